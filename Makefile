@@ -1,0 +1,38 @@
+# `make run` and `make test` need Python 3.10 or newer and nothing else; both set up the environment first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --build-constraints .ci/build-constraints.txt
+
+.PHONY: run test check format clean
+
+run: $(VENV)/.installed
+	$(BIN)/python main.py --config protocols/quickstart.json
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-for-tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-for-tests
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.installed: requirements.txt .ci/build-constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0])'
+	@echo "Setting up $(VENV) (5 GB with CUDA's libraries; only this once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-for-tests: $(VENV)/.installed tests/requirements.txt
+	@$(INSTALL) -r tests/requirements.txt
+	@touch $@

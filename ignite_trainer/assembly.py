@@ -1,0 +1,295 @@
+"""From a blueprint the parts of a run: data, model, task, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.data import FieldTransform, SplitLoader
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.evaluation import Evaluation
+from ignite_trainer.instantiate import build
+from ignite_trainer.optimizer import build_optimizer
+from ignite_trainer.parameters import ParameterPlan, apply_rules, at_rate
+from ignite_trainer.precision import loss_scaler
+from ignite_trainer.protocol import EvaluationSpec
+from ignite_trainer.reporters.reporter import Split
+from ignite_trainer.self_description import WeightsFile, folds, held_out_folds, weights_files
+from ignite_trainer.sources import batches_of
+from ignite_trainer.task import Task
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a protocol describes, built.
+
+    Attributes:
+        device: where the model is and the batches go.
+        sizes: number of samples of each split.
+        training: the training split, shuffled and augmented.
+        evaluation: each split in its own order, with the transforms of the held-out one.
+        evaluations: what else is measured on the held-out split, by name.
+        initial_weights: the files that the model's weights came from.
+        plan: what of the model is trained.
+        optimizer: None where nothing is trained.
+        scaler: of the loss; does nothing unless gradients are float16.
+    """
+
+    device: torch.device
+    sizes: dict[Split, int]
+    training: SplitLoader
+    evaluation: dict[Split, SplitLoader]
+    model: nn.Module
+    task: Task
+    evaluations: dict[str, tuple[EvaluationSpec, Evaluation]]
+    initial_weights: tuple[WeightsFile, ...]
+    plan: ParameterPlan
+    optimizer: Optimizer | None
+    scheduler: LRScheduler | None
+    scaler: GradScaler
+
+    def close(self) -> None:
+        """End what runs beside the run: the workers of its loaders."""
+        for loader in (self.training, *self.evaluation.values()):
+            loader.close()
+
+
+def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
+    """Build everything a run needs; what takes long, the preparation of the data, last.
+
+    A data set may have a method `prepare` that does its slow work (decoding, say); its constructor should
+    check all it can without.
+
+    Raises:
+        ProtocolError: with the JSON paths of all that could not be built.
+    """
+    protocol = blueprint.protocol
+    # Of Apple's devices the transforms' float64 positions are not known.
+    device = idist.device() if torch.cuda.is_available() else torch.device("cpu")
+    attempt = _Attempts()
+    datasets = attempt(lambda: _build_datasets(blueprint))
+    transforms = attempt(lambda: _build_transforms(blueprint))
+    task = attempt(lambda: build(blueprint.task, protocol.task.args, where="Task"))
+    model = attempt(lambda: _build_model(blueprint, device))
+    evaluations = attempt(lambda: _build_evaluations(blueprint))
+    attempt.raise_problems()
+    for split in SPLITS:
+        prepare = getattr(datasets[split], "prepare", None)
+        if callable(prepare):
+            build(prepare, {}, where="Dataset")
+    training, evaluation = _build_loaders(
+        blueprint,
+        datasets,
+        transforms,
+        seed=seed,
+        device=device,
+        takes_unequal_lengths=task.takes_unequal_lengths,
+    )
+    # As published, the rate is multiplied by the number of devices; here each has a process of its own.
+    rate = float(idist.get_world_size())
+    plan = apply_rules(model, protocol.parameters, rate=rate)
+    optimizer, scheduler = _build_optimization(blueprint, plan, rate=rate)
+    build(task.prepare, {"train": datasets["train"], "test": datasets["test"]}, model, where="Task")
+    for name, (_, measured) in evaluations.items():
+        build(measured.prepare, {"test": datasets["test"]}, model, task, where=f"Evaluations.{name}")
+    return Parts(
+        device=device,
+        sizes={split: len(datasets[split]) for split in SPLITS},
+        training=training,
+        evaluation=evaluation,
+        model=model,
+        task=task,
+        evaluations=evaluations,
+        initial_weights=weights_files(model),
+        plan=plan,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=loss_scaler(protocol.setup.precision, device),
+    )
+
+
+def _build_optimization(
+    blueprint: Blueprint, plan: ParameterPlan, *, rate: float
+) -> tuple[Optimizer | None, LRScheduler | None]:
+    """Build the optimizer and its scheduler; none where nothing is trained."""
+    protocol = blueprint.protocol
+    if not (blueprint.optimizer and protocol.optimizer and protocol.setup.epochs):
+        return None, None
+    optimizer = build_optimizer(
+        blueprint.optimizer,
+        at_rate(protocol.optimizer.args, rate),
+        plan.groups,
+        precision=protocol.setup.precision,
+    )
+    if not (blueprint.scheduler and protocol.scheduler):
+        return optimizer, None
+    return optimizer, build(blueprint.scheduler, protocol.scheduler.args, optimizer, where="Scheduler")
+
+
+def try_out(blueprint: Blueprint) -> None:
+    """Build what is quick to build, and drop it: a later run of this blueprint will not fail at that.
+
+    Raises:
+        ProtocolError: with the JSON paths of all that could not be built.
+    """
+    attempt = _Attempts()
+    attempt(lambda: _build_datasets(blueprint))
+    attempt(lambda: _build_transforms(blueprint))
+    attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"))
+    attempt(lambda: _build_evaluations(blueprint))
+    attempt.raise_problems()
+
+
+def put_channels_last(model: nn.Module) -> None:
+    """Lay out what has four dimensions, so the weights of convolutions over images, channels innermost.
+
+    (Asked of a whole module, torch refuses one that also holds tensors of five dimensions.)
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
+def compile_model(model: nn.Module) -> None:
+    """Have a model compiled where it is called; the names of its parameters stay.
+
+    One that knows which of its parts are worth it has a method `compile_towers`.
+    """
+    compile_towers = getattr(model, "compile_towers", None)
+    if callable(compile_towers):
+        compile_towers()
+    else:
+        model.compile(dynamic=False)
+
+
+class _Attempts:
+    """Carries out steps that may fail, and keeps what each found wrong, so that all of it is said at once."""
+
+    def __init__(self) -> None:
+        self._problems: list[str] = []
+
+    def __call__(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except ProtocolError as error:
+            self._problems += error.problems
+            return None
+
+    def raise_problems(self) -> None:
+        if self._problems:
+            raise ProtocolError(self._problems)
+
+
+def _build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
+    model = build(blueprint.model, blueprint.protocol.model.args, where="Model").to(device)
+    if blueprint.protocol.setup.channels_last:
+        put_channels_last(model)
+    if blueprint.protocol.setup.compile:
+        compile_model(model)
+    return model
+
+
+def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
+    """Build both splits, and check what is asked of the two together."""
+    datasets = {split: _build_dataset(blueprint, split) for split in SPLITS}
+    if blueprint.protocol.setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
+        raise ProtocolError(
+            "Dataset.args hold no fold out: both splits are the whole data set, and a model would be "
+            "measured on what it was trained on. Name a fold, or set Setup.epochs to 0."
+        )
+    return datasets
+
+
+def _build_dataset(blueprint: Blueprint, split: Split) -> Any:
+    choice = blueprint.split.yes if split == "train" else blueprint.split.no
+    dataset = build(
+        blueprint.dataset, {**blueprint.dataset_args, blueprint.split.key: choice}, where="Dataset"
+    )
+    if not isinstance(dataset, Sized):
+        raise ProtocolError(f"Dataset.class is {blueprint.protocol.dataset.path}, which has no length.")
+    if not len(dataset):
+        raise ProtocolError(f"Dataset.args leave the {split} split without a sample.")
+    return dataset
+
+
+def _build_transforms(blueprint: Blueprint) -> dict[Split, list[FieldTransform]]:
+    transforms: dict[Split, list[FieldTransform]] = {"train": [], "test": []}
+    attempt = _Attempts()
+    for index, (spec, make) in enumerate(
+        zip(blueprint.protocol.transforms, blueprint.transforms, strict=True)
+    ):
+        where = f"Transforms[{index}]"
+        apply = attempt(partial(build, make, spec.args, where=where))
+        for split in SPLITS:
+            if getattr(spec, split):
+                transforms[split].append(FieldTransform(apply=apply, field=spec.field, where=where))
+    attempt.raise_problems()
+    return transforms
+
+
+def _build_evaluations(blueprint: Blueprint) -> dict[str, tuple[EvaluationSpec, Evaluation]]:
+    attempt = _Attempts()
+    evaluations = {}
+    for name, spec in blueprint.protocol.evaluations.items():
+        make = partial(build, blueprint.evaluations[name], spec.args, where=f"Evaluations.{name}")
+        evaluations[name] = (spec, attempt(make))
+    attempt.raise_problems()
+    return evaluations
+
+
+def _build_loaders(
+    blueprint: Blueprint,
+    datasets: dict[Split, Any],
+    transforms: dict[Split, list[FieldTransform]],
+    *,
+    seed: int,
+    device: torch.device,
+    takes_unequal_lengths: bool,
+) -> tuple[SplitLoader, dict[Split, SplitLoader]]:
+    """The training loader and one for the evaluation of each split."""
+    setup = blueprint.protocol.setup
+    batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
+    training = SplitLoader(
+        datasets["train"],
+        transforms["train"],
+        batch_size=setup.batch_train,
+        workers=setup.workers_train,
+        shuffle=blueprint.shuffle,
+        drop_last=True,
+        seed=seed,
+        device=device,
+        batches=batches["train"],
+    )
+    if setup.epochs and not len(training):
+        raise ProtocolError(
+            f"Setup.batch_train is {setup.batch_train}, but the training split has {len(datasets['train'])} "
+            "samples: not one complete batch. Lower it with -b."
+        )
+    evaluation = {
+        split: SplitLoader(
+            datasets[split],
+            transforms["test"],
+            batch_size=setup.batch_test or setup.batch_train,
+            workers=setup.workers_test,
+            shuffle=False,
+            drop_last=False,
+            seed=seed,
+            device=device,
+            unequal_lengths=takes_unequal_lengths,
+            batches=batches[split],
+        )
+        for split in SPLITS
+    }
+    return training, evaluation

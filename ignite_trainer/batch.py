@@ -1,0 +1,92 @@
+"""Batches of samples of unequal length, and the transforms that act on them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.randomness import SampleRandom
+
+
+class PaddedBatch(NamedTuple):
+    """Samples of unequal length, stacked.
+
+    Attributes:
+        values: `[B, ..., L]`, L the longest sample; what lies beyond a sample's length is zero.
+        lengths: int64 `[B]`, on the CPU: lengths decide shapes, and shapes are the host's business.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def stack(cls, samples: list[Tensor]) -> PaddedBatch:
+        """Stack samples that differ at most in their last axis, padding with zeros at its end.
+
+        Their device and type are kept.
+
+        Raises:
+            ProtocolError: other axes differ, or the types of the values.
+        """
+        kinds = {(tuple(sample.shape[:-1]), str(sample.dtype).removeprefix("torch.")) for sample in samples}
+        if len(kinds) > 1:
+            found = " and ".join(f"{kind} {[*shape, 'L']}" for shape, kind in sorted(kinds)).replace("'", "")
+            raise ProtocolError(f"samples of one batch are {found}; only their lengths L may differ.")
+        lengths = torch.tensor([sample.shape[-1] for sample in samples])
+        if int(lengths.min()) == int(lengths.max()):
+            return cls(torch.stack(samples), lengths)
+        values = samples[0].new_zeros((len(samples), *samples[0].shape[:-1], int(lengths.max())))
+        for row, sample in zip(values, samples, strict=True):
+            row[..., : sample.shape[-1]] = sample
+        return cls(values, lengths)
+
+
+class BatchTransform(ABC):
+    """A transform that runs on whole batches, on whatever device they are.
+
+    Called with one sample, as `torchvision` and the published code do, it transforms a batch of one.
+    """
+
+    @abstractmethod
+    def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
+        """Transform every sample by random numbers of its own; leave the argument as it is."""
+
+    def __call__(self, sample: Tensor, random: SampleRandom | None = None) -> Tensor:
+        """Transform one sample, `[..., L]`; without `random` torch's global generator seeds it."""
+        lengths = torch.tensor([sample.shape[-1]])
+        batch = self.batch(
+            PaddedBatch(sample[None], lengths), SampleRandom.from_torch() if random is None else random
+        )
+        return batch.values[0, ..., : int(batch.lengths[0])]
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Make of several samples one of the same type, every field of which holds all of theirs.
+
+    Arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list; None stays where all have it.
+    """
+    columns = zip(*samples, strict=True)
+    return rebuild(samples[0], [collate_field(list(column)) for column in columns])
+
+
+def collate_field(values: list[Any]) -> Any:
+    """Put the values that one field has in several samples together, as `collate` does."""
+    if all(value is None for value in values):
+        return None
+    if all(isinstance(value, np.ndarray | Tensor) for value in values):
+        tensors = [torch.as_tensor(value) for value in values]
+        return PaddedBatch.stack(tensors) if tensors[0].ndim else torch.stack(tensors)
+    if all(isinstance(value, int | float | np.number | np.bool_) for value in values):
+        return torch.tensor(values)
+    return values
+
+
+def rebuild(like: Any, fields: list[Any]) -> Any:
+    """Make a sample of the type of `like` (a named tuple, tuple or list) with these fields."""
+    return like._make(fields) if hasattr(like, "_make") else type(like)(fields)

@@ -1,0 +1,85 @@
+"""A benchmark as a person at a terminal reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ignite_trainer.protocol import Setup
+from ignite_trainer.reporters.terminal import add_row, make_table, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ignite_trainer.benchmark import Activity, Benchmark, Spread
+
+
+def show_benchmark(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> None:
+    """Print tables of facts, speeds and phases."""
+    show(_facts(found, setup, environment))
+    for name, activity in found.activities.items():
+        show(_speeds(name, activity))
+    show(_shares(found.activities))
+
+
+def _facts(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> Table:
+    table = make_table(f"{setup.name}: benchmark")
+    table.show_header = False
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    packages = environment["packages"]
+    facts = {
+        "Device": environment["accelerator"] or f"{environment['device']}, threads: {environment['threads']}",
+        "Versions": ", ".join(f"{name} {packages[name]}" for name in ("torch", "torchvision")),
+        "Precision": setup.precision,
+        "Channels last": str(setup.channels_last).lower(),
+        "Compiled": str(setup.compile).lower(),
+        "Batches": f"training {setup.batch_train}, evaluation {setup.batch_test or setup.batch_train}",
+        "Loader processes": f"training {setup.workers_train}, evaluation {setup.workers_test}",
+        **{
+            f"Peak memory, {name}": f"{size / 2**30:.2f} GiB"
+            for name, size in found.peak_memory_bytes.items()
+        },
+    }
+    for name, value in facts.items():
+        add_row(table, name, value)
+    return table
+
+
+def _speeds(title: str, activity: Activity) -> Table:
+    table = make_table(f"{title.capitalize()}: median (middle half of the rounds)")
+    table.add_column("", overflow="fold")
+    for column in ("ms a step", "samples/s", "our time by its", "inverse"):
+        table.add_column(column, justify="right")
+    for name, speed in activity.speeds.items():
+        add_row(
+            table,
+            name,
+            _readable(speed.seconds_per_step, unit=1e-3),
+            _number(speed.samples_per_second),
+            _readable(speed.cost) if speed.cost else "",
+            _number(speed.gain.median) if speed.gain else "",
+        )
+    return table
+
+
+def _readable(spread: Spread, *, unit: float = 1.0) -> str:
+    median, first, third = (
+        _number(value / unit) for value in (spread.median, spread.first_quartile, spread.third_quartile)
+    )
+    return f"{median} ({first}-{third})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _shares(activities: Mapping[str, Activity]) -> Table:
+    table = make_table("Where our time goes")
+    table.add_column("")
+    for name in activities:
+        table.add_column(name, justify="right")
+    for phase in dict.fromkeys(phase for activity in activities.values() for phase in activity.shares):
+        shares = (activity.shares.get(phase) for activity in activities.values())
+        add_row(table, phase, *("" if share is None else f"{share:.1%}" for share in shares))
+    return table

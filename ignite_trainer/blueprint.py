@@ -1,0 +1,198 @@
+"""The classes a protocol names: found, of the right kind, with arguments they have. Nothing is built here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ignite.metrics import Metric
+from pydantic import ValidationError
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.evaluation import Evaluation
+from ignite_trainer.instantiate import check_arguments, resolve, resolve_callable
+from ignite_trainer.protocol import ClassSpec, ParameterRule, Protocol, SplitArgument
+from ignite_trainer.reporters import Reporter, Visdom
+from ignite_trainer.task import Task
+from ignite_trainer.yardstick import Yardstick
+
+T = TypeVar("T")
+
+_DEFAULT_REPORTERS = [
+    ClassSpec(path=f"ignite_trainer.reporters.{name}")
+    for name in ("Console", "JsonLines", "LearningCurve", "Report", "Visdom")
+]
+_LOADER_ARGUMENTS = ("training", "dl_shuffle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """A protocol and its classes.
+
+    Attributes:
+        protocol: the protocol.
+        transforms: for each entry of `Transforms` what makes it, called with its arguments.
+        metrics: the class of every line, by the line's JSON path.
+        evaluations: classes by the names of the entries.
+        yardsticks: likewise.
+        optimizer: None where nothing is trained.
+        dataset_args: the data set's own arguments; those of the loader are apart.
+        split: the argument that tells the training split from the held-out one.
+        shuffle: whether the training split is shuffled.
+        reporters: classes with their arguments.
+    """
+
+    protocol: Protocol
+    model: type[nn.Module]
+    task: type[Task]
+    optimizer: type[Optimizer] | None
+    scheduler: type[LRScheduler] | None
+    dataset: type[Dataset[Any]]
+    transforms: list[Callable[..., Callable[..., Any]]]
+    metrics: dict[str, type[Metric]]
+    evaluations: dict[str, type[Evaluation]]
+    yardsticks: dict[str, type[Yardstick]]
+    dataset_args: Mapping[str, Any]
+    split: SplitArgument
+    shuffle: bool
+    reporters: list[tuple[type[Reporter], Mapping[str, Any]]]
+
+
+def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Blueprint:
+    """Find every class of a protocol and hold its arguments against the class's signature.
+
+    Args:
+        protocol: a validated protocol.
+        trusted: packages whose classes it may name besides the usual ones.
+        source: the file it was read from, for messages.
+
+    Raises:
+        ProtocolError: with every problem of the whole protocol.
+    """
+    find = _Finder(frozenset(trusted))
+    split, shuffle = _loader_arguments(protocol.dataset.args, find.problems)
+    dataset_args = {
+        key: value for key, value in protocol.dataset.args.items() if key not in _LOADER_ARGUMENTS
+    }
+    optimizer = None
+    if protocol.optimizer:
+        optimizer = find.find(protocol.optimizer, Optimizer, "Optimizer", supplied=("params",))
+        find.check_groups(protocol.parameters, protocol.optimizer, optimizer)
+    scheduler = None
+    if protocol.scheduler:
+        scheduler = find.find(protocol.scheduler, LRScheduler, "Scheduler", supplied=("optimizer",))
+        find.check_step(scheduler, "Scheduler")
+    blueprint = Blueprint(
+        protocol=protocol,
+        model=find.find(protocol.model, nn.Module, "Model"),
+        task=find.find(protocol.task, Task, "Task"),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        dataset=find.find(
+            ClassSpec(path=protocol.dataset.path, args=dataset_args),
+            Dataset,
+            "Dataset",
+            supplied=(split.key,),
+        ),
+        transforms=[
+            find.callable(spec, f"Transforms[{index}]") for index, spec in enumerate(protocol.transforms)
+        ],
+        metrics={
+            where: find.find(line, Metric, where, supplied=("output_transform",))
+            for where, line in protocol.lines.items()
+        },
+        evaluations={
+            name: find.find(spec, Evaluation, f"Evaluations.{name}")
+            for name, spec in protocol.evaluations.items()
+        },
+        dataset_args=dataset_args,
+        split=split,
+        shuffle=shuffle,
+        yardsticks={
+            name: find.find(spec, Yardstick, f"Yardsticks.{name}")
+            for name, spec in protocol.yardsticks.items()
+        },
+        reporters=find.reporters(protocol),
+    )
+    if find.problems:
+        raise ProtocolError(find.problems, source=source)
+    return blueprint
+
+
+class _Finder:
+    """Finds classes and collects what is wrong with them, so that all of it can be said at once."""
+
+    def __init__(self, trusted: frozenset[str]) -> None:
+        self._trusted = trusted
+        self.problems: list[str] = []
+
+    def find(self, spec: ClassSpec, kind: type[T], where: str, *, supplied: Iterable[str] = ()) -> type[T]:
+        try:
+            found = resolve(spec, kind, where=where, trusted=self._trusted)
+        except ProtocolError as error:
+            self.problems += error.problems
+            return kind  # stands in until the problems are raised
+        self.problems += check_arguments(found, spec.args, where=f"{where}.args", supplied=supplied)
+        return found
+
+    def callable(self, spec: ClassSpec, where: str) -> Callable[..., Callable[..., Any]]:
+        try:
+            found = resolve_callable(spec, where=where, trusted=self._trusted)
+        except ProtocolError as error:
+            self.problems += error.problems
+            return lambda: lambda value: value
+        self.problems += check_arguments(found, spec.args, where=f"{where}.args")
+        return found
+
+    def check_step(self, scheduler: type[LRScheduler], where: str) -> None:
+        """The trainer knows nothing that a scheduler could ask for at its step."""
+        if check_arguments(scheduler.step, {"self": None}, where=where):
+            self.problems.append(
+                f"{where}.class is {scheduler.__name__}, whose step takes arguments; the trainer calls it "
+                "without, once an epoch. Choose another."
+            )
+
+    def check_groups(
+        self, rules: Iterable[ParameterRule], spec: ClassSpec, optimizer: type[Optimizer]
+    ) -> None:
+        """Optimizer arguments of the parameter rules; an optimizer that was not found takes none."""
+        if optimizer is Optimizer:
+            return
+        for index, rule in enumerate(rules):
+            where = f"Parameters[{index}].args"
+            required = spec.args | rule.args
+            unknown = check_arguments(optimizer, required, where=where, supplied=("params",))
+            self.problems += [
+                problem for problem in unknown if any(f"{where}.{key} " in problem for key in rule.args)
+            ]
+
+    def reporters(self, protocol: Protocol) -> list[tuple[type[Reporter], Mapping[str, Any]]]:
+        found: list[tuple[type[Reporter], Mapping[str, Any]]] = []
+        specs = _DEFAULT_REPORTERS if protocol.reporters is None else protocol.reporters
+        for index, spec in enumerate(specs):
+            kind = self.find(spec, Reporter, f"Reporters[{index}]")
+            # The dashboard's address has a section of its own.
+            address = protocol.visdom.model_dump() if issubclass(kind, Visdom) else {}
+            found.append((kind, {**address, **spec.args}))
+        return found
+
+
+def _loader_arguments(args: Mapping[str, Any], problems: list[str]) -> tuple[SplitArgument, bool]:
+    """The arguments in `Dataset.args` that are the loader's, as published: which split, and in what order."""
+    split = SplitArgument(key="train", yes=True, no=False)
+    try:
+        split = SplitArgument.model_validate(args.get("training", split))
+    except ValidationError:
+        problems.append(
+            "Dataset.args.training names the argument that chooses the split, and its two values; "
+            'write {"key": "train", "yes": true, "no": false}.'
+        )
+    shuffle = args.get("dl_shuffle", True)
+    if not isinstance(shuffle, bool):
+        problems.append(f"Dataset.args.dl_shuffle is {shuffle!r}; write true or false.")
+    return split, bool(shuffle)

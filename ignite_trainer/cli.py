@@ -1,0 +1,225 @@
+"""The command: flags, file patterns, overrides; one run, or one sweep, for every protocol that matches."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from ignite_trainer.errors import ProtocolError, RunFailed, suggest
+from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.validation import read_json, validate
+
+# Flags of the published command, and the keys of the protocol they stand for.
+_SHORTHANDS: tuple[tuple[str, str, str, str], ...] = (
+    ("-H", "--visdom-host", "Visdom.host", "host of the dashboard"),
+    ("-P", "--visdom-port", "Visdom.port", "port of the dashboard"),
+    ("-E", "--visdom-env-path", "Visdom.env_path", "folder of the dashboard's sessions"),
+    ("-b", "--batch-train", "Setup.batch_train", "training batch size"),
+    ("-B", "--batch-test", "Setup.batch_test", "evaluation batch size (default: that of training)"),
+    ("-w", "--workers-train", "Setup.workers_train", "loader processes in training"),
+    ("-W", "--workers-test", "Setup.workers_test", "loader processes in evaluation"),
+    ("-e", "--epochs", "Setup.epochs", "passes over the training split; 0 evaluates and stops"),
+    ("-L", "--log-interval", "Setup.log_interval", "steps between two entries of the log"),
+    ("-M", "--saved-models-path", "Setup.saved_models_path", "root folder of all results"),
+    ("-R", "--random-seed", "Setup.seed", "seed of everything random"),
+    ("-s", "--suffix", "Setup.suffix", "added to the name of the run"),
+)
+# Overrides of what the defaults supply, and of the keys that are swept, need it to be there.
+_LATE = ("Task", "Parameters", "Yardsticks", "Sweep")
+_EPILOG = """\
+Any key of the protocol can be replaced by --Section.key.key VALUE... (or =VALUE); positions of a list
+are numbers. A value is read as the type of the one it replaces; true, false and null are JSON.
+
+  python main.py -c protocols/quickstart.json --Optimizer.args.lr 1e-4
+  python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root /data/ESC-50
+
+--Sweep.Section.key.key VALUE... runs once for each value, several keys for each combination, and ends with
+a table of means and standard deviations. The same command goes on with a sweep that was stopped.
+
+  python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3 4 5
+"""
+
+
+def main(argv: Sequence[str], *, defaults: Path) -> int:
+    """Run the command; return the exit status.
+
+    Args:
+        argv: the words after the program's name.
+        defaults: file that supplies `Task` and `Parameters` by `Model.class` where a protocol has none.
+
+    Returns:
+        0, or 2 if a protocol or what it names cannot work, 1 if a run failed, also one of a sweep, 130 if it
+        was interrupted.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # What ends a run is raised, and said below; ignite would log it twice more.
+    logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
+    own, overrides = split_overrides(argv)
+    flags = _parser().parse_args(own)
+    overrides = [*_shorthand_overrides(flags), *overrides]
+    try:
+        # Every protocol is checked before the first one runs.
+        paths = _matching(flags.config, leave_out=defaults)
+        protocols = {path: load(path, overrides, defaults=defaults) for path in paths}
+        return max(job() for job in _planned(protocols, trusted=flags.trust, rounds=flags.benchmark))
+    except ProtocolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the run's folder keeps what its finished epochs reached", file=sys.stderr)
+        return 130
+
+
+def _planned(
+    protocols: Mapping[Path, Protocol], *, trusted: Sequence[str], rounds: int | None
+) -> list[Callable[[], int]]:
+    """Check the protocols whole; return what carries out each of them and gives its exit status.
+
+    `rounds` are those of a benchmark; None: there is none.
+    """
+    from ignite_trainer import benchmark, experiment, sweep  # noqa: PLC0415 - importing torch takes seconds
+    from ignite_trainer.blueprint import draw  # noqa: PLC0415
+
+    def run(protocol: Protocol) -> int:
+        try:
+            experiment.run(protocol, trusted=trusted)
+        except RunFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1  # the others may still succeed
+        finally:
+            gc.collect()  # engines and handlers refer to each other, and to the model
+        return 0
+
+    def run_all(plan: sweep.Plan) -> int:
+        return 1 if sweep.carry_out(plan, trusted=trusted).missing else 0
+
+    def measure(plan: benchmark.Plan) -> int:
+        print(benchmark.carry_out(plan, trusted=trusted).path)
+        return 0
+
+    jobs: list[Callable[[], int]] = []
+    for path, protocol in protocols.items():
+        if rounds is not None:
+            compared = benchmark.make_plan(protocol, rounds=rounds, trusted=trusted, source=str(path))
+            jobs.append(functools.partial(measure, compared))
+        elif protocol.sweep:
+            plan = sweep.make_plan(protocol, trusted=trusted, source=str(path))
+            jobs.append(functools.partial(run_all, plan))
+        else:
+            draw(protocol, trusted=trusted, source=str(path))
+            jobs.append(functools.partial(run, protocol))
+    return jobs
+
+
+def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> Protocol:
+    """Read a protocol file, replace what the command line says, supply what it leaves out, check it whole."""
+    by_model = read_json(defaults)
+    late = [override for override in overrides if override.location[0] in _LATE]
+    early = [override for override in overrides if override not in late]
+    raw, problems = apply_overrides(read_json(path), early)
+    raw, more = apply_overrides(supply_defaults(raw, by_model), late)
+    problems += [*more, *swept_twice(raw, overrides)]
+    try:
+        protocol = validate(raw, source=str(path))
+    except ProtocolError as error:
+        problems += _with_hint(error.problems, raw, by_model)
+    if problems:
+        raise ProtocolError(problems, source=str(path))
+    return protocol
+
+
+def _with_hint(problems: list[str], raw: Mapping[str, Any], by_model: Mapping[str, Any]) -> list[str]:
+    """The problems, with the reason why a task is missing: the class of the model is none we know."""
+    if "Task" in raw:
+        return problems
+    model = raw["Model"].get("class") if isinstance(raw.get("Model"), dict) else None
+    hint = f"Task: none is given, and none is known for Model.class {model}; {suggest(str(model), by_model)}"
+    return [*(problem for problem in problems if not problem.startswith("Task ")), hint]
+
+
+def supply_defaults(raw: Mapping[str, Any], by_model: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the sections that published files lack, by the class of their model."""
+    model = raw.get("Model")
+    known = by_model.get(str(model.get("class")), {}) if isinstance(model, dict) else {}
+    return {**{section: content for section, content in known.items() if section not in raw}, **raw}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Train and evaluate what a protocol describes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        required=True,
+        action="extend",
+        nargs="+",
+        metavar="FILE",
+        help="protocol, or a pattern: every match runs",
+    )
+    for short, long, _, text in _SHORTHANDS:
+        parser.add_argument(short, long, metavar="VALUE", help=text)
+    parser.add_argument(
+        "-S", "--skip-train-val", action="store_true", help="leave out the evaluation of the training split"
+    )
+    parser.add_argument(
+        "--benchmark",
+        nargs="?",
+        type=_positive,
+        const=7,
+        metavar="ROUNDS",
+        help="measure speed and memory instead; in each round protocol and yardsticks take turns",
+    )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="let protocols name classes of this package",
+    )
+    return parser
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) == 0:
+        raise argparse.ArgumentTypeError(f'"{word}" is no positive number')
+    return int(word)
+
+
+def _shorthand_overrides(flags: argparse.Namespace) -> list[Override]:
+    found = [
+        Override(tuple(key.split(".")), (value,))
+        for _, long, key, _ in _SHORTHANDS
+        if (value := getattr(flags, long[2:].replace("-", "_"))) is not None
+    ]
+    if flags.batch_train is not None and flags.batch_test is None:
+        found.append(Override(("Setup", "batch_test"), (flags.batch_train,)))
+    if flags.skip_train_val:
+        found.append(Override(("Setup", "skip_train_evaluation"), ("true",)))
+    return found
+
+
+def _matching(patterns: Sequence[str], *, leave_out: Path) -> list[Path]:
+    """The files that match, each once, in order; but for the file of defaults, which is no protocol."""
+    paths: dict[Path, None] = {}
+    for pattern in patterns:
+        found = sorted(glob(pattern, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+        matches = [match for match in found if Path(match).resolve() != leave_out.resolve()]
+        if not matches:
+            folder = Path(pattern).parent
+            near = [str(path) for path in folder.glob("*.json") if path.resolve() != leave_out.resolve()]
+            raise ProtocolError(f'no file matches "{pattern}"; {suggest(pattern, near)}', source="--config")
+        paths.update(dict.fromkeys(Path(match) for match in matches))
+    return list(paths)

@@ -1,0 +1,236 @@
+"""The batches of one split: read or loaded, sent to the device, augmented there."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ignite_trainer.ahead import one_ahead
+from ignite_trainer.batch import BatchTransform, PaddedBatch, collate, rebuild
+from ignite_trainer.errors import ProtocolError, suggest
+from ignite_trainer.phases import phase
+from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.samples import Step, TransformedSamples
+from ignite_trainer.sources import GivesBatches
+from ignite_trainer.transfer import Sent, Transfer, on_tensor
+
+
+class Batch(NamedTuple):
+    """What a step is given.
+
+    Attributes:
+        indices: positions of the samples in the data set, int64 `[B]`, on the CPU.
+        sample: the data set's sample type, every field collated: tensors `[B, ...]` on the device, a list of
+            what is not numeric, None where every sample has None. A field of unequal lengths is a
+            `PaddedBatch`, where the loader lets such pass.
+    """
+
+    indices: Tensor
+    sample: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldTransform:
+    """A transform and the field of a sample it acts on; None: the first."""
+
+    apply: Callable[..., Any]
+    field: str | None = None
+    where: str = "Transforms"
+    """JSON path, for messages."""
+
+
+class SplitLoader:
+    """The batches of one split, in an order and with an augmentation given by (seed, epoch) alone.
+
+    ```text
+    worker:  sample -> transforms up to the last that takes one sample at a time -> collate
+    device:                                     transforms that take a whole batch -> Batch
+    ```
+
+    Every transform has a random stream of its own for each sample, so it makes no difference where it runs.
+    Where all transforms take whole batches, and something gives such, there is nothing for workers to do: a
+    thread reads the next batch while a step runs.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        transforms: Sequence[FieldTransform],
+        *,
+        batch_size: int,
+        workers: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int,
+        device: torch.device,
+        unequal_lengths: bool = False,
+        batches: GivesBatches | None = None,
+    ) -> None:
+        """Look at the first sample to find the fields; load nothing else yet.
+
+        `unequal_lengths` lets batches pass that the transforms leave padded; else they are an error.
+        `batches` gives whole batches of the data set; see `ignite_trainer.sources`.
+        """
+        self.dataset = dataset
+        self._unequal_lengths = unequal_lengths
+        self._seed, self._device, self._epoch = seed, device, 0
+        indexed: list[Step] = [
+            (_field_index(dataset, transform), position, transform.apply)
+            for position, transform in enumerate(transforms)
+        ]
+        on_device = len(indexed)
+        while on_device and isinstance(indexed[on_device - 1][2], BatchTransform):
+            on_device -= 1
+        self._batch_steps: list[tuple[int, int, Any]] = indexed[on_device:]
+        self._sample_steps = indexed[:on_device]
+        self._workers = min(workers, _processors())
+        self._order = _EpochOrder(
+            len(dataset),  # type: ignore[arg-type]
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+        )
+        self._batches = None if self._sample_steps else batches
+        self._kinds = [_kind(field) for field in dataset[0]] if self._batches else []
+        self._loader: DataLoader[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and augmentation the next iteration gives."""
+        self._epoch = epoch
+
+    def close(self) -> None:
+        """End the workers, which otherwise wait for the next iteration."""
+        self._loader = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self._order.epoch = self._epoch
+        for indices, sample in self._load() if self._batches is None else self._read(self._batches):
+            streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=indices)
+            yield Batch(indices, self._finish(sample, streams))
+
+    def _read(self, source: GivesBatches) -> Iterator[tuple[Tensor, Any]]:
+        """Whole batches on the device, the next one read and sent while a step runs."""
+        transfer = Transfer(self._device)
+
+        def read(references: list[tuple[int, int]]) -> tuple[Tensor, Sent]:
+            indices = [index for _, index in references]
+            with transfer.beside():
+                return torch.tensor(indices), transfer.send(source.read_batch(indices))
+
+        for indices, sent in one_ahead(read, self._order):
+            sample = transfer.receive(sent)
+            fields = [_as_kind(field, kind) for field, kind in zip(sample, self._kinds, strict=True)]
+            yield indices, rebuild(sample, fields)
+
+    def _load(self) -> Iterator[tuple[Tensor, Any]]:
+        """Batches of samples that are loaded, and transformed so far, one by one."""
+        if self._loader is None:
+            self._loader = DataLoader(
+                TransformedSamples(self.dataset, self._sample_steps, self._seed),
+                batch_sampler=self._order,
+                num_workers=self._workers,
+                collate_fn=_collate,
+                pin_memory=self._device.type == "cuda",
+                persistent_workers=self._workers > 0,
+                # It draws a number of its own; torch's generator is the model's.
+                generator=torch.Generator(),
+            )
+        for indices, sample in self._loader:
+            fields = [
+                on_tensor(field, lambda tensor: tensor.to(self._device, non_blocking=True))
+                for field in sample
+            ]
+            yield indices, rebuild(sample, fields)
+
+    def _finish(self, sample: Any, streams: SampleRandom) -> Any:
+        """Run the transforms that take whole batches."""
+        fields = list(sample)
+        with phase("augmentation"):
+            for index, position, transform in self._batch_steps:
+                fields[index] = transform.batch(fields[index], streams.stream(position))
+        return rebuild(sample, [_unpad(field, unequal_lengths=self._unequal_lengths) for field in fields])
+
+
+class _EpochOrder(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch, each a list of (epoch, index)."""
+
+    def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
+        self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
+        self._used = count - count % batch_size if drop_last else count
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(self._used / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(range(self._count))
+        if self._shuffle:
+            # The order of an epoch is random as a sample is, that of no index.
+            [key] = SampleRandom.of(seed=self._seed, epoch=self.epoch, indices=[-1]).seeds()
+            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
+        references = [(self.epoch, index) for index in order[: self._used]]
+        size = self._batch_size
+        return (references[start : start + size] for start in range(0, self._used, size))
+
+
+def _processors() -> int:
+    """Processors that this process may use: more workers than that only wait for each other."""
+    available = getattr(os, "sched_getaffinity", None)
+    return len(available(0)) if available else os.cpu_count() or 1
+
+
+def _collate(items: list[tuple[int, Any]]) -> tuple[Tensor, Any]:
+    return torch.tensor([index for index, _ in items]), collate([sample for _, sample in items])
+
+
+def _kind(field: Any) -> torch.dtype | None:
+    """The type of an array's values; None for what is none."""
+    return torch.as_tensor(field).dtype if isinstance(field, np.ndarray | Tensor) else None
+
+
+def _as_kind(field: Any, kind: torch.dtype | None) -> Any:
+    """A field with the type that it has in single samples: batches may come in a smaller one."""
+    return field if kind is None else on_tensor(field, lambda tensor: tensor.to(kind))
+
+
+def _unpad(field: Any, *, unequal_lengths: bool) -> Any:
+    if not isinstance(field, PaddedBatch):
+        return field
+    shortest, longest = int(field.lengths.min()), int(field.lengths.max())
+    if shortest != longest and unequal_lengths:
+        return field
+    if shortest != longest:
+        raise ProtocolError(
+            f"Transforms leave samples of {shortest} to {longest} values in one batch, and padding would "
+            "change what the model sees; add transforms that make them equally long."
+        )
+    return field.values[..., :longest]
+
+
+def _field_index(dataset: Dataset[Any], transform: FieldTransform) -> int:
+    if transform.field is None:
+        return 0
+    first = dataset[0]
+    names = getattr(first, "_fields", ())
+    if transform.field not in names:
+        raise ProtocolError(
+            f'{transform.where}.field is "{transform.field}", which samples lack; '
+            + suggest(transform.field, names)
+        )
+    if getattr(first, transform.field) is None:
+        raise ProtocolError(
+            f'{transform.where}.field is "{transform.field}", which is None: there is nothing to transform.'
+        )
+    return int(names.index(transform.field))

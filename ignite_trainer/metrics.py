@@ -1,0 +1,135 @@
+"""The `Metrics` section: ignite metrics attached to engines, and the charts they are drawn in."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from ignite.metrics.metric import MetricUsage
+from torch import Tensor
+
+from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.instantiate import build
+from ignite_trainer.protocol import LineSpec, Protocol
+from ignite_trainer.reporters.reporter import Line, Split, Window
+from ignite_trainer.task import StepOutput
+
+# As the published labels read: "Val. Acc. Train.", "Val. Acc. Eval.".
+_SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
+
+
+class ReadBack(MetricUsage):
+    """Updated by every training step; its value, which the host has to wait for, is read back seldom.
+
+    Args:
+        started: when it begins anew.
+        every: steps after which it is read, as it is at the end of an epoch.
+    """
+
+    def __init__(self, *, started: Events, every: int) -> None:
+        completed: Any = Events.ITERATION_COMPLETED(every=every) | Events.EPOCH_COMPLETED
+        super().__init__(started=started, completed=completed, iteration_completed=Events.ITERATION_COMPLETED)
+
+
+def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
+    """Attach to an evaluator every line of the protocol that is computed on its split."""
+    for where, line in blueprint.protocol.lines.items():
+        if line.update_rate == "epoch" and split in _splits(line):
+            _metric(blueprint, where, line, device).attach(evaluator, line.line_label)
+
+
+def attach_running_metrics(blueprint: Blueprint, trainer: Engine, *, device: torch.device) -> None:
+    """Attach to the trainer every line of the protocol that is computed by iteration."""
+    usage = ReadBack(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
+    for where, line in blueprint.protocol.lines.items():
+        if line.update_rate == "iteration":
+            _metric(blueprint, where, line, device).attach(trainer, line.line_label, usage)
+
+
+def values(engine: Engine, protocol: Protocol) -> dict[str, float]:
+    """The values of the protocol's metrics that an engine has computed, by label."""
+    labels = [line.line_label for line in protocol.lines.values()]
+    return {
+        label: _number(engine.state.metrics[label], label)
+        for label in labels
+        if label in engine.state.metrics
+    }
+
+
+def windows(protocol: Protocol) -> tuple[Window, ...]:
+    """The charts of the protocol, as reporters draw them."""
+    return tuple(
+        Window(
+            name=window.window_name or name,
+            x_label=window.x_label,
+            y_label=window.y_label,
+            width=window.width,
+            height=window.height,
+            lines=tuple(
+                Line(
+                    key=line.line_label,
+                    label=f"{line.line_label} {_SPLIT_LABELS[split]}",
+                    split=split,
+                    by_iteration=line.update_rate == "iteration",
+                )
+                for line in window.lines
+                for split in _splits(line)
+            ),
+        )
+        for name, window in protocol.metrics.items()
+    )
+
+
+def scores_and_targets(output: StepOutput) -> tuple[Tensor, Tensor]:
+    """What ignite's metrics take of a step."""
+    return output.y_pred, output.y
+
+
+def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.device) -> Metric:
+    """Build a metric; where it can, it counts on the device, so that no step has to wait for it."""
+    kind = blueprint.metrics[where]
+    args: dict[str, Any] = {**line.args, "output_transform": scores_and_targets}
+    if "device" in inspect.signature(kind).parameters:
+        args.setdefault("device", device)
+    metric = build(kind, args, where=where)
+    metric.update = _named(metric.update, line)  # type: ignore[method-assign, assignment]
+    return metric
+
+
+def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], None]:
+    """Let what a metric cannot take be an error that names the metric."""
+
+    def update_or_name(output: Any) -> None:
+        try:
+            update(output)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            arguments = f" with {json.dumps(line.args)}" if line.args else ""
+            raise ValueError(f'the metric "{line.line_label}"{arguments}: {error}.') from error
+
+    return update_or_name
+
+
+def _splits(line: LineSpec) -> list[Split]:
+    splits: list[Split] = ["train", "test"]
+    if line.update_rate == "iteration":
+        return ["train"]
+    return [split for split in splits if getattr(line, split)]
+
+
+def _number(value: Any, label: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+        raise ProtocolError(
+            f'The metric "{label}" gives a {type(value).__name__} {what}, and a line is drawn from one '
+            "number; give its class the arguments that make it one, such as an average."
+        ) from error

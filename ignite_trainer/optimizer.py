@@ -1,0 +1,99 @@
+"""The optimizer in its fastest form, and its steps: gradients accumulated, scaled, completed."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.instantiate import build
+from ignite_trainer.protocol import Precision
+
+_SKIPPED_AT_MOST = 40  # in succession: from 2**16 the scale is then below any that float16 could need
+
+
+def build_optimizer(
+    kind: type[Optimizer],
+    args: Mapping[str, Any],
+    groups: Sequence[dict[str, Any]],
+    *,
+    precision: Precision = "fp32",
+) -> Optimizer:
+    """Build an optimizer, with a fused kernel where it has one for these parameters.
+
+    A protocol that names `fused` or `foreach` decides for itself. Otherwise torch has chosen `foreach`
+    already, where that is the faster.
+
+    Args:
+        kind: its class.
+        args: arguments of the protocol, of all groups.
+        groups: parameters, with the arguments of each group.
+        precision: of the steps. "fp16" takes no fused kernel: that leaves a step out unseen by the host,
+            after modules have worked on its gradients.
+
+    Raises:
+        ProtocolError: for arguments it cannot have.
+    """
+    if precision == "fp16" and args.get("fused"):
+        raise ProtocolError(
+            'Optimizer.args.fused is true, and Setup.precision is "fp16", where a step is left out if its '
+            "gradients overflow; a fused one cannot be. Remove it, or choose bf16."
+        )
+    named = {"fused", "foreach"} & {key for given in (args, *groups) for key in given}
+    if "fused" in inspect.signature(kind).parameters and not named and precision != "fp16":
+        # A RuntimeError says that there is no such kernel for this device or type of parameter.
+        with contextlib.suppress(RuntimeError):
+            # In groups of its own: torch writes into those it is given.
+            return build(kind, {**args, "fused": True}, [dict(group) for group in groups], where="Optimizer")
+    return build(kind, args, groups, where="Optimizer")
+
+
+class OptimizerSteps:
+    """Backward passes, and the optimizer's steps on what they add up to.
+
+    A module that has a method `before_optimizer_step` has it called when its gradients are complete and
+    unscaled, before the optimizer sees them. A step whose float16 gradients overflowed is left out.
+
+    Attributes:
+        skipped: number of steps left out.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> None:
+        self._optimizer, self._scaler = optimizer, scaler
+        self.skipped = 0
+        self._skipped_in_succession = 0
+        for module in model.modules():
+            finish_gradients = getattr(module, "before_optimizer_step", None)
+            if callable(finish_gradients):
+                optimizer.register_step_pre_hook(lambda *_, finish=finish_gradients: finish())
+        optimizer.register_step_post_hook(self._taken)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those there are."""
+        self._scaler.scale(loss).backward()
+
+    def take(self) -> None:
+        """Take a step, and forget the gradients.
+
+        Raises:
+            RunFailed: float16 gradients overflow whatever the loss is scaled by.
+        """
+        self._skipped_in_succession += 1  # until it is taken
+        self._scaler.step(self._optimizer)  # unscales first
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        self.skipped += self._skipped_in_succession > 0
+        if self._skipped_in_succession > _SKIPPED_AT_MOST:
+            raise RunFailed(
+                f"Gradients were not finite in {self._skipped_in_succession} steps in succession, however "
+                'the loss was scaled. Set Setup.precision to "bf16" or "fp32".'
+            )
+
+    def _taken(self, *_: object) -> None:
+        self._skipped_in_succession = 0

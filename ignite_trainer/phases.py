@@ -1,0 +1,134 @@
+"""The phases of a step: named where they are computed, and what share of the step each takes.
+
+A phase is a `torch.profiler.record_function` whose name begins with `step/`, so that code which knows
+nothing of this trainer can name its own. Outside a profile it costs a few microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch._C._autograd import DeviceType
+from torch._C._profiler import _ExperimentalConfig
+from torch.profiler import ProfilerActivity, profile, record_function
+
+PREFIX = "step/"
+OTHER = "other"
+"""What is in a step and in no phase."""
+IDLE = "device idle"
+"""Where an accelerator has nothing to do."""
+_BESIDE = " (beside the step)"
+
+
+def phase(name: str) -> record_function:
+    """Name what is computed within."""
+    return record_function(PREFIX + name)
+
+
+class Span(NamedTuple):
+    """A phase that was carried out once: from when to when, in microseconds, and in which thread."""
+
+    name: str
+    start: float
+    end: float
+    thread: int
+
+
+class Work(NamedTuple):
+    """Something an accelerator did: when the host asked for it, for how long, in microseconds, and where."""
+
+    asked: float
+    duration: float
+    thread: int
+
+
+def profile_steps(step: Callable[[], object], *, count: int, device: torch.device) -> dict[str, float]:
+    """Carry out steps under the profiler, and say what share of them each phase took.
+
+    Args:
+        step: one step; what it asked of the device must be done when it returns.
+        count: steps.
+        device: an accelerator's time counts for the phase that asked for it.
+
+    Returns:
+        Shares by phase, the longest first, `OTHER` (and `IDLE`) last. They add up to 1, but for phases of
+        another thread on the host, whose names say that they are beside the step.
+    """
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    everywhere = _ExperimentalConfig(profile_all_threads=True)
+    with profile(activities=activities, acc_events=True, experimental_config=everywhere) as profiler:
+        for _ in range(count):
+            with phase(OTHER):
+                step()
+    events: Any = profiler.events() or ()
+    on_host = [event for event in events if event.device_type == DeviceType.CPU]
+    spans = [
+        Span(event.name[len(PREFIX) :], event.time_range.start, event.time_range.end, event.thread)
+        for event in on_host
+        if event.name.startswith(PREFIX)
+    ]
+    if device.type != "cuda":
+        return host_shares(spans)
+    asked = [
+        Work(event.time_range.start, kernel.duration, event.thread)
+        for event in on_host
+        if not event.name.startswith(PREFIX)
+        for kernel in event.kernels
+    ]
+    return device_shares(spans, asked)
+
+
+def host_shares(spans: Iterable[Span]) -> dict[str, float]:
+    """Share out the time of the steps: each moment of a thread belongs to its innermost phase."""
+    spans = sorted(spans, key=lambda span: (span.start, -span.end))
+    own: dict[str, float] = {}
+    for thread in dict.fromkeys(span.thread for span in spans):
+        beside = "" if thread in _threads_of_steps(spans) else _BESIDE
+        around: list[Span] = []
+        for span in (span for span in spans if span.thread == thread):
+            while around and around[-1].end <= span.start:
+                around.pop()
+            name, duration = span.name + beside, span.end - span.start
+            own[name] = own.get(name, 0.0) + duration
+            if around:
+                own[around[-1].name + beside] -= duration
+            around.append(span)
+    return _as_shares(own, whole=_whole(spans))
+
+
+def device_shares(spans: Sequence[Span], work: Iterable[Work]) -> dict[str, float]:
+    """Share out the time of the steps: an accelerator works for the innermost phase that asked for it.
+
+    Work asked for by a thread without phases (gradients have one) is that of the phase in which the steps'
+    thread was then.
+    """
+    of_steps = _threads_of_steps(spans)
+    own: dict[str, float] = {}
+    for asked, duration, thread in work:
+        then = [span for span in spans if span.start <= asked < span.end]
+        around = [span for span in then if span.thread == thread] or [
+            span for span in then if span.thread in of_steps
+        ]
+        if around:
+            innermost = max(around, key=lambda span: (span.start, -span.end))
+            own[innermost.name] = own.get(innermost.name, 0.0) + duration
+    own[IDLE] = max(0.0, _whole(spans) - sum(own.values()))
+    return _as_shares(own, whole=sum(own.values()))
+
+
+def _threads_of_steps(spans: Iterable[Span]) -> set[int]:
+    return {span.thread for span in spans if span.name == OTHER}
+
+
+def _whole(spans: Iterable[Span]) -> float:
+    return sum(span.end - span.start for span in spans if span.name == OTHER)
+
+
+def _as_shares(own: dict[str, float], *, whole: float) -> dict[str, float]:
+    last = (OTHER, IDLE)
+    longest_first = sorted(own, key=lambda name: (name in last or name.endswith(_BESIDE), -own[name]))
+    return {name: own[name] / whole for name in longest_first} if whole else {}

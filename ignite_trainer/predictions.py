@@ -1,0 +1,161 @@
+"""The scores of every sample of a split, kept for reports: `predictions.csv` and what is computed from it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.self_description import record
+
+_SCORE = "score: "
+_SEPARATOR = "|"  # between the several labels of one sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model said of each sample of a split, in the split's order.
+
+    Attributes:
+        scores: float32 `[N, K]`, one for each class.
+        targets: bool `[N, K]`, which classes are right; one in each row unless `multilabel`.
+        class_names: of the K columns.
+        records: for each sample which one it is, such as its file and its fold; the same names in all.
+        multilabel: whether a sample can have several classes, or none.
+    """
+
+    scores: NDArray[np.float32]
+    targets: NDArray[np.bool_]
+    class_names: tuple[str, ...]
+    records: tuple[Mapping[str, str | int], ...]
+    multilabel: bool = False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Column of the highest score of each sample, int64 `[N]`."""
+        best: NDArray[np.int64] = self.scores.argmax(axis=1)
+        return best
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the highest score is that of a right class, `[N]`."""
+        return self.targets[np.arange(len(self)), self.predicted]
+
+    def write_csv(self, path: Path) -> None:
+        """Write a line for each sample: its record, target, prediction and the scores.
+
+        Several targets of one sample are joined by `|`. Scores have nine digits: read again, they are equal.
+        """
+        part = path.with_name(path.name + ".part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            about = list(self.records[0]) if self.records else []
+            writer.writerow([*about, "target", "prediction", *(_SCORE + name for name in self.class_names)])
+            names = np.array(self.class_names, dtype=object)
+            rows = zip(self.records, self.targets, names[self.predicted], self.scores, strict=True)
+            for sample, targets, prediction, scores in rows:
+                right = _SEPARATOR.join(names[targets])
+                writer.writerow([*sample.values(), right, prediction, *(f"{score:.9g}" for score in scores)])
+        part.replace(path)
+
+    @classmethod
+    def read_csv(cls, path: Path, *, multilabel: bool = False) -> Predictions:
+        """Read what `write_csv` wrote.
+
+        Raises:
+            ProtocolError: the file is not such a one.
+        """
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            at = header.index("target")
+            classes = tuple(name.removeprefix(_SCORE) for name in header[at + 2 :])
+            targets = np.array(
+                [
+                    [name in (row[at].split(_SEPARATOR) if multilabel else [row[at]]) for name in classes]
+                    for row in rows
+                ],
+                dtype=bool,
+            ).reshape(len(rows), len(classes))
+            scores = np.array([row[at + 2 :] for row in rows], dtype=np.float32).reshape(targets.shape)
+            records = tuple(dict(zip(header[:at], map(_value, row), strict=False)) for row in rows)
+        except (OSError, ValueError, IndexError) as error:
+            raise ProtocolError(f"{path} is not a table of predictions: {error}") from error
+        return cls(
+            scores=scores, targets=targets, class_names=classes, records=records, multilabel=multilabel
+        )
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Put those of several splits, such as all folds, after each other.
+
+        Raises:
+            ProtocolError: their classes differ.
+        """
+        first = parts[0]
+        if any(
+            (part.class_names, part.multilabel) != (first.class_names, first.multilabel) for part in parts
+        ):
+            raise ProtocolError("Predictions over different classes cannot be pooled.")
+        return cls(
+            scores=np.concatenate([part.scores for part in parts]),
+            targets=np.concatenate([part.targets for part in parts]),
+            class_names=first.class_names,
+            records=tuple(sample for part in parts for sample in part.records),
+            multilabel=first.multilabel,
+        )
+
+
+class PredictionCollector:
+    """Gathers the scores of an evaluation, batch by batch, without waiting for the device."""
+
+    def __init__(self, dataset: Any, class_names: Sequence[str]) -> None:
+        self._dataset, self._class_names = dataset, tuple(class_names)
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def reset(self) -> None:
+        """Forget what was gathered."""
+        self._parts = []
+
+    def add(self, indices: Tensor, scores: Tensor, targets: Tensor) -> None:
+        """Keep the scores `[B, K]` and targets `[B]` or `[B, K]` of a batch."""
+        self._parts.append((indices, scores, targets))
+
+    def predictions(self) -> Predictions | None:
+        """Return all that was gathered; None where scores are not one for each class of each sample."""
+        if not self._parts:
+            return None
+        indices, scores, targets = (torch.cat(column).cpu() for column in zip(*self._parts, strict=True))
+        if (
+            scores.dim() != 2
+            or targets.is_floating_point()
+            or targets.shape not in (scores.shape[:1], scores.shape)
+        ):
+            return None
+        multilabel = targets.dim() == 2
+        chosen = (
+            targets.bool() if multilabel else torch.nn.functional.one_hot(targets, scores.shape[1]).bool()
+        )
+        names = self._class_names if len(self._class_names) == scores.shape[1] else ()
+        return Predictions(
+            scores=scores.float().numpy(),
+            targets=chosen.numpy(),
+            class_names=names or tuple(map(str, range(scores.shape[1]))),
+            records=tuple(record(self._dataset, int(index)) for index in indices),
+            multilabel=multilabel,
+        )
+
+
+def _value(text: str) -> str | int:
+    return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text

@@ -1,0 +1,249 @@
+"""The typed protocol: what an experiment is. Reading one and checking it whole is validation.py's part.
+
+The sections and keys of the published protocol files keep their names and meaning; `Task`, `Parameters`
+and `Reporters` are ours. Whatever lies in an `args` object is checked later, against the signature of the
+class that takes it (see `instantiate`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic import JsonValue as Json
+
+# Strict: `true` is no number, and "no" is no boolean.
+Positive = Annotated[int, Field(strict=True, ge=1)]
+NonNegative = Annotated[int, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+class Section(BaseModel):
+    """A JSON object of fixed keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True)
+
+
+class ClassSpec(Section):
+    """A class by dotted path, and its keyword arguments."""
+
+    path: str = Field(alias="class", description="Dotted path of a class.")
+    args: dict[str, Json] = Field(default={}, description="Its keyword arguments.")
+
+    @field_validator("path")
+    @classmethod
+    def _is_dotted(cls, path: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)+", path, re.ASCII):
+            raise ValueError("write the dotted path of a class, such as torch.optim.SGD")
+        return path
+
+
+class Visdom(Section):
+    """Where the dashboard is."""
+
+    host: str | None = Field(default=None, description="Host of the server; null: localhost.")
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(
+        default=None, description="Port; null: 8097."
+    )
+    env_path: str | None = Field(default=None, description="Folder of its sessions; null: ~/.visdom.")
+
+
+class Setup(Section):
+    """How a run is carried out."""
+
+    name: str = Field(min_length=1, description="Name of the experiment: the folder of its runs.")
+    suffix: str | None = Field(default=None, description="Added to the name of the run.")
+    batch_train: Positive = Field(description="Training batch size, per device.")
+    batch_test: Positive | None = Field(default=None, description="Evaluation batch size; null: batch_train.")
+    workers_train: NonNegative = Field(
+        default=0,
+        description="Processes that load samples, at most one a processor, where they are loaded one by one.",
+    )
+    workers_test: NonNegative = Field(default=0, description="The same, in evaluation.")
+    epochs: NonNegative = Field(description="Passes over the training split; 0 evaluates and stops.")
+    log_interval: Positive = Field(default=10, description="Steps between two entries of the log.")
+    saved_models_path: str = Field(description="Root of all results; a run has a folder of its own in it.")
+    skip_train_evaluation: Flag = Field(default=False, description="Evaluate the held-out split only.")
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None = Field(
+        default=None, description="Seed of everything random; null: drawn, and written to the results."
+    )
+    precision: Precision = Field(
+        default="fp32",
+        description='Arithmetic of the step. "tf32": as "fp32", on CUDA with factors rounded to 10 bits. '
+        '"fp16": with the loss scaled, for which the host waits in every step.',
+    )
+    accumulate: Positive = Field(default=1, description="Batches whose gradients make one step.")
+    channels_last: Flag = Field(
+        default=True, description="Channels of a pixel side by side, which convolutions are faster on."
+    )
+    compile: Flag = Field(
+        default=False,
+        description="Compile the model, for batches of one shape; its first steps take minutes.",
+    )
+    resume: Literal["never"] = Field(
+        default="never", description='Kept for resuming; only "never" works yet.'
+    )
+
+
+class SplitArgument(Section):
+    """The data set's argument that tells its training split from its held-out one."""
+
+    key: str = Field(description="Name of the argument.")
+    yes: Json = Field(description="Its value for the training split.")
+    no: Json = Field(description="Its value for the held-out split.")
+
+
+class TransformSpec(ClassSpec):
+    """One step of the augmentation."""
+
+    train: Flag = Field(default=True, description="Applied to the training split.")
+    test: Flag = Field(default=True, description="Applied to the held-out split.")
+    field: str | None = Field(default=None, description="Field of the sample it acts on; null: the first.")
+
+
+class LineSpec(ClassSpec):
+    """One metric, drawn as one line for each split it is computed on."""
+
+    line_label: str = Field(min_length=1, description="Name of the metric in logs and legends.")
+    is_checkpoint: Flag = Field(default=False, description="Keep the best checkpoints by this metric.")
+    best: Literal["max", "min"] = Field(default="max", description="Which end of the metric is the better.")
+    train: Flag = Field(default=True, description="Computed on the training split.")
+    test: Flag = Field(default=True, description="Computed on the held-out split.")
+    update_rate: Literal["epoch", "iteration"] = Field(
+        default="epoch", description='"iteration": over the training steps of the epoch so far.'
+    )
+
+    @property
+    def file_name(self) -> str:
+        """The label as part of a file's name: "Val. Acc." is val-acc."""
+        return re.sub(r"\W+", "-", self.line_label).strip("-").lower()
+
+
+class WindowSpec(Section):
+    """One chart."""
+
+    window_name: str | None = Field(default=None, description="Title; null: the key of this object.")
+    x_label: str = Field(default="#Epochs")
+    y_label: str = Field(default="")
+    width: Positive = Field(default=1890, description="Pixels.")
+    height: Positive = Field(default=416, description="Pixels.")
+    lines: list[LineSpec] = Field(description="The metrics drawn in it.")
+
+
+class EvaluationSpec(ClassSpec):
+    """Something measured on the held-out split besides the metrics."""
+
+    every: Positive | None = Field(
+        default=None, description="Measured every so many epochs; null: after the last one only."
+    )
+
+
+class PublishedFigure(Section):
+    """A figure that somebody published, to be shown beside ours."""
+
+    dataset: str = Field(description="The whole data set it was measured on.")
+    weights: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="sha256 of the file of weights it was reached from."
+    )
+    setting: str = Field(description='How the data set was used, as the table has it: "trained", say.')
+    metric: str | None = Field(default=None, description="A line_label; null: whichever the table shows.")
+    value: float = Field(description="In the metric's unit: an accuracy lies in 0..1.")
+
+
+class TableEntry(Section):
+    """How the table of all results shows this experiment."""
+
+    setting: str | None = Field(
+        default=None, description='Such as "zero-shot"; null: "trained", or "evaluated" after 0 epochs.'
+    )
+    metric: str | None = Field(default=None, description="A line_label; null: the first one of checkpoints.")
+    listed: Flag = Field(
+        default=True, description="false: runs of it are left out, such as where only Evaluations count."
+    )
+    published: list[PublishedFigure] = Field(default=[], description="What ours is compared with.")
+
+
+class ParameterRule(Section):
+    """What happens to the parameters whose whole name matches, unless an earlier rule took them."""
+
+    match: str = Field(description="Regular expression over the whole name of a parameter.")
+    train: Flag = Field(default=True, description="Whether the optimizer gets them: one group a rule.")
+    mode: Literal["train", "eval"] | None = Field(
+        default=None,
+        description='"eval" keeps modules of such parameters in eval mode; null: "eval" if not trained.',
+    )
+    args: dict[str, Json] = Field(default={}, description="Optimizer arguments of this group.")
+
+    @field_validator("args")
+    @classmethod
+    def _reach_the_optimizer(cls, args: dict[str, Json], known: ValidationInfo) -> dict[str, Json]:
+        if args and known.data.get("train") is False:
+            raise ValueError("the optimizer does not get parameters that are not trained; remove args")
+        return args
+
+    @field_validator("match")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return pattern
+
+    @property
+    def keeps_eval_mode(self) -> bool:
+        """Whether modules that hold only such parameters stay in eval mode."""
+        return (self.mode or ("train" if self.train else "eval")) == "eval"
+
+
+class Protocol(Section):
+    """A whole experiment."""
+
+    model_config = ConfigDict(alias_generator=str.capitalize)
+
+    schema_path: str | None = Field(default=None, alias="$schema", description="JSON Schema, for editors.")
+    visdom: Visdom = Field(default_factory=Visdom)
+    setup: Setup
+    model: ClassSpec
+    task: ClassSpec
+    parameters: list[ParameterRule] = Field(default_factory=lambda: [ParameterRule(match=".*")])
+    optimizer: ClassSpec | None = Field(default=None, description="Needed where there are epochs.")
+    scheduler: ClassSpec | None = None
+    dataset: ClassSpec
+    transforms: list[TransformSpec] = Field(default=[])
+    metrics: dict[str, WindowSpec] = Field(default={})
+    evaluations: dict[str, EvaluationSpec] = Field(
+        default={}, description="What else is measured on the held-out split, by name."
+    )
+    sweep: dict[str, Annotated[list[Json], Field(min_length=1)]] = Field(
+        default={}, description="Values of keys such as Dataset.args.fold: one run for every combination."
+    )
+    table: TableEntry = Field(default_factory=TableEntry)
+    yardsticks: dict[str, ClassSpec] = Field(
+        default={}, description="What --benchmark compares the protocol's speed with, by name."
+    )
+    reporters: list[ClassSpec] | None = Field(
+        default=None,
+        description="Who writes down what happens; null: console, JSON lines, curve, report, Visdom.",
+    )
+
+    @property
+    def lines(self) -> dict[str, LineSpec]:
+        """Every metric by its JSON path."""
+        return {
+            f"Metrics.{name}.lines[{index}]": line
+            for name, window in self.metrics.items()
+            for index, line in enumerate(window.lines)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The protocol as JSON types; reading it again gives an equal protocol."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=False)

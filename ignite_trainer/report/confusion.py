@@ -1,0 +1,121 @@
+"""The confusion matrix as a picture whose class names can be read."""
+
+# ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ignite_trainer.drawing import new_figure, short_name
+from ignite_trainer.report.statistics import Counts, Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_POINTS = 72  # an inch
+_LETTER_INCHES = 0.09  # width of a letter of a name, on average; where all are wider the cells shrink
+_DIGIT = 0.62  # width of a digit, in heights of its font
+_SMALLEST_FONT = 5.0
+MOST_CLASSES = 60
+"""Rows of the picture; of more classes those are drawn that errors are most often about."""
+
+
+def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
+    """Draw a matrix of counts.
+
+    A row is the right class, a column the predicted one; the colour is the count's share of its row. Counts
+    are written where they fit. The picture grows with the number of classes, and with their names.
+
+    Args:
+        matrix: `[K, K]`, see `statistics.confusion_matrix`.
+        class_names: of the K classes.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import PercentFormatter
+
+    chosen = _chosen(matrix)
+    shares = _row_shares(matrix)[np.ix_(chosen, chosen)]
+    counts = matrix[np.ix_(chosen, chosen)]
+    names = [short_name(class_names[number]) for number in chosen]
+    cell = _cell_inches(len(names))
+    side, name_inches = cell * len(names), _LETTER_INCHES * max(map(len, names))
+    upright = name_inches > cell
+    figure = new_figure(
+        1.03 * side + name_inches + 1.9, side + (name_inches if upright else 0.2) + 1.2, dpi=150
+    )
+    axes = figure.subplots()
+    # Below linear, so that one error in forty shows.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.6, vmin=0, vmax=1))
+    _write_counts(axes, counts, shares, cell)
+    axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    words = 11 if side < 7 else 14  # points
+    axes.set_xlabel("Predicted class", fontsize=words)
+    axes.set_ylabel("Right class", fontsize=words, labelpad=8)
+    axes.set_title(_title(matrix, drawn=len(names)), fontsize=words)
+    _draw_lines(axes, len(names))
+    bar = figure.colorbar(
+        image, ax=axes, fraction=0.03, shrink=0.6, aspect=25, pad=0.02, format=PercentFormatter(1)
+    )
+    bar.set_label("share of the row", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def _chosen(matrix: Counts) -> Counts:
+    """Numbers of the classes to draw, in their order."""
+    if len(matrix) <= MOST_CLASSES:
+        return np.arange(len(matrix))
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    most = min(MOST_CLASSES, max(2, np.count_nonzero(errors)))
+    return np.sort(np.argsort(-errors, kind="stable")[:most])
+
+
+def _row_shares(matrix: Counts) -> Floats:
+    samples = matrix.sum(axis=1, keepdims=True)
+    shares: Floats = np.divide(matrix, samples, out=np.zeros(matrix.shape), where=samples > 0)
+    return shares
+
+
+def _cell_inches(classes: int) -> float:
+    """Side of a cell: 0.2 inches hold a name at nine points; few classes get more."""
+    return min(max(0.2, 5.0 / classes), 1.2)
+
+
+def _draw_lines(axes: Axes, classes: int) -> None:
+    """Faint lines between the cells lead the eye from a name to its cells."""
+    between = np.arange(0.5, classes - 1)
+    axes.set_xticks(between, minor=True)
+    axes.set_yticks(between, minor=True)
+    axes.grid(which="minor", color="#e4e4e4", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+
+
+def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float) -> None:
+    digits = len(str(counts.max()))
+    size = min(10.0, 0.55 * cell_inches * _POINTS, 0.9 * cell_inches * _POINTS / (_DIGIT * digits))
+    if size < _SMALLEST_FONT:
+        return
+    for row, column in np.argwhere(counts):
+        written = axes.text(
+            column,
+            row,
+            str(counts[row, column]),
+            color="white" if shares[row, column] > 0.4 else "black",
+            fontsize=size,
+            ha="center",
+            va="center_baseline",
+        )
+        written.set_in_layout(False)  # thousands of them would take long, and none needs room
+
+
+def _title(matrix: Counts, *, drawn: int) -> str:
+    samples = matrix.sum()
+    title = f"{samples:,} samples, {matrix.trace() / samples:.1%} right"
+    if drawn < len(matrix):
+        title += f"\nthe {drawn} of {len(matrix)} classes most often confused"
+    return title

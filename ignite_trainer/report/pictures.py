@@ -1,0 +1,122 @@
+"""Pictures of predictions: accuracy by class, and reliability; the confusion matrix is confusion.py's."""
+
+# ruff: noqa: PLC0415 (matplotlib and scipy take seconds to import, which `--help` need not pay)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, short_name
+from ignite_trainer.report.statistics import Calibration, Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _RED = COLOURS[:2]
+_ROW_INCHES = 0.2
+MOST_CLASSES = 100
+"""Bars in one picture; of more classes the lowest are drawn."""
+
+
+def classes_figure(
+    values: Floats, notes: Sequence[str], class_names: Sequence[str], *, measure: str
+) -> Figure:
+    """Draw a bar for each class that has a value, the highest at the top.
+
+    Args:
+        values: in 0..1, `[K]`; NaN for a class that is not drawn.
+        notes: written beside each bar, such as "37 of 40".
+        class_names: of the K classes.
+        measure: what the values are.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(-values[known], kind="stable")][-MOST_CLASSES:]
+    rows = range(len(order))
+    figure = new_figure(8.0, 1.3 + _ROW_INCHES * max(4, len(order)), dpi=150)
+    axes = figure.subplots()
+    dress(axes, _classes_title(measure, drawn=len(order), known=len(known)), "", "")
+    axes.barh(rows, values[order], height=0.7, color=_BLUE)
+    mean = float(values[known].mean())
+    axes.axvline(mean, color=_RED, linewidth=1.4, linestyle="--", label=f"mean of the classes: {mean:.1%}")
+    for row, number in enumerate(order):
+        axes.text(1.015, row, notes[number], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.set_yticks(rows, [short_name(class_names[number]) for number in order], fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(visible=False, axis="y")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", fontsize=9, frameon=False)
+    return figure
+
+
+def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
+    """Draw how often confidences are right, by bins of confidence, over how many there are."""
+    figure = new_figure(6.4, 7.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    count = int(calibration.counts.sum())
+    what = "scores" if multilabel else "samples"
+    title = f"Expected calibration error {calibration.error:.3f} ({count:,} {what})"
+    dress(upper, title, "", "Share that is right")
+    _draw_reliability(upper, calibration)
+    confidence = "Score of a class" if multilabel else "Confidence: highest score of a sample"
+    dress(lower, "", confidence, what.capitalize())
+    edges = np.linspace(0, 1, len(calibration.counts) + 1)
+    lower.bar(edges[:-1], calibration.counts, width=edges[1], align="edge", color=GREY, edgecolor="white")
+    lower.axvline(
+        calibration.mean_confidence,
+        color=_RED,
+        linestyle="--",
+        label=f"mean confidence {calibration.mean_confidence:.1%}",
+    )
+    lower.axvline(
+        calibration.accuracy, color=_BLUE, linestyle=":", label=f"share right {calibration.accuracy:.1%}"
+    )
+    lower.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_reliability(axes: Axes, calibration: Calibration) -> None:
+    from scipy.stats import binomtest
+
+    filled = np.flatnonzero(calibration.counts)
+    counts, right = calibration.counts[filled], calibration.right[filled]
+    shares, confidences = right / counts, calibration.confidences[filled]
+    # Wilson's interval: what so few samples can tell.
+    intervals = [
+        binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in zip(right, counts, strict=True)
+    ]
+    whiskers = np.array(
+        [[share - low, high - share] for share, (low, high) in zip(shares, intervals, strict=True)]
+    )
+    width = 1 / len(calibration.counts)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle="--", label="as confident as right")
+    axes.bar(filled * width, shares, width=width, align="edge", color=_BLUE, alpha=0.25, edgecolor="white")
+    axes.errorbar(
+        confidences,
+        shares,
+        yerr=np.maximum(whiskers.T, 0),  # rounding
+        color=_BLUE,
+        linestyle="",
+        marker="o",
+        markersize=5,
+        elinewidth=1.2,
+        capsize=2.5,
+        label="a bin, with its 95 % interval",
+    )
+    axes.set_xlim(-0.015, 1.015)  # most confidences lie at an end
+    axes.set_ylim(0, 1.02)
+    axes.set_axisbelow(True)
+
+
+def _classes_title(measure: str, *, drawn: int, known: int) -> str:
+    of = f": the {drawn} lowest of {known}" if drawn < known else ""
+    return plain(f"{measure} of each class{of}")

@@ -1,0 +1,14 @@
+"""What writes a run down: to the console, a file, a picture, a report, a dashboard.
+
+Importing this package is cheap: matplotlib, rich and the dashboard are loaded when a reporter uses them.
+"""
+
+from ignite_trainer.reporters.console import Console
+from ignite_trainer.reporters.curve import LearningCurve
+from ignite_trainer.reporters.jsonl import JsonLines
+from ignite_trainer.reporters.report import Report
+from ignite_trainer.reporters.reporter import Reporter
+from ignite_trainer.reporters.together import Together
+from ignite_trainer.reporters.visdom import Visdom
+
+__all__ = ["Console", "JsonLines", "LearningCurve", "Report", "Reporter", "Together", "Visdom"]

@@ -1,0 +1,95 @@
+"""The run as a person at a terminal sees it: a table first, a line for each evaluation, a table last.
+
+Progress bars are the engines' own.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.reporters.wording import duration, readable
+
+_SPLITS = {"train": "training set", "test": "held-out set"}
+
+
+class Console(Reporter):
+    """Prints to standard output, above the progress bars.
+
+    Colours only where the output is a terminal and `NO_COLOR` is not set. Tables fold to the terminal's
+    width; the lines around them are left whole, so that their paths can be copied.
+    """
+
+    def __init__(self) -> None:
+        self._run: RunStart | None = None
+
+    def on_start(self, run: RunStart) -> None:
+        """Print the start table."""
+        self._run = run
+        table = make_table(run.name)
+        table.show_header = False
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for name, value in run.facts.items():
+            add_row(table, name, value)
+        show(table)
+
+    def on_iteration(self, step: Iteration) -> None:
+        """Print one line where the output is no terminal, which has a bar."""
+        assert self._run is not None, "on_start comes first"
+        if not sys.stderr.isatty():
+            last = self._run.epochs * self._run.iterations_per_epoch
+            rate = f"{step.samples_per_second:.3g} samples/s"
+            show(f"step {step.iteration:>{len(str(last))}}/{last}  loss {readable(step.loss)}  ({rate})")
+
+    def on_evaluation(self, result: Evaluated) -> None:
+        """Print one line."""
+        assert self._run is not None, "on_start comes first"
+        epochs = self._run.epochs
+        epoch = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}"
+        labels = {
+            line.key: line.label
+            for window in self._run.windows
+            for line in window.lines
+            if line.split == result.split
+        }
+        values = "  ".join(
+            f"{labels.get(key, key)} {readable(value)}" for key, value in result.metrics.items()
+        )
+        show(f"{epoch}  {_SPLITS[result.split]:<12}  {values}  ({result.seconds:.1f} s)")
+
+    def on_measurement(self, result: Measured) -> None:
+        """Print a table."""
+        table = make_table(f"{result.name}, held-out set, epoch {result.epoch}")
+        table.add_column("")
+        columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
+        for column in columns:
+            table.add_column(column, justify="right")
+        for row, values in result.table.items():
+            cells = (readable(values[name]) if name in values else "" for name in columns)
+            add_row(table, row, *cells)
+        show(table)
+
+    def on_end(self, end: RunEnd) -> None:
+        """Print last epoch and best epoch side by side, and where things are."""
+        assert self._run is not None, "on_start comes first"
+        best = {entry.label: entry for entry in end.best}
+        table = make_table(f"Held-out set, after {duration(end.seconds)}")
+        table.add_column("metric", overflow="fold")
+        table.add_column(f"last ({end.last_epoch})", justify="right")
+        table.add_column("best (epoch)", justify="right")
+        for label in dict.fromkeys([*end.last, *best]):
+            add_row(
+                table,
+                label,
+                readable(end.last[label]) if label in end.last else "",
+                f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "",
+            )
+        show(table)
+        for entry in end.best:
+            if entry.checkpoint is not None:
+                show(f"Best {entry.label}: {entry.checkpoint}")
+        if end.last_checkpoint is not None:
+            show(f"Last epoch: {end.last_checkpoint}")
+        show(str(self._run.folder))

@@ -1,0 +1,177 @@
+"""`curve.png`: the loss by iteration and every window of metrics by epoch, in one picture."""
+
+# ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, save
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Iteration,
+    Line,
+    Reporter,
+    RunEnd,
+    RunStart,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = list[tuple[float, float]]
+
+_MARKERS = 26  # on a line at most: those of 50 epochs would hide it
+
+
+class LearningCurve(Reporter):
+    """Redraws `curve.png` in the run's folder after every evaluation.
+
+    The old picture stays whole until the new one replaces it. Held-out lines are solid with filled
+    markers, training lines dashed with hollow ones; a metric has one colour on both. A star marks the best
+    held-out value of each metric that checkpoints are kept by.
+    """
+
+    def __init__(self) -> None:
+        self._run: RunStart | None = None
+        self._loss: Points = []
+        self._points: defaultdict[Line, Points] = defaultdict(list)
+        self._best: dict[str, tuple[float, float]] = {}
+        self._sign: dict[str, int] = {}
+        self._undrawn = False
+
+    def on_start(self, run: RunStart) -> None:
+        """Learn what will be drawn."""
+        self._run = run
+        self._sign = {
+            line["line_label"]: -1 if line.get("best") == "min" else 1
+            for window in run.protocol.get("Metrics", {}).values()
+            for line in window["lines"]
+            if line.get("is_checkpoint")
+        }
+
+    def on_iteration(self, step: Iteration) -> None:
+        """Keep the loss and the lines that go by iteration."""
+        assert self._run is not None, "on_start comes first"
+        self._loss.append((step.iteration, step.loss))
+        epoch = step.iteration / max(1, self._run.iterations_per_epoch)
+        for line in self._lines():
+            if line.by_iteration and line.key in step.metrics:
+                self._points[line].append((epoch, step.metrics[line.key]))
+        self._undrawn = True
+
+    def on_evaluation(self, result: Evaluated) -> None:
+        """Keep the values and redraw."""
+        for line in self._lines():
+            if line.split == result.split and not line.by_iteration and line.key in result.metrics:
+                self._points[line].append((result.epoch, result.metrics[line.key]))
+        if result.split == "test" and result.epoch > 0:  # no checkpoint is kept before the first epoch
+            for label in self._sign.keys() & result.metrics.keys():
+                self._mark_if_best(label, result.epoch, result.metrics[label])
+        self._draw()
+
+    def on_end(self, end: RunEnd) -> None:
+        """Redraw with the best epochs as the run's checkpoints have them."""
+        self._best = {best.label: (best.epoch, best.value) for best in end.best}
+        self._draw()
+
+    def close(self) -> None:
+        """Draw what an interrupted run had reached."""
+        if self._undrawn:
+            self._draw()
+
+    def figure(self) -> Figure:
+        """Draw the run so far."""
+        assert self._run is not None, "on_start comes first"
+        windows = self._run.windows
+        panels = 1 + len(windows)
+        columns = 2 if panels == 4 else min(panels, 3)
+        rows = math.ceil(panels / columns)
+        figure = new_figure(5.6 * columns, 0.6 + 3.9 * rows)
+        figure.suptitle(plain(self._run.name), fontsize=13, fontweight="bold", wrap=True)
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        self._draw_loss(grid[0])
+        for axes, window in zip(grid[1:], windows, strict=False):
+            self._draw_window(axes, window)
+        for axes in grid[panels:]:
+            axes.remove()
+        return figure
+
+    def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
+        """Guess what the end of the run will say."""
+        sign = self._sign[label]
+        if math.isfinite(value) and (label not in self._best or sign * value > sign * self._best[label][1]):
+            self._best[label] = (epoch, value)
+
+    def _draw(self) -> None:
+        assert self._run is not None, "on_start comes first"
+        save(self.figure(), self._run.folder / "curve.png")
+        self._undrawn = False
+
+    def _lines(self) -> Iterable[Line]:
+        assert self._run is not None, "on_start comes first"
+        return (line for window in self._run.windows for line in window.lines)
+
+    def _draw_loss(self, axes: Axes) -> None:
+        assert self._run is not None, "on_start comes first"
+        dress(axes, "Training loss", "Iteration", "Loss (running average)")
+        _span(axes, self._run.epochs * self._run.iterations_per_epoch)
+        iterations, losses = _columns(self._loss)
+        marker = "o" if len(losses) < 20 else ""
+        axes.plot(iterations, losses, color=GREY, linewidth=1.6, marker=marker, markersize=3.5)
+
+    def _draw_window(self, axes: Axes, window: Window) -> None:
+        assert self._run is not None, "on_start comes first"
+        dress(axes, window.name, window.x_label, window.y_label)
+        _span(axes, self._run.epochs)
+        keys = list(dict.fromkeys(line.key for line in window.lines))
+        for line in window.lines:
+            colour = COLOURS[keys.index(line.key) % len(COLOURS)]
+            held_out = line.split == "test"
+            epochs, values = _columns(self._points[line])
+            axes.plot(
+                epochs,
+                values,
+                label=plain(line.label),
+                color=colour,
+                linestyle="-" if held_out else "--",
+                linewidth=1.8 if held_out else 1.3,
+                marker="" if line.by_iteration else "o",
+                markevery=math.ceil(len(epochs) / _MARKERS) or 1,
+                markersize=4.5,
+                markerfacecolor=colour if held_out else "white",
+            )
+            if held_out and line.key in self._best:
+                epoch, value = self._best[line.key]
+                axes.plot(
+                    [epoch],
+                    [value],
+                    label=f"best: {value:.4f}, epoch {epoch}",
+                    color=colour,
+                    linestyle="",
+                    marker="*",
+                    markersize=14,
+                    markeredgecolor="black",
+                    markeredgewidth=0.8,
+                    zorder=4,
+                )
+        if window.lines:
+            axes.legend(fontsize=9, framealpha=0.85)
+
+
+def _span(axes: Axes, end: int) -> None:
+    """Leave room for the whole run, so that what is still to come shows, and both axes agree in time."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, steps=[1, 2, 5, 10]))
+    axes.set_xlim(-0.03 * max(1, end), 1.03 * max(1, end))
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    # Infinite becomes NaN: a gap in the line instead of an endless axis.
+    return [x for x, _ in points], [y if math.isfinite(y) else math.nan for _, y in points]

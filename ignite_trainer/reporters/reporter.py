@@ -1,0 +1,146 @@
+"""What a reporter is told about a run. Reporters write things down; nothing they do can stop a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ignite_trainer.evaluation import Table
+from ignite_trainer.predictions import Predictions
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One curve of a window: a metric of the protocol's `Metrics` section on one split."""
+
+    key: str
+    """Name of the value in `Evaluated.metrics` or `Iteration.metrics`: the line's label in the protocol."""
+    label: str
+    """What people read, such as "Val. Acc. Eval."."""
+    split: Split
+    by_iteration: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One chart of the dashboard: a window of the protocol's `Metrics` section."""
+
+    name: str
+    x_label: str
+    y_label: str
+    width: int
+    height: int
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """What is known before the first step."""
+
+    folder: Path
+    """The run's own folder; it exists."""
+    name: str
+    """Name of the experiment with its suffix, and of the run: for titles."""
+    protocol: Mapping[str, Any]
+    """The resolved protocol as JSON types."""
+    environment: Mapping[str, Any]
+    """Versions, device, seed, revision: as written to `environment.json`."""
+    facts: Mapping[str, str]
+    """The start table, row by row: device, parameters by rule, data set sizes, output folder."""
+    windows: tuple[Window, ...]
+    epochs: int
+    iterations_per_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """Training progress, every `Setup.log_interval` steps."""
+
+    epoch: int
+    """From 1."""
+    iteration: int
+    """Since the start of training, from 1."""
+    loss: float
+    """Running average of the training loss."""
+    learning_rates: tuple[float, ...]
+    """One for each optimizer group."""
+    samples_per_second: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Lines with `"update_rate": "iteration"`, by label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One pass over a split."""
+
+    epoch: int
+    """0 before the first epoch."""
+    iteration: int
+    split: Split
+    metrics: Mapping[str, float]
+    """By the label in the protocol, such as "Val. Acc."."""
+    seconds: float
+    predictions: Predictions | None = None
+    """Of the held-out split, where the task scores classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an entry of the protocol's `Evaluations` found in a pass over the held-out split."""
+
+    epoch: int
+    """0 before the first epoch."""
+    name: str
+    """Key of the entry."""
+    table: Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best held-out value of one metric marked `is_checkpoint`."""
+
+    label: str
+    value: float
+    epoch: int
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnd:
+    """What a finished run leaves."""
+
+    last_epoch: int
+    last: Mapping[str, float]
+    """Held-out metrics of the last evaluation, by label."""
+    best: tuple[Best, ...]
+    last_checkpoint: Path | None
+    seconds: float
+
+
+class Reporter:
+    """Base of all reporters: every method does nothing unless overridden.
+
+    `close` is called once however the run ends; the others in the order of the run.
+    """
+
+    def on_start(self, run: RunStart) -> None:
+        """The run is built and checked; the first evaluation follows."""
+
+    def on_iteration(self, step: Iteration) -> None:
+        """`Setup.log_interval` more training steps are done."""
+
+    def on_evaluation(self, result: Evaluated) -> None:
+        """A split was evaluated."""
+
+    def on_measurement(self, result: Measured) -> None:
+        """An entry of `Evaluations` has its figures of the pass that was just evaluated."""
+
+    def on_end(self, end: RunEnd) -> None:
+        """The last epoch is done and everything is saved."""
+
+    def close(self) -> None:
+        """Release what is held: files, threads, servers."""

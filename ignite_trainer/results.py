@@ -1,0 +1,130 @@
+"""The folder of a run, and what was true of the machine when it ran."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.protocol import Protocol
+
+_RECORDED_PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "numpy",
+    "pytorch-ignite",
+    "open_clip_torch",
+    "soundfile",
+)
+
+
+def root_of(protocol: Protocol) -> Path:
+    """Root of all results."""
+    return Path(protocol.setup.saved_models_path).expanduser()
+
+
+def check_writable(root: Path) -> None:
+    """Raise a ProtocolError unless results can be written under `root`; made if it is absent."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return
+    except OSError as error:
+        raise ProtocolError(
+            f'Setup.saved_models_path is "{root}", where nothing can be written ({error.strerror}); '
+            "choose another folder with -M."
+        ) from error
+
+
+def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
+    """Make `<saved_models_path>/<name>/<time>[_<suffix>][_fold-<fold>]_seed-<seed>`, new for every run."""
+    parts = [
+        datetime.now().strftime("%Y%m%d-%H%M%S"),  # local time is what people look for
+        protocol.setup.suffix,
+        _fold_part(protocol),
+        f"seed-{seed}",
+    ]
+    name = slug("_".join(part for part in parts if part))
+    parent = root_of(protocol) / slug(protocol.setup.name)
+    for attempt in range(1, 1000):
+        folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # another run of the same second
+            continue
+        return folder
+    raise ProtocolError(f"{parent / name} and 999 more like it are taken; choose another Setup.suffix.")
+
+
+def slug(text: str) -> str:
+    """A folder name: what a file system may not take becomes a hyphen."""
+    return re.sub(r"[^\w.\-]+", "-", text).strip(".-") or "run"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, in UTF-8."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
+    """Versions, machine, seed and source revision, as JSON types."""
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "seed": seed,
+        "device": str(device),
+        "accelerator": accelerator,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _RECORDED_PACKAGES},
+        "revision": _revision(),
+    }
+
+
+def _fold_part(protocol: Protocol) -> str | None:
+    """The held-out fold of cross-validation, so that folds never share a folder's name."""
+    fold = protocol.dataset.args.get("fold")
+    if fold is None:
+        return None
+    return "fold-" + "-".join(str(number) for number in (fold if isinstance(fold, list) else [fold]))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """Commit of the source, with "+changes" if the tree differs from it; None outside a repository."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,206 @@
+"""`table.md` in the root of all results: every result found there, as the paper's table.
+
+A row is a model and its initial weights, a column a data set and how it was used; a cell has the mean over
+the runs after their last epoch, and what was published beside it. Below is what it takes to believe a cell.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock
+
+from ignite_trainer import markdown
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.record import FILE_NAME, RunRecord, identity
+from ignite_trainer.reporters.wording import readable
+from ignite_trainer.results import write_json, write_text
+from ignite_trainer.spread import Spread
+from ignite_trainer.table_entries import HASH_DIGITS, Entry, Found, make_entries
+
+_REPORT = "report.md"
+_PATIENCE_SECONDS = 60  # another process is done in much less
+_RUN_HEADER = ("run", "fold", "seed", "last", "best (epoch)", "last checkpoint, sha256", "source revision")
+
+
+def update(root: Path) -> None:
+    """Write `table.md` and `table.json` anew; what hinders that is logged, since no run should fail by it."""
+    try:
+        with FileLock(root / ".table.lock", timeout=_PATIENCE_SECONDS):
+            found, unreadable = read_results(root)
+            entries = make_entries(found)
+            write_json(root / "table.json", to_json(entries, unreadable))
+            write_text(root / "table.md", to_markdown(entries, unreadable))
+    except OSError as error:
+        logging.getLogger(__name__).warning("The table of results in %s is not written: %s", root, error)
+
+
+def read_results(root: Path) -> tuple[list[Found], list[str]]:
+    """Read every result under the root.
+
+    Returns:
+        The results, and the paths of those that cannot be read; relative to the root, in order.
+    """
+    found, unreadable = [], []
+    for path in sorted(_result_files(root)):
+        folder = path.parent.relative_to(root).as_posix()
+        try:
+            found.append(
+                Found(
+                    folder=folder,
+                    record=RunRecord.read(path),
+                    identity=_identity(path.with_name("protocol.json")),
+                    has_report=path.with_name(_REPORT).exists(),
+                )
+            )
+        except ProtocolError:
+            unreadable.append(f"{folder}/{FILE_NAME}")
+    return found, unreadable
+
+
+def to_json(entries: Sequence[Entry], unreadable: Sequence[str]) -> dict[str, Any]:
+    """The table and what is below it, as JSON types."""
+    return {"cells": [_entry_json(entry) for entry in entries], "unreadable": list(unreadable)}
+
+
+def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
+    """The table, and below it for every cell what it takes to believe it."""
+    columns = sorted({entry.column for entry in entries})
+    cells = {(entry.row, entry.column): entry for entry in entries}
+    rows = []
+    for row in sorted({entry.row for entry in entries}):
+        texts = [_cell_texts(cells.get((row, column))) for column in columns]
+        rows.append([row, *(text for pair in texts for text in pair)])
+    header = ["model, initial weights", *(title for column in columns for title in (column, "published"))]
+    parts = [
+        "# Results",
+        markdown.table(header, rows),
+        *_remarks(entries),
+        *(_details(entry) for entry in entries),
+    ]
+    if unreadable:
+        files = "\n".join(f"- {markdown.inert(path)}" for path in unreadable)
+        parts.append(f"## Left out, since they cannot be read\n\n{files}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _remarks(entries: Sequence[Entry]) -> list[str]:
+    """A paragraph of what must be said for the table to be understood; none of an empty one."""
+    if not entries:
+        return []
+    said = ["Figures are those after the last epoch; shares are in per cent."]
+    if any(entry.last and entry.last.deviation is not None for entry in entries):
+        said.append(
+            "A mean is that of the folds, ± their sample standard deviation, with the seeds of each fold "
+            "averaged first; where all runs evaluated the same samples, it is that of the runs."
+        )
+    if any(entry.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
+        said.append(
+            "The fold that is held out also chooses the best epoch, so the last one is the honest figure."
+        )
+    if any(entry.newest.is_of_training_data for entry in entries):
+        said.append('"Training data" is what a model reached on samples it was trained on: no result.')
+    if any(entry.newest.published for entry in entries):
+        said.append(
+            "What was published stands beside ours only where data set, setting, metric and weights are "
+            "those it was published for, and nothing of the data set is left out."
+        )
+    return [" ".join(said)]
+
+
+def _identity(path: Path) -> Mapping[str, Any]:
+    """What a run computed, from its `protocol.json`; empty where that cannot be read, as after changes."""
+    try:
+        return identity(Protocol.model_validate_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _result_files(root: Path) -> Iterator[Path]:
+    """Results under the root; below one of them, and in hidden folders, there are none."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if FILE_NAME in names:
+            inner.clear()
+            yield Path(folder) / FILE_NAME
+
+
+def _cell_texts(entry: Entry | None) -> tuple[str, str]:
+    if entry is None:
+        return "", ""
+    figure = "not finite" if entry.last is None else _spread(entry.last, share=entry.is_share)
+    published = entry.published
+    if published is None:
+        return f"{figure} ({entry.extent})", ""
+    beside = f"{100 * published:.2f}" if entry.is_share else readable(published)
+    return f"{figure} ({entry.extent})", beside
+
+
+def _spread(spread: Spread, *, share: bool) -> str:
+    def write(value: float) -> str:
+        return f"{100 * value:.1f}" if share else readable(value)
+
+    return write(spread.mean) + ("" if spread.deviation is None else f" ± {write(spread.deviation)}")
+
+
+def _details(entry: Entry) -> str:
+    record, best = entry.newest, entry.best
+    weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in record.weights)
+    facts = {
+        "Protocol": f"{record.name}, variant {record.variant}",
+        "Epochs": str(record.epochs),
+        "Metric": record.metric or "none",
+        "Best epochs": _spread(best, share=entry.is_share) if best else "",
+        "Initial weights": weights or "random",
+    }
+    lines = "\n".join(f"- {name}: {markdown.inert(text)}" for name, text in facts.items() if text)
+    runs = markdown.table(_RUN_HEADER, [_run_cells(run) for run in entry.runs])
+    reports = [markdown.link(PurePosixPath(run.folder, _REPORT)) for run in entry.runs if run.has_report]
+    parts = [f"## {markdown.inert(f'{entry.row}: {entry.column}')}", lines, runs]
+    return "\n\n".join([*parts, *([f"Reports: {', '.join(reports)}"] if reports else [])])
+
+
+def _run_cells(run: Found) -> list[str]:
+    record = run.record
+    last, best = record.value(record.metric or "")
+    epoch = next((one.epoch for one in record.best if one.label == record.metric), None)
+    return [
+        run.folder,
+        ", ".join(map(str, record.held_out)),
+        str(record.seed),
+        "" if last is None else readable(last),
+        "" if best is None else f"{readable(best)} ({epoch})",
+        record.checkpoint.sha256[:HASH_DIGITS] if record.checkpoint else "",
+        record.revision or "",
+    ]
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    record = entry.newest
+    return {
+        "row": entry.row,
+        "column": entry.column,
+        "extent": entry.extent,
+        "last": entry.last._asdict() if entry.last else None,
+        "best": entry.best._asdict() if entry.best else None,
+        "published": entry.published,
+        **record.model_dump(
+            mode="json",
+            include={"model", "weights", "dataset", "setting", "variant", "metric", "name", "epochs"},
+        ),
+        "runs": [
+            {
+                "folder": run.folder,
+                **run.record.model_dump(
+                    mode="json",
+                    include={"held_out", "seed", "last", "best", "checkpoint", "revision", "finished"},
+                ),
+            }
+            for run in entry.runs
+        ],
+    }

@@ -1,0 +1,64 @@
+"""Samples one by one, with the transforms that run where they are loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ignite_trainer.batch import BatchTransform, rebuild
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.randomness import SampleRandom
+
+Step = tuple[int, int, Callable[..., Any]]
+"""Position of a field in the sample, position in the pipeline, transform."""
+
+
+class TransformedSamples(Dataset[Any]):
+    """A data set asked for by (epoch, index), with the steps that take one sample at a time."""
+
+    def __init__(self, dataset: Dataset[Any], steps: list[Step], seed: int) -> None:
+        self._dataset, self._steps, self._seed = dataset, steps, seed
+
+    def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
+        epoch, index = reference
+        sample = self._dataset[index]
+        if not isinstance(sample, tuple | list):
+            raise ProtocolError(
+                f"Dataset.class gives a {type(sample).__name__} as a sample; "
+                "it must give a (named) tuple of fields."
+            )
+        if not self._steps:
+            return index, sample
+        streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=[index])
+        fields = list(sample)
+        for field, position, transform in self._steps:
+            fields[field] = _transform_one(transform, fields[field], streams.stream(position))
+        return index, rebuild(sample, fields)
+
+
+def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRandom) -> Any:
+    if isinstance(transform, BatchTransform):
+        return transform(torch.as_tensor(value), streams)
+    with _global_seed(streams.seeds()[0]):
+        return transform(value)
+
+
+@contextlib.contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """Seed every global generator for a foreign transform, and put back their states after it."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

@@ -1,0 +1,66 @@
+"""What a data set or a model may say about itself, and what is assumed of one that says nothing.
+
+None of it is needed to train. Reports, tables and predictions are the better for it:
+
+    dataset.results_name   what results on it may be called; of part of a data set not the whole one's name
+    dataset.folds          the numbers of all its folds
+    dataset.held_out       the numbers of those held out
+    dataset.record(index)  which sample that is: a mapping of names to texts and numbers
+    model.weights_files    the files that its initial weights came from
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+_CHUNK = 2**20
+
+
+class WeightsFile(BaseModel):
+    """A file of weights, told apart from others by its content."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> WeightsFile:
+        """Read a file and hash it."""
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return cls(name=path.name, sha256=digest.hexdigest())
+
+
+def results_name(dataset: Any) -> str:
+    """Name the data set as results on it may: by itself, or else by its class."""
+    return str(getattr(dataset, "results_name", type(dataset).__name__))
+
+
+def folds(dataset: Any) -> tuple[int, ...]:
+    """List the numbers of all folds of the data set; empty if it has none."""
+    return tuple(getattr(dataset, "folds", ()))
+
+
+def held_out_folds(dataset: Any) -> tuple[int, ...]:
+    """List the numbers of the folds held out; empty if none is."""
+    return tuple(getattr(dataset, "held_out", ()))
+
+
+def record(dataset: Any, index: int) -> Mapping[str, str | int]:
+    """Say which sample is at `index`: its own record, or else the index."""
+    describe = getattr(dataset, "record", None)
+    return describe(index) if callable(describe) else {"sample": index}
+
+
+def weights_files(model: nn.Module) -> tuple[WeightsFile, ...]:
+    """Name and hash the files of the model's initial weights; empty if they are random or unknown."""
+    return tuple(WeightsFile.of(Path(path)) for path in getattr(model, "weights_files", ()))

@@ -1,0 +1,46 @@
+"""Mean and sample standard deviation of the figures of several runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """What several figures are on the average.
+
+    Attributes:
+        mean: arithmetic mean.
+        deviation: sample standard deviation, n - 1 in the denominator; None of a single figure.
+        n: how many figures there are.
+    """
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Average figures; None if there are none, or if one of them is missing."""
+        found = list(values)
+        present = [value for value in found if value is not None]
+        if not found or len(present) < len(found):
+            return None
+        deviation = statistics.stdev(present) if len(present) > 1 else None
+        return cls(statistics.fmean(present), deviation, len(present))
+
+    @classmethod
+    def over_folds(cls, values: Iterable[tuple[Hashable, float | None]]) -> Spread | None:
+        """Average figures, each given with what its run held out, so that every fold counts alike.
+
+        The seeds of a fold are averaged first; mean and deviation are those of the folds, and n is their
+        number. Where all runs held out the same, they are of the runs. None as in `of`.
+        """
+        folds: dict[Hashable, list[float | None]] = {}
+        for held_out, value in values:
+            folds.setdefault(held_out, []).append(value)
+        if len(folds) == 1:
+            return cls.of(*folds.values())
+        means = [cls.of(fold) for fold in folds.values()]
+        return cls.of(mean.mean if mean else None for mean in means)

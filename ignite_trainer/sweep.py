@@ -1,0 +1,226 @@
+"""A sweep: one run for every combination of the values in a protocol's `Sweep`, carried on where it stopped.
+
+```text
+<saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix where the fold is swept: it names one
+    sweep.json              protocol, seed, and which run has which values
+    fold-1/ fold-2/ ...     the runs; one that was not finished is kept as fold-2_unfinished-1,
+                            with error.txt where it ended by an error that nobody foresaw
+    summary.json sweep.md   written anew after every run
+    predictions.csv         of all folds, once they are there, and pictures of them
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import secrets
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ignite_trainer import experiment, results, sweep_summary
+from ignite_trainer.combinations import Combination, combinations, is_fold
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.predictions import Predictions
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.record import FILE_NAME, RunRecord, purpose
+from ignite_trainer.report import prediction_sections
+from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.sweep_groups import varies_fold_alone
+from ignite_trainer.sweep_summary import Pooled, Summary
+
+# Under older filelocks the loader processes inherit the lock, and outlive a killed run by some seconds.
+_PATIENCE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep that was checked and can be carried out: its runs, and the folder that they lie in."""
+
+    protocol: Protocol
+    runs: tuple[Combination, ...]
+    folder: Path
+
+
+def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Plan:
+    """Check all runs of a sweep; nothing is written.
+
+    Args:
+        protocol: a validated protocol that has a `Sweep`.
+        trusted: packages whose classes it may name besides the usual ones.
+        source: the file it was read from, for messages.
+
+    Raises:
+        ProtocolError: with every problem of every run, each once.
+    """
+    runs = combinations(protocol, trusted=trusted, source=source)
+    suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
+    name = results.slug("_".join(filter(None, ["sweep", suffix, purpose(protocol)])))
+    folder = results.root_of(protocol) / results.slug(protocol.setup.name) / name
+    return Plan(protocol=protocol, runs=runs, folder=folder)
+
+
+def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
+    """Carry out the runs that are not finished yet, one after the other; a run that fails stops no other.
+
+    Raises:
+        ProtocolError: another process is at it, or its folder cannot be used.
+    """
+    results.check_writable(results.root_of(plan.protocol))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(plan.folder):
+        seed = _seed(plan)
+        records = {run.name: record for run in plan.runs if (record := _finished(plan.folder / run.name))}
+        if records:
+            show(f"{len(records)} of {len(plan.runs)} runs are finished, and skipped: {', '.join(records)}")
+        failures: dict[str, str] = {}
+        for number, run in enumerate(plan.runs, start=1):
+            if run.name in records:
+                continue
+            show(f"Run {number} of {len(plan.runs)}: {run.name}")
+            _set_aside(plan.folder / run.name)
+            reached = _attempt(run, plan.folder / run.name, seed=seed, trusted=trusted)
+            if isinstance(reached, RunRecord):
+                records[run.name] = reached
+            else:
+                print(f"error: {run.name}: {reached}", file=sys.stderr)
+                failures[run.name] = reached
+            gc.collect()  # engines and handlers refer to each other, and to the model
+            _write_summary(plan, records, failures)
+        summary = _write_summary(plan, records, failures)
+    _show_summary(summary, plan.folder / "sweep.md")
+    return summary
+
+
+def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str]) -> RunRecord | str:
+    """Carry out a run; what it reached, or why it failed."""
+    setup = run.protocol.setup
+    if setup.seed is None:
+        setup = setup.model_copy(update={"seed": seed})
+    protocol = run.protocol.model_copy(update={"setup": setup})
+    try:
+        return experiment.run(protocol, trusted=trusted, folder=folder).record
+    except (RunFailed, ProtocolError) as error:
+        return str(error)
+    except KeyboardInterrupt:
+        show("The sweep is stopped; the same command goes on with it.")
+        raise
+    except Exception as error:  # of a layer, of the device's memory: the other runs may well go through
+        path = folder / "error.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        results.write_text(path, traceback.format_exc())
+        return f"{type(error).__name__}: {error} (where it was raised: {path})"
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    try:
+        with FileLock(folder / "sweep.lock", timeout=_PATIENCE_SECONDS):
+            yield
+    except Timeout:
+        raise ProtocolError(
+            f"Another process carries out the sweep in {folder}; wait until it ends, or end it."
+        ) from None
+
+
+def _seed(plan: Plan) -> int:
+    """The seed of the runs that have none of their own: drawn the first time, and then kept."""
+    path = plan.folder / "sweep.json"
+    if path.exists():
+        try:
+            return int(json.loads(path.read_text(encoding="utf-8"))["seed"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ProtocolError(
+                f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
+                "rename the folder and begin anew."
+            ) from error
+    seed = plan.protocol.setup.seed
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    content = {
+        "protocol": plan.protocol.to_json(),
+        "seed": seed,
+        "keys": list(plan.runs[0].values),
+        "runs": {run.name: run.values for run in plan.runs},
+    }
+    results.write_json(path, content)
+    return seed
+
+
+def _finished(folder: Path) -> RunRecord | None:
+    """What the run in this folder reached; None unless it is finished."""
+    try:
+        return RunRecord.read(folder / FILE_NAME)
+    except ProtocolError:
+        return None
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename what is left of a run that was stopped: nothing that was computed is lost."""
+    if not folder.exists():
+        return
+    names = (folder.with_name(f"{folder.name}_unfinished-{number}") for number in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
+    folder.rename(kept)
+    show(f"{folder.name} was not finished; what it left is kept as {kept.name}, and it is done again.")
+
+
+def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mapping[str, str]) -> Summary:
+    summary = Summary(name=plan.protocol.setup.name, runs=plan.runs, records=records, failures=failures)
+    predictions = _pool(plan, summary)
+    if predictions is not None:
+        (group,) = summary.groups
+        pooled = Pooled(
+            held_out=len(group.held_out),
+            folds=len(group.folds),
+            samples=len(predictions),
+            accuracy=None if predictions.multilabel else float(predictions.correct.mean()),
+        )
+        summary = replace(summary, pooled=pooled)
+    text, path = sweep_summary.to_markdown(summary), plan.folder / "predictions.csv"
+    if predictions is not None:
+        predictions.write_csv(path)
+        text += "\n" + prediction_sections(predictions, plan.folder)
+    else:
+        path.unlink(missing_ok=True)  # of an earlier call, with other runs
+    results.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
+    results.write_text(plan.folder / "sweep.md", text)
+    return summary
+
+
+def _pool(plan: Plan, summary: Summary) -> Predictions | None:
+    """The predictions of all runs; None until all are there, or where they are not of separate folds."""
+    records = summary.records
+    if summary.missing or not varies_fold_alone(plan.runs) or any(group.no_mean for group in summary.groups):
+        return None
+    folds = [fold for record in records.values() for fold in record.held_out]
+    if not all(record.held_out for record in records.values()) or len(set(folds)) < len(folds):
+        return None
+    paths = {run.name: plan.folder / run.name / "predictions.csv" for run in plan.runs}
+    if not all(path.exists() for path in paths.values()):
+        return None
+    return Predictions.pooled(
+        [Predictions.read_csv(path, multilabel=records[name].multilabel) for name, path in paths.items()]
+    )
+
+
+def _show_summary(summary: Summary, path: Path) -> None:
+    header, runs, means = sweep_summary.to_cells(summary)
+    table = make_table(f"Sweep of {summary.name}")
+    for number, title in enumerate(header):
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
+    for row in runs:
+        add_row(table, *row)
+    table.add_section()
+    for row in means:
+        add_row(table, *row)
+    show(table)
+    for remark in sweep_summary.remarks(summary):
+        show(remark)
+    show(str(path))

@@ -1,0 +1,239 @@
+"""Which results make one cell of the table of all results, and what the rows of it are called."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import JsonValue as Json
+
+from ignite_trainer.record import RunRecord
+from ignite_trainer.spread import Spread
+from ignite_trainer.validation import json_path
+
+HASH_DIGITS = 12
+_NAMED_KEYS = 3  # that tell a row from others; more are not read
+_LONGEST_VALUE = 40  # characters
+
+HeldOut = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A finished run.
+
+    Attributes:
+        folder: its own, relative to the root of results.
+        record: what it reached.
+        identity: what it computed, as `record.identity` says; empty where that cannot be read.
+        has_report: whether there is a `report.md`.
+    """
+
+    folder: str
+    record: RunRecord
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    has_report: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Runs that differ at most in fold and seed: one cell.
+
+    Attributes:
+        runs: by fold and seed; of equal ones the latest.
+        row: model and weights, and what else tells its row from others.
+        column: data set and setting.
+    """
+
+    runs: tuple[Found, ...]
+    row: str
+    column: str
+
+    @property
+    def newest(self) -> RunRecord:
+        """The run that was finished last."""
+        return max(self.runs, key=lambda run: run.record.finished).record
+
+    @property
+    def last(self) -> Spread | None:
+        """The metric after the last epoch."""
+        return Spread.over_folds((run.record.held_out, _values(run.record)[0]) for run in self.runs)
+
+    @property
+    def best(self) -> Spread | None:
+        """The metric at the epoch that is best on what is held out."""
+        return Spread.over_folds((run.record.held_out, _values(run.record)[1]) for run in self.runs)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is a share of 1, which is shown in per cent."""
+        return self.newest.share
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every sample was evaluated by a model that was not trained on it."""
+        if self.newest.is_of_training_data:
+            return False
+        held_out = self._held_out
+        return not held_out or held_out == {fold for run in self.runs for fold in run.record.folds}
+
+    @property
+    def extent(self) -> str:
+        """What was evaluated: "5 of 5 folds", "fold 1 of 5", "whole set", "training data"."""
+        held_out = sorted(self._held_out)
+        folds = {fold for run in self.runs for fold in run.record.folds}
+        seeds = len({run.record.seed for run in self.runs})
+        if not held_out:
+            what = "training data" if self.newest.is_of_training_data else "whole set"
+        elif len(held_out) == 1:
+            what = f"fold {held_out[0]} of {len(folds)}"
+        else:
+            what = f"{len(held_out)} of {len(folds)} folds"
+        said = [what, *([f"{seeds} seeds"] if seeds > 1 else [])]
+        return ", ".join([*said, *([f"{len(self.runs)} runs"] if seeds > 1 and len(held_out) > 1 else [])])
+
+    @property
+    def published(self) -> float | None:
+        """The figure published for this data set, setting and metric, and one of these weights.
+
+        None unless what was evaluated is the whole data set.
+        """
+        record = self.newest
+        ours = {weights.sha256 for weights in record.weights}
+        figures = (
+            one.value
+            for one in record.published
+            if (one.dataset, one.setting, one.metric or record.metric)
+            == (record.dataset, record.setting, record.metric)
+            and one.weights in ours
+        )
+        return next(figures, None) if self.is_whole else None
+
+    @property
+    def _held_out(self) -> set[int]:
+        return {fold for run in self.runs for fold in run.record.held_out}
+
+
+def make_entries(found: Iterable[Found]) -> list[Entry]:
+    """Put results together in cells, ordered by row and column."""
+    latest: dict[tuple[Any, ...], Found] = {}
+    for run in sorted(found, key=lambda run: (run.record.finished, run.folder)):
+        record = run.record
+        if record.metric is not None and record.listed:
+            latest[(_cell(record), _kind(record), record.held_out, record.seed)] = run
+    cells: dict[tuple[Any, ...], dict[tuple[str, ...], list[Found]]] = defaultdict(dict)
+    for (cell, kind, *_), run in latest.items():
+        cells[cell].setdefault(kind, []).append(run)
+    labels = _weights_labels([run.record for run in latest.values()])
+    entries = []
+    for kinds in cells.values():
+        variants = _variant_labels([runs[-1] for runs in kinds.values()])
+        named = {kind: (variants[kind[0]], *kind[1:]) for kind in kinds}
+        for kind, runs in kinds.items():
+            record = runs[0].record
+            row = [record.model, labels[_hashes(record)], *_differing(named[kind], named.values())]
+            column = f"{record.dataset}, {record.setting}"
+            apart = _apart(run.record.held_out for run in runs)
+            for sets in apart:
+                members = [run for run in runs if run.record.held_out in sets]
+                ordered = sorted(members, key=lambda run: (run.record.held_out, run.record.seed))
+                which = [f"held out {' and '.join(map(_joined, sets))}"] if len(apart) > 1 else []
+                entries.append(Entry(runs=tuple(ordered), row=", ".join([*row, *which]), column=column))
+    return sorted(entries, key=lambda entry: (entry.row, entry.column))
+
+
+def _values(record: RunRecord) -> tuple[float | None, float | None]:
+    return record.value(record.metric or "")
+
+
+def _cell(record: RunRecord) -> tuple[Any, ...]:
+    return record.model, _hashes(record), record.dataset, record.setting
+
+
+def _kind(record: RunRecord) -> tuple[str, str, str]:
+    """What makes several cells of one, each in a row of its own; the variant is given a name later."""
+    if record.is_of_training_data:
+        extent = "training data"
+    elif not record.held_out:
+        extent = "whole set"
+    else:
+        extent = "folds" if len(record.held_out) == 1 else f"{len(record.held_out)} folds a run"
+    return record.variant, str(record.metric), extent
+
+
+def _differing(kind: tuple[str, ...], kinds: Iterable[tuple[str, ...]]) -> list[str]:
+    """What of a kind is not the same for all."""
+    return [one for one, *all_of_it in zip(kind, *kinds, strict=True) if len(set(all_of_it)) > 1]
+
+
+def _apart(held_out: Iterable[HeldOut]) -> list[list[HeldOut]]:
+    """Put what runs held out into groups in which no two overlap, so that each may be averaged."""
+    groups: list[list[HeldOut]] = []
+    for one in sorted(set(held_out)):
+        free = (group for group in groups if not any(set(one) & set(other) for other in group))
+        group = next(free, None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return groups
+
+
+def _joined(folds: HeldOut) -> str:
+    return "+".join(map(str, folds))
+
+
+def _hashes(record: RunRecord) -> tuple[str, ...]:
+    return tuple(weights.sha256 for weights in record.weights)
+
+
+def _weights_labels(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
+    """What weights are called: by the names of their files, with hashes where several have these names."""
+    names = {_hashes(record): " + ".join(file.name for file in record.weights) for record in records}
+    taken = list(names.values())
+    return {
+        hashes: name
+        if taken.count(name) == 1
+        else f"{name} ({' + '.join(sha256[:HASH_DIGITS] for sha256 in hashes)})"
+        for hashes, name in names.items()
+    } | {(): "random weights"}
+
+
+def _variant_labels(runs: Iterable[Found]) -> dict[str, str]:
+    """What variants are called: by the keys in which they differ, by their digest where these do not do."""
+    keys = {run.record.variant: dict(_flat(dict(run.identity))) for run in runs}
+    every = sorted({key for values in keys.values() for key in values})
+    differing = [key for key in every if len({_text(values, key) for values in keys.values()}) > 1]
+    shown = differing[:_NAMED_KEYS]
+    labels = {
+        variant: ", ".join([f"{key} {_text(values, key)}" for key in shown])
+        for variant, values in keys.items()
+    }
+    taken = list(labels.values())
+    if not all(keys.values()):
+        return {variant: f"variant {variant}" for variant in keys}
+    if len(differing) > len(shown):
+        return {variant: f"{label}, ... (variant {variant})" for variant, label in labels.items()}
+    return {
+        variant: label if label and taken.count(label) == 1 else f"variant {variant}"
+        for variant, label in labels.items()
+    }
+
+
+def _flat(value: Json, location: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Json]]:
+    """The values at the ends of JSON, by their paths; what is empty has none."""
+    if isinstance(value, dict | list):
+        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flat(inner, (*location, step))
+    else:
+        yield json_path(location), value
+
+
+def _text(values: Mapping[str, Json], key: str) -> str:
+    if key not in values:
+        return "absent"
+    text = json.dumps(values[key], ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

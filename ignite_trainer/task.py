@@ -1,0 +1,57 @@
+"""The contract between the trainer and research code: what a step computes from a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class StepOutput(NamedTuple):
+    """What one step of a task gives the trainer.
+
+    Attributes:
+        y_pred: scores, `[B, K]`, as ignite's metrics take them.
+        y: targets, int64 `[B]`, or 0/1 `[B, K]` where a sample can have several labels.
+        loss: scalar to minimise; None in evaluation if the task has no such figure.
+        features: embeddings `[B, D]`, L2-normalised, by what they are of; for evaluations that compare them.
+    """
+
+    y_pred: Tensor
+    y: Tensor
+    loss: Tensor | None = None
+    features: Mapping[str, Tensor] | None = None
+
+
+class Task(ABC):
+    """What a model is trained for.
+
+    A task sees the model and one batch at a time. A batch is the data set's sample type with every field
+    collated (see `ignite_trainer.data`), already augmented and on the model's device.
+
+    Attributes:
+        class_names: of the columns of the scores in evaluation, for reports; empty: they go by number.
+        takes_unequal_lengths: whether evaluation steps take samples of unequal length, as a `PaddedBatch`.
+            Where they do not, transforms have to make them equally long.
+        gives_features: whether evaluation steps give the features of their samples.
+    """
+
+    class_names: Sequence[str] = ()
+    takes_unequal_lengths: bool = False
+    gives_features: bool = False
+
+    def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
+        """Look at the model and both splits once, before the first step; raise on what cannot work."""
+
+    def start_evaluation(self, model: nn.Module) -> None:  # noqa: B027
+        """Compute what every evaluation step of one pass shares, such as class embeddings."""
+
+    @abstractmethod
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return the loss, with gradient, and what metrics by iteration are computed from."""
+
+    @abstractmethod
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return scores and targets; called in eval mode without gradient."""

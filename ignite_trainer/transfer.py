@@ -1,0 +1,75 @@
+"""The way of a batch to the device, beside the step that runs there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ignite_trainer.batch import PaddedBatch, rebuild
+
+
+class Sent(NamedTuple):
+    """A batch on its way."""
+
+    sample: Any
+    arrival: torch.cuda.Event | None
+
+
+class Transfer:
+    """Sends batches to a device: to CUDA from pinned memory, on a stream of its own.
+
+    ```text
+    thread:  with transfer.beside():  send(sample)
+    step:                                            receive(sent)
+    ```
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Let what this thread does on the device run beside the steps."""
+        if self._stream is None:
+            yield
+        else:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                yield
+
+    def send(self, sample: Any) -> Sent:
+        """Start to send a collated sample, without waiting for it."""
+        fields = [on_tensor(field, self._to_device) for field in sample]
+        arrival = self._stream.record_event() if self._stream else None
+        return Sent(rebuild(sample, fields), arrival)
+
+    def receive(self, sent: Sent) -> Any:
+        """Return the sample; steps that use it wait, on the device, until it is there."""
+        if sent.arrival is not None:
+            steps = torch.cuda.current_stream(self._device)
+            steps.wait_event(sent.arrival)
+            for field in sent.sample:
+                on_tensor(field, lambda tensor: _used_on(tensor, steps))
+        return sent.sample
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self._stream is not None and not tensor.is_cuda:
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+
+def _used_on(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+    """Keep the tensor's memory from the sending stream until this one has used it."""
+    tensor.record_stream(stream)
+    return tensor
+
+
+def on_tensor(field: Any, apply: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensor that a field holds, if any; lengths stay on the CPU."""
+    if isinstance(field, PaddedBatch):
+        return field._replace(values=apply(field.values))
+    return apply(field) if isinstance(field, Tensor) else field

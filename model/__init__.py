@@ -1,0 +1,1 @@
+"""The networks: AudioCLIP, its ESResNeXt audio tower, their losses, weights and inputs."""

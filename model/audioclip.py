@@ -1,0 +1,322 @@
+"""AudioCLIP: audio, images and text in one embedding space (arXiv 2106.13043)."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from model import embedding
+from model.clip import Text, build_clip, tokenize
+from model.esresnet.esresnext import AudioFeatures, ESResNeXt
+from model.losses import Positives, Reduction, pairwise_contrastive_loss
+from model.releases import find_pretrained
+from model.similarity import Features, Logits, scaled_similarity
+from model.weights import load_weights, read_state_dict, without_prefix
+
+
+class AudioCLIP(nn.Module):
+    """Three towers with one embedding space, and a similarity scale for each pair of them.
+
+    Image and text towers are OpenAI's CLIP (RN50 by default, with QuickGELU), the audio tower is
+    ESResNeXt-fbsp. State-dict names are those of the released checkpoints.
+
+    Like any module it is in train mode once built; `from_pretrained` returns it in eval mode.
+
+    Args:
+        embed_dim: dimension D of the embedding space.
+        image_resolution: height and width of images, pixels.
+        vision_layers: blocks of each stage of a ResNet; the number of layers of a vision transformer.
+        vision_width: channels of the first stage; width of a vision transformer.
+        vision_patch_size: of a vision transformer, pixels; None makes a ResNet.
+        context_length: tokens of a text, start and end included.
+        vocab_size: tokens known; CLIP's tokenizer has 49408.
+        transformer_width: of the text tower.
+        transformer_heads: of the text tower.
+        transformer_layers: of the text tower.
+        n_fft, hop_length, win_length, window, normalized, onesided, spec_height, spec_width,
+        apply_attention: of the audio tower, see `ESResNeXt`.
+        multilabel: whether samples carry several labels. The network is the same; tasks read it to choose
+            between softmax and independent scores.
+        pretrained: False: random weights. A path, or the name of a released file: those weights, all of
+            them. True: CLIP.pt for image and text and ESRNXFBSP.pt for audio, from `assets`.
+        spectrum: of the audio tower, "fbsp" or "stft".
+        assets: folder of the released weights; None: the repository's `assets/`.
+
+    Attributes:
+        weights_files: the files that the initial weights were read from; none if they are random.
+
+    Raises:
+        ValueError: arguments that do not fit together.
+        WeightsError: the weights are not there or do not fit.
+    """
+
+    visual: nn.Module
+    transformer: nn.Module
+    token_embedding: nn.Embedding
+    ln_final: nn.LayerNorm
+    positional_embedding: nn.Parameter
+    text_projection: nn.Parameter
+    logit_scale: nn.Parameter
+    attn_mask: Tensor
+
+    def __init__(
+        self,
+        embed_dim: int = 1024,
+        image_resolution: int = 224,
+        vision_layers: Sequence[int] | int = (3, 4, 6, 3),
+        vision_width: int = 64,
+        vision_patch_size: int | None = None,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        transformer_width: int = 512,
+        transformer_heads: int = 8,
+        transformer_layers: int = 12,
+        n_fft: int = 2048,
+        hop_length: int | None = 561,
+        win_length: int | None = 1654,
+        window: str | None = "blackmanharris",
+        normalized: bool = True,
+        onesided: bool = True,
+        spec_height: int = -1,
+        spec_width: int = -1,
+        apply_attention: bool = True,
+        multilabel: bool = True,
+        pretrained: bool | str | Path = True,
+        *,
+        spectrum: Literal["fbsp", "stft"] = "fbsp",
+        assets: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        files = find_pretrained(pretrained, together=("CLIP", "ESRNXFBSP"), assets=assets)
+        self.weights_files = files
+        self.multilabel = multilabel
+        self.context_length = context_length
+        self.image_resolution = image_resolution
+        self._adopt_clip(
+            build_clip(
+                embed_dim,
+                image_resolution=image_resolution,
+                vision_layers=vision_layers,
+                vision_width=vision_width,
+                vision_patch_size=vision_patch_size,
+                context_length=context_length,
+                vocab_size=vocab_size,
+                transformer_width=transformer_width,
+                transformer_heads=transformer_heads,
+                transformer_layers=transformer_layers,
+            )
+        )
+        self.audio = ESResNeXt(
+            n_fft=n_fft,
+            hop_length=hop_length,
+            win_length=win_length,
+            window=window,
+            normalized=normalized,
+            onesided=onesided,
+            spec_height=spec_height,
+            spec_width=spec_width,
+            num_classes=embed_dim,
+            apply_attention=apply_attention,
+            pretrained=False,
+            spectrum=spectrum,
+        )
+        self.logit_scale_ai = nn.Parameter(torch.tensor(math.log(100.0)))
+        self.logit_scale_at = nn.Parameter(torch.tensor(math.log(100.0)))
+        self._load(files)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: torch.device | str | None = None, **constructor_args: Any
+    ) -> "AudioCLIP":
+        """Build a model for inference: weights loaded, in eval mode.
+
+        Args:
+            source: a path, or a released name such as "AudioCLIP-Full-Training".
+            device: where to put it; None: the CPU.
+            constructor_args: those of the class, without `pretrained`.
+        """
+        return cls(pretrained=source, **constructor_args).to(device).eval()
+
+    def _adopt_clip(self, clip: nn.Module) -> None:
+        """Take over the children and parameters of open_clip's CLIP under their own names."""
+        for name, child in clip.named_children():  # visual, transformer, token_embedding, ln_final
+            self.add_module(name, child)
+        for name, parameter in clip.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)  # positional_embedding, text_projection, logit_scale
+        self.register_buffer("attn_mask", clip.get_buffer("attn_mask"), persistent=False)
+
+    def _load(self, files: tuple[Path, ...]) -> None:
+        """Load one file for all towers, or one for CLIP's and one for the audio tower."""
+        if len(files) == 1:
+            load_weights(self, read_state_dict(files[0]), source=files[0])
+        elif files:
+            clip, audio = files
+            not_in_clip = (r"audio\..*", "logit_scale_a[it]")
+            load_weights(self, read_state_dict(clip), source=clip, allow_missing=not_in_clip)
+            audio_state = without_prefix(read_state_dict(audio), "audio.")
+            # Its head has the 527 classes of AudioSet, ours the D dimensions of the embedding.
+            load_weights(self.audio, audio_state, source=audio, allow_missing=(r"fc\..*",))
+
+    embed_audio = embedding.embed_audio
+    embed_image = embedding.embed_image
+    embed_text = embedding.embed_text
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.logit_scale_at.device
+
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether no parameter of the text tower is trained, so that a text has the same features always."""
+        modules = (self.transformer, self.token_embedding, self.ln_final)
+        parameters = [self.positional_embedding, self.text_projection]
+        parameters += [parameter for module in modules for parameter in module.parameters()]
+        return not any(parameter.requires_grad for parameter in parameters)
+
+    def encode_audio(self, audio: Tensor) -> Tensor:
+        """Embed audio clips.
+
+        Args:
+            audio: `[B, C, T]`, 16-bit units (about -32768..32767), 44.1 kHz.
+
+        Returns:
+            `[B, D]` features, not normalised.
+
+        Raises:
+            ValueError: the input has not three dimensions; in eval mode also: it looks like audio in
+                [-1, 1].
+        """
+        return self.encode_audio_with_penalty(audio).features
+
+    def encode_audio_with_penalty(self, audio: Tensor) -> AudioFeatures:
+        """Embed audio clips, and compute the wavelet-norm penalty that belongs to the loss."""
+        return self.audio.forward_with_penalty(audio)
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            image: `[B, 3, image_resolution, image_resolution]`, normalised as CLIP's (see image_input.py).
+
+        Returns:
+            `[B, D]` features, not normalised.
+        """
+        visual = cast(Any, self.visual)
+        features: Tensor = visual(image.to(visual.conv1.weight.dtype))
+        return features
+
+    def encode_text(
+        self, text: Text, base_str: str = "{}", batch_indices: Sequence[int] | Tensor | None = None
+    ) -> Tensor:
+        """Embed texts.
+
+        Args:
+            text: entries; the labels of a list are joined with ", ".
+            base_str: template, `{}` stands for the entry.
+            batch_indices: which entries to encode, in this order; None: all.
+
+        Returns:
+            `[B, D]` features, not normalised.
+
+        Raises:
+            ValueError: a text is too long, or the template lacks its `{}`.
+        """
+        if batch_indices is not None:
+            text = [text[int(index)] for index in batch_indices]
+        tokens = self.tokenize(text, base_str).to(self.device)  # [B, L]
+        with record_function("step/text tower"):
+            x = self.token_embedding(tokens) + self.positional_embedding  # [B, L, width]
+            x = self.ln_final(self.transformer(x, attn_mask=self.attn_mask))
+            end = tokens.argmax(dim=-1)  # the end token has the highest number
+            features: Tensor = x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+        return features
+
+    def compile_towers(self) -> None:
+        """Have the audio and the image tower compiled when they are called, for fixed shapes; names stay.
+
+        The text tower is left: while it is frozen, a text goes through it once in a run.
+        """
+        self.audio.compile_towers()
+        self.visual.compile(dynamic=False)
+
+    def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
+        """Turn texts into tokens for this model's context length; see `model.clip.tokenize`."""
+        return tokenize(text, base_str, context_length=self.context_length)
+
+    def forward(
+        self,
+        audio: Tensor | None = None,
+        image: Tensor | None = None,
+        text: Text | None = None,
+        batch_indices: Sequence[int] | Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> tuple[tuple[Features, Logits], Tensor | None]:
+        """Embed what is given, compare all pairs and compute the published loss.
+
+        Args:
+            audio: as for `encode_audio`.
+            image: as for `encode_image`.
+            text: as for `encode_text`.
+            batch_indices: the entries of `text` that belong to this batch; None: all.
+            sample_weight: `[B]`, see `model.losses.sample_weights`.
+
+        Returns:
+            `((audio, image, text features), (audio-image, audio-text, image-text logits)), loss`; None for
+            what was not given, and for the loss of a single modality.
+
+        Raises:
+            ValueError: as the encoders, or the modalities have different numbers of items.
+        """
+        audio_features = image_features = text_features = penalty = None
+        if audio is not None:
+            audio_features, penalty = self.encode_audio_with_penalty(audio)
+            audio_features = F.normalize(audio_features, dim=-1)
+        if image is not None:
+            image_features = F.normalize(self.encode_image(image), dim=-1)
+        if text is not None:
+            text_features = F.normalize(self.encode_text(text, batch_indices=batch_indices), dim=-1)
+        features = Features(audio_features, image_features, text_features)
+        logits = self.logits(*features)
+        return (features, logits), self.loss(logits, penalty=penalty, sample_weight=sample_weight)
+
+    def logits(
+        self,
+        audio_features: Tensor | None = None,
+        image_features: Tensor | None = None,
+        text_features: Tensor | None = None,
+    ) -> Logits:
+        """Compare normalised features `[B, D]` of the modalities given, pair by pair, scaled."""
+        return Logits(
+            audio_image=scaled_similarity(self.logit_scale_ai, audio_features, image_features),
+            audio_text=scaled_similarity(self.logit_scale_at, audio_features, text_features),
+            image_text=scaled_similarity(self.logit_scale, image_features, text_features),
+        )
+
+    def loss(
+        self,
+        logits: Logits,
+        *,
+        penalty: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        positives: Positives = "diagonal",
+        label_ids: Tensor | None = None,
+        reduction: Reduction = "factorial",
+    ) -> Tensor | None:
+        """Compute the contrastive loss plus the penalty; None if no pair of modalities is there.
+
+        Options as for `model.losses.pairwise_contrastive_loss`; the defaults are the published ones.
+        """
+        pairs = [pair for pair in logits if pair is not None]
+        if not pairs:
+            return None
+        loss = pairwise_contrastive_loss(
+            pairs, sample_weight=sample_weight, positives=positives, label_ids=label_ids, reduction=reduction
+        )
+        return loss if penalty is None else loss + penalty

@@ -1,0 +1,84 @@
+"""The time-frequency gates of ESResNeXt, one beside each stage of its backbone."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Gate(nn.Module):
+    """Look at a stage's input and decide, from 0 to 1, what of its output passes.
+
+    Adaptive max pool to the output's size, depthwise convolution, 1x1 convolution, batch norm, sigmoid
+    (arXiv 2004.07301 and 2104.11587; kernels along frequency and time alternate between stages).
+
+    Args:
+        in_channels: of the stage's input.
+        out_channels: of the stage's output.
+        kernel_size: (frequency, time) of the depthwise convolution, odd.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv_depth = nn.Conv2d(in_channels, in_channels, kernel_size, padding="same", groups=in_channels)
+        self.conv_point = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """Let pass what the gate lets pass.
+
+        Args:
+            x: the stage's input `[B, in_channels, H, W]`.
+            output: the stage's output `[B, out_channels, H', W']`, not larger than `x`.
+
+        Returns:
+            `output` times the gate, a number in (0, 1) for each of its elements.
+        """
+        size = tuple(output.shape[-2:])
+        if tuple(x.shape[-2:]) != size:  # pooling to the same size changes nothing, but takes its time
+            x = F.adaptive_max_pool2d(x, size)
+        gated: Tensor = _Gated.apply(output, self.bn(self.conv_point(self._depthwise(x))))
+        return gated
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        """Apply `conv_depth`, if it is along time alone row by row, with time as height.
+
+        On the CPU the weight gradient of depthwise kernels wider than 3, but not of higher ones, takes fifty
+        times as long as it should. In channels-last memory format the other view of `x` costs nothing.
+        """
+        conv = self.conv_depth
+        if conv.kernel_size[0] != 1 or x.device.type != "cpu":
+            convolved: Tensor = conv(x)
+            return convolved
+        rows = x.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(2)  # [B*H, W, 1, C]
+        rows = F.conv2d(
+            rows.permute(0, 3, 1, 2), conv.weight.mT, conv.bias, padding="same", groups=conv.groups
+        )  # [B*H, C, W, 1]
+        result: Tensor = rows.squeeze(3).unflatten(0, (x.shape[0], x.shape[2])).permute(0, 2, 1, 3)
+        return result
+
+
+class _Gated(torch.autograd.Function):
+    """`output * sigmoid(logits)`, the sigmoid and its gradient each in one buffer.
+
+    Buffers are what it costs: memory of this size goes back to the system at once, and comes back page by
+    page, which takes several times as long as the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, logits: Tensor) -> Tensor:
+        gate = torch.sigmoid(logits)
+        if not any(ctx.needs_input_grad):
+            return gate.mul_(output)
+        ctx.save_for_backward(output, gate)
+        return output * gate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        output, gate = ctx.saved_tensors
+        along_gate = gradient * output
+        torch.ops.aten.sigmoid_backward.grad_input(along_gate, gate, grad_input=along_gate)
+        return gradient * gate, along_gate

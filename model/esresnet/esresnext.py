@@ -1,0 +1,290 @@
+"""ESResNeXt: audio to features, as AudioCLIP's audio tower or alone as a classifier."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+from torchvision.models import resnext50_32x4d
+
+from model.esresnet import spectrogram
+from model.esresnet.attention import Gate
+from model.esresnet.fbsp import SplineWavelets
+from model.esresnet.folding import folded
+from model.esresnet.kept import Kept
+from model.releases import find_pretrained
+from model.weights import load_weights, read_state_dict, without_prefix
+
+
+class AudioFeatures(NamedTuple):
+    """What the audio tower returns in training."""
+
+    features: Tensor
+    """`[B, D]`, not normalised."""
+    penalty: Tensor
+    """Scalar to be added to the loss: the wavelet-norm penalty; 0 without learned wavelets."""
+
+
+class ESResNeXt(nn.Module):
+    """A (learned) spectrogram in three bands, and a ResNeXt-50 whose stages are gated.
+
+    Sources: arXiv 2004.07301 (ESResNet), 2104.11587 (fbsp). State-dict names are those of the released
+    checkpoints. Built with float64 as default dtype its window is exact; `.double()` afterwards keeps the
+    window as rounded to float32, which costs 2e-7.
+
+    Args:
+        n_fft: length of the transform, samples.
+        hop_length: samples between frames; None: a quarter of `win_length`.
+        win_length: samples of a frame; None: `n_fft`.
+        window: name of a scipy window (periodic); None: rectangular.
+        normalized: divide the spectrum by sqrt(n_fft).
+        onesided: False puts the flipped spectrum before the spectrum (of n_fft wavelets, if learned).
+        spec_height: resize each band to this height; -1 keeps it.
+        spec_width: resize to this number of frames; -1 keeps it.
+        num_classes: dimension D of the output.
+        apply_attention: gate the stages.
+        pretrained: False: random weights. A path, or the name of a released file: those weights. True:
+            the released ESRNXFBSP.pt from `assets`. Of that its 527 AudioSet classes are dropped where D
+            differs.
+        spectrum: "fbsp": learned wavelets, ESResNeXt-fbsp. "stft": the Fourier transform, ESResNeXt.
+        assets: folder of the released weights; None: the repository's `assets/`.
+
+    Raises:
+        ValueError: arguments that do not fit together.
+        WeightsError: the weights are not there or do not fit.
+    """
+
+    window: Tensor
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
+    relu: nn.ReLU
+    maxpool: nn.MaxPool2d
+    avgpool: nn.AdaptiveAvgPool2d
+    fc: nn.Linear
+
+    def __init__(
+        self,
+        n_fft: int = 2048,
+        hop_length: int | None = 561,
+        win_length: int | None = 1654,
+        window: str | None = "blackmanharris",
+        normalized: bool = True,
+        onesided: bool = True,
+        spec_height: int = -1,
+        spec_width: int = -1,
+        num_classes: int = 527,
+        apply_attention: bool = True,
+        pretrained: bool | str | Path = False,
+        *,
+        spectrum: Literal["fbsp", "stft"] = "fbsp",
+        assets: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        files = find_pretrained(pretrained, together=("ESRNXFBSP",), assets=assets)
+        win_length = n_fft if win_length is None else win_length
+        hop_length = win_length // 4 if hop_length is None else hop_length
+        _check_frames(n_fft=n_fft, hop_length=hop_length, win_length=win_length)
+        if spectrum not in ("fbsp", "stft"):
+            raise ValueError(f'spectrum is {spectrum!r}; "fbsp" and "stft" are allowed.')
+
+        self.weights_files = files
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.normalized = normalized
+        self.onesided = onesided
+        self.spec_height = spec_height
+        self.spec_width = spec_width
+        self.register_buffer("window", _window(window, win_length))
+        if spectrum == "fbsp":
+            bins = n_fft // 2 + 1 if onesided else n_fft
+            self.fbsp: SplineWavelets | None = SplineWavelets(bins, n_fft, normalized=normalized)
+        else:
+            self.fbsp = None
+
+        self._folded: Kept[ESResNeXt] = Kept()
+        backbone = resnext50_32x4d(weights=None, num_classes=num_classes)
+        for name, child in backbone.named_children():  # conv1 ... layer4, avgpool, fc
+            self.add_module(name, child)
+
+        self.apply_attention = apply_attention
+        if apply_attention:
+            self.att1 = Gate(64, 256, kernel_size=(3, 1))
+            self.att2 = Gate(256, 512, kernel_size=(1, 5))
+            self.att3 = Gate(512, 1024, kernel_size=(3, 1))
+            self.att4 = Gate(1024, 2048, kernel_size=(1, 5))
+            self.att5 = Gate(2048, 2048, kernel_size=(3, 5))
+
+        for file in files:
+            head = (r"fc\..*",) if pretrained is True or pretrained == "ESRNXFBSP" else ()
+            load_weights(
+                self, without_prefix(read_state_dict(file), "audio."), source=file, allow_missing=head
+            )
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Embed (or classify) audio clips.
+
+        Args:
+            audio: `[B, C, T]`, any number type, 16-bit units (about -32768..32767), 44.1 kHz.
+
+        Returns:
+            `[B, D]` features, not normalised (or class logits).
+
+        Raises:
+            ValueError: the input has not three dimensions, or no samples; in eval mode also: it looks like
+                audio in [-1, 1].
+        """
+        return self.forward_with_penalty(audio).features
+
+    def forward_with_penalty(self, audio: Tensor, *, check_units: bool = True) -> AudioFeatures:
+        """Embed audio clips as `forward` does, and compute the penalty from the same wavelet bank.
+
+        `check_units` false takes quiet audio, too, that by its peak could be in [-1, 1].
+        """
+        if check_units and not self.training:  # not in training, where the host would wait for the device
+            _refuse_unit_range(audio)
+        with record_function("step/wavelets"):
+            bank = self._bank()
+            image = self._decibels(audio, bank).to(self.conv1.weight.dtype)
+        with record_function("step/audio tower"):
+            if any(module.training for module in self.modules()):
+                # One channel at a time: in training, batch norm sees the B items of one channel.
+                pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
+            else:
+                pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+            features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
+        if self.fbsp is None or bank is None:
+            return AudioFeatures(features, image.new_zeros(()))
+        return AudioFeatures(features, self.fbsp.norm_penalty(bank))
+
+    def power(self, audio: Tensor) -> Tensor:
+        """Compute the power of `audio` `[B, C, T]` in three bands `[B, C, 3, H, W]`; see `decibels`."""
+        return self._power(audio, self._bank())
+
+    def decibels(self, audio: Tensor) -> Tensor:
+        """Compute the image that enters the backbone.
+
+        Args:
+            audio: as for `forward`.
+
+        Returns:
+            `[B, C, 3, H, W]`, dB: three bands from low to high frequency (H = 341 bins each) and W = N
+            frames, unless resized. float64 for a float64 model, else float32, under autocast too.
+        """
+        return self._decibels(audio, self._bank())
+
+    def compile_towers(self) -> None:
+        """Have the stages and gates compiled when they are called, for fixed shapes; names stay."""
+        for modules in self._stages():
+            for module in modules:
+                if module is not None:
+                    module.compile(dynamic=False)
+
+    def _bank(self) -> Tensor | None:
+        if self.fbsp is None:
+            return None
+        with torch.autocast(self.window.device.type, enabled=False):
+            return self.fbsp.bank()
+
+    def _power(self, audio: Tensor, bank: Tensor | None) -> Tensor:
+        if audio.dim() != 3 or audio.shape[-1] == 0:
+            raise ValueError(
+                f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels, samples (not 0)."
+            )
+        window = self.window.to(torch.float64 if self.window.dtype == torch.float64 else torch.float32)
+        # -32768..32767 to [-1, 1]: (x + 32768) * 2 / 65535 - 1, without the offset that would cost digits
+        audio = (2.0 * audio.detach().to(window.dtype) + 1.0) / 65535.0
+        with torch.autocast(window.device.type, enabled=False):
+            if bank is not None:
+                power = spectrogram.wavelet_power(audio, bank=bank, window=window, hop_length=self.hop_length)
+            else:
+                power = spectrogram.stft_power(
+                    audio,
+                    window=window,
+                    n_fft=self.n_fft,
+                    hop_length=self.hop_length,
+                    normalized=self.normalized,
+                )
+            if not self.onesided:
+                power = spectrogram.two_sided(power)
+            bands = spectrogram.split_bands(power)
+            return spectrogram.resize(bands, height=self.spec_height, width=self.spec_width)
+
+    def _decibels(self, audio: Tensor, bank: Tensor | None) -> Tensor:
+        with torch.autocast(self.window.device.type, enabled=False):
+            return spectrogram.decibels(self._power(audio, bank))
+
+    def _backbone(self, image: Tensor) -> Tensor:
+        """Run the gated stages over `[B, 3, H, W]` and pool to `[B, 2048]`."""
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(image.device.type, enabled=False):  # decibels in bfloat16 have steps of 0.5 dB
+            x = self.bn1(self.conv1(image))
+        x = self.maxpool(self.relu(x))
+        for stage, gate in self._stages():
+            output = stage(x)
+            x = output if gate is None else gate(x, output)
+        pooled: Tensor = self.avgpool(x)
+        if self.apply_attention:
+            pooled = self.att5(x, pooled)
+        return pooled.flatten(1)
+
+    def _inference_backbone(self) -> Callable[[Tensor], Tensor]:
+        """In eval mode without gradient, give a copy of the backbone without batch norms.
+
+        It is kept until a weight changes or the mode is switched. Hooks want the modules themselves.
+        """
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or self.conv1.weight.dtype not in (torch.float32, torch.float64)  # folding would round twice
+            or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        ):
+            return self._backbone
+        backbone = copy.copy(self)
+        backbone._modules = {k: v for k, v in self._modules.items() if k not in ("fbsp", "fc")}
+        sources = (*backbone.parameters(), *backbone.buffers())
+        return self._folded.get(lambda: folded(backbone), sources)._backbone
+
+    def train(self, mode: bool = True) -> "ESResNeXt":
+        """Switch the mode; a switch drops what was kept for inference."""
+        if mode != self.training:
+            self._folded.drop()
+        return super().train(mode)
+
+    def _stages(self) -> Iterator[tuple[nn.Module, nn.Module | None]]:
+        for number in range(1, 5):
+            gate = getattr(self, f"att{number}") if self.apply_attention else None
+            yield getattr(self, f"layer{number}"), gate
+
+
+def _refuse_unit_range(audio: Tensor) -> None:
+    """Refuse a batch with a peak in (0, 1]: the usual mistake, which would be 90 dB too quiet."""
+    peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
+    if 0.0 < peak <= 1.0:
+        raise ValueError(
+            f"Audio has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
+            "expected. Multiply by 32768."
+        )
+
+
+def _check_frames(*, n_fft: int, hop_length: int, win_length: int) -> None:
+    if not (0 < win_length <= n_fft and hop_length > 0 and n_fft % 2 == 0):
+        raise ValueError(
+            f"n_fft {n_fft}, win_length {win_length}, hop_length {hop_length}: needed are an even n_fft, "
+            "0 < win_length <= n_fft and hop_length > 0."
+        )
+
+
+def _window(name: str | None, length: int) -> Tensor:
+    """Make a periodic window `[length]` of the default dtype, rounded once from float64."""
+    if name is None:
+        return torch.ones(length)
+    from scipy.signal import get_window  # noqa: PLC0415 - takes seconds
+
+    try:
+        window = get_window(name, length, fftbins=True)
+    except ValueError as error:
+        raise ValueError(f"window is {name!r}, not a window of scipy.signal.get_window: {error}") from error
+    return torch.from_numpy(window).to(torch.get_default_dtype())

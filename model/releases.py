@@ -1,0 +1,117 @@
+"""The released weights, and finding weights by name or path; a released file that is absent is fetched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from model.fetch import FetchError, RemoteFile, fetch
+
+DEFAULT_ASSETS = Path(__file__).parent.parent / "assets"
+
+
+class WeightsError(ValueError):
+    """Weights that are not there, cannot be read, or do not fit the model."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One file of weights published with AudioCLIP v0.1."""
+
+    file: str
+    size_bytes: int
+    sha256: str
+    contents: str
+
+    @property
+    def url(self) -> str:
+        """Where the file is published."""
+        return f"https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/{self.file}"
+
+    @property
+    def remote(self) -> RemoteFile:
+        """How to fetch it."""
+        return RemoteFile(self.file, self.url, self.size_bytes, f"sha256:{self.sha256}")
+
+
+RELEASES: Mapping[str, Release] = MappingProxyType(
+    {
+        release.file.removesuffix(".pt"): release
+        for release in (
+            Release(
+                "AudioCLIP-Full-Training.pt",
+                537302068,
+                "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44",
+                "all three towers trained on AudioSet",
+            ),
+            Release(
+                "AudioCLIP-Partial-Training.pt",
+                537302068,
+                "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75",
+                "only the audio tower trained on AudioSet; image and text are CLIP's",
+            ),
+            Release(
+                "CLIP.pt",
+                408415159,
+                "124e6d59d54c0837c456c953b3147adf438a21570d5c5b01ad83f6ad3e78d15e",
+                "CLIP RN50: image and text towers",
+            ),
+            Release(
+                "ESRNXFBSP.pt",
+                124795647,
+                "acfcc6b0a0f07025cc660ed6dcf9b5a05fbd7c8ebf65edaa0a81d88a92ff6834",
+                "ESResNeXt-fbsp trained on AudioSet: audio tower",
+            ),
+        )
+    }
+)
+
+
+def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror: str | None = None) -> Path:
+    """Resolve a path, or the name of a released file, to a file; fetch a released one that is not there.
+
+    Of a released file that is there the size is checked; its hash was, when it was fetched.
+
+    Args:
+        source: a path; or a key of `RELEASES`, with or without `.pt`, looked up in `assets`.
+        assets: folder of the released weights; None: the repository's `assets/`.
+        mirror: address of a folder to fetch from; None: `$AUDIOCLIP_MIRROR` if set, else where they are
+            published.
+
+    Raises:
+        WeightsError: there is no such file, and it cannot be fetched: the message says where to get it.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    release = RELEASES.get(path.name.removesuffix(".pt"))
+    if release is None:
+        raise WeightsError(f"{path}: no such file. Released weights go by name: {', '.join(RELEASES)}.")
+    if path.parent != Path():
+        raise WeightsError(
+            f"{path}: not there ({release.contents}). Download {release.remote} and put it there, or name it "
+            f"without a folder and it is fetched: {release.file.removesuffix('.pt')}."
+        )
+    folder = DEFAULT_ASSETS if assets is None else Path(assets)
+    try:
+        return fetch(release.remote, folder / release.file, mirror=mirror)
+    except FetchError as error:
+        raise WeightsError(str(error)) from error
+
+
+def find_pretrained(
+    pretrained: bool | str | Path, *, together: tuple[str, ...], assets: str | Path | None = None
+) -> tuple[Path, ...]:
+    """Resolve a model's argument `pretrained` to files, fetched if need be, before anything else is begun.
+
+    Args:
+        pretrained: False: no files. A path, or the name of a released file: this one. True: `together`.
+        together: names of the released files that make up the whole model.
+        assets: folder of the released weights; None: the repository's `assets/`.
+
+    Raises:
+        WeightsError: a file is not there and cannot be fetched.
+    """
+    if isinstance(pretrained, bool):
+        return tuple(find_weights(name, assets=assets) for name in together) if pretrained else ()
+    return (find_weights(pretrained, assets=assets),)

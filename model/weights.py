@@ -1,0 +1,195 @@
+"""Weights from files into modules: read, compare, load; nothing missing or left over in silence."""
+
+import logging
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.releases import WeightsError
+
+StateDict = dict[str, Tensor]
+
+logger = logging.getLogger(__name__)
+
+_IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
+_NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
+_WRAPPED = ("model", "state_dict")  # entries of a training checkpoint that hold the weights
+_SHOWN = 5  # names that a report spells out of each kind
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How a file's entries and a module's compare."""
+
+    source: str
+    loaded: tuple[str, ...]
+    """Entries found in both, with one shape."""
+    missing: tuple[str, ...]
+    """Entries of the module that the file lacks."""
+    unexpected: tuple[str, ...]
+    """Entries of the file that the module lacks."""
+    misshapen: tuple[str, ...]
+    """Entries of both with different shapes, both shapes spelt out."""
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.missing) + len(self.misshapen)
+        lines = [f"{self.source}: {len(self.loaded)} of the model's {total} entries match"]
+        for kind in ("missing", "unexpected", "misshapen"):
+            names: tuple[str, ...] = getattr(self, kind)
+            if names:
+                more = f", ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                lines.append(f"  {len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}")
+        return "\n".join(lines)
+
+
+class MisfitError(WeightsError):
+    """Weights of another model; `gaps` names every entry that does not fit, the message the first few."""
+
+    def __init__(self, message: str, gaps: LoadReport) -> None:
+        super().__init__(message)
+        self.gaps = gaps
+
+
+def read_state_dict(path: str | Path) -> StateDict:
+    """Read the tensors of a file onto the CPU.
+
+    Understood are `.safetensors`; pickles of a plain state dict, or of a training checkpoint with a "model"
+    (or "state_dict") entry, which are read without running code of theirs (`weights_only`); TorchScript
+    archives, as OpenAI publishes CLIP. Such an archive is code: it is loaded only to take its state dict,
+    but load none from a source you do not trust. A `module.` prefix is taken off.
+
+    Raises:
+        WeightsError: the file is missing, not of these kinds, or holds something else than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file.")
+    if path.suffix == ".safetensors":
+        entries: Any = _read_safetensors(path)
+    elif _is_torchscript(path):
+        entries = _read_torchscript(path)
+    else:
+        entries = _read_pickle(path)
+    for name in _WRAPPED:
+        if isinstance(entries, Mapping) and isinstance(entries.get(name), Mapping):
+            entries = entries[name]
+            break
+    if not isinstance(entries, Mapping) or not entries:
+        raise WeightsError(f"{path}: holds no state dict, but a {type(entries).__name__}.")
+    strangers = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise WeightsError(f"{path}: not a state dict; not tensors: {', '.join(strangers[:_SHOWN])}.")
+    return without_prefix({str(name): value for name, value in entries.items()}, "module.")
+
+
+def without_prefix(state: Mapping[str, Tensor], prefix: str) -> StateDict:
+    """Take a prefix off all names, if all names have it."""
+    if all(name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def load_weights(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+) -> LoadReport:
+    """Copy a state dict into a module, cast to the module's types; all that fits, or nothing.
+
+    Args:
+        module: filled in place.
+        state: tensors by name.
+        source: where they are from, for messages.
+        allow_missing: regular expressions, each for full names: entries of the module that may keep their
+            values, because the file lacks them or has them in another shape.
+        allow_unexpected: likewise, entries of the file that the module may lack. The numbers that CLIP
+            archives carry (`input_resolution`, `context_length`, `vocab_size`) always may.
+
+    Returns:
+        What was loaded and what not, every name of it.
+
+    Raises:
+        WeightsError: a gap that was not allowed; the module is as before.
+    """
+    target = module.state_dict()
+    given = {name: tensor for name, tensor in state.items() if name in target or name not in _IGNORED}
+    fitting = {name for name in given if name in target and given[name].shape == target[name].shape}
+    missing = [name for name in target if name not in given]
+    unexpected = [name for name in given if name not in target]
+    misshapen = {
+        name: f"{name} {list(given[name].shape)} for {list(target[name].shape)}"
+        for name in given
+        if name in target and name not in fitting
+    }
+    report = LoadReport(
+        str(source), tuple(sorted(fitting)), tuple(missing), tuple(unexpected), tuple(misshapen.values())
+    )
+    gaps = LoadReport(
+        str(source),
+        report.loaded,
+        missing=tuple(_unmatched(missing, (*allow_missing, _NOTHING_LEARNED))),
+        unexpected=tuple(_unmatched(unexpected, allow_unexpected)),
+        misshapen=tuple(misshapen[name] for name in _unmatched(misshapen, allow_missing)),
+    )
+    if gaps.missing or gaps.unexpected or gaps.misshapen:
+        raise MisfitError(f"Weights do not fit {type(module).__name__}. {gaps}", gaps)
+    if report.misshapen:
+        logger.warning("%s: not taken, as allowed: %s.", source, "; ".join(report.misshapen))
+    module.load_state_dict({name: given[name] for name in fitting}, strict=False)
+    return report
+
+
+def _unmatched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    compiled = [re.compile(pattern) for pattern in patterns]
+    return [name for name in names if not any(pattern.fullmatch(name) for pattern in compiled)]
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    from safetensors import SafetensorError  # noqa: PLC0415 - only for files of its kind
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    try:
+        state: StateDict = load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error}).") from error
+    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell TorchScript archives by the folder `code/`, which pickles of `torch.save` lack."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> StateDict:
+    with warnings.catch_warnings():
+        # Deprecated, yet the only reader of the archives that are out there.
+        warnings.filterwarnings("ignore", message=".*torch.jit.load", category=DeprecationWarning)
+        try:
+            archive = torch.jit.load(path, map_location="cpu")
+        except RuntimeError as error:
+            raise WeightsError(f"{path}: a damaged TorchScript archive.") from error
+    state: StateDict = archive.state_dict()
+    return state
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind, where the file is of another
+        raise WeightsError(
+            f"{path}: not a file of weights, or damaged, or with more than tensors in it, "
+            "whose code is not run."
+        ) from error

@@ -1,0 +1,159 @@
+"""What all tests share: real clips, weights without a file, a web server that misbehaves as it is told."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every download end at a port of this machine where nothing listens."""
+    monkeypatch.setenv("AUDIOCLIP_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("model.fetch.PAUSE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Find a folder of `../shared/data`, beside the repository, or skip the test."""
+
+    def find(name: str) -> Path:
+        folder = REAL_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"real clips are not there: {folder}")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def deterministic_weights() -> Callable[[nn.Module], None]:
+    """Fill a model with numbers that depend on names and shapes alone, those of the recorded figures."""
+    return _fill
+
+
+@dataclass
+class Web:
+    """A server on this machine. The first requests get what `script` says, later ones the file.
+
+    | word         | answer                                                            |
+    |--------------|-------------------------------------------------------------------|
+    | `"503"`      | that status                                                       |
+    | `"drop"`     | none                                                              |
+    | `"cut 1000"` | the file, announced whole, of which 1,000 bytes come              |
+    | `"open"`     | the file, of a length that is not announced                       |
+    | `"strange"`  | 206 with a range that was not asked for                           |
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    script: list[str] = field(default_factory=list)
+    etag: str = '"first"'
+    ranges: bool = True
+    delay_seconds: float = 0.0
+    asked: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """For every path, the range header of each request, "" where there was none."""
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """Serve `web.files` under `web.url`."""
+    web = Web()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(web))
+    web.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield web
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            asked = self.headers.get("Range", "")
+            web.asked[self.path].append(asked)
+            time.sleep(web.delay_seconds)
+            word = web.script.pop(0) if web.script else ""
+            content = web.files.get(self.path.removeprefix("/"))
+            if word == "drop":
+                return
+            if word.isdigit() or content is None:
+                self.send_error(int(word or 404))
+                return
+            start = self._start(asked)
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206 if start or word == "strange" else 200)
+            if web.etag:
+                self.send_header("ETag", web.etag)
+            if start or word == "strange":
+                first = 7 if word == "strange" else start
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            if word != "open":
+                self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            end = start + int(word.split()[1]) if word.startswith("cut") else len(content)
+            try:
+                self.wfile.write(content[start:end])
+            except OSError:  # the other side had enough
+                return
+
+        def _start(self, asked: str) -> int:
+            part = re.fullmatch(r"bytes=(\d+)-", asked)
+            same = self.headers.get("If-Range", web.etag) == web.etag
+            return int(part[1]) if part and web.ranges and same else 0
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+def _weight(name: str, shape: torch.Size) -> Tensor | None:
+    """The float64 values of one state-dict entry, or None where it keeps what it was built with."""
+    if name.endswith(("num_batches_tracked", "window", "fbsp.bias")):
+        return None
+    leaf = name.rsplit(".", maxsplit=1)[-1]
+    if leaf in ("logit_scale", "logit_scale_ai", "logit_scale_at"):
+        return torch.tensor(math.log(20.0), dtype=torch.float64)
+    noise = torch.from_numpy(np.random.default_rng(zlib.crc32(name.encode())).standard_normal(tuple(shape)))
+    if name.startswith("audio.fbsp."):
+        bins = torch.arange(len(noise), dtype=torch.float64)
+        return {"m": 0.5 + 0.1 * noise.abs(), "fb": 1.0 + 0.05 * noise, "fc": bins + 0.1 * noise}[leaf]
+    if leaf in ("running_mean", "bias", "in_proj_bias", "positional_embedding") or "token_embedding" in name:
+        return 0.05 * noise
+    if noise.ndim == 1:  # variances, and scales of normalisation layers
+        return 1.0 + 0.2 * noise.abs() if leaf == "running_var" else 1.0 + 0.1 * noise
+    fan_in = shape[0] if leaf == "text_projection" else math.prod(shape[1:])
+    return noise * math.sqrt(1.0 / fan_in)
+
+
+@torch.no_grad()
+def _fill(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        values = _weight(name, tensor.shape)
+        if values is not None:
+            tensor.copy_(values)

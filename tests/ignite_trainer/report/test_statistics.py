@@ -1,0 +1,113 @@
+"""Figures of predictions against counting by hand, and against scikit-learn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from ignite_trainer.report import statistics
+from ignite_trainer.report.statistics import Confusion
+
+PAIRS = [(0, 0), (0, 0), (0, 1), (0, 1), (1, 1), (2, 1), (2, 0), (2, 2), (2, 2)]
+
+
+def test_the_matrix_counts_right_classes_in_rows_and_predicted_ones_in_columns(guesses: Any) -> None:
+    matrix = statistics.confusion_matrix(guesses(PAIRS, classes=4))
+    assert matrix.tolist() == [[2, 2, 0, 0], [0, 1, 0, 0], [1, 1, 2, 0], [0, 0, 0, 0]]
+
+
+def test_the_matrix_is_that_of_scikit_learn(guesses: Any) -> None:
+    pairs = np.random.default_rng(0).integers(0, 7, (300, 2))
+    expected = metrics.confusion_matrix(pairs[:, 0], pairs[:, 1], labels=range(7))
+    assert (statistics.confusion_matrix(guesses(pairs.tolist(), classes=7)) == expected).all()
+
+
+def test_accuracy_of_a_class_is_its_recall_and_no_number_without_samples(guesses: Any) -> None:
+    accuracies = statistics.class_accuracies(statistics.confusion_matrix(guesses(PAIRS, classes=4)))
+    assert accuracies == pytest.approx([2 / 4, 1.0, 2 / 4, math.nan], nan_ok=True)
+
+
+def test_the_most_confused_pairs_come_by_count_and_then_by_share(guesses: Any) -> None:
+    matrix = statistics.confusion_matrix(guesses([*PAIRS, (1, 0)], classes=4))
+    found = statistics.most_confused(matrix)
+    assert found == [
+        Confusion(target=0, predicted=1, count=2, share=2 / 4),
+        Confusion(target=1, predicted=0, count=1, share=1 / 2),
+        Confusion(target=2, predicted=0, count=1, share=1 / 4),
+        Confusion(target=2, predicted=1, count=1, share=1 / 4),
+    ]
+    assert statistics.most_confused(matrix, limit=2) == found[:2]
+
+
+def test_average_precision_of_a_class_weighs_each_precision_by_the_recall_it_adds(predict: Any) -> None:
+    # Class 0 is found at ranks 1 and 3 of 4; class 1 has no positive; class 2 shares rank 3 with another.
+    scores = [[0.9, 0.5, 0.9], [0.8, 0.5, 0.7], [0.7, 0.5, 0.7], [0.1, 0.5, 0.1]]
+    found = statistics.average_precisions(predict(scores, [[0], [2], [0], []]))
+    assert found == pytest.approx([(1 / 1 + 2 / 3) / 2, math.nan, 1 / 3], nan_ok=True)
+
+
+def test_the_calibration_error_is_the_weighted_gap_of_the_bins(predict: Any) -> None:
+    # (0, 0.5]: 0.5 is right, 0.4 wrong. (0.5, 1]: 0.9 and 0.8 are right, 0.7 is wrong.
+    scores = [[0.5, 0.3], [0.4, 0.1], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]
+    found = statistics.calibration(predict(scores, [0, 1, 0, 1, 1]), bins=2)
+    assert found is not None
+    assert found.counts.tolist() == [2, 3]
+    assert found.right.tolist() == [1, 2]
+    assert found.confidences == pytest.approx([0.45, 0.8])
+    assert found.error == pytest.approx(2 / 5 * abs(1 / 2 - 0.45) + 3 / 5 * abs(2 / 3 - 0.8))
+    assert found.mean_confidence == pytest.approx((0.5 + 0.4 + 0.9 + 0.8 + 0.7) / 5)
+    assert found.accuracy == pytest.approx(3 / 5)
+
+
+def test_the_calibration_error_is_that_of_a_plain_loop_over_bins(predict: Any) -> None:
+    random = np.random.default_rng(1)
+    scores = random.dirichlet(np.full(5, 0.4), size=500).astype(np.float32)
+    predictions = predict(scores, random.integers(0, 5, 500).tolist())
+    confidences, error = scores.max(axis=1).astype(float), 0.0
+    for number in range(15):
+        chosen = (number / 15 < confidences) & (confidences <= (number + 1) / 15)
+        if chosen.any():
+            gap = abs(predictions.correct[chosen].mean() - confidences[chosen].mean())
+            error += chosen.mean() * gap
+    found = statistics.calibration(predictions)
+    assert found is not None
+    assert found.error == pytest.approx(error, abs=1e-12)
+    assert found.counts.sum() == 500
+
+
+def test_with_several_labels_every_score_is_a_confidence(predict: Any) -> None:
+    found = statistics.calibration(predict([[0.9, 0.2], [0.0, 1.0]], [[0, 1], []]), bins=2)
+    assert found is not None
+    assert (found.counts.tolist(), found.right.tolist()) == ([2, 2], [1, 1])
+    assert found.error == pytest.approx((abs(1 - 0.2) + abs(1 - 1.9)) / 4)
+
+
+def test_bins_without_confidences_have_none(predict: Any) -> None:
+    found = statistics.calibration(predict([[1.0, 0.0]], [0]))
+    assert found is not None
+    assert found.error == 0
+    assert found.counts.tolist() == [0] * 14 + [1]
+    assert np.isnan(found.confidences).tolist() == [True] * 14 + [False]
+
+
+@pytest.mark.parametrize("score", [1.2, -0.1])
+def test_scores_outside_of_probabilities_are_not_calibrated(predict: Any, score: float) -> None:
+    assert statistics.calibration(predict([[0.5, 0.4], [0.9, score]], [0, 0])) is None
+
+
+def test_probabilities_that_rounding_carries_over_one_are_calibrated(predict: Any) -> None:
+    found = statistics.calibration(predict([[1.000001, 0.0]], [0]))
+    assert found is not None
+    assert found.mean_confidence == 1
+
+
+def test_samples_with_scores_that_are_not_finite_are_left_out(predict: Any) -> None:
+    scores = [[0.1, 0.9], [math.nan, 0.5], [0.7, 0.3], [0.5, math.inf]]
+    kept = statistics.finite(predict(scores, [0, 1, 0, 1]))
+    assert [sample["sample"] for sample in kept.records] == [0, 2]
+    assert kept.scores == pytest.approx(np.array([[0.1, 0.9], [0.7, 0.3]]))
+    assert kept.targets.tolist() == [[True, False], [True, False]]

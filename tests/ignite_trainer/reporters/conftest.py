@@ -1,0 +1,98 @@
+"""A run to report, with labels that would break careless markup, and visdom servers without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ignite_trainer.reporters import visdom_server
+from ignite_trainer.reporters.reporter import Line, RunStart, Window
+
+OFFLINE_BOOTSTRAP = visdom_server.BOOTSTRAP.replace(
+    "runpy.run_module",
+    "import visdom.server.run_server as run_server\n"
+    "run_server.download_scripts = lambda: None\n"
+    "runpy.run_module",
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunStart:
+    windows = (
+        Window(
+            name="Performance",
+            x_label="#Epochs",
+            y_label="Accuracy",
+            width=1890,
+            height=416,
+            lines=(
+                Line(key="Val. Acc.", label="Val. Acc. Train.", split="train"),
+                Line(key="Val. Acc.", label="Val. Acc. Eval.", split="test"),
+            ),
+        ),
+        Window(
+            name="Cost in $",
+            x_label="#Iterations",
+            y_label="$x_{",
+            width=900,
+            height=300,
+            lines=(Line(key="Cost", label="Cost Train.", split="train", by_iteration=True),),
+        ),
+    )
+    return RunStart(
+        folder=tmp_path,
+        name="Experiment-CV1 <first>",
+        protocol={
+            "Metrics": {
+                "Performance": {"lines": [{"line_label": "Val. Acc.", "is_checkpoint": True}]},
+                "Cost in $": {"lines": [{"line_label": "Cost", "update_rate": "iteration"}]},
+            },
+            "Dataset": {"args": {"root": "/data/<script>alert('x')</script>"}},
+        },
+        environment={},
+        facts={"device": "cpu", "rule [a-z]": "<b>12 & 3</b>", "output": str(tmp_path)},
+        windows=windows,
+        epochs=2,
+        iterations_per_epoch=10,
+    )
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def offline_bootstrap(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let visdom's server start without its front-end scripts, which it would fetch from the network."""
+    monkeypatch.setattr(visdom_server, "BOOTSTRAP", OFFLINE_BOOTSTRAP)
+    return OFFLINE_BOOTSTRAP
+
+
+def children_of_this_process() -> set[int]:
+    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text().split()}
+
+
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """Give the processes that the test has started and that are not yet gone."""
+    before = children_of_this_process()
+    return lambda: children_of_this_process() - before
+
+
+@pytest.fixture
+def nothing_left(children: Callable[[], set[int]]) -> Iterator[None]:
+    """Fail a test that leaves a process or a thread behind."""
+    threads = set(threading.enumerate())
+    yield
+    assert children() == set()
+    assert set(threading.enumerate()) - threads == set()

@@ -1,0 +1,93 @@
+"""The console shows the start table, a line for each evaluation, and last beside best."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from tqdm import tqdm
+
+from ignite_trainer.reporters import Console
+from ignite_trainer.reporters.reporter import Best, Evaluated, RunEnd, RunStart
+
+ACCURACY = Evaluated(
+    epoch=1, iteration=10, split="test", metrics={"Val. Acc.": 0.97125, "[b]Loss[/b]": 1e-7}, seconds=12.34
+)
+
+
+def end_of(run: RunStart) -> RunEnd:
+    return RunEnd(
+        last_epoch=2,
+        last={"Val. Acc.": 0.9625, "Loss": 0.5},
+        best=(Best(label="Val. Acc.", value=0.97, epoch=1, checkpoint=run.folder / "best.pt"),),
+        last_checkpoint=run.folder / "last.pt",
+        seconds=3720.0,
+    )
+
+
+def test_the_start_table_has_every_fact_in_order(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    Console().on_start(run)
+    output = capsys.readouterr().out
+    assert output.splitlines()[0].strip() == run.name
+    positions = [output.index(text) for text in ("device", "cpu", "rule [a-z]", "<b>12 & 3</b>", "output")]
+    assert positions == sorted(positions)
+
+
+def test_an_evaluation_is_one_line(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Console()
+    reporter.on_start(run)
+    capsys.readouterr()
+    reporter.on_evaluation(ACCURACY)
+    line = capsys.readouterr().out
+    assert line == "epoch 1/2  held-out set  Val. Acc. Eval. 0.9712  [b]Loss[/b] 1.000e-07  (12.3 s)\n"
+
+
+def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
+    run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")  # narrower than the paths
+    reporter = Console()
+    reporter.on_start(run)
+    capsys.readouterr()
+    reporter.on_end(end_of(run))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
+    assert ["metric", "last", "(2)", "best", "(epoch)"] in rows
+    assert ["Val.", "Acc.", "0.9625", "0.9700", "(1)"] in rows
+    assert ["Loss", "0.5000"] in rows
+    assert "1 h 2 min" in lines[0]
+    assert f"Best Val. Acc.: {run.folder / 'best.pt'}" in lines
+    assert f"Last epoch: {run.folder / 'last.pt'}" in lines
+    assert lines[-1] == str(run.folder)
+
+
+def test_redirected_output_has_no_escape_codes(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Console()
+    reporter.on_start(run)
+    reporter.on_evaluation(ACCURACY)
+    reporter.on_end(end_of(run))
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["20", "300"])
+def test_tables_fit_the_terminal(
+    run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    Console().on_start(run)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= int(columns)
+
+
+def test_a_progress_bar_is_cleared_before_a_line_is_printed(
+    run: RunStart, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Console()
+    reporter.on_start(run)
+    with tqdm(total=3, file=sys.stdout, ncols=60) as bar:
+        bar.refresh()
+        capsys.readouterr()
+        reporter.on_evaluation(ACCURACY)
+        cleared, _, rest = capsys.readouterr().out.partition("epoch 1/2")
+    assert cleared.startswith("\r")
+    assert cleared.strip() == ""
+    assert "0/3" in rest

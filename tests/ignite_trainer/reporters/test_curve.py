@@ -1,0 +1,148 @@
+"""`curve.png` shows what was told, is always a whole picture, and can be read without colour."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ignite_trainer.reporters import LearningCurve
+from ignite_trainer.reporters.reporter import Best, Evaluated, Iteration, RunEnd, RunStart, Split
+
+
+def evaluated(epoch: int, split: Split, value: float) -> Evaluated:
+    metrics = {"Val. Acc.": value, "not in a window": 1.0}
+    return Evaluated(epoch=epoch, iteration=10 * epoch, split=split, metrics=metrics, seconds=1.0)
+
+
+def trained(iteration: int, loss: float) -> Iteration:
+    return Iteration(
+        epoch=1 + (iteration - 1) // 10,
+        iteration=iteration,
+        loss=loss,
+        learning_rates=(0.1,),
+        samples_per_second=1.0,
+        metrics={"Cost": 2 * loss},
+    )
+
+
+@pytest.fixture
+def curve(run: RunStart) -> LearningCurve:
+    reporter = LearningCurve()
+    reporter.on_start(run)
+    for epoch, value in enumerate((0.1, 0.8, 0.7)):
+        for iteration in (10 * epoch - 5, 10 * epoch):
+            if iteration > 0:
+                reporter.on_iteration(trained(iteration, 10 / iteration))
+        reporter.on_evaluation(evaluated(epoch, "train", value + 0.1))
+        reporter.on_evaluation(evaluated(epoch, "test", value))
+    return reporter
+
+
+def drawn(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def test_lines_hold_the_values_that_were_told(curve: LearningCurve) -> None:
+    loss, performance, cost = curve.figure().axes
+    assert list(drawn(loss).values()) == [([5, 10, 15, 20], [2.0, 1.0, 10 / 15, 0.5])]
+    assert drawn(performance) == {
+        "Val. Acc. Train.": ([0, 1, 2], pytest.approx([0.2, 0.9, 0.8])),
+        "Val. Acc. Eval.": ([0, 1, 2], [0.1, 0.8, 0.7]),
+        "best: 0.8000, epoch 1": ([1], [0.8]),
+    }
+    assert drawn(cost) == {"Cost Train.": ([0.5, 1.0, 1.5, 2.0], [4.0, 2.0, 20 / 15, 1.0])}
+
+
+def test_titles_axes_and_legend_are_the_windows(curve: LearningCurve, run: RunStart) -> None:
+    figure = curve.figure()
+    loss, performance, _ = figure.axes
+    assert figure.get_suptitle() == run.name
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("Iteration", "Loss (running average)")
+    assert performance.get_title() == "Performance"
+    assert (performance.get_xlabel(), performance.get_ylabel()) == ("#Epochs", "Accuracy")
+    legend = performance.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["Val. Acc. Train.", "Val. Acc. Eval.", "best: 0.8000, epoch 1"]
+
+
+def test_training_and_held_out_lines_differ_in_more_than_colour(curve: LearningCurve) -> None:
+    train, held_out, best = curve.figure().axes[1].lines
+    assert train.get_linestyle() != held_out.get_linestyle()
+    assert train.get_markerfacecolor() != held_out.get_markerfacecolor()
+    assert train.get_color() == held_out.get_color()
+    assert best.get_marker() == "*"
+
+
+def test_the_end_of_the_run_decides_which_epoch_was_best(curve: LearningCurve) -> None:
+    best = Best(label="Val. Acc.", value=0.7, epoch=2, checkpoint=None)
+    curve.on_end(RunEnd(last_epoch=2, last={}, best=(best,), last_checkpoint=None, seconds=1.0))
+    assert drawn(curve.figure().axes[1])["best: 0.7000, epoch 2"] == ([2], [0.7])
+
+
+@pytest.mark.parametrize(("best", "epoch"), [("max", 1), ("min", 2)])
+def test_the_best_epoch_so_far_is_the_one_checkpoints_keep(run: RunStart, best: str, epoch: int) -> None:
+    line = {"line_label": "Val. Acc.", "is_checkpoint": True, "best": best}
+    reporter = LearningCurve()
+    reporter.on_start(dataclasses.replace(run, protocol={"Metrics": {"Performance": {"lines": [line]}}}))
+    values = (0.0, 0.8, 0.7, 0.75) if best == "min" else (1.0, 0.8, 0.7, 0.75)
+    for number, value in enumerate(values):
+        reporter.on_evaluation(evaluated(number, "test", value))
+    assert f"best: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
+
+
+def test_the_picture_is_whole_after_every_evaluation(run: RunStart) -> None:
+    reporter = LearningCurve()
+    reporter.on_start(run)
+    sizes = []
+    for epoch in range(2):
+        reporter.on_evaluation(evaluated(epoch, "test", 0.5))
+        with Image.open(run.folder / "curve.png") as picture:
+            picture.verify()
+            sizes.append(picture.size)
+    assert sizes[0] == sizes[1]
+    assert min(sizes[0]) > 400
+    assert [path.name for path in run.folder.iterdir()] == ["curve.png"]
+
+
+def test_values_that_are_not_finite_are_gaps(run: RunStart) -> None:
+    reporter = LearningCurve()
+    reporter.on_start(run)
+    reporter.on_iteration(trained(10, math.nan))
+    for epoch, value in enumerate((math.nan, math.inf, 0.5)):
+        reporter.on_evaluation(evaluated(epoch, "test", value))
+    _, accuracy = drawn(reporter.figure().axes[1])["Val. Acc. Eval."]
+    assert accuracy == pytest.approx([math.nan, math.nan, 0.5], nan_ok=True)
+    assert "best: 0.5000, epoch 2" in drawn(reporter.figure().axes[1])
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_any_number_of_windows_is_drawn(run: RunStart, count: int) -> None:
+    reporter = LearningCurve()
+    reporter.on_start(dataclasses.replace(run, windows=(run.windows * 4)[:count], epochs=0))
+    assert len(reporter.figure().axes) == 1 + count
+
+
+def test_an_interrupted_run_leaves_its_loss(run: RunStart) -> None:
+    reporter = LearningCurve()
+    reporter.on_start(run)
+    reporter.on_iteration(trained(10, 1.0))
+    assert not (run.folder / "curve.png").exists()
+    reporter.close()
+    assert (run.folder / "curve.png").exists()
+
+
+@pytest.mark.parametrize("epochs", [2, 26, 50, 200])
+def test_the_markers_of_many_epochs_leave_their_line_visible(run: RunStart, epochs: int) -> None:
+    reporter = LearningCurve()
+    reporter.on_start(dataclasses.replace(run, epochs=epochs))
+    for window in run.windows:
+        for line in window.lines:
+            reporter._points[line] = [(epoch, 0.5) for epoch in range(epochs + 1)]
+    curve: Any = reporter.figure().axes[1].lines[0]
+    marked = len(curve.get_xdata()[:: curve.get_markevery()])
+    assert marked == epochs + 1 if epochs < 26 else 10 <= marked <= 26

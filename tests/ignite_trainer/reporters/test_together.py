@@ -1,0 +1,56 @@
+"""A reporter that fails is said once and left out; the run and the others go on."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from ignite_trainer.reporters import Reporter, Together
+from ignite_trainer.reporters.reporter import Evaluated, RunStart
+
+
+class Recorder(Reporter):
+    def __init__(self, failing: frozenset[str] = frozenset()) -> None:
+        self.failing = failing
+        self.calls: list[str] = []
+
+    def on_start(self, run: RunStart) -> None:  # noqa: ARG002
+        self._called("on_start")
+
+    def on_evaluation(self, result: Evaluated) -> None:  # noqa: ARG002
+        self._called("on_evaluation")
+
+    def close(self) -> None:
+        self._called("close")
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.failing:
+            raise OSError("No space left on device")
+
+
+def test_a_failing_reporter_is_named_once_and_left_out(
+    run: RunStart, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = Recorder(frozenset({"on_evaluation", "close"})), Recorder()
+    together = Together([broken, sound])
+    together.on_start(run)
+    for _ in range(3):
+        together.on_evaluation(Evaluated(epoch=0, iteration=0, split="test", metrics={}, seconds=1.0))
+    together.close()
+    assert broken.calls == ["on_start", "on_evaluation", "close"]
+    assert sound.calls == ["on_start", *["on_evaluation"] * 3, "close"]
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.getMessage() == (
+        "The reporter Recorder failed (OSError: No space left on device). The run goes on without it."
+    )
+
+
+def test_an_interruption_is_not_a_failure_of_a_reporter(run: RunStart) -> None:
+    class Interrupted(Reporter):
+        def on_start(self, run: RunStart) -> None:  # noqa: ARG002
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Together([Interrupted()]).on_start(run)

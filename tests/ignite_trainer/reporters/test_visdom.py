@@ -1,0 +1,198 @@
+"""A real visdom server shows the run: what it is, its curves, their legends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ignite_trainer.reporters import Visdom
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, Reporter, RunStart
+from ignite_trainer.reporters.visdom_server import Server
+
+Windows = dict[str, dict[str, Any]]
+
+
+def tell_a_run(reporter: Reporter, run: RunStart) -> None:
+    reporter.on_start(run)
+    for epoch, accuracy in enumerate((0.1, 0.8, math.nan)):
+        if epoch:
+            reporter.on_iteration(
+                Iteration(
+                    epoch=epoch,
+                    iteration=10 * epoch,
+                    loss=5.0 - epoch,
+                    learning_rates=(0.1,),
+                    samples_per_second=1.0,
+                    metrics={"Cost": 7.0 * epoch},
+                )
+            )
+            reporter.on_evaluation(
+                Evaluated(
+                    epoch=epoch, iteration=10 * epoch, split="train", metrics={"Val. Acc.": 0.9}, seconds=1.0
+                )
+            )
+        reporter.on_evaluation(
+            Evaluated(
+                epoch=epoch,
+                iteration=10 * epoch,
+                split="test",
+                metrics={"Val. Acc.": accuracy, "elsewhere": 1.0},
+                seconds=1.0,
+            )
+        )
+
+
+def lines_of(window: dict[str, Any]) -> dict[str, tuple[list[float], list[float | None]]]:
+    return {trace["name"]: (trace["x"], trace["y"]) for trace in window["content"]["data"]}
+
+
+def wait_for_answer(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, f"nothing listens on port {port}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def server(free_port: int, offline_bootstrap: str, tmp_path: Path) -> Iterator[int]:  # noqa: ARG001
+    """Give the port of a visdom server that is there already."""
+    started = Server(free_port, environments=tmp_path / "theirs", log=tmp_path / "their.log")
+    try:
+        wait_for_answer(free_port)
+        yield free_port
+    finally:
+        started.stop()
+
+
+def read_with_visdoms_own_client(port: int, name: str) -> Windows:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The 'warn' method is deprecated", DeprecationWarning)
+        import visdom
+
+        # Any: its type stubs lack `session`.
+        client: Any = visdom.Visdom(port=port, env=name, raise_exceptions=True, use_incoming_socket=False)
+    try:
+        windows: Windows = json.loads(client.get_window_data())
+        return windows
+    finally:
+        client.session.close()
+
+
+def test_the_dashboard_shows_what_was_told(
+    run: RunStart, server: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing there: a request through it fails
+    reporter = Visdom(port=server)
+    tell_a_run(reporter, run)
+    reporter.close()
+    monkeypatch.delenv("http_proxy")
+    assert caplog.messages == []
+
+    windows = read_with_visdoms_own_client(server, run.name)  # answers: their server was left running
+    assert list(windows) == ["summary", "loss", "metrics: Performance", "metrics: Cost in $"]
+    loss, performance, cost = (windows[name] for name in list(windows)[1:])
+    assert lines_of(loss) == {"Loss": ([10, 20], [4.0, 3.0])}
+    assert lines_of(performance) == {
+        "Val. Acc. Train.": ([1, 2], [0.9, 0.9]),
+        "Val. Acc. Eval.": ([0, 1, 2], [0.1, 0.8, None]),
+    }
+    assert lines_of(cost) == {"Cost Train.": ([10, 20], [7.0, 14.0])}
+    assert (performance["title"], performance["width"], performance["height"]) == ("Performance", 1890, 416)
+    layout = performance["content"]["layout"]
+    assert layout["title"] == "Performance"
+    assert (layout["xaxis"]["title"], layout["yaxis"]["title"]) == ("#Epochs", "Accuracy")
+    assert layout["showlegend"] is True
+    assert [trace["line"]["dash"] for trace in performance["content"]["data"]] == ["dash", "solid"]
+    assert (cost["title"], cost["width"], cost["height"]) == ("Cost in $", 900, 300)
+
+
+def test_the_summary_is_escaped(run: RunStart, server: int) -> None:
+    reporter = Visdom(host="http://127.0.0.1", port=server)
+    reporter.on_start(run)
+    reporter.close()
+    summary = read_with_visdoms_own_client(server, run.name)["summary"]
+    content = summary["content"]
+    assert summary["type"] == "text"
+    assert "<h4>Experiment-CV1 &lt;first&gt;</h4>" in content
+    assert "<tr><td><b>rule [a-z]</b></td><td>&lt;b&gt;12 &amp; 3&lt;/b&gt;</td></tr>" in content
+    assert "<script>" not in content
+    assert "/data/&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in content
+
+
+@pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
+def test_a_server_of_the_runs_own_ends_with_it_and_leaves_the_dashboard(
+    run: RunStart,
+    free_port: int,
+    tmp_path: Path,
+    children: Callable[[], set[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
+    began = time.monotonic()
+    tell_a_run(reporter, run)
+    assert time.monotonic() - began < 1  # nothing waited for the server
+    wait_for_answer(free_port)
+    listening = {
+        address
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        for address, port in [line.split()[1].split(":")]
+        if int(port, 16) == free_port and line.split()[3] == "0A"
+    }
+    assert listening == {"0100007F"}  # 127.0.0.1 and nothing else
+    (own_server,) = children()
+    assert os.getpgid(own_server) != os.getpgrp()  # Ctrl-C reaches the run only
+    reporter.close()
+    reporter.close()
+    assert caplog.messages == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", free_port)) != 0
+    assert "It's Alive!" in (run.folder / "visdom.log").read_text()
+    saved = json.loads((tmp_path / "environments" / f"{run.name}.json").read_text())["jsons"]
+    assert lines_of(saved["metrics: Performance"])["Val. Acc. Eval."] == ([0, 1, 2], [0.1, 0.8, None])
+
+
+def test_a_killed_run_takes_its_server_along(
+    run: RunStart, free_port: int, offline_bootstrap: str, children: Callable[[], set[int]]
+) -> None:
+    script = f"""
+        import time
+        from pathlib import Path
+        from ignite_trainer.reporters import Visdom, visdom_server
+        from ignite_trainer.reporters.reporter import RunStart
+        visdom_server.BOOTSTRAP = {offline_bootstrap!r}
+        reporter = Visdom(port={free_port}, env_path={str(run.folder)!r})
+        folder = Path({str(run.folder)!r})
+        reporter.on_start(RunStart(folder=folder, name="killed", protocol={{}}, environment={{}}, facts={{}},
+                                   windows=(), epochs=1, iterations_per_epoch=1))
+        time.sleep(120)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    try:
+        wait_for_answer(free_port)
+        assert children() == {process.pid}
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    deadline = time.monotonic() + 10
+    with_server = True
+    while with_server and time.monotonic() < deadline:
+        time.sleep(0.05)
+        with socket.socket() as probe:
+            with_server = probe.connect_ex(("127.0.0.1", free_port)) == 0
+    assert not with_server

@@ -1,0 +1,232 @@
+"""Whatever the dashboard does, the run goes on at once, says so once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ignite_trainer.reporters import Visdom, visdom, visdom_server
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, RunStart
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+STEP = Iteration(epoch=1, iteration=1, loss=1.0, learning_rates=(0.1,), samples_per_second=1.0)
+RESULT = Evaluated(epoch=1, iteration=1, split="test", metrics={"Val. Acc.": 0.5}, seconds=1.0)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Give a port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def carry_on(reporter: Visdom, seconds: float = 0.0) -> None:
+    """Tell the reporter more, for a while, and make sure that nobody has to wait for it."""
+    end = time.monotonic() + seconds
+    while True:
+        began = time.monotonic()
+        reporter.on_iteration(STEP)
+        reporter.on_evaluation(RESULT)
+        assert time.monotonic() - began < 0.25
+        if time.monotonic() >= end:
+            return
+        time.sleep(0.01)
+
+
+def carry_on_until_given_up(reporter: Visdom, caplog: pytest.LogCaptureFixture) -> str:
+    deadline = time.monotonic() + 60
+    while not caplog.records and time.monotonic() < deadline:
+        carry_on(reporter, seconds=0.05)
+    carry_on(reporter, seconds=0.1)
+    began = time.monotonic()
+    reporter.close()
+    assert time.monotonic() - began < 4
+    return the_only_warning(caplog)
+
+
+def the_only_warning(caplog: pytest.LogCaptureFixture) -> str:
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, "ignite_trainer.reporters.visdom")
+    message = record.getMessage()
+    assert message.startswith("The dashboard at http")
+    assert message.endswith("The run goes on without it.")
+    return message
+
+
+def test_a_server_that_cannot_fetch_its_scripts(
+    run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The real server. Where its scripts are there already, the environment folder makes it fail too."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (run.folder / "a file").touch()
+    reporter = Visdom(port=free_port, env_path=str(run.folder / "a file" / "environments"))
+    reporter.on_start(run)
+    message = carry_on_until_given_up(reporter, caplog)
+    assert "could not be started: its server ended with exit code 1" in message
+    assert f"Its output is in {run.folder / 'visdom.log'}." in message
+    assert "Traceback" in (run.folder / "visdom.log").read_text()
+
+
+@pytest.mark.usefixtures("offline_bootstrap")
+def test_an_environment_folder_that_cannot_be_made(
+    run: RunStart, free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run.folder / "a file").touch()
+    reporter = Visdom(port=free_port, env_path=str(run.folder / "a file" / "environments"))
+    reporter.on_start(run)
+    assert "its server ended with exit code 1" in carry_on_until_given_up(reporter, caplog)
+
+
+def test_a_server_that_never_answers_its_run(
+    run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(visdom_server, "BOOTSTRAP", "import time; time.sleep(120)")
+    reporter = Visdom(port=free_port, start_timeout=0.5)
+    reporter.on_start(run)
+    assert "its server did not answer within 0.5 s" in carry_on_until_given_up(reporter, caplog)
+
+
+def test_a_run_shorter_than_the_start_of_its_server(
+    run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(visdom, "_FLUSH_SECONDS", 0.5)
+    monkeypatch.setattr(visdom_server, "BOOTSTRAP", "import time; time.sleep(120)")
+    reporter = Visdom(port=free_port)
+    reporter.on_start(run)
+    carry_on(reporter)
+    reporter.close()
+    assert "did not take the last values within 0.5 s" in the_only_warning(caplog)
+
+
+def test_a_run_folder_that_cannot_be_written(
+    run: RunStart, free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run.folder / "visdom.log").mkdir()
+    reporter = Visdom(port=free_port)
+    reporter.on_start(run)
+    assert "IsADirectoryError" in carry_on_until_given_up(reporter, caplog)
+
+
+def test_a_port_that_accepts_and_never_answers(
+    run: RunStart, silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 0.5)
+    reporter = Visdom(port=silent_port)
+    reporter.on_start(run)
+    assert "did not answer within 0.5 s" in carry_on_until_given_up(reporter, caplog)
+
+
+def test_a_run_that_ends_while_the_dashboard_hangs(
+    run: RunStart, silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 100.0)
+    monkeypatch.setattr(visdom, "_FLUSH_SECONDS", 0.5)
+    reporter = Visdom(port=silent_port)
+    reporter.on_start(run)
+    carry_on(reporter)
+    began = time.monotonic()
+    reporter.close()
+    assert 0.4 < time.monotonic() - began < 3
+    assert "did not take the last values within 0.5 s" in the_only_warning(caplog)
+
+
+def test_a_dashboard_slower_than_the_run(
+    run: RunStart, silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 100.0)
+    monkeypatch.setattr(visdom, "_LONGEST_QUEUE", 5)
+    reporter = Visdom(port=silent_port)
+    reporter.on_start(run)
+    assert "is slower than the run" in carry_on_until_given_up(reporter, caplog)
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"hello"), (200, b'{"eid": "main"}'), (404, b"[]")])
+def test_a_port_that_something_else_has(
+    run: RunStart, caplog: pytest.LogCaptureFixture, status: int, body: bytes
+) -> None:
+    class Something(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Stay quiet."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Something) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        reporter = Visdom(port=server.server_port)
+        reporter.on_start(run)
+        message = carry_on_until_given_up(reporter, caplog)
+        server.shutdown()
+        thread.join()
+    assert "is no visdom server" in message
+    assert not (run.folder / "visdom.log").exists()
+
+
+def test_a_port_that_speaks_something_else(run: RunStart, caplog: pytest.LogCaptureFixture) -> None:
+    def greet(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet, args=(listener,))
+        thread.start()
+        reporter = Visdom(port=listener.getsockname()[1])
+        reporter.on_start(run)
+        message = carry_on_until_given_up(reporter, caplog)
+        thread.join()
+    assert "broke off (BadStatusLine: SSH-2.0-OpenSSH_9.6" in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "https://127.0.0.2"])
+def test_another_machine_without_a_server(
+    run: RunStart, free_port: int, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    """No server can be started there, and none is started here."""
+    reporter = Visdom(host=host, port=free_port)
+    reporter.on_start(run)
+    message = carry_on_until_given_up(reporter, caplog)
+    assert f"127.0.0.2:{free_port} is not there: nothing listens at the address." in message
+    assert not (run.folder / "visdom.log").exists()
+
+
+@pytest.mark.usefixtures("offline_bootstrap")
+def test_a_server_that_is_killed_midway(
+    run: RunStart,
+    free_port: int,
+    tmp_path: Path,
+    children: Callable[[], set[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environments = tmp_path / "environments"
+    reporter = Visdom(port=free_port, env_path=str(environments))
+    reporter.on_start(run)
+    deadline = time.monotonic() + 60
+    while not (environments / f"{run.name}.json").exists() and time.monotonic() < deadline:
+        carry_on(reporter, seconds=0.05)
+    assert caplog.messages == []
+    (server,) = children()
+    os.kill(server, signal.SIGKILL)
+    message = carry_on_until_given_up(reporter, caplog)
+    assert "is not there: nothing listens" in message or "broke off" in message
+    assert "visdom.log" in message
+
+
+def test_a_run_that_never_started(caplog: pytest.LogCaptureFixture) -> None:
+    Visdom().close()
+    assert caplog.messages == []

@@ -1,0 +1,241 @@
+"""The benchmark on toy protocols: what is timed, what is compared, and what is left behind."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.utils import manual_seed
+from toy_research.protocols import TRUSTED, run_toy, toy
+
+from ignite_trainer import cli
+from ignite_trainer.assembly import assemble
+from ignite_trainer.benchmark import OURS, Benchmark, Speed, Spread, carry_out, make_plan
+from ignite_trainer.blueprint import draw
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.stopwatch import Stopwatch
+from ignite_trainer.validation import validate
+
+ASLEEP = {"class": "toy_research.comparing.Asleep", "args": {"seconds": 0.02}}
+
+
+def toy_protocol(root: Path, **changes: Any) -> Protocol:
+    return validate(toy(root, **changes))
+
+
+def benchmark(root: Path, *, rounds: int = 3, turn_seconds: float = 0.0, **changes: Any) -> Benchmark:
+    plan = make_plan(toy_protocol(root, **changes), rounds=rounds, trusted=TRUSTED)
+    return carry_out(plan, trusted=TRUSTED, turn_seconds=turn_seconds)
+
+
+def ratio(speed: Speed) -> Spread:
+    assert speed.cost is not None
+    return speed.cost
+
+
+# What is timed
+
+
+@pytest.mark.parametrize("turns", [[1] * 7, [3, 4], [2, 5]])
+def test_timed_steps_are_those_of_a_run(turns: list[int], tmp_path: Path) -> None:
+    """Two epochs of two batches, and three batches of the third and fourth; nothing of them is skipped."""
+    weights = []
+    for parts_of_a_run in (turns, [sum(turns)]):
+        blueprint = draw(toy_protocol(tmp_path), trusted=TRUSTED)
+        manual_seed(7)
+        parts = assemble(blueprint, seed=7)
+        watch = Stopwatch.of_training(blueprint, parts)
+        for steps in parts_of_a_run:
+            watch.run(steps)
+        weights.append(parts.model.state_dict())
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_steps_of_whole_epochs_leave_the_weights_of_a_run(tmp_path: Path) -> None:
+    # Every pass over a loader takes a number from the generator that dropout draws from.
+    blueprint = draw(toy_protocol(tmp_path, Model__args__dropout=0.0), trusted=TRUSTED)
+    manual_seed(7)
+    parts = assemble(blueprint, seed=7)
+    watch = Stopwatch.of_training(blueprint, parts)
+    for _ in range(2 * len(parts.training)):
+        watch.run()
+    folder = run_toy(tmp_path, Model__args__dropout=0.0).folder
+    saved = torch.load(folder / "checkpoints/last_epoch-2.pt", weights_only=True)["model"]
+    for name, tensor in parts.model.state_dict().items():
+        torch.testing.assert_close(tensor, saved[name], msg=name)
+
+
+def test_a_turn_has_as_many_steps_as_fit_and_counts_the_samples_of_smaller_batches(tmp_path: Path) -> None:
+    protocol = toy_protocol(tmp_path, Setup__batch_test=4)
+    blueprint = draw(protocol, trusted=TRUSTED)
+    parts = assemble(blueprint, seed=7)
+    watch = Stopwatch.of_evaluation(blueprint, parts)
+    held_out = len(parts.evaluation["test"].dataset)  # type: ignore[arg-type]
+    assert held_out == 10
+    turns = [watch.turn() for _ in range(6)]
+    assert [turn.samples for turn in turns] == [4, 4, 2, 4, 4, 2]
+    assert all(turn.steps == 1 for turn in turns)
+    watch.warm_up(steps=1, turn_seconds=0.2)
+    turn = watch.turn()
+    assert turn.steps == watch.steps_per_turn > 1
+    assert turn.seconds_per_step * turn.steps == pytest.approx(turn.seconds)
+    assert 2 * turn.steps < turn.samples <= 4 * turn.steps
+
+
+# What is compared
+
+
+def test_a_protocol_is_compared_with_its_yardsticks_round_by_round(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP})
+    assert list(found.activities) == ["training", "evaluation"]
+    for activity in found.activities.values():
+        ours, asleep = activity.speeds[OURS], activity.speeds["asleep"]
+        assert ours.cost is None
+        assert ours.gain is None
+        assert asleep.seconds_per_step.first_quartile >= 0.02
+        assert asleep.gain is not None
+        assert asleep.gain.median == pytest.approx(1 / ratio(asleep).median)  # of an odd number of rounds
+        assert asleep.gain.median > 1
+        assert ratio(asleep).first_quartile <= ratio(asleep).median <= ratio(asleep).third_quartile
+        assert asleep.steps_per_round == 1
+        shares = activity.shares
+        beside = {name for name in shares if "beside" in name}
+        assert sum(share for name, share in shares.items() if name not in beside) == pytest.approx(1)
+    training = set(found.activities["training"].shares)
+    assert {"data wait", "backward", "optimizer", "other"} <= training
+    assert "backward" not in found.activities["evaluation"].shares
+    speed = found.activities["training"].speeds["asleep"]
+    assert speed.samples_per_second * speed.seconds_per_step.median == pytest.approx(8)  # the batch
+
+
+@pytest.mark.parametrize("values", [[3.0], [1.0, 4.0], [5.0, 1.0, 2.0], [4.0, 1.0, 8.0, 2.0, 0.5]])
+def test_quartiles_are_those_of_numpy(values: list[float]) -> None:
+    spread = Spread.of(values)
+    expected = np.percentile(values, [50, 25, 75])
+    assert [spread.median, spread.first_quartile, spread.third_quartile] == pytest.approx(list(expected))
+    assert spread.median == pytest.approx(statistics.median(values))
+
+
+def test_a_protocol_without_yardsticks_is_measured_alone(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, rounds=1)
+    assert [list(activity.speeds) for activity in found.activities.values()] == [[OURS], [OURS]]
+
+
+def test_a_protocol_that_trains_nothing_is_measured_in_evaluation(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, rounds=1, Setup__epochs=0, Yardsticks={"asleep": ASLEEP})
+    assert list(found.activities) == ["evaluation"]
+
+
+# What is left behind
+
+
+def test_everything_is_written_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP}, Setup__suffix="x")
+    assert found.path.parent.parent == tmp_path / "Toy"
+    assert found.path.parent.name.endswith("_benchmark_fold-1_seed-7")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["benchmark.json"]
+    content = json.loads(found.path.read_text())
+    assert content["rounds"] == 3
+    assert list(content["protocols"]) == [OURS, "asleep"]
+    assert content["protocols"]["asleep"]["Task"]["args"] == {"seconds": 0.02}
+    again = validate(content["protocols"][OURS])
+    assert again.setup.seed == 7
+    assert content["environment"]["packages"]["torch"]
+    assert content["peak_memory_bytes"] == found.peak_memory_bytes
+    if Path("/proc/self/status").is_file():
+        assert 2**26 < found.peak_memory_bytes["resident"] < 2**36
+    speeds = content["activities"]["training"]["speeds"]
+    assert speeds["asleep"]["cost"]["median"] == ratio(found.activities["training"].speeds["asleep"]).median
+    assert speeds[OURS]["cost"] is None
+    printed = capsys.readouterr().out
+    for text in (
+        "Toy: benchmark",
+        "Precision",
+        "asleep",
+        "our time by its",
+        "Where our time goes",
+        "backward",
+    ):
+        assert text in printed, text
+
+
+# What cannot work
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"class": "toy_research.comparing.Asleep"}, "Yardsticks.asleep.args.seconds is required."),
+        ({"class": "toy_research.comparing.Asleeep"}, 'did you mean "Asleep"?'),
+        ({"class": "toy_research.learning.Matching"}, "a subclass of ignite_trainer.yardstick.Yardstick is"),
+        ({"class": "toy_research.comparing.Unfit"}, "Yardsticks.asleep: there is nothing of its kind."),
+        (
+            {"class": "toy_research.comparing.Unfit", "args": {"broken": True}},
+            "Yardsticks.asleep: Setup.batch_train is 0; ",
+        ),
+    ],
+)
+def test_a_yardstick_that_does_not_fit_is_named(spec: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError) as error:
+        benchmark(tmp_path, Yardsticks={"asleep": spec})
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+# The command
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(toy(tmp_path / "results")))
+    return ["-c", str(path), "--trust", "toy_research"]
+
+
+def write_defaults(tmp_path: Path) -> Path:
+    path = tmp_path / "defaults.json"
+    path.write_text(json.dumps({"toy_research.network.TwoTowers": {"Yardsticks": {"asleep": ASLEEP}}}))
+    return path
+
+
+def test_the_command_takes_yardsticks_by_the_model_and_ends_with_the_path(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ignite_trainer.benchmark.carry_out", functools.partial(carry_out, turn_seconds=0.0))
+    words = [*command, "--benchmark", "2", "--Yardsticks.asleep.args.seconds", "0.1"]
+    assert cli.main(words, defaults=write_defaults(tmp_path)) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    content = json.loads(path.read_text())
+    assert content["rounds"] == 2
+    assert content["activities"]["training"]["speeds"]["asleep"]["seconds_per_step"]["median"] >= 0.1
+
+
+def test_the_command_without_a_number_has_seven_rounds(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[int] = []
+
+    def make_plan(*_: Any, rounds: int, **__: Any) -> None:
+        planned.append(rounds)
+        raise ProtocolError("enough")
+
+    monkeypatch.setattr("ignite_trainer.benchmark.make_plan", make_plan)
+    assert cli.main([*command, "--benchmark"], defaults=write_defaults(tmp_path)) == 2
+    assert planned == [7]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "few"])
+def test_the_number_of_rounds_is_positive(
+    word: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*command, f"--benchmark={word}"], defaults=write_defaults(tmp_path))
+    assert f'argument --benchmark: "{word}" is no positive number' in capsys.readouterr().err

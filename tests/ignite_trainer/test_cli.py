@@ -1,0 +1,294 @@
+"""The command: flags of the published one, patterns, exit statuses, and what `--help` costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_research.protocols import toy
+
+from ignite_trainer import cli, experiment
+from ignite_trainer.errors import RunFailed
+from ignite_trainer.protocol import Protocol
+
+ROOT = Path(__file__).parents[2]
+TRUST = ["--trust", "toy_research"]
+
+
+@pytest.fixture
+def defaults(tmp_path: Path) -> Path:
+    path = tmp_path / "defaults" / "defaults.json"
+    path.parent.mkdir()
+    path.write_text("{}")
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, **changes: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Protocol]:
+    """The protocols that were run; nothing is built."""
+    protocols: list[Protocol] = []
+    monkeypatch.setattr(experiment, "run", lambda protocol, **_: protocols.append(protocol))
+    return protocols
+
+
+def command(*argv: str | Path, defaults: Path) -> int:
+    return cli.main([*map(str, argv), *TRUST], defaults=defaults)
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "value"),
+    [
+        ("-H dashboard.example", "visdom.host", "dashboard.example"),
+        ("--visdom-host h", "visdom.host", "h"),
+        ("-P 8099", "visdom.port", 8099),
+        ("--visdom-port 8099", "visdom.port", 8099),
+        ("-E /tmp/envs", "visdom.env_path", "/tmp/envs"),
+        ("--visdom-env-path e", "visdom.env_path", "e"),
+        ("-b 4", "setup.batch_train", 4),
+        ("-b 4", "setup.batch_test", 4),
+        ("--batch-train 4", "setup.batch_test", 4),
+        ("-b 4 -B 3", "setup.batch_test", 3),
+        ("-b 4 --Setup.batch_test 5", "setup.batch_test", 5),
+        ("--batch-test 3", "setup.batch_train", 8),
+        ("-w 2", "setup.workers_train", 2),
+        ("--workers-train 2", "setup.workers_test", 0),
+        ("-W 1", "setup.workers_test", 1),
+        ("--workers-test 1", "setup.workers_test", 1),
+        ("-e 0", "setup.epochs", 0),
+        ("--epochs 9", "setup.epochs", 9),
+        ("-L 5", "setup.log_interval", 5),
+        ("--log-interval 5", "setup.log_interval", 5),
+        ("-M elsewhere", "setup.saved_models_path", "elsewhere"),
+        ("--saved-models-path 5", "setup.saved_models_path", "5"),
+        ("-R 99", "setup.seed", 99),
+        ("--random-seed 99", "setup.seed", 99),
+        ("-s 02", "setup.suffix", "02"),
+        ("--suffix CV2", "setup.suffix", "CV2"),
+        ("-S", "setup.skip_train_evaluation", True),
+        ("--skip-train-val", "setup.skip_train_evaluation", True),
+        ("", "setup.batch_test", None),
+    ],
+)
+def test_flags_stand_for_keys(
+    argv: str, key: str, value: Any, write: Callable[..., Path], ran: list[Protocol], defaults: Path
+) -> None:
+    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+    section, name = key.split(".")
+    assert getattr(getattr(ran[0], section), name) == value
+
+
+def test_task_and_parameters_can_be_overridden_where_the_defaults_supply_them(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path
+) -> None:
+    path = write("a.json")
+    raw = json.loads(path.read_text())
+    task = raw.pop("Task")
+    path.write_text(json.dumps(raw))
+    rules = [{"match": "left.*", "args": {"lr": 0.1}}, {"match": ".*", "train": False}]
+    defaults.write_text(json.dumps({raw["Model"]["class"]: {"Task": task, "Parameters": rules}}))
+    argv = ["--Task.args.smoothing", "0.25", "--Parameters.0.args.lr", "0.5"]
+    assert command("-c", path, *argv, defaults=defaults) == 0
+    assert ran[0].task.args == {"smoothing": 0.25}
+    assert ran[0].parameters[0].args == {"lr": 0.5}
+
+
+def test_every_file_that_matches_runs_once_and_in_order(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
+) -> None:
+    for name in ("b2", "a", "b1", "c"):
+        write(f"{name}.json", Setup__name=name)
+    patterns: list[str | Path] = ["-c", tmp_path / "b*.json", tmp_path / "b1.json", "-c", tmp_path / "a.json"]
+    assert command(*patterns, defaults=defaults) == 0
+    assert [protocol.setup.name for protocol in ran] == ["b1", "b2", "a"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"Setup__epochs": -1}, "Setup.epochs is -1; input should be greater than or equal to 0."),
+        ({"Model__class": "toy_research.network.Towers"}, "Model.class is toy_research.network.Towers; "),
+        (
+            {"Optimizer__args": {"momentun": 1}},
+            'Optimizer.args.momentun is not an argument; did you mean "momentum"?',
+        ),
+    ],
+)
+def test_all_are_checked_before_the_first_runs(
+    changes: dict[str, Any],
+    said: str,
+    write: Callable[..., Path],
+    ran: list[Protocol],
+    defaults: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.json")
+    bad = write("b.json", **changes)
+    assert command("-c", tmp_path / "*.json", defaults=defaults) == 2
+    assert ran == []
+    assert f"error: {bad}: {said}" in capsys.readouterr().err
+
+
+def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near = write("protocol.json")
+    assert command("-c", tmp_path / "protcol.json", defaults=defaults) == 2
+    missing = tmp_path / "protcol.json"
+    said = f'error: --config: no file matches "{missing}"; did you mean "{near}"?\n'
+    assert capsys.readouterr().err == said
+
+
+def test_an_unknown_override_runs_nothing(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("a.json")
+    assert command("-c", path, "--Setup.epohs", "3", "-b", "0", defaults=defaults) == 2
+    assert ran == []
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: 3 problems:\n")
+    assert '  - --Setup.epohs: Setup has no "epohs"; did you mean "epochs"?\n' in error
+    assert "  - Setup.batch_train is 0;" in error
+
+
+@pytest.mark.parametrize("argv", [[], ["-c"], ["-c", "x", "--epoch", "3"], ["-c", "x", "-b"]])
+def test_a_command_that_is_none_exits_with_2(argv: list[str], defaults: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv, defaults=defaults)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (RunFailed("The loss is nan."), 1, "error: The loss is nan.\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the run's folder keeps what its finished epochs reached\n"),
+    ],
+)
+def test_a_run_that_ends_early_has_a_status_of_its_own(
+    error: BaseException,
+    status: int,
+    said: str,
+    write: Callable[..., Path],
+    defaults: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(experiment, "run", fail)
+    assert command("-c", write("a.json"), defaults=defaults) == status
+    assert capsys.readouterr().err == said
+
+
+def test_code_is_run_only_if_it_is_trusted(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["-c", str(write("a.json"))], defaults=defaults) == 2
+    assert ran == []
+    assert "If you know this code, add --trust toy_research." in capsys.readouterr().err
+
+
+def test_help_needs_neither_torch_nor_ignite() -> None:
+    code = (
+        "import sys; from pathlib import Path; from ignite_trainer.cli import main\n"
+        "try:\n    main(['--help'], defaults=Path('none'))\n"
+        "finally:\n    print('loaded', sorted({'torch', 'ignite', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--Section.key.key VALUE" in found.stdout
+    assert "loaded []" in found.stdout
+
+
+def test_a_protocol_runs_from_the_command_line(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path
+) -> None:
+    argv = "-e 1 -b 5 -w 0 -S -s CV2 --Dataset.args.fold 2 --Optimizer.args.lr 1e-2 --Model.args.dropout .5"
+    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+    (folder,) = (tmp_path / "results" / "Toy").iterdir()
+    assert folder.name.endswith("_CV2_fold-2_seed-7")
+    saved = json.loads((folder / "protocol.json").read_text())
+    assert (saved["Setup"]["batch_test"], saved["Setup"]["skip_train_evaluation"]) == (5, True)
+    assert saved["Optimizer"]["args"] == {"lr": 0.01, "momentum": 0.9}
+    assert saved["Model"]["args"] == {"dropout": 0.5}
+    assert (folder / "checkpoints" / "last_epoch-1.pt").exists()
+
+
+# Sweeps
+
+
+def test_a_sweep_runs_from_the_command_line(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = "-e 0 --Sweep.Dataset.args.fold 1 2 --Sweep.Setup.seed 3"
+    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+    (folder,) = (tmp_path / "results" / "Toy").iterdir()
+    assert {path.name for path in folder.glob("fold-*")} == {"fold-1_seed-3", "fold-2_seed-3"}
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "sweep.md")
+    assert (tmp_path / "results" / "table.md").exists()
+
+
+def test_a_sweep_of_the_protocol_can_be_switched_off(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path
+) -> None:
+    path = write("a.json", Sweep={"Dataset.args.fold": [1, 2]})
+    assert command("-c", path, "--Sweep", "null", "--Dataset.args.fold", "3", defaults=defaults) == 0
+    assert [protocol.dataset.args["fold"] for protocol in ran] == [3]
+
+
+def test_one_value_and_a_sweep_over_the_same_key_are_refused(
+    write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("a.json", Sweep={"Setup.seed": [1, 2]})
+    assert command("-c", path, "-R", "3", defaults=defaults) == 2
+    assert capsys.readouterr().err == (
+        f"error: {path}: --Setup.seed gives one value to what Sweep.Setup.seed gives several; remove one of "
+        "the two (--Sweep null switches a protocol's sweep off).\n"
+    )
+
+
+def test_every_run_of_every_sweep_is_checked_before_anything_runs(
+    write: Callable[..., Path],
+    ran: list[Protocol],
+    defaults: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.json")
+    bad = write("b.json", Sweep={"Dataset.args.fold": [1, 6], "Setup.seed": [1, 2]})
+    assert command("-c", tmp_path / "*.json", defaults=defaults) == 2
+    assert ran == []
+    assert capsys.readouterr().err == f"error: {bad}: Dataset.args.fold is 6; there are folds 1 to 3.\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_that_fails_in_a_sweep_is_a_failure_of_the_command(
+    write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--Sweep.Task.args.explode_at", "1", "null", "-e", "1"]
+    assert command("-c", write("a.json"), *argv, defaults=defaults) == 1
+    captured = capsys.readouterr()
+    assert "error: explode_at-1: The loss is inf" in captured.err
+    assert "1 of 2 runs are finished. Missing: explode_at-1." in captured.out
+
+
+def test_help_tells_of_sweeps(capsys: pytest.CaptureFixture[str], defaults: Path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"], defaults=defaults)
+    assert "--Sweep.Dataset.args.fold 1 2 3 4 5" in capsys.readouterr().out

@@ -1,0 +1,98 @@
+"""`Setup.compile`: who is compiled, and that neither names nor values change by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_research.protocols import TRUSTED, toy
+
+from ignite_trainer.assembly import assemble, compile_model
+from ignite_trainer.blueprint import draw
+from ignite_trainer.validation import validate
+from model.audioclip import AudioCLIP
+from model.esresnet import ESResNeXt
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The modules that were to be compiled; none is."""
+    modules: list[nn.Module] = []
+
+    def note(module: nn.Module, **options: Any) -> None:
+        assert options == {"dynamic": False}
+        modules.append(module)
+
+    monkeypatch.setattr(nn.Module, "compile", note)
+    return modules
+
+
+class Towers(nn.Module):
+    asked = 0
+
+    def compile_towers(self) -> None:
+        self.asked += 1
+
+
+def test_a_model_decides_what_of_it_is_compiled_and_else_it_is_all(compiled: list[nn.Module]) -> None:
+    towers, plain = Towers(), nn.Linear(2, 2)
+    compile_model(towers)
+    compile_model(plain)
+    assert towers.asked == 1
+    assert compiled == [plain]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_compiles_if_the_protocol_says_so(
+    tmp_path: Any, compiled: list[nn.Module], asked: bool
+) -> None:
+    parts = assemble(draw(validate(toy(tmp_path, Setup__compile=asked)), trusted=TRUSTED), seed=1)
+    assert compiled == ([parts.model] if asked else [])
+
+
+def test_the_towers_that_are_used_are_compiled(compiled: list[nn.Module]) -> None:
+    tower = ESResNeXt(num_classes=3)
+    tower.compile_towers()
+    stages = [tower.layer1, tower.att1, tower.layer2, tower.att2]
+    assert compiled == [*stages, tower.layer3, tower.att3, tower.layer4, tower.att4]
+    compiled.clear()
+    plain = ESResNeXt(num_classes=3, apply_attention=False)
+    plain.compile_towers()
+    assert compiled == [plain.layer1, plain.layer2, plain.layer3, plain.layer4]
+
+
+def test_audioclip_compiles_what_sees_and_hears(compiled: list[nn.Module]) -> None:
+    small: dict[str, Any] = {"transformer_width": 32, "transformer_heads": 2, "transformer_layers": 1}
+    model = AudioCLIP(
+        embed_dim=32,
+        image_resolution=32,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=8,
+        vocab_size=49408,
+        pretrained=False,
+        **small,
+    )
+    model.compile_towers()
+    assert compiled[-1] is model.visual
+    assert model.audio.layer1 in compiled
+    assert model.transformer not in compiled
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_equal_values_under_equal_names() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    names, inputs = list(model.state_dict()), torch.randn(3, 4)
+    expected = model(inputs)
+    expected.sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    compile_model(model)
+    found = model(inputs)
+    found.sum().backward()
+    torch.testing.assert_close(found, expected)
+    assert list(model.state_dict()) == names
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

@@ -1,0 +1,73 @@
+"""Fixtures shared by the tests of the networks: small ones, and audio."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model import releases
+from model.audioclip import AudioCLIP
+
+SMALL = {
+    "embed_dim": 16,
+    "image_resolution": 64,
+    "vision_layers": (1, 1, 1, 1),
+    "vision_width": 8,
+    "transformer_width": 32,
+    "transformer_heads": 2,
+    "transformer_layers": 1,
+    "n_fft": 256,
+    "hop_length": 100,
+    "win_length": 200,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: several would wait for each other at each of many small convolutions.
+
+    On a busy machine that takes ten times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_arguments() -> dict[str, object]:
+    """Constructor arguments of an AudioCLIP with small towers (the audio backbone is what it is)."""
+    return dict(SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_model() -> AudioCLIP:
+    """An AudioCLIP with small towers, in eval mode; not to be changed."""
+    torch.manual_seed(1)
+    return AudioCLIP(**SMALL, pretrained=False).eval()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def take_for_released(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let a file be the released one of its name, whatever its size."""
+
+    def take(path: Path) -> None:
+        release = replace(releases.RELEASES[path.stem], size_bytes=path.stat().st_size)
+        monkeypatch.setattr(releases, "RELEASES", {**releases.RELEASES, path.stem: release})
+
+    return take
+
+
+@pytest.fixture
+def clips() -> Callable[..., Tensor]:
+    """Make white noise `[B, C, T]` in 16-bit units."""
+
+    def make(batch: int, channels: int = 1, samples: int = 4000, seed: int = 0) -> Tensor:
+        noise = np.random.default_rng(seed).standard_normal((batch, channels, samples))
+        return torch.from_numpy(3000.0 * noise).float()
+
+    return make

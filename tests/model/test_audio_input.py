@@ -1,0 +1,95 @@
+"""Audio files and image files to arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from model.audio_input import read_audio, resample
+from model.image_input import preprocess_image, read_image
+
+
+def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "tolerance"), [("wav", "PCM_16", 1), ("flac", "PCM_16", 1), ("ogg", "VORBIS", 700)]
+)
+def test_files_decode_to_16_bit_units(suffix: str, subtype: str, tolerance: float, tmp_path: Path) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(0.5, 44100), 44100, subtype=subtype)
+    audio = read_audio(path, 44100)
+    assert audio.dtype == np.float32
+    assert audio.shape == (1, 22050)
+    assert np.abs(audio[0] - 32768 * tone(0.5, 44100)).max() <= tolerance
+
+
+def test_files_are_resampled(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.wav", tone(1.0, 22050), 22050, subtype="FLOAT")
+    audio = read_audio(tmp_path / "tone.wav", 44100)
+    assert audio.shape == (1, 44100)
+    middle = slice(2000, -2000)
+    np.testing.assert_allclose(audio[0, middle], 32768 * tone(1.0, 44100)[middle], atol=20)
+
+
+def test_channels_are_kept_averaged_or_doubled(tmp_path: Path) -> None:
+    left, right = tone(0.1, 8000), tone(0.1, 8000, 1000.0)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", left, 8000, subtype="FLOAT")
+    both = 32768 * np.stack([left, right])
+    np.testing.assert_allclose(read_audio(tmp_path / "stereo.wav", 8000), both, atol=1e-2)
+    np.testing.assert_allclose(read_audio(tmp_path / "stereo.wav", 8000, mono=False), both, atol=1e-2)
+    np.testing.assert_allclose(
+        read_audio(tmp_path / "stereo.wav", 8000, mono=True), both.mean(axis=0, keepdims=True), atol=1e-2
+    )
+    assert read_audio(tmp_path / "mono.wav", 8000).shape == (1, 800)
+    doubled = read_audio(tmp_path / "mono.wav", 8000, mono=False)
+    np.testing.assert_allclose(doubled, both[[0, 0]], atol=1e-2)
+
+
+def test_unusable_audio_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.wav: no such audio file"):
+        read_audio(tmp_path / "nothing.wav", 44100)
+    (tmp_path / "text.wav").write_text("not audio")
+    with pytest.raises(ValueError, match=r"text\.wav: not decodable"):
+        read_audio(tmp_path / "text.wav", 44100)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 44100)
+    with pytest.raises(ValueError, match=r"empty\.wav: holds no audio"):
+        read_audio(tmp_path / "empty.wav", 44100)
+    with pytest.raises(ValueError, match="must be positive, got 44100 and 0 Hz"):
+        resample(np.zeros((1, 8), dtype=np.float32), 44100, 0)
+
+
+def test_images_are_resized_cropped_and_normalised_as_clips(tmp_path: Path) -> None:
+    pixels = np.full((40, 60, 3), (255, 0, 128), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    expected = (np.array([255, 0, 128]) / 255 - [0.48145466, 0.4578275, 0.40821073]) / [
+        0.26862954,
+        0.26130258,
+        0.27577711,
+    ]
+    for source in (tmp_path / "plain.png", str(tmp_path / "plain.png"), Image.fromarray(pixels), pixels):
+        image = preprocess_image(source, resolution=32)
+        assert image.shape == (3, 32, 32)
+        assert image.dtype == torch.float32
+        np.testing.assert_allclose(image.mean(dim=(1, 2)).numpy(), expected, atol=1e-5)
+
+
+def test_grey_images_become_rgb() -> None:
+    assert read_image(np.zeros((4, 5), dtype=np.uint8)).mode == "RGB"
+    assert read_image(Image.new("L", (4, 5))).mode == "RGB"
+
+
+def test_unusable_images_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.png: no such image file"):
+        read_image(tmp_path / "nothing.png")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(ValueError, match=r"text\.png: not decodable"):
+        read_image(tmp_path / "text.png")
+    for array in (np.zeros((4, 5)), np.zeros(4, dtype=np.uint8), np.zeros((3, 4, 5), dtype=np.uint8)):
+        with pytest.raises(ValueError, match="expected uint8"):
+            read_image(array)  # type: ignore[arg-type]

@@ -1,0 +1,102 @@
+"""The contrastive loss against plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.losses import label_ids_of, pairwise_contrastive_loss, sample_weights
+
+
+def random_logits(count: int, batch: int = 5) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [4 * torch.randn(batch, batch, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def plain_loss(logits: Tensor, positives: list[list[int]], weights: list[float]) -> float:
+    """Cross-entropy along rows plus along columns, one logit at a time."""
+    total = 0.0
+    for matrix in (logits.numpy(), logits.numpy().T):
+        for i, weight in enumerate(weights):
+            log_normaliser = math.log(sum(math.exp(value) for value in matrix[i]))
+            mean = sum(matrix[i][j] - log_normaliser for j in positives[i]) / len(positives[i])
+            total -= weight * mean / sum(weights)
+    return total
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pairs_are_added_and_divided_by_the_factorial(count: int) -> None:
+    logits = random_logits(count)
+    diagonal = [[i] for i in range(5)]
+    expected = sum(plain_loss(pair, diagonal, [1.0] * 5) for pair in logits)
+    assert pairwise_contrastive_loss(logits).item() == pytest.approx(expected / math.factorial(count))
+    mean = pairwise_contrastive_loss(logits, reduction="mean")
+    assert mean.item() == pytest.approx(expected / count)
+
+
+def test_diagonal_loss_is_torchs_cross_entropy() -> None:
+    (logits,) = random_logits(1)
+    weight = torch.tensor([0.5, 1.0, 2.0, 0.0, 3.0], dtype=torch.float64)
+    target = torch.arange(5)
+    expected = sum(torch.nn.functional.cross_entropy(x, target, weight=weight) for x in (logits, logits.T))
+    torch.testing.assert_close(pairwise_contrastive_loss([logits], sample_weight=weight), expected)
+
+
+def test_sample_weights_weigh_rows_and_columns() -> None:
+    logits = random_logits(3)
+    weights = [0.5, 1.0, 2.0, 0.0, 3.0]
+    expected = sum(plain_loss(pair, [[i] for i in range(5)], weights) for pair in logits) / 6
+    loss = pairwise_contrastive_loss(logits, sample_weight=torch.tensor(weights))
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_same_label_takes_every_sample_of_the_label_as_positive() -> None:
+    logits = random_logits(3)
+    label_ids = torch.tensor([7, 1, 7, 2, 7])
+    positives = [[0, 2, 4], [1], [0, 2, 4], [3], [0, 2, 4]]
+    expected = sum(plain_loss(pair, positives, [1.0] * 5) for pair in logits) / 6
+    loss = pairwise_contrastive_loss(logits, positives="same_label", label_ids=label_ids)
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_same_label_with_distinct_labels_is_the_diagonal() -> None:
+    logits = random_logits(2)
+    same = pairwise_contrastive_loss(logits, positives="same_label", label_ids=torch.arange(5))
+    torch.testing.assert_close(same, pairwise_contrastive_loss(logits))
+
+
+def test_class_weights_of_a_sample_are_added() -> None:
+    weights = sample_weights([["dog"], ["dog", "rain"]], {"dog": 2.0, "rain": 0.5})
+    assert weights.tolist() == [2.0, 2.5]
+    with pytest.raises(ValueError, match="No class weight for 'cat'"):
+        sample_weights([["cat"]], {"dog": 1.0})
+
+
+def test_label_ids_are_equal_for_equal_sets_only_and_the_same_everywhere() -> None:
+    ids = label_ids_of([["dog"], ["rain", "dog"], ["dog", "rain"], ["dog rain"], ["dog"]])
+    assert ids.dtype == torch.int64
+    assert (ids >= 0).all()
+    assert ids[0] == ids[4]
+    assert ids[1] == ids[2]
+    assert len(np.unique(ids)) == 3
+    assert ids[0].item() == 2072328596179865167
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"logits": []}, "at least one pair"),
+        ({"logits": [torch.zeros(2, 3)]}, r"shapes \[\[2, 3\]\]"),
+        ({"logits": [torch.zeros(2, 2), torch.zeros(3, 3)]}, r"expected one \[B, B\]"),
+        ({"logits": [torch.zeros(2, 2)], "reduction": "sum"}, "reduction is 'sum'"),
+        ({"logits": [torch.zeros(2, 2)], "positives": "all"}, "positives is 'all'"),
+        ({"logits": [torch.zeros(2, 2)], "positives": "same_label"}, r"shape \[2\]; got none"),
+        ({"logits": [torch.zeros(2, 2)], "label_ids": torch.zeros(2)}, "ignores them"),
+        ({"logits": [torch.zeros(2, 2)], "sample_weight": torch.ones(3)}, r"shape \[3\]; expected \[2\]"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pairwise_contrastive_loss(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,174 @@
+"""Every figure of the published architecture, recorded in float64 from deterministic weights.
+
+`parity/golden.npz` and `parity/state_dict.json` hold the figures; the rule for the weights is written out
+in `conftest.py`. Together they tell whether an implementation can load the released checkpoints and means
+the same by them, without the 537 MB.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.audioclip import AudioCLIP
+
+GOLDEN = dict(np.load(Path(__file__).parent / "parity" / "golden.npz"))
+CLIPS = {"mono5": (2, 1, 220500, 11), "stereo4": (1, 2, 176400, 12), "short": (1, 1, 44100, 13)}
+LABELS = [["dog"], ["rain"], ["door knock"], ["siren"]]
+TEXTS = [["dog"], ["car", "horn"], ["a photo of a thunderstorm"], ["Crying baby!"], [""]]
+
+TRAINED = [key for key in GOLDEN if key.startswith(("grad/", "train/", "trimodal/"))]
+UNTRAINED = [key for key in GOLDEN if key not in TRAINED]
+# What follows three steps of training inherits their tolerance.
+TOLERANCE = {**dict.fromkeys(UNTRAINED, 1e-9), **dict.fromkeys(TRAINED, 1e-7)}
+
+Figures = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
+
+
+def waveform(batch: int, channels: int, samples: int, seed: int) -> Tensor:
+    """Chirps in noise `[batch, channels, samples]`, 16-bit units."""
+    rng = np.random.default_rng(seed)
+    seconds = np.arange(samples) / 44100
+    start = rng.uniform(100, 2000, (batch, channels, 1))
+    stop = rng.uniform(500, 15000, (batch, channels, 1))
+    phase = 2 * np.pi * (start * seconds + (stop - start) * seconds**2 / (2 * seconds[-1]))
+    return torch.from_numpy(8000.0 * np.sin(phase) + 800.0 * rng.standard_normal((batch, channels, samples)))
+
+
+def images(count: int, seed: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((count, 3, 224, 224)))
+
+
+@pytest.fixture(scope="module")
+def model(deterministic_weights: Callable[[nn.Module], None]) -> AudioCLIP:
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = AudioCLIP(pretrained=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    deterministic_weights(model)
+    return model
+
+
+@torch.no_grad()
+def encoded(model: AudioCLIP) -> dict[str, Tensor]:
+    """The figures that need no training."""
+    model.eval()
+    figures: dict[str, Tensor] = {}
+    for name, arguments in CLIPS.items():
+        audio = waveform(*arguments)
+        image = model.audio.decibels(audio)
+        figures[f"audio/{name}"] = model.encode_audio(audio)
+        figures[f"logpower/{name}/shape"] = torch.tensor(image.shape)
+        figures[f"logpower/{name}/sample"] = image[..., ::37, ::41]
+        figures[f"logpower/{name}/mean"] = image.mean(dim=(-2, -1))
+    figures["image"] = model.encode_image(images(2, 21))
+    figures["tokens"] = model.tokenize(TEXTS)
+    figures["text"] = model.encode_text(TEXTS)
+    wavelets = model.audio.fbsp
+    assert wavelets is not None
+    bank = wavelets.bank()  # [2, K, taps], recorded as [K, taps, 2]
+    figures["fbsp/weights"] = bank.permute(1, 2, 0)[::64, ::16]
+    figures["fbsp/norm"] = bank.square().sum(dim=(0, 2)).sqrt()
+    figures["ttf_loss"] = wavelets.norm_penalty(bank)
+    return figures
+
+
+def as_arrays(figures: dict[str, Tensor]) -> Figures:
+    return {key: figure.detach().double().numpy() for key, figure in figures.items()}
+
+
+@pytest.fixture(scope="module")
+def untrained_figures(model: AudioCLIP) -> Figures:
+    return as_arrays(encoded(model))
+
+
+@pytest.fixture(scope="module")
+def float32_figures(model: AudioCLIP, untrained_figures: Figures) -> Iterator[Figures]:
+    assert untrained_figures
+    single = AudioCLIP(pretrained=False)
+    single.load_state_dict(model.state_dict())
+    yield as_arrays(encoded(single))
+
+
+def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
+    """Train as the published protocol does: the audio tower, its wavelets and two scales apart."""
+    model.train()
+    groups: dict[str, list[nn.Parameter]] = {"tower": [], "apart": [], "frozen": []}
+    for name, parameter in model.named_parameters():
+        apart = name.startswith("audio.fbsp.") or name in ("logit_scale_ai", "logit_scale_at")
+        key = "apart" if apart else "tower" if name.startswith("audio.") else "frozen"
+        parameter.requires_grad_(key != "frozen")
+        groups[key].append(parameter)
+    optimizer_groups: list[dict[str, Any]] = [
+        {"params": groups["tower"]},
+        {"params": groups["apart"], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(
+        optimizer_groups,
+        lr=5e-4,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+    )
+    figures, losses = {}, []
+    for step in range(3):
+        optimizer.zero_grad()
+        (_, logits), loss = model(audio=waveform(4, 1, 220500, 31 + step), text=LABELS)
+        loss.backward()
+        assert model.audio.fbsp is not None
+        model.audio.fbsp.before_optimizer_step()
+        if step == 0:
+            figures["train/logits_audio_text"] = logits.audio_text
+            for name, parameter in model.named_parameters():
+                gradient = parameter.grad
+                if f"grad/{name}" in GOLDEN and gradient is not None:
+                    three = gradient.norm(), gradient.flatten()[0], gradient.abs().max()
+                    figures[f"grad/{name}"] = torch.stack(three)
+        optimizer.step()
+        losses.append(loss.detach())
+    return {**figures, "train/losses": torch.stack(losses)}
+
+
+@pytest.fixture(scope="module")
+def trained_figures(model: AudioCLIP, untrained_figures: Figures, float32_figures: Figures) -> Figures:
+    assert untrained_figures and float32_figures  # before training changes the weights
+    figures = three_steps(model)
+    model.eval()
+    with torch.no_grad():
+        figures["train/after/audio"] = model.encode_audio(waveform(2, 1, 220500, 81))
+        (_, logits), loss = model(waveform(4, 1, 220500, 91), images(4, 22), LABELS)
+    figures["trimodal/loss"] = loss
+    figures.update({f"trimodal/logits_{pair}": x for pair, x in zip(("ai", "at", "it"), logits, strict=True)})
+    return as_arrays(figures)
+
+
+def relative_error(key: str, figures: Figures) -> float:
+    assert figures[key].shape == GOLDEN[key].shape
+    return float(np.linalg.norm(figures[key] - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]))
+
+
+def test_state_dict_has_the_released_names_and_shapes(model: AudioCLIP) -> None:
+    released = json.loads((Path(__file__).parent / "parity" / "state_dict.json").read_text())
+    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == released
+    assert len(released) == 861
+
+
+@pytest.mark.parametrize("key", UNTRAINED)
+def test_figure_without_training_is_met(key: str, untrained_figures: Figures) -> None:
+    assert relative_error(key, untrained_figures) < TOLERANCE[key]
+
+
+@pytest.mark.parametrize("key", UNTRAINED)
+def test_figure_without_training_is_met_in_float32(key: str, float32_figures: Figures) -> None:
+    assert relative_error(key, float32_figures) < 1e-3
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_figure_of_training_is_met(key: str, trained_figures: Figures) -> None:
+    assert relative_error(key, trained_figures) < TOLERANCE[key]

@@ -1,0 +1,89 @@
+"""Finding weights: by path, by name in the assets, by name from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from model import releases
+from model.releases import RELEASES, WeightsError, find_pretrained, find_weights
+
+if TYPE_CHECKING:
+    from tests.conftest import Web
+
+
+def test_released_files_are_described() -> None:
+    assert set(RELEASES) == {"AudioCLIP-Full-Training", "AudioCLIP-Partial-Training", "CLIP", "ESRNXFBSP"}
+    for release in RELEASES.values():
+        assert len(release.sha256) == 64
+        assert release.size_bytes > 100e6
+        assert release.url.endswith(f"/v0.1/{release.file}")
+        assert release.remote.url == release.url
+        assert release.remote.digest == f"sha256:{release.sha256}"
+    urls = "\n".join(f"{x.file} {x.size_bytes} {x.sha256}" for x in RELEASES.values())
+    assert hashlib.sha256(urls.encode()).hexdigest()[:8] == "2e8bc515"
+
+
+@pytest.mark.parametrize("name", ["CLIP", "CLIP.pt"])
+def test_offline_the_error_says_what_to_put_where(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="Connection refused") as caught:
+        find_weights(name, assets=tmp_path)
+    message = str(caught.value)
+    for part in (str(tmp_path / "CLIP.pt"), RELEASES["CLIP"].url, "408415159", RELEASES["CLIP"].sha256):
+        assert part in message
+    with pytest.raises(WeightsError, match="ESRNXFBSP"):
+        find_pretrained("ESRNXFBSP", together=(), assets=tmp_path)
+
+
+def test_a_released_file_is_found_in_the_assets(
+    tmp_path: Path, take_for_released: Callable[[Path], None]
+) -> None:
+    (tmp_path / "CLIP.pt").write_bytes(b"weights")
+    take_for_released(tmp_path / "CLIP.pt")
+    assert find_weights("CLIP", assets=tmp_path) == tmp_path / "CLIP.pt"
+    assert find_weights("CLIP.pt", assets=str(tmp_path)) == tmp_path / "CLIP.pt"
+    assert find_pretrained(True, together=("CLIP",), assets=tmp_path) == (tmp_path / "CLIP.pt",)
+    assert find_pretrained(False, together=("CLIP",)) == ()
+
+
+def test_a_released_name_with_a_file_of_another_size_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "CLIP.pt").write_bytes(b"cut short")
+    with pytest.raises(WeightsError, match=r"CLIP\.pt has 9 bytes, the published file 408415159: .*anew"):
+        find_weights("CLIP", assets=tmp_path)
+
+
+def test_a_path_is_taken_as_it_is_and_never_fetched(tmp_path: Path) -> None:
+    (tmp_path / "CLIP.pt").write_bytes(b"my own")
+    assert find_weights(tmp_path / "CLIP.pt") == tmp_path / "CLIP.pt"
+    with pytest.raises(WeightsError, match=r"/else/ESRNXFBSP\.pt: not there .*releases/download"):
+        find_weights("/else/ESRNXFBSP.pt", assets=tmp_path)
+    names = r"mine\.pt: no such file\. Released weights go by name: AudioCLIP"
+    with pytest.raises(WeightsError, match=names):
+        find_weights("mine.pt", assets=tmp_path)
+
+
+@pytest.mark.parametrize("by_argument", [True, False])
+def test_a_released_file_that_is_absent_is_fetched(
+    by_argument: bool, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"weights" * 1000
+    digest = hashlib.sha256(content).hexdigest()
+    release = replace(RELEASES["ESRNXFBSP"], size_bytes=len(content), sha256=digest)
+    monkeypatch.setattr(releases, "RELEASES", {"ESRNXFBSP": release})
+    web.files["ESRNXFBSP.pt"] = content
+    if not by_argument:
+        monkeypatch.setenv("AUDIOCLIP_MIRROR", web.url)
+    found = find_weights("ESRNXFBSP", assets=tmp_path / "new", mirror=web.url if by_argument else None)
+    assert found == tmp_path / "new" / "ESRNXFBSP.pt"
+    assert found.read_bytes() == content
+
+    found.unlink()
+    web.files["ESRNXFBSP.pt"] = content[::-1]
+    with pytest.raises(WeightsError, match="what came has not the sha256 it should"):
+        find_weights("ESRNXFBSP", assets=tmp_path / "new", mirror=web.url)
+    assert not found.exists()

@@ -1,0 +1,120 @@
+"""Framing, power and decibels against formulas written out in numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import get_window
+
+from model.esresnet import spectrogram
+
+RNG = np.random.default_rng
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames"),
+    [(1, 1), (99, 1), (100, 1), (101, 2), (130, 2), (131, 3), (160, 3), (161, 4)],
+)
+def test_frame_count_covers_the_signal(samples: int, frames: int) -> None:
+    assert spectrogram.frame_count(samples, win_length=100, hop_length=30) == frames
+    padded = spectrogram.pad_to_frames(torch.ones(1, samples), win_length=100, hop_length=30)
+    assert padded.shape == (1, (frames - 1) * 30 + 100)
+    left = (padded.shape[-1] - samples) // 2
+    assert (padded[0, :left] == 0).all()
+    assert (padded[0, left : left + samples] == 1).all()
+    assert (padded[0, left + samples :] == 0).all()
+
+
+def numpy_frames(audio: np.ndarray, win: int, hop: int, n_fft: int) -> np.ndarray:
+    """Windowed frames `[N, n_fft]`, zero-padded on both sides, one at a time."""
+    count = 1 if len(audio) <= win else 1 + math.ceil((len(audio) - win) / hop)
+    missing = (count - 1) * hop + win - len(audio)
+    padded = np.pad(audio, (missing // 2, missing - missing // 2))
+    window = get_window("hann", win, fftbins=True)
+    left = (n_fft - win) // 2
+    frames = [
+        np.pad(padded[i * hop : i * hop + win] * window, (left, n_fft - win - left)) for i in range(count)
+    ]
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("samples", [7, 50, 51, 200])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_stft_power_is_that_of_a_discrete_fourier_transform(samples: int, normalized: bool) -> None:
+    audio = RNG(1).standard_normal(samples)
+    frames = numpy_frames(audio, win=50, hop=20, n_fft=64)
+    matrix = np.exp(-2j * np.pi * np.outer(np.arange(33), np.arange(64)) / 64)
+    expected = np.abs(frames @ matrix.T).T ** 2 / (64 if normalized else 1)
+    power = spectrogram.stft_power(
+        torch.from_numpy(audio)[None, None],
+        window=torch.from_numpy(get_window("hann", 50, fftbins=True)),
+        n_fft=64,
+        hop_length=20,
+        normalized=normalized,
+    )
+    np.testing.assert_allclose(power[0, 0].numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("samples", [7, 50, 51, 200])
+def test_wavelet_power_is_that_of_whole_padded_frames(samples: int) -> None:
+    audio = RNG(2).standard_normal((2, 3, samples))
+    bank = RNG(3).standard_normal((2, 5, 64))
+    power = spectrogram.wavelet_power(
+        torch.from_numpy(audio),
+        bank=torch.from_numpy(bank),
+        window=torch.from_numpy(get_window("hann", 50, fftbins=True)),
+        hop_length=20,
+    )
+    for b in range(2):
+        for c in range(3):
+            frames = numpy_frames(audio[b, c], win=50, hop=20, n_fft=64)
+            expected = (frames @ bank[0].T) ** 2 + (frames @ bank[1].T) ** 2
+            np.testing.assert_allclose(power[b, c].numpy(), expected.T, rtol=1e-9, atol=1e-12)
+
+
+def test_bands_are_consecutive_thirds_and_the_rest_is_dropped() -> None:
+    bands = spectrogram.split_bands(torch.arange(11.0)[:, None])
+    assert bands.shape == (3, 3, 1)
+    assert bands.flatten().tolist() == list(range(9))
+
+
+def test_two_sided_puts_the_flipped_spectrum_first() -> None:
+    assert spectrogram.two_sided(torch.arange(3.0)[:, None]).flatten().tolist() == [2, 1, 0, 0, 1, 2]
+
+
+def test_resize_aligns_corners_and_keeps_sizes_that_are_not_positive() -> None:
+    power = torch.tensor([[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]).expand(1, 1, 3, 2, 3)
+    assert spectrogram.resize(power, height=-1, width=0) is power
+    wide = spectrogram.resize(power, height=-1, width=5)
+    assert wide[0, 0, 1].tolist() == [[0, 1, 2, 3, 4], [6, 7, 8, 9, 10]]
+    high = spectrogram.resize(power, height=3, width=-1)
+    assert high[0, 0, 2].tolist() == [[0, 2, 4], [3, 5, 7], [6, 8, 10]]
+
+
+def test_decibels_floor_exact_zeros_only() -> None:
+    decibels = spectrogram.decibels(torch.tensor([0.0, 1.0, 100.0, 1e-20], dtype=torch.float64))
+    assert decibels.tolist() == pytest.approx([-180.0, 0.0, 20.0, -200.0])
+
+
+def test_decibels_of_zeros_have_finite_gradients() -> None:
+    power = torch.zeros(3, requires_grad=True)
+    spectrogram.decibels(power).sum().backward()
+    assert power.grad is not None
+    assert (power.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_power_and_its_gradient_are_those_of_windowed_frames(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    audio, window = torch.randn(2, 3, 130, dtype=dtype), torch.rand(20, dtype=dtype)
+    bank = torch.randn(2, 7, 32, dtype=dtype).requires_grad_()
+    power = spectrogram.wavelet_power(audio, bank=bank, window=window, hop_length=9)
+    padded = spectrogram.pad_to_frames(audio, win_length=20, hop_length=9)
+    frames = [torch.nn.functional.pad(f * window, (6, 6)) for f in padded.unfold(-1, 20, 9).unbind(-2)]
+    spectra = [torch.einsum("bct,zkt->zbck", frame, bank) for frame in frames]
+    expected = torch.stack(spectra, dim=-1).square().sum(dim=0)
+    torch.testing.assert_close(power, expected, rtol=1e-4, atol=1e-3)
+    towards = torch.randn_like(power)
+    (ours,), (theirs,) = (torch.autograd.grad(p, [bank], towards) for p in (power, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)

@@ -1,0 +1,174 @@
+"""Every way to load weights, and every way in which that is refused."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.audioclip import AudioCLIP
+from model.releases import WeightsError
+from model.weights import load_weights, read_state_dict, without_prefix
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+STATE = {name: torch.full_like(tensor, 2) for name, tensor in network().state_dict().items()}
+
+
+def save_torchscript(path: Path) -> None:
+    module = network()
+    module.load_state_dict(STATE)
+    module.register_buffer("context_length", torch.tensor(77))
+    with pytest.warns(DeprecationWarning):
+        torch.jit.script(module).save(path)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "plain.pt": lambda path: torch.save(STATE, path),
+    "old_format.pth": lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False),
+    "parallel.pt": lambda path: torch.save({f"module.{name}": x for name, x in STATE.items()}, path),
+    "checkpoint.pt": lambda path: torch.save({"model": STATE, "optimizer": {"lr": 0.1}, "epoch": 3}, path),
+    "half.pt": lambda path: torch.save({name: x.half() for name, x in STATE.items()}, path),
+    "clip.pt": save_torchscript,
+    "tensors.safetensors": lambda path: save_file(STATE, path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_loads(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name)
+    module = network()
+    report = load_weights(module, read_state_dict(tmp_path / name), source=name)
+    assert len(report.loaded) == 7
+    assert not (report.missing or report.unexpected or report.misshapen)
+    assert all(torch.equal(tensor, STATE[key]) for key, tensor in module.state_dict().items())
+    assert module[0].weight.dtype == torch.float32
+    assert str(report) == f"{name}: 7 of the model's 7 entries match"
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("code of the file was run",))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text("hello"), "not a file of weights"),
+        (lambda path: path.write_bytes(b""), "not a file of weights"),
+        (lambda path: torch.save({"a": Malicious()}, path), "whose code is not run"),
+        (lambda path: torch.save([1, 2], path), "holds no state dict, but a list"),
+        (lambda path: torch.save({}, path), "holds no state dict, but a dict"),
+        (lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path), "not tensors: epoch"),
+    ],
+)
+def test_unusable_files_are_named(
+    write: Callable[[Path], object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "weights.pt"
+    write(path)
+    with pytest.raises(WeightsError, match=rf"weights\.pt: .*{message}"):
+        read_state_dict(path)
+    assert "code of the file" not in capsys.readouterr().out
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    for name in ("plain.pt", "clip.pt", "tensors.safetensors"):
+        WRITERS[name](tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(WeightsError, match=re.escape(name)):
+            read_state_dict(tmp_path / name)
+    with pytest.raises(WeightsError, match=r"nothing\.pt: no such file"):
+        read_state_dict(tmp_path / "nothing.pt")
+
+
+def test_every_gap_is_an_error_unless_named() -> None:
+    module = network()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state: dict[str, Tensor] = {**STATE, "head.weight": torch.ones(1), "1.weight": torch.ones(5)}
+    del state["0.bias"]
+    with pytest.raises(WeightsError) as caught:
+        load_weights(module, state, source="x.pt")
+    assert str(caught.value) == (
+        "Weights do not fit Sequential. x.pt: 5 of the model's 7 entries match\n"
+        "  1 missing: 0.bias\n"
+        "  1 unexpected: head.weight\n"
+        "  1 misshapen: 1.weight [5] for [3]"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+    allowed = {"allow_missing": (r"0\.bias", r"1\.wei.*"), "allow_unexpected": (r"head\..*",)}
+    report = load_weights(module, state, source="x.pt", **allowed)
+    assert report.missing == ("0.bias",)
+    assert report.unexpected == ("head.weight",)
+    assert report.misshapen == ("1.weight [5] for [3]",)
+    assert "1 missing: 0.bias" in str(report)
+    assert torch.equal(module.state_dict()["0.weight"], STATE["0.weight"])
+    assert torch.equal(module.state_dict()["0.bias"], before["0.bias"])
+
+    with pytest.raises(WeightsError, match=r"1 missing: 0\.bias"):
+        load_weights(module, state, source="x.pt", **{**allowed, "allow_missing": ("bias", r"1\..*")})
+
+
+def test_entries_without_learned_values_may_be_missing() -> None:
+    state = {name: tensor for name, tensor in STATE.items() if "num_batches" not in name}
+    assert load_weights(network(), state, source="x.pt").missing == ("1.num_batches_tracked",)
+
+
+def test_prefix_is_taken_off_only_if_all_names_have_it() -> None:
+    one = torch.ones(1)
+    assert set(without_prefix({"audio.a": one, "audio.b": one}, "audio.")) == {"a", "b"}
+    assert set(without_prefix({"audio.a": one, "b": one}, "audio.")) == {"audio.a", "b"}
+
+
+def test_weights_of_another_model_are_refused_in_a_few_lines(small_model: AudioCLIP) -> None:
+    from torchvision.models import resnet18
+
+    with pytest.raises(WeightsError) as caught:
+        load_weights(small_model, resnet18().state_dict(), source="resnet18.pt")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("Weights do not fit AudioCLIP. resnet18.pt: 0 of the model's")
+    assert all(len(line) < 300 and "... and" in line for line in lines[1:])
+
+
+def test_a_model_comes_back_from_its_file_in_eval_mode(
+    small_model: AudioCLIP, small_arguments: dict[str, object], tmp_path: Path
+) -> None:
+    torch.save({f"module.{k}": v for k, v in small_model.state_dict().items()}, tmp_path / "model.pt")
+    loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", device="cpu", **small_arguments)
+    assert not any(module.training for module in loaded.modules())
+    audio = torch.full((1, 1, 2000), 500.0)
+    torch.testing.assert_close(loaded.embed_text(["dog"]), small_model.embed_text(["dog"]))
+    torch.testing.assert_close(loaded.encode_audio(audio), small_model.encode_audio(audio))
+    built = AudioCLIP(**small_arguments, pretrained=tmp_path / "model.pt")  # type: ignore[arg-type]
+    assert built.training
+
+
+def test_pretrained_true_is_clip_and_the_audio_classifier(
+    small_model: AudioCLIP,
+    small_arguments: dict[str, object],
+    tmp_path: Path,
+    take_for_released: Callable[[Path], None],
+) -> None:
+    state = small_model.state_dict()
+    clip = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
+    torch.save({**clip, "input_resolution": torch.tensor(64)}, tmp_path / "CLIP.pt")
+    audio = {k.removeprefix("audio."): v for k, v in state.items() if k.startswith("audio.")}
+    audio |= {"fc.weight": torch.ones(527, 2048), "fc.bias": torch.ones(527)}
+    torch.save(audio, tmp_path / "ESRNXFBSP.pt")
+    take_for_released(tmp_path / "CLIP.pt")
+    take_for_released(tmp_path / "ESRNXFBSP.pt")
+    model = AudioCLIP(**small_arguments, pretrained=True, assets=tmp_path)  # type: ignore[arg-type]
+    for name, tensor in model.state_dict().items():
+        assert name.startswith("audio.fc.") or torch.equal(tensor, state[name]), name
+
+    with pytest.raises(WeightsError, match=r"Weights do not fit AudioCLIP.*missing: audio\.|missing: logit"):
+        AudioCLIP(**small_arguments, pretrained=tmp_path / "CLIP.pt")  # type: ignore[arg-type]

@@ -1,0 +1,379 @@
+"""Every shipped protocol is whole, and published ones run with nothing but overrides."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ignite_trainer import cli
+from ignite_trainer.blueprint import draw
+from ignite_trainer.overrides import split_overrides
+from model.esresnet import ESResNeXt
+from model.weights import read_state_dict
+from utils.datasets import MadeSounds
+
+ROOT = Path(__file__).parent.parent
+DEFAULTS = ROOT / "protocols/defaults.json"
+SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS})
+
+# What makes AudioCLIP and its clips small; nothing else changes.
+SMALL = """
+    --Model.args.embed_dim 32 --Model.args.image_resolution 32 --Model.args.vision_layers 1 1 1 1
+    --Model.args.vision_width 8 --Model.args.context_length 12 --Model.args.transformer_width 32
+    --Model.args.transformer_heads 2 --Model.args.transformer_layers 1
+    --Model.args.spec_height 32 --Model.args.spec_width 32
+    --Transforms.3.args.out_len 13230 --Transforms.4.args.out_len 13230
+    --Transforms.6.args.out_len 13230 --Transforms[-1].args.out_len 13230
+""".split()  # noqa: SIM905
+NO_DASHBOARD = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
+
+
+def published(**dataset_args: Any) -> dict[str, Any]:
+    """A protocol with the sections and keys of the published files, placeholders included."""
+    transforms: list[dict[str, Any]] = [
+        {"class": "utils.transforms.ToTensor1D", "args": {}},
+        {"class": "utils.transforms.RandomFlip", "args": {"p": 0.5}, "test": False},
+        {"class": "utils.transforms.RandomScale", "args": {"max_scale": 1.5}, "test": False},
+        {"class": "utils.transforms.RandomPadding", "args": {"out_len": 220500}, "test": False},
+        {"class": "utils.transforms.RandomCrop", "args": {"out_len": 220500}, "test": False},
+        {
+            "class": "utils.transforms.RandomNoise",
+            "args": {"snr_min_db": 10.0, "snr_max_db": 120.0, "p": 0.25},
+            "test": False,
+        },
+        {
+            "class": "utils.transforms.RandomPadding",
+            "args": {"out_len": 220500, "train": False},
+            "train": False,
+        },
+        {"class": "utils.transforms.RandomCrop", "args": {"out_len": 220500, "train": False}, "train": False},
+    ]
+    return {
+        "Visdom": {"host": None, "port": None, "env_path": None},
+        "Setup": {
+            "name": "Multimodal-Audio",
+            "suffix": "CV1",
+            "batch_train": 64,
+            "batch_test": 64,
+            "workers_train": 4,
+            "workers_test": 4,
+            "epochs": 50,
+            "log_interval": 10,
+            "saved_models_path": "/path/to/saved/models",
+        },
+        "Model": {
+            "class": "model.audioclip.AudioCLIP",
+            "args": {"multilabel": False, "pretrained": "/path/to/assets/AudioCLIP.pt"},
+        },
+        "Optimizer": {
+            "class": "torch.optim.SGD",
+            "args": {"lr": 5e-5, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        },
+        "Scheduler": {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.96}},
+        "Dataset": {
+            "class": "utils.datasets.ESC50",
+            "args": {
+                "dl_shuffle": True,
+                "root": "/path/to/ESC50",
+                "sample_rate": 44100,
+                "fold": 1,
+                "training": {"key": "train", "yes": True, "no": False},
+                **dataset_args,
+            },
+        },
+        "Transforms": transforms,
+        "Metrics": {
+            "Performance": {
+                "window_name": None,
+                "x_label": "#Epochs",
+                "y_label": "Accuracy",
+                "width": 1890,
+                "height": 416,
+                "lines": [
+                    {
+                        "line_label": "Val. Acc.",
+                        "class": "ignite.metrics.Accuracy",
+                        "args": {},
+                        "is_checkpoint": True,
+                    }
+                ],
+            }
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in ESC-50's layout, of 6 classes with one short clip in each of 5 folds."""
+    folder = tmp_path_factory.mktemp("sounds")
+    made = MadeSounds(folder / "ESC-50", seconds=0.3, clips_per_class_and_fold=1, cache=folder / "cache")
+    return made.root
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_protocol_names_classes_with_arguments_they_have(path: Path) -> None:
+    protocol = cli.load(path, defaults=DEFAULTS)
+    blueprint = draw(protocol)
+    assert blueprint.split.key == "train"
+    assert protocol.setup.saved_models_path == "results"
+
+
+@pytest.mark.parametrize("data_set", ["esc50", "us8k"])
+@pytest.mark.parametrize(("suffix", "setting"), [("", "trained"), ("-zeroshot", "zero-shot")])
+def test_a_published_figure_is_of_the_setting_and_the_metric_that_the_protocol_has(
+    data_set: str, suffix: str, setting: str
+) -> None:
+    protocol = cli.load(ROOT / f"protocols/audioclip-{data_set}{suffix}.json", defaults=DEFAULTS)
+    (figure,) = protocol.table.published
+    assert (figure.setting, figure.metric) == (setting, "Val. Acc.")
+    assert figure.setting == (protocol.table.setting or "trained")
+    assert figure.metric in {line.line_label for line in protocol.lines.values()}
+
+
+def test_the_linear_probe_leaves_its_random_figure_out_of_the_table() -> None:
+    table = json.loads((ROOT / "protocols/audioclip-esc50-probe.json").read_text())["Table"]
+    assert table == {"listed": False}
+
+
+def test_the_shipped_esc50_protocol_is_the_published_one() -> None:
+    shipped = json.loads((ROOT / "protocols/audioclip-esc50.json").read_text())
+    expected = published()
+    del shipped["Table"]  # the figure to compare with
+    placeholders = [
+        ("Setup", "saved_models_path"),
+        ("Model", "args", "pretrained"),
+        ("Dataset", "args", "root"),
+    ]
+    for *path, key in placeholders:
+        for protocol in (shipped, expected):
+            place = protocol
+            for step in path:
+                place = place[step]
+            del place[key]
+    assert shipped == expected
+
+
+def test_the_fast_esc50_protocol_is_the_faithful_one_in_other_arithmetic() -> None:
+    fast, faithful = (
+        json.loads((ROOT / f"protocols/audioclip-esc50{kind}.json").read_text()) for kind in ("-fast", "")
+    )
+    fast_setup, faithful_setup = fast.pop("Setup"), faithful.pop("Setup")
+    assert fast == faithful
+    assert fast_setup == {
+        **faithful_setup,
+        **{"name": "Multimodal-Audio-Fast", "precision": "bf16", "compile": True},
+    }
+
+
+def test_a_published_protocol_runs_with_nothing_but_overrides(sounds: Path, tmp_path: Path) -> None:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published()))
+    overrides = f"""-c {path} -M {tmp_path}/results --Dataset.args.root {sounds} --Model.args.pretrained false
+        --epochs 1 --batch-train 8 -w 0 -W 0 -S --Setup.seed 1""".split()
+    assert cli.main([*overrides, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+    [folder] = (tmp_path / "results/Multimodal-Audio").iterdir()
+    assert folder.name.endswith("_CV1_fold-1_seed-1")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line for line in lines if line["event"] == "evaluation"]
+    assert [(line["epoch"], line["split"]) for line in evaluated] == [(0, "test"), (1, "test")]
+    assert all(0 <= line["metrics"]["Val. Acc."] <= 1 for line in evaluated)
+    best = next((folder / "checkpoints").glob("best_val-acc_epoch-1_*.pt"))
+    last = folder / "checkpoints/last_epoch-1.pt"
+    for name, tensor in read_state_dict(best).items():
+        assert torch.equal(tensor, read_state_dict(last)[name])
+
+
+def test_two_runs_with_one_seed_end_with_equal_weights(tmp_path: Path) -> None:
+    """The quickstart made smaller: same classes, transforms, optimizer and both parameter groups."""
+    weights = []
+    for workers, root in (("0", "first"), ("2", "second")):
+        command = ["-c", str(ROOT / "protocols/quickstart.json"), "-M", str(tmp_path / root), "-e", "2", "-S"]
+        command += ["-b", "6", "-w", workers, "--Dataset.args.clips_per_class_and_fold", "1"]
+        assert (
+            cli.main([*command, "--Dataset.args.seconds", "0.3", *SMALL, *NO_DASHBOARD], defaults=DEFAULTS)
+            == 0
+        )
+        weights.append(read_state_dict(next((tmp_path / root).rglob("last_epoch-2.pt"))))
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_frozen_towers_do_not_move_and_the_audio_tower_does(sounds: Path, tmp_path: Path) -> None:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published()))
+    command = f"""-c {path} -M {tmp_path}/results --Dataset.args.root {sounds} --Model.args.pretrained false
+        -e 1 -b 8 -w 0 -W 0 -S --Setup.seed 5 --Optimizer.args.lr 0.01""".split()
+    assert cli.main([*command, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+    torch.manual_seed(5)
+    _, overrides = split_overrides([*SMALL, "--Model.args.pretrained", "false"])
+    protocol = cli.load(path, overrides, defaults=DEFAULTS)
+    before = draw(protocol).model(**protocol.model.args).state_dict()
+    after = read_state_dict(next(tmp_path.rglob("last_epoch-1.pt")))
+    constant = {"audio.window", "audio.fbsp.bias"}  # logit_scale_ai has no gradient: there are no images
+    for name, tensor in after.items():
+        trained = name.startswith(("audio.", "logit_scale_at")) and name not in constant
+        assert torch.equal(tensor, before[name]) != trained, name
+
+
+def test_the_audio_tower_trains_alone_as_a_classifier(sounds: Path, tmp_path: Path) -> None:
+    command = ["-c", str(ROOT / "protocols/esresnextfbsp-esc50.json"), "-M", str(tmp_path / "results")]
+    command += f"""--Dataset.args.root {sounds} --Model.args.pretrained false --Model.args.num_classes 6
+        -e 1 -b 8 -w 0 -W 0 --Setup.seed 5 --Setup.precision bf16""".split()
+    audio_only = SMALL[SMALL.index("--Model.args.spec_height") :]
+    assert cli.main([*command, *audio_only, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+    weights = read_state_dict(next(tmp_path.rglob("last_epoch-1.pt")))
+    assert weights["fc.weight"].shape == (6, 2048)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_stereo_clips_are_trained_and_evaluated_in_bf16(tmp_path: Path) -> None:
+    root = tmp_path / "UrbanSound8K"
+    (root / "metadata").mkdir(parents=True)
+    rows = ["slice_file_name,fold,classID,class"]
+    random = np.random.default_rng(0)
+    for fold in (1, 2, 3):
+        (root / f"audio/fold{fold}").mkdir(parents=True)
+        for number in range(4):
+            name = f"{fold}-{number}.wav"
+            samples = random.integers(-9000, 9000, (6000 + 1000 * number, 1 + number % 2)).astype(np.int16)
+            soundfile.write(root / f"audio/fold{fold}" / name, samples, (22050, 44100)[number % 2])
+            rows.append(f"{name},{fold},{number % 2},{('siren', 'dog_bark')[number % 2]}")
+    (root / "metadata/UrbanSound8K.csv").write_text("\n".join(rows) + "\n")
+    command = ["-c", str(ROOT / "protocols/audioclip-us8k.json"), "-M", str(tmp_path / "results")]
+    command += f"""--Dataset.args.root {root} --Model.args.pretrained false --Setup.precision bf16
+        -e 1 -b 4 -w 0 -W 0 --Setup.seed 5 --Task.args.positives same_label""".split()
+    assert cli.main([*command, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+    lines = [json.loads(line) for line in next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()]
+    assert [line["split"] for line in lines if line["event"] == "evaluation"] == ["test", "train", "test"]
+
+
+def test_everything_that_cannot_be_built_is_said_before_a_clip_is_decoded(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("utils.datasets.esc50.read_audio", decode)
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published(root=str(sounds), fold=11)))
+    command = ["-c", str(path), "-M", str(tmp_path / "results"), *SMALL]
+    command += ["--Transforms.2.args.max_scale", "0.5", "--Task.args.template", "sound"]
+    command += ["--Model.args.pretrained", str(tmp_path / "none.pt")]
+    assert cli.main(command, defaults=DEFAULTS) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 4 problems:")
+    assert "Dataset.args.fold is 11; ESC-50 has folds 1 to 5." in error
+    assert "Transforms[2].args.max_scale is 0.5" in error
+    assert 'Task.args.template is "sound"' in error
+    assert "none.pt: no such file" in error
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_audio_in_unit_range_is_refused_before_training(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "utils.datasets.esc50.read_audio", lambda *_, **__: np.full((1, 9000), 0.5, np.float32)
+    )
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published(root=str(sounds))))
+    command = ["-c", str(path), "-M", str(tmp_path / "results"), *SMALL, "-b", "8", "-w", "0", "-W", "0"]
+    assert cli.main([*command, "--Model.args.pretrained", "false"], defaults=DEFAULTS) == 2
+    assert "its audio looks like [-1, 1], but 16-bit units" in capsys.readouterr().err
+
+
+def test_the_classifier_starts_from_the_released_tower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built as the protocol says, from a file of the released one's name and shape."""
+    protocol = cli.load(ROOT / "protocols/esresnextfbsp-esc50.json", defaults=DEFAULTS)
+    released = ESResNeXt(num_classes=527)
+    torch.save(released.state_dict(), tmp_path / "weights.pt")
+    found = (tmp_path / "weights.pt",)
+    monkeypatch.setattr("model.esresnet.esresnext.find_pretrained", lambda *_, **__: found)
+    model = draw(protocol).model(**protocol.model.args)
+    name = "layer4.0.conv1.weight"
+    assert torch.equal(model.state_dict()[name], released.state_dict()[name])
+    assert model.state_dict()["fc.weight"].shape == (50, 2048)
+
+
+MISTAKES = [
+    (["--Dataset.args.root", "/nowhere"], "Dataset.args.root is /nowhere, which is not a folder"),
+    (["--Dataset.args.fold", "11"], "Dataset.args.fold is 11; ESC-50 has folds 1 to 5."),
+    (["--Dataset.args.flod", "1"], 'Dataset.args.flod is not an argument; did you mean "fold"?'),
+    (["--Setup.epoch", "1"], 'Setup has no "epoch"; did you mean "epochs"?'),
+    (["--Model.class", "model.audioclip.AudioCLAP"], 'did you mean "model.audioclip.AudioCLIP"?'),
+    (["--Optimizer.class", "torch.optim.SDG"], 'torch.optim has no "SDG"; did you mean "SGD"?'),
+    (
+        ["--Optimizer.class", "utils.datasets.ESC50"],
+        "a subclass of torch.optim.optimizer.Optimizer is expected",
+    ),
+    (["--Dataset.class", "os.system"], '"os" is not trusted'),
+    (
+        ["--Optimizer.args.momentun", "0.9"],
+        'Optimizer.args.momentun is not an argument; did you mean "momentum"?',
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_mistakes_are_named_before_anything_is_trained(
+    words: list[str], message: str, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published()))
+    command = ["-c", str(path), "-M", str(tmp_path / "results"), "--Model.args.pretrained", "false"]
+    command += ["--Dataset.args.root", str(sounds)]
+    assert cli.main([*command, *words], defaults=DEFAULTS) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published(root=str(sounds))))
+    command = ["-c", str(path), "-M", str(tmp_path / "results"), "-w", "0", "-W", "0", "-b", "8", *SMALL]
+    assert cli.main([*command, "--Model.args.pretrained", str(tmp_path / "other.pt")], defaults=DEFAULTS) == 2
+    error = capsys.readouterr().err
+    assert "other.pt" in error
+    assert "missing" in error
+    assert len(error.splitlines()) < 30
+
+
+def test_a_corrupt_clip_is_named(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    copy = tmp_path / "ESC-50"
+    shutil.copytree(sounds, copy)
+    victim = sorted((copy / "audio").iterdir())[7]
+    victim.write_bytes(b"RIFF" + victim.read_bytes()[4:30])
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published(root=str(copy))))
+    command = ["-c", str(path), "-M", str(tmp_path / "results"), "--Model.args.pretrained", "false"]
+    assert cli.main(command, defaults=DEFAULTS) == 2
+    assert victim.name in capsys.readouterr().err
+
+
+def test_another_split_than_the_folds_is_refused_with_the_reason(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results")]
+    for flags in (["--Dataset.args.fold", "random"], ["--Sweep.Dataset.args.fold", "random", "2"]):
+        overrides = ["--Dataset.args.root", str(sounds), "--Model.args.pretrained", "false", *flags]
+        assert cli.main([*command, *overrides], defaults=DEFAULTS) == 2
+        assert "clips cut from one recording share a fold" in capsys.readouterr().err
+    assert cli.main([*command, "--Sweep", "1", "2"], defaults=DEFAULTS) == 2
+    assert "for one key write --Sweep.Dataset.args.fold 1 2" in capsys.readouterr().err

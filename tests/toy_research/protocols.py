@@ -1,0 +1,67 @@
+"""The protocol of a toy experiment, and its run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from ignite_trainer.experiment import RunResult, run
+from ignite_trainer.sweep import carry_out, make_plan
+from ignite_trainer.sweep_summary import Summary
+from ignite_trainer.validation import validate
+
+TRUSTED = ("toy_research",)
+
+_TOY: dict[str, Any] = {
+    "Setup": {
+        "name": "Toy",
+        "batch_train": 8,
+        "epochs": 2,
+        "log_interval": 1,
+        "saved_models_path": "(set by toy)",
+        "seed": 7,
+    },
+    "Model": {"class": "toy_research.network.TwoTowers", "args": {}},
+    "Task": {"class": "toy_research.learning.Matching", "args": {}},
+    "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.1, "momentum": 0.9}},
+    "Dataset": {"class": "toy_research.signals.Tones", "args": {"fold": 1}},
+    "Transforms": [
+        {"class": "toy_research.augment.GlobalHiss", "test": False},
+        {"class": "toy_research.augment.Hiss", "args": {"level": 0.05}, "test": False},
+        {"class": "toy_research.augment.Fit", "args": {"length": 16}, "test": False},
+        {"class": "toy_research.augment.Fit", "args": {"length": 16, "train": False}, "train": False},
+    ],
+    "Metrics": {
+        "Performance": {
+            "lines": [{"line_label": "Val. Acc.", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}]
+        }
+    },
+    "Reporters": [
+        {"class": "toy_research.watching.Notebook"},
+        {"class": "ignite_trainer.reporters.JsonLines"},
+    ],
+}
+
+
+def toy(root: Path, **changes: Any) -> dict[str, Any]:
+    """The toy protocol with results under `root`; `Setup__epochs=3` replaces a key, `Scheduler=...` all."""
+    raw = copy.deepcopy(_TOY)
+    raw["Setup"]["saved_models_path"] = str(root)
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        place = raw
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return raw
+
+
+def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summary:
+    """Carry out a sweep of the toy protocol."""
+    return carry_out(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED), trusted=TRUSTED)
+
+
+def run_toy(root: Path, **changes: Any) -> RunResult:
+    """Carry out the toy protocol."""
+    return run(validate(toy(root, **changes)), trusted=TRUSTED)

@@ -1,0 +1,182 @@
+"""What is wrong with arguments, tables and files is said before any clip is decoded, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from utils.datasets import ESC50
+
+
+def fails(root: Path | str | None, message: str, kind: type[Exception] = ValueError, **args: Any) -> None:
+    """Building the data set must fail by this message, and before anything is decoded."""
+    with pytest.raises(kind, match=re.escape(message)):
+        ESC50(root, **args)  # type: ignore[arg-type]
+    assert not Path(os.environ["AUDIOCLIP_CACHE"]).exists()
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    table = root / "meta/esc50.csv"
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, 1))
+
+
+def test_a_fold_that_does_not_exist_is_an_error(esc50: Path) -> None:
+    fails(esc50, "fold is 11; ESC-50 has folds 1 to 5.", fold=11)
+    fails(esc50, "fold is [1, 0]; ESC-50 has folds 1 to 5.", fold=[1, 0])
+    edit(esc50, "wav,3,", "wav,9,")
+    for _ in range(2):
+        edit(esc50, "wav,3,", "wav,2,")
+    fails(esc50, "fold is 3; ESC-50 has folds 1, 2, 4, 5 and 9.", fold=3)
+
+
+@pytest.mark.parametrize("fold", ["1", 1.0, True, [], [1, "2"], {"a": 1}, "random", 0.2])
+def test_a_fold_that_is_no_number_is_an_error(esc50: Path, fold: object) -> None:
+    fails(esc50, f"fold is {fold!r}; a fold's number, a list of them, or null is expected.", fold=fold)
+    fails(esc50, "a random one would have them on both sides", fold=fold)
+
+
+def test_holding_out_every_fold_leaves_nothing_to_train_on(esc50: Path) -> None:
+    folds = [1, 2, 3, 4, 5]
+    fails(esc50, f"fold is {folds}; that holds out every clip and leaves none to train on.", fold=folds)
+    assert len(ESC50(esc50, fold=folds, train=False)) == 15
+
+
+@pytest.mark.parametrize("sample_rate", [0, -1, 44100.0, "44100", True])
+def test_a_sample_rate_that_is_none_is_an_error(esc50: Path, sample_rate: object) -> None:
+    message = f"sample_rate is {sample_rate!r}; a positive integer, in Hz, is expected."
+    fails(esc50, message, sample_rate=sample_rate)
+
+
+@pytest.mark.parametrize("name", ["train", "mono", "esc10"])
+def test_text_is_not_taken_for_true(esc50: Path, name: str) -> None:
+    arguments: dict[str, Any] = {name: "false"}
+    fails(esc50, f"{name} is 'false'; true or false is expected.", **arguments)
+
+
+def test_a_misspelt_argument_is_an_error(esc50: Path) -> None:
+    fails(esc50, "unexpected keyword argument 'folds'", TypeError, folds=1)
+
+
+def test_a_missing_root_says_what_was_expected(tmp_path: Path) -> None:
+    expected = "ESC-50 is expected there: meta/esc50.csv and the audio files."
+    fails("/no/such", f"root is /no/such, which is not a folder; {expected}", FileNotFoundError)
+    fails(tmp_path, f"root is {tmp_path}, which has no meta/esc50.csv; {expected}", FileNotFoundError)
+    fails(None, "root is None; the folder of ESC-50 is expected.")
+
+
+def test_a_root_one_folder_too_high_is_told_the_right_one(esc50: Path) -> None:
+    parent = esc50.parent
+    fails(parent, f"root is {parent}, but ESC-50 is a folder deeper: use {esc50}.", FileNotFoundError)
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(esc50: Path) -> None:
+    edit(esc50, "category,esc10", "kind,short")
+    there = "it has filename, fold, target, kind, short, src_file, take."
+    table = esc50 / "meta/esc50.csv"
+    fails(esc50, f"{table} has no column category; {there}")
+    fails(esc50, f"{table} has no column category and no column esc10; {there}", esc10=True)
+    table.write_text("")
+    fails(esc50, f"{table} has no column filename and no column fold")
+
+
+@pytest.mark.parametrize(
+    ("new", "complaint"),
+    [
+        ("1-1001-A-0.wav,one,0,dog,True", 'fold is "one"; a whole number is expected.'),
+        ("1-1001-A-0.wav,-1,0,dog,True", 'fold is "-1"; a whole number is expected.'),
+        ("1-1001-A-0.wav,1,,dog,True", 'target is ""; some text is expected.'),
+        ("1-1001-A-0.wav,1,0,  ,True", 'category is "  "; some text is expected.'),
+        ("../x.wav,1,0,dog,True", 'filename is "../x.wav"; a file name without a folder is expected.'),
+        ("1-1001-A-0.wav,1,0,dog,yes", 'esc10 is "yes"; True or False is expected.'),
+    ],
+)
+def test_a_malformed_value_is_named_with_its_line(esc50: Path, new: str, complaint: str) -> None:
+    edit(esc50, "1-1001-A-0.wav,1,0,dog,True", new)
+    fails(esc50, f"{esc50}/meta/esc50.csv, line 3: {complaint}", esc10=True)
+
+
+def test_a_line_that_is_cut_off_is_named(esc50: Path) -> None:
+    with (esc50 / "meta/esc50.csv").open("a") as table:
+        table.write("x.wav,5\n")
+    fails(esc50, f'{esc50}/meta/esc50.csv, line 17: target is ""; some text is expected.')
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'filename,fold,target,category\n"' + b"a" * 200000])
+def test_a_table_that_is_no_text_is_an_error(esc50: Path, content: bytes) -> None:
+    (esc50 / "meta/esc50.csv").write_bytes(content)
+    fails(esc50, f"{esc50}/meta/esc50.csv is not a CSV table in UTF-8:")
+
+
+def test_an_excel_byte_order_mark_is_no_obstacle(esc50: Path) -> None:
+    table = esc50 / "meta/esc50.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert len(ESC50(esc50)) == 15
+
+
+def test_a_table_without_clips_is_an_error(esc50: Path) -> None:
+    (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category,esc10\n")
+    fails(esc50, f"root is {esc50}, but its meta/esc50.csv lists no clips.")
+    (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category,esc10\na.wav,1,0,dog,False\n")
+    fails(esc50, "esc10 is true; ", esc10=True)
+
+
+def test_one_target_cannot_have_two_names_nor_one_name_two_targets(esc50: Path) -> None:
+    edit(esc50, "2,4,frog", "2,4,toad")
+    fails(esc50, 'audio/2-1003-A-4.wav is "toad" with target 4, but another clip is "frog" with target 4.')
+    edit(esc50, "2,4,toad", "2,5,frog")
+    fails(esc50, 'audio/2-1003-A-4.wav is "frog" with target 5, but another clip is "frog" with target 4.')
+
+
+def test_a_clip_listed_twice_is_an_error(esc50: Path) -> None:
+    edit(esc50, "2-1003-A-4.wav", "1-1000-A-4.wav")
+    fails(esc50, f"{esc50}/meta/esc50.csv lists audio/1-1000-A-4.wav twice.")
+
+
+def test_absent_files_are_counted_and_the_first_named(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ESC50, "decode", _must_not_be_called)
+    for path in sorted((esc50 / "audio").iterdir())[:7]:
+        path.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        ESC50(esc50, fold=5)
+    message = str(caught.value)
+    assert message.startswith(
+        f"root is {esc50}, but 7 of its 15 audio files are missing: audio/1-1000-A-4.wav"
+    )
+    assert message.count(".wav") == 5
+    assert message.endswith("and 2 more. Is the data set complete?")
+
+
+def _must_not_be_called(*_: object) -> None:
+    raise AssertionError("a clip was decoded")
+
+
+def test_corrupt_clips_are_all_named_in_one_error(esc50: Path, cache_folder: Path) -> None:
+    names = ["1-1000-A-4.wav", "3-1007-A-0.wav", "5-1014-A-11.wav"]
+    (esc50 / "audio" / names[0]).write_text("not audio")
+    (esc50 / "audio" / names[1]).write_bytes(b"")
+    soundfile.write(esc50 / "audio" / names[2], np.array([0.0, np.nan]), 44100, subtype="FLOAT")
+    with pytest.raises(ValueError, match="clips cannot be decoded") as caught:
+        ESC50(esc50).prepare()
+    message = str(caught.value)
+    assert message.startswith(f"root is {esc50}, but 3 of its 15 clips cannot be decoded:")
+    assert all(str(esc50 / "audio" / name) in message for name in names)
+    assert "values that are not finite" in message
+    assert message.endswith("Fetch these files again, or take their lines out of the table.")
+    assert not [path for path in cache_folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_of_many_corrupt_clips_ten_are_named(esc50: Path) -> None:
+    for path in (esc50 / "audio").iterdir():
+        path.write_text("not audio")
+    with pytest.raises(ValueError, match=r"15 of its 15 clips") as caught:
+        ESC50(esc50).prepare()
+    assert str(caught.value).count(".wav") == 10
+    assert "and 5 more" in str(caught.value)

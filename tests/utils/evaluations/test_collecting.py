@@ -1,0 +1,56 @@
+"""What all evaluations of features ask of a data set, and what naming them costs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_research.embedding import Embedding
+
+from utils.evaluations.collecting import FeatureCollector
+
+ROOT = Path(__file__).parents[3]
+STATEMENTS = (ast.Import, ast.ImportFrom)
+
+
+class Bare:
+    class_names = ("dog", "rain")
+
+
+def test_of_a_data_set_that_says_little_clips_go_by_their_positions() -> None:
+    collector = FeatureCollector(Bare(), Embedding())
+    collector.add(torch.tensor([0, 1]), [["rain"], []], {"audio": torch.ones(2, 3, dtype=torch.bfloat16)})
+    collector.add(torch.tensor([2]), [["dog"]], {"audio": torch.zeros(1, 3)})
+    table = collector.table()
+    assert table.features["audio"].dtype == np.float32
+    assert table.features["audio"].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    assert table.clips == ("0", "1", "2")
+    assert table.labels == (("rain",), (), ("dog",))
+    assert (table.folds, table.dataset) == (None, "Bare")
+
+
+def test_a_pass_leaves_nothing_for_the_next() -> None:
+    collector = FeatureCollector(Bare(), Embedding())
+    collector.add(torch.tensor([0]), [["rain"]], {"audio": torch.ones(1, 3), "image": torch.ones(1, 3)})
+    collector.reset()
+    collector.add(torch.tensor([0]), [["dog"]], {"audio": torch.ones(1, 3)})
+    table = collector.table()
+    assert (list(table.features), table.labels) == (["audio"], (("dog",),))
+
+
+def test_a_data_set_without_class_names_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^list has no class_names; features are kept with the labels"):
+        FeatureCollector([1, 2], Embedding())
+
+
+def test_naming_an_evaluation_or_a_metric_imports_nothing_slow() -> None:
+    files = [*(ROOT / "utils/evaluations").glob("*.py")]
+    files += [ROOT / f"utils/{name}.py" for name in ("features", "log_mel", "metrics", "probe", "retrieval")]
+    for path in files:
+        imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, STATEMENTS)]
+        names = {word for node in imports for word in re.split(r"\W+", ast.unparse(node))}
+        assert not names & {"sklearn", "librosa", "threadpoolctl", "rich", "matplotlib"}, path

@@ -1,0 +1,174 @@
+"""Querying through the trainer, against rankings made one by one with numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from toy_research.embedding import DIMENSIONS, Embedding, Points
+
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.experiment import RunResult
+from ignite_trainer.task import StepOutput
+from utils.evaluations import Querying
+
+Measure = Callable[..., RunResult]
+Vectors = NDArray[np.float32]
+
+
+def figures(
+    queries: Vectors, items: Vectors, is_positive: Callable[[int, int], bool], ks: Sequence[int]
+) -> dict[str, float]:
+    """The definitions, query by query; no two scores are equal here."""
+    rows: list[dict[str, float]] = []
+    for q, query in enumerate(queries.astype(np.float64)):
+        cosines = items @ query / np.linalg.norm(items, axis=1)
+        ranking = np.argsort(-cosines)
+        hits = np.array([is_positive(q, int(item)) for item in ranking])
+        if not hits.any():
+            continue
+        ranks = np.flatnonzero(hits) + 1
+        precisions = (np.arange(len(ranks)) + 1) / ranks
+        row = {"P@1": float(hits[0])}
+        row |= {f"R@{k}": hits[:k].sum() / hits.sum() for k in ks}
+        row["mAP"] = precisions.mean()
+        row[f"mAP@{max(ks)}"] = precisions[ranks <= max(ks)].sum() / min(max(ks), hits.sum())
+        rows.append(row)
+    return {**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, "queries": len(rows)}
+
+
+def share_a_label(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]]) -> Callable[..., bool]:
+    return lambda q, i: bool(set(first[q]) & set(second[i]))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_all_six_directions_equal_rankings_made_one_by_one(measure: Measure, several: bool) -> None:
+    data = {"images": True, "several": several}
+    result = measure("Querying", {"k": [1, 5, 10]}, data=data, task={"several": several})
+    points = Points(images=True, several=several)
+    labels = [points.labels_of(index) for index in range(len(points))]
+    classes = [[name] for name in points.class_names]
+    sides = {
+        "audio": (points.vectors, labels),
+        "image": (points.pictures, labels),
+        "text": (points.centres, classes),
+    }
+    table = result.record.evaluations["measured"]
+    assert list(table) == [
+        *("audio -> image", "image -> audio", "audio -> text"),
+        *("text -> audio", "image -> text", "text -> image"),
+    ]
+    for direction, row in table.items():
+        (queries, q_labels), (items, i_labels) = (sides[name] for name in direction.split(" -> "))
+        expected = figures(queries, items, share_a_label(q_labels, i_labels), (1, 5, 10))
+        assert list(row) == ["P@1", "R@1", "R@5", "R@10", "mAP", "mAP@10", "queries"]
+        assert row == pytest.approx(expected, abs=1e-12), direction
+
+
+def test_of_queries_without_a_positive_none_is_counted(measure: Measure) -> None:
+    data = {"several": True}
+    table = measure("Querying", data=data, task={"several": True}).record.evaluations["measured"]
+    assert table["audio -> text"]["queries"] == 25  # of 30 points 0, 7, 14, 21 and 28 have no label
+    assert table["text -> audio"]["queries"] == 3  # one class is never heard
+
+
+def test_in_pairs_only_the_image_of_the_same_sample_is_right(measure: Measure) -> None:
+    args = {"pairs": "pair", "k": [1, 3], "directions": ["image -> audio", "audio -> text"]}
+    table = measure("Querying", args, data={"images": True}).record.evaluations["measured"]
+    points = Points()
+    same = figures(points.pictures, points.vectors, lambda q, i: q == i, (1, 3))
+    labels = [points.labels_of(index) for index in range(30)]
+    texts = figures(
+        points.vectors, points.centres, share_a_label(labels, [[name] for name in points.class_names]), (1, 3)
+    )
+    assert list(table) == args["directions"]
+    assert table["image -> audio"] == pytest.approx(same, abs=1e-12)
+    assert table["audio -> text"] == pytest.approx(texts, abs=1e-12)
+
+
+def test_audio_and_images_are_compared_where_a_task_has_no_texts(measure: Measure) -> None:
+    table = measure("Querying", data={"images": True}, task={"texts": False}).record.evaluations["measured"]
+    assert list(table) == ["audio -> image", "image -> audio"]
+
+
+def test_audio_alone_has_nothing_to_be_compared_with(measure: Measure) -> None:
+    with pytest.raises(RunFailed, match="querying needs two modalities, but the task embeds audio alone: "):
+        measure("Querying", task={"texts": False})
+
+
+def test_a_task_without_features_cannot_be_queried(measure: Measure) -> None:
+    with pytest.raises(
+        ProtocolError, match=r"Evaluations\.\w+: Mute gives no features of its samples; choose"
+    ):
+        measure("Querying", task_class="Mute")
+
+
+def test_a_direction_that_is_not_there_is_named(measure: Measure) -> None:
+    with pytest.raises(RunFailed) as caught:
+        measure("Querying", {"directions": ["audio -> image"]})
+    said = 'directions has "audio -> image", but there are only audio -> text, text -> audio; remove it.'
+    assert said in str(caught.value)
+
+
+def test_a_label_that_is_no_class_of_the_task_is_named(tmp_path: Path) -> None:
+    points = Points()
+    task = Embedding()
+    task.prepare(torch.nn.Identity(), train=points, test=points)
+    task.class_names = ("Dog", "Rain", "Siren", "Never heard")
+    task.start_evaluation(torch.nn.Identity())
+    querying = started(task, points)
+    vectors = torch.nn.functional.normalize(torch.from_numpy(points.vectors), dim=1)
+    output = StepOutput(vectors, vectors, features={"audio": vectors})
+    batch = points[0]._replace(labels=[points.labels_of(index) for index in range(30)])
+    querying.step(torch.nn.Identity(), torch.arange(30), batch, output)
+    with pytest.raises(ValueError, match=r'^the label "dog" is none of the 4 classes of the task'):
+        querying.finish(tmp_path)
+
+
+def test_features_that_come_and_go_are_an_error() -> None:
+    points = Points(images=True)
+    task = Embedding()
+    task.prepare(torch.nn.Identity(), train=points, test=points)
+    task.start_evaluation(torch.nn.Identity())
+    querying = started(task, points)
+    one = torch.eye(DIMENSIONS)[:1]
+    batch = points[0]._replace(labels=[["dog"]])
+    both = StepOutput(one, one, features={"audio": one, "image": one})
+    querying.step(torch.nn.Identity(), torch.tensor([0]), batch, both)
+    with pytest.raises(ValueError) as caught:
+        querying.step(torch.nn.Identity(), torch.tensor([1]), batch, both._replace(features={"audio": one}))
+    assert str(caught.value) == (
+        "the samples before 1 have features of audio and image, the following of audio; all samples need the "
+        "same."
+    )
+
+
+def started(task: Embedding, points: Points) -> Querying:
+    querying = Querying()
+    querying.prepare(torch.nn.Identity(), task, test=points)
+    querying.start(torch.nn.Identity())
+    return querying
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"k": [0]}, "k is [0]; a list of ranks, counted from 1, is expected."),
+    ({"k": 5}, "k is 5; a list of ranks, counted from 1, is expected."),
+    ({"k": [True]}, "k is [True]; a list of ranks, counted from 1, is expected."),
+    ({"pairs": "both"}, 'pairs is "both"; allowed: label, pair.'),
+    ({"directions": "all"}, 'directions is all; a list such as ["audio -> text"] is expected.'),
+    ({"directions": ["audio"]}, "directions is ['audio']; a list such as [\"audio -> text\"] is expected."),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[str(args) for args, _ in MISTAKES])
+def test_arguments_out_of_range_are_refused_before_the_run(
+    measure: Measure, args: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        measure("Querying", args)
+    assert str(caught.value) == f"Evaluations.measured.args.{message}"

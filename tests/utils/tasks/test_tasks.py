@@ -1,0 +1,293 @@
+"""Tasks against figures computed by hand from the model's public encoders."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ignite_trainer.batch import PaddedBatch
+from model.audioclip import AudioCLIP
+from model.esresnet import ESResNeXt
+from utils.datasets import Sample
+from utils.tasks import AudioTextContrastive, Classification
+
+LABELS = ["dog", "rain", "door knock", "siren"]
+
+
+class Clips:
+    """A data set of noise in 16-bit units, one clip a class."""
+
+    class_names = LABELS
+    sample_rate = 44100
+
+    def __init__(self, scale: float = 3000.0, channels: int = 1) -> None:
+        self.audio = np.random.default_rng(0).normal(0, scale, (4, channels, 8000)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.audio[index], None, [LABELS[index]])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+
+def batch_of(clips: Clips) -> Sample:
+    return Sample(torch.from_numpy(clips.audio), None, [sample.labels for sample in clips])
+
+
+def tiny_audioclip(*, multilabel: bool = False) -> AudioCLIP:
+    torch.manual_seed(0)
+    return AudioCLIP(
+        embed_dim=32,
+        image_resolution=32,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=8,
+        context_length=12,
+        transformer_width=32,
+        transformer_heads=2,
+        transformer_layers=1,
+        spec_height=32,
+        spec_width=32,
+        multilabel=multilabel,
+        pretrained=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> AudioCLIP:
+    return tiny_audioclip().eval()
+
+
+def prepared(model: nn.Module, task: AudioTextContrastive, clips: Clips) -> AudioTextContrastive:
+    task.prepare(model, train=clips, test=clips)
+    return task
+
+
+def normalised(features: Tensor) -> Tensor:
+    result: Tensor = features / features.norm(dim=-1, keepdim=True)
+    return result
+
+
+def test_class_scores_are_the_softmax_of_scaled_cosines(model: AudioCLIP) -> None:
+    clips = Clips()
+    task = prepared(model, AudioTextContrastive("the sound of {}"), clips)
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        scores, targets, loss, _ = task.evaluation_step(model, batch_of(clips))
+        audio = normalised(model.encode_audio(torch.from_numpy(clips.audio)))
+        text = normalised(model.encode_text([f"the sound of {label}" for label in LABELS]))
+    expected = torch.softmax(100.0 * audio @ text.T, dim=-1)
+    assert torch.allclose(scores, expected, atol=1e-5)
+    assert targets.tolist() == [0, 1, 2, 3]
+    assert loss is None
+
+
+def test_a_multilabel_model_is_scored_by_the_sigmoid_of_the_cosine_less_a_half() -> None:
+    model, clips = tiny_audioclip(multilabel=True).eval(), Clips()
+    task = prepared(model, AudioTextContrastive(), clips)
+    batch = batch_of(clips)._replace(labels=[["dog", "rain"], ["rain"], ["siren"], ["door knock"]])
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        scores, targets, *_ = task.evaluation_step(model, batch)
+        audio = normalised(model.encode_audio(torch.from_numpy(clips.audio)))
+        text = normalised(model.encode_text(LABELS))
+    assert torch.allclose(scores, torch.sigmoid(audio @ text.T - 0.5), atol=1e-5)
+    assert targets.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_training_loss_is_that_of_the_models_forward(frozen: bool) -> None:
+    model, clips = tiny_audioclip().eval(), Clips()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("audio.", "logit_scale_a")) or not frozen)
+    task = prepared(model, AudioTextContrastive(), clips)
+    output = task.training_step(model, batch_of(clips))
+    _, expected = model(audio=torch.from_numpy(clips.audio), text=[[label] for label in LABELS])
+    assert output.loss is not None
+    assert torch.allclose(output.loss, expected, rtol=1e-5)
+    output.loss.backward()
+    assert (model.text_projection.grad is None) == frozen
+    assert model.audio.fc.weight.grad is not None
+
+
+def test_texts_of_a_frozen_tower_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = tiny_audioclip().eval().requires_grad_(False)
+    encoded: list[str] = []
+    encode_text = AudioCLIP.encode_text
+
+    def counting(self: AudioCLIP, text: list[str], *args: object) -> Tensor:
+        encoded.extend(", ".join(labels) for labels in text)
+        return encode_text(self, text, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AudioCLIP, "encode_text", counting)
+    clips = Clips()
+    task = prepared(frozen, AudioTextContrastive(), clips)
+    with torch.inference_mode():
+        task.start_evaluation(frozen)
+        task.evaluation_step(frozen, batch_of(clips))
+    for _ in range(3):
+        task.training_step(frozen, batch_of(clips))
+    assert sorted(encoded) == sorted(LABELS)
+
+
+def test_equal_labels_can_be_positives_of_each_other() -> None:
+    model, clips = tiny_audioclip().eval(), Clips()
+    batch = batch_of(clips)._replace(labels=[["dog"], ["dog"], ["rain"], ["siren"]])
+    task = prepared(model, AudioTextContrastive(positives="same_label"), clips)
+    loss = task.training_step(model, batch).loss
+    (_, logits), _ = model(audio=batch.audio, text=batch.labels)
+    positive = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    rows = -(positive * logits.audio_text.log_softmax(1)).sum(1).mean()
+    columns = -(positive * logits.audio_text.log_softmax(0)).sum(0).mean()
+    penalty = model.audio.forward_with_penalty(batch.audio).penalty
+    assert loss is not None
+    assert torch.allclose(loss, rows + columns + penalty, rtol=1e-5)
+
+
+def test_classification_adds_the_penalty_to_the_cross_entropy() -> None:
+    torch.manual_seed(0)
+    model, clips = ESResNeXt(num_classes=4, spec_height=32, spec_width=32, pretrained=False).eval(), Clips()
+    task = Classification()
+    task.prepare(model, train=clips, test=clips)
+    output = task.training_step(model, batch_of(clips))
+    logits, penalty = model.forward_with_penalty(torch.from_numpy(clips.audio))
+    expected = F.cross_entropy(logits, torch.arange(4)) + penalty
+    assert output.loss is not None
+    assert torch.allclose(output.loss, expected, rtol=1e-5)
+    assert torch.allclose(output.y_pred, logits.softmax(-1), atol=1e-6)
+
+
+def test_multilabel_classification_scores_every_class_by_itself() -> None:
+    class Constant(nn.Module):
+        def forward(self, audio: Tensor) -> Tensor:
+            return torch.tensor([[2.0, -1.0, 0.0, 0.5]]).expand(len(audio), 4)
+
+    task, clips = Classification(multilabel=True), Clips()
+    task.prepare(Constant(), train=clips, test=clips)
+    batch = batch_of(clips)._replace(labels=[["dog", "siren"]] * 4)
+    output = task.training_step(Constant(), batch)
+    p = 1 / (1 + np.exp(-np.array([2.0, -1.0, 0.0, 0.5])))
+    assert output.loss is not None
+    assert output.loss.item() == pytest.approx(-np.mean(np.log([p[0], 1 - p[1], 1 - p[2], p[3]])), rel=1e-5)
+    assert output.y[0].tolist() == [1, 0, 0, 1]
+
+
+class Nameless(NamedTuple):
+    audio: Tensor
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (
+            Clips(scale=0.2),
+            r"Sample 0 has a peak of 0\.\d+: its audio looks like \[-1, 1\], but 16-bit units",
+        ),
+        ([Nameless(torch.zeros(1, 10))], r"list has no class_names"),
+    ],
+)
+def test_data_that_cannot_be_meant_is_refused_before_training(
+    model: AudioCLIP, clips: Clips, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        AudioTextContrastive().prepare(model, train=clips, test=clips)
+
+
+def test_tasks_refuse_models_and_options_that_do_not_fit(model: AudioCLIP) -> None:
+    with pytest.raises(ValueError, match=r"needs an AudioCLIP model; Model\.class is a Linear"):
+        AudioTextContrastive().prepare(nn.Linear(1, 1), train=Clips(), test=Clips())
+    with pytest.raises(ValueError, match="num_classes is 7, but the data set has 4 classes"):
+        classifier = ESResNeXt(num_classes=7, pretrained=False)
+        Classification().prepare(classifier, train=Clips(), test=Clips())
+    with pytest.raises(ValueError, match=r"^template is \"a sound\"; it needs a \{\}"):
+        AudioTextContrastive("a sound")
+    with pytest.raises(ValueError, match="Text of 13 tokens, the limit is 12"):
+        AudioTextContrastive("one two three four five six seven eight nine ten {}").prepare(
+            model, train=Clips(), test=Clips()
+        )
+    with pytest.raises(ValueError, match=r'The label "cow" is not among the 4 class_names'):
+        task = prepared(model, AudioTextContrastive(), Clips())
+        task.start_evaluation(model)
+        task.evaluation_step(model, batch_of(Clips())._replace(labels=[["cow"]] * 4))
+
+
+# Zero-shot
+
+
+def test_the_embeddings_of_several_templates_are_averaged_on_the_sphere(model: AudioCLIP) -> None:
+    templates = ["the sound of {}", "{} heard", "{}"]
+    task = prepared(model, AudioTextContrastive(templates), Clips())
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        each = [normalised(model.encode_text(LABELS, template)) for template in templates]
+    assert torch.allclose(task.class_features, normalised(sum(each, torch.zeros(()))), atol=1e-6)
+    assert task.class_names == tuple(LABELS)
+
+
+def test_a_class_can_be_called_by_other_words_in_texts(model: AudioCLIP) -> None:
+    task = prepared(model, AudioTextContrastive("a {}", class_texts={"dog": "barking dog"}), Clips())
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        texts = ["a barking dog", "a rain", "a door knock", "a siren"]
+        expected = normalised(model.encode_text(texts))
+        targets = task.evaluation_step(model, batch_of(Clips())).y
+    assert torch.allclose(task.class_features, expected, atol=1e-6)
+    assert targets.tolist() == [0, 1, 2, 3]
+
+
+def test_words_for_a_class_that_is_not_there_are_refused(model: AudioCLIP) -> None:
+    with pytest.raises(ValueError, match='words for "cat", which is no class of the data set; those are dog'):
+        prepared(model, AudioTextContrastive(class_texts={"cat": "kitten"}), Clips())
+    for wrong in ({"template": [1]}, {"class_texts": {"dog": 5}}):
+        with pytest.raises(ValueError, match=r"template or class_texts has [15]; texts are expected"):
+            AudioTextContrastive(**wrong)
+    with pytest.raises(ValueError, match="template is an empty list"):
+        AudioTextContrastive([])
+    with pytest.raises(ValueError, match="window_samples is 0; a positive number"):
+        AudioTextContrastive(window_samples=0)
+
+
+def test_long_clips_are_scored_by_the_average_over_windows(model: AudioCLIP) -> None:
+    clips = Clips()  # of 8,000 samples: windows of 3,500 begin at 0, 2,250 and 4,500
+    task = prepared(model, AudioTextContrastive(window_samples=3500), clips)
+    audio = torch.from_numpy(clips.audio)
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        features = task.evaluation_step(model, batch_of(clips)).features
+        windows = [normalised(model.encode_audio(audio[..., at : at + 3500])) for at in (0, 2250, 4500)]
+    assert features is not None
+    assert torch.allclose(features["audio"], normalised(sum(windows, torch.zeros(()))), atol=1e-5)
+
+
+def test_clips_of_unequal_length_are_each_embedded_at_their_own(model: AudioCLIP) -> None:
+    clips = Clips()
+    task = prepared(model, AudioTextContrastive(window_samples=6000), clips)
+    assert task.takes_unequal_lengths
+    assert not AudioTextContrastive().takes_unequal_lengths
+    audio = torch.from_numpy(clips.audio)
+    lengths = torch.tensor([8000, 5000, 6000, 5000])
+    batch = batch_of(clips)._replace(audio=PaddedBatch(audio, lengths))
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        features = task.evaluation_step(model, batch).features
+        alone = [normalised(model.encode_audio(audio[i : i + 1, :, : lengths[i]])) for i in (1, 2, 3)]
+    assert features is not None
+    assert torch.allclose(features["audio"][1:], torch.cat(alone), atol=1e-5)
+
+
+def test_images_of_a_batch_are_embedded_in_evaluation(model: AudioCLIP) -> None:
+    task, clips = prepared(model, AudioTextContrastive(), Clips()), Clips()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        task.start_evaluation(model)
+        features = task.evaluation_step(model, batch_of(clips)._replace(image=images)).features
+        expected = normalised(model.encode_image(images))
+    assert features is not None
+    assert torch.allclose(features["image"], expected, atol=1e-6)
+    assert set(features) == {"audio", "image"}

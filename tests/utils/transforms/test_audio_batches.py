@@ -1,0 +1,183 @@
+"""What every audio transform promises about batches, random streams and its arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ignite_trainer.batch import BatchTransform, PaddedBatch
+from ignite_trainer.randomness import SampleRandom
+from utils.transforms import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D
+
+LENGTHS = [64, 1, 200, 7, 63, 65, 333, 64]
+TRANSFORMS: dict[str, BatchTransform] = {
+    "to_tensor": ToTensor1D(),
+    "flip_channel": RandomFlip(p=0.5),
+    "flip_time": RandomFlip(p=0.5, axis="time"),
+    "scale": RandomScale(1.5),
+    "padding": RandomPadding(64),
+    "padding_central": RandomPadding(64, train=False),
+    "crop": RandomCrop(64),
+    "crop_central": RandomCrop(64, train=False),
+    "noise": RandomNoise(0.0, 30.0, p=0.5),
+}
+every_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+every_shape = pytest.mark.parametrize("channels", [1, 2])
+
+
+def clips(channels: int, *, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Clips in 16-bit units whose level changes, so that RandomCrop's rule about quiet crops acts."""
+    generator = torch.Generator().manual_seed(channels)
+    envelopes = [torch.linspace(-9, 0, samples).exp2() for samples in LENGTHS]
+    return [
+        (torch.randn(channels, len(envelope), generator=generator) * envelope * 8_000).to(dtype)
+        for envelope in envelopes
+    ]
+
+
+def streams(indices: list[int], epoch: int) -> SampleRandom:
+    return SampleRandom.of(seed=5, epoch=epoch, indices=indices)
+
+
+def assert_equal_to_rounding(actual: Tensor, expected: Tensor) -> None:
+    """Hold audio to float32's rounding at the clip's own level: 0.016 at a peak of 32768.
+
+    Sums over a padded clip, and vectorised cosines at its end, round differently from those of one clip.
+    """
+    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-7 * float(expected.abs().max()))
+
+
+def pipeline(out_len: int) -> list[BatchTransform]:
+    steps = [RandomFlip(0.5), RandomScale(1.5), RandomPadding(out_len), RandomCrop(out_len)]
+    return [ToTensor1D(), *steps, RandomNoise(10.0, 120.0, p=0.25)]
+
+
+@every_transform
+@every_shape
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_equals_its_clips_one_by_one(
+    transform: BatchTransform, channels: int, dtype: torch.dtype
+) -> None:
+    samples = clips(channels, dtype=dtype)
+    everyone = list(range(len(samples)))
+    for epoch in range(10):
+        batch = transform.batch(PaddedBatch.stack(samples), streams(everyone, epoch))
+        assert batch.values.dtype == dtype
+        assert batch.values.shape[-1] == batch.lengths.max()
+        for index, sample in enumerate(samples):
+            alone = transform(sample, streams([index], epoch))
+            length = int(batch.lengths[index])
+            assert_equal_to_rounding(batch.values[index, :, :length], alone)
+            assert batch.values[index, :, length:].count_nonzero() == 0
+
+
+@every_shape
+def test_a_pipeline_of_a_batch_equals_that_of_its_clips(channels: int) -> None:
+    samples = clips(channels)
+    for epoch in range(10):
+        batch = PaddedBatch.stack(samples)
+        random = streams(list(range(len(samples))), epoch)
+        for position, transform in enumerate(pipeline(64)):
+            batch = transform.batch(batch, random.stream(position))
+        assert batch.values.shape == (len(samples), channels, 64)
+        for index, alone in enumerate(samples):
+            for position, transform in enumerate(pipeline(64)):
+                alone = transform(alone, streams([index], epoch).stream(position))  # noqa: PLW2901
+            assert_equal_to_rounding(batch.values[index], alone)
+
+
+@every_transform
+def test_what_a_transform_draws_does_not_depend_on_the_clips(transform: BatchTransform) -> None:
+    following = set()
+    for samples in ([torch.ones(1, 10)], [torch.ones(1, 64)], [torch.ones(1, 300)], [torch.zeros(2, 1)]):
+        random = streams([3], epoch=0)
+        transform.batch(PaddedBatch.stack(samples), random)
+        following.add(float(random.uniform()))
+    assert len(following) == 1
+
+
+@every_transform
+def test_what_was_given_is_not_changed(transform: BatchTransform) -> None:
+    batch = PaddedBatch.stack(clips(2))
+    values, lengths = batch.values.clone(), batch.lengths.clone()
+    for epoch in range(5):
+        transform.batch(batch, streams(list(range(len(lengths))), epoch))
+    assert torch.equal(batch.values, values)
+    assert torch.equal(batch.lengths, lengths)
+
+
+@every_transform
+def test_by_hand_a_transform_follows_torchs_seed(transform: BatchTransform) -> None:
+    def transformed(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        return [transform(sample) for sample in clips(2)]
+
+    for once, again in zip(transformed(1), transformed(1), strict=True):
+        assert torch.equal(once, again)
+
+
+@pytest.mark.parametrize("name", ["flip_channel", "flip_time", "scale", "padding", "crop", "noise"])
+def test_by_hand_repeated_calls_differ(name: str) -> None:
+    torch.manual_seed(0)
+    sample = clips(2)[3] if name == "padding" else clips(2)[2]
+    results = {tuple(TRANSFORMS[name](sample).flatten().tolist()) for _ in range(20)}
+    assert len(results) > 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomFlip(p=1.5), "p is 1.5; a probability lies in 0..1."),
+        (lambda: RandomFlip(p=float("nan")), "p is nan; a probability lies in 0..1."),
+        (lambda: RandomNoise(10.0, 20.0, p=-0.1), "p is -0.1; a probability lies in 0..1."),
+        (lambda: RandomFlip(p=1, axis=_any("up")), 'axis is \'up\'; "channel" and "time" can be flipped.'),
+        (lambda: RandomScale(0.9), "max_scale is 0.9; the largest factor is a number from 1 up."),
+        (lambda: RandomScale(_any("2")), "max_scale is '2'; the largest factor is a number from 1 up."),
+        (lambda: RandomPadding(0), "out_len is 0; a length is a positive whole number of samples."),
+        (lambda: RandomCrop(-5), "out_len is -5; a length is a positive whole number of samples."),
+        (lambda: RandomCrop(_any(2.5)), "out_len is 2.5; a length is a positive whole number of samples."),
+        (lambda: RandomNoise(30.0, 20.0), "snr_min_db is 30.0; it cannot exceed snr_max_db, 20.0."),
+        (
+            lambda: RandomNoise(10.0, float("inf")),
+            "snr_max_db is inf; a signal-to-noise ratio is a number of decibels.",
+        ),
+    ],
+)
+def test_arguments_are_checked(make: Callable[[], BatchTransform], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+def _any(value: Any) -> Any:
+    """Pass what the type checker would refuse, as a protocol can."""
+    return value
+
+
+@pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(1, 2, 5), torch.zeros(1, 5).short()])
+@pytest.mark.parametrize("name", ["flip_time", "scale", "padding", "crop", "noise"])
+def test_what_is_not_a_clip_is_refused(values: Tensor, name: str) -> None:
+    with pytest.raises(ValueError, match=r"^values are torch\.\w+ \[.*\]; audio is floating-point \[C, T\]"):
+        TRANSFORMS[name](values)
+
+
+def test_a_clip_with_three_axes_cannot_become_1d() -> None:
+    with pytest.raises(ValueError, match=re.escape("sample has shape [1, 2, 5]; a clip is [T] or [C, T].")):
+        ToTensor1D()(torch.zeros(1, 2, 5))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_transform
+def test_a_device_gives_the_same_batch_as_the_cpu(transform: BatchTransform) -> None:
+    batch = PaddedBatch.stack(clips(2))
+    everyone = list(range(len(batch.lengths)))
+    expected = transform.batch(batch, streams(everyone, 0))
+    result = transform.batch(PaddedBatch(batch.values.cuda(), batch.lengths), streams(everyone, 0))
+    assert result.values.is_cuda
+    assert not result.lengths.is_cuda
+    torch.testing.assert_close(result.values.cpu(), expected.values, rtol=1e-5, atol=1e-2)

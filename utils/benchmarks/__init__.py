@@ -1,0 +1,16 @@
+"""What the speed of AudioCLIP is measured by: the yardsticks of `--benchmark`, and what they are built of."""
+
+from utils.benchmarks.bare_backbone import Backbone, BackboneOnNoise, BareBackbone, ClassNumbers
+from utils.benchmarks.published_model import PublishedAudioCLIP
+from utils.benchmarks.published_way import ContrastiveEveryBatch, PublishedWay, one_at_a_time
+
+__all__ = [
+    "Backbone",
+    "BackboneOnNoise",
+    "BareBackbone",
+    "ClassNumbers",
+    "ContrastiveEveryBatch",
+    "PublishedAudioCLIP",
+    "PublishedWay",
+    "one_at_a_time",
+]

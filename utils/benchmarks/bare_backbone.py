@@ -1,0 +1,138 @@
+"""The yardstick for what cannot be saved: torchvision's ResNeXt-50 alone, on images the tower would see."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision.models import resnext50_32x4d
+
+from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.yardstick import Yardstick
+from model.esresnet import ESResNeXt
+from model.esresnet.spectrogram import frame_count
+
+
+class BareBackbone(Yardstick):
+    """A step of the bare backbone: forward, cross-entropy, backward, optimizer; no data, audio or text.
+
+    Precision, compilation, batch size and optimizer are those of the protocol; images are as large as the
+    spectrograms of its training clips: `[B, 3, 341, 392]` for 5 s.
+
+    Args:
+        samples: of a clip; None: the `out_len` of the last training transform that has one.
+    """
+
+    def __init__(self, *, samples: int | None = None) -> None:
+        if samples is not None and samples < 1:
+            raise ValueError(f"samples is {samples}; a clip has a positive number of samples.")
+        self._samples = samples
+
+    def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace model, task, data and augmentation."""
+        height, width = _image_size(protocol["Model"]["args"], self._samples or _clip_length(protocol))
+        # Of stereo clips each channel passes the backbone.
+        channels = 2 if protocol["Dataset"]["args"].get("mono") is False else 1
+        size = {"height": height, "width": width, "images_per_sample": channels}
+        return {
+            **protocol,
+            "Model": {"class": "utils.benchmarks.Backbone"},
+            "Task": {"class": "utils.benchmarks.BackboneOnNoise", "args": size},
+            "Parameters": [{"match": ".*"}],
+            "Dataset": {"class": "utils.benchmarks.ClassNumbers"},
+            "Transforms": [],
+            "Metrics": {},
+            "Table": {},
+            "Yardsticks": {},
+        }
+
+
+class Backbone(nn.Module):
+    """torchvision's `resnext50_32x4d` with random weights, channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = resnext50_32x4d().to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute class logits `[B, 1000]` of images `[B, 3, H, W]`."""
+        logits: Tensor = self.network(images)
+        return logits
+
+
+class BackboneOnNoise(Task):
+    """Cross-entropy of the backbone on images that are the same in every step, and on the device already.
+
+    Args:
+        height: of the images.
+        width: of the images.
+        images_per_sample: the batch has as many for each of its samples.
+    """
+
+    def __init__(self, *, height: int, width: int, images_per_sample: int = 1) -> None:
+        self._size = (height, width)
+        self._images_per_sample = images_per_sample
+        self._images = torch.empty(0)
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return loss, logits and targets."""
+        output = self.evaluation_step(model, batch)
+        return output._replace(loss=F.cross_entropy(output.y_pred.float(), output.y))
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return logits and targets."""
+        targets = batch.target.repeat_interleave(self._images_per_sample)
+        if len(self._images) != len(targets):
+            with torch.inference_mode(False):  # training uses those of an evaluation, too
+                images = torch.randn(len(targets), 3, *self._size)
+                self._images = images.to(targets.device, memory_format=torch.channels_last)
+        return StepOutput(model(self._images), targets)
+
+
+class NumberSample(NamedTuple):
+    """One sample: the number of a class."""
+
+    target: int
+
+
+class ClassNumbers(Dataset[NumberSample]):
+    """A data set that costs nothing: numbers of classes.
+
+    Args:
+        train: either split is the same.
+        samples: as many as any batch needs.
+    """
+
+    def __init__(self, *, train: bool = True, samples: int = 2**14) -> None:
+        self.train = train
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def __getitem__(self, index: int) -> NumberSample:
+        return NumberSample(index % 1000)
+
+
+def _clip_length(protocol: Mapping[str, Any]) -> int:
+    """Samples of the clips in training."""
+    for spec in reversed(protocol["Transforms"]):
+        if spec["train"] and "out_len" in spec["args"]:
+            return int(spec["args"]["out_len"])
+    raise ValueError("samples is needed: no training transform has an out_len that says how long clips are.")
+
+
+def _image_size(model_args: Mapping[str, Any], samples: int) -> tuple[int, int]:
+    """Height and width of the spectrograms of clips of so many samples."""
+    defaults = {name: item.default for name, item in inspect.signature(ESResNeXt).parameters.items()}
+    args = {**defaults, **model_args}
+    win_length = args["win_length"] or args["n_fft"]
+    bins = args["n_fft"] // 2 + 1 if args["onesided"] else 2 * args["n_fft"]
+    frames = frame_count(samples, win_length=win_length, hop_length=args["hop_length"] or win_length // 4)
+    height, width = args["spec_height"], args["spec_width"]
+    return height if height > 0 else bins // 3, width if width > 0 else frames

@@ -1,0 +1,295 @@
+"""Decoded clips of a data set, kept on disk in one memory-mapped file that all folds and processes share.
+
+    <cache>/ESC50-0123456789abcdef/      one folder for each thing it can be made from
+        audio.bin                        the clips one after the other, int16 or float32
+        index.npy                        where each clip is, and in which form
+        made_from.json                   what the folder's name is the hash of
+    <cache>/ESC50-0123456789abcdef.lock
+
+Folders of an old rate or of files that changed stay; any of them can be deleted while no run uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ignite_trainer.batch import PaddedBatch
+from model.audio_input import Waveform
+from utils.datasets.once import flush, make_once
+
+FORMAT_VERSION = 1
+"""Raise it when the layout of the files changes, or what `model.audio_input` gives for the same file."""
+
+_ALIGNMENT = 4  # bytes; every clip starts at a multiple, so that it can be viewed as float32
+_INDEX_TYPE = np.dtype(
+    [
+        ("offset", "<i8"),  # bytes
+        ("samples", "<i8"),
+        ("channels", "<i8"),
+        ("stored_channels", "<i8"),  # 1 where all channels are equal
+        ("type", "U2"),
+    ]
+)
+
+
+class DecodedClips:
+    """The clips of one cache folder, by their position in the table.
+
+    The file is mapped at the first access in each process; pickling passes on the path, not the audio.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._index: NDArray[np.void] = np.load(folder / "index.npy")
+        self._bytes: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, position: int) -> Waveform:
+        """A copy of one clip: float32 `[C, T]`, 16-bit units."""
+        clip = self._index[position]
+        return np.array(np.broadcast_to(self._view(clip), (clip["channels"], clip["samples"])), np.float32)
+
+    def read_batch(self, positions: Sequence[int]) -> PaddedBatch:
+        """A copy of several clips: int16 `[B, C, T]` if all are stored so, else float32.
+
+        Raises:
+            ProtocolError: their channels differ.
+        """
+        clips = self._index[list(positions)]
+        if (clips["channels"] != clips["channels"][0]).any():
+            return PaddedBatch.stack([torch.from_numpy(self[position]) for position in positions])
+        lengths = clips["samples"]
+        kind = np.int16 if (clips["type"] == "i2").all() else np.float32
+        make = np.empty if (lengths == lengths[0]).all() else np.zeros
+        values = make((len(clips), clips["channels"][0], lengths.max()), kind)
+        for row, clip in zip(values, clips, strict=True):
+            row[:, : clip["samples"]] = self._view(clip)
+        return PaddedBatch(torch.from_numpy(values), torch.from_numpy(lengths.copy()))
+
+    def _view(self, clip: np.void) -> NDArray[np.int16] | Waveform:
+        """One clip where it lies in the file: `[stored channels, T]`."""
+        if self._bytes is None:
+            self._bytes = np.memmap(self._folder / "audio.bin", np.uint8, mode="r")
+        shape = (clip["stored_channels"], clip["samples"])
+        view: NDArray[np.int16] | Waveform = np.ndarray(shape, clip["type"], self._bytes, clip["offset"])
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bytes": None}
+
+
+def plan_decoding(
+    root: Path,
+    paths: Sequence[str],
+    decode: Callable[[Path], Waveform],
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> Callable[[], DecodedClips]:
+    """Check that the files are there, and return what opens them decoded, decoding if that was not done yet.
+
+    Of several processes that open at the same time one decodes and the others wait.
+
+    Args:
+        root: folder of the data set.
+        paths: its audio files, relative to the root.
+        decode: turns a file into float32 `[C, T]` in 16-bit units; runs in several threads.
+        name: of the data set, for people who look into the cache folder.
+        settings: all that decides what `decode` makes of a file, as JSON types.
+        cache: folder of all caches; None: `default_cache_folder()`.
+        progress: show a bar while decoding, where there is a terminal.
+
+    Returns:
+        A function, which can be pickled, that raises ValueError for files that do not decode, and OSError if
+        the cache folder cannot be written.
+
+    Raises:
+        FileNotFoundError: audio files are missing.
+    """
+    description = _description(root, paths, settings)
+    return partial(
+        _load, root, paths, decode, name=name, description=description, cache=cache, progress=progress
+    )
+
+
+def _load(
+    root: Path,
+    paths: Sequence[str],
+    decode: Callable[[Path], Waveform],
+    *,
+    name: str,
+    description: str,
+    cache: str | Path | None,
+    progress: bool,
+) -> DecodedClips:
+    key = hashlib.sha256(description.encode()).hexdigest()[:16]
+    parent = Path(cache).expanduser() if cache is not None else default_cache_folder()
+    folder = parent / f"{name}-{key}"
+
+    def fill(partial: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # somebody deleted a part of it
+        (partial / "made_from.json").write_text(description)
+        clips = _decode_in_threads(decode, [root / path for path in paths])
+        bar = tqdm(clips, f"Decoding {name}", len(paths), disable=None if progress else True)
+        failures = _write(partial, bar)
+        if failures:
+            raise ValueError(
+                f"root is {root}, but {len(failures)} of its {len(paths)} clips cannot be decoded:\n  "
+                + _first(failures, 10, separator="\n  ")
+                + "\nFetch these files again, or take their lines out of the table."
+            ) from failures[0]
+
+    try:
+        make_once(folder, is_complete=_is_complete, fill=fill)
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        raise OSError(
+            f"cache is {parent}, where decoded audio cannot be written ({error}). Make room there, or name "
+            "another folder by the argument cache or the environment variable AUDIOCLIP_CACHE."
+        ) from error
+    return DecodedClips(folder)
+
+
+def default_cache_folder() -> Path:
+    """`$AUDIOCLIP_CACHE` if set, else `audioclip` in the user's cache folder (`~/.cache`)."""
+    if chosen := os.environ.get("AUDIOCLIP_CACHE"):
+        return Path(chosen).expanduser()
+    users = os.environ.get("XDG_CACHE_HOME")
+    return (Path(users) if users else Path.home() / ".cache") / "audioclip"
+
+
+def _description(root: Path, paths: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """All that decoded audio depends on, as JSON."""
+    made_from = {
+        "format": FORMAT_VERSION,
+        "settings": dict(settings),
+        "libraries": {
+            "libsndfile": soundfile.__libsndfile_version__,
+            "librosa": version("librosa"),
+            "soxr": version("soxr"),
+        },
+        "files": _sizes_and_times(root, paths),
+    }
+    return json.dumps(made_from, sort_keys=True)
+
+
+def _sizes_and_times(root: Path, paths: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Path, bytes and time of change (ns) of every file: a changed file changes the key."""
+    found, absent = [], []
+    for path in paths:
+        try:
+            status = (root / path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            absent.append(path)
+        else:
+            found.append((path, status.st_size, status.st_mtime_ns))
+    if absent:
+        raise FileNotFoundError(
+            f"root is {root}, but {len(absent)} of its {len(paths)} audio files are missing: "
+            f"{_first(absent, 5, separator=', ')}. Is the data set complete?"
+        )
+    return found
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder is there and nothing of it was deleted or cut short since."""
+    try:
+        last = np.load(folder / "index.npy")[-1]
+        size = last["stored_channels"] * last["samples"] * np.dtype(str(last["type"])).itemsize
+        return bool((folder / "audio.bin").stat().st_size >= last["offset"] + size)
+    except (OSError, EOFError, ValueError):
+        return False
+
+
+class _Stored(NamedTuple):
+    """A clip as it is written."""
+
+    values: NDArray[np.int16] | Waveform
+    """`[stored channels, T]`."""
+    channels: int
+
+
+def _decode_in_threads(
+    decode: Callable[[Path], Waveform], paths: Iterable[Path]
+) -> Iterator[_Stored | Exception]:
+    """Decode clips in order, few ahead of what is taken; libsndfile, soxr and numpy release the GIL.
+
+    A clip that does not decode gives the exception, so that all of them can be reported together.
+    """
+
+    def attempt(path: Path) -> _Stored | Exception:
+        try:
+            audio = decode(path)
+            values = _smallest(audio)
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                raise ValueError(f"{path}: holds values that are not finite.")
+        except Exception as error:  # a decoder may raise anything
+            return error
+        return _Stored(values, len(audio))
+
+    threads = min(os.cpu_count() or 1, 16)
+    ahead: deque[Future[_Stored | Exception]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for path in paths:
+            ahead.append(pool.submit(attempt, path))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _write(folder: Path, clips: Iterable[_Stored | Exception]) -> list[Exception]:
+    """Write clips and their index; if any is an exception, return these and write no index."""
+    entries: list[tuple[int, int, int, int, str]] = []
+    failures: list[Exception] = []
+    with (folder / "audio.bin").open("wb") as file:
+        for clip in clips:
+            if isinstance(clip, Exception):
+                failures.append(clip)
+            elif not failures:
+                stored, channels = clip
+                entries.append((file.tell(), stored.shape[1], channels, len(stored), stored.dtype.str[1:]))
+                file.write(np.ascontiguousarray(stored).data)
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+        flush(file)
+    if not failures:
+        with (folder / "index.npy").open("wb") as file:
+            np.save(file, np.array(entries, _INDEX_TYPE))
+            flush(file)
+    return failures
+
+
+def _smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:
+    """The smallest array that the clip can be had back from, every value of it.
+
+    Equal channels are stored once, and whole numbers, which is what a 16-bit file has, as int16.
+    """
+    if len(audio) > 1 and (audio == audio[:1]).all():
+        audio = audio[:1]
+    with np.errstate(invalid="ignore"):  # what int16 cannot hold becomes something else, so not equal
+        whole = audio.astype(np.int16)
+    return whole if (whole == audio).all() else audio
+
+
+def _first(items: Sequence[object], count: int, *, separator: str) -> str:
+    more = [f"and {len(items) - count} more"] * (len(items) > count)
+    return separator.join([*map(str, items[:count]), *more])

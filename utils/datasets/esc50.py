@@ -1,0 +1,84 @@
+"""ESC-50 (K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM MM 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from model.audio_input import Waveform, read_audio
+from utils.datasets.folds import FoldDataset, check_flag
+from utils.datasets.sample import Clip
+from utils.datasets.table import read_rows
+from utils.published import ESC_50, Published
+
+
+class ESC50(FoldDataset):
+    """ESC-50: 50 classes, 2,000 clips of 5 s in 5 folds, or any data set of its layout.
+
+    The arguments are those of `FoldDataset`, and:
+
+    Args:
+        esc10: only the clips that the table's column of that name marks: the 10 classes of ESC-10.
+    """
+
+    title = "ESC-50"
+    table = "meta/esc50.csv"
+    decoding = "resampled"
+    published: ClassVar[Published | None] = ESC_50
+
+    def __init__(
+        self,
+        root: str | Path,
+        sample_rate: int = 44100,
+        *,
+        train: bool = True,
+        fold: int | Sequence[int] | None = None,
+        mono: bool | None = None,
+        transform_audio: Callable[[Waveform], Any] | None = None,
+        target_transform: Callable[[list[str]], Any] | None = None,
+        esc10: bool = False,
+        cache: str | Path | None = None,
+        progress: bool = True,
+        download: bool = False,
+    ) -> None:
+        check_flag("esc10", esc10)
+        self.esc10 = esc10
+        super().__init__(
+            root,
+            sample_rate,
+            train=train,
+            fold=fold,
+            mono=mono,
+            transform_audio=transform_audio,
+            target_transform=target_transform,
+            cache=cache,
+            progress=progress,
+            download=download,
+        )
+
+    def read_table(self) -> list[Clip]:
+        """List the clips of `meta/esc50.csv`, those of ESC-10 alone if `esc10`."""
+        columns = ["filename", "fold", "target", "category"] + (["esc10"] if self.esc10 else [])
+        rows = list(read_rows(self.root / self.table, columns))
+        kept = [row for row in rows if row.flag("esc10")] if self.esc10 else rows
+        if rows and not kept:
+            raise ValueError(f"esc10 is true; {self.root / self.table} marks none of its clips as ESC-10.")
+        return [
+            Clip(
+                path=f"audio/{row.file_name('filename')}",
+                fold=row.whole_number("fold"),
+                target=row.whole_number("target"),
+                label=row.text("category").replace("_", " "),
+            )
+            for row in kept
+        ]
+
+    def _name_results(self, clips: int, classes: int) -> str:
+        if self.esc10 and (clips, classes) == (400, 10):
+            return "ESC-10"
+        return super()._name_results(clips, classes)
+
+    def decode(self, path: Path) -> Waveform:
+        """Decode one clip at the wanted rate."""
+        return read_audio(path, self.sample_rate, mono=self.mono)

@@ -1,0 +1,36 @@
+"""What a data set consists of: clips as its table lists them, samples as it gives them out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Clip(NamedTuple):
+    """One clip of a data set's table.
+
+    Attributes:
+        path: of the audio file, relative to the data set's root, with `/` on every system.
+        fold: number of the fold it is in.
+        target: number of its class in the table; not always contiguous (ESC-10 has 0, 1, 10, ..., 41).
+        label: name of its class, as a reader would write it.
+    """
+
+    path: str
+    fold: int
+    target: int
+    label: str
+
+
+class Sample(NamedTuple):
+    """One sample as models take it: `(audio, image, labels)`.
+
+    Attributes:
+        audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or what `transform_audio` makes
+            of it.
+        image: None in a data set of sounds.
+        labels: the clip's labels, `list[str]`, or what `target_transform` makes of it.
+    """
+
+    audio: Any
+    image: Any
+    labels: Any

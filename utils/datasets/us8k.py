@@ -1,0 +1,64 @@
+"""UrbanSound8K (Salamon, Jacoby, Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM MM 2014)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from model.audio_input import Waveform, read_audio
+from utils.datasets.folds import FoldDataset
+from utils.datasets.sample import Clip
+from utils.datasets.table import read_rows
+from utils.published import URBAN_SOUND_8K, Published
+
+CLIP_SECONDS = 4
+
+
+class UrbanSound8K(FoldDataset):
+    """UrbanSound8K: 10 classes, 8,732 clips of up to 4 s in 10 folds, each stretched to the 16-bit range.
+
+    The arguments are those of `FoldDataset`; unless `mono`, mono clips are doubled to two channels.
+    """
+
+    title = "UrbanSound8K"
+    table = "metadata/UrbanSound8K.csv"
+    decoding = "resampled, cut to 4 s, stretched"
+    published: ClassVar[Published | None] = URBAN_SOUND_8K
+
+    def read_table(self) -> list[Clip]:
+        """List the clips of `metadata/UrbanSound8K.csv`."""
+        columns = ["slice_file_name", "fold", "classID", "class"]
+        return [
+            Clip(
+                path=f"audio/fold{row.whole_number('fold')}/{row.file_name('slice_file_name')}",
+                fold=row.whole_number("fold"),
+                target=row.whole_number("classID"),
+                label=row.text("class").replace("_", " "),
+            )
+            for row in read_rows(self.root / self.table, columns)
+        ]
+
+    def decode(self, path: Path) -> Waveform:
+        """Decode one clip: resampled, mono or stereo, cut, stretched."""
+        audio = read_audio(path, self.sample_rate, mono=bool(self.mono))
+        return stretch(audio[:, : CLIP_SECONDS * self.sample_rate])
+
+
+def stretch(audio: Waveform) -> Waveform:
+    """Shift and scale a clip so that its minimum becomes -32768 and its maximum 32767.
+
+    As published: clips differ in loudness by how they were recorded, which says nothing about their class.
+    All channels are stretched together. A constant clip has nothing to stretch: it becomes silence.
+
+    Args:
+        audio: float32 `[C, T]`.
+
+    Returns:
+        float32 `[C, T]`, 16-bit units.
+    """
+    low, high = float(audio.min()), float(audio.max())
+    if low == high:
+        return np.zeros_like(audio)
+    return ((audio.astype(np.float64) - low) / (high - low) * 65535 - 32768).astype(np.float32)

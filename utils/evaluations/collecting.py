@@ -1,0 +1,84 @@
+"""The features of a pass over a data set, batch by batch into one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ignite_trainer.self_description import record, results_name
+from ignite_trainer.task import Task
+from utils.features import FeatureTable
+
+
+class FeatureCollector:
+    """Gathers features in memory, float32 on the CPU.
+
+    Args:
+        dataset: what is passed over; with `class_names`, and, if it has them, `record` and `results_name`.
+        task: whose features they are.
+
+    Raises:
+        ValueError: the data set has no `class_names`, or the task gives no features.
+    """
+
+    def __init__(self, dataset: Any, task: Task) -> None:
+        if not task.gives_features:
+            raise ValueError(
+                f"{type(task).__name__} gives no features of its samples; choose a task that does, such as "
+                "utils.tasks.AudioTextContrastive."
+            )
+        if not getattr(dataset, "class_names", None):
+            raise ValueError(
+                f"{type(dataset).__name__} has no class_names; features are kept with the labels of their "
+                "samples."
+            )
+        self._dataset = dataset
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was gathered."""
+        self._indices: list[int] = []
+        self._labels: list[tuple[str, ...]] = []
+        self._features: dict[str, list[Tensor]] = {}
+
+    def add(
+        self, indices: Tensor, labels: Sequence[Sequence[str]], features: Mapping[str, Tensor] | None
+    ) -> None:
+        """Keep a batch.
+
+        Args:
+            indices: positions of the samples in the data set, int64 `[B]`.
+            labels: of each sample.
+            features: `[B, D]` by kind, on any device; those of a task's step.
+
+        Raises:
+            ValueError: they are of other kinds than in the batches before.
+        """
+        assert features, "the task gives features"
+        if self._indices and self._features.keys() != features.keys():
+            raise ValueError(
+                f"the samples before {int(indices[0])} have features of {' and '.join(self._features)}, the "
+                f"following of {' and '.join(features)}; all samples need the same."
+            )
+        self._indices += indices.tolist()
+        self._labels += [tuple(of_sample) for of_sample in labels]
+        for kind, of_batch in features.items():
+            self._features.setdefault(kind, []).append(of_batch.detach().float().cpu())
+
+    def table(self) -> FeatureTable:
+        """Put all batches together."""
+        records = [record(self._dataset, index) for index in self._indices]
+        names = [known.get("clip", index) for known, index in zip(records, self._indices, strict=True)]
+        in_folds = all("fold" in known for known in records)
+        return FeatureTable(
+            features={kind: torch.cat(batches).numpy() for kind, batches in self._features.items()},
+            clips=tuple(map(str, names)),
+            labels=tuple(self._labels),
+            class_names=tuple(self._dataset.class_names),
+            dataset=results_name(self._dataset),
+            folds=np.array([known["fold"] for known in records], dtype=np.int64) if in_folds else None,
+        )

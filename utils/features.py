@@ -1,0 +1,130 @@
+"""Embeddings of a data set in one file, `features.safetensors`, for probes and notebooks to read.
+
+```text
+tensors    <kind>   float32 [N, D]   one for each kind of features, such as audio
+           fold     int64   [N]      where the data set has folds
+           target   int64   [N]      position in class_names, where every clip has exactly one label
+metadata   format, kinds, clips, labels, class_names, dataset: texts; all but the first and the last are JSON
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+FILE_NAME = "features.safetensors"
+
+_FORMAT = "features of a data set, 1"
+_RESERVED = ("fold", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureTable:
+    """Features of the N clips of a data set, and what is known of each clip.
+
+    Attributes:
+        features: float32 `[N, D]` by kind, such as "audio"; D may differ.
+        clips: what each clip is called.
+        labels: of each clip; it can have several, or none.
+        class_names: all labels there are.
+        dataset: what results on it may be called.
+        folds: number of the fold that each clip is in, int64 `[N]`; None: the data set has none.
+
+    Raises:
+        ValueError: lengths differ, there is no kind of features, or a label is no class.
+    """
+
+    features: Mapping[str, NDArray[np.float32]]
+    clips: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    class_names: tuple[str, ...]
+    dataset: str
+    folds: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError("there are no features")
+        for kind, features in self.features.items():
+            if kind in _RESERVED:
+                raise ValueError(f'features cannot be called "{kind}", which means something else')
+            if features.ndim != 2 or features.dtype != np.float32:
+                raise ValueError(
+                    f'"{kind}" is {features.dtype} of shape {list(features.shape)}; expected float32 [N, D]'
+                )
+        lengths = {kind: len(features) for kind, features in self.features.items()}
+        lengths |= {"clips": len(self.clips), "labels": len(self.labels)}
+        if self.folds is not None:
+            lengths["fold"] = len(self.folds)
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+            raise ValueError(f"the numbers of clips differ: {said}")
+        unknown = {label for labels in self.labels for label in labels} - set(self.class_names)
+        if unknown:
+            raise ValueError(f'the label "{min(unknown)}" is none of the {len(self.class_names)} classes')
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def targets(self) -> NDArray[np.int64] | None:
+        """Position of each clip's label in `class_names`, `[N]`; None unless each has exactly one."""
+        if any(len(labels) != 1 for labels in self.labels):
+            return None
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return np.array([numbers[label] for (label,) in self.labels], dtype=np.int64)
+
+    def write(self, path: Path) -> None:
+        """Write the file; one that is there is replaced only when the new one is whole."""
+        tensors = {kind: np.ascontiguousarray(features) for kind, features in self.features.items()}
+        for name, numbers in (("fold", self.folds), ("target", self.targets)):
+            if numbers is not None:
+                tensors[name] = np.ascontiguousarray(numbers, dtype=np.int64)
+        listed = {
+            "kinds": list(self.features),
+            "clips": self.clips,
+            "labels": self.labels,
+            "class_names": self.class_names,
+        }
+        metadata = {name: json.dumps(content, ensure_ascii=False) for name, content in listed.items()}
+        part = path.with_name(path.name + ".part")
+        # Its save_file makes files that nobody but their owner can read.
+        part.write_bytes(save(tensors, {"format": _FORMAT, "dataset": self.dataset, **metadata}))
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> FeatureTable:
+        """Read a file that `write` made.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is another kind of file, or cut short.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata() or {}
+                if about.get("format") != _FORMAT:
+                    raise ValueError(f'its metadata lacks format: "{_FORMAT}"')
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            listed = {name: json.loads(about[name]) for name in ("kinds", "clips", "labels", "class_names")}
+            return cls(
+                features={kind: tensors[kind] for kind in listed["kinds"]},
+                clips=tuple(listed["clips"]),
+                labels=tuple(tuple(labels) for labels in listed["labels"]),
+                class_names=tuple(listed["class_names"]),
+                dataset=about["dataset"],
+                folds=tensors.get("fold"),
+            )
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path} is not there; the evaluation Features writes one.") from error
+        except KeyError as error:
+            raise ValueError(f"{path} is not a table of features: {error} is missing.") from error
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a table of features, or cut short: {error}.") from error

@@ -1,0 +1,68 @@
+"""Fetch weights and data sets without training: `python -m utils.fetch AudioCLIP-Full-Training ESC-50`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.fetch import MIRROR_VARIABLE, FetchError, fetch
+from model.releases import DEFAULT_ASSETS, RELEASES
+from utils.published import DATA_SETS, fetch_data_set
+from utils.unpack import ArchiveError
+
+DEFAULT_DATA = Path("data")
+"""Where the shipped protocols look for data sets, seen from the repository."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0: all that was named is there, 1: something is not."""
+    names = [*RELEASES, *DATA_SETS]
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.fetch",
+        description="Fetch weights and data sets by name. What is there is left alone, a broken transfer is "
+        "continued, and nothing gets its name before it was checked.",
+        epilog=_listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=names, help="one or more of those below")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="put everything into this folder")
+    parser.add_argument(
+        "--mirror", metavar="URL", help=f"fetch from this address instead (else ${MIRROR_VARIABLE}, if set)"
+    )
+    given = parser.parse_args(arguments)
+
+    failed = False
+    for name in dict.fromkeys(given.names):
+        try:
+            print(f"{name}: {_fetch(name, given.to, given.mirror)}")
+        except (FetchError, ArchiveError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+        except KeyboardInterrupt:
+            print(f"\n{name}: interrupted; the same command continues.", file=sys.stderr)
+            return 130
+    return int(failed)
+
+
+def _fetch(name: str, to: Path | None, mirror: str | None) -> Path:
+    if name in RELEASES:
+        release = RELEASES[name]
+        return fetch(release.remote, (to or DEFAULT_ASSETS) / release.file, mirror=mirror)
+    return fetch_data_set(DATA_SETS[name], (to or DEFAULT_DATA) / name, mirror=mirror)
+
+
+def _listing() -> str:
+    """Names, sizes and places, a line each."""
+    lines = ["names, sizes, and where they go without --to:"]
+    for name, release in RELEASES.items():
+        lines.append(f"  {name:26}{release.size_bytes / 1e6:7.0f} MB  assets/{release.file}")
+    for name, data_set in DATA_SETS.items():
+        place = f"{DEFAULT_DATA / name}/ (unpacked {data_set.unpacked_bytes / 1e6:.0f} MB or more)"
+        lines.append(f"  {name:26}{data_set.archive_bytes / 1e6:7.0f} MB  {place}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

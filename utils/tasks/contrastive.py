@@ -1,0 +1,156 @@
+"""Audio against text: the published fine-tuning, and zero-shot scores over the class names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from ignite_trainer.batch import PaddedBatch
+from ignite_trainer.task import StepOutput, Task
+from model.audioclip import AudioCLIP
+from model.losses import Positives, Reduction, label_ids_of, sample_weights
+from model.similarity import scaled_similarity
+from model.windows import WindowedEmbedding
+from utils.tasks.labels import Classes, check_audio
+from utils.tasks.prompts import Prompts
+
+
+class AudioTextContrastive(Task):
+    """Bring each clip's audio close to the text of its labels.
+
+    The loss is the contrastive one over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
+    penalty. In evaluation a clip's scores over the classes are `softmax(scale * cosine)` of its audio and
+    the class names; for a multilabel model, `sigmoid(cosine - 0.5)`. Evaluated without training this is
+    zero-shot classification.
+
+    While the text tower is frozen a text is encoded once in a run.
+
+    Args:
+        template: around the labels of a sample, `{}` stands for them; of several the embeddings are averaged.
+        positives: "diagonal": as published, equal labels in a batch are negatives of each other;
+            "same_label": they are all positives.
+        reduction: over pairs of modalities, "factorial" as published, or "mean": the same for one pair.
+        class_weights: weight of each class by name; a sample weighs the sum over its labels. None: all alike.
+        class_texts: what texts say of a class instead of its name, such as {"can opening": "opening a can"}.
+        window_samples: in evaluation, of a clip longer than this the embeddings of evenly spaced windows are
+            averaged, and clips may differ in length. None: every clip goes through the tower as a whole.
+
+    Attributes:
+        class_names: of the data set, in the order of the scores.
+        class_features: of the texts of the classes, normalised, float32 `[classes, D]`; of the evaluation
+            that was started last.
+    """
+
+    gives_features = True
+
+    def __init__(
+        self,
+        template: str | Sequence[str] = "{}",
+        *,
+        positives: Positives = "diagonal",
+        reduction: Reduction = "factorial",
+        class_weights: Mapping[str, float] | None = None,
+        class_texts: Mapping[str, str] | None = None,
+        window_samples: int | None = None,
+    ) -> None:
+        if positives not in ("diagonal", "same_label"):
+            raise ValueError(f'positives is "{positives}"; allowed: diagonal, same_label.')
+        if reduction not in ("factorial", "mean"):
+            raise ValueError(f'reduction is "{reduction}"; allowed: factorial, mean.')
+        if window_samples is not None and window_samples < 1:
+            raise ValueError(f"window_samples is {window_samples}; a positive number, or null, is expected.")
+        self._prompts = Prompts(template, class_texts)
+        self._positives: Positives = positives
+        self._reduction: Reduction = reduction
+        self._class_weights = class_weights
+        self._window_samples = window_samples
+        self.takes_unequal_lengths = window_samples is not None
+        self._classes = Classes([])
+        self.class_features = torch.empty(0)
+
+    def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
+        """Check model and data, and that every class name fits the text tower."""
+        audioclip = _audioclip(model)
+        self._classes = Classes.of(train, test)
+        self.class_names = tuple(self._classes.names)
+        check_audio(train)
+        check_audio(test)
+        if self._class_weights:
+            sample_weights([[name] for name in self._classes.names], self._class_weights)
+        self._prompts.check(audioclip, self.class_names)
+
+    def start_evaluation(self, model: nn.Module) -> None:
+        """Embed the texts of the classes."""
+        self.class_features = self._prompts.encode(_audioclip(model), [[name] for name in self.class_names])
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return the loss, and as scores which text of the batch each clip is closest to."""
+        audioclip = _audioclip(model)
+        features, penalty = audioclip.encode_audio_with_penalty(batch.audio)
+        audio_features = F.normalize(features.float(), dim=-1)
+        text_features = self._prompts.encode(audioclip, batch.labels)
+        weights = sample_weights(batch.labels, self._class_weights) if self._class_weights else None
+        same_label = self._positives == "same_label"
+        with record_function("step/loss"):
+            logits = audioclip.logits(audio_features=audio_features, text_features=text_features)
+            loss = audioclip.loss(
+                logits,
+                penalty=penalty,
+                sample_weight=weights,
+                positives=self._positives,
+                label_ids=label_ids_of(batch.labels) if same_label else None,
+                reduction=self._reduction,
+            )
+        assert logits.audio_text is not None
+        return StepOutput(logits.audio_text, torch.arange(len(features), device=features.device), loss)
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return class scores `[B, classes]`, targets, and embeddings of the audio and of images if given."""
+        audioclip = _audioclip(model)
+        features = {"audio": self._embed_audio(audioclip, batch.audio)}
+        if batch.image is not None:
+            features["image"] = F.normalize(audioclip.encode_image(batch.image).float(), dim=-1)
+        if audioclip.multilabel:
+            scores = torch.sigmoid(features["audio"] @ self.class_features.T - 0.5)
+        else:
+            logits = scaled_similarity(audioclip.logit_scale_at, features["audio"], self.class_features)
+            assert logits is not None
+            scores = logits.softmax(dim=-1)
+        targets = self._classes.targets(
+            batch.labels, multilabel=audioclip.multilabel, device=audioclip.device
+        )
+        return StepOutput(scores, targets, features=features)
+
+    def _embed_audio(self, model: AudioCLIP, audio: Tensor | PaddedBatch) -> Tensor:
+        """Normalised features of a batch of clips, float32 `[B, D]`, by windows where they are too long."""
+
+        def encode(clips: Tensor) -> Tensor:
+            # The units were looked at before the run; a quiet batch is no mistake.
+            return model.audio.forward_with_penalty(clips, check_units=False).features
+
+        values, lengths = audio if isinstance(audio, PaddedBatch) else (audio, None)
+        longest = values.shape[-1]
+        window = self._window_samples or longest
+        if lengths is None and longest <= window:
+            return F.normalize(encode(values).float(), dim=-1)
+        embedding = WindowedEmbedding(encode, window=window, batch_size=len(values))
+        for clip, length in zip(
+            values, repeat(longest) if lengths is None else lengths.tolist(), strict=False
+        ):
+            embedding.add(clip[:, :length])
+        return embedding.embeddings()
+
+
+def _audioclip(model: nn.Module) -> AudioCLIP:
+    if not isinstance(model, AudioCLIP):
+        raise ValueError(
+            f"AudioTextContrastive needs an AudioCLIP model; Model.class is a {type(model).__name__}. For a "
+            "classifier use utils.tasks.Classification."
+        )
+    return model
