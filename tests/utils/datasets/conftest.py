@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import resource
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,22 @@ def write_us8k(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def file_size_limit() -> Iterator[None]:
-    """Files cannot grow beyond 2,000 bytes, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """A block within which files cannot grow beyond 2,000 bytes.
+
+    A block, not the whole test: what pytest itself writes to a file falls under the limit too.
+    """
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 def _write_wav(path: Path, samples: NDArray[Any], rate: int = 44100, subtype: str = "PCM_16") -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -141,11 +143,10 @@ def test_equal_channels_are_stored_once(esc50: Path, cache_folder: Path) -> None
         np.testing.assert_array_equal(sample.audio, np.concatenate([audio, audio]))
 
 
-@pytest.mark.usefixtures("file_size_limit")
 def test_a_full_disk_is_an_error_that_says_which_folder_and_what_to_do(
-    esc50: Path, cache_folder: Path
+    esc50: Path, cache_folder: Path, full_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    with pytest.raises(OSError, match="cannot be written") as caught:
+    with full_disk(), pytest.raises(OSError, match="cannot be written") as caught:
         ESC50(esc50).prepare()
     message = str(caught.value)
     assert message.startswith(f"cache is {cache_folder}, where decoded audio cannot be written (")

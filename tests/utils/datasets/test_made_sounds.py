@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +132,10 @@ def test_a_root_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         MadeSounds(root, **SMALL)
 
 
-@pytest.mark.usefixtures("file_size_limit")
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="where sounds cannot be written"):
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with full_disk(), pytest.raises(OSError, match="where sounds cannot be written"):
         MadeSounds(tmp_path / "made", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["made.lock"]
 
