@@ -28,7 +28,7 @@ from ignite_trainer.validation import validate
 OURS = "this protocol"
 FILE_NAME = "benchmark.json"
 
-_WARM_UP_STEPS = 3
+_WARM_UP_STEPS = 6  # until the memory of a step has been seen once
 _PROFILED_STEPS = 3
 
 
@@ -201,8 +201,9 @@ class _Contender:
         # As in a run, the first evaluation comes before the first step, which uses what it leaves in memory.
         for activity in ("evaluation", "training") if self._training else ("evaluation",):
             watch = self.stopwatch(activity)
-            watch.run(_WARM_UP_STEPS)
-            shares[activity] = profile_steps(watch.run, count=_PROFILED_STEPS, device=self.parts.device)
+            with watch.conditions():
+                watch.run(_WARM_UP_STEPS)
+                shares[activity] = profile_steps(watch.run, count=_PROFILED_STEPS, device=self.parts.device)
         return shares
 
 

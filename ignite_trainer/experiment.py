@@ -24,6 +24,7 @@ from ignite_trainer.checkpoints import Checkpoints
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.instantiate import build
+from ignite_trainer.memory import freed_memory
 from ignite_trainer.passes import PassResult, SplitPass
 from ignite_trainer.precision import float32_products
 from ignite_trainer.protocol import Protocol
@@ -74,6 +75,7 @@ def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None 
         contextlib.closing(parts),
         contextlib.closing(Together(made)) as reporters,
         float32_products(protocol.setup.precision),
+        freed_memory(kept=protocol.setup.keep_memory),
     ):
         result = _Run(blueprint, parts, folder, reporters).carry_out(seed)
     results_table.update(results.root_of(protocol))

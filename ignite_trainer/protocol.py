@@ -88,6 +88,9 @@ class Setup(Section):
         default=False,
         description="Compile the model, for batches of one shape; its first steps take minutes.",
     )
+    keep_memory: Flag = Field(
+        default=True, description="Keep host memory that a step frees for the next one; needs glibc."
+    )
     resume: Literal["never"] = Field(
         default="never", description='Kept for resuming; only "never" works yet.'
     )

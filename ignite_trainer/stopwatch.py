@@ -6,8 +6,10 @@ after some iterations and taken up again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,7 @@ from ignite_trainer.assembly import Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.data import SplitLoader
 from ignite_trainer.engines import RUNNING_LOSS, make_evaluator, make_trainer
+from ignite_trainer.memory import freed_memory
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import float32_products
 from ignite_trainer.protocol import Setup
@@ -50,15 +53,15 @@ class Stopwatch:
     """Carries out steps of an engine over a loader, pass after pass, and times them.
 
     On a CPU, whose processors loader and step share, a batch is made while a step is computed, and paid for
-    by that step. Where steps are so short that a turn has many of them, its first ones are not timed: they
-    use up the batches that were made while others had their turn.
+    by that step. The first steps of a turn are not timed: they use up the batches that were made while others
+    had their turn, and get the memory that others gave back.
     """
 
     def __init__(
         self, engine: Engine, loader: SplitLoader, setup: Setup, *, device: torch.device, workers: int
     ) -> None:
         self._engine, self._loader, self._device, self._workers = engine, loader, device, workers
-        self._precision = setup.precision
+        self._setup = setup
         # An engine that is left in the middle of a pass takes that for an error, and says so.
         engine.logger = logging.getLogger(__name__)
         engine.logger.setLevel(logging.CRITICAL)
@@ -102,26 +105,32 @@ class Stopwatch:
 
     def warm_up(self, *, steps: int, turn_seconds: float) -> None:
         """Carry out the first steps, which are slow, and see how many make a turn of `turn_seconds`."""
-        self.run(steps)
-        self.steps_per_turn = max(1, round(turn_seconds / self.turn().seconds))
+        with self.conditions():
+            self.run(steps)
+            self.steps_per_turn = max(1, round(turn_seconds / self.turn().seconds))
 
     def turn(self) -> Turn:
         """Carry out and time the steps of one turn."""
-        if self.steps_per_turn > 1:
-            self.run(_READY_BATCHES * self._workers + 1)
-        self._synchronise()
-        start, before = time.perf_counter(), self._samples
-        self.run(self.steps_per_turn)
-        seconds = time.perf_counter() - start
+        with self.conditions():
+            self.run(_READY_BATCHES * self._workers + 1 if self.steps_per_turn > 1 else 1)
+            start, before = time.perf_counter(), self._samples
+            self.run(self.steps_per_turn)
+            seconds = time.perf_counter() - start
         return Turn(seconds=seconds, steps=self.steps_per_turn, samples=self._samples - before)
 
     def run(self, steps: int = 1) -> None:
         """Carry out steps, and wait until the device has done them."""
         self._left = steps
-        with float32_products(self._precision):
+        with self.conditions():
             while self._left:  # an evaluation ends after each pass, and is begun again
                 self._engine.run(self._loader, max_epochs=self._epochs)
         self._synchronise()
+
+    @contextlib.contextmanager
+    def conditions(self) -> Iterator[None]:
+        """Have arithmetic and memory of the process as they are in a run of the protocol."""
+        with float32_products(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
+            yield
 
     def _count(self, engine: Engine) -> None:
         assert engine.state.batch is not None, "a step has a batch"

@@ -33,7 +33,8 @@ class PublishedWay(Yardstick):
             **protocol,
             "Setup": {
                 **protocol["Setup"],
-                **{"precision": "fp32", "channels_last": False, "compile": False, "log_interval": 1},
+                **{"precision": "fp32", "channels_last": False, "compile": False, "keep_memory": False},
+                "log_interval": 1,
             },
             "Model": {**protocol["Model"], "class": "utils.benchmarks.PublishedAudioCLIP"},
             "Task": {**protocol["Task"], "class": "utils.benchmarks.ContrastiveEveryBatch"},

@@ -1,0 +1,62 @@
+"""Host memory: what a step frees is kept for the next one.
+
+On a CPU a step allocates and frees the same hundreds of megabytes again and again. The C library gives large
+pieces back to the system at once; to get them anew costs a page fault and 4 KiB of zeros for every page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+
+# Numbers of parameters, in glibc's <malloc.h>.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+# Nothing is mapped apart, and nothing is given back.
+_KEEPING = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
+# What glibc comes to by itself once large pieces were freed; after it was told, it does not adapt anymore.
+_GIVING_BACK = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 * 2**20), (_TRIM_THRESHOLD, 64 * 2**20))
+
+
+@contextlib.contextmanager
+def freed_memory(*, kept: bool) -> Iterator[None]:
+    """Say for a block, and all threads, whether the process keeps the host memory that is freed in it.
+
+    Where it is no longer kept, what is free goes back to the system. Nothing happens where the C library is
+    not glibc, or the environment variables MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ say what to do. Blocks
+    can be nested.
+    """
+    library = _glibc()
+    if library is None or not (kept or _keeping[-1:] == [True]):
+        yield
+        return
+    _keeping.append(kept)
+    _apply(library)
+    try:
+        yield
+    finally:
+        _keeping.pop()
+        _apply(library)
+
+
+# Innermost block last.
+_keeping: list[bool] = []
+
+
+def _apply(library: ctypes.CDLL) -> None:
+    keeping = bool(_keeping) and _keeping[-1]
+    for parameter, value in _KEEPING if keeping else _GIVING_BACK:
+        library.mallopt(parameter, value)
+    if not keeping:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if any(name in os.environ for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")):
+        return None
+    library = ctypes.CDLL(None)
+    needed: tuple[Callable[..., object] | None, ...] = tuple(
+        getattr(library, name, None) for name in ("mallopt", "malloc_trim", "gnu_get_libc_version")
+    )
+    return library if all(needed) else None
