@@ -174,6 +174,17 @@ def compile_model(model: nn.Module) -> None:
         model.compile(dynamic=False)
 
 
+def _have_activations_recomputed(model: nn.Module) -> None:
+    """Ask the model, which alone knows where that is worth it."""
+    recompute_activations = getattr(model, "recompute_activations", None)
+    if not callable(recompute_activations):
+        raise ProtocolError(
+            f"Setup.recompute is true, for which {type(model).__name__} has no method recompute_activations; "
+            "set it to false, or add one."
+        )
+    recompute_activations()
+
+
 class _Attempts:
     """Carries out steps that may fail, and keeps what each found wrong, so that all of it is said at once."""
 
@@ -194,6 +205,8 @@ class _Attempts:
 
 def _build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
     model = build(blueprint.model, blueprint.protocol.model.args, where="Model").to(device)
+    if blueprint.protocol.setup.recompute:
+        _have_activations_recomputed(model)
     if blueprint.protocol.setup.channels_last:
         put_channels_last(model)
     if blueprint.protocol.setup.compile:

@@ -88,6 +88,10 @@ class Setup(Section):
         default=False,
         description="Compile the model, for batches of one shape; its first steps take minutes.",
     )
+    recompute: Flag = Field(
+        default=False,
+        description="Compute activations anew in the backward pass: less memory for one more forward pass.",
+    )
     keep_memory: Flag = Field(
         default=True, description="Keep host memory that a step frees for the next one; needs glibc."
     )

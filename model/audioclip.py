@@ -14,6 +14,7 @@ from model import embedding
 from model.clip import Text, build_clip, tokenize
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.losses import Positives, Reduction, pairwise_contrastive_loss
+from model.recompute import recompute
 from model.releases import find_pretrained
 from model.similarity import Features, Logits, scaled_similarity
 from model.weights import load_weights, read_state_dict, without_prefix
@@ -244,6 +245,12 @@ class AudioCLIP(nn.Module):
         """
         self.audio.compile_towers()
         self.visual.compile(dynamic=False)
+
+    def recompute_activations(self) -> None:
+        """In training, keep of all towers only what enters their blocks; names stay."""
+        self.audio.recompute_activations()
+        recompute(self.visual)
+        self.transformer.grad_checkpointing = True  # type: ignore[assignment]
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
         """Turn texts into tokens for this model's context length; see `model.clip.tokenize`."""

@@ -15,6 +15,7 @@ from model.esresnet.attention import Gate
 from model.esresnet.fbsp import SplineWavelets
 from model.esresnet.folding import folded
 from model.esresnet.kept import Kept
+from model.recompute import Recomputed, recompute
 from model.releases import find_pretrained
 from model.weights import load_weights, read_state_dict, without_prefix
 
@@ -177,10 +178,15 @@ class ESResNeXt(nn.Module):
 
     def compile_towers(self) -> None:
         """Have the stages and gates compiled when they are called, for fixed shapes; names stay."""
-        for modules in self._stages():
-            for module in modules:
+        for stage, gate in self._stages():
+            # What is recomputed is compiled block by block.
+            for module in (*(stage if isinstance(stage, Recomputed) else [stage]), gate):
                 if module is not None:
                     module.compile(dynamic=False)
+
+    def recompute_activations(self) -> None:
+        """In training, keep of the stages only what enters their blocks; see `Recomputed`. Names stay."""
+        recompute(self)
 
     def _bank(self) -> Tensor | None:
         if self.fbsp is None:
