@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -96,3 +97,24 @@ def test_a_compiled_model_gives_equal_values_under_equal_names() -> None:
     assert list(model.state_dict()) == names
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_compiled_tower_gives_what_the_eager_one_does(recomputed: bool) -> None:
+    """Features and gradients in training, features in evaluation; minutes of compilation."""
+    torch.manual_seed(0)
+    eager = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200)
+    compiled_tower = copy.deepcopy(eager)
+    if recomputed:
+        compiled_tower.recompute_activations()
+    compiled_tower.compile_towers()
+    audio = torch.randn(4, 1, 20000) * 3000
+    found = []
+    for tower in (eager, compiled_tower):
+        features = tower.train()(audio)
+        features.square().mean().backward()
+        with torch.inference_mode():
+            found.append((features, tower.conv1.weight.grad, tower.eval()(audio)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
