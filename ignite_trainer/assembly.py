@@ -167,6 +167,8 @@ def compile_model(model: nn.Module) -> None:
 
     One that knows which of its parts are worth it has a method `compile_towers`.
     """
+    # Blocks of one class share this bound, and a network has more kinds of them than the default of 8.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS_COMPILED)
     compile_towers = getattr(model, "compile_towers", None)
     if callable(compile_towers):
         compile_towers()
@@ -183,6 +185,9 @@ def _have_activations_recomputed(model: nn.Module) -> None:
             "set it to false, or add one."
         )
     recompute_activations()
+
+
+_VARIANTS_COMPILED = 64
 
 
 class _Attempts:

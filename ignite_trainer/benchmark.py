@@ -6,6 +6,8 @@ protocol and yardsticks take turns, round by round, and what counts is the media
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ from ignite_trainer import results
 from ignite_trainer.assembly import Parts, assemble
 from ignite_trainer.benchmark_table import show_benchmark
 from ignite_trainer.blueprint import Blueprint, draw
+from ignite_trainer.errors import ProtocolError
 from ignite_trainer.instantiate import build
 from ignite_trainer.phases import profile_steps
 from ignite_trainer.protocol import Protocol
@@ -152,14 +155,17 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = (), turn_seconds: float = 
     """
     protocol = plan.protocols[OURS]
     results.check_writable(results.root_of(protocol))
-    ours = _Contender(protocol, trusted=trusted)
-    shares, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
-    others = {name: each for name, each in plan.protocols.items() if name != OURS}
-    contenders = {OURS: ours} | {name: _Contender(each, trusted=trusted) for name, each in others.items()}
-    speeds = {
-        activity: _race(activity, contenders, rounds=plan.rounds, turn_seconds=turn_seconds)
-        for activity in shares
-    }
+    with contextlib.ExitStack() as stack:
+        ours = _Contender(protocol, trusted=trusted)
+        stack.callback(ours.parts.close)
+        shares, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
+        contenders = {OURS: ours, **_yardsticks(plan, trusted=trusted)}
+        for contender in contenders.values():
+            stack.callback(contender.parts.close)
+        speeds = {
+            activity: _race(activity, contenders, rounds=plan.rounds, turn_seconds=turn_seconds)
+            for activity in shares
+        }
     activities = {name: Activity(speeds=speeds[name], shares=shares[name]) for name in reversed(shares)}
 
     folder = results.make_run_folder(protocol, seed=ours.seed)
@@ -205,6 +211,19 @@ class _Contender:
                 watch.run(_WARM_UP_STEPS)
                 shares[activity] = profile_steps(watch.run, count=_PROFILED_STEPS, device=self.parts.device)
         return shares
+
+
+def _yardsticks(plan: Plan, *, trusted: Iterable[str]) -> dict[str, _Contender]:
+    """Build what the protocol is compared with; what cannot be built for it is left out, and said to be."""
+    built = {}
+    for name, protocol in plan.protocols.items():
+        if name == OURS:
+            continue
+        try:
+            built[name] = _Contender(protocol, trusted=trusted)
+        except ProtocolError as error:
+            logging.getLogger(__name__).warning("Yardsticks.%s is left out. %s", name, error)
+    return built
 
 
 def _race(

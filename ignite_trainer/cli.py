@@ -102,7 +102,10 @@ def _planned(
         return 1 if sweep.carry_out(plan, trusted=trusted).missing else 0
 
     def measure(plan: benchmark.Plan) -> int:
-        print(benchmark.carry_out(plan, trusted=trusted).path)
+        try:
+            print(benchmark.carry_out(plan, trusted=trusted).path)
+        finally:
+            gc.collect()
         return 0
 
     jobs: list[Callable[[], int]] = []

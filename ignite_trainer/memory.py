@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 
+_VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 # Numbers of parameters, in glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 # Nothing is mapped apart, and nothing is given back.
@@ -27,36 +30,32 @@ def freed_memory(*, kept: bool) -> Iterator[None]:
     not glibc, or the environment variables MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ say what to do. Blocks
     can be nested.
     """
-    library = _glibc()
-    if library is None or not (kept or _keeping[-1:] == [True]):
+    library, outer = _glibc(), _keeping.get()
+    if library is None or kept == outer:
         yield
         return
-    _keeping.append(kept)
-    _apply(library)
+    token = _keeping.set(kept)
+    _apply(library, keep=kept)
     try:
         yield
     finally:
-        _keeping.pop()
-        _apply(library)
+        _keeping.reset(token)
+        _apply(library, keep=outer)
 
 
-# Innermost block last.
-_keeping: list[bool] = []
+_keeping: ContextVar[bool] = ContextVar("keeping freed memory", default=False)
 
 
-def _apply(library: ctypes.CDLL) -> None:
-    keeping = bool(_keeping) and _keeping[-1]
-    for parameter, value in _KEEPING if keeping else _GIVING_BACK:
+def _apply(library: ctypes.CDLL, *, keep: bool) -> None:
+    for parameter, value in _KEEPING if keep else _GIVING_BACK:
         library.mallopt(parameter, value)
-    if not keeping:
+    if not keep:
         library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:
-    if any(name in os.environ for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")):
+    if sys.platform != "linux" or any(name in os.environ for name in _VARIABLES):
         return None
     library = ctypes.CDLL(None)
-    needed: tuple[Callable[..., object] | None, ...] = tuple(
-        getattr(library, name, None) for name in ("mallopt", "malloc_trim", "gnu_get_libc_version")
-    )
-    return library if all(needed) else None
+    needed = ("mallopt", "malloc_trim", "gnu_get_libc_version")
+    return library if all(hasattr(library, name) for name in needed) else None

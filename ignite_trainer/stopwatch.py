@@ -104,15 +104,19 @@ class Stopwatch:
         return cls(engine, loader, setup, device=parts.device, workers=setup.workers_test)
 
     def warm_up(self, *, steps: int, turn_seconds: float) -> None:
-        """Carry out the first steps, which are slow, and see how many make a turn of `turn_seconds`."""
+        """Carry out the first steps, which are slow, and see how many make a turn of `turn_seconds`.
+
+        Where several batches make one step of the optimizer, a turn has whole ones.
+        """
         with self.conditions():
             self.run(steps)
-            self.steps_per_turn = max(1, round(turn_seconds / self.turn().seconds))
+            whole = self._setup.accumulate
+            self.steps_per_turn = whole * max(1, round(turn_seconds / (whole * self.turn().seconds)))
 
     def turn(self) -> Turn:
         """Carry out and time the steps of one turn."""
         with self.conditions():
-            self.run(_READY_BATCHES * self._workers + 1 if self.steps_per_turn > 1 else 1)
+            self.run(_READY_BATCHES * self._workers + 1)
             start, before = time.perf_counter(), self._samples
             self.run(self.steps_per_turn)
             seconds = time.perf_counter() - start

@@ -44,14 +44,14 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextlib.contextmanager
 def _statistics_unmoved(block: nn.Module) -> Iterator[None]:
-    """Have batch norms normalise a batch as before, without counting it a second time."""
+    """Have batch norms normalise a batch as before, without counting it a second time.
+
+    Modules stay as they are, so that what was compiled for the first pass serves the second.
+    """
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
-    counted = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None  # else it would be counted in place
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     try:
         yield
     finally:
-        for norm, momentum, count in counted:
-            norm.momentum, norm.num_batches_tracked = momentum, count
+        for buffer, value in before:
+            buffer.data.copy_(value)  # by `data`: autograd kept the buffer, and never looks at its values

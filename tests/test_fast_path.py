@@ -65,7 +65,7 @@ def protocol(root: Path, *, weights: Path, cache: Path, samples: int, plain: boo
 def test_the_fast_path_loses_as_the_plain_one_for_twenty_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic_weights: Callable[[nn.Module], None]
 ) -> None:
-    """Batches read whole, fused optimizer, channels last; against clip by clip, plain, contiguous."""
+    """Batches read whole, fused optimizer, channels-last weights; against clip by clip, plain, contiguous."""
     model, weights = nn.ModuleDict({"audio": ESResNeXt(num_classes=6)}), tmp_path / "weights.pt"
     deterministic_weights(model)
     torch.save(model["audio"].state_dict(), weights)

@@ -105,6 +105,7 @@ class ESResNeXt(nn.Module):
         else:
             self.fbsp = None
 
+        self.compiled = False
         self._folded: Kept[ESResNeXt] = Kept()
         backbone = resnext50_32x4d(weights=None, num_classes=num_classes)
         for name, child in backbone.named_children():  # conv1 ... layer4, avgpool, fc
@@ -178,6 +179,8 @@ class ESResNeXt(nn.Module):
 
     def compile_towers(self) -> None:
         """Have the stages and gates compiled when they are called, for fixed shapes; names stay."""
+        self.compiled = True
+        self._folded.drop()
         for stage, gate in self._stages():
             # What is recomputed is compiled block by block.
             for module in (*(stage if isinstance(stage, Recomputed) else [stage]), gate):
@@ -251,7 +254,7 @@ class ESResNeXt(nn.Module):
         backbone = copy.copy(self)
         backbone._modules = {k: v for k, v in self._modules.items() if k not in ("fbsp", "fc")}
         sources = (*backbone.parameters(), *backbone.buffers())
-        return self._folded.get(lambda: folded(backbone), sources)._backbone
+        return self._folded.get(lambda: _inference_copy(backbone), sources)._backbone
 
     def train(self, mode: bool = True) -> "ESResNeXt":
         """Switch the mode; a switch drops what was kept for inference."""
@@ -263,6 +266,14 @@ class ESResNeXt(nn.Module):
         for number in range(1, 5):
             gate = getattr(self, f"att{number}") if self.apply_attention else None
             yield getattr(self, f"layer{number}"), gate
+
+
+def _inference_copy(backbone: ESResNeXt) -> ESResNeXt:
+    """Fold a copy, and compile it if the network is; a copy of a compiled module is not."""
+    copied = folded(backbone)
+    if backbone.compiled:
+        copied.compile_towers()
+    return copied
 
 
 def _refuse_unit_range(audio: Tensor) -> None:

@@ -36,7 +36,7 @@ def wavelet_power(audio: Tensor, *, bank: Tensor, window: Tensor, hop_length: in
     """Measure the power of each frame under each wavelet.
 
     Frames would be windowed and zero-padded to the wavelets' length, `(taps - win) // 2` on the left: so
-    only `win` taps of each wavelet matter, and the window may as well multiply them.
+    only `win` taps of each wavelet matter. The window multiplies the frames, which have to be copied anyway.
 
     Args:
         audio: `[..., T]` in [-1, 1], the bank's dtype.

@@ -170,6 +170,15 @@ def test_everything_is_written_and_nothing_else(tmp_path: Path, capsys: pytest.C
 # What cannot work
 
 
+def test_a_yardstick_that_cannot_be_built_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_recomputation = {"class": "toy_research.comparing.Recomputing"}
+    found = benchmark(tmp_path, Yardsticks={"recomputing": without_recomputation})
+    assert set(found.activities["training"].speeds) == {OURS}
+    assert "Yardsticks.recomputing is left out. Setup.recompute is true, for which" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

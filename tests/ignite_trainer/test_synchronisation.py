@@ -35,7 +35,7 @@ class Reads(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func in READS and args[0].dtype == torch.float32
+        self.count += func in READS and args[0].dtype in (torch.float32, torch.bfloat16, torch.float16)
         return func(*args, **(kwargs or {}))
 
     def restart(self) -> int:

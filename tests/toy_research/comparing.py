@@ -40,6 +40,13 @@ class SleepyMatching(Matching):
         return super().evaluation_step(model, batch)
 
 
+class Recomputing(Yardstick):
+    """The same work with activations computed twice, which not every model can."""
+
+    def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        return {**protocol, "Setup": {**protocol["Setup"], "recompute": True}, "Yardsticks": {}}
+
+
 class Unfit(Yardstick):
     """Finds nothing to compare with, or makes a protocol that is none."""
 

@@ -25,7 +25,8 @@ class BareBackbone(Yardstick):
     spectrograms of its training clips: `[B, 3, 341, 392]` for 5 s.
 
     Args:
-        samples: of a clip; None: the `out_len` of the last training transform that has one.
+        samples: of a clip; None: the `out_len` of the last transform of training that has one, else of the
+            held-out split.
     """
 
     def __init__(self, *, samples: int | None = None) -> None:
@@ -41,6 +42,7 @@ class BareBackbone(Yardstick):
         size = {"height": height, "width": width, "images_per_sample": channels}
         return {
             **protocol,
+            "Setup": {**protocol["Setup"], "recompute": False},
             "Model": {"class": "utils.benchmarks.Backbone"},
             "Task": {"class": "utils.benchmarks.BackboneOnNoise", "args": size},
             "Parameters": [{"match": ".*"}],
@@ -121,10 +123,11 @@ class ClassNumbers(Dataset[NumberSample]):
 
 def _clip_length(protocol: Mapping[str, Any]) -> int:
     """Samples of the clips in training."""
-    for spec in reversed(protocol["Transforms"]):
-        if spec["train"] and "out_len" in spec["args"]:
-            return int(spec["args"]["out_len"])
-    raise ValueError("samples is needed: no training transform has an out_len that says how long clips are.")
+    for split in ("train", "test"):
+        for spec in reversed(protocol["Transforms"]):
+            if spec[split] and "out_len" in spec["args"]:
+                return int(spec["args"]["out_len"])
+    raise ValueError("samples is needed: no transform has an out_len that says how long clips are.")
 
 
 def _image_size(model_args: Mapping[str, Any], samples: int) -> tuple[int, int]:

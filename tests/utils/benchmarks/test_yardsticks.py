@@ -48,9 +48,17 @@ def test_the_bare_backbone_sees_images_as_large_as_the_tower(name: str, size: di
     assert bare.transforms == []
 
 
+@pytest.mark.parametrize("path", sorted(PROTOCOLS.glob("*-*.json")), ids=lambda path: path.stem)
+def test_every_shipped_protocol_can_be_benchmarked(path: Path) -> None:
+    protocols = protocols_of(path.stem, "--Setup.recompute", "true")
+    assert protocols[OURS].setup.recompute
+    assert set(protocols) >= {OURS, "bare-backbone"}
+    assert not any(each.setup.recompute for name, each in protocols.items() if name != OURS)
+
+
 def test_the_length_of_clips_can_be_said() -> None:
     without = ["--Transforms", "[]"]
-    with pytest.raises(ProtocolError, match=r"Yardsticks\.bare-backbone: samples is needed: no training"):
+    with pytest.raises(ProtocolError, match=r"Yardsticks\.bare-backbone: samples is needed: no transform"):
         protocols_of("audioclip-esc50", *without)
     said = ["--Yardsticks.bare-backbone.args.samples", "44100"]
     bare = protocols_of("audioclip-esc50", *without, *said)["bare-backbone"]
