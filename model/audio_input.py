@@ -34,7 +34,8 @@ def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, holds no samples, or more than `MOST_VALUES`.
+        ValueError: the file does not decode, holds no samples, more than `MOST_VALUES` or values that are
+            not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,7 +45,10 @@ def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> 
     if samples.shape[0] == 0:
         raise ValueError(f"{path}: holds no audio samples.")
 
-    waveform = samples.T * np.float32(INT16_SCALE)
+    with np.errstate(over="ignore", invalid="ignore"):  # a float file may hold anything
+        waveform = samples.T * np.float32(INT16_SCALE)
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{path}: holds values that are not finite.")
     if mono is True:
         waveform = waveform.mean(axis=0, keepdims=True)
     if waveform.size * sample_rate > MOST_VALUES * file_rate:

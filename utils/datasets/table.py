@@ -15,6 +15,7 @@ MOST_ROWS = 1_000_000
 LONGEST_LINE = 10_000
 """Characters, in a field as well."""
 
+_LONGEST_TEXT = 500
 _LONGEST_NAME = 255  # bytes that file systems take
 _MOST_DIGITS = 9
 _UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # Unicode's control and format characters, separators of lines
@@ -31,6 +32,8 @@ class Row:
     def text(self, column: str) -> str:
         """Text that is not empty, without surrounding space; every character of it can be seen."""
         text = (self.values[column] or "").strip() or self._fail(column, "some text")
+        if len(text) > _LONGEST_TEXT:
+            self._fail(column, f"text of at most {_LONGEST_TEXT} characters")
         if any(unicodedata.category(character) in _UNSEEN for character in text):
             self._fail(column, "text on one line, without control characters,")
         return text
