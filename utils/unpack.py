@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -13,12 +15,18 @@ from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
-from model.fetch import check_room
+from model.fetch import FetchError, check_room
 
 MOST_FILES = 100_000
 """In one archive; UrbanSound8K has 8,745."""
 
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
+# What the readers of the standard library raise; ValueError and IndexError where a header makes no sense.
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, RuntimeError, ValueError, IndexError),
+)
+# Of OSErrors those that are no fault of the disk: bz2's, which have no number, of seeking, of long names.
+_DAMAGED_NUMBERS = (None, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 class ArchiveError(ValueError):
@@ -106,7 +114,11 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_Member], int | None]]:
         else:
             with tarfile.open(archive) as opened_tar:
                 yield _tar_members(opened_tar, archive), None
-    except _DAMAGED as error:
+    except (ArchiveError, FetchError):
+        raise
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _DAMAGED_NUMBERS:
+            raise
         raise ArchiveError(f"{archive}: damaged, or no archive ({error}).") from error
 
 
@@ -137,7 +149,7 @@ def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
 
 def _checked(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ArchiveError(f"{archive}: unsafe; {name} would be written outside of the data set's folder.")
     return path
 
