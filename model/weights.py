@@ -175,9 +175,9 @@ def _is_torchscript(path: Path) -> bool:
     Raises:
         WeightsError: a damaged archive, or one that would become far larger, since torch compresses none.
     """
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:

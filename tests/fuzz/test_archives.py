@@ -42,7 +42,7 @@ def tarred(mode: Literal["w:", "w:gz", "w:bz2", "w:xz"]) -> bytes:
     return file.getvalue()
 
 
-ARCHIVES = [zipped(), *map(tarred, ("w:", "w:gz", "w:bz2", "w:xz"))]
+ARCHIVES = [zipped(), tarred("w:"), tarred("w:gz"), tarred("w:bz2"), tarred("w:xz")]
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:

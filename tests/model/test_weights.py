@@ -180,6 +180,17 @@ def test_an_archive_that_would_become_far_larger_is_refused(tmp_path: Path) -> N
         read_state_dict(path)
 
 
+def test_an_archive_in_several_parts_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(STATE, path)
+    content = bytearray(path.read_bytes())
+    parts = content.rindex(b"PK\x06\x07") + 16
+    content[parts : parts + 4] = (2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.pt: a damaged archive"):
+        read_state_dict(path)
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     for name in ("plain.pt", "clip.pt", "tensors.safetensors"):
         WRITERS[name](tmp_path / name)
