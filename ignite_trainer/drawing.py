@@ -7,6 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ignite_trainer.visible import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -37,8 +39,8 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Keep dollar signs from being read as mathematics."""
-    return text.replace("$", r"\$")
+    """Keep dollar signs from being read as mathematics, and the font from lacking what cannot be seen."""
+    return visible(text).replace("$", r"\$")
 
 
 def short_name(text: str) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ignite_trainer.visible import visible
+
 _LISTED = 20  # names; more are no help
+_LONGEST = 4000  # characters of a problem, likewise
 
 
 class ProtocolError(ValueError):
@@ -17,7 +20,8 @@ class ProtocolError(ValueError):
 
     def __init__(self, problems: str | Iterable[str], *, source: str | None = None) -> None:
         """Collect `problems`; `source` names the file or command they were found in."""
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        found = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [_readable(problem) for problem in found]
         self.source = source
         heading = f"{source}: " if source else ""
         if len(self.problems) == 1:
@@ -25,6 +29,12 @@ class ProtocolError(ValueError):
         else:
             lines = "".join(f"\n  - {problem}" for problem in self.problems)
             super().__init__(f"{heading}{len(self.problems)} problems:{lines}")
+
+
+def _readable(problem: str) -> str:
+    """A problem as a terminal can show it, whatever the file or the data it quotes."""
+    problem = visible(problem)
+    return problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}... ({len(problem):,} characters)"
 
 
 class RunFailed(RuntimeError):

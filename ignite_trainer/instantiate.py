@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.protocol import ClassSpec
 
-OWN_PACKAGES = frozenset({"ignite_trainer", "model", "utils"})
-TRUSTED_PACKAGES = OWN_PACKAGES | {"torch", "torchvision", "torchaudio", "ignite"}
+TRUSTED_PACKAGES = frozenset(
+    {"ignite_trainer", "model", "utils", "torch", "torchvision", "torchaudio", "ignite"}
+)
 
 T = TypeVar("T")
 
@@ -48,13 +49,13 @@ def resolve(spec: ClassSpec, kind: type[T], *, where: str, trusted: Iterable[str
 def resolve_callable(spec: ClassSpec, *, where: str, trusted: Iterable[str] = ()) -> Callable[..., Any]:
     """Import a class whose instances are called, or a function.
 
-    Functions are taken from our own packages and those of `trusted` only: a library has many that do more
-    than transform their argument.
+    Functions are taken from the packages of `trusted` only: others have many that do more than transform
+    their argument, such as the commands of this project.
     """
     found = _locate(spec.path, f"{where}.class", frozenset(trusted))
     if inspect.isclass(found) and any("__call__" in vars(base) for base in found.__mro__):
         return found
-    if inspect.isfunction(found) and _package(found.__module__) in OWN_PACKAGES | set(trusted):
+    if inspect.isfunction(found) and _package(found.__module__) in set(trusted):
         return functools.partial(functools.partial, found)
     raise ProtocolError(
         f"{where}.class is {spec.path}: neither a class with __call__ nor a function of a package that "
@@ -144,12 +145,16 @@ def _locate(path: str, where: str, trusted: frozenset[str]) -> Any:
             f'{where} is {path}; "{package}" is not trusted. Allowed: {", ".join(sorted(allowed))}. '
             f"If you know this code, add --trust {package}."
         )
+    private = next((name for name in attributes if name.startswith("_")), None)
+    if private is not None:
+        # Python's own attributes lead anywhere, and importing private modules of libraries may do anything.
+        raise ProtocolError(f'{where} is {path}; "{private}" is a private name, and those are not looked up.')
     found: Any = _import(package, where, path)
     name = package
     for attribute in attributes:
-        if not hasattr(found, attribute) and inspect.ismodule(found):
+        if not _has(found, attribute) and inspect.ismodule(found):
             _import(f"{name}.{attribute}", where, path, container=found)
-        if not hasattr(found, attribute):
+        if not _has(found, attribute):
             raise ProtocolError(
                 f'{where} is {path}; {name} has no "{attribute}"; {suggest(attribute, _public(found))}'
             )
@@ -170,8 +175,18 @@ def _import(name: str, where: str, path: str, *, container: Any = None) -> Any:
         if error.name == name and container is not None:
             return None
         raise ProtocolError(f"{where} is {path}; importing {name} failed: {error}.") from error
-    except ImportError as error:
-        raise ProtocolError(f"{where} is {path}; importing {name} failed: {error}.") from error
+    except (Exception, SystemExit) as error:  # a module may raise anything: this one was named by a file
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise ProtocolError(f"{where} is {path}; importing {name} failed: {kind}{error}.") from error
+
+
+def _has(found: Any, attribute: str) -> bool:
+    """Whether there is such an attribute; one that cannot be had, whatever it raises, is none."""
+    try:
+        getattr(found, attribute)
+    except Exception:
+        return False
+    return True
 
 
 def _public(found: Any) -> list[str]:

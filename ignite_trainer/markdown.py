@@ -9,14 +9,14 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from ignite_trainer.visible import visible
+
 # Marks of Markdown, of tables and of the mathematics that some viewers know.
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 # What makes a heading, a list, a quotation or a rule of a line that begins with it.
 _LEADING = re.compile(r"^([#+=-]|\d+(?=[.)](?:\s|$)))")
 # Addresses become links without any mark.
 _ADDRESS = re.compile(r"(?i)(:)(?=//)|\b(www)(?=\.)|(?<=\w)(@)(?=\w)")
-# Control characters, and those that turn the direction of all text behind them.
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def inert(text: str) -> str:
@@ -25,7 +25,7 @@ def inert(text: str) -> str:
     White space becomes single spaces, characters that cannot be seen a replacement character. Not for the
     inside of code and of HTML elements, where backslashes stand for themselves.
     """
-    text = _UNSEEN.sub("\ufffd", " ".join(text.split()))
+    text = visible(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MARKS.sub(r"\\\1", text)
     text = _ADDRESS.sub(lambda found: f"{found[0][:-1]}&#{ord(found[0][-1])};", text)
@@ -59,7 +59,7 @@ def folded(summary: str, content: str) -> str:
 
 def json_block(content: Any) -> str:
     """Show JSON types as code, whose fence is longer than any that the content could close it with."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    text = visible(json.dumps(content, indent=2, ensure_ascii=False, default=str))
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}json\n{text}\n{fence}"

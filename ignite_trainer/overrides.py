@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ignite_trainer.errors import ProtocolError, suggest
+from ignite_trainer.json_input import parse
 from ignite_trainer.validation import json_path, keys_at, takes_text
 
 # Whatever has a dot is meant as an override, even where its section is misspelt.
@@ -189,13 +190,18 @@ def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:
 def _require_words(override: Override) -> None:
     if not override.words:
         raise ProtocolError(f"{override.flag} has no value; write {override.flag} VALUE.")
+    for word in (*override.location, *override.words):
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # what Python makes of bytes of the command line that are none
+            raise ProtocolError(f"{override.flag} has {word[:40]!a}; write UTF-8.") from None
 
 
 def _position(parent: Any, key: str, location: tuple[str | int, ...], said: str) -> str | int:
     if isinstance(parent, dict):
         return key
     if isinstance(parent, list):
-        if re.fullmatch(r"-?\d+", key) and -len(parent) <= int(key) < len(parent):
+        if re.fullmatch(r"-?\d{1,9}", key) and -len(parent) <= int(key) < len(parent):
             return int(key) % len(parent)
         raise ProtocolError(
             f'{said}: {json_path(location)} is a list of {len(parent)}; "{key}" is no position '
@@ -267,14 +273,10 @@ def _scalar(word: str, present: Any, override: Override) -> Any:
 
 def _json_or_word(word: str) -> Any:
     try:
-        value = float(word) if _NUMBER.fullmatch(word) else json.loads(word, parse_constant=_refuse)
+        value = float(word) if _NUMBER.fullmatch(word) else parse(word)
     except ValueError:
         return word
     return word if value in (math.inf, -math.inf) else value
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _as_json(word: str, override: Override, what: str, kind: type | tuple[type, ...]) -> Any:

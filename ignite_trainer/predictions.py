@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ignite_trainer.self_description import record
 
 _SCORE = "score: "
 _SEPARATOR = "|"  # between the several labels of one sample
+# Of these beginnings a spreadsheet makes a formula, which can fetch and run; a "'" before them prevents it.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Predictions:
         """Write a line for each sample: its record, target, prediction and the scores.
 
         Several targets of one sample are joined by `|`. Scores have nine digits: read again, they are equal.
+        A text that a spreadsheet would take for a formula has a `'` before it, which `read_csv` takes away.
         """
         part = path.with_name(path.name + ".part")
         with part.open("w", newline="", encoding="utf-8") as file:
@@ -66,7 +70,8 @@ class Predictions:
             rows = zip(self.records, self.targets, names[self.predicted], self.scores, strict=True)
             for sample, targets, prediction, scores in rows:
                 right = _SEPARATOR.join(names[targets])
-                writer.writerow([*sample.values(), right, prediction, *(f"{score:.9g}" for score in scores)])
+                texts = [_as_text(value) for value in (*sample.values(), right, prediction)]
+                writer.writerow([*texts, *(f"{score:.9g}" for score in scores)])
         part.replace(path)
 
     @classmethod
@@ -79,6 +84,7 @@ class Predictions:
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
+            rows = [[_from_text(cell) for cell in row] for row in rows]
             at = header.index("target")
             classes = tuple(name.removeprefix(_SCORE) for name in header[at + 2 :])
             targets = np.array(
@@ -155,6 +161,14 @@ class PredictionCollector:
             records=tuple(record(self._dataset, int(index)) for index in indices),
             multilabel=multilabel,
         )
+
+
+def _as_text(value: str | int) -> str | int:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _from_text(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _value(text: str) -> str | int:

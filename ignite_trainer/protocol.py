@@ -8,6 +8,7 @@ class that takes it (see `instantiate`).
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,8 +21,8 @@ from pydantic import (
 from pydantic import JsonValue as Json
 
 # Strict: `true` is no number, and "no" is no boolean.
-Positive = Annotated[int, Field(strict=True, ge=1)]
-NonNegative = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -59,8 +60,10 @@ class Visdom(Section):
 class Setup(Section):
     """How a run is carried out."""
 
-    name: str = Field(min_length=1, description="Name of the experiment: the folder of its runs.")
-    suffix: str | None = Field(default=None, description="Added to the name of the run.")
+    name: str = Field(
+        min_length=1, max_length=100, description="Name of the experiment: the folder of its runs."
+    )
+    suffix: str | None = Field(default=None, max_length=60, description="Added to the name of the run.")
     batch_train: Positive = Field(description="Training batch size, per device.")
     batch_test: Positive | None = Field(default=None, description="Evaluation batch size; null: batch_train.")
     workers_train: NonNegative = Field(
@@ -181,7 +184,7 @@ class TableEntry(Section):
 class ParameterRule(Section):
     """What happens to the parameters whose whole name matches, unless an earlier rule took them."""
 
-    match: str = Field(description="Regular expression over the whole name of a parameter.")
+    match: str = Field(max_length=1000, description="Regular expression over the whole name of a parameter.")
     train: Flag = Field(default=True, description="Whether the optimizer gets them: one group a rule.")
     mode: Literal["train", "eval"] | None = Field(
         default=None,
@@ -200,8 +203,10 @@ class ParameterRule(Section):
     @classmethod
     def _compiles(cls, pattern: str) -> str:
         try:
-            re.compile(pattern)
-        except re.error as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what future versions of Python read in another way
+                re.compile(pattern)
+        except (re.error, RecursionError, OverflowError, Warning) as error:
             raise ValueError(f"is not a regular expression: {error}") from error
         return pattern
 

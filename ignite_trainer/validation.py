@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ignite_trainer.errors import ProtocolError, suggest
+from ignite_trainer.json_input import LARGEST_BYTES, parse
 from ignite_trainer.protocol import LineSpec, Protocol
 
 _MESSAGES = {
@@ -19,38 +20,27 @@ _MESSAGES = {
     "dict_type": "must be a JSON object.",
     "list_type": "must be a JSON list.",
 }
+_MOST_RUNS = 2_000  # of a sweep; each is checked before the first one starts
+_MOST_PROBLEMS = 100
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a protocol file; an error names the file, the line and the key."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise ProtocolError(
-                f'the key "{repeated[0]}" stands twice in one object; keep one.', source=str(path)
-            )
-        return dict(pairs)
-
-    def finite(number: str) -> float:
-        if not math.isfinite(float(number)):
-            raise ProtocolError(
-                f"{number} is no number of JSON; write a finite one or null.", source=str(path)
-            )
-        return float(number)
-
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text, object_pairs_hook=unique, parse_constant=finite, parse_float=finite)
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+        raw = parse(content.decode("utf-8"))
     except FileNotFoundError:
         raise ProtocolError("there is no such file.", source=str(path)) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ProtocolError(f"cannot be read: {error}", source=str(path)) from error
     except json.JSONDecodeError as error:
         raise ProtocolError(
             f"line {error.lineno}, column {error.colno}: {error.msg}.", source=str(path)
         ) from None
+    except ValueError as error:
+        raise ProtocolError(str(error), source=str(path)) from None
     if not isinstance(raw, dict):
         raise ProtocolError("a protocol is one JSON object.", source=str(path))
     return raw
@@ -65,7 +55,10 @@ def validate(raw: Mapping[str, Any], *, source: str | None = None) -> Protocol:
     try:
         protocol = Protocol.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise ProtocolError([_explain(item) for item in error.errors()], source=source) from None
+        found = error.errors()
+        explained = [_explain(item) for item in found[:_MOST_PROBLEMS]]
+        more = [f"{len(found) - _MOST_PROBLEMS} more."] if len(found) > _MOST_PROBLEMS else []
+        raise ProtocolError([*explained, *more], source=source) from None
     problems = [*_section_problems(protocol), *_line_problems(protocol.lines)]
     if problems:
         raise ProtocolError(problems, source=source)
@@ -79,6 +72,9 @@ def _section_problems(protocol: Protocol) -> list[str]:
         problems.append(f"Optimizer is missing, and Setup.epochs is {protocol.setup.epochs}.")
     if protocol.optimizer is None and protocol.scheduler:
         problems.append("Optimizer is missing, and the Scheduler needs one.")
+    runs = math.prod(map(len, protocol.sweep.values()))
+    if runs > _MOST_RUNS:
+        problems.append(f"Sweep has {runs:,} combinations; at most {_MOST_RUNS:,} are carried out.")
     labels = [line.line_label for line in protocol.lines.values()]
     metric = protocol.table.metric
     if metric is not None and metric not in labels:
@@ -155,7 +151,7 @@ _SCHEMA: dict[str, Any] = Protocol.model_json_schema(by_alias=True)
 def _explain(item: Any) -> str:
     """One line of pydantic's findings, in our words."""
     location = item["loc"]
-    where = json_path(location)
+    where = json_path(location) or "The protocol"
     if item["type"] == "extra_forbidden":
         return f"{where} is not a key of a protocol; {suggest(str(location[-1]), keys_at(location[:-1]))}"
     if item["type"] in _MESSAGES:

@@ -1,5 +1,6 @@
 """Weights from files into modules: read, compare, load; nothing missing or left over in silence."""
 
+import hashlib
 import logging
 import re
 import warnings
@@ -17,6 +18,9 @@ from model.releases import WeightsError
 StateDict = dict[str, Tensor]
 
 logger = logging.getLogger(__name__)
+
+KNOWN_ARCHIVES = frozenset({"afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"})
+"""sha256 of the TorchScript archives whose code is known: CLIP's RN50.pt, as OpenAI publishes it."""
 
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
 _NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
@@ -61,9 +65,9 @@ def read_state_dict(path: str | Path) -> StateDict:
     """Read the tensors of a file onto the CPU.
 
     Understood are `.safetensors`; pickles of a plain state dict, or of a training checkpoint with a "model"
-    (or "state_dict") entry, which are read without running code of theirs (`weights_only`); TorchScript
-    archives, as OpenAI publishes CLIP. Such an archive is code: it is loaded only to take its state dict,
-    but load none from a source you do not trust. A `module.` prefix is taken off.
+    (or "state_dict") entry, which are read without running code of theirs (`weights_only`); and the
+    TorchScript archives of `KNOWN_ARCHIVES`. Any other such archive is refused: loading one runs its code,
+    which can write files. A `module.` prefix is taken off.
 
     Raises:
         WeightsError: the file is missing, not of these kinds, or holds something else than tensors.
@@ -166,14 +170,34 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Tell TorchScript archives by the folder `code/`, which pickles of `torch.save` lack."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    """Tell TorchScript archives by the folder `code/`, which pickles of `torch.save` lack.
+
+    Raises:
+        WeightsError: a damaged archive, or one that would become far larger, since torch compresses none.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise WeightsError(f"{path}: a damaged archive ({error}).") from error
+    if sum(entry.file_size for entry in entries) > 2 * path.stat().st_size:
+        raise WeightsError(f"{path}: an archive that is compressed; weights are not.")
+    return any("/code/" in entry.filename for entry in entries)
 
 
 def _read_torchscript(path: Path) -> StateDict:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    sha256 = digest.hexdigest()
+    if sha256 not in KNOWN_ARCHIVES:
+        raise WeightsError(
+            f"{path}: a TorchScript archive, which is code, and none that is known (sha256 {sha256}). If you "
+            "trust it, make a file of weights of it: torch.save(torch.jit.load(path).state_dict(), new_path)."
+        )
     with warnings.catch_warnings():
         # Deprecated, yet the only reader of the archives that are out there.
         warnings.filterwarnings("ignore", message=".*torch.jit.load", category=DeprecationWarning)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from types import MappingProxyType
 
 from model.fetch import FetchError, RemoteFile, check_room, fetch
 from utils.unpack import ArchiveError, unpack
+
+_ROOM = 4  # times the bytes that are known of, for what comes with the clips
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,13 @@ def fetch_data_set(
             check_room(folder, data_set.archive_bytes + data_set.unpacked_bytes)
         fetch(data_set.archive, archive, mirror=mirror, progress=progress)
         try:
-            unpack(archive, folder, top=data_set.top, progress=progress)
+            unpack(
+                archive,
+                folder,
+                top=data_set.top,
+                most_bytes=_ROOM * data_set.unpacked_bytes,
+                progress=progress,
+            )
             _check_clips(data_set, folder, archive)
         except ArchiveError as error:
             if brought:
@@ -135,11 +143,14 @@ def fetch_data_set(
 
 def _check_clips(data_set: Published, folder: Path, archive: Path) -> None:
     """Raise unless the table is there, has as many lines as published, and all of its clips are there."""
+    from utils.datasets.table import read_rows  # noqa: PLC0415 - as above
+
+    columns = [column for _, column, _, _ in Formatter().parse(data_set.clip) if column]
     try:
-        with (folder / data_set.table).open(encoding="utf-8-sig", newline="") as table:
-            clips = {data_set.clip.format_map(row) for row in csv.DictReader(table)}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise ArchiveError(f"{archive}: its {data_set.table} cannot be read ({error!r}).") from error
+        rows = read_rows(folder / data_set.table, columns)
+        clips = {data_set.clip.format_map({name: row.file_name(name) for name in columns}) for row in rows}
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"{archive}: its {data_set.table} cannot be read ({error}).") from error
     there = sum((folder / clip).is_file() for clip in clips)
     if not there == len(clips) == data_set.clips:
         raise ArchiveError(

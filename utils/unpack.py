@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
-import shutil
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -14,9 +15,18 @@ from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
-from model.fetch import check_room
+from model.fetch import FetchError, check_room
 
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
+MOST_FILES = 100_000
+"""In one archive; UrbanSound8K has 8,745."""
+
+# What the readers of the standard library raise; ValueError and IndexError where a header makes no sense.
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, RuntimeError, ValueError, IndexError),
+)
+# Of OSErrors those that are no fault of the disk: bz2's, which have no number, of seeking, of long names.
+_DAMAGED_NUMBERS = (None, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 class ArchiveError(ValueError):
@@ -29,7 +39,7 @@ class _Member(NamedTuple):
     content: IO[bytes]
 
 
-def unpack(archive: Path, folder: Path, *, top: str, progress: bool = True) -> None:
+def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: bool = True) -> None:
     """Write the files of a zip or tar archive into a folder, without the archive's own top folder.
 
     Every name is checked before anything of it is written: relative, without `..`; and every member is a
@@ -42,27 +52,56 @@ def unpack(archive: Path, folder: Path, *, top: str, progress: bool = True) -> N
         archive: the file.
         folder: an existing one; if unpacking fails, it holds a part and is to be thrown away.
         top: the archive's top folder; what is not in it is left out.
+        most_bytes: that the files may have together, so that a small archive cannot fill the disk. Counted is
+            what comes out, whatever the archive says of it.
         progress: show a bar where there is a terminal.
 
     Raises:
-        ArchiveError: it is damaged or unsafe, or has no such top folder.
+        ArchiveError: it is damaged or unsafe, has no such top folder, or holds more than it may.
         FetchError: the disk has too little room.
         OSError: the folder cannot be written.
     """
-    found = False
+    found, left = False, most_bytes
     with _open(archive) as (members, total), _bar(archive.name, total, progress) as bar:
+        if (total or 0) > most_bytes:
+            raise _too_much(archive, most_bytes)
         check_room(folder, archive.stat().st_size if total is None else total)
-        for member in members:
+        for count, member in enumerate(members):
             parts = _checked(member.name, archive).parts
+            if count >= MOST_FILES or member.size_bytes > left:
+                raise _too_much(archive, most_bytes)
+            left -= member.size_bytes
             if parts[:1] == (top,) and len(parts) > 1:
                 found = True
-                path = folder.joinpath(*parts[1:])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as out:
-                    shutil.copyfileobj(member.content, out, 1 << 20)
+                _write(member, folder.joinpath(*parts[1:]), archive)
             bar.update(member.size_bytes)
     if not found:
         raise ArchiveError(f"{archive}: has no folder {top}; it is another archive.")
+
+
+def _write(member: _Member, path: Path, archive: Path) -> None:
+    """Write one file, and not a byte more than the archive says it has."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out = path.open("xb")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArchiveError(
+            f"{archive}: unsafe; {member.name} is there twice, or is a file and a folder."
+        ) from error
+    with out:
+        left = member.size_bytes
+        while left and (block := member.content.read(min(left, 1 << 20))):
+            out.write(block)
+            left -= len(block)
+        if left or member.content.read(1):
+            raise ArchiveError(f"{archive}: damaged; {member.name} has not the size that is said of it.")
+
+
+def _too_much(archive: Path, most_bytes: int) -> ArchiveError:
+    return ArchiveError(
+        f"{archive}: unsafe; it holds more than {MOST_FILES:,} files or {most_bytes:,} bytes, which is more "
+        "than its data set has."
+    )
 
 
 @contextmanager
@@ -75,7 +114,11 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_Member], int | None]]:
         else:
             with tarfile.open(archive) as opened_tar:
                 yield _tar_members(opened_tar, archive), None
-    except _DAMAGED as error:
+    except (ArchiveError, FetchError):
+        raise
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _DAMAGED_NUMBERS:
+            raise
         raise ArchiveError(f"{archive}: damaged, or no archive ({error}).") from error
 
 
@@ -106,7 +149,7 @@ def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
 
 def _checked(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ArchiveError(f"{archive}: unsafe; {name} would be written outside of the data set's folder.")
     return path
 

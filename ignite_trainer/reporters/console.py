@@ -10,6 +10,7 @@ import sys
 from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration, readable
+from ignite_trainer.visible import visible
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
 
@@ -65,7 +66,7 @@ class Console(Reporter):
         table.add_column("")
         columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(visible(column), justify="right")
         for row, values in result.table.items():
             cells = (readable(values[name]) if name in values else "" for name in columns)
             add_row(table, row, *cells)

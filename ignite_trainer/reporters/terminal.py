@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ignite_trainer.visible import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,7 +18,7 @@ def make_table(title: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    return Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(title=Text(visible(title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def add_row(table: Table, *cells: str) -> None:
@@ -24,7 +26,7 @@ def add_row(table: Table, *cells: str) -> None:
     from rich.text import Text
 
     # Text, not str: brackets in a path or a pattern are no markup.
-    table.add_row(*map(Text, cells))
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 def show(content: Table | str) -> None:
@@ -35,4 +37,7 @@ def show(content: Table | str) -> None:
     # Made anew each time: standard output and its width may have changed.
     terminal = Terminal(markup=False, highlight=False, emoji=False)
     with tqdm.external_write_mode():
-        terminal.print(content, soft_wrap=isinstance(content, str))
+        if isinstance(content, str):
+            terminal.print(visible(content), soft_wrap=True)
+        else:
+            terminal.print(content)

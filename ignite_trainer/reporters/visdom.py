@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ignite_trainer.reporters.reporter import Evaluated, Iteration, Reporter, RunStart, Window
 from ignite_trainer.reporters.visdom_http import DashboardAbsent, DashboardError, Transport, visdom_client
 from ignite_trainer.reporters.visdom_server import Server
+from ignite_trainer.visible import visible
 
 if TYPE_CHECKING:
     import visdom
@@ -179,7 +180,7 @@ class Visdom(Reporter):
                     points[point.window, point.line].append(point)
         for (window, line), values in points.items():
             y = [point.y if math.isfinite(point.y) else math.nan for point in values]
-            client.line(y, [point.x for point in values], win=window, name=line, update="append")
+            client.line(y, [point.x for point in values], win=window, name=_inert(line), update="append")
         if None in events or any(isinstance(event, Evaluated) for event in events):
             client.save([run.name])
         if None in events:
@@ -206,11 +207,11 @@ def _draw_windows(run: RunStart, client: visdom.Visdom) -> None:
 def _draw_chart(client: visdom.Visdom, win: str, window: Window, dashes: dict[str, str]) -> None:
     """Make a chart of lines without points; `dashes` has plotly's `dash` by the line's name in the legend."""
     traces = {
-        label: {"x": [], "y": [], "mode": "lines+markers", "marker": {}, "line": {"dash": dash}}
+        _inert(label): {"x": [], "y": [], "mode": "lines+markers", "marker": {}, "line": {"dash": dash}}
         for label, dash in dashes.items()
     }
-    options = {"title": window.name, "width": window.width, "height": window.height}
-    options |= {"xlabel": window.x_label, "ylabel": window.y_label, "legend": list(traces)}
+    options = {"title": _inert(window.name), "width": window.width, "height": window.height}
+    options |= {"xlabel": _inert(window.x_label), "ylabel": _inert(window.y_label), "legend": list(traces)}
     # `line` asks for a point of each line, which `traceopts` take out again.
     client.line([[math.nan] * len(traces)], win=win, opts=options | {"traceopts": {"plotly": traces}})
 
@@ -222,6 +223,12 @@ def _summary(run: RunStart) -> str:
     )
     protocol = html.escape(json.dumps(run.protocol, indent=2, ensure_ascii=False))
     return f"<h4>{html.escape(run.name)}</h4><table>{cells}</table><pre>{protocol}</pre>"
+
+
+def _inert(text: str) -> str:
+    """Text as plotly shows it: it knows links and bold type, and mathematics between two dollar signs."""
+    text = html.escape(visible(text), quote=False)
+    return text.replace("$", "&#36;") if text.count("$") > 1 else text
 
 
 def _points(windows: tuple[Window, ...], event: Iteration | Evaluated) -> Iterator[_Point]:

@@ -58,7 +58,6 @@ def test_a_package_that_is_not_trusted_is_refused(path: str) -> None:
         ("ignite_trainer.cli.argparse.ArgumentParser", "argparse"),
         ("toy_research.signals.np.random.Generator", "numpy"),
         ("torch.serialization.pickle", "pickle"),
-        ("torch.nn.Module.__init__.__class__", "builtins"),
     ],
 )
 def test_a_path_through_a_trusted_module_to_foreign_code_is_refused(path: str, home: str) -> None:
@@ -69,8 +68,27 @@ def test_a_path_through_a_trusted_module_to_foreign_code_is_refused(path: str, h
 
 
 def test_what_has_no_home_is_refused() -> None:
-    path = "torch.nn.Module.__init__.__builtins__"
-    assert refusal(path) == f"Model.class is {path}, which is a dict, not a class."
+    path = "torch.backends.mkldnn.enabled"
+    assert refusal(path) == f"Model.class is {path}, which is a bool, not a class."
+
+
+@pytest.mark.parametrize(
+    ("path", "private"),
+    [
+        ("torch.nn.Module.__init__.__builtins__", "__init__"),
+        ("torch.nn.Module.__subclasses__", "__subclasses__"),
+        ("torch.testing._internal.common_utils.TestCase", "_internal"),
+    ],
+)
+def test_private_names_are_not_looked_up(path: str, private: str) -> None:
+    assert refusal(path) == (
+        f'Model.class is {path}; "{private}" is a private name, and those are not looked up.'
+    )
+    assert "torch.testing._internal.common_utils" not in sys.modules
+
+
+def test_an_attribute_that_raises_is_none() -> None:
+    assert refusal("torch.classes.there.isnone").startswith("Model.class is torch.classes.there.isnone; ")
 
 
 def test_modules_that_are_not_trusted_are_not_even_imported(
@@ -159,6 +177,10 @@ def test_a_module_that_fails_to_import_says_what_it_lacks(
     assert refusal("wanting.Model", trusted=("wanting",)) == (
         "Model.class is wanting.Model; importing wanting failed: No module named 'a_package_that_nobody_has'."
     )
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
+    assert refusal("leaving.Model", trusted=("leaving",)) == (
+        "Model.class is leaving.Model; importing leaving failed: SystemExit: 3."
+    )
     assert refusal("absent_pkg.Model", trusted=("absent_pkg",)) == (
         "Model.class is absent_pkg.Model; importing absent_pkg failed: No module named 'absent_pkg'."
     )
@@ -184,7 +206,15 @@ def test_transforms_are_classes_with_a_call_or_functions() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["torch.nn.functional.relu", "torch.save", "torch.load", "toy_research.signals.Tones"]
+    "path",
+    [
+        "torch.nn.functional.relu",
+        "torch.save",
+        "torch.load",
+        "ignite_trainer.experiment.run",
+        "utils.unpack.unpack",
+        "toy_research.signals.Tones",
+    ],
 )
 def test_functions_of_libraries_and_classes_without_a_call_are_no_transforms(path: str) -> None:
     with pytest.raises(ProtocolError) as caught:

@@ -344,3 +344,30 @@ def test_optimizer_arguments_of_what_is_not_trained_are_refused() -> None:
         'Parameters[0].args is {"lr": 1}; the optimizer does not get parameters that are not trained; '
         "remove args."
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("a{99999999999}", "is not a regular expression: the repetition number is too large"),
+        ("(" * 5000 + ")" * 5000, "string should have at most 1000 characters"),
+        ("[[a]--b]", "is not a regular expression: Possible nested set"),
+    ],
+)
+def test_a_pattern_that_python_cannot_take_is_refused(pattern: str, said: str) -> None:
+    (problem,) = problems(minimal(Parameters=[{"match": pattern}]))
+    assert said in problem
+
+
+def test_sizes_beyond_any_machine_are_refused() -> None:
+    for key in ("batch_train", "batch_test", "workers_train", "epochs", "accumulate"):
+        (problem,) = problems(minimal(Setup={key: 10**12}))
+        assert problem == f"Setup.{key} is {10**12}; input should be less than or equal to 1000000."
+    (problem,) = problems(minimal(Sweep={"Setup.seed": [*range(50)], "Dataset.args.fold": [*range(50)]}))
+    assert problem == "Sweep has 2,500 combinations; at most 2,000 are carried out."
+
+
+def test_of_very_many_problems_the_first_are_said() -> None:
+    found = problems(minimal(**{f"key{number}": 1 for number in range(150)}))
+    assert len(found) == 101
+    assert found[-1] == "50 more."

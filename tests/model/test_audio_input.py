@@ -1,5 +1,8 @@
 """Audio files and image files to arrays."""
 
+import contextlib
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +96,64 @@ def test_unusable_images_are_named(tmp_path: Path) -> None:
     for array in (np.zeros((4, 5)), np.zeros(4, dtype=np.uint8), np.zeros((3, 4, 5), dtype=np.uint8)):
         with pytest.raises(ValueError, match="expected uint8"):
             read_image(array)  # type: ignore[arg-type]
+
+
+def wav_header(*, rate: int = 44100, channels: int = 1, data_bytes: int = 0) -> bytes:
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * 2 * channels % 2**32, 2 * channels, 16)
+    chunks = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", data_bytes)
+    return b"RIFF" + struct.pack("<I", len(chunks) + data_bytes) + chunks
+
+
+@pytest.mark.parametrize("rate", [0, 1, 999, 2_000_000, 2**31 - 1])
+def test_a_rate_that_is_none_of_audio_is_refused(rate: int, tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(wav_header(rate=rate, data_bytes=2000) + bytes(2000))
+    with pytest.raises(ValueError, match=r"clip\.wav: "):
+        read_audio(path, 44100)
+
+
+def test_frames_that_are_only_announced_take_no_memory(tmp_path: Path) -> None:
+    """A FLAC header, unlike that of WAV, is believed: its 36 bits promise 2 ** 36 - 1 frames."""
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, np.zeros(5000, np.int16), 44100)
+    content = bytearray(path.read_bytes())
+    for frames in (2**36 - 1, 2**28):
+        content[21] = content[21] & 0xF0 | frames >> 32
+        content[22:26] = (frames & 0xFFFFFFFF).to_bytes(4, "big")
+        path.write_bytes(content)
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(ValueError):  # too long; or what is there
+                assert read_audio(path, 44100).shape == (1, 5000)
+            assert tracemalloc.get_traced_memory()[1] < 50_000_000
+        finally:
+            tracemalloc.stop()
+    with pytest.raises(ValueError, match=r"clip\.flac: too long, 68,719,476,735 values"):
+        content[21] |= 0x0F
+        content[22:26] = b"\xff" * 4
+        path.write_bytes(content)
+        read_audio(path, 44100)
+
+
+def test_long_files_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.audio_input._BLOCK", 100)
+    samples = np.random.default_rng(1).integers(-32768, 32767, (1234, 2)).astype(np.int16)
+    soundfile.write(tmp_path / "clip.wav", samples, 44100)
+    assert np.array_equal(read_audio(tmp_path / "clip.wav", 44100), samples.T)
+
+
+def test_a_clip_that_resampling_would_make_too_long_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.audio_input.MOST_VALUES", 10_000)
+    soundfile.write(tmp_path / "clip.wav", np.zeros(5000, np.int16), 16000)
+    with pytest.raises(
+        ValueError, match=r"clip\.wav: too long, 13,781 values of all channels; at most 10,000"
+    ):
+        read_audio(tmp_path / "clip.wav", 44100)
+
+
+def test_a_name_that_promises_no_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clip.raw").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"clip\.raw: not decodable as audio"):
+        read_audio(tmp_path / "clip.raw", 44100)

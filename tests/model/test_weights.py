@@ -1,6 +1,10 @@
 """Every way to load weights, and every way in which that is refused."""
 
+import hashlib
+import json
 import re
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +33,12 @@ def save_torchscript(path: Path) -> None:
         torch.jit.script(module).save(path)
 
 
+def know(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a TorchScript archive count as one whose code is known."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr("model.weights.KNOWN_ARCHIVES", frozenset({sha256}))
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "plain.pt": lambda path: torch.save(STATE, path),
     "old_format.pth": lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False),
@@ -41,8 +51,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_kind_of_file_loads(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_file_loads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     WRITERS[name](tmp_path / name)
+    know(tmp_path / name, monkeypatch)
     module = network()
     report = load_weights(module, read_state_dict(tmp_path / name), source=name)
     assert len(report.loaded) == 7
@@ -50,6 +61,11 @@ def test_every_kind_of_file_loads(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, STATE[key]) for key, tensor in module.state_dict().items())
     assert module[0].weight.dtype == torch.float32
     assert str(report) == f"{name}: 7 of the model's 7 entries match"
+
+
+def safetensors_header(entries: dict[str, object]) -> bytes:
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header
 
 
 class Malicious:
@@ -76,6 +92,103 @@ def test_unusable_files_are_named(
     with pytest.raises(WeightsError, match=rf"weights\.pt: .*{message}"):
         read_state_dict(path)
     assert "code of the file" not in capsys.readouterr().out
+
+
+class Intruder(nn.Module):
+    """Writes a file when its archive is loaded: TorchScript calls `__setstate__`."""
+
+    def __init__(self, canary: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.canary = canary
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value * self.weight
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, str, bool]:
+        return self.weight, self.canary, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, str, bool]) -> None:
+        self.canary = state[1]
+        self.training = state[2]
+        self.weight = torch.from_file(state[1], True, 4).fill_(7.0)  # type: ignore[assignment]
+
+
+def test_code_of_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
+    path, canary = tmp_path / "weights.pt", tmp_path / "canary"
+    with pytest.warns(DeprecationWarning):
+        torch.jit.script(Intruder(str(canary))).save(path)
+    with pytest.raises(WeightsError, match=r"weights\.pt: a TorchScript archive, which is code"):
+        read_state_dict(path)
+    assert not canary.exists()
+    with pytest.warns(DeprecationWarning):
+        torch.jit.load(path)
+    assert canary.exists()  # so that the archive is as hostile as it should be
+
+
+class Touch:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.canary,))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_of_a_pickle_is_not_run(zipped: bool, tmp_path: Path) -> None:
+    path, canary = tmp_path / "weights.pt", tmp_path / "canary"
+    torch.save({"model": Touch(canary)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="whose code is not run"):
+        read_state_dict(path)
+    assert not canary.exists()
+    torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 2**63 - 1),
+        struct.pack("<Q", 90_000_000) + b"{",
+        struct.pack("<Q", 2) + b"[]",
+        safetensors_header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
+        safetensors_header({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}}),
+        safetensors_header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}) + bytes(4),
+        b"",
+    ],
+)
+def test_an_absurd_header_of_safetensors_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.safetensors: not a safetensors file"):
+        read_state_dict(path)
+
+
+def test_an_archive_that_would_become_far_larger_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(WeightsError, match=r"weights\.pt: an archive that is compressed; weights are not"):
+        read_state_dict(path)
+
+
+def test_an_archive_in_several_parts_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(STATE, path)
+    content = bytearray(path.read_bytes())
+    parts = content.rindex(b"PK\x06\x07") + 16
+    content[parts : parts + 4] = (2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.pt: a damaged archive"):
+        read_state_dict(path)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

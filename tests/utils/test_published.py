@@ -227,8 +227,9 @@ def test_an_archive_put_there_by_hand_is_used_and_left(
 
 
 def test_of_several_that_ask_together_one_fetches(
-    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path
+    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(published, "_ROOM", 10_000)
     data_set = publish()["UrbanSound8K"]
     web.delay_seconds = 0.2
     with ThreadPoolExecutor(4) as pool:
@@ -248,8 +249,9 @@ def test_a_disk_without_room_is_seen_before_anything_is_fetched(
 
 
 def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_data_set(
-    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path
+    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(published, "_ROOM", 10_000)
     data_set = publish()["UrbanSound8K"]
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -282,7 +284,7 @@ def test_a_name_that_leads_elsewhere_is_refused(
     (tmp_path / "archive").write_bytes(pack({"top/good": b"1", name: b"2"}))
     (tmp_path / "folder").mkdir()
     with pytest.raises(ArchiveError, match=r"unsafe; .* would be written outside"):
-        unpack(tmp_path / "archive", tmp_path / "folder", top="top")
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
     assert names(tmp_path) == ["archive", "folder"]
 
 
@@ -294,7 +296,7 @@ def test_links_and_devices_in_a_tar_archive_are_refused(kind: bytes, tmp_path: P
         archive.addfile(entry)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ArchiveError, match="unsafe; top/link is a link or a device"):
-        unpack(tmp_path / "archive", tmp_path / "folder", top="top")
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
     assert names(tmp_path / "folder") == []
 
 
@@ -305,7 +307,48 @@ def test_links_in_a_zip_archive_are_refused(tmp_path: Path) -> None:
         archive.writestr(entry, "/etc")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ArchiveError, match="unsafe; top/link is a link or a device"):
-        unpack(tmp_path / "archive", tmp_path / "folder", top="top")
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_that_would_fill_the_disk_is_refused(
+    pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path
+) -> None:
+    content = pack({"top/small": b"1", "top/zeros": bytes(10**7)})
+    assert len(content) < 20_000
+    (tmp_path / "archive").write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; it holds more than 100,000 files or 1,000,000 bytes"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=10**6)
+    assert sum(path.stat().st_size for path in (tmp_path / "folder").iterdir()) <= 1
+
+
+def test_a_tar_archive_with_a_hole_of_a_petabyte_is_refused(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("top/hole")
+    entry.size, entry.pax_headers = 0, {"GNU.sparse.size": str(10**15), "GNU.sparse.map": "0,0"}
+    with tarfile.open(tmp_path / "archive", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(entry)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; it holds more than"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=10**6)
+
+
+def test_an_archive_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.unpack.MOST_FILES", 10)
+    (tmp_path / "archive").write_bytes(zipped({f"top/{number}": b"" for number in range(11)}))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; it holds more than 10 files"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+
+
+@pytest.mark.parametrize("second", ["top/a/b", "top/a"])
+def test_a_name_that_is_there_twice_is_refused(second: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        for name in ("top/a", second):
+            archive.addfile(tarfile.TarInfo(name))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match=f"unsafe; {second} is there twice, or is a file and a folder"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
 
 
 def test_unpacked_files_have_the_rights_of_new_ones(tmp_path: Path) -> None:
@@ -314,7 +357,7 @@ def test_unpacked_files_have_the_rights_of_new_ones(tmp_path: Path) -> None:
         entry.mode = 0o4777
         archive.addfile(entry)
     (tmp_path / "folder").mkdir()
-    unpack(tmp_path / "archive", tmp_path / "folder", top="top")
+    unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
     assert not (tmp_path / "folder/program").stat().st_mode & 0o7111
 
 

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, cast
 from torch.utils.data import Dataset
 
 from ignite_trainer.batch import collate, collate_field
-from model.audio_input import Waveform
+from model.audio_input import HIGHEST_RATE, Waveform
 from utils.datasets.cache import DecodedClips, plan_decoding
 from utils.datasets.sample import Clip, Sample
 from utils.published import Published, fetch_data_set
@@ -92,8 +92,11 @@ class FoldDataset(Dataset[Sample], ABC):
         progress: bool = True,
         download: bool = False,
     ) -> None:
-        if type(sample_rate) is not int or sample_rate <= 0:
-            raise ValueError(f"sample_rate is {sample_rate!r}; a positive integer, in Hz, is expected.")
+        if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
+            raise ValueError(
+                f"sample_rate is {sample_rate!r}; a positive integer, in Hz, of at most {HIGHEST_RATE} is "
+                "expected."
+            )
         check_flag("train", train)
         check_flag("download", download)
         if download and self.published is None:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
+
+LARGEST_BYTES = 100_000_000
+"""Of a table; UrbanSound8K's has 0.8 million."""
+MOST_ROWS = 1_000_000
+LONGEST_LINE = 10_000
+"""Characters, in a field as well."""
+
+_LONGEST_TEXT = 500
+_LONGEST_NAME = 255  # bytes that file systems take
+_MOST_DIGITS = 9
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # Unicode's control and format characters, separators of lines
 
 
 @dataclass(frozen=True)
@@ -17,14 +30,21 @@ class Row:
     values: dict[str, str | None]
 
     def text(self, column: str) -> str:
-        """Text that is not empty, without surrounding space."""
-        return (self.values[column] or "").strip() or self._fail(column, "some text")
+        """Text that is not empty, without surrounding space; every character of it can be seen."""
+        text = (self.values[column] or "").strip() or self._fail(column, "some text")
+        if len(text) > _LONGEST_TEXT:
+            self._fail(column, f"text of at most {_LONGEST_TEXT} characters")
+        if any(unicodedata.category(character) in _UNSEEN for character in text):
+            self._fail(column, "text on one line, without control characters,")
+        return text
 
     def file_name(self, column: str) -> str:
         """The name of a file in a folder that the layout fixes: no path, so it cannot lead elsewhere."""
         name = self.text(column)
         if name in {".", ".."} or "/" in name or "\\" in name:
             self._fail(column, "a file name without a folder")
+        if len(name.encode()) > _LONGEST_NAME:
+            self._fail(column, f"a file name of at most {_LONGEST_NAME} bytes")
         return name
 
     def whole_number(self, column: str) -> int:
@@ -32,6 +52,8 @@ class Row:
         text = self.text(column)
         if not (text.isascii() and text.isdigit()):
             self._fail(column, "a whole number")
+        if len(text) > _MOST_DIGITS:
+            self._fail(column, f"a number of at most {_MOST_DIGITS} digits")
         return int(text)
 
     def flag(self, column: str) -> bool:
@@ -43,7 +65,10 @@ class Row:
 
     def _fail(self, column: str, expected: str) -> str:
         given = self.values[column] or ""
-        raise ValueError(f'{self.table}, line {self.line}: {column} is "{given}"; {expected} is expected.')
+        shown = "".join(
+            mark if unicodedata.category(mark) not in _UNSEEN else "\ufffd" for mark in given[:80]
+        )
+        raise ValueError(f'{self.table}, line {self.line}: {column} is "{shown}"; {expected} is expected.')
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -57,19 +82,34 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
         The rows in the order of the file; blank lines are left out.
 
     Raises:
-        ValueError: a column is missing, or the file is not a CSV table.
+        ValueError: a column is missing, the file is not a CSV table, or it is too large to be one of clips.
     """
+    size = table.stat().st_size
+    if size > LARGEST_BYTES:
+        raise ValueError(f"{table} has {size:,} bytes; a table of clips has at most {LARGEST_BYTES:,}.")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(_lines(file, table))
             present = reader.fieldnames or []
             missing = [column for column in columns if column not in present]
             if missing:
                 raise ValueError(
                     f"{table} has no column {' and no column '.join(missing)}; "
-                    f"it has {', '.join(present) or 'none at all'}."
+                    f"it has {', '.join(present)[:1000] or 'none at all'}."
                 )
-            for values in reader:
-                yield Row(table, reader.line_num, values)
+            for count, values in enumerate(reader):
+                if count == MOST_ROWS:
+                    raise ValueError(f"{table} has more than {MOST_ROWS:,} rows.")
+                yield Row(table, reader.line_num, {column: values[column] for column in columns})
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
+
+
+def _lines(file: TextIO, table: Path) -> Iterator[str]:
+    """The lines of a file, none of which may be longer than any of a table."""
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"{table}, line {number} has more than {LONGEST_LINE:,} characters.")
+        yield line

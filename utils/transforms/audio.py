@@ -25,6 +25,10 @@ from utils.transforms.padded import column, gather, std, to_device_of, windows, 
 
 FlipAxis = Literal["channel", "time"]
 
+_LONGEST = 100_000_000
+"""Samples of a clip; more is a slip of the pen, and one batch of it would fill any memory."""
+_LARGEST_SCALE = 100
+
 
 class ToTensor1D(BatchTransform):
     """Make audio a float tensor `[C, T]`; its scale is kept, so 16-bit integers stay in 16-bit units.
@@ -98,8 +102,8 @@ class RandomScale(BatchTransform):
     """
 
     def __init__(self, max_scale: float = 1.5) -> None:
-        if not _is_number(max_scale) or max_scale < 1:
-            raise ValueError(f"max_scale is {max_scale!r}; the largest factor is a number from 1 up.")
+        if not _is_number(max_scale) or not 1 <= max_scale <= _LARGEST_SCALE:
+            raise ValueError(f"max_scale is {max_scale!r}; the largest factor is from 1 to {_LARGEST_SCALE}.")
         self.max_scale = max_scale
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
@@ -264,4 +268,6 @@ def _probability(p: float) -> float:
 def _length(out_len: object) -> int:
     if not isinstance(out_len, int) or isinstance(out_len, bool) or out_len < 1:
         raise ValueError(f"out_len is {out_len!r}; a length is a positive whole number of samples.")
+    if out_len > _LONGEST:
+        raise ValueError(f"out_len is {out_len}; clips have at most {_LONGEST} samples.")
     return out_len

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from ignite_trainer.reporters import Visdom
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Reporter, RunStart
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
 from ignite_trainer.reporters.visdom_server import Server
 
 Windows = dict[str, dict[str, Any]]
@@ -196,3 +197,20 @@ def test_a_killed_run_takes_its_server_along(
         with socket.socket() as probe:
             with_server = probe.connect_ex(("127.0.0.1", free_port)) == 0
     assert not with_server
+
+
+def test_names_of_charts_and_lines_are_no_markup(run: RunStart, server: int) -> None:
+    """plotly shows links, bold type, and mathematics between two dollar signs."""
+    label = '<a href="http://example.org">x</a> & $\\href{a}{b}$'
+    line = Line(key="a", label=label, split="test")
+    window = Window(name=label, x_label=label, y_label=label, width=900, height=300, lines=(line,))
+    reporter = Visdom(port=server)
+    reporter.on_start(dataclasses.replace(run, windows=(window,)))
+    reporter.on_evaluation(Evaluated(epoch=1, iteration=1, split="test", metrics={"a": 0.5}, seconds=1.0))
+    reporter.close()
+    chart = read_with_visdoms_own_client(server, run.name)[f"metrics: {label}"]
+    written = '&lt;a href="http://example.org"&gt;x&lt;/a&gt; &amp; &#36;\\href{a}{b}&#36;'
+    layout = chart["content"]["layout"]
+    shown = [chart["title"], layout["title"], layout["xaxis"]["title"], layout["yaxis"]["title"]]
+    assert shown == [written] * 4
+    assert lines_of(chart) == {written: ([1], [0.5])}

@@ -49,9 +49,9 @@ def test_holding_out_every_fold_leaves_nothing_to_train_on(esc50: Path) -> None:
     assert len(ESC50(esc50, fold=folds, train=False)) == 15
 
 
-@pytest.mark.parametrize("sample_rate", [0, -1, 44100.0, "44100", True])
+@pytest.mark.parametrize("sample_rate", [0, -1, 44100.0, "44100", True, 10**12])
 def test_a_sample_rate_that_is_none_is_an_error(esc50: Path, sample_rate: object) -> None:
-    message = f"sample_rate is {sample_rate!r}; a positive integer, in Hz, is expected."
+    message = f"sample_rate is {sample_rate!r}; a positive integer, in Hz, of at most 1000000 is expected."
     fails(esc50, message, sample_rate=sample_rate)
 
 
@@ -109,7 +109,7 @@ def test_a_line_that_is_cut_off_is_named(esc50: Path) -> None:
     fails(esc50, f'{esc50}/meta/esc50.csv, line 17: target is ""; some text is expected.')
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'filename,fold,target,category\n"' + b"a" * 200000])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'filename,fold,target,category\n"' + b"a\n" * 100000])
 def test_a_table_that_is_no_text_is_an_error(esc50: Path, content: bytes) -> None:
     (esc50 / "meta/esc50.csv").write_bytes(content)
     fails(esc50, f"{esc50}/meta/esc50.csv is not a CSV table in UTF-8:")
@@ -180,3 +180,35 @@ def test_of_many_corrupt_clips_ten_are_named(esc50: Path) -> None:
         ESC50(esc50).prepare()
     assert str(caught.value).count(".wav") == 10
     assert "and 5 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (
+            "a\x1b]0;title\x07.wav,1,0,dog",
+            'filename is "a\ufffd]0;title\ufffd.wav"; text on one line, without',
+        ),
+        ("a\0.wav,1,0,dog", "text on one line, without control characters, is expected"),
+        ('a.wav,1,0,"do\ng"', 'category is "do\ufffdg"; text on one line'),
+        ("a.wav,1,0,do\u202eg", 'category is "do\ufffdg"; text on one line'),
+        ("b" * 300 + ".wav,1,0,dog", "a file name of at most 255 bytes is expected"),
+        (f"a.wav,{'9' * 50},0,dog", "a number of at most 9 digits is expected"),
+        (f"a.wav,1,0,{'d' * 600}", "text of at most 500 characters is expected"),
+        ("a" * 20_000 + ",1,0,dog", "line 2 has more than 10,000 characters"),
+    ],
+)
+def test_a_value_that_is_none_of_a_table_is_named(esc50: Path, row: str, complaint: str) -> None:
+    (esc50 / "meta/esc50.csv").write_text(
+        f"filename,fold,target,category\n{row}\n", encoding="utf-8", newline=""
+    )
+    fails(esc50, complaint)
+
+
+def test_a_table_beyond_any_size_is_not_read(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (esc50 / "meta/esc50.csv").open("ab") as file:
+        file.truncate(10**12)
+    fails(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table of clips has at most 100,000,000.")
+    (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category\n" + "a.wav,1,0,dog\n" * 11)
+    monkeypatch.setattr("utils.datasets.table.MOST_ROWS", 10)
+    fails(esc50, "meta/esc50.csv has more than 10 rows.")

@@ -1,0 +1,70 @@
+"""What every mutated input is held to: seconds, memory, and that nothing of it is imported or run."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+CASE_SECONDS = 10
+CASE_BYTES = 1 << 30
+# What Python reports when it is about to run a command or to reach another machine.
+FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
+
+_seen: list[str] | None = None
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    if _seen is not None and event in FORBIDDEN:
+        _seen.append(f"{event} {arguments!r:.200}")
+
+
+sys.addaudithook(_watch)  # for as long as Python runs: there is no way to take one away
+
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Put a package where Python finds it, and see that nobody imports it."""
+    folder = tmp_path_factory.mktemp("path")
+    (folder / "canary").mkdir()
+    (folder / "canary/__init__.py").write_text("class Model: ...\n")
+    sys.path.insert(0, str(folder))
+    yield "canary.Model"
+    sys.path.remove(str(folder))
+    assert "canary" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def limits() -> Callable[[], AbstractContextManager[None]]:
+    """A block that fails if it takes too long, takes too much memory, runs commands or imports the canary."""
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        global _seen  # noqa: PLW0603 - the hook has no other way to know
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + CASE_BYTES, before[1]))
+        handler = signal.signal(signal.SIGALRM, _too_long)
+        signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
+        _seen = []
+        try:
+            yield
+        finally:
+            found, _seen = _seen, None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler)
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        assert not found
+        assert "canary" not in sys.modules
+
+    return limited
+
+
+def _too_long(*_: object) -> NoReturn:
+    pytest.fail(f"takes more than {CASE_SECONDS} s")

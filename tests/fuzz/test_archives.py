@@ -1,0 +1,97 @@
+"""Archives that are a little wrong: each is unpacked, or an error that names it; nothing lies elsewhere."""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from utils.unpack import ArchiveError, unpack
+
+Limits = Callable[[], AbstractContextManager[None]]
+
+MOST_BYTES = 10_000
+NAMES = {"top/a": 0, "top/d/b": 100, "top/" + "d/" * 60 + "c": 300}
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, size in NAMES.items():
+            archive.writestr(name, bytes(size))
+    return file.getvalue()
+
+
+def tarred(mode: Literal["w:", "w:gz", "w:bz2", "w:xz"]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, size in NAMES.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = size
+            archive.addfile(entry, io.BytesIO(bytes(size)))
+    return file.getvalue()
+
+
+ARCHIVES = [zipped(), tarred("w:"), tarred("w:gz"), tarred("w:bz2"), tarred("w:xz")]
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    found = bytearray(content)
+    for _ in range(rng.randrange(1, 4)):
+        at, kind = rng.randrange(len(found)), rng.randrange(4)
+        if kind <= 1:
+            found[at] = rng.randrange(256)
+        elif kind == 2:
+            width = rng.choice((2, 4, 8))
+            found[at : at + width] = bytes([rng.choice((0, 0xFF, 0x7F, ord("7")))]) * width
+        elif len(found) > 100:
+            del found[at : at + rng.randrange(1, 50)]
+    return bytes(found)
+
+
+@pytest.mark.usefixtures("canary")
+@pytest.mark.parametrize("cases", [150, pytest.param(3000, marks=pytest.mark.slow)])
+def test_a_mutated_archive_is_an_error_or_unpacked(
+    limits: Limits, tmp_path_factory: pytest.TempPathFactory, cases: int
+) -> None:
+    root = tmp_path_factory.mktemp("archives")
+    outcomes = {True: 0, False: 0}
+
+    @settings(
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def run(rng: random.Random) -> None:
+        (root / "archive").write_bytes(mutated(rng.choice(ARCHIVES), rng))
+        shutil.rmtree(root / "folder", ignore_errors=True)
+        (root / "folder").mkdir()
+        outcomes[check(limits, root)] += 1
+        assert sorted(path.name for path in root.iterdir()) == ["archive", "folder"]
+        assert sum(path.stat().st_size for path in root.rglob("folder/**/*") if path.is_file()) <= MOST_BYTES
+
+    run()
+    assert min(outcomes.values()) > cases / 20
+
+
+def check(limits: Limits, root: Path) -> bool:
+    with limits():
+        try:
+            unpack(root / "archive", root / "folder", top="top", most_bytes=MOST_BYTES, progress=False)
+        except ArchiveError as error:
+            assert str(error).startswith(f"{root / 'archive'}: ")
+            return False
+    return True

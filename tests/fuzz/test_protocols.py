@@ -1,0 +1,238 @@
+"""Protocols that are a little wrong: each is a protocol, or an error in our words.
+
+They are mutated from the shipped ones, and go the way of the command: `cli.load`, then `draw`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ignite_trainer.blueprint import draw
+from ignite_trainer.cli import load
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.overrides import split_overrides
+
+Limits = Callable[[], AbstractContextManager[None]]
+Places = list[tuple[Any, Any]]
+
+FOLDER = Path(__file__).parents[2] / "protocols"
+DEFAULTS = FOLDER / "defaults.json"
+SHIPPED = [path.read_text() for path in sorted(FOLDER.glob("*.json")) if path != DEFAULTS]
+
+CLASSES = """
+    canary.Model canary torch.canary.Model os.system builtins.eval builtins.exec subprocess.Popen posix.system
+    torch.os.system torch.sys.exit torch.load torch.save torch.hub.load torch.hub.download_url_to_file
+    torch.jit.load torch.package.PackageImporter torch.utils.cpp_extension.load torch.utils.collect_env.main
+    torch.multiprocessing.spawn torch.distributed.run.main torch.distributed.launch.main torch.fx.GraphModule
+    torch.ops.load_library torch.classes.load_library torch.classes.a.b torch.ops.aten.relu torch.compile
+    torch.nn.Module.__init__.__globals__ torch.__builtins__.eval torch.nn.Module.__subclasses__ torch._C._jit
+    torch.testing._internal.common_utils.TestCase torch.nn.Module.__class__ torch.serialization.pickle.loads
+    torch.nn.Linear torch.nn.Identity torch.nn.functional.relu torch.utils.data.DataLoader torch.Tensor
+    torch.utils.data.Dataset torch.utils.data.TensorDataset torch.optim.Adam torch.optim.Optimizer
+    torch.optim.lr_scheduler.LambdaLR torch.optim.lr_scheduler.ReduceLROnPlateau torch.float32 torch.nn torch
+    torchvision.datasets.MNIST torchvision.models.resnet18 torchvision.transforms.Lambda torchaudio.load
+    ignite.handlers.DiskSaver ignite.handlers.Checkpoint ignite.distributed.Parallel ignite.utils.setup_logger
+    ignite.metrics.Loss ignite.metrics.EpochMetric ignite.engine.Engine numpy.ndarray numpy.fromfile
+    ignite_trainer.cli.main ignite_trainer.experiment.run ignite_trainer.task.Task ignite_trainer.cli.glob
+    ignite_trainer.reporters.Console utils.fetch.main utils.unpack.unpack model.fetch.fetch main.main
+    a. .a a..b torch..nn torch/nn torch.nn.Linear() torch.nn\u2024Linear \u0442orch.nn.Linear
+""".split()  # noqa: SIM905 - a list of so many words fills a page
+TEXTS = [
+    "",
+    " ",
+    "\x1b[31m",
+    "line\nbreak",
+    "\u202e",
+    "\U0001f600",
+    "\ud800",
+    "a\0b",
+    "../../etc/passwd",
+    "/dev/zero",
+    "<script>alert(1)</script>",
+    "{}",
+    "{0.__class__}",
+    "%s%n",
+    "${x}",
+    "NaN",
+    "true",
+    "x" * 10_000,
+    "(" * 400,
+    "(a+)+$",
+    "a{9999999999}",
+    "[[a]--b]",
+    "(?P<a>",
+    "\\",
+]
+NUMBERS: list[Any] = [0, -1, 1, 2**31, 2**63, 10**30, 10**12, -(10**12), 0.5, -0.0, 1e300, True, False, None]
+KEYS = [
+    "",
+    "class",
+    "args",
+    "Setup",
+    "Sweep",
+    "train",
+    "$schema",
+    "\ud800",
+    "a.b",
+    "[0]",
+    "__class__",
+    "self",
+]
+TOKENS = [
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "1" * 5000,
+    "0x10",
+    "01",
+    "'a'",
+    "[" * 10_000,
+    '{"a":' * 10_000,
+    "//",
+    ",",
+]
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container with every key in it."""
+    for key in (
+        list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
+        yield value, key
+        yield from places(value[key])
+
+
+def anything(rng: random.Random) -> Any:
+    """A value of any type, wrong in most places."""
+    depth = rng.choice((5, 60, 300))
+    kinds: list[Callable[[], Any]] = [
+        lambda: rng.choice(TEXTS),
+        lambda: rng.choice(NUMBERS),
+        lambda: rng.choice(CLASSES),
+        lambda: [anything(rng) for _ in range(rng.randrange(3))],
+        lambda: {rng.choice(KEYS): anything(rng) for _ in range(rng.randrange(3))},
+        lambda: {"class": rng.choice(CLASSES), "args": {}},
+        lambda: json.loads("[" * depth + "]" * depth),
+    ]
+    return rng.choice(kinds)()
+
+
+def change(raw: dict[str, Any], rng: random.Random) -> None:
+    """Change one thing of a protocol."""
+    found: Places = list(places(raw))
+    kind = rng.randrange(7)
+    if kind <= 1:  # the most rewarding: what is imported
+        found = [(parent, key) for parent, key in found if key == "class"] or found
+        parent, key = rng.choice(found)
+        parent[key] = rng.choice(CLASSES)
+        return
+    parent, key = rng.choice(found)
+    if kind == 2:
+        del parent[key]
+    elif kind == 3:
+        parent[key] = anything(rng)
+    elif kind == 4 and isinstance(parent, dict):
+        parent[rng.choice([*KEYS, str(key) + "s", str(key).lower()])] = parent.pop(key)
+    elif kind == 5:
+        other, there = rng.choice(found)
+        parent[key] = json.loads(json.dumps(other[there]))
+    else:
+        parent[key] = rng.choice(([parent[key]], {"a": parent[key]}, str(parent[key])))
+
+
+def spoil(content: bytes, rng: random.Random) -> bytes:
+    """Change the text of a protocol."""
+    at, token = rng.randrange(len(content) + 1), rng.choice(TOKENS).encode()
+    kinds: list[Callable[[], bytes]] = [
+        lambda: content[:at],
+        lambda: content[:at] + token + content[at:],
+        lambda: content[:at] + bytes([rng.randrange(256)]) + content[at + 1 :],
+        lambda: rng.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b"[", b"")) + content,
+        lambda: content.decode().encode(rng.choice(("utf-16", "utf-32", "utf-8-sig"))),
+        lambda: content.replace(b'"args"', b'"class"', 1),  # twice in one object
+        lambda: content.replace(b": ", b": " + token + b", ", 1),
+    ]
+    return rng.choice(kinds)()
+
+
+def overrides(raw: Any, rng: random.Random) -> list[str]:
+    words = []
+    for _ in range(rng.randrange(3)):
+        path, value = [rng.choice(["Setup", "Model", "Dataset", "Sweep", "Nothing"])], raw
+        while rng.randrange(5) and isinstance(value, dict | list) and value:
+            key = rng.choice(list(value) if isinstance(value, dict) else list(range(len(value))))
+            value = value[key]
+            path = [*path, str(key)] if path[0] in ("Sweep", "Nothing") or len(path) > 1 else [str(key)]
+        path += [rng.choice([*KEYS, "9" * 5000, "-1", "args"])] if not rng.randrange(3) else []
+        given = rng.choice([*TEXTS, *CLASSES, *TOKENS, "1", "null", "[]", "{}", '{"a": 1}'])
+        words += ["--" + ".".join(path), given]
+    return words
+
+
+def mutated(rng: random.Random) -> tuple[bytes, list[str]]:
+    raw = json.loads(rng.choice(SHIPPED))
+    for _ in range(rng.randrange(4)):
+        if raw:
+            change(raw, rng)
+    content = json.dumps(raw).encode()
+    if not rng.randrange(3):
+        content = spoil(content, rng)
+    return content, overrides(raw, rng)
+
+
+def check(limits: Limits, path: Path, rng: random.Random) -> bool:
+    """Read a mutated protocol as the command does; return whether it is one."""
+    content, words = mutated(rng)
+    path.write_bytes(content)
+    with limits():
+        try:
+            _, found = split_overrides(words)
+            draw(load(path, found, defaults=DEFAULTS), source=str(path))
+        except ProtocolError as error:
+            assert error.problems
+            assert str(path) in str(error)
+            assert all(problem.strip() and len(problem) < 20_000 for problem in error.problems)
+            return False
+        return True
+
+
+def fuzz(limits: Limits, folder: Path, *, cases: int) -> None:
+    outcomes = {True: 0, False: 0}
+
+    @settings(
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def run(rng: random.Random) -> None:
+        outcomes[check(limits, folder / "mutated.json", rng)] += 1
+
+    run()
+    # Mutations that all fail, or of which none does, would show nothing.
+    assert min(outcomes.values()) > cases / 50
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for path in FOLDER.glob("*.json"):
+        if path != DEFAULTS:
+            draw(load(path, defaults=DEFAULTS))  # imports what takes memory
+    return tmp_path_factory.mktemp("protocols")
+
+
+@pytest.mark.usefixtures("canary")
+@pytest.mark.parametrize("cases", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_mutated_protocol_is_an_error_or_a_protocol(limits: Limits, folder: Path, cases: int) -> None:
+    fuzz(limits, folder, cases=cases)

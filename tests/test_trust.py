@@ -1,0 +1,209 @@
+"""What other people wrote - protocols, labels - is refused or shown as it is, and never run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from toy_research.protocols import toy
+
+from ignite_trainer.cli import main
+from ignite_trainer.predictions import Predictions
+from ignite_trainer.report import prediction_sections
+from ignite_trainer.reporters import Console, LearningCurve, Report
+from ignite_trainer.reporters.reporter import Evaluated, Line, Measured, RunEnd, RunStart, Window
+
+DEFAULTS = Path(__file__).parents[1] / "protocols/defaults.json"
+LABELS = (
+    "<script>alert(1)</script>",
+    "![x](http://example.org/x.png)",
+    "a | b",
+    "two\nlines",
+    "\x1b[31mred\x1b]0;title\x07",
+    "\u202eturned",
+    "$\\frac{1$ and $",
+    "=HYPERLINK(A1)",
+    "'=1",
+    "+1",
+    "@SUM(A1)",
+    "_hidden",
+)
+
+
+# Protocols
+
+
+def hostile(root: Path, path: str, args: dict[str, Any]) -> dict[str, Any]:
+    """The toy protocol with this class in every section that takes one."""
+    spec = {"class": path, "args": args}
+    return toy(
+        root,
+        Model=spec,
+        Task=spec,
+        Optimizer=spec,
+        Scheduler=spec,
+        Dataset=spec,
+        Transforms=[spec],
+        Metrics={"P": {"lines": [{**spec, "line_label": "a"}]}},
+        Evaluations={"e": spec},
+        Yardsticks={"y": spec},
+        Reporters=[spec],
+    )
+
+
+SECTIONS = (
+    *("Model", "Task", "Optimizer", "Scheduler", "Dataset", "Transforms[0]", "Metrics.P.lines[0]"),
+    *("Evaluations.e", "Yardsticks.y", "Reporters[0]"),
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("os.system", '"os" is not trusted'),
+        ("subprocess.Popen", '"subprocess" is not trusted'),
+        ("builtins.eval", '"builtins" is not trusted'),
+        ("torch.os.system", 'which is code of "posix"'),
+        ("torch.load", "torch.load: "),
+        ("torch.hub.load", "torch.hub.load: "),
+        ("torch.utils.cpp_extension.load", "torch.utils.cpp_extension.load: "),
+        ("torch.serialization.pickle.loads", 'which is code of "_pickle"'),
+        ("torch.nn.Module.__init__.__globals__", '"__init__" is a private name'),
+        ("utils.unpack.unpack", "utils.unpack.unpack: "),
+    ],
+)
+def test_a_hostile_class_is_refused_in_every_section(
+    path: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary = tmp_path / "canary"
+    protocol = tmp_path / "hostile.json"
+    raw = hostile(tmp_path / "results", path, {"command": f"touch {canary}", "args": f"touch {canary}"})
+    protocol.write_text(json.dumps(raw))
+    assert main(["-c", str(protocol)], defaults=DEFAULTS) == 2
+    problems = capsys.readouterr().err
+    assert [name for name in SECTIONS if f"{name}.class is {path}" in problems] == list(SECTIONS)
+    assert problems.count(said) >= len(SECTIONS)
+    assert not canary.exists()
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("path", ["torch.nn.Linear", "torch.optim.SGD", "ignite.metrics.Accuracy"])
+def test_a_class_is_taken_for_its_own_kind_alone(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = tmp_path / "hostile.json"
+    protocol.write_text(json.dumps(hostile(tmp_path, path, {})))
+    assert main(["-c", str(protocol)], defaults=DEFAULTS) == 2
+    problems = capsys.readouterr().err
+    refused = [name for name in SECTIONS if re.search(rf"{re.escape(name)}\.class is {path}: ", problems)]
+    own = {"torch.nn.Linear": "Model", "torch.optim.SGD": "Optimizer"}.get(path, "Metrics.P.lines[0]")
+    # A layer can be called, so it is a transform as well.
+    also = ["Transforms[0]"] if path == "torch.nn.Linear" else []
+    assert refused == [name for name in SECTIONS if name not in (own, *also)]
+
+
+def test_what_a_protocol_quotes_does_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = tmp_path / "hostile.json"
+    protocol.write_text(json.dumps(toy(tmp_path, **{"\x1b[2J": 1})))
+    assert main(["-c", str(protocol)], defaults=DEFAULTS) == 2
+    said = capsys.readouterr().err
+    assert "\ufffd[2J is not a key of a protocol" in said
+    assert "\x1b" not in said
+
+
+# Labels
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    """A sample of each label, of which every other one is right."""
+    count = len(LABELS)
+    scores = np.full((count, count), 0.01, np.float32)
+    scores[range(count), [i - i % 2 for i in range(count)]] = 0.5
+    return Predictions(
+        scores=scores,
+        targets=np.eye(count, dtype=bool),
+        class_names=LABELS,
+        records=tuple({"clip": label, "fold": 1} for label in LABELS),
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunStart:
+    lines = tuple(Line(key=label, label=label, split="test") for label in LABELS)
+    window = Window(name=LABELS[0], x_label=LABELS[4], y_label=LABELS[6], width=9, height=9, lines=lines)
+    return RunStart(
+        folder=tmp_path,
+        name=" ".join(LABELS),
+        protocol={"Task": {"class": "a.B", "args": dict.fromkeys(LABELS, LABELS[0])}},
+        environment={"revision": LABELS[0]},
+        facts=dict(zip(LABELS, LABELS, strict=True)),
+        windows=(window,),
+        epochs=1,
+        iterations_per_epoch=1,
+    )
+
+
+def tell(reporter: Any, run: RunStart, predictions: Predictions) -> None:
+    metrics = dict.fromkeys(LABELS, 0.5)
+    reporter.on_start(run)
+    reporter.on_evaluation(
+        Evaluated(epoch=1, iteration=1, split="test", metrics=metrics, seconds=1.0, predictions=predictions)
+    )
+    table: dict[str, dict[str, float]] = {label: dict.fromkeys(LABELS, 0.5) for label in LABELS}
+    reporter.on_measurement(Measured(epoch=1, name=LABELS[0], table=table))
+    reporter.on_end(RunEnd(last_epoch=1, last=metrics, best=(), last_checkpoint=None, seconds=1.0))
+    reporter.close()
+
+
+def test_labels_in_a_report_are_text(run: RunStart, predictions: Predictions) -> None:
+    tell(Report(), run, predictions)
+    text = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    ours = "h1 h2 p strong table thead tbody tr th td img details summary pre code"
+    assert set(re.findall(r"<([a-z0-9]+)", rendered)) == set(ours.split())
+    pictures = re.findall(r'<img src="([^"]*)"', rendered)
+    assert pictures == ["classes.png", "confusion.png", "calibration.png"]
+    assert rendered.count("&lt;script&gt;alert(1)&lt;/script&gt;") > len(LABELS)
+
+
+def test_labels_in_pictures_are_text(run: RunStart, predictions: Predictions) -> None:
+    prediction_sections(predictions, run.folder)  # warnings are errors, and so is wrong mathematics
+    reporter = LearningCurve()
+    tell(reporter, run, predictions)
+    assert (run.folder / "curve.png").exists()
+    axes = reporter.figure().axes[1]
+    assert axes.get_title() == LABELS[0]
+    assert axes.get_ylabel() == r"\$\frac{1\$ and \$"
+
+
+def test_labels_at_a_terminal_are_text(
+    run: RunStart, predictions: Predictions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell(Console(), run, predictions)
+    said = capsys.readouterr().out
+    assert "<script>alert(1)</script>" in said
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
+
+
+def test_labels_in_a_spreadsheet_are_text(tmp_path: Path, predictions: Predictions) -> None:
+    predictions.write_csv(tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        cells = [
+            cell for row in csv.DictReader(file) for cell in (row["clip"], row["target"], row["prediction"])
+        ]
+    assert "'=HYPERLINK(A1)" in cells
+    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
+    read = Predictions.read_csv(tmp_path / "p.csv")
+    assert read.records == predictions.records
+    assert np.array_equal(read.targets, predictions.targets)
+    assert np.array_equal(read.scores, predictions.scores)
