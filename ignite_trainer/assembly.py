@@ -152,6 +152,17 @@ def try_out(blueprint: Blueprint) -> None:
     attempt.raise_problems()
 
 
+def try_out_model(blueprint: Blueprint) -> nn.Module:
+    """Build the model, apply the rules for its parameters, build what trains it; all on the CPU.
+
+    Raises:
+        ProtocolError: with the JSON paths of what could not be built.
+    """
+    model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
+    _build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0)
+    return model
+
+
 def put_channels_last(model: nn.Module) -> None:
     """Lay out what has four dimensions, so the weights of convolutions over images, channels innermost.
 
@@ -204,10 +215,16 @@ def _build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
     """Build both splits, and check what is asked of the two together."""
     datasets = {split: _build_dataset(blueprint, split) for split in SPLITS}
-    if blueprint.protocol.setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
+    setup = blueprint.protocol.setup
+    if setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
         raise ProtocolError(
             "Dataset.args hold no fold out: both splits are the whole data set, and a model would be "
             "measured on what it was trained on. Name a fold, or set Setup.epochs to 0."
+        )
+    if setup.epochs and len(datasets["train"]) < setup.batch_train:
+        raise ProtocolError(
+            f"Setup.batch_train is {setup.batch_train}, but the training split has {len(datasets['train'])} "
+            "samples: not one complete batch. Lower it with -b."
         )
     return datasets
 
@@ -272,11 +289,6 @@ def _build_loaders(
         device=device,
         batches=batches["train"],
     )
-    if setup.epochs and not len(training):
-        raise ProtocolError(
-            f"Setup.batch_train is {setup.batch_train}, but the training split has {len(datasets['train'])} "
-            "samples: not one complete batch. Lower it with -b."
-        )
     evaluation = {
         split: SplitLoader(
             datasets[split],

@@ -36,7 +36,7 @@ def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> 
         samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)  # [T, C]
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: not decodable as audio ({error.error_string})") from error
-    _refuse_truncated_wav(path)
+    refuse_truncated_wav(path)
     if samples.shape[0] == 0:
         raise ValueError(f"{path}: holds no audio samples.")
 
@@ -49,7 +49,7 @@ def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> 
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def _refuse_truncated_wav(path: Path) -> None:
+def refuse_truncated_wav(path: Path) -> None:
     """Raise if a RIFF file is shorter than its header says: libsndfile reads what is left without a word."""
     with path.open("rb") as file:
         header = file.read(8)

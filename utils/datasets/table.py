@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+
+_LEFT_OUT: ContextVar[frozenset[int]] = ContextVar("lines left out", default=frozenset())
+
+
+class RowError(ValueError):
+    """A value of a table is wrong; `line` is its line."""
+
+    def __init__(self, message: str, *, line: int) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,18 @@ class Row:
 
     def _fail(self, column: str, expected: str) -> str:
         given = self.values[column] or ""
-        raise ValueError(f'{self.table}, line {self.line}: {column} is "{given}"; {expected} is expected.')
+        message = f'{self.table}, line {self.line}: {column} is "{given}"; {expected} is expected.'
+        raise RowError(message, line=self.line)
+
+
+@contextmanager
+def leaving_out(lines: Iterable[int]) -> Iterator[None]:
+    """A block in which tables are read without these lines: those found wrong, while looking for more."""
+    token = _LEFT_OUT.set(frozenset(lines))
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -69,7 +92,9 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                     f"{table} has no column {' and no column '.join(missing)}; "
                     f"it has {', '.join(present) or 'none at all'}."
                 )
+            left_out = _LEFT_OUT.get()
             for values in reader:
-                yield Row(table, reader.line_num, values)
+                if reader.line_num not in left_out:
+                    yield Row(table, reader.line_num, values)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
