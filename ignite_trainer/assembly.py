@@ -138,18 +138,32 @@ def _build_optimization(
     return optimizer, build(blueprint.scheduler, protocol.scheduler.args, optimizer, where="Scheduler")
 
 
-def try_out(blueprint: Blueprint) -> None:
+def try_out(blueprint: Blueprint) -> dict[Split, int]:
     """Build what is quick to build, and drop it: a later run of this blueprint will not fail at that.
+
+    Returns:
+        The number of samples of each split.
 
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
     """
     attempt = _Attempts()
-    attempt(lambda: _build_datasets(blueprint))
+    datasets = attempt(lambda: _build_datasets(blueprint))
     attempt(lambda: _build_transforms(blueprint))
     attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"))
     attempt(lambda: _build_evaluations(blueprint))
     attempt.raise_problems()
+    return {split: len(datasets[split]) for split in SPLITS}
+
+
+def require_a_batch(blueprint: Blueprint, samples: int) -> None:
+    """Raise a ProtocolError if the `samples` to train on are not one complete batch."""
+    setup = blueprint.protocol.setup
+    if setup.epochs and samples < setup.batch_train:
+        raise ProtocolError(
+            f"Setup.batch_train is {setup.batch_train}, but the training split has {samples} "
+            "samples: not one complete batch. Lower it with -b."
+        )
 
 
 def try_out_model(blueprint: Blueprint) -> nn.Module:
@@ -215,16 +229,10 @@ def _build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
     """Build both splits, and check what is asked of the two together."""
     datasets = {split: _build_dataset(blueprint, split) for split in SPLITS}
-    setup = blueprint.protocol.setup
-    if setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
+    if blueprint.protocol.setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
         raise ProtocolError(
             "Dataset.args hold no fold out: both splits are the whole data set, and a model would be "
             "measured on what it was trained on. Name a fold, or set Setup.epochs to 0."
-        )
-    if setup.epochs and len(datasets["train"]) < setup.batch_train:
-        raise ProtocolError(
-            f"Setup.batch_train is {setup.batch_train}, but the training split has {len(datasets['train'])} "
-            "samples: not one complete batch. Lower it with -b."
         )
     return datasets
 
@@ -277,6 +285,7 @@ def _build_loaders(
 ) -> tuple[SplitLoader, dict[Split, SplitLoader]]:
     """The training loader and one for the evaluation of each split."""
     setup = blueprint.protocol.setup
+    require_a_batch(blueprint, len(datasets["train"]))
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
     training = SplitLoader(
         datasets["train"],

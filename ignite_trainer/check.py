@@ -6,11 +6,7 @@ Nothing is trained. What a run would fetch first is fetched.
 from __future__ import annotations
 
 import gc
-import os
-import shutil
-import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from ignite_trainer import results
-from ignite_trainer.assembly import try_out, try_out_model
+from ignite_trainer.assembly import require_a_batch, try_out, try_out_model
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.check_report import show_findings
+from ignite_trainer.check_room import room_findings
 from ignite_trainer.checkpoints import BEST_KEPT
 from ignite_trainer.combinations import combinations, is_fold
 from ignite_trainer.errors import ProtocolError
@@ -33,7 +30,6 @@ from ignite_trainer.self_description import other_weights, weights_files
 
 _OPTIMIZER_STATE = 2  # numbers for each trained one: those of Adam, more than most optimizers have
 _LAST_KEPT = 2  # the last checkpoint, and the one before until it is complete
-_FULL = 0.9  # of the free space: who needs more is warned
 
 
 @dataclass
@@ -105,7 +101,7 @@ class Checker:
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
             spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
-        found.findings += _room(spaces, found.facts)
+        found.findings += room_findings(spaces, found.facts)
         found.findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.severity)
         return found
 
@@ -141,7 +137,11 @@ class Checker:
         sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")]
         key = digest([*sections, setup.batch_train, setup.epochs])
         if key not in self._tried:
-            self._tried[key] = _attempt(lambda: try_out(blueprint), "Dataset, Transforms or Task")[1]
+
+            def build_parts() -> None:
+                require_a_batch(blueprint, try_out(blueprint)["train"])
+
+            self._tried[key] = _attempt(build_parts, "Dataset, Transforms or Task")[1]
         return [
             problem
             for problem in self._tried[key]
@@ -200,43 +200,6 @@ class _ModelChecked:
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
 
 
-def _room(spaces: Iterable[Space], facts: dict[str, str]) -> list[Finding]:
-    """Hold what is needed against what is free, disk by disk, and see that it can be written to."""
-    findings = []
-    disks: dict[int, list[tuple[Path, Space]]] = defaultdict(list)
-    for space in spaces:
-        place = next(place for place in (space.folder, *space.folder.absolute().parents) if place.exists())
-        disks[place.stat().st_dev].append((place, space))
-    for number, needs in enumerate(disks.values(), start=1):
-        sizes: dict[str, int] = defaultdict(int)
-        for _, space in needs:
-            sizes[f"{space.purpose} in {space.folder}"] += space.size_bytes
-        free, needed = shutil.disk_usage(needs[0][0]).free, sum(sizes.values())
-        what = ", ".join(f"{_readable(size)} for {purpose}" for purpose, size in sizes.items() if size)
-        facts[f"Disk {number}" if len(disks) > 1 else "Disk"] = (
-            f"about {what}; " if what else ""
-        ) + f"{_readable(free)} are free"
-        if needed > _FULL * free:
-            findings.append(
-                Finding(
-                    severity="error" if needed > free else "warning",
-                    what=f"A run needs about {_readable(needed)} of a disk that has {_readable(free)} free.",
-                    where=what,
-                    remedy="Make room, or choose other folders.",
-                )
-            )
-    for place in {place for needs in disks.values() for place, _ in needs}:
-        try:
-            tempfile.TemporaryFile(dir=place).close()
-        except OSError as error:
-            what = "Nothing can be written there, and a run has to."
-            where = f"{place} ({os.strerror(error.errno or 0)})"
-            findings.append(
-                Finding(severity="error", what=what, where=where, remedy="Choose another folder.")
-            )
-    return findings
-
-
 def _attempt(step: Callable[[], Any], where: str) -> tuple[Any, list[str]]:
     """The result of a step, None if it fails; then what is wrong."""
     try:
@@ -253,12 +216,3 @@ def _of_problems(problems: Iterable[str]) -> list[Finding]:
 
 def _tensors(state: Mapping[str, Any]) -> list[Any]:
     return [value for value in state.values() if hasattr(value, "nbytes")]
-
-
-def _readable(size_bytes: float) -> str:
-    """A size as a person reads it: "1.2 GB"."""
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.3g} GB" if size_bytes < 1e6 else f"{size_bytes:,.0f} GB"

@@ -45,7 +45,9 @@ def _paragraphs(findings: Sequence[Finding]) -> list[str]:
     texts = []
     for (severity, what, remedy), places in kinds.items():
         times = f" ({len(places)} times)" if len(places) > 1 else ""
-        lines = [f"{severity}: {escaped(what)}{times}"]
+        first, *rest = map(escaped, what.split("\n"))
+        # Indented, so that no text from a file can pass for a finding.
+        lines = [f"{severity}: {first}{times}", *(f"    {line}" for line in rest)]
         lines += [f"    {escaped(place)}" for place in places[:_NAMED] if place]
         lines += [f"    and {len(places) - _NAMED} more"] * (len(places) > _NAMED)
         lines += [f"  {escaped(remedy)}"] * bool(remedy)
