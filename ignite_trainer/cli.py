@@ -189,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-S", "--skip-train-val", action="store_true", help="leave out the evaluation of the training split"
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--benchmark",
         nargs="?",
         type=_positive,
@@ -197,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROUNDS",
         help="measure speed and memory instead; in each round protocol and yardsticks take turns",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--check",
         action="store_true",
         help="look for faults of protocol, data, weights and disks instead; nothing is trained",

@@ -62,7 +62,8 @@ def read_leniently(
     except ValueError as error:
         if not bad:
             raise
-        raise ValueError("; ".join([*bad.values(), str(error)])) from error
+        lines = f"{len(bad)} lines" + (" and more" if isinstance(error, RowError) else "")
+        raise ValueError(f"{next(iter(bad.values()))} {lines} of the table cannot be read.") from error
     findings = [
         Finding(
             severity="error", what="A line of the table cannot be read.", where=text, remedy="Correct it."

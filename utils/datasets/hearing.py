@@ -54,7 +54,8 @@ def listen(path: Path) -> Heard:
         return Heard("missing")
     except soundfile.LibsndfileError as error:
         return Heard("unreadable", error.error_string.rstrip("."))
-    except (OSError, RuntimeError) as error:  # no permission, a folder; what soundfile itself raises
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # No permission, a folder; what soundfile raises itself; a suffix without a header; a name with NUL.
         return Heard("unreadable", str(error))
 
 

@@ -389,6 +389,24 @@ def test_all_faults_of_a_set_are_in_one_report(
     assert report.rindex("error: ") < report.index("warning: ")
 
 
+@pytest.mark.parametrize(("count", "said"), [(20, "20 lines"), (60, "50 lines and more")])
+def test_a_table_without_a_line_that_can_be_read_is_said_once(
+    count: int, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "set")
+    planted = Planted("made", tmp_path / "set")
+    planted.rows = planted.rows[:count]
+    for row in planted.rows:
+        row["target"] = "-1"
+    planted.save()
+    assert planted.check() == 1
+    report = capsys.readouterr().out
+    assert (
+        f'line 2: target is "-1"; a whole number is expected. {said} of the table cannot be read.' in report
+    )
+    assert "1 error, 0 warnings" in report
+
+
 def test_a_fold_that_is_not_there_is_found_beside_missing_files(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

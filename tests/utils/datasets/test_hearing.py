@@ -43,6 +43,12 @@ def test_a_wav_file_of_unknown_length_is_whole(tmp_path: Path) -> None:
     assert listen(path).fault is None
 
 
+@pytest.mark.parametrize("name", ["a.raw", "a\0.wav", "a" * 300])
+def test_a_name_that_cannot_be_opened_is_a_finding(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(b"samples")
+    assert listen(tmp_path / name).fault == "unreadable"
+
+
 def test_what_is_heard_is_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([NOISE, -NOISE], axis=1), 32000)
