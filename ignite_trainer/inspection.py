@@ -1,6 +1,7 @@
 """What a data set may find wrong with its own files when `--check` asks it, before any run.
 
-A damaged data set often cannot be built at all, so its class is asked, with the arguments of its constructor:
+A damaged data set often cannot be built at all, so its class is asked, with the arguments that its
+constructor would get but for `fold` and the one that chooses the split:
 
     class Birds(Dataset):
         @classmethod

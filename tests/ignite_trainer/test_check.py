@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_research.network import TwoTowers
 from toy_research.protocols import toy
 
 from ignite_trainer import cli
@@ -101,6 +102,17 @@ def test_a_disk_that_becomes_nearly_full_is_suspicious(check: Check, tmp_path: P
     room = int(0.95 * shutil.disk_usage(tmp_path).free)
     status, report = check(Dataset=doubtful(room=room, folder=str(tmp_path)))
     assert (status, "warning: About " in report) == (0, True)
+
+
+def test_the_room_for_checkpoints_is_that_of_best_and_last_epochs(check: Check) -> None:
+    model = TwoTowers()
+    whole = sum(value.nbytes for value in model.state_dict().values())
+    adam = 2 * sum(value.nbytes for value in model.parameters())
+    for epochs, best in ((2, 2), (50, 3)):
+        _, report = check(Setup__epochs=epochs)
+        size = best * whole + 2 * (whole + adam)  # the last one, until the next is complete
+        assert f"needed are about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
+    assert "for checkpoints" not in check(Setup__epochs=0)[1]
 
 
 def test_weights_are_held_against_the_hash_they_should_have(check: Check, tmp_path: Path) -> None:
