@@ -138,18 +138,43 @@ def _build_optimization(
     return optimizer, build(blueprint.scheduler, protocol.scheduler.args, optimizer, where="Scheduler")
 
 
-def try_out(blueprint: Blueprint) -> None:
+def try_out(blueprint: Blueprint) -> dict[Split, int]:
     """Build what is quick to build, and drop it: a later run of this blueprint will not fail at that.
+
+    Returns:
+        The number of samples of each split.
 
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
     """
     attempt = _Attempts()
-    attempt(lambda: _build_datasets(blueprint))
+    datasets = attempt(lambda: _build_datasets(blueprint))
     attempt(lambda: _build_transforms(blueprint))
     attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"))
     attempt(lambda: _build_evaluations(blueprint))
     attempt.raise_problems()
+    return {split: len(datasets[split]) for split in SPLITS}
+
+
+def require_a_batch(blueprint: Blueprint, samples: int) -> None:
+    """Raise a ProtocolError if the `samples` to train on are not one complete batch."""
+    setup = blueprint.protocol.setup
+    if setup.epochs and samples < setup.batch_train:
+        raise ProtocolError(
+            f"Setup.batch_train is {setup.batch_train}, but the training split has {samples} "
+            "samples: not one complete batch. Lower it with -b."
+        )
+
+
+def try_out_model(blueprint: Blueprint) -> nn.Module:
+    """Build the model, apply the rules for its parameters, build what trains it; all on the CPU.
+
+    Raises:
+        ProtocolError: with the JSON paths of what could not be built.
+    """
+    model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
+    _build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0)
+    return model
 
 
 def put_channels_last(model: nn.Module) -> None:
@@ -278,6 +303,7 @@ def _build_loaders(
 ) -> tuple[SplitLoader, dict[Split, SplitLoader]]:
     """The training loader and one for the evaluation of each split."""
     setup = blueprint.protocol.setup
+    require_a_batch(blueprint, len(datasets["train"]))
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
     training = SplitLoader(
         datasets["train"],
@@ -290,11 +316,6 @@ def _build_loaders(
         device=device,
         batches=batches["train"],
     )
-    if setup.epochs and not len(training):
-        raise ProtocolError(
-            f"Setup.batch_train is {setup.batch_train}, but the training split has {len(datasets['train'])} "
-            "samples: not one complete batch. Lower it with -b."
-        )
     evaluation = {
         split: SplitLoader(
             datasets[split],

@@ -45,6 +45,10 @@ are numbers. A value is read as the type of the one it replaces; true, false and
 a table of means and standard deviations. The same command goes on with a sweep that was stopped.
 
   python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3 4 5
+
+--check looks for all that would end such a run, or spoil its figures, and trains nothing.
+
+  python main.py -c protocols/quickstart.json --check
 """
 
 
@@ -56,8 +60,8 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
         defaults: file that supplies `Task` and `Parameters` by `Model.class` where a protocol has none.
 
     Returns:
-        0, or 2 if a protocol or what it names cannot work, 1 if a run failed, also one of a sweep, 130 if it
-        was interrupted.
+        0, or 2 if a protocol or what it names cannot work, 1 if a run failed, also one of a sweep, or if a
+        check found an error, 130 if it was interrupted.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # What ends a run is raised, and said below; ignite would log it twice more.
@@ -68,6 +72,11 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     try:
         # Every protocol is checked before the first one runs.
         paths = _matching(flags.config, leave_out=defaults)
+        if flags.check:
+            return _check(
+                {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths},
+                trusted=flags.trust,
+            )
         protocols = {path: load(path, overrides, defaults=defaults) for path in paths}
         return max(job() for job in _planned(protocols, trusted=flags.trust, rounds=flags.benchmark))
     except ProtocolError as error:
@@ -76,6 +85,12 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     except KeyboardInterrupt:
         print("interrupted; the run's folder keeps what its finished epochs reached", file=sys.stderr)
         return 130
+
+
+def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[str]) -> int:
+    from ignite_trainer import check  # noqa: PLC0415 - importing torch takes seconds
+
+    return check.carry_out(loads, trusted=trusted)
 
 
 def _planned(
@@ -177,13 +192,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-S", "--skip-train-val", action="store_true", help="leave out the evaluation of the training split"
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--benchmark",
         nargs="?",
         type=_positive,
         const=7,
         metavar="ROUNDS",
         help="measure speed and memory instead; in each round protocol and yardsticks take turns",
+    )
+    instead.add_argument(
+        "--check",
+        action="store_true",
+        help="look for faults of protocol, data, weights and disks instead; nothing is trained",
     )
     parser.add_argument(
         "--trust",

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import JsonValue as Json
 
 from ignite_trainer.assembly import try_out
-from ignite_trainer.blueprint import draw
+from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.overrides import find_place, split_key
 from ignite_trainer.protocol import Protocol
@@ -49,7 +49,11 @@ class Combination:
 
 
 def combinations(
-    protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None
+    protocol: Protocol,
+    *,
+    trusted: Iterable[str] = (),
+    source: str | None = None,
+    building: bool = True,
 ) -> tuple[Combination, ...]:
     """List the runs of a sweep; what is slow to build of them (model, decoded data) is not built.
 
@@ -59,6 +63,7 @@ def combinations(
         protocol: a validated protocol that has a `Sweep`.
         trusted: packages whose classes it may name besides the usual ones.
         source: the file it was read from, for messages.
+        building: whether what is quick to build is built, to see that it can be.
 
     Raises:
         ProtocolError: with every problem of every combination, each once.
@@ -77,7 +82,9 @@ def combinations(
             parent[step] = value
         try:
             one = validate(raw)
-            _check(one, frozenset(trusted), tried)
+            blueprint = draw(one, trusted=trusted)
+            if building:
+                _try_out(blueprint, tried)
             found.append(Combination(name=name, values=dict(zip(keys, row, strict=True)), protocol=one))
         except ProtocolError as error:
             problems += error.problems
@@ -91,10 +98,9 @@ def is_fold(key: str) -> bool:
     return key.endswith(".fold")
 
 
-def _check(protocol: Protocol, trusted: frozenset[str], tried: set[str]) -> None:
-    """Find the classes of a protocol and build what is quick to build, unless that was `tried`."""
-    blueprint = draw(protocol, trusted=trusted)
-    content = protocol.to_json()
+def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
+    """Build what is quick to build, unless that was `tried`."""
+    content = blueprint.protocol.to_json()
     key = digest([content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")])
     if key not in tried:
         tried.add(key)

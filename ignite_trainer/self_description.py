@@ -7,6 +7,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
     dataset.held_out       the numbers of those held out
     dataset.record(index)  which sample that is: a mapping of names to texts and numbers
     model.weights_files    the files that its initial weights came from
+    model.weights_sha256   of those whose content is known, the hash they should have, by path
 """
 
 from __future__ import annotations
@@ -64,3 +65,9 @@ def record(dataset: Any, index: int) -> Mapping[str, str | int]:
 def weights_files(model: nn.Module) -> tuple[WeightsFile, ...]:
     """Name and hash the files of the model's initial weights; empty if they are random or unknown."""
     return tuple(WeightsFile.of(Path(path)) for path in getattr(model, "weights_files", ()))
+
+
+def other_weights(model: nn.Module) -> tuple[Path, ...]:
+    """List the files of the model's initial weights that hold something else than they should."""
+    expected = getattr(model, "weights_sha256", {})
+    return tuple(path for path, sha256 in expected.items() if WeightsFile.of(path).sha256 != sha256)

@@ -41,7 +41,7 @@ def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such audio file.")
     samples, file_rate = _decode(path)
-    _refuse_truncated_wav(path)
+    refuse_truncated_wav(path)
     if samples.shape[0] == 0:
         raise ValueError(f"{path}: holds no audio samples.")
 
@@ -83,7 +83,7 @@ def _too_long(path: Path, values: int) -> ValueError:
     )
 
 
-def _refuse_truncated_wav(path: Path) -> None:
+def refuse_truncated_wav(path: Path) -> None:
     """Raise if a RIFF file is shorter than its header says: libsndfile reads what is left without a word."""
     with path.open("rb") as file:
         header = file.read(8)

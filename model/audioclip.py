@@ -15,7 +15,7 @@ from model.clip import Text, build_clip, tokenize
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.losses import Positives, Reduction, pairwise_contrastive_loss
 from model.recompute import recompute
-from model.releases import find_pretrained
+from model.releases import find_pretrained, released_hashes
 from model.similarity import Features, Logits, scaled_similarity
 from model.weights import load_weights, read_state_dict, without_prefix
 
@@ -50,6 +50,7 @@ class AudioCLIP(nn.Module):
 
     Attributes:
         weights_files: the files that the initial weights were read from; none if they are random.
+        weights_sha256: of those that are released ones, by name and size, the hash they should have.
 
     Raises:
         ValueError: arguments that do not fit together.
@@ -95,6 +96,7 @@ class AudioCLIP(nn.Module):
         super().__init__()
         files = find_pretrained(pretrained, together=("CLIP", "ESRNXFBSP"), assets=assets)
         self.weights_files = files
+        self.weights_sha256 = released_hashes(files)
         self.multilabel = multilabel
         self.context_length = context_length
         self.image_resolution = image_resolution

@@ -1,6 +1,6 @@
 """The released weights, and finding weights by name or path; a released file that is absent is fetched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -97,6 +97,16 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
         return fetch(release.remote, folder / release.file, mirror=mirror)
     except FetchError as error:
         raise WeightsError(str(error)) from error
+
+
+def released_hashes(files: Iterable[Path]) -> dict[Path, str]:
+    """The sha256 that files with the name and the size of a released one should have, by path."""
+    found = {path: RELEASES.get(path.name.removesuffix(".pt")) for path in files}
+    return {
+        path: release.sha256
+        for path, release in found.items()
+        if release is not None and path.stat().st_size == release.size_bytes
+    }
 
 
 def find_pretrained(

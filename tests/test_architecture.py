@@ -18,6 +18,7 @@ ALLOWED = {
 CONTRACTS = {
     "ignite_trainer.batch",
     "ignite_trainer.evaluation",
+    "ignite_trainer.inspection",
     "ignite_trainer.randomness",
     "ignite_trainer.self_description",
     "ignite_trainer.task",

@@ -16,7 +16,7 @@ from model.esresnet.fbsp import SplineWavelets
 from model.esresnet.folding import folded
 from model.esresnet.kept import Kept
 from model.recompute import Recomputed, recompute
-from model.releases import find_pretrained
+from model.releases import find_pretrained, released_hashes
 from model.weights import load_weights, read_state_dict, without_prefix
 
 
@@ -92,6 +92,7 @@ class ESResNeXt(nn.Module):
             raise ValueError(f'spectrum is {spectrum!r}; "fbsp" and "stft" are allowed.')
 
         self.weights_files = files
+        self.weights_sha256 = released_hashes(files)
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.normalized = normalized

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from model import releases
-from model.releases import RELEASES, WeightsError, find_pretrained, find_weights
+from model.releases import RELEASES, WeightsError, find_pretrained, find_weights, released_hashes
 
 if TYPE_CHECKING:
     from tests.conftest import Web
@@ -87,3 +87,11 @@ def test_a_released_file_that_is_absent_is_fetched(
     with pytest.raises(WeightsError, match="what came has not the sha256 it should"):
         find_weights("ESRNXFBSP", assets=tmp_path / "new", mirror=web.url)
     assert not found.exists()
+
+
+def test_files_with_name_and_size_of_a_release_have_a_known_hash(tmp_path: Path) -> None:
+    release, other = tmp_path / "ESRNXFBSP.pt", tmp_path / "CLIP.pt"
+    for path in (release, other):
+        with path.open("wb") as file:
+            file.truncate(RELEASES["ESRNXFBSP"].size_bytes)  # sparse: it takes no room
+    assert released_hashes([release, other]) == {release: RELEASES["ESRNXFBSP"].sha256}

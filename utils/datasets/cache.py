@@ -142,9 +142,7 @@ def _load(
     cache: str | Path | None,
     progress: bool,
 ) -> DecodedClips:
-    key = hashlib.sha256(description.encode()).hexdigest()[:16]
-    parent = Path(cache).expanduser() if cache is not None else default_cache_folder()
-    folder = parent / f"{name}-{key}"
+    folder = _folder(name, description, cache)
 
     def fill(partial: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # somebody deleted a part of it
@@ -163,10 +161,32 @@ def _load(
         make_once(folder, is_complete=_is_complete, fill=fill)
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise OSError(
-            f"cache is {parent}, where decoded audio cannot be written ({error}). Make room there, or name "
-            "another folder by the argument cache or the environment variable AUDIOCLIP_CACHE."
+            f"cache is {folder.parent}, where decoded audio cannot be written ({error}). Make room there, or "
+            "name another folder by the argument cache or the environment variable AUDIOCLIP_CACHE."
         ) from error
     return DecodedClips(folder)
+
+
+def is_decoded(
+    root: Path,
+    paths: Sequence[str],
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    cache: str | Path | None = None,
+) -> bool:
+    """Whether the clips are in the cache already; the arguments are those of `plan_decoding`."""
+    return _is_complete(_folder(name, _description(root, paths, settings), cache))
+
+
+def cache_folder(cache: str | Path | None) -> Path:
+    """The folder of all caches, by the argument of that name."""
+    return Path(cache).expanduser() if cache is not None else default_cache_folder()
+
+
+def _folder(name: str, description: str, cache: str | Path | None) -> Path:
+    key = hashlib.sha256(description.encode()).hexdigest()[:16]
+    return cache_folder(cache) / f"{name}-{key}"
 
 
 def default_cache_folder() -> Path:
@@ -239,7 +259,7 @@ def _decode_in_threads(
     def attempt(path: Path) -> _Stored | Exception:
         try:
             audio = decode(path)
-            values = _smallest(audio)
+            values = smallest(audio)
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 raise ValueError(f"{path}: holds values that are not finite.")
         except Exception as error:  # a decoder may raise anything
@@ -278,7 +298,7 @@ def _write(folder: Path, clips: Iterable[_Stored | Exception]) -> list[Exception
     return failures
 
 
-def _smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:
+def smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:
     """The smallest array that the clip can be had back from, every value of it.
 
     Equal channels are stored once, and whole numbers, which is what a 16-bit file has, as int16.

@@ -26,6 +26,8 @@ class ESC50(FoldDataset):
     table = "meta/esc50.csv"
     decoding = "resampled"
     published: ClassVar[Published | None] = ESC_50
+    classes: ClassVar[int | None] = 50
+    file_names = r"(?P<fold>\d+)-\d+-[A-Z]-(?P<target>\d+)\.\w+"
 
     def __init__(
         self,

@@ -25,8 +25,10 @@ from typing import Any, ClassVar, cast
 from torch.utils.data import Dataset
 
 from ignite_trainer.batch import collate, collate_field
+from ignite_trainer.inspection import Inspection
 from model.audio_input import HIGHEST_RATE, Waveform
 from utils.datasets.cache import DecodedClips, plan_decoding
+from utils.datasets.checking import inspect_clips
 from utils.datasets.sample import Clip, Sample
 from utils.published import Published, fetch_data_set
 
@@ -77,6 +79,10 @@ class FoldDataset(Dataset[Sample], ABC):
     """The decoding rule in words. It is part of the cache's key, so change it whenever `decode` changes."""
     published: ClassVar[Published | None] = None
     """Where `download` gets it; None: nowhere."""
+    classes: ClassVar[int | None] = None
+    """Number of classes as published, for `--check`: targets are below it. None: any."""
+    file_names: ClassVar[str | None] = None
+    """Regular expression whose groups "fold" and "target" say what names of files repeat of the table."""
 
     def __init__(
         self,
@@ -120,20 +126,17 @@ class FoldDataset(Dataset[Sample], ABC):
             raise ValueError(f"fold is {fold}; that holds out every clip and leaves none to train on.")
 
         self._decoded: DecodedClips | None = None
-        self._load_decoded = plan_decoding(
-            self.root,
-            [clip.path for clip in clips],
-            self.decode,
-            name=type(self).__name__,
-            settings={"decoding": self.decoding, "sample_rate": sample_rate, "mono": mono},
-            cache=cache,
-            progress=progress,
-        )
+        self._load_decoded = self._plan_decoding(clips, cache=cache, progress=progress)
         self._rows = chosen
         self.clips = [clips[i] for i in chosen]
         self.class_names = list(names.values())
         position = {target: i for i, target in enumerate(names)}
         self.targets = [position[clip.target] for clip in self.clips]
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Look for faults in table and files, as `--check` asks for; the arguments are the constructor's."""
+        return inspect_clips(cls, args)
 
     @abstractmethod
     def read_table(self) -> list[Clip]:
@@ -176,6 +179,24 @@ class FoldDataset(Dataset[Sample], ABC):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
+
+    @property
+    def cache_settings(self) -> dict[str, Any]:
+        """All that decides what `decode` makes of a file, as JSON types."""
+        return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
+
+    def _plan_decoding(
+        self, clips: Sequence[Clip], *, cache: str | Path | None, progress: bool
+    ) -> Callable[[], DecodedClips]:
+        return plan_decoding(
+            self.root,
+            [clip.path for clip in clips],
+            self.decode,
+            name=type(self).__name__,
+            settings=self.cache_settings,
+            cache=cache,
+            progress=progress,
+        )
 
     def _clips_decoded(self) -> DecodedClips:
         self.prepare()

@@ -50,6 +50,7 @@ class MadeSounds(ESC50):
 
     title = "MadeSounds"
     published = None
+    classes = 6
 
     def __init__(
         self,

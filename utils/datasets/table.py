@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +21,16 @@ _LONGEST_TEXT = 500
 _LONGEST_NAME = 255  # bytes that file systems take
 _MOST_DIGITS = 9
 _UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # Unicode's control and format characters, separators of lines
+
+_LEFT_OUT: ContextVar[frozenset[int]] = ContextVar("lines left out", default=frozenset())
+
+
+class RowError(ValueError):
+    """A value of a table is wrong; `line` is its line."""
+
+    def __init__(self, message: str, *, line: int) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,18 @@ class Row:
         shown = "".join(
             mark if unicodedata.category(mark) not in _UNSEEN else "\ufffd" for mark in given[:80]
         )
-        raise ValueError(f'{self.table}, line {self.line}: {column} is "{shown}"; {expected} is expected.')
+        message = f'{self.table}, line {self.line}: {column} is "{shown}"; {expected} is expected.'
+        raise RowError(message, line=self.line)
+
+
+@contextmanager
+def leaving_out(lines: Iterable[int]) -> Iterator[None]:
+    """A block in which tables are read without these lines: those found wrong, while looking for more."""
+    token = _LEFT_OUT.set(frozenset(lines))
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
 
 
 def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -97,10 +120,12 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                     f"{table} has no column {' and no column '.join(missing)}; "
                     f"it has {', '.join(present)[:1000] or 'none at all'}."
                 )
+            left_out = _LEFT_OUT.get()
             for count, values in enumerate(reader):
                 if count == MOST_ROWS:
                     raise ValueError(f"{table} has more than {MOST_ROWS:,} rows.")
-                yield Row(table, reader.line_num, {column: values[column] for column in columns})
+                if reader.line_num not in left_out:
+                    yield Row(table, reader.line_num, {column: values[column] for column in columns})
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
 

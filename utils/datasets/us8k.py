@@ -26,6 +26,8 @@ class UrbanSound8K(FoldDataset):
     table = "metadata/UrbanSound8K.csv"
     decoding = "resampled, cut to 4 s, stretched"
     published: ClassVar[Published | None] = URBAN_SOUND_8K
+    classes = 10
+    file_names = r"\d+-(?P<target>\d+)-\d+-\d+\.\w+"
 
     def read_table(self) -> list[Clip]:
         """List the clips of `metadata/UrbanSound8K.csv`."""

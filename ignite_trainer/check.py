@@ -1,0 +1,218 @@
+"""Everything that can be known before a run: protocol, data, model and its weights, room on the disks.
+
+Nothing is trained. What a run would fetch first is fetched.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ignite_trainer import results
+from ignite_trainer.assembly import require_a_batch, try_out, try_out_model
+from ignite_trainer.blueprint import Blueprint, draw
+from ignite_trainer.check_report import show_findings
+from ignite_trainer.check_room import room_findings
+from ignite_trainer.checkpoints import BEST_KEPT
+from ignite_trainer.combinations import combinations, is_fold
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.inspection import Finding, Inspection, Space
+from ignite_trainer.instantiate import build
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.record import digest
+from ignite_trainer.self_description import other_weights, weights_files
+
+_OPTIMIZER_STATE = 2  # numbers for each trained one: those of Adam, more than most optimizers have
+_LAST_KEPT = 2  # the last checkpoint, and the one before until it is complete
+
+
+@dataclass
+class Checked:
+    """What was found of one protocol.
+
+    Attributes:
+        findings: each once, errors first.
+        facts: in a line each what was looked at, by name.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error among the findings."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+
+def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
+    """Check protocols and print a report of each.
+
+    Args:
+        loads: what reads and validates each, by its file.
+        trusted: packages whose classes they may name besides the usual ones.
+
+    Returns:
+        0 if no error was found, 1 if one was, 2 if a protocol cannot be read.
+    """
+    checker = Checker(trusted)
+    status = 0
+    for path, load in loads.items():
+        started = time.monotonic()
+        try:
+            found = checker.check(load())
+            code = 1 if found.failed else 0
+        except ProtocolError as error:
+            found, code = Checked(findings=_of_problems(error.problems)), 2
+        show_findings(str(path), found.findings, found.facts, seconds=time.monotonic() - started)
+        status = max(status, code)
+    return status
+
+
+class Checker:
+    """Checks protocols; what several of them share (data, a model) is looked at once."""
+
+    def __init__(self, trusted: Iterable[str] = ()) -> None:
+        self._trusted = frozenset(trusted)
+        self._data: dict[str, Inspection] = {}
+        self._models: dict[str, _ModelChecked] = {}
+        self._tried: dict[str, list[str]] = {}
+
+    def check(self, protocol: Protocol) -> Checked:
+        """Check a validated protocol; of one with a sweep every run."""
+        found = Checked()
+        runs, problems = self._runs(protocol)
+        if problems:
+            found.findings += _of_problems(problems)
+        if not runs:
+            found.facts["Data and model"] = "not looked at: first mend what the protocol names"
+            return found
+        spaces: list[Space] = []
+        for blueprint in runs:
+            data, model = self._inspect_data(blueprint), self._try_model(blueprint)
+            data_fails = any(finding.severity == "error" for finding in data.findings)
+            found.findings += [*data.findings, *_of_problems(self._try_out(blueprint, data_fails=data_fails))]
+            found.findings += model.findings
+            found.facts |= {"Data": data.summary} if data.summary else {}
+            found.facts |= {"Weights": model.weights} if model.weights else {}
+            spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
+        found.findings += room_findings(spaces, found.facts)
+        found.findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.severity)
+        return found
+
+    def _runs(self, protocol: Protocol) -> tuple[list[Blueprint], list[str]]:
+        """The runs of a protocol; where not all of a sweep can be, what is wrong and its base alone."""
+        problems: list[str] = []
+        try:
+            if protocol.sweep:
+                runs = combinations(protocol, trusted=self._trusted, building=False)
+                return [draw(run.protocol, trusted=self._trusted) for run in runs], []
+        except ProtocolError as error:
+            problems = error.problems
+        try:
+            return [draw(protocol.model_copy(update={"sweep": {}}), trusted=self._trusted)], problems
+        except ProtocolError as error:
+            return [], list(dict.fromkeys([*problems, *error.problems]))
+
+    def _inspect_data(self, blueprint: Blueprint) -> Inspection:
+        """What the class of the data set finds, whatever the fold."""
+        inspect = getattr(blueprint.dataset, "inspect_data", None)
+        args = {key: value for key, value in blueprint.dataset_args.items() if not is_fold(f".{key}")}
+        key = digest([blueprint.protocol.dataset.path, args])
+        if key not in self._data:
+            look = Inspection if inspect is None else lambda: build(inspect, args, where="Dataset")
+            inspection, problems = _attempt(look, "Dataset")
+            self._data[key] = inspection or Inspection(findings=tuple(_of_problems(problems)))
+        return self._data[key]
+
+    def _try_out(self, blueprint: Blueprint, *, data_fails: bool) -> list[str]:
+        """Problems of what is quick to build; of a data set that fails only those that are of the fold."""
+        content = blueprint.protocol.to_json()
+        setup = blueprint.protocol.setup
+        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")]
+        key = digest([*sections, setup.batch_train, setup.epochs])
+        if key not in self._tried:
+
+            def build_parts() -> None:
+                require_a_batch(blueprint, try_out(blueprint)["train"])
+
+            self._tried[key] = _attempt(build_parts, "Dataset, Transforms or Task")[1]
+        return [
+            problem
+            for problem in self._tried[key]
+            if not (data_fails and problem.startswith("Dataset")) or problem.startswith("Dataset.args.fold ")
+        ]
+
+    def _try_model(self, blueprint: Blueprint) -> _ModelChecked:
+        content = blueprint.protocol.to_json()
+        sections = [content[name] for name in ("Model", "Parameters", "Optimizer", "Scheduler")]
+        key = digest([*sections, blueprint.protocol.setup.precision, blueprint.protocol.setup.epochs])
+        if key not in self._models:
+            model, problems = _attempt(lambda: try_out_model(blueprint), "Model")
+            self._models[key] = _ModelChecked.of(model, problems)
+            del model
+            gc.collect()
+        return self._models[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelChecked:
+    """What is kept of a model that was built."""
+
+    findings: tuple[Finding, ...]
+    weights: str = ""
+    size_bytes: int = 0
+    trained_bytes: int = 0
+
+    @classmethod
+    def of(cls, model: nn.Module | None, problems: Sequence[str]) -> _ModelChecked:
+        if model is None:
+            return cls(findings=tuple(_of_problems(problems)))
+        others = [
+            Finding(
+                severity="error",
+                what="A file of weights is damaged, or not the one it is named for: another sha256.",
+                where=str(path),
+                remedy="Take it away and fetch it again, or name it otherwise.",
+            )
+            for path in other_weights(model)
+        ]
+        files = [f"{file.name} (sha256 {file.sha256[:12]}...)" for file in weights_files(model)]
+        return cls(
+            findings=tuple(others),
+            weights=", ".join(files),
+            size_bytes=sum(value.nbytes for value in _tensors(model.state_dict())),
+            trained_bytes=sum(value.nbytes for value in model.parameters() if value.requires_grad),
+        )
+
+    def space(self, blueprint: Blueprint) -> list[Space]:
+        """Room for the results of one run: its checkpoints, if it trains."""
+        protocol = blueprint.protocol
+        lines = [line for line in protocol.lines.values() if line.is_checkpoint]
+        kept = min(BEST_KEPT, protocol.setup.epochs) * len(lines) * self.size_bytes
+        last = _LAST_KEPT * (self.size_bytes + _OPTIMIZER_STATE * self.trained_bytes)
+        size = kept + last if protocol.setup.epochs else 0
+        return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
+
+
+def _attempt(step: Callable[[], Any], where: str) -> tuple[Any, list[str]]:
+    """The result of a step, None if it fails; then what is wrong."""
+    try:
+        return step(), []
+    except ProtocolError as error:
+        return None, error.problems
+    except Exception as error:  # classes of a protocol may raise anything
+        return None, [f"{where}: {type(error).__name__}: {error}"]
+
+
+def _of_problems(problems: Iterable[str]) -> list[Finding]:
+    return [Finding(severity="error", what=problem) for problem in problems]
+
+
+def _tensors(state: Mapping[str, Any]) -> list[Any]:
+    return [value for value in state.values() if hasattr(value, "nbytes")]

@@ -1,0 +1,60 @@
+"""`--check` of the quickstart: whether weights are there, whole and of this model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ignite_trainer import cli
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--Dataset.args.seconds", "0.2", "--Dataset.args.clips_per_class_and_fold", "1"]
+
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+
+    def check(*argv: str) -> tuple[int, str]:
+        command = ["-c", str(ROOT / "protocols/quickstart.json"), "--check", "-M", str(tmp_path / "results")]
+        status = cli.main([*command, *SMALL, *argv], defaults=ROOT / "protocols/defaults.json")
+        assert not (tmp_path / "results").exists()
+        return status, capsys.readouterr().out
+
+    return check
+
+
+def test_the_quickstart_passes(check: Check) -> None:
+    status, report = check()
+    assert (status, "0 errors, 0 warnings" in report) == (0, True)
+
+
+def test_weights_that_are_not_there_are_found(check: Check, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.pt")
+    status, report = check("--Model.args.pretrained", missing)
+    assert (status, f"error: Model: {missing}: no such file." in report) == (1, True)
+
+
+def test_weights_that_are_cut_off_are_found(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "cut.pt"
+    torch.save(nn.Linear(100, 100).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:20000])
+    status, report = check("--Model.args.pretrained", str(path))
+    assert (status, f"error: Model: {path}: not a file of weights, or damaged" in report) == (1, True)
+
+
+def test_weights_of_another_model_are_found_with_the_entries_that_do_not_fit(
+    check: Check, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.pt"
+    torch.save({"logit_scale": torch.zeros(()), "visual.conv1.weight": torch.zeros(2, 2)}, path)
+    status, report = check("--Model.args.pretrained", str(path))
+    assert status == 1
+    assert "error: Model: Weights do not fit AudioCLIP." in report
+    assert "\n      1 misshapen: visual.conv1.weight [2, 2] for [" in report

@@ -1,0 +1,70 @@
+"""Files that end too early, format by format, and what makes two files equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from utils.datasets.hearing import listen
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("form", ["wav", "ogg", "flac"])
+def test_a_file_that_is_cut_anywhere_cannot_be_used(form: str, part: float, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{form}"
+    soundfile.write(path, NOISE, 44100)
+    assert listen(path).fault is None
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    assert listen(path).fault in ("truncated", "unreadable", "empty")
+
+
+def test_an_ogg_file_cut_between_two_pages_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, np.tile(NOISE, 10), 44100)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"OggS")])
+    heard = listen(path)
+    assert (heard.fault, heard.detail) == ("truncated", "the page that ends it is not there")
+
+
+def test_a_wav_file_of_unknown_length_is_whole(tmp_path: Path) -> None:
+    """As programs write that stream it."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, NOISE, 44100)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[4:8] = content[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert listen(path).fault is None
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a\0.wav", "a" * 300])
+def test_a_name_that_cannot_be_opened_is_a_finding(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(b"samples")
+    assert listen(tmp_path / name).fault == "unreadable"
+
+
+def test_what_is_heard_is_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([NOISE, -NOISE], axis=1), 32000)
+    heard = listen(path)
+    assert (heard.fault, heard.rate, heard.channels, heard.samples) == (None, 32000, 2, 30000)
+    assert not heard.silent
+
+
+def test_equal_sounds_have_one_digest_whatever_the_file(tmp_path: Path) -> None:
+    sound = np.round(np.tile(NOISE, 20) * 32768) / 32768  # longer than what is read at a time
+    paths = [tmp_path / name for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.wav")]
+    soundfile.write(paths[0], sound, 44100)
+    soundfile.write(paths[1], sound, 44100)
+    soundfile.write(paths[2], np.stack([sound, sound], axis=1), 44100, subtype="FLOAT")
+    soundfile.write(paths[3], np.stack([sound, -sound], axis=1), 44100)
+    soundfile.write(paths[4], np.append(sound[:-1], 0.9), 44100)
+    digests = [listen(path).digest for path in paths]
+    assert digests[0] == digests[1] == digests[2]
+    assert len(set(digests)) == 3
