@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Best
+from ignite_trainer.writing import whole_file
 
 BEST_KEPT = 3
 
@@ -76,9 +77,8 @@ class Checkpoints:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> Path:
         path = self._folder / name
-        part = path.with_name(name + ".part")
-        torch.save(content, part)
-        part.replace(path)
+        with whole_file(path) as part:
+            torch.save(content, part)
         return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from ignite_trainer import metrics, results, results_table
 from ignite_trainer.assembly import SPLITS, Parts, assemble
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.checkpoints import Checkpoints
-from ignite_trainer.engines import RUNNING_LOSS, make_trainer
-from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.engines import make_trainer, running_loss
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.faults import FaultPolicy, explained
+from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.instantiate import build
 from ignite_trainer.memory import freed_memory
 from ignite_trainer.passes import PassResult, SplitPass
@@ -53,7 +54,7 @@ def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None 
 
     Raises:
         ProtocolError: before any training, for all that can be known then.
-        RunFailed: the loss is no longer finite.
+        RunFailed: it cannot go on: the loss is no longer finite, the disk is full, memory runs out ...
     """
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
     protocol = protocol.model_copy(update={"setup": protocol.setup.model_copy(update={"seed": seed})})
@@ -72,10 +73,12 @@ def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None 
     else:
         folder.mkdir(parents=True)
     with (
+        alone_in(folder, name="run"),
         contextlib.closing(parts),
         contextlib.closing(Together(made)) as reporters,
         float32_products(protocol.setup.precision),
         freed_memory(kept=protocol.setup.keep_memory),
+        explained(folder),
     ):
         result = _Run(blueprint, parts, folder, reporters).carry_out(seed)
     results_table.update(results.root_of(protocol))
@@ -97,6 +100,9 @@ class _Run:
             model=parts.model,
             state={name: part for name, part in state.items() if part is not None},
         )
+        self._faults = FaultPolicy(
+            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
+        )
         self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
         self._step_clock = time.monotonic()
 
@@ -114,6 +120,7 @@ class _Run:
             best=self._checkpoints.best,
             last_checkpoint=self._checkpoints.last,
             seconds=time.monotonic() - started,
+            faults=self._faults.counts,
         )
         if self._held_out.predictions is not None:
             self._held_out.predictions.write_csv(self._folder / "predictions.csv")
@@ -175,6 +182,7 @@ class _Run:
             setup,
             device=parts.device,
             scaler=parts.scaler,
+            watch=self._faults.watch,
         )
         metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
@@ -191,12 +199,12 @@ class _Run:
         now, state = time.monotonic(), trainer.state
         position = (state.iteration - 1) % len(self._parts.training) + 1
         steps = min(self._setup.log_interval, position)
-        self._require_finite_loss(trainer)
+        self._faults.require_finite()
         self._reporters.on_iteration(
             Iteration(
                 epoch=state.epoch,
                 iteration=state.iteration,
-                loss=float(state.metrics[RUNNING_LOSS]),
+                loss=running_loss(trainer),
                 learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
                 samples_per_second=steps * self._setup.batch_train / (now - self._step_clock),
                 metrics=metrics.values(trainer, self._protocol),
@@ -205,7 +213,7 @@ class _Run:
         self._step_clock = time.monotonic()
 
     def _finish_epoch(self, trainer: Engine) -> None:
-        self._require_finite_loss(trainer)
+        self._faults.require_finite(self._parts.model)
         epoch, iteration = trainer.state.epoch, trainer.state.iteration
         if self._parts.scheduler:
             self._parts.scheduler.step()
@@ -238,12 +246,3 @@ class _Run:
             for name, (spec, _) in self._parts.evaluations.items()
             if epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0)
         ]
-
-    def _require_finite_loss(self, trainer: Engine) -> None:
-        state = trainer.state
-        loss = float(state.metrics[RUNNING_LOSS])
-        if not math.isfinite(loss):
-            raise RunFailed(
-                f"The loss is {loss} at epoch {state.epoch}, iteration {state.iteration}. "
-                f"What earlier epochs reached is kept in {self._folder}. Lower Optimizer.args.lr, say."
-            )

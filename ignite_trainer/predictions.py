@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.self_description import record
+from ignite_trainer.writing import whole_file
 
 _SCORE = "score: "
 _SEPARATOR = "|"  # between the several labels of one sample
@@ -57,8 +58,7 @@ class Predictions:
 
         Several targets of one sample are joined by `|`. Scores have nine digits: read again, they are equal.
         """
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             about = list(self.records[0]) if self.records else []
             writer.writerow([*about, "target", "prediction", *(_SCORE + name for name in self.class_names)])
@@ -67,7 +67,6 @@ class Predictions:
             for sample, targets, prediction, scores in rows:
                 right = _SEPARATOR.join(names[targets])
                 writer.writerow([*sample.values(), right, prediction, *(f"{score:.9g}" for score in scores)])
-        part.replace(path)
 
     @classmethod
     def read_csv(cls, path: Path, *, multilabel: bool = False) -> Predictions:

@@ -12,22 +12,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import json
 import secrets
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from ignite_trainer import experiment, results, sweep_summary
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, purpose
@@ -35,9 +33,6 @@ from ignite_trainer.report import prediction_sections
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
-
-# Under older filelocks the loader processes inherit the lock, and outlive a killed run by some seconds.
-_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +70,7 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
     """
     results.check_writable(results.root_of(plan.protocol))
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(plan.folder):
+    with alone_in(plan.folder, name="sweep"):
         seed = _seed(plan)
         records = {run.name: record for run in plan.runs if (record := _finished(plan.folder / run.name))}
         if records:
@@ -117,17 +112,6 @@ def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str
         folder.mkdir(parents=True, exist_ok=True)
         results.write_text(path, traceback.format_exc())
         return f"{type(error).__name__}: {error} (where it was raised: {path})"
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    try:
-        with FileLock(folder / "sweep.lock", timeout=_PATIENCE_SECONDS):
-            yield
-    except Timeout:
-        raise ProtocolError(
-            f"Another process carries out the sweep in {folder}; wait until it ends, or end it."
-        ) from None
 
 
 def _seed(plan: Plan) -> int:
