@@ -27,8 +27,10 @@ from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.self_description import WeightsFile, folds, held_out_folds, weights_files
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
+from ignite_trainer.unreadable import UnreadableSamples
 
 SPLITS: tuple[Split, ...] = ("train", "test")
+_SPLIT_NAMES: dict[Split, str] = {"train": "training", "test": "held-out"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +263,12 @@ def _build_loaders(
     """The training loader and one for the evaluation of each split."""
     setup = blueprint.protocol.setup
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
+    faults = blueprint.protocol.faults
+    at_most = faults.unreadable_at_most if faults.unreadable == "skip" else None
+    unreadable = {
+        split: UnreadableSamples(dataset, split=_SPLIT_NAMES[split], at_most=at_most)
+        for split, dataset in datasets.items()
+    }
     training = SplitLoader(
         datasets["train"],
         transforms["train"],
@@ -271,6 +279,7 @@ def _build_loaders(
         seed=seed,
         device=device,
         batches=batches["train"],
+        unreadable=unreadable["train"],
     )
     if setup.epochs and not len(training):
         raise ProtocolError(
@@ -289,6 +298,7 @@ def _build_loaders(
             device=device,
             unequal_lengths=takes_unequal_lengths,
             batches=batches[split],
+            unreadable=unreadable[split],
         )
         for split in SPLITS
     }

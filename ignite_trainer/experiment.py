@@ -120,7 +120,7 @@ class _Run:
             best=self._checkpoints.best,
             last_checkpoint=self._checkpoints.last,
             seconds=time.monotonic() - started,
-            faults=self._faults.counts,
+            faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
         if self._held_out.predictions is not None:
             self._held_out.predictions.write_csv(self._folder / "predictions.csv")

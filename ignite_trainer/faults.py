@@ -6,7 +6,7 @@ import contextlib
 import errno
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from ignite_trainer.out_of_memory import first_line, is_out_of_memory
 from ignite_trainer.protocol import Faults
 from ignite_trainer.reporters.reporter import Fault, Reporter
 from ignite_trainer.self_description import listing, sample_name
+from ignite_trainer.unreadable import UnreadableSamples
 from ignite_trainer.writing import failed_writing
 
 STEPS_LEFT_OUT = "steps left out"
+SAMPLES_SKIPPED = "samples skipped"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -59,6 +61,11 @@ class FaultPolicy:
                 f"The last step left weights that are not finite: {listing(spoiled, most=3)}. They are not "
                 f"saved; what was saved before is kept in {self._folder}. Lower Optimizer.args.lr, say."
             )
+
+    def counted(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
+        """Count what was lived with, by what it was; nothing that did not happen."""
+        samples = sum(len(of_split.names) for of_split in unreadable)
+        return {**self.counts, **({SAMPLES_SKIPPED: samples} if samples else {})}
 
     def _leave_out(self, found: NotFinite) -> None:
         if self.counts[STEPS_LEFT_OUT] >= self._faults.not_finite_at_most:
