@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ignite_trainer.errors import RunFailed
+from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
 from ignite_trainer.out_of_memory import first_line, is_out_of_memory
 from ignite_trainer.protocol import Faults
@@ -82,7 +82,7 @@ class FaultPolicy:
     def _ended(self, found: NotFinite) -> RunFailed:
         names = [sample_name(self._dataset, index) for index in found.indices]
         left_out = self.counts[STEPS_LEFT_OUT]
-        before = f" {left_out} steps were left out before." if left_out else ""
+        before = f" Steps left out before: {left_out}." if left_out else ""
         advice = ' Faults.not_finite "skip" leaves such steps out.' * (self._faults.not_finite == "stop")
         return RunFailed(
             f"{found.what} at epoch {found.epoch}, iteration {found.iteration}, of {listing(names)}.{before} "
@@ -96,6 +96,8 @@ def explained(folder: Path) -> Iterator[None]:
     """Turn errors of the machine, of which torch says what only its authors need, into a RunFailed."""
     try:
         yield
+    except (RunFailed, ProtocolError):
+        raise
     except Exception as error:
         killed = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
         if isinstance(error, RuntimeError) and killed:

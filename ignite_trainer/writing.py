@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ignite_trainer.errors import RunFailed
 
-_OF_TORCH = ("PytorchStreamWriter", "inline_container")  # torch.save raises a RuntimeError
+_OF_TORCH = ("PytorchStreamWriter", "inline_container", "iostream")  # torch.save raises a RuntimeError
 
 
 @contextlib.contextmanager
