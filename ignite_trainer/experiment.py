@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from ignite_trainer import metrics, results, results_table
 from ignite_trainer.assembly import SPLITS, Parts, assemble
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.checkpoints import Checkpoints
+from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.instantiate import build
@@ -108,6 +108,7 @@ class _Run:
         self._evaluate("test", epoch=0, iteration=0)
         if self._parts.optimizer is not None:
             self._train(self._parts.optimizer)
+        self._checkpoints.finish()
         end = RunEnd(
             last_epoch=self._setup.epochs,
             last=self._held_out.metrics,
@@ -212,7 +213,9 @@ class _Run:
         if not self._setup.skip_train_evaluation:
             self._evaluate("train", epoch=epoch, iteration=iteration)
         self._evaluate("test", epoch=epoch, iteration=iteration)
-        self._checkpoints.save(self._held_out.metrics, epoch=epoch)
+        self._checkpoints.save(
+            self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
+        )
 
     def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
         result = self._passes[split].run(self._due(epoch) if split == "test" else ())
