@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 from ignite_trainer import metrics, results, results_table
 from ignite_trainer.assembly import SPLITS, Parts, assemble
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.checkpoints import Checkpoints
+from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.engines import make_trainer, running_loss
 from ignite_trainer.errors import ProtocolError
-from ignite_trainer.faults import FaultPolicy, explained
+from ignite_trainer.faults import FaultPolicy, RollBack, explained
 from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.instantiate import build
 from ignite_trainer.memory import freed_memory
@@ -92,16 +92,21 @@ class _Run:
         self._blueprint, self._protocol, self._setup = blueprint, blueprint.protocol, blueprint.protocol.setup
         self._parts, self._folder, self._reporters = parts, folder, reporters
         self._passes = {split: SplitPass(blueprint, parts, split, folder=folder) for split in SPLITS}
+        self._faults = FaultPolicy(
+            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
+        )
         scaler = parts.scaler if parts.scaler.is_enabled() else None
-        state = {"optimizer": parts.optimizer, "scheduler": parts.scheduler, "scaler": scaler}
+        state = {
+            "optimizer": parts.optimizer,
+            "scheduler": parts.scheduler,
+            "scaler": scaler,
+            "faults": self._faults,
+        }
         self._checkpoints = Checkpoints(
             folder / "checkpoints",
             self._protocol,
             model=parts.model,
             state={name: part for name, part in state.items() if part is not None},
-        )
-        self._faults = FaultPolicy(
-            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
         )
         self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
         self._step_clock = time.monotonic()
@@ -114,6 +119,7 @@ class _Run:
         self._evaluate("test", epoch=0, iteration=0)
         if self._parts.optimizer is not None:
             self._train(self._parts.optimizer)
+        self._checkpoints.finish()
         end = RunEnd(
             last_epoch=self._setup.epochs,
             last=self._held_out.metrics,
@@ -173,6 +179,20 @@ class _Run:
         )
 
     def _train(self, optimizer: Optimizer) -> None:
+        """Train to the last epoch, also where that takes returns to a checkpoint."""
+        position: Position | None = None
+        while True:
+            try:
+                self._make_trainer(optimizer, position).run(
+                    self._parts.training, max_epochs=self._setup.epochs
+                )
+            except RollBack as why:
+                position = self._faults.roll_back(why, self._checkpoints, optimizer, self._parts.scheduler)
+            else:
+                return
+
+    def _make_trainer(self, optimizer: Optimizer, position: Position | None) -> Engine:
+        """A trainer that begins after the epoch of a position; None: with the first."""
         parts, setup = self._parts, self._setup
         trainer = make_trainer(
             parts.task,
@@ -189,7 +209,15 @@ class _Run:
         log = functools.partial(self._log_steps, optimizer=optimizer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=setup.log_interval), log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
-        trainer.run(parts.training, max_epochs=setup.epochs)
+        if position is not None:
+            trainer.load_state_dict(
+                {
+                    "epoch": position.epoch,
+                    "max_epochs": setup.epochs,
+                    "epoch_length": len(parts.training),
+                }
+            )
+        return trainer
 
     def _start_epoch(self, trainer: Engine) -> None:
         self._parts.training.set_epoch(trainer.state.epoch)
@@ -199,7 +227,7 @@ class _Run:
         now, state = time.monotonic(), trainer.state
         position = (state.iteration - 1) % len(self._parts.training) + 1
         steps = min(self._setup.log_interval, position)
-        self._faults.require_finite()
+        self._faults.require_finite(state.epoch, state.iteration)
         self._reporters.on_iteration(
             Iteration(
                 epoch=state.epoch,
@@ -213,14 +241,16 @@ class _Run:
         self._step_clock = time.monotonic()
 
     def _finish_epoch(self, trainer: Engine) -> None:
-        self._faults.require_finite(self._parts.model)
         epoch, iteration = trainer.state.epoch, trainer.state.iteration
+        self._faults.require_finite(epoch, iteration, self._parts.model)
         if self._parts.scheduler:
             self._parts.scheduler.step()
         if not self._setup.skip_train_evaluation:
             self._evaluate("train", epoch=epoch, iteration=iteration)
         self._evaluate("test", epoch=epoch, iteration=iteration)
-        self._checkpoints.save(self._held_out.metrics, epoch=epoch)
+        self._checkpoints.save(
+            self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
+        )
 
     def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
         result = self._passes[split].run(self._due(epoch) if split == "test" else ())

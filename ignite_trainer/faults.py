@@ -6,12 +6,14 @@ import contextlib
 import errno
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
+from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
 from ignite_trainer.out_of_memory import first_line, is_out_of_memory
@@ -22,7 +24,9 @@ from ignite_trainer.unreadable import UnreadableSamples
 from ignite_trainer.writing import failed_writing
 
 STEPS_LEFT_OUT = "steps left out"
+ROLLBACKS = "returns to a checkpoint"
 SAMPLES_SKIPPED = "samples skipped"
+_RATES = {"lr", "initial_lr", "max_lr", "min_lr"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -45,22 +49,50 @@ class FaultPolicy:
         self.watch = StepWatch(self._leave_out if faults.not_finite == "skip" else None)
         self.counts: Counter[str] = Counter()
 
-    def require_finite(self, model: nn.Module | None = None) -> None:
+    def require_finite(self, epoch: int, iteration: int, model: nn.Module | None = None) -> None:
         """Look at all steps since the last call, and at the weights of a model that is about to be saved.
 
         Raises:
+            RollBack: something is not finite, and the run is to return to a checkpoint.
             RunFailed: something is not finite, and the run is to end.
         """
         found = self.watch.first()
+        if not found and model is not None and (spoiled := not_finite_weights(model)):
+            what = f"What the last step left of {listing(spoiled, most=3)} is not finite"
+            found = NotFinite(what, epoch, iteration, [])
+        if found and self._faults.not_finite == "rollback":
+            self._count(found, ROLLBACKS, "the run returns to its last checkpoint, at lower rates")
+            raise RollBack(self._ended(found))
         if found:
             self._tell(found, "the run ends")
             raise self._ended(found)
-        spoiled = not_finite_weights(model) if model is not None else []
-        if spoiled:
-            raise RunFailed(
-                f"The last step left weights that are not finite: {listing(spoiled, most=3)}. They are not "
-                f"saved; what was saved before is kept in {self._folder}. Lower Optimizer.args.lr, say."
-            )
+
+    def roll_back(
+        self, why: RollBack, checkpoints: Checkpoints, optimizer: Optimizer, scheduler: Any
+    ) -> Position:
+        """Put back the state of the last checkpoint, with lower rates; return how far the run had come then.
+
+        Raises:
+            RunFailed: there is no checkpoint yet.
+        """
+        done = self.counts[ROLLBACKS]
+        position = checkpoints.restore()
+        if position is None:
+            raise why.otherwise
+        # The checkpoint has the rates of the returns before it, and their number.
+        lower_rates(optimizer, scheduler, self._faults.rollback_rate ** (done - self.counts[ROLLBACKS]))
+        self.counts[ROLLBACKS] = done
+        self.watch.first()  # whatever it holds is of steps that are undone
+        return position
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return dict(self.counts)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on counting from a checkpoint."""
+        self.counts.clear()
+        self.counts.update(state)
 
     def counted(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
         """Count what was lived with, by what it was; nothing that did not happen."""
@@ -68,11 +100,15 @@ class FaultPolicy:
         return {**self.counts, **({SAMPLES_SKIPPED: samples} if samples else {})}
 
     def _leave_out(self, found: NotFinite) -> None:
-        if self.counts[STEPS_LEFT_OUT] >= self._faults.not_finite_at_most:
+        self._count(found, STEPS_LEFT_OUT, "the step is left out")
+
+    def _count(self, found: NotFinite, what: str, done: str) -> None:
+        """Count and tell what is done, or end the run where it was done often enough."""
+        if self.counts[what] >= self._faults.not_finite_at_most:
             self._tell(found, "the run ends")
             raise self._ended(found)
-        self.counts[STEPS_LEFT_OUT] += 1
-        self._tell(found, "the step is left out")
+        self.counts[what] += 1
+        self._tell(found, done)
 
     def _tell(self, found: NotFinite, done: str) -> None:
         names = tuple(sample_name(self._dataset, index) for index in found.indices)
@@ -81,14 +117,32 @@ class FaultPolicy:
 
     def _ended(self, found: NotFinite) -> RunFailed:
         names = [sample_name(self._dataset, index) for index in found.indices]
-        left_out = self.counts[STEPS_LEFT_OUT]
-        before = f" Steps left out before: {left_out}." if left_out else ""
+        of = f", of {listing(names)}" if names else ""
+        before = "".join(f" {what.capitalize()} before: {count}." for what, count in self.counts.items())
         advice = ' Faults.not_finite "skip" leaves such steps out.' * (self._faults.not_finite == "stop")
         return RunFailed(
-            f"{found.what} at epoch {found.epoch}, iteration {found.iteration}, of {listing(names)}.{before} "
+            f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{of}.{before} "
             f"What earlier epochs reached is kept in {self._folder}. Lower Optimizer.args.lr, say, or look "
             f"at these samples.{advice}"
         )
+
+
+class RollBack(Exception):
+    """Training is to go on from the last checkpoint; `otherwise` is raised where there is none."""
+
+    def __init__(self, otherwise: RunFailed) -> None:
+        super().__init__(str(otherwise))
+        self.otherwise = otherwise
+
+
+def lower_rates(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
+    """Multiply all learning rates of an optimizer, and those that its scheduler computes them from."""
+    for group in optimizer.param_groups:
+        for name in _RATES & group.keys():
+            group[name] = group[name] * factor
+    for each in (scheduler, *getattr(scheduler, "_schedulers", ())):
+        if hasattr(each, "base_lrs"):
+            each.base_lrs = [rate * factor for rate in each.base_lrs]
 
 
 @contextlib.contextmanager

@@ -23,12 +23,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         RunFailed: it cannot be written, because the disk is full, say.
     """
     part = path.with_name(path.name + ".part")
+    with writing(path):
+        try:
+            yield part
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what says that a file cannot be written into a RunFailed that names it."""
     try:
-        yield part
-        part.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        yield
+    except Exception as error:
         if _cannot_write(error):
             raise failed_writing(path, error) from error
         raise

@@ -64,7 +64,7 @@ def test_a_run_has_a_folder_with_all_that_it_did(tmp_path: Path) -> None:
         "predictions.csv",
         "result.json",
     }
-    names = sorted(path.name for path in (result.folder / "checkpoints").iterdir())
+    names = sorted(path.name for path in (result.folder / "checkpoints").glob("*.pt"))
     assert len(names) == 4
     assert all(re.fullmatch(r"best_val-acc_epoch-\d_[01]\.\d{4}\.pt", name) for name in names[:3])
     assert names[3] == "last_epoch-5.pt"
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_pat
         f"reached is kept in {folder}. Lower Optimizer.args.lr, say, or look at these samples. "
         'Faults.not_finite "skip" leaves such steps out.'
     )
-    names = {path.name.split("_0")[0] for path in (folder / "checkpoints").iterdir()}
+    names = {path.name.split("_0")[0] for path in (folder / "checkpoints").glob("*.pt")}
     assert names == {"last_epoch-1.pt", "best_val-acc_epoch-1"}
     assert evaluations()[-1] == (1, "test")
     assert [name for name, _ in Notebook.last.events][-1] == "close"
