@@ -33,6 +33,7 @@ from ignite_trainer.report import prediction_sections
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
+from ignite_trainer.validation import validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +120,19 @@ def _seed(plan: Plan) -> int:
     path = plan.folder / "sweep.json"
     if path.exists():
         try:
-            return int(json.loads(path.read_text(encoding="utf-8"))["seed"])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            drawn, held = int(content["seed"]), validate(content["protocol"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ProtocolError(
                 f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
                 "rename the folder and begin anew."
             ) from error
+        if purpose(held) != purpose(plan.protocol):
+            raise ProtocolError(
+                f"{plan.folder} holds the sweep of another protocol, which {path.name} has; name another "
+                "folder with -M, or rename this one."
+            )
+        return drawn
     seed = plan.protocol.setup.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
     content = {

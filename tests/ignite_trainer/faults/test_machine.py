@@ -273,6 +273,19 @@ def test_a_sweep_that_another_process_carries_out_is_refused(tmp_path: Path, imp
     assert before == {path: path.read_bytes() for path in before}
 
 
+def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    folds = {"Dataset.args.fold": [1, 2]}
+    sweep_toy(tmp_path, folds, Setup__epochs=1)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    content = json.loads((folder / "sweep.json").read_text())
+    content["protocol"]["Optimizer"]["args"]["lr"] = 0.7
+    (folder / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(ProtocolError) as caught:
+        sweep_toy(tmp_path, folds, Setup__epochs=1)
+    assert str(caught.value).startswith(f"{folder} holds the sweep of another protocol")
+    assert json.loads((folder / "sweep.json").read_text()) == content
+
+
 def test_the_first_samples_of_a_batch_have_all_its_fields() -> None:
     from toy_research.signals import Tone
 
