@@ -27,8 +27,10 @@ from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.self_description import WeightsFile, folds, held_out_folds, weights_files
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
+from ignite_trainer.unreadable import UnreadableSamples
 
 SPLITS: tuple[Split, ...] = ("train", "test")
+_SPLIT_NAMES: dict[Split, str] = {"train": "training", "test": "held-out"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +307,12 @@ def _build_loaders(
     setup = blueprint.protocol.setup
     require_a_batch(blueprint, len(datasets["train"]))
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
+    faults = blueprint.protocol.faults
+    at_most = faults.unreadable_at_most if faults.unreadable == "skip" else None
+    unreadable = {
+        split: UnreadableSamples(dataset, split=_SPLIT_NAMES[split], at_most=at_most)
+        for split, dataset in datasets.items()
+    }
     training = SplitLoader(
         datasets["train"],
         transforms["train"],
@@ -315,6 +323,7 @@ def _build_loaders(
         seed=seed,
         device=device,
         batches=batches["train"],
+        unreadable=unreadable["train"],
     )
     evaluation = {
         split: SplitLoader(
@@ -328,6 +337,7 @@ def _build_loaders(
             device=device,
             unequal_lengths=takes_unequal_lengths,
             batches=batches[split],
+            unreadable=unreadable[split],
         )
         for split in SPLITS
     }

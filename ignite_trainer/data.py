@@ -21,6 +21,7 @@ from ignite_trainer.randomness import SampleRandom
 from ignite_trainer.samples import Step, TransformedSamples
 from ignite_trainer.sources import GivesBatches
 from ignite_trainer.transfer import Sent, Transfer, on_tensor
+from ignite_trainer.unreadable import Unreadable, UnreadableSamples, first_readable, read_readable
 
 
 class Batch(NamedTuple):
@@ -73,13 +74,16 @@ class SplitLoader:
         device: torch.device,
         unequal_lengths: bool = False,
         batches: GivesBatches | None = None,
+        unreadable: UnreadableSamples | None = None,
     ) -> None:
         """Look at the first sample to find the fields; load nothing else yet.
 
         `unequal_lengths` lets batches pass that the transforms leave padded; else they are an error.
-        `batches` gives whole batches of the data set; see `ignite_trainer.sources`.
+        `batches` gives whole batches of the data set; see `ignite_trainer.sources`. `unreadable` decides
+        about samples that cannot be read; None: they end the run.
         """
         self.dataset = dataset
+        self.unreadable = unreadable or UnreadableSamples(dataset, split="given")
         self._unequal_lengths = unequal_lengths
         self._seed, self._device, self._epoch = seed, device, 0
         indexed: list[Step] = [
@@ -100,7 +104,7 @@ class SplitLoader:
             seed=seed,
         )
         self._batches = None if self._sample_steps else batches
-        self._kinds = [_kind(field) for field in dataset[0]] if self._batches else []
+        self._kinds = [_kind(field) for field in first_readable(dataset)] if self._batches else []
         self._loader: DataLoader[Any] | None = None
 
     def __len__(self) -> int:
@@ -124,12 +128,14 @@ class SplitLoader:
         """Whole batches on the device, the next one read and sent while a step runs."""
         transfer = Transfer(self._device)
 
-        def read(references: list[tuple[int, int]]) -> tuple[Tensor, Sent]:
-            indices = [index for _, index in references]
+        def read(references: list[tuple[int, int]]) -> tuple[Tensor, Sent | None, list[Unreadable]]:
             with transfer.beside():
-                return torch.tensor(indices), transfer.send(source.read_batch(indices))
+                indices, sample, failed = read_readable(source, [index for _, index in references])
+                return torch.tensor(indices), transfer.send(sample) if indices else None, failed
 
-        for indices, sent in one_ahead(read, self._order):
+        for indices, sent, failed in one_ahead(read, self._order):
+            self.unreadable.add(failed, of=len(indices) + len(failed))
+            assert sent is not None, "a batch without a sample is an error"
             sample = transfer.receive(sent)
             fields = [_as_kind(field, kind) for field, kind in zip(sample, self._kinds, strict=True)]
             yield indices, rebuild(sample, fields)
@@ -147,7 +153,8 @@ class SplitLoader:
                 # It draws a number of its own; torch's generator is the model's.
                 generator=torch.Generator(),
             )
-        for indices, sample in self._loader:
+        for indices, sample, failed in self._loader:
+            self.unreadable.add(failed, of=len(indices) + len(failed))
             fields = [
                 on_tensor(field, lambda tensor: tensor.to(self._device, non_blocking=True))
                 for field in sample
@@ -191,8 +198,12 @@ def _processors() -> int:
     return len(available(0)) if available else os.cpu_count() or 1
 
 
-def _collate(items: list[tuple[int, Any]]) -> tuple[Tensor, Any]:
-    return torch.tensor([index for index, _ in items]), collate([sample for _, sample in items])
+def _collate(items: list[tuple[int, Any]]) -> tuple[Tensor, Any, list[Unreadable]]:
+    """Collate the samples that were read; None where there are none."""
+    failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
+    read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
+    samples = collate([sample for _, sample in read]) if read else None
+    return torch.tensor([index for index, _ in read]), samples, failed
 
 
 def _kind(field: Any) -> torch.dtype | None:
@@ -222,7 +233,7 @@ def _unpad(field: Any, *, unequal_lengths: bool) -> Any:
 def _field_index(dataset: Dataset[Any], transform: FieldTransform) -> int:
     if transform.field is None:
         return 0
-    first = dataset[0]
+    first = first_readable(dataset)
     names = getattr(first, "_fields", ())
     if transform.field not in names:
         raise ProtocolError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
@@ -11,8 +13,16 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ignite_trainer.data import Batch
+from ignite_trainer.finite import StepWatch
 from ignite_trainer.metrics import ReadBack
 from ignite_trainer.optimizer import OptimizerSteps
+from ignite_trainer.out_of_memory import (
+    evaluation_failed,
+    first_samples,
+    is_out_of_memory,
+    largest_that_fits,
+    training_failed,
+)
 from ignite_trainer.parameters import ParameterPlan
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import autocast, loss_scaler
@@ -31,30 +41,65 @@ def make_trainer(
     *,
     device: torch.device,
     scaler: GradScaler | None = None,
+    watch: StepWatch | None = None,
     progress: bool = True,
 ) -> Engine:
     """An engine whose step computes the task's loss and, every `accumulate` batches, moves the weights.
 
     `scaler`, where one is given, is that of `loss_scaler`, and goes with the checkpoints. What modules do
-    with complete gradients is said in `OptimizerSteps`. `progress` shows a bar.
+    with complete gradients is said in `OptimizerSteps`. `watch` looks at losses and gradients; the batches of
+    a step that it leaves out have no loss (None) in the engine's output, and no metric counts them.
+    `progress` shows a bar.
     """
-    steps = OptimizerSteps(model, optimizer, scaler or loss_scaler(setup.precision, device))
+    watch = watch or StepWatch()
+    steps = OptimizerSteps(
+        model, optimizer, scaler or loss_scaler(setup.precision, device), can_drop=watch.leaves_out
+    )
 
     def step(engine: Engine, batch: Batch) -> StepOutput:
+        try:
+            return take(engine, batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error)
+        # What the step held is free only now, when nothing refers to the error.
+        raise training_failed(reason, setup, fits=fitting(batch) if device.type == "cuda" else None)
+
+    def fitting(batch: Batch) -> int | None:
+        def attempt(size: int) -> None:
+            optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            with autocast(setup.precision, device):
+                loss = task.training_step(model, first_samples(batch.sample, size)).loss
+            if loss is not None:
+                loss.backward()
+
+        return largest_that_fits(attempt, len(batch.indices))
+
+    def take(engine: Engine, batch: Batch) -> StepOutput:
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
+        first, size = _accumulation_group(position, batches, setup.accumulate)
+        if position == first:
+            watch.start_step()
+            steps.start()
         with autocast(setup.precision, device):
             output = task.training_step(model, batch.sample)
         if output.loss is None:
             raise TypeError(f"{type(task).__name__}.training_step gave no loss.")
-        first, size = _accumulation_group(position, batches, setup.accumulate)
-        with phase("backward"):
-            steps.backward(output.loss / size)
+        loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has
+        at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        if watch.loss(loss, batch.indices, **at):
+            with phase("backward"):
+                steps.backward(output.loss / size)
         if position == first + size - 1:
             with phase("optimizer"):
-                steps.take()
-        # Averages over many steps want more digits than bfloat16 has.
-        return StepOutput(output.y_pred.detach().float(), output.y, output.loss.detach().float())
+                if watch.gradients(steps.gradient_norm() if watch.sound else None, **at):
+                    steps.take()
+                else:
+                    steps.drop()
+        return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.sound else None)
 
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
@@ -63,6 +108,12 @@ def make_trainer(
     if progress:
         _show_progress(trainer, "Training", every=setup.log_interval, loss=True)
     return trainer
+
+
+def running_loss(trainer: Engine) -> float:
+    """The running average of the loss, as last read back; nan while every step was left out."""
+    value = trainer.state.metrics.get(RUNNING_LOSS)
+    return math.nan if value is None else float(value)
 
 
 def make_evaluator(
@@ -74,8 +125,13 @@ def make_evaluator(
     """
 
     def step(_: Engine, batch: Batch) -> StepOutput:
-        with torch.inference_mode(), autocast(setup.precision, device):
-            output = task.evaluation_step(model, batch.sample)
+        try:
+            with torch.inference_mode(), autocast(setup.precision, device):
+                output = task.evaluation_step(model, batch.sample)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise evaluation_failed(str(error), setup) from error
+            raise
         return output._replace(y_pred=output.y_pred.float())
 
     def start() -> None:
@@ -108,5 +164,5 @@ def _show_progress(engine: Engine, title: str, *, every: int, loss: bool = False
         disable=None,
     )
     events = Events.ITERATION_COMPLETED(every=every)
-    show = (lambda _: {"loss": float(engine.state.metrics[RUNNING_LOSS])}) if loss else None
+    show = (lambda _: {"loss": running_loss(engine)}) if loss else None
     bar.attach(engine, output_transform=show, event_name=events)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ from torch.optim import Optimizer
 from ignite_trainer import metrics, results, results_table
 from ignite_trainer.assembly import SPLITS, Parts, assemble
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.checkpoints import Checkpoints
-from ignite_trainer.engines import RUNNING_LOSS, make_trainer
-from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.engines import make_trainer, running_loss
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.faults import FaultPolicy, RollBack, explained
+from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.instantiate import build
 from ignite_trainer.memory import freed_memory
 from ignite_trainer.passes import PassResult, SplitPass
@@ -53,7 +54,7 @@ def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None 
 
     Raises:
         ProtocolError: before any training, for all that can be known then.
-        RunFailed: the loss is no longer finite.
+        RunFailed: it cannot go on: the loss is no longer finite, the disk is full, memory runs out ...
     """
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
     protocol = protocol.model_copy(update={"setup": protocol.setup.model_copy(update={"seed": seed})})
@@ -72,10 +73,12 @@ def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None 
     else:
         folder.mkdir(parents=True)
     with (
+        alone_in(folder, name="run"),
         contextlib.closing(parts),
         contextlib.closing(Together(made)) as reporters,
         float32_products(protocol.setup.precision),
         freed_memory(kept=protocol.setup.keep_memory),
+        explained(folder),
     ):
         result = _Run(blueprint, parts, folder, reporters).carry_out(seed)
     results_table.update(results.root_of(protocol))
@@ -89,8 +92,16 @@ class _Run:
         self._blueprint, self._protocol, self._setup = blueprint, blueprint.protocol, blueprint.protocol.setup
         self._parts, self._folder, self._reporters = parts, folder, reporters
         self._passes = {split: SplitPass(blueprint, parts, split, folder=folder) for split in SPLITS}
+        self._faults = FaultPolicy(
+            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
+        )
         scaler = parts.scaler if parts.scaler.is_enabled() else None
-        state = {"optimizer": parts.optimizer, "scheduler": parts.scheduler, "scaler": scaler}
+        state = {
+            "optimizer": parts.optimizer,
+            "scheduler": parts.scheduler,
+            "scaler": scaler,
+            "faults": self._faults,
+        }
         self._checkpoints = Checkpoints(
             folder / "checkpoints",
             self._protocol,
@@ -108,12 +119,14 @@ class _Run:
         self._evaluate("test", epoch=0, iteration=0)
         if self._parts.optimizer is not None:
             self._train(self._parts.optimizer)
+        self._checkpoints.finish()
         end = RunEnd(
             last_epoch=self._setup.epochs,
             last=self._held_out.metrics,
             best=self._checkpoints.best,
             last_checkpoint=self._checkpoints.last,
             seconds=time.monotonic() - started,
+            faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
         if self._held_out.predictions is not None:
             self._held_out.predictions.write_csv(self._folder / "predictions.csv")
@@ -166,6 +179,20 @@ class _Run:
         )
 
     def _train(self, optimizer: Optimizer) -> None:
+        """Train to the last epoch, also where that takes returns to a checkpoint."""
+        position: Position | None = None
+        while True:
+            try:
+                self._make_trainer(optimizer, position).run(
+                    self._parts.training, max_epochs=self._setup.epochs
+                )
+            except RollBack as why:
+                position = self._faults.roll_back(why, self._checkpoints, optimizer, self._parts.scheduler)
+            else:
+                return
+
+    def _make_trainer(self, optimizer: Optimizer, position: Position | None) -> Engine:
+        """A trainer that begins after the epoch of a position; None: with the first."""
         parts, setup = self._parts, self._setup
         trainer = make_trainer(
             parts.task,
@@ -175,13 +202,22 @@ class _Run:
             setup,
             device=parts.device,
             scaler=parts.scaler,
+            watch=self._faults.watch,
         )
         metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         log = functools.partial(self._log_steps, optimizer=optimizer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=setup.log_interval), log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
-        trainer.run(parts.training, max_epochs=setup.epochs)
+        if position is not None:
+            trainer.load_state_dict(
+                {
+                    "epoch": position.epoch,
+                    "max_epochs": setup.epochs,
+                    "epoch_length": len(parts.training),
+                }
+            )
+        return trainer
 
     def _start_epoch(self, trainer: Engine) -> None:
         self._parts.training.set_epoch(trainer.state.epoch)
@@ -191,12 +227,12 @@ class _Run:
         now, state = time.monotonic(), trainer.state
         position = (state.iteration - 1) % len(self._parts.training) + 1
         steps = min(self._setup.log_interval, position)
-        self._require_finite_loss(trainer)
+        self._faults.require_finite(state.epoch, state.iteration)
         self._reporters.on_iteration(
             Iteration(
                 epoch=state.epoch,
                 iteration=state.iteration,
-                loss=float(state.metrics[RUNNING_LOSS]),
+                loss=running_loss(trainer),
                 learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
                 samples_per_second=steps * self._setup.batch_train / (now - self._step_clock),
                 metrics=metrics.values(trainer, self._protocol),
@@ -205,14 +241,16 @@ class _Run:
         self._step_clock = time.monotonic()
 
     def _finish_epoch(self, trainer: Engine) -> None:
-        self._require_finite_loss(trainer)
         epoch, iteration = trainer.state.epoch, trainer.state.iteration
+        self._faults.require_finite(epoch, iteration, self._parts.model)
         if self._parts.scheduler:
             self._parts.scheduler.step()
         if not self._setup.skip_train_evaluation:
             self._evaluate("train", epoch=epoch, iteration=iteration)
         self._evaluate("test", epoch=epoch, iteration=iteration)
-        self._checkpoints.save(self._held_out.metrics, epoch=epoch)
+        self._checkpoints.save(
+            self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
+        )
 
     def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
         result = self._passes[split].run(self._due(epoch) if split == "test" else ())
@@ -238,12 +276,3 @@ class _Run:
             for name, (spec, _) in self._parts.evaluations.items()
             if epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0)
         ]
-
-    def _require_finite_loss(self, trainer: Engine) -> None:
-        state = trainer.state
-        loss = float(state.metrics[RUNNING_LOSS])
-        if not math.isfinite(loss):
-            raise RunFailed(
-                f"The loss is {loss} at epoch {state.epoch}, iteration {state.iteration}. "
-                f"What earlier epochs reached is kept in {self._folder}. Lower Optimizer.args.lr, say."
-            )

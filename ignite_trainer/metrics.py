@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from ignite.metrics.metric import MetricUsage
 from torch import Tensor
@@ -25,7 +27,7 @@ _SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
 
 
 class ReadBack(MetricUsage):
-    """Updated by every training step; its value, which the host has to wait for, is read back seldom.
+    """Updated by every training step that is taken; its value, for which the host waits, is read seldom.
 
     Args:
         started: when it begins anew.
@@ -34,7 +36,8 @@ class ReadBack(MetricUsage):
 
     def __init__(self, *, started: Events, every: int) -> None:
         completed: Any = Events.ITERATION_COMPLETED(every=every) | Events.EPOCH_COMPLETED
-        super().__init__(started=started, completed=completed, iteration_completed=Events.ITERATION_COMPLETED)
+        taken: Any = Events.ITERATION_COMPLETED(event_filter=_was_taken)
+        super().__init__(started=started, completed=completed, iteration_completed=taken)
 
 
 def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
@@ -49,7 +52,9 @@ def attach_running_metrics(blueprint: Blueprint, trainer: Engine, *, device: tor
     usage = ReadBack(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "iteration":
-            _metric(blueprint, where, line, device).attach(trainer, line.line_label, usage)
+            metric = _metric(blueprint, where, line, device)
+            metric.compute = _nan_of_nothing(metric.compute)  # type: ignore[method-assign]
+            metric.attach(trainer, line.line_label, usage)
 
 
 def values(engine: Engine, protocol: Protocol) -> dict[str, float]:
@@ -91,6 +96,12 @@ def scores_and_targets(output: StepOutput) -> tuple[Tensor, Tensor]:
     return output.y_pred, output.y
 
 
+def _was_taken(trainer: Engine, _: int) -> bool:
+    """Whether the step's batch counts: one of a step that was left out has no loss."""
+    output: Any = trainer.state.output
+    return output.loss is not None
+
+
 def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.device) -> Metric:
     """Build a metric; where it can, it counts on the device, so that no step has to wait for it."""
     kind = blueprint.metrics[where]
@@ -115,6 +126,18 @@ def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], Non
             raise ValueError(f'the metric "{line.line_label}"{arguments}: {error}.') from error
 
     return update_or_name
+
+
+def _nan_of_nothing(compute: Callable[[], Any]) -> Callable[[], Any]:
+    """Let a metric that has seen no sample, since all steps were left out, be no number."""
+
+    def compute_or_nan() -> Any:
+        try:
+            return compute()
+        except NotComputableError:
+            return math.nan
+
+    return compute_or_nan
 
 
 def _splits(line: LineSpec) -> list[Split]:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -60,12 +61,19 @@ class OptimizerSteps:
     A module that has a method `before_optimizer_step` has it called when its gradients are complete and
     unscaled, before the optimizer sees them. A step whose float16 gradients overflowed is left out.
 
+    Args:
+        can_drop: keep what `drop` needs: a copy of the model's buffers, made before every step.
+
     Attributes:
         skipped: number of steps left out.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> None:
-        self._optimizer, self._scaler = optimizer, scaler
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, *, can_drop: bool = False
+    ) -> None:
+        self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        self._can_drop = can_drop
+        self._buffers: list[tuple[Tensor, Tensor]] = []
         self.skipped = 0
         self._skipped_in_succession = 0
         for module in model.modules():
@@ -73,6 +81,11 @@ class OptimizerSteps:
             if callable(finish_gradients):
                 optimizer.register_step_pre_hook(lambda *_, finish=finish_gradients: finish())
         optimizer.register_step_post_hook(self._taken)
+
+    def start(self) -> None:
+        """Begin a step, before its first batch."""
+        if self._can_drop:
+            self._buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those there are."""
@@ -94,6 +107,27 @@ class OptimizerSteps:
                 f"Gradients were not finite in {self._skipped_in_succession} steps in succession, however "
                 'the loss was scaled. Set Setup.precision to "bf16" or "fp32".'
             )
+
+    def drop(self) -> None:
+        """Let the step that was begun not have been: no weight, no state of the optimizer or scaler moves.
+
+        Buffers, such as the statistics of batch norm, which follow the forward pass, are put back.
+        """
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                buffer.copy_(before)
+        self._optimizer.zero_grad()
+
+    def gradient_norm(self) -> Tensor | None:
+        """The norm of all gradients, which is finite if they are; on the device.
+
+        None where the loss is scaled: there gradients overflow now and then, and the scaler sees to it.
+        """
+        if self._scaler.is_enabled():
+            return None
+        given = [weight.grad for group in self._optimizer.param_groups for weight in group["params"]]
+        dense = [grad._values() if grad.is_sparse else grad for grad in given if grad is not None]
+        return torch.nn.utils.get_total_norm(dense)
 
     def _taken(self, *_: object) -> None:
         self._skipped_in_succession = 0

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.self_description import record
+from ignite_trainer.writing import whole_file
 
 _SCORE = "score: "
 _SEPARATOR = "|"  # between the several labels of one sample
@@ -61,8 +62,7 @@ class Predictions:
         Several targets of one sample are joined by `|`. Scores have nine digits: read again, they are equal.
         A text that a spreadsheet would take for a formula has a `'` before it, which `read_csv` takes away.
         """
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             about = list(self.records[0]) if self.records else []
             writer.writerow([*about, "target", "prediction", *(_SCORE + name for name in self.class_names)])
@@ -72,7 +72,6 @@ class Predictions:
                 right = _SEPARATOR.join(names[targets])
                 texts = [_as_text(value) for value in (*sample.values(), right, prediction)]
                 writer.writerow([*texts, *(f"{score:.9g}" for score in scores)])
-        part.replace(path)
 
     @classmethod
     def read_csv(cls, path: Path, *, multilabel: bool = False) -> Predictions:

@@ -103,6 +103,32 @@ class Setup(Section):
     )
 
 
+class Faults(Section):
+    """What a run does about what goes wrong on its way."""
+
+    not_finite: Literal["stop", "skip", "rollback"] = Field(
+        default="stop",
+        description="What follows a loss, or gradients, that are not finite. "
+        '"stop": the run ends, and keeps what it has; seen when the log is written, so no step waits. '
+        '"skip": the step is left out, as if it had not been; for this the host waits in every step. '
+        '"rollback": the state of the last checkpoint comes back, and the rates become lower.',
+    )
+    not_finite_at_most: NonNegative = Field(
+        default=10, description="Steps left out, or returns to a checkpoint, before the run ends after all."
+    )
+    rollback_rate: Annotated[float, Field(strict=True, gt=0, le=1)] = Field(
+        default=0.5, description="What the learning rates are multiplied by at every return."
+    )
+    unreadable: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="What follows a sample that cannot be read. "
+        '"stop": the run ends, and names it. "skip": its batch goes without it.',
+    )
+    unreadable_at_most: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
+        default=0.01, description="Share of a split that may be skipped before the run ends after all."
+    )
+
+
 class SplitArgument(Section):
     """The data set's argument that tells its training split from its held-out one."""
 
@@ -224,6 +250,7 @@ class Protocol(Section):
     schema_path: str | None = Field(default=None, alias="$schema", description="JSON Schema, for editors.")
     visdom: Visdom = Field(default_factory=Visdom)
     setup: Setup
+    faults: Faults = Field(default_factory=Faults)
     model: ClassSpec
     task: ClassSpec
     parameters: list[ParameterRule] = Field(default_factory=lambda: [ParameterRule(match=".*")])

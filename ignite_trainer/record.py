@@ -44,7 +44,7 @@ _SHARES = frozenset(
     }
 )
 _DEFINITION = {"path", "args", "best"}
-_NOT_OF_THE_FIGURES = ("$schema", "Visdom", "Reporters")
+_NOT_OF_THE_FIGURES = ("$schema", "Visdom", "Reporters", "Faults")
 _NOT_OF_THE_DATA = ("cache", "progress", "download")
 _WHAT = ("Setup", "Model", "Task", "Parameters", "Optimizer", "Scheduler", "Dataset", "Transforms")
 
@@ -85,6 +85,7 @@ class RunRecord(_Facts):
         published: figures that the metric may be compared with.
         checkpoint: the last one.
         revision: of the source.
+        faults: what went wrong and was lived with: how often, by what it was.
     """
 
     name: str
@@ -110,6 +111,7 @@ class RunRecord(_Facts):
     revision: str | None
     seconds: float
     finished: str
+    faults: dict[str, int] = {}
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:
@@ -182,6 +184,7 @@ def describe_run(
         revision=revision,
         seconds=end.seconds,
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        faults=dict(end.faults),
     )
 
 

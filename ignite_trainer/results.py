@@ -17,6 +17,7 @@ import torch
 
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.protocol import Protocol
+from ignite_trainer.writing import whole_file
 
 _RECORDED_PACKAGES = (
     "torch",
@@ -38,8 +39,9 @@ def check_writable(root: Path) -> None:
     """Raise a ProtocolError unless results can be written under `root`; made if it is absent."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            return
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(bytes(4096))  # on a full disk a file can be made, and nothing written to it
+            file.flush()
     except OSError as error:
         raise ProtocolError(
             f'Setup.saved_models_path is "{root}", where nothing can be written ({error.strerror}); '
@@ -73,10 +75,9 @@ def slug(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, in UTF-8."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Write a file atomically, in UTF-8; a RunFailed says why that cannot be."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

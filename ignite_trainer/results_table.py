@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from ignite_trainer import markdown
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, identity
 from ignite_trainer.reporters.wording import readable
@@ -36,7 +36,7 @@ def update(root: Path) -> None:
             entries = make_entries(found)
             write_json(root / "table.json", to_json(entries, unreadable))
             write_text(root / "table.md", to_markdown(entries, unreadable))
-    except OSError as error:
+    except (OSError, RunFailed) as error:
         logging.getLogger(__name__).warning("The table of results in %s is not written: %s", root, error)
 
 

@@ -14,20 +14,28 @@ from torch.utils.data import Dataset
 from ignite_trainer.batch import BatchTransform, rebuild
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.unreadable import as_unreadable
 
 Step = tuple[int, int, Callable[..., Any]]
 """Position of a field in the sample, position in the pipeline, transform."""
 
 
 class TransformedSamples(Dataset[Any]):
-    """A data set asked for by (epoch, index), with the steps that take one sample at a time."""
+    """A data set asked for by (epoch, index), with the steps that take one sample at a time.
+
+    It gives the index and the sample, or an `Unreadable` in its place.
+    """
 
     def __init__(self, dataset: Dataset[Any], steps: list[Step], seed: int) -> None:
         self._dataset, self._steps, self._seed = dataset, steps, seed
 
     def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
         epoch, index = reference
-        sample = self._dataset[index]
+        try:
+            sample = self._dataset[index]
+        except Exception as error:
+            # Passed on, since what is raised in another process arrives as pages of text.
+            return index, as_unreadable(error, index)
         if not isinstance(sample, tuple | list):
             raise ProtocolError(
                 f"Dataset.class gives a {type(sample).__name__} as a sample; "

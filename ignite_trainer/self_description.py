@@ -13,7 +13,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,18 @@ def record(dataset: Any, index: int) -> Mapping[str, str | int]:
     """Say which sample is at `index`: its own record, or else the index."""
     describe = getattr(dataset, "record", None)
     return describe(index) if callable(describe) else {"sample": index}
+
+
+def sample_name(dataset: Any, index: int) -> str:
+    """Name the sample at `index` as messages do: by the first entry of its record, such as "sample 3"."""
+    name, value = next(iter(record(dataset, index).items()))
+    return f"{name} {value}"
+
+
+def listing(names: Sequence[str], *, most: int = 16) -> str:
+    """Join names for a message; of more than `most` the first of them, and how many more there are."""
+    more = [f"and {len(names) - most} more"] * (len(names) > most)
+    return ", ".join([*names[:most], *more])
 
 
 def weights_files(model: nn.Module) -> tuple[WeightsFile, ...]:

@@ -12,22 +12,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import json
 import secrets
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from ignite_trainer import experiment, results, sweep_summary
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, purpose
@@ -35,9 +33,7 @@ from ignite_trainer.report import prediction_sections
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
-
-# Under older filelocks the loader processes inherit the lock, and outlive a killed run by some seconds.
-_PATIENCE_SECONDS = 10.0
+from ignite_trainer.validation import validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +71,7 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
     """
     results.check_writable(results.root_of(plan.protocol))
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(plan.folder):
+    with alone_in(plan.folder, name="sweep"):
         seed = _seed(plan)
         records = {run.name: record for run in plan.runs if (record := _finished(plan.folder / run.name))}
         if records:
@@ -119,28 +115,24 @@ def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str
         return f"{type(error).__name__}: {error} (where it was raised: {path})"
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    try:
-        with FileLock(folder / "sweep.lock", timeout=_PATIENCE_SECONDS):
-            yield
-    except Timeout:
-        raise ProtocolError(
-            f"Another process carries out the sweep in {folder}; wait until it ends, or end it."
-        ) from None
-
-
 def _seed(plan: Plan) -> int:
     """The seed of the runs that have none of their own: drawn the first time, and then kept."""
     path = plan.folder / "sweep.json"
     if path.exists():
         try:
-            return int(json.loads(path.read_text(encoding="utf-8"))["seed"])
+            content = json.loads(path.read_text(encoding="utf-8"))
+            drawn, held = int(content["seed"]), validate(content["protocol"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ProtocolError(
                 f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
                 "rename the folder and begin anew."
             ) from error
+        if purpose(held) != purpose(plan.protocol):
+            raise ProtocolError(
+                f"{plan.folder} holds the sweep of another protocol, which {path.name} has; name another "
+                "folder with -M, or rename this one."
+            )
+        return drawn
     seed = plan.protocol.setup.seed
     seed = secrets.randbelow(2**32) if seed is None else seed
     content = {

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import sys
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Fault,
+    Iteration,
+    Measured,
+    Reporter,
+    RunEnd,
+    RunStart,
+)
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration, readable
+from ignite_trainer.self_description import listing
 from ignite_trainer.visible import visible
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
@@ -72,6 +81,11 @@ class Console(Reporter):
             add_row(table, row, *cells)
         show(table)
 
+    def on_fault(self, fault: Fault) -> None:
+        """Print one line, with the first of the samples."""
+        about = f" ({listing(fault.samples)})" if fault.samples else ""
+        show(f"epoch {fault.epoch}, step {fault.iteration}: {fault.what}; {fault.done}{about}")
+
     def on_end(self, end: RunEnd) -> None:
         """Print last epoch and best epoch side by side, and where things are."""
         assert self._run is not None, "on_start comes first"
@@ -88,6 +102,8 @@ class Console(Reporter):
                 f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "",
             )
         show(table)
+        for what, count in end.faults.items():
+            show(f"{what}: {count}")
         for entry in end.best:
             if entry.checkpoint is not None:
                 show(f"Best {entry.label}: {entry.checkpoint}")

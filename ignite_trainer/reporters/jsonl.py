@@ -7,9 +7,18 @@ import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Fault,
+    Iteration,
+    Measured,
+    Reporter,
+    RunEnd,
+    RunStart,
+)
+from ignite_trainer.writing import append
 
 
 class JsonLines(Reporter):
@@ -22,9 +31,10 @@ class JsonLines(Reporter):
      "metrics": {...}, "seconds": ...}
     {"event": "measurement", "time": ..., "epoch": 1, "name": ..., "split": "test",
      "table": {row: {column: ...}}}
+    {"event": "fault", "time": ..., "epoch": 1, "iteration": 12, "what": ..., "done": ..., "samples": [...]}
     {"event": "end", "time": ..., "epoch": 50, "split": "test", "metrics": {...},
      "best": [{"label": ..., "value": ..., "epoch": ..., "checkpoint": ...}],
-     "last_checkpoint": ..., "seconds": ...}
+     "last_checkpoint": ..., "seconds": ..., "faults": {what: count}}
     ```
 
     `time` is ISO 8601 in UTC. A value that is not finite is `null`, the one such value JSON has. A resumed
@@ -32,11 +42,13 @@ class JsonLines(Reporter):
     """
 
     def __init__(self) -> None:
-        self._file: IO[str] | None = None
+        self._file: BinaryIO | None = None
+        self._path = Path()
 
     def on_start(self, run: RunStart) -> None:
         """Open the file, so that a folder which cannot be written is found before the first step."""
-        self._file = (run.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._path = run.folder / "metrics.jsonl"
+        self._file = self._path.open("ab", buffering=0)
 
     def on_iteration(self, step: Iteration) -> None:
         """Write the progress of training."""
@@ -67,6 +79,17 @@ class JsonLines(Reporter):
         table = {row: _numbers(values) for row, values in result.table.items()}
         self._write("measurement", epoch=result.epoch, name=result.name, split="test", table=table)
 
+    def on_fault(self, fault: Fault) -> None:
+        """Write what went wrong, with the names of all its samples."""
+        self._write(
+            "fault",
+            epoch=fault.epoch,
+            iteration=fault.iteration,
+            what=fault.what,
+            done=fault.done,
+            samples=list(fault.samples),
+        )
+
     def on_end(self, end: RunEnd) -> None:
         """Write what the run leaves."""
         self._write(
@@ -85,6 +108,7 @@ class JsonLines(Reporter):
             ],
             last_checkpoint=_path(end.last_checkpoint),
             seconds=_number(end.seconds),
+            faults=dict(end.faults),
         )
 
     def close(self) -> None:
@@ -97,8 +121,7 @@ class JsonLines(Reporter):
         assert self._file is not None, "on_start comes first"
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": time, **values}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        append(self._file, f"{line}\n".encode(), path=self._path)
 
 
 def _number(value: float) -> float | None:

@@ -110,6 +110,20 @@ class Best:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something that went wrong in a run, and what the run did about it."""
+
+    epoch: int
+    iteration: int
+    what: str
+    """Such as "The loss is nan"."""
+    done: str
+    """Such as "the step is left out"."""
+    samples: tuple[str, ...] = ()
+    """Names of all samples that it is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnd:
     """What a finished run leaves."""
 
@@ -119,6 +133,8 @@ class RunEnd:
     best: tuple[Best, ...]
     last_checkpoint: Path | None
     seconds: float
+    faults: Mapping[str, int] = field(default_factory=dict)
+    """How often what went wrong and was lived with, such as {"steps left out": 2}."""
 
 
 class Reporter:
@@ -138,6 +154,9 @@ class Reporter:
 
     def on_measurement(self, result: Measured) -> None:
         """An entry of `Evaluations` has its figures of the pass that was just evaluated."""
+
+    def on_fault(self, fault: Fault) -> None:
+        """Something went wrong; the run goes on unless an error follows."""
 
     def on_end(self, end: RunEnd) -> None:
         """The last epoch is done and everything is saved."""

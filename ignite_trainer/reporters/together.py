@@ -5,7 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.errors import RunFailed
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Fault,
+    Iteration,
+    Measured,
+    Reporter,
+    RunEnd,
+    RunStart,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +46,10 @@ class Together(Reporter):
         """Pass the measurement on."""
         self._tell(lambda reporter: reporter.on_measurement(result))
 
+    def on_fault(self, fault: Fault) -> None:
+        """Pass the fault on."""
+        self._tell(lambda reporter: reporter.on_fault(fault))
+
     def on_end(self, end: RunEnd) -> None:
         """Pass the end on."""
         self._tell(lambda reporter: reporter.on_end(end))
@@ -51,6 +64,9 @@ class Together(Reporter):
                 continue
             try:
                 call(reporter)
+            except RunFailed:  # its file cannot be written: a full disk takes the rest of the run as well
+                if not failed_too:
+                    raise
             except Exception as error:
                 level = logging.DEBUG if index in self._failed else logging.WARNING
                 self._failed.add(index)

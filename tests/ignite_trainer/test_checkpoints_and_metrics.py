@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from toy_research.protocols import run_toy, toy
 from toy_research.watching import Notebook
 
 from ignite_trainer.assembly import put_channels_last
-from ignite_trainer.checkpoints import Checkpoints
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.validation import validate
 
 
@@ -111,12 +111,22 @@ def checkpoints(folder: Path, model: nn.Module, *lines: dict[str, Any], **state:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """The checkpoints there, each of which has its checksum beside it, a best one its safetensors too."""
+    names = {path.name for path in folder.iterdir()}
+    found = {name for name in names if name.endswith(".pt")}
+    twins = {name.removesuffix(".pt") + ".safetensors" for name in found if name.startswith("best")}
+    assert names == found | twins | {f"{name}.sha256" for name in found | twins}
+    return found
 
 
 def save(kept: Checkpoints, label: str, *values: float) -> None:
     for epoch, value in enumerate(values, start=1):
-        kept.save({label: value}, epoch=epoch)
+        kept.save({label: value}, position=after(epoch))
+    kept.finish()
+
+
+def after(epoch: int) -> Position:
+    return Position(epoch=epoch, iteration=10 * epoch, complete=True)
 
 
 ACCURACY = line("Val. Acc.", is_checkpoint=True)
@@ -170,8 +180,8 @@ def test_a_value_that_is_no_number_is_never_the_best_for_long(tmp_path: Path) ->
 
 def test_every_metric_that_asks_for_it_has_its_own_best(tmp_path: Path) -> None:
     kept = checkpoints(tmp_path, nn.Linear(1, 1), ACCURACY, SURPRISE, line("plain"))
-    kept.save({"Val. Acc.": 0.5, "Surprise": 1.0, "plain": 0.0}, epoch=1)
-    kept.save({"Val. Acc.": 0.6, "Surprise": 2.0, "plain": 9.0}, epoch=2)
+    kept.save({"Val. Acc.": 0.5, "Surprise": 1.0, "plain": 0.0}, position=after(1))
+    kept.save({"Val. Acc.": 0.6, "Surprise": 2.0, "plain": 9.0}, position=after(2))
     assert [(best.label, best.epoch) for best in kept.best] == [("Val. Acc.", 2), ("Surprise", 1)]
 
 
@@ -180,7 +190,8 @@ def test_a_checkpoint_deleted_by_hand_does_not_stop_the_run(tmp_path: Path) -> N
     save(kept, "Val. Acc.", 0.1, 0.2, 0.3)
     for path in tmp_path.iterdir():
         path.unlink()
-    kept.save({"Val. Acc.": 0.4}, epoch=4)
+    kept.save({"Val. Acc.": 0.4}, position=after(4))
+    kept.finish()
     assert files(tmp_path) == {"best_val-acc_epoch-4_0.4000.pt", "last_epoch-4.pt"}
 
 
@@ -188,17 +199,17 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = checkpoints(tmp_path, nn.Linear(1, 1))
-    kept.save({}, epoch=1)
+    kept.save({}, position=after(1))
 
-    def full(_: Any, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(_: Any, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space left"):
-        kept.save({}, epoch=2)
+    with pytest.raises(RunFailed, match=r"last_epoch-2\.pt cannot be written \(no space left"):
+        kept.save({}, position=after(2))
     torch.load(tmp_path / "last_epoch-1.pt", weights_only=True)
-    assert not (tmp_path / "last_epoch-2.pt").exists()
+    assert files(tmp_path) == {"last_epoch-1.pt"}
 
 
 def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_path: Path) -> None:
@@ -207,7 +218,7 @@ def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_
     weight = model.get_parameter("0.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
-    checkpoints(tmp_path, model, ACCURACY).save({"Val. Acc.": 0.5}, epoch=1)
+    checkpoints(tmp_path, model, ACCURACY).save({"Val. Acc.": 0.5}, position=after(1))
     for name in ("best_val-acc_epoch-1_0.5000.pt", "last_epoch-1.pt"):
         saved = torch.load(tmp_path / name, weights_only=True)
         saved = saved.get("model", saved)
@@ -226,7 +237,7 @@ def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Pa
     TwoTowers().load_state_dict(torch.load(best.checkpoint, weights_only=True))
     assert result.end.last_checkpoint is not None
     last = torch.load(result.end.last_checkpoint, weights_only=True)
-    assert last.keys() == {"model", "optimizer", "scheduler"}
+    assert last.keys() == {"position", "best", "random", "model", "optimizer", "scheduler", "faults"}
     assert last["scheduler"]["last_epoch"] == 2
     assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.025)
     assert len(last["optimizer"]["state"]) == 9  # momentum of every parameter
@@ -236,7 +247,7 @@ def test_the_scale_of_the_loss_goes_with_the_last_checkpoint(tmp_path: Path) -> 
     result = run_toy(tmp_path, Setup__precision="fp16", Setup__batch_train=2)
     assert result.end.last_checkpoint is not None
     last = torch.load(result.end.last_checkpoint, weights_only=True)
-    assert last.keys() == {"model", "optimizer", "scaler"}
+    assert last.keys() == {"position", "best", "random", "model", "optimizer", "scaler", "faults"}
     assert last["scaler"]["scale"] > 0
     assert last["scaler"]["_growth_tracker"] <= 20
 

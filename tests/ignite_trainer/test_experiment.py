@@ -56,7 +56,7 @@ def test_a_run_has_a_folder_with_all_that_it_did(tmp_path: Path) -> None:
     name = r"\d{8}-\d{6}_CV-1_fold-1_seed-7"
     assert result.folder.parent == tmp_path / "Toy"
     assert re.fullmatch(name, result.folder.name)
-    assert {path.name for path in result.folder.iterdir()} == {
+    assert {path.name for path in result.folder.iterdir()} - {"run.lock"} == {
         "protocol.json",
         "environment.json",
         "metrics.jsonl",
@@ -64,7 +64,7 @@ def test_a_run_has_a_folder_with_all_that_it_did(tmp_path: Path) -> None:
         "predictions.csv",
         "result.json",
     }
-    names = sorted(path.name for path in (result.folder / "checkpoints").iterdir())
+    names = sorted(path.name for path in (result.folder / "checkpoints").glob("*.pt"))
     assert len(names) == 4
     assert all(re.fullmatch(r"best_val-acc_epoch-\d_[01]\.\d{4}\.pt", name) for name in names[:3])
     assert names[3] == "last_epoch-5.pt"
@@ -258,18 +258,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_pat
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Setup__epochs=3, Task__args={"explode_at": 4})
     (folder,) = (tmp_path / "Toy").iterdir()
+    (stopped,) = Notebook.last.of("fault")
+    assert len(stopped.samples) == 8
     assert str(caught.value) == (
-        f"The loss is inf at epoch 2, iteration 4. What earlier epochs reached is kept in {folder}. "
-        "Lower Optimizer.args.lr, say."
+        f"The loss is inf at epoch 2, iteration 4, of {', '.join(stopped.samples)}. What earlier epochs "
+        f"reached is kept in {folder}. Lower Optimizer.args.lr, say, or look at these samples. "
+        'Faults.not_finite "skip" leaves such steps out.'
     )
-    names = {path.name.split("_0")[0] for path in (folder / "checkpoints").iterdir()}
+    names = {path.name.split("_0")[0] for path in (folder / "checkpoints").glob("*.pt")}
     assert names == {"last_epoch-1.pt", "best_val-acc_epoch-1"}
     assert evaluations()[-1] == (1, "test")
     assert [name for name, _ in Notebook.last.events][-1] == "close"
 
 
 def test_a_loss_that_is_not_finite_is_noticed_at_the_end_of_the_epoch_at_the_latest(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"^The loss is (inf|nan) at epoch 1, iteration 2\."):
+    with pytest.raises(RunFailed, match=r"^The loss is inf at epoch 1, iteration 1, of sample"):
         run_toy(tmp_path, Setup__log_interval=100, Task__args={"explode_at": 1})
 
 

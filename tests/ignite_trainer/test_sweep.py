@@ -327,13 +327,14 @@ def test_a_sweep_whose_seed_cannot_be_read_is_not_gone_on_with(tmp_path: Path) -
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ignite_trainer.sweep._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("ignite_trainer.folder_lock._PATIENCE_SECONDS", 0.0)
     plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
     plan.folder.mkdir(parents=True)
     with FileLock(plan.folder / "sweep.lock"), pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, FOLDS)
     assert str(caught.value) == (
-        f"Another process carries out the sweep in {plan.folder}; wait until it ends, or end it."
+        f"{plan.folder} is in use by another process: two at a time would spoil each other's results. "
+        "Wait until it ends, or end it."
     )
     assert not list(plan.folder.glob("fold-*"))
 

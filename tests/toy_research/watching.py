@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Fault,
+    Iteration,
+    Measured,
+    Reporter,
+    RunEnd,
+    RunStart,
+)
 
 
 class Notebook(Reporter):
@@ -30,6 +38,9 @@ class Notebook(Reporter):
 
     def on_measurement(self, result: Measured) -> None:
         self.events.append(("measurement", result))
+
+    def on_fault(self, fault: Fault) -> None:
+        self.events.append(("fault", fault))
 
     def on_end(self, end: RunEnd) -> None:
         self.events.append(("end", end))

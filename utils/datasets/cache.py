@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections import deque
@@ -36,6 +37,7 @@ from utils.datasets.once import flush, make_once
 FORMAT_VERSION = 1
 """Raise it when the layout of the files changes, or what `model.audio_input` gives for the same file."""
 
+_AGAIN = "start the run again, and the clips are decoded again"
 _ALIGNMENT = 4  # bytes; every clip starts at a multiple, so that it can be viewed as float32
 _INDEX_TYPE = np.dtype(
     [
@@ -57,7 +59,7 @@ class DecodedClips:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._index: NDArray[np.void] = np.load(folder / "index.npy")
-        self._bytes: NDArray[np.uint8] | None = None
+        self._bytes: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return len(self._index)
@@ -87,10 +89,21 @@ class DecodedClips:
     def _view(self, clip: np.void) -> NDArray[np.int16] | Waveform:
         """One clip where it lies in the file: `[stored channels, T]`."""
         if self._bytes is None:
-            self._bytes = np.memmap(self._folder / "audio.bin", np.uint8, mode="r")
+            self._bytes = self._map()
+        # To touch what was cut off a mapped file would end the process, without a word.
+        if self._bytes.size() < len(self._bytes):
+            raise OSError(f"{self._folder / 'audio.bin'} was cut short since the run began; {_AGAIN}.")
         shape = (clip["stored_channels"], clip["samples"])
         view: NDArray[np.int16] | Waveform = np.ndarray(shape, clip["type"], self._bytes, clip["offset"])
         return view
+
+    def _map(self) -> mmap.mmap:
+        path = self._folder / "audio.bin"
+        try:
+            with path.open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} was deleted since the run began; {_AGAIN}.") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_bytes": None}

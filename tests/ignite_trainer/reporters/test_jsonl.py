@@ -74,6 +74,7 @@ def test_every_event_is_on_disk_as_soon_as_it_is_told(run: RunStart) -> None:
         "best": [{"label": "Val. Acc.", "value": 0.9, "epoch": 1, "checkpoint": str(run.folder / "best.pt")}],
         "last_checkpoint": None,
         "seconds": 60.0,
+        "faults": {},
     }
     reporter.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -262,3 +263,37 @@ print("sum", int(sum(abs(sample.audio).sum(dtype=float) for sample in Slow(sys.a
     expected = sum(np.abs(sample.audio).sum(dtype=float) for sample in ESC50(esc50))
     assert sums == {f"sum {int(expected)}"}
     assert len(list(cache_folder.glob("Slow-*/audio.bin"))) == 1
+
+
+# While a run goes on
+
+
+def test_a_cache_that_is_deleted_is_gone_on_with_once_it_is_open(esc50: Path, cache_folder: Path) -> None:
+    data = ESC50(esc50)
+    before = data[3].audio
+    shutil.rmtree(cache_folder)
+    assert np.array_equal(data[3].audio, before)
+
+
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_a_cache_that_is_deleted_before_it_is_open_is_named(
+    esc50: Path, cache_folder: Path, in_batches: bool
+) -> None:
+    data = ESC50(esc50)
+    data.prepare()
+    (file,) = cache_folder.glob("*/audio.bin")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"audio\.bin was deleted .* decoded again"):
+        data.read_batch([0]) if in_batches else data[0]
+
+
+def test_a_cache_that_is_cut_short_is_an_error_and_not_the_end_of_the_process(
+    esc50: Path, cache_folder: Path
+) -> None:
+    data = ESC50(esc50)
+    data[0]
+    (file,) = cache_folder.glob("*/audio.bin")
+    with file.open("r+b") as opened:
+        opened.truncate(10)
+    with pytest.raises(OSError, match=r"audio\.bin was cut short .* decoded again"):
+        data[14]

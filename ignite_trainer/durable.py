@@ -1,0 +1,99 @@
+"""Files that are whole or not there: written beside their place, checked as they lie on disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+_CHUNK = 2**20
+
+
+def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file, and beside it `<name>.sha256`, as the command sha256sum writes and checks it.
+
+    Until the new file is on disk and reads as it was written, what was at `path` stays.
+
+    Args:
+        path: where the file will be.
+        write: gives its content to a binary file.
+
+    Raises:
+        OSError: it cannot be written, or reads otherwise; nothing of it is left.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            hashing = _Hashing(file)
+            write(hashing)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        written = hashing.digest.hexdigest()
+        if _sha256(part) != written:
+            raise OSError(f"{part} does not read as it was written; the disk may be failing")
+        checksum = checksum_of(path)
+        note = checksum.with_name(checksum.name + ".part")
+        note.write_text(f"{written}  {path.name}\n", encoding="ascii")
+        note.replace(checksum)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file is byte for byte what `write_durably` wrote; not so if it has no checksum."""
+    try:
+        noted = checksum_of(path).read_bytes()
+        return noted == f"{_sha256(path)}  {path.name}\n".encode()
+    except OSError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file and its checksum, if they are there."""
+    path.unlink(missing_ok=True)
+    checksum_of(path).unlink(missing_ok=True)
+
+
+def checksum_of(path: Path) -> Path:
+    """Where the checksum of a file lies."""
+    return path.with_name(path.name + ".sha256")
+
+
+class _Hashing:
+    """A binary file that hashes what passes through."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name on disk too, where folders can be synchronised."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

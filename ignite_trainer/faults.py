@@ -1,0 +1,170 @@
+"""What a run does about its faults, by the protocol's `Faults`: counts, tells, goes on or ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
+from ignite_trainer.out_of_memory import first_line, is_out_of_memory
+from ignite_trainer.protocol import Faults
+from ignite_trainer.reporters.reporter import Fault, Reporter
+from ignite_trainer.self_description import listing, sample_name
+from ignite_trainer.unreadable import UnreadableSamples
+from ignite_trainer.writing import failed_writing
+
+STEPS_LEFT_OUT = "steps left out"
+ROLLBACKS = "returns to a checkpoint"
+SAMPLES_SKIPPED = "samples skipped"
+_RATES = {"lr", "initial_lr", "max_lr", "min_lr"}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class FaultPolicy:
+    """What is done about losses and gradients that are not finite.
+
+    Args:
+        faults: the protocol's.
+        dataset: of the training split; names its samples.
+        folder: of the run, for messages.
+        reporters: told of every fault.
+
+    Attributes:
+        watch: to be given to the trainer.
+        counts: how often what went wrong and was lived with.
+    """
+
+    def __init__(self, faults: Faults, dataset: Any, *, folder: Path, reporters: Reporter) -> None:
+        self._faults, self._dataset, self._folder, self._reporters = faults, dataset, folder, reporters
+        self.watch = StepWatch(self._leave_out if faults.not_finite == "skip" else None)
+        self.counts: Counter[str] = Counter()
+
+    def require_finite(self, epoch: int, iteration: int, model: nn.Module | None = None) -> None:
+        """Look at all steps since the last call, and at the weights of a model that is about to be saved.
+
+        Raises:
+            RollBack: something is not finite, and the run is to return to a checkpoint.
+            RunFailed: something is not finite, and the run is to end.
+        """
+        found = self.watch.first()
+        if not found and model is not None and (spoiled := not_finite_weights(model)):
+            what = f"What the last step left of {listing(spoiled, most=3)} is not finite"
+            found = NotFinite(what, epoch, iteration, [])
+        if found and self._faults.not_finite == "rollback":
+            self._count(found, ROLLBACKS, "the run returns to its last checkpoint, at lower rates")
+            raise RollBack(self._ended(found))
+        if found:
+            self._tell(found, "the run ends")
+            raise self._ended(found)
+
+    def roll_back(
+        self, why: RollBack, checkpoints: Checkpoints, optimizer: Optimizer, scheduler: Any
+    ) -> Position:
+        """Put back the state of the last checkpoint, with lower rates; return how far the run had come then.
+
+        Raises:
+            RunFailed: there is no checkpoint yet.
+        """
+        done = self.counts[ROLLBACKS]
+        position = checkpoints.restore()
+        if position is None:
+            raise why.otherwise
+        # The checkpoint has the rates of the returns before it, and their number.
+        lower_rates(optimizer, scheduler, self._faults.rollback_rate ** (done - self.counts[ROLLBACKS]))
+        self.counts[ROLLBACKS] = done
+        self.watch.first()  # whatever it holds is of steps that are undone
+        return position
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return dict(self.counts)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on counting from a checkpoint."""
+        self.counts.clear()
+        self.counts.update(state)
+
+    def counted(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
+        """Count what was lived with, by what it was; nothing that did not happen."""
+        samples = sum(len(of_split.names) for of_split in unreadable)
+        return {**self.counts, **({SAMPLES_SKIPPED: samples} if samples else {})}
+
+    def _leave_out(self, found: NotFinite) -> None:
+        self._count(found, STEPS_LEFT_OUT, "the step is left out")
+
+    def _count(self, found: NotFinite, what: str, done: str) -> None:
+        """Count and tell what is done, or end the run where it was done often enough."""
+        if self.counts[what] >= self._faults.not_finite_at_most:
+            self._tell(found, "the run ends")
+            raise self._ended(found)
+        self.counts[what] += 1
+        self._tell(found, done)
+
+    def _tell(self, found: NotFinite, done: str) -> None:
+        names = tuple(sample_name(self._dataset, index) for index in found.indices)
+        fault = Fault(epoch=found.epoch, iteration=found.iteration, what=found.what, done=done, samples=names)
+        self._reporters.on_fault(fault)
+
+    def _ended(self, found: NotFinite) -> RunFailed:
+        names = [sample_name(self._dataset, index) for index in found.indices]
+        of = f", of {listing(names)}" if names else ""
+        before = "".join(f" {what.capitalize()} before: {count}." for what, count in self.counts.items())
+        advice = ' Faults.not_finite "skip" leaves such steps out.' * (self._faults.not_finite == "stop")
+        return RunFailed(
+            f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{of}.{before} "
+            f"What earlier epochs reached is kept in {self._folder}. Lower Optimizer.args.lr, say, or look "
+            f"at these samples.{advice}"
+        )
+
+
+class RollBack(Exception):
+    """Training is to go on from the last checkpoint; `otherwise` is raised where there is none."""
+
+    def __init__(self, otherwise: RunFailed) -> None:
+        super().__init__(str(otherwise))
+        self.otherwise = otherwise
+
+
+def lower_rates(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
+    """Multiply all learning rates of an optimizer, and those that its scheduler computes them from."""
+    for group in optimizer.param_groups:
+        for name in _RATES & group.keys():
+            group[name] = group[name] * factor
+    for each in (scheduler, *getattr(scheduler, "_schedulers", ())):
+        if hasattr(each, "base_lrs"):
+            each.base_lrs = [rate * factor for rate in each.base_lrs]
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn errors of the machine, of which torch says what only its authors need, into a RunFailed."""
+    try:
+        yield
+    except (RunFailed, ProtocolError):
+        raise
+    except Exception as error:
+        killed = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
+        if isinstance(error, RuntimeError) and killed:
+            raise RunFailed(
+                f"A process that loads samples (pid {killed[1]}) was killed, which the system does where "
+                "memory runs out. Lower Setup.workers_train and Setup.workers_test, or the batch size with "
+                f"-b, or run on a machine with more memory. What finished epochs reached is kept in {folder}."
+            ) from error
+        if is_out_of_memory(error):
+            raise RunFailed(
+                f"Memory does not suffice ({first_line(error)}). Lower the batch size with -b. What finished "
+                f"epochs reached is kept in {folder}."
+            ) from error
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise failed_writing(Path(error.filename or folder), error) from error
+        raise

@@ -1,0 +1,96 @@
+"""A step that asks for more memory than there is: what would fit, and how to keep the size of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ignite_trainer.batch import PaddedBatch, rebuild
+from ignite_trainer.errors import RunFailed
+from ignite_trainer.protocol import Setup
+
+# Where torch raises a plain RuntimeError.
+_SAID = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the host or of a device, did not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)
+
+
+def first_samples(sample: Any, size: int) -> Any:
+    """The first `size` samples of a collated batch."""
+    return rebuild(sample, [_first(field, size) for field in sample])
+
+
+def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
+    """Halve a size until an attempt with so many samples goes through.
+
+    Returns:
+        The first of size / 2, size / 4 ... that does; None if none does, or if one fails otherwise.
+    """
+    while size := size // 2:
+        try:
+            attempt(size)
+        except Exception as error:  # of layers that cannot take so few, say
+            if not is_out_of_memory(error):
+                return None
+        else:
+            return size
+    return None
+
+
+def training_failed(reason: str, setup: Setup, *, fits: int | None) -> RunFailed:
+    """Say that a training step needs too much memory, and which numbers to try.
+
+    Args:
+        reason: what torch said.
+        setup: has the sizes that were too much.
+        fits: size of a batch for which memory sufficed; None: unknown.
+    """
+    batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, fits or setup.batch_train // 2)
+    if setup.batch_train == 1:
+        advice = 'One sample is the least there is: use a smaller model, or Setup.precision "bf16".'
+    else:
+        found = f"A batch of {fits} fits; use" if fits else "Try"
+        advice = (
+            f"{found} -b {batch} --Setup.accumulate {accumulate}, which makes as many samples a step, or "
+            'Setup.precision "bf16".'
+        )
+    return RunFailed(
+        f"Memory does not suffice for a training step of {setup.batch_train} samples "
+        f"({first_line(reason)}). {advice} What finished epochs reached is kept."
+    )
+
+
+def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
+    """Say that a step of evaluation needs too much memory."""
+    size = setup.batch_test or setup.batch_train
+    return RunFailed(
+        f"Memory does not suffice for an evaluation step of {size} samples ({first_line(reason)}). Lower "
+        f"Setup.batch_test with -B {max(size // 2, 1)}, say: results do not depend on it. What finished "
+        "epochs reached is kept."
+    )
+
+
+def first_line(reason: object) -> str:
+    """What an error says, without the pages of advice that follow."""
+    lines = str(reason).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(reason).__name__
+
+
+def _equal_step(total: int, most: int) -> tuple[int, int]:
+    """The largest batch of at most `most` that divides a step of `total` samples, and how many make it."""
+    batch = next((size for size in range(most, 0, -1) if total % size == 0), 1)
+    return batch, total // batch
+
+
+def _first(field: Any, size: int) -> Any:
+    if isinstance(field, PaddedBatch):
+        return PaddedBatch(field.values[:size], field.lengths[:size])
+    return field[:size] if isinstance(field, Tensor | list) else field

@@ -1,0 +1,116 @@
+"""Samples that cannot be read: named, and counted where the protocol lets them be skipped."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.out_of_memory import is_out_of_memory
+from ignite_trainer.self_description import listing, sample_name
+
+
+class Unreadable(NamedTuple):
+    """A sample that cannot be read, and what was said of it."""
+
+    position: int
+    error: str
+
+
+def as_unreadable(error: Exception, index: int) -> Unreadable:
+    """Say that a sample cannot be read, if that is what an error means; else raise it again.
+
+    A file that is gone or holds nonsense is an OSError, a ValueError, an EOFError or a RuntimeError (of a
+    decoder). Anything else is taken for a defect of the data set's code.
+    """
+    means_so = isinstance(error, OSError | ValueError | EOFError | RuntimeError)
+    if not means_so or isinstance(error, ProtocolError | NotImplementedError) or is_out_of_memory(error):
+        raise error
+    return Unreadable(index, str(error) or type(error).__name__)
+
+
+class UnreadableSamples:
+    """The samples of a split that could not be read so far.
+
+    Args:
+        dataset: of the split; names its samples.
+        split: its name, for messages.
+        at_most: share of the split that may be skipped; None: none may, a sample that fails ends the run.
+    """
+
+    def __init__(self, dataset: Any, *, split: str, at_most: float | None = None) -> None:
+        self._dataset, self._split, self._at_most = dataset, split, at_most
+        self._found: dict[int, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [sample_name(self._dataset, index) for index in self._found]
+
+    def add(self, failed: list[Unreadable], *, of: int) -> None:
+        """Count the samples of a batch that failed.
+
+        Args:
+            failed: these.
+            of: number of samples that the batch was to have.
+
+        Raises:
+            RunFailed: none may be skipped, or not so many, or there is nothing else in the batch.
+        """
+        if not failed:
+            return
+        self._found |= dict(failed)
+        name = sample_name(self._dataset, failed[0].position)
+        what = f"{name} of the {self._split} split cannot be read: {failed[0].error.rstrip('.')}."
+        kept = "What finished epochs reached is kept."
+        if self._at_most is None:
+            raise RunFailed(
+                f'{what} Mend or remove it, or have such samples skipped by Faults.unreadable "skip". {kept}'
+            )
+        share = len(self._found) / len(self._dataset)
+        if share > self._at_most:
+            raise RunFailed(
+                f"{what} It is one of {len(self._found)} of {len(self._dataset)} samples, more than "
+                f"Faults.unreadable_at_most lets be skipped ({self._at_most:.3g} of all): "
+                f"{listing(self.names)}. {kept}"
+            )
+        if len(failed) == of:
+            raise RunFailed(
+                f"{what} There is no other sample in its batch, and a step needs one; take "
+                f"{listing(self.names)} out of the data set. {kept}"
+            )
+
+
+def first_readable(dataset: Any) -> Any:
+    """The first sample that can be read, which tells what fields samples have."""
+    failed: list[Unreadable] = []
+    for index in range(len(dataset)):
+        try:
+            return dataset[index]
+        except Exception as error:
+            failed.append(as_unreadable(error, index))
+    raise ProtocolError(f"Dataset: no sample can be read; the first: {failed[0].error if failed else 'none'}")
+
+
+def read_readable(source: Any, indices: list[int]) -> tuple[list[int], Any, list[Unreadable]]:
+    """Read a batch, if need be without the samples that cannot be read.
+
+    Returns:
+        Positions of those that were read; them collated, None if there are none; the others.
+    """
+    try:
+        return indices, source.read_batch(indices), []
+    except Exception as error:
+        as_unreadable(error, indices[0])  # raises what says something else
+        failed = [found for index in indices if (found := _try(source, index))]
+        if not failed:  # it is the batch, not one of its samples
+            raise
+    left = [index for index in indices if index not in {found.position for found in failed}]
+    return left, source.read_batch(left) if left else None, failed
+
+
+def _try(source: Any, index: int) -> Unreadable | None:
+    try:
+        source.read_batch([index])
+    except Exception as error:
+        return as_unreadable(error, index)
+    return None

@@ -1,0 +1,209 @@
+"""Whole states of a run: what they hold, what damage they survive, which stay on disk."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from toy_research.protocols import toy
+
+from ignite_trainer.assembly import put_channels_last
+from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.optimizer import build_optimizer
+from ignite_trainer.validation import validate
+
+
+def network(*, channels_last: bool = False) -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+    if channels_last:
+        put_channels_last(model)
+    return model
+
+
+class Training:
+    """A small model in training, and its checkpoints."""
+
+    def __init__(self, folder: Path, *, channels_last: bool = False, kind: Any = torch.optim.AdamW) -> None:
+        self.model = network(channels_last=channels_last)
+        args = {"lr": 0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {})}
+        self.optimizer = build_optimizer(kind, args, [{"params": list(self.model.parameters())}])
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [1, 3], gamma=0.5)
+        self.checkpoints = Checkpoints(
+            folder,
+            validate(toy(folder)),
+            model=self.model,
+            state={"optimizer": self.optimizer, "scheduler": self.scheduler},
+        )
+
+    def epoch(self) -> float:
+        for _ in range(3):
+            loss = self.model(torch.randn(2, 3, 5, 5)).square().mean() + random.random() * np.random.rand()  # noqa: NPY002
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.scheduler.step()
+        return float(loss.detach())
+
+    def save(self, epoch: int, accuracy: float) -> None:
+        self.checkpoints.save({"Val. Acc.": accuracy}, position=at(epoch))
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+def at(epoch: int) -> Position:
+    return Position(epoch=epoch, iteration=3 * epoch, complete=True)
+
+
+def seed(number: int) -> None:
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002
+
+
+def names(folder: Path, pattern: str = "*.pt") -> set[str]:
+    return {path.name for path in folder.glob(pattern)}
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_restored_run_goes_on_as_one_that_was_not_interrupted(
+    tmp_path: Path, kind: Any, channels_last: bool
+) -> None:
+    seed(1)
+    first = Training(tmp_path, channels_last=channels_last, kind=kind)
+    first.epoch()
+    first.save(1, 0.5)
+    losses = [first.epoch() for _ in range(3)]
+    seed(2)
+    second = Training(tmp_path, channels_last=channels_last, kind=kind)
+    assert second.checkpoints.restore() == at(1)
+    assert [second.epoch() for _ in range(3)] == losses
+    assert all(torch.equal(value, first.weights()[name]) for name, value in second.weights().items())
+    assert second.scheduler.get_last_lr() == first.scheduler.get_last_lr()
+    assert [best.value for best in second.checkpoints.best] == [0.5]
+
+
+def test_what_the_optimizer_keeps_has_the_layout_of_the_parameters(tmp_path: Path) -> None:
+    first = Training(tmp_path, kind=torch.optim.SGD)
+    first.epoch()
+    first.checkpoints.save_state(at(1))
+    second = Training(tmp_path, channels_last=True, kind=torch.optim.SGD)
+    second.checkpoints.restore()
+    weight, expected = second.model.get_parameter("0.weight"), first.model.get_parameter("0.weight")
+    buffer = second.optimizer.state[weight]["momentum_buffer"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not expected.is_contiguous(memory_format=torch.channels_last)
+    assert buffer.stride() == weight.stride()
+    # One step of each, with a gradient given: fused kernels would mix up what lies differently.
+    gradient = torch.randn(weight.shape)
+    for training, parameter in ((first, expected), (second, weight)):
+        for other in training.model.parameters():
+            other.grad = torch.zeros_like(other)
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        training.optimizer.step()
+    assert torch.equal(weight.contiguous(), expected)
+
+
+def test_the_last_two_states_stay_with_all_the_best_files_they_name(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
+        training.save(epoch, accuracy)
+    best = {f"best_val-acc_epoch-{epoch}_0.{epoch}000.pt" for epoch in (1, 2, 3, 4)}
+    assert names(tmp_path) == {"last_epoch-3.pt", "last_epoch-4.pt", *best}
+    training.checkpoints.save_state(Position(epoch=5, iteration=13))
+    assert names(tmp_path, "last*.pt") == {"last_epoch-4.pt", "last_epoch-5_step-13.pt"}
+    assert names(tmp_path, "best*.pt") == best - {"best_val-acc_epoch-1_0.1000.pt"}
+    training.checkpoints.finish()
+    assert names(tmp_path, "last*") == {"last_epoch-5_step-13.pt", "last_epoch-5_step-13.pt.sha256"}
+
+
+def test_going_back_removes_what_was_written_after(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
+        training.save(epoch, accuracy)
+    (tmp_path / "last_epoch-5.pt.part").touch()
+    (tmp_path / "last_epoch-4.pt").write_bytes(b"")
+    again = Training(tmp_path)
+    assert again.checkpoints.restore() == at(3)
+    assert names(tmp_path, "*") & {"last_epoch-4.pt", "last_epoch-5.pt.part"} == set()
+    assert names(tmp_path, "best*.pt") == {f"best_val-acc_epoch-{n}_0.{n}000.pt" for n in (1, 2, 3)}
+    again.save(4, 0.5)
+    assert names(tmp_path, "best*.pt") == {
+        *(f"best_val-acc_epoch-{n}_0.{n}000.pt" for n in (1, 2, 3)),
+        "best_val-acc_epoch-4_0.5000.pt",
+    }
+    again.checkpoints.finish()
+    assert len(names(tmp_path, "best*.pt")) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_any_damage_is_detected_and_the_state_before_is_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(tmp_path)
+    training.epoch()
+    training.save(1, 0.5)
+    expected = training.weights()
+    training.epoch()
+    training.checkpoints.save_state(Position(epoch=2, iteration=4))
+    path = tmp_path / "last_epoch-2_step-4.pt"
+    whole, checksum = path.read_bytes(), path.with_name(path.name + ".sha256").read_bytes()
+    for offset in np.random.default_rng(0).choice(len(whole), size=50, replace=False):
+        flipped = bytes([whole[offset] ^ (1 << offset % 8)])
+        path.write_bytes(whole[:offset] + (b"" if damage == "cut" else flipped + whole[offset + 1 :]))
+        path.with_name(path.name + ".sha256").write_bytes(checksum)
+        caplog.clear()
+        again = Training(tmp_path)
+        with caplog.at_level(logging.WARNING):
+            assert again.checkpoints.restore() == at(1)
+        assert f"The checkpoint {path} is damaged or incomplete" in caplog.text
+        assert all(torch.equal(value, expected[name]) for name, value in again.weights().items())
+    path.write_bytes(whole)
+    path.with_name(path.name + ".sha256").write_bytes(checksum)
+    assert Training(tmp_path).checkpoints.restore() == Position(epoch=2, iteration=4)
+
+
+def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.save(1, 0.5)
+    (tmp_path / "last_epoch-1.pt.sha256").unlink()
+    before = training.weights()
+    assert training.checkpoints.restore() is None
+    assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    Training(tmp_path).checkpoints.save_state(at(1))
+    other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
+    with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit what the protocol describes: "):
+        other.restore()
+
+
+def test_a_chosen_state_of_another_folder_is_left_there(tmp_path: Path) -> None:
+    Training(tmp_path / "one").checkpoints.save_state(at(7))
+    other = Training(tmp_path / "two")
+    assert other.checkpoints.restore(tmp_path / "one/last_epoch-7.pt") == at(7)
+    for epoch in (8, 9, 10):
+        other.checkpoints.save_state(at(epoch))
+    assert names(tmp_path / "one") == {"last_epoch-7.pt"}
+    assert names(tmp_path / "two") == {"last_epoch-9.pt", "last_epoch-10.pt"}
+
+
+def test_best_weights_lie_as_safetensors_beside_them_tied_ones_too(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    Checkpoints(tmp_path, validate(toy(tmp_path)), model=model, state={}).save(
+        {"Val. Acc.": 0.5}, position=at(1)
+    )
+    saved = safetensors.torch.load_file(tmp_path / "best_val-acc_epoch-1_0.5000.safetensors")
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,131 @@
+"""What goes wrong in real runs, to be had when it is wanted: data, tasks and a reporter that cause it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import get_worker_info
+
+from ignite_trainer.reporters.reporter import Iteration, Reporter, RunStart
+from ignite_trainer.task import StepOutput
+from toy_research.learning import Matching
+from toy_research.signals import Tone, Tones
+
+
+class FaultyTones(Tones):
+    """Tones of which some, by their number, are not as they should be.
+
+    Args:
+        nan: their values are no numbers.
+        gone: their files cannot be read.
+        fatal: the process that loads one of them is killed, if it is a worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        nan: Sequence[int] = (),
+        gone: Sequence[int] = (),
+        fatal: Sequence[int] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._nan, self._gone, self._fatal = set(nan), set(gone), set(fatal)
+
+    def record(self, position: int) -> dict[str, str | int]:
+        return {"tone": f"{self._indices[position]}.wav", "fold": 1}
+
+    def __getitem__(self, position: int) -> Tone:
+        index = self._indices[position]
+        if index in self._gone:
+            raise OSError(f"{index}.wav is cut off")
+        if index in self._fatal and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        tone = super().__getitem__(position)
+        return tone._replace(signal=np.full_like(tone.signal, np.nan)) if index in self._nan else tone
+
+
+class TonesInBatches(FaultyTones):
+    """The same, which can also be read in whole batches."""
+
+    def read_batch(self, indices: Sequence[int]) -> Any:
+        from ignite_trainer.batch import collate
+
+        return collate([self[index] for index in indices])
+
+
+class Steep(Matching):
+    """Its loss has no finite gradient in some steps, though it is finite itself."""
+
+    def __init__(self, *, at: Sequence[int]) -> None:
+        super().__init__()
+        self._at = set(at)
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        output = super().training_step(model, batch)
+        assert output.loss is not None
+        if self._steps not in self._at:
+            return output
+        return output._replace(loss=output.loss + (0 * output.y_pred.sum()).sqrt())
+
+
+class Greedy(Matching):
+    """Wants a petabyte for more than `most` samples, in training or, where `evaluating`, in evaluation."""
+
+    def __init__(self, *, most: int, evaluating: bool = False) -> None:
+        super().__init__()
+        self._most, self._evaluating = most, evaluating
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        if not self._evaluating:
+            self._allocate(batch)
+        return super().training_step(model, batch)
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        if self._evaluating:
+            self._allocate(batch)
+        return super().evaluation_step(model, batch)
+
+    def _allocate(self, batch: Any) -> None:
+        if len(batch.target) > self._most:
+            torch.empty(2**50, dtype=torch.uint8)
+
+
+class FillsTheDisk(Reporter):
+    """Writes beside the results, in the second epoch, until the disk is full."""
+
+    def on_start(self, run: RunStart) -> None:
+        self._file = Path(run.folder.parents[1] / "filling")
+
+    def on_iteration(self, step: Iteration) -> None:
+        if step.epoch < 2:
+            return
+        for size in (4096, 1):
+            try:
+                with self._file.open("ab", buffering=0) as file:
+                    while file.write(bytes(size)):
+                        pass
+            except OSError:
+                continue
+
+
+class HungryOnDevice(Matching):
+    """Takes a share of the whole memory of the device for every sample."""
+
+    def __init__(self, *, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        output = super().training_step(model, batch)
+        assert output.loss is not None
+        total = torch.cuda.get_device_properties(0).total_memory
+        taken = torch.empty(int(len(batch.target) * self._share * total), dtype=torch.uint8, device="cuda")
+        return output._replace(loss=output.loss + 0 * taken[:1].sum())
