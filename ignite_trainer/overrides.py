@@ -282,5 +282,6 @@ def _json_or_word(word: str) -> Any:
 def _as_json(word: str, override: Override, what: str, kind: type | tuple[type, ...]) -> Any:
     value = _json_or_word(word)
     if not isinstance(value, kind):
-        raise ProtocolError(f'{override.flag} is "{word}"; it replaces {what}, so write {what}.')
+        shown = word if len(word) <= 80 else f"{word[:80]}..."
+        raise ProtocolError(f'{override.flag} is "{shown}"; it replaces {what}, so write {what}.')
     return value

@@ -2,7 +2,7 @@
 
 from utils.benchmarks.bare_backbone import Backbone, BackboneOnNoise, BareBackbone, ClassNumbers
 from utils.benchmarks.published_model import PublishedAudioCLIP
-from utils.benchmarks.published_way import ContrastiveEveryBatch, PublishedWay, one_at_a_time
+from utils.benchmarks.published_way import ContrastiveEveryBatch, OneAtATime, PublishedWay
 
 __all__ = [
     "Backbone",
@@ -10,7 +10,7 @@ __all__ = [
     "BareBackbone",
     "ClassNumbers",
     "ContrastiveEveryBatch",
+    "OneAtATime",
     "PublishedAudioCLIP",
     "PublishedWay",
-    "one_at_a_time",
 ]

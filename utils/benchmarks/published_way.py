@@ -39,7 +39,7 @@ class PublishedWay(Yardstick):
             "Model": {**protocol["Model"], "class": "utils.benchmarks.PublishedAudioCLIP"},
             "Task": {**protocol["Task"], "class": "utils.benchmarks.ContrastiveEveryBatch"},
             "Optimizer": _plain(protocol["Optimizer"]) if protocol["Optimizer"] else None,
-            "Transforms": [*protocol["Transforms"], {"class": "utils.benchmarks.one_at_a_time"}],
+            "Transforms": [*protocol["Transforms"], {"class": "utils.benchmarks.OneAtATime"}],
             "Yardsticks": {},
         }
 
@@ -64,6 +64,9 @@ def _plain(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def one_at_a_time(sample: T) -> T:
-    """Leave a sample as it is; no transform of batches, it makes those before it take single samples."""
-    return sample
+class OneAtATime:
+    """Leaves a sample as it is; no transform of batches, it makes those before it take single samples."""
+
+    def __call__(self, sample: T) -> T:
+        """Return the sample."""
+        return sample

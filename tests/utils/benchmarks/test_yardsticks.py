@@ -17,7 +17,7 @@ from ignite_trainer.errors import ProtocolError
 from ignite_trainer.overrides import split_overrides
 from ignite_trainer.protocol import ClassSpec, Protocol
 from ignite_trainer.results import describe_environment
-from utils.benchmarks import Backbone, BackboneOnNoise, ClassNumbers, one_at_a_time
+from utils.benchmarks import Backbone, BackboneOnNoise, ClassNumbers, OneAtATime
 from utils.benchmarks.bare_backbone import NumberSample
 from utils.transforms import RandomCrop, RandomNoise, RandomScale, ToTensor1D
 
@@ -71,8 +71,7 @@ def test_the_published_way_is_float32_eager_and_reads_every_loss() -> None:
     protocols = protocols_of("audioclip-us8k", "--Setup.precision", "bf16", "-b", "8")
     published, ours = protocols["published-way"], protocols[OURS]
     changed = {"precision": "fp32", "channels_last": False, "compile": False, "keep_memory": False}
-    changed |= {"log_interval": 1}
-    assert published.setup == ours.setup.model_copy(update=changed)
+    assert published.setup == ours.setup.model_copy(update={**changed, "log_interval": 1})
     assert published.model.args == ours.model.args
     assert published.task.args == ours.task.args
     assert published.dataset == ours.dataset
@@ -110,7 +109,7 @@ def test_clips_augmented_one_at_a_time_are_those_augmented_together(monkeypatch:
 
     monkeypatch.setattr(RandomScale, "batch", count)
     batches, seen = [], []
-    for transforms in (together, [*together, one_at_a_time]):
+    for transforms in (together, [*together, OneAtATime()]):
         sizes.clear()
         loader = SplitLoader(
             Noises(),
