@@ -32,11 +32,13 @@ def make_trainer(
     device: torch.device,
     scaler: GradScaler | None = None,
     progress: bool = True,
+    average: RunningAverage | None = None,
 ) -> Engine:
     """An engine whose step computes the task's loss and, every `accumulate` batches, moves the weights.
 
     `scaler`, where one is given, is that of `loss_scaler`, and goes with the checkpoints. What modules do
-    with complete gradients is said in `OptimizerSteps`. `progress` shows a bar.
+    with complete gradients is said in `OptimizerSteps`. `progress` shows a bar. `average` is that of the
+    loss, made by `running_average`, where it goes with the checkpoints.
     """
     steps = OptimizerSteps(model, optimizer, scaler or loss_scaler(setup.precision, device))
 
@@ -58,11 +60,16 @@ def make_trainer(
 
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
-    average = RunningAverage(output_transform=lambda output: output.loss, device=device)
+    average = average or running_average(device)
     average.attach(trainer, RUNNING_LOSS, ReadBack(started=Events.STARTED, every=setup.log_interval))
     if progress:
         _show_progress(trainer, "Training", every=setup.log_interval, loss=True)
     return trainer
+
+
+def running_average(device: torch.device) -> RunningAverage:
+    """The running average of the training loss."""
+    return RunningAverage(output_transform=lambda output: output.loss, device=device)
 
 
 def make_evaluator(

@@ -28,7 +28,7 @@ _PLACES = {
     "Setup": (
         *("name", "suffix", "saved_models_path", "seed", "resume"),
         *("workers_train", "workers_test", "log_interval", "skip_train_evaluation"),
-        *("channels_last", "compile"),
+        *("channels_last", "compile", "save_every_steps", "save_every_minutes"),
     ),
     "Dataset": ("root", "fold", "cache", "progress", "download"),
     "Model": ("pretrained", "assets"),

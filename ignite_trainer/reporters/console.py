@@ -6,8 +6,17 @@ Progress bars are the engines' own.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Event,
+    Iteration,
+    Measured,
+    Reporter,
+    RunEnd,
+    RunStart,
+)
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration, readable
 
@@ -34,6 +43,10 @@ class Console(Reporter):
         for name, value in run.facts.items():
             add_row(table, name, value)
         show(table)
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
+        """Print the start table again, and nothing else twice."""
+        self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
         """Print one line where the output is no terminal, which has a bar."""

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Event,
+    Iteration,
+    Measured,
+    Reporter,
+    RunEnd,
+    RunStart,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +32,10 @@ class Together(Reporter):
     def on_start(self, run: RunStart) -> None:
         """Pass the start on."""
         self._tell(lambda reporter: reporter.on_start(run))
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
+        """Pass on what was before."""
+        self._tell(lambda reporter: reporter.on_resume(run, history))
 
     def on_iteration(self, step: Iteration) -> None:
         """Pass the progress on."""
