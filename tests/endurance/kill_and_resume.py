@@ -10,7 +10,6 @@ evaluation or of the writing of a checkpoint. Exit status 1: something differs b
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -23,19 +22,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from toy_research.protocols import toy  # noqa: E402
+from toy_research.sameness import differences  # noqa: E402
+
 PLACES = ("step", "evaluation", "checkpoint", "any")
-# Values that are of the clock, not of the computation.
-TIMES = ("time", "seconds", "samples_per_second", "last_checkpoint", "checkpoint")
 
 
 def protocol(root: Path, *, workers: int, step_seconds: float, epochs: int) -> dict[str, Any]:
     """The toy protocol with results under `root`."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from toy_research.protocols import toy
-
     accuracy = {"class": "ignite.metrics.Accuracy", "is_checkpoint": True, "line_label": "Val. Acc."}
     seen = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
     return toy(
@@ -127,68 +124,6 @@ def carry_out(file: Path) -> None:
     _, said = process.communicate()
     if process.returncode:
         raise RuntimeError(f"exit status {process.returncode}: {said.decode()}")
-
-
-def differences(first: Path, second: Path) -> list[str]:
-    """What two finished runs have not in common, times left out."""
-    found = []
-    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (first, second)]
-    if names[0] != names[1]:
-        found.append(f"files {names[0]} and {names[1]}")
-    for name in set(names[0]) & set(names[1]):
-        if name.endswith(".pt"):
-            ours, theirs = (
-                torch.load(run / "checkpoints" / name, weights_only=True) for run in (first, second)
-            )
-            found += [f"{name}: {key}" for key in _unequal(ours, theirs)]
-    for reader, name in (
-        (_read_log, "metrics.jsonl"),
-        (_read_csv, "predictions.csv"),
-        (_read_json, "result.json"),
-    ):
-        if reader(first / name) != reader(second / name):
-            found.append(name)
-    return found
-
-
-def _unequal(ours: Any, theirs: Any, key: str = "") -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
-        return [
-            found
-            for name in ours
-            if name != "elapsed"
-            for found in _unequal(ours[name], theirs[name], f"{key}.{name}")
-        ]
-    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple) and len(ours) == len(theirs):
-        return [
-            found
-            for index, pair in enumerate(zip(ours, theirs, strict=True))
-            for found in _unequal(*pair, f"{key}.{index}")
-        ]
-    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
-        same = ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    else:
-        same = ours == theirs
-    return [] if same else [key]
-
-
-def _read_log(path: Path) -> Any:
-    return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def _read_json(path: Path) -> Any:
-    return _timeless({**json.loads(path.read_text()), "finished": None})
-
-
-def _read_csv(path: Path) -> Any:
-    with path.open() as file:
-        return list(csv.reader(file))
-
-
-def _timeless(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _timeless(value) for key, value in content.items() if key not in TIMES}
-    return [_timeless(item) for item in content] if isinstance(content, list) else content
 
 
 def try_out(
