@@ -48,6 +48,8 @@ are numbers. A value is read as the type of the one it replaces; true, false and
 a table of means and standard deviations. The same command goes on with a sweep that was stopped.
 
   python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3 4 5
+
+SIGTERM, SIGINT and SIGUSR1 end a run after the step under way, with its state saved and exit status 75.
 """
 
 
@@ -94,7 +96,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
         print(f"go on with: {_command_that_goes_on(argv, folder)}", file=sys.stderr)
         return EXIT_STOPPED
     except KeyboardInterrupt:
-        print("interrupted; the run's folder keeps what its finished epochs reached", file=sys.stderr)
+        print("interrupted; what is saved is kept, and --resume goes on with it", file=sys.stderr)
         return 130
 
 

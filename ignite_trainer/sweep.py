@@ -106,7 +106,9 @@ def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str
         setup = setup.model_copy(update={"seed": seed})
     protocol = run.protocol.model_copy(update={"setup": setup})
     resume = resuming.can_go_on(protocol, folder)
-    if not resume:
+    if resume:
+        show(f"{folder.name} was not finished; it goes on from its last state.")
+    else:
         _set_aside(folder)
     try:
         return experiment.run(protocol, trusted=trusted, folder=folder, resume=resume).record

@@ -120,6 +120,12 @@ def test_a_run_stopped_again_and_again_goes_on_bit_equal(tmp_path: Path, whole: 
     compare(tmp_path, whole)
 
 
+def test_runs_of_two_seeds_are_told_apart(tmp_path: Path, whole: Path) -> None:
+    found = differences(whole, run_toy(tmp_path, **CHANGES, Setup__seed=8).folder)
+    assert {"metrics.jsonl", "predictions.csv"} <= set(found)
+    assert any("last_epoch-3.pt: .optimizer.state" in one for one in found)
+
+
 def _child(root: Path) -> None:
     task = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.02}}
     go_on(root, Task=task, Setup__save_every_steps=2, Setup__epochs=5)

@@ -345,7 +345,11 @@ def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> Non
     marker.touch()
     task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}
     path = tmp_path / "toy.json"
-    path.write_text(json.dumps(toy(tmp_path / "results", Task=task, Dataset__args={"folds": 5})))
+    path.write_text(
+        json.dumps(
+            toy(tmp_path / "results", Task=task, Dataset__args={"folds": 5}, Setup__save_every_steps=2)
+        )
+    )
     words = ["-c", str(path), "--trust", "toy_research", *f"--Sweep.{FOLD} 1 2 3 4 5".split()]
     killed = subprocess.run(
         [sys.executable, "main.py", *words],
@@ -368,7 +372,7 @@ def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> Non
         assert content(folder / fold) == before[fold]
     assert not (folder / "fold-3_unfinished-1").exists()
     log = (folder / "fold-3/metrics.jsonl").read_text()
-    assert log.startswith(before["fold-3"]["metrics.jsonl"][0].decode()), "it went on from its first epoch"
+    assert log.startswith(before["fold-3"]["metrics.jsonl"][0].decode()), "it went on from its second step"
     values = [accuracies(folder / f"fold-{fold}")[-1] for fold in range(1, 6)]
     mean = sum(values) / 5
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-# Keys of what is of the clock, of the place, and what hashes a file that has such.
-TIMES = ("time", "seconds", "samples_per_second", "last_checkpoint", "checkpoint")
+# Keys of what is of the clock, the place and the source, and of hashes of files that have such in them.
+TIMES = ("time", "seconds", "samples_per_second", "last_checkpoint", "checkpoint", "revision")
 
 
 def differences(first: Path, second: Path) -> list[str]:
