@@ -69,7 +69,7 @@ class Checkpoints:
 
         A part has `state_dict()`, of plain values and tensors, and `load_state_dict(...)`.
         """
-        self._folder, self._model, self._state = folder, model, dict(state)
+        self._folder, self._model, self._state = folder, model, state
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
@@ -145,6 +145,8 @@ class Checkpoints:
             position = Position(**content["position"])
             self._take_over(candidate, position)
             return position
+        if path is None:
+            self._set_aside()
         return None
 
     def finish(self) -> None:
@@ -211,6 +213,15 @@ class Checkpoints:
                 _remove_weights(path)
             else:
                 self._needed_by_the_one_before.append(path)
+
+    def _set_aside(self) -> None:
+        """Keep what cannot be gone on from out of the way of a run that begins anew."""
+        if not _newest_first(self._folder):
+            return
+        names = (self._folder.with_name(f"{self._folder.name}_damaged-{n}") for n in itertools.count(1))
+        kept = next(name for name in names if not name.exists())
+        self._folder.rename(kept)
+        logger.warning("No checkpoint is intact; what is there is kept as %s.", kept)
 
     def _save_if_among_the_best(
         self, label: str, value: float, epoch: int, weights: Mapping[str, Any]

@@ -6,13 +6,14 @@ import argparse
 import functools
 import gc
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer.errors import ProtocolError, RunFailed, suggest
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.validation import read_json, validate
@@ -33,6 +34,8 @@ _SHORTHANDS: tuple[tuple[str, str, str, str], ...] = (
     ("-s", "--suffix", "Setup.suffix", "added to the name of the run"),
 )
 # Overrides of what the defaults supply, and of the keys that are swept, need it to be there.
+_AUTO = "auto"
+EXIT_STOPPED = 75
 _LATE = ("Task", "Parameters", "Yardsticks", "Sweep")
 _EPILOG = """\
 Any key of the protocol can be replaced by --Section.key.key VALUE... (or =VALUE); positions of a list
@@ -49,6 +52,8 @@ a table of means and standard deviations. The same command goes on with a sweep 
 --check looks for all that would end such a run, or spoil its figures, and trains nothing.
 
   python main.py -c protocols/quickstart.json --check
+
+SIGTERM, SIGINT and SIGUSR1 end a run after the step under way, with its state saved and exit status 75.
 """
 
 
@@ -61,7 +66,8 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
 
     Returns:
         0, or 2 if a protocol or what it names cannot work, 1 if a run failed, also one of a sweep, or if a
-        check found an error, 130 if it was interrupted.
+        check found an error, 75 (EX_TEMPFAIL of sysexits.h) if a signal stopped it and the command printed
+        goes on with it, 130 if it was interrupted at once.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # What ends a run is raised, and said below; ignite would log it twice more.
@@ -69,6 +75,11 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     own, overrides = split_overrides(argv)
     flags = _parser().parse_args(own)
     overrides = [*_shorthand_overrides(flags), *overrides]
+    resumed = None if flags.resume in (None, _AUTO) else Path(flags.resume)
+    if not flags.config:
+        flags.config = (
+            [str(resumed / "protocol.json")] if resumed else _parser().error("name a protocol with -c")
+        )
     try:
         # Every protocol is checked before the first one runs.
         paths = _matching(flags.config, leave_out=defaults)
@@ -78,12 +89,23 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
                 trusted=flags.trust,
             )
         protocols = {path: load(path, overrides, defaults=defaults) for path in paths}
-        return max(job() for job in _planned(protocols, trusted=flags.trust, rounds=flags.benchmark))
+        if resumed and (len(protocols) > 1 or any(protocol.sweep for protocol in protocols.values())):
+            raise ProtocolError(
+                "A folder is that of one run; leave --resume without one here.", source="--resume"
+            )
+        jobs = _planned(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
+        return max(job() for job in jobs)
     except ProtocolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunStopped as stopped:
+        print(f"stopped by {stopped.signal}; what is done is kept in {stopped.folder}", file=sys.stderr)
+        only = next(iter(protocols.values())) if len(protocols) == 1 else None
+        folder = stopped.folder if only and not only.sweep else None
+        print(f"go on with: {_command_that_goes_on(argv, folder)}", file=sys.stderr)
+        return EXIT_STOPPED
     except KeyboardInterrupt:
-        print("interrupted; the run's folder keeps what its finished epochs reached", file=sys.stderr)
+        print("interrupted; what is saved is kept, and --resume goes on with it", file=sys.stderr)
         return 130
 
 
@@ -94,18 +116,22 @@ def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[st
 
 
 def _planned(
-    protocols: Mapping[Path, Protocol], *, trusted: Sequence[str], rounds: int | None
+    protocols: Mapping[Path, Protocol],
+    *,
+    trusted: Sequence[str],
+    rounds: int | None,
+    resumed: Path | None = None,
 ) -> list[Callable[[], int]]:
     """Check the protocols whole; return what carries out each of them and gives its exit status.
 
-    `rounds` are those of a benchmark; None: there is none.
+    `rounds` are those of a benchmark; None: there is none. `resumed` is the folder of a run to go on with.
     """
     from ignite_trainer import benchmark, experiment, sweep  # noqa: PLC0415 - importing torch takes seconds
     from ignite_trainer.blueprint import draw  # noqa: PLC0415
 
     def run(protocol: Protocol) -> int:
         try:
-            experiment.run(protocol, trusted=trusted)
+            experiment.run(protocol, trusted=trusted, folder=resumed, resume=resumed is not None)
         except RunFailed as error:
             print(f"error: {error}", file=sys.stderr)
             return 1  # the others may still succeed
@@ -181,7 +207,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-c",
         "--config",
-        required=True,
         action="extend",
         nargs="+",
         metavar="FILE",
@@ -191,6 +216,13 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(short, long, metavar="VALUE", help=text)
     parser.add_argument(
         "-S", "--skip-train-val", action="store_true", help="leave out the evaluation of the training split"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=_AUTO,
+        metavar="FOLDER",
+        help="go on with the run in this folder; without one, with the newest unfinished run of the protocol",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -216,6 +248,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command_that_goes_on(argv: Sequence[str], folder: Path | None) -> str:
+    """The command again, with a --resume that names the folder, or none where it finds what is unfinished."""
+    words, skipping = [], False
+    for word in argv:
+        if skipping and not word.startswith("-"):
+            skipping = False
+            continue
+        skipping = word == "--resume"
+        if not skipping and not word.startswith("--resume="):
+            words.append(word)
+    resume = ["--resume", str(folder)] if folder else ["--resume"]
+    return shlex.join([sys.executable, sys.argv[0], *words, *resume])
+
+
 def _positive(word: str) -> int:
     if not word.isdecimal() or int(word) == 0:
         raise argparse.ArgumentTypeError(f'"{word}" is no positive number')
@@ -230,6 +276,8 @@ def _shorthand_overrides(flags: argparse.Namespace) -> list[Override]:
     ]
     if flags.batch_train is not None and flags.batch_test is None:
         found.append(Override(("Setup", "batch_test"), (flags.batch_train,)))
+    if flags.resume == _AUTO:
+        found.append(Override(("Setup", "resume"), ("auto",)))
     if flags.skip_train_val:
         found.append(Override(("Setup", "skip_train_evaluation"), ("true",)))
     return found

@@ -85,7 +85,7 @@ class SplitLoader:
         self.dataset = dataset
         self.unreadable = unreadable or UnreadableSamples(dataset, split="given")
         self._unequal_lengths = unequal_lengths
-        self._seed, self._device, self._epoch = seed, device, 0
+        self._seed, self._device, self._epoch, self._start = seed, device, 0, 0
         indexed: list[Step] = [
             (_field_index(dataset, transform), position, transform.apply)
             for position, transform in enumerate(transforms)
@@ -110,9 +110,12 @@ class SplitLoader:
     def __len__(self) -> int:
         return len(self._order)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation the next iteration gives."""
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        """Choose the epoch whose order and augmentation the next iteration gives.
+
+        `start` batches of it are left out, and not loaded: a run goes on within an epoch.
+        """
+        self._epoch, self._start = epoch, start
 
     def close(self) -> None:
         """End the workers, which otherwise wait for the next iteration."""
@@ -120,6 +123,7 @@ class SplitLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._order.epoch = self._epoch
+        self._order.start = self._start
         for indices, sample in self._load() if self._batches is None else self._read(self._batches):
             streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=indices)
             yield Batch(indices, self._finish(sample, streams))
@@ -176,7 +180,7 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
     def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
         self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
         self._used = count - count % batch_size if drop_last else count
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return math.ceil(self._used / self._batch_size)
@@ -189,7 +193,7 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
             order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
         references = [(self.epoch, index) for index in order[: self._used]]
         size = self._batch_size
-        return (references[start : start + size] for start in range(0, self._used, size))
+        return (references[start : start + size] for start in range(self.start * size, self._used, size))
 
 
 def _processors() -> int:

@@ -43,13 +43,15 @@ def make_trainer(
     scaler: GradScaler | None = None,
     watch: StepWatch | None = None,
     progress: bool = True,
+    average: RunningAverage | None = None,
 ) -> Engine:
     """An engine whose step computes the task's loss and, every `accumulate` batches, moves the weights.
 
     `scaler`, where one is given, is that of `loss_scaler`, and goes with the checkpoints. What modules do
     with complete gradients is said in `OptimizerSteps`. `watch` looks at losses and gradients; the batches of
     a step that it leaves out have no loss (None) in the engine's output, and no metric counts them.
-    `progress` shows a bar.
+    `progress` shows a bar. `average` is that of the loss, made by `running_average`, where it goes with the
+    checkpoints.
     """
     watch = watch or StepWatch()
     steps = OptimizerSteps(
@@ -103,7 +105,7 @@ def make_trainer(
 
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
-    average = RunningAverage(output_transform=lambda output: output.loss, device=device)
+    average = average or running_average(device)
     average.attach(trainer, RUNNING_LOSS, ReadBack(started=Events.STARTED, every=setup.log_interval))
     if progress:
         _show_progress(trainer, "Training", every=setup.log_interval, loss=True)
@@ -114,6 +116,11 @@ def running_loss(trainer: Engine) -> float:
     """The running average of the loss, as last read back; nan while every step was left out."""
     value = trainer.state.metrics.get(RUNNING_LOSS)
     return math.nan if value is None else float(value)
+
+
+def running_average(device: torch.device) -> RunningAverage:
+    """The running average of the training loss."""
+    return RunningAverage(output_transform=lambda output: output.loss, device=device)
 
 
 def make_evaluator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from ignite_trainer.visible import visible
 
@@ -39,6 +40,19 @@ def _readable(problem: str) -> str:
 
 class RunFailed(RuntimeError):
     """A run that started cannot go on; the message says what is kept and what to do."""
+
+
+class RunStopped(KeyboardInterrupt):
+    """A signal asked the run to stop, and it can go on from where it is.
+
+    Attributes:
+        signal: name of the signal.
+        folder: of the run.
+    """
+
+    def __init__(self, signal: str, folder: Path) -> None:
+        super().__init__(f"{signal}: the run in {folder} has stopped, and can be gone on with.")
+        self.signal, self.folder = signal, folder
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:

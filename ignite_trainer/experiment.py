@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from ignite.engine import Engine, Events
 from ignite.utils import manual_seed
 from torch.optim import Optimizer
 
-from ignite_trainer import metrics, results, results_table
+from ignite_trainer import metrics, random_state, results, results_table, resuming
 from ignite_trainer.assembly import SPLITS, Parts, assemble
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.engines import make_trainer, running_loss
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
+from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack, explained
 from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.instantiate import build
@@ -31,8 +32,12 @@ from ignite_trainer.precision import float32_products
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, describe_run
 from ignite_trainer.reporters import Reporter, Together
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, RunEnd, RunStart, Split
-from ignite_trainer.self_description import folds, held_out_folds, results_name
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, RunEnd, Split
+from ignite_trainer.reporters.terminal import show
+from ignite_trainer.running import Elapsed, RunningMetrics
+from ignite_trainer.saving import Saver
+from ignite_trainer.signals import StopRequest, stop_on_signals
+from ignite_trainer.start import describe_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +49,52 @@ class RunResult:
     record: RunRecord
 
 
-def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None = None) -> RunResult:
-    """Carry out one protocol.
+def run(
+    protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None = None, resume: bool = False
+) -> RunResult:
+    """Carry out one protocol, or go on with a run of it where it stopped.
+
+    With `Setup.resume` "auto" and no folder, that is the newest unfinished run of the protocol; a new one if
+    there is none. A finished run is left alone, and what it reached is returned.
 
     Args:
         protocol: a validated protocol.
         trusted: packages whose classes it may name besides the usual ones.
         folder: the run's own, which must not be there yet; None: a new one under the root of results.
+        resume: go on with the run in `folder`, which is there.
 
     Raises:
         ProtocolError: before any training, for all that can be known then.
         RunFailed: it cannot go on: the loss is no longer finite, the disk is full, memory runs out ...
+        RunStopped: a signal asked it to stop, and its state is saved.
     """
-    seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
-    protocol = protocol.model_copy(update={"setup": protocol.setup.model_copy(update={"seed": seed})})
+    if folder is None and protocol.setup.resume == "auto":
+        folder = resuming.newest_run(protocol)
+        resume = folder is not None
+        if folder is None:
+            show(f"There is no run of {protocol.setup.name} to go on with; a new one begins.")
+    if resume:
+        assert folder is not None, "a run that goes on has a folder"
+        resuming.require_same(protocol, folder)
+        if resuming.is_finished(protocol, folder):
+            show(f"The run is finished; its results are in {folder}")
+            record, end = resuming.finished(folder)
+            return RunResult(folder=folder, end=end, record=record)
+        protocol = _with_seed(protocol, resuming.seed_of(folder))
+    elif protocol.setup.seed is None:
+        protocol = _with_seed(protocol, torch.seed() % 2**32)
     blueprint = draw(protocol, trusted=trusted)
     if idist.get_world_size() > 1:
         raise ProtocolError("Several processes cannot train one model yet; start one.")
     results.check_writable(results.root_of(protocol))
+    return _carry_out(blueprint, folder, resume=resume)
+
+
+def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> RunResult:
+    """Build what a checked protocol needs, and let it run."""
+    protocol = blueprint.protocol
+    seed = protocol.setup.seed
+    assert seed is not None, "a run has a seed"
     manual_seed(seed)
     parts = assemble(blueprint, seed=seed)
     made = [
@@ -70,62 +103,85 @@ def run(protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None 
     ]
     if folder is None:
         folder = results.make_run_folder(protocol, seed=seed)
-    else:
+    elif not resume:
         folder.mkdir(parents=True)
     with (
         alone_in(folder, name="run"),
+        stop_on_signals() as request,
         contextlib.closing(parts),
         contextlib.closing(Together(made)) as reporters,
         float32_products(protocol.setup.precision),
         freed_memory(kept=protocol.setup.keep_memory),
         explained(folder),
     ):
-        result = _Run(blueprint, parts, folder, reporters).carry_out(seed)
-    results_table.update(results.root_of(protocol))
+        result = _Run(blueprint, parts, folder, reporters, request).carry_out(seed, resume=resume)
+        results_table.update(results.root_of(protocol))
+        if request.signal:  # it came too late to stop the run, and stops what would follow
+            raise RunStopped(request.signal, folder)
     return result
+
+
+def _with_seed(protocol: Protocol, seed: int) -> Protocol:
+    return protocol.model_copy(update={"setup": protocol.setup.model_copy(update={"seed": seed})})
 
 
 class _Run:
     """One run under way: engines, what they have reached, and who is told."""
 
-    def __init__(self, blueprint: Blueprint, parts: Parts, folder: Path, reporters: Reporter) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        parts: Parts,
+        folder: Path,
+        reporters: Reporter,
+        request: StopRequest,
+    ) -> None:
         self._blueprint, self._protocol, self._setup = blueprint, blueprint.protocol, blueprint.protocol.setup
         self._parts, self._folder, self._reporters = parts, folder, reporters
-        self._passes = {split: SplitPass(blueprint, parts, split, folder=folder) for split in SPLITS}
+        self._elapsed = Elapsed()
         self._faults = FaultPolicy(
             self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
         )
-        scaler = parts.scaler if parts.scaler.is_enabled() else None
-        state = {
+        found = {
             "optimizer": parts.optimizer,
             "scheduler": parts.scheduler,
-            "scaler": scaler,
+            "scaler": parts.scaler if parts.scaler.is_enabled() else None,
+            "elapsed": self._elapsed,
             "faults": self._faults,
         }
+        self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
         self._checkpoints = Checkpoints(
-            folder / "checkpoints",
-            self._protocol,
-            model=parts.model,
-            state={name: part for name, part in state.items() if part is not None},
+            folder / "checkpoints", self._protocol, model=parts.model, state=self._state
         )
+        self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
+        self._passes = {
+            split: SplitPass(blueprint, parts, split, folder=folder, after_batch=self._saver.stop_if_asked)
+            for split in SPLITS
+        }
+        self._trainer = self._make_trainer(parts.optimizer) if parts.optimizer else None
         self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
         self._step_clock = time.monotonic()
+        self._left_out = 0  # batches of the first epoch, which were trained on before
 
-    def carry_out(self, seed: int) -> RunResult:
+    def carry_out(self, seed: int, *, resume: bool) -> RunResult:
         """Evaluate, train for the epochs of the protocol, and tell the reporters."""
-        started = time.monotonic()
+        position = self._restore() if resume else None
+        log_to = position
+        if position and position.epoch == self._setup.epochs:
+            log_to = replace(position, complete=False)  # its evaluation is done again, for the predictions
         environment = results.describe_environment(seed=seed, device=self._parts.device)
-        self._announce(environment)
-        self._evaluate("test", epoch=0, iteration=0)
-        if self._parts.optimizer is not None:
-            self._train(self._parts.optimizer)
+        self._announce(environment, log_to, resume=resume)
+        if position is None:
+            self._evaluate("test", epoch=0, iteration=0)
+        if self._trainer is not None and self._parts.optimizer is not None:
+            self._train(self._trainer, self._parts.optimizer, position)
         self._checkpoints.finish()
         end = RunEnd(
             last_epoch=self._setup.epochs,
             last=self._held_out.metrics,
             best=self._checkpoints.best,
             last_checkpoint=self._checkpoints.last,
-            seconds=time.monotonic() - started,
+            seconds=self._elapsed.seconds,
             faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
         if self._held_out.predictions is not None:
@@ -143,57 +199,39 @@ class _Run:
         results.write_json(self._folder / FILE_NAME, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
 
-    def _announce(self, environment: Mapping[str, Any]) -> None:
-        parts, seed = self._parts, environment["seed"]
-        results.write_json(self._folder / "protocol.json", self._protocol.to_json())
-        results.write_json(self._folder / "environment.json", environment)
-        training = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
-        weights = ", ".join(f"{file.name} (sha256 {file.sha256[:12]}...)" for file in parts.initial_weights)
-        trained = {
-            **{f"Parameters {pattern}": text for pattern, text in parts.plan.summary.items()},
-            "Training split": training,
-        }
-        dataset = parts.evaluation["test"].dataset
-        is_part = bool(held_out_folds(dataset)) or not folds(dataset)
-        facts = {
-            "Device": environment["accelerator"] or f"{parts.device} ({environment['threads']} threads)",
-            "Precision": self._setup.precision,
-            "Seed": str(seed),
-            **({"Initial weights": weights} if weights else {}),
-            **(trained if self._setup.epochs else {}),
-            "Data": results_name(dataset),
-            "Held-out split" if is_part else "Evaluated": f"{parts.sizes['test']:,} samples",
-            "Results": str(self._folder),
-        }
-        self._reporters.on_start(
-            RunStart(
-                folder=self._folder,
-                name=f"{self._setup.name} {self._folder.name}",
-                protocol=self._protocol.to_json(),
-                environment=environment,
-                facts=facts,
-                windows=metrics.windows(self._protocol),
-                epochs=self._setup.epochs,
-                iterations_per_epoch=len(parts.training),
+    def _restore(self) -> Position | None:
+        """Put back the last state of the run; None if it has none that is intact."""
+        (self._folder / FILE_NAME).unlink(missing_ok=True)
+        position = self._checkpoints.restore()
+        if position is None:
+            return None
+        batches = len(self._parts.training)
+        if position.epoch != math.ceil(position.iteration / batches):
+            raise ProtocolError(
+                f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
+                f"batches, and an epoch has {batches} now: the data set is another. Start a new run."
             )
-        )
+        self._saver.note_saved(position.iteration)
+        return position
 
-    def _train(self, optimizer: Optimizer) -> None:
-        """Train to the last epoch, also where that takes returns to a checkpoint."""
-        position: Position | None = None
-        while True:
-            try:
-                self._make_trainer(optimizer, position).run(
-                    self._parts.training, max_epochs=self._setup.epochs
-                )
-            except RollBack as why:
-                position = self._faults.roll_back(why, self._checkpoints, optimizer, self._parts.scheduler)
-            else:
-                return
+    def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
+        write_json, folder = results.write_json, self._folder
+        if resume:
+            environment = {**environment, "earlier": results.earlier_environments(folder)}
+        write_json(folder / "protocol.json", self._protocol.to_json())
+        write_json(folder / "environment.json", environment)
+        place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
+        gone_on = place if resume else None
+        start = describe_start(self._protocol, self._parts, folder, environment, gone_on=gone_on)
+        if resume:
+            self._reporters.on_resume(start, resuming.take_up_log(folder, position))
+        else:
+            self._reporters.on_start(start)
 
-    def _make_trainer(self, optimizer: Optimizer, position: Position | None) -> Engine:
-        """A trainer that begins after the epoch of a position; None: with the first."""
+    def _make_trainer(self, optimizer: Optimizer) -> Engine:
+        """Make the engine that trains; what it adds up becomes a part of the run's state."""
         parts, setup = self._parts, self._setup
+        average = running_average(parts.device)
         trainer = make_trainer(
             parts.task,
             parts.model,
@@ -203,24 +241,52 @@ class _Run:
             device=parts.device,
             scaler=parts.scaler,
             watch=self._faults.watch,
+            average=average,
         )
-        metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
+        by_epoch = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
+        self._state["running"] = RunningMetrics(
+            trainer, {RUNNING_LOSS: average, **by_epoch}, across_epochs=[RUNNING_LOSS]
+        )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         log = functools.partial(self._log_steps, optimizer=optimizer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=setup.log_interval), log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
-        if position is not None:
-            trainer.load_state_dict(
-                {
-                    "epoch": position.epoch,
-                    "max_epochs": setup.epochs,
-                    "epoch_length": len(parts.training),
-                }
-            )
+        self._saver.attach(
+            trainer, before_saving=functools.partial(self._faults.require_finite, model=parts.model)
+        )
         return trainer
 
+    def _train(self, trainer: Engine, optimizer: Optimizer, position: Position | None) -> None:
+        """Train from the position on to the last epoch, also where that takes returns to a checkpoint."""
+        while True:
+            try:
+                self._train_from(position, trainer)
+            except RollBack as why:
+                trainer = self._make_trainer(optimizer)
+                position = self._faults.roll_back(why, self._checkpoints, optimizer, self._parts.scheduler)
+                self._saver.note_saved(position.iteration)
+            else:
+                return
+
+    def _train_from(self, position: Position | None, trainer: Engine) -> None:
+        batches, epochs = len(self._parts.training), self._setup.epochs
+        if position is not None:
+            trainer.load_state_dict(
+                {"iteration": position.iteration, "epoch_length": batches, "max_epochs": epochs}
+            )
+            self._left_out = position.iteration % batches
+            if not self._left_out and not position.complete:
+                self._evaluate_epoch(position.epoch, position.iteration)
+                self._close_epoch(position.epoch, position.iteration)
+            elif position.complete and position.epoch == epochs:
+                self._evaluate_epoch(position.epoch, position.iteration)  # for its predictions
+            if position.iteration == batches * epochs:
+                return
+        trainer.run(self._parts.training, max_epochs=epochs)
+
     def _start_epoch(self, trainer: Engine) -> None:
-        self._parts.training.set_epoch(trainer.state.epoch)
+        self._parts.training.set_epoch(trainer.state.epoch, start=self._left_out)
+        self._left_out = 0
         self._step_clock = time.monotonic()
 
     def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
@@ -243,14 +309,26 @@ class _Run:
     def _finish_epoch(self, trainer: Engine) -> None:
         epoch, iteration = trainer.state.epoch, trainer.state.iteration
         self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._evaluate_epoch(epoch, iteration)
+        self._close_epoch(epoch, iteration)
+
+    def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
+        random = random_state.capture()
+        try:
+            if not self._setup.skip_train_evaluation:
+                self._evaluate("train", epoch=epoch, iteration=iteration)
+            self._evaluate("test", epoch=epoch, iteration=iteration)
+        except RunStopped:  # the steps of the epoch are done, and it goes on with its evaluation
+            self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
+            raise
+
+    def _close_epoch(self, epoch: int, iteration: int) -> None:
         if self._parts.scheduler:
             self._parts.scheduler.step()
-        if not self._setup.skip_train_evaluation:
-            self._evaluate("train", epoch=epoch, iteration=iteration)
-        self._evaluate("test", epoch=epoch, iteration=iteration)
         self._checkpoints.save(
             self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
         )
+        self._saver.note_saved(iteration)
 
     def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
         result = self._passes[split].run(self._due(epoch) if split == "test" else ())

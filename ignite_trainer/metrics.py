@@ -47,14 +47,18 @@ def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, dev
             _metric(blueprint, where, line, device).attach(evaluator, line.line_label)
 
 
-def attach_running_metrics(blueprint: Blueprint, trainer: Engine, *, device: torch.device) -> None:
-    """Attach to the trainer every line of the protocol that is computed by iteration."""
+def attach_running_metrics(
+    blueprint: Blueprint, trainer: Engine, *, device: torch.device
+) -> dict[str, Metric]:
+    """Attach to the trainer every line of the protocol that is computed by iteration; return all by label."""
     usage = ReadBack(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
+    attached = {}
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "iteration":
-            metric = _metric(blueprint, where, line, device)
+            metric = attached[line.line_label] = _metric(blueprint, where, line, device)
             metric.compute = _nan_of_nothing(metric.compute)  # type: ignore[method-assign]
             metric.attach(trainer, line.line_label, usage)
+    return attached
 
 
 def values(engine: Engine, protocol: Protocol) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -51,12 +51,22 @@ class PassResult:
 class SplitPass:
     """The evaluation of one split; `run` carries it out once more."""
 
-    def __init__(self, blueprint: Blueprint, parts: Parts, split: Split, *, folder: Path) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        parts: Parts,
+        split: Split,
+        *,
+        folder: Path,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare the pass; `after_batch` is called after each, and ends it by what it raises."""
         self._protocol, self._parts, self._folder, self._split = blueprint.protocol, parts, folder, split
         self._engine = make_evaluator(
             parts.task, parts.model, self._protocol.setup, device=parts.device, title=_TITLES[split]
         )
         metrics.attach_metrics(blueprint, self._engine, split, device=parts.device)
+        self._engine.add_event_handler(Events.ITERATION_COMPLETED, after_batch)
         loader = parts.evaluation[split]
         self._collector: PredictionCollector | None = None
         self._due: Mapping[str, Evaluation] = {}

@@ -98,8 +98,16 @@ class Setup(Section):
     keep_memory: Flag = Field(
         default=True, description="Keep host memory that a step frees for the next one; needs glibc."
     )
-    resume: Literal["never"] = Field(
-        default="never", description='Kept for resuming; only "never" works yet.'
+    resume: Literal["never", "auto"] = Field(
+        default="never",
+        description='"auto": go on with the newest unfinished run of this protocol; --resume says the same.',
+    )
+    save_every_steps: Positive | None = Field(
+        default=None,
+        description="Batches after which the state is saved within an epoch; null: not by steps.",
+    )
+    save_every_minutes: Annotated[float, Field(strict=True, gt=0)] | None = Field(
+        default=10.0, description="Minutes after which the state is saved within an epoch; null: not by time."
     )
 
 

@@ -29,6 +29,7 @@ _PLACES = {
         *("name", "suffix", "saved_models_path", "seed", "resume"),
         *("workers_train", "workers_test", "log_interval", "skip_train_evaluation"),
         *("channels_last", "compile", "recompute", "keep_memory"),
+        *("save_every_steps", "save_every_minutes"),
     ),
     "Dataset": ("root", "fold", "cache", "progress", "download"),
     "Model": ("pretrained", "assets"),

@@ -102,6 +102,15 @@ def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def earlier_environments(folder: Path) -> list[dict[str, Any]]:
+    """What `environment.json` of a run says of the times it ran before, the first one first."""
+    try:
+        last = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [*last.pop("earlier", []), last]
+
+
 def _fold_part(protocol: Protocol) -> str | None:
     """The held-out fold of cross-validation, so that folds never share a folder's name."""
     fold = protocol.dataset.args.get("fold")

@@ -3,8 +3,9 @@
 ```text
 <saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix where the fold is swept: it names one
     sweep.json              protocol, seed, and which run has which values
-    fold-1/ fold-2/ ...     the runs; one that was not finished is kept as fold-2_unfinished-1,
-                            with error.txt where it ended by an error that nobody foresaw
+    fold-1/ fold-2/ ...     the runs; one that was not finished goes on from its last state, and is kept as
+                            fold-2_unfinished-1 if it has none, with error.txt where it ended by an error
+                            that nobody foresaw
     summary.json sweep.md   written anew after every run
     predictions.csv         of all folds, once they are there, and pictures of them
 ```
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ignite_trainer import experiment, results, sweep_summary
+from ignite_trainer import experiment, results, resuming, sweep_summary
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.folder_lock import alone_in
@@ -81,7 +82,6 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
             if run.name in records:
                 continue
             show(f"Run {number} of {len(plan.runs)}: {run.name}")
-            _set_aside(plan.folder / run.name)
             reached = _attempt(run, plan.folder / run.name, seed=seed, trusted=trusted)
             if isinstance(reached, RunRecord):
                 records[run.name] = reached
@@ -101,8 +101,13 @@ def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str
     if setup.seed is None:
         setup = setup.model_copy(update={"seed": seed})
     protocol = run.protocol.model_copy(update={"setup": setup})
+    resume = resuming.can_go_on(protocol, folder)
+    if resume:
+        show(f"{folder.name} was not finished; it goes on from its last state.")
+    else:
+        _set_aside(folder)
     try:
-        return experiment.run(protocol, trusted=trusted, folder=folder).record
+        return experiment.run(protocol, trusted=trusted, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
         return str(error)
     except KeyboardInterrupt:

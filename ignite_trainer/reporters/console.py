@@ -6,9 +6,11 @@ Progress bars are the engines' own.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from ignite_trainer.reporters.reporter import (
     Evaluated,
+    Event,
     Fault,
     Iteration,
     Measured,
@@ -44,6 +46,10 @@ class Console(Reporter):
         for name, value in run.facts.items():
             add_row(table, name, value)
         show(table)
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
+        """Print the start table again, and nothing else twice."""
+        self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
         """Print one line where the output is no terminal, which has a bar."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, save
 from ignite_trainer.reporters.reporter import (
     Evaluated,
+    Event,
     Iteration,
     Line,
     Reporter,
@@ -44,6 +45,7 @@ class LearningCurve(Reporter):
         self._best: dict[str, tuple[float, float]] = {}
         self._sign: dict[str, int] = {}
         self._undrawn = False
+        self._replaying = False
 
     def on_start(self, run: RunStart) -> None:
         """Learn what will be drawn."""
@@ -54,6 +56,13 @@ class LearningCurve(Reporter):
             for line in window["lines"]
             if line.get("is_checkpoint")
         }
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
+        """Keep what was before, and draw it once."""
+        self._replaying = True
+        super().on_resume(run, history)
+        self._replaying = False
+        self._draw()
 
     def on_iteration(self, step: Iteration) -> None:
         """Keep the loss and the lines that go by iteration."""
@@ -73,7 +82,8 @@ class LearningCurve(Reporter):
         if result.split == "test" and result.epoch > 0:  # no checkpoint is kept before the first epoch
             for label in self._sign.keys() & result.metrics.keys():
                 self._mark_if_best(label, result.epoch, result.metrics[label])
-        self._draw()
+        if not self._replaying:
+            self._draw()
 
     def on_end(self, end: RunEnd) -> None:
         """Redraw with the best epochs as the run's checkpoints have them."""

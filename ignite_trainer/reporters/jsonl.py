@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ignite_trainer.reporters.reporter import (
     Evaluated,
+    Event,
     Fault,
     Iteration,
     Measured,
@@ -38,7 +39,7 @@ class JsonLines(Reporter):
     ```
 
     `time` is ISO 8601 in UTC. A value that is not finite is `null`, the one such value JSON has. A resumed
-    run appends to the file it finds.
+    run appends to the file it finds, from which what came after its state was cut off.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,10 @@ class JsonLines(Reporter):
         """Open the file, so that a folder which cannot be written is found before the first step."""
         self._path = run.folder / "metrics.jsonl"
         self._file = self._path.open("ab", buffering=0)
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
+        """Open the file, which ends with the history."""
+        self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
         """Write the progress of training."""

@@ -123,7 +123,7 @@ def _files(folder: Path, end: RunEnd) -> str:
         if best.checkpoint is not None
     ]
     if end.last_checkpoint is not None:
-        found.append((end.last_checkpoint, "weights, optimizer and scheduler of the last epoch"))
+        found.append((end.last_checkpoint, "the whole state after the last epoch, from which a run goes on"))
     return "## Files\n\n" + "\n".join(
         f"- {link(path.relative_to(folder))}: {inert(purpose)}" for path, purpose in found if path.exists()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +137,10 @@ class RunEnd:
     """How often what went wrong and was lived with, such as {"steps left out": 2}."""
 
 
+Event = Iteration | Evaluated | Measured
+"""What a log keeps of a run."""
+
+
 class Reporter:
     """Base of all reporters: every method does nothing unless overridden.
 
@@ -145,6 +149,22 @@ class Reporter:
 
     def on_start(self, run: RunStart) -> None:
         """The run is built and checked; the first evaluation follows."""
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
+        """The run goes on where it stopped; comes instead of `on_start`.
+
+        `history` is what `metrics.jsonl` keeps of it, up to the state it goes on from, without predictions.
+        What is made anew from the beginning is told all of it once more; a reporter whose file still has it
+        overrides this.
+        """
+        self.on_start(run)
+        for event in history:
+            if isinstance(event, Iteration):
+                self.on_iteration(event)
+            elif isinstance(event, Evaluated):
+                self.on_evaluation(event)
+            else:
+                self.on_measurement(event)
 
     def on_iteration(self, step: Iteration) -> None:
         """`Setup.log_interval` more training steps are done."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.reporters.reporter import (
     Evaluated,
+    Event,
     Fault,
     Iteration,
     Measured,
@@ -33,6 +34,10 @@ class Together(Reporter):
     def on_start(self, run: RunStart) -> None:
         """Pass the start on."""
         self._tell(lambda reporter: reporter.on_start(run))
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
+        """Pass on what was before."""
+        self._tell(lambda reporter: reporter.on_resume(run, history))
 
     def on_iteration(self, step: Iteration) -> None:
         """Pass the progress on."""

@@ -13,12 +13,12 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Reporter, RunStart, Window
+from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart, Window
 from ignite_trainer.reporters.visdom_http import DashboardAbsent, DashboardError, Transport, visdom_client
 from ignite_trainer.reporters.visdom_server import Server
 from ignite_trainer.visible import visible
@@ -76,6 +76,7 @@ class Visdom(Reporter):
         self._transport: Transport | None = None
         self._thread: threading.Thread | None = None
         self._hint = ""
+        self._history: list[Iteration | Evaluated] = []
 
     def on_start(self, run: RunStart) -> None:
         """Begin to look for the dashboard, in the background."""
@@ -86,6 +87,11 @@ class Visdom(Reporter):
             target=self._work, args=(run, transport, client), name="visdom", daemon=True
         )
         self._thread.start()
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
+        """Begin to look for the dashboard, where all is drawn anew."""
+        self._history = [event for event in history if isinstance(event, Iteration | Evaluated)]
+        self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
         """Draw the loss and the lines that go by iteration."""
@@ -130,6 +136,7 @@ class Visdom(Reporter):
             try:
                 self._connect(run, transport, client, stack)
                 _draw_windows(run, client)
+                _draw_points(run, client, self._history)
                 while not self._done.is_set():
                     self._draw_events(run, client)
             except DashboardError as error:
@@ -173,14 +180,7 @@ class Visdom(Reporter):
         events = [self._events.get()]
         while events[-1] is not None and not self._events.empty():
             events.append(self._events.get_nowait())
-        points = defaultdict(list)
-        for event in events:
-            if event is not None:
-                for point in _points(run.windows, event):
-                    points[point.window, point.line].append(point)
-        for (window, line), values in points.items():
-            y = [point.y if math.isfinite(point.y) else math.nan for point in values]
-            client.line(y, [point.x for point in values], win=window, name=_inert(line), update="append")
+        _draw_points(run, client, [event for event in events if event is not None])
         if None in events or any(isinstance(event, Evaluated) for event in events):
             client.save([run.name])
         if None in events:
@@ -202,6 +202,16 @@ def _draw_windows(run: RunStart, client: visdom.Visdom) -> None:
         if window.lines:
             dashes = {line.label: "dash" if line.split == "train" else "solid" for line in window.lines}
             _draw_chart(client, _id(window), window, dashes)
+
+
+def _draw_points(run: RunStart, client: visdom.Visdom, events: Sequence[Iteration | Evaluated]) -> None:
+    points = defaultdict(list)
+    for event in events:
+        for point in _points(run.windows, event):
+            points[point.window, point.line].append(point)
+    for (window, line), values in points.items():
+        y = [point.y if math.isfinite(point.y) else math.nan for point in values]
+        client.line(y, [point.x for point in values], win=window, name=_inert(line), update="append")
 
 
 def _draw_chart(client: visdom.Visdom, win: str, window: Window, dashes: dict[str, str]) -> None:

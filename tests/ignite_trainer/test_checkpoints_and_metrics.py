@@ -228,6 +228,8 @@ def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_
 
 # Checkpoints of a run
 
+STATE = {"position", "best", "random", "model", "optimizer", "running", "elapsed", "faults"}
+
 
 def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Path) -> None:
     scheduler = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.5}}
@@ -237,7 +239,7 @@ def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Pa
     TwoTowers().load_state_dict(torch.load(best.checkpoint, weights_only=True))
     assert result.end.last_checkpoint is not None
     last = torch.load(result.end.last_checkpoint, weights_only=True)
-    assert last.keys() == {"position", "best", "random", "model", "optimizer", "scheduler", "faults"}
+    assert last.keys() == {*STATE, "scheduler"}
     assert last["scheduler"]["last_epoch"] == 2
     assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.025)
     assert len(last["optimizer"]["state"]) == 9  # momentum of every parameter
@@ -247,7 +249,7 @@ def test_the_scale_of_the_loss_goes_with_the_last_checkpoint(tmp_path: Path) -> 
     result = run_toy(tmp_path, Setup__precision="fp16", Setup__batch_train=2)
     assert result.end.last_checkpoint is not None
     last = torch.load(result.end.last_checkpoint, weights_only=True)
-    assert last.keys() == {"position", "best", "random", "model", "optimizer", "scaler", "faults"}
+    assert last.keys() == {*STATE, "scaler"}
     assert last["scaler"]["scale"] > 0
     assert last["scaler"]["_growth_tracker"] <= 20
 

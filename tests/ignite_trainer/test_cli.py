@@ -177,7 +177,7 @@ def test_a_command_that_is_none_exits_with_2(argv: list[str], defaults: Path) ->
     ("error", "status", "said"),
     [
         (RunFailed("The loss is nan."), 1, "error: The loss is nan.\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the run's folder keeps what its finished epochs reached\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what is saved is kept, and --resume goes on with it\n"),
     ],
 )
 def test_a_run_that_ends_early_has_a_status_of_its_own(

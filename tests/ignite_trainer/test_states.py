@@ -178,6 +178,7 @@ def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
     (tmp_path / "last_epoch-1.pt.sha256").unlink()
     before = training.weights()
     assert training.checkpoints.restore() is None
+    assert (tmp_path.with_name(tmp_path.name + "_damaged-1") / "last_epoch-1.pt").exists()
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
 
 

@@ -213,12 +213,14 @@ def test_another_sweep_has_another_folder(
     assert first.folder.parent == other.folder.parent
 
 
-def test_a_run_that_was_not_finished_is_kept_and_done_again(
+def test_an_unfinished_run_without_a_state_is_kept_and_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_toy(tmp_path, FOLDS)
     folder = only(tmp_path / "Toy")
     for attempt in (1, 2):
+        for state in (folder / "fold-2/checkpoints").glob("last_*"):
+            state.unlink()
         log = (folder / "fold-2/metrics.jsonl").read_text()
         (folder / "fold-2/result.json").write_text("{") if attempt == 2 else (
             folder / "fold-2/result.json"
@@ -344,7 +346,11 @@ def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> Non
     marker.touch()
     task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}
     path = tmp_path / "toy.json"
-    path.write_text(json.dumps(toy(tmp_path / "results", Task=task, Dataset__args={"folds": 5})))
+    path.write_text(
+        json.dumps(
+            toy(tmp_path / "results", Task=task, Dataset__args={"folds": 5}, Setup__save_every_steps=2)
+        )
+    )
     words = ["-c", str(path), "--trust", "toy_research", *f"--Sweep.{FOLD} 1 2 3 4 5".split()]
     killed = subprocess.run(
         [sys.executable, "main.py", *words],
@@ -365,7 +371,9 @@ def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> Non
     assert only(tmp_path / "results/Toy") == folder
     for fold in ("fold-1", "fold-2"):
         assert content(folder / fold) == before[fold]
-    assert content(folder / "fold-3_unfinished-1") == before["fold-3"]
+    assert not (folder / "fold-3_unfinished-1").exists()
+    log = (folder / "fold-3/metrics.jsonl").read_text()
+    assert log.startswith(before["fold-3"]["metrics.jsonl"][0].decode()), "it went on from its second step"
     values = [accuracies(folder / f"fold-{fold}")[-1] for fold in range(1, 6)]
     mean = sum(values) / 5
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)

@@ -54,6 +54,26 @@ class Interrupted(Matching):
         return super().training_step(model, batch)
 
 
+class Signalled(Matching):
+    """A signal comes in a step of training, or in a batch of an evaluation, of this process; each from 1."""
+
+    def __init__(self, *, name: str, step: int | None = None, batch: int | None = None) -> None:
+        super().__init__()
+        self._signal, self._step, self._batch, self._batches = signal.Signals[name], step, batch, 0
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        output = super().training_step(model, batch)
+        if self._steps == self._step:
+            os.kill(os.getpid(), self._signal)
+        return output
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        self._batches += 1
+        if self._batches == self._batch:
+            os.kill(os.getpid(), self._signal)
+        return super().evaluation_step(model, batch)
+
+
 class Killed(Matching):
     """The process is killed in the third step, when `fold` is held out and there is a file `marker`."""
 

@@ -316,7 +316,7 @@ def control_characters(planted: Planted) -> Said:
     for row in planted.rows:
         row[planted.label] = row[planted.label].replace(label, "\x1b[2J[red]" + label)
     planted.save()
-    return "warning: The name of a class has characters", "\\x1b[2J[red]" + label.replace("_", " ")
+    return "error: A line of the table cannot be read", "without control characters"
 
 
 FAULTS = (

@@ -1,0 +1,192 @@
+"""Which run of a protocol can be gone on with, and what its log keeps of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite_trainer import results
+from ignite_trainer.checkpoints import Position
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.record import FILE_NAME, RunRecord
+from ignite_trainer.reporters.reporter import Best, Evaluated, Event, Iteration, Measured, RunEnd
+from ignite_trainer.validation import read_json, validate
+
+LOG = "metrics.jsonl"
+
+# What may be another: it says how a run is watched, kept and compared, not what it computes.
+_FREE = ("$schema", "Visdom", "Reporters", "Sweep", "Table", "Yardsticks")
+_FREE_IN_SETUP = (
+    *("saved_models_path", "resume", "epochs", "workers_train", "workers_test", "log_interval"),
+    *("keep_memory", "save_every_steps", "save_every_minutes"),
+)
+_FREE_IN_DATASET = ("cache", "progress", "download")
+_NAMED = 3  # keys that differ; more are no help
+
+
+def newest_run(protocol: Protocol) -> Path | None:
+    """Find the newest run of a protocol that is not finished; else the newest one that is; None: no run."""
+    parent = results.root_of(protocol) / results.slug(protocol.setup.name)
+    # Their names begin with the time. What has no protocol of its own is a sweep.
+    runs = sorted((path.parent for path in parent.glob("*/protocol.json")), reverse=True)
+    same = [folder for folder in runs if not _differences(protocol, folder)]
+    return next((folder for folder in same if not is_finished(protocol, folder)), next(iter(same), None))
+
+
+def is_finished(protocol: Protocol, folder: Path) -> bool:
+    """Whether the run in a folder has done all epochs of the protocol, and written all down."""
+    try:
+        return RunRecord.read(folder / FILE_NAME).epochs >= protocol.setup.epochs
+    except ProtocolError:
+        return False
+
+
+def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
+    """What a finished run reached, from its folder."""
+    record, checkpoints = RunRecord.read(folder / FILE_NAME), folder / "checkpoints"
+    best = tuple(
+        Best(
+            label=entry.label,
+            value=_number(entry.value),
+            epoch=entry.epoch,
+            checkpoint=checkpoints / entry.checkpoint if entry.checkpoint else None,
+        )
+        for entry in record.best
+    )
+    end = RunEnd(
+        last_epoch=record.epochs,
+        last=_numbers(record.last),
+        best=best,
+        last_checkpoint=checkpoints / record.checkpoint.name if record.checkpoint else None,
+        seconds=record.seconds,
+    )
+    return record, end
+
+
+def can_go_on(protocol: Protocol, folder: Path) -> bool:
+    """Whether a folder holds a state of a run of this protocol."""
+    states = (folder / "checkpoints").glob("last_*.pt")
+    return (folder / "protocol.json").exists() and any(states) and not _differences(protocol, folder)
+
+
+def require_same(protocol: Protocol, folder: Path) -> None:
+    """Raise a ProtocolError that names what differs, unless the run in `folder` is one of this protocol."""
+    if not (folder / "protocol.json").is_file():
+        raise ProtocolError(
+            f"{folder} is no folder of a run: it has no protocol.json. Name one, or leave --resume without."
+        )
+    differences = _differences(protocol, folder)
+    if differences:
+        more = f" ({len(differences) - _NAMED} more differ)" if len(differences) > _NAMED else ""
+        raise ProtocolError(
+            f"The run in {folder} is of another protocol: {'; '.join(differences[:_NAMED])}{more}. "
+            "Go on with the protocol it has, or start a new run without --resume."
+        )
+
+
+def seed_of(folder: Path) -> int:
+    """Read the seed of a run."""
+    return int(read_json(folder / "protocol.json")["Setup"]["seed"])
+
+
+def take_up_log(folder: Path, position: Position | None) -> list[Event]:
+    """Cut from the log of a run what came after the state it goes on from; return what is left, in order.
+
+    A value that was not finite, which JSON does not have, comes back as NaN.
+    """
+    path = folder / LOG
+    if not path.exists():
+        return []
+    kept = [entry for entry in _entries(path) if position is not None and _is_before(entry, position)]
+    results.write_text(
+        path, "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in kept)
+    )
+    return [event for entry in kept if (event := _event(entry)) is not None]
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # the line that a killed run was writing
+            return
+
+
+def _is_before(entry: Mapping[str, Any], position: Position) -> bool:
+    if entry["event"] == "end":
+        return False
+    if entry["event"] == "iteration":
+        return bool(entry["iteration"] <= position.iteration)
+    return bool(entry["epoch"] < position.epoch or (position.complete and entry["epoch"] == position.epoch))
+
+
+def _event(entry: Mapping[str, Any]) -> Event | None:
+    values = {key: value for key, value in entry.items() if key not in ("event", "time")}
+    if entry["event"] == "iteration":
+        del values["split"]
+        values["learning_rates"] = tuple(_number(rate) for rate in values["learning_rates"])
+        values["loss"] = _number(values["loss"])
+        values["samples_per_second"] = _number(values["samples_per_second"])
+        return Iteration(**{**values, "metrics": _numbers(values["metrics"])})
+    if entry["event"] == "evaluation":
+        return Evaluated(
+            **{**values, "metrics": _numbers(values["metrics"]), "seconds": _number(values["seconds"])}
+        )
+    if entry["event"] == "measurement":
+        table = {row: _numbers(cells) for row, cells in values["table"].items()}
+        return Measured(epoch=values["epoch"], name=values["name"], table=table)
+    return None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: _number(value) for key, value in values.items()}
+
+
+def _differences(protocol: Protocol, folder: Path) -> list[str]:
+    """What the run in a folder computes otherwise than the protocol says, a phrase for each key."""
+    try:
+        other = validate(read_json(folder / "protocol.json"))
+    except ProtocolError as error:
+        return [f"its protocol.json cannot be read ({error.problems[0]})"]
+    ours, theirs = _compared(protocol), _compared(other)
+    if protocol.setup.seed is None:  # any will do
+        del ours["Setup.seed"], theirs["Setup.seed"]
+    found = [
+        f"{key} is {_shown(ours, key)}, and {_shown(theirs, key)} there"
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key, ...) != theirs.get(key, ...)
+    ]
+    if protocol.setup.epochs < other.setup.epochs:
+        found.append(f"Setup.epochs is {protocol.setup.epochs}, and {other.setup.epochs} there")
+    return found
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "absent"
+
+
+def _compared(protocol: Protocol) -> dict[str, Any]:
+    """What must be equal, by dotted key."""
+    content = {name: section for name, section in protocol.to_json().items() if name not in _FREE}
+    for key in _FREE_IN_SETUP:
+        content["Setup"].pop(key)
+    for key in _FREE_IN_DATASET:
+        content["Dataset"]["args"].pop(key, None)
+    return dict(_flat(content))
+
+
+def _flat(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict | list) and content:
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        for name, value in items:
+            yield from _flat(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, content

@@ -1,0 +1,55 @@
+"""Signals that ask a run to stop: the step under way is finished first, and its state saved."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+# What batch schedulers send before they end a job, and what Ctrl-C sends.
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+class StopRequest:
+    """Whether a signal has asked the run to stop.
+
+    Attributes:
+        signal: name of the first one; None: the run goes on.
+    """
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Note SIGTERM, SIGINT and SIGUSR1 instead of ending; a second SIGINT raises KeyboardInterrupt.
+
+    What was to happen on each signal before is put back at the end. Python hands signals to the main thread
+    alone: in any other, nothing is changed.
+    """
+    request, process = StopRequest(), os.getpid()
+
+    def note(number: int, _: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker, which the run itself ends
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if number == signal.SIGINT and request.signal:
+            raise KeyboardInterrupt
+        request.signal = request.signal or signal.Signals(number).name
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            # None: it was set by what is not Python, and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

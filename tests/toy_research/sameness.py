@@ -1,0 +1,75 @@
+"""Whether two finished runs left the same, bit by bit, but for what is of the clock."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Keys of what is of the clock, the place and the source, and of hashes of files that have such in them.
+TIMES = ("time", "seconds", "samples_per_second", "last_checkpoint", "checkpoint", "revision")
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What two finished runs have not in common, times left out."""
+    found = []
+    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (first, second)]
+    if names[0] != names[1]:
+        found.append(f"files {names[0]} and {names[1]}")
+    for name in set(names[0]) & set(names[1]):
+        if name.endswith(".pt"):
+            ours, theirs = (
+                torch.load(run / "checkpoints" / name, weights_only=True) for run in (first, second)
+            )
+            found += [f"{name}: {key}" for key in _unequal(ours, theirs)]
+    for reader, name in (
+        (_read_log, "metrics.jsonl"),
+        (_read_csv, "predictions.csv"),
+        (_read_json, "result.json"),
+    ):
+        if reader(first / name) != reader(second / name):
+            found.append(name)
+    return found
+
+
+def _unequal(ours: Any, theirs: Any, key: str = "") -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        return [
+            found
+            for name in ours
+            if name != "elapsed"
+            for found in _unequal(ours[name], theirs[name], f"{key}.{name}")
+        ]
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple) and len(ours) == len(theirs):
+        return [
+            found
+            for index, pair in enumerate(zip(ours, theirs, strict=True))
+            for found in _unequal(*pair, f"{key}.{index}")
+        ]
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        same = ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    else:
+        same = ours == theirs
+    return [] if same else [key]
+
+
+def _read_log(path: Path) -> Any:
+    return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _read_json(path: Path) -> Any:
+    return _timeless({**json.loads(path.read_text()), "finished": None})
+
+
+def _read_csv(path: Path) -> Any:
+    with path.open() as file:
+        return list(csv.reader(file))
+
+
+def _timeless(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _timeless(value) for key, value in content.items() if key not in TIMES}
+    return [_timeless(item) for item in content] if isinstance(content, list) else content
