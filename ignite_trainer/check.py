@@ -29,7 +29,7 @@ from ignite_trainer.record import digest
 from ignite_trainer.self_description import other_weights, weights_files
 
 _OPTIMIZER_STATE = 2  # numbers for each trained one: those of Adam, more than most optimizers have
-_LAST_KEPT = 2  # the last checkpoint, and the one before until it is complete
+_LAST_KEPT = 3  # while a run goes on its last two states, and the next one until it is complete
 
 
 @dataclass
@@ -194,7 +194,8 @@ class _ModelChecked:
         """Room for the results of one run: its checkpoints, if it trains."""
         protocol = blueprint.protocol
         lines = [line for line in protocol.lines.values() if line.is_checkpoint]
-        kept = min(BEST_KEPT, protocol.setup.epochs) * len(lines) * self.size_bytes
+        # The best are there as .pt and as .safetensors.
+        kept = 2 * min(BEST_KEPT, protocol.setup.epochs) * len(lines) * self.size_bytes
         last = _LAST_KEPT * (self.size_bytes + _OPTIMIZER_STATE * self.trained_bytes)
         size = kept + last if protocol.setup.epochs else 0
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]

@@ -66,7 +66,7 @@ def failed_writing(path: Path, error: BaseException) -> RunFailed:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
     return RunFailed(
         f"{path} cannot be written ({reason}). What was finished before is kept. Make room on that disk, "
-        "or name a folder on another one with -M, and start the same command again."
+        "and give the same command with --resume; or name a folder on another disk with -M."
     )
 
 

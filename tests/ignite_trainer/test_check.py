@@ -104,13 +104,13 @@ def test_a_disk_that_becomes_nearly_full_is_suspicious(check: Check, tmp_path: P
     assert (status, "warning: About " in report) == (0, True)
 
 
-def test_the_room_for_checkpoints_is_that_of_best_and_last_epochs(check: Check) -> None:
+def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(check: Check) -> None:
     model = TwoTowers()
     whole = sum(value.nbytes for value in model.state_dict().values())
     adam = 2 * sum(value.nbytes for value in model.parameters())
     for epochs, best in ((2, 2), (50, 3)):
         _, report = check(Setup__epochs=epochs)
-        size = best * whole + 2 * (whole + adam)  # the last one, until the next is complete
+        size = 2 * best * whole + 3 * (whole + adam)  # two formats; two states, and the next
         assert f"needed are about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
     assert "for checkpoints" not in check(Setup__epochs=0)[1]
 
