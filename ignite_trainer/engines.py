@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -53,43 +54,64 @@ def make_trainer(
     `progress` shows a bar. `average` is that of the loss, made by `running_average`, where it goes with the
     checkpoints.
     """
-    watch = watch or StepWatch()
-    steps = OptimizerSteps(
-        model, optimizer, scaler or loss_scaler(setup.precision, device), can_drop=watch.leaves_out
+    step = _TrainingStep(
+        task,
+        model,
+        optimizer,
+        setup,
+        device=device,
+        scaler=scaler or loss_scaler(setup.precision, device),
+        watch=watch or StepWatch(),
     )
+    trainer = Engine(step)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
+    average = average or running_average(device)
+    average.attach(trainer, RUNNING_LOSS, ReadBack(started=Events.STARTED, every=setup.log_interval))
+    if progress:
+        _show_progress(trainer, "Training", every=setup.log_interval, loss=True)
+    return trainer
 
-    def step(engine: Engine, batch: Batch) -> StepOutput:
+
+class _TrainingStep:
+    """What the trainer does with a batch."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        optimizer: Optimizer,
+        setup: Setup,
+        *,
+        device: torch.device,
+        scaler: GradScaler,
+        watch: StepWatch,
+    ) -> None:
+        self._task, self._model, self._optimizer, self._setup = task, model, optimizer, setup
+        self._device, self._watch = device, watch
+        self._steps = OptimizerSteps(model, optimizer, scaler, can_drop=watch.leaves_out)
+
+    def __call__(self, engine: Engine, batch: Batch) -> StepOutput:
         try:
-            return take(engine, batch)
+            return self._take(engine, batch)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error)
         # What the step held is free only now, when nothing refers to the error.
-        raise training_failed(reason, setup, fits=fitting(batch) if device.type == "cuda" else None)
+        fits = self._fitting(batch) if self._device.type == "cuda" else None
+        raise training_failed(reason, self._setup, fits=fits)
 
-    def fitting(batch: Batch) -> int | None:
-        def attempt(size: int) -> None:
-            optimizer.zero_grad()
-            torch.cuda.empty_cache()
-            with autocast(setup.precision, device):
-                loss = task.training_step(model, first_samples(batch.sample, size)).loss
-            if loss is not None:
-                loss.backward()
-
-        return largest_that_fits(attempt, len(batch.indices))
-
-    def take(engine: Engine, batch: Batch) -> StepOutput:
+    def _take(self, engine: Engine, batch: Batch) -> StepOutput:
+        watch, steps = self._watch, self._steps
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
-        first, size = _accumulation_group(position, batches, setup.accumulate)
+        first, size = _accumulation_group(position, batches, self._setup.accumulate)
         if position == first:
             watch.start_step()
             steps.start()
-        with autocast(setup.precision, device):
-            output = task.training_step(model, batch.sample)
+        output = self._forward(batch.sample)
         if output.loss is None:
-            raise TypeError(f"{type(task).__name__}.training_step gave no loss.")
+            raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has
         at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         if watch.loss(loss, batch.indices, **at):
@@ -103,13 +125,21 @@ def make_trainer(
                     steps.drop()
         return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.sound else None)
 
-    trainer = Engine(step)
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
-    average = average or running_average(device)
-    average.attach(trainer, RUNNING_LOSS, ReadBack(started=Events.STARTED, every=setup.log_interval))
-    if progress:
-        _show_progress(trainer, "Training", every=setup.log_interval, loss=True)
-    return trainer
+    def _forward(self, sample: Any) -> StepOutput:
+        with autocast(self._setup.precision, self._device):
+            return self._task.training_step(self._model, sample)
+
+    def _fitting(self, batch: Batch) -> int | None:
+        """Try which part of a batch fits into the memory of the device; None: not found."""
+
+        def attempt(size: int) -> None:
+            self._optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            loss = self._forward(first_samples(batch.sample, size)).loss
+            if loss is not None:
+                loss.backward()
+
+        return largest_that_fits(attempt, len(batch.indices))
 
 
 def running_loss(trainer: Engine) -> float:

@@ -1,0 +1,270 @@
+"""One run under way: evaluate, train, save, and tell the reporters."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+from ignite_trainer import metrics, random_state, results, resuming
+from ignite_trainer.assembly import SPLITS, Parts
+from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
+from ignite_trainer.errors import ProtocolError, RunStopped
+from ignite_trainer.faults import FaultPolicy, RollBack
+from ignite_trainer.passes import PassResult, SplitPass
+from ignite_trainer.record import FILE_NAME, RunRecord, describe_run
+from ignite_trainer.reporters import Reporter
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, RunEnd, Split
+from ignite_trainer.running import Elapsed, RunningMetrics
+from ignite_trainer.saving import Saver
+from ignite_trainer.signals import StopRequest
+from ignite_trainer.start import describe_start
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Where a finished run is, and what it reached."""
+
+    folder: Path
+    end: RunEnd
+    record: RunRecord
+
+
+class Run:
+    """One run under way: engines, what they have reached, and who is told."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        parts: Parts,
+        folder: Path,
+        reporters: Reporter,
+        request: StopRequest,
+    ) -> None:
+        self._blueprint, self._protocol, self._setup = blueprint, blueprint.protocol, blueprint.protocol.setup
+        self._parts, self._folder, self._reporters = parts, folder, reporters
+        self._elapsed = Elapsed()
+        self._faults = FaultPolicy(
+            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
+        )
+        found = {
+            "optimizer": parts.optimizer,
+            "scheduler": parts.scheduler,
+            "scaler": parts.scaler if parts.scaler.is_enabled() else None,
+            "elapsed": self._elapsed,
+            "faults": self._faults,
+        }
+        self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
+        self._checkpoints = Checkpoints(
+            folder / "checkpoints", self._protocol, model=parts.model, state=self._state
+        )
+        self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
+        self._passes = {
+            split: SplitPass(blueprint, parts, split, folder=folder, after_batch=self._saver.stop_if_asked)
+            for split in SPLITS
+        }
+        self._trainer = self._make_trainer(parts.optimizer) if parts.optimizer else None
+        self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
+        self._step_clock = time.monotonic()
+        self._left_out = 0  # batches of the first epoch, which were trained on before
+
+    def carry_out(self, seed: int, *, resume: bool) -> RunResult:
+        """Evaluate, train for the epochs of the protocol, and tell the reporters."""
+        position = self._restore() if resume else None
+        log_to = position
+        if position and position.epoch == self._setup.epochs:
+            log_to = replace(position, complete=False)  # its evaluation is done again, for the predictions
+        environment = results.describe_environment(seed=seed, device=self._parts.device)
+        self._announce(environment, log_to, resume=resume)
+        if position is None:
+            self._evaluate("test", epoch=0, iteration=0)
+        if self._trainer is not None and self._parts.optimizer is not None:
+            self._train(self._trainer, self._parts.optimizer, position)
+        self._checkpoints.finish()
+        end = RunEnd(
+            last_epoch=self._setup.epochs,
+            last=self._held_out.metrics,
+            best=self._checkpoints.best,
+            last_checkpoint=self._checkpoints.last,
+            seconds=self._elapsed.seconds,
+            faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
+        )
+        if self._held_out.predictions is not None:
+            self._held_out.predictions.write_csv(self._folder / "predictions.csv")
+        self._reporters.on_end(end)
+        record = describe_run(
+            self._protocol,
+            self._parts,
+            end,
+            evaluations=self._held_out.tables,
+            multilabel=bool(self._held_out.predictions and self._held_out.predictions.multilabel),
+            revision=environment["revision"],
+        )
+        # Last: it says that all is there.
+        results.write_json(self._folder / FILE_NAME, record.model_dump(mode="json"))
+        return RunResult(folder=self._folder, end=end, record=record)
+
+    def _restore(self) -> Position | None:
+        """Put back the last state of the run; None if it has none that is intact."""
+        (self._folder / FILE_NAME).unlink(missing_ok=True)
+        position = self._checkpoints.restore()
+        if position is None:
+            return None
+        batches = len(self._parts.training)
+        if position.epoch != math.ceil(position.iteration / batches):
+            raise ProtocolError(
+                f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
+                f"batches, and an epoch has {batches} now: the data set is another. Start a new run."
+            )
+        self._saver.note_saved(position.iteration)
+        return position
+
+    def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
+        write_json, folder = results.write_json, self._folder
+        if resume:
+            environment = {**environment, "earlier": results.earlier_environments(folder)}
+        write_json(folder / "protocol.json", self._protocol.to_json())
+        write_json(folder / "environment.json", environment)
+        place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
+        gone_on = place if resume else None
+        start = describe_start(self._protocol, self._parts, folder, environment, gone_on=gone_on)
+        if resume:
+            self._reporters.on_resume(start, resuming.take_up_log(folder, position))
+        else:
+            self._reporters.on_start(start)
+
+    def _make_trainer(self, optimizer: Optimizer) -> Engine:
+        """Make the engine that trains; what it adds up becomes a part of the run's state."""
+        parts, setup = self._parts, self._setup
+        average = running_average(parts.device)
+        trainer = make_trainer(
+            parts.task,
+            parts.model,
+            optimizer,
+            parts.plan,
+            setup,
+            device=parts.device,
+            scaler=parts.scaler,
+            watch=self._faults.watch,
+            average=average,
+        )
+        by_epoch = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
+        self._state["running"] = RunningMetrics(
+            trainer, {RUNNING_LOSS: average, **by_epoch}, across_epochs=[RUNNING_LOSS]
+        )
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        log = functools.partial(self._log_steps, optimizer=optimizer)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=setup.log_interval), log)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
+        self._saver.attach(
+            trainer, before_saving=functools.partial(self._faults.require_finite, model=parts.model)
+        )
+        return trainer
+
+    def _train(self, trainer: Engine, optimizer: Optimizer, position: Position | None) -> None:
+        """Train from the position on to the last epoch, also where that takes returns to a checkpoint."""
+        while True:
+            try:
+                self._train_from(position, trainer)
+            except RollBack as why:
+                trainer = self._make_trainer(optimizer)
+                position = self._faults.roll_back(why, self._checkpoints, optimizer, self._parts.scheduler)
+                self._saver.note_saved(position.iteration)
+            else:
+                return
+
+    def _train_from(self, position: Position | None, trainer: Engine) -> None:
+        batches, epochs = len(self._parts.training), self._setup.epochs
+        if position is not None:
+            trainer.load_state_dict(
+                {"iteration": position.iteration, "epoch_length": batches, "max_epochs": epochs}
+            )
+            self._left_out = position.iteration % batches
+            if not self._left_out and not position.complete:
+                self._evaluate_epoch(position.epoch, position.iteration)
+                self._close_epoch(position.epoch, position.iteration)
+            elif position.complete and position.epoch == epochs:
+                self._evaluate_epoch(position.epoch, position.iteration)  # for its predictions
+            if position.iteration == batches * epochs:
+                return
+        trainer.run(self._parts.training, max_epochs=epochs)
+
+    def _start_epoch(self, trainer: Engine) -> None:
+        self._parts.training.set_epoch(trainer.state.epoch, start=self._left_out)
+        self._left_out = 0
+        self._step_clock = time.monotonic()
+
+    def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
+        now, state = time.monotonic(), trainer.state
+        position = (state.iteration - 1) % len(self._parts.training) + 1
+        steps = min(self._setup.log_interval, position)
+        self._faults.require_finite(state.epoch, state.iteration)
+        self._reporters.on_iteration(
+            Iteration(
+                epoch=state.epoch,
+                iteration=state.iteration,
+                loss=running_loss(trainer),
+                learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
+                samples_per_second=steps * self._setup.batch_train / (now - self._step_clock),
+                metrics=metrics.values(trainer, self._protocol),
+            )
+        )
+        self._step_clock = time.monotonic()
+
+    def _finish_epoch(self, trainer: Engine) -> None:
+        epoch, iteration = trainer.state.epoch, trainer.state.iteration
+        self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._evaluate_epoch(epoch, iteration)
+        self._close_epoch(epoch, iteration)
+
+    def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
+        random = random_state.capture()
+        try:
+            if not self._setup.skip_train_evaluation:
+                self._evaluate("train", epoch=epoch, iteration=iteration)
+            self._evaluate("test", epoch=epoch, iteration=iteration)
+        except RunStopped:  # the steps of the epoch are done, and it goes on with its evaluation
+            self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
+            raise
+
+    def _close_epoch(self, epoch: int, iteration: int) -> None:
+        if self._parts.scheduler:
+            self._parts.scheduler.step()
+        self._checkpoints.save(
+            self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
+        )
+        self._saver.note_saved(iteration)
+
+    def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
+        result = self._passes[split].run(self._due(epoch) if split == "test" else ())
+        if split == "test":
+            self._held_out = result
+        self._reporters.on_evaluation(
+            Evaluated(
+                epoch=epoch,
+                iteration=iteration,
+                split=split,
+                metrics=result.metrics,
+                seconds=result.seconds,
+                predictions=result.predictions,
+            )
+        )
+        for name, table in result.tables.items():
+            self._reporters.on_measurement(Measured(epoch=epoch, name=name, table=table))
+
+    def _due(self, epoch: int) -> list[str]:
+        """The evaluations that take part in the pass after this epoch: after the last one all."""
+        return [
+            name
+            for name, (spec, _) in self._parts.evaluations.items()
+            if epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0)
+        ]
