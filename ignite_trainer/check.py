@@ -194,7 +194,7 @@ class _ModelChecked:
         """Room for the results of one run: its checkpoints, if it trains."""
         protocol = blueprint.protocol
         lines = [line for line in protocol.lines.values() if line.is_checkpoint]
-        # The best are there as .pt and as .safetensors, also the one superseded until the next state is saved.
+        # The best are there as .pt and as .safetensors, a superseded one until the next state is saved.
         kept = 2 * min(BEST_KEPT + 1, protocol.setup.epochs) * len(lines) * self.size_bytes
         last = _LAST_KEPT * (self.size_bytes + _OPTIMIZER_STATE * self.trained_bytes)
         size = kept + last if protocol.setup.epochs else 0
