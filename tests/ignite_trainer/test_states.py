@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from pathlib import Path
@@ -16,6 +17,7 @@ from toy_research.protocols import toy
 
 from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.durable import write_durably
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.validation import validate
@@ -187,6 +189,54 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
     with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit what the protocol describes: "):
         other.restore()
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "problem"),
+    [
+        ("best", {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3}, "no name of a file"),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "../victim.pt"}] * 3},
+            "no name of a file",
+        ),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "best_x/../../_epoch-1_0.5.pt"}]},
+            "no name of a file",
+        ),
+        (
+            "position",
+            {"epoch": "1", "iteration": 3, "complete": True},
+            "position.epoch: Input should be a valid",
+        ),
+        ("position", {"epoch": 9, "iteration": 3, "complete": True}, "it is that of last_epoch-9.pt"),
+        ("faults", {"steps left out": -5}, "faults.steps left out: Input should be greater than"),
+        ("optimizer", None, "optimizer: Field required"),
+    ],
+)
+def test_a_crafted_state_is_refused_before_anything_of_it_is_used(
+    tmp_path: Path, place: str, content: Any, problem: str
+) -> None:
+    outside = tmp_path / "victim.pt"
+    outside.write_text("precious")
+    folder = tmp_path / "checkpoints"
+    Training(folder).save(1, 0.5)
+    path = folder / "last_epoch-1.pt"
+    saved = torch.load(path, weights_only=True)
+    if content is None:
+        del saved[place]
+    else:
+        saved[place] = json.loads(json.dumps(content).replace("{outside}", str(outside)))
+    write_durably(path, lambda file: torch.save(saved, file))
+    again = Training(folder)
+    with pytest.raises(ProtocolError) as caught:
+        again.checkpoints.restore()
+        for epoch in (2, 3, 4):  # what is not among the best any more is removed
+            again.save(epoch, 0.6)
+    assert str(caught.value).startswith(f"The checkpoint {path} holds what no run of this version saves (")
+    assert problem in str(caught.value)
+    assert outside.read_text() == "precious"
 
 
 def test_a_chosen_state_of_another_folder_is_left_there(tmp_path: Path) -> None:
