@@ -113,8 +113,7 @@ class Checkpoints:
             content = _read(candidate)
             if content is None:
                 logger.warning(
-                    "The checkpoint %s is damaged or incomplete; the run goes on from the one before it.",
-                    candidate,
+                    "The checkpoint %s is damaged or incomplete; the one before it is tried.", candidate
                 )
                 continue
             state = checked(content, candidate, self._state)
@@ -128,8 +127,6 @@ class Checkpoints:
                 ) from error
             self._take_over(candidate, state.position)
             return state.position
-        if path is None:
-            self._set_aside()
         return None
 
     def finish(self) -> None:
@@ -142,6 +139,11 @@ class Checkpoints:
     def best(self) -> tuple[Best, ...]:
         """The best epoch by each metric marked `is_checkpoint`, the earliest of equals."""
         return tuple(kept[0] for kept in self._kept.values() if kept)
+
+    @property
+    def found(self) -> list[Path]:
+        """The states that are there, the newest first, whether they are intact or not."""
+        return _newest_first(self._folder)
 
     @property
     def last(self) -> Path | None:
@@ -196,15 +198,6 @@ class Checkpoints:
                 _remove_weights(path)
             else:
                 self._needed_by_the_one_before.append(path)
-
-    def _set_aside(self) -> None:
-        """Keep what cannot be gone on from out of the way of a run that begins anew."""
-        if not _newest_first(self._folder):
-            return
-        names = (self._folder.with_name(f"{self._folder.name}_damaged-{n}") for n in itertools.count(1))
-        kept = next(name for name in names if not name.exists())
-        self._folder.rename(kept)
-        logger.warning("No checkpoint is intact; what is there is kept as %s.", kept)
 
     def _save_if_among_the_best(
         self, label: str, value: float, epoch: int, weights: Mapping[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from toy_research.protocols import toy
+from toy_research.protocols import run_toy, toy
 
 from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
@@ -180,8 +181,40 @@ def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
     (tmp_path / "last_epoch-1.pt.sha256").unlink()
     before = training.weights()
     assert training.checkpoints.restore() is None
-    assert (tmp_path.with_name(tmp_path.name + "_damaged-1") / "last_epoch-1.pt").exists()
+    assert names(tmp_path, "last*") == {"last_epoch-1.pt"}
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
+
+
+@pytest.mark.parametrize("what", ["damaged", "removed", "other data"])
+def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: str) -> None:
+    changes: dict[str, Any] = {"Setup__batch_train": 4, "Setup__epochs": 1}
+    folder = run_toy(tmp_path, **changes).folder
+    state = folder / "checkpoints/last_epoch-1.pt"
+    if what == "damaged":
+        state.write_bytes(state.read_bytes()[:-1])
+    elif what == "removed":
+        state.unlink()
+    else:  # the file of samples is another, say
+        changes["Dataset"] = {"class": "toy_research.signals.Tones", "args": {"fold": 1, "samples": 15}}
+        raw = json.loads((folder / "protocol.json").read_text())
+        (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        "damaged": "no state that is intact: last_epoch-1.pt. It cannot",
+        "removed": "no state that is intact: none is there any more. It cannot",
+        "other data": "the data set is another",
+    }
+    with pytest.raises(ProtocolError, match=expected[what]):
+        run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path).folder
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "result.json").unlink()
+    assert run_toy(tmp_path, Setup__resume="auto").folder == folder
+    assert (folder / "result.json").exists()
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
