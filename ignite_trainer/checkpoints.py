@@ -8,7 +8,7 @@ import math
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +22,14 @@ from ignite_trainer.durable import is_intact, remove, write_durably
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Best
+from ignite_trainer.state_content import BEST_FILE, BEST_KEPT, BestEntry, Position, StateContent, checked
 from ignite_trainer.writing import writing
 
-BEST_KEPT = 3
+__all__ = ["BEST_KEPT", "Checkpoints", "Position"]
 
 _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
-_BEST = re.compile(r"best_.+_epoch-(\d+)_[^_]+\.pt")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Position:
-    """How far a run has come.
-
-    Attributes:
-        epoch: that of the last step, from 1.
-        iteration: steps since the start of training, over all epochs.
-        complete: whether the epoch is trained and evaluated and its checkpoints are kept; else what is
-            missing of it follows.
-    """
-
-    epoch: int
-    iteration: int
-    complete: bool = False
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file of a state at this position."""
-        return f"last_epoch-{self.epoch}{'' if self.complete else f'_step-{self.iteration}'}.pt"
 
 
 class Checkpoints:
@@ -98,7 +77,9 @@ class Checkpoints:
         """
         content = {
             "position": asdict(position),
-            "best": {label: [_entry(best) for best in kept] for label, kept in self._kept.items()},
+            "best": {
+                label: [_entry(best).model_dump() for best in kept] for label, kept in self._kept.items()
+            },
             "random": random_state.capture() if random is None else dict(random),
             "model": self._weights(),
             **{name: part.state_dict() for name, part in self._state.items()},
@@ -126,27 +107,26 @@ class Checkpoints:
             How far the run had come then; None if there is no intact state, and nothing was changed.
 
         Raises:
-            ProtocolError: the state is of another model or optimizer.
+            ProtocolError: the state is of another model, optimizer or data set, or holds what no run saves.
         """
         for candidate in [path] if path else _newest_first(self._folder):
             content = _read(candidate)
             if content is None:
                 logger.warning(
-                    "The checkpoint %s is damaged or incomplete; the run goes on from the one before it.",
-                    candidate,
+                    "The checkpoint %s is damaged or incomplete; the one before it is tried.", candidate
                 )
                 continue
+            state = checked(content, candidate, self._state)
             try:
-                self._load(content)
-            except (KeyError, ValueError, RuntimeError, TypeError) as error:
+                self._load(content, state)
+            except ProtocolError:
+                raise
+            except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
                 raise ProtocolError(
                     f"The checkpoint {candidate} does not fit what the protocol describes: {error}"
                 ) from error
-            position = Position(**content["position"])
-            self._take_over(candidate, position)
-            return position
-        if path is None:
-            self._set_aside()
+            self._take_over(candidate, state.position)
+            return state.position
         return None
 
     def finish(self) -> None:
@@ -161,6 +141,11 @@ class Checkpoints:
         return tuple(kept[0] for kept in self._kept.values() if kept)
 
     @property
+    def found(self) -> list[Path]:
+        """The states that are there, the newest first, whether they are intact or not."""
+        return _newest_first(self._folder)
+
+    @property
     def last(self) -> Path | None:
         """Where the last state is."""
         return self._last
@@ -168,7 +153,7 @@ class Checkpoints:
     def _weights(self) -> dict[str, Any]:
         return {name: _plain(value) for name, value in self._model.state_dict().items()}
 
-    def _load(self, content: Mapping[str, Any]) -> None:
+    def _load(self, content: Mapping[str, Any], state: StateContent) -> None:
         self._model.load_state_dict(content["model"])
         for name, part in self._state.items():
             part.load_state_dict(content[name])
@@ -180,11 +165,11 @@ class Checkpoints:
             label: [
                 Best(
                     label=label,
-                    value=entry["value"],
-                    epoch=entry["epoch"],
-                    checkpoint=self._folder / entry["file"] if entry["file"] else None,
+                    value=entry.value,
+                    epoch=entry.epoch,
+                    checkpoint=self._folder / entry.file if entry.file else None,
                 )
-                for entry in content["best"].get(label, [])
+                for entry in state.best.get(label, [])
             ]
             for label in self._lines
         }
@@ -206,22 +191,13 @@ class Checkpoints:
         done = position.epoch if position.complete else position.epoch - 1
         self._superseded, self._needed_by_the_one_before = [], []
         for path in sorted(self._folder.glob("best_*.pt")):
-            match = _BEST.fullmatch(path.name)
+            match = BEST_FILE.fullmatch(path.name)
             if path in named or not match:
                 continue
             if int(match[1]) > done:
                 _remove_weights(path)
             else:
                 self._needed_by_the_one_before.append(path)
-
-    def _set_aside(self) -> None:
-        """Keep what cannot be gone on from out of the way of a run that begins anew."""
-        if not _newest_first(self._folder):
-            return
-        names = (self._folder.with_name(f"{self._folder.name}_damaged-{n}") for n in itertools.count(1))
-        kept = next(name for name in names if not name.exists())
-        self._folder.rename(kept)
-        logger.warning("No checkpoint is intact; what is there is kept as %s.", kept)
 
     def _save_if_among_the_best(
         self, label: str, value: float, epoch: int, weights: Mapping[str, Any]
@@ -271,12 +247,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _entry(best: Best) -> dict[str, Any]:
-    return {
-        "value": best.value,
-        "epoch": best.epoch,
-        "file": best.checkpoint.name if best.checkpoint else None,
-    }
+def _entry(best: Best) -> BestEntry:
+    file = best.checkpoint.name if best.checkpoint else None
+    return BestEntry(value=best.value, epoch=best.epoch, file=file)
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ from ignite_trainer.reporters import Reporter
 from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, RunEnd, Split
 from ignite_trainer.running import Elapsed, RunningMetrics
 from ignite_trainer.saving import Saver
+from ignite_trainer.self_description import listing
 from ignite_trainer.signals import StopRequest
 from ignite_trainer.start import describe_start
 
@@ -114,17 +115,28 @@ class Run:
         return RunResult(folder=self._folder, end=end, record=record)
 
     def _restore(self) -> Position | None:
-        """Put back the last state of the run; None if it has none that is intact."""
-        (self._folder / FILE_NAME).unlink(missing_ok=True)
+        """Put back the last state of the run; None if it was killed before its first one was saved.
+
+        Until all of it is found to fit, what the run left stays as it is.
+        """
         position = self._checkpoints.restore()
+        result = self._folder / FILE_NAME
         if position is None:
+            damaged = listing([path.name for path in self._checkpoints.found])
+            if damaged or result.exists():
+                raise ProtocolError(
+                    f"The run in {self._folder} has no state that is intact: "
+                    f"{damaged or 'none is there any more'}. "
+                    "It cannot be gone on with, and stays as it is; start a new run without --resume."
+                )
             return None
-        batches = len(self._parts.training)
-        if position.epoch != math.ceil(position.iteration / batches):
+        batches, epochs = len(self._parts.training), self._setup.epochs
+        if position.epoch > epochs or position.epoch != math.ceil(position.iteration / batches):
             raise ProtocolError(
                 f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
                 f"batches, and an epoch has {batches} now: the data set is another. Start a new run."
             )
+        result.unlink(missing_ok=True)
         self._saver.note_saved(position.iteration)
         return position
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from toy_research.protocols import toy
+from toy_research.protocols import run_toy, toy
 
 from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.durable import write_durably
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.validation import validate
@@ -178,8 +181,40 @@ def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
     (tmp_path / "last_epoch-1.pt.sha256").unlink()
     before = training.weights()
     assert training.checkpoints.restore() is None
-    assert (tmp_path.with_name(tmp_path.name + "_damaged-1") / "last_epoch-1.pt").exists()
+    assert names(tmp_path, "last*") == {"last_epoch-1.pt"}
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
+
+
+@pytest.mark.parametrize("what", ["damaged", "removed", "other data"])
+def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: str) -> None:
+    changes: dict[str, Any] = {"Setup__batch_train": 4, "Setup__epochs": 1}
+    folder = run_toy(tmp_path, **changes).folder
+    state = folder / "checkpoints/last_epoch-1.pt"
+    if what == "damaged":
+        state.write_bytes(state.read_bytes()[:-1])
+    elif what == "removed":
+        state.unlink()
+    else:  # the file of samples is another, say
+        changes["Dataset"] = {"class": "toy_research.signals.Tones", "args": {"fold": 1, "samples": 15}}
+        raw = json.loads((folder / "protocol.json").read_text())
+        (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        "damaged": "no state that is intact: last_epoch-1.pt. It cannot",
+        "removed": "no state that is intact: none is there any more. It cannot",
+        "other data": "the data set is another",
+    }
+    with pytest.raises(ProtocolError, match=expected[what]):
+        run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path).folder
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "result.json").unlink()
+    assert run_toy(tmp_path, Setup__resume="auto").folder == folder
+    assert (folder / "result.json").exists()
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -187,6 +222,54 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
     with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit what the protocol describes: "):
         other.restore()
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "problem"),
+    [
+        ("best", {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3}, "no name of a file"),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "../victim.pt"}] * 3},
+            "no name of a file",
+        ),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "best_x/../../_epoch-1_0.5.pt"}]},
+            "no name of a file",
+        ),
+        (
+            "position",
+            {"epoch": "1", "iteration": 3, "complete": True},
+            "position.epoch: Input should be a valid",
+        ),
+        ("position", {"epoch": 9, "iteration": 3, "complete": True}, "it is that of last_epoch-9.pt"),
+        ("faults", {"steps left out": -5}, "faults.steps left out: Input should be greater than"),
+        ("optimizer", None, "optimizer: Field required"),
+    ],
+)
+def test_a_crafted_state_is_refused_before_anything_of_it_is_used(
+    tmp_path: Path, place: str, content: Any, problem: str
+) -> None:
+    outside = tmp_path / "victim.pt"
+    outside.write_text("precious")
+    folder = tmp_path / "checkpoints"
+    Training(folder).save(1, 0.5)
+    path = folder / "last_epoch-1.pt"
+    saved = torch.load(path, weights_only=True)
+    if content is None:
+        del saved[place]
+    else:
+        saved[place] = json.loads(json.dumps(content).replace("{outside}", str(outside)))
+    write_durably(path, lambda file: torch.save(saved, file))
+    again = Training(folder)
+    with pytest.raises(ProtocolError) as caught:
+        again.checkpoints.restore()
+        for epoch in (2, 3, 4):  # what is not among the best any more is removed
+            again.save(epoch, 0.6)
+    assert str(caught.value).startswith(f"The checkpoint {path} holds what no run of this version saves (")
+    assert problem in str(caught.value)
+    assert outside.read_text() == "precious"
 
 
 def test_a_chosen_state_of_another_folder_is_left_there(tmp_path: Path) -> None:
