@@ -19,6 +19,7 @@ from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
 from ignite_trainer.samples import Step, TransformedSamples
+from ignite_trainer.signals import leave_signals_to_parent
 from ignite_trainer.sources import GivesBatches
 from ignite_trainer.transfer import Sent, Transfer, on_tensor
 from ignite_trainer.unreadable import Unreadable, UnreadableSamples, first_readable, read_readable
@@ -154,6 +155,7 @@ class SplitLoader:
                 collate_fn=_collate,
                 pin_memory=self._device.type == "cuda",
                 persistent_workers=self._workers > 0,
+                worker_init_fn=leave_signals_to_parent,
                 # It draws a number of its own; torch's generator is the model's.
                 generator=torch.Generator(),
             )

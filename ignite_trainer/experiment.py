@@ -91,7 +91,7 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
         contextlib.closing(Together(made)) as reporters,
         float32_products(protocol.setup.precision),
         freed_memory(kept=protocol.setup.keep_memory),
-        explained(folder),
+        explained(folder, request),
     ):
         result = Run(blueprint, parts, folder, reporters, request).carry_out(seed, resume=resume)
         results_table.update(results.root_of(protocol))

@@ -14,12 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
 from ignite_trainer.out_of_memory import first_line, is_out_of_memory
 from ignite_trainer.protocol import Faults
 from ignite_trainer.reporters.reporter import Fault, Reporter
 from ignite_trainer.self_description import listing, sample_name
+from ignite_trainer.signals import StopRequest
 from ignite_trainer.unreadable import UnreadableSamples
 from ignite_trainer.writing import failed_writing
 
@@ -146,8 +147,12 @@ def lower_rates(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn errors of the machine, of which torch says what only its authors need, into a RunFailed."""
+def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None]:
+    """Turn errors of the machine, of which torch says what only its authors need, into a RunFailed.
+
+    A worker that died of what asked the run to stop, by `request`, makes it a RunStopped: it goes on from its
+    last state.
+    """
     try:
         yield
     except (RunFailed, ProtocolError):
@@ -155,6 +160,8 @@ def explained(folder: Path) -> Iterator[None]:
     except Exception as error:
         killed = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
         if isinstance(error, RuntimeError) and killed:
+            if request and request.signal:
+                raise RunStopped(request.signal, folder) from error
             raise RunFailed(
                 f"A process that loads samples (pid {killed[1]}) was killed, which the system does where "
                 "memory runs out. Lower Setup.workers_train and Setup.workers_test, or the batch size with "

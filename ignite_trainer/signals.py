@@ -53,3 +53,23 @@ def stop_on_signals() -> Iterator[StopRequest]:
         for number, handler in before.items():
             # None: it was set by what is not Python, and cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def leave_signals_to_parent(_: int) -> None:
+    """Let a loader's worker outlive a signal to its whole group, which is for the run: the run ends it.
+
+    It still ends when its parent says so: by its queue, by SIGTERM, or by being gone. A `worker_init_fn`.
+    """
+    for name in set(_NAMES) - {"SIGTERM"}:
+        if hasattr(signal, name):
+            # Not SIG_IGN, which programs that a data set starts would inherit.
+            signal.signal(getattr(signal, name), lambda *_: None)
+    if hasattr(signal, "sigwaitinfo"):  # a handler is not told who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_says, daemon=True).start()
+
+
+def _end_when_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

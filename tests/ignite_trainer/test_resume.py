@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +23,10 @@ from toy_research.watching import Notebook
 
 from ignite_trainer import cli
 from ignite_trainer.data import FieldTransform, SplitLoader
-from ignite_trainer.errors import ProtocolError, RunStopped
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.experiment import run
-from ignite_trainer.signals import stop_on_signals
+from ignite_trainer.faults import explained
+from ignite_trainer.signals import StopRequest, leave_signals_to_parent, stop_on_signals
 from ignite_trainer.validation import validate
 
 ROOT = Path(__file__).parents[2]
@@ -319,3 +322,68 @@ def test_batches_left_out_are_not_loaded(workers: int, monkeypatch: pytest.Monke
     loader.set_epoch(4)
     assert len(list(loader)) == 5
     loader.close()
+
+
+# Signals to all processes
+
+
+def _child_of_its_own_group(root: Path, changes: dict[str, Any]) -> None:
+    os.setsid()
+    try:
+        go_on(root, **changes)
+    except RunStopped:
+        os._exit(75)
+
+
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_run(tmp_path: Path) -> None:
+    task = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.05}}
+    changes = {"Task": task, "Setup__workers_train": 2, "Setup__workers_test": 1, "Setup__epochs": 2}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = multiprocessing.get_context("fork").Process(
+        target=_child_of_its_own_group, args=(killed, changes)
+    )
+    process.start()
+    deadline = time.monotonic() + 60
+    while not any(path.read_text().count('"iteration", ') > 5 for path in killed.glob("Toy/*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 75
+    with pytest.raises(ProcessLookupError):  # none of the group is left
+        os.killpg(process.pid, 0)
+    assert list((only_run(killed) / "checkpoints").glob("last_*_step-*.pt"))
+    assert differences(go_on(whole, **changes).folder, go_on(killed, **changes).folder) == []
+
+
+def test_a_worker_that_dies_after_a_request_to_stop_stops_the_run(tmp_path: Path) -> None:
+    request = StopRequest()
+    request.signal = "SIGTERM"
+    with pytest.raises(RunStopped, match="SIGTERM"), explained(tmp_path, request):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    with pytest.raises(RunFailed, match="was killed"), explained(tmp_path, StopRequest()):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+
+
+def test_a_worker_ends_when_its_parent_ends_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def work() -> None:
+        leave_signals_to_parent(0)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.raise_signal(number)
+        started.touch()
+        time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    while not started.exists() and process.is_alive():
+        time.sleep(0.01)
+    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)  # the sender is another
+    process.join(0.3)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
