@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 import signal
 import threading
 import time
@@ -19,10 +20,12 @@ from toy_research.sameness import differences
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 
-from ignite_trainer import cli
+from ignite_trainer import cli, resuming
+from ignite_trainer.checkpoints import Position
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.experiment import run
+from ignite_trainer.reporters.reporter import Evaluated
 from ignite_trainer.signals import stop_on_signals
 from ignite_trainer.validation import validate
 
@@ -179,6 +182,42 @@ def test_states_are_saved_by_steps_and_by_time(tmp_path: Path) -> None:
             run_toy(root, **{**CHANGES, "Task": task, **changes})
         names = sorted(path.name for path in (only_run(root) / "checkpoints").glob("last_*.pt"))
         assert names[-1] == expected
+
+
+# What is left of the log
+
+SCORES = {"event": "evaluation", "time": "", "iteration": 5, "split": "test", "seconds": 1.0}
+
+
+def write_log(folder: Path, *lines: dict[str, Any] | bytes) -> Path:
+    path = folder / "metrics.jsonl"
+    encoded = [
+        line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in lines
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in encoded))
+    return path
+
+
+def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path) -> None:
+    names = [f"Val.{mark}Acc." for mark in ("\u2028", "\u0085", "\u000b")]
+    whole = [{**SCORES, "epoch": epoch, "metrics": {name: 0.5}} for epoch, name in enumerate(names, start=1)]
+    path = write_log(tmp_path, *whole, b'{"event": "evalu')
+    events = resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    assert [event.metrics for event in events if isinstance(event, Evaluated)] == [
+        {name: 0.5} for name in names
+    ]
+    lines = path.read_bytes().split(b"\n")
+    assert [json.loads(line) for line in lines[:-1]] == whole
+
+
+@pytest.mark.parametrize("line", [b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"])
+def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path) -> None:
+    scores = {**SCORES, "epoch": 1, "metrics": {}}
+    path = write_log(tmp_path, scores, line, scores)
+    before = path.read_bytes()
+    with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is no event of a run (")):
+        resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    assert path.read_bytes() == before
 
 
 # Which run goes on
