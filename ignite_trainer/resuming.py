@@ -137,7 +137,7 @@ def _unreadable(path: Path, number: int, error: Exception) -> ProtocolError:
 def _is_before(entry: Mapping[str, Any], position: Position) -> bool:
     if entry["event"] == "end":
         return False
-    if entry["event"] == "iteration":
+    if entry["event"] in ("iteration", "fault"):
         return bool(entry["iteration"] <= position.iteration)
     return bool(entry["epoch"] < position.epoch or (position.complete and entry["epoch"] == position.epoch))
 

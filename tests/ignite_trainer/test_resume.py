@@ -220,6 +220,13 @@ def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path
     assert path.read_bytes() == before
 
 
+def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
+    fault = {"event": "fault", "time": "", "epoch": 2, "what": "The loss is nan", "done": "", "samples": []}
+    path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
+    resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
+    assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
+
+
 # Which run goes on
 
 
