@@ -96,6 +96,7 @@ def seed_of(folder: Path) -> int:
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
     """Cut from the log of a run what came after the state it goes on from; return what is left, in order.
 
+    Of lines about the same, which a return to a checkpoint leaves, the last one stays, and every fault.
     A value that was not finite, which JSON does not have, comes back as NaN.
 
     Raises:
@@ -106,7 +107,7 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
         return []
     # Not splitlines: a string of JSON may hold what that takes for the end of a line, U+2028 for one.
     lines = path.read_bytes().rstrip().split(b"\n") if position else []
-    kept, events = [], []
+    kept: dict[tuple[Any, ...], tuple[str, Event | None]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line.decode())
@@ -116,15 +117,14 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
             raise _unreadable(path, number, error) from error
         try:
             before = position is not None and _is_before(entry, position)
-            event = _event(entry) if before else None
+            event, key = (_event(entry), _key(entry, number)) if before else (None, ())
         except (LookupError, TypeError, AttributeError) as error:
             raise _unreadable(path, number, error) from error
         if before:
-            kept.append(line.decode() + "\n")
-        if event is not None:
-            events.append(event)
-    results.write_text(path, "".join(kept))
-    return events
+            kept.pop(key, None)  # after a return to a checkpoint the later one counts, in its place
+            kept[key] = (line.decode() + "\n", event)
+    results.write_text(path, "".join(line for line, _ in kept.values()))
+    return [event for _, event in kept.values() if event is not None]
 
 
 def _unreadable(path: Path, number: int, error: Exception) -> ProtocolError:
@@ -140,6 +140,14 @@ def _is_before(entry: Mapping[str, Any], position: Position) -> bool:
     if entry["event"] in ("iteration", "fault"):
         return bool(entry["iteration"] <= position.iteration)
     return bool(entry["epoch"] < position.epoch or (position.complete and entry["epoch"] == position.epoch))
+
+
+def _key(entry: Mapping[str, Any], number: int) -> tuple[Any, ...]:
+    """What a line of the log is about; another about the same comes in its stead."""
+    if entry["event"] == "fault":  # each happened
+        return ("fault", number)
+    place = entry["iteration"] if entry["event"] == "iteration" else entry["epoch"]
+    return (entry["event"], place, entry.get("split"), entry.get("name"))
 
 
 def _event(entry: Mapping[str, Any]) -> Event | None:

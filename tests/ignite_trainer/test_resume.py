@@ -25,7 +25,7 @@ from ignite_trainer.checkpoints import Position
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.experiment import run
-from ignite_trainer.reporters.reporter import Evaluated
+from ignite_trainer.reporters.reporter import Evaluated, Iteration
 from ignite_trainer.signals import stop_on_signals
 from ignite_trainer.validation import validate
 
@@ -225,6 +225,26 @@ def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
     path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
     resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
+
+
+def test_of_what_a_return_to_a_checkpoint_repeats_the_last_is_kept(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "Task": {"class": "toy_research.learning.Matching", "args": {"explode_at": 4}},
+        "Setup__save_every_steps": 2,
+        "Setup__log_interval": 1,
+        "Faults": {"not_finite": "rollback"},
+    }
+    folder = run_toy(tmp_path, **{**CHANGES, **changes}).folder
+    path = folder / "metrics.jsonl"
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [line["iteration"] for line in written if line["event"] == "iteration"]
+    assert steps == [1, 2, 3, *range(3, 16)]
+    events = resuming.take_up_log(folder, Position(epoch=3, iteration=15, complete=True))
+    assert [event.iteration for event in events if isinstance(event, Iteration)] == list(range(1, 16))
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    first = next(line for line in written if line["event"] == "iteration" and line["iteration"] == 3)
+    assert kept == [line for line in written if line != first and line["event"] != "end"]
+    assert sum(line["event"] == "fault" for line in kept) == 1
 
 
 # Which run goes on
