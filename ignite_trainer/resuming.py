@@ -96,32 +96,58 @@ def seed_of(folder: Path) -> int:
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
     """Cut from the log of a run what came after the state it goes on from; return what is left, in order.
 
+    Of lines about the same, which a return to a checkpoint leaves, the last one stays, and every fault.
     A value that was not finite, which JSON does not have, comes back as NaN.
+
+    Raises:
+        ProtocolError: a line is no event; but for the last one, which a killed run may not have finished.
     """
     path = folder / LOG
     if not path.exists():
         return []
-    kept = [entry for entry in _entries(path) if position is not None and _is_before(entry, position)]
-    results.write_text(
-        path, "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in kept)
-    )
-    return [event for entry in kept if (event := _event(entry)) is not None]
-
-
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines: a string of JSON may hold what that takes for the end of a line, U+2028 for one.
+    lines = path.read_bytes().rstrip().split(b"\n") if position else []
+    kept: dict[tuple[Any, ...], tuple[str, Event | None]] = {}
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except ValueError:  # the line that a killed run was writing
-            return
+            entry = json.loads(line.decode())
+        except ValueError as error:
+            if number == len(lines):  # a killed run was writing it
+                break
+            raise _unreadable(path, number, error) from error
+        try:
+            before = position is not None and _is_before(entry, position)
+            event, key = (_event(entry), _key(entry, number)) if before else (None, ())
+        except (LookupError, TypeError, AttributeError) as error:
+            raise _unreadable(path, number, error) from error
+        if before:
+            kept.pop(key, None)  # after a return to a checkpoint the later one counts, in its place
+            kept[key] = (line.decode() + "\n", event)
+    results.write_text(path, "".join(line for line, _ in kept.values()))
+    return [event for _, event in kept.values() if event is not None]
+
+
+def _unreadable(path: Path, number: int, error: Exception) -> ProtocolError:
+    return ProtocolError(
+        f"{path}, line {number} is no event of a run ({type(error).__name__}: {error}). Mend or remove that "
+        "line, or start a new run without --resume."
+    )
 
 
 def _is_before(entry: Mapping[str, Any], position: Position) -> bool:
     if entry["event"] == "end":
         return False
-    if entry["event"] == "iteration":
+    if entry["event"] in ("iteration", "fault"):
         return bool(entry["iteration"] <= position.iteration)
     return bool(entry["epoch"] < position.epoch or (position.complete and entry["epoch"] == position.epoch))
+
+
+def _key(entry: Mapping[str, Any], number: int) -> tuple[Any, ...]:
+    """What a line of the log is about; another about the same comes in its stead."""
+    if entry["event"] == "fault":  # each happened
+        return ("fault", number)
+    place = entry["iteration"] if entry["event"] == "iteration" else entry["epoch"]
+    return (entry["event"], place, entry.get("split"), entry.get("name"))
 
 
 def _event(entry: Mapping[str, Any]) -> Event | None:

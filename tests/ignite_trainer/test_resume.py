@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -21,11 +22,13 @@ from toy_research.sameness import differences
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 
-from ignite_trainer import cli
+from ignite_trainer import cli, resuming
+from ignite_trainer.checkpoints import Position
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.experiment import run
 from ignite_trainer.faults import explained
+from ignite_trainer.reporters.reporter import Evaluated, Iteration
 from ignite_trainer.signals import StopRequest, leave_signals_to_parent, stop_on_signals
 from ignite_trainer.validation import validate
 
@@ -182,6 +185,69 @@ def test_states_are_saved_by_steps_and_by_time(tmp_path: Path) -> None:
             run_toy(root, **{**CHANGES, "Task": task, **changes})
         names = sorted(path.name for path in (only_run(root) / "checkpoints").glob("last_*.pt"))
         assert names[-1] == expected
+
+
+# What is left of the log
+
+SCORES = {"event": "evaluation", "time": "", "iteration": 5, "split": "test", "seconds": 1.0}
+
+
+def write_log(folder: Path, *lines: dict[str, Any] | bytes) -> Path:
+    path = folder / "metrics.jsonl"
+    encoded = [
+        line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in lines
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in encoded))
+    return path
+
+
+def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path) -> None:
+    names = [f"Val.{mark}Acc." for mark in ("\u2028", "\u0085", "\u000b")]
+    whole = [{**SCORES, "epoch": epoch, "metrics": {name: 0.5}} for epoch, name in enumerate(names, start=1)]
+    path = write_log(tmp_path, *whole, b'{"event": "evalu')
+    events = resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    assert [event.metrics for event in events if isinstance(event, Evaluated)] == [
+        {name: 0.5} for name in names
+    ]
+    lines = path.read_bytes().split(b"\n")
+    assert [json.loads(line) for line in lines[:-1]] == whole
+
+
+@pytest.mark.parametrize("line", [b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"])
+def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path) -> None:
+    scores = {**SCORES, "epoch": 1, "metrics": {}}
+    path = write_log(tmp_path, scores, line, scores)
+    before = path.read_bytes()
+    with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is no event of a run (")):
+        resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    assert path.read_bytes() == before
+
+
+def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
+    fault = {"event": "fault", "time": "", "epoch": 2, "what": "The loss is nan", "done": "", "samples": []}
+    path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
+    resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
+    assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
+
+
+def test_of_what_a_return_to_a_checkpoint_repeats_the_last_is_kept(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "Task": {"class": "toy_research.learning.Matching", "args": {"explode_at": 4}},
+        "Setup__save_every_steps": 2,
+        "Setup__log_interval": 1,
+        "Faults": {"not_finite": "rollback"},
+    }
+    folder = run_toy(tmp_path, **{**CHANGES, **changes}).folder
+    path = folder / "metrics.jsonl"
+    written = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [line["iteration"] for line in written if line["event"] == "iteration"]
+    assert steps == [1, 2, 3, *range(3, 16)]
+    events = resuming.take_up_log(folder, Position(epoch=3, iteration=15, complete=True))
+    assert [event.iteration for event in events if isinstance(event, Iteration)] == list(range(1, 16))
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    first = next(line for line in written if line["event"] == "iteration" and line["iteration"] == 3)
+    assert kept == [line for line in written if line != first and line["event"] != "end"]
+    assert sum(line["event"] == "fault" for line in kept) == 1
 
 
 # Which run goes on
