@@ -120,11 +120,13 @@ class FaultPolicy:
         names = [sample_name(self._dataset, index) for index in found.indices]
         of = f", of {listing(names)}" if names else ""
         before = "".join(f" {what.capitalize()} before: {count}." for what, count in self.counts.items())
-        advice = ' Faults.not_finite "skip" leaves such steps out.' * (self._faults.not_finite == "stop")
+        advice = ' Faults.not_finite "skip" leaves such steps out, also with --resume.' * (
+            self._faults.not_finite == "stop"
+        )
         return RunFailed(
             f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{of}.{before} "
-            f"What earlier epochs reached is kept in {self._folder}. Lower Optimizer.args.lr, say, or look "
-            f"at these samples.{advice}"
+            f"What earlier epochs reached is kept in {self._folder}. Look at these samples, or lower "
+            f"Optimizer.args.lr, say, in a new run.{advice}"
         )
 
 
@@ -164,13 +166,14 @@ def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None
                 raise RunStopped(request.signal, folder) from error
             raise RunFailed(
                 f"A process that loads samples (pid {killed[1]}) was killed, which the system does where "
-                "memory runs out. Lower Setup.workers_train and Setup.workers_test, or the batch size with "
-                f"-b, or run on a machine with more memory. What finished epochs reached is kept in {folder}."
+                "memory runs out. Lower Setup.workers_train and Setup.workers_test, or in a new run the "
+                "batch size with -b, or run on a machine with more memory. What finished epochs reached is "
+                f"kept in {folder}."
             ) from error
         if is_out_of_memory(error):
             raise RunFailed(
-                f"Memory does not suffice ({first_line(error)}). Lower the batch size with -b. What finished "
-                f"epochs reached is kept in {folder}."
+                f"Memory does not suffice ({first_line(error)}). Lower the batch size with -b, in a new run. "
+                f"What finished epochs reached is kept in {folder}."
             ) from error
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise failed_writing(Path(error.filename or folder), error) from error

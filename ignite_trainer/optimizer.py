@@ -105,7 +105,7 @@ class OptimizerSteps:
         if self._skipped_in_succession > _SKIPPED_AT_MOST:
             raise RunFailed(
                 f"Gradients were not finite in {self._skipped_in_succession} steps in succession, however "
-                'the loss was scaled. Set Setup.precision to "bf16" or "fp32".'
+                'the loss was scaled. Set Setup.precision to "bf16" or "fp32" in a new run.'
             )
 
     def drop(self) -> None:

@@ -55,12 +55,14 @@ def training_failed(reason: str, setup: Setup, *, fits: int | None) -> RunFailed
     """
     batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, fits or setup.batch_train // 2)
     if setup.batch_train == 1:
-        advice = 'One sample is the least there is: use a smaller model, or Setup.precision "bf16".'
+        advice = (
+            'One sample is the least there is: use a smaller model, or Setup.precision "bf16", in a new run.'
+        )
     else:
         found = f"A batch of {fits} fits; use" if fits else "Try"
         advice = (
             f"{found} -b {batch} --Setup.accumulate {accumulate}, which makes as many samples a step, or "
-            'Setup.precision "bf16".'
+            'Setup.precision "bf16"; either in a new run.'
         )
     return RunFailed(
         f"Memory does not suffice for a training step of {setup.batch_train} samples "
@@ -73,8 +75,8 @@ def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
     size = setup.batch_test or setup.batch_train
     return RunFailed(
         f"Memory does not suffice for an evaluation step of {size} samples ({first_line(reason)}). Lower "
-        f"Setup.batch_test with -B {max(size // 2, 1)}, say: results do not depend on it. What finished "
-        "epochs reached is kept."
+        f"Setup.batch_test with -B {max(size // 2, 1)}, say, also with --resume: results do not depend "
+        "on it. What finished epochs reached is kept."
     )
 
 

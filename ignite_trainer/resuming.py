@@ -18,11 +18,12 @@ from ignite_trainer.validation import read_json, validate
 
 LOG = "metrics.jsonl"
 
-# What may be another: it says how a run is watched, kept and compared, not what it computes.
-_FREE = ("$schema", "Visdom", "Reporters", "Sweep", "Table", "Yardsticks")
+# What may be another: it says how a run is watched, kept and compared, and what it does about faults, not
+# what it computes where there are none.
+_FREE = ("$schema", "Visdom", "Reporters", "Faults", "Sweep", "Table", "Yardsticks")
 _FREE_IN_SETUP = (
     *("saved_models_path", "resume", "epochs", "workers_train", "workers_test", "log_interval"),
-    *("keep_memory", "save_every_steps", "save_every_minutes"),
+    *("batch_test", "keep_memory", "save_every_steps", "save_every_minutes"),
 )
 _FREE_IN_DATASET = ("cache", "progress", "download")
 _NAMED = 3  # keys that differ; more are no help

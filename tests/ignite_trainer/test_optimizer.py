@@ -153,7 +153,7 @@ def test_a_run_whose_gradients_always_overflow_ends() -> None:
     assert (steps.skipped, model.seen) == (41, [])
     assert str(caught.value) == (
         "Gradients were not finite in 41 steps in succession, however the loss was scaled. "
-        'Set Setup.precision to "bf16" or "fp32".'
+        'Set Setup.precision to "bf16" or "fp32" in a new run.'
     )
 
 

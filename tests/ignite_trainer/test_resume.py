@@ -296,6 +296,13 @@ def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
         run(validate(raw), trusted=TRUSTED, folder=tmp_path, resume=True)
 
 
+def test_faults_and_the_batch_of_evaluation_may_be_others(tmp_path: Path) -> None:
+    stopped(tmp_path, signalled(step=9))
+    others = {"Setup__batch_test": 3, "Faults": {"not_finite": "skip", "unreadable": "skip"}}
+    assert finish(tmp_path, **others) == only_run(tmp_path)
+    assert (only_run(tmp_path) / "result.json").exists()
+
+
 def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) -> None:
     with pytest.raises(RunStopped):
         go_on(tmp_path, Task=signalled(step=15))
