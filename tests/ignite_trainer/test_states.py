@@ -185,7 +185,7 @@ def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
 
 
-@pytest.mark.parametrize("what", ["damaged", "removed", "other data"])
+@pytest.mark.parametrize("what", ["damaged", "removed", "other data", "more data", "other names"])
 def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: str) -> None:
     changes: dict[str, Any] = {"Setup__batch_train": 4, "Setup__epochs": 1}
     folder = run_toy(tmp_path, **changes).folder
@@ -195,14 +195,18 @@ def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: s
     elif what == "removed":
         state.unlink()
     else:  # the file of samples is another, say
-        changes["Dataset"] = {"class": "toy_research.signals.Tones", "args": {"fold": 1, "samples": 15}}
+        args = {"other data": {"samples": 15}, "more data": {"samples": 31}}.get(what, {"folds": 3})
+        kind = "toy_research.failing.FaultyTones" if what == "other names" else "toy_research.signals.Tones"
+        changes["Dataset"] = {"class": kind, "args": {"fold": 1, **args}}
         raw = json.loads((folder / "protocol.json").read_text())
         (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     expected = {
         "damaged": "no state that is intact: last_epoch-1.pt. It cannot",
         "removed": "no state that is intact: none is there any more. It cannot",
-        "other data": "the data set is another",
+        "other data": "the data set is another: batches of an epoch 5 then and 2 now; samples of the train ",
+        "more data": "the data set is another: samples of the test split 10 then and 11 now",
+        "other names": "the data set is another: digest of the train split's names and targets",
     }
     with pytest.raises(ProtocolError, match=expected[what]):
         run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
