@@ -65,6 +65,7 @@ class Run:
             "elapsed": self._elapsed,
             "faults": self._faults,
             "data": DataIdentity(parts.training, parts.evaluation),
+            **{f"unreadable_{split}": loader.unreadable for split, loader in parts.evaluation.items()},
         }
         self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
         self._checkpoints = Checkpoints(

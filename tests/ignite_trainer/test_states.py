@@ -295,3 +295,17 @@ def test_best_weights_lie_as_safetensors_beside_them_tied_ones_too(tmp_path: Pat
     saved = safetensors.torch.load_file(tmp_path / "best_val-acc_epoch-1_0.5000.safetensors")
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "Dataset": {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "gone": [1, 6]}},
+        "Faults": {"unreadable": "skip", "unreadable_at_most": 0.1},
+    }
+    folder = run_toy(tmp_path, **changes, Setup__epochs=1).folder
+    changes["Dataset"]["args"]["gone"] = []  # it can be read again
+    raw = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
+    again = run_toy(tmp_path, **changes, Setup__resume="auto")
+    assert again.folder == folder
+    assert again.record.faults == {"samples skipped": 2}
