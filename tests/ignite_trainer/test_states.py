@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,30 @@ from toy_research.protocols import run_toy, toy
 
 from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.durable import write_durably
+from ignite_trainer.durable import checksum_of, is_intact, write_durably
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.validation import validate
+
+ROOT = Path(__file__).parents[2]
+# Writes a file anew, and is killed before a rename, when so many are done.
+_CRASH = """
+import os, sys
+from pathlib import Path
+from ignite_trainer.durable import checksum_of, is_intact, write_durably
+
+left = int(sys.argv[2])
+
+def look(event, args):
+    global left
+    if event == "os.rename":
+        if not left:
+            os._exit(9)
+        left -= 1
+
+sys.addaudithook(look)
+write_durably(Path(sys.argv[1]), lambda file: file.write(b"new"))
+"""
 
 
 def network(*, channels_last: bool = False) -> nn.Sequential:
@@ -133,11 +156,12 @@ def test_going_back_removes_what_was_written_after(tmp_path: Path) -> None:
     training = Training(tmp_path)
     for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
         training.save(epoch, accuracy)
-    (tmp_path / "last_epoch-5.pt.part").touch()
+    for remains in ("last_epoch-5.pt.part", "last_epoch-5.pt.sha256"):
+        (tmp_path / remains).touch()
     (tmp_path / "last_epoch-4.pt").write_bytes(b"")
     again = Training(tmp_path)
     assert again.checkpoints.restore() == at(3)
-    assert names(tmp_path, "*") & {"last_epoch-4.pt", "last_epoch-5.pt.part"} == set()
+    assert names(tmp_path, "*") & {"last_epoch-4.pt", *names(tmp_path, "last_epoch-5*")} == set()
     assert names(tmp_path, "best*.pt") == {f"best_val-acc_epoch-{n}_0.{n}000.pt" for n in (1, 2, 3)}
     again.save(4, 0.5)
     assert names(tmp_path, "best*.pt") == {
@@ -309,3 +333,19 @@ def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path:
     again = run_toy(tmp_path, **changes, Setup__resume="auto")
     assert again.folder == folder
     assert again.record.faults == {"samples skipped": 2}
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, renames: int) -> None:
+    path = tmp_path / "state.pt"
+    write_durably(path, lambda file: file.write(b"old"))
+    crashed = subprocess.run(
+        [sys.executable, "-c", _CRASH, str(path), str(renames)], cwd=ROOT, check=False
+    )
+    assert crashed.returncode == (9 if renames < 3 else 0)
+    assert path.read_bytes() == (b"old" if renames < 2 else b"new")
+    assert is_intact(path)
+    write_durably(path, lambda file: file.write(b"newer"))
+    assert is_intact(path)
+    assert checksum_of(path).read_text() == f"{hashlib.sha256(b'newer').hexdigest()}  state.pt\n"
+    assert names(tmp_path, "*.part") <= {"state.pt.part"}
