@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
+from toy_research.sameness import differences
 
 from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
@@ -349,3 +350,15 @@ def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, r
     assert is_intact(path)
     assert checksum_of(path).read_text() == f"{hashlib.sha256(b'newer').hexdigest()}  state.pt\n"
     assert names(tmp_path, "*.part") <= {"state.pt.part"}
+
+
+def test_runs_whose_safetensors_differ_are_told_apart(tmp_path: Path) -> None:
+    first = run_toy(tmp_path / "one").folder
+    second = tmp_path / "two"
+    shutil.copytree(first, second)
+    assert differences(first, second) == []
+    path = next((second / "checkpoints").glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert differences(first, second) == [path.name]
