@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_trainer import random_state
-from ignite_trainer.durable import is_intact, remove, write_durably
+from ignite_trainer.durable import is_intact, remove, remove_remains, write_durably
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Best
@@ -185,8 +185,7 @@ class Checkpoints:
         for newer in states[:at]:
             remove(newer)
         self._last, self._before = restored, states[at + 1 :]
-        for part in self._folder.glob("*.part"):
-            part.unlink(missing_ok=True)
+        remove_remains(self._folder)
         named = {best.checkpoint for kept in self._kept.values() for best in kept}
         done = position.epoch if position.complete else position.epoch - 1
         self._superseded, self._needed_by_the_one_before = [], []

@@ -34,23 +34,25 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         written = hashing.digest.hexdigest()
         if _sha256(part) != written:
             raise OSError(f"{part} does not read as it was written; the disk may be failing")
-        checksum = checksum_of(path)
-        note = checksum.with_name(checksum.name + ".part")
-        note.write_text(f"{written}  {path.name}\n", encoding="ascii")
-        note.replace(checksum)
+        line = f"{written}  {path.name}\n".encode()
+        before = _noted(path) if path.exists() else b""
+        # Until the file is replaced, both checksums are noted: whichever file a crash leaves is intact.
+        _note(path, line + before)
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+    if before:
+        with contextlib.suppress(OSError):  # a line too many does no harm
+            _note(path, line)
 
 
 def is_intact(path: Path) -> bool:
     """Whether a file is byte for byte what `write_durably` wrote; not so if it has no checksum."""
     try:
-        noted = checksum_of(path).read_bytes()
-        return noted == f"{_sha256(path)}  {path.name}\n".encode()
+        return f"{_sha256(path)}  {path.name}\n".encode() in _noted(path).splitlines(keepends=True)
     except OSError:
         return False
 
@@ -61,9 +63,43 @@ def remove(path: Path) -> None:
     checksum_of(path).unlink(missing_ok=True)
 
 
+def remove_remains(folder: Path) -> None:
+    """Remove what a crash may leave in a folder: files half written, checksums of files not there."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+    for checksum in folder.glob("*.sha256"):
+        if not checksum.with_suffix("").exists():
+            checksum.unlink(missing_ok=True)
+
+
 def checksum_of(path: Path) -> Path:
     """Where the checksum of a file lies."""
     return path.with_name(path.name + ".sha256")
+
+
+def _note(path: Path, content: bytes) -> None:
+    """Have the checksums of a file on disk, or those that were."""
+    checksum = checksum_of(path)
+    part = checksum.with_name(checksum.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(checksum)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _noted(path: Path) -> bytes:
+    """The checksums noted of a file; none if there is no note."""
+    try:
+        return checksum_of(path).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 class _Hashing:

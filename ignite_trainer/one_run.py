@@ -17,6 +17,7 @@ from ignite_trainer import metrics, random_state, results, resuming
 from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.data_identity import DataIdentity
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack
@@ -63,6 +64,8 @@ class Run:
             "scaler": parts.scaler if parts.scaler.is_enabled() else None,
             "elapsed": self._elapsed,
             "faults": self._faults,
+            "data": DataIdentity(parts.training, parts.evaluation),
+            **{f"unreadable_{split}": loader.unreadable for split, loader in parts.evaluation.items()},
         }
         self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
         self._checkpoints = Checkpoints(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ignite_trainer.errors import ProtocolError, RunFailed
@@ -45,6 +46,16 @@ class UnreadableSamples:
     def names(self) -> list[str]:
         """Their names."""
         return [sample_name(self._dataset, index) for index in self._found]
+
+    def state_dict(self) -> dict[int, str]:
+        """What a state holds of it: positions of the samples, and what was said of each."""
+        return dict(self._found)
+
+    def load_state_dict(self, state: Mapping[int, str]) -> None:
+        """Go on counting from a state; a ValueError if it is not of this split."""
+        if not all(type(index) is int and 0 <= index < len(self._dataset) for index in state):
+            raise ValueError(f"samples that cannot be read are none of the {self._split} split.")
+        self._found = {index: str(error) for index, error in state.items()}
 
     def add(self, failed: list[Unreadable], *, of: int) -> None:
         """Count the samples of a batch that failed.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,34 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
+from toy_research.sameness import differences
 
 from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.durable import write_durably
+from ignite_trainer.durable import checksum_of, is_intact, write_durably
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.validation import validate
+
+ROOT = Path(__file__).parents[2]
+# Writes a file anew, and is killed before a rename, when so many are done.
+_CRASH = """
+import os, sys
+from pathlib import Path
+from ignite_trainer.durable import checksum_of, is_intact, write_durably
+
+left = int(sys.argv[2])
+
+def look(event, args):
+    global left
+    if event == "os.rename":
+        if not left:
+            os._exit(9)
+        left -= 1
+
+sys.addaudithook(look)
+write_durably(Path(sys.argv[1]), lambda file: file.write(b"new"))
+"""
 
 
 def network(*, channels_last: bool = False) -> nn.Sequential:
@@ -133,11 +157,12 @@ def test_going_back_removes_what_was_written_after(tmp_path: Path) -> None:
     training = Training(tmp_path)
     for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
         training.save(epoch, accuracy)
-    (tmp_path / "last_epoch-5.pt.part").touch()
+    for remains in ("last_epoch-5.pt.part", "last_epoch-5.pt.sha256"):
+        (tmp_path / remains).touch()
     (tmp_path / "last_epoch-4.pt").write_bytes(b"")
     again = Training(tmp_path)
     assert again.checkpoints.restore() == at(3)
-    assert names(tmp_path, "*") & {"last_epoch-4.pt", "last_epoch-5.pt.part"} == set()
+    assert names(tmp_path, "*") & {"last_epoch-4.pt", *names(tmp_path, "last_epoch-5*")} == set()
     assert names(tmp_path, "best*.pt") == {f"best_val-acc_epoch-{n}_0.{n}000.pt" for n in (1, 2, 3)}
     again.save(4, 0.5)
     assert names(tmp_path, "best*.pt") == {
@@ -185,7 +210,7 @@ def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
 
 
-@pytest.mark.parametrize("what", ["damaged", "removed", "other data"])
+@pytest.mark.parametrize("what", ["damaged", "removed", "other data", "more data", "other names"])
 def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: str) -> None:
     changes: dict[str, Any] = {"Setup__batch_train": 4, "Setup__epochs": 1}
     folder = run_toy(tmp_path, **changes).folder
@@ -195,14 +220,18 @@ def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: s
     elif what == "removed":
         state.unlink()
     else:  # the file of samples is another, say
-        changes["Dataset"] = {"class": "toy_research.signals.Tones", "args": {"fold": 1, "samples": 15}}
+        args = {"other data": {"samples": 15}, "more data": {"samples": 31}}.get(what, {"folds": 3})
+        kind = "toy_research.failing.FaultyTones" if what == "other names" else "toy_research.signals.Tones"
+        changes["Dataset"] = {"class": kind, "args": {"fold": 1, **args}}
         raw = json.loads((folder / "protocol.json").read_text())
         (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     expected = {
         "damaged": "no state that is intact: last_epoch-1.pt. It cannot",
         "removed": "no state that is intact: none is there any more. It cannot",
-        "other data": "the data set is another",
+        "other data": "the data set is another: batches of an epoch 5 then and 2 now; samples of the train ",
+        "more data": "the data set is another: samples of the test split 10 then and 11 now",
+        "other names": "the data set is another: digest of the train split's names and targets",
     }
     with pytest.raises(ProtocolError, match=expected[what]):
         run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
@@ -291,3 +320,45 @@ def test_best_weights_lie_as_safetensors_beside_them_tied_ones_too(tmp_path: Pat
     saved = safetensors.torch.load_file(tmp_path / "best_val-acc_epoch-1_0.5000.safetensors")
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "Dataset": {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "gone": [1, 6]}},
+        "Faults": {"unreadable": "skip", "unreadable_at_most": 0.1},
+    }
+    folder = run_toy(tmp_path, **changes, Setup__epochs=1).folder
+    changes["Dataset"]["args"]["gone"] = []  # it can be read again
+    raw = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
+    again = run_toy(tmp_path, **changes, Setup__resume="auto")
+    assert again.folder == folder
+    assert again.record.faults == {"samples skipped": 2}
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, renames: int) -> None:
+    path = tmp_path / "state.pt"
+    write_durably(path, lambda file: file.write(b"old"))
+    crashed = subprocess.run(
+        [sys.executable, "-c", _CRASH, str(path), str(renames)], cwd=ROOT, check=False
+    )
+    assert crashed.returncode == (9 if renames < 3 else 0)
+    assert path.read_bytes() == (b"old" if renames < 2 else b"new")
+    assert is_intact(path)
+    write_durably(path, lambda file: file.write(b"newer"))
+    assert is_intact(path)
+    assert checksum_of(path).read_text() == f"{hashlib.sha256(b'newer').hexdigest()}  state.pt\n"
+    assert names(tmp_path, "*.part") <= {"state.pt.part"}
+
+
+def test_runs_whose_safetensors_differ_are_told_apart(tmp_path: Path) -> None:
+    first = run_toy(tmp_path / "one").folder
+    second = tmp_path / "two"
+    shutil.copytree(first, second)
+    assert differences(first, second) == []
+    path = next((second / "checkpoints").glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert differences(first, second) == [path.name]

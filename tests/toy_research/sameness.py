@@ -16,15 +16,16 @@ TIMES = ("time", "seconds", "samples_per_second", "last_checkpoint", "checkpoint
 def differences(first: Path, second: Path) -> list[str]:
     """What two finished runs have not in common, times left out."""
     found = []
-    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (first, second)]
+    runs = (first, second)
+    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in runs]
     if names[0] != names[1]:
         found.append(f"files {names[0]} and {names[1]}")
     for name in set(names[0]) & set(names[1]):
         if name.endswith(".pt"):
-            ours, theirs = (
-                torch.load(run / "checkpoints" / name, weights_only=True) for run in (first, second)
-            )
+            ours, theirs = (torch.load(run / "checkpoints" / name, weights_only=True) for run in runs)
             found += [f"{name}: {key}" for key in _unequal(ours, theirs)]
+        elif name.endswith(".safetensors") and not _same_bytes(*(run / "checkpoints" / name for run in runs)):
+            found.append(name)
     for reader, name in (
         (_read_log, "metrics.jsonl"),
         (_read_csv, "predictions.csv"),
@@ -54,6 +55,10 @@ def _unequal(ours: Any, theirs: Any, key: str = "") -> list[str]:
     else:
         same = ours == theirs
     return [] if same else [key]
+
+
+def _same_bytes(ours: Path, theirs: Path) -> bool:
+    return ours.read_bytes() == theirs.read_bytes()
 
 
 def _read_log(path: Path) -> Any:
