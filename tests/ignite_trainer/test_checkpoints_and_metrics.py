@@ -228,7 +228,8 @@ def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_
 
 # Checkpoints of a run
 
-STATE = {"position", "best", "random", "model", "optimizer", "running", "elapsed", "faults"}
+STATE = {"position", "best", "random", "model", "optimizer", "running", "elapsed", "faults", "data"}
+STATE |= {"unreadable_train", "unreadable_test"}
 
 
 def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Path) -> None:

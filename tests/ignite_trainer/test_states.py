@@ -340,9 +340,7 @@ def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path:
 def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, renames: int) -> None:
     path = tmp_path / "state.pt"
     write_durably(path, lambda file: file.write(b"old"))
-    crashed = subprocess.run(
-        [sys.executable, "-c", _CRASH, str(path), str(renames)], cwd=ROOT, check=False
-    )
+    crashed = subprocess.run([sys.executable, "-c", _CRASH, str(path), str(renames)], cwd=ROOT, check=False)
     assert crashed.returncode == (9 if renames < 3 else 0)
     assert path.read_bytes() == (b"old" if renames < 2 else b"new")
     assert is_intact(path)
