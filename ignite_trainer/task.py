@@ -55,3 +55,35 @@ class Task(ABC):
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return scores and targets; called in eval mode without gradient."""
+
+
+class EmbeddingTask(Task):
+    """A task whose loss compares the embeddings of a whole batch with each other.
+
+    Its step is in two parts, so that the trainer can carry out the first for a part of a batch at a time, and
+    once more with gradient when the loss is known (see `Setup.chunk`): then memory goes with the part, and
+    the loss is that of the whole batch.
+    """
+
+    @abstractmethod
+    def embed(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        """Embed samples, with gradient: all that needs the activations of the model.
+
+        Returns:
+            Embeddings by what they are of, `[n, D]`: a row for each sample of the batch that has such a
+            thing, in their order. What no sample has may be left out. A row depends on its own sample alone
+            (but for batch norm in train mode), so that the rows of two batches, one below the other, are
+            those of both together.
+        """
+
+    @abstractmethod
+    def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
+        """Return the loss of a whole batch, with gradient, and what metrics by iteration are computed from.
+
+        To the loss belongs what depends on parameters alone, such as scales and penalties. The tensors of
+        `batch` may be looked at, and are not sent through the model.
+        """
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return the loss, with gradient, and what metrics by iteration are computed from."""
+        return self.compare(model, self.embed(model, batch), batch)

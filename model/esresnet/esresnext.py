@@ -162,6 +162,13 @@ class ESResNeXt(nn.Module):
             return AudioFeatures(features, image.new_zeros(()))
         return AudioFeatures(features, self.fbsp.norm_penalty(bank))
 
+    def wavelet_penalty(self) -> Tensor:
+        """Compute the wavelet-norm penalty, with gradient; a scalar, 0 without learned wavelets."""
+        bank = self._bank()
+        if self.fbsp is None or bank is None:
+            return self.window.new_zeros(())
+        return self.fbsp.norm_penalty(bank)
+
     def power(self, audio: Tensor) -> Tensor:
         """Compute the power of `audio` `[B, C, T]` in three bands `[B, C, 3, H, W]`; see `decibels`."""
         return self._power(audio, self._bank())

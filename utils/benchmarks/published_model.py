@@ -72,9 +72,12 @@ class PublishedTower(nn.Module):
         image = self._image((audio.to(self.window.dtype) + 32768.0) * (2.0 / 65535.0) - 1.0, wavelets)
         pooled = [self._backbone(image[:, channel].contiguous()) for channel in range(image.shape[1])]
         features = cast(nn.Linear, self.fc)(torch.stack(pooled, dim=1).sum(dim=1))
-        target = 1.0 if fbsp.normalized else math.sqrt(fbsp.taps)
-        norms = torch.sqrt((wavelets.real**2 + wavelets.imag**2).sum(dim=-1))
-        return AudioFeatures(features, ((norms - target) ** 2).mean())
+        return AudioFeatures(features, _norm_penalty(fbsp, wavelets))
+
+    def wavelet_penalty(self) -> Tensor:
+        """Compute the wavelet-norm penalty, from wavelets of its own."""
+        fbsp = cast(SplineWavelets, self.fbsp)
+        return _norm_penalty(fbsp, complex_wavelets(fbsp))
 
     def _image(self, audio: Tensor, wavelets: Tensor) -> Tensor:
         """Turn audio `[B, C, T]` in [-1, 1] into decibels `[B, C, 3, H, W]`."""
@@ -128,6 +131,13 @@ def complex_wavelets(fbsp: SplineWavelets) -> Tensor:
     phase = fc * time
     wavelets = torch.sqrt(fb) * power * torch.complex(torch.cos(phase), -torch.sin(phase))
     return wavelets / math.sqrt(fbsp.taps) if fbsp.normalized else wavelets
+
+
+def _norm_penalty(fbsp: SplineWavelets, wavelets: Tensor) -> Tensor:
+    target = 1.0 if fbsp.normalized else math.sqrt(fbsp.taps)
+    norms = torch.sqrt((wavelets.real**2 + wavelets.imag**2).sum(dim=-1))
+    penalty: Tensor = ((norms - target) ** 2).mean()
+    return penalty
 
 
 def _gate(gate: nn.Module, x: Tensor, *, size: tuple[int, ...]) -> Tensor:

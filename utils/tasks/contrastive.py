@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ignite_trainer.batch import PaddedBatch
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import scaled_similarity
@@ -21,7 +21,7 @@ from utils.tasks.labels import Classes, check_audio
 from utils.tasks.prompts import Prompts
 
 
-class AudioTextContrastive(Task):
+class AudioTextContrastive(EmbeddingTask):
     """Bring each clip's audio close to the text of its labels.
 
     The loss is the contrastive one over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
@@ -89,26 +89,20 @@ class AudioTextContrastive(Task):
         """Embed the texts of the classes."""
         self.class_features = self._prompts.encode(_audioclip(model), [[name] for name in self.class_names])
 
-    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+    def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Embed the audio of the samples and the text of their labels, normalised, float32 `[B, D]`."""
+        return self._embed(_audioclip(model), batch)[0]
+
+    def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss, and as scores which text of the batch each clip is closest to."""
         audioclip = _audioclip(model)
-        features, penalty = audioclip.encode_audio_with_penalty(batch.audio)
-        audio_features = F.normalize(features.float(), dim=-1)
-        text_features = self._prompts.encode(audioclip, batch.labels)
-        weights = sample_weights(batch.labels, self._class_weights) if self._class_weights else None
-        same_label = self._positives == "same_label"
-        with record_function("step/loss"):
-            logits = audioclip.logits(audio_features=audio_features, text_features=text_features)
-            loss = audioclip.loss(
-                logits,
-                penalty=penalty,
-                sample_weight=weights,
-                positives=self._positives,
-                label_ids=label_ids_of(batch.labels) if same_label else None,
-                reduction=self._reduction,
-            )
-        assert logits.audio_text is not None
-        return StepOutput(logits.audio_text, torch.arange(len(features), device=features.device), loss)
+        return self._compare(audioclip, embeddings, batch, penalty=audioclip.audio.wavelet_penalty())
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        """Return what `compare` does, with the wavelets made once for the embeddings and the penalty."""
+        audioclip = _audioclip(model)
+        embeddings, penalty = self._embed(audioclip, batch)
+        return self._compare(audioclip, embeddings, batch, penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and embeddings of the audio and of images if given."""
@@ -126,6 +120,30 @@ class AudioTextContrastive(Task):
             batch.labels, multilabel=audioclip.multilabel, device=audioclip.device
         )
         return StepOutput(scores, targets, features=features)
+
+    def _embed(self, model: AudioCLIP, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+        features, penalty = model.encode_audio_with_penalty(batch.audio)
+        audio = F.normalize(features.float(), dim=-1)
+        return {"audio": audio, "text": self._prompts.encode(model, batch.labels)}, penalty
+
+    def _compare(
+        self, model: AudioCLIP, embeddings: Mapping[str, Tensor], batch: Any, *, penalty: Tensor
+    ) -> StepOutput:
+        weights = sample_weights(batch.labels, self._class_weights) if self._class_weights else None
+        same_label = self._positives == "same_label"
+        with record_function("step/loss"):
+            logits = model.logits(audio_features=embeddings["audio"], text_features=embeddings["text"])
+            loss = model.loss(
+                logits,
+                penalty=penalty,
+                sample_weight=weights,
+                positives=self._positives,
+                label_ids=label_ids_of(batch.labels) if same_label else None,
+                reduction=self._reduction,
+            )
+        assert logits.audio_text is not None
+        own = torch.arange(len(logits.audio_text), device=logits.audio_text.device)
+        return StepOutput(logits.audio_text, own, loss)
 
     def _embed_audio(self, model: AudioCLIP, audio: Tensor | PaddedBatch) -> Tensor:
         """Normalised features of a batch of clips, float32 `[B, D]`, by windows where they are too long."""

@@ -116,6 +116,32 @@ def test_the_training_loss_is_that_of_the_models_forward(frozen: bool) -> None:
     assert model.audio.fc.weight.grad is not None
 
 
+def test_the_step_is_the_comparison_of_the_embeddings_of_its_parts() -> None:
+    model, clips = tiny_audioclip().eval(), Clips()
+    task = prepared(model, AudioTextContrastive(positives="same_label"), clips)
+    whole = batch_of(clips)._replace(labels=[["dog"], ["dog"], ["rain"], ["siren"]])
+    parts = [
+        Sample(whole.audio[part], None, whole.labels[part])
+        for part in (slice(0, 1), slice(1, 3), slice(3, 4))
+    ]
+    embedded = [task.embed(model, part) for part in parts]
+    joined = {name: torch.cat([part[name] for part in embedded]) for name in ("audio", "text")}
+    output, expected = task.compare(model, joined, whole), task.training_step(model, whole)
+    assert output.loss is not None and expected.loss is not None
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output.y_pred, expected.y_pred, rtol=1e-5, atol=1e-4)
+    names = ("audio.fbsp.m", "audio.fc.weight", "text_projection", "logit_scale_at")
+    weights = [model.get_parameter(name) for name in names]
+    gradients = zip(
+        names,
+        torch.autograd.grad(output.loss, weights),
+        torch.autograd.grad(expected.loss, weights),
+        strict=True,
+    )
+    for name, one, other in gradients:
+        assert (one - other).norm() <= 1e-4 * other.norm(), name
+
+
 def test_texts_of_a_frozen_tower_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = tiny_audioclip().eval().requires_grad_(False)
     encoded: list[str] = []
