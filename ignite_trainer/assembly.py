@@ -19,6 +19,7 @@ from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import build
+from ignite_trainer.model_preparation import build_model
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.parameters import ParameterPlan, apply_rules, at_rate
 from ignite_trainer.precision import loss_scaler
@@ -84,7 +85,7 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     datasets = attempt(lambda: _build_datasets(blueprint))
     transforms = attempt(lambda: _build_transforms(blueprint))
     task = attempt(lambda: build(blueprint.task, protocol.task.args, where="Task"))
-    model = attempt(lambda: _build_model(blueprint, device))
+    model = attempt(lambda: build_model(blueprint, device))
     evaluations = attempt(lambda: _build_evaluations(blueprint))
     attempt.raise_problems()
     for split in SPLITS:
@@ -179,44 +180,6 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
     return model
 
 
-def put_channels_last(model: nn.Module) -> None:
-    """Lay out what has four dimensions, so the weights of convolutions over images, channels innermost.
-
-    (Asked of a whole module, torch refuses one that also holds tensors of five dimensions.)
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-
-
-def compile_model(model: nn.Module) -> None:
-    """Have a model compiled where it is called; the names of its parameters stay.
-
-    One that knows which of its parts are worth it has a method `compile_towers`.
-    """
-    # Blocks of one class share this bound, and a network has more kinds of them than the default of 8.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS_COMPILED)
-    compile_towers = getattr(model, "compile_towers", None)
-    if callable(compile_towers):
-        compile_towers()
-    else:
-        model.compile(dynamic=False)
-
-
-def _have_activations_recomputed(model: nn.Module) -> None:
-    """Ask the model, which alone knows where that is worth it."""
-    recompute_activations = getattr(model, "recompute_activations", None)
-    if not callable(recompute_activations):
-        raise ProtocolError(
-            f"Setup.recompute is true, for which {type(model).__name__} has no method recompute_activations; "
-            "set it to false, or add one."
-        )
-    recompute_activations()
-
-
-_VARIANTS_COMPILED = 64
-
-
 class _Attempts:
     """Carries out steps that may fail, and keeps what each found wrong, so that all of it is said at once."""
 
@@ -233,17 +196,6 @@ class _Attempts:
     def raise_problems(self) -> None:
         if self._problems:
             raise ProtocolError(self._problems)
-
-
-def _build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
-    model = build(blueprint.model, blueprint.protocol.model.args, where="Model").to(device)
-    if blueprint.protocol.setup.recompute:
-        _have_activations_recomputed(model)
-    if blueprint.protocol.setup.channels_last:
-        put_channels_last(model)
-    if blueprint.protocol.setup.compile:
-        compile_model(model)
-    return model
 
 
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:

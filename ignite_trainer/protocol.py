@@ -11,40 +11,24 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic import JsonValue as Json
 
-# Strict: `true` is no number, and "no" is no boolean.
-Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-Flag = Annotated[bool, Field(strict=True)]
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+from ignite_trainer.section import ClassSpec, Flag, Positive, Section
+from ignite_trainer.setup_section import Faults, Precision, Setup
 
-
-class Section(BaseModel):
-    """A JSON object of fixed keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True)
-
-
-class ClassSpec(Section):
-    """A class by dotted path, and its keyword arguments."""
-
-    path: str = Field(alias="class", description="Dotted path of a class.")
-    args: dict[str, Json] = Field(default={}, description="Its keyword arguments.")
-
-    @field_validator("path")
-    @classmethod
-    def _is_dotted(cls, path: str) -> str:
-        if not re.fullmatch(r"\w+(\.\w+)+", path, re.ASCII):
-            raise ValueError("write the dotted path of a class, such as torch.optim.SGD")
-        return path
+__all__ = [
+    "ClassSpec",
+    "EvaluationSpec",
+    "Faults",
+    "LineSpec",
+    "ParameterRule",
+    "Precision",
+    "Protocol",
+    "PublishedFigure",
+    "Setup",
+    "SplitArgument",
+]
 
 
 class Visdom(Section):
@@ -55,86 +39,6 @@ class Visdom(Section):
         default=None, description="Port; null: 8097."
     )
     env_path: str | None = Field(default=None, description="Folder of its sessions; null: ~/.visdom.")
-
-
-class Setup(Section):
-    """How a run is carried out."""
-
-    name: str = Field(
-        min_length=1, max_length=100, description="Name of the experiment: the folder of its runs."
-    )
-    suffix: str | None = Field(default=None, max_length=60, description="Added to the name of the run.")
-    batch_train: Positive = Field(description="Training batch size, per device.")
-    batch_test: Positive | None = Field(default=None, description="Evaluation batch size; null: batch_train.")
-    workers_train: NonNegative = Field(
-        default=0,
-        description="Processes that load samples, at most one a processor, where they are loaded one by one.",
-    )
-    workers_test: NonNegative = Field(default=0, description="The same, in evaluation.")
-    epochs: NonNegative = Field(description="Passes over the training split; 0 evaluates and stops.")
-    log_interval: Positive = Field(default=10, description="Steps between two entries of the log.")
-    saved_models_path: str = Field(description="Root of all results; a run has a folder of its own in it.")
-    skip_train_evaluation: Flag = Field(default=False, description="Evaluate the held-out split only.")
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None = Field(
-        default=None, description="Seed of everything random; null: drawn, and written to the results."
-    )
-    precision: Precision = Field(
-        default="fp32",
-        description='Arithmetic of the step. "tf32": as "fp32", on CUDA with factors rounded to 10 bits. '
-        '"fp16": with the loss scaled, for which the host waits in every step.',
-    )
-    accumulate: Positive = Field(default=1, description="Batches whose gradients make one step.")
-    channels_last: Flag = Field(
-        default=True, description="Channels of a pixel side by side, which convolutions are faster on."
-    )
-    compile: Flag = Field(
-        default=False,
-        description="Compile the model, for batches of one shape; its first steps take minutes.",
-    )
-    recompute: Flag = Field(
-        default=False,
-        description="Compute activations anew in the backward pass: less memory for one more forward pass.",
-    )
-    keep_memory: Flag = Field(
-        default=True, description="Keep host memory that a step frees for the next one; needs glibc."
-    )
-    resume: Literal["never", "auto"] = Field(
-        default="never",
-        description='"auto": go on with the newest unfinished run of this protocol; --resume says the same.',
-    )
-    save_every_steps: Positive | None = Field(
-        default=None,
-        description="Batches after which the state is saved within an epoch; null: not by steps.",
-    )
-    save_every_minutes: Annotated[float, Field(strict=True, gt=0)] | None = Field(
-        default=10.0, description="Minutes after which the state is saved within an epoch; null: not by time."
-    )
-
-
-class Faults(Section):
-    """What a run does about what goes wrong on its way."""
-
-    not_finite: Literal["stop", "skip", "rollback"] = Field(
-        default="stop",
-        description="What follows a loss, or gradients, that are not finite. "
-        '"stop": the run ends, and keeps what it has; seen when the log is written, so no step waits. '
-        '"skip": the step is left out, as if it had not been; for this the host waits in every step. '
-        '"rollback": the state of the last checkpoint comes back, and the rates become lower.',
-    )
-    not_finite_at_most: NonNegative = Field(
-        default=10, description="Steps left out, or returns to a checkpoint, before the run ends after all."
-    )
-    rollback_rate: Annotated[float, Field(strict=True, gt=0, le=1)] = Field(
-        default=0.5, description="What the learning rates are multiplied by at every return."
-    )
-    unreadable: Literal["stop", "skip"] = Field(
-        default="stop",
-        description="What follows a sample that cannot be read. "
-        '"stop": the run ends, and names it. "skip": its batch goes without it.',
-    )
-    unreadable_at_most: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
-        default=0.01, description="Share of a split that may be skipped before the run ends after all."
-    )
 
 
 class SplitArgument(Section):

@@ -17,7 +17,7 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from ignite_trainer import assembly
+from ignite_trainer import model_preparation
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import draw
 from ignite_trainer.engines import make_trainer
@@ -141,14 +141,14 @@ def test_a_second_start_takes_seconds_and_no_memory_for_the_data(
 ) -> None:
     ESC50(two_thousand_clips, cache=tmp_path).prepare()
     built = list[float]()
-    build_model = assembly._build_model
+    build_model = model_preparation.build_model
 
     def noting(*args: Any) -> nn.Module:
         model = build_model(*args)
         built.append(time.monotonic())
         return model
 
-    monkeypatch.setattr(assembly, "_build_model", noting)
+    monkeypatch.setattr("ignite_trainer.assembly.build_model", noting)
     model, weights = ESResNeXt(num_classes=6), tmp_path / "weights.pt"
     torch.save(model.state_dict(), weights)
     raw = protocol(two_thousand_clips, weights=weights, cache=tmp_path, samples=220500)

@@ -12,9 +12,9 @@ from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, toy
 from toy_research.watching import Notebook
 
-from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.validation import validate
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from toy_research.protocols import TRUSTED, toy
 
-from ignite_trainer.assembly import assemble, compile_model
+from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import draw
+from ignite_trainer.model_preparation import compile_model
 from ignite_trainer.validation import validate
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt

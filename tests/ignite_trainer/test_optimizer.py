@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
 
-from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.optimizer import OptimizerSteps, build_optimizer
 from ignite_trainer.precision import loss_scaler
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
 from toy_research.sameness import differences
 
-from ignite_trainer.assembly import put_channels_last
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.durable import checksum_of, is_intact, write_durably
 from ignite_trainer.errors import ProtocolError
+from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.validation import validate
 

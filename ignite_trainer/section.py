@@ -1,0 +1,34 @@
+"""What all sections of a protocol are made of: objects of fixed keys, classes by name, numbers in range."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import JsonValue as Json
+
+# Strict: `true` is no number, and "no" is no boolean.
+Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """A JSON object of fixed keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True)
+
+
+class ClassSpec(Section):
+    """A class by dotted path, and its keyword arguments."""
+
+    path: str = Field(alias="class", description="Dotted path of a class.")
+    args: dict[str, Json] = Field(default={}, description="Its keyword arguments.")
+
+    @field_validator("path")
+    @classmethod
+    def _is_dotted(cls, path: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)+", path, re.ASCII):
+            raise ValueError("write the dotted path of a class, such as torch.optim.SGD")
+        return path
