@@ -90,3 +90,14 @@ def collate_field(values: list[Any]) -> Any:
 def rebuild(like: Any, fields: list[Any]) -> Any:
     """Make a sample of the type of `like` (a named tuple, tuple or list) with these fields."""
     return like._make(fields) if hasattr(like, "_make") else type(like)(fields)
+
+
+def part_of(sample: Any, part: slice) -> Any:
+    """Some samples of a collated batch, on end, as a batch."""
+    return rebuild(sample, [_part(field, part) for field in sample])
+
+
+def _part(field: Any, part: slice) -> Any:
+    if isinstance(field, PaddedBatch):
+        return PaddedBatch(field.values[part], field.lengths[part])
+    return field[part] if isinstance(field, Tensor | list) else field

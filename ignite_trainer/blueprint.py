@@ -18,7 +18,7 @@ from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import check_arguments, resolve, resolve_callable
 from ignite_trainer.protocol import ClassSpec, ParameterRule, Protocol, SplitArgument
 from ignite_trainer.reporters import Reporter, Visdom
-from ignite_trainer.task import Task
+from ignite_trainer.task import EmbeddingTask, Task
 from ignite_trainer.yardstick import Yardstick
 
 T = TypeVar("T")
@@ -87,10 +87,12 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
     if protocol.scheduler:
         scheduler = find.find(protocol.scheduler, LRScheduler, "Scheduler", supplied=("optimizer",))
         find.check_step(scheduler, "Scheduler")
+    task = find.find(protocol.task, Task, "Task")
+    find.check_parts(protocol, task)
     blueprint = Blueprint(
         protocol=protocol,
         model=find.find(protocol.model, nn.Module, "Model"),
-        task=find.find(protocol.task, Task, "Task"),
+        task=task,
         optimizer=optimizer,
         scheduler=scheduler,
         dataset=find.find(
@@ -155,6 +157,14 @@ class _Finder:
             self.problems.append(
                 f"{where}.class is {scheduler.__name__}, whose step takes arguments; the trainer calls it "
                 "without, once an epoch. Choose another."
+            )
+
+    def check_parts(self, protocol: Protocol, task: type[Task]) -> None:
+        """A batch can be embedded in parts by tasks that embed; one that was not found may be such."""
+        if protocol.setup.chunk and task is not Task and not issubclass(task, EmbeddingTask):
+            self.problems.append(
+                f"Setup.chunk is {protocol.setup.chunk}, and the loss of {task.__name__} is no comparison of "
+                "embeddings. Set it to null; Setup.accumulate makes large steps of small batches."
             )
 
     def check_groups(

@@ -13,13 +13,14 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from ignite_trainer.batch import part_of
 from ignite_trainer.data import Batch
 from ignite_trainer.finite import StepWatch
+from ignite_trainer.gradient_cache import GradientCache
 from ignite_trainer.metrics import ReadBack
 from ignite_trainer.optimizer import OptimizerSteps
 from ignite_trainer.out_of_memory import (
     evaluation_failed,
-    first_samples,
     is_out_of_memory,
     largest_that_fits,
     training_failed,
@@ -28,7 +29,7 @@ from ignite_trainer.parameters import ParameterPlan
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import autocast, loss_scaler
 from ignite_trainer.protocol import Setup
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.task import EmbeddingTask, StepOutput, Task
 
 RUNNING_LOSS = "ignite_trainer.running_loss"  # no label of a metric
 
@@ -89,6 +90,9 @@ class _TrainingStep:
         self._task, self._model, self._optimizer, self._setup = task, model, optimizer, setup
         self._device, self._watch = device, watch
         self._steps = OptimizerSteps(model, optimizer, scaler, can_drop=watch.leaves_out)
+        self._cache: GradientCache | None = None
+        if isinstance(task, EmbeddingTask) and setup.embeds_in_parts:
+            self._cache = GradientCache(task, model, setup, device=device)
 
     def __call__(self, engine: Engine, batch: Batch) -> StepOutput:
         try:
@@ -99,7 +103,7 @@ class _TrainingStep:
             reason = str(error)
         # What the step held is free only now, when nothing refers to the error.
         fits = self._fitting(batch) if self._device.type == "cuda" else None
-        raise training_failed(reason, self._setup, fits=fits)
+        raise training_failed(reason, self._setup, fits=fits, embeds=isinstance(self._task, EmbeddingTask))
 
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
         watch, steps = self._watch, self._steps
@@ -109,7 +113,10 @@ class _TrainingStep:
         if position == first:
             watch.start_step()
             steps.start()
-        output = self._forward(batch.sample)
+        if self._cache:
+            output = self._cache.forward(batch.sample, len(batch.indices))
+        else:
+            output = self._forward(batch.sample)
         if output.loss is None:
             raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has
@@ -117,6 +124,8 @@ class _TrainingStep:
         if watch.loss(loss, batch.indices, **at):
             with phase("backward"):
                 steps.backward(output.loss / size)
+            if self._cache:
+                self._cache.backward()
         if position == first + size - 1:
             with phase("optimizer"):
                 if watch.gradients(steps.gradient_norm() if watch.sound else None, **at):
@@ -135,11 +144,12 @@ class _TrainingStep:
         def attempt(size: int) -> None:
             self._optimizer.zero_grad()
             torch.cuda.empty_cache()
-            loss = self._forward(first_samples(batch.sample, size)).loss
+            loss = self._forward(part_of(batch.sample, slice(size))).loss
             if loss is not None:
                 loss.backward()
 
-        return largest_that_fits(attempt, len(batch.indices))
+        size = len(batch.indices)
+        return largest_that_fits(attempt, min(size, self._setup.chunk or size) if self._cache else size)
 
 
 def running_loss(trainer: Engine) -> float:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from ignite_trainer.batch import PaddedBatch, rebuild
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.protocol import Setup
 
@@ -21,11 +18,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)
-
-
-def first_samples(sample: Any, size: int) -> Any:
-    """The first `size` samples of a collated batch."""
-    return rebuild(sample, [_first(field, size) for field in sample])
 
 
 def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
@@ -45,27 +37,36 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
     return None
 
 
-def training_failed(reason: str, setup: Setup, *, fits: int | None) -> RunFailed:
+def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool = False) -> RunFailed:
     """Say that a training step needs too much memory, and which numbers to try.
 
     Args:
         reason: what torch said.
         setup: has the sizes that were too much.
-        fits: size of a batch for which memory sufficed; None: unknown.
+        fits: samples for which memory sufficed; None: unknown.
+        embeds: whether a batch can be embedded in parts.
     """
-    batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, fits or setup.batch_train // 2)
-    if setup.batch_train == 1:
+    at_once = setup.chunk if embeds and setup.chunk and setup.embeds_in_parts else setup.batch_train
+    smaller = fits or at_once // 2
+    found = f"A batch of {smaller} fits; use" if fits else "Try"
+    if at_once == 1:
         advice = (
             'One sample is the least there is: use a smaller model, or Setup.precision "bf16", in a new run.'
         )
+    elif embeds:
+        advice = (
+            f"{found} --Setup.chunk {smaller}, which embeds so many samples at a time and compares all "
+            f'{setup.batch_train}, or Setup.precision "bf16"; either in a new run.'
+        )
     else:
-        found = f"A batch of {fits} fits; use" if fits else "Try"
+        batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, smaller)
         advice = (
             f"{found} -b {batch} --Setup.accumulate {accumulate}, which makes as many samples a step, or "
             'Setup.precision "bf16"; either in a new run.'
         )
+    parts = f", {at_once} at a time," if at_once < setup.batch_train else ""
     return RunFailed(
-        f"Memory does not suffice for a training step of {setup.batch_train} samples "
+        f"Memory does not suffice for a training step of {setup.batch_train} samples{parts} "
         f"({first_line(reason)}). {advice} What finished epochs reached is kept."
     )
 
@@ -90,9 +91,3 @@ def _equal_step(total: int, most: int) -> tuple[int, int]:
     """The largest batch of at most `most` that divides a step of `total` samples, and how many make it."""
     batch = next((size for size in range(most, 0, -1) if total % size == 0), 1)
     return batch, total // batch
-
-
-def _first(field: Any, size: int) -> Any:
-    if isinstance(field, PaddedBatch):
-        return PaddedBatch(field.values[:size], field.lengths[:size])
-    return field[:size] if isinstance(field, Tensor | list) else field

@@ -38,6 +38,12 @@ class Setup(Section):
         '"fp16": with the loss scaled, for which the host waits in every step.',
     )
     accumulate: Positive = Field(default=1, description="Batches whose gradients make one step.")
+    chunk: Positive | None = Field(
+        default=None,
+        description="Samples of a batch that are embedded at a time, where the loss compares embeddings; "
+        "null: all. Gradients are those of the whole batch, for memory that goes with this number and one "
+        "more forward pass; but batch norm in train mode sees no more samples than are embedded at a time.",
+    )
     channels_last: Flag = Field(
         default=True, description="Channels of a pixel side by side, which convolutions are faster on."
     )
@@ -63,6 +69,11 @@ class Setup(Section):
     save_every_minutes: Annotated[float, Field(strict=True, gt=0)] | None = Field(
         default=10.0, description="Minutes after which the state is saved within an epoch; null: not by time."
     )
+
+    @property
+    def embeds_in_parts(self) -> bool:
+        """Whether a batch has more samples than are to be embedded at a time."""
+        return self.chunk is not None and self.chunk < self.batch_train
 
 
 class Faults(Section):

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LOGIT_SCALE = 100.0
@@ -23,6 +24,12 @@ class Logits(NamedTuple):
     audio_image: Tensor | None
     audio_text: Tensor | None
     image_text: Tensor | None
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Divide embeddings `[..., D]` by their L2 norms, in float32, or float64 where that is their type."""
+    unit: Tensor = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+    return unit
 
 
 def clamped_scale(log_scale: Tensor) -> Tensor:

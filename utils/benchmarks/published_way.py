@@ -34,7 +34,7 @@ class PublishedWay(Yardstick):
             "Setup": {
                 **protocol["Setup"],
                 **{"precision": "fp32", "channels_last": False, "compile": False, "keep_memory": False},
-                **{"log_interval": 1, "recompute": False},
+                **{"log_interval": 1, "recompute": False, "chunk": None},
             },
             "Model": {**protocol["Model"], "class": "utils.benchmarks.PublishedAudioCLIP"},
             "Task": {**protocol["Task"], "class": "utils.benchmarks.ContrastiveEveryBatch"},

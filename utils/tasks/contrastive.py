@@ -7,7 +7,6 @@ from itertools import repeat
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
@@ -15,7 +14,7 @@ from ignite_trainer.batch import PaddedBatch
 from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
-from model.similarity import scaled_similarity
+from model.similarity import normalised, scaled_similarity
 from model.windows import WindowedEmbedding
 from utils.tasks.labels import Classes, check_audio
 from utils.tasks.prompts import Prompts
@@ -90,7 +89,7 @@ class AudioTextContrastive(EmbeddingTask):
         self.class_features = self._prompts.encode(_audioclip(model), [[name] for name in self.class_names])
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Embed the audio of the samples and the text of their labels, normalised, float32 `[B, D]`."""
+        """Embed the audio of the samples and the text of their labels, normalised `[B, D]`."""
         return self._embed(_audioclip(model), batch)[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
@@ -109,7 +108,7 @@ class AudioTextContrastive(EmbeddingTask):
         audioclip = _audioclip(model)
         features = {"audio": self._embed_audio(audioclip, batch.audio)}
         if batch.image is not None:
-            features["image"] = F.normalize(audioclip.encode_image(batch.image).float(), dim=-1)
+            features["image"] = normalised(audioclip.encode_image(batch.image))
         if audioclip.multilabel:
             scores = torch.sigmoid(features["audio"] @ self.class_features.T - 0.5)
         else:
@@ -123,7 +122,7 @@ class AudioTextContrastive(EmbeddingTask):
 
     def _embed(self, model: AudioCLIP, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         features, penalty = model.encode_audio_with_penalty(batch.audio)
-        audio = F.normalize(features.float(), dim=-1)
+        audio = normalised(features)
         return {"audio": audio, "text": self._prompts.encode(model, batch.labels)}, penalty
 
     def _compare(
@@ -156,7 +155,7 @@ class AudioTextContrastive(EmbeddingTask):
         longest = values.shape[-1]
         window = self._window_samples or longest
         if lengths is None and longest <= window:
-            return F.normalize(encode(values).float(), dim=-1)
+            return normalised(encode(values))
         embedding = WindowedEmbedding(encode, window=window, batch_size=len(values))
         for clip, length in zip(
             values, repeat(longest) if lengths is None else lengths.tolist(), strict=False

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.audioclip import AudioCLIP
+from model.similarity import normalised
 
 Labels = Sequence[Sequence[str]]
 
@@ -50,7 +50,7 @@ class Prompts:
             model.tokenize(self._worded([[name] for name in class_names]), template)
 
     def encode(self, model: AudioCLIP, labels: Labels) -> Tensor:
-        """Normalised features, float32 `[B, D]`, with gradient unless the tower is frozen."""
+        """Normalised features `[B, D]`, with gradient unless the tower is frozen."""
         if not model.text_is_frozen:
             self._known.clear()
             return self._embed(model, labels)
@@ -69,10 +69,8 @@ class Prompts:
     def _embed(self, model: AudioCLIP, labels: Labels) -> Tensor:
         """Average over the templates on the unit sphere: normalised, added, normalised."""
         texts = self._worded(labels)
-        features = [
-            F.normalize(model.encode_text(texts, template).float(), dim=-1) for template in self._templates
-        ]
-        return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
+        features = [normalised(model.encode_text(texts, template)) for template in self._templates]
+        return features[0] if len(features) == 1 else normalised(torch.stack(features).sum(dim=0))
 
     def _worded(self, labels: Labels) -> list[list[str]]:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]

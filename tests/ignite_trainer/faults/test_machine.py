@@ -20,7 +20,7 @@ from toy_research.protocols import run_toy, sweep_toy
 from ignite_trainer.engines import make_trainer
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.folder_lock import alone_in
-from ignite_trainer.out_of_memory import first_samples, is_out_of_memory, largest_that_fits, training_failed
+from ignite_trainer.out_of_memory import is_out_of_memory, largest_that_fits, training_failed
 from ignite_trainer.protocol import Setup
 
 NOTEBOOK = {"class": "toy_research.watching.Notebook"}
@@ -178,6 +178,27 @@ def test_the_advice_keeps_the_samples_of_a_step(
     assert advice in str(training_failed("no memory", setup, fits=fits))
 
 
+@pytest.mark.parametrize(
+    ("chunk", "fits", "advice"),
+    [
+        (
+            None,
+            None,
+            "step of 64 samples (no memory). Try --Setup.chunk 32, which embeds so many samples at a",
+        ),
+        (None, 16, "A batch of 16 fits; use --Setup.chunk 16"),
+        (64, None, "Try --Setup.chunk 32"),
+        (8, None, "step of 64 samples, 8 at a time, (no memory). Try --Setup.chunk 4"),
+        (1, None, "One sample is the least there is"),
+    ],
+)
+def test_a_batch_that_can_be_embedded_in_parts_is_kept(
+    chunk: int | None, fits: int | None, advice: str
+) -> None:
+    setup = Setup(name="x", batch_train=64, chunk=chunk, epochs=1, saved_models_path="x")
+    assert advice in str(training_failed("no memory", setup, fits=fits, embeds=True))
+
+
 def test_the_size_that_fits_is_found_by_halving() -> None:
     tried: list[int] = []
 
@@ -284,14 +305,3 @@ def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) 
         sweep_toy(tmp_path, folds, Setup__epochs=1)
     assert str(caught.value).startswith(f"{folder} holds the sweep of another protocol")
     assert json.loads((folder / "sweep.json").read_text()) == content
-
-
-def test_the_first_samples_of_a_batch_have_all_its_fields() -> None:
-    from toy_research.signals import Tone
-
-    batch = Tone(torch.arange(4), None, [1.0] * 4, ["a", "b", "c", "d"], torch.ones(4, 2))
-    part = first_samples(batch, 3)
-    assert part.signal.tolist() == [0, 1, 2]
-    assert part.picture is None
-    assert part.name == ["a", "b", "c"]
-    assert part.target.shape == (3, 2)

@@ -1,0 +1,82 @@
+"""The contrastive step of three towers, embedded in parts: the gradients of the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ignite_trainer.gradient_cache import GradientCache
+from ignite_trainer.parameters import apply_rules
+from ignite_trainer.protocol import ParameterRule, Setup
+from model.audioclip import AudioCLIP
+from utils.datasets import Sample
+from utils.tasks import AudioTextContrastive
+
+CPU = torch.device("cpu")
+LABELS = [["dog"], ["rain"], ["dog"], ["siren"], ["sea waves"], ["rain"]]
+
+
+def audioclip() -> AudioCLIP:
+    torch.manual_seed(0)
+    model = AudioCLIP(
+        embed_dim=32,
+        image_resolution=32,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=8,
+        context_length=12,
+        transformer_width=32,
+        transformer_heads=2,
+        transformer_layers=1,
+        n_fft=256,
+        win_length=200,
+        hop_length=100,
+        spec_height=32,
+        spec_width=32,
+        pretrained=False,
+    ).double()
+    # Nothing keeps batch statistics, and the wavelets are none of Fourier's.
+    apply_rules(
+        model, [ParameterRule(match=r"visual\..*", train=False), ParameterRule(match=".*", mode="eval")]
+    )
+    assert model.audio.fbsp is not None
+    with torch.no_grad():
+        model.audio.fbsp.m.add_(0.1)
+    return model.eval()
+
+
+def gradients(model: AudioCLIP) -> dict[str, Tensor]:
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "recomputed"), [({}, False), ({"positives": "same_label", "reduction": "mean"}, True)]
+)
+def test_every_gradient_is_that_of_the_whole_batch(options: dict[str, Any], recomputed: bool) -> None:
+    model, task = audioclip(), AudioTextContrastive(**options)
+    if recomputed:
+        model.recompute_activations()
+    generator = torch.Generator().manual_seed(0)
+    batch = Sample(3000.0 * torch.randn(6, 1, 3000, generator=generator).double(), None, LABELS)
+    whole = task.training_step(model, batch)
+    assert whole.loss is not None
+    whole.loss.backward()
+    expected = gradients(model)
+    setup = Setup(name="x", batch_train=6, chunk=2, epochs=1, saved_models_path="x")
+    cache = GradientCache(task, model, setup, device=CPU)
+    output = cache.forward(batch, 6)
+    assert output.loss is not None
+    output.loss.backward()
+    cache.backward()
+    found = gradients(model)
+    torch.testing.assert_close(output.loss, whole.loss, rtol=0, atol=1e-10)
+    torch.testing.assert_close(output.y_pred, whole.y_pred, rtol=0, atol=1e-10)
+    assert found.keys() == expected.keys()
+    assert {"audio.fbsp.m", "audio.conv1.weight", "text_projection", "logit_scale_at"} <= found.keys()
+    for name, gradient in found.items():
+        size = expected[name].abs().max()
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-10 * max(1.0, float(size)))
