@@ -13,6 +13,7 @@ from torch.profiler import record_function
 from model import embedding
 from model.clip import Text, build_clip, tokenize
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
+from model.hub import HubLayout, is_hub_layout
 from model.losses import Positives, Reduction, pairwise_contrastive_loss
 from model.recompute import recompute
 from model.releases import find_pretrained, released_hashes
@@ -20,7 +21,7 @@ from model.similarity import Features, Logits, scaled_similarity
 from model.weights import load_weights, read_state_dict, without_prefix
 
 
-class AudioCLIP(nn.Module):
+class AudioCLIP(nn.Module, HubLayout):
     """Three towers with one embedding space, and a similarity scale for each pair of them.
 
     Image and text towers are OpenAI's CLIP (RN50 by default, with QuickGELU), the audio tower is
@@ -133,17 +134,23 @@ class AudioCLIP(nn.Module):
         self._load(files)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, *, device: torch.device | str | None = None, **constructor_args: Any
     ) -> "AudioCLIP":
         """Build a model for inference: weights loaded, in eval mode.
 
         Args:
-            source: a path, or a released name such as "AudioCLIP-Full-Training".
+            source: a path, or a released name such as "AudioCLIP-Full-Training"; or a folder that
+                `save_pretrained` wrote, or `owner/name` of the Hugging Face hub.
             device: where to put it; None: the CPU.
-            constructor_args: those of the class, without `pretrained`.
+            constructor_args: those of the class, without `pretrained`; those of a folder or a repository
+                come from its config.
         """
-        return cls(pretrained=source, **constructor_args).to(device).eval()
+        if is_hub_layout(source):
+            model = super().from_pretrained(source, **constructor_args)
+        else:
+            model = cls(pretrained=source, **constructor_args)
+        return model.to(device).eval()
 
     def _adopt_clip(self, clip: nn.Module) -> None:
         """Take over the children and parameters of open_clip's CLIP under their own names."""

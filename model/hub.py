@@ -1,0 +1,100 @@
+"""Models in the layout of the Hugging Face hub: weights beside a config, in a folder or fetched."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import nn
+
+from model.releases import WeightsError
+from model.weights import load_weights, read_state_dict
+
+Model = TypeVar("Model", bound="HubLayout")
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+_NOT_OF_THE_NETWORK = ("pretrained", "assets")  # constructor arguments that say where weights were before
+
+_CARD = """\
+---
+{{ card_data }}
+---
+
+An AudioCLIP: audio, images and text in one embedding space (arXiv 2106.13043). Load it with
+
+    from model.audioclip import AudioCLIP
+    model = AudioCLIP.from_pretrained("FOLDER, OR OWNER/NAME")
+"""
+
+
+class HubLayout(
+    ModelHubMixin,
+    library_name="audioclip",
+    paper_url="https://arxiv.org/abs/2106.13043",
+    tags=["audio", "zero-shot", "clip"],
+    model_card_template=_CARD,
+):
+    """Adds `save_pretrained`, `push_to_hub`, and what `from_pretrained` needs to a network.
+
+    The config is the constructor's arguments, without those that name other files of weights.
+    """
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **others: Any
+    ) -> str | None:
+        """Write weights, config and a card to a folder, which is made; see `ModelHubMixin` for the rest."""
+        given = cast(dict[str, Any], self._hub_mixin_config or {}) if config is None else config
+        kept = {name: value for name, value in given.items() if name not in _NOT_OF_THE_NETWORK}
+        return super().save_pretrained(save_directory, config=kept, **others)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        state = cast(nn.Module, self).state_dict()
+        save_file({name: value.contiguous() for name, value in state.items()}, save_directory / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, **arguments: Any) -> Model:  # type: ignore[override]
+        """Build a network from a folder in this layout, or from a repository `owner/name` of the hub.
+
+        Args:
+            source: the folder, or the repository's name.
+            arguments: constructor arguments that are to be others than the config says; and `revision`,
+                `token`, `cache_dir`, `local_files_only`, as huggingface_hub takes them.
+
+        Raises:
+            WeightsError: it is not there, cannot be fetched, or does not fit.
+        """
+        try:
+            return super().from_pretrained(source, **arguments)
+        except LocalEntryNotFoundError as error:
+            raise WeightsError(
+                f"{source}: not in the cache of the Hugging Face hub, which cannot be reached ({error}). "
+                f"Where there is a network, fetch {CONFIG} and {WEIGHTS}, and name their folder."
+            ) from error
+        except (HfHubHTTPError, OSError) as error:
+            raise WeightsError(f"{source}: cannot be had from the Hugging Face hub: {error}") from error
+
+    @classmethod
+    def _from_pretrained(cls: type[Model], *, model_id: str, **arguments: Any) -> Model:
+        hub = {
+            name: arguments.pop(name)
+            for name in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        }
+        local = Path(model_id) / WEIGHTS
+        path = local if Path(model_id).is_dir() else Path(hf_hub_download(model_id, WEIGHTS, **hub))
+        network = cls(**{**arguments, "pretrained": False})
+        load_weights(cast(nn.Module, network), read_state_dict(path), source=path)
+        return network
+
+
+def is_hub_layout(source: str | Path) -> bool:
+    """Whether a source of weights is a folder in this layout, or reads like a repository, `owner/name`."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return (path / CONFIG).is_file()
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source))) and path.suffix not in _OF_FILES
+
+
+_OF_FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")

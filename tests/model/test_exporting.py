@@ -1,0 +1,121 @@
+"""Exported networks against the eager ones: torch.export and ONNX, for any batch and length."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.audioclip import AudioCLIP
+from model.esresnet.esresnext import ESResNeXt
+from model.exporting import ExportableAudioTower, ExportableZeroShot, export_program, save_onnx
+from utils.export import main, write
+
+Clips = Callable[..., Tensor]
+
+# torch's own, on its way to ONNX and in reading what it wrote
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
+]
+
+SHAPES = [(1, 1, 4000), (8, 1, 4000), (1, 1, 6111), (8, 1, 6111), (3, 2, 4321)]
+
+
+@pytest.fixture(scope="module")
+def model(small_arguments: dict[str, object]) -> AudioCLIP:
+    """A small AudioCLIP whose batch norms have seen something."""
+    torch.manual_seed(0)
+    model = AudioCLIP(**small_arguments, pretrained=False)  # type: ignore[arg-type]
+    for module in model.audio.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def run_onnx(path: Path, audio: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(path)
+    return torch.from_numpy(session.run(None, {"audio": audio.numpy()})[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings", [{}, {"spectrum": "stft"}, {"apply_attention": False}, {"onesided": False}]
+)
+def test_exportable_tower_equals_the_tower(settings: dict[str, object], clips: Clips) -> None:
+    torch.manual_seed(0)
+    tower = ESResNeXt(n_fft=256, hop_length=100, win_length=200, num_classes=7, **settings).eval()  # type: ignore[arg-type]
+    audio = clips(2, 2, 4321)
+    assert torch.allclose(ExportableAudioTower(tower)(audio), tower(audio), atol=1e-5)
+
+
+@torch.no_grad()
+def test_exported_towers_equal_the_eager_one_at_any_batch_and_length(
+    model: AudioCLIP, clips: Clips, tmp_path: Path
+) -> None:
+    module = ExportableAudioTower(model.audio)
+    program = export_program(module).module()
+    save_onnx(module, tmp_path / "tower.onnx", metadata={})
+    for shape in SHAPES:
+        audio = clips(*shape)
+        expected = model.encode_audio(audio)
+        assert torch.allclose(program(audio), expected, rtol=0, atol=1e-4), shape
+        assert torch.allclose(run_onnx(tmp_path / "tower.onnx", audio), expected, rtol=0, atol=1e-4), shape
+        assert expected.std() > 0.05, "the outputs are large enough for the comparison to say something"
+
+
+@torch.no_grad()
+def test_exported_zero_shot_gives_the_probabilities_of_the_model(
+    model: AudioCLIP, clips: Clips, tmp_path: Path
+) -> None:
+    names = ["dog", "rain", "siren"]
+    write(model, tmp_path / "classes.onnx", class_names=names, template="the sound of {}")
+    write(model, tmp_path / "classes.pt2", class_names=names, template="the sound of {}")
+    audio = clips(4, 1, 5000)
+    cosines = nn.functional.normalize(model.encode_audio(audio), dim=-1) @ (
+        model.embed_text(names, "the sound of {}").T
+    )
+    expected = (model.logit_scale_at.exp().clamp(1, 100) * cosines).softmax(dim=-1)
+    assert torch.allclose(run_onnx(tmp_path / "classes.onnx", audio), expected, rtol=0, atol=1e-4)
+    program = torch.export.load(tmp_path / "classes.pt2").module()
+    assert torch.allclose(program(audio), expected, rtol=0, atol=1e-4)
+    properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "classes.onnx").metadata_props}
+    assert json.loads(properties["classes"]) == names and properties["sample_rate"] == "44100"
+
+
+def test_zero_shot_module_has_no_parameter_of_other_towers(model: AudioCLIP) -> None:
+    module = ExportableZeroShot(model, ["dog", "rain"])
+    assert module.class_features.shape == (2, 16)
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_command_exports_a_saved_model(
+    model: AudioCLIP, tmp_path: Path, clips: Clips, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save_pretrained(tmp_path / "saved")
+    assert main([str(tmp_path / "saved"), str(tmp_path / "tower.pt2")]) == 0
+    assert "tower.pt2" in capsys.readouterr().out
+    audio = clips(2)
+    with torch.no_grad():
+        expected = nn.functional.normalize(model.encode_audio(audio), dim=-1)
+    program = torch.export.load(tmp_path / "tower.pt2").module()
+    assert torch.allclose(program(audio), expected, rtol=0, atol=1e-4)
+
+
+def test_command_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "absent.pt"), str(tmp_path / "x.onnx")]) == 1
+    assert "absent.pt: no such file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["any", str(tmp_path / "x.tflite")])
+    assert ".onnx, .pt2" in capsys.readouterr().err
+
+
+def test_float64_tower_is_refused() -> None:
+    tower = ESResNeXt(n_fft=256, hop_length=100, win_length=200, num_classes=7).double()
+    with pytest.raises(ValueError, match=r"The tower is torch\.float64; only float32"):
+        ExportableAudioTower(tower)

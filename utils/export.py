@@ -1,0 +1,73 @@
+"""Export audio tower or zero-shot classifier: `python -m utils.export WEIGHTS my.onnx --classes dog rain`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from model import exporting
+from model.audioclip import AudioCLIP
+from model.embedding import SAMPLE_RATE
+from model.releases import WeightsError
+
+_FORMATS = (".onnx", ".pt2")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0: the file is written, 1: it could not be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.export",
+        description="Write the audio tower of an AudioCLIP, or zero-shot classification with fixed classes, "
+        "as one file that needs none of this code. Input: audio, float32 [batch, channels, samples] in "
+        "16-bit units at 44.1 kHz. Output: embeddings of norm 1, or probabilities.",
+    )
+    parser.add_argument("weights", help="released name, file, folder or hub repository of the weights")
+    parser.add_argument("file", type=Path, help="to write: .onnx, or .pt2 for torch.export.load")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="classify into these")
+    parser.add_argument("--template", default="{}", help="text of a class, {} stands for its name")
+    parser.add_argument(
+        "--model-args",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="constructor arguments, if not the published",
+    )
+    given = parser.parse_args(arguments)
+    if given.file.suffix not in _FORMATS:
+        parser.error(f"{given.file} ends in neither of {', '.join(_FORMATS)}.")
+    try:
+        model = AudioCLIP.from_pretrained(given.weights, **given.model_args)
+        write(model, given.file, class_names=given.classes, template=given.template)
+    except (WeightsError, ValueError, TypeError, OSError) as error:
+        print(f"Not exported: {error}", file=sys.stderr)
+        return 1
+    print(f"{given.file}: {given.file.stat().st_size / 1e6:.0f} MB")
+    return 0
+
+
+def write(
+    model: AudioCLIP, file: Path, *, class_names: Sequence[str] | None = None, template: str = "{}"
+) -> None:
+    """Write the audio tower, or zero-shot classification into `class_names`, to an .onnx or a .pt2 file."""
+    module: exporting.Exportable
+    if class_names is None:
+        module = exporting.ExportableAudioTower(model.audio, normalize=True)
+    else:
+        module = exporting.ExportableZeroShot(model, class_names, template=template)
+    if file.suffix == ".pt2":
+        exporting.save_program(module, file)
+        return
+    metadata = {"sample_rate": str(SAMPLE_RATE), "units": "16 bit: -32768..32767"}
+    if class_names is not None:
+        metadata |= {"classes": json.dumps(list(class_names)), "template": template}
+    with torch.no_grad():
+        exporting.save_onnx(module, file, metadata=metadata)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
