@@ -14,13 +14,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ignite_trainer.ahead import one_ahead
-from ignite_trainer.batch import BatchTransform, PaddedBatch, collate, rebuild
+from ignite_trainer.batch import BatchTransform, PaddedBatch, rebuild
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
-from ignite_trainer.samples import Step, TransformedSamples
+from ignite_trainer.samples import Step, TransformedSamples, collate_read
 from ignite_trainer.signals import leave_signals_to_parent
 from ignite_trainer.sources import GivesBatches
+from ignite_trainer.streams import (
+    BatchNumbers,
+    BatchPlan,
+    Streamed,
+    StreamedBatches,
+    fitting_workers,
+    order_key,
+)
 from ignite_trainer.transfer import Sent, Transfer, on_tensor
 from ignite_trainer.unreadable import Unreadable, UnreadableSamples, first_readable, read_readable
 
@@ -59,7 +67,8 @@ class SplitLoader:
 
     Every transform has a random stream of its own for each sample, so it makes no difference where it runs.
     Where all transforms take whole batches, and something gives such, there is nothing for workers to do: a
-    thread reads the next batch while a step runs.
+    thread reads the next batch while a step runs. Of a data set that is `ignite_trainer.streams.Streamed`
+    workers make whole batches, each of a stretch that it reads from end to end.
     """
 
     def __init__(
@@ -104,7 +113,18 @@ class SplitLoader:
             drop_last=drop_last,
             seed=seed,
         )
-        self._batches = None if self._sample_steps else batches
+        self._streamed: StreamedBatches | None = None
+        if isinstance(dataset, Streamed):
+            self._workers = fitting_workers(self._workers, dataset.lanes)
+            self._streamed = StreamedBatches(
+                dataset,
+                TransformedSamples(dataset, self._sample_steps, seed),
+                BatchPlan(self._order.sizes, first=0, lanes=dataset.lanes),
+                seed=seed,
+                shuffle=shuffle,
+                stand_in=drop_last and self.unreadable.may_skip,
+            )
+        self._batches = None if self._sample_steps or self._streamed else batches
         self._kinds = [_kind(field) for field in first_readable(dataset)] if self._batches else []
         self._loader: DataLoader[Any] | None = None
 
@@ -148,11 +168,22 @@ class SplitLoader:
     def _load(self) -> Iterator[tuple[Tensor, Any]]:
         """Batches of samples that are loaded, and transformed so far, one by one."""
         if self._loader is None:
+            source: dict[str, Any] = {
+                "dataset": TransformedSamples(self.dataset, self._sample_steps, self._seed),
+                "batch_sampler": self._order,
+                "collate_fn": collate_read,
+            }
+            if self._streamed:  # gives whole batches
+                numbers = BatchNumbers(self._order)
+                source = {
+                    "dataset": self._streamed,
+                    "sampler": numbers,
+                    "batch_size": None,
+                    "collate_fn": _same,
+                }
             self._loader = DataLoader(
-                TransformedSamples(self.dataset, self._sample_steps, self._seed),
-                batch_sampler=self._order,
+                **source,
                 num_workers=self._workers,
-                collate_fn=_collate,
                 pin_memory=self._device.type == "cuda",
                 persistent_workers=self._workers > 0,
                 worker_init_fn=leave_signals_to_parent,
@@ -187,11 +218,16 @@ class _EpochOrder(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return math.ceil(self._used / self._batch_size)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Of the batches."""
+        size = self._batch_size
+        return [min(size, self._used - start) for start in range(0, self._used, size)]
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self._count))
         if self._shuffle:
-            # The order of an epoch is random as a sample is, that of no index.
-            [key] = SampleRandom.of(seed=self._seed, epoch=self.epoch, indices=[-1]).seeds()
+            key = order_key(seed=self._seed, epoch=self.epoch)
             order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
         references = [(self.epoch, index) for index in order[: self._used]]
         size = self._batch_size
@@ -204,12 +240,9 @@ def _processors() -> int:
     return len(available(0)) if available else os.cpu_count() or 1
 
 
-def _collate(items: list[tuple[int, Any]]) -> tuple[Tensor, Any, list[Unreadable]]:
-    """Collate the samples that were read; None where there are none."""
-    failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
-    read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
-    samples = collate([sample for _, sample in read]) if read else None
-    return torch.tensor([index for index, _ in read]), samples, failed
+def _same(batch: Any) -> Any:
+    """What is made of a batch that is one already."""
+    return batch
 
 
 def _kind(field: Any) -> torch.dtype | None:

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from ignite_trainer.batch import BatchTransform, rebuild
+from ignite_trainer.batch import BatchTransform, collate, rebuild
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.randomness import SampleRandom
-from ignite_trainer.unreadable import as_unreadable
+from ignite_trainer.unreadable import Unreadable, as_unreadable
 
 Step = tuple[int, int, Callable[..., Any]]
 """Position of a field in the sample, position in the pipeline, transform."""
+
+Batched = tuple[Tensor, Any, list[Unreadable]]
+"""Indices of the samples of a batch that were read, these collated (None: there are none), and the others."""
 
 
 class TransformedSamples(Dataset[Any]):
@@ -30,9 +34,13 @@ class TransformedSamples(Dataset[Any]):
         self._dataset, self._steps, self._seed = dataset, steps, seed
 
     def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
+        return self.load(reference, lambda: self._dataset[reference[1]])
+
+    def load(self, reference: tuple[int, int], read: Callable[[], Any]) -> tuple[int, Any]:
+        """Load the sample of a reference by a function that gives it or raises."""
         epoch, index = reference
         try:
-            sample = self._dataset[index]
+            sample = read()
         except Exception as error:
             # Passed on, since what is raised in another process arrives as pages of text.
             return index, as_unreadable(error, index)
@@ -48,6 +56,14 @@ class TransformedSamples(Dataset[Any]):
         for field, position, transform in self._steps:
             fields[field] = _transform_one(transform, fields[field], streams.stream(position))
         return index, rebuild(sample, fields)
+
+
+def collate_read(items: list[tuple[int, Any]]) -> Batched:
+    """Collate the samples that were read."""
+    failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
+    read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
+    samples = collate([sample for _, sample in read]) if read else None
+    return torch.tensor([index for index, _ in read], dtype=torch.int64), samples, failed
 
 
 def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRandom) -> Any:

@@ -43,6 +43,11 @@ class UnreadableSamples:
         self._found: dict[int, str] = {}
 
     @property
+    def may_skip(self) -> bool:
+        """Whether any may be skipped."""
+        return self._at_most is not None
+
+    @property
     def names(self) -> list[str]:
         """Their names."""
         return [sample_name(self._dataset, index) for index in self._found]
