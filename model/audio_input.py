@@ -1,6 +1,8 @@
 """Audio files to arrays in 16-bit units: decoding, mixing and resampling, nothing learned."""
 
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,17 @@ Waveform = npt.NDArray[np.float32]
 """Audio, float32 `[C, T]`."""
 
 
-def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> Waveform:
+def read_audio(
+    source: str | Path | BinaryIO, sample_rate: int, mono: bool | None = None, *, name: str | None = None
+) -> Waveform:
     """Decode an audio file (wav, flac, ogg, mp3) and bring it to one sample rate.
 
     Args:
-        path: the file.
+        source: path of the file, or its content as a binary file that can be searched.
         sample_rate: of the result, Hz.
         mono: True averages the channels into one, False doubles a single channel into two, None keeps
             the channels of the file.
+        name: of the file in messages, where it has no path.
 
     Returns:
         float32 `[C, T]` in 16-bit units (about -32768..32767; resampling may overshoot a little).
@@ -37,60 +42,69 @@ def read_audio(path: str | Path, sample_rate: int, mono: bool | None = None) -> 
         ValueError: the file does not decode, holds no samples, more than `MOST_VALUES` or values that are
             not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such audio file.")
-    samples, file_rate = _decode(path)
-    refuse_truncated_wav(path)
+    if isinstance(source, str | Path):
+        source, name = Path(source), name or str(source)
+        if not source.is_file():
+            raise FileNotFoundError(f"{name}: no such audio file.")
+    name = name or "audio"
+    samples, file_rate = _decode(source, name)
+    refuse_truncated_wav(source, name)
     if samples.shape[0] == 0:
-        raise ValueError(f"{path}: holds no audio samples.")
+        raise ValueError(f"{name}: holds no audio samples.")
 
     with np.errstate(over="ignore", invalid="ignore"):  # a float file may hold anything
         waveform = samples.T * np.float32(INT16_SCALE)
     if not np.isfinite(waveform).all():
-        raise ValueError(f"{path}: holds values that are not finite.")
+        raise ValueError(f"{name}: holds values that are not finite.")
     if mono is True:
         waveform = waveform.mean(axis=0, keepdims=True)
     if waveform.size * sample_rate > MOST_VALUES * file_rate:
-        raise _too_long(path, waveform.size * sample_rate // file_rate)
+        raise _too_long(name, waveform.size * sample_rate // file_rate)
     waveform = resample(waveform, file_rate, sample_rate)
     if mono is False and waveform.shape[0] == 1:
         waveform = waveform.repeat(2, axis=0)
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+def _decode(source: Path | BinaryIO, name: str) -> tuple[npt.NDArray[np.float32], int]:
     """Decode a file: float32 `[T, C]`, and its rate, Hz. Memory is taken for what is there, not announced."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
                 allowed = f"{LOWEST_RATE} to {HIGHEST_RATE} are read"
-                raise ValueError(f"{path}: its sample rate is {file.samplerate} Hz; {allowed}.")
+                raise ValueError(f"{name}: its sample rate is {file.samplerate} Hz; {allowed}.")
             if file.frames * file.channels > MOST_VALUES:
-                raise _too_long(path, file.frames * file.channels)
+                raise _too_long(name, file.frames * file.channels)
             blocks = [file.read(min(file.frames, _BLOCK), dtype="float32", always_2d=True)]
             while len(blocks[-1]) == _BLOCK:
                 blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
             return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), file.samplerate
     except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
         reason = getattr(error, "error_string", None) or error
-        raise ValueError(f"{path}: not decodable as audio ({reason})") from error
+        raise ValueError(f"{name}: not decodable as audio ({reason})") from error
 
 
-def _too_long(path: Path, values: int) -> ValueError:
+def _too_long(name: str, values: int) -> ValueError:
     return ValueError(
-        f"{path}: too long, {values:,} values of all channels; at most {MOST_VALUES:,} are read."
+        f"{name}: too long, {values:,} values of all channels; at most {MOST_VALUES:,} are read."
     )
 
 
-def refuse_truncated_wav(path: Path) -> None:
-    """Raise if a RIFF file is shorter than its header says: libsndfile reads what is left without a word."""
-    with path.open("rb") as file:
-        header = file.read(8)
+def refuse_truncated_wav(source: Path | BinaryIO, name: str | None = None) -> None:
+    """Raise if a RIFF file is shorter than its header says: libsndfile reads what is left without a word.
+
+    `name` is that in messages; None: the path.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return refuse_truncated_wav(file, name or str(source))
+    source.seek(0)
+    header = source.read(8)
     announced = int.from_bytes(header[4:8], "little") + 8
-    size = path.stat().st_size
+    size = source.seek(0, os.SEEK_END)
     if header[:4] == b"RIFF" and announced < 2**32 - 1 and size < announced - 1:  # -1: a missing pad byte
-        raise ValueError(f"{path}: truncated; its header announces {announced} bytes, the file has {size}.")
+        raise ValueError(f"{name}: truncated; its header announces {announced} bytes, the file has {size}.")
+    return None
 
 
 def resample(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:

@@ -3,21 +3,22 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-ImageInput: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
+ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
 
-def read_image(source: ImageInput) -> Image.Image:
-    """Take a path, a PIL image or an array, and return an RGB image.
+def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
+    """Take a path, the content of a file, a PIL image or an array, and return an RGB image.
 
     Args:
-        source: arrays are uint8, `[H, W]` or `[H, W, 3]`.
+        source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`.
+        name: of the file in messages, where it has no path.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -31,14 +32,15 @@ def read_image(source: ImageInput) -> Image.Image:
                 f"Image array is {source.dtype} {list(source.shape)}; expected uint8 [H, W] or [H, W, 3]."
             )
         return Image.fromarray(source).convert("RGB")
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image file.")
+    if isinstance(source, str | Path):
+        source, name = Path(source), name or str(source)
+        if not source.is_file():
+            raise FileNotFoundError(f"{name}: no such image file.")
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path}: not decodable as an image ({error}).") from error
+        raise ValueError(f"{name or 'image'}: not decodable as an image ({error}).") from error
 
 
 def preprocess_image(source: ImageInput, *, resolution: int = 224) -> Tensor:
