@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from ignite_trainer.self_description import WeightsFile, folds, held_out_folds, 
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
 from ignite_trainer.unreadable import UnreadableSamples
+from ignite_trainer.weight_average import WeightAverage
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "test": "held-out"}
@@ -47,6 +49,7 @@ class Parts:
         initial_weights: the files that the model's weights came from.
         plan: what of the model is trained.
         optimizer: None where nothing is trained.
+        average: of the weights, if the protocol wants one.
         scaler: of the loss; does nothing unless gradients are float16.
     """
 
@@ -62,6 +65,11 @@ class Parts:
     optimizer: Optimizer | None
     scheduler: LRScheduler | None
     scaler: GradScaler
+    average: WeightAverage | None
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """A block in which the model has the weights that are evaluated and saved."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def close(self) -> None:
         """End what runs beside the run: the workers of its loaders."""
@@ -104,6 +112,9 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     rate = float(idist.get_world_size())
     plan = apply_rules(model, protocol.parameters, rate=rate)
     optimizer, scheduler = _build_optimization(blueprint, plan, rate=rate)
+    average = None
+    if optimizer and protocol.setup.ema:
+        average = WeightAverage(model, plan, optimizer, decay=protocol.setup.ema)
     build(task.prepare, {"train": datasets["train"], "test": datasets["test"]}, model, where="Task")
     for name, (_, measured) in evaluations.items():
         build(measured.prepare, {"test": datasets["test"]}, model, task, where=f"Evaluations.{name}")
@@ -120,6 +131,7 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=loss_scaler(protocol.setup.precision, device),
+        average=average,
     )
 
 

@@ -196,7 +196,8 @@ class _ModelChecked:
         lines = [line for line in protocol.lines.values() if line.is_checkpoint]
         # The best are there as .pt and as .safetensors, a superseded one until the next state is saved.
         kept = 2 * min(BEST_KEPT + 1, protocol.setup.epochs) * len(lines) * self.size_bytes
-        last = _LAST_KEPT * (self.size_bytes + _OPTIMIZER_STATE * self.trained_bytes)
+        copies = _OPTIMIZER_STATE + bool(protocol.setup.ema)
+        last = _LAST_KEPT * (self.size_bytes + copies * self.trained_bytes)
         size = kept + last if protocol.setup.epochs else 0
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
 

@@ -7,7 +7,8 @@ import logging
 import math
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,21 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, protocol: Protocol, *, model: nn.Module, state: Mapping[str, Any]
+        self,
+        folder: Path,
+        protocol: Protocol,
+        *,
+        model: nn.Module,
+        state: Mapping[str, Any],
+        saved_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Prepare to save and restore `model`, and the parts of `state`, under `folder`.
 
-        A part has `state_dict()`, of plain values and tensors, and `load_state_dict(...)`.
+        A part has `state_dict()`, of plain values and tensors, and `load_state_dict(...)`, called after the
+        model has its weights. Whatever is saved is read in a block of `saved_weights`.
         """
         self._folder, self._model, self._state = folder, model, state
+        self._saved_weights = saved_weights
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
@@ -59,9 +68,10 @@ class Checkpoints:
 
     def save(self, values: Mapping[str, float], *, position: Position) -> None:
         """Save what the held-out `values` of this epoch call for, and the state after it."""
-        weights = self._weights()
-        for label in self._lines:
-            self._save_if_among_the_best(label, values[label], position.epoch, weights)
+        with self._saved_weights():
+            weights = self._weights()
+            for label in self._lines:
+                self._save_if_among_the_best(label, values[label], position.epoch, weights)
         self.save_state(position)
 
     def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> Path:
@@ -75,16 +85,8 @@ class Checkpoints:
             RunFailed: it cannot be written; the states there are stay. Or a part holds what a file of plain
                 values cannot.
         """
-        content = {
-            "position": asdict(position),
-            "best": {
-                label: [_entry(best).model_dump() for best in kept] for label, kept in self._kept.items()
-            },
-            "random": random_state.capture() if random is None else dict(random),
-            "model": self._weights(),
-            **{name: part.state_dict() for name, part in self._state.items()},
-        }
-        path = self._write(position.file_name, content)
+        with self._saved_weights():
+            path = self._write(position.file_name, self._content(position, random))
         try:
             torch.load(path, weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
@@ -152,6 +154,17 @@ class Checkpoints:
 
     def _weights(self) -> dict[str, Any]:
         return {name: _plain(value) for name, value in self._model.state_dict().items()}
+
+    def _content(self, position: Position, random: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
+            "position": asdict(position),
+            "best": {
+                label: [_entry(best).model_dump() for best in kept] for label, kept in self._kept.items()
+            },
+            "random": random_state.capture() if random is None else dict(random),
+            "model": self._weights(),
+            **{name: part.state_dict() for name, part in self._state.items()},
+        }
 
     def _load(self, content: Mapping[str, Any], state: StateContent) -> None:
         self._model.load_state_dict(content["model"])

@@ -62,6 +62,7 @@ class Run:
             "optimizer": parts.optimizer,
             "scheduler": parts.scheduler,
             "scaler": parts.scaler if parts.scaler.is_enabled() else None,
+            "average": parts.average,
             "elapsed": self._elapsed,
             "faults": self._faults,
             "data": DataIdentity(parts.training, parts.evaluation),
@@ -69,7 +70,11 @@ class Run:
         }
         self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
         self._checkpoints = Checkpoints(
-            folder / "checkpoints", self._protocol, model=parts.model, state=self._state
+            folder / "checkpoints",
+            self._protocol,
+            model=parts.model,
+            state=self._state,
+            saved_weights=parts.evaluated_weights,
         )
         self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
         self._passes = {

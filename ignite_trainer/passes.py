@@ -76,7 +76,7 @@ class SplitPass:
             self._engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
 
     def run(self, due: Collection[str] = ()) -> PassResult:
-        """Evaluate the split.
+        """Evaluate the split, with the weights that are evaluated and saved.
 
         Args:
             due: names of the evaluations that take part.
@@ -87,7 +87,8 @@ class SplitPass:
         started = time.monotonic()
         self._due = {name: self._parts.evaluations[name][1] for name in due}
         try:
-            self._engine.run(self._parts.evaluation[self._split])
+            with self._parts.evaluated_weights():
+                self._engine.run(self._parts.evaluation[self._split])
             with self._computing():
                 tables = {name: evaluation.finish(self._folder) for name, evaluation in self._due.items()}
         except ValueError as error:  # of the task, or of a metric that takes other scores or targets

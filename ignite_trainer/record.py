@@ -36,7 +36,7 @@ _PLACES = {
 }
 # What changes no figure where nothing is trained.
 _OF_TRAINING = ("Parameters", "Optimizer", "Scheduler")
-_STEPS_OF_TRAINING = ("batch_train", "accumulate")
+_STEPS_OF_TRAINING = ("batch_train", "accumulate", "chunk", "ema")
 # Metrics, by the names of their classes, whose values are shares of 1; others are shown as they are.
 _SHARES = frozenset(
     {

@@ -44,6 +44,11 @@ class Setup(Section):
         "null: all. Gradients are those of the whole batch, for memory that goes with this number and one "
         "more forward pass; but batch norm in train mode sees no more samples than are embedded at a time.",
     )
+    ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Decay per step of an exponential moving average of the weights, such as 0.999, which is "
+        "then what is evaluated and saved; null: the weights themselves.",
+    )
     channels_last: Flag = Field(
         default=True, description="Channels of a pixel side by side, which convolutions are faster on."
     )
