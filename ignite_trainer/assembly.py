@@ -21,8 +21,8 @@ from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import build
 from ignite_trainer.model_preparation import build_model
-from ignite_trainer.optimizer import build_optimizer
-from ignite_trainer.parameters import ParameterPlan, apply_rules, at_rate
+from ignite_trainer.optimization import build_optimization
+from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.precision import loss_scaler
 from ignite_trainer.protocol import EvaluationSpec
 from ignite_trainer.reporters.reporter import Split
@@ -111,7 +111,7 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     # As published, the rate is multiplied by the number of devices; here each has a process of its own.
     rate = float(idist.get_world_size())
     plan = apply_rules(model, protocol.parameters, rate=rate)
-    optimizer, scheduler = _build_optimization(blueprint, plan, rate=rate)
+    optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(training))
     average = None
     if optimizer and protocol.setup.ema:
         average = WeightAverage(model, plan, optimizer, decay=protocol.setup.ema)
@@ -133,24 +133,6 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
         scaler=loss_scaler(protocol.setup.precision, device),
         average=average,
     )
-
-
-def _build_optimization(
-    blueprint: Blueprint, plan: ParameterPlan, *, rate: float
-) -> tuple[Optimizer | None, LRScheduler | None]:
-    """Build the optimizer and its scheduler; none where nothing is trained."""
-    protocol = blueprint.protocol
-    if not (blueprint.optimizer and protocol.optimizer and protocol.setup.epochs):
-        return None, None
-    optimizer = build_optimizer(
-        blueprint.optimizer,
-        at_rate(protocol.optimizer.args, rate),
-        plan.groups,
-        precision=protocol.setup.precision,
-    )
-    if not (blueprint.scheduler and protocol.scheduler):
-        return optimizer, None
-    return optimizer, build(blueprint.scheduler, protocol.scheduler.args, optimizer, where="Scheduler")
 
 
 def try_out(blueprint: Blueprint) -> dict[Split, int]:
@@ -188,7 +170,7 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
         ProtocolError: with the JSON paths of what could not be built.
     """
     model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
-    _build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0)
+    build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0, batches=None)
     return model
 
 

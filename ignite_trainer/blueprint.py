@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import check_arguments, resolve, resolve_callable
-from ignite_trainer.protocol import ClassSpec, ParameterRule, Protocol, SplitArgument
+from ignite_trainer.protocol import ClassSpec, ParameterRule, Protocol, ScheduleSpec, SplitArgument
 from ignite_trainer.reporters import Reporter, Visdom
+from ignite_trainer.schedule import lengths, sets_its_own_rates
 from ignite_trainer.task import EmbeddingTask, Task
 from ignite_trainer.yardstick import Yardstick
 
@@ -41,6 +42,7 @@ class Blueprint:
         evaluations: classes by the names of the entries.
         yardsticks: likewise.
         optimizer: None where nothing is trained.
+        schedulers: in their turn.
         dataset_args: the data set's own arguments; those of the loader are apart.
         split: the argument that tells the training split from the held-out one.
         shuffle: whether the training split is shuffled.
@@ -51,7 +53,7 @@ class Blueprint:
     model: type[nn.Module]
     task: type[Task]
     optimizer: type[Optimizer] | None
-    scheduler: type[LRScheduler] | None
+    schedulers: list[type[LRScheduler]]
     dataset: type[Dataset[Any]]
     transforms: list[Callable[..., Callable[..., Any]]]
     metrics: dict[str, type[Metric]]
@@ -83,10 +85,9 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
     if protocol.optimizer:
         optimizer = find.find(protocol.optimizer, Optimizer, "Optimizer", supplied=("params",))
         find.check_groups(protocol.parameters, protocol.optimizer, optimizer)
-    scheduler = None
-    if protocol.scheduler:
-        scheduler = find.find(protocol.scheduler, LRScheduler, "Scheduler", supplied=("optimizer",))
-        find.check_step(scheduler, "Scheduler")
+    schedulers = [find.scheduler(spec, where) for where, spec in protocol.schedules.items()]
+    if len(schedulers) > 1:
+        find.check_turns(schedulers)
     task = find.find(protocol.task, Task, "Task")
     find.check_parts(protocol, task)
     blueprint = Blueprint(
@@ -94,7 +95,7 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
         model=find.find(protocol.model, nn.Module, "Model"),
         task=task,
         optimizer=optimizer,
-        scheduler=scheduler,
+        schedulers=schedulers,
         dataset=find.find(
             ClassSpec(path=protocol.dataset.path, args=dataset_args),
             Dataset,
@@ -151,12 +152,32 @@ class _Finder:
         self.problems += check_arguments(found, spec.args, where=f"{where}.args")
         return found
 
+    def scheduler(self, spec: ScheduleSpec, where: str) -> type[LRScheduler]:
+        """The class of a scheduler; of its arguments the trainer may supply the length."""
+        try:
+            found = resolve(spec, LRScheduler, where=where, trusted=self._trusted)
+        except ProtocolError:
+            found = LRScheduler
+        args = {**lengths(found, spec), **spec.args}
+        kind = self.find(spec.model_copy(update={"args": args}), LRScheduler, where, supplied=("optimizer",))
+        self.check_step(kind, where)
+        return kind
+
+    def check_turns(self, schedulers: list[type[LRScheduler]]) -> None:
+        """Those that take turns all begin at the optimizer's rates."""
+        for index, kind in enumerate(schedulers):
+            if sets_its_own_rates(kind):
+                self.problems.append(
+                    f"Scheduler[{index}].class is {kind.__name__}, which sets rates of its own from the "
+                    "beginning: a whole schedule, which takes no turns. Name it alone."
+                )
+
     def check_step(self, scheduler: type[LRScheduler], where: str) -> None:
         """The trainer knows nothing that a scheduler could ask for at its step."""
         if check_arguments(scheduler.step, {"self": None}, where=where):
             self.problems.append(
                 f"{where}.class is {scheduler.__name__}, whose step takes arguments; the trainer calls it "
-                "without, once an epoch. Choose another."
+                "without. Choose another."
             )
 
     def check_parts(self, protocol: Protocol, task: type[Task]) -> None:

@@ -257,7 +257,7 @@ class Run:
             raise
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:
-        if self._parts.scheduler:
+        if self._parts.scheduler and not self._protocol.schedules_steps:
             self._parts.scheduler.step()
         self._checkpoints.save(
             self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)

@@ -11,10 +11,10 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic import JsonValue as Json
 
-from ignite_trainer.section import ClassSpec, Flag, Positive, Section
+from ignite_trainer.section import ClassSpec, Flag, Positive, ScheduleSpec, Section
 from ignite_trainer.setup_section import Faults, Precision, Setup
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Precision",
     "Protocol",
     "PublishedFigure",
+    "ScheduleSpec",
     "Setup",
     "SplitArgument",
 ]
@@ -154,6 +155,19 @@ class ParameterRule(Section):
         return (self.mode or ("train" if self.train else "eval")) == "eval"
 
 
+def _number(value: Any) -> str:
+    return SEVERAL if isinstance(value, list) else ONE
+
+
+# Marks in the locations of errors, which are no keys.
+ONE, SEVERAL = "(one)", "(several)"
+OneOrSeveral = Annotated[
+    Annotated[ScheduleSpec, Tag(ONE)]
+    | Annotated[list[ScheduleSpec], Tag(SEVERAL), Field(min_length=1, max_length=100)],
+    Discriminator(_number),
+]
+
+
 class Protocol(Section):
     """A whole experiment."""
 
@@ -167,7 +181,10 @@ class Protocol(Section):
     task: ClassSpec
     parameters: list[ParameterRule] = Field(default_factory=lambda: [ParameterRule(match=".*")])
     optimizer: ClassSpec | None = Field(default=None, description="Needed where there are epochs.")
-    scheduler: ClassSpec | None = None
+    scheduler: OneOrSeveral | None = Field(
+        default=None,
+        description="How learning rates change: one scheduler, or a list of them, each in its turn.",
+    )
     dataset: ClassSpec
     transforms: list[TransformSpec] = Field(default=[])
     metrics: dict[str, WindowSpec] = Field(default={})
@@ -185,6 +202,18 @@ class Protocol(Section):
         default=None,
         description="Who writes down what happens; null: console, JSON lines, curve, report, Visdom.",
     )
+
+    @property
+    def schedules(self) -> dict[str, ScheduleSpec]:
+        """The schedulers in their turn, by JSON path."""
+        if isinstance(self.scheduler, list):
+            return {f"Scheduler[{index}]": spec for index, spec in enumerate(self.scheduler)}
+        return {"Scheduler": self.scheduler} if self.scheduler else {}
+
+    @property
+    def schedules_steps(self) -> bool:
+        """Whether learning rates change with the optimizer's steps, not with epochs."""
+        return any(spec.interval == "step" for spec in self.schedules.values())
 
     @property
     def lines(self) -> dict[str, LineSpec]:

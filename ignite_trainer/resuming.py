@@ -191,7 +191,13 @@ def _differences(protocol: Protocol, folder: Path) -> list[str]:
         for key in dict.fromkeys([*ours, *theirs])
         if ours.get(key, ...) != theirs.get(key, ...)
     ]
-    if protocol.setup.epochs < other.setup.epochs:
+    counted_on = any(spec.lasts == "rest" for spec in protocol.schedules.values())
+    if counted_on and protocol.setup.epochs != other.setup.epochs:
+        found.append(
+            f"Setup.epochs is {protocol.setup.epochs}, and {other.setup.epochs} there, which its Scheduler "
+            'counts on, as it lasts the "rest"'
+        )
+    elif protocol.setup.epochs < other.setup.epochs:
         found.append(f"Setup.epochs is {protocol.setup.epochs}, and {other.setup.epochs} there")
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic import JsonValue as Json
@@ -32,3 +32,24 @@ class ClassSpec(Section):
         if not re.fullmatch(r"\w+(\.\w+)+", path, re.ASCII):
             raise ValueError("write the dotted path of a class, such as torch.optim.SGD")
         return path
+
+
+class ScheduleSpec(ClassSpec):
+    """A scheduler of learning rates, and how long it has its turn."""
+
+    interval: Literal["epoch", "step"] = Field(
+        default="epoch", description="After what the rates change: an epoch, or a step of the optimizer."
+    )
+    lasts: Positive | Literal["rest"] | None = Field(
+        default=None,
+        description='Its turn, in intervals; "rest": until the end of training. An argument total_iters, '
+        "T_max or total_steps that is left out is as long. null: it says itself.",
+    )
+
+    @field_validator("lasts", mode="before")
+    @classmethod
+    def _is_a_time(cls, value: object) -> object:
+        number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+        if value is None or value == "rest" or number:
+            return value
+        raise ValueError('write a number of intervals, 1 or more, or "rest"')

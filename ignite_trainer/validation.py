@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.json_input import LARGEST_BYTES, parse
-from ignite_trainer.protocol import LineSpec, Protocol
+from ignite_trainer.protocol import ONE, SEVERAL, LineSpec, Protocol, ScheduleSpec
 
 _MESSAGES = {
     "missing": "is required.",
@@ -72,6 +72,7 @@ def _section_problems(protocol: Protocol) -> list[str]:
         problems.append(f"Optimizer is missing, and Setup.epochs is {protocol.setup.epochs}.")
     if protocol.optimizer is None and protocol.scheduler:
         problems.append("Optimizer is missing, and the Scheduler needs one.")
+    problems += _turn_problems(protocol.schedules)
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MOST_RUNS:
         problems.append(f"Sweep has {runs:,} combinations; at most {_MOST_RUNS:,} are carried out.")
@@ -79,6 +80,23 @@ def _section_problems(protocol: Protocol) -> list[str]:
     metric = protocol.table.metric
     if metric is not None and metric not in labels:
         problems.append(f'Table.metric is "{metric}", no line_label; {suggest(metric, labels)}')
+    return problems
+
+
+def _turn_problems(schedules: Mapping[str, ScheduleSpec]) -> list[str]:
+    """What is wrong with schedulers that take turns."""
+    paths, specs = list(schedules), list(schedules.values())
+    problems = [
+        f"{path}.lasts is {json.dumps(spec.lasts)}; another one follows, so write how many {spec.interval}s."
+        for path, spec in zip(paths[:-1], specs[:-1], strict=True)
+        if not isinstance(spec.lasts, int)
+    ]
+    if len(specs) > 1 and isinstance(specs[-1].lasts, int):
+        problems.append(
+            f'{paths[-1]}.lasts is {specs[-1].lasts}; the last one goes on to the end: "rest", or null.'
+        )
+    if len({spec.interval for spec in specs}) > 1:
+        problems.append('Scheduler: "interval" is the same for all that take turns, "epoch" or "step".')
     return problems
 
 
@@ -142,7 +160,11 @@ def _options(node: dict[str, Any]) -> list[dict[str, Any]]:
     """The alternatives of a schema node ("or null", say), references followed."""
     if "$ref" in node:
         return _options(_SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]])
-    return [option for alternative in node.get("anyOf", ()) for option in _options(alternative)] or [node]
+    return [
+        option
+        for alternative in (*node.get("anyOf", ()), *node.get("oneOf", ()))
+        for option in _options(alternative)
+    ] or [node]
 
 
 _SCHEMA: dict[str, Any] = Protocol.model_json_schema(by_alias=True)
@@ -150,7 +172,7 @@ _SCHEMA: dict[str, Any] = Protocol.model_json_schema(by_alias=True)
 
 def _explain(item: Any) -> str:
     """One line of pydantic's findings, in our words."""
-    location = item["loc"]
+    location = tuple(key for key in item["loc"] if key not in (ONE, SEVERAL))
     where = json_path(location) or "The protocol"
     if item["type"] == "extra_forbidden":
         return f"{where} is not a key of a protocol; {suggest(str(location[-1]), keys_at(location[:-1]))}"

@@ -296,8 +296,8 @@ def test_arguments_of_the_trainer_are_neither_given_nor_missing() -> None:
         ),
         (
             {"Scheduler": {"class": "torch.optim.lr_scheduler.ReduceLROnPlateau"}},
-            "Scheduler.class is ReduceLROnPlateau, whose step takes arguments; the trainer calls it without, "
-            "once an epoch. Choose another.",
+            "Scheduler.class is ReduceLROnPlateau, whose step takes arguments; the trainer calls it without. "
+            "Choose another.",
         ),
         ({"Dataset__args": {"train": True}}, "Dataset.args.train is supplied by the trainer; remove it."),
         (

@@ -293,7 +293,8 @@ def test_places_are_written_as_json_paths() -> None:
 
 def test_keys_are_those_of_the_place() -> None:
     assert keys_at(("Model",)) == ["args", "class"]
-    assert keys_at(("Scheduler",)) == ["args", "class"]
+    assert keys_at(("Scheduler",)) == ["args", "class", "interval", "lasts"]
+    assert keys_at(("Scheduler", 1)) == keys_at(("Scheduler",))
     assert "line_label" in keys_at(("Metrics", "any", "lines", 0))
     assert keys_at(("Reporters", 3)) == ["args", "class"]
     assert keys_at(("Model", "args")) == keys_at(("Model", "args", "deep", "er")) == []
