@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import gc
 import logging
 import shlex
 import sys
@@ -13,9 +13,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
+from ignite_trainer.errors import ProtocolError, RunStopped, suggest
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
+from ignite_trainer.signals import stopped_by_signals
 from ignite_trainer.validation import read_json, validate
 
 # Flags of the published command, and the keys of the protocol they stand for.
@@ -93,13 +94,17 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
             raise ProtocolError(
                 "A folder is that of one run; leave --resume without one here.", source="--resume"
             )
-        jobs = _planned(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
-        return max(job() for job in jobs)
+        from ignite_trainer import jobs  # noqa: PLC0415 - importing torch takes seconds
+
+        planned = jobs.plan(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
+        with contextlib.nullcontext() if flags.benchmark else stopped_by_signals():
+            return jobs.carry_out(planned)
     except ProtocolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunStopped as stopped:
-        print(f"stopped by {stopped.signal}; what is done is kept in {stopped.folder}", file=sys.stderr)
+        kept = f"what is done is kept in {stopped.folder}" if stopped.folder else "no run was under way"
+        print(f"stopped by {stopped.signal}; {kept}", file=sys.stderr)
         only = next(iter(protocols.values())) if len(protocols) == 1 else None
         folder = stopped.folder if only and not only.sweep else None
         print(f"go on with: {_command_that_goes_on(argv, folder)}", file=sys.stderr)
@@ -113,54 +118,6 @@ def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[st
     from ignite_trainer import check  # noqa: PLC0415 - importing torch takes seconds
 
     return check.carry_out(loads, trusted=trusted)
-
-
-def _planned(
-    protocols: Mapping[Path, Protocol],
-    *,
-    trusted: Sequence[str],
-    rounds: int | None,
-    resumed: Path | None = None,
-) -> list[Callable[[], int]]:
-    """Check the protocols whole; return what carries out each of them and gives its exit status.
-
-    `rounds` are those of a benchmark; None: there is none. `resumed` is the folder of a run to go on with.
-    """
-    from ignite_trainer import benchmark, experiment, sweep  # noqa: PLC0415 - importing torch takes seconds
-    from ignite_trainer.blueprint import draw  # noqa: PLC0415
-
-    def run(protocol: Protocol) -> int:
-        try:
-            experiment.run(protocol, trusted=trusted, folder=resumed, resume=resumed is not None)
-        except RunFailed as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1  # the others may still succeed
-        finally:
-            gc.collect()  # engines and handlers refer to each other, and to the model
-        return 0
-
-    def run_all(plan: sweep.Plan) -> int:
-        return 1 if sweep.carry_out(plan, trusted=trusted).missing else 0
-
-    def measure(plan: benchmark.Plan) -> int:
-        try:
-            print(benchmark.carry_out(plan, trusted=trusted).path)
-        finally:
-            gc.collect()
-        return 0
-
-    jobs: list[Callable[[], int]] = []
-    for path, protocol in protocols.items():
-        if rounds is not None:
-            compared = benchmark.make_plan(protocol, rounds=rounds, trusted=trusted, source=str(path))
-            jobs.append(functools.partial(measure, compared))
-        elif protocol.sweep:
-            plan = sweep.make_plan(protocol, trusted=trusted, source=str(path))
-            jobs.append(functools.partial(run_all, plan))
-        else:
-            draw(protocol, trusted=trusted, source=str(path))
-            jobs.append(functools.partial(run, protocol))
-    return jobs
 
 
 def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> Protocol:

@@ -40,7 +40,8 @@ class Batch(NamedTuple):
         indices: positions of the samples in the data set, int64 `[B]`, on the CPU.
         sample: the data set's sample type, every field collated: tensors `[B, ...]` on the device, a list of
             what is not numeric, None where every sample has None. A field of unequal lengths is a
-            `PaddedBatch`, where the loader lets such pass.
+            `PaddedBatch`, where the loader lets such pass. None if there is no sample: in evaluation, where
+            those of the batch could not be read.
     """
 
     indices: Tensor
@@ -89,12 +90,13 @@ class SplitLoader:
         """Look at the first sample to find the fields; load nothing else yet.
 
         `unequal_lengths` lets batches pass that the transforms leave padded; else they are an error.
+        Batches without a sample pass where `drop_last` is false: not in training.
         `batches` gives whole batches of the data set; see `ignite_trainer.sources`. `unreadable` decides
         about samples that cannot be read; None: they end the run.
         """
         self.dataset = dataset
         self.unreadable = unreadable or UnreadableSamples(dataset, split="given")
-        self._unequal_lengths = unequal_lengths
+        self._unequal_lengths, self._may_be_empty = unequal_lengths, not drop_last
         self._seed, self._device, self._epoch, self._start = seed, device, 0, 0
         indexed: list[Step] = [
             (_field_index(dataset, transform), position, transform.apply)
@@ -147,7 +149,7 @@ class SplitLoader:
         self._order.start = self._start
         for indices, sample in self._load() if self._batches is None else self._read(self._batches):
             streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=indices)
-            yield Batch(indices, self._finish(sample, streams))
+            yield Batch(indices, None if sample is None else self._finish(sample, streams))
 
     def _read(self, source: GivesBatches) -> Iterator[tuple[Tensor, Any]]:
         """Whole batches on the device, the next one read and sent while a step runs."""
@@ -156,11 +158,17 @@ class SplitLoader:
         def read(references: list[tuple[int, int]]) -> tuple[Tensor, Sent | None, list[Unreadable]]:
             with transfer.beside():
                 indices, sample, failed = read_readable(source, [index for _, index in references])
-                return torch.tensor(indices), transfer.send(sample) if indices else None, failed
+                return (
+                    torch.tensor(indices, dtype=torch.int64),
+                    transfer.send(sample) if indices else None,
+                    failed,
+                )
 
         for indices, sent, failed in one_ahead(read, self._order):
-            self.unreadable.add(failed, of=len(indices) + len(failed))
-            assert sent is not None, "a batch without a sample is an error"
+            self._count(failed, read=len(indices))
+            if sent is None:
+                yield indices, None
+                continue
             sample = transfer.receive(sent)
             fields = [_as_kind(field, kind) for field, kind in zip(sample, self._kinds, strict=True)]
             yield indices, rebuild(sample, fields)
@@ -191,12 +199,18 @@ class SplitLoader:
                 generator=torch.Generator(),
             )
         for indices, sample, failed in self._loader:
-            self.unreadable.add(failed, of=len(indices) + len(failed))
+            self._count(failed, read=len(indices))
+            if sample is None:
+                yield indices, None
+                continue
             fields = [
                 on_tensor(field, lambda tensor: tensor.to(self._device, non_blocking=True))
                 for field in sample
             ]
             yield indices, rebuild(sample, fields)
+
+    def _count(self, failed: list[Unreadable], *, read: int) -> None:
+        self.unreadable.add(failed, of=read + len(failed), needs_one=not self._may_be_empty)
 
     def _finish(self, sample: Any, streams: SampleRandom) -> Any:
         """Run the transforms that take whole batches."""

@@ -168,10 +168,14 @@ def make_evaluator(
 ) -> Engine:
     """An engine whose step gives the task's scores and targets, in eval mode and without gradient.
 
+    Of a batch without a sample it gives None.
+
     `title` is that of a bar; None: there is none.
     """
 
-    def step(_: Engine, batch: Batch) -> StepOutput:
+    def step(_: Engine, batch: Batch) -> StepOutput | None:
+        if batch.sample is None:
+            return None
         try:
             with torch.inference_mode(), autocast(setup.precision, device):
                 output = task.evaluation_step(model, batch.sample)

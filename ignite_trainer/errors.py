@@ -47,11 +47,12 @@ class RunStopped(KeyboardInterrupt):
 
     Attributes:
         signal: name of the signal.
-        folder: of the run.
+        folder: of the run; None: no run was under way.
     """
 
-    def __init__(self, signal: str, folder: Path) -> None:
-        super().__init__(f"{signal}: the run in {folder} has stopped, and can be gone on with.")
+    def __init__(self, signal: str, folder: Path | None = None) -> None:
+        where = f"the run in {folder} has stopped, and can" if folder else "no run was under way; all can"
+        super().__init__(f"{signal}: {where} be gone on with.")
         self.signal, self.folder = signal, folder
 
 

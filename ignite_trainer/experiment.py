@@ -51,6 +51,8 @@ def run(
         folder = resuming.newest_run(protocol)
         resume = folder is not None
         if folder is None:
+            if other := resuming.passed_over(protocol):
+                show(other)
             show(f"There is no run of {protocol.setup.name} to go on with; a new one begins.")
     if resume:
         assert folder is not None, "a run that goes on has a folder"

@@ -26,20 +26,21 @@ def alone_in(folder: Path, *, name: str) -> Iterator[None]:
     Raises:
         ProtocolError: another process holds it.
     """
-    holder = folder / f"{name}.holder"
+    holder, lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
     try:
-        with FileLock(folder / f"{name}.lock", timeout=_PATIENCE_SECONDS):
-            with whole_file(holder) as part:
-                part.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
-            try:
-                yield
-            finally:
-                holder.unlink(missing_ok=True)
+        lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout:
         raise ProtocolError(
             f"{folder} is in use by {_read(holder)}: two at a time would spoil each other's results. Wait "
             "until it ends, or end it."
         ) from None
+    try:
+        with whole_file(holder) as part:
+            part.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def _read(holder: Path) -> str:

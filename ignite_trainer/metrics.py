@@ -40,11 +40,23 @@ class ReadBack(MetricUsage):
         super().__init__(started=started, completed=completed, iteration_completed=taken)
 
 
+class OfBatchesRead(MetricUsage):
+    """Updated by every evaluation step whose batch has a sample; computed at the end."""
+
+    def __init__(self) -> None:
+        has_one: Any = Events.ITERATION_COMPLETED(
+            event_filter=lambda engine, _: engine.state.output is not None
+        )
+        super().__init__(
+            started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=has_one
+        )
+
+
 def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
     """Attach to an evaluator every line of the protocol that is computed on its split."""
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "epoch" and split in _splits(line):
-            _metric(blueprint, where, line, device).attach(evaluator, line.line_label)
+            _metric(blueprint, where, line, device).attach(evaluator, line.line_label, OfBatchesRead())
 
 
 def attach_running_metrics(

@@ -115,6 +115,8 @@ class SplitPass:
 
     def _step(self, engine: Engine) -> None:
         assert self._collector is not None
+        if engine.state.output is None:  # no sample of the batch could be read
+            return
         (indices, sample), output = cast(Batch, engine.state.batch), cast(StepOutput, engine.state.output)
         self._collector.add(indices, output.y_pred, output.y)
         with self._computing():

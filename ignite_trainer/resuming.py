@@ -31,11 +31,19 @@ _NAMED = 3  # keys that differ; more are no help
 
 def newest_run(protocol: Protocol) -> Path | None:
     """Find the newest run of a protocol that is not finished; else the newest one that is; None: no run."""
-    parent = results.root_of(protocol) / results.slug(protocol.setup.name)
-    # Their names begin with the time. What has no protocol of its own is a sweep.
-    runs = sorted((path.parent for path in parent.glob("*/protocol.json")), reverse=True)
-    same = [folder for folder in runs if not _differences(protocol, folder)]
+    same = [folder for folder in _runs(protocol) if not _differences(protocol, folder)]
     return next((folder for folder in same if not is_finished(protocol, folder)), next(iter(same), None))
+
+
+def passed_over(protocol: Protocol) -> str | None:
+    """Say how the newest unfinished run of another protocol of that name differs; None: there is none."""
+    for folder in _runs(protocol):
+        if not (folder / FILE_NAME).exists() and (differences := _differences(protocol, folder)):
+            return (
+                f"The unfinished run in {folder} is of another protocol: {_first(differences)}. "
+                f"--resume {folder} without -c goes on with it as it is."
+            )
+    return None
 
 
 def is_finished(protocol: Protocol, folder: Path) -> bool:
@@ -82,9 +90,8 @@ def require_same(protocol: Protocol, folder: Path) -> None:
         )
     differences = _differences(protocol, folder)
     if differences:
-        more = f" ({len(differences) - _NAMED} more differ)" if len(differences) > _NAMED else ""
         raise ProtocolError(
-            f"The run in {folder} is of another protocol: {'; '.join(differences[:_NAMED])}{more}. "
+            f"The run in {folder} is of another protocol: {_first(differences)}. "
             "Go on with the protocol it has, or start a new run without --resume."
         )
 
@@ -175,6 +182,18 @@ def _number(value: float | None) -> float:
 
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
     return {key: _number(value) for key, value in values.items()}
+
+
+def _runs(protocol: Protocol) -> list[Path]:
+    """Folders of the runs of that name, newest first."""
+    parent = results.root_of(protocol) / results.slug(protocol.setup.name)
+    # Their names begin with the time. What has no protocol of its own is a sweep.
+    return sorted((path.parent for path in parent.glob("*/protocol.json")), reverse=True)
+
+
+def _first(differences: list[str]) -> str:
+    more = f" ({len(differences) - _NAMED} more differ)" if len(differences) > _NAMED else ""
+    return "; ".join(differences[:_NAMED]) + more
 
 
 def _differences(protocol: Protocol, folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the step under way is finished first, and its state saved."""
+"""Signals that ask a run to stop: a step under way is finished first, and its state saved."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from ignite_trainer.errors import RunStopped
 
 # What batch schedulers send before they end a job, and what Ctrl-C sends.
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -26,29 +28,54 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note SIGTERM, SIGINT and SIGUSR1 instead of ending; a second SIGINT raises KeyboardInterrupt.
+    """Note SIGTERM, SIGINT and SIGUSR1 instead of ending; a second SIGINT raises KeyboardInterrupt."""
+    request = StopRequest()
+
+    def note(name: str) -> None:
+        if name == "SIGINT" and request.signal:
+            raise KeyboardInterrupt
+        request.signal = request.signal or name
+
+    with _handled(note):
+        yield request
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise RunStopped on SIGTERM, SIGINT and SIGUSR1, for what can be left at any place.
+
+    That is all but steps: the preparation of data, say, which gives files their names when they are whole.
+    """
+
+    def stop(name: str) -> None:
+        raise RunStopped(name)
+
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handle: Callable[[str], None]) -> Iterator[None]:
+    """Call `handle` with the name of a signal that comes.
 
     What was to happen on each signal before is put back at the end. Python hands signals to the main thread
     alone: in any other, nothing is changed.
     """
-    request, process = StopRequest(), os.getpid()
+    process = os.getpid()
 
-    def note(number: int, _: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker, which the run itself ends
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-            return
-        if number == signal.SIGINT and request.signal:
-            raise KeyboardInterrupt
-        request.signal = request.signal or signal.Signals(number).name
+    def called(number: int, _: FrameType | None) -> None:
+        if os.getpid() == process:
+            handle(signal.Signals(number).name)
+        elif number == signal.SIGTERM:  # in a forked worker, which the run itself ends
+            os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, called) for number in numbers}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             # None: it was set by what is not Python, and cannot be put back.

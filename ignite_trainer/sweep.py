@@ -102,11 +102,11 @@ def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str
         setup = setup.model_copy(update={"seed": seed})
     protocol = run.protocol.model_copy(update={"setup": setup})
     resume = resuming.can_go_on(protocol, folder)
-    if resume:
-        show(f"{folder.name} was not finished; it goes on from its last state.")
-    else:
-        _set_aside(folder)
     try:
+        if resume:
+            show(f"{folder.name} was not finished; it goes on from its last state.")
+        else:
+            _set_aside(folder)
         return experiment.run(protocol, trusted=trusted, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
         return str(error)
@@ -159,9 +159,15 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Rename what is left of a run that was stopped: nothing that was computed is lost."""
+    """Rename what is left of a run that was stopped: nothing that was computed is lost.
+
+    Raises:
+        ProtocolError: another process is at that run.
+    """
     if not folder.exists():
         return
+    with alone_in(folder, name="run"):
+        pass
     names = (folder.with_name(f"{folder.name}_unfinished-{number}") for number in itertools.count(1))
     kept = next(name for name in names if not name.exists())
     folder.rename(kept)

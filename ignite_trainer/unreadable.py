@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,12 +22,21 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
     """Say that a sample cannot be read, if that is what an error means; else raise it again.
 
     A file that is gone or holds nonsense is an OSError, a ValueError, an EOFError or a RuntimeError (of a
-    decoder). Anything else is taken for a defect of the data set's code.
+    decoder). Anything else is taken for a defect of the data set's code. Where these may mean one, too, it is
+    said which error was raised where.
     """
     means_so = isinstance(error, OSError | ValueError | EOFError | RuntimeError)
-    if not means_so or isinstance(error, ProtocolError | NotImplementedError) or is_out_of_memory(error):
+    if not means_so or isinstance(error, _OF_CODE) or is_out_of_memory(error):
         raise error
-    return Unreadable(index, str(error) or type(error).__name__)
+    said = str(error) or type(error).__name__
+    if isinstance(error, OSError | EOFError):
+        return Unreadable(index, said)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return Unreadable(index, f"{said.rstrip('.')} ({type(error).__name__} in {place.name})")
+
+
+_OF_CODE = (ProtocolError, NotImplementedError, RecursionError)
+_LOOKED_AT = 100  # samples, for one that can be read
 
 
 class UnreadableSamples:
@@ -62,15 +72,16 @@ class UnreadableSamples:
             raise ValueError(f"samples that cannot be read are none of the {self._split} split.")
         self._found = {index: str(error) for index, error in state.items()}
 
-    def add(self, failed: list[Unreadable], *, of: int) -> None:
+    def add(self, failed: list[Unreadable], *, of: int, needs_one: bool = True) -> None:
         """Count the samples of a batch that failed.
 
         Args:
             failed: these.
             of: number of samples that the batch was to have.
+            needs_one: whether a batch without a sample is of no use.
 
         Raises:
-            RunFailed: none may be skipped, or not so many, or there is nothing else in the batch.
+            RunFailed: none may be skipped, or not so many, or a batch that needs a sample has none.
         """
         if not failed:
             return
@@ -89,7 +100,7 @@ class UnreadableSamples:
                 f"Faults.unreadable_at_most lets be skipped ({self._at_most:.3g} of all): "
                 f"{listing(self.names)}. {kept}"
             )
-        if len(failed) == of:
+        if needs_one and len(failed) == of:
             raise RunFailed(
                 f"{what} There is no other sample in its batch, and a step needs one; take "
                 f"{listing(self.names)} out of the data set. {kept}"
@@ -99,12 +110,14 @@ class UnreadableSamples:
 def first_readable(dataset: Any) -> Any:
     """The first sample that can be read, which tells what fields samples have."""
     failed: list[Unreadable] = []
-    for index in range(len(dataset)):
+    for index in range(min(len(dataset), _LOOKED_AT)):
         try:
             return dataset[index]
         except Exception as error:
             failed.append(as_unreadable(error, index))
-    raise ProtocolError(f"Dataset: no sample can be read; the first: {failed[0].error if failed else 'none'}")
+    raise ProtocolError(
+        f"Dataset: of the first {len(failed)} samples none can be read: {failed[0].error if failed else ''}"
+    )
 
 
 def read_readable(source: Any, indices: list[int]) -> tuple[list[int], Any, list[Unreadable]]:

@@ -144,6 +144,43 @@ def test_all_are_checked_before_the_first_runs(
     assert f"error: {bad}: {said}" in capsys.readouterr().err
 
 
+def test_a_protocol_that_turns_out_not_to_work_stops_no_other(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write("a.json", Setup__batch_train=21)  # only its data tell
+    second = write("b.json", Task__args={"explode_at": 1})
+    third = write("c.json", Setup__name="Third", Setup__epochs=0)
+    assert command("-c", first, second, third, defaults=defaults) == 2
+    said = capsys.readouterr().err
+    assert "error: Setup.batch_train is 21, but the training split has 20" in said
+    assert said.endswith(f"2 of 3 protocols failed: {first}, {second}\n")
+    assert len(list((tmp_path / "results/Third").glob("*/result.json"))) == 1
+
+
+def test_an_error_that_nobody_foresaw_stops_no_other_protocol(
+    write: Callable[..., Path],
+    defaults: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done: list[str] = []
+
+    def run(protocol: Protocol, **_: Any) -> None:
+        if protocol.setup.name == "Bad":
+            raise AttributeError("no such thing")
+        done.append(protocol.setup.name)
+
+    monkeypatch.setattr(experiment, "run", run)
+    write("a.json", Setup__name="Bad")
+    write("b.json", Setup__name="Good")
+    assert command("-c", tmp_path / "*.json", defaults=defaults) == 1
+    assert done == ["Good"]
+    assert "AttributeError: no such thing" in capsys.readouterr().err
+    with pytest.raises(AttributeError):
+        command("-c", tmp_path / "a.json", defaults=defaults)
+
+
 def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(
     write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

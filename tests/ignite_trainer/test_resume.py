@@ -22,7 +22,7 @@ from toy_research.sameness import differences
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 
-from ignite_trainer import cli, resuming
+from ignite_trainer import cli, resuming, sweep
 from ignite_trainer.checkpoints import Position
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
@@ -298,6 +298,23 @@ def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
         run(validate(raw), trusted=TRUSTED, folder=tmp_path, resume=True)
 
 
+def test_going_on_says_which_unfinished_run_is_of_another_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunStopped):
+        go_on(tmp_path, Task=signalled(step=3))
+    folder = only_run(tmp_path)
+    capsys.readouterr()
+    go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"The unfinished run in {folder} is of another protocol: Setup.batch_train is 5, and 4 there; "
+        in said
+    )
+    assert 'Task.args.name is "SIGURG", and "SIGTERM" there.' in said
+    assert f"--resume {folder} without -c goes on with it as it is." in said
+
+
 def test_faults_and_the_batch_of_evaluation_may_be_others(tmp_path: Path) -> None:
     stopped(tmp_path, signalled(step=9))
     others = {"Setup__batch_test": 3, "Faults": {"not_finite": "skip", "unreadable": "skip"}}
@@ -337,6 +354,44 @@ def test_a_signal_ends_the_command_with_75_and_the_command_that_goes_on(
     assert (folder / "result.json").exists()
     alone = ["--resume", str(folder), "--trust", "toy_research"]
     assert cli.main(alone, defaults=ROOT / "protocols/defaults.json") == 0
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_while_data_are_prepared_ends_the_command_the_same_way(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, made = tmp_path / "toy.json", tmp_path / "made"
+    dataset = {"class": "toy_research.failing.Prepared", "args": {"folder": str(made), "signal": name}}
+    path.write_text(json.dumps(toy(tmp_path / "results", Setup__epochs=1, Dataset=dataset)))
+    words = ["-c", str(path), "--trust", "toy_research"]
+    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    said = capsys.readouterr().err
+    assert f"stopped by {name}; no run was under way\n" in said
+    assert said.endswith(f"-c {path} --trust toy_research --resume\n")
+    assert not made.exists() and not list(tmp_path.glob("*.partial"))
+    assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
+    assert made.exists()
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+def test_a_signal_between_two_runs_of_a_sweep_ends_the_command_the_same_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write_summary = tmp_path / "toy.json", sweep._write_summary
+
+    def signalled_then_written(*args: Any) -> Any:
+        monkeypatch.setattr(sweep, "_write_summary", write_summary)
+        signal.raise_signal(signal.SIGTERM)
+        return write_summary(*args)
+
+    monkeypatch.setattr(sweep, "_write_summary", signalled_then_written)
+    path.write_text(json.dumps(toy(tmp_path / "results", Sweep={"Dataset.args.fold": [1, 2]})))
+    words = ["-c", str(path), "--trust", "toy_research"]
+    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    assert capsys.readouterr().err.endswith(f"-c {path} --trust toy_research --resume\n")
+    assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
+    assert "1 of 2 runs are finished, and skipped: fold-1" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")

@@ -341,6 +341,19 @@ def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(plan.folder.glob("fold-*"))
 
 
+def test_a_run_that_another_process_is_at_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ignite_trainer.folder_lock._PATIENCE_SECONDS", 0.0)
+    plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
+    (plan.folder / "fold-2").mkdir(parents=True)
+    with FileLock(plan.folder / "fold-2" / "run.lock"):
+        assert sweep_toy(tmp_path, FOLDS).missing == ["fold-2"]
+    assert "fold-2 is in use by another process" in capsys.readouterr().err
+    assert not list(plan.folder.glob("*_unfinished-*"))
+    assert sweep_toy(tmp_path, FOLDS).missing == []
+
+
 def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> None:
     marker = tmp_path / "kill"
     marker.touch()

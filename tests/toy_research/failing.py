@@ -52,6 +52,26 @@ class FaultyTones(Tones):
         return tone._replace(signal=np.full_like(tone.signal, np.nan)) if index in self._nan else tone
 
 
+class Prepared(Tones):
+    """Tones whose preparation makes a folder; the first time a signal comes while it does."""
+
+    def __init__(self, *, folder: str, signal: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._folder, self._signal = Path(folder), signal
+
+    def prepare(self) -> None:
+        from utils.datasets.once import make_once
+
+        def fill(partial: Path) -> None:
+            marker = self._folder.with_name("signalled")
+            (partial / "half").write_text("of it")
+            if not marker.exists():
+                marker.touch()
+                signal.raise_signal(signal.Signals[self._signal])
+
+        make_once(self._folder, is_complete=Path.exists, fill=fill)
+
+
 class TonesInBatches(FaultyTones):
     """The same, which can also be read in whole batches."""
 

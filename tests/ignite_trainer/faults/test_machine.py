@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import Timeout
 from toy_research.protocols import run_toy, sweep_toy
 
 from ignite_trainer.engines import make_trainer
@@ -305,3 +306,10 @@ def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) 
         sweep_toy(tmp_path, folds, Setup__epochs=1)
     assert str(caught.value).startswith(f"{folder} holds the sweep of another protocol")
     assert json.loads((folder / "sweep.json").read_text()) == content
+
+
+def test_a_timeout_of_what_is_done_in_a_folder_is_not_that_of_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(Timeout), alone_in(tmp_path, name="run"):
+        raise Timeout("some other lock")
+    with alone_in(tmp_path, name="run"):  # it was let go of
+        pass

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_research.failing import FaultyTones
 from toy_research.protocols import run_toy
 
-from ignite_trainer.errors import RunFailed
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.unreadable import Unreadable, UnreadableSamples, as_unreadable, first_readable
 
 ONE_BY_ONE, IN_BATCHES = "toy_research.failing.FaultyTones", "toy_research.failing.TonesInBatches"
 ON_BATCHES = {
@@ -67,14 +70,63 @@ def test_no_more_samples_are_skipped_than_is_said(tmp_path: Path) -> None:
     )
 
 
-def test_a_batch_of_which_nothing_can_be_read_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"There is no other sample in its batch.*take tone 27\.wav out"):
-        run_toy(
-            tmp_path,
-            Setup__batch_test=9,
-            Dataset=dataset(ONE_BY_ONE, 27),
-            Faults={"unreadable": "skip", "unreadable_at_most": 0.5},
-        )
+@pytest.mark.parametrize(("kind", "more"), WAYS)
+def test_a_batch_of_evaluation_of_which_nothing_can_be_read_is_left_out(
+    tmp_path: Path, kind: str, more: dict[str, Any]
+) -> None:
+    result = run_toy(
+        tmp_path,
+        Setup__batch_test=9,  # the last batch is tone 27 alone
+        Dataset=dataset(kind, 27),
+        Faults={"unreadable": "skip", "unreadable_at_most": 0.2},
+        **more,
+    )
+    assert result.record.faults == {"samples skipped": 1}
+    with (result.folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9
+    right = sum(row["target"] == row["prediction"] for row in rows) / 9
+    assert result.record.last["Val. Acc."] == pytest.approx(right)
+
+
+def test_a_batch_of_training_of_which_nothing_can_be_read_ends_the_run() -> None:
+    samples = UnreadableSamples(FaultyTones(gone=[3]), split="training", at_most=0.5)
+    failed = [Unreadable(0, "cut off")]
+    samples.add(failed, of=1, needs_one=False)
+    with pytest.raises(RunFailed, match=r"There is no other sample in its batch.*take tone 1\.wav out"):
+        samples.add(failed, of=1)
+
+
+def test_an_error_that_may_be_of_code_is_told_with_its_place() -> None:
+    def stretch() -> None:
+        raise ValueError("could not broadcast.")
+
+    def read(depth: int) -> int:
+        return read(depth + 1) + 1
+
+    with pytest.raises(ValueError, match="broadcast") as caught:
+        stretch()
+    assert as_unreadable(caught.value, 3) == (3, "could not broadcast (ValueError in stretch)")
+    with pytest.raises(RecursionError) as endless:
+        read(0)
+    with pytest.raises(RecursionError):
+        as_unreadable(endless.value, 3)
+
+
+def test_of_a_data_set_that_cannot_be_read_the_first_samples_are_looked_at() -> None:
+    asked: list[int] = []
+
+    class Gone(list[int]):
+        def __len__(self) -> int:
+            return 1_000_000
+
+        def __getitem__(self, index: Any) -> Any:
+            asked.append(index)
+            raise OSError(f"{index}.wav is gone")
+
+    with pytest.raises(ProtocolError, match=r"of the first 100 samples none can be read: 0\.wav is gone"):
+        first_readable(Gone())
+    assert asked == list(range(100))
 
 
 def test_a_defect_of_the_data_sets_code_is_no_unreadable_sample(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a command does with each of its protocols: run, sweep or benchmark; one that fails stops no other."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ignite_trainer import benchmark, experiment, sweep
+from ignite_trainer.blueprint import draw
+from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.protocol import Protocol
+
+Job = Callable[[], int]
+"""Carries out one protocol, and gives an exit status."""
+
+
+def plan(
+    protocols: Mapping[Path, Protocol],
+    *,
+    trusted: Sequence[str],
+    rounds: int | None,
+    resumed: Path | None = None,
+) -> dict[Path, Job]:
+    """Check the protocols whole; return what carries out each of them.
+
+    Args:
+        protocols: by the file they were read from.
+        trusted: packages whose classes they may name besides the usual ones.
+        rounds: those of a benchmark; None: there is none.
+        resumed: folder of a run to go on with.
+
+    Raises:
+        ProtocolError: with every problem of the first protocol that has some.
+    """
+    jobs: dict[Path, Job] = {}
+    for path, protocol in protocols.items():
+        if rounds is not None:
+            compared = benchmark.make_plan(protocol, rounds=rounds, trusted=trusted, source=str(path))
+            jobs[path] = functools.partial(_measure, compared, trusted)
+        elif protocol.sweep:
+            runs = sweep.make_plan(protocol, trusted=trusted, source=str(path))
+            jobs[path] = functools.partial(_run_all, runs, trusted)
+        else:
+            draw(protocol, trusted=trusted, source=str(path))
+            jobs[path] = functools.partial(_run, protocol, trusted, resumed)
+    return jobs
+
+
+def carry_out(jobs: Mapping[Path, Job]) -> int:
+    """Carry out all jobs, also after one that fails.
+
+    Returns:
+        The largest of their exit statuses; 2 is that of a protocol that cannot work, 1 that of a run that
+        failed.
+    """
+    statuses: dict[Path, int] = {}
+    for path, job in jobs.items():
+        try:
+            statuses[path] = job()
+        except (ProtocolError, RunFailed) as error:
+            print(f"error: {error}", file=sys.stderr)
+            statuses[path] = 2 if isinstance(error, ProtocolError) else 1
+        except Exception:  # of a layer, say: the others may still succeed
+            if len(jobs) == 1:
+                raise
+            traceback.print_exc()
+            statuses[path] = 1
+        finally:
+            gc.collect()  # engines and handlers refer to each other, and to the model
+    failed = [str(path) for path, status in statuses.items() if status]
+    if failed and len(jobs) > 1:
+        print(f"{len(failed)} of {len(jobs)} protocols failed: {', '.join(failed)}", file=sys.stderr)
+    return max(statuses.values())
+
+
+def _run(protocol: Protocol, trusted: Sequence[str], resumed: Path | None) -> int:
+    experiment.run(protocol, trusted=trusted, folder=resumed, resume=resumed is not None)
+    return 0
+
+
+def _run_all(runs: sweep.Plan, trusted: Sequence[str]) -> int:
+    return 1 if sweep.carry_out(runs, trusted=trusted).missing else 0
+
+
+def _measure(compared: benchmark.Plan, trusted: Sequence[str]) -> int:
+    print(benchmark.carry_out(compared, trusted=trusted).path)
+    return 0
