@@ -47,6 +47,18 @@ class PaddedBatch(NamedTuple):
         return cls(values, lengths)
 
 
+class PartialBatch(NamedTuple):
+    """What only some samples of a batch have.
+
+    Attributes:
+        rows: int64 `[n]`, on the CPU, ascending: positions in the batch of the samples that have it.
+        values: theirs, collated.
+    """
+
+    rows: Tensor
+    values: Any
+
+
 class BatchTransform(ABC):
     """A transform that runs on whole batches, on whatever device they are.
 
@@ -69,7 +81,8 @@ class BatchTransform(ABC):
 def collate(samples: Sequence[Any]) -> Any:
     """Make of several samples one of the same type, every field of which holds all of theirs.
 
-    Arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list; None stays where all have it.
+    Arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list; None stays where all have it,
+    and where some have it, there is a `PartialBatch` of the others.
     """
     columns = zip(*samples, strict=True)
     return rebuild(samples[0], [collate_field(list(column)) for column in columns])
@@ -79,6 +92,9 @@ def collate_field(values: list[Any]) -> Any:
     """Put the values that one field has in several samples together, as `collate` does."""
     if all(value is None for value in values):
         return None
+    if any(value is None for value in values):
+        rows = [row for row, value in enumerate(values) if value is not None]
+        return PartialBatch(torch.tensor(rows), collate_field([values[row] for row in rows]))
     if all(isinstance(value, np.ndarray | Tensor) for value in values):
         tensors = [torch.as_tensor(value) for value in values]
         return PaddedBatch.stack(tensors) if tensors[0].ndim else torch.stack(tensors)
@@ -93,11 +109,30 @@ def rebuild(like: Any, fields: list[Any]) -> Any:
 
 
 def part_of(sample: Any, part: slice) -> Any:
-    """Some samples of a collated batch, on end, as a batch."""
+    """Some samples of a collated batch, on end, as a batch; `part` has a start and a stop."""
     return rebuild(sample, [_part(field, part) for field in sample])
 
 
+def rows_of(field: Any, count: int) -> Tensor:
+    """Which samples of a collated batch of `count` have a field: int64 `[n]` on the CPU, ascending."""
+    if isinstance(field, PartialBatch):
+        return field.rows
+    return torch.arange(0 if field is None else count)
+
+
+def values_of(field: Any) -> Any:
+    """What the samples that have a field have, collated; None if none has it."""
+    return field.values if isinstance(field, PartialBatch) else field
+
+
 def _part(field: Any, part: slice) -> Any:
+    if isinstance(field, PartialBatch):
+        inside = [row - part.start for row in field.rows.tolist() if part.start <= row < part.stop]
+        first = int((field.rows < part.start).sum())
+        if not inside:
+            return None
+        values = _part(field.values, slice(first, first + len(inside)))
+        return values if len(inside) == part.stop - part.start else PartialBatch(torch.tensor(inside), values)
     if isinstance(field, PaddedBatch):
         return PaddedBatch(field.values[part], field.lengths[part])
     return field[part] if isinstance(field, Tensor | list) else field

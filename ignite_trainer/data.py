@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ignite_trainer.ahead import one_ahead
-from ignite_trainer.batch import BatchTransform, PaddedBatch, rebuild
+from ignite_trainer.batch import BatchTransform, PaddedBatch, PartialBatch, rebuild
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
         indices: positions of the samples in the data set, int64 `[B]`, on the CPU.
         sample: the data set's sample type, every field collated: tensors `[B, ...]` on the device, a list of
             what is not numeric, None where every sample has None. A field of unequal lengths is a
-            `PaddedBatch`, where the loader lets such pass. None if there is no sample: in evaluation, where
+            `PaddedBatch`, where the loader lets such pass; one that some samples lack a `PartialBatch`. None if there is no sample: in evaluation, where
             those of the batch could not be read.
     """
 
@@ -217,7 +217,7 @@ class SplitLoader:
         fields = list(sample)
         with phase("augmentation"):
             for index, position, transform in self._batch_steps:
-                fields[index] = transform.batch(fields[index], streams.stream(position))
+                fields[index] = _transformed(fields[index], transform, streams.stream(position))
         return rebuild(sample, [_unpad(field, unequal_lengths=self._unequal_lengths) for field in fields])
 
 
@@ -259,6 +259,13 @@ def _same(batch: Any) -> Any:
     return batch
 
 
+def _transformed(field: Any, transform: BatchTransform, streams: SampleRandom) -> Any:
+    """A field of a batch after a transform of the samples that have it."""
+    if isinstance(field, PartialBatch):
+        return field._replace(values=transform.batch(field.values, streams.select(field.rows)))
+    return None if field is None else transform.batch(field, streams)
+
+
 def _kind(field: Any) -> torch.dtype | None:
     """The type of an array's values; None for what is none."""
     return torch.as_tensor(field).dtype if isinstance(field, np.ndarray | Tensor) else None
@@ -270,6 +277,8 @@ def _as_kind(field: Any, kind: torch.dtype | None) -> Any:
 
 
 def _unpad(field: Any, *, unequal_lengths: bool) -> Any:
+    if isinstance(field, PartialBatch):
+        return field._replace(values=_unpad(field.values, unequal_lengths=unequal_lengths))
     if not isinstance(field, PaddedBatch):
         return field
     shortest, longest = int(field.lengths.min()), int(field.lengths.max())
@@ -286,15 +295,15 @@ def _unpad(field: Any, *, unequal_lengths: bool) -> Any:
 def _field_index(dataset: Dataset[Any], transform: FieldTransform) -> int:
     if transform.field is None:
         return 0
-    first = first_readable(dataset)
-    names = getattr(first, "_fields", ())
+    names = getattr(first_readable(dataset), "_fields", ())
     if transform.field not in names:
         raise ProtocolError(
             f'{transform.where}.field is "{transform.field}", which samples lack; '
             + suggest(transform.field, names)
         )
-    if getattr(first, transform.field) is None:
+    field = transform.field
+    if first_readable(dataset, lambda sample: getattr(sample, field) is not None) is None:
         raise ProtocolError(
-            f'{transform.where}.field is "{transform.field}", which is None: there is nothing to transform.'
+            f'{transform.where}.field is "{field}", which is None: there is nothing to transform.'
         )
     return int(names.index(transform.field))

@@ -144,7 +144,7 @@ class _TrainingStep:
         def attempt(size: int) -> None:
             self._optimizer.zero_grad()
             torch.cuda.empty_cache()
-            loss = self._forward(part_of(batch.sample, slice(size))).loss
+            loss = self._forward(part_of(batch.sample, slice(0, size))).loss
             if loss is not None:
                 loss.backward()
 

@@ -54,7 +54,8 @@ class TransformedSamples(Dataset[Any]):
         streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=[index])
         fields = list(sample)
         for field, position, transform in self._steps:
-            fields[field] = _transform_one(transform, fields[field], streams.stream(position))
+            if fields[field] is not None:
+                fields[field] = _transform_one(transform, fields[field], streams.stream(position))
         return index, rebuild(sample, fields)
 
 

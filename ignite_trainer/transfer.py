@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ignite_trainer.batch import PaddedBatch, rebuild
+from ignite_trainer.batch import PaddedBatch, PartialBatch, rebuild
 
 
 class Sent(NamedTuple):
@@ -69,7 +69,9 @@ def _used_on(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
 
 
 def on_tensor(field: Any, apply: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the tensor that a field holds, if any; lengths stay on the CPU."""
+    """Apply a function to the tensor that a field holds, if any; lengths and rows stay on the CPU."""
+    if isinstance(field, PartialBatch):
+        return field._replace(values=on_tensor(field.values, apply))
     if isinstance(field, PaddedBatch):
         return field._replace(values=apply(field.values))
     return apply(field) if isinstance(field, Tensor) else field

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ignite_trainer.errors import ProtocolError, RunFailed
@@ -107,14 +107,20 @@ class UnreadableSamples:
             )
 
 
-def first_readable(dataset: Any) -> Any:
-    """The first sample that can be read, which tells what fields samples have."""
+def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
+    """The first sample that can be read, which tells what fields samples have; None if none is `wanted`."""
     failed: list[Unreadable] = []
-    for index in range(min(len(dataset), _LOOKED_AT)):
+    looked_at = range(min(len(dataset), _LOOKED_AT))
+    for index in looked_at:
         try:
-            return dataset[index]
+            sample = dataset[index]
         except Exception as error:
             failed.append(as_unreadable(error, index))
+        else:
+            if wanted(sample):
+                return sample
+    if len(failed) < len(looked_at):
+        return None
     raise ProtocolError(
         f"Dataset: of the first {len(failed)} samples none can be read: {failed[0].error if failed else ''}"
     )
