@@ -194,7 +194,7 @@ class _Attempts:
 
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
     """Build both splits, and check what is asked of the two together."""
-    datasets = {split: _build_dataset(blueprint, split) for split in SPLITS}
+    datasets = {split: build_dataset(blueprint, split) for split in SPLITS}
     if blueprint.protocol.setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
         raise ProtocolError(
             "Dataset.args hold no fold out: both splits are the whole data set, and a model would be "
@@ -203,7 +203,8 @@ def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
     return datasets
 
 
-def _build_dataset(blueprint: Blueprint, split: Split) -> Any:
+def build_dataset(blueprint: Blueprint, split: Split) -> Any:
+    """Build the data set of one split; a ProtocolError if it has no sample."""
     choice = blueprint.split.yes if split == "train" else blueprint.split.no
     dataset = build(
         blueprint.dataset, {**blueprint.dataset_args, blueprint.split.key: choice}, where="Dataset"

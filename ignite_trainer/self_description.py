@@ -6,6 +6,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
     dataset.folds          the numbers of all its folds
     dataset.held_out       the numbers of those held out
     dataset.record(index)  which sample that is: a mapping of names to texts and numbers
+    dataset.digest         a text that is another where names or targets are others, if that is quicker to say
     model.weights_files    the files that its initial weights came from
     model.weights_sha256   of those whose content is known, the hash they should have, by path
 """

@@ -18,9 +18,12 @@ ALLOWED = {
 CONTRACTS = {
     "ignite_trainer.batch",
     "ignite_trainer.evaluation",
+    "ignite_trainer.errors",
     "ignite_trainer.inspection",
+    "ignite_trainer.named_data",
     "ignite_trainer.randomness",
     "ignite_trainer.self_description",
+    "ignite_trainer.streams",
     "ignite_trainer.task",
     "ignite_trainer.yardstick",
 }

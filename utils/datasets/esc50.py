@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from model.audio_input import Waveform, read_audio
-from utils.datasets.folds import FoldDataset, check_flag
+from utils.datasets.folds import RESAMPLED, FoldDataset, check_flag
 from utils.datasets.sample import Clip
 from utils.datasets.table import read_rows
 from utils.published import ESC_50, Published
@@ -24,7 +24,7 @@ class ESC50(FoldDataset):
 
     title = "ESC-50"
     table = "meta/esc50.csv"
-    decoding = "resampled"
+    decoding = RESAMPLED
     published: ClassVar[Published | None] = ESC_50
     classes: ClassVar[int | None] = 50
     file_names = r"(?P<fold>\d+)-\d+-[A-Z]-(?P<target>\d+)\.\w+"

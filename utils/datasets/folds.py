@@ -5,7 +5,7 @@ A new data set is a subclass with a table of clips and a decoding rule:
     class BirdCalls(FoldDataset):
         title = "BirdCalls"                  # in messages
         table = "calls.csv"                  # by which its root is recognised
-        decoding = "resampled"               # the rule in words; change it with the rule
+        decoding = RESAMPLED                 # the rule in words; change it with the rule
 
         def read_table(self) -> list[Clip]:
             columns = ["file", "fold", "target", "bird"]
@@ -29,8 +29,11 @@ from ignite_trainer.inspection import Inspection
 from model.audio_input import HIGHEST_RATE, Waveform
 from utils.datasets.cache import DecodedClips, plan_decoding
 from utils.datasets.checking import inspect_clips
-from utils.datasets.sample import Clip, Sample
+from utils.datasets.sample import Clip, Sample, SampleFiles
 from utils.published import Published, fetch_data_set
+
+RESAMPLED = "resampled"
+"""The rule that does no more than `model.audio_input.read_audio`."""
 
 
 class FoldDataset(Dataset[Sample], ABC):
@@ -160,6 +163,13 @@ class FoldDataset(Dataset[Sample], ABC):
         """Say which clip sample `index` is, and in which fold, as predictions and features name it."""
         clip = self.clips[index]
         return {"clip": clip.path, "fold": clip.fold}
+
+    def files(self, index: int) -> SampleFiles | None:
+        """Say which file sample `index` is decoded from; None where the decoding rule is one of its own."""
+        if self.decoding != RESAMPLED or self.transform_audio or self.target_transform:
+            return None
+        clip = self.clips[index]
+        return SampleFiles(self.root / clip.path, labels=[clip.label])
 
     def __len__(self) -> int:
         return len(self.clips)

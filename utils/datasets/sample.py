@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -34,3 +36,22 @@ class Sample(NamedTuple):
     audio: Any
     image: Any
     labels: Any
+
+
+class SampleFiles(NamedTuple):
+    """The files that a sample is decoded from, and what is said of it, for those who copy instead of decode.
+
+    A data set has a method `files(index)` that gives these, or None where a sample is more than what
+    `model.audio_input` and `model.image_input` make of its files.
+
+    Attributes:
+        audio: the file of its sound; None: it has none.
+        images: those of its pictures.
+        labels: names of its classes.
+        text: that describes it; None: there is none.
+    """
+
+    audio: Path | None
+    images: tuple[Path, ...] = ()
+    labels: Sequence[str] = ()
+    text: str | None = None

@@ -1,0 +1,249 @@
+"""Samples in shards: tar files that are read from end to end, here or elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from ignite_trainer.inspection import Finding, Inspection
+from ignite_trainer.streams import Indices
+from model.audio_input import HIGHEST_RATE
+from utils.datasets.folds import check_flag
+from utils.datasets.sample import Sample
+from utils.shards import decoding
+from utils.shards.manifest import ShardEntry, digest
+from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, local_path
+from utils.shards.sets import find
+
+
+class Shards(Dataset[Sample]):
+    """Samples in tar files of webdataset, with a manifest that says what lies where.
+
+    A sample's index is its place in the set: shard after shard, in the order of their addresses. In training
+    the shards are put in a random order, and the samples of each are shuffled, in blocks of `block`. Shards
+    of this machine are read at the offset of each sample; others forward, and of a block what comes before
+    its turn is held, undecoded.
+
+    What is trained on and what is held out is said in one of three ways:
+
+        "args": {"urls": "set/manifest.jsonl"}                            the two splits the set was made of
+        "args": {"urls": "set/manifest.jsonl", "fold": 2}                 a fold is held out
+        "args": {"training": {"key": "urls", "yes": "train-{000..127}.tar", "no": "test-{00..03}.tar"}}
+
+    Args:
+        urls: address, pattern or list of these: paths, http: and https: addresses, `pipe:` commands; or a
+            manifest, which stands for all its shards.
+        sample_rate: of the samples, Hz.
+        train: True: what is trained on, False: what is held out, None: all that `urls` names.
+        fold: number or numbers of the held-out folds. None: the splits of the set; if it has none, all of it.
+        mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
+        manifest: its address, or a list of these; None: that beside the shards.
+        block: samples of a shard that are shuffled together; of shards elsewhere as many are held.
+        lanes: shards that a process reads side by side; worker processes share them, so as many as divide it.
+
+    Attributes:
+        class_names: labels of the whole set.
+        folds: numbers of all its folds, where one can be held out.
+        held_out: numbers of the folds held out.
+        results_name: what results may be called.
+        digest: of the shards of this split.
+        shards: address and manifest entry of each.
+
+    Raises:
+        ValueError: an argument or the manifest is wrong.
+        OSError: the manifest cannot be read.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        sample_rate: int = 44100,
+        *,
+        train: bool | None = None,
+        fold: int | Sequence[int] | None = None,
+        mono: bool | None = None,
+        manifest: str | Sequence[str] | None = None,
+        block: int = 1000,
+        lanes: int = 8,
+    ) -> None:
+        if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
+            raise ValueError(f"sample_rate is {sample_rate!r}; 1 to {HIGHEST_RATE}, in Hz, is expected.")
+        for name, flag in (("train", train), ("mono", mono)):
+            if flag is not None:
+                check_flag(name, flag)
+        for name, number in (("block", block), ("lanes", lanes)):
+            if type(number) is not int or number < 1:
+                raise ValueError(f"{name} is {number!r}; 1 or more is expected.")
+        self.sample_rate, self.mono = sample_rate, mono
+        self.lanes, self._block = lanes, block
+        found = find(urls, manifest)
+        self.held_out, self.folds = _folds(train, fold, [entry for _, entry in found.shards])
+        chosen = _split(found.shards, train=train, held_out=self.held_out)
+        self.class_names = list(found.about.class_names)
+        self.digest = digest(entry for _, entry in chosen)
+        self.shards, self._suffixes = chosen, found.about.suffixes
+        self._starts: NDArray[np.int64] = np.cumsum([0, *(len(entry) for _, entry in chosen)])
+        self._named: tuple[int, list[str]] = (-1, [])
+        self.results_name = found.about.name
+        if not found.whole:
+            clips = sum(len(entry) for _, entry in found.shards)
+            self.results_name = f"part of {found.about.name} ({clips} clips)"
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Look for shards of this machine that are missing or of another size, as `--check` asks for."""
+        found = find(args["urls"], args.get("manifest"))
+        findings, there = [], 0
+        for url, entry in found.shards:
+            path = local_path(url)
+            if path is None:
+                continue
+            size = path.stat().st_size if path.is_file() else None
+            if size == entry.size_bytes:
+                there += 1
+                continue
+            said = "A shard is not there." if size is None else "A shard is not as long as its manifest says."
+            findings.append(
+                Finding(severity="error", what=said, where=url, remedy="Get it anew, or make it again.")
+            )
+        samples, elsewhere = (
+            sum(len(entry) for _, entry in found.shards),
+            len(found.shards) - there - len(findings),
+        )
+        counted = f"{samples:,} samples in {len(found.shards):,} shards, {elsewhere:,} elsewhere"
+        summary = f"{found.about.name}: {counted}"
+        return Inspection(findings=tuple(findings), summary=summary)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no sample {index} of {len(self)}")
+        with contextlib.closing(self.stream([index % len(self)])) as reads:
+            return next(reads)()
+
+    def record(self, index: int) -> dict[str, str | int]:
+        """Say which clip sample `index` is, and in which fold, as the set it was made of does."""
+        number, position = self._place(index)
+        fold = self.shards[number][1].fold
+        return {"clip": self._name(number, position), **({} if fold is None else {"fold": fold})}
+
+    def epoch_order(self, key: int | None) -> Indices:
+        """Put shards in a random order, and shuffle each block of their samples."""
+        if key is None:
+            return range(len(self))
+        draw = functools.partial(torch.randperm, generator=torch.Generator().manual_seed(key))
+        blocks = []
+        for number in draw(len(self.shards)).tolist():
+            begin, end = self._starts[number : number + 2].tolist()
+            blocks += [
+                start + draw(min(self._block, end - start)) for start in range(begin, end, self._block)
+            ]
+        order: NDArray[np.int64] = torch.cat(blocks).numpy()
+        return order
+
+    def stream(self, indices: Indices) -> Generator[Callable[[], Sample]]:
+        """Give what reads each of these samples, one shard after the other."""
+        asked = np.asarray(indices, np.int64)
+        numbers = np.searchsorted(self._starts, asked, side="right") - 1
+        positions = asked - self._starts[numbers]
+        blocks = positions // self._block
+        current, shard = -1, None
+        try:
+            for (number, _), group in groupby(
+                range(len(asked)), lambda at: (int(numbers[at]), int(blocks[at]))
+            ):
+                if shard is None or number != current:
+                    if shard is not None:
+                        shard.close()
+                    current, shard = number, self._open(number)
+                wanted = [int(positions[at]) for at in group]
+                for position, read in zip(wanted, shard.read(wanted), strict=True):
+                    yield functools.partial(self._sample, number, position, read)
+        finally:
+            if shard is not None:
+                shard.close()
+
+    def indices_of(self, number: int) -> range:
+        """The samples of one shard."""
+        return range(*self._starts[number : number + 2].tolist())
+
+    def _open(self, number: int) -> LocalShard | RemoteShard:
+        url, entry = self.shards[number]
+        path = local_path(url)
+        return RemoteShard(url, entry) if path is None else LocalShard(path, entry)
+
+    def _sample(self, number: int, position: int, read: Callable[[], Content]) -> Sample:
+        """Decode one sample; what is wrong with it is said with its place."""
+        try:
+            content = read()
+            decoding.require(content, self._suffixes)
+            about = decoding.about(content, self.class_names)
+            name = about.name or content["__key__"]
+            if name != self._name(number, position):
+                raise ValueError(f"it is {name}; the manifest is of another shard")
+            audio = decoding.audio(content, self.sample_rate, self.mono)
+            return Sample(audio, decoding.image(content), about.labels)
+        except (OSError, ValueError) as error:
+            url, entry = self.shards[number]
+            raise ValueError(f"sample {position} of {len(entry)} in {file_name(url)}: {error}") from error
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of a sample, and its position there."""
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, int(index - self._starts[number])
+
+    def _name(self, number: int, position: int) -> str:
+        if self._named[0] != number:
+            self._named = (number, self.shards[number][1].names)
+        return self._named[1][position]
+
+
+def _folds(
+    train: bool | None, fold: int | Sequence[int] | None, shards: Sequence[ShardEntry]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The folds held out, and all there are where some can be held out."""
+    there = sorted({shard.fold for shard in shards if shard.fold is not None})
+    if train is None:
+        if fold is not None:
+            raise ValueError(f"fold is {fold}, but train is not given, which says which split is asked for.")
+        return (), ()
+    if fold is None:
+        return (), tuple(there)
+    held_out: list[Any] = list(fold) if isinstance(fold, list | tuple | range) else [fold]
+    if not held_out or any(type(number) is not int for number in held_out):
+        raise ValueError(f"fold is {fold!r}; a fold's number, a list of them, or null is expected.")
+    if not set(there).issuperset(held_out) or any(shard.fold is None for shard in shards):
+        has = ", ".join(map(str, there)) or "none"
+        raise ValueError(f"fold is {fold}; the folds of these shards: {has}.")
+    if set(there) == set(held_out):
+        raise ValueError(f"fold is {fold}; that holds out every shard and leaves none to train on.")
+    return tuple(sorted(set(held_out))), tuple(there)
+
+
+def _split(
+    shards: Sequence[tuple[str, ShardEntry]], *, train: bool | None, held_out: Sequence[int]
+) -> list[tuple[str, ShardEntry]]:
+    """The shards of one split."""
+    if train is None:
+        return list(shards)
+    if held_out:
+        return [shard for shard in shards if (shard[1].fold in held_out) != train]
+    splits = {entry.split for _, entry in shards}
+    if splits == {None}:
+        return list(shards)
+    if splits != {"train", "test"}:
+        raise ValueError(
+            f"urls has shards of {' and '.join(sorted(map(str, splits)))} alone; name those of both splits, "
+            'or tell them apart by "training": {"key": "urls", ...}.'
+        )
+    return [shard for shard in shards if shard[1].split == ("train" if train else "test")]

@@ -1,0 +1,148 @@
+"""The command `python -m utils.shards`: make, index and verify sets of shards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ignite_trainer.errors import ProtocolError
+from utils.shards.manifest import FILE_NAME
+
+_DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
+_EPILOG = """\
+make      writes the data set of a protocol, both of its splits, or one named by its class, as shards with a
+          manifest. The same command goes on where it was stopped.
+
+  python -m utils.shards make --to shards -c protocols/audioclip-esc50.json --Dataset.args.root /data/ESC-50
+  python -m utils.shards make --to shards --dataset utils.datasets.ESC50 --args '{"root": "/data/ESC-50"}'
+
+index     makes the manifest of shards that have none
+
+  python -m utils.shards index 'shards/train-{000000..000127}.tar' --to shards/manifest.jsonl
+
+verify    compares shards with their manifest, by their sha256
+
+  python -m utils.shards verify shards/manifest.jsonl
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0: done, and nothing is wrong, 1: something is, 2: it cannot be done."""
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    if rest and (given.command != "make" or not given.config):
+        parser.error(f"unknown: {' '.join(rest)}")
+    try:
+        return int({"make": _make, "index": _index, "verify": _verify}[given.command](given, rest))
+    except (ProtocolError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on with it.", file=sys.stderr)
+        return 130
+
+
+def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from ignite_trainer.named_data import of_class, of_protocol  # noqa: PLC0415 - torch takes seconds
+    from utils.shards.making import Options, make  # noqa: PLC0415
+
+    if given.config:
+        data = of_protocol(given.config, overrides, trusted=given.trust, defaults=_DEFAULTS)
+    else:
+        data = of_class(given.dataset, json.loads(given.args), trusted=given.trust)
+    options = Options(
+        samples=given.samples,
+        size_bytes=round(given.megabytes * 1e6),
+        audio=given.audio,
+        seed=None if given.in_order else given.seed,
+        skip=given.skip_unreadable,
+        processes=given.processes,
+    )
+    manifest, left_out = make(data.splits, given.to, options, made_from=data.made_from)
+    size = sum(shard.size_bytes for shard in manifest.shards)
+    print(f"{given.to}: {len(manifest):,} samples in {len(manifest.shards):,} shards, {size / 1e6:,.1f} MB")
+    for name, said in left_out.items():
+        print(f"left out: {name}: {said}", file=sys.stderr)
+    return int(bool(left_out))
+
+
+def _index(given: argparse.Namespace, _: Sequence[str]) -> int:
+    from utils.shards.checking import index  # noqa: PLC0415
+
+    if given.to.exists():
+        raise ValueError(f"{given.to} is there already. Name another file, or remove it.")
+    manifest = index(
+        given.urls,
+        name=given.name or given.to.resolve().parent.name,
+        class_names=json.loads(given.classes.read_text()) if given.classes else (),
+        processes=given.processes,
+    )
+    manifest.write(given.to)
+    print(f"{given.to}: {len(manifest):,} samples in {len(manifest.shards):,} shards")
+    return 0
+
+
+def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
+    from utils.shards.checking import verify  # noqa: PLC0415
+
+    lines = verify(given.urls, manifest=given.manifest, decode=given.decode, processes=given.processes)
+    print("\n".join(lines) if lines else "all shards are as their manifest says")
+    return int(bool(lines))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.shards",
+        description="Make, index and verify sets of samples in tar files, for utils.datasets.Shards.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", allow_abbrev=False, help="write a data set as shards")
+    source = make.add_mutually_exclusive_group(required=True)
+    source.add_argument("-c", "--config", type=Path, metavar="PROTOCOL", help="whose data set is written")
+    source.add_argument("--dataset", metavar="CLASS", help="dotted path of the data set's class")
+    make.add_argument("--args", default="{}", metavar="JSON", help="arguments of that class")
+    make.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where the shards go")
+    make.add_argument("--samples", type=_positive, default=1000, help="in a shard, at most (1000)")
+    make.add_argument("--megabytes", type=float, default=100, help="of a shard, about, at most (100)")
+    make.add_argument(
+        "--audio",
+        choices=("keep", "flac", "ogg", "wav"),
+        default="keep",
+        help="keep: copy files as they are, and encode as flac what has none; else encode all (flac: 16 bit)",
+    )
+    make.add_argument("--seed", type=int, default=0, help="of the order that samples are put in (0)")
+    make.add_argument("--in-order", action="store_true", help="that of the data set instead")
+    make.add_argument("--skip-unreadable", action="store_true", help="leave out and name what cannot be read")
+    make.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="of your own classes")
+    index = commands.add_parser("index", allow_abbrev=False, help="make the manifest of shards")
+    index.add_argument("urls", nargs="+", metavar="URL", help="of shards; a pattern")
+    index.add_argument("--to", type=Path, default=Path(FILE_NAME), help=f"the manifest ({FILE_NAME})")
+    index.add_argument("--name", help="of the set, in results (that of the manifest's folder)")
+    index.add_argument("--classes", type=Path, metavar="JSON", help="file of a list of all labels, in order")
+    verify = commands.add_parser("verify", allow_abbrev=False, help="compare shards with their manifest")
+    verify.add_argument("urls", nargs="+", metavar="URL", help="of shards, or of the manifest")
+    verify.add_argument("--manifest", metavar="URL", help="its address, where it is not beside the shards")
+    verify.add_argument("--decode", action="store_true", help="decode every sample, too")
+    for command in (make, index, verify):
+        command.add_argument(
+            "-j", "--processes", type=_positive, default=os.cpu_count() or 1, help="(as many as processors)"
+        )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
