@@ -202,7 +202,8 @@ class AudioCLIP(nn.Module, HubLayout):
             ValueError: the input has not three dimensions; in eval mode also: it looks like audio in
                 [-1, 1].
         """
-        return self.encode_audio_with_penalty(audio).features
+        features: Tensor = self.audio(audio)
+        return features
 
     def encode_audio_with_penalty(self, audio: Tensor) -> AudioFeatures:
         """Embed audio clips, and compute the wavelet-norm penalty that belongs to the loss."""

@@ -36,11 +36,15 @@ class Gate(nn.Module):
         Returns:
             `output` times the gate, a number in (0, 1) for each of its elements.
         """
-        size = tuple(output.shape[-2:])
+        seen = self.look(x, size=tuple(output.shape[-2:]))
+        gated: Tensor = _Gated.apply(output, self.bn(self.conv_point(seen)))
+        return gated
+
+    def look(self, x: Tensor, *, size: tuple[int, ...]) -> Tensor:
+        """Pool `x` to `size` and convolve each of its channels: `[B, in_channels, *size]`."""
         if tuple(x.shape[-2:]) != size:  # pooling to the same size changes nothing, but takes its time
             x = F.adaptive_max_pool2d(x, size)
-        gated: Tensor = _Gated.apply(output, self.bn(self.conv_point(self._depthwise(x))))
-        return gated
+        return self._depthwise(x)
 
     def _depthwise(self, x: Tensor) -> Tensor:
         """Apply `conv_depth`, if it is along time alone row by row, with time as height.

@@ -13,7 +13,7 @@ from torchvision.models import resnext50_32x4d
 from model.esresnet import spectrogram
 from model.esresnet.attention import Gate
 from model.esresnet.fbsp import SplineWavelets
-from model.esresnet.folding import folded
+from model.esresnet.inference import computing_dtype, inference_copy
 from model.esresnet.kept import Kept
 from model.recompute import Recomputed, recompute
 from model.releases import find_pretrained, released_hashes
@@ -99,7 +99,7 @@ class ESResNeXt(nn.Module):
         self.onesided = onesided
         self.spec_height = spec_height
         self.spec_width = spec_width
-        self.register_buffer("window", _window(window, win_length))
+        self.register_buffer("window", spectrogram.periodic_window(window, win_length))
         if spectrum == "fbsp":
             bins = n_fft // 2 + 1 if onesided else n_fft
             self.fbsp: SplineWavelets | None = SplineWavelets(bins, n_fft, normalized=normalized)
@@ -126,11 +126,12 @@ class ESResNeXt(nn.Module):
                 self, without_prefix(read_state_dict(file), "audio."), source=file, allow_missing=head
             )
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed (or classify) audio clips.
 
         Args:
             audio: `[B, C, T]`, any number type, 16-bit units (about -32768..32767), 44.1 kHz.
+            check_units: False takes quiet audio, too, that by its peak could be in [-1, 1].
 
         Returns:
             `[B, D]` features, not normalised (or class logits).
@@ -139,35 +140,17 @@ class ESResNeXt(nn.Module):
             ValueError: the input has not three dimensions, or no samples; in eval mode also: it looks like
                 audio in [-1, 1].
         """
-        return self.forward_with_penalty(audio).features
+        return self._embed(audio, self._bank(), check_units=check_units)
 
     def forward_with_penalty(self, audio: Tensor, *, check_units: bool = True) -> AudioFeatures:
-        """Embed audio clips as `forward` does, and compute the penalty from the same wavelet bank.
-
-        `check_units` false takes quiet audio, too, that by its peak could be in [-1, 1].
-        """
-        if check_units and not self.training:  # not in training, where the host would wait for the device
-            _refuse_unit_range(audio)
-        with record_function("step/wavelets"):
-            bank = self._bank()
-            image = self._decibels(audio, bank).to(self.conv1.weight.dtype)
-        with record_function("step/audio tower"):
-            if any(module.training for module in self.modules()):
-                # One channel at a time: in training, batch norm sees the B items of one channel.
-                pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
-            else:
-                pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
-            features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
-        if self.fbsp is None or bank is None:
-            return AudioFeatures(features, image.new_zeros(()))
-        return AudioFeatures(features, self.fbsp.norm_penalty(bank))
+        """Embed audio clips as `forward` does, and compute the penalty from the same wavelet bank."""
+        bank = self._bank()
+        features = self._embed(audio, bank, check_units=check_units)
+        return AudioFeatures(features, self._penalty(bank))
 
     def wavelet_penalty(self) -> Tensor:
         """Compute the wavelet-norm penalty, with gradient; a scalar, 0 without learned wavelets."""
-        bank = self._bank()
-        if self.fbsp is None or bank is None:
-            return self.window.new_zeros(())
-        return self.fbsp.norm_penalty(bank)
+        return self._penalty(self._bank())
 
     def power(self, audio: Tensor) -> Tensor:
         """Compute the power of `audio` `[B, C, T]` in three bands `[B, C, 3, H, W]`; see `decibels`."""
@@ -199,11 +182,30 @@ class ESResNeXt(nn.Module):
         """In training, keep of the stages only what enters their blocks; see `Recomputed`. Names stay."""
         recompute(self)
 
+    def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
+        if check_units and not self.training:  # not in training, where the host would wait for the device
+            _refuse_unit_range(audio)
+        with record_function("step/wavelets"):
+            image = self._decibels(audio, bank).to(self.conv1.weight.dtype)
+        with record_function("step/audio tower"):
+            if any(module.training for module in self.modules()):
+                # One channel at a time: in training, batch norm sees the B items of one channel.
+                pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
+            else:
+                pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+            features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
+        return features
+
     def _bank(self) -> Tensor | None:
         if self.fbsp is None:
             return None
-        with torch.autocast(self.window.device.type, enabled=False):
+        with record_function("step/wavelets"), torch.autocast(self.window.device.type, enabled=False):
             return self.fbsp.bank()
+
+    def _penalty(self, bank: Tensor | None) -> Tensor:
+        if self.fbsp is None or bank is None:
+            return self.window.new_zeros(())
+        return self.fbsp.norm_penalty(bank)
 
     def _power(self, audio: Tensor, bank: Tensor | None) -> Tensor:
         if audio.dim() != 3 or audio.shape[-1] == 0:
@@ -238,7 +240,8 @@ class ESResNeXt(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(image.device.type, enabled=False):  # decibels in bfloat16 have steps of 0.5 dB
             x = self.bn1(self.conv1(image))
-        x = self.maxpool(self.relu(x))
+        x = self.relu(self.maxpool(x))  # in this order fewer numbers are rectified, to the same result
+        x = x.to(computing_dtype(x))  # once for all that look at it
         for stage, gate in self._stages():
             output = stage(x)
             x = output if gate is None else gate(x, output)
@@ -248,7 +251,7 @@ class ESResNeXt(nn.Module):
         return pooled.flatten(1)
 
     def _inference_backbone(self) -> Callable[[Tensor], Tensor]:
-        """In eval mode without gradient, give a copy of the backbone without batch norms.
+        """In eval mode without gradient, give a copy of the backbone that comes to the same numbers sooner.
 
         It is kept until a weight changes or the mode is switched. Hooks want the modules themselves.
         """
@@ -262,7 +265,8 @@ class ESResNeXt(nn.Module):
         backbone = copy.copy(self)
         backbone._modules = {k: v for k, v in self._modules.items() if k not in ("fbsp", "fc")}
         sources = (*backbone.parameters(), *backbone.buffers())
-        return self._folded.get(lambda: _inference_copy(backbone), sources)._backbone
+        dtype = computing_dtype(self.conv1.weight)
+        return self._folded.get(lambda: inference_copy(backbone, dtype), sources, setting=dtype)._backbone
 
     def train(self, mode: bool = True) -> "ESResNeXt":
         """Switch the mode; a switch drops what was kept for inference."""
@@ -274,14 +278,6 @@ class ESResNeXt(nn.Module):
         for number in range(1, 5):
             gate = getattr(self, f"att{number}") if self.apply_attention else None
             yield getattr(self, f"layer{number}"), gate
-
-
-def _inference_copy(backbone: ESResNeXt) -> ESResNeXt:
-    """Fold a copy, and compile it if the network is; a copy of a compiled module is not."""
-    copied = folded(backbone)
-    if backbone.compiled:
-        copied.compile_towers()
-    return copied
 
 
 def _refuse_unit_range(audio: Tensor) -> None:
@@ -300,16 +296,3 @@ def _check_frames(*, n_fft: int, hop_length: int, win_length: int) -> None:
             f"n_fft {n_fft}, win_length {win_length}, hop_length {hop_length}: needed are an even n_fft, "
             "0 < win_length <= n_fft and hop_length > 0."
         )
-
-
-def _window(name: str | None, length: int) -> Tensor:
-    """Make a periodic window `[length]` of the default dtype, rounded once from float64."""
-    if name is None:
-        return torch.ones(length)
-    from scipy.signal import get_window  # noqa: PLC0415 - takes seconds
-
-    try:
-        window = get_window(name, length, fftbins=True)
-    except ValueError as error:
-        raise ValueError(f"window is {name!r}, not a window of scipy.signal.get_window: {error}") from error
-    return torch.from_numpy(window).to(torch.get_default_dtype())

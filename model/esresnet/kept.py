@@ -25,10 +25,10 @@ class Kept(Generic[T]):
         self._sources: tuple[Tensor, ...] = ()
         self._state: tuple[object, ...] = ()
 
-    def get(self, make: Callable[[], T], sources: Iterable[Tensor]) -> T:
-        """Return the value that was made from `sources`; if they changed since, make it."""
+    def get(self, make: Callable[[], T], sources: Iterable[Tensor], *, setting: object = None) -> T:
+        """Return the value that was made from `sources`; if they or `setting` changed since, make it."""
         sources = tuple(sources)
-        state = _state(sources)
+        state = (setting, *_state(sources))
         same = len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
         if self._value is None or not same or state != self._state:
             self._value = make()

@@ -20,6 +20,27 @@ POWER_FLOOR = 1e-18
 """What a power of exactly 0 becomes before decibels: -180 dB."""
 
 
+def periodic_window(name: str | None, length: int) -> Tensor:
+    """Make a window of scipy's, `[length]`, of the default dtype, rounded once from float64.
+
+    Args:
+        name: None: rectangular.
+        length: samples, which are one period.
+
+    Raises:
+        ValueError: scipy has no window of this name.
+    """
+    if name is None:
+        return torch.ones(length)
+    from scipy.signal import get_window  # noqa: PLC0415 - takes seconds
+
+    try:
+        window = get_window(name, length, fftbins=True)
+    except ValueError as error:
+        raise ValueError(f"window is {name!r}, not a window of scipy.signal.get_window: {error}") from error
+    return torch.from_numpy(window).to(torch.get_default_dtype())
+
+
 def frame_count(samples: int, *, win_length: int, hop_length: int) -> int:
     """Count the frames N that cover a signal: 1 if it fits into one, else 1 + ceil((T - win) / hop)."""
     return 1 + max(0, math.ceil((samples - win_length) / hop_length))
@@ -122,4 +143,5 @@ def resize(power: Tensor, *, height: int, width: int) -> Tensor:
 
 def decibels(power: Tensor) -> Tensor:
     """Convert power to decibels, `10 log10`; exact zeros become -180 dB."""
-    return torch.log10(power.masked_fill(power == 0, POWER_FLOOR)).mul_(10.0)
+    # A power is not negative: what is not above 0 is 0.
+    return torch.log10(F.threshold(power, 0.0, POWER_FLOOR)).mul_(10.0)

@@ -61,23 +61,31 @@ class PublishedTower(nn.Module):
         self.hop_length, self.onesided = tower.hop_length, tower.onesided
         self.size = (tower.spec_height, tower.spec_width)
 
+    def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
+        """Embed audio `[B, C, T]` in 16-bit units: features `[B, D]`."""
+        return self._embed(audio, complex_wavelets(cast(SplineWavelets, self.fbsp)), check_units=check_units)
+
     def forward_with_penalty(self, audio: Tensor, *, check_units: bool = True) -> AudioFeatures:
-        """Embed audio `[B, C, T]` in 16-bit units: features `[B, D]` and the wavelet-norm penalty."""
-        if check_units and not self.training:
-            peak = audio.abs().max()
-            if 0.0 < peak <= 1.0:
-                raise ValueError(f"Audio has a peak of {peak:.3g}; 16-bit units are expected.")
+        """Embed as `forward` does, and compute the wavelet-norm penalty."""
         fbsp = cast(SplineWavelets, self.fbsp)
         wavelets = complex_wavelets(fbsp)
-        image = self._image((audio.to(self.window.dtype) + 32768.0) * (2.0 / 65535.0) - 1.0, wavelets)
-        pooled = [self._backbone(image[:, channel].contiguous()) for channel in range(image.shape[1])]
-        features = cast(nn.Linear, self.fc)(torch.stack(pooled, dim=1).sum(dim=1))
+        features = self._embed(audio, wavelets, check_units=check_units)
         return AudioFeatures(features, _norm_penalty(fbsp, wavelets))
 
     def wavelet_penalty(self) -> Tensor:
         """Compute the wavelet-norm penalty, from wavelets of its own."""
         fbsp = cast(SplineWavelets, self.fbsp)
         return _norm_penalty(fbsp, complex_wavelets(fbsp))
+
+    def _embed(self, audio: Tensor, wavelets: Tensor, *, check_units: bool) -> Tensor:
+        if check_units and not self.training:
+            peak = audio.abs().max()
+            if 0.0 < peak <= 1.0:
+                raise ValueError(f"Audio has a peak of {peak:.3g}; 16-bit units are expected.")
+        image = self._image((audio.to(self.window.dtype) + 32768.0) * (2.0 / 65535.0) - 1.0, wavelets)
+        pooled = [self._backbone(image[:, channel].contiguous()) for channel in range(image.shape[1])]
+        features: Tensor = cast(nn.Linear, self.fc)(torch.stack(pooled, dim=1).sum(dim=1))
+        return features
 
     def _image(self, audio: Tensor, wavelets: Tensor) -> Tensor:
         """Turn audio `[B, C, T]` in [-1, 1] into decibels `[B, C, 3, H, W]`."""

@@ -1,0 +1,37 @@
+"""The backbone as it is computed in eval mode without gradient: to the same numbers, sooner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from model.esresnet.folding import folded
+from model.esresnet.fusing import can_fuse, fuse
+
+if TYPE_CHECKING:
+    from model.esresnet.esresnext import ESResNeXt
+
+
+def inference_copy(backbone: ESResNeXt, dtype: torch.dtype) -> ESResNeXt:
+    """Copy a backbone, which is in eval mode, for inference.
+
+    Batch norms are folded. Weights behind the first convolution are cast to `dtype`, as autocast would do in
+    every pass. Stages and gates are compiled if they were, else fused where they can be.
+    """
+    copied = folded(backbone)
+    for name, child in copied.named_children():
+        if name != "conv1":
+            child.to(dtype)
+    if backbone.compiled:  # a copy of a compiled module is not
+        copied.compile_towers()
+    elif can_fuse(copied.conv1.weight.device, dtype):
+        fuse(copied)
+    return copied
+
+
+def computing_dtype(tensor: Tensor) -> torch.dtype:
+    """Say in which type convolutions of `tensor` are computed: that of autocast, where there is one."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
