@@ -165,7 +165,7 @@ class StreamedBatches(Dataset[Batched]):
                 f"Dataset.class: stream of {type(self._dataset).__name__} ended after fewer samples than "
                 "it was asked for."
             )
-        if self._stand_in and all(isinstance(sample, Unreadable) for _, sample in items):
+        if self._stand_in and items and all(isinstance(sample, Unreadable) for _, sample in items):
             others = [*self._order[end : self._plan.end], *self._order[self._plan.first : start]]
             items += self._load_readable(others, most=len(indices))
         return collate_read(items)

@@ -164,8 +164,8 @@ class LocalShard:
         if len(data) < end - start:
             raise ValueError(f"{self._path} is cut short: it ends in or before this sample")
         try:
-            return next(forward(io.BytesIO(data)))
-        except (ValueError, StopIteration) as error:
+            return _first_sample(data)
+        except (tarfile.TarError, ValueError, StopIteration) as error:
             raise ValueError(
                 f"{self._path} is damaged at byte {start:,} ({str(error) or 'no sample there'})"
             ) from error
@@ -223,6 +223,23 @@ class RemoteShard:
                         f"samples could be read ({error})"
                     )
         return self._error
+
+
+def _first_sample(data: bytes) -> Content:
+    """The sample that a piece of a tar file begins with; StopIteration if there is none."""
+    from webdataset.tariterators import group_by_keys  # noqa: PLC0415 - takes seconds
+
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        members = [
+            {
+                "fname": member.name,
+                "data": data[member.offset_data : member.offset_data + member.size],
+                "__url__": "",
+            }
+            for member in tar
+            if member.isreg()
+        ]
+    return next(group_by_keys(members))
 
 
 def _giving(content: Content) -> Callable[[], Content]:
