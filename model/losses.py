@@ -91,13 +91,16 @@ def label_ids_of(labels: Sequence[Sequence[str]]) -> Tensor:
     return torch.tensor(hashes, dtype=torch.int64)
 
 
-def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) -> Tensor:
-    """Make the target distributions `[B, B]`: of each row and, being symmetric, of each column."""
+def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) -> Tensor | None:
+    """Make the target distributions `[B, B]`: of each row and, being symmetric, of each column.
+
+    None: those of the diagonal, which need no matrix.
+    """
     batch = logits.shape[0]
     if positives == "diagonal":
         if label_ids is not None:
             raise ValueError('label_ids were given, but positives "diagonal" ignores them; use "same_label".')
-        return torch.eye(batch, dtype=logits.dtype, device=logits.device)
+        return None
     if positives != "same_label":
         raise ValueError(f'positives is {positives!r}; "diagonal" and "same_label" are allowed.')
     if label_ids is None or label_ids.shape != (batch,):
@@ -109,11 +112,17 @@ def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) 
     return same / same.sum(dim=1, keepdim=True)
 
 
-def _symmetric_loss(logits: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """Add the weighted mean cross-entropies along rows and along columns of one pair's logits."""
-    rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
-    columns = -(targets * logits.log_softmax(dim=0)).sum(dim=0)
-    losses = rows + columns
+def _symmetric_loss(logits: Tensor, targets: Tensor | None, sample_weight: Tensor | None) -> Tensor:
+    """Add the weighted mean cross-entropies along rows and along columns of one pair's logits.
+
+    Two matrices as large as the logits are kept for the backward pass, 1 GiB each at a batch of 16,384.
+    """
+    by_row, by_column = logits.log_softmax(dim=1), logits.log_softmax(dim=0)
+    if targets is None:
+        rows, columns = by_row.diagonal(), by_column.diagonal()
+    else:
+        rows, columns = (targets * by_row).sum(dim=1), (targets * by_column).sum(dim=0)
+    losses = -(rows + columns)
     if sample_weight is None:
         return losses.mean()
     if sample_weight.shape != losses.shape:

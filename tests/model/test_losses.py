@@ -44,6 +44,21 @@ def test_diagonal_loss_is_torchs_cross_entropy() -> None:
     torch.testing.assert_close(pairwise_contrastive_loss([logits], sample_weight=weight), expected)
 
 
+def test_of_the_diagonal_loss_two_matrices_of_each_pair_are_kept() -> None:
+    logits = [pair.requires_grad_() for pair in random_logits(3, batch=64)]
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = pairwise_contrastive_loss(logits)
+    matrix = 64 * 64 * 8
+    assert sum(size for size in kept.values() if size >= matrix) == 3 * 2 * matrix
+    loss.backward()
+
+
 def test_sample_weights_weigh_rows_and_columns() -> None:
     logits = random_logits(3)
     weights = [0.5, 1.0, 2.0, 0.0, 3.0]
