@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.json_input import parse
-from ignite_trainer.validation import json_path, keys_at, takes_text
+from ignite_trainer.validation import json_path, keys_at, takes_one_or_several, takes_text
 
 # Whatever has a dot is meant as an override, even where its section is misspelt.
 _FLAG = re.compile(r"--([A-Z$][^=\s]*|\w[^=\s.]*\.[^=\s]*)(?:=(.*))?", re.DOTALL)
@@ -81,7 +81,9 @@ class Place(NamedTuple):
 
         Which folds there are is the data set's to say, and why there is no other split.
         """
-        return None if self.is_free and self.step == "fold" else self.present
+        if (self.is_free and self.step == "fold") or takes_one_or_several(self.location):
+            return None
+        return self.present
 
     @property
     def is_free(self) -> bool:

@@ -138,6 +138,11 @@ def takes_text(location: tuple[str | int, ...]) -> bool:
     return "string" in kinds and kinds <= {"string", "null"}
 
 
+def takes_one_or_several(location: tuple[str | int, ...]) -> bool:
+    """Whether an object may stand at this location, and a list of such as well."""
+    return {"object", "array"} <= {option.get("type") for option in _options_at(location)}
+
+
 def _options_at(location: tuple[str | int, ...]) -> list[dict[str, Any]]:
     """The schema of what may stand at this location, alternatives apart."""
     options = _options(_SCHEMA)

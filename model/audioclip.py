@@ -1,5 +1,6 @@
 """AudioCLIP: audio, images and text in one embedding space (arXiv 2106.13043)."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +12,30 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from model import embedding
-from model.clip import Text, build_clip, tokenize
+from model.clip import (
+    Text,
+    build_clip,
+    encode_tokens,
+    recompute_transformers,
+    refuse_both,
+    text_parameters,
+    tokenize,
+)
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.hub import HubLayout, is_hub_layout
 from model.losses import Positives, Reduction, pairwise_contrastive_loss
+from model.open_clip_models import build_named_clip
+from model.pretrained import Pretrained, find_sources, load_sources
 from model.recompute import recompute
-from model.releases import find_pretrained, released_hashes
+from model.releases import released_hashes
 from model.similarity import Features, Logits, scaled_similarity
-from model.weights import load_weights, read_state_dict, without_prefix
 
 
 class AudioCLIP(nn.Module, HubLayout):
     """Three towers with one embedding space, and a similarity scale for each pair of them.
 
-    Image and text towers are OpenAI's CLIP (RN50 by default, with QuickGELU), the audio tower is
-    ESResNeXt-fbsp. State-dict names are those of the released checkpoints.
+    Image and text towers are OpenAI's CLIP (RN50 by default, with QuickGELU) or any other of open_clip's, the
+    audio tower is ESResNeXt-fbsp. State-dict names are those of the released checkpoints, and of open_clip.
 
     Like any module it is in train mode once built; `from_pretrained` returns it in eval mode.
 
@@ -37,19 +47,22 @@ class AudioCLIP(nn.Module, HubLayout):
         vision_patch_size: of a vision transformer, pixels; None makes a ResNet.
         context_length: tokens of a text, start and end included.
         vocab_size: tokens known; CLIP's tokenizer has 49408.
-        transformer_width: of the text tower.
-        transformer_heads: of the text tower.
-        transformer_layers: of the text tower.
+        transformer_width, transformer_heads, transformer_layers: of the text tower.
         n_fft, hop_length, win_length, window, normalized, onesided, spec_height, spec_width,
         apply_attention: of the audio tower, see `ESResNeXt`.
         multilabel: whether samples carry several labels. The network is the same; tasks read it to choose
             between softmax and independent scores.
         pretrained: False: random weights. A path, or the name of a released file: those weights, all of
-            them. True: CLIP.pt for image and text and ESRNXFBSP.pt for audio, from `assets`.
+            them. True: CLIP.pt for image and text and ESRNXFBSP.pt for audio, from `assets`. A mapping: of
+            "clip" (image and text), a path, a released name or one of open_clip's tags; of "audio", a path, a
+            released name or "imagenet"; a part that is not in it is random.
+        clip: name of a model of open_clip, such as "ViT-B-32-quickgelu", in place of the arguments
+            `embed_dim` to `transformer_layers`, which are left out then. D is its own.
         spectrum: of the audio tower, "fbsp" or "stft".
         assets: folder of the released weights; None: the repository's `assets/`.
 
     Attributes:
+        image_preprocessing: how pictures are prepared for the image tower.
         weights_files: the files that the initial weights were read from; none if they are random.
         weights_sha256: of those that are released ones, by name and size, the hash they should have.
 
@@ -60,12 +73,7 @@ class AudioCLIP(nn.Module, HubLayout):
 
     visual: nn.Module
     transformer: nn.Module
-    token_embedding: nn.Embedding
-    ln_final: nn.LayerNorm
-    positional_embedding: nn.Parameter
-    text_projection: nn.Parameter
     logit_scale: nn.Parameter
-    attn_mask: Tensor
 
     def __init__(
         self,
@@ -89,32 +97,35 @@ class AudioCLIP(nn.Module, HubLayout):
         spec_width: int = -1,
         apply_attention: bool = True,
         multilabel: bool = True,
-        pretrained: bool | str | Path = True,
+        pretrained: Pretrained = True,
         *,
+        clip: str | None = None,
         spectrum: Literal["fbsp", "stft"] = "fbsp",
         assets: str | Path | None = None,
     ) -> None:
         super().__init__()
-        files = find_pretrained(pretrained, together=("CLIP", "ESRNXFBSP"), assets=assets)
-        self.weights_files = files
-        self.weights_sha256 = released_hashes(files)
-        self.multilabel = multilabel
-        self.context_length = context_length
-        self.image_resolution = image_resolution
-        self._adopt_clip(
-            build_clip(
-                embed_dim,
-                image_resolution=image_resolution,
-                vision_layers=vision_layers,
-                vision_width=vision_width,
-                vision_patch_size=vision_patch_size,
-                context_length=context_length,
-                vocab_size=vocab_size,
-                transformer_width=transformer_width,
-                transformer_heads=transformer_heads,
-                transformer_layers=transformer_layers,
-            )
-        )
+        published: dict[str, Any] = {
+            "embed_dim": embed_dim,
+            "image_resolution": image_resolution,
+            "vision_layers": vision_layers,
+            "vision_width": vision_width,
+            "vision_patch_size": vision_patch_size,
+            "context_length": context_length,
+            "vocab_size": vocab_size,
+            "transformer_width": transformer_width,
+            "transformer_heads": transformer_heads,
+            "transformer_layers": transformer_layers,
+        }
+        if clip is not None:
+            arguments = inspect.signature(AudioCLIP.__init__).parameters
+            refuse_both(clip, published, {name: arguments[name].default for name in published})
+        sources = find_sources(pretrained, clip=clip, assets=assets)
+        self.weights_files = sources.files
+        self.weights_sha256 = released_hashes(sources.files)
+        self.multilabel, self.clip = multilabel, clip
+        towers = build_clip(**published) if clip is None else build_named_clip(clip)
+        self.context_length, self.image_preprocessing = towers.context_length, towers.preprocessing
+        self._adopt_clip(towers.network)
         self.audio = ESResNeXt(
             n_fft=n_fft,
             hop_length=hop_length,
@@ -124,14 +135,14 @@ class AudioCLIP(nn.Module, HubLayout):
             onesided=onesided,
             spec_height=spec_height,
             spec_width=spec_width,
-            num_classes=embed_dim,
+            num_classes=towers.embed_dim,
             apply_attention=apply_attention,
             pretrained=False,
             spectrum=spectrum,
         )
         self.logit_scale_ai = nn.Parameter(torch.tensor(math.log(100.0)))
         self.logit_scale_at = nn.Parameter(torch.tensor(math.log(100.0)))
-        self._load(files)
+        load_sources(self, self.audio, sources)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -154,23 +165,13 @@ class AudioCLIP(nn.Module, HubLayout):
 
     def _adopt_clip(self, clip: nn.Module) -> None:
         """Take over the children and parameters of open_clip's CLIP under their own names."""
-        for name, child in clip.named_children():  # visual, transformer, token_embedding, ln_final
+        for name, child in clip.named_children():  # visual; text, or transformer, token_embedding, ln_final
             self.add_module(name, child)
         for name, parameter in clip.named_parameters(recurse=False):
             self.register_parameter(name, parameter)  # positional_embedding, text_projection, logit_scale
-        self.register_buffer("attn_mask", clip.get_buffer("attn_mask"), persistent=False)
-
-    def _load(self, files: tuple[Path, ...]) -> None:
-        """Load one file for all towers, or one for CLIP's and one for the audio tower."""
-        if len(files) == 1:
-            load_weights(self, read_state_dict(files[0]), source=files[0])
-        elif files:
-            clip, audio = files
-            not_in_clip = (r"audio\..*", "logit_scale_a[it]")
-            load_weights(self, read_state_dict(clip), source=clip, allow_missing=not_in_clip)
-            audio_state = without_prefix(read_state_dict(audio), "audio.")
-            # Its head has the 527 classes of AudioSet, ours the D dimensions of the embedding.
-            load_weights(self.audio, audio_state, source=audio, allow_missing=(r"fc\..*",))
+        if "text" not in self._modules:
+            self.register_buffer("attn_mask", cast(Any, clip).attn_mask, persistent=False)
+            self.text_pool_type, self.text_eos_id = clip.text_pool_type, clip.text_eos_id
 
     embed_audio = embedding.embed_audio
     embed_image = embedding.embed_image
@@ -184,10 +185,7 @@ class AudioCLIP(nn.Module, HubLayout):
     @property
     def text_is_frozen(self) -> bool:
         """Whether no parameter of the text tower is trained, so that a text has the same features always."""
-        modules = (self.transformer, self.token_embedding, self.ln_final)
-        parameters = [self.positional_embedding, self.text_projection]
-        parameters += [parameter for module in modules for parameter in module.parameters()]
-        return not any(parameter.requires_grad for parameter in parameters)
+        return not any(parameter.requires_grad for parameter in text_parameters(self))
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """Embed audio clips.
@@ -213,13 +211,12 @@ class AudioCLIP(nn.Module, HubLayout):
         """Embed images.
 
         Args:
-            image: `[B, 3, image_resolution, image_resolution]`, normalised as CLIP's (see image_input.py).
+            image: `[B, 3, height, width]`, prepared as `image_preprocessing` says; see image_input.py.
 
         Returns:
             `[B, D]` features, not normalised.
         """
-        visual = cast(Any, self.visual)
-        features: Tensor = visual(image.to(visual.conv1.weight.dtype))
+        features: Tensor = self.visual(image.to(next(self.visual.parameters()).dtype))
         return features
 
     def encode_text(
@@ -242,11 +239,7 @@ class AudioCLIP(nn.Module, HubLayout):
             text = [text[int(index)] for index in batch_indices]
         tokens = self.tokenize(text, base_str).to(self.device)  # [B, L]
         with record_function("step/text tower"):
-            x = self.token_embedding(tokens) + self.positional_embedding  # [B, L, width]
-            x = self.ln_final(self.transformer(x, attn_mask=self.attn_mask))
-            end = tokens.argmax(dim=-1)  # the end token has the highest number
-            features: Tensor = x[torch.arange(len(x), device=x.device), end] @ self.text_projection
-        return features
+            return encode_tokens(self, tokens)
 
     def compile_towers(self) -> None:
         """Have the audio and the image tower compiled when they are called, for fixed shapes; names stay.
@@ -260,11 +253,11 @@ class AudioCLIP(nn.Module, HubLayout):
         """In training, keep of all towers only what enters their blocks; names stay."""
         self.audio.recompute_activations()
         recompute(self.visual)
-        self.transformer.grad_checkpointing = True  # type: ignore[assignment]
+        recompute_transformers(self)
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
         """Turn texts into tokens for this model's context length; see `model.clip.tokenize`."""
-        return tokenize(text, base_str, context_length=self.context_length)
+        return tokenize(text, base_str, context_length=self.context_length, clip=self.clip)
 
     def forward(
         self,

@@ -1,16 +1,34 @@
-"""CLIP from open_clip: its towers built, its tokenizer fed; what AudioCLIP takes over of it.
+"""CLIP from open_clip: its towers built, its tokenizer fed, texts encoded; what AudioCLIP takes over of it.
 
 open_clip is imported where it is used: that takes ten seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from torch import Tensor, nn
 
+from model.image_input import ImagePreprocessing
+
 Text: TypeAlias = Sequence[str | Sequence[str]]
 """Entries to encode: each a string, or a list of labels."""
+
+
+class ClipTowers(NamedTuple):
+    """An image and a text tower with one embedding space, and what belongs to their input.
+
+    Attributes:
+        network: a CLIP of open_clip, with random weights.
+        embed_dim: dimension D of the embedding space.
+        context_length: tokens of a text, start and end included.
+        preprocessing: of pictures.
+    """
+
+    network: nn.Module
+    embed_dim: int
+    context_length: int
+    preprocessing: ImagePreprocessing
 
 
 def build_clip(
@@ -25,7 +43,7 @@ def build_clip(
     transformer_width: int,
     transformer_heads: int,
     transformer_layers: int,
-) -> nn.Module:
+) -> ClipTowers:
     """Build OpenAI's CLIP, with QuickGELU and random weights; arguments as those of `AudioCLIP`.
 
     Raises:
@@ -57,20 +75,76 @@ def build_clip(
         heads=transformer_heads,
         layers=transformer_layers,
     )
-    clip: nn.Module = CLIP(embed_dim, vision, text, quick_gelu=True)
-    return clip
+    return ClipTowers(
+        CLIP(embed_dim, vision, text, quick_gelu=True),
+        embed_dim,
+        context_length,
+        ImagePreprocessing(size=(image_resolution, image_resolution)),
+    )
 
 
-def tokenize(text: Text, base_str: str = "{}", *, context_length: int = 77) -> Tensor:
-    """Turn texts into CLIP's tokens.
+def refuse_both(clip: str, published: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """Raise a ValueError where arguments of `build_clip` describe towers, and `clip` names some."""
+    as_given = {name: tuple(value) if isinstance(value, list) else value for name, value in published.items()}
+    given = [name for name, value in as_given.items() if value != defaults[name]]
+    if given:
+        raise ValueError(
+            f'{given[0]} is {published[given[0]]!r}, and clip is "{clip}", whose towers are as they are. '
+            f"Leave out {', '.join(given)}, or clip."
+        )
+
+
+def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
+    """Encode tokens `[B, L]` with the text tower of a module that has one of open_clip's: `[B, D]`."""
+    towers = cast(Any, clip)
+    if "text" in clip._modules:  # a tower of its own, with its projection
+        features = towers.text(tokens)
+        encoded: Tensor = features[0] if isinstance(features, tuple) else features
+        return encoded
+    from open_clip.transformer import text_global_pool  # noqa: PLC0415
+
+    x = towers.token_embedding(tokens) + towers.positional_embedding  # [B, L, width]
+    x = towers.ln_final(towers.transformer(x, attn_mask=towers.attn_mask))
+    pooled = text_global_pool(x, tokens, towers.text_pool_type, towers.text_eos_id)
+    projection = towers.text_projection
+    projected: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    return projected
+
+
+def recompute_transformers(clip: nn.Module) -> None:
+    """Have transformers of the towers keep, in training, only what enters their blocks."""
+    for name in ("visual", "text"):
+        if name in clip._modules:
+            cast(Any, clip._modules[name]).set_grad_checkpointing(True)
+    if "transformer" in clip._modules:
+        cast(Any, clip._modules["transformer"]).grad_checkpointing = True
+
+
+def text_parameters(clip: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the text tower of a module that has one of open_clip's."""
+    named = dict(clip.named_parameters())
+    return [weight for name, weight in named.items() if name.split(".")[0] in _TEXT_TOWER]
+
+
+_TEXT_TOWER = (
+    *("text", "transformer", "token_embedding", "ln_final"),
+    *("positional_embedding", "text_projection"),
+)
+
+
+def tokenize(
+    text: Text, base_str: str = "{}", *, context_length: int = 77, clip: str | None = None
+) -> Tensor:
+    """Turn texts into tokens.
 
     Args:
         text: entries; the labels of a list are joined with ", ".
         base_str: template, `{}` stands for the entry.
         context_length: tokens of a text, start and end included.
+        clip: name of a model of open_clip, whose tokenizer is used; None: CLIP's.
 
     Returns:
-        int64 `[B, context_length]`, zeros after the end token.
+        int64 `[B, context_length]`, filled up (with zeros by CLIP's tokenizer) after the end token.
 
     Raises:
         ValueError: a text is too long, the template lacks its `{}`, or a bare string was given.
@@ -79,12 +153,12 @@ def tokenize(text: Text, base_str: str = "{}", *, context_length: int = 77) -> T
         raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
     if "{}" not in base_str:
         raise ValueError(f"The template {base_str!r} lacks a {{}} for the text.")
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(clip)
     entries = [
         base_str.replace("{}", entry if isinstance(entry, str) else ", ".join(entry)) for entry in text
     ]
     for entry in entries:
-        length = len(tokenizer.encode(entry)) + 2  # start and end
+        length = _length(tokenizer, entry)
         if length > context_length:
             raise ValueError(f"Text of {length} tokens, the limit is {context_length}: {entry!r}")
     tokens: Tensor = tokenizer(entries, context_length=context_length)
@@ -92,8 +166,19 @@ def tokenize(text: Text, base_str: str = "{}", *, context_length: int = 77) -> T
 
 
 @cache
-def _tokenizer() -> Any:
-    """Make CLIP's tokenizer, once in a process: its vocabulary takes a while to read."""
+def _tokenizer(clip: str | None) -> Any:
+    """Make a tokenizer, once in a process: its vocabulary takes a while to read."""
+    if clip is not None:
+        from model.open_clip_models import tokenizer_of  # noqa: PLC0415 - which imports this module
+
+        return tokenizer_of(clip)
     from open_clip.tokenizer import SimpleTokenizer  # noqa: PLC0415
 
     return SimpleTokenizer()
+
+
+def _length(tokenizer: Any, entry: str) -> int:
+    """Tokens of a text, before any is cut off."""
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(entry)) + 2  # start and end
+    return len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])

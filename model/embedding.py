@@ -88,7 +88,7 @@ def embed_audio(
 def embed_image(
     model: "AudioCLIP", inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
 ) -> Tensor:
-    """Embed images, resized and cropped as CLIP's.
+    """Embed images, prepared as the image tower was trained.
 
     Args:
         model: whose image tower is used.
@@ -109,7 +109,7 @@ def embed_image(
     embeddings: list[Tensor] = []
     with evaluating(model), torch.no_grad():
         for batch in _batches(sources, batch_size):
-            images = [preprocess_image(source, resolution=model.image_resolution) for source in batch]
+            images = [preprocess_image(source, preprocessing=model.image_preprocessing) for source in batch]
             features = model.encode_image(torch.stack(images).to(model.device))
             embeddings.extend(features.float().unbind())
     return F.normalize(_stacked(embeddings), dim=-1)

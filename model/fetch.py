@@ -60,7 +60,7 @@ class RemoteFile:
     size_bytes: int | None = None
     """None: not stable, and not checked."""
     digest: str | None = None
-    """Algorithm and hexadecimal digest, `sha256:0123...`; None: not stable, and not checked."""
+    """Algorithm and hexadecimal digest, or the beginning of it, `sha256:0123...`; None: not checked."""
 
     def __str__(self) -> str:
         parts = [self.url]
@@ -257,7 +257,7 @@ class _Download:
         if self.file.digest is None:
             return True
         found = pooch.file_hash(str(self.partial), alg=self._algorithm())
-        return bool(f"{self._algorithm()}:{found}" == self.file.digest.lower())
+        return f"{self._algorithm()}:{found}".startswith(self.file.digest.lower())
 
 
 def _is_there(file: RemoteFile, target: Path) -> bool:

@@ -1,9 +1,9 @@
-"""Pictures to CLIP's input: decoding, resizing, cropping and normalising, nothing learned."""
+"""Pictures to the input of an image tower: decoding, resizing, cropping and normalising, nothing learned."""
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,28 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+
+
+class ImagePreprocessing(NamedTuple):
+    """How an image tower was trained to see pictures; by default OpenAI's CLIP.
+
+    Attributes:
+        size: (height, width) of the input, pixels.
+        mean: of red, green and blue in 0..1, which is taken off.
+        std: by which they are divided then.
+        interpolation: "bicubic" or "bilinear".
+        resize_mode: "shortest": the shorter side gets the size, the middle of the longer one is kept;
+            "longest": the longer side does, and the rest is filled; "squash": both do.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+
+CLIP_PREPROCESSING = ImagePreprocessing()
 
 
 def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
@@ -43,23 +65,30 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
         raise ValueError(f"{name or 'image'}: not decodable as an image ({error}).") from error
 
 
-def preprocess_image(source: ImageInput, *, resolution: int = 224) -> Tensor:
-    """Prepare a picture for `AudioCLIP.encode_image` as CLIP was trained: bicubic resize, centre crop.
+def preprocess_image(source: ImageInput, *, preprocessing: ImagePreprocessing = CLIP_PREPROCESSING) -> Tensor:
+    """Prepare a picture for `AudioCLIP.encode_image` as its image tower was trained.
 
     Args:
         source: see `read_image`.
-        resolution: height and width of the result, pixels.
+        preprocessing: that of the tower.
 
     Returns:
-        float32 `[3, resolution, resolution]`, normalised by CLIP's mean and standard deviation.
+        float32 `[3, height, width]`, normalised.
     """
-    prepared: Tensor = _transform(resolution)(read_image(source))
+    prepared: Tensor = _transform(preprocessing)(read_image(source))
     return prepared
 
 
 @cache
-def _transform(resolution: int) -> Callable[[Image.Image], Any]:
+def _transform(preprocessing: ImagePreprocessing) -> Callable[[Image.Image], Any]:
     from open_clip.transform import image_transform  # noqa: PLC0415 - takes seconds
 
-    transform: Callable[[Image.Image], Any] = image_transform(resolution, is_train=False)
+    transform: Callable[[Image.Image], Any] = image_transform(
+        preprocessing.size,
+        is_train=False,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        resize_mode=preprocessing.resize_mode,
+    )
     return transform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +48,23 @@ def real_data() -> Callable[[str], Path]:
 def deterministic_weights() -> Callable[[nn.Module], None]:
     """Fill a model with numbers that depend on names and shapes alone, those of the recorded figures."""
     return _fill
+
+
+@pytest.fixture(scope="module")
+def named_towers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Let open_clip know models by configs of one's own, for as long as the tests of a module last."""
+    from open_clip import add_model_config, factory
+
+    known, paths = dict(factory._MODEL_CONFIGS), list(factory._MODEL_CONFIG_PATHS)
+
+    def add(configs: dict[str, Any]) -> None:
+        folder = tmp_path_factory.mktemp("configs")
+        for name, config in configs.items():
+            (folder / f"{name}.json").write_text(json.dumps(config))
+        add_model_config(folder)
+
+    yield add
+    factory._MODEL_CONFIGS, factory._MODEL_CONFIG_PATHS = known, paths
 
 
 @dataclass

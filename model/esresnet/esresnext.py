@@ -14,10 +14,10 @@ from model.esresnet import spectrogram
 from model.esresnet.attention import Gate
 from model.esresnet.fbsp import SplineWavelets
 from model.esresnet.inference import computing_dtype, inference_copy
+from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
 from model.esresnet.kept import Kept
 from model.recompute import Recomputed, recompute
-from model.releases import find_pretrained, released_hashes
-from model.weights import load_weights, read_state_dict, without_prefix
+from model.releases import released_hashes
 
 
 class AudioFeatures(NamedTuple):
@@ -49,7 +49,7 @@ class ESResNeXt(nn.Module):
         apply_attention: gate the stages.
         pretrained: False: random weights. A path, or the name of a released file: those weights. True:
             the released ESRNXFBSP.pt from `assets`. Of that its 527 AudioSet classes are dropped where D
-            differs.
+            differs. "imagenet": torchvision's, for the backbone; see `load_imagenet_weights`.
         spectrum: "fbsp": learned wavelets, ESResNeXt-fbsp. "stft": the Fourier transform, ESResNeXt.
         assets: folder of the released weights; None: the repository's `assets/`.
 
@@ -84,7 +84,7 @@ class ESResNeXt(nn.Module):
         assets: str | Path | None = None,
     ) -> None:
         super().__init__()
-        files = find_pretrained(pretrained, together=("ESRNXFBSP",), assets=assets)
+        files = find_initial_weights(pretrained, assets=assets)
         win_length = n_fft if win_length is None else win_length
         hop_length = win_length // 4 if hop_length is None else hop_length
         _check_frames(n_fft=n_fft, hop_length=hop_length, win_length=win_length)
@@ -120,11 +120,7 @@ class ESResNeXt(nn.Module):
             self.att4 = Gate(1024, 2048, kernel_size=(1, 5))
             self.att5 = Gate(2048, 2048, kernel_size=(3, 5))
 
-        for file in files:
-            head = (r"fc\..*",) if pretrained is True or pretrained == "ESRNXFBSP" else ()
-            load_weights(
-                self, without_prefix(read_state_dict(file), "audio."), source=file, allow_missing=head
-            )
+        load_initial_weights(self, pretrained, files, other_head=False)
 
     def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed (or classify) audio clips.

@@ -205,6 +205,7 @@ def test_an_object_is_replaced_by_json() -> None:
     reporters = '[{"class": "a.Reporter"}]'
     assert override("--Reporters", reporters)["Reporters"] == [{"class": "a.Reporter"}]
     assert override("--Scheduler", '{"class": "a.S"}')["Scheduler"] == {"class": "a.S"}
+    assert override("--Scheduler", '[{"class": "a.S"}]')["Scheduler"] == [{"class": "a.S"}]
     assert override("--Setup.suffix=x", "--Optimizer", "null")["Optimizer"] is None
 
 

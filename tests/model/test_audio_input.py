@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from model.audio_input import read_audio, resample
-from model.image_input import preprocess_image, read_image
+from model.image_input import ImagePreprocessing, preprocess_image, read_image
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_images_are_resized_cropped_and_normalised_as_clips(tmp_path: Path) -> N
         0.27577711,
     ]
     for source in (tmp_path / "plain.png", str(tmp_path / "plain.png"), Image.fromarray(pixels), pixels):
-        image = preprocess_image(source, resolution=32)
+        image = preprocess_image(source, preprocessing=ImagePreprocessing(size=(32, 32)))
         assert image.shape == (3, 32, 32)
         assert image.dtype == torch.float32
         np.testing.assert_allclose(image.mean(dim=(1, 2)).numpy(), expected, atol=1e-5)

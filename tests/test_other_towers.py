@@ -1,0 +1,81 @@
+"""Named towers trained by the command: in parts, with averaged weights, a warm-up and a cosine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ignite_trainer import cli
+from model.audioclip import AudioCLIP
+from utils.datasets import MadeSounds
+
+ROOT = Path(__file__).parent.parent
+DEFAULTS = ROOT / "protocols/defaults.json"
+TINY = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+SHORT = """
+    --Model.args.spec_height 32 --Model.args.spec_width 32 --Dataset.args.progress false
+    --Transforms.3.args.out_len 8820 --Transforms.4.args.out_len 8820
+    --Transforms.6.args.out_len 8820 --Transforms[-1].args.out_len 8820
+    -b 8 -B 8 -w 0 -W 0 --Setup.seed 5 --Setup.skip_train_evaluation true
+""".split()  # noqa: SIM905
+WARM_UP = {"class": "torch.optim.lr_scheduler.LinearLR", "interval": "step", "lasts": 2}
+COSINE = {"class": "torch.optim.lr_scheduler.CosineAnnealingLR", "interval": "step", "lasts": "rest"}
+# All towers learn, each at its own rate.
+RULES = [
+    {"match": "audio.*|logit_scale.*", "args": {"lr": 1e-3}},
+    {"match": "visual.*", "train": False},
+    {"match": ".*", "args": {"lr": 1e-4}},
+]
+
+
+def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named_towers: Callable[[dict[str, Any]], None]
+) -> None:
+    named_towers({"Tiny-ViT": TINY})
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+    sounds = MadeSounds(tmp_path / "ESC-50", seconds=0.2, clips_per_class_and_fold=1, cache=tmp_path).root
+    command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results"), *SHORT]
+    command += ["--Dataset.args.root", str(sounds), "--Model.args.clip", "Tiny-ViT", "-e", "1"]
+    command += ["--Model.args.pretrained", "false", "--Setup.chunk", "4", "--Setup.ema", "0.9"]
+    for section, value in (
+        ("Scheduler", [WARM_UP, COSINE]),
+        ("Parameters", RULES),
+        ("Reporters", [{"class": "ignite_trainer.reporters.JsonLines"}]),
+    ):
+        command += [f"--{section}", json.dumps(value)]
+    assert cli.main(command, defaults=DEFAULTS) == 0
+
+    (folder,) = (tmp_path / "results").glob("*/*")
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    state = torch.load(folder / "checkpoints" / "last_epoch-1.pt", weights_only=True)
+    assert state["scheduler"]["last_epoch"] == state["average"]["steps"] == 3
+    assert [group["lr"] for group in state["optimizer"]["param_groups"]] == pytest.approx([0, 0], abs=1e-12)
+    assert events[-1]["event"] == "end"
+    (best,) = (folder / "checkpoints").glob("best_*_epoch-1_*.pt")
+    model = AudioCLIP.from_pretrained(best, clip="Tiny-ViT", spec_height=32, spec_width=32)
+    sound = model.embed_audio(np.full(9000, 500, np.int16), sample_rate=44100)
+    picture = model.embed_image(np.zeros((40, 50, 3), np.uint8))
+    assert sound.shape == picture.shape == model.embed_text("dog").shape == (1, 24)
+
+
+def test_published_arguments_beside_a_name_are_refused_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sounds = MadeSounds(tmp_path / "ESC-50", seconds=0.2, clips_per_class_and_fold=1, cache=tmp_path).root
+    command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results"), *SHORT]
+    command += ["--Dataset.args.root", str(sounds), "--Model.args.pretrained", "false"]
+    command += ["--Model.args.clip", "ViT-B-32", "--Model.args.embed_dim", "32"]
+    assert cli.main(command, defaults=DEFAULTS) == 2
+    error = capsys.readouterr().err
+    assert 'Model.args.embed_dim is 32, and clip is "ViT-B-32", whose towers are as they are.' in error
