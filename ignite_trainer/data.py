@@ -40,8 +40,8 @@ class Batch(NamedTuple):
         indices: positions of the samples in the data set, int64 `[B]`, on the CPU.
         sample: the data set's sample type, every field collated: tensors `[B, ...]` on the device, a list of
             what is not numeric, None where every sample has None. A field of unequal lengths is a
-            `PaddedBatch`, where the loader lets such pass; one that some samples lack a `PartialBatch`. None if there is no sample: in evaluation, where
-            those of the batch could not be read.
+            `PaddedBatch`, where the loader lets such pass; one that some samples lack a `PartialBatch`. None
+            if there is no sample: in evaluation, where those of the batch could not be read.
     """
 
     indices: Tensor
