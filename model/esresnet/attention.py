@@ -37,14 +37,22 @@ class Gate(nn.Module):
             `output` times the gate, a number in (0, 1) for each of its elements.
         """
         seen = self.look(x, size=tuple(output.shape[-2:]))
-        gated: Tensor = _Gated.apply(output, self.bn(self.conv_point(seen)))
+        gated: Tensor = _Gated.apply(output, self.bn(self.point(seen)))
         return gated
 
     def look(self, x: Tensor, *, size: tuple[int, ...]) -> Tensor:
         """Pool `x` to `size` and convolve each of its channels: `[B, in_channels, *size]`."""
         if tuple(x.shape[-2:]) != size:  # pooling to the same size changes nothing, but takes its time
             x = F.adaptive_max_pool2d(x, size)
-        return self._depthwise(x)
+        return _of_one_pixel(self.conv_depth, x) if size == (1, 1) else self._depthwise(x)
+
+    def point(self, seen: Tensor) -> Tensor:
+        """Apply `conv_point`: `[B, in_channels, H, W]` to `[B, out_channels, H, W]`."""
+        if tuple(seen.shape[-2:]) == (1, 1):  # a convolution kernel takes several times as long
+            conv = self.conv_point
+            return F.linear(seen.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None]
+        convolved: Tensor = self.conv_point(seen)
+        return convolved
 
     def _depthwise(self, x: Tensor) -> Tensor:
         """Apply `conv_depth`, if it is along time alone row by row, with time as height.
@@ -62,6 +70,14 @@ class Gate(nn.Module):
         )  # [B*H, C, W, 1]
         result: Tensor = rows.squeeze(3).unflatten(0, (x.shape[0], x.shape[2])).permute(0, 2, 1, 3)
         return result
+
+
+def _of_one_pixel(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a depthwise convolution to `[B, C, 1, 1]`: of each kernel only the middle meets the pixel."""
+    assert conv.bias is not None, "a gate's convolutions have biases"
+    rows, columns = conv.kernel_size
+    middle = conv.weight[:, 0, rows // 2, columns // 2]
+    return torch.addcmul(conv.bias[:, None, None], x, middle[:, None, None])
 
 
 class _Gated(torch.autograd.Function):

@@ -75,7 +75,10 @@ class FusedGate(nn.Module):
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         """Multiply `output` in place by the gate of `x`; shapes as for `Gate`."""
-        seen = self.gate.look(x, size=tuple(output.shape[-2:]))
+        size = tuple(output.shape[-2:])
+        seen = self.gate.look(x, size=size)
+        if size == (1, 1):
+            return output.mul_(self.gate.point(seen).sigmoid_())
         return output.mul_(convolve(seen, self.gate.conv_point, then="sigmoid"))
 
 
