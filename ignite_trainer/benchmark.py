@@ -23,7 +23,8 @@ from ignite_trainer.benchmark_table import show_benchmark
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.instantiate import build
-from ignite_trainer.phases import profile_steps
+from ignite_trainer.phases import Profile, profile_steps
+from ignite_trainer.projection import Projection, project
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.stopwatch import Stopwatch, Turn
 from ignite_trainer.validation import validate
@@ -32,7 +33,7 @@ OURS = "this protocol"
 FILE_NAME = "benchmark.json"
 
 _WARM_UP_STEPS = 6  # until the memory of a step has been seen once
-_PROFILED_STEPS = 3
+_PROFILED_STEPS = {"cpu": 3, "cuda": 10}  # a device waits before the first of them
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,17 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """Training, or evaluation: who is how fast, and where the protocol's own time goes."""
+    """Training, or evaluation: who is how fast, and where the protocol's own time goes.
+
+    Attributes:
+        speeds: of the protocol, and of what it is compared with.
+        shares: of the phases in a profile of some steps.
+        utilisation: in what share of that profile an accelerator was at work; None without one.
+    """
 
     speeds: dict[str, Speed]
     shares: dict[str, float]
+    utilisation: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +97,13 @@ class Benchmark:
         folder: where it is written down.
         peak_memory_bytes: of this process, and of its accelerator, before any yardstick was built.
         activities: "training", where the protocol trains, and "evaluation".
+        projection: how long the protocol takes at these speeds.
     """
 
     folder: Path
     peak_memory_bytes: dict[str, int]
     activities: dict[str, Activity]
+    projection: Projection
 
     @property
     def path(self) -> Path:
@@ -158,21 +168,31 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = (), turn_seconds: float = 
     with contextlib.ExitStack() as stack:
         ours = _Contender(protocol, trusted=trusted)
         stack.callback(ours.parts.close)
-        shares, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
+        profiles, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
         contenders = {OURS: ours, **_yardsticks(plan, trusted=trusted)}
         for contender in contenders.values():
             stack.callback(contender.parts.close)
         speeds = {
             activity: _race(activity, contenders, rounds=plan.rounds, turn_seconds=turn_seconds)
-            for activity in shares
+            for activity in profiles
         }
-    activities = {name: Activity(speeds=speeds[name], shares=shares[name]) for name in reversed(shares)}
+    activities = {
+        name: Activity(speeds=speeds[name], shares=profile.shares, utilisation=profile.utilisation)
+        for name, profile in reversed(profiles.items())
+    }
+    rates = {name: activity.speeds[OURS].samples_per_second for name, activity in activities.items()}
 
-    folder = results.make_run_folder(protocol, seed=ours.seed)
-    found = Benchmark(folder=folder, peak_memory_bytes=peak_memory, activities=activities)
+    found = Benchmark(
+        folder=results.make_run_folder(protocol, seed=ours.seed),
+        peak_memory_bytes=peak_memory,
+        activities=activities,
+        projection=project(protocol, ours.parts.sizes, rates),
+    )
     environment = results.describe_environment(seed=ours.seed, device=ours.parts.device)
+    measured = asdict(found)
+    del measured["folder"]  # the file may be kept elsewhere
     content = {
-        **asdict(found),
+        **measured,
         "rounds": plan.rounds,
         "environment": environment,
         "protocols": {name: each.to_json() for name, each in plan.protocols.items()},
@@ -201,16 +221,18 @@ class _Contender:
         self.parts.plan.train_mode(self.parts.model)
         return self._training
 
-    def profile(self) -> dict[str, dict[str, float]]:
-        """Shares of the phases, by activity."""
-        shares = {}
+    def profile(self) -> dict[str, Profile]:
+        """Where the time goes, by activity."""
+        profiles, device = {}, self.parts.device
         # As in a run, the first evaluation comes before the first step, which uses what it leaves in memory.
         for activity in ("evaluation", "training") if self._training else ("evaluation",):
             watch = self.stopwatch(activity)
             with watch.conditions():
                 watch.run(_WARM_UP_STEPS)
-                shares[activity] = profile_steps(watch.run, count=_PROFILED_STEPS, device=self.parts.device)
-        return shares
+                profiles[activity] = profile_steps(
+                    watch.run, count=_PROFILED_STEPS[device.type], device=device
+                )
+        return profiles
 
 
 def _yardsticks(plan: Plan, *, trusted: Iterable[str]) -> dict[str, _Contender]:

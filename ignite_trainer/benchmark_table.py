@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ignite_trainer.projection import Projection
 from ignite_trainer.protocol import Setup
 from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.reporters.wording import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,9 +30,10 @@ def _facts(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> Ta
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     packages = environment["packages"]
+    versions = {name: packages[name] for name in ("torch", "torchvision")} | (environment["cuda"] or {})
     facts = {
         "Device": environment["accelerator"] or f"{environment['device']}, threads: {environment['threads']}",
-        "Versions": ", ".join(f"{name} {packages[name]}" for name in ("torch", "torchvision")),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "Precision": setup.precision,
         "Channels last": str(setup.channels_last).lower(),
         "Compiled": str(setup.compile).lower(),
@@ -40,10 +43,22 @@ def _facts(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> Ta
             f"Peak memory, {name}": f"{size / 2**30:.2f} GiB"
             for name, size in found.peak_memory_bytes.items()
         },
+        **{
+            f"Device at work, {name}": f"{activity.utilisation:.1%}"
+            for name, activity in found.activities.items()
+            if activity.utilisation is not None
+        },
+        "At this speed": _projected(found.projection),
     }
     for name, value in facts.items():
         add_row(table, name, value)
     return table
+
+
+def _projected(projection: Projection) -> str:
+    once = f"{projection.epochs} epochs with their evaluations take {duration(projection.seconds_per_run)}"
+    runs = f", {projection.runs} runs {duration(projection.seconds)}" if projection.runs > 1 else ""
+    return once + runs
 
 
 def _speeds(title: str, activity: Activity) -> Table:

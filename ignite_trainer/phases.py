@@ -6,7 +6,9 @@ nothing of this trainer can name its own. Outside a profile it costs a few micro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -44,26 +46,43 @@ class Work(NamedTuple):
     thread: int
 
 
-def profile_steps(step: Callable[[], object], *, count: int, device: torch.device) -> dict[str, float]:
-    """Carry out steps under the profiler, and say what share of them each phase took.
+class Interval(NamedTuple):
+    """When an accelerator was at work, in microseconds."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the time of steps went.
+
+    Attributes:
+        shares: by phase, the longest first, `OTHER` (and `IDLE`) last. They add up to 1, but for phases of
+            another thread on the host, whose names say that they are beside the step.
+        utilisation: share of the steps' time in which an accelerator was at work; None without one.
+    """
+
+    shares: dict[str, float]
+    utilisation: float | None
+
+
+def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.device) -> Profile:
+    """Carry out steps under the profiler.
 
     Args:
-        step: one step; what it asked of the device must be done when it returns.
+        steps: carries out so many; what they asked of the device must be done when it returns, and only then,
+            as the host of a run is ahead of its device.
         count: steps.
         device: an accelerator's time counts for the phase that asked for it.
-
-    Returns:
-        Shares by phase, the longest first, `OTHER` (and `IDLE`) last. They add up to 1, but for phases of
-        another thread on the host, whose names say that they are beside the step.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     everywhere = _ExperimentalConfig(profile_all_threads=True)
-    with profile(activities=activities, acc_events=True, experimental_config=everywhere) as profiler:
-        for _ in range(count):
-            with phase(OTHER):
-                step()
+    profiler = profile(activities=activities, acc_events=True, experimental_config=everywhere)
+    with profiler, phase(OTHER):
+        steps(count)
     events: Any = profiler.events() or ()
     on_host = [event for event in events if event.device_type == DeviceType.CPU]
     spans = [
@@ -72,14 +91,21 @@ def profile_steps(step: Callable[[], object], *, count: int, device: torch.devic
         if event.name.startswith(PREFIX)
     ]
     if device.type != "cuda":
-        return host_shares(spans)
+        return Profile(shares=host_shares(spans), utilisation=None)
     asked = [
         Work(event.time_range.start, kernel.duration, event.thread)
         for event in on_host
-        if not event.name.startswith(PREFIX)
+        if not event.is_user_annotation
         for kernel in event.kernels
     ]
-    return device_shares(spans, asked)
+    # Annotations of the host are seen on the device, too, from the first kernel in them to the last.
+    at_work = [
+        Interval(event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
+    busy = busy_share(spans, at_work)
+    return Profile(shares=device_shares(spans, asked, busy=busy), utilisation=busy)
 
 
 def host_shares(spans: Iterable[Span]) -> dict[str, float]:
@@ -100,11 +126,25 @@ def host_shares(spans: Iterable[Span]) -> dict[str, float]:
     return _as_shares(own, whole=_whole(spans))
 
 
-def device_shares(spans: Sequence[Span], work: Iterable[Work]) -> dict[str, float]:
+def busy_share(spans: Iterable[Span], at_work: Iterable[Interval]) -> float:
+    """Say in what share of the steps' time an accelerator was at work, on one of its streams or several."""
+    spans = list(spans)
+    steps = sorted((span.start, span.end) for span in spans if span.name == OTHER)
+    busy, seen = 0.0, -math.inf
+    for interval in sorted(at_work):
+        start = max(interval.start, seen)  # what was counted is not counted again
+        busy += sum(max(0.0, min(interval.end, end) - max(start, begin)) for begin, end in steps)
+        seen = max(seen, interval.end)
+    whole = _whole(spans)
+    return busy / whole if whole else 0.0
+
+
+def device_shares(spans: Sequence[Span], work: Iterable[Work], *, busy: float) -> dict[str, float]:
     """Share out the time of the steps: an accelerator works for the innermost phase that asked for it.
 
     Work asked for by a thread without phases (gradients have one) is that of the phase in which the steps'
-    thread was then.
+    thread was then. `busy` is what `busy_share` gives; work on several streams at once shares its part of
+    the time.
     """
     of_steps = _threads_of_steps(spans)
     own: dict[str, float] = {}
@@ -116,8 +156,8 @@ def device_shares(spans: Sequence[Span], work: Iterable[Work]) -> dict[str, floa
         if around:
             innermost = max(around, key=lambda span: (span.start, -span.end))
             own[innermost.name] = own.get(innermost.name, 0.0) + duration
-    own[IDLE] = max(0.0, _whole(spans) - sum(own.values()))
-    return _as_shares(own, whole=sum(own.values()))
+    shares = {name: duration * busy / sum(own.values()) for name, duration in own.items()}
+    return _as_shares({**shares, IDLE: 1.0 - busy}, whole=1.0 if _whole(spans) else 0.0)
 
 
 def _threads_of_steps(spans: Iterable[Span]) -> set[int]:

@@ -88,12 +88,14 @@ def write_json(path: Path, content: Any) -> None:
 def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
     """Versions, machine, seed and source revision, as JSON types."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    cuda = {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
         "seed": seed,
         "device": str(device),
         "accelerator": accelerator,
+        "cuda": cuda if accelerator else None,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": platform.python_version(),

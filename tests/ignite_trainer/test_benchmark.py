@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from toy_research.protocols import TRUSTED, run_toy, toy
 from ignite_trainer import cli
 from ignite_trainer.assembly import assemble
 from ignite_trainer.benchmark import OURS, Benchmark, Speed, Spread, carry_out, make_plan
+from ignite_trainer.benchmark_table import show_benchmark
 from ignite_trainer.blueprint import draw
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.protocol import Protocol
+from ignite_trainer.results import describe_environment
 from ignite_trainer.stopwatch import Stopwatch
 from ignite_trainer.validation import validate
 
@@ -149,6 +152,10 @@ def test_everything_is_written_and_nothing_else(tmp_path: Path, capsys: pytest.C
     again = validate(content["protocols"][OURS])
     assert again.setup.seed == 7
     assert content["environment"]["packages"]["torch"]
+    assert content["environment"]["cuda"] is None
+    assert str(tmp_path) not in json.dumps({**content, "protocols": None})  # it may be kept elsewhere
+    assert content["projection"] == asdict(found.projection)
+    assert content["activities"]["training"]["utilisation"] is None
     assert content["peak_memory_bytes"] == found.peak_memory_bytes
     if Path("/proc/self/status").is_file():
         assert 2**26 < found.peak_memory_bytes["resident"] < 2**36
@@ -161,10 +168,44 @@ def test_everything_is_written_and_nothing_else(tmp_path: Path, capsys: pytest.C
         "Precision",
         "asleep",
         "our time by its",
+        "At this speed",
+        "epochs with their evaluations take",
         "Where our time goes",
         "backward",
     ):
         assert text in printed, text
+
+
+def test_a_sweep_is_projected_whole_from_the_measured_speeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benchmark(tmp_path, rounds=1, Sweep={"Dataset.args.fold": [1, 2]})
+    projection = found.projection
+    assert (projection.runs, projection.epochs) == (2, 2)
+    rates = {name: activity.speeds[OURS].samples_per_second for name, activity in found.activities.items()}
+    training, held_out, batch = 20, 10, 8
+    trained, evaluated = 2 * (training - training % batch), 2 * training + 3 * held_out
+    expected = trained / rates["training"] + evaluated / rates["evaluation"]
+    assert projection.seconds_per_run == pytest.approx(expected)
+    assert ", 2 runs " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_table_says_how_busy_an_accelerator_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benchmark(tmp_path, rounds=1)
+    training = replace(found.activities["training"], utilisation=0.9625)
+    found = replace(found, activities={**found.activities, "training": training})
+    environment = {
+        **describe_environment(seed=1, device=torch.device("cpu")),
+        **{"device": "cuda", "accelerator": "NVIDIA H100", "cuda": {"CUDA": "13.0", "cuDNN": 91300}},
+    }
+    capsys.readouterr()
+    show_benchmark(found, toy_protocol(tmp_path).setup, environment)
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in ("Device at work, training 96.2%", "NVIDIA H100", "CUDA 13.0, cuDNN 91300"):
+        assert text in printed, text
+    assert "Device at work, evaluation" not in printed
 
 
 # What cannot work
