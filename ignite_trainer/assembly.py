@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.data import FieldTransform, SplitLoader
+from ignite_trainer.distributed import share_state, world_size
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import build
@@ -109,7 +110,8 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
         takes_unequal_lengths=task.takes_unequal_lengths,
     )
     # As published, the rate is multiplied by the number of devices; here each has a process of its own.
-    rate = float(idist.get_world_size())
+    rate = protocol.setup.rate(world_size())
+    share_state(model)
     plan = apply_rules(model, protocol.parameters, rate=rate)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(training))
     average = None
@@ -135,6 +137,11 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     )
 
 
+def _of_all(batch: int) -> str:
+    """How large a batch is that several processes share."""
+    return f" of {world_size()} devices together {batch}" if world_size() > 1 else ""
+
+
 def try_out(blueprint: Blueprint) -> dict[Split, int]:
     """Build what is quick to build, and drop it: a later run of this blueprint will not fail at that.
 
@@ -156,9 +163,10 @@ def try_out(blueprint: Blueprint) -> dict[Split, int]:
 def require_a_batch(blueprint: Blueprint, samples: int) -> None:
     """Raise a ProtocolError if the `samples` to train on are not one complete batch."""
     setup = blueprint.protocol.setup
-    if setup.epochs and samples < setup.batch_train:
+    batch = setup.batch_of_all(world_size(), train=True)
+    if setup.epochs and samples < batch:
         raise ProtocolError(
-            f"Setup.batch_train is {setup.batch_train}, but the training split has {samples} "
+            f"Setup.batch_train is {setup.batch_train}{_of_all(batch)}, but the training split has {samples} "
             "samples: not one complete batch. Lower it with -b."
         )
 
@@ -263,7 +271,7 @@ def _build_loaders(
     training = SplitLoader(
         datasets["train"],
         transforms["train"],
-        batch_size=setup.batch_train,
+        batch_size=setup.batch_of_all(world_size(), train=True),
         workers=setup.workers_train,
         shuffle=blueprint.shuffle,
         drop_last=True,
@@ -276,7 +284,7 @@ def _build_loaders(
         split: SplitLoader(
             datasets[split],
             transforms["test"],
-            batch_size=setup.batch_test or setup.batch_train,
+            batch_size=setup.batch_of_all(world_size(), train=False),
             workers=setup.workers_test,
             shuffle=False,
             drop_last=False,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_trainer import random_state
+from ignite_trainer.distributed import all_say, is_main, main_says, rank, wait_for_all
 from ignite_trainer.durable import is_intact, remove, remove_remains, write_durably
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
@@ -40,6 +41,8 @@ class Checkpoints:
     them. A state holds all that a run goes on with: model, the parts named to it, position, random states,
     and which files are the best. Each file gets its name when it is complete and verified, and has its
     checksum beside it. The last two states stay, with all best files that they name, until `finish`.
+
+    Of several processes, which all call it, the main one writes, and all read what is there.
     """
 
     def __init__(
@@ -68,10 +71,11 @@ class Checkpoints:
 
     def save(self, values: Mapping[str, float], *, position: Position) -> None:
         """Save what the held-out `values` of this epoch call for, and the state after it."""
-        with self._saved_weights():
-            weights = self._weights()
-            for label in self._lines:
-                self._save_if_among_the_best(label, values[label], position.epoch, weights)
+        if is_main():
+            with self._saved_weights():
+                weights = self._weights()
+                for label in self._lines:
+                    self._save_if_among_the_best(label, values[label], position.epoch, weights)
         self.save_state(position)
 
     def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> Path:
@@ -85,8 +89,13 @@ class Checkpoints:
             RunFailed: it cannot be written; the states there are stay. Or a part holds what a file of plain
                 values cannot.
         """
+        path = self._folder / position.file_name
+        randoms = all_say(random_state.capture() if random is None else dict(random))
+        if not is_main():
+            self._last = path
+            return path
         with self._saved_weights():
-            path = self._write(position.file_name, self._content(position, random))
+            self._write(position.file_name, self._content(position, randoms))
         try:
             torch.load(path, weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
@@ -111,7 +120,7 @@ class Checkpoints:
         Raises:
             ProtocolError: the state is of another model, optimizer or data set, or holds what no run saves.
         """
-        for candidate in [path] if path else _newest_first(self._folder):
+        for candidate in [path] if path else main_says(lambda: _newest_first(self._folder)):
             content = _read(candidate)
             if content is None:
                 logger.warning(
@@ -127,7 +136,9 @@ class Checkpoints:
                 raise ProtocolError(
                     f"The checkpoint {candidate} does not fit what the protocol describes: {error}"
                 ) from error
-            self._take_over(candidate, state.position)
+            wait_for_all()  # until they have read it, before anything beside it is removed
+            if is_main():
+                self._take_over(candidate, state.position)
             return state.position
         return None
 
@@ -155,13 +166,14 @@ class Checkpoints:
     def _weights(self) -> dict[str, Any]:
         return {name: _plain(value) for name, value in self._model.state_dict().items()}
 
-    def _content(self, position: Position, random: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _content(self, position: Position, randoms: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "position": asdict(position),
             "best": {
                 label: [_entry(best).model_dump() for best in kept] for label, kept in self._kept.items()
             },
-            "random": random_state.capture() if random is None else dict(random),
+            "random": randoms[0],
+            **({"random_of_other_processes": randoms[1:]} if randoms[1:] else {}),
             "model": self._weights(),
             **{name: part.state_dict() for name, part in self._state.items()},
         }
@@ -186,7 +198,8 @@ class Checkpoints:
             ]
             for label in self._lines
         }
-        random_state.reinstate(content["random"])
+        randoms = [content["random"], *content.get("random_of_other_processes", [])]
+        random_state.reinstate(randoms[rank() if rank() < len(randoms) else 0])
 
     def _take_over(self, restored: Path, position: Position) -> None:
         """Go on from a state: what was written after it is removed, what it supersedes is noted."""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer.errors import ProtocolError, RunStopped, suggest
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.signals import stopped_by_signals
@@ -75,12 +76,29 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
     own, overrides = split_overrides(argv)
     flags = _parser().parse_args(own)
+    if _started_with_others() and (flags.check or flags.benchmark):
+        _parser().error("--check and --benchmark are for one process; leave torchrun out.")
+    if flags.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        flags.resume = _AUTO  # torchrun starts all processes anew after one has failed
     overrides = [*_shorthand_overrides(flags), *overrides]
     resumed = None if flags.resume in (None, _AUTO) else Path(flags.resume)
     if not flags.config:
         flags.config = (
             [str(resumed / "protocol.json")] if resumed else _parser().error("name a protocol with -c")
         )
+    with _several_processes():
+        return _command(argv, flags, overrides, defaults=defaults, resumed=resumed)
+
+
+def _command(
+    argv: Sequence[str],
+    flags: argparse.Namespace,
+    overrides: Sequence[Override],
+    *,
+    defaults: Path,
+    resumed: Path | None,
+) -> int:
+    """Carry out what the words say; return the exit status."""
     try:
         # Every protocol is checked before the first one runs.
         paths = _matching(flags.config, leave_out=defaults)
@@ -99,19 +117,42 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
         planned = jobs.plan(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
         with contextlib.nullcontext() if flags.benchmark else stopped_by_signals():
             return jobs.carry_out(planned)
-    except ProtocolError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (ProtocolError, RunFailed) as error:
+        _say(f"error: {error}")
+        return 2 if isinstance(error, ProtocolError) else 1
     except RunStopped as stopped:
         kept = f"what is done is kept in {stopped.folder}" if stopped.folder else "no run was under way"
-        print(f"stopped by {stopped.signal}; {kept}", file=sys.stderr)
         only = next(iter(protocols.values())) if len(protocols) == 1 else None
         folder = stopped.folder if only and not only.sweep else None
-        print(f"go on with: {_command_that_goes_on(argv, folder)}", file=sys.stderr)
+        _say(f"stopped by {stopped.signal}; {kept}\ngo on with: {_command_that_goes_on(argv, folder)}")
         return EXIT_STOPPED
     except KeyboardInterrupt:
-        print("interrupted; what is saved is kept, and --resume goes on with it", file=sys.stderr)
+        _say("interrupted; what is saved is kept, and --resume goes on with it")
         return 130
+
+
+def _started_with_others() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _several_processes() -> contextlib.AbstractContextManager[None]:
+    """Meet the processes that this one was started with, if any."""
+    if not _started_with_others():
+        return contextlib.nullcontext()
+    from ignite_trainer.distributed import several_processes  # noqa: PLC0415 - importing torch takes seconds
+
+    return several_processes()
+
+
+def _say(text: str) -> None:
+    """Tell an error; of several processes the first that has one to tell."""
+    if _started_with_others():
+        from ignite_trainer.distributed import first_to_speak, rank  # noqa: PLC0415
+
+        text = f"{text}\n(process {rank()} of {os.environ['WORLD_SIZE']}, from 0)"
+        if not first_to_speak():
+            return
+    print(text, file=sys.stderr, flush=True)
 
 
 def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ignite_trainer.ahead import one_ahead
 from ignite_trainer.batch import BatchTransform, PaddedBatch, PartialBatch, rebuild
+from ignite_trainer.distributed import rank, world_size
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
@@ -40,8 +41,9 @@ class Batch(NamedTuple):
         indices: positions of the samples in the data set, int64 `[B]`, on the CPU.
         sample: the data set's sample type, every field collated: tensors `[B, ...]` on the device, a list of
             what is not numeric, None where every sample has None. A field of unequal lengths is a
-            `PaddedBatch`, where the loader lets such pass; one that some samples lack a `PartialBatch`. None
-            if there is no sample: in evaluation, where those of the batch could not be read.
+            `PaddedBatch`, where the loader lets such pass; what some samples lack is a `PartialBatch`. None
+            if there is no sample: in evaluation, where those of the batch could not be read, or are with
+            other processes.
     """
 
     indices: Tensor
@@ -89,6 +91,7 @@ class SplitLoader:
     ) -> None:
         """Look at the first sample to find the fields; load nothing else yet.
 
+        `batch_size` is that of all processes together; each gets its part of every batch.
         `unequal_lengths` lets batches pass that the transforms leave padded; else they are an error.
         Batches without a sample pass where `drop_last` is false: not in training.
         `batches` gives whole batches of the data set; see `ignite_trainer.sources`. `unreadable` decides
@@ -121,7 +124,7 @@ class SplitLoader:
             self._streamed = StreamedBatches(
                 dataset,
                 TransformedSamples(dataset, self._sample_steps, seed),
-                BatchPlan(self._order.sizes, first=0, lanes=dataset.lanes),
+                BatchPlan(self._order.sizes, first=self._order.first, lanes=dataset.lanes),
                 seed=seed,
                 shuffle=shuffle,
                 stand_in=drop_last and self.unreadable.may_skip,
@@ -156,6 +159,8 @@ class SplitLoader:
         transfer = Transfer(self._device)
 
         def read(references: list[tuple[int, int]]) -> tuple[Tensor, Sent | None, list[Unreadable]]:
+            if not references:  # of a batch smaller than the number of processes
+                return torch.empty(0, dtype=torch.int64), None, []
             with transfer.beside():
                 indices, sample, failed = read_readable(source, [index for _, index in references])
                 return (
@@ -222,30 +227,52 @@ class SplitLoader:
 
 
 class _EpochOrder(Sampler[list[tuple[int, int]]]):
-    """The batches of an epoch, each a list of (epoch, index)."""
+    """The batches of an epoch, of each the part of this process: a list of (epoch, index).
+
+    ```text
+    order      |----- batch 1 -----|----- batch 2 -----|-- 3 --|
+    processes  | rank 0  | rank 1  | rank 0  | rank 1  | 0 | 1 |
+    ```
+
+    Batches are those of all processes together, and their parts differ by one sample at most.
+    """
 
     def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
         self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
         self._used = count - count % batch_size if drop_last else count
         self.epoch, self.start = 0, 0
 
+    def _part(self, start: int, rank: int) -> tuple[int, int]:
+        """Where in the order the part of a process begins and ends, of the batch that begins at `start`."""
+        size, ranks = min(self._batch_size, self._used - start), world_size()
+        return start + size * rank // ranks, start + size * (rank + 1) // ranks
+
+    def _sizes(self, rank: int) -> list[int]:
+        parts = [self._part(start, rank) for start in range(0, self._used, self._batch_size)]
+        return [stop - start for start, stop in parts]
+
+    @property
+    def first(self) -> int:
+        """Number of samples of the processes before this one in an epoch."""
+        return sum(sum(self._sizes(before)) for before in range(rank()))
+
     def __len__(self) -> int:
         return math.ceil(self._used / self._batch_size)
 
     @property
     def sizes(self) -> list[int]:
-        """Of the batches."""
-        size = self._batch_size
-        return [min(size, self._used - start) for start in range(0, self._used, size)]
+        """Of the batches of this process."""
+        return self._sizes(rank())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(range(self._count))
         if self._shuffle:
             key = order_key(seed=self._seed, epoch=self.epoch)
             order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
-        references = [(self.epoch, index) for index in order[: self._used]]
         size = self._batch_size
-        return (references[start : start + size] for start in range(self.start * size, self._used, size))
+        for begin in range(self.start * size, self._used, size):
+            start, stop = self._part(begin, rank())
+            yield [(self.epoch, index) for index in order[start:stop]]
 
 
 def _processors() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -13,11 +12,14 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from ignite_trainer import joint_steps
 from ignite_trainer.batch import part_of
 from ignite_trainer.data import Batch
+from ignite_trainer.distributed import is_main, world_size
 from ignite_trainer.finite import StepWatch
 from ignite_trainer.gradient_cache import GradientCache
-from ignite_trainer.metrics import ReadBack
+from ignite_trainer.joint_steps import Joint
+from ignite_trainer.metrics import ReadBack, seeing_one_process
 from ignite_trainer.optimizer import OptimizerSteps
 from ignite_trainer.out_of_memory import (
     evaluation_failed,
@@ -102,7 +104,8 @@ class _TrainingStep:
                 raise
             reason = str(error)
         # What the step held is free only now, when nothing refers to the error.
-        fits = self._fitting(batch) if self._device.type == "cuda" else None
+        alone_on_cuda = self._device.type == "cuda" and world_size() == 1
+        fits = self._fitting(batch) if alone_on_cuda else None
         raise training_failed(reason, self._setup, fits=fits, embeds=isinstance(self._task, EmbeddingTask))
 
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
@@ -113,30 +116,29 @@ class _TrainingStep:
         if position == first:
             watch.start_step()
             steps.start()
-        if self._cache:
-            output = self._cache.forward(batch.sample, len(batch.indices))
-        else:
-            output = self._forward(batch.sample)
-        if output.loss is None:
+        output, whole = self._cache.forward(batch) if self._cache else self._forward(batch)
+        if output is None or output.loss is None:
             raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has
         at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        if watch.loss(loss, batch.indices, **at):
+        if watch.loss(loss, whole.indices, **at):
             with phase("backward"):
                 steps.backward(output.loss / size)
             if self._cache:
                 self._cache.backward()
         if position == first + size - 1:
             with phase("optimizer"):
+                if watch.sound:
+                    steps.complete()
                 if watch.gradients(steps.gradient_norm() if watch.sound else None, **at):
                     steps.take()
                 else:
                     steps.drop()
         return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.sound else None)
 
-    def _forward(self, sample: Any) -> StepOutput:
+    def _forward(self, batch: Batch) -> Joint:
         with autocast(self._setup.precision, self._device):
-            return self._task.training_step(self._model, sample)
+            return joint_steps.training_step(self._task, self._model, batch)
 
     def _fitting(self, batch: Batch) -> int | None:
         """Try which part of a batch fits into the memory of the device; None: not found."""
@@ -144,9 +146,10 @@ class _TrainingStep:
         def attempt(size: int) -> None:
             self._optimizer.zero_grad()
             torch.cuda.empty_cache()
-            loss = self._forward(part_of(batch.sample, slice(0, size))).loss
-            if loss is not None:
-                loss.backward()
+            part = Batch(batch.indices[:size], part_of(batch.sample, slice(0, size)))
+            output, _ = self._forward(part)
+            if output is not None and output.loss is not None:
+                output.loss.backward()
 
         size = len(batch.indices)
         return largest_that_fits(attempt, min(size, self._setup.chunk or size) if self._cache else size)
@@ -160,7 +163,7 @@ def running_loss(trainer: Engine) -> float:
 
 def running_average(device: torch.device) -> RunningAverage:
     """The running average of the training loss."""
-    return RunningAverage(output_transform=lambda output: output.loss, device=device)
+    return seeing_one_process(RunningAverage(output_transform=lambda output: output.loss, device=device))
 
 
 def make_evaluator(
@@ -168,22 +171,22 @@ def make_evaluator(
 ) -> Engine:
     """An engine whose step gives the task's scores and targets, in eval mode and without gradient.
 
-    Of a batch without a sample it gives None.
+    Of a batch without a sample it gives None. Where several processes evaluate, its output and its batch are
+    those of all of them.
 
     `title` is that of a bar; None: there is none.
     """
 
-    def step(_: Engine, batch: Batch) -> StepOutput | None:
-        if batch.sample is None:
-            return None
+    def step(engine: Engine, batch: Batch) -> StepOutput | None:
         try:
             with torch.inference_mode(), autocast(setup.precision, device):
-                output = task.evaluation_step(model, batch.sample)
+                output, whole = joint_steps.evaluation_step(task, model, batch, device=device)
         except Exception as error:
             if is_out_of_memory(error):
                 raise evaluation_failed(str(error), setup) from error
             raise
-        return output._replace(y_pred=output.y_pred.float())
+        engine.state.batch = whole  # type: ignore[assignment]
+        return None if output is None else output._replace(y_pred=output.y_pred.float())
 
     def start() -> None:
         model.eval()
@@ -209,6 +212,8 @@ def _accumulation_group(position: int, epoch_length: int, accumulate: int) -> tu
 
 def _show_progress(engine: Engine, title: str, *, every: int, loss: bool = False) -> None:
     """Attach a bar; on redirected output there is none (`disable=None`)."""
+    if not is_main():
+        return
     bar = ProgressBar(
         desc=title,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",

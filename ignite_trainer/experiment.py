@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-import ignite.distributed as idist
 import torch
 from ignite.utils import manual_seed
 
 from ignite_trainer import results, results_table, resuming
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.errors import ProtocolError, RunStopped
+from ignite_trainer.distributed import all_or_none, is_main, main_says
+from ignite_trainer.errors import RunStopped
 from ignite_trainer.faults import explained
 from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.instantiate import build
@@ -47,6 +48,22 @@ def run(
         RunFailed: it cannot go on: the loss is no longer finite, the disk is full, memory runs out ...
         RunStopped: a signal asked it to stop, and its state is saved.
     """
+    begun = main_says(lambda: _begin_or_find(protocol, trusted, folder, resume=resume))
+    if isinstance(begun, RunResult):
+        return begun
+    return _carry_out(draw(begun.protocol, trusted=trusted), begun.folder, resume=begun.resume)
+
+
+class _Begun(NamedTuple):
+    protocol: Protocol
+    folder: Path | None
+    resume: bool
+
+
+def _begin_or_find(
+    protocol: Protocol, trusted: Iterable[str], folder: Path | None, *, resume: bool
+) -> RunResult | _Begun:
+    """Find the run to go on with, or see that one can begin; a finished one is all there is to do."""
     if folder is None and protocol.setup.resume == "auto":
         folder = resuming.newest_run(protocol)
         resume = folder is not None
@@ -64,11 +81,9 @@ def run(
         protocol = _with_seed(protocol, resuming.seed_of(folder))
     elif protocol.setup.seed is None:
         protocol = _with_seed(protocol, torch.seed() % 2**32)
-    blueprint = draw(protocol, trusted=trusted)
-    if idist.get_world_size() > 1:
-        raise ProtocolError("Several processes cannot train one model yet; start one.")
+    draw(protocol, trusted=trusted)
     results.check_writable(results.root_of(protocol))
-    return _carry_out(blueprint, folder, resume=resume)
+    return _Begun(protocol, folder, resume)
 
 
 def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> RunResult:
@@ -77,17 +92,15 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
     seed = protocol.setup.seed
     assert seed is not None, "a run has a seed"
     manual_seed(seed)
-    parts = assemble(blueprint, seed=seed)
+    parts = all_or_none(lambda: assemble(blueprint, seed=seed))
     made = [
         build(kind, args, where=f"Reporters[{index}]")
         for index, (kind, args) in enumerate(blueprint.reporters)
+        if is_main()
     ]
-    if folder is None:
-        folder = results.make_run_folder(protocol, seed=seed)
-    elif not resume:
-        folder.mkdir(parents=True)
+    folder = main_says(lambda: _made_folder(protocol, folder, seed=seed, resume=resume))
     with (
-        alone_in(folder, name="run"),
+        contextlib.ExitStack() as lock,
         stop_on_signals() as request,
         contextlib.closing(parts),
         contextlib.closing(Together(made)) as reporters,
@@ -95,11 +108,21 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
         freed_memory(kept=protocol.setup.keep_memory),
         explained(folder, request),
     ):
+        main_says(lambda: lock.enter_context(alone_in(folder, name="run")))
         result = Run(blueprint, parts, folder, reporters, request).carry_out(seed, resume=resume)
-        results_table.update(results.root_of(protocol))
+        if is_main():
+            results_table.update(results.root_of(protocol))
         if request.signal:  # it came too late to stop the run, and stops what would follow
             raise RunStopped(request.signal, folder)
     return result
+
+
+def _made_folder(protocol: Protocol, folder: Path | None, *, seed: int, resume: bool) -> Path:
+    if folder is None:
+        return results.make_run_folder(protocol, seed=seed)
+    if not resume:
+        folder.mkdir(parents=True)
+    return folder
 
 
 def _with_seed(protocol: Protocol, seed: int) -> Protocol:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.distributed import world_size
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
 from ignite_trainer.out_of_memory import first_line, is_out_of_memory
@@ -28,6 +29,8 @@ STEPS_LEFT_OUT = "steps left out"
 ROLLBACKS = "returns to a checkpoint"
 SAMPLES_SKIPPED = "samples skipped"
 _RATES = {"lr", "initial_lr", "max_lr", "min_lr"}
+# What gloo and NCCL say when a process they talk to is gone.
+_OF_OTHERS = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -169,6 +172,11 @@ def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None
                 "memory runs out. Lower Setup.workers_train and Setup.workers_test, or in a new run the "
                 "batch size with -b, or run on a machine with more memory. What finished epochs reached is "
                 f"kept in {folder}."
+            ) from error
+        if world_size() > 1 and isinstance(error, RuntimeError) and _OF_OTHERS.search(str(error)):
+            raise RunFailed(
+                f"Another process has ended, and this one cannot go on alone ({first_line(error)}). What "
+                f"finished epochs reached is kept in {folder}; --resume goes on with it."
             ) from error
         if is_out_of_memory(error):
             raise RunFailed(

@@ -22,10 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from ignite_trainer.batch import part_of
+from ignite_trainer.data import Batch
+from ignite_trainer.distributed import world_size
+from ignite_trainer.joint_steps import Joint, comparison
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import autocast
 from ignite_trainer.protocol import Setup
-from ignite_trainer.task import EmbeddingTask, StepOutput
+from ignite_trainer.task import EmbeddingTask
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,19 @@ class GradientCache:
         """Prepare the steps of `task`; `setup.chunk` is the largest part."""
         assert setup.chunk is not None, "there are parts"
         self._task, self._model, self._device = task, model, device
-        self._precision, self._chunk, self._batch = setup.precision, setup.chunk, setup.batch_train
+        self._precision, self._chunk = setup.precision, setup.chunk
+        self._batch = math.ceil(setup.batch_of_all(world_size(), train=True) / world_size())
         self._parts: list[_Part] = []
         self._embeddings: dict[str, Tensor] = {}
         self._buffers: list[Tensor] = []
 
-    def forward(self, sample: Any, size: int) -> StepOutput:
-        """Return the output of a step over a batch of `size` samples; its loss has gradient."""
+    def forward(self, batch: Batch) -> Joint:
+        """Return what a step over a batch gives; its loss has gradient."""
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
-        for part in _even_parts(size, at_most=self._chunk, usual=self._batch):
-            samples, random = part_of(sample, part), self._random()
+        for part in _even_parts(len(batch.indices), at_most=self._chunk, usual=self._batch):
+            samples, random = part_of(batch.sample, part), self._random()
             # Parameters as 16-bit numbers are kept as long as a block of autocast lasts, and of this one
             # without their gradient.
             with torch.no_grad(), autocast(self._precision, self._device):
@@ -79,7 +83,7 @@ class GradientCache:
             for name, values in embedded.items()
         }
         with autocast(self._precision, self._device):
-            return self._task.compare(self._model, self._embeddings, sample)
+            return comparison(self._task, self._model, self._embeddings, batch)
 
     def backward(self) -> None:
         """Add the gradients by the parameters behind the embeddings, after the backward pass of the loss."""

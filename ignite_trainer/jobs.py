@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ignite_trainer import benchmark, experiment, sweep
 from ignite_trainer.blueprint import draw
+from ignite_trainer.distributed import world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
 
@@ -62,10 +63,12 @@ def carry_out(jobs: Mapping[Path, Job]) -> int:
         try:
             statuses[path] = job()
         except (ProtocolError, RunFailed) as error:
+            if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
+                raise
             print(f"error: {error}", file=sys.stderr)
             statuses[path] = 2 if isinstance(error, ProtocolError) else 1
         except Exception:  # of a layer, say: the others may still succeed
-            if len(jobs) == 1:
+            if len(jobs) == 1 or world_size() > 1:
                 raise
             traceback.print_exc()
             statuses[path] = 1

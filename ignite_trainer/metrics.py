@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from ignite.engine import Engine, Events
@@ -16,6 +16,7 @@ from ignite.metrics.metric import MetricUsage
 from torch import Tensor
 
 from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.distributed import seen_as_one
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.instantiate import build
 from ignite_trainer.protocol import LineSpec, Protocol
@@ -126,7 +127,25 @@ def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.devi
         args.setdefault("device", device)
     metric = build(kind, args, where=where)
     metric.update = _named(metric.update, line)  # type: ignore[method-assign, assignment]
+    return seeing_one_process(metric)
+
+
+M = TypeVar("M", bound=Metric)
+
+
+def seeing_one_process(metric: M) -> M:
+    """Have a metric that is given the outputs of all processes add up nothing between them."""
+    metric.update = _as_one(metric.update)  # type: ignore[method-assign]
+    metric.compute = _as_one(metric.compute)  # type: ignore[method-assign]
     return metric
+
+
+def _as_one(method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        with seen_as_one():
+            return method(*args)
+
+    return call
 
 
 def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ignite_trainer.batch_norm import synchronise_batch_norms
 from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.distributed import world_size
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.instantiate import build
 
@@ -16,6 +18,8 @@ def build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
     """Build the model on a device, as `Setup` wants it computed."""
     setup = blueprint.protocol.setup
     model = build(blueprint.model, blueprint.protocol.model.args, where="Model").to(device)
+    if setup.sync_batch_norm and world_size() > 1:
+        synchronise_batch_norms(model)
     if setup.recompute:
         _have_activations_recomputed(model)
     if setup.channels_last:

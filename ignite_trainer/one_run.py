@@ -18,6 +18,7 @@ from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.data_identity import DataIdentity
+from ignite_trainer.distributed import is_main, share_state, world_size
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack
@@ -99,6 +100,7 @@ class Run:
         if self._trainer is not None and self._parts.optimizer is not None:
             self._train(self._trainer, self._parts.optimizer, position)
         self._checkpoints.finish()
+        self._share_unreadable()
         end = RunEnd(
             last_epoch=self._setup.epochs,
             last=self._held_out.metrics,
@@ -107,7 +109,7 @@ class Run:
             seconds=self._elapsed.seconds,
             faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
-        if self._held_out.predictions is not None:
+        if self._held_out.predictions is not None and is_main():
             self._held_out.predictions.write_csv(self._folder / "predictions.csv")
         self._reporters.on_end(end)
         record = describe_run(
@@ -118,8 +120,8 @@ class Run:
             multilabel=bool(self._held_out.predictions and self._held_out.predictions.multilabel),
             revision=environment["revision"],
         )
-        # Last: it says that all is there.
-        results.write_json(self._folder / FILE_NAME, record.model_dump(mode="json"))
+        if is_main():  # last: it says that all is there
+            results.write_json(self._folder / FILE_NAME, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
 
     def _restore(self) -> Position | None:
@@ -144,11 +146,14 @@ class Run:
                 f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
                 f"batches, and an epoch has {batches} now: the data set is another. Start a new run."
             )
-        result.unlink(missing_ok=True)
+        if is_main():
+            result.unlink(missing_ok=True)
         self._saver.note_saved(position.iteration)
         return position
 
     def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
+        if not is_main():
+            return
         write_json, folder = results.write_json, self._folder
         if resume:
             environment = {**environment, "earlier": results.earlier_environments(folder)}
@@ -185,10 +190,16 @@ class Run:
         log = functools.partial(self._log_steps, optimizer=optimizer)
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=setup.log_interval), log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
-        self._saver.attach(
-            trainer, before_saving=functools.partial(self._faults.require_finite, model=parts.model)
-        )
+        self._saver.attach(trainer, before_saving=self._before_saving)
         return trainer
+
+    def _before_saving(self, epoch: int, iteration: int) -> None:
+        self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._share_unreadable()
+
+    def _share_unreadable(self) -> None:
+        for loader in self._parts.evaluation.values():  # that of training counts with the one of its split
+            loader.unreadable.share()
 
     def _train(self, trainer: Engine, optimizer: Optimizer, position: Position | None) -> None:
         """Train from the position on to the last epoch, also where that takes returns to a checkpoint."""
@@ -234,7 +245,9 @@ class Run:
                 iteration=state.iteration,
                 loss=running_loss(trainer),
                 learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
-                samples_per_second=steps * self._setup.batch_train / (now - self._step_clock),
+                samples_per_second=steps
+                * self._setup.batch_of_all(world_size(), train=True)
+                / (now - self._step_clock),
                 metrics=metrics.values(trainer, self._protocol),
             )
         )
@@ -248,6 +261,7 @@ class Run:
 
     def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
         random = random_state.capture()
+        share_state(self._parts.model, buffers_alone=True)  # running statistics that each had for itself
         try:
             if not self._setup.skip_train_evaluation:
                 self._evaluate("train", epoch=epoch, iteration=iteration)
@@ -259,6 +273,7 @@ class Run:
     def _close_epoch(self, epoch: int, iteration: int) -> None:
         if self._parts.scheduler and not self._protocol.schedules_steps:
             self._parts.scheduler.step()
+        self._share_unreadable()
         self._checkpoints.save(
             self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from ignite_trainer.distributed import average_gradients
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.instantiate import build
 from ignite_trainer.protocol import Precision
@@ -90,6 +91,10 @@ class OptimizerSteps:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those there are."""
         self._scaler.scale(loss).backward()
+
+    def complete(self) -> None:
+        """After the last backward pass of a step: average the gradients over all processes."""
+        average_gradients(weight for group in self._optimizer.param_groups for weight in group["params"])
 
     def take(self) -> None:
         """Take a step, and forget the gradients.

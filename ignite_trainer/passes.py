@@ -17,6 +17,7 @@ from ignite_trainer import metrics
 from ignite_trainer.assembly import Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.data import Batch
+from ignite_trainer.distributed import is_main, main_says
 from ignite_trainer.engines import make_evaluator
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.evaluation import Evaluation, Table
@@ -90,7 +91,7 @@ class SplitPass:
             with self._parts.evaluated_weights():
                 self._engine.run(self._parts.evaluation[self._split])
             with self._computing():
-                tables = {name: evaluation.finish(self._folder) for name, evaluation in self._due.items()}
+                tables = main_says(self._finish)
         except ValueError as error:  # of the task, or of a metric that takes other scores or targets
             raise RunFailed(
                 f"Evaluating the {self._split} split failed: {error} What was reached is in {self._folder}."
@@ -102,6 +103,9 @@ class SplitPass:
             seconds=time.monotonic() - started,
         )
 
+    def _finish(self) -> dict[str, Table]:
+        return {name: evaluation.finish(self._folder) for name, evaluation in self._due.items()}
+
     @property
     def _model(self) -> nn.Module:
         return self._parts.model
@@ -110,7 +114,7 @@ class SplitPass:
         assert self._collector is not None
         self._collector.reset()
         with self._computing():
-            for evaluation in self._due.values():
+            for evaluation in self._measuring():
                 evaluation.start(self._model)
 
     def _step(self, engine: Engine) -> None:
@@ -120,8 +124,12 @@ class SplitPass:
         (indices, sample), output = cast(Batch, engine.state.batch), cast(StepOutput, engine.state.output)
         self._collector.add(indices, output.y_pred, output.y)
         with self._computing():
-            for evaluation in self._due.values():
+            for evaluation in self._measuring():
                 evaluation.step(self._model, indices, sample, output)
+
+    def _measuring(self) -> Collection[Evaluation]:
+        """The evaluations that are due, in the main process: it is given what all have embedded."""
+        return self._due.values() if is_main() else ()
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:

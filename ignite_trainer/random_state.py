@@ -1,5 +1,7 @@
 """The global random states of Python, numpy and torch, as plain values that checkpoints hold.
 
+Of CUDA it is that of the device in use.
+
 What happens to a sample does not come from them (see `randomness`); dropout, say, does.
 """
 
@@ -21,17 +23,17 @@ def capture() -> dict[str, Any]:
         "python": [version, list(numbers), gauss],
         "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
 def reinstate(state: Mapping[str, Any]) -> None:
-    """Put back what `capture` took; of a CUDA device that is not there any more, nothing."""
+    """Put back what `capture` took; that of the CUDA device if there is one still."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for device, value in enumerate(state["cuda"][:devices]):
-        torch.cuda.set_rng_state(value, device)
+    if torch.cuda.is_available():
+        for value in state["cuda"][:1]:
+            torch.cuda.set_rng_state(value)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from ignite.engine import Engine, Events
 
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.distributed import all_say, any_says, is_main
 from ignite_trainer.errors import RunStopped
 from ignite_trainer.protocol import Setup
 from ignite_trainer.signals import StopRequest
@@ -40,8 +41,8 @@ class Saver:
         self._saved_at, self._saved = time.monotonic(), iteration
 
     def stop_if_asked(self) -> None:
-        """Raise RunStopped if a signal has come."""
-        if self._request.signal:
+        """Raise RunStopped if a signal has come, to any process."""
+        if any_says(self._request.signal is not None)[0]:
             self._stop()
 
     def save(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
@@ -56,8 +57,9 @@ class Saver:
         done = (state.iteration - 1) % batches + 1
         if done % setup.accumulate and done < batches:
             return  # gradients wait for more
-        asked = self._request.signal is not None
-        if asked or self._is_due(state.iteration):
+        # Clocks differ: the main process's counts.
+        asked, due = any_says(self._request.signal is not None, is_main() and self._is_due(state.iteration))
+        if asked or due:
             before_saving(state.epoch, state.iteration)
             self.save(Position(epoch=state.epoch, iteration=state.iteration))
         if asked:
@@ -71,4 +73,4 @@ class Saver:
         )
 
     def _stop(self) -> NoReturn:
-        raise RunStopped(str(self._request.signal), self._folder)
+        raise RunStopped(next(filter(None, all_say(self._request.signal))), self._folder)

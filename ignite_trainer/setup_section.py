@@ -18,7 +18,12 @@ class Setup(Section):
         min_length=1, max_length=100, description="Name of the experiment: the folder of its runs."
     )
     suffix: str | None = Field(default=None, max_length=60, description="Added to the name of the run.")
-    batch_train: Positive = Field(description="Training batch size, per device.")
+    batch_train: Positive = Field(description="Training batch size, of one device unless batch_of says else.")
+    batch_of: Literal["device", "all"] = Field(
+        default="device",
+        description='What batch sizes are of where several devices train. "device": of each; learning rates '
+        'are multiplied by their number. "all": of all together; a run reaches the same on any number.',
+    )
     batch_test: Positive | None = Field(default=None, description="Evaluation batch size; null: batch_train.")
     workers_train: NonNegative = Field(
         default=0,
@@ -49,6 +54,11 @@ class Setup(Section):
         description="Decay per step of an exponential moving average of the weights, such as 0.999, which is "
         "then what is evaluated and saved; null: the weights themselves.",
     )
+    sync_batch_norm: Flag = Field(
+        default=True,
+        description="Have batch norm in train mode see the batch of all devices. false: each sees its own, "
+        "and the first one's running statistics are kept.",
+    )
     channels_last: Flag = Field(
         default=True, description="Channels of a pixel side by side, which convolutions are faster on."
     )
@@ -74,6 +84,15 @@ class Setup(Section):
     save_every_minutes: Annotated[float, Field(strict=True, gt=0)] | None = Field(
         default=10.0, description="Minutes after which the state is saved within an epoch; null: not by time."
     )
+
+    def batch_of_all(self, devices: int, *, train: bool) -> int:
+        """The batch size of that many devices together, in training or in evaluation."""
+        size = self.batch_train if train else self.batch_test or self.batch_train
+        return size * devices if self.batch_of == "device" else size
+
+    def rate(self, devices: int) -> float:
+        """What learning rates are multiplied by: as published, the number of devices."""
+        return float(devices if self.batch_of == "device" else 1)
 
     @property
     def embeds_in_parts(self) -> bool:

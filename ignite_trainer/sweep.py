@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from ignite_trainer import experiment, results, resuming, sweep_summary
 from ignite_trainer.combinations import Combination, combinations, is_fold
+from ignite_trainer.distributed import is_main, main_says, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.predictions import Predictions
@@ -70,11 +72,8 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
     Raises:
         ProtocolError: another process is at it, or its folder cannot be used.
     """
-    results.check_writable(results.root_of(plan.protocol))
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(plan.folder, name="sweep"):
-        seed = _seed(plan)
-        records = {run.name: record for run in plan.runs if (record := _finished(plan.folder / run.name))}
+    with contextlib.ExitStack() as lock:
+        seed, records = main_says(lambda: _begin_or_go_on(plan, lock))
         if records:
             show(f"{len(records)} of {len(plan.runs)} runs are finished, and skipped: {', '.join(records)}")
         failures: dict[str, str] = {}
@@ -89,10 +88,29 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
                 print(f"error: {run.name}: {reached}", file=sys.stderr)
                 failures[run.name] = reached
             gc.collect()  # engines and handlers refer to each other, and to the model
-            _write_summary(plan, records, failures)
-        summary = _write_summary(plan, records, failures)
+            if is_main():
+                _write_summary(plan, records, failures)
+        summary = main_says(lambda: _write_summary(plan, records, failures))
     _show_summary(summary, plan.folder / "sweep.md")
     return summary
+
+
+def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
+    """Take the sweep's folder; return the seed, and what finished runs reached."""
+    results.check_writable(results.root_of(plan.protocol))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    lock.enter_context(alone_in(plan.folder, name="sweep"))
+    found = {run.name: _finished(plan.folder / run.name) for run in plan.runs}
+    return _seed(plan), {name: record for name, record in found.items() if record}
+
+
+def _can_go_on(protocol: Protocol, folder: Path) -> bool:
+    """Whether a run goes on from its last state; one that cannot is set aside."""
+    if resuming.can_go_on(protocol, folder):
+        show(f"{folder.name} was not finished; it goes on from its last state.")
+        return True
+    _set_aside(folder)
+    return False
 
 
 def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str]) -> RunRecord | str:
@@ -101,19 +119,19 @@ def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str
     if setup.seed is None:
         setup = setup.model_copy(update={"seed": seed})
     protocol = run.protocol.model_copy(update={"setup": setup})
-    resume = resuming.can_go_on(protocol, folder)
     try:
-        if resume:
-            show(f"{folder.name} was not finished; it goes on from its last state.")
-        else:
-            _set_aside(folder)
+        resume = main_says(lambda: _can_go_on(protocol, folder))
         return experiment.run(protocol, trusted=trusted, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
+        if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
+            raise
         return str(error)
     except KeyboardInterrupt:
         show("The sweep is stopped; the same command goes on with it.")
         raise
     except Exception as error:  # of a layer, of the device's memory: the other runs may well go through
+        if world_size() > 1:
+            raise
         path = folder / "error.txt"
         folder.mkdir(parents=True, exist_ok=True)
         results.write_text(path, traceback.format_exc())

@@ -29,7 +29,9 @@ class Task(ABC):
     """What a model is trained for.
 
     A task sees the model and one batch at a time. A batch is the data set's sample type with every field
-    collated (see `ignite_trainer.data`), already augmented and on the model's device.
+    collated (see `ignite_trainer.data`), already augmented and on the model's device. Where several processes
+    train, each has its part of a batch, and the trainer puts together what they compute: a loss is the mean
+    over samples, or that of an `EmbeddingTask`.
 
     Attributes:
         class_names: of the columns of the scores in evaluation, for reports; empty: they go by number.
@@ -80,8 +82,10 @@ class EmbeddingTask(Task):
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss of a whole batch, with gradient, and what metrics by iteration are computed from.
 
-        To the loss belongs what depends on parameters alone, such as scales and penalties. The tensors of
-        `batch` may be looked at, and are not sent through the model.
+        To the loss belongs what depends on parameters alone, such as scales and penalties. The batch is not
+        sent through the model again: where several processes share one, embeddings and batch are those of
+        all of them, and of its fields lists and numbers are there, but of arrays only who has one (see
+        `ignite_trainer.joint_steps` and `ignite_trainer.batch.rows_of`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ignite_trainer.distributed import all_say
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.out_of_memory import is_out_of_memory
 from ignite_trainer.self_description import listing, sample_name
@@ -37,6 +38,9 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
 
 _OF_CODE = (ProtocolError, NotImplementedError, RecursionError)
 _LOOKED_AT = 100  # samples, for one that can be read
+
+
+_KEPT = "What finished epochs reached is kept."
 
 
 class UnreadableSamples:
@@ -72,6 +76,13 @@ class UnreadableSamples:
             raise ValueError(f"samples that cannot be read are none of the {self._split} split.")
         self._found = {index: str(error) for index, error in state.items()}
 
+    def share(self) -> None:
+        """Let all processes know those that any has found; a RunFailed if more than may be skipped."""
+        for found in all_say(self._found):
+            self._found |= found
+        if self._at_most is not None and len(self._found) > self._at_most * len(self._dataset):
+            raise self._too_many(f"Samples of the {self._split} split cannot be read.")
+
     def add(self, failed: list[Unreadable], *, of: int, needs_one: bool = True) -> None:
         """Count the samples of a batch that failed.
 
@@ -88,23 +99,24 @@ class UnreadableSamples:
         self._found |= dict(failed)
         name = sample_name(self._dataset, failed[0].position)
         what = f"{name} of the {self._split} split cannot be read: {failed[0].error.rstrip('.')}."
-        kept = "What finished epochs reached is kept."
         if self._at_most is None:
             raise RunFailed(
-                f'{what} Mend or remove it, or have such samples skipped by Faults.unreadable "skip". {kept}'
+                f'{what} Mend or remove it, or have such samples skipped by Faults.unreadable "skip". {_KEPT}'
             )
-        share = len(self._found) / len(self._dataset)
-        if share > self._at_most:
-            raise RunFailed(
-                f"{what} It is one of {len(self._found)} of {len(self._dataset)} samples, more than "
-                f"Faults.unreadable_at_most lets be skipped ({self._at_most:.3g} of all): "
-                f"{listing(self.names)}. {kept}"
-            )
+        if len(self._found) > self._at_most * len(self._dataset):
+            raise self._too_many(what)
         if needs_one and len(failed) == of:
             raise RunFailed(
                 f"{what} There is no other sample in its batch, and a step needs one; take "
-                f"{listing(self.names)} out of the data set. {kept}"
+                f"{listing(self.names)} out of the data set. {_KEPT}"
             )
+
+    def _too_many(self, what: str) -> RunFailed:
+        return RunFailed(
+            f"{what} It is one of {len(self._found)} of {len(self._dataset)} samples, more than "
+            f"Faults.unreadable_at_most lets be skipped ({self._at_most:.3g} of all): "
+            f"{listing(self.names)}. {_KEPT}"
+        )
 
 
 def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:

@@ -30,9 +30,14 @@ def add_row(table: Table, *cells: str) -> None:
 
 
 def show(content: Table | str) -> None:
-    """Print above the progress bars, which are cleared and drawn again."""
+    """Print above the progress bars, which are cleared and drawn again; of several processes the main one."""
     from rich.console import Console as Terminal
     from tqdm import tqdm
+
+    from ignite_trainer.distributed import is_main
+
+    if not is_main():
+        return
 
     # Made anew each time: standard output and its width may have changed.
     terminal = Terminal(markup=False, highlight=False, emoji=False)

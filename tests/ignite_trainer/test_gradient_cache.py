@@ -62,8 +62,9 @@ def step_in_parts(model: nn.Module, batch: Tone, chunk: int, task: Pairing | Non
     """Carry out forward and backward pass; return the loss."""
     task = task or Pairing()
     cache = GradientCache(task, model, setup(chunk=chunk, batch_train=len(batch.target)), device=CPU)
-    loss = cache.forward(batch, len(batch.target)).loss
-    assert loss is not None
+    output, _ = cache.forward(Batch(torch.arange(len(batch.target)), batch))
+    assert output is not None and output.loss is not None
+    loss = output.loss
     loss.backward()
     cache.backward()
     return loss.detach()
@@ -293,7 +294,7 @@ def test_parts_are_even_and_as_many_for_a_batch_that_lost_samples(
 ) -> None:
     task = Listening()
     cache = GradientCache(task, towers(), setup(chunk=chunk, batch_train=usual), device=CPU)
-    cache.forward(tones(size), size)
+    cache.forward(Batch(torch.arange(size), tones(size)))
     assert [len(kept["signal"]) for _, kept in task.seen] == sizes
 
 

@@ -166,8 +166,9 @@ def trained_and_before(tmp_path: Path, **changes: Any) -> tuple[dict[str, Tensor
 
 def test_frozen_parameters_and_statistics_do_not_move_and_the_trained_ones_do(tmp_path: Path) -> None:
     after, before = trained_and_before(tmp_path, Parameters=FREEZE_RIGHT)
-    constants = {"calls", "classes"}
-    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    # Batch norm takes off again what the bias before it adds: its gradient is 0, but for rounding.
+    constants = {"calls", "classes", "left.linear.bias"}
+    moved = {name for name in before if not torch.equal(after[name], before[name])} - {"left.linear.bias"}
     assert moved == {name for name in before if not name.startswith("right.")} - constants
     assert "left.norm.running_mean" in moved
     assert after["right.norm.num_batches_tracked"] == 0

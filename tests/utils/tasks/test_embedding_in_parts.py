@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ignite_trainer.data import Batch
 from ignite_trainer.gradient_cache import GradientCache
 from ignite_trainer.parameters import apply_rules
 from ignite_trainer.protocol import ParameterRule, Setup
@@ -68,8 +69,8 @@ def test_every_gradient_is_that_of_the_whole_batch(options: dict[str, Any], reco
     expected = gradients(model)
     setup = Setup(name="x", batch_train=6, chunk=2, epochs=1, saved_models_path="x")
     cache = GradientCache(task, model, setup, device=CPU)
-    output = cache.forward(batch, 6)
-    assert output.loss is not None
+    output, _ = cache.forward(Batch(torch.arange(6), batch))
+    assert output is not None and output.loss is not None
     output.loss.backward()
     cache.backward()
     found = gradients(model)

@@ -1,0 +1,88 @@
+"""Batch norm over the batch of all processes, so that statistics do not depend on how many share it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm as OnCuda
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ignite_trainer.distributed import sum_over_all, world_size
+
+
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Have every batch norm of a model, when it is in train mode, see the values of all processes.
+
+    Names, parameters and buffers stay; in eval mode, and with one process, nothing changes. All processes
+    have to run each of them equally often in a step.
+    """
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child) in _SYNCHRONISED:
+                setattr(module, name, _synchronised(child))
+
+
+class _Synchronised(_BatchNorm):
+    """A batch norm whose mean and variance are those of all processes.
+
+    With n values of a channel in all, mean m and biased variance v = sum (x - m)^2 / n: the output is
+    (x - m) / sqrt(v + eps), the running variance follows v n / (n - 1), as in torch's.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        if not self.training or world_size() == 1 or not self.track_running_stats:
+            return super().forward(input)
+        self._check_input_dim(input)
+        assert self.num_batches_tracked is not None, "there are running statistics"
+        self.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        if input.is_cuda:
+            output: Tensor = OnCuda.apply(
+                input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum,
+                torch.distributed.group.WORLD, world_size(),
+            )  # fmt: skip
+            return output
+        return self._normalise(input, momentum)
+
+    def _normalise(self, x: Tensor, momentum: float) -> Tensor:
+        """In torch's operations, for devices that its own synchronised batch norm does not know."""
+        over = [dimension for dimension in range(x.dim()) if dimension != 1]
+        shape = [1, -1, *([1] * (x.dim() - 2))]
+        count = sum_over_all(x.new_tensor([x.numel() / x.shape[1]]))
+        mean = sum_over_all(x.sum(dim=over)) / count
+        centred = x - mean.view(shape)
+        variance = sum_over_all(centred.square().sum(dim=over)) / count
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * (count / (count - 1)), momentum)
+        output = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            output = output * self.weight.view(shape) + self.bias.view(shape)
+        return output
+
+
+class _BatchNorm1d(_Synchronised, nn.BatchNorm1d):
+    pass
+
+
+class _BatchNorm2d(_Synchronised, nn.BatchNorm2d):
+    pass
+
+
+class _BatchNorm3d(_Synchronised, nn.BatchNorm3d):
+    pass
+
+
+_SYNCHRONISED: dict[type[nn.Module], type[_Synchronised]] = {
+    nn.BatchNorm1d: _BatchNorm1d,
+    nn.BatchNorm2d: _BatchNorm2d,
+    nn.BatchNorm3d: _BatchNorm3d,
+}
+
+
+def _synchronised(norm: nn.Module) -> nn.Module:
+    """A synchronised batch norm that has the parameters, the buffers and the mode of another."""
+    synchronised = _SYNCHRONISED[type(norm)].__new__(_SYNCHRONISED[type(norm)])
+    synchronised.__dict__.update(norm.__dict__)
+    return synchronised

@@ -1,0 +1,111 @@
+"""Two processes against one: loss, gradients and weights of the same batches; what they say to each other."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.joint import AUDIOCLIPS, TOYS, Reached, all_of_it, train_audioclip, train_toy
+from toy_research.ranks import on_ranks
+
+Results = list[dict[str, Any]]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Its classes go through it in every process, so that it counts them several times.
+SEVERAL_TIMES: dict[str, tuple[str, ...]] = {"matching": ("right.norm.running_var",), "pairing": ()}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return on_ranks(2, tmp_path_factory.mktemp("ranks"), all_of_it)
+
+
+def assert_same(found: Reached, alone: Reached, *, tolerance: float, but: tuple[str, ...] = ()) -> None:
+    """Compare relatively to the largest value of each tensor."""
+    assert len(found.losses) == len(alone.losses) > 0
+    assert found.losses == pytest.approx(alone.losses, rel=tolerance)
+    assert found.gradients.keys() == alone.gradients.keys()
+    for kind in ("gradients", "weights"):
+        for name, expected in getattr(alone, kind).items():
+            if name in but:
+                continue
+            got = getattr(found, kind)[name]
+            scale = float(expected.double().abs().max()) if expected.numel() else 1.0
+            assert torch.allclose(got, expected, rtol=0, atol=tolerance * max(scale, 0.1)), (kind, name)
+
+
+@pytest.mark.parametrize("case", TOYS)
+def test_two_processes_train_as_one(ranks: Results, case: tuple[str, torch.dtype, int, int | None]) -> None:
+    alone = train_toy(*case)
+    for results in ranks:
+        assert_same(results[str(case)], alone, tolerance=TOLERANCE[case[1]], but=SEVERAL_TIMES[case[0]])
+
+
+@pytest.mark.parametrize("name", AUDIOCLIPS)
+def test_two_processes_train_an_audioclip_as_one(ranks: Results, name: str) -> None:
+    alone = train_audioclip(torch.float64, 5, **AUDIOCLIPS[name])
+    for results in ranks:
+        assert_same(results[name], alone, tolerance=1e-10)
+    assert any("visual" in weight for weight in alone.weights)
+    assert not any("visual" in weight for weight in alone.gradients)
+    assert ("audio.fbsp.m" in alone.gradients) == (name == "a step")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("batch", "options"), [(7, {"size": 64}), (8, {"norms": "eval", "chunk": 3})])
+def test_steps_of_an_audioclip_with_batch_norm(
+    tmp_path: Path, dtype: torch.dtype, batch: int, options: dict[str, Any]
+) -> None:
+    train = functools.partial(train_audioclip, dtype, batch, **options)
+    alone = train()
+    for found in on_ranks(2, tmp_path, train):
+        assert_same(found, alone, tolerance=TOLERANCE[dtype])
+
+
+def test_two_steps_are_told_apart(ranks: Results) -> None:
+    """What the comparisons above would not let pass."""
+    with pytest.raises(AssertionError):
+        assert_same(ranks[0][str(TOYS[0])], ranks[0][str(TOYS[1])], tolerance=1e-3)
+
+
+def test_what_one_says_all_hear(ranks: Results) -> None:
+    for number, results in enumerate(ranks):
+        said = results["said"]
+        assert said["ranks"] == (number, 2, number == 0)
+        assert said["all"] == ["rank 0", "rank 1"]
+        assert said["main"] == "rank 0"
+        assert said["any"] == (True, False)
+        assert said["main fails"] == "of rank 0"
+        assert said["one fails"] == "of rank 1"
+    assert sorted(results["said"]["first"] for results in ranks) == [False, True]
+
+
+def test_rows_of_all_have_the_gradient_of_one_loss(ranks: Results) -> None:
+    gathered = torch.tensor([[0.0], [1.0], [0.0], [1.0], [2.0]])
+    for results, rows in zip(ranks, (gathered[:2], gathered[2:]), strict=True):
+        assert torch.equal(results["said"]["gathered"], gathered)
+        # The loss is the half of the sum of squares; its gradient by a row, x, times two processes.
+        assert torch.equal(results["said"]["row gradient"], 2 * rows)
+
+
+def test_gradients_are_averaged_where_any_process_has_one(ranks: Results) -> None:
+    for results in ranks:
+        ours, alone, unused = results["said"]["averaged"]
+        assert torch.equal(ours, torch.full((2,), 0.5))
+        assert torch.equal(alone, torch.full((3,), 0.5))
+        assert unused is None
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(tmp_path: Path) -> None:
+    for kind, batch in (("matching", 10), ("pairing", 11)):
+        alone = train_toy(kind, torch.float64, batch)
+        for found in on_ranks(4, tmp_path, train_toy, kind, torch.float64, batch):
+            assert_same(found, alone, tolerance=1e-10, but=SEVERAL_TIMES[kind])
+    train = functools.partial(train_audioclip, torch.float64, 6, norms="eval")
+    alone = train()
+    for found in on_ranks(4, tmp_path, train):
+        assert_same(found, alone, tolerance=1e-10)

@@ -1,0 +1,225 @@
+"""What tests of several processes have each of them do, and one alone for comparison."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ignite_trainer import distributed
+from ignite_trainer.batch_norm import synchronise_batch_norms
+from ignite_trainer.data import FieldTransform, SplitLoader
+from ignite_trainer.engines import make_trainer
+from ignite_trainer.parameters import apply_rules
+from ignite_trainer.protocol import ParameterRule, Setup
+from ignite_trainer.task import Task
+from toy_research.augment import Fit, Hiss
+from toy_research.learning import Matching
+from toy_research.network import TwoTowers
+from toy_research.pairing import Pairing
+from toy_research.signals import Tone, Tones
+
+STEPS = 5
+
+
+class Reached(NamedTuple):
+    """What some training steps gave."""
+
+    losses: list[float]
+    gradients: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+class ExactTones(Tones):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(samples=66)
+        self._dtype = dtype
+
+    def __getitem__(self, position: int) -> Tone:
+        tone = super().__getitem__(position)
+        return tone._replace(signal=torch.from_numpy(tone.signal).to(self._dtype))
+
+
+def train_toy(kind: str, dtype: torch.dtype, batch: int, chunk: int | None = None) -> Reached:
+    """Train the toy network with batch norm; with parts, where that is of no use, without."""
+    torch.manual_seed(0)
+    model = TwoTowers(dropout=0.0, even=True, norm=chunk is None).to(dtype)
+    transforms = [FieldTransform(apply=Hiss(level=0.1)), FieldTransform(apply=Fit(length=16))]
+    task: Task = {"matching": Matching, "pairing": Pairing}[kind]()
+    return train(model, task, ExactTones(dtype), transforms, batch=batch, chunk=chunk)
+
+
+def train_audioclip(
+    dtype: torch.dtype,
+    batch: int,
+    *,
+    chunk: int | None = None,
+    norms: str = "train",
+    spectrum: str = "stft",
+    steps: int = STEPS,
+    size: int = 32,
+) -> Reached:
+    """Train audio and text tower of a small AudioCLIP, with batch norms in a mode of choice.
+
+    Two right implementations drift apart after a few steps with learned wavelets, whose gradients are
+    ill-conditioned, and with batch norms in train mode where the last of them sees few values.
+    """
+    from model.audioclip import AudioCLIP
+    from utils.tasks import AudioTextContrastive
+
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {
+        **{"embed_dim": 16, "image_resolution": 32, "vision_layers": (1, 1, 1, 1), "vision_width": 8},
+        **{"context_length": 12, "transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1},
+        **{"n_fft": 256, "win_length": 200, "hop_length": 100, "spec_height": size, "spec_width": size},
+        **{"pretrained": False, "spectrum": spectrum},
+    }
+    model = AudioCLIP(**arguments).to(dtype)
+    with torch.no_grad():
+        if model.audio.fbsp is not None:
+            model.audio.fbsp.m.add_(0.1)  # where m is 0, gradients are ill-conditioned
+        model.logit_scale_at.fill_(1.0)  # at the usual scale of 100 a step of 5 clips is chaotic
+    rules = [ParameterRule(match=r"visual\..*", train=False)]
+    if norms == "eval":
+        rules.append(
+            ParameterRule(match=r"audio\.(bn1|layer.*bn.*|layer.*downsample\.1.*|att.*bn).*", mode="eval")
+        )
+    task = AudioTextContrastive(positives="same_label")
+    return train(
+        model, task, Noises(dtype), [], batch=batch, chunk=chunk, rules=rules, rate=1e-5, steps=steps
+    )
+
+
+class Noises(Dataset[Any]):
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> Any:
+        from utils.datasets import Sample
+
+        generator = torch.Generator().manual_seed(index)
+        audio = (3000.0 * torch.randn(1, 3000, generator=generator)).to(self._dtype)
+        return Sample(audio, None, [["dog"], ["rain", "wind"], ["siren"]][index % 3])
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    dataset: Any,
+    transforms: list[FieldTransform],
+    *,
+    batch: int,
+    chunk: int | None,
+    rules: list[ParameterRule] | None = None,
+    rate: float = 0.05,
+    steps: int = STEPS,
+) -> Reached:
+    """Train for some steps, on as many processes as there are; `batch` is that of all together."""
+    setup = Setup(
+        name="x",
+        batch_train=batch,
+        batch_of="all",
+        chunk=chunk,
+        epochs=1,
+        saved_models_path="x",
+        log_interval=1,
+    )
+    if distributed.world_size() > 1:
+        synchronise_batch_norms(model)
+        with torch.no_grad():  # whatever each began with
+            for parameter in model.parameters():
+                parameter.add_(distributed.rank())
+        distributed.share_state(model)
+    plan = apply_rules(model, [*(rules or []), ParameterRule(match=".*")])
+    optimizer = torch.optim.SGD(plan.groups, lr=rate, momentum=0.9)
+    loader = SplitLoader(
+        dataset, transforms, batch_size=batch, workers=0, shuffle=True, drop_last=True, seed=3,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    trainer = make_trainer(task, model, optimizer, plan, setup, device=torch.device("cpu"), progress=False)
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
+
+    def note(*_: object) -> None:
+        if not gradients:
+            gradients.update(
+                {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            )
+
+    optimizer.register_step_pre_hook(note)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: loader.set_epoch(trainer.state.epoch))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED,
+        lambda: losses.append(float(trainer.state.output.loss)),  # type: ignore[union-attr]
+    )
+    trainer.run(loader, max_epochs=steps, epoch_length=1)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    return Reached(losses, gradients, weights)
+
+
+def say_and_gather() -> dict[str, Any]:
+    """What the processes say to each other."""
+    rank = distributed.rank()
+    found: dict[str, Any] = {
+        "all": distributed.all_say(f"rank {rank}"),
+        "main": distributed.main_says(lambda: f"rank {rank}"),
+        "any": distributed.any_says(rank == 1, False),
+        "ranks": (rank, distributed.world_size(), distributed.is_main()),
+    }
+    for name, call in {
+        "main fails": lambda: distributed.main_says(_fail),
+        "one fails": lambda: distributed.all_or_none(_fail if rank else lambda: "made"),
+    }.items():
+        try:
+            call()
+        except ValueError as error:
+            found[name] = str(error)
+    rows = torch.arange(6.0, requires_grad=True)[: 2 + rank].reshape(-1, 1)
+    leaf = rows.detach().requires_grad_()
+    gathered = distributed.gather_rows(leaf, [2, 3])
+    (gathered.square().sum() * 0.5).backward()
+    found["gathered"], found["row gradient"] = gathered.detach(), leaf.grad
+    ours = nn.Parameter(torch.ones(2))
+    alone = nn.Parameter(torch.ones(3))
+    unused = nn.Parameter(torch.ones(1))
+    ours.grad = torch.full((2,), float(rank))
+    if rank:
+        alone.grad = torch.ones(3)
+    distributed.average_gradients([ours, alone, unused])
+    found["averaged"] = (ours.grad, alone.grad, unused.grad)
+    found["first"] = distributed.first_to_speak()
+    return found
+
+
+def _fail() -> str:
+    raise ValueError(f"of rank {distributed.rank()}")
+
+
+def all_of_it() -> dict[str, Any]:
+    """Everything that the fast tests compare, in one start of the processes."""
+    return {
+        "said": say_and_gather(),
+        **{str(case): train_toy(*case) for case in TOYS},
+        **{name: train_audioclip(torch.float64, 5, **options) for name, options in AUDIOCLIPS.items()},
+    }
+
+
+TOYS: list[tuple[str, torch.dtype, int, int | None]] = [
+    ("matching", torch.float64, 8, None),
+    ("matching", torch.float64, 9, None),
+    ("matching", torch.float32, 9, None),
+    ("pairing", torch.float64, 9, None),
+    ("pairing", torch.float32, 9, None),
+    ("pairing", torch.float64, 9, 2),
+]
+AUDIOCLIPS: dict[str, dict[str, Any]] = {
+    "a step": {"spectrum": "fbsp", "steps": 1},
+    "steps": {"norms": "eval"},
+    "steps in parts": {"norms": "eval", "chunk": 2},
+}
