@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ignite_trainer.ahead import one_ahead
 from ignite_trainer.batch import BatchTransform, PaddedBatch, PartialBatch, rebuild
-from ignite_trainer.distributed import rank, world_size
 from ignite_trainer.errors import ProtocolError, suggest
+from ignite_trainer.order import EpochOrder
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
 from ignite_trainer.samples import Step, TransformedSamples, collate_read
@@ -28,7 +27,6 @@ from ignite_trainer.streams import (
     Streamed,
     StreamedBatches,
     fitting_workers,
-    order_key,
 )
 from ignite_trainer.transfer import Sent, Transfer, on_tensor
 from ignite_trainer.unreadable import Unreadable, UnreadableSamples, first_readable, read_readable
@@ -111,7 +109,7 @@ class SplitLoader:
         self._batch_steps: list[tuple[int, int, Any]] = indexed[on_device:]
         self._sample_steps = indexed[:on_device]
         self._workers = min(workers, _processors())
-        self._order = _EpochOrder(
+        self._order = EpochOrder(
             len(dataset),  # type: ignore[arg-type]
             batch_size=batch_size,
             shuffle=shuffle,
@@ -224,55 +222,6 @@ class SplitLoader:
             for index, position, transform in self._batch_steps:
                 fields[index] = _transformed(fields[index], transform, streams.stream(position))
         return rebuild(sample, [_unpad(field, unequal_lengths=self._unequal_lengths) for field in fields])
-
-
-class _EpochOrder(Sampler[list[tuple[int, int]]]):
-    """The batches of an epoch, of each the part of this process: a list of (epoch, index).
-
-    ```text
-    order      |----- batch 1 -----|----- batch 2 -----|-- 3 --|
-    processes  | rank 0  | rank 1  | rank 0  | rank 1  | 0 | 1 |
-    ```
-
-    Batches are those of all processes together, and their parts differ by one sample at most.
-    """
-
-    def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
-        self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
-        self._used = count - count % batch_size if drop_last else count
-        self.epoch, self.start = 0, 0
-
-    def _part(self, start: int, rank: int) -> tuple[int, int]:
-        """Where in the order the part of a process begins and ends, of the batch that begins at `start`."""
-        size, ranks = min(self._batch_size, self._used - start), world_size()
-        return start + size * rank // ranks, start + size * (rank + 1) // ranks
-
-    def _sizes(self, rank: int) -> list[int]:
-        parts = [self._part(start, rank) for start in range(0, self._used, self._batch_size)]
-        return [stop - start for start, stop in parts]
-
-    @property
-    def first(self) -> int:
-        """Number of samples of the processes before this one in an epoch."""
-        return sum(sum(self._sizes(before)) for before in range(rank()))
-
-    def __len__(self) -> int:
-        return math.ceil(self._used / self._batch_size)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Of the batches of this process."""
-        return self._sizes(rank())
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = list(range(self._count))
-        if self._shuffle:
-            key = order_key(seed=self._seed, epoch=self.epoch)
-            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
-        size = self._batch_size
-        for begin in range(self.start * size, self._used, size):
-            start, stop = self._part(begin, rank())
-            yield [(self.epoch, index) for index in order[start:stop]]
 
 
 def _processors() -> int:
