@@ -121,6 +121,9 @@ def _command(
         _say(f"error: {error}")
         return 2 if isinstance(error, ProtocolError) else 1
     except RunStopped as stopped:
+        if isinstance(stopped.__context__, RunFailed):  # it had failed before the signal came
+            _say(f"error: {stopped.__context__}")
+            return 1
         kept = f"what is done is kept in {stopped.folder}" if stopped.folder else "no run was under way"
         only = next(iter(protocols.values())) if len(protocols) == 1 else None
         folder = stopped.folder if only and not only.sweep else None

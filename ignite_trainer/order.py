@@ -24,7 +24,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
-        """Order `count` samples; `batch_size` is that of all processes, and `drop_last` leaves out the rest."""
+        """Order `count` samples; `batch_size` is that of all processes, `drop_last` leaves out the rest."""
         self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
         self._used = count - count % batch_size if drop_last else count
         self.epoch, self.start = 0, 0

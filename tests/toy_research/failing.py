@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import get_worker_info
 
+from ignite_trainer.errors import RunFailed
 from ignite_trainer.reporters.reporter import Iteration, Reporter, RunStart
 from ignite_trainer.task import StepOutput
 from toy_research.learning import Matching
@@ -149,3 +150,20 @@ class HungryOnDevice(Matching):
         total = torch.cuda.get_device_properties(0).total_memory
         taken = torch.empty(int(len(batch.target) * self._share * total), dtype=torch.uint8, device="cuda")
         return output._replace(loss=output.loss + 0 * taken[:1].sum())
+
+
+class FailingRank(Matching):
+    """In the process of rank 1 something happens in the fifth step, while there is a file `marker`."""
+
+    def __init__(self, *, marker: str, how: str) -> None:
+        super().__init__()
+        self._marker, self._how = Path(marker), how
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        output = super().training_step(model, batch)
+        if self._steps == 5 and os.environ.get("RANK") == "1" and self._marker.exists():
+            self._marker.unlink()
+            if self._how == "raises":
+                raise RunFailed("the fan of rank 1 is broken.")
+            os.kill(os.getpid(), signal.Signals[self._how])
+        return output
