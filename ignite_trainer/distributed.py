@@ -28,6 +28,8 @@ import torch.distributed as dist
 from ignite.distributed import utils as ignite_utils
 from ignite.distributed.comp_models.base import _SerialModel
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -58,7 +60,16 @@ def several_processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_several():
         yield
         return
-    idist.initialize("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    on_cuda = torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # torchrun keeps its store when it starts processes anew: without a prefix they find dead addresses there.
+    found, number, count = next(rendezvous("env://", timeout=_PATIENCE))
+    store = PrefixStore(f"start {restarts()}", found)
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo", store=store, rank=number, world_size=count, timeout=_PATIENCE
+    )
+    idist.sync()
     try:
         yield
     finally:
