@@ -22,11 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import ignite.distributed as idist
 import torch
 import torch.distributed as dist
-from ignite.distributed import utils as ignite_utils
-from ignite.distributed.comp_models.base import _SerialModel
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -60,6 +57,8 @@ def several_processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_several():
         yield
         return
+    import ignite.distributed as idist  # noqa: PLC0415 - takes a while, and data sets import this module
+
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -88,6 +87,9 @@ def seen_as_one() -> Iterator[None]:
 
     Every process gives its metrics the outputs of all, so that they have to add nothing up between them.
     """
+    from ignite.distributed import utils as ignite_utils  # noqa: PLC0415
+    from ignite.distributed.comp_models.base import _SerialModel  # noqa: PLC0415
+
     before = ignite_utils._model
     ignite_utils._model = _SerialModel()
     try:
