@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,17 @@ Waveform = npt.NDArray[np.float32]
 """Audio, float32 `[C, T]`."""
 
 
+Segment: TypeAlias = tuple[float, float | None]
+"""Of a recording: seconds where it begins and where it ends; None: with the recording."""
+
+
 def read_audio(
-    source: str | Path | BinaryIO, sample_rate: int, mono: bool | None = None, *, name: str | None = None
+    source: str | Path | BinaryIO,
+    sample_rate: int,
+    mono: bool | None = None,
+    *,
+    name: str | None = None,
+    segment: Segment | None = None,
 ) -> Waveform:
     """Decode an audio file (wav, flac, ogg, mp3) and bring it to one sample rate.
 
@@ -33,6 +42,7 @@ def read_audio(
         mono: True averages the channels into one, False doubles a single channel into two, None keeps
             the channels of the file.
         name: of the file in messages, where it has no path.
+        segment: the part of the file that is read, no more than there is of it; None: all.
 
     Returns:
         float32 `[C, T]` in 16-bit units (about -32768..32767; resampling may overshoot a little).
@@ -47,10 +57,10 @@ def read_audio(
         if not source.is_file():
             raise FileNotFoundError(f"{name}: no such audio file.")
     name = name or "audio"
-    samples, file_rate = _decode(source, name)
+    samples, file_rate = _decode(source, name, segment or (0.0, None))
     refuse_truncated_wav(source, name)
     if samples.shape[0] == 0:
-        raise ValueError(f"{name}: holds no audio samples.")
+        raise ValueError(f"{name}: holds no audio samples{_of(segment)}.")
 
     with np.errstate(over="ignore", invalid="ignore"):  # a float file may hold anything
         waveform = samples.T * np.float32(INT16_SCALE)
@@ -66,18 +76,34 @@ def read_audio(
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def _decode(source: Path | BinaryIO, name: str) -> tuple[npt.NDArray[np.float32], int]:
-    """Decode a file: float32 `[T, C]`, and its rate, Hz. Memory is taken for what is there, not announced."""
+def _of(segment: Segment | None) -> str:
+    if segment is None:
+        return ""
+    return f" from {segment[0]:g} s on" if segment[1] is None else f" from {segment[0]:g} to {segment[1]:g} s"
+
+
+def _decode(source: Path | BinaryIO, name: str, segment: Segment) -> tuple[npt.NDArray[np.float32], int]:
+    """Decode a part of a file: float32 `[T, C]`, and its rate, Hz.
+
+    Memory is taken for what is there, not for what is announced.
+    """
     try:
         with soundfile.SoundFile(source) as file:
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
                 allowed = f"{LOWEST_RATE} to {HIGHEST_RATE} are read"
                 raise ValueError(f"{name}: its sample rate is {file.samplerate} Hz; {allowed}.")
-            if file.frames * file.channels > MOST_VALUES:
-                raise _too_long(name, file.frames * file.channels)
-            blocks = [file.read(min(file.frames, _BLOCK), dtype="float32", always_2d=True)]
-            while len(blocks[-1]) == _BLOCK:
-                blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
+            begin, end = segment
+            first = min(round(begin * file.samplerate), file.frames)
+            last = file.frames if end is None else min(round(end * file.samplerate), file.frames)
+            left = max(last - first, 0)
+            if left * file.channels > MOST_VALUES:
+                raise _too_long(name, left * file.channels)
+            if first:
+                file.seek(first)
+            blocks: list[npt.NDArray[np.float32]] = []
+            while not blocks or (left and len(blocks[-1]) == _BLOCK):
+                blocks.append(file.read(min(left, _BLOCK), dtype="float32", always_2d=True))
+                left -= len(blocks[-1])
             return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), file.samplerate
     except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
         reason = getattr(error, "error_string", None) or error

@@ -7,10 +7,14 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+
+_NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+"""What PIL raises for the content of a file; SyntaxError for that of a PNG."""
 
 
 class ImagePreprocessing(NamedTuple):
@@ -38,13 +42,16 @@ CLIP_PREPROCESSING = ImagePreprocessing()
 def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
     """Take a path, the content of a file, a PIL image or an array, and return an RGB image.
 
+    A file's image is turned upright, as its EXIF data say.
+
     Args:
         source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`.
         name: of the file in messages, where it has no path.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, or the array is of another kind.
+        ValueError: the file does not decode, has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), or the
+            array is of another kind.
     """
     if isinstance(source, Image.Image):
         return source.convert("RGB")
@@ -60,9 +67,18 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
             raise FileNotFoundError(f"{name}: no such image file.")
     try:
         with Image.open(source) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            upright = ImageOps.exif_transpose(image)
+            if "transparency" in upright.info:
+                upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
+            return upright.convert("RGB")
+    except _NOT_DECODABLE as error:
         raise ValueError(f"{name or 'image'}: not decodable as an image ({error}).") from error
+
+
+def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:
+    """Decode a picture as samples have it: uint8 `[3, H, W]`; takes and raises what `read_image` does."""
+    pixels = np.asarray(read_image(source, name=name))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def preprocess_image(source: ImageInput, *, preprocessing: ImagePreprocessing = CLIP_PREPROCESSING) -> Tensor:

@@ -3,8 +3,9 @@
 from utils.datasets.esc50 import ESC50
 from utils.datasets.folds import FoldDataset
 from utils.datasets.made_sounds import MadeSounds
+from utils.datasets.own_data import Table
 from utils.datasets.sample import Clip, Sample
 from utils.datasets.shards import Shards
 from utils.datasets.us8k import UrbanSound8K
 
-__all__ = ["ESC50", "Clip", "FoldDataset", "MadeSounds", "Sample", "Shards", "UrbanSound8K"]
+__all__ = ["ESC50", "Clip", "FoldDataset", "MadeSounds", "Sample", "Shards", "Table", "UrbanSound8K"]

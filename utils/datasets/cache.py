@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ignite_trainer.batch import PaddedBatch
-from model.audio_input import Waveform
+from model.audio_input import Segment, Waveform
 from utils.datasets.once import flush, make_once
 
 FORMAT_VERSION = 1
@@ -112,12 +112,13 @@ class DecodedClips:
 def plan_decoding(
     root: Path,
     paths: Sequence[str],
-    decode: Callable[[Path], Waveform],
+    decode: Callable[..., Waveform],
     *,
     name: str,
     settings: Mapping[str, Any],
     cache: str | Path | None = None,
     progress: bool = True,
+    segments: Sequence[Segment | None] | None = None,
 ) -> Callable[[], DecodedClips]:
     """Check that the files are there, and return what opens them decoded, decoding if that was not done yet.
 
@@ -131,6 +132,7 @@ def plan_decoding(
         settings: all that decides what `decode` makes of a file, as JSON types.
         cache: folder of all caches; None: `default_cache_folder()`.
         progress: show a bar while decoding, where there is a terminal.
+        segments: of each path the part that is a clip; `decode` is given it, too. None: all of each.
 
     Returns:
         A function, which can be pickled, that raises ValueError for files that do not decode, and OSError if
@@ -139,17 +141,17 @@ def plan_decoding(
     Raises:
         FileNotFoundError: audio files are missing.
     """
-    description = _description(root, paths, settings)
-    return partial(
-        _load, root, paths, decode, name=name, description=description, cache=cache, progress=progress
-    )
+    description = _description(root, paths, settings, segments)
+    load = partial(_load, root, paths, decode, segments=segments)
+    return partial(load, name=name, description=description, cache=cache, progress=progress)
 
 
 def _load(
     root: Path,
     paths: Sequence[str],
-    decode: Callable[[Path], Waveform],
+    decode: Callable[..., Waveform],
     *,
+    segments: Sequence[Segment | None] | None,
     name: str,
     description: str,
     cache: str | Path | None,
@@ -157,12 +159,15 @@ def _load(
 ) -> DecodedClips:
     folder = _folder(name, description, cache)
 
-    def fill(partial: Path) -> None:
+    parts = [()] * len(paths) if segments is None else [(segment,) for segment in segments]
+    decoders = [(path, partial(decode, root / path, *part)) for path, part in zip(paths, parts, strict=True)]
+
+    def fill(unfinished: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # somebody deleted a part of it
-        (partial / "made_from.json").write_text(description)
-        clips = _decode_in_threads(decode, [root / path for path in paths])
+        (unfinished / "made_from.json").write_text(description)
+        clips = _decode_in_threads(decoders)
         bar = tqdm(clips, f"Decoding {name}", len(paths), disable=None if progress else True)
-        failures = _write(partial, bar)
+        failures = _write(unfinished, bar)
         if failures:
             raise ValueError(
                 f"root is {root}, but {len(failures)} of its {len(paths)} clips cannot be decoded:\n  "
@@ -187,9 +192,10 @@ def is_decoded(
     name: str,
     settings: Mapping[str, Any],
     cache: str | Path | None = None,
+    segments: Sequence[Segment | None] | None = None,
 ) -> bool:
     """Whether the clips are in the cache already; the arguments are those of `plan_decoding`."""
-    return _is_complete(_folder(name, _description(root, paths, settings), cache))
+    return _is_complete(_folder(name, _description(root, paths, settings, segments), cache))
 
 
 def cache_folder(cache: str | Path | None) -> Path:
@@ -210,9 +216,15 @@ def default_cache_folder() -> Path:
     return (Path(users) if users else Path.home() / ".cache") / "audioclip"
 
 
-def _description(root: Path, paths: Sequence[str], settings: Mapping[str, Any]) -> str:
+def _description(
+    root: Path,
+    paths: Sequence[str],
+    settings: Mapping[str, Any],
+    segments: Sequence[Segment | None] | None,
+) -> str:
     """All that decoded audio depends on, as JSON."""
     made_from = {
+        **({} if segments is None else {"segments": segments}),
         "format": FORMAT_VERSION,
         "settings": dict(settings),
         "libraries": {
@@ -262,16 +274,16 @@ class _Stored(NamedTuple):
 
 
 def _decode_in_threads(
-    decode: Callable[[Path], Waveform], paths: Iterable[Path]
+    decoders: Iterable[tuple[str, Callable[[], Waveform]]],
 ) -> Iterator[_Stored | Exception]:
     """Decode clips in order, few ahead of what is taken; libsndfile, soxr and numpy release the GIL.
 
     A clip that does not decode gives the exception, so that all of them can be reported together.
     """
 
-    def attempt(path: Path) -> _Stored | Exception:
+    def attempt(path: str, decode: Callable[[], Waveform]) -> _Stored | Exception:
         try:
-            audio = decode(path)
+            audio = decode()
             values = smallest(audio)
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 raise ValueError(f"{path}: holds values that are not finite.")
@@ -282,8 +294,8 @@ def _decode_in_threads(
     threads = min(os.cpu_count() or 1, 16)
     ahead: deque[Future[_Stored | Exception]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for path in paths:
-            ahead.append(pool.submit(attempt, path))
+        for path, decode in decoders:
+            ahead.append(pool.submit(attempt, path, decode))
             if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()
         while ahead:

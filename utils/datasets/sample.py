@@ -29,13 +29,38 @@ class Sample(NamedTuple):
     Attributes:
         audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or what `transform_audio` makes
             of it.
-        image: None in a data set of sounds.
+        image: uint8 tensor `[3, H, W]`, or `Frames`; None in a data set of sounds.
         labels: the clip's labels, `list[str]`, or what `target_transform` makes of it.
     """
 
     audio: Any
     image: Any
     labels: Any
+
+
+class DescribedSample(NamedTuple):
+    """A sample that has a text besides its labels; `sample[:3]` are the fields of a `Sample`.
+
+    Attributes:
+        audio, image, labels: as those of `Sample`, None where it lacks them.
+        text: that describes it, such as a caption; None: there is none.
+    """
+
+    audio: Any
+    image: Any
+    labels: Any
+    text: Any
+
+
+class Frames(NamedTuple):
+    """The pictures of one sample, not decoded: `utils.transforms.RandomFrame` chooses one."""
+
+    paths: tuple[str, ...]
+
+    @property
+    def central(self) -> int:
+        """Position of the one in the middle, of an even number the later one of two."""
+        return len(self.paths) // 2
 
 
 class SampleFiles(NamedTuple):

@@ -112,7 +112,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise ValueError(f"{table} has {size:,} bytes; a table of clips has at most {LARGEST_BYTES:,}.")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(_lines(file, table))
+            reader = csv.DictReader(seen_lines(file, table))
             present = reader.fieldnames or []
             missing = [column for column in columns if column not in present]
             if missing:
@@ -120,7 +120,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                     f"{table} has no column {' and no column '.join(missing)}; "
                     f"it has {', '.join(present)[:1000] or 'none at all'}."
                 )
-            left_out = _LEFT_OUT.get()
+            left_out = lines_left_out()
             for count, values in enumerate(reader):
                 if count == MOST_ROWS:
                     raise ValueError(f"{table} has more than {MOST_ROWS:,} rows.")
@@ -130,8 +130,13 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
 
 
-def _lines(file: TextIO, table: Path) -> Iterator[str]:
-    """The lines of a file, none of which may be longer than any of a table."""
+def lines_left_out() -> frozenset[int]:
+    """The lines that the block of `leaving_out` says."""
+    return _LEFT_OUT.get()
+
+
+def seen_lines(file: TextIO, table: Path) -> Iterator[str]:
+    """Give the lines of a file, none of which may be longer than any of a table."""
     number = 0
     while line := file.readline(LONGEST_LINE + 1):
         number += 1

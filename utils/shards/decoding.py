@@ -7,11 +7,10 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from model.audio_input import Waveform, read_audio
-from model.image_input import read_image
+from model.image_input import read_pixels
 from utils.shards.reading import Content
 
 AUDIO = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aiff", "aif"})
@@ -81,13 +80,12 @@ def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | N
     return read_audio(io.BytesIO(content[suffix]), sample_rate, mono=mono, name=f"its {suffix}")
 
 
-def image(content: Content) -> NDArray[np.uint8] | None:
+def image(content: Content) -> Tensor | None:
     """Decode the picture of a sample: uint8 `[3, H, W]`; None: it has none."""
     suffix = _first(content, IMAGE)
     if suffix is None:
         return None
-    pixels = np.asarray(read_image(io.BytesIO(content[suffix]), name=f"its {suffix}"))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return read_pixels(io.BytesIO(content[suffix]), name=f"its {suffix}")
 
 
 def _class_name(number: int, class_names: list[str]) -> str:

@@ -1,0 +1,168 @@
+"""A user's own table: what its columns mean, what is held out, what is said where it is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from utils.datasets import Table
+from utils.datasets.sample import DescribedSample, Sample
+
+RATE = 8000
+ROWS: list[dict[str, Any]] = [
+    {"file": f"sounds/{i}.wav", "label": ("dog", "sea")[i % 2], "fold": i % 3 + 1} for i in range(12)
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve sounds of 100 + i samples, two pictures."""
+    (tmp_path / "sounds").mkdir()
+    for i in range(12):
+        samples = np.random.default_rng(i).integers(-32768, 32768, 100 + i).astype(np.int16)
+        soundfile.write(tmp_path / f"sounds/{i}.wav", samples, RATE)
+    for i in range(2):
+        Image.new("RGB", (5, 3), (10 * i, 20, 30)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_table_of_any_kind_gives_the_same_samples(folder: Path, suffix: str) -> None:
+    table = write(folder / f"own.{suffix}", ROWS)
+    train, test = (Table(table, RATE, fold=2, train=train) for train in (True, False))
+    assert (len(train), len(test)) == (8, 4)
+    assert train.class_names == test.class_names == ["dog", "sea"]
+    assert (test.folds, test.held_out) == ((1, 2, 3), (2,))
+    sample = test[1]
+    assert isinstance(sample, Sample)
+    samples, _ = soundfile.read(folder / "sounds/4.wav", dtype="int16")
+    assert np.array_equal(sample.audio[0], samples)
+    assert (sample.image, sample.labels) == (None, ["dog"])
+    assert test.record(1) == {"clip": "sounds/4.wav", "fold": 2}
+
+
+@pytest.mark.parametrize("cache", [None, False])
+def test_the_cache_changes_no_sample(folder: Path, cache_folder: Path, cache: bool | None) -> None:
+    table = write(folder / "own.csv", ROWS)
+    data = Table(table, RATE, cache=cache)
+    plain = [soundfile.read(folder / row["file"], dtype="int16")[0] for row in ROWS]
+    assert all(np.array_equal(data[i].audio[0], plain[i]) for i in range(12))
+    assert hasattr(data, "read_batch") == cache_folder.exists() == (cache is None)
+    if cache is None:
+        batch = data.read_batch([3, 1])
+        assert batch.audio.lengths.tolist() == [103, 101]
+        assert batch.labels == [["sea"], ["sea"]]
+
+
+def test_segments_are_the_samples_between_their_seconds(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [{"file": "sounds/0.wav", "start": 0.005, "end": end} for end in (0.01, "")]
+    whole, _ = soundfile.read(folder / "sounds/0.wav", dtype="int16")
+    for cache in (None, False):
+        data = Table(write(folder / "own.csv", rows), RATE, cache=cache)
+        assert np.array_equal(data[0].audio[0], whole[40:80])
+        assert np.array_equal(data[1].audio[0], whole[40:])
+    assert data.record(0) == {"clip": "sounds/0.wav#t=0.005,0.01"}
+
+
+def test_what_a_row_lacks_is_none(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"audio": "sounds/0.wav", "image": "0.png", "caption": "a dog, barking", "labels": ["dog", "sea"]},
+        {"image": "1.png"},
+        {"caption": "silence"},
+    ]
+    data = Table(write(folder / "own.jsonl", rows), RATE)
+    both, picture, text = data
+    assert isinstance(both, DescribedSample)
+    assert both.text == "a dog, barking"
+    assert both.labels == ["dog", "sea"]
+    assert torch.equal(both.image[:, 0, 0], torch.tensor([0, 20, 30], dtype=torch.uint8))
+    assert both.image.shape == (3, 3, 5)
+    assert (picture.audio, picture.labels) == (None, [])
+    assert (text.audio, text.image, text) == (None, None, (None, None, [], "silence"))
+
+
+def test_labels_are_separated_or_a_json_list(folder: Path) -> None:
+    rows = [{"file": "sounds/0.wav", "tags": "a; b"}, {"file": "sounds/1.wav", "tags": '["c", "a"]'}]
+    data = Table(write(folder / "own.csv", rows), RATE, separator=";")
+    assert [sample.labels for sample in data] == [["a", "b"], ["c", "a"]]
+    assert Table(folder / "own.csv", RATE)[0].labels == ["a; b"]
+
+
+def test_a_share_is_held_out_by_group_and_stays_when_rows_are_added(folder: Path) -> None:
+    rows = [{**row, "group": f"recording {i // 2}"} for i, row in enumerate(ROWS)]
+    table = write(folder / "own.csv", rows)
+    held = {Table(table, RATE, share=0.4, train=False).record(i)["clip"] for i in range(2)}
+    test = [entry.audio for entry in Table(table, RATE, share=0.4, train=False).entries]
+    train = [entry.audio for entry in Table(table, RATE, share=0.4).entries]
+    assert held <= set(test)
+    assert sorted(map(str, test + train)) == sorted(row["file"] for row in rows)
+    groups = [{row["group"] for row in rows if row["file"] in part} for part in (test, train)]
+    assert not groups[0] & groups[1]
+    fewer = Table(write(folder / "own.csv", rows[:10]), RATE, share=0.4, train=False)
+    assert {entry.audio for entry in fewer.entries} == set(test) & {row["file"] for row in rows[:10]}
+    assert fewer.results_name == "own (10 samples, held out: 0.4 of the groups by hash)"
+
+
+def test_a_folder_for_each_class_needs_no_table(folder: Path) -> None:
+    for i in range(6):
+        target = folder / "mine" / ("sea_waves", "dog")[i % 2] / f"{i}.wav"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"sounds/{i}.wav").rename(target)
+    (folder / "0.png").rename(folder / "mine/dog/1.png")
+    data = Table(folder / "mine", RATE)
+    assert data.class_names == ["dog", "sea waves"]
+    assert len(data) == 6
+    assert data[0].image.shape == (3, 3, 5)
+
+
+def test_missing_files_are_named_or_skipped(folder: Path) -> None:
+    (folder / "sounds/3.wav").unlink()
+    table = write(folder / "own.csv", ROWS)
+    with pytest.raises(FileNotFoundError, match=r"1 of 12 files are missing: sounds/3\.wav\."):
+        Table(table, RATE)
+    assert len(Table(table, RATE, missing="skip")) == 11
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "said"),
+    [
+        ("sound,fold\nx,1\n", {}, "has no column of sounds, pictures or texts"),
+        ("file,fold\nsounds/0.wav,one\n", {}, 'own.csv, line 2: fold is "one"; a number of zero or more'),
+        ("file,fold\n,1\n", {}, "line 2: file is"),
+        ("file,label\nsounds/0.wav,[x\n", {}, 'line 2: label is "[x"; a JSON list'),
+        ("file,label\nsounds/0.wav,a,b\n", {}, "line 2: more values than columns"),
+        ("file,start,end\nsounds/0.wav,3,2\n", {}, 'line 2: end is "2"; a number of seconds after'),
+        ("file,fold\nsounds/0.wav,1\n", {"fold": 3}, "fold is 3;"),
+        ("file\nsounds/0.wav\n", {"labels": "kind"}, "labels is 'kind';"),
+        ("file,fold\nsounds/0.wav,1\n", {"fold": 1}, "all of its 1 rows are held out"),
+        ("file\nsounds/0.wav\n", {"share": 2}, "share is 2;"),
+    ],
+)
+def test_what_is_wrong_is_named(folder: Path, text: str, args: dict[str, Any], said: str) -> None:
+    (folder / "own.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Table(folder / "own.csv", RATE, **args)

@@ -1,0 +1,201 @@
+"""Data sets whose samples are listed, with sounds, pictures and texts of which any may be absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from model.audio_input import HIGHEST_RATE, Segment, Waveform, read_audio
+from model.image_input import read_pixels
+from utils.datasets.cache import DecodedClips, plan_decoding
+from utils.datasets.entries import Entries, Entry
+from utils.datasets.folds import RESAMPLED, check_flag
+from utils.datasets.sample import DescribedSample, Frames, Sample, SampleFiles
+
+MOST_CACHED = 10_000
+"""Clips that are decoded once and kept, where nothing is said; 10 s each in mono are 9 GB."""
+
+FramesWanted = Literal["central", "all"]
+
+
+class ListedDataset(Dataset[Sample | DescribedSample]):
+    """Samples by a list of entries: one split of them.
+
+    Sounds are decoded once into the cache that `utils.datasets.FoldDataset` uses, those of both splits
+    together, or, where there are many, whenever they are asked for. Pictures are always decoded then.
+
+    Args:
+        root: folder that paths are relative to.
+        entries: all of the data set.
+        held_out: which of them are held out, bool `[entries]`; None: both splits are all.
+        train: True: what is not held out; False: what is.
+        class_names: of all entries, in the order of scores.
+        sample_rate: of the samples, Hz.
+        mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
+        described: whether samples have a text besides their labels: `(audio, image, labels, text)`.
+        frames: of a sample with several pictures "central": the one in the middle; "all": `Frames`, of which
+            `utils.transforms.RandomFrame` or `CentralFrame` decodes one.
+        cache: folder for decoded audio; None: the usual one, where there are at most `MOST_CACHED` clips;
+            False: no cache.
+        progress: show a progress bar while decoding, where there is a terminal.
+
+    Attributes:
+        entries: those of this split.
+        class_names: as given.
+        digest: another for other entries.
+        folds, held_out: numbers of all folds, and of those held out.
+        read_batch: gives whole batches; there only where all is sound, and in the cache.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+
+    decoding: ClassVar[str] = RESAMPLED
+    folds: tuple[int, ...] = ()
+    held_out: tuple[int, ...] = ()
+    read_batch: Callable[[Sequence[int]], Sample]
+
+    def __init__(
+        self,
+        root: Path,
+        entries: Entries,
+        held_out: NDArray[np.bool_] | None,
+        *,
+        train: bool,
+        class_names: Sequence[str],
+        sample_rate: int,
+        mono: bool | None,
+        described: bool,
+        frames: FramesWanted = "central",
+        cache: str | Path | bool | None = None,
+        progress: bool = True,
+    ) -> None:
+        _check(sample_rate=sample_rate, train=train, mono=mono, frames=frames, cache=cache)
+        self.root, self.sample_rate, self.mono = root, sample_rate, mono
+        self.class_names = list(class_names)
+        self._described, self._frames = described, frames
+        all_rows = np.arange(len(entries))
+        rows = all_rows if held_out is None else all_rows[held_out != train]
+        self.entries = entries if held_out is None else entries.chosen(rows.tolist())
+        self.digest = self.entries.digest
+        self._decoded: DecodedClips | None = None
+        self._load_decoded: Callable[[], DecodedClips] | None = None
+        self._places: NDArray[np.int64] = np.empty(0, np.int64)
+        if _is_cached(cache, len(entries)):
+            folder = None if isinstance(cache, bool) else cache
+            self._plan_decoding(entries, rows, cache=folder, progress=progress)
+            if not described and all(entry.audio and not entry.images for entry in self.entries):
+                self.read_batch = self._read_batch
+
+    def prepare(self) -> None:
+        """Decode every clip unless that was done, where decoded clips are kept.
+
+        Raises:
+            ValueError: clips do not decode; the message names them.
+            OSError: the cache folder cannot be used.
+        """
+        if self._load_decoded is not None and self._decoded is None:
+            self._decoded = self._load_decoded()
+
+    def decode(self, path: Path, segment: Segment | None = None) -> Waveform:
+        """Decode a clip: float32 `[C, T]`, 16-bit units. Runs in several threads at once."""
+        return read_audio(path, self.sample_rate, mono=self.mono, segment=segment)
+
+    def record(self, index: int) -> dict[str, str | int]:
+        """Say which sample that is, and in which fold, as predictions and features name it."""
+        entry = self.entries[index]
+        return {"clip": entry.name, **({} if entry.fold is None else {"fold": entry.fold})}
+
+    def files(self, index: int) -> SampleFiles | None:
+        """Say which files a sample is decoded from; None for a part of a file."""
+        entry = self.entries[index]
+        if entry.segment is not None:
+            return None
+        audio = None if entry.audio is None else self.root / entry.audio
+        images = tuple(self.root / path for path in entry.images)
+        return SampleFiles(audio, images, labels=list(entry.labels), text=entry.text)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample | DescribedSample:
+        entry = self.entries[index]
+        audio, image, labels = self._audio(index, entry), self._image(entry), list(entry.labels)
+        if self._described:
+            return DescribedSample(audio, image, labels, entry.text)
+        return Sample(audio, image, labels)
+
+    def __iter__(self) -> Iterator[Sample | DescribedSample]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def cache_settings(self) -> dict[str, Any]:
+        """All that decides what `decode` makes of a file, as JSON types."""
+        return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
+
+    def _audio(self, index: int, entry: Entry) -> Waveform | None:
+        if entry.audio is None:
+            return None
+        if self._load_decoded is None:
+            return self.decode(self.root / entry.audio, entry.segment)
+        return self._clips_decoded()[self._places[index]]
+
+    def _image(self, entry: Entry) -> Any:
+        if not entry.images:
+            return None
+        frames = Frames(tuple(str(self.root / path) for path in entry.images))
+        return frames if self._frames == "all" else read_pixels(frames.paths[frames.central])
+
+    def _read_batch(self, indices: Sequence[int]) -> Sample:
+        audio = self._clips_decoded().read_batch(self._places[list(indices)].tolist())
+        return Sample(audio, None, [list(self.entries[index].labels) for index in indices])
+
+    def _clips_decoded(self) -> DecodedClips:
+        self.prepare()
+        assert self._decoded is not None
+        return self._decoded
+
+    def _plan_decoding(
+        self, entries: Entries, rows: NDArray[np.int64], *, cache: str | Path | None, progress: bool
+    ) -> None:
+        """Give every clip of the whole data set its place in the cache, one where it is listed twice."""
+        places: dict[tuple[str, Segment | None], int] = {}
+        place_of_row = np.full(len(entries), -1)
+        for row, entry in enumerate(entries):
+            if entry.audio is not None:
+                place_of_row[row] = places.setdefault((entry.audio, entry.segment), len(places))
+        if not places:
+            return
+        segments = [segment for _, segment in places]
+        self._places = place_of_row[rows]
+        self._load_decoded = plan_decoding(
+            self.root,
+            [path for path, _ in places],
+            self.decode,
+            name=type(self).__name__,
+            settings=self.cache_settings,
+            cache=cache,
+            progress=progress,
+            segments=segments if any(segments) else None,
+        )
+
+
+def _is_cached(cache: str | Path | bool | None, clips: int) -> bool:
+    return clips <= MOST_CACHED if cache is None else cache is not False
+
+
+def _check(*, sample_rate: object, train: object, mono: object, frames: object, cache: object) -> None:
+    if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
+        raise ValueError(f"sample_rate is {sample_rate!r}; 1 to {HIGHEST_RATE}, in Hz, is expected.")
+    check_flag("train", train)
+    if mono is not None:
+        check_flag("mono", mono)
+    if frames not in ("central", "all"):
+        raise ValueError(f'frames is {frames!r}; "central" or "all" is expected.')
+    if not isinstance(cache, str | Path | bool | None):
+        raise ValueError(f"cache is {cache!r}; a folder, true, false or null is expected.")

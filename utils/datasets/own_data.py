@@ -1,0 +1,175 @@
+"""Anybody's data: a table of files, with labels or texts, or a folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.datasets.entries import Entries, Entry
+from utils.datasets.listed import FramesWanted, ListedDataset
+from utils.datasets.own_columns import Column, Columns, Row, rows_of_folder, rows_of_table
+
+logger = logging.getLogger(__name__)
+
+
+class Table(ListedDataset):
+    """Samples of a CSV, TSV, JSON lines or parquet table, or of a folder with one folder for each class.
+
+    A column is found by its name: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
+    `fold`, `split`, `start`, `end`, `group`; an argument names it otherwise (false: there is none). Any
+    value may be absent. Held out is what `fold` or `split` say, or else a share.
+
+    Args:
+        table: the table, or the folder.
+        sample_rate: of the samples, Hz.
+        train: True: what is trained on; False: what is held out.
+        fold: number or numbers of the folds held out.
+        split: values of the column "split" that are held out.
+        share: part of the groups held out where neither is given, 0..1, drawn by a hash of their names; None:
+            nothing is held out, and both splits are all.
+        separator: between several labels; None: a value is one label, or a JSON list of them.
+        root: folder that paths are relative to; None: that of the table.
+        missing: "error", or "skip": do without files that are not there, and say how many.
+        audio, image, text, labels, start, end, group, fold_column, split_column: names of columns. `start`
+            and `end`, in seconds, are of the part of the sound file; rows of one `group`, by default of one
+            file, are held out together or not at all.
+        mono, frames, cache, progress: as those of `utils.datasets.listed.ListedDataset`.
+
+    Raises:
+        FileNotFoundError: the table or files are missing.
+        ValueError: an argument or the table is wrong; the message has file, line and column.
+    """
+
+    def __init__(
+        self,
+        table: str | Path,
+        sample_rate: int = 44100,
+        *,
+        train: bool = True,
+        fold: int | Sequence[int] | None = None,
+        split: str | Sequence[str] | None = None,
+        share: float | None = None,
+        separator: str | None = None,
+        root: str | Path | None = None,
+        missing: Literal["error", "skip"] = "error",
+        audio: Column = None,
+        image: Column = None,
+        text: Column = None,
+        labels: Column = None,
+        start: Column = None,
+        end: Column = None,
+        group: Column = None,
+        fold_column: Column = None,
+        split_column: Column = None,
+        mono: bool | None = None,
+        frames: FramesWanted = "central",
+        cache: str | Path | bool | None = None,
+        progress: bool = True,
+    ) -> None:
+        if not isinstance(table, str | Path):
+            raise ValueError(f"table is {table!r}; the path of a table or a folder is expected.")
+        if missing not in ("error", "skip"):
+            raise ValueError(f'missing is {missing!r}; "error" or "skip" is expected.')
+        if separator == "":
+            raise ValueError('separator is ""; a character such as ";", or null, is expected.')
+        path = Path(table).expanduser()
+        folder = Path(root).expanduser() if root is not None else path if path.is_dir() else path.parent
+        wanted = Columns(audio, image, text, labels, start, end, group, fold_column, split_column)
+        listed = rows_of_folder(path) if path.is_dir() else rows_of_table(path, wanted, separator)
+        rows = list(_with_files(listed, folder, skip=missing == "skip"))
+        if not rows:
+            raise ValueError(f"{path} lists no samples.")
+        chosen, said = _held_out(rows, path, fold=fold, split=split, share=share)
+        entries = Entries(row.entry for row in rows)
+        there = {row.entry.fold for row in rows} - {None}
+        self.folds = tuple(sorted(number for number in there if number is not None))
+        self.held_out = tuple(_listed(fold)) if fold is not None else ()
+        self.results_name = f"{path.stem} ({len(rows)} samples{said})"
+        names = dict.fromkeys(label for row in rows for label in row.entry.labels)
+        super().__init__(
+            folder,
+            entries,
+            chosen,
+            train=train,
+            class_names=sorted(names),
+            sample_rate=sample_rate,
+            mono=mono,
+            described=any(row.entry.text is not None for row in rows),
+            frames=frames,
+            cache=cache,
+            progress=progress,
+        )
+
+
+def _listed(values: object) -> list[Any]:
+    return list(values) if isinstance(values, list | tuple | range) else [values]
+
+
+def _held_out(
+    rows: Sequence[Row], table: Path, *, fold: object, split: object, share: float | None
+) -> tuple[NDArray[np.bool_] | None, str]:
+    """Which rows are held out, None if nothing is; what is said of it in the name of results."""
+    if fold is not None and split is not None:
+        raise ValueError(f"fold is {fold} and split is {split}; one of them can say what is held out.")
+    if fold is not None or split is not None:
+        name, wanted = ("fold", _listed(fold)) if split is None else ("split", _listed(split))
+        values = [row.entry.fold if split is None else row.split for row in rows]
+        there = sorted({value for value in values if value is not None}, key=str)
+        if not wanted or not set(there).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
+            found = ", ".join(map(str, there)) or "none"
+            raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} has {found}.")
+        chosen = np.array([value in wanted for value in values])
+        said = "" if split is None else f", held out: {', '.join(map(str, wanted))}"
+    elif share is None:
+        return None, ""
+    else:
+        if type(share) not in (int, float) or not 0 < share < 1:
+            raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
+        chosen = np.array([_position(row.group) < share for row in rows])
+        said = f", held out: {share:g} of the groups by hash"
+    if chosen.all() or not chosen.any():
+        raise ValueError(
+            f"{table}: {'all' if chosen.all() else 'none'} of its {len(rows)} rows are held out; hold out "
+            "another fold, split or share."
+        )
+    return chosen, said
+
+
+def _position(group: str) -> float:
+    """A number in 0..1 that belongs to a text: more rows, or others, do not move it."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
+
+
+def _with_files(rows: Iterator[Row], root: Path, *, skip: bool) -> Iterator[Row]:
+    """Look for the files of each row; without those that are not there, and rows of which nothing is left."""
+    there: dict[str, bool] = {}
+
+    def found(path: str) -> bool:
+        if path not in there:
+            there[path] = (root / path).is_file()
+        return there[path]
+
+    for row in rows:
+        entry: Entry = row.entry
+        audio = entry.audio if entry.audio and found(entry.audio) else None
+        images = tuple(path for path in entry.images if found(path))
+        if skip and (audio or images):
+            yield row._replace(entry=entry._replace(audio=audio, images=images))
+        elif not skip or (entry.text and not entry.audio and not entry.images):
+            yield row
+    absent = [path for path, is_there in there.items() if not is_there]
+    if absent and not skip:
+        more = f" and {len(absent) - 5} more" * (len(absent) > 5)
+        raise FileNotFoundError(
+            f"root is {root}, but {len(absent)} of {len(there)} files are missing: "
+            f'{", ".join(absent[:5])}{more}. Is root the folder that paths are relative to? missing: "skip" '
+            "does without them."
+        )
+    if absent:
+        logger.warning("%d of %d files are not there; what remains is used.", len(absent), len(there))
