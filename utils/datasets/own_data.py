@@ -87,7 +87,8 @@ class Table(ListedDataset):
             raise ValueError(f"{path} lists no samples.")
         chosen, said = _held_out(rows, path, fold=fold, split=split, share=share)
         entries = Entries(row.entry for row in rows)
-        there = {row.entry.fold for row in rows} - {None}
+        by_fold = fold is not None or chosen is None  # else folds are no matter of this run
+        there = {row.entry.fold for row in rows if by_fold} - {None}
         self.folds = tuple(sorted(number for number in there if number is not None))
         self.held_out = tuple(_listed(fold)) if fold is not None else ()
         self.results_name = f"{path.stem} ({len(rows)} samples{said})"

@@ -124,6 +124,7 @@ def test_a_share_is_held_out_by_group_and_stays_when_rows_are_added(folder: Path
     assert not groups[0] & groups[1]
     fewer = Table(write(folder / "own.csv", rows[:10]), RATE, share=0.4, train=False)
     assert {entry.audio for entry in fewer.entries} == set(test) & {row["file"] for row in rows[:10]}
+    assert fewer.folds == ()  # folds of the table that are not held out by: the trainer would ask for one
     assert fewer.results_name == "own (10 samples, held out: 0.4 of the groups by hash)"
 
 
