@@ -39,7 +39,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
         described: whether samples have a text besides their labels: `(audio, image, labels, text)`.
         frames: of a sample with several pictures "central": the one in the middle; "all": `Frames`, of which
-            `utils.transforms.RandomFrame` or `CentralFrame` decodes one.
+            a transform of the field "image" chooses and decodes one.
         cache: folder for decoded audio; None: the usual one, where there are at most `MOST_CACHED` clips;
             False: no cache.
         progress: show a progress bar while decoding, where there is a terminal.

@@ -53,7 +53,7 @@ class DescribedSample(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """The pictures of one sample, not decoded: `utils.transforms.RandomFrame` chooses one."""
+    """The pictures of one sample, not decoded: a transform chooses one."""
 
     paths: tuple[str, ...]
 
