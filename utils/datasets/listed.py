@@ -8,14 +8,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from model.audio_input import HIGHEST_RATE, Segment, Waveform, read_audio
-from model.image_input import read_pixels
 from utils.datasets.cache import DecodedClips, plan_decoding
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.folds import RESAMPLED, check_flag
-from utils.datasets.sample import DescribedSample, Frames, Sample, SampleFiles
+from utils.datasets.frames import Frames
+from utils.datasets.sample import DescribedSample, Sample, SampleFiles
 
 MOST_CACHED = 10_000
 """Clips that are decoded once and kept, where nothing is said; 10 s each in mono are 9 GB."""
@@ -145,11 +146,11 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
             return self.decode(self.root / entry.audio, entry.segment)
         return self._clips_decoded()[self._places[index]]
 
-    def _image(self, entry: Entry) -> Any:
+    def _image(self, entry: Entry) -> Tensor | Frames | None:
         if not entry.images:
             return None
         frames = Frames(tuple(str(self.root / path) for path in entry.images))
-        return frames if self._frames == "all" else read_pixels(frames.paths[frames.central])
+        return frames if self._frames == "all" else frames[frames.central]
 
     def _read_batch(self, indices: Sequence[int]) -> Sample:
         audio = self._clips_decoded().read_batch(self._places[list(indices)].tolist())

@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     Attributes:
         audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or what `transform_audio` makes
             of it.
-        image: uint8 tensor `[3, H, W]`, or `Frames`; None in a data set of sounds.
+        image: uint8 tensor `[3, H, W]`, or `utils.datasets.frames.Frames`; None in a data set of sounds.
         labels: the clip's labels, `list[str]`, or what `target_transform` makes of it.
     """
 
@@ -50,17 +50,6 @@ class DescribedSample(NamedTuple):
     image: Any
     labels: Any
     text: Any
-
-
-class Frames(NamedTuple):
-    """The pictures of one sample, not decoded: a transform chooses one."""
-
-    paths: tuple[str, ...]
-
-    @property
-    def central(self) -> int:
-        """Position of the one in the middle, of an even number the later one of two."""
-        return len(self.paths) // 2
 
 
 class SampleFiles(NamedTuple):
