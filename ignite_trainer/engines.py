@@ -130,7 +130,7 @@ class _TrainingStep:
             with phase("optimizer"):
                 if watch.sound:
                     steps.complete()
-                if watch.gradients(steps.gradient_norm() if watch.sound else None, **at):
+                if watch.gradients(steps.largest_gradient() if watch.sound else None, **at):
                     steps.take()
                 else:
                     steps.drop()

@@ -72,11 +72,11 @@ class StepWatch:
         self._indices += of_batch
         return self._look(_Seen(value.float().reshape(()), False, epoch, iteration, of_batch))
 
-    def gradients(self, norm: Tensor | None, *, epoch: int, iteration: int) -> bool:
-        """Look at the norm of the gradients, None where it is of no use; say whether to take the step."""
-        if norm is None:
+    def gradients(self, largest: Tensor | None, *, epoch: int, iteration: int) -> bool:
+        """Look at the largest of the gradients, None where it is of no use; say whether to take the step."""
+        if largest is None:
             return self.sound
-        return self._look(_Seen(norm.float(), True, epoch, iteration, self._indices))
+        return self._look(_Seen(largest.float(), True, epoch, iteration, self._indices))
 
     def first(self) -> NotFinite | None:
         """Return the first thing since the last call that was not finite; the host waits for the device."""

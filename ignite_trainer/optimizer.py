@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,8 +124,8 @@ class OptimizerSteps:
                 buffer.copy_(before)
         self._optimizer.zero_grad()
 
-    def gradient_norm(self) -> Tensor | None:
-        """The norm of all gradients, which is finite if they are; on the device.
+    def largest_gradient(self) -> Tensor | None:
+        """The largest of all gradients by magnitude, finite exactly if they all are; on the device.
 
         None where the loss is scaled: there gradients overflow now and then, and the scaler sees to it.
         """
@@ -132,7 +133,7 @@ class OptimizerSteps:
             return None
         given = [weight.grad for group in self._optimizer.param_groups for weight in group["params"]]
         dense = [grad._values() if grad.is_sparse else grad for grad in given if grad is not None]
-        return torch.nn.utils.get_total_norm(dense)
+        return torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
 
     def _taken(self, *_: object) -> None:
         self._skipped_in_succession = 0

@@ -18,6 +18,7 @@ from ignite_trainer.data import Batch
 from ignite_trainer.engines import make_trainer, running_loss
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
+from ignite_trainer.optimizer import OptimizerSteps
 from ignite_trainer.parameters import apply_rules
 from ignite_trainer.precision import loss_scaler
 from ignite_trainer.protocol import ParameterRule, Setup
@@ -93,6 +94,18 @@ def test_steps_are_seen_later_where_none_is_left_out() -> None:
     found = watch.first()
     assert found == NotFinite("The loss is nan", 1, 3, [0, 1, 2, 3])
     assert watch.first() is None, "it was read"
+
+
+@pytest.mark.parametrize(("gradient", "sound"), [(1e30, True), (torch.inf, False), (torch.nan, False)])
+def test_gradients_are_sound_while_each_is_finite_however_large(gradient: float, sound: bool) -> None:
+    weights = [torch.nn.Parameter(torch.ones(count)) for count in (100, 3)]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    weights[0].grad[70] = gradient  # type: ignore[index]
+    steps = OptimizerSteps(torch.nn.Identity(), torch.optim.SGD(weights, lr=0.1), loss_scaler("fp32", CPU))
+    watch = StepWatch()
+    watch.gradients(steps.largest_gradient(), epoch=1, iteration=1)
+    assert (watch.first() is None) == sound
 
 
 def test_a_watch_tells_weights_that_are_not_finite_by_name() -> None:
