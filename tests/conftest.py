@@ -20,6 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+pytest_plugins = ["tests.browser"]
+
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
