@@ -1,5 +1,6 @@
 """Data sets of labelled clips. A new one is a table of clips and a decoding rule: see `folds`."""
 
+from utils.datasets.audioset import AudioSet
 from utils.datasets.esc50 import ESC50
 from utils.datasets.folds import FoldDataset
 from utils.datasets.made_sounds import MadeSounds
@@ -8,4 +9,14 @@ from utils.datasets.sample import Clip, Sample
 from utils.datasets.shards import Shards
 from utils.datasets.us8k import UrbanSound8K
 
-__all__ = ["ESC50", "Clip", "FoldDataset", "MadeSounds", "Sample", "Shards", "Table", "UrbanSound8K"]
+__all__ = [
+    "ESC50",
+    "AudioSet",
+    "Clip",
+    "FoldDataset",
+    "MadeSounds",
+    "Sample",
+    "Shards",
+    "Table",
+    "UrbanSound8K",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,8 @@ from utils.datasets.sample import DescribedSample, Sample, SampleFiles
 
 MOST_CACHED = 10_000
 """Clips that are decoded once and kept, where nothing is said; 10 s each in mono are 9 GB."""
+
+logger = logging.getLogger(__name__)
 
 FramesWanted = Literal["central", "all"]
 
@@ -49,6 +52,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         entries: those of this split.
         class_names: as given.
         digest: another for other entries.
+        notice: what `prepare` says of samples that are left out; None: nothing.
         folds, held_out: numbers of all folds, and of those held out.
         read_batch: gives whole batches; there only where all is sound, and in the cache.
 
@@ -56,9 +60,12 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         ValueError: an argument is wrong.
     """
 
+    title: ClassVar[str] = "Table"
+    """What it is called in messages."""
     decoding: ClassVar[str] = RESAMPLED
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
+    notice: str | None = None
     read_batch: Callable[[Sequence[int]], Sample]
 
     def __init__(
@@ -94,12 +101,15 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
                 self.read_batch = self._read_batch
 
     def prepare(self) -> None:
-        """Decode every clip unless that was done, where decoded clips are kept.
+        """Say what is left out, and decode every clip unless that was done, where decoded clips are kept.
 
         Raises:
             ValueError: clips do not decode; the message names them.
             OSError: the cache folder cannot be used.
         """
+        if self.notice is not None:
+            logger.warning("%s", self.notice)
+            self.notice = None
         if self._load_decoded is not None and self._decoded is None:
             self._decoded = self._load_decoded()
 

@@ -15,8 +15,8 @@ from utils.datasets.records import Record, Records
 Column: TypeAlias = str | bool | None
 """Name of a column; None: it is found by its name; False: there is none."""
 
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-_SOUNDS = frozenset(f".{suffix.lower()}" for suffix in soundfile.available_formats()) - {".raw"} | {".aif"}
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+SOUNDS = frozenset(f".{suffix.lower()}" for suffix in soundfile.available_formats()) - {".raw"} | {".aif"}
 _KNOWN = {
     "audio": ("audio", "file", "filename", "file_name", "path", "audio_path", "audio_file", "wav", "clip"),
     "image": ("image", "images", "image_path", "image_file", "frame", "frames", "picture", "photo"),
@@ -79,8 +79,8 @@ def rows_of_folder(folder: Path) -> Iterator[Row]:
     for file in sorted(folder.glob("*/**/*")):
         kind = file.suffix.lower()
         path = file.relative_to(folder)
-        if kind in _SOUNDS | _IMAGES and not any(part.startswith(".") for part in path.parts):
-            modality = "image" if kind in _IMAGES else "audio"
+        if kind in SOUNDS | IMAGES and not any(part.startswith(".") for part in path.parts):
+            modality = "image" if kind in IMAGES else "audio"
             both = found.setdefault(path.with_suffix("").as_posix(), {})
             if modality in both:
                 raise ValueError(
