@@ -27,7 +27,7 @@ from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.precision import loss_scaler
 from ignite_trainer.protocol import EvaluationSpec
 from ignite_trainer.reporters.reporter import Split
-from ignite_trainer.self_description import WeightsFile, folds, held_out_folds, weights_files
+from ignite_trainer.self_description import WeightsFile, hold_nothing_out, to_hold_out, weights_files
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
 from ignite_trainer.unreadable import UnreadableSamples
@@ -203,10 +203,11 @@ class _Attempts:
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
     """Build both splits, and check what is asked of the two together."""
     datasets = {split: build_dataset(blueprint, split) for split in SPLITS}
-    if blueprint.protocol.setup.epochs and folds(datasets["test"]) and not held_out_folds(datasets["test"]):
+    train, test = datasets["train"], datasets["test"]
+    if blueprint.protocol.setup.epochs and hold_nothing_out(train, test):
         raise ProtocolError(
-            "Dataset.args hold no fold out: both splits are the whole data set, and a model would be "
-            "measured on what it was trained on. Name a fold, or set Setup.epochs to 0."
+            "Dataset.args hold nothing out: both splits are the whole data set, and a model would be "
+            f"measured on what it was trained on. Name {to_hold_out(test)}, or set Setup.epochs to 0."
         )
     return datasets
 

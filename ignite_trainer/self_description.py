@@ -5,6 +5,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
     dataset.results_name   what results on it may be called; of part of a data set not the whole one's name
     dataset.folds          the numbers of all its folds
     dataset.held_out       the numbers of those held out
+    dataset.to_hold_out    what in Dataset.args holds samples out, for messages
     dataset.record(index)  which sample that is: a mapping of names to texts and numbers
     dataset.digest         a text that is another where names or targets are others, if that is quicker to say
     model.weights_files    the files that its initial weights came from
@@ -55,6 +56,18 @@ def folds(dataset: Any) -> tuple[int, ...]:
 def held_out_folds(dataset: Any) -> tuple[int, ...]:
     """List the numbers of the folds held out; empty if none is."""
     return tuple(getattr(dataset, "held_out", ()))
+
+
+def hold_nothing_out(train: Any, test: Any) -> bool:
+    """Whether both splits are the same samples, as they say by their folds or their digest."""
+    digest = getattr(test, "digest", None)
+    same = isinstance(digest, str) and digest == getattr(train, "digest", None)
+    return same or (bool(folds(test)) and not held_out_folds(test))
+
+
+def to_hold_out(dataset: Any) -> str:
+    """What to name in Dataset.args so that samples are held out."""
+    return str(getattr(dataset, "to_hold_out", "a fold"))
 
 
 def record(dataset: Any, index: int) -> Mapping[str, str | int]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class Table(ListedDataset):
         FileNotFoundError: the table or files are missing.
         ValueError: an argument or the table is wrong; the message has file, line and column.
     """
+
+    to_hold_out: ClassVar[str] = 'a fold, a value of the column "split", or a share (0.2: a fifth)'
 
     def __init__(
         self,

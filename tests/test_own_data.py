@@ -1,0 +1,120 @@
+"""A user's own table trained on by the command, without code."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from ignite_trainer import cli
+
+ROOT = Path(__file__).parent.parent
+DEFAULTS = ROOT / "protocols/defaults.json"
+SMALL: dict[str, Any] = {
+    "embed_dim": 64,
+    "image_resolution": 32,
+    "vision_layers": [1, 1, 1, 1],
+    "vision_width": 8,
+    "context_length": 12,
+    "transformer_width": 32,
+    "transformer_heads": 2,
+    "transformer_layers": 1,
+    "n_fft": 1024,
+    "hop_length": 1024,
+    "win_length": 1024,
+    "spec_height": 32,
+    "spec_width": 32,
+    "pretrained": False,
+    "multilabel": False,
+}
+QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+
+
+def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def train(table: Path, *more: str) -> int:
+    """Run the shipped protocol with a small model, on the first 0.3 s of each clip."""
+    command = ["-c", str(ROOT / "protocols/own-data.json"), "-M", str(table.parent / "results"), "-R", "1"]
+    command += ["--Dataset.args.table", str(table), "--Model.args", json.dumps(SMALL), *QUIET, *more]
+    for step in (1, 2, 3):
+        command += [f"--Transforms.{step}.args.out_len", "13230"]
+    return cli.main([*command, "--Task.args.window_samples", "13230"], defaults=DEFAULTS)
+
+
+def evaluations(table: Path) -> list[dict[str, Any]]:
+    """Metrics of the held-out split, by epoch."""
+    [file] = (table.parent / "results").rglob("metrics.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line["metrics"] for line in lines if line["event"] == "evaluation" and line["split"] == "test"]
+
+
+@pytest.fixture
+def noises(tmp_path: Path) -> Path:
+    """Twelve clips of two classes, loud and quiet noise, in a TSV without a column of folds."""
+    rows = []
+    for i in range(12):
+        loud = i % 2
+        samples = np.random.default_rng(i).normal(0, 0.2 if loud else 0.02, 13230)
+        soundfile.write(tmp_path / f"{i}.wav", samples, 44100)
+        rows.append({"audio": f"{i}.wav", "label": ("quiet", "loud")[loud]})
+    return write_tsv(tmp_path / "own.tsv", rows)
+
+
+def test_a_table_trains_with_a_share_held_out(noises: Path) -> None:
+    assert train(noises, "-b", "4", "-e", "1") == 0
+    before, after = evaluations(noises)
+    assert all(0 <= metrics["Val. Acc."] <= 1 for metrics in (before, after))
+    [folder] = (noises.parent / "results/own-data").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert "own (12 samples, held out: 0.2 of the groups by hash)" in json.dumps(result)
+
+
+def test_a_table_of_which_nothing_is_held_out_is_not_trained_on(
+    noises: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(noises, "-b", "4", "-e", "1", "--Dataset.args.share", "null") == 2
+    said = capsys.readouterr().err
+    assert "Dataset.args hold nothing out: both splits are the whole data set" in said
+    assert 'Name a fold, a value of the column "split", or a share (0.2: a fifth), or set' in said
+    assert train(noises, "-b", "4", "-e", "0", "--Dataset.args.share", "null") == 0
+
+
+@pytest.mark.real_data
+def test_real_clips_train_from_a_table_of_three_columns(
+    real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """All clips of two classes; the fold held out is an official one."""
+    folder = real_data("esc18")
+    with (folder / "meta/esc50.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    classes = sorted({row["category"] for row in listed})[:2]
+    rows = [
+        {"audio": str(folder / "audio" / row["filename"]), "label": row["category"], "fold": row["fold"]}
+        for row in listed
+        if row["category"] in classes
+    ]
+    table = write_tsv(tmp_path / "esc.tsv", rows)
+    assert train(table, "-b", "32", "-e", "2", "--Dataset.args.fold", "1", "-S") == 0
+    assert len(rows) == 80
+    assert len(evaluations(table)) == 3
+    [folder] = (tmp_path / "results/own-data").iterdir()
+    with (folder / "predictions.csv").open(newline="") as file:
+        held_out = {row["clip"] for row in csv.DictReader(file)}
+    assert held_out == {row["audio"] for row in rows if row["fold"] == "1"}
