@@ -53,14 +53,16 @@ class Checkpoints:
         model: nn.Module,
         state: Mapping[str, Any],
         saved_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
+        may_go_on: Callable[[StateContent], None] = lambda _: None,
     ) -> None:
         """Prepare to save and restore `model`, and the parts of `state`, under `folder`.
 
         A part has `state_dict()`, of plain values and tensors, and `load_state_dict(...)`, called after the
-        model has its weights. Whatever is saved is read in a block of `saved_weights`.
+        model has its weights. Whatever is saved is read in a block of `saved_weights`. `may_go_on` raises a
+        ProtocolError where a state that fits otherwise cannot be gone on with; then no file is changed.
         """
         self._folder, self._model, self._state = folder, model, state
-        self._saved_weights = saved_weights
+        self._saved_weights, self._may_go_on = saved_weights, may_go_on
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
@@ -130,6 +132,7 @@ class Checkpoints:
             state = checked(content, candidate, self._state)
             try:
                 self._load(content, state)
+                self._may_go_on(state)
             except ProtocolError:
                 raise
             except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:

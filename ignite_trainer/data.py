@@ -134,6 +134,11 @@ class SplitLoader:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether each process reads a stretch of the epoch's order, not a part of each of its batches."""
+        return self._streamed is not None
+
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
         """Choose the epoch whose order and augmentation the next iteration gives.
 

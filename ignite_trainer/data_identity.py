@@ -1,4 +1,8 @@
-"""Which data a run is trained and measured on, as its states hold it: another run's data is refused."""
+"""Which data a run is trained and measured on, as its states hold it: another run's data is refused.
+
+So is, within an epoch of a data set read in streams, another number of processes: each has a stretch of the
+epoch's order, and of these the steps so far have taken the beginnings.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,11 @@ from typing import Any
 import torch
 
 from ignite_trainer.data import SplitLoader
+from ignite_trainer.distributed import world_size
+from ignite_trainer.errors import ProtocolError
 from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.self_description import record
+from ignite_trainer.state_content import StateContent
 
 
 class DataIdentity:
@@ -24,6 +31,7 @@ class DataIdentity:
 
     def __init__(self, training: SplitLoader, evaluation: Mapping[Split, SplitLoader]) -> None:
         """Look at the data sets of both splits."""
+        self._training = training
         self._facts: dict[str, Any] = {"batches of an epoch": len(training)}
         for split, loader in evaluation.items():
             self._facts[f"samples of the {split} split"] = len(loader.dataset)  # type: ignore[arg-type]
@@ -31,7 +39,7 @@ class DataIdentity:
 
     def state_dict(self) -> dict[str, Any]:
         """What a state holds of it."""
-        return dict(self._facts)
+        return {**self._facts, "processes": world_size()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Compare with the data that a state is of.
@@ -44,8 +52,38 @@ class DataIdentity:
             for name, now in self._facts.items()
             if state.get(name) != now
         ]
+        then, now = state.get("processes", 1), world_size()
+        if len(changed) == 1 and len(self._training) != state.get("batches of an epoch") and then != now:
+            raise ValueError(
+                f"{changed[0]}, as it was saved by {_processes(then)}, and there {_are(now)} now, each with "
+                f'its own batches. Start {then} again; a run whose Setup.batch_of is "all" goes on with any '
+                "number of them."
+            )
         if changed:
             raise ValueError(f"the data set is another: {'; '.join(changed)}. Start a new run.")
+
+    def require_same_parts(self, state: StateContent) -> None:
+        """Raise a ProtocolError if these processes would have other parts of the epoch than the state's."""
+        then, now, position = state.processes, world_size(), state.position
+        done = position.iteration % len(self._training)
+        if then == now or not done or not self._training.is_streamed:
+            return
+        raise ProtocolError(
+            f"The state {position.file_name} was saved by {_processes(then)} after {done} of the "
+            f"{len(self._training)} batches of epoch {position.epoch}, and there {_are(now)} now: of a data "
+            "set that is read in streams, some samples would come twice in this epoch and others not at all. "
+            f"Go on with {_processes(then)}; or remove the states within the epoch "
+            f"(checkpoints/last_*_step-*.pt), if one of the end of epoch {position.epoch - 1} is there: from "
+            "it, any number goes on."
+        )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
 
 
 def _digest(dataset: Any) -> str:

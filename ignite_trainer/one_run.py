@@ -59,6 +59,7 @@ class Run:
         self._faults = FaultPolicy(
             self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
         )
+        data = DataIdentity(parts.training, parts.evaluation)
         found = {
             "optimizer": parts.optimizer,
             "scheduler": parts.scheduler,
@@ -66,7 +67,7 @@ class Run:
             "average": parts.average,
             "elapsed": self._elapsed,
             "faults": self._faults,
-            "data": DataIdentity(parts.training, parts.evaluation),
+            "data": data,
             **{f"unreadable_{split}": loader.unreadable for split, loader in parts.evaluation.items()},
         }
         self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
@@ -76,6 +77,7 @@ class Run:
             model=parts.model,
             state=self._state,
             saved_weights=parts.evaluated_weights,
+            may_go_on=data.require_same_parts,
         )
         self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
         self._passes = {

@@ -123,7 +123,7 @@ class Predictions:
 
 
 class PredictionCollector:
-    """Gathers the scores of an evaluation, batch by batch, without waiting for the device."""
+    """Gathers the scores of an evaluation, batch by batch in any order, without waiting for the device."""
 
     def __init__(self, dataset: Any, class_names: Sequence[str]) -> None:
         self._dataset, self._class_names = dataset, tuple(class_names)
@@ -138,16 +138,22 @@ class PredictionCollector:
         self._parts.append((indices, scores, targets))
 
     def predictions(self) -> Predictions | None:
-        """Return all that was gathered; None where scores are not one for each class of each sample."""
+        """Return all that was gathered, in the data set's order.
+
+        None where scores are not one for each class of each sample.
+        """
         if not self._parts:
             return None
         indices, scores, targets = (torch.cat(column).cpu() for column in zip(*self._parts, strict=True))
         if (
             scores.dim() != 2
+            or len(scores) != len(indices)
             or targets.is_floating_point()
             or targets.shape not in (scores.shape[:1], scores.shape)
         ):
             return None
+        order = indices.argsort(stable=True)
+        indices, scores, targets = indices[order], scores[order], targets[order]
         multilabel = targets.dim() == 2
         chosen = (
             targets.bool() if multilabel else torch.nn.functional.one_hot(targets, scores.shape[1]).bool()

@@ -69,8 +69,14 @@ class StateContent(BaseModel):
     best: dict[str, Annotated[list[BestEntry], Field(max_length=BEST_KEPT)]]
     model: dict[str, Any]
     random: dict[str, Any]
+    random_of_other_processes: list[dict[str, Any]] = []
     elapsed: _Elapsed | None = None
     faults: dict[str, _Count] = {}
+
+    @property
+    def processes(self) -> int:
+        """How many processes saved it together."""
+        return 1 + len(self.random_of_other_processes)
 
 
 def checked(content: Any, path: Path, parts: Iterable[str]) -> StateContent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,11 @@ def test_a_run_goes_on_within_an_epoch_to_the_same_end(tmp_path: Path) -> None:
     stop = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 8}}
     with pytest.raises(RunStopped):
         run_toy(tmp_path / "parts", Task=stop, **options)
+    [folder] = (tmp_path / "parts/Toy").iterdir()
+    saved = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": signal}))  # else it is another run
     parts = run_toy(tmp_path / "parts", Task=signal, Setup__workers_train=2, **options)
+    assert parts.folder == folder
     assert not differences(whole.folder, parts.folder)
 
 

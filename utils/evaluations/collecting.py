@@ -70,14 +70,16 @@ class FeatureCollector:
             self._features.setdefault(kind, []).append(of_batch.detach().float().cpu())
 
     def table(self) -> FeatureTable:
-        """Put all batches together."""
-        records = [record(self._dataset, index) for index in self._indices]
-        names = [known.get("clip", index) for known, index in zip(records, self._indices, strict=True)]
+        """Put all batches together, in the data set's order."""
+        order = np.argsort(self._indices, kind="stable")
+        indices = [self._indices[at] for at in order]
+        records = [record(self._dataset, index) for index in indices]
+        names = [known.get("clip", index) for known, index in zip(records, indices, strict=True)]
         in_folds = all("fold" in known for known in records)
         return FeatureTable(
-            features={kind: torch.cat(batches).numpy() for kind, batches in self._features.items()},
+            features={kind: torch.cat(batches).numpy()[order] for kind, batches in self._features.items()},
             clips=tuple(map(str, names)),
-            labels=tuple(self._labels),
+            labels=tuple(self._labels[at] for at in order),
             class_names=tuple(self._dataset.class_names),
             dataset=results_name(self._dataset),
             folds=np.array([known["fold"] for known in records], dtype=np.int64) if in_folds else None,
