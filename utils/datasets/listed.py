@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,6 +196,12 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         )
 
 
+def check_frames(frames: object) -> None:
+    """Raise a ValueError unless `frames` is one of `FramesWanted`."""
+    if frames not in get_args(FramesWanted):
+        raise ValueError(f'frames is {frames!r}; "central" or "all" is expected.')
+
+
 def _is_cached(cache: str | Path | bool | None, clips: int) -> bool:
     return clips <= MOST_CACHED if cache is None else cache is not False
 
@@ -206,7 +212,6 @@ def _check(*, sample_rate: object, train: object, mono: object, frames: object, 
     check_flag("train", train)
     if mono is not None:
         check_flag("mono", mono)
-    if frames not in ("central", "all"):
-        raise ValueError(f'frames is {frames!r}; "central" or "all" is expected.')
+    check_frames(frames)
     if not isinstance(cache, str | Path | bool | None):
         raise ValueError(f"cache is {cache!r}; a folder, true, false or null is expected.")

@@ -17,15 +17,18 @@ from ignite_trainer.inspection import Finding, Inspection
 from ignite_trainer.streams import Indices
 from model.audio_input import HIGHEST_RATE
 from utils.datasets.folds import check_flag
-from utils.datasets.sample import Sample
+from utils.datasets.listed import FramesWanted, check_frames
+from utils.datasets.sample import DescribedSample, Sample
 from utils.shards import decoding
 from utils.shards.manifest import ShardEntry, digest
 from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, local_path
 from utils.shards.sets import find
 
 
-class Shards(Dataset[Sample]):
+class Shards(Dataset[Sample | DescribedSample]):
     """Samples in tar files of webdataset, with a manifest that says what lies where.
+
+    They are `(audio, image, labels)`, or, where any in the set has a text, `(audio, image, labels, text)`.
 
     A sample's index is its place in the set: shard after shard, in the order of their addresses. In training
     the shards are put in a random order, and the samples of each are shuffled, in blocks of `block`. Shards
@@ -46,6 +49,8 @@ class Shards(Dataset[Sample]):
         fold: number or numbers of the held-out folds. None: the splits of the set; if it has none, all of it.
         mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
         manifest: its address, or a list of these; None: that beside the shards.
+        frames: of a sample with several pictures "central": the one in the middle; "all": `Frames`, of which
+            a transform of the field "image" chooses and decodes one.
         block: samples of a shard that are shuffled together; of shards elsewhere as many are held.
         lanes: shards that a process reads side by side; worker processes share them, so as many as divide it.
 
@@ -71,6 +76,7 @@ class Shards(Dataset[Sample]):
         fold: int | Sequence[int] | None = None,
         mono: bool | None = None,
         manifest: str | Sequence[str] | None = None,
+        frames: FramesWanted = "central",
         block: int = 1000,
         lanes: int = 8,
     ) -> None:
@@ -82,7 +88,8 @@ class Shards(Dataset[Sample]):
         for name, number in (("block", block), ("lanes", lanes)):
             if type(number) is not int or number < 1:
                 raise ValueError(f"{name} is {number!r}; 1 or more is expected.")
-        self.sample_rate, self.mono = sample_rate, mono
+        check_frames(frames)
+        self.sample_rate, self.mono, self._frames = sample_rate, mono, frames
         self.lanes, self._block = lanes, block
         found = find(urls, manifest)
         self.held_out, self.folds = _folds(train, fold, [entry for _, entry in found.shards])
@@ -90,6 +97,7 @@ class Shards(Dataset[Sample]):
         self.class_names = list(found.about.class_names)
         self.digest = digest(entry for _, entry in chosen)
         self.shards, self._suffixes = chosen, found.about.suffixes
+        self._described = found.about.texts
         self._starts: NDArray[np.int64] = np.cumsum([0, *(len(entry) for _, entry in chosen)])
         self._named: tuple[int, list[str]] = (-1, [])
         self.results_name = found.about.name
@@ -125,7 +133,7 @@ class Shards(Dataset[Sample]):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | DescribedSample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no sample {index} of {len(self)}")
         with contextlib.closing(self.stream([index % len(self)])) as reads:
@@ -151,7 +159,7 @@ class Shards(Dataset[Sample]):
         order: NDArray[np.int64] = torch.cat(blocks).numpy()
         return order
 
-    def stream(self, indices: Indices) -> Generator[Callable[[], Sample]]:
+    def stream(self, indices: Indices) -> Generator[Callable[[], Sample | DescribedSample]]:
         """Give what reads each of these samples, one shard after the other."""
         asked = np.asarray(indices, np.int64)
         numbers = np.searchsorted(self._starts, asked, side="right") - 1
@@ -182,7 +190,7 @@ class Shards(Dataset[Sample]):
         path = local_path(url)
         return RemoteShard(url, entry) if path is None else LocalShard(path, entry)
 
-    def _sample(self, number: int, position: int, read: Callable[[], Content]) -> Sample:
+    def _sample(self, number: int, position: int, read: Callable[[], Content]) -> Sample | DescribedSample:
         """Decode one sample; what is wrong with it is said with its place."""
         try:
             content = read()
@@ -192,7 +200,11 @@ class Shards(Dataset[Sample]):
             if name != self._name(number, position):
                 raise ValueError(f"it is {name}; the manifest is of another shard")
             audio = decoding.audio(content, self.sample_rate, self.mono)
-            return Sample(audio, decoding.image(content), about.labels)
+            frames = decoding.frames(content)
+            image = frames if frames is None or self._frames == "all" else frames[frames.central]
+            if self._described:
+                return DescribedSample(audio, image, about.labels, about.text)
+            return Sample(audio, image, about.labels)
         except (OSError, ValueError) as error:
             url, entry = self.shards[number]
             raise ValueError(f"sample {position} of {len(entry)} in {file_name(url)}: {error}") from error

@@ -24,6 +24,7 @@ class _Indexed(NamedTuple):
     entry: ShardEntry
     suffixes: set[str]
     labels: set[str]
+    texts: bool
 
 
 def index(
@@ -52,6 +53,7 @@ def index(
         name=name,
         class_names=list(class_names) or labels,
         suffixes=sorted(set.intersection(*(one.suffixes for one in found))),
+        texts=any(one.texts for one in found),
         made_from={"urls": urls if isinstance(urls, str) else list(urls)},
     )
     return Manifest(about=about, shards=tuple(one.entry for one in found))
@@ -109,6 +111,7 @@ class _Index:
             ),
             set.intersection(*map(decoding.suffixes, contents)),
             {label for one in said for label in one.labels},
+            any(one.text is not None for one in said),
         )
 
 

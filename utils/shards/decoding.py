@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from model.audio_input import Waveform, read_audio
-from model.image_input import read_pixels
+from utils.datasets.frames import Frames
 from utils.shards.reading import Content
 
 AUDIO = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aiff", "aif"})
 IMAGE = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
+_NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
 
 
 class About(NamedTuple):
@@ -74,18 +74,25 @@ def fold(content: Content) -> int | None:
 
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
     """Decode the sound of a sample as `model.audio_input.read_audio` does; None: it has none."""
-    suffix = _first(content, AUDIO)
-    if suffix is None:
+    found = _of_kind(content, AUDIO)
+    if not found:
         return None
+    suffix = found[0]
     return read_audio(io.BytesIO(content[suffix]), sample_rate, mono=mono, name=f"its {suffix}")
 
 
-def image(content: Content) -> Tensor | None:
-    """Decode the picture of a sample: uint8 `[3, H, W]`; None: it has none."""
-    suffix = _first(content, IMAGE)
-    if suffix is None:
+def frames(content: Content) -> Frames | None:
+    """The pictures of a sample, not decoded: those with a number, `0.jpg`, `1.jpg` ..., in their order.
+
+    Where none has a number it is the first one alone: others are something else, such as masks. None: there
+    is none.
+    """
+    found = _of_kind(content, IMAGE)
+    numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
+    chosen = sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
+    if not chosen:
         return None
-    return read_pixels(io.BytesIO(content[suffix]), name=f"its {suffix}")
+    return Frames(tuple(content[suffix] for suffix in chosen), tuple(f"its {suffix}" for suffix in chosen))
 
 
 def _class_name(number: int, class_names: list[str]) -> str:
@@ -101,7 +108,6 @@ def _said(content: Content) -> Mapping[str, Any]:
     return said
 
 
-def _first(content: Content, kinds: frozenset[str]) -> str | None:
-    """The first suffix of one of these kinds; of `0.jpg` the kind is jpg."""
-    found = (suffix for suffix in sorted(suffixes(content)) if suffix.rpartition(".")[2] in kinds)
-    return next(found, None)
+def _of_kind(content: Content, kinds: frozenset[str]) -> list[str]:
+    """The suffixes of one of these kinds, sorted; of `0.jpg` the kind is jpg."""
+    return sorted(suffix for suffix in suffixes(content) if suffix.rpartition(".")[2] in kinds)

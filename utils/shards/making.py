@@ -226,6 +226,7 @@ def _manifest(
         name=" and ".join(dict.fromkeys(results_name(dataset) for dataset in datasets)),
         class_names=list(dict.fromkeys(names)),
         suffixes=sorted(common),
+        texts=any(one.texts for one in written),
         made_from=dict(made_from),
     )
     return Manifest(about=about, shards=tuple(entries))

@@ -37,6 +37,7 @@ class SetEntry(BaseModel):
         name: what results on it may be called.
         class_names: all labels there are.
         suffixes: of the files that every sample has.
+        texts: whether any sample has a text.
         made_from: the data set and the options it was made with, for people.
     """
 
@@ -46,6 +47,7 @@ class SetEntry(BaseModel):
     name: str
     class_names: list[str] = []
     suffixes: list[str] = []
+    texts: bool = False
     made_from: dict[str, Any] = {}
 
     @field_validator("format")

@@ -96,4 +96,5 @@ def _merged(sets: Sequence[SetEntry]) -> SetEntry:
         name=" and ".join(dict.fromkeys(one.name for one in sets)),
         class_names=list(dict.fromkeys(name for one in sets for name in one.class_names)),
         suffixes=sorted(suffixes),
+        texts=any(one.texts for one in sets),
     )

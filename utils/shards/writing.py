@@ -17,7 +17,9 @@ from PIL import Image
 
 from ignite_trainer.self_description import record
 from model.audio_input import INT16_SCALE
+from utils.datasets.frames import Frames
 from utils.datasets.sample import SampleFiles
+from utils.shards.decoding import about as said_of
 from utils.shards.decoding import suffixes
 from utils.shards.manifest import ShardEntry, write_whole
 from utils.shards.reading import Content
@@ -54,11 +56,13 @@ class Written(NamedTuple):
         entry: its line of the manifest; None: none of its samples could be read, and there is no file.
         suffixes: of the files that each of its samples has.
         left_out: samples that could not be read, with what was said of them.
+        texts: whether any of its samples has a text.
     """
 
     entry: ShardEntry | None
     suffixes: list[str]
     left_out: dict[str, str]
+    texts: bool
 
 
 def sample_name(dataset: Any, index: int) -> str:
@@ -83,10 +87,11 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
 
     offsets, names, left_out = list[int](), list[str](), dict[str, str]()
     common: set[str] | None = None
+    texts = False
     hashing = _Hashing()
 
     def write(file: BinaryIO) -> None:
-        nonlocal common
+        nonlocal common, texts
         hashing.file = file
         # Of no time, so that equal samples make equal shards.
         with TarWriter(hashing, encoder=False, mtime=0) as tar:
@@ -103,13 +108,14 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
                 names.append(name)
                 tar.write(content)
                 common = suffixes(content) if common is None else common & suffixes(content)
+                texts = texts or said_of(content, []).text is not None
             offsets.append(tar.tarstream.offset)
 
     path = folder / job.file
     write_whole(path, write)
     if not names:
         path.unlink()
-        return Written(None, [], left_out)
+        return Written(None, [], left_out, texts=False)
     entry = ShardEntry.of(
         file=job.file,
         size_bytes=path.stat().st_size,
@@ -119,7 +125,7 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
         offsets=offsets,
         names=names,
     )
-    return Written(entry, sorted(common or ()), left_out)
+    return Written(entry, sorted(common or ()), left_out, texts)
 
 
 def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
@@ -150,8 +156,7 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
     else:
         assert sample is not None
         labels, text = sample.labels, getattr(sample, "text", None)
-        if sample.image is not None:
-            content["0.png"] = _png(sample.image)
+        content |= _pictures(sample.image)
     if sample is not None and sample.audio is not None:
         kind = "flac" if audio == "keep" else audio
         content[kind] = _sound(sample.audio, getattr(dataset, "sample_rate", _OWN_RATE), kind)
@@ -178,6 +183,20 @@ def _sound(audio: Any, sample_rate: int, kind: str) -> bytes:
         for start in range(0, len(samples), _BLOCK):
             file.write(samples[start : start + _BLOCK])
     return encoded.getvalue()
+
+
+def _pictures(image: Any) -> dict[str, bytes]:
+    """The files of a sample's pictures: those of `Frames` as they are, one that is decoded as png."""
+    if image is None:
+        return {}
+    if not isinstance(image, Frames):
+        return {"0.png": _png(image)}
+    found = {}
+    for number, source in enumerate(image.sources):
+        name = image.names[number] if image.names else str(source)
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        found[f"{number}.{name.rpartition('.')[2].lower()}"] = content
+    return found
 
 
 def _png(image: Any) -> bytes:

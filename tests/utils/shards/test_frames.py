@@ -1,0 +1,135 @@
+"""Several pictures and a text for each sample: kept in shards, read from them one picture at a time."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_research.numbers import Numbers, written
+
+from utils.datasets import Shards, Table
+from utils.datasets.frames import Frames
+from utils.datasets.sample import DescribedSample, Sample
+from utils.shards import decoding
+from utils.shards.checking import index
+from utils.shards.making import Options, make
+from utils.shards.sets import find
+from utils.shards.writing import encode
+
+COUNTS = (12, 1, 0, 2)
+
+
+def png(value: int) -> bytes:
+    """A picture of 4 x 3 pixels of one grey."""
+    encoded = io.BytesIO()
+    Image.fromarray(np.full((3, 4, 3), value, np.uint8)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def table(folder: Path) -> Table:
+    """Rows with 12, 1, 0 and 2 pictures; of row r the n-th is of the grey 20 r + n. Two have a text."""
+    rows = []
+    for row, count in enumerate(COUNTS):
+        names = [f"{row}-{n}.png" for n in range(count)]
+        for n, name in enumerate(names):
+            (folder / name).write_bytes(png(20 * row + n))
+        rows.append({"images": names or None, "labels": ["even", "odd"][row % 2]})
+    rows[0]["text"], rows[2]["text"] = "a film", "nothing to see"
+    (folder / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return Table(folder / "table.jsonl", frames="all")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("film")
+    make({None: table(folder)}, folder / "shards", Options(samples=2, seed=None), made_from={})
+    return folder
+
+
+def greys(image: Any) -> Any:
+    """What an image is of: a grey, or those of all frames."""
+    if isinstance(image, Frames):
+        return [greys(image[n]) for n in range(len(image))]
+    if image is None:
+        return None
+    assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 3, 4))
+    return int(image.unique().item())
+
+
+def test_all_frames_come_back_in_their_order_or_the_central_one(film: Path) -> None:
+    manifest = str(film / "shards" / "manifest.jsonl")
+    every = [sample.image for sample in Shards(manifest, frames="all")]  # type: ignore[attr-defined]
+    assert [greys(image) for image in every] == [list(range(12)), [20], None, [60, 61]]
+    central = [sample.image for sample in Shards(manifest)]  # type: ignore[attr-defined]
+    assert [greys(image) for image in central] == [6, 20, None, 61]
+    assert every[0] is not None
+    assert every[0].names[10] == "its 10.png"
+
+
+def test_texts_come_back_where_the_set_has_any(film: Path, tmp_path: Path) -> None:
+    shards = Shards(str(film / "shards" / "manifest.jsonl"))
+    samples = [shards[number] for number in range(4)]
+    assert all(isinstance(sample, DescribedSample) for sample in samples)
+    assert [sample[3:] for sample in samples] == [("a film",), (None,), ("nothing to see",), (None,)]
+    assert [sample.labels for sample in samples] == [["even"], ["odd"]] * 2
+    assert type(Shards(str(written(tmp_path, Numbers(4))))[0]) is Sample
+
+
+def test_an_index_finds_texts(film: Path) -> None:
+    urls = [url for url, _ in find(str(film / "shards" / "manifest.jsonl")).shards]
+    assert index(urls, name="film").about.texts
+
+
+def test_frames_that_are_no_files_are_written_as_they_are() -> None:
+    class Films(Numbers):
+        def __getitem__(self, number: int) -> Any:
+            frames = Frames((png(1), png(2)), ("its 0.PNG", "its 1.png"))
+            return super().__getitem__(number)._replace(image=frames)
+
+    content = encode(Films(1), 0, audio="keep")
+    assert (content["0.png"], content["1.png"]) == (png(1), png(2))
+    assert set(content) == {"__key__", "flac", "json", "0.png", "1.png"}
+
+
+def test_parts_of_sounds_keep_their_frames(tmp_path: Path) -> None:
+    """Of which there are no files to copy."""
+    (tmp_path / "a.png").write_bytes(png(7))
+    frames = Frames((str(tmp_path / "a.png"), str(tmp_path / "a.png")))
+
+    class Films(Numbers):
+        def __getitem__(self, number: int) -> Any:
+            return super().__getitem__(number)._replace(image=frames)
+
+    shards = Shards(str(written(tmp_path / "shards", Films(3))), frames="all")
+    assert [greys(shards[number].image) for number in range(3)] == [[7, 7]] * 3
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["10.jpg", "9.jpg", "0.png"], ["its 0.png", "its 9.jpg", "its 10.jpg"]),
+        (["mask.png", "jpg"], ["its jpg"]),
+        (["seg.png", "1.webp"], ["its 1.webp"]),
+        (["flac", "1.flac"], None),
+    ],
+)
+def test_which_files_are_the_frames_of_a_sample(names: list[str], expected: list[str] | None) -> None:
+    frames = decoding.frames({"__key__": "x", **dict.fromkeys(names, b"")})
+    assert (None if frames is None else list(frames.names)) == expected
+
+
+def test_a_frame_that_does_not_decode_is_named_with_its_shard(film: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_bytes((film / "shards" / "manifest.jsonl").read_bytes())
+    for path in (film / "shards").glob("*.tar"):
+        (tmp_path / path.name).write_bytes(path.read_bytes().replace(png(61), b"x" * len(png(61))))
+    shards = Shards(str(tmp_path / "manifest.jsonl"))
+    with pytest.raises(ValueError, match=r"sample 1 of 2 in 000001\.tar: its 1\.png: not decodable as an im"):
+        shards[3]
+    with pytest.raises(ValueError, match=r"frames is 'first'; .central. or .all. is expected"):
+        Shards(str(tmp_path / "manifest.jsonl"), frames="first")  # type: ignore[arg-type]
