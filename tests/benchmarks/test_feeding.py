@@ -1,0 +1,106 @@
+"""The arithmetic of the planning figures, by hand, and against what the loss keeps and shards take."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from model.losses import pairwise_contrastive_loss
+from model.similarity import scaled_similarity
+from tests.benchmarks.feeding import FRAME, SOUND, Assumptions, Decoded, clip_bytes, limits, main, needs
+from utils.datasets import Table
+from utils.shards.making import Options, make
+
+SOUNDS, FRAMES = Decoded(50, 160_000), Decoded(200, 30_000)
+
+
+def test_figures_of_one_and_of_several_nodes_are_those_computed_by_hand() -> None:
+    assumed = Assumptions(clips_per_second_per_gpu=400, frames_per_clip=4)
+    node = needs(8, assumed, SOUNDS, FRAMES)
+    assert node.clips_per_second == 3200
+    assert node.cores_per_node == pytest.approx(3200 * (0.02 + 0.005))  # 80
+    assert clip_bytes(assumed, SOUNDS, FRAMES) == 160_000 + 768 + 4 * 30_768 + 1024
+    assert node.read_gbit_per_node == pytest.approx(3200 * 284_864 * 8 / 1e9)  # 7.3
+    assert node.gradients_gbit_per_node == 0
+    assert node.epoch_hours == pytest.approx(625 / 3600)
+    assert node.epoch_core_hours == pytest.approx(80 * 625 / 3600)
+    assert (node.shards_at_least, node.batch) == (64, 2048)
+    assert node.matrices_gb == pytest.approx(6 * 2**22 * 4 / 1e9)
+    # 3 pairs, 3 products of 2 * 2048^2 * 1024 operations, in 0.64 s of 100 teraflops.
+    assert node.matrices_share == pytest.approx(9 * 2**33 / 64e12)
+    nodes = needs(64, assumed, SOUNDS, FRAMES)
+    assert nodes.cores_per_node == node.cores_per_node
+    assert nodes.read_gbit_per_node == node.read_gbit_per_node
+    assert nodes.gradients_gbit_per_node == pytest.approx(2 * 134e6 * 32 / 1e9 / 0.64)  # 13.4
+    assert nodes.epoch_hours == pytest.approx(node.epoch_hours / 8)
+    assert nodes.matrices_gb == pytest.approx(64 * node.matrices_gb)
+    assert nodes.matrices_share == pytest.approx(64 * node.matrices_share)
+
+
+def test_one_gpu_is_a_part_of_a_node_and_sounds_need_no_frames() -> None:
+    one = needs(1, Assumptions(frames_per_clip=0), SOUNDS, FRAMES)
+    assert one.cores_per_node == pytest.approx(500 / 50)
+
+
+def test_limits_are_where_a_bound_is_met() -> None:
+    assumed = Assumptions()
+    size = clip_bytes(assumed, SOUNDS, FRAMES)
+    by_memory, by_time, by_shards = limits(assumed, size).values()
+    for most, name, bound in ((by_memory, "matrices_gb", 10.0), (by_time, "matrices_share", 0.1)):
+        within, beyond = (getattr(needs(gpus, assumed, SOUNDS, FRAMES), name) for gpus in (most, most + 1))
+        assert within <= bound < beyond
+    assert by_shards == math.ceil(2e6 * size / 1e8) // 8
+
+
+def test_the_loss_keeps_as_many_matrices_as_is_said() -> None:
+    batch, kept = 48, dict[int, int]()
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.shape == (batch, batch):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.nbytes
+        return tensor
+
+    features = [torch.randn(batch, 4, requires_grad=True) for _ in range(3)]
+    scale = nn.Parameter(torch.tensor(1.0))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        pairs = [scaled_similarity(scale, features[i], features[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+        loss = pairwise_contrastive_loss([logits for logits in pairs if logits is not None])
+    assumed = Assumptions(batch_per_gpu=batch)
+    assert sum(kept.values()) / 1e9 == pytest.approx(needs(1, assumed, SOUNDS, FRAMES).matrices_gb)
+    loss.backward()
+
+
+def test_a_clip_takes_of_a_shard_what_is_said(tmp_path: Path) -> None:
+    sizes = []
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
+        sizes.append((tmp_path / f"{number}.jpg").stat().st_size)
+    rows = (json.dumps({"images": [f"{2 * row}.jpg", f"{2 * row + 1}.jpg"]}) for row in range(10))
+    (tmp_path / "table.jsonl").write_text("\n".join(rows))
+    manifest, _ = make({None: Table(tmp_path / "table.jsonl")}, tmp_path / "shards", Options(), made_from={})
+    written = int(manifest.shards[0].offsets[-1])
+    said = clip_bytes(Assumptions(frames_per_clip=2), Decoded(1, -768), Decoded(1, float(np.mean(sizes))))
+    assert written / 10 == pytest.approx(said, rel=0.05)
+
+
+def test_the_table_is_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {SOUND: {"clips_per_second": 50.0, "bytes_per_clip": 160_000.0}}
+    figures[FRAME] = {"clips_per_second": 200.0, "bytes_per_clip": 30_000.0}
+    (tmp_path / "reading.json").write_text(json.dumps({"figures": figures}))
+    main(["--reading", str(tmp_path / "reading.json"), "--gpus", "8", "16", "--frames-per-clip", "4"])
+    printed = capsys.readouterr().out
+    assert "a core decodes: 50.0 sounds, or 200.0 frames a second" in printed
+    lines = {line[:28].strip(): line[28:].split() for line in printed.splitlines()}
+    assert lines["GPUs"] == ["8", "16"]
+    assert lines["clips a second"] == ["4,000", "8,000"]
+    assert lines["decoding cores of a node"] == ["100.0", "100.0"]
+    with pytest.raises(SystemExit, match="--reading, or --sounds-per-second-per-core"):
+        main([])
