@@ -164,7 +164,7 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = (), turn_seconds: float = 
         ProtocolError: what a protocol names cannot be built.
     """
     protocol = plan.protocols[OURS]
-    results.check_writable(results.root_of(protocol))
+    results.check_writable(protocol)
     with contextlib.ExitStack() as stack:
         ours = _Contender(protocol, trusted=trusted)
         stack.callback(ours.parts.close)

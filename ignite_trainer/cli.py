@@ -288,7 +288,9 @@ def _matching(patterns: Sequence[str], *, leave_out: Path) -> list[Path]:
     """The files that match, each once, in order; but for the file of defaults, which is no protocol."""
     paths: dict[Path, None] = {}
     for pattern in patterns:
-        found = sorted(glob(pattern, recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+        # A name may have what patterns are made of; pathlib takes no absolute pattern, and no long one.
+        is_file = os.path.isfile(pattern)  # noqa: PTH113
+        found = [pattern] if is_file else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         matches = [match for match in found if Path(match).resolve() != leave_out.resolve()]
         if not matches:
             folder = Path(pattern).parent

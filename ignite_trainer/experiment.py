@@ -82,7 +82,7 @@ def _begin_or_find(
     elif protocol.setup.seed is None:
         protocol = _with_seed(protocol, torch.seed() % 2**32)
     draw(protocol, trusted=trusted)
-    results.check_writable(results.root_of(protocol))
+    results.check_writable(protocol)
     return _Begun(protocol, folder, resume)
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ignite_trainer.errors import ProtocolError, suggest
+from ignite_trainer.errors import ProtocolError, RunFailed, suggest
 from ignite_trainer.protocol import ClassSpec
 
 TRUSTED_PACKAGES = frozenset(
@@ -114,6 +114,13 @@ def check_arguments(
     return problems
 
 
+# What classes raise that are given what they cannot take: of torch's, all of these.
+_OF_ARGUMENTS = (
+    *(ValueError, TypeError, OSError, LookupError, ImportError),
+    *(RuntimeError, ArithmeticError, AssertionError, AttributeError),
+)
+
+
 def build(target: Callable[..., T], args: Mapping[str, Any], *positional: Any, where: str) -> T:
     """Call a class with a protocol's arguments; what it finds wrong with them is said with the JSON path.
 
@@ -121,10 +128,11 @@ def build(target: Callable[..., T], args: Mapping[str, Any], *positional: Any, w
     """
     try:
         return target(*positional, **args)
-    except (ValueError, TypeError, OSError, KeyError, ImportError) as error:
-        if isinstance(error, ProtocolError):
-            raise
-        message = str(error) if str(error) and isinstance(error, ValueError | OSError) else _located(error)
+    except (ProtocolError, RunFailed):
+        raise
+    except _OF_ARGUMENTS as error:
+        said = str(error).strip()
+        message = said if said and isinstance(error, ValueError | OSError) else _located(error)
         starts_with_argument = message.split(maxsplit=1)[0] in args
         raise ProtocolError(
             f"{where}.args.{message}" if starts_with_argument else f"{where}: {message}"

@@ -50,10 +50,11 @@ def build_optimizer(
         )
     named = {"fused", "foreach"} & {key for given in (args, *groups) for key in given}
     if "fused" in inspect.signature(kind).parameters and not named and precision != "fp16":
-        # A RuntimeError says that there is no such kernel for this device or type of parameter.
-        with contextlib.suppress(RuntimeError):
+        # A RuntimeError says that there is no such kernel for this device or type of parameter; what else is
+        # wrong is said below.
+        with contextlib.suppress(Exception):
             # In groups of its own: torch writes into those it is given.
-            return build(kind, {**args, "fused": True}, [dict(group) for group in groups], where="Optimizer")
+            return kind([dict(group) for group in groups], **{**args, "fused": True})
     return build(kind, args, groups, where="Optimizer")
 
 

@@ -107,8 +107,14 @@ def _limited_seconds(seconds: float) -> Iterator[None]:
 
 
 def at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
-    """Optimizer arguments with the learning rate, if there is one, multiplied by `rate`."""
-    return {key: rate * value if key == "lr" else value for key, value in args.items()}
+    """Optimizer arguments with the learning rate, if there is one, multiplied by `rate`.
+
+    One that is no number stays as it is, for the optimizer to refuse.
+    """
+    return {
+        key: rate * value if key == "lr" and isinstance(value, int | float) else value
+        for key, value in args.items()
+    }
 
 
 def _raise_problems(

@@ -35,18 +35,28 @@ def root_of(protocol: Protocol) -> Path:
     return Path(protocol.setup.saved_models_path).expanduser()
 
 
-def check_writable(root: Path) -> None:
-    """Raise a ProtocolError unless results can be written under `root`; made if it is absent."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root) as file:
-            file.write(bytes(4096))  # on a full disk a file can be made, and nothing written to it
-            file.flush()
-    except OSError as error:
-        raise ProtocolError(
-            f'Setup.saved_models_path is "{root}", where nothing can be written ({error.strerror}); '
-            "choose another folder with -M."
-        ) from error
+def runs_of(protocol: Protocol) -> Path:
+    """The folder of all runs of that name, under the root of results."""
+    return root_of(protocol) / slug(protocol.setup.name)
+
+
+def check_writable(protocol: Protocol) -> None:
+    """Raise a ProtocolError unless results can be written; their root is made if it is absent."""
+    root = root_of(protocol)
+    for folder in (root, runs_of(protocol)):
+        try:
+            if folder != root and not folder.exists():  # which fails where the name cannot be one
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(4096))  # on a full disk a file can be made, and nothing written to it
+                file.flush()
+        except OSError as error:
+            place = f"in {folder.name[:50]} " if folder != root else ""
+            raise ProtocolError(
+                f'Setup.saved_models_path is "{root}", where {place}nothing can be written '
+                f"({error.strerror}); choose another folder with -M."
+            ) from error
 
 
 def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
@@ -58,13 +68,18 @@ def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
         f"seed-{seed}",
     ]
     name = slug("_".join(part for part in parts if part))
-    parent = root_of(protocol) / slug(protocol.setup.name)
+    parent = runs_of(protocol)
     for attempt in range(1, 1000):
         folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:  # another run of the same second
             continue
+        except OSError as error:  # its name is longer than the file system takes, say
+            raise ProtocolError(
+                f"The folder of the run, {folder}, cannot be made ({error.strerror}); choose another "
+                "Setup.name, Setup.suffix or, with -M, another root."
+            ) from error
         return folder
     raise ProtocolError(f"{parent / name} and 999 more like it are taken; choose another Setup.suffix.")
 

@@ -97,8 +97,12 @@ def require_same(protocol: Protocol, folder: Path) -> None:
 
 
 def seed_of(folder: Path) -> int:
-    """Read the seed of a run."""
-    return int(read_json(folder / "protocol.json")["Setup"]["seed"])
+    """Read the seed of a run; a ProtocolError if none is written down."""
+    path = folder / "protocol.json"
+    seed = validate(read_json(path), source=str(path)).setup.seed
+    if seed is None:
+        raise ProtocolError(f"{path} has no Setup.seed, which that of every run has. Start a new run.")
+    return seed
 
 
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
@@ -186,7 +190,7 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def _runs(protocol: Protocol) -> list[Path]:
     """Folders of the runs of that name, newest first."""
-    parent = results.root_of(protocol) / results.slug(protocol.setup.name)
+    parent = results.runs_of(protocol)
     # Their names begin with the time. What has no protocol of its own is a sweep.
     return sorted((path.parent for path in parent.glob("*/protocol.json")), reverse=True)
 

@@ -62,7 +62,7 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
     runs = combinations(protocol, trusted=trusted, source=source)
     suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
     name = results.slug("_".join(filter(None, ["sweep", suffix, purpose(protocol)])))
-    folder = results.root_of(protocol) / results.slug(protocol.setup.name) / name
+    folder = results.runs_of(protocol) / name
     return Plan(protocol=protocol, runs=runs, folder=folder)
 
 
@@ -97,7 +97,7 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
 
 def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
     """Take the sweep's folder; return the seed, and what finished runs reached."""
-    results.check_writable(results.root_of(plan.protocol))
+    results.check_writable(plan.protocol)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.enter_context(alone_in(plan.folder, name="sweep"))
     found = {run.name: _finished(plan.folder / run.name) for run in plan.runs}

@@ -22,6 +22,7 @@ _MESSAGES = {
 }
 _MOST_RUNS = 2_000  # of a sweep; each is checked before the first one starts
 _MOST_PROBLEMS = 100
+_LONGEST_LABEL = 150  # bytes; file systems take 255 for a name, and there is more in it
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -110,6 +111,8 @@ def _line_problems(lines: Mapping[str, LineSpec]) -> list[str]:
                 f'{path}.line_label is "{line.line_label}", as is another line\'s but for punctuation; '
                 "labels name the values in the log, and files."
             )
+        if len(line.file_name.encode()) > _LONGEST_LABEL:
+            problems.append(f"{path}.line_label is too long for the names of files; shorten it.")
         if not (line.train or line.test):
             problems.append(f'{path} is computed on no split; set "train" or "test" to true, or remove it.')
         elif line.update_rate == "iteration" and not line.train:

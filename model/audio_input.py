@@ -93,8 +93,8 @@ def _decode(source: Path | BinaryIO, name: str, segment: Segment) -> tuple[npt.N
                 allowed = f"{LOWEST_RATE} to {HIGHEST_RATE} are read"
                 raise ValueError(f"{name}: its sample rate is {file.samplerate} Hz; {allowed}.")
             begin, end = segment
-            first = min(round(begin * file.samplerate), file.frames)
-            last = file.frames if end is None else min(round(end * file.samplerate), file.frames)
+            first = round(min(begin * file.samplerate, file.frames))
+            last = file.frames if end is None else round(min(end * file.samplerate, file.frames))
             left = max(last - first, 0)
             if left * file.channels > MOST_VALUES:
                 raise _too_long(name, left * file.channels)

@@ -117,6 +117,20 @@ def test_every_file_that_matches_runs_once_and_in_order(
     assert [protocol.setup.name for protocol in ran] == ["b1", "b2", "a"]
 
 
+def test_the_name_of_a_file_may_have_what_patterns_are_made_of(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a[b]").mkdir()
+    path = write("a[b]/c*.json")
+    write("a[b]/c2.json")
+    assert command("-c", path, defaults=defaults) == 0
+    assert len(ran) == 1
+    path.rename(path.with_name("protocol.json"))
+    ran.clear()
+    assert command("--resume", path.parent, defaults=defaults) == 0
+    assert len(ran) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

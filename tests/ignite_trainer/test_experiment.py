@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from toy_research.learning import Matching
 from toy_research.network import TwoTowers
-from toy_research.protocols import TRUSTED, run_toy, toy
+from toy_research.protocols import TRUSTED, run_toy, sweep_toy, toy
 from toy_research.signals import Tones
 from toy_research.watching import Notebook
 
@@ -208,6 +208,27 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
         ({"Dataset__args": {"fold": 4}}, "Dataset.args.fold is 4; there are folds 1 to 3."),
         ({"Dataset__args": {"samples": 0}}, "Dataset.args leave the train split without a sample."),
         ({"Optimizer__args": {"lr": -1.0}}, "Optimizer: Invalid learning rate: -1.0"),
+        ({"Optimizer__args": {"lr": "a"}}, "Optimizer: TypeError: '<' not supported between"),
+        ({"Optimizer__args": {"lr": 0.1, "differentiable": True}}, "Optimizer: RuntimeError: "),
+        ({"Model__args": {"length": -1}}, "Model: RuntimeError: Trying to create tensor with negative dim"),
+        (
+            {"Parameters": [{"match": ".*", "args": {"weight_decay": "a"}}]},
+            "Optimizer: TypeError: ",
+        ),
+        (
+            {"Scheduler": {"class": "torch.optim.lr_scheduler.StepLR", "args": {"step_size": 0}}},
+            "Scheduler: ZeroDivisionError: ",
+        ),
+        (
+            {
+                "Setup__epochs": 3,
+                "Scheduler": {
+                    "class": "torch.optim.lr_scheduler.OneCycleLR",
+                    "args": {"max_lr": 1, "total_steps": 2},
+                },
+            },
+            "Scheduler: Tried to step 3 times. The specified number of total steps is 2",
+        ),
         (
             {"Model": {"class": "torch.nn.Linear", "args": {"in_features": 2, "out_features": 1}}},
             "Task: matching needs TwoTowers, not Linear.",
@@ -224,7 +245,8 @@ def test_what_cannot_work_is_said_before_a_folder_is_made(
 ) -> None:
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **changes)
-    assert caught.value.problems == [said]
+    (problem,) = caught.value.problems
+    assert problem.startswith(said)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,6 +274,25 @@ def test_results_that_cannot_be_written_are_refused_before_anything_is_built(
         f'Setup.saved_models_path is "{root}", where nothing can be written (Not a directory); '
         "choose another folder with -M."
     )
+
+
+@pytest.mark.parametrize("sweep", [{}, {"Sweep": {"Dataset.args.fold": [1, 2]}}])
+def test_a_folder_of_runs_that_cannot_be_one_is_refused_before_anything_is_built(
+    sweep: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "assemble", lambda *_, **__: pytest.fail("something was built"))
+    (tmp_path / "Toy").touch()
+    carry_out = sweep_toy if sweep else run_toy
+    more = {"sweep": sweep["Sweep"]} if sweep else {}
+    with pytest.raises(ProtocolError, match=r"where in Toy nothing can be written \(File exists\); choose"):
+        carry_out(tmp_path, **more)
+    with pytest.raises(ProtocolError, match=r"nothing can be written \(File name too long\); choose"):
+        carry_out(tmp_path, **more, Setup__name="\U00020000" * 100)
+
+
+def test_a_name_of_a_run_that_is_too_long_for_a_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match=r"cannot be made \(File name too long\); choose another Setup"):
+        run_toy(tmp_path, Setup__suffix="\U00020000" * 60)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from toy_research.network import TwoTowers
 from toy_research.protocols import TRUSTED, toy
 
 from ignite_trainer.blueprint import draw
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.instantiate import build, check_arguments, resolve, resolve_callable
 from ignite_trainer.protocol import ClassSpec
 from ignite_trainer.task import Task
@@ -360,6 +360,9 @@ def failing(error: BaseException) -> Any:
         (ValueError(), f"Dataset: ValueError:  ({__file__}, line "),
         (KeyError("column"), f"Dataset: KeyError: 'column' ({__file__}, line "),
         (TypeError("no len()"), f"Dataset: TypeError: no len() ({__file__}, line "),
+        (RuntimeError("negative size -1"), f"Dataset: RuntimeError: negative size -1 ({__file__}, line "),
+        (ZeroDivisionError("by 0"), f"Dataset: ZeroDivisionError: by 0 ({__file__}, line "),
+        (AssertionError(), f"Dataset: AssertionError:  ({__file__}, line "),
         (ProtocolError("said already."), "said already."),
     ],
 )
@@ -371,5 +374,10 @@ def test_what_a_constructor_finds_wrong_is_said_with_its_path(error: Exception, 
 
 
 def test_a_defect_of_a_class_is_not_taken_for_a_wrong_protocol() -> None:
-    with pytest.raises(ZeroDivisionError):
-        build(failing(ZeroDivisionError()), {}, where="Model")
+    with pytest.raises(NameError):
+        build(failing(NameError()), {}, where="Model")
+
+
+def test_a_run_that_failed_is_not_taken_for_a_wrong_protocol() -> None:
+    with pytest.raises(RunFailed, match="no room"):
+        build(failing(RunFailed("no room")), {}, where="Model")

@@ -154,6 +154,13 @@ def test_two_lines_of_one_label_are_refused() -> None:
     ]
 
 
+def test_a_label_too_long_for_a_file_is_refused() -> None:
+    assert problems(metrics(line("\u00e9" * 76))) == [
+        "Metrics.Performance.lines[0].line_label is too long for the names of files; shorten it."
+    ]
+    validate(metrics(line("\u00e9" * 75)))
+
+
 @pytest.mark.parametrize("keys", [{"test": False}, {"update_rate": "iteration"}])
 def test_checkpoints_are_chosen_by_held_out_values_only(keys: dict[str, Any]) -> None:
     (problem,) = problems(metrics(line(is_checkpoint=True, **keys)))

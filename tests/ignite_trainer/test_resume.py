@@ -298,6 +298,16 @@ def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
         run(validate(raw), trusted=TRUSTED, folder=tmp_path, resume=True)
 
 
+def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path).folder
+    (folder / "result.json").unlink()
+    content = json.loads((folder / "protocol.json").read_text())
+    content["Setup"]["seed"] = None
+    (folder / "protocol.json").write_text(json.dumps(content))
+    with pytest.raises(ProtocolError, match=r"protocol\.json has no Setup\.seed"):
+        run(validate(content), trusted=TRUSTED, folder=folder, resume=True)
+
+
 def test_going_on_says_which_unfinished_run_is_of_another_protocol(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

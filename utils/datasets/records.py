@@ -19,7 +19,8 @@ LARGEST_BYTES = 4_000_000_000
 MOST_ROWS = 20_000_000
 
 _LONGEST_TEXT = 5_000  # characters: a caption is longer than a label
-_UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # Unicode's control and format characters, separators of lines
+# Unicode's control and format characters, halves of pairs (which JSON can have), separators of lines.
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _MOST_VALUES = 1_000  # of a list
 
 
@@ -47,7 +48,7 @@ class Record:
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self.fail(column, "a JSON list of texts, as it begins with [,")
         if isinstance(value, list):
             if len(value) > _MOST_VALUES or not all(isinstance(one, str) for one in value):

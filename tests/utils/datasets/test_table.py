@@ -155,6 +155,7 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         ("file,fold\nsounds/0.wav,one\n", {}, 'own.csv, line 2: fold is "one"; a number of zero or more'),
         ("file,fold\n,1\n", {}, "line 2: file is"),
         ("file,label\nsounds/0.wav,[x\n", {}, 'line 2: label is "[x"; a JSON list'),
+        (f"file,label\nsounds/0.wav,{'[' * 9000}\n", {}, 'line 2: label is "[[[['),
         ("file,label\nsounds/0.wav,a,b\n", {}, "line 2: more values than columns"),
         ("file,start,end\nsounds/0.wav,3,2\n", {}, 'line 2: end is "2"; a number of seconds after'),
         ("file,fold\nsounds/0.wav,1\n", {"fold": 3}, "fold is 3;"),
@@ -167,3 +168,17 @@ def test_what_is_wrong_is_named(folder: Path, text: str, args: dict[str, Any], s
     (folder / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=re.escape(said)):
         Table(folder / "own.csv", RATE, **args)
+
+
+def test_half_a_character_of_json_is_named(folder: Path) -> None:
+    (folder / "own.jsonl").write_text('{"file": "sounds/0.wav", "label": "a\\ud800"}\n')
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 1: label is .*without control characters"):
+        Table(folder / "own.jsonl", RATE)
+
+
+def test_a_part_that_begins_beyond_all_ends_is_empty(folder: Path) -> None:
+    (folder / "own.csv").write_text("file,start,end\nsounds/0.wav,1e308,\nsounds/0.wav,0,1e308\n")
+    data = Table(folder / "own.csv", RATE, cache=False)
+    with pytest.raises(ValueError, match=r"0\.wav: holds no audio samples from 1e\+308 s on"):
+        data[0]
+    assert data[1].audio.shape == (1, 100)
