@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ignite_trainer.inspection import Finding
 from utils.datasets.sample import Clip
@@ -15,6 +15,8 @@ from utils.datasets.table import RowError, leaving_out
 if TYPE_CHECKING:
     from utils.datasets.cache import DecodedClips
     from utils.datasets.folds import FoldDataset
+
+T = TypeVar("T")
 
 _BAD_LINES = 50  # then there is something else wrong with the table
 
@@ -36,14 +38,8 @@ def read_leniently(
 
     class Lenient(kind):  # type: ignore[misc, valid-type]
         def read_table(self) -> list[Clip]:
-            while True:
-                try:
-                    with leaving_out(bad):
-                        return list(super().read_table())
-                except RowError as error:
-                    if len(bad) == _BAD_LINES:
-                        raise
-                    bad[error.line] = str(error)
+            read = super().read_table
+            return without_bad_lines(lambda: list(read()), bad)
 
         def _check_table(self, clips: Sequence[Clip]) -> dict[int, str]:
             if not clips:
@@ -64,13 +60,31 @@ def read_leniently(
             raise
         lines = f"{len(bad)} lines" + (" and more" if isinstance(error, RowError) else "")
         raise ValueError(f"{next(iter(bad.values()))} {lines} of the table cannot be read.") from error
-    findings = [
-        Finding(
+    return dataset, listed, list(bad_lines(bad))
+
+
+def without_bad_lines(read: Callable[[], T], bad: dict[int, str]) -> T:
+    """Read a table without the lines that cannot be read, which are added to `bad` with what is said of them.
+
+    Raises:
+        RowError: there are too many.
+    """
+    while True:
+        try:
+            with leaving_out(bad):
+                return read()
+        except RowError as error:
+            if len(bad) == _BAD_LINES:
+                raise
+            bad[error.line] = str(error)
+
+
+def bad_lines(bad: Mapping[int, str]) -> Iterator[Finding]:
+    """Lines that cannot be read."""
+    for text in bad.values():
+        yield Finding(
             severity="error", what="A line of the table cannot be read.", where=text, remedy="Correct it."
         )
-        for text in bad.values()
-    ]
-    return dataset, listed, findings
 
 
 def table_findings(dataset: FoldDataset, clips: Sequence[Clip]) -> Iterator[Finding]:

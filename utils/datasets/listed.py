@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ignite_trainer.inspection import Inspection, Severity
 from model.audio_input import HIGHEST_RATE, Segment, Waveform, read_audio
-from utils.datasets.cache import DecodedClips, plan_decoding
+from utils.datasets.cache import DecodedClips, is_decoded, plan_decoding
+from utils.datasets.checking_listed import inspect_listed
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.folds import RESAMPLED, check_flag
 from utils.datasets.frames import Frames
@@ -53,6 +56,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         class_names: as given.
         digest: another for other entries.
         notice: what `prepare` says of samples that are left out; None: nothing.
+        absent: files that are listed and not there, where the data set does without.
         folds, held_out: numbers of all folds, and of those held out.
         read_batch: gives whole batches; there only where all is sound, and in the cache.
 
@@ -66,6 +70,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
     notice: str | None = None
+    absent: tuple[str, ...] = ()
     read_batch: Callable[[Sequence[int]], Sample]
 
     def __init__(
@@ -93,12 +98,31 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         self.digest = self.entries.digest
         self._decoded: DecodedClips | None = None
         self._load_decoded: Callable[[], DecodedClips] | None = None
+        self._is_decoded: Callable[[], bool] | None = None
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
         if _is_cached(cache, len(entries)):
             folder = None if isinstance(cache, bool) else cache
             self._plan_decoding(entries, rows, cache=folder, progress=progress)
             if not described and all(entry.audio and not entry.images for entry in self.entries):
                 self.read_batch = self._read_batch
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Look for faults in tables and files, as `--check` asks for; the arguments are the constructor's."""
+        return cls._inspect(args)
+
+    @classmethod
+    def _inspect(cls, args: Mapping[str, Any], *, absent: Severity = "error") -> Inspection:
+        return inspect_listed(
+            lambda train: cls(**{**args, "train": train}),
+            cache=args.get("cache"),
+            progress=bool(args.get("progress", True)),
+            absent=absent,
+        )
+
+    def is_to_be_decoded(self) -> bool:
+        """Whether `prepare` has clips to decode."""
+        return self._is_decoded is not None and not self._is_decoded()
 
     def prepare(self) -> None:
         """Say what is left out, and decode every clip unless that was done, where decoded clips are kept.
@@ -182,18 +206,16 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
                 place_of_row[row] = places.setdefault((entry.audio, entry.segment), len(places))
         if not places:
             return
-        segments = [segment for _, segment in places]
+        paths, segments = [path for path, _ in places], [segment for _, segment in places]
         self._places = place_of_row[rows]
-        self._load_decoded = plan_decoding(
-            self.root,
-            [path for path, _ in places],
-            self.decode,
-            name=type(self).__name__,
-            settings=self.cache_settings,
-            cache=cache,
-            progress=progress,
-            segments=segments if any(segments) else None,
-        )
+        clips: dict[str, Any] = {
+            "name": type(self).__name__,
+            "settings": self.cache_settings,
+            "cache": cache,
+            "segments": segments if any(segments) else None,
+        }
+        self._load_decoded = plan_decoding(self.root, paths, self.decode, **clips, progress=progress)
+        self._is_decoded = partial(is_decoded, self.root, paths, **clips)
 
 
 def check_frames(frames: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,11 +10,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ignite_trainer.inspection import Inspection, Severity
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.own_columns import Column, Columns, Row, rows_of_folder, rows_of_table
-
-logger = logging.getLogger(__name__)
 
 
 class Table(ListedDataset):
@@ -84,7 +82,7 @@ class Table(ListedDataset):
         folder = Path(root).expanduser() if root is not None else path if path.is_dir() else path.parent
         wanted = Columns(audio, image, text, labels, start, end, group, fold_column, split_column)
         listed = rows_of_folder(path) if path.is_dir() else rows_of_table(path, wanted, separator)
-        rows = list(_with_files(listed, folder, skip=missing == "skip"))
+        rows, absent = _with_files(listed, folder, skip=missing == "skip")
         if not rows:
             raise ValueError(f"{path} lists no samples.")
         chosen, said = _held_out(rows, path, fold=fold, split=split, share=share)
@@ -108,6 +106,15 @@ class Table(ListedDataset):
             cache=cache,
             progress=progress,
         )
+        self.absent = tuple(absent)
+        if absent and train:  # of both splits, and said once
+            self.notice = f"{path}: {len(absent)} files are not there; {len(rows)} samples are left."
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Look for faults in table and files, as `--check` asks for; the arguments are the constructor's."""
+        absent: Severity = "warning" if args.get("missing") == "skip" else "error"
+        return cls._inspect({**args, "missing": "skip"}, absent=absent)
 
 
 def _listed(values: object) -> list[Any]:
@@ -149,8 +156,12 @@ def _position(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
-def _with_files(rows: Iterator[Row], root: Path, *, skip: bool) -> Iterator[Row]:
-    """Look for the files of each row; without those that are not there, and rows of which nothing is left."""
+def _with_files(rows: Iterator[Row], root: Path, *, skip: bool) -> tuple[list[Row], list[str]]:
+    """Look for the files of each row; without those that are not there, and rows of which nothing is left.
+
+    Returns:
+        The rows, and the files that are not there.
+    """
     there: dict[str, bool] = {}
 
     def found(path: str) -> bool:
@@ -158,21 +169,19 @@ def _with_files(rows: Iterator[Row], root: Path, *, skip: bool) -> Iterator[Row]
             there[path] = (root / path).is_file()
         return there[path]
 
+    kept = []
     for row in rows:
         entry: Entry = row.entry
         audio = entry.audio if entry.audio and found(entry.audio) else None
         images = tuple(path for path in entry.images if found(path))
-        if skip and (audio or images):
-            yield row._replace(entry=entry._replace(audio=audio, images=images))
-        elif not skip or (entry.text and not entry.audio and not entry.images):
-            yield row
+        if audio or images or (entry.text and not entry.audio and not entry.images):
+            kept.append(row._replace(entry=entry._replace(audio=audio, images=images)))
     absent = [path for path, is_there in there.items() if not is_there]
-    if absent and not skip:
+    if absent and not (skip and kept):
         more = f" and {len(absent) - 5} more" * (len(absent) > 5)
         raise FileNotFoundError(
             f"root is {root}, but {len(absent)} of {len(there)} files are missing: "
             f'{", ".join(absent[:5])}{more}. Is root the folder that paths are relative to? missing: "skip" '
             "does without them."
         )
-    if absent:
-        logger.warning("%d of %d files are not there; what remains is used.", len(absent), len(there))
+    return kept, absent

@@ -1,0 +1,128 @@
+"""What is wrong with a data set that is listed: lines of its tables, then its sounds and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ignite_trainer.inspection import Finding, Inspection, Severity, Space
+from utils.datasets.cache import cache_folder
+from utils.datasets.checking_files import (
+    Sound,
+    broken,
+    broken_pictures,
+    channels,
+    decoded_bytes,
+    equal,
+    listen_to_all,
+    suspicious,
+)
+from utils.datasets.checking_table import bad_lines, without_bad_lines
+from utils.datasets.entries import Entry
+from utils.datasets.hearing import Heard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from utils.datasets.listed import ListedDataset
+
+T = TypeVar("T")
+
+MOST_LOOKED_AT = 20_000
+"""Sounds, and pictures; of more than that so many are taken, evenly."""
+
+
+def inspect_listed(
+    build: Callable[[bool], ListedDataset],
+    *,
+    cache: str | Path | bool | None = None,
+    progress: bool = True,
+    absent: Severity = "error",
+) -> Inspection:
+    """Look for faults in both splits of a data set.
+
+    Args:
+        build: makes the split to train on, or the other one; passes over files that are not there.
+        cache: the data set's argument.
+        progress: show a bar, where there is a terminal.
+        absent: what it is that a file is not there.
+
+    Raises:
+        ValueError, OSError: nothing of it can be read, or an argument is wrong.
+    """
+    bad: dict[int, str] = {}
+    train, test = without_bad_lines(lambda: (build(True), build(False)), bad)
+    apart = train.digest != test.digest
+    placed = [("training split" * apart, entry) for entry in train.entries]
+    if apart:
+        placed += [("held-out split", entry) for entry in test.entries]
+    splits = (train, test) if apart else (train,)
+    findings = [*bad_lines(bad), *_left_out(splits, absent)]
+
+    sounds = _evenly(list(dict.fromkeys(_sounds(placed))))
+    pictures = _evenly(list(dict.fromkeys(path for _, entry in placed for path in entry.images)))
+    heard = listen_to_all(train.root, sounds, title=train.title, progress=progress)
+    usable = {sound: one for sound, one in heard.items() if one.fault is None}
+    findings += broken(heard)
+    findings += broken_pictures(train.root, pictures, title=train.title, progress=progress)
+    findings += suspicious(train.sample_rate, usable)
+    findings += channels(train.mono, usable)
+    whole = {entry.audio for _, entry in placed if entry.segment is None}
+    findings += equal(
+        {sound: one for sound, one in usable.items() if sound.path in whole},
+        place="split" if apart else "fold",
+    )
+    seconds = _seconds(placed, usable)
+    space: tuple[Space, ...] = ()
+    if train.is_to_be_decoded():
+        rate, undecoded = decoded_bytes(train, usable)
+        findings += undecoded
+        folder = cache_folder(None if isinstance(cache, bool) else cache)
+        space = (Space(folder=folder, size_bytes=round(rate * seconds), purpose="decoded clips"),)
+    return Inspection(
+        findings=tuple(findings),
+        space=space,
+        summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
+        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at",
+    )
+
+
+def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Finding]:
+    """Files that are not there, where they are known by name, or else how many samples are without."""
+    for dataset in splits:
+        if dataset.notice is not None and not dataset.absent:
+            yield Finding(severity="warning", what="Part of the data is not there.", where=dataset.notice)
+    for path in dict.fromkeys(path for dataset in splits for path in dataset.absent):
+        yield Finding(
+            severity=absent,
+            what="The file is not there.",
+            where=path,
+            remedy='Fetch it; or take its line out of the table, which "missing": "skip" does, too.',
+        )
+
+
+def _sounds(placed: Iterable[tuple[str, Entry]]) -> Iterator[Sound]:
+    for split, entry in placed:
+        if entry.audio is not None:
+            place = split or ("" if entry.fold is None else f"fold {entry.fold}")
+            yield Sound(entry.audio, place, ", ".join(entry.labels))
+
+
+def _seconds(placed: Sequence[tuple[str, Entry]], heard: dict[Sound, Heard]) -> float:
+    """How long all clips that were listened to are, each once."""
+    length = {sound.path: one.samples / one.rate for sound, one in heard.items()}
+    total = 0.0
+    for audio, segment in {(entry.audio, entry.segment) for _, entry in placed}:
+        if audio in length:
+            begin, end = segment or (0.0, None)
+            total += max(0.0, min(length[audio], end or length[audio]) - begin)
+    return total
+
+
+def _evenly(items: Sequence[T]) -> list[T]:
+    """All of them, or as many as are looked at."""
+    if len(items) <= MOST_LOOKED_AT:
+        return list(items)
+    return [items[place] for place in np.linspace(0, len(items) - 1, MOST_LOOKED_AT).astype(int)]
