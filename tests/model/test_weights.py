@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
 from model.releases import WeightsError
-from model.weights import load_weights, read_state_dict, without_prefix
+from model.weights import KNOWN_ARCHIVES, load_weights, read_state_dict, without_prefix
 
 
 def network() -> nn.Sequential:
@@ -48,6 +48,16 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "clip.pt": save_torchscript,
     "tensors.safetensors": lambda path: save_file(STATE, path),
 }
+
+
+def test_the_archives_that_openai_publishes_are_known() -> None:
+    """open_clip has their addresses, of which the sha256 is a part."""
+    from open_clip.pretrained import _PRETRAINED
+
+    urls = {tags["openai"]["url"] for tags in _PRETRAINED.values() if "url" in tags.get("openai", {})}
+    published = {url.split("/")[-2] for url in urls if "openaipublic" in url}
+    assert len(published) == 9
+    assert published == KNOWN_ARCHIVES
 
 
 @pytest.mark.parametrize("name", WRITERS)
