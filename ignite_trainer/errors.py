@@ -38,6 +38,10 @@ def _readable(problem: str) -> str:
     return problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}... ({len(problem):,} characters)"
 
 
+class SampleUnreadable(ValueError):
+    """Of a sample what is read only when a transform asks for it cannot be: it counts as unreadable."""
+
+
 class RunFailed(RuntimeError):
     """A run that started cannot go on; the message says what is kept and what to do."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ignite_trainer.batch import BatchTransform, collate, rebuild
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.errors import ProtocolError, SampleUnreadable
 from ignite_trainer.randomness import SampleRandom
 from ignite_trainer.unreadable import Unreadable, as_unreadable
 
@@ -53,9 +53,12 @@ class TransformedSamples(Dataset[Any]):
             return index, sample
         streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=[index])
         fields = list(sample)
-        for field, position, transform in self._steps:
-            if fields[field] is not None:
-                fields[field] = _transform_one(transform, fields[field], streams.stream(position))
+        try:
+            for field, position, transform in self._steps:
+                if fields[field] is not None:
+                    fields[field] = _transform_one(transform, fields[field], streams.stream(position))
+        except SampleUnreadable as error:
+            return index, Unreadable(index, str(error))
         return index, rebuild(sample, fields)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ignite_trainer.errors import SampleUnreadable
 from model.image_input import read_pixels
 
 
@@ -50,9 +51,11 @@ class Frames:
 
         Raises:
             IndexError: there are fewer.
-            FileNotFoundError: its file is not there.
-            ValueError: it does not decode.
+            SampleUnreadable: its file is not there, or does not decode.
         """
         source = self.sources[position]
         name = self.names[position] if self.names else None
-        return read_pixels(io.BytesIO(source) if isinstance(source, bytes) else source, name=name)
+        try:
+            return read_pixels(io.BytesIO(source) if isinstance(source, bytes) else source, name=name)
+        except (OSError, ValueError) as error:
+            raise SampleUnreadable(str(error)) from error

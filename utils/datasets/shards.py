@@ -192,6 +192,8 @@ class Shards(Dataset[Sample | DescribedSample]):
 
     def _sample(self, number: int, position: int, read: Callable[[], Content]) -> Sample | DescribedSample:
         """Decode one sample; what is wrong with it is said with its place."""
+        url, entry = self.shards[number]
+        place = f"sample {position} of {len(entry)} in {file_name(url)}: "
         try:
             content = read()
             decoding.require(content, self._suffixes)
@@ -200,14 +202,14 @@ class Shards(Dataset[Sample | DescribedSample]):
             if name != self._name(number, position):
                 raise ValueError(f"it is {name}; the manifest is of another shard")
             audio = decoding.audio(content, self.sample_rate, self.mono)
-            frames = decoding.frames(content)
-            image = frames if frames is None or self._frames == "all" else frames[frames.central]
+            every = self._frames == "all"
+            frames = decoding.frames(content, place=place if every else "")
+            image = frames if frames is None or every else frames[frames.central]
             if self._described:
                 return DescribedSample(audio, image, about.labels, about.text)
             return Sample(audio, image, about.labels)
         except (OSError, ValueError) as error:
-            url, entry = self.shards[number]
-            raise ValueError(f"sample {position} of {len(entry)} in {file_name(url)}: {error}") from error
+            raise ValueError(f"{place}{error}") from error
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of a sample, and its position there."""

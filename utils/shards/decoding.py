@@ -81,18 +81,20 @@ def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | N
     return read_audio(io.BytesIO(content[suffix]), sample_rate, mono=mono, name=f"its {suffix}")
 
 
-def frames(content: Content) -> Frames | None:
+def frames(content: Content, *, place: str = "") -> Frames | None:
     """The pictures of a sample, not decoded: those with a number, `0.jpg`, `1.jpg` ..., in their order.
 
     Where none has a number it is the first one alone: others are something else, such as masks. None: there
-    is none.
+    is none. What is said of one that does not decode begins with `place`.
     """
     found = _of_kind(content, IMAGE)
     numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
     chosen = sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
     if not chosen:
         return None
-    return Frames(tuple(content[suffix] for suffix in chosen), tuple(f"its {suffix}" for suffix in chosen))
+    return Frames(
+        tuple(content[suffix] for suffix in chosen), tuple(f"{place}its {suffix}" for suffix in chosen)
+    )
 
 
 def _class_name(number: int, class_names: list[str]) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from ignite_trainer.batch import collate_field
+from ignite_trainer.errors import SampleUnreadable
 from utils.datasets import Table
 from utils.datasets.frames import Frames
 
@@ -48,9 +49,9 @@ def test_nothing_decodes_them_on_the_way_to_a_step() -> None:
 
 
 def test_what_does_not_decode_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"a\.jpg: no such image file"):
+    with pytest.raises(SampleUnreadable, match=r"a\.jpg: no such image file"):
         Frames((str(tmp_path / "a.jpg"),))[0]
-    with pytest.raises(ValueError, match=r"1\.jpg: not decodable as an image"):
+    with pytest.raises(SampleUnreadable, match=r"1\.jpg: not decodable as an image"):
         Frames((b"", b"no picture"), ("0.jpg", "1.jpg"))[1]
     with pytest.raises(ValueError, match="no sources"):
         Frames(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from PIL import Image
 from toy_research.numbers import Numbers, written
 
+from ignite_trainer.data import FieldTransform, SplitLoader
+from ignite_trainer.errors import RunFailed
+from ignite_trainer.unreadable import UnreadableSamples
 from utils.datasets import Shards, Table
 from utils.datasets.frames import Frames
 from utils.datasets.sample import DescribedSample, Sample
@@ -52,6 +56,10 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def last_frame(frames: Frames) -> torch.Tensor:
+    return frames[len(frames) - 1]
+
+
 def greys(image: Any) -> Any:
     """What an image is of: a grey, or those of all frames."""
     if isinstance(image, Frames):
@@ -69,7 +77,7 @@ def test_all_frames_come_back_in_their_order_or_the_central_one(film: Path) -> N
     central = [sample.image for sample in Shards(manifest)]  # type: ignore[attr-defined]
     assert [greys(image) for image in central] == [6, 20, None, 61]
     assert every[0] is not None
-    assert every[0].names[10] == "its 10.png"
+    assert every[0].names[10] == "sample 0 of 2 in 000000.tar: its 10.png"
 
 
 def test_texts_come_back_where_the_set_has_any(film: Path, tmp_path: Path) -> None:
@@ -124,12 +132,45 @@ def test_which_files_are_the_frames_of_a_sample(names: list[str], expected: list
     assert (None if frames is None else list(frames.names)) == expected
 
 
-def test_a_frame_that_does_not_decode_is_named_with_its_shard(film: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def damaged(film: Path, tmp_path: Path) -> str:
+    """The manifest of shards in which the last frame of the last sample is no picture."""
     (tmp_path / "manifest.jsonl").write_bytes((film / "shards" / "manifest.jsonl").read_bytes())
     for path in (film / "shards").glob("*.tar"):
         (tmp_path / path.name).write_bytes(path.read_bytes().replace(png(61), b"x" * len(png(61))))
-    shards = Shards(str(tmp_path / "manifest.jsonl"))
-    with pytest.raises(ValueError, match=r"sample 1 of 2 in 000001\.tar: its 1\.png: not decodable as an im"):
-        shards[3]
+    return str(tmp_path / "manifest.jsonl")
+
+
+SAID = "sample 1 of 2 in 000001.tar: its 1.png: not decodable as an image"
+
+
+def test_a_frame_that_does_not_decode_is_named_with_its_shard(damaged: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(SAID)):
+        Shards(damaged)[3]
+
+
+@pytest.mark.parametrize("at_most", [0.25, None])
+def test_a_frame_that_a_transform_decodes_counts_as_its_sample(damaged: str, at_most: float | None) -> None:
+    shards = Shards(damaged, frames="all")
+    loader = SplitLoader(
+        shards,
+        [FieldTransform(apply=last_frame, field="image")],
+        batch_size=4,
+        workers=0,
+        shuffle=False,
+        drop_last=False,
+        seed=1,
+        device=torch.device("cpu"),
+        unreadable=UnreadableSamples(shards, split="training", at_most=at_most),
+    )
+    if at_most is None:
+        with pytest.raises(RunFailed, match=re.escape(SAID)):
+            list(loader)
+        return
+    assert [batch.indices.tolist() for batch in loader] == [[0, 1, 2]]
+    assert loader.unreadable.state_dict()[3].startswith(SAID)
+
+
+def test_what_frames_can_be_is_told(film: Path) -> None:
     with pytest.raises(ValueError, match=r"frames is 'first'; .central. or .all. is expected"):
-        Shards(str(tmp_path / "manifest.jsonl"), frames="first")  # type: ignore[arg-type]
+        Shards(str(film / "shards" / "manifest.jsonl"), frames="first")  # type: ignore[arg-type]
