@@ -73,6 +73,7 @@ class Needs(NamedTuple):
     Attributes:
         clips_per_second: of all.
         cores_per_node: that do nothing but decode.
+        workers: of each process, at least; lanes have to be as many, or a multiple.
         read_gbit_per_node: from where the shards are.
         gradients_gbit_per_node: that the sum of all gradients takes, where there are several nodes.
         epoch_hours: once over the data set.
@@ -85,6 +86,7 @@ class Needs(NamedTuple):
 
     clips_per_second: float
     cores_per_node: float
+    workers: int
     read_gbit_per_node: float
     gradients_gbit_per_node: float
     epoch_hours: float
@@ -113,6 +115,7 @@ def needs(gpus: int, assumed: Assumptions, sound: Decoded, frame: Decoded) -> Ne
     return Needs(
         clips_per_second=gpus * assumed.clips_per_second_per_gpu,
         cores_per_node=rate * core_seconds,
+        workers=math.ceil(assumed.clips_per_second_per_gpu * core_seconds),
         read_gbit_per_node=rate * clip_bytes(assumed, sound, frame) * 8 / 1e9,
         gradients_gbit_per_node=gradient_bytes * 8 / 1e9 / step_seconds,
         epoch_hours=assumed.clips / (gpus * assumed.clips_per_second_per_gpu) / 3600,
@@ -176,6 +179,7 @@ def main(argv: Sequence[str]) -> None:
         ],
         "decoding cores of a node": [f"{one.cores_per_node:,.1f}" for one in found],
         "of its cores": [f"{one.cores_per_node / assumed.cores_per_node:.0%}" for one in found],
+        "workers of each process": [f"{one.workers}" for one in found],
         "an epoch": [f"{60 * one.epoch_hours:,.0f} min" for one in found],
         "an epoch, GPU hours": [f"{gpus * one.epoch_hours:,.1f}" for gpus, one in columns.items()],
         "an epoch, core hours": [f"{one.epoch_core_hours:,.1f}" for one in found],

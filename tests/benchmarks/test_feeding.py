@@ -26,6 +26,7 @@ def test_figures_of_one_and_of_several_nodes_are_those_computed_by_hand() -> Non
     node = needs(8, assumed, SOUNDS, FRAMES)
     assert node.clips_per_second == 3200
     assert node.cores_per_node == pytest.approx(3200 * (0.02 + 0.005))  # 80
+    assert node.workers == 10
     assert clip_bytes(assumed, SOUNDS, FRAMES) == 160_000 + 768 + 4 * 30_768 + 1024
     assert node.read_gbit_per_node == pytest.approx(3200 * 284_864 * 8 / 1e9)  # 7.3
     assert node.gradients_gbit_per_node == 0
