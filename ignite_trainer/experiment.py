@@ -22,6 +22,7 @@ from ignite_trainer.memory import freed_memory
 from ignite_trainer.one_run import Run, RunResult
 from ignite_trainer.precision import float32_products
 from ignite_trainer.protocol import Protocol
+from ignite_trainer.report import page
 from ignite_trainer.reporters import Together
 from ignite_trainer.reporters.terminal import show
 from ignite_trainer.signals import stop_on_signals
@@ -76,6 +77,7 @@ def _begin_or_find(
         resuming.require_same(protocol, folder)
         if resuming.is_finished(protocol, folder):
             show(f"The run is finished; its results are in {folder}")
+            _say_where(folder)
             record, end = resuming.finished(folder)
             return RunResult(folder=folder, end=end, record=record)
         protocol = _with_seed(protocol, resuming.seed_of(folder))
@@ -112,9 +114,16 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
         result = Run(blueprint, parts, folder, reporters, request).carry_out(seed, resume=resume)
         if is_main():
             results_table.update(results.root_of(protocol))
+            _say_where(folder)
         if request.signal:  # it came too late to stop the run, and stops what would follow
             raise RunStopped(request.signal, folder)
     return result
+
+
+def _say_where(folder: Path) -> None:
+    """The last line of a run leads to its report."""
+    if said := page.said(folder):
+        show(said)
 
 
 def _made_folder(protocol: Protocol, folder: Path | None, *, seed: int, resume: bool) -> Path:

@@ -15,6 +15,8 @@ from ignite_trainer.visible import visible
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 # What makes a heading, a list, a quotation or a rule of a line that begins with it.
 _LEADING = re.compile(r"^([#+=-]|\d+(?=[.)](?:\s|$)))")
+PLAYER = re.compile(r"[a-z]+/[a-z0-9]+")
+"""The title of a link to something that can be played: its media type."""
 # Addresses become links without any mark.
 _ADDRESS = re.compile(r"(?i)(:)(?=//)|\b(www)(?=\.)|(?<=\w)(@)(?=\w)")
 
@@ -50,6 +52,11 @@ def picture(path: PurePath, alternative: str) -> str:
 def link(path: PurePath) -> str:
     """Link a file by its relative path."""
     return f"[{inert(path.as_posix())}]({_address(path)})"
+
+
+def player(path: PurePath, words: str, media_type: str) -> str:
+    """Link a file that can be played; on a page that holds all it shows, this becomes what plays it."""
+    return f'[{inert(words)}]({_address(path)} "{media_type}")'
 
 
 def folded(summary: str, content: str) -> str:

@@ -6,7 +6,7 @@
     fold-1/ fold-2/ ...     the runs; one that was not finished goes on from its last state, and is kept as
                             fold-2_unfinished-1 if it has none, with error.txt where it ended by an error
                             that nobody foresaw
-    summary.json sweep.md   written anew after every run
+    summary.json sweep.md   written anew after every run; report.html is sweep.md with its pictures
     predictions.csv         of all folds, once they are there, and pictures of them
 ```
 """
@@ -32,7 +32,7 @@ from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, purpose
-from ignite_trainer.report import prediction_sections
+from ignite_trainer.report import page, prediction_sections
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
@@ -91,7 +91,9 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
             if is_main():
                 _write_summary(plan, records, failures)
         summary = main_says(lambda: _write_summary(plan, records, failures))
-    _show_summary(summary, plan.folder / "sweep.md")
+    _show_summary(summary)
+    if is_main() and (said := page.said(plan.folder)):
+        show(said)
     return summary
 
 
@@ -212,6 +214,8 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
         path.unlink(missing_ok=True)  # of an earlier call, with other runs
     results.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
     results.write_text(plan.folder / "sweep.md", text)
+    title = f"Sweep of {summary.name}"
+    results.write_text(plan.folder / page.FILE_NAME, page.to_html(text, plan.folder, title=title))
     return summary
 
 
@@ -231,7 +235,7 @@ def _pool(plan: Plan, summary: Summary) -> Predictions | None:
     )
 
 
-def _show_summary(summary: Summary, path: Path) -> None:
+def _show_summary(summary: Summary) -> None:
     header, runs, means = sweep_summary.to_cells(summary)
     table = make_table(f"Sweep of {summary.name}")
     for number, title in enumerate(header):
@@ -244,4 +248,3 @@ def _show_summary(summary: Summary, path: Path) -> None:
     show(table)
     for remark in sweep_summary.remarks(summary):
         show(remark)
-    show(str(path))

@@ -19,6 +19,7 @@ CONTRACTS = {
     "ignite_trainer.batch",
     "ignite_trainer.evaluation",
     "ignite_trainer.errors",
+    "ignite_trainer.exhibit",
     "ignite_trainer.inspection",
     "ignite_trainer.named_data",
     "ignite_trainer.randomness",
@@ -77,6 +78,7 @@ def test_every_import_of_a_third_party_is_in_the_requirements() -> None:
     listed = (ROOT / "requirements.txt").read_text().lower()
     distributions = {
         "PIL": "pillow",
+        "markdown_it": "markdown-it-py",
         "ignite": "pytorch-ignite",
         "open_clip": "open_clip_torch",
         "sklearn": "scikit-learn",
@@ -99,6 +101,7 @@ def test_every_requirement_is_imported() -> None:
     distributions = {
         "pillow": "PIL",
         "pytorch-ignite": "ignite",
+        "markdown-it-py": "markdown_it",
         "open_clip_torch": "open_clip",
         "scikit-learn": "sklearn",
     }

@@ -1,15 +1,16 @@
-"""`report.md`: a finished run as people look at it, on one page with its pictures."""
+"""`report.html` and `report.md`: a finished run as people look at it, on one page with its pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePath
 
 from ignite_trainer.evaluation import Table
-from ignite_trainer.markdown import inert, json_block, link, picture, table
+from ignite_trainer.markdown import folded, inert, json_block, link, picture, table
 from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import prediction_sections
+from ignite_trainer.report import page, prediction_sections
 from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart
 from ignite_trainer.reporters.wording import duration, readable
+from ignite_trainer.results import write_text
 
 _FILES = {
     "predictions.csv": "for every sample of the held-out split target, prediction and scores",
@@ -20,7 +21,9 @@ _FILES = {
 
 
 class Report(Reporter):
-    """Writes `report.md` into the run's folder at the end of the run, and the pictures of its predictions.
+    """Writes `report.html` and `report.md` into the run's folder at its end, and what they show.
+
+    The page holds its pictures, and can be sent to others; the Markdown names those beside it.
 
     The predictions are those of the last pass over the held-out split, the tables of `Evaluations` the last
     ones of each. Only files that are there are linked: name this reporter after those that write some.
@@ -56,13 +59,12 @@ class Report(Reporter):
             prediction_sections(self._predictions, run.folder) if self._predictions is not None else "",
             *(_measured_section(result) for result in self._measured.values()),
             f"## Task\n\n{json_block(run.protocol['Task'])}" if "Task" in run.protocol else "",
+            f"## Protocol\n\n{folded('All of it', json_block(run.protocol))}",
             _files(run.folder, end),
         ]
-        target = run.folder / "report.md"
-        unfinished = target.with_name(".report.md")
-        text = "\n\n".join(part.strip("\n") for part in parts if part)
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(target)
+        text = "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+        write_text(run.folder / "report.md", text)
+        write_text(run.folder / page.FILE_NAME, page.to_html(text, run.folder, title=run.name))
 
 
 def _headline(end: RunEnd) -> str:

@@ -291,7 +291,7 @@ def test_a_sweep_runs_from_the_command_line(
     assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
     (folder,) = (tmp_path / "results" / "Toy").iterdir()
     assert {path.name for path in folder.glob("fold-*")} == {"fold-1_seed-3", "fold-2_seed-3"}
-    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "sweep.md")
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {(folder / 'report.html').as_uri()}"
     assert (tmp_path / "results" / "table.md").exists()
 
 

@@ -100,7 +100,7 @@ def test_predictions_are_those_of_the_last_pass_over_the_held_out_split(run: Run
 
 def test_a_task_that_scores_no_classes_has_no_sections_of_them(run: RunStart) -> None:
     text = report(run, evaluated(1, predictions=predictions()), evaluated(2))
-    assert headings(text) == ["Experiment-CV1 &lt;first&gt;", "Run", "Files"]
+    assert headings(text) == ["Experiment-CV1 &lt;first&gt;", "Run", "Protocol", "Files"]
 
 
 def test_measurements_are_tables_of_their_last_pass(run: RunStart) -> None:
@@ -153,7 +153,7 @@ def test_nothing_that_is_told_acts_as_markup(run: RunStart) -> None:
     assert set(re.findall(r"<([a-z0-9]+)", rendered)) <= set(ours)
     assert rendered.count("<strong>") == 1
     assert rendered.count("<h1>") == 1
-    assert rendered.count("<code") == 1  # the protocol's
+    assert rendered.count("<code") == 2  # the task's and the protocol's
     assert set(re.findall(r'<img src="([^"]*)"', rendered)) == {
         "classes.png",
         "confusion.png",
@@ -174,6 +174,9 @@ def test_a_run_leaves_a_report_whose_links_all_lead_somewhere(tmp_path: Path, ep
     trained = {"curve.png", "checkpoints/last_epoch-2.pt"}
     assert always <= set(links)
     assert (trained <= set(links)) == bool(epochs)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == text.count("![") == page.count('src="data:image/png;base64,')
+    assert "&quot;batch_train&quot;: 8" in page  # the whole protocol
     assert not list(folder.glob(".*"))
 
 
