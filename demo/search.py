@@ -1,0 +1,148 @@
+"""Find sounds and pictures of a folder by a text, a sound or a picture: `python demo/search.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from demo.indexing import KINDS, SUFFIXES, Embedding, FolderIndex, Update, embed_files
+from demo.weights import find_demo_weights
+from model.audioclip import AudioCLIP
+from model.releases import WeightsError
+
+_TITLES = {"audio": "Sounds", "image": "Pictures"}
+_WRONG_SHOWN = 20
+
+_EPILOG = """\
+  python demo/search.py index ~/recordings
+  python demo/search.py search "dog barking" --in ~/recordings
+  python demo/search.py search --like bark.wav --in ~/recordings
+  python demo/search.py search --in ~/recordings                   # asks for one text after the other
+
+Embeddings are kept in $AUDIOCLIP_CACHE, by default ~/.cache/audioclip. Before a search, files that are new
+or have changed are embedded. Sounds and pictures are ranked apart: their similarities to a text are not on
+one scale.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0: done, 1: it could not be."""
+    given = _parser().parse_args(arguments)
+    try:
+        weights = find_demo_weights(given.weights)
+        if weights.limits:
+            print(weights.limits, file=sys.stderr)
+        index = FolderIndex(given.folder, weights, store=given.store)
+        model = cache(weights.load)
+        _report(index.update(model), index)
+        if given.command == "search":
+            _search(index, model, text=given.text, like=given.like, count=given.count)
+    except KeyboardInterrupt:
+        print("Stopped. What was embedded is kept; the same command goes on.", file=sys.stderr)
+        return 130
+    except (WeightsError, ValueError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def printable(text: str) -> str:
+    """Names of files as they can be printed: no control characters, nothing that is not Unicode."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python demo/search.py",
+        description="Find sounds and pictures of a folder by a text, a sound or a picture.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--weights",
+        help="released name, file, checkpoint of a run, or folder of save_pretrained; default: the released "
+        "ones if assets/ has them, else random ones",
+    )
+    common.add_argument("--store", type=Path, metavar="FOLDER", help="where embeddings are kept instead")
+    index = commands.add_parser("index", parents=[common], help="embed what is new in a folder")
+    index.add_argument("folder", type=Path)
+    search = commands.add_parser("search", parents=[common], help="rank what is in a folder")
+    query = search.add_mutually_exclusive_group()
+    query.add_argument("text", nargs="?", help="what to look for; without it, texts are read line by line")
+    query.add_argument("--like", type=Path, metavar="FILE", help="a sound or a picture, in place of a text")
+    search.add_argument("--in", dest="folder", type=Path, required=True, metavar="FOLDER")
+    search.add_argument("-n", "--count", type=int, default=10, help="of sounds and of pictures (10)")
+    return parser
+
+
+def _report(update: Update, index: FolderIndex) -> None:
+    counts = f"{len(index.paths('audio'))} sounds, {len(index.paths('image'))} pictures"
+    print(
+        f"{counts}; embedded now: {update.embedded}, gone: {update.removed}, wrong: {len(update.wrong)}",
+        file=sys.stderr,
+    )
+    for path, why in [*update.wrong.items()][:_WRONG_SHOWN]:
+        print(f"  {printable(path)}: {printable(why)}", file=sys.stderr)
+    if len(update.wrong) > _WRONG_SHOWN:
+        print(f"  ... and {len(update.wrong) - _WRONG_SHOWN} more", file=sys.stderr)
+
+
+def _search(
+    index: FolderIndex, load: Callable[[], AudioCLIP], *, text: str | None, like: Path | None, count: int
+) -> None:
+    if like is not None:
+        _show(index, embed_query(load(), like), count)
+    elif text is not None:
+        _show(index, load().embed_text(text).cpu().numpy()[0], count)
+    else:
+        model = load()
+        while line := _ask():
+            try:
+                _show(index, model.embed_text(line).cpu().numpy()[0], count)
+            except ValueError as error:  # too long
+                print(error, file=sys.stderr)
+
+
+def _ask() -> str:
+    """The next text; empty at the end."""
+    if sys.stdin.isatty():
+        print("Text (nothing to end): ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def embed_query(model: AudioCLIP, path: Path) -> Embedding:
+    """Embed a sound or a picture, told by the suffix of its name: `[D]`.
+
+    Raises:
+        ValueError: it is neither, or cannot be used.
+    """
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{path}: neither a sound nor a picture by its name; known are {', '.join(SUFFIXES)}."
+        )
+    (result,) = embed_files(model, kind, [path])
+    if isinstance(result, str):
+        raise ValueError(f"{path}: {result}")
+    return result
+
+
+def _show(index: FolderIndex, query: Embedding, count: int) -> None:
+    for kind in KINDS:
+        if matches := index.rank(query, kind, count):
+            print(_TITLES[kind])
+        for place, match in enumerate(matches, start=1):
+            print(f"{place:3}  {match.similarity:6.3f}  {printable(match.path)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Which model a demo runs, and what cannot be done with it; networks and loading are model/'s."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.audioclip import AudioCLIP
+from model.hub import CONFIG, WEIGHTS, is_hub_layout
+from model.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
+
+RELEASED = "AudioCLIP-Full-Training"
+UNTRAINED = "untrained"
+SEED = 0
+
+LIMITS = (
+    "The weights are random, as none are there. A text then says nothing about a sound or a picture, nor a "
+    "picture about a sound: such rankings, and all zero-shot classification, are arbitrary. What still means "
+    "something is likeness within one kind, sounds like a sound and pictures like a picture, and that is far "
+    "from what a trained model does. The released weights (537 MB) come with: "
+    f"python -m utils.fetch {RELEASED}"
+)
+"""What the demos say where a model is untrained."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a demo, found but not loaded.
+
+    Attributes:
+        name: what they are called on pages and at the terminal.
+        source: path that `AudioCLIP.from_pretrained` takes; None: random weights.
+        files: that a change of them makes another model of.
+        arguments: of the network's constructor, those that are not the published ones.
+        limits: what cannot be done with them; None: nothing that is known.
+    """
+
+    name: str
+    source: Path | None
+    files: tuple[Path, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    limits: str | None = None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What embeddings depend on besides the content of `files`, as JSON types."""
+        about: dict[str, Any] = {"arguments": json.loads(json.dumps(self.arguments))}
+        if self.source is None:
+            about["random"] = {"seed": SEED, "torch": torch.__version__}
+        return about
+
+    def load(self) -> AudioCLIP:
+        """Build the model on the GPU, if there is one, in eval mode.
+
+        Raises:
+            WeightsError: the weights do not fit.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.source is not None:
+            return AudioCLIP.from_pretrained(self.source, device=device, **self.arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            return AudioCLIP(**{**self.arguments, "pretrained": False}).to(device).eval()
+
+
+def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSETS) -> Weights:
+    """Find the weights to use; nothing is downloaded unless it is named.
+
+    Args:
+        source: None: the released weights if `assets` has them, else random ones. "untrained": random ones.
+            The name of a released file, which is fetched if it is not there; the path of a file of weights,
+            also of a checkpoint in a run's folder, whose network is then the run's; a folder that
+            `AudioCLIP.save_pretrained` wrote.
+        assets: folder of the released weights.
+
+    Raises:
+        WeightsError: they are not there.
+    """
+    if source is None:
+        release = RELEASES[RELEASED]
+        path = assets / release.file
+        there = path.is_file() and path.stat().st_size == release.size_bytes
+        source = RELEASED if there else UNTRAINED
+    if source == UNTRAINED:
+        return Weights(UNTRAINED, None, limits=LIMITS)
+    if is_hub_layout(source):
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise WeightsError(f"{source}: not a folder. Of the Hugging Face hub, download it first.")
+        return Weights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
+    path = find_weights(source, assets=assets)
+    return Weights(path.stem, path, files=(path,), arguments=_arguments_of_run(path))
+
+
+def _arguments_of_run(path: Path) -> dict[str, Any]:
+    """The network's arguments, of a file in `<run>/checkpoints/`; of any other none."""
+    protocol = path.resolve().parent.parent / "protocol.json"
+    if path.resolve().parent.name != "checkpoints" or not protocol.is_file():
+        return {}
+    model = json.loads(protocol.read_text(encoding="utf-8"))["Model"]
+    if model["class"] != "model.audioclip.AudioCLIP":
+        raise WeightsError(f"{path}: weights of a {model['class']}; the demos take those of an AudioCLIP.")
+    return {name: value for name, value in model["args"].items() if name not in ("pretrained", "assets")}

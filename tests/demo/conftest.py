@@ -1,0 +1,80 @@
+"""What the tests of the demos share: a small model in a folder, sounds and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from model.audioclip import AudioCLIP
+
+SMALL = {
+    "embed_dim": 16,
+    "image_resolution": 32,
+    "vision_layers": (1, 1, 1, 1),
+    "vision_width": 8,
+    "transformer_width": 32,
+    "transformer_heads": 2,
+    "transformer_layers": 1,
+    "n_fft": 256,
+    "hop_length": 200,
+    "win_length": 200,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_model() -> AudioCLIP:
+    """An AudioCLIP with small image and text towers and random weights, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return AudioCLIP(**SMALL, pretrained=False).eval()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def weights_folder(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights as `--weights` takes them."""
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    small_model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def loaded_before(small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the small model there when weights are to be loaded, which takes seconds."""
+    monkeypatch.setattr("demo.weights.Weights.load", lambda _: small_model)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what is cached in a folder of the test."""
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fill() -> Callable[..., None]:
+    """Put noises and pictures of random colours into a folder, all different."""
+
+    def fill(folder: Path, *, sounds: int, pictures: int, start: int = 0, seconds: float = 0.2) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(start, start + sounds):
+            noise = np.random.default_rng(number).uniform(-0.5, 0.5, round(seconds * 44100))
+            soundfile.write(folder / f"sound_{number:04}.wav", noise, 44100)
+        for number in range(start, start + pictures):
+            colours = np.random.default_rng(number).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+            Image.fromarray(colours).resize((60, 40)).save(folder / f"picture_{number:04}.png")
+
+    return fill
