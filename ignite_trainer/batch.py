@@ -83,6 +83,13 @@ def collate(samples: Sequence[Any]) -> Any:
 
     Arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list; None stays where all have it,
     and where some have it, there is a `PartialBatch` of the others.
+
+    Example:
+        >>> batch = collate([(np.zeros((1, 3)), None, "dog"), (np.ones((1, 2)), np.ones(4), "rain")])
+        >>> batch[0].values.shape, batch[0].lengths.tolist()
+        (torch.Size([2, 1, 3]), [3, 2])
+        >>> rows_of(batch[1], count=2).tolist(), batch[2]
+        ([1], ['dog', 'rain'])
     """
     columns = zip(*samples, strict=True)
     return rebuild(samples[0], [collate_field(list(column)) for column in columns])

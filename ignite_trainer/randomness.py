@@ -50,7 +50,14 @@ class SampleRandom:
 
     @classmethod
     def of(cls, *, seed: int, epoch: int, indices: Sequence[int] | Tensor) -> SampleRandom:
-        """Streams of the samples `indices` , positions in the data set, in one epoch of one run."""
+        """Streams of the samples `indices`, positions in the data set, in one epoch of one run.
+
+        Example:
+            >>> together = SampleRandom.of(seed=1, epoch=2, indices=[7, 8]).uniform()
+            >>> alone = SampleRandom.of(seed=1, epoch=2, indices=[8]).uniform()
+            >>> bool(together[1] == alone[0])
+            True
+        """
         indices = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
         keys = torch.zeros_like(indices)
         for word in (seed & _MASK, (seed >> 32) & _MASK, epoch, indices):

@@ -69,6 +69,19 @@ class AudioCLIP(nn.Module, HubLayout):
     Raises:
         ValueError: arguments that do not fit together.
         WeightsError: the weights are not there or do not fit.
+
+    Example:
+        A small one with random weights.
+
+        >>> import numpy as np
+        >>> model = AudioCLIP(
+        ...     embed_dim=128, image_resolution=64, vision_layers=[1, 1, 1, 1], vision_width=16,
+        ...     transformer_width=64, transformer_heads=2, transformer_layers=1, pretrained=False,
+        ... )
+        >>> audio = model.embed_audio(np.zeros(44100, np.int16), sample_rate=44100)
+        >>> texts = model.embed_text(["dog", "rain"], template="{}")
+        >>> (audio @ texts.T).shape
+        torch.Size([1, 2])
     """
 
     visual: nn.Module

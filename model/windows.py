@@ -70,6 +70,12 @@ def window_starts(samples: int, window: int) -> list[int]:
 
     That much is cut off evenly at both ends: codecs round a clip's length up to whole blocks, and a few
     samples more are worth no second window.
+
+    Example:
+        >>> window_starts(12, window=5)
+        [0, 4, 7]
+        >>> window_starts(5, window=5)
+        [0]
     """
     count = max(1, math.ceil((samples - window // 100) / window))
     covered = min(samples, count * window)

@@ -57,6 +57,11 @@ class PositivePairs:
 
         Raises:
             ValueError: the labels of one are a string.
+
+        Example:
+            >>> pairs = PositivePairs.by_label_sets([["dog"], ["rain"]], [["rain", "wind"], ["dog"], ["dog"]])
+            >>> [pairs.items_of(query).tolist() for query in range(2)]
+            [[1, 2], [0]]
         """
         for labels in (*query_labels, *item_labels):
             if isinstance(labels, str):

@@ -97,6 +97,16 @@ def retrieval_metrics(
     Raises:
         ValueError: shapes, dtypes or devices do not fit each other or `positives`, an embedding is not
             normalised, there is nothing to rank, an option is out of range, or no query has a positive.
+
+    Example:
+        Of three sounds the first two find their own text first, the third finds it last.
+
+        >>> import torch
+        >>> texts = torch.eye(3)
+        >>> sounds = texts[[0, 1, 0]]
+        >>> result = retrieval_metrics(sounds, texts, PositivePairs.by_index(3), k=[1, 3])
+        >>> {name: round(value, 3) for name, value in result.values.items() if name in ("R@1", "R@3", "mAP")}
+        {'R@1': 0.667, 'R@3': 1.0, 'mAP': 0.806}
     """
     _check_embeddings(queries, items)
     _check_positives(positives, query_count=len(queries), item_count=len(items))
