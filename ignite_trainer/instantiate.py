@@ -21,6 +21,9 @@ TRUSTED_PACKAGES = frozenset(
     {"ignite_trainer", "model", "utils", "torch", "torchvision", "torchaudio", "ignite"}
 )
 
+_FETCHING = ("torchvision", "torchaudio")
+"""Their data sets fetch any address, unpack it wherever its names lead, and read pickles."""
+
 T = TypeVar("T")
 
 
@@ -172,6 +175,15 @@ def _locate(path: str, where: str, trusted: frozenset[str]) -> Any:
         raise ProtocolError(f"{where} is {path}, which is a {type(found).__name__}, not a class.")
     if home not in allowed:
         raise ProtocolError(f'{where} is {path}, which is code of "{home}", a package that is not trusted.')
+    if (
+        home in _FETCHING
+        and home not in trusted
+        and "datasets" in getattr(found, "__module__", "").split(".")
+    ):
+        raise ProtocolError(
+            f"{where} is {path}; data sets of {home} fetch and unpack what their arguments name, wherever "
+            f"that leads, and some read pickles. If you know this protocol, add --trust {home}."
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,30 @@ def test_a_class_is_taken_for_its_own_kind_alone(
     # A layer can be called, so it is a transform as well.
     also = ["Transforms[0]"] if path == "torch.nn.Linear" else []
     assert refused == [name for name in SECTIONS if name not in (own, *also)]
+
+
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_a_data_set_that_unpacks_what_a_protocol_names_is_refused(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("x"))
+        archive.addfile(tarfile.TarInfo("../../../canary"))
+    (tmp_path / "root").mkdir()
+    args = {
+        "root": str(tmp_path / "root"),
+        "url": (tmp_path / "set.tar.gz").as_uri(),
+        "download": True,
+        "training": {"key": "subset", "yes": "training", "no": "validation"},
+    }
+    protocol = tmp_path / "hostile.json"
+    raw = toy(tmp_path / "results", Dataset={"class": "torchaudio.datasets.SPEECHCOMMANDS", "args": args})
+    protocol.write_text(json.dumps(raw))
+    assert main(["-c", str(protocol), "--trust", "toy_research", *more], defaults=DEFAULTS) > 0
+    said = "".join(capsys.readouterr())
+    assert "data sets of torchaudio fetch and unpack" in " ".join(said.split())
+    assert not (tmp_path / "canary").exists()
+    assert not list((tmp_path / "root").iterdir())
 
 
 def test_what_a_protocol_quotes_does_not_reach_the_terminal(

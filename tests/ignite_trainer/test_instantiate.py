@@ -67,6 +67,14 @@ def test_a_path_through_a_trusted_module_to_foreign_code_is_refused(path: str, h
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize("path", ["torchvision.datasets.FakeData", "torchaudio.datasets.YESNO"])
+def test_data_sets_that_fetch_need_trust_of_their_own(path: str) -> None:
+    home = path.split(".", maxsplit=1)[0]
+    with pytest.raises(ProtocolError, match=rf"wherever that leads.* add --trust {home}\.$"):
+        resolve(spec(path), Dataset, where="Dataset")
+    assert issubclass(resolve(spec(path), Dataset, where="Dataset", trusted=[home]), Dataset)
+
+
 def test_what_has_no_home_is_refused() -> None:
     path = "torch.backends.mkldnn.enabled"
     assert refusal(path) == f"Model.class is {path}, which is a bool, not a class."
