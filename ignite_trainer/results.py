@@ -123,9 +123,9 @@ def earlier_environments(folder: Path) -> list[dict[str, Any]]:
     """What `environment.json` of a run says of the times it ran before, the first one first."""
     try:
         last = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return [*last.pop("earlier", []), last]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # somebody wrote into it
         return []
-    return [*last.pop("earlier", []), last]
 
 
 def _fold_part(protocol: Protocol) -> str | None:

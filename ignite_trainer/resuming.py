@@ -123,13 +123,14 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line.decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # a killed run was writing it
                 break
             raise _unreadable(path, number, error) from error
         try:
             before = position is not None and _is_before(entry, position)
             event, key = (_event(entry), _key(entry, number)) if before else (None, ())
+            hash(key)  # a name that is a list has none
         except (LookupError, TypeError, AttributeError) as error:
             raise _unreadable(path, number, error) from error
         if before:

@@ -22,7 +22,7 @@ from toy_research.sameness import differences
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 
-from ignite_trainer import cli, resuming, sweep
+from ignite_trainer import cli, results, resuming, sweep
 from ignite_trainer.checkpoints import Position
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
@@ -215,7 +215,14 @@ def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path
     assert [json.loads(line) for line in lines[:-1]] == whole
 
 
-@pytest.mark.parametrize("line", [b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        b'{"event": "other", "epoch": 1, "split": []}',
+    ],
+)
 def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path) -> None:
     scores = {**SCORES, "epoch": 1, "metrics": {}}
     path = write_log(tmp_path, scores, line, scores)
@@ -223,6 +230,16 @@ def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path
     with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is no event of a run (")):
         resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", '{"earlier": 5}', "[" * 100_000], ids=lambda text: text[:9]
+)
+def test_an_environment_that_somebody_wrote_into_is_none_of_an_earlier_time(
+    content: str, tmp_path: Path
+) -> None:
+    (tmp_path / "environment.json").write_text(content)
+    assert results.earlier_environments(tmp_path) == []
 
 
 def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
