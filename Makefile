@@ -33,6 +33,6 @@ $(VENV)/.installed: requirements.txt .ci/build-constraints.txt
 	@$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-for-tests: $(VENV)/.installed tests/requirements.txt
-	@$(INSTALL) -r tests/requirements.txt
+$(VENV)/.installed-for-tests: $(VENV)/.installed tests/requirements.txt demo/requirements.txt
+	@$(INSTALL) -r tests/requirements.txt -r demo/requirements.txt
 	@touch $@

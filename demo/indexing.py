@@ -146,6 +146,9 @@ class FolderIndex:
         contents, wrong = {}, {}
         for path in _walk(self.folder):
             kind = SUFFIXES[Path(path).suffix.lower()]
+            if not path.isprintable():
+                wrong[path] = "its name is not one that can be printed"
+                continue
             try:
                 now.files[path] = record_file(self.folder / path, before.files.get(path))
             except OSError as error:

@@ -34,9 +34,13 @@ def find_chromium() -> str | None:
     return chosen or next(filter(None, map(shutil.which, _NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for all tests."""
+    """One browser for the tests of a module.
+
+    While it is there, this thread counts as one that runs an event loop (playwright's), so that `asyncio.run`
+    is refused.
+    """
     executable = find_chromium()
     if executable is None:
         pytest.skip("no Chromium is installed: apt-get install chromium, or name one by $CHROMIUM")

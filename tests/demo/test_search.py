@@ -196,13 +196,13 @@ def test_texts_are_read_line_by_line_where_none_is_given(
     assert capsys.readouterr().out.count("Sounds\n") == 2
 
 
-def test_names_of_files_cannot_control_the_terminal(
+def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
     folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "sound_0000.wav").rename(folder / "red\x1b[31m.wav")
-    assert command("search", "x", "--in", folder, "--weights", weights_folder) == 0
-    printed = capsys.readouterr().out
-    assert r"red\x1b[31m.wav" in printed and "\x1b" not in printed
+    (folder / "sound_0000.wav").rename(folder / "red\x1b[31m\udc80.wav")
+    assert command("index", folder, "--weights", weights_folder) == 0
+    said = capsys.readouterr().err
+    assert r"red\x1b[31m\udc80.wav: its name is not one that can be printed" in said and "\x1b" not in said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,245 @@
+"""The page in a real browser: texts, files and recordings are answered with what can be seen and heard."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from demo.app import describe, make_application
+from demo.indexing import FolderIndex
+from demo.made import made_collection
+from demo.queries import Queries
+from demo.weights import LIMITS, find_demo_weights
+from model.audioclip import AudioCLIP
+from tests.browser import watched_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+MARKUP = "<img src=x onerror=document.title='attacked'>.wav"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = made_collection(tmp_path_factory.mktemp("made") / "collection")
+    (folder / "rain_2.wav").rename(folder / MARKUP)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path, small_model: AudioCLIP, weights_folder: Path) -> FolderIndex:
+    weights = find_demo_weights(str(weights_folder))
+    index = FolderIndex(folder, weights, store=folder.parent / "store")
+    index.update(lambda: small_model)
+    return index
+
+
+def serve(application: Any) -> Iterator[str]:
+    """Serve from a thread of its own, and give the address."""
+    ready: Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Queue()
+
+    async def listen() -> None:
+        server = application.listen(0, "127.0.0.1")
+        port = next(iter(server._sockets.values())).getsockname()[1]
+        stop = asyncio.Event()
+        ready.put((asyncio.get_running_loop(), stop, port))
+        await stop.wait()
+        server.stop()
+        await server.close_all_connections()
+
+    thread = threading.Thread(target=lambda: asyncio.run(listen()))
+    thread.start()
+    loop, stop, port = ready.get(timeout=60)
+    yield f"http://127.0.0.1:{port}"
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+
+
+@pytest.fixture
+def address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
+    update = index.update(lambda: small_model)
+    about = {**describe(index, update, made=False), "limits": LIMITS}
+    yield from serve(make_application(Queries(small_model, index), index, about))
+
+
+def names(page: Page, kind: str) -> list[str]:
+    """Paths in the order in which they are ranked."""
+    sources: list[str] = page.locator(f"#{kind} audio, #{kind} img").evaluate_all(
+        "all => all.map(one => decodeURIComponent(one.getAttribute('src').split('/').slice(1).join('/')))"
+    )
+    return sources
+
+
+def all_play(page: Page, selector: str) -> bool:
+    return bool(
+        page.locator(selector).evaluate_all(
+            """async players => (await Promise.all(players.map(async player => {
+                player.muted = true;
+                await player.play();
+                return player.duration > 0.1 && !player.paused;
+            }))).every(Boolean)"""
+        )
+    )
+
+
+def all_seen(page: Page, selector: str) -> bool:
+    return bool(
+        page.locator(selector).evaluate_all(
+            """async pictures => {
+                for (const picture of pictures) { picture.loading = 'eager'; await picture.decode(); }
+                return pictures.every(picture => picture.naturalWidth > 0);
+            }"""
+        )
+    )
+
+
+def test_a_text_is_answered_with_ranked_sounds_that_play_and_pictures_that_show(
+    page: Page, address: str, index: FolderIndex, small_model: AudioCLIP
+) -> None:
+    page.goto(address)
+    page.fill("#text", "a bell rings")
+    page.press("#text", "Enter")
+    page.wait_for_selector("#title >> text=“a bell rings”")
+    query = small_model.embed_text("a bell rings").numpy()[0]
+    assert names(page, "audio") == [match.path for match in index.rank(query, "audio", 12)]
+    assert names(page, "image") == [match.path for match in index.rank(query, "image", 12)]
+    assert (len(names(page, "audio")), len(names(page, "image"))) == (12, 6)
+    assert all_play(page, "#audio audio") and all_seen(page, "#image img")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("siren_1.wav", "audio"), ("engine.png", "image")])
+def test_a_file_that_is_given_finds_itself_first_and_is_classified(
+    page: Page, address: str, folder: Path, name: str, kind: str
+) -> None:
+    page.goto(address)
+    page.set_input_files("#file", folder / name)
+    page.wait_for_selector(f"#title >> text=Like {name}")
+    assert names(page, kind)[0] == name
+    assert page.inner_text(f"#{kind} .score >> nth=0") == "1.000"
+    assert all_play(page, "#audio audio") and all_seen(page, "#image img")
+    assert all_play(page, "#subject audio") if kind == "audio" else all_seen(page, "#subject img")
+    percents = [float(text.split()[-2]) for text in page.locator("#classes li").all_inner_texts()]
+    assert len(percents) == 12 and percents == sorted(percents, reverse=True)
+    assert sum(percents) == pytest.approx(100, abs=0.7)  # each is rounded to a tenth
+
+
+def test_labels_that_are_edited_on_the_page_are_classified_into(
+    page: Page, address: str, folder: Path, small_model: AudioCLIP
+) -> None:
+    page.goto(address)
+    page.set_input_files("#file", folder / "rain.png")
+    page.wait_for_selector("#classes li")
+    page.fill("#labels", "a dog\n\n  a drop of rain ")
+    page.fill("#template", "a drawing of {}")
+    image = small_model.embed_image(folder / "rain.png")
+    text = small_model.embed_text(["a dog", "a drop of rain"], "a drawing of {}")
+    expected = (small_model.logit_scale.exp().detach() * image @ text.T)[0].softmax(0).tolist()
+    best = ["a dog", "a drop of rain"][expected.index(max(expected))]
+    page.wait_for_selector(f"#classes li:first-child:has-text('{100 * max(expected):.1f} %')")
+    assert page.inner_text("#classes li >> nth=0").startswith(best)
+    assert page.locator("#classes li").count() == 2
+
+
+def test_a_recording_is_embedded(page: Page, address: str) -> None:
+    page.goto(address)
+    page.click("#record")
+    page.wait_for_selector("#record.on")
+    page.wait_for_timeout(1200)
+    page.click("#record")
+    page.wait_for_selector("#title >> text=Like recording.wav")
+    assert len(names(page, "audio")) == 12 and all_play(page, "#subject audio")
+
+
+def test_more_like_this_asks_by_a_file_of_the_folder(page: Page, address: str) -> None:
+    page.goto(address)
+    page.fill("#text", "x")
+    page.click("#ask button")
+    page.wait_for_selector("#image figure")
+    chosen = names(page, "image")[3]
+    page.locator("#image .more").nth(3).click()
+    page.wait_for_selector(f"#title >> text=Like {chosen}")
+    assert names(page, "image")[0] == chosen and page.locator("#classes li").count() == 12
+
+
+def test_the_page_says_what_it_cannot_do_and_which_files_are_wrong(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_selector("#limits")
+    assert page.inner_text("#limits") == LIMITS
+    assert "12 sounds and 6 pictures" in page.inner_text("#about")
+    page.click("#wrong summary")
+    assert "broken.jpg: not decodable as an image" in page.inner_text("#wrong ul")
+
+
+def test_markup_in_names_and_labels_stays_text(page: Page, address: str, folder: Path) -> None:
+    page.goto(address)
+    page.fill("#labels", "<b>bold</b>")
+    page.set_input_files("#file", folder / MARKUP)
+    page.wait_for_selector("#audio .sound")
+    assert MARKUP in page.inner_text("#audio") and "<b>bold</b>" in page.inner_text("#classes")
+    assert page.title() == "AudioCLIP"
+
+
+def test_a_file_that_cannot_be_used_is_an_error_on_the_page(
+    chromium: Browser, address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    with watched_page(chromium) as (page, _):
+        page.goto(address)
+        page.set_input_files("#file", tmp_path / "broken.wav")
+        page.wait_for_selector("#error >> text=broken.wav: ")
+        assert "not decodable as audio" in page.inner_text("#error")
+        page.fill("#text", "word " * 200)
+        page.click("#ask button")
+        page.wait_for_selector("#error >> text=tokens")
+
+
+def status(request: str | urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_only_files_of_the_index_are_given_out(address: str, folder: Path) -> None:
+    (folder.parent / "secret.wav").write_bytes((folder / "siren_1.wav").read_bytes())
+    assert status(f"{address}/sound/siren_1.wav") == 200
+    assert status(f"{address}/picture/rain.png") == 200
+    for path in ("sound/../secret.wav", "sound/%2e%2e/secret.wav", "sound/rain.png", "picture/broken.jpg"):
+        assert status(f"{address}/{path}") == 404
+    assert status(f"{address}/../app.py") in (403, 404)
+
+
+def test_other_names_and_other_pages_are_refused(address: str) -> None:
+    body = json.dumps({"text": "x"}).encode()
+    ask = urllib.request.Request(f"{address}/rank", data=body)
+    assert status(ask) == 200
+    ask.add_header("Origin", "https://example.org")
+    assert status(ask) == 403
+    assert status(urllib.request.Request(f"{address}/about", headers={"Host": "example.org"})) == 404
+    assert status(urllib.request.Request(f"{address}/rank", data=b"[]")) == 400
+
+
+def test_uploads_of_long_ago_are_forgotten(
+    index: FolderIndex, small_model: AudioCLIP, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.queries.UPLOADS_KEPT", 2)
+    queries = Queries(small_model, index)
+    content = (folder / "rain.png").read_bytes()
+    first, *_, last = [queries.take("rain.png", content)["upload"] for _ in range(3)]
+    assert queries.rank({"upload": last})["image"][0]["path"] == "rain.png"
+    with pytest.raises(ValueError, match="Drop it again"):
+        queries.rank({"upload": first})
+    with pytest.raises(ValueError, match="0 labels are given; 1 to 500 are possible"):
+        queries.classify({"upload": last}, [])
