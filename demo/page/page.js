@@ -40,7 +40,7 @@ function soundLine({path, similarity: value}, index) {
 }
 
 function pictureCard({path, similarity: value}, index) {
-  const name = make("span", {className: "name", textContent: `${index + 1}  ${path} `});
+  const name = make("span", {className: "name", textContent: `${index + 1}\u00a0\u00a0${path} `});
   name.append(similarity(value));
   return make("figure", {}, make("img", {src: address("picture", path), alt: path, loading: "lazy"}),
               make("figcaption", {}, name, more("image", path)));
@@ -59,6 +59,7 @@ async function find(query, title, kind, source) {
     }
     const ranked = await ask("rank", JSON.stringify(query));
     $("title").textContent = title;
+    if (!("text" in query)) $("text").value = "";
     $("audio").replaceChildren(...ranked.audio.map(soundLine));
     $("image").replaceChildren(...ranked.image.map(pictureCard));
   } catch (error) {
