@@ -58,11 +58,20 @@ def pairwise_contrastive_loss(
             "together: item i of one with item i of the others."
         )
     targets = _targets(pairs[0], positives=positives, label_ids=label_ids)
-    total = torch.stack([_symmetric_loss(pair, targets, sample_weight) for pair in pairs]).sum()
+    return combined([_symmetric_loss(pair, targets, sample_weight) for pair in pairs], reduction)
+
+
+def combined(losses: Sequence[Tensor], reduction: Reduction) -> Tensor:
+    """Make one loss of those of n pairs of modalities: their sum divided by n! ("factorial"), or the mean.
+
+    Raises:
+        ValueError: the reduction is none of these.
+    """
+    total = torch.stack(list(losses)).sum()
     if reduction == "factorial":
-        return total / math.factorial(len(pairs))
+        return total / math.factorial(len(losses))
     if reduction == "mean":
-        return total / len(pairs)
+        return total / len(losses)
     raise ValueError(f'reduction is {reduction!r}; "factorial" and "mean" are allowed.')
 
 

@@ -3,6 +3,7 @@
 from utils.datasets.audioset import AudioSet
 from utils.datasets.esc50 import ESC50
 from utils.datasets.folds import FoldDataset
+from utils.datasets.made_scenes import MadeScenes
 from utils.datasets.made_sounds import MadeSounds
 from utils.datasets.own_data import Table
 from utils.datasets.sample import Clip, Sample
@@ -14,6 +15,7 @@ __all__ = [
     "AudioSet",
     "Clip",
     "FoldDataset",
+    "MadeScenes",
     "MadeSounds",
     "Sample",
     "Shards",

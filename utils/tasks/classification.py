@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from ignite_trainer.batch import rows_of, values_of
 from ignite_trainer.task import StepOutput, Task
 from model.esresnet import ESResNeXt
 from utils.tasks.labels import Classes, check_audio
@@ -17,7 +19,8 @@ class Classification(Task):
     """Cross-entropy over the classes, or, for samples with several labels, binary cross-entropy of each.
 
     A model is called with audio `[B, C, T]` and returns `[B, classes]`. The wavelet-norm penalty of an
-    `ESResNeXt` is added to the loss.
+    `ESResNeXt` is added to the loss. Samples without audio are left out of it; in evaluation all their
+    scores are those of the logit 0.
 
     Args:
         multilabel: whether samples carry several labels; scores are then independent.
@@ -47,8 +50,12 @@ class Classification(Task):
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the loss, the scores and the targets."""
-        logits, penalty = _forward(model, batch.audio)
-        output = self._score(logits, batch.labels)
+        audio = values_of(batch.audio)
+        if audio is None:
+            raise ValueError("No sample of a batch has audio; this task needs some that have.")
+        logits, penalty = _forward(model, audio)
+        heard = rows_of(batch.audio, len(audio)).tolist()
+        output = self._score(logits, [batch.labels[row] for row in heard])
         with record_function("step/loss"):
             if self._multilabel:
                 loss = F.binary_cross_entropy_with_logits(logits.float(), output.y.float())
@@ -58,7 +65,14 @@ class Classification(Task):
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return scores and targets."""
-        return self._score(_forward(model, batch.audio)[0], batch.labels)
+        logits = torch.zeros(len(batch.labels), len(self._classes), device=next(model.parameters()).device)
+        if batch.audio is not None:
+            found = _forward(model, values_of(batch.audio))[0].float()
+            if len(found) == len(logits):
+                logits = found
+            else:
+                logits[rows_of(batch.audio, len(logits)).to(logits.device)] = found
+        return self._score(logits, batch.labels)
 
     def _score(self, logits: Tensor, labels: list[list[str]]) -> StepOutput:
         targets = self._classes.targets(labels, multilabel=self._multilabel, device=logits.device)

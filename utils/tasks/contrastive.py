@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.batch import PaddedBatch
 from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import normalised, scaled_similarity
-from model.windows import WindowedEmbedding
+from utils.tasks.clips import embed_clips
 from utils.tasks.labels import Classes, check_audio
 from utils.tasks.prompts import Prompts
 
@@ -106,7 +104,7 @@ class AudioTextContrastive(EmbeddingTask):
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and embeddings of the audio and of images if given."""
         audioclip = _audioclip(model)
-        features = {"audio": self._embed_audio(audioclip, batch.audio)}
+        features = {"audio": embed_clips(audioclip, batch.audio, window_samples=self._window_samples)}
         if batch.image is not None:
             features["image"] = normalised(audioclip.encode_image(batch.image))
         if audioclip.multilabel:
@@ -143,26 +141,6 @@ class AudioTextContrastive(EmbeddingTask):
         assert logits.audio_text is not None
         own = torch.arange(len(logits.audio_text), device=logits.audio_text.device)
         return StepOutput(logits.audio_text, own, loss)
-
-    def _embed_audio(self, model: AudioCLIP, audio: Tensor | PaddedBatch) -> Tensor:
-        """Normalised features of a batch of clips, float32 `[B, D]`, by windows where they are too long."""
-
-        def encode(clips: Tensor) -> Tensor:
-            # The units were looked at before the run; a quiet batch is no mistake.
-            features: Tensor = model.audio(clips, check_units=False)
-            return features
-
-        values, lengths = audio if isinstance(audio, PaddedBatch) else (audio, None)
-        longest = values.shape[-1]
-        window = self._window_samples or longest
-        if lengths is None and longest <= window:
-            return normalised(encode(values))
-        embedding = WindowedEmbedding(encode, window=window, batch_size=len(values))
-        for clip, length in zip(
-            values, repeat(longest) if lengths is None else lengths.tolist(), strict=False
-        ):
-            embedding.add(clip[:, :length])
-        return embedding.embeddings()
 
 
 def _audioclip(model: nn.Module) -> AudioCLIP:

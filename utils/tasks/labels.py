@@ -80,7 +80,10 @@ def check_audio(dataset: Any) -> None:
     if rate != SAMPLE_RATE:
         logger.warning("The data set is sampled at %s Hz; the released weights expect %s.", rate, SAMPLE_RATE)
     for index in range(min(len(dataset), _LOOKED_AT)):
-        audio = torch.as_tensor(dataset[index][0])
+        given = dataset[index][0]
+        if given is None:
+            continue
+        audio = torch.as_tensor(given)
         if audio.dim() != 2:
             raise ValueError(
                 f"Sample {index} has audio of shape {list(audio.shape)}; expected [C, T]: channels, samples."

@@ -12,6 +12,9 @@ from model.similarity import normalised
 
 Labels = Sequence[Sequence[str]]
 
+_MOST_KNOWN = 100_000
+"""Texts whose features are remembered: 0.4 GB of 1024 numbers each. There can be millions."""
+
 
 class Prompts:
     """Texts of label lists, encoded, and remembered while the text tower is frozen.
@@ -19,12 +22,20 @@ class Prompts:
     Args:
         templates: one or several; `{}` stands for the labels. The embeddings of several are averaged.
         class_texts: words to be used instead of a label.
+        shorten: of a text that is too long for the tower, leave out labels, the last first, and of a single
+            one words; otherwise it is an error.
 
     Raises:
         ValueError: there is no template, or one lacks its `{}`.
     """
 
-    def __init__(self, templates: str | Sequence[str], class_texts: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        templates: str | Sequence[str],
+        class_texts: Mapping[str, str] | None = None,
+        *,
+        shorten: bool = False,
+    ) -> None:
         self._templates = [templates] if isinstance(templates, str) else list(templates)
         texts: list[object] = [*self._templates, *(class_texts or {}).values()]  # from JSON
         wrong = next((text for text in texts if not isinstance(text, str)), None)
@@ -36,6 +47,7 @@ class Prompts:
             if "{}" not in template:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
         self._class_texts = dict(class_texts or {})
+        self._shorten = shorten
         self._known: dict[tuple[str, ...], Tensor] = {}
 
     def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
@@ -55,6 +67,8 @@ class Prompts:
             self._known.clear()
             return self._embed(model, labels)
         keys = [tuple(sample) for sample in labels]
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         new = [key for key in dict.fromkeys(keys) if key not in self._known]
         if new:
             # Kept for training steps too, so no inference tensors; computed once, so in full precision.
@@ -69,8 +83,32 @@ class Prompts:
     def _embed(self, model: AudioCLIP, labels: Labels) -> Tensor:
         """Average over the templates on the unit sphere: normalised, added, normalised."""
         texts = self._worded(labels)
-        features = [normalised(model.encode_text(texts, template)) for template in self._templates]
+        features = []
+        for template in self._templates:
+            fitting = [_fitting(model, text, template) for text in texts] if self._shorten else texts
+            features.append(normalised(model.encode_text(fitting, template)))
         return features[0] if len(features) == 1 else normalised(torch.stack(features).sum(dim=0))
 
     def _worded(self, labels: Labels) -> list[list[str]]:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]
+
+
+def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
+    """What of a text the tower takes; the template alone is not too long."""
+    while not _fits(model, text, template):
+        words = text[0].split(" ")
+        if len(text) > 1:
+            text = text[:-1]
+        elif len(words) > 1:
+            text = [" ".join(words[:-1])]
+        else:
+            break  # the tower says what is wrong
+    return text
+
+
+def _fits(model: AudioCLIP, text: list[str], template: str) -> bool:
+    try:
+        model.tokenize([text], template)
+    except ValueError:
+        return False
+    return True

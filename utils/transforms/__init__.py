@@ -1,4 +1,4 @@
-"""Transforms of samples: what happens to a clip between its data set and the model."""
+"""Transforms of samples: what happens to a clip or a picture between its data set and the model."""
 
 from utils.transforms.audio import (
     RandomCrop,
@@ -8,5 +8,18 @@ from utils.transforms.audio import (
     RandomScale,
     ToTensor1D,
 )
+from utils.transforms.image import FitImage, NormaliseImage, OneImage, RandomImageCrop, RandomImageFlip
 
-__all__ = ["RandomCrop", "RandomFlip", "RandomNoise", "RandomPadding", "RandomScale", "ToTensor1D"]
+__all__ = [
+    "FitImage",
+    "NormaliseImage",
+    "OneImage",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomImageCrop",
+    "RandomImageFlip",
+    "RandomNoise",
+    "RandomPadding",
+    "RandomScale",
+    "ToTensor1D",
+]

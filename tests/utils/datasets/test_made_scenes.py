@@ -1,0 +1,94 @@
+"""Drawn and sounded scenes: equal for equal arguments, of all sets of labels, and as models take them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ignite_trainer.batch import PartialBatch, collate
+from utils.datasets import MadeScenes
+
+SHORT: dict[str, Any] = {"seconds": 0.1, "image_size": 32}
+
+
+def test_scenes_are_a_function_of_seed_split_and_index() -> None:
+    first, again = (MadeScenes(scenes=count, incomplete=0.0, **SHORT)[5] for count in (30, 60))
+    np.testing.assert_array_equal(first.audio, again.audio)
+    assert torch.equal(first.image, again.image)
+    for other in (
+        MadeScenes(incomplete=0.0, seed=1, **SHORT),
+        MadeScenes(train=False, **SHORT),
+    ):
+        assert other[5].labels == first.labels
+        assert not np.array_equal(other[5].audio, first.audio)
+        assert not torch.equal(other[5].image, first.image)
+
+
+def test_a_scene_is_what_models_take() -> None:
+    scenes = MadeScenes(train=False, **SHORT)
+    assert len(scenes) == 84
+    assert scenes.record(3) == {"clip": "held-out scene 3"}
+    for scene in map(scenes.__getitem__, range(21)):
+        assert scene.audio.dtype == np.float32
+        assert scene.audio.shape == (1, 4410)
+        assert 32767 * 10 ** (-18.1 / 20) < np.abs(scene.audio).max() < 32767 * 10 ** (-2.9 / 20)
+        assert scene.image.shape == (3, 32, 32)
+        assert scene.image.dtype == torch.uint8
+    with pytest.raises(IndexError, match="there is no scene 84 of 84"):
+        scenes[84]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_all_sets_of_labels_take_turns(most: int) -> None:
+    sets = sum(1 for size in range(1, most + 1) for _ in itertools.combinations(range(6), size))
+    scenes = MadeScenes(scenes=2 * sets, most_labels=most, **SHORT)
+    counted = Counter(frozenset(scene.labels) for scene in map(scenes.__getitem__, range(2 * sets)))
+    assert len(counted) == sets
+    assert set(counted.values()) == {2}
+    assert set().union(*counted) == set(scenes.class_names)
+
+
+def test_each_class_has_a_colour_of_its_own() -> None:
+    scenes = MadeScenes(train=False, most_labels=1, **SHORT)
+    colours = []
+    for number in range(6):
+        image = scenes[number].image.double()
+        ground = image.flatten(1).median(dim=1).values
+        furthest = (image - ground[:, None, None]).abs().sum(dim=0).flatten().argsort()[-40:]
+        colours.append(image.flatten(1)[:, furthest].mean(dim=1))
+    distances = torch.cdist(torch.stack(colours), torch.stack(colours)) + 1000 * torch.eye(6)
+    assert float(distances.min()) > 60
+
+
+def test_of_scenes_to_train_on_a_share_lacks_sound_or_picture() -> None:
+    scenes = MadeScenes(scenes=200, incomplete=0.3, **SHORT)
+    samples = [scenes[index] for index in range(200)]
+    silent, blind = ([getattr(s, name) is None for s in samples] for name in ("audio", "image"))
+    assert not any(a and b for a, b in zip(silent, blind, strict=True))
+    assert 10 < sum(silent) < 50
+    assert 10 < sum(blind) < 50
+    batch = collate(samples)
+    assert isinstance(batch.audio, PartialBatch)
+    assert batch.audio.rows.tolist() == [row for row, is_silent in enumerate(silent) if not is_silent]
+    held_out = MadeScenes(train=False, incomplete=0.9, **SHORT)
+    assert all(held_out[index].audio is not None and held_out[index].image is not None for index in range(84))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"scenes": 0}, "scenes is 0; an integer from 1 to 100000 is expected."),
+        ({"most_labels": 7}, "most_labels is 7; an integer from 1 to 6"),
+        ({"incomplete": 1.5}, "incomplete is 1.5; a number from 0 to 1"),
+        ({"seconds": True}, "seconds is True; a number from 0.1 to 60"),
+        ({"image_size": 8.0}, "image_size is 8.0; an integer from 16"),
+    ],
+)
+def test_mistakes_are_named(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MadeScenes(**args)

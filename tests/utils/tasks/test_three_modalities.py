@@ -1,0 +1,302 @@
+"""The task of three modalities against a formula, with whole batches, with partial ones, and in parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ignite_trainer.batch import PartialBatch
+from ignite_trainer.data import Batch
+from ignite_trainer.gradient_cache import GradientCache
+from ignite_trainer.parameters import apply_rules
+from ignite_trainer.protocol import ParameterRule, Setup
+from model.audioclip import AudioCLIP
+from utils.datasets import MadeScenes, Sample
+from utils.datasets.sample import DescribedSample
+from utils.tasks import Contrastive
+
+CPU = torch.device("cpu")
+LABELS = [["dog"], ["rain", "wind"], ["dog"], ["siren"], ["wind", "rain"], []]
+PAIRS = (("audio", "image"), ("audio", "text"), ("image", "text"))
+
+
+@pytest.fixture(scope="module")
+def audioclip() -> AudioCLIP:
+    torch.manual_seed(0)
+    model = AudioCLIP(
+        embed_dim=32,
+        image_resolution=32,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=8,
+        context_length=12,
+        transformer_width=32,
+        transformer_heads=2,
+        transformer_layers=1,
+        n_fft=256,
+        win_length=200,
+        hop_length=100,
+        spec_height=32,
+        spec_width=32,
+        pretrained=False,
+    ).double()
+    apply_rules(model, [ParameterRule(match=".*", mode="eval")])
+    assert model.audio.fbsp is not None
+    with torch.no_grad():
+        model.audio.fbsp.m.add_(0.1)
+        for scale in (model.logit_scale, model.logit_scale_ai, model.logit_scale_at):
+            scale.fill_(float(torch.rand(()) + 1))
+    return model.eval()
+
+
+def sounds() -> Tensor:
+    return 3000.0 * torch.randn(6, 1, 3000, generator=torch.Generator().manual_seed(0)).double()
+
+
+def pictures() -> Tensor:
+    return torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
+
+
+def partial(values: Tensor, *rows: int) -> PartialBatch:
+    return PartialBatch(torch.tensor(rows), values[list(rows)])
+
+
+def contrastive(logits: Tensor, targets: Tensor | None = None) -> float:
+    """The loss of a pair, in numpy: cross-entropies along rows and along columns."""
+    matrix = logits.detach().numpy()
+    wanted = np.eye(len(matrix)) if targets is None else targets.numpy()
+    total = 0.0
+    for axis in (0, 1):
+        logs = matrix - np.log(np.exp(matrix).sum(axis=axis, keepdims=True))
+        total -= float((wanted * logs).sum() / len(matrix))
+    return total
+
+
+@torch.no_grad()
+def embedded(model: AudioCLIP, texts: list[Any]) -> dict[str, Tensor]:
+    """All of it, by the model's own methods; texts by their own words."""
+    found = {
+        "audio": model.encode_audio(sounds()),
+        "image": model.encode_image(pictures()),
+        "text": model.encode_text(texts),
+    }
+    return {name: nn.functional.normalize(values, dim=-1) for name, values in found.items()}
+
+
+def pair_logits(
+    model: AudioCLIP, features: dict[str, Tensor], pair: tuple[str, str], rows: list[int]
+) -> Tensor:
+    scale = {PAIRS[0]: model.logit_scale_ai, PAIRS[1]: model.logit_scale_at, PAIRS[2]: model.logit_scale}[
+        pair
+    ]
+    return scale.exp() * features[pair[0]][rows] @ features[pair[1]][rows].T
+
+
+def loss_of(model: AudioCLIP, task: Contrastive, batch: Any) -> float:
+    output = task.training_step(model, batch)
+    assert output.loss is not None
+    return float((output.loss - model.audio.wavelet_penalty()).detach())
+
+
+@pytest.mark.parametrize(("reduction", "divisor"), [("mean", 3), ("factorial", 6)])
+def test_of_a_whole_batch_the_loss_is_that_of_three_pairs(
+    audioclip: AudioCLIP, reduction: Any, divisor: int
+) -> None:
+    words = [names or ["thunder"] for names in LABELS]
+    features = embedded(audioclip, words)
+    total = sum(contrastive(pair_logits(audioclip, features, pair, list(range(6)))) for pair in PAIRS)
+    found = loss_of(audioclip, Contrastive(reduction=reduction), Sample(sounds(), pictures(), words))
+    assert found == pytest.approx(total / divisor, abs=1e-12)
+    if reduction == "factorial":  # as published
+        _, published = audioclip(audio=sounds(), image=pictures(), text=words)
+        assert found == pytest.approx(
+            float((published - audioclip.audio.wavelet_penalty()).detach()), abs=1e-12
+        )
+
+
+def test_of_a_partial_batch_each_pair_is_of_the_samples_that_have_both(audioclip: AudioCLIP) -> None:
+    batch = DescribedSample(
+        partial(sounds(), 0, 1, 3, 5),
+        partial(pictures(), 1, 2, 3, 4, 5),
+        LABELS,
+        PartialBatch(torch.tensor([3]), ["a siren of the police"]),
+    )
+    features = embedded(audioclip, ["dog", "rain, wind", "dog", "a siren of the police", "wind, rain", "x"])
+    rows = {PAIRS[0]: [1, 3, 5], PAIRS[1]: [0, 1, 3], PAIRS[2]: [1, 2, 3, 4]}  # sample 5 has no text
+    losses = [contrastive(pair_logits(audioclip, features, pair, chosen)) for pair, chosen in rows.items()]
+    assert loss_of(audioclip, Contrastive(), batch) == pytest.approx(np.mean(losses), abs=1e-12)
+    two = Contrastive(modalities=["audio", "text"])
+    assert loss_of(audioclip, two, batch) == pytest.approx(losses[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("lacking", ["audio", "image", "labels"])
+def test_a_modality_may_be_absent_altogether(audioclip: AudioCLIP, lacking: str) -> None:
+    words = [*LABELS[:5], ["thunder"]]
+    batch = Sample(sounds(), pictures(), words)._replace(**{lacking: None})
+    names = {"audio", "image", "text"} - {"text" if lacking == "labels" else lacking}
+    (pair,) = (pair for pair in PAIRS if set(pair) == names)
+    expected = contrastive(pair_logits(audioclip, embedded(audioclip, words), pair, list(range(6))))
+    output = Contrastive().training_step(audioclip, batch)
+    assert output.loss is not None
+    penalty = 0.0 if lacking == "audio" else float(audioclip.audio.wavelet_penalty().detach())
+    assert float(output.loss.detach()) == pytest.approx(expected + penalty, abs=1e-12)
+
+
+def test_the_same_labels_in_any_order_are_positives_and_samples_without_are_not(audioclip: AudioCLIP) -> None:
+    batch = Sample(sounds(), pictures(), LABELS)
+    groups = [0, 1, 0, 2, 1, 3]
+    same = torch.tensor([[a == b for b in groups] for a in groups]).double()
+    features = embedded(audioclip, [", ".join(names) for names in LABELS])
+    losses = []
+    for pair in PAIRS:
+        rows = list(range(6 if "text" not in pair else 5))
+        wanted = same[rows][:, rows]
+        losses.append(
+            contrastive(
+                pair_logits(audioclip, features, pair, rows), wanted / wanted.sum(dim=1, keepdim=True)
+            )
+        )
+    found = loss_of(audioclip, Contrastive(positives="same_label"), batch)
+    assert found == pytest.approx(np.mean(losses), abs=1e-12)
+
+
+def test_a_batch_without_a_pair_leaves_the_penalty_alone(audioclip: AudioCLIP) -> None:
+    output = Contrastive().training_step(audioclip, Sample(sounds(), None, [[]] * 6))
+    assert output.loss is not None
+    assert float(output.loss.detach()) == pytest.approx(float(audioclip.audio.wavelet_penalty().detach()))
+    output = Contrastive().training_step(audioclip, Sample(None, pictures(), [[]] * 6))
+    assert output.loss is not None
+    output.loss.backward()
+    audioclip.zero_grad()
+    assert float(output.loss.detach()) == 0.0
+
+
+@pytest.mark.parametrize("positives", ["diagonal", "same_label"])
+def test_every_gradient_of_a_partial_batch_in_parts_is_that_of_the_whole(
+    audioclip: AudioCLIP, positives: Any
+) -> None:
+    task = Contrastive(positives=positives)
+    batch = DescribedSample(
+        partial(sounds(), 0, 1, 4, 5), partial(pictures(), 2, 3, 4, 5), LABELS,
+        PartialBatch(torch.tensor([5]), ["thunder"]),
+    )  # fmt: skip
+
+    def gradients() -> dict[str, Tensor]:
+        found = {
+            name: weight.grad for name, weight in audioclip.named_parameters() if weight.grad is not None
+        }
+        audioclip.zero_grad()
+        return found
+
+    whole = task.training_step(audioclip, batch)
+    assert whole.loss is not None
+    whole.loss.backward()
+    expected = gradients()
+    setup = Setup(name="x", batch_train=6, chunk=2, epochs=1, saved_models_path="x")
+    cache = GradientCache(task, audioclip, setup, device=CPU)
+    output, _ = cache.forward(Batch(torch.arange(6), batch))
+    assert output is not None and output.loss is not None
+    output.loss.backward()
+    cache.backward()
+    found = gradients()
+    torch.testing.assert_close(output.loss, whole.loss, rtol=0, atol=1e-10)
+    assert found.keys() == expected.keys()
+    assert {"audio.conv1.weight", "visual.conv1.weight", "text_projection", "logit_scale"} <= found.keys()
+    for name, gradient in expected.items():
+        scale = max(float(gradient.abs().max()) if gradient.numel() else 0.0, 1.0)
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-9 * scale, msg=name)
+
+
+class Scenes:
+    class_names = ("dog", "rain", "wind", "siren")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(None, pictures()[0], ["dog"])
+
+
+def prepared(model: AudioCLIP, **options: Any) -> Contrastive:
+    task = Contrastive(**options)
+    task.prepare(model, train=Scenes(), test=Scenes())
+    with torch.inference_mode():
+        task.start_evaluation(model)
+    return task
+
+
+def test_in_evaluation_a_sample_is_scored_by_its_audio_else_its_image_else_its_text(
+    audioclip: AudioCLIP,
+) -> None:
+    task = prepared(audioclip)
+    batch = Sample(partial(sounds(), 0, 2), partial(pictures(), 0, 3), LABELS)
+    with torch.inference_mode():
+        output = task.evaluation_step(audioclip, batch)
+    texts = [", ".join(names) or "x" for names in LABELS]
+    features = embedded(audioclip, texts)
+    assert output.features is not None
+    there = {"audio": [0, 2], "image": [0, 3], "text": [0, 1, 2, 3, 4]}
+    for name, rows in there.items():
+        found = output.features[name]
+        torch.testing.assert_close(found[rows], features[name][rows], rtol=0, atol=1e-12)
+        assert found[[row for row in range(6) if row not in rows]].isnan().all()
+    classes = nn.functional.normalize(audioclip.encode_text([[name] for name in Scenes.class_names]), dim=-1)
+    for row, name in enumerate(("audio", "text", "audio", "image", "text")):
+        expected = torch.sigmoid(features[name][row] @ classes.T - 0.5)
+        torch.testing.assert_close(output.y_pred[row], expected, rtol=0, atol=1e-12)
+    assert output.y.tolist()[1] == [0, 1, 1, 0]
+
+
+def test_without_classes_a_sample_has_the_mean_cosine_of_its_modalities(audioclip: AudioCLIP) -> None:
+    batch = DescribedSample(
+        sounds(), partial(pictures(), 0, 1), None, PartialBatch(torch.tensor([0]), ["rain"])
+    )
+    with torch.inference_mode():
+        output = Contrastive().evaluation_step(audioclip, batch)
+    features = embedded(audioclip, ["rain"] * 6)
+    first = [float(features[a][0] @ features[b][0]) for a, b in PAIRS]
+    second = float(features["audio"][1] @ features["image"][1])
+    assert output.y_pred[:2].tolist() == pytest.approx([np.mean(first), second], abs=1e-6)
+    assert output.y_pred[2:].isnan().all()
+
+
+def test_a_text_too_long_for_the_tower_is_cut_short(audioclip: AudioCLIP) -> None:
+    long = Sample(sounds()[:2], None, [["rain"] * 40, ["dog"]])
+    short = Sample(sounds()[:2], None, [["rain"] * 5, ["dog"]])
+    found, expected = (Contrastive().embed(audioclip, batch)["text"] for batch in (long, short))
+    assert torch.equal(found, expected)  # 5 words, 4 commas, start and end: 11 of 12 tokens
+    described = DescribedSample(sounds()[:1], None, [[]], ["dog " * 30])
+    as_is = DescribedSample(sounds()[:1], None, [[]], ["dog " * 10])
+    found, expected = (Contrastive().embed(audioclip, batch)["text"] for batch in (described, as_is))
+    assert torch.equal(found, expected)
+
+
+def test_scenes_are_embedded_in_one_space(audioclip: AudioCLIP) -> None:
+    task = Contrastive()
+    scenes: Any = MadeScenes(train=False, image_size=32, seconds=0.2)
+    task.prepare(audioclip, train=scenes, test=scenes)
+    assert task.class_names == ("siren", "rain", "clock tick", "chirping birds", "engine", "church bells")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"modalities": ["audio"]}, r"modalities is \['audio'\]; two or three of audio, image, text"),
+        ({"modalities": ["audio", "video"]}, "two or three of audio, image, text are expected"),
+        ({"positives": "all"}, 'positives is "all"; allowed: diagonal, same_label.'),
+        ({"reduction": "sum"}, 'reduction is "sum"; allowed: factorial, mean.'),
+        ({"window_samples": 0}, "window_samples is 0; a positive number, or null, is expected."),
+        ({"template": "sound"}, 'template is "sound"; it needs a {}'),
+    ],
+)
+def test_mistakes_are_named(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Contrastive(**args)
+
+
+def test_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Contrastive needs an AudioCLIP model; Model\.class is a Linear"):
+        Contrastive().embed(nn.Linear(1, 1), None)

@@ -1,0 +1,166 @@
+"""A small data set of scenes that are drawn and sounded as they are asked for: audio, image and labels.
+
+```text
+labels   "siren", "rain"            one to `most_labels` of six classes
+audio    both sounds, mixed         those of `utils.datasets.made_sounds`
+image    a shape of each class      in its own form and colour, anywhere, of any size, on a noisy ground
+```
+
+Nothing measured on it is a result on a data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.datasets.made_sounds import FILE_RATE, SOUNDS, Signal
+from utils.datasets.sample import Sample
+
+VERSION = 1
+"""Raise it whenever a scene changes."""
+
+_LARGEST = 100_000  # scenes
+
+
+class MadeScenes(Dataset[Sample]):
+    """Synthetic scenes with one or several labels; equal arguments give equal scenes.
+
+    A scene depends on its index alone, not on how many there are. What was made is kept in memory.
+
+    Args:
+        train: True: what is trained on; False: as many others as `held_out_scenes` says.
+        scenes: to train on.
+        held_out_scenes: which are always whole.
+        most_labels: of a scene, 1 to 6; all sets of labels up to this size take turns.
+        incomplete: share of the scenes to train on that lack their sound or their picture, 0..1.
+        seconds: length of the sounds.
+        image_size: height and width of the pictures, pixels.
+        seed: of all randomness.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    results_name = "MadeScenes"
+    sample_rate = FILE_RATE
+
+    def __init__(
+        self,
+        *,
+        train: bool = True,
+        scenes: int = 336,
+        held_out_scenes: int = 84,
+        most_labels: int = 2,
+        incomplete: float = 0.1,
+        seconds: float = 1.0,
+        image_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        for name, number, least, most in (
+            ("scenes", scenes, 1, _LARGEST),
+            ("held_out_scenes", held_out_scenes, 1, _LARGEST),
+            ("most_labels", most_labels, 1, len(SOUNDS)),
+            ("incomplete", incomplete, 0, 1),
+            ("seconds", seconds, 0.1, 60),
+            ("image_size", image_size, 16, 1024),
+            ("seed", seed, 0, 2**31),
+        ):
+            whole = type(number) is int or name in ("incomplete", "seconds")
+            if not whole or isinstance(number, bool) or not least <= number <= most:
+                kind = "a number" if name in ("incomplete", "seconds") else "an integer"
+                raise ValueError(f"{name} is {number!r}; {kind} from {least} to {most} is expected.")
+        self.class_names = [category.replace("_", " ") for category, _ in SOUNDS]
+        self._count = scenes if train else held_out_scenes
+        self._train, self._seed, self._seconds, self._size = train, seed, seconds, image_size
+        self._incomplete = incomplete if train else 0.0
+        self._sets = [
+            chosen
+            for size in range(1, most_labels + 1)
+            for chosen in itertools.combinations(range(len(SOUNDS)), size)
+        ]
+        made_from = [VERSION, train, self._count, most_labels, self._incomplete, seconds, image_size, seed]
+        self.digest = hashlib.sha256(repr(made_from).encode()).hexdigest()
+        self._made: dict[int, tuple[NDArray[np.int16] | None, Tensor | None]] = {}
+
+    def record(self, index: int) -> dict[str, str | int]:
+        """Say which scene sample `index` is, as predictions and features name it."""
+        return {"clip": f"{'training' if self._train else 'held-out'} scene {index}"}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no scene {index} of {len(self)}")
+        index %= len(self)
+        classes = self._sets[index % len(self._sets)]
+        if index not in self._made:
+            self._made[index] = self._make(index, classes)
+        sound, picture = self._made[index]
+        audio = None if sound is None else sound.astype(np.float32)[None]
+        return Sample(audio, picture, [self.class_names[number] for number in classes])
+
+    def _make(self, index: int, classes: tuple[int, ...]) -> tuple[NDArray[np.int16] | None, Tensor | None]:
+        random = np.random.default_rng([self._seed, int(self._train), index])
+        lacks, which = random.random(2)
+        sound = _mix(classes, np.random.default_rng([self._seed, int(self._train), index, 1]), self._seconds)
+        picture = _draw(classes, np.random.default_rng([self._seed, int(self._train), index, 2]), self._size)
+        if lacks >= self._incomplete:
+            return sound, picture
+        return (None, picture) if which < 0.5 else (sound, None)
+
+
+def _mix(classes: tuple[int, ...], random: np.random.Generator, seconds: float) -> NDArray[np.int16]:
+    """Sounds within 3 dB of each other, the peak at -18 to -3 dB of full scale, and some noise: `[T]`."""
+    t = np.arange(round(seconds * FILE_RATE)) / FILE_RATE
+    mixed: Signal = 0.03 * random.standard_normal(len(t))
+    for number in classes:
+        sound = SOUNDS[number][1](random, t)
+        level_db = random.uniform(-1.5, 1.5)
+        mixed = mixed + sound / np.sqrt(np.mean(sound**2)) * 10 ** (level_db / 20)
+    peak_db = random.uniform(-18, -3)
+    scaled: Signal = mixed / np.abs(mixed).max() * 32767 * 10 ** (peak_db / 20)
+    return np.rint(scaled).astype(np.int16)
+
+
+def _draw(classes: tuple[int, ...], random: np.random.Generator, size: int) -> Tensor:
+    """Shapes of a sixth to a third of the width, in places of their own: uint8 `[3, size, size]`."""
+    ground = random.integers(60, 196)
+    image = Image.new("RGB", (size, size), (int(ground),) * 3)
+    brush = ImageDraw.Draw(image)
+    places = random.permutation(4)  # quarters; more shapes than that overlap
+    for order, number in enumerate(classes):
+        radius = size * random.uniform(1 / 12, 1 / 6)
+        row, column = divmod(int(places[order % 4]), 2)
+        room = size / 4 - radius
+        x = size * (0.25 + 0.5 * column) + random.uniform(-room, room)
+        y = size * (0.25 + 0.5 * row) + random.uniform(-room, room)
+        sides, colour = _SHAPES[number]
+        shade = tuple(int(np.clip(part + random.integers(-20, 21), 0, 255)) for part in colour)
+        if sides == 0:
+            brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=shade)
+        else:
+            brush.regular_polygon((x, y, radius), sides, rotation=int(random.integers(360)), fill=shade)
+    noise = random.normal(0, 6, (size, size, 3))
+    pixels: NDArray[Any] = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+_SHAPES: tuple[tuple[int, tuple[int, int, int]], ...] = (
+    (0, (220, 40, 40)),
+    (0, (40, 80, 220)),
+    (3, (230, 210, 40)),
+    (3, (40, 190, 70)),
+    (4, (40, 40, 40)),
+    (4, (200, 60, 200)),
+)
+"""Number of corners (0: a circle) and colour of each class, in the order of `SOUNDS`."""
