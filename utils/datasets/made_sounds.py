@@ -30,6 +30,8 @@ VERSION = 1
 
 FILE_RATE = 44100
 FOLDS = 5
+MOST_CLIPS = 1000
+"""Of a class in a fold: 30,000 files, of which a protocol should not fill a disk with more."""
 
 
 class MadeSounds(ESC50):
@@ -70,9 +72,9 @@ class MadeSounds(ESC50):
     ) -> None:
         if not 0.1 <= seconds <= 60:
             raise ValueError(f"seconds is {seconds!r}; 0.1 to 60 are possible.")
-        if type(clips_per_class_and_fold) is not int or clips_per_class_and_fold < 1:
+        if type(clips_per_class_and_fold) is not int or not 1 <= clips_per_class_and_fold <= MOST_CLIPS:
             raise ValueError(
-                f"clips_per_class_and_fold is {clips_per_class_and_fold!r}; 1 or more are expected."
+                f"clips_per_class_and_fold is {clips_per_class_and_fold!r}; 1 to {MOST_CLIPS} are expected."
             )
         if type(seed) is not int or seed < 0:
             raise ValueError(f"seed is {seed!r}; an integer of 0 or more is expected.")
