@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
+from ignite_trainer.extending import read_protocol
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.signals import stopped_by_signals
@@ -101,7 +102,7 @@ def _command(
     """Carry out what the words say; return the exit status."""
     try:
         # Every protocol is checked before the first one runs.
-        paths = _matching(flags.config, leave_out=defaults)
+        paths = _matching(flags.config, leave_out=(defaults, defaults.with_name("schema.json")))
         if flags.check:
             return _check(
                 {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths},
@@ -169,7 +170,7 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
     by_model = read_json(defaults)
     late = [override for override in overrides if override.location[0] in _LATE]
     early = [override for override in overrides if override not in late]
-    raw, problems = apply_overrides(read_json(path), early)
+    raw, problems = apply_overrides(read_protocol(path), early)
     raw, more = apply_overrides(supply_defaults(raw, by_model), late)
     problems += [*more, *swept_twice(raw, overrides)]
     try:
@@ -284,17 +285,17 @@ def _shorthand_overrides(flags: argparse.Namespace) -> list[Override]:
     return found
 
 
-def _matching(patterns: Sequence[str], *, leave_out: Path) -> list[Path]:
-    """The files that match, each once, in order; but for the file of defaults, which is no protocol."""
+def _matching(patterns: Sequence[str], *, leave_out: Sequence[Path]) -> list[Path]:
+    """The files that match, each once, in order; but for those that are no protocols: defaults, schema."""
     paths: dict[Path, None] = {}
+    others = {path.resolve() for path in leave_out}
     for pattern in patterns:
         # A name may have what patterns are made of; pathlib takes no absolute pattern, and no long one.
         is_file = os.path.isfile(pattern)  # noqa: PTH113
         found = [pattern] if is_file else sorted(glob(pattern, recursive=True))  # noqa: PTH207
-        matches = [match for match in found if Path(match).resolve() != leave_out.resolve()]
+        matches = [match for match in found if Path(match).resolve() not in others]
         if not matches:
-            folder = Path(pattern).parent
-            near = [str(path) for path in folder.glob("*.json") if path.resolve() != leave_out.resolve()]
+            near = [str(path) for path in Path(pattern).parent.glob("*.json") if path.resolve() not in others]
             raise ProtocolError(f'no file matches "{pattern}"; {suggest(pattern, near)}', source="--config")
         paths.update(dict.fromkeys(Path(match) for match in matches))
     return list(paths)

@@ -11,10 +11,10 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, WithJsonSchema, field_validator
 from pydantic import JsonValue as Json
 
-from ignite_trainer.section import ClassSpec, Flag, Positive, ScheduleSpec, Section
+from ignite_trainer.section import ClassSpec, Flag, Positive, ScheduleSpec, Section, implies
 from ignite_trainer.setup_section import Faults, Precision, Setup
 
 __all__ = [
@@ -61,6 +61,15 @@ class TransformSpec(ClassSpec):
 class LineSpec(ClassSpec):
     """One metric, drawn as one line for each split it is computed on."""
 
+    # Checkpoints are chosen on the held-out split after an epoch; see validation.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                implies({"test": {"const": False}}, {"is_checkpoint": {"const": False}}),
+                implies({"update_rate": {"const": "iteration"}}, {"is_checkpoint": {"const": False}}),
+            ]
+        }
+    )
     line_label: str = Field(min_length=1, description="Name of the metric in logs and legends.")
     is_checkpoint: Flag = Field(default=False, description="Keep the best checkpoints by this metric.")
     best: Literal["max", "min"] = Field(default="max", description="Which end of the metric is the better.")
@@ -80,10 +89,10 @@ class WindowSpec(Section):
     """One chart."""
 
     window_name: str | None = Field(default=None, description="Title; null: the key of this object.")
-    x_label: str = Field(default="#Epochs")
-    y_label: str = Field(default="")
-    width: Positive = Field(default=1890, description="Pixels.")
-    height: Positive = Field(default=416, description="Pixels.")
+    x_label: str = Field(default="#Epochs", description="Label of the horizontal axis.")
+    y_label: str = Field(default="", description="Label of the vertical axis.")
+    width: Positive = Field(default=1890, description="Of the dashboard's chart, pixels.")
+    height: Positive = Field(default=416, description="Of the dashboard's chart, pixels.")
     lines: list[LineSpec] = Field(description="The metrics drawn in it.")
 
 
@@ -123,7 +132,14 @@ class TableEntry(Section):
 class ParameterRule(Section):
     """What happens to the parameters whose whole name matches, unless an earlier rule took them."""
 
-    match: str = Field(max_length=1000, description="Regular expression over the whole name of a parameter.")
+    model_config = ConfigDict(
+        json_schema_extra=implies({"train": {"const": False}}, {"args": {"maxProperties": 0}})
+    )
+    match: str = Field(
+        max_length=1000,
+        description="Regular expression over the whole name of a parameter.",
+        json_schema_extra={"format": "regex"},
+    )
     train: Flag = Field(default=True, description="Whether the optimizer gets them: one group a rule.")
     mode: Literal["train", "eval"] | None = Field(
         default=None,
@@ -168,33 +184,69 @@ OneOrSeveral = Annotated[
 ]
 
 
+_TRAINS = {"properties": {"epochs": {"type": "integer", "minimum": 1}}, "required": ["epochs"]}
+
+
 class Protocol(Section):
     """A whole experiment."""
 
-    model_config = ConfigDict(alias_generator=str.capitalize)
+    model_config = ConfigDict(
+        alias_generator=str.capitalize,
+        json_schema_extra={
+            "if": {"properties": {"Setup": _TRAINS}, "required": ["Setup"]},
+            "then": {"required": ["Optimizer"], "properties": {"Optimizer": {"type": "object"}}},
+        },
+    )
 
     schema_path: str | None = Field(default=None, alias="$schema", description="JSON Schema, for editors.")
-    visdom: Visdom = Field(default_factory=Visdom)
-    setup: Setup
-    faults: Faults = Field(default_factory=Faults)
-    model: ClassSpec
-    task: ClassSpec
-    parameters: list[ParameterRule] = Field(default_factory=lambda: [ParameterRule(match=".*")])
-    optimizer: ClassSpec | None = Field(default=None, description="Needed where there are epochs.")
+    extends: Annotated[None, WithJsonSchema({"type": "string"})] = Field(
+        default=None,
+        alias="extends",
+        exclude=True,  # of the file, which was put over the one it names before it came here
+        description="Another protocol, relative to this file, which then says only what differs: objects are "
+        "merged (of another class: replaced), lists and values replaced; null takes away what stood there, "
+        "or is the value where a key takes null.",
+    )
+    visdom: Visdom = Field(default_factory=Visdom, description="Where the dashboard is.")
+    setup: Setup = Field(description="How a run is carried out.")
+    faults: Faults = Field(
+        default_factory=Faults, description="What a run does about what goes wrong on its way."
+    )
+    model: ClassSpec = Field(description="The network, a torch.nn.Module.")
+    task: ClassSpec = Field(
+        description="What the model is trained for: loss and scores. Of models that defaults.json knows it "
+        "can be left out, as Parameters and Yardsticks can."
+    )
+    parameters: list[ParameterRule] = Field(
+        default_factory=lambda: [ParameterRule(match=".*")],
+        description="What is trained, in which group of the optimizer: for every parameter of the model the "
+        "first rule counts that matches its name.",
+    )
+    optimizer: ClassSpec | None = Field(
+        default=None, description="A torch.optim.Optimizer; needed where there are epochs."
+    )
     scheduler: OneOrSeveral | None = Field(
         default=None,
         description="How learning rates change: one scheduler, or a list of them, each in its turn.",
     )
-    dataset: ClassSpec
-    transforms: list[TransformSpec] = Field(default=[])
-    metrics: dict[str, WindowSpec] = Field(default={})
+    dataset: ClassSpec = Field(
+        description="Both splits. Of its arguments the trainer supplies the one that tells them apart."
+    )
+    transforms: list[TransformSpec] = Field(
+        default=[], description="What happens to a sample before the model sees it, in order."
+    )
+    metrics: dict[str, WindowSpec] = Field(
+        default={}, description="What is measured, by charts: each has lines, and each line is a metric."
+    )
     evaluations: dict[str, EvaluationSpec] = Field(
         default={}, description="What else is measured on the held-out split, by name."
     )
     sweep: dict[str, Annotated[list[Json], Field(min_length=1)]] = Field(
         default={}, description="Values of keys such as Dataset.args.fold: one run for every combination."
     )
-    table: TableEntry = Field(default_factory=TableEntry)
+    table: TableEntry = Field(
+        default_factory=TableEntry, description="How the table of all results shows this experiment."
+    )
     yardsticks: dict[str, ClassSpec] = Field(
         default={}, description="What --benchmark compares the protocol's speed with, by name."
     )
@@ -202,6 +254,12 @@ class Protocol(Section):
         default=None,
         description="Who writes down what happens; null: console, JSON lines, curve, report, Visdom.",
     )
+
+    @field_validator("extends", mode="before")
+    @classmethod
+    def _is_whole(cls, base: object) -> None:
+        if base is not None:
+            raise ValueError("this has to be a whole protocol; write here what that file says")
 
     @property
     def schedules(self) -> dict[str, ScheduleSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic import JsonValue as Json
@@ -12,6 +12,8 @@ from pydantic import JsonValue as Json
 Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
+
+_DOTTED = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+"
 
 
 class Section(BaseModel):
@@ -23,13 +25,15 @@ class Section(BaseModel):
 class ClassSpec(Section):
     """A class by dotted path, and its keyword arguments."""
 
-    path: str = Field(alias="class", description="Dotted path of a class.")
+    path: str = Field(
+        alias="class", description="Dotted path of a class.", json_schema_extra={"pattern": f"^{_DOTTED}$"}
+    )
     args: dict[str, Json] = Field(default={}, description="Its keyword arguments.")
 
     @field_validator("path")
     @classmethod
     def _is_dotted(cls, path: str) -> str:
-        if not re.fullmatch(r"\w+(\.\w+)+", path, re.ASCII):
+        if not re.fullmatch(_DOTTED, path):
             raise ValueError("write the dotted path of a class, such as torch.optim.SGD")
         return path
 
@@ -53,3 +57,8 @@ class ScheduleSpec(ClassSpec):
         if value is None or value == "rest" or number:
             return value
         raise ValueError('write a number of intervals, 1 or more, or "rest"')
+
+
+def implies(these: dict[str, Any], those: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema: an object whose keys are there and as `these` say has others as `those` say."""
+    return {"if": {"properties": these, "required": list(these)}, "then": {"properties": those}}

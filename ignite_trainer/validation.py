@@ -141,6 +141,12 @@ def takes_text(location: tuple[str | int, ...]) -> bool:
     return "string" in kinds and kinds <= {"string", "null"}
 
 
+def takes_null(location: tuple[str | int, ...]) -> bool:
+    """Whether null is a value at this location, as it is in `args`; so it is where there is no such key."""
+    kinds = [option.get("type") for option in _options_at(location)]
+    return not kinds or None in kinds or "null" in kinds
+
+
 def takes_one_or_several(location: tuple[str | int, ...]) -> bool:
     """Whether an object may stand at this location, and a list of such as well."""
     return {"object", "array"} <= {option.get("type") for option in _options_at(location)}

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from jsonschema import Draft202012Validator
 
 from ignite_trainer import cli
 from ignite_trainer.blueprint import draw
+from ignite_trainer.extending import read_protocol
 from ignite_trainer.overrides import split_overrides
 from model.esresnet import ESResNeXt
 from model.weights import read_state_dict
@@ -18,7 +20,7 @@ from utils.datasets import MadeSounds
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"
-SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS})
+SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
 # What makes AudioCLIP and its clips small; nothing else changes.
 SMALL = """
@@ -140,13 +142,14 @@ def test_a_published_figure_is_of_the_setting_and_the_metric_that_the_protocol_h
 
 
 def test_the_linear_probe_leaves_its_random_figure_out_of_the_table() -> None:
-    table = json.loads((ROOT / "protocols/audioclip-esc50-probe.json").read_text())["Table"]
-    assert table == {"listed": False}
+    table = read_protocol(ROOT / "protocols/audioclip-esc50-probe.json")["Table"]
+    assert table == {"listed": False, "published": []}
 
 
 def test_the_shipped_esc50_protocol_is_the_published_one() -> None:
     shipped = json.loads((ROOT / "protocols/audioclip-esc50.json").read_text())
     expected = published()
+    del shipped["$schema"]
     del shipped["Table"]  # the figure to compare with
     placeholders = [
         ("Setup", "saved_models_path"),
@@ -162,10 +165,13 @@ def test_the_shipped_esc50_protocol_is_the_published_one() -> None:
     assert shipped == expected
 
 
+def test_the_published_protocol_is_of_the_schema() -> None:
+    validator = Draft202012Validator(json.loads((ROOT / "protocols/schema.json").read_text()))
+    assert list(validator.iter_errors(published())) == []
+
+
 def test_the_fast_esc50_protocol_is_the_faithful_one_in_other_arithmetic() -> None:
-    fast, faithful = (
-        json.loads((ROOT / f"protocols/audioclip-esc50{kind}.json").read_text()) for kind in ("-fast", "")
-    )
+    fast, faithful = (read_protocol(ROOT / f"protocols/audioclip-esc50{kind}.json") for kind in ("-fast", ""))
     fast_setup, faithful_setup = fast.pop("Setup"), faithful.pop("Setup")
     assert fast == faithful
     assert fast_setup == {

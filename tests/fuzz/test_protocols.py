@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ignite_trainer.blueprint import draw
 from ignite_trainer.cli import load
 from ignite_trainer.errors import ProtocolError
+from ignite_trainer.extending import read_protocol
 from ignite_trainer.overrides import split_overrides
 
 Limits = Callable[[], AbstractContextManager[None]]
@@ -26,7 +27,8 @@ Places = list[tuple[Any, Any]]
 
 FOLDER = Path(__file__).parents[2] / "protocols"
 DEFAULTS = FOLDER / "defaults.json"
-SHIPPED = [path.read_text() for path in sorted(FOLDER.glob("*.json")) if path != DEFAULTS]
+PATHS = sorted(set(FOLDER.glob("*.json")) - {DEFAULTS, FOLDER / "schema.json"})
+SHIPPED = [json.dumps(read_protocol(path)) for path in PATHS]
 
 CLASSES = """
     canary.Model canary torch.canary.Model os.system builtins.eval builtins.exec subprocess.Popen posix.system
@@ -81,6 +83,7 @@ KEYS = [
     "Sweep",
     "train",
     "$schema",
+    "extends",
     "\ud800",
     "a.b",
     "[0]",
@@ -226,9 +229,8 @@ def fuzz(limits: Limits, folder: Path, *, cases: int) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for path in FOLDER.glob("*.json"):
-        if path != DEFAULTS:
-            draw(load(path, defaults=DEFAULTS))  # imports what takes memory
+    for path in PATHS:
+        draw(load(path, defaults=DEFAULTS))  # imports what takes memory
     return tmp_path_factory.mktemp("protocols")
 
 

@@ -1,0 +1,172 @@
+"""Classes that protocols can name, and their arguments as JSON Schema, from signatures and docstrings."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from ignite.metrics import Metric
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from ignite_trainer.evaluation import Evaluation
+from ignite_trainer.reporters import Reporter
+from ignite_trainer.task import Task
+from ignite_trainer.yardstick import Yardstick
+
+_ARGUMENTS = re.compile(r"^ *Args:\n((?:(?: {4,}.*)?\n)+)", re.MULTILINE)
+_ARGUMENT = re.compile(r"^(\w+(?:, \w+)*): (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a section of a protocol takes.
+
+    Attributes:
+        base: of its classes; None: whatever can be called and is of no other kind.
+        supplied: arguments that the trainer gives.
+    """
+
+    base: type | None
+    supplied: tuple[str, ...] = ()
+
+
+KINDS: Mapping[str, Kind] = {
+    "Model": Kind(base=nn.Module),
+    "Task": Kind(base=Task),
+    "Optimizer": Kind(base=Optimizer, supplied=("params",)),
+    "Scheduler": Kind(base=LRScheduler, supplied=("optimizer",)),
+    "Dataset": Kind(base=Dataset, supplied=("train",)),
+    "Transforms": Kind(base=None),
+    "Metrics": Kind(base=Metric, supplied=("output_transform",)),
+    "Evaluations": Kind(base=Evaluation),
+    "Yardsticks": Kind(base=Yardstick),
+    "Reporters": Kind(base=Reporter),
+}
+
+
+def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, type]:
+    """Find classes by their dotted paths.
+
+    Args:
+        packages: all that they and the packages inside them list in `__all__`.
+        named: dotted paths of more.
+
+    Returns:
+        Complete classes by path, in order; of several paths of one class the shortest.
+    """
+    found: dict[str, type] = {}
+    for name in packages:
+        for module in _packages(importlib.import_module(name)):
+            for attribute in getattr(module, "__all__", ()):
+                found[f"{module.__name__}.{attribute}"] = getattr(module, attribute)
+    for path in named:
+        module_name, _, attribute = path.rpartition(".")
+        found[path] = getattr(importlib.import_module(module_name), attribute)
+    paths: dict[type, str] = {}
+    for path, one in sorted(found.items(), key=lambda item: (len(item[0]), item[0])):
+        if inspect.isclass(one) and not inspect.isabstract(one):
+            paths.setdefault(one, path)
+    return {path: one for one, path in sorted(paths.items(), key=lambda item: item[1])}
+
+
+def kind_of(one: type) -> str | None:
+    """The section that takes a class; None: none does, or it is no more than the base of others."""
+    for section, kind in KINDS.items():
+        if kind.base is not None and issubclass(one, kind.base):
+            return None if one is kind.base else section
+    return "Transforms" if any("__call__" in vars(base) for base in one.__mro__[:-1]) else None
+
+
+def arguments(one: type, *, supplied: Iterable[str], typed: bool) -> dict[str, Any]:
+    """JSON Schema of a class's arguments.
+
+    Args:
+        one: the class.
+        supplied: arguments that the trainer gives.
+        typed: whether values are checked against the annotations, where those are of JSON.
+    """
+    parameters = [
+        parameter
+        for name, parameter in inspect.signature(one).parameters.items()
+        if name not in set(supplied)
+    ]
+    hints, words = _hints(one) if typed else {}, _descriptions(one)
+    named = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    properties = {}
+    for parameter in named:
+        properties[parameter.name] = _values(hints.get(parameter.name, Any))
+        if parameter.name in words:
+            properties[parameter.name]["description"] = words[parameter.name]
+        if parameter.default is not parameter.empty and _is_json(parameter.default):
+            properties[parameter.name]["default"] = json.loads(json.dumps(parameter.default))
+    required = [parameter.name for parameter in named if parameter.default is parameter.empty]
+    return {
+        "type": "object",
+        "description": (inspect.getdoc(one) or one.__name__).split("\n\n")[0].replace("\n", " "),
+        "properties": properties,
+        "additionalProperties": any(each.kind is each.VAR_KEYWORD for each in parameters),
+        **({"required": required} if required else {}),
+    }
+
+
+def _packages(module: ModuleType) -> Iterator[ModuleType]:
+    yield module
+    for item in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+        if item.ispkg:
+            yield importlib.import_module(item.name)
+
+
+def _hints(one: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(one.__init__)  # type: ignore[misc] - the constructor that its signature is of
+    except (NameError, TypeError):
+        return {}
+
+
+def _values(annotation: Callable[..., Any] | type) -> dict[str, Any]:
+    """JSON Schema of what may stand for a value of this type; anything where JSON has no such type."""
+    try:
+        schema = TypeAdapter(annotation).json_schema()
+    except (PydanticUserError, TypeError):
+        return {}
+    text = json.dumps(schema)
+    return {} if "$ref" in text else schema
+
+
+def _descriptions(one: type) -> dict[str, str]:
+    """What docstrings say of arguments, those of its bases included; the nearest counts."""
+    found: dict[str, str] = {}
+    for base in one.__mro__:
+        section = _ARGUMENTS.search(inspect.cleandoc(base.__doc__ or "") + "\n\n")
+        if not section:
+            continue
+        for entry in re.split(r"\n(?! )", inspect.cleandoc(section[1])):
+            parts = _ARGUMENT.match(entry)
+            for name in parts[1].split(", ") if parts else ():
+                assert parts is not None
+                found.setdefault(name, re.sub(r"\s+", " ", parts[2]).strip())
+    return found
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
