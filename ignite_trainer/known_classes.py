@@ -7,7 +7,7 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -134,12 +134,12 @@ def _packages(module: ModuleType) -> Iterator[ModuleType]:
 
 def _hints(one: type) -> dict[str, Any]:
     try:
-        return get_type_hints(one.__init__)  # type: ignore[misc] - the constructor that its signature is of
+        return get_type_hints(one.__init__)  # type: ignore[misc]
     except (NameError, TypeError):
         return {}
 
 
-def _values(annotation: Callable[..., Any] | type) -> dict[str, Any]:
+def _values(annotation: Any) -> dict[str, Any]:
     """JSON Schema of what may stand for a value of this type; anything where JSON has no such type."""
     try:
         schema = TypeAdapter(annotation).json_schema()

@@ -184,7 +184,10 @@ OneOrSeveral = Annotated[
 ]
 
 
-_TRAINS = {"properties": {"epochs": {"type": "integer", "minimum": 1}}, "required": ["epochs"]}
+_TRAINS: dict[str, Any] = {
+    "properties": {"epochs": {"type": "integer", "minimum": 1}},
+    "required": ["epochs"],
+}
 
 
 class Protocol(Section):

@@ -115,7 +115,9 @@ def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
         required[path] = schema.pop("required", [])
     for section, paths in by_section.items():
         name = _HOLDERS.get(section, section)
-        definitions[name] = _of_classes(definitions.get(name, definitions["ClassSpec"]), paths, required)
+        definitions[name] = _of_classes(
+            definitions[name if name in definitions else "ClassSpec"], paths, required
+        )
         if section not in _HOLDERS:
             properties = definitions["Protocol"]["properties"]
             own = json.dumps(properties[section]).replace("/ClassSpec", f"/{section}")

@@ -47,8 +47,7 @@ def paths_of(errors: list[ValidationError]) -> Iterator[str]:
         elif error.validator in {"then", "else", "allOf"} and error.context:
             yield from paths_of(list(error.context))
             continue
-        for key in keys or [None]:
-            yield json_path((*error.absolute_path, *([key] if key else [])))
+        yield from (json_path((*error.absolute_path, *more)) for more in ([[key] for key in keys] or [[]]))
 
 
 def by_schema(raw: dict[str, Any]) -> set[str]:
