@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ignite_trainer.ahead import one_ahead
-from ignite_trainer.batch import BatchTransform, PaddedBatch, PartialBatch, rebuild
+from ignite_trainer.batch import BatchTransform, PaddedBatch, PartialBatch, collate, rebuild
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.order import EpochOrder
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
 from ignite_trainer.samples import Step, TransformedSamples, collate_read
+from ignite_trainer.self_description import sample_name
 from ignite_trainer.signals import leave_signals_to_parent
 from ignite_trainer.sources import GivesBatches
 from ignite_trainer.streams import (
@@ -150,12 +151,27 @@ class SplitLoader:
         """End the workers, which otherwise wait for the next iteration."""
         self._loader = None
 
+    def one(self, index: int, *, epoch: int, transformed: bool = True) -> Any:
+        """Load one sample, as a batch of one; if `transformed`, as the epoch has it.
+
+        Raises:
+            ProtocolError: it cannot be read.
+        """
+        samples = TransformedSamples(self.dataset, self._sample_steps if transformed else [], self._seed)
+        _, sample = samples[epoch, index]
+        if isinstance(sample, Unreadable):
+            raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {sample.error}")
+        sample = collate([sample])
+        fields = [on_tensor(field, lambda tensor: tensor.to(self._device)) for field in sample]
+        streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=[index])
+        return self._finish(rebuild(sample, fields), streams, self._batch_steps if transformed else [])
+
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._order.epoch = self._epoch
         self._order.start = self._start
         for indices, sample in self._load() if self._batches is None else self._read(self._batches):
             streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=indices)
-            yield Batch(indices, None if sample is None else self._finish(sample, streams))
+            yield Batch(indices, None if sample is None else self._finish(sample, streams, self._batch_steps))
 
     def _read(self, source: GivesBatches) -> Iterator[tuple[Tensor, Any]]:
         """Whole batches on the device, the next one read and sent while a step runs."""
@@ -220,11 +236,11 @@ class SplitLoader:
     def _count(self, failed: list[Unreadable], *, read: int) -> None:
         self.unreadable.add(failed, of=read + len(failed), needs_one=not self._may_be_empty)
 
-    def _finish(self, sample: Any, streams: SampleRandom) -> Any:
-        """Run the transforms that take whole batches."""
+    def _finish(self, sample: Any, streams: SampleRandom, steps: Sequence[tuple[int, int, Any]]) -> Any:
+        """Run transforms that take whole batches."""
         fields = list(sample)
         with phase("augmentation"):
-            for index, position, transform in self._batch_steps:
+            for index, position, transform in steps:
                 fields[index] = _transformed(fields[index], transform, streams.stream(position))
         return rebuild(sample, [_unpad(field, unequal_lengths=self._unequal_lengths) for field in fields])
 

@@ -34,6 +34,7 @@ class Predictions:
         class_names: of the K columns.
         records: for each sample which one it is, such as its file and its fold; the same names in all.
         multilabel: whether a sample can have several classes, or none.
+        positions: of the samples in their data set; None: those of a file are not known.
     """
 
     scores: NDArray[np.float32]
@@ -41,6 +42,7 @@ class Predictions:
     class_names: tuple[str, ...]
     records: tuple[Mapping[str, str | int], ...]
     multilabel: bool = False
+    positions: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -165,6 +167,7 @@ class PredictionCollector:
             class_names=names or tuple(map(str, range(scores.shape[1]))),
             records=tuple(record(self._dataset, int(index)) for index in indices),
             multilabel=multilabel,
+            positions=tuple(indices.tolist()),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ignite_trainer import metrics
 from ignite_trainer.assembly import Parts
+from ignite_trainer.gallery import RunGallery
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import RunStart
 from ignite_trainer.self_description import folds, held_out_folds, results_name
@@ -46,4 +47,5 @@ def describe_start(
         windows=metrics.windows(protocol),
         epochs=setup.epochs,
         iterations_per_epoch=len(parts.training),
+        gallery=RunGallery(parts, epochs=setup.epochs),
     )

@@ -32,7 +32,7 @@ from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, purpose
-from ignite_trainer.report import page, prediction_sections
+from ignite_trainer.report import exhibits, page, prediction_sections
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
@@ -210,6 +210,7 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
     if predictions is not None:
         predictions.write_csv(path)
         text += "\n" + prediction_sections(predictions, plan.folder)
+        text += "\n" + exhibits.hardest_of_all([plan.folder / name for name in records], plan.folder) + "\n"
     else:
         path.unlink(missing_ok=True)  # of an earlier call, with other runs
     results.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))

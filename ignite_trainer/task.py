@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from ignite_trainer.exhibit import Exhibit
+
 
 class StepOutput(NamedTuple):
     """What one step of a task gives the trainer.
@@ -49,6 +51,21 @@ class Task(ABC):
 
     def start_evaluation(self, model: nn.Module) -> None:  # noqa: B027
         """Compute what every evaluation step of one pass shares, such as class embeddings."""
+
+    def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:
+        """Show a sample to people, for reports and the dashboard.
+
+        Args:
+            model: in whichever mode it is; without gradient.
+            batch: of that sample alone, transformed or not.
+        """
+        del model, batch
+        return ()
+
+    def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:
+        """Show people what the model has learned, beside what it was when it was prepared."""
+        del model
+        return ()
 
     @abstractmethod
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:

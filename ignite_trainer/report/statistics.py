@@ -64,6 +64,7 @@ def finite(predictions: Predictions) -> Predictions:
         scores=predictions.scores[kept],
         targets=predictions.targets[kept],
         records=tuple(compress(predictions.records, kept)),
+        positions=tuple(compress(predictions.positions, kept)) if predictions.positions else None,
     )
 
 
@@ -97,6 +98,17 @@ def most_confused(matrix: Counts, *, limit: int = 10) -> list[Confusion]:
         if row != column
     ]
     return sorted(errors, key=lambda error: (-error.count, -error.share, error.target))[:limit]
+
+
+def margins(predictions: Predictions) -> Floats:
+    """How far the highest score of a wrong class is above the lowest one of a right class, `[N]`.
+
+    Of a sample with several classes each has to be above all others. Where no class is right, or none wrong,
+    its score counts as 0.
+    """
+    wrong = np.where(predictions.targets, -np.inf, predictions.scores).max(axis=1, initial=-np.inf)
+    right = np.where(predictions.targets, predictions.scores, np.inf).min(axis=1, initial=np.inf)
+    return np.where(np.isfinite(wrong), wrong, 0.0) - np.where(np.isfinite(right), right, 0.0)
 
 
 def average_precisions(predictions: Predictions) -> Floats:

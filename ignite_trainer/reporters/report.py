@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from ignite_trainer.evaluation import Table
 from ignite_trainer.markdown import folded, inert, json_block, link, picture, table
 from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import page, prediction_sections
+from ignite_trainer.report import exhibits, page, prediction_sections
 from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart
 from ignite_trainer.reporters.wording import duration, readable
 from ignite_trainer.results import write_text
@@ -56,7 +56,8 @@ class Report(Reporter):
             _headline(end),
             _run_section(run, end),
             _curve(run) if run.epochs else "",
-            prediction_sections(self._predictions, run.folder) if self._predictions is not None else "",
+            *self._of_predictions(run),
+            exhibits.model_section(run.gallery, run.folder),
             *(_measured_section(result) for result in self._measured.values()),
             f"## Task\n\n{json_block(run.protocol['Task'])}" if "Task" in run.protocol else "",
             f"## Protocol\n\n{folded('All of it', json_block(run.protocol))}",
@@ -65,6 +66,14 @@ class Report(Reporter):
         text = "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
         write_text(run.folder / "report.md", text)
         write_text(run.folder / page.FILE_NAME, page.to_html(text, run.folder, title=run.name))
+
+    def _of_predictions(self, run: RunStart) -> list[str]:
+        if self._predictions is None:
+            return []
+        return [
+            prediction_sections(self._predictions, run.folder),
+            exhibits.hardest_section(self._predictions, run.gallery, run.folder),
+        ]
 
 
 def _headline(end: RunEnd) -> str:

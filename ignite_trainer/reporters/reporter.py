@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ignite_trainer.evaluation import Table
+from ignite_trainer.exhibit import Gallery
 from ignite_trainer.predictions import Predictions
 
 Split = Literal["train", "test"]
@@ -54,6 +55,8 @@ class RunStart:
     windows: tuple[Window, ...]
     epochs: int
     iterations_per_epoch: int
+    gallery: Gallery = field(default_factory=Gallery)
+    """What can be shown of samples and model; to be asked in the methods of a reporter, not in a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)

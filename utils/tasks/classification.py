@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ignite_trainer.batch import rows_of, values_of
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.task import StepOutput
 from model.esresnet import ESResNeXt
 from utils.tasks.labels import Classes, check_audio
+from utils.tasks.portraits import Portraits, ShowsAudio
 
 
-class Classification(Task):
+class Classification(ShowsAudio):
     """Cross-entropy over the classes, or, for samples with several labels, binary cross-entropy of each.
 
     A model is called with audio `[B, C, T]` and returns `[B, classes]`. The wavelet-norm penalty of an
@@ -40,6 +41,7 @@ class Classification(Task):
         """Check that the model has one output for each class, and the units of the audio."""
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
+        self.portraits = Portraits.of(model, test)
         check_audio(train)
         check_audio(test)
         if isinstance(model, ESResNeXt) and model.fc.out_features != len(self._classes):

@@ -15,10 +15,11 @@ from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import normalised, scaled_similarity
 from utils.tasks.clips import embed_clips
 from utils.tasks.labels import Classes, check_audio
+from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
 
-class AudioTextContrastive(EmbeddingTask):
+class AudioTextContrastive(ShowsAudio, EmbeddingTask):
     """Bring each clip's audio close to the text of its labels.
 
     The loss is the contrastive one over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
@@ -76,6 +77,7 @@ class AudioTextContrastive(EmbeddingTask):
         audioclip = _audioclip(model)
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
+        self.portraits = Portraits.of(audioclip.audio, test)
         check_audio(train)
         check_audio(test)
         if self._class_weights:

@@ -16,6 +16,7 @@ from model.similarity import normalised, scaled_similarity
 from utils.tasks.clips import embed_clips
 from utils.tasks.given import Given
 from utils.tasks.labels import Classes, check_audio
+from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
 Modality = Literal["audio", "image", "text"]
@@ -23,7 +24,7 @@ MODALITIES: tuple[Modality, ...] = ("audio", "image", "text")
 _PAIRS: tuple[tuple[Modality, Modality], ...] = (("audio", "image"), ("audio", "text"), ("image", "text"))
 
 
-class Contrastive(EmbeddingTask):
+class Contrastive(ShowsAudio, EmbeddingTask):
     """Bring audio, image and text of each sample close to each other, pair by pair of modalities.
 
     ```text
@@ -95,6 +96,7 @@ class Contrastive(EmbeddingTask):
         if getattr(train, "class_names", None):
             self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
+        self.portraits = Portraits.of(audioclip.audio, test)
         check_audio(train)
         check_audio(test)
         self._prompts.check(audioclip, self.class_names)

@@ -1,0 +1,126 @@
+"""`report.html` opens from the disk in a real browser: its sounds play, its texts are texts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
+from ignite_trainer.predictions import Predictions
+from ignite_trainer.reporters import Report
+from ignite_trainer.reporters.reporter import Evaluated, RunEnd, RunStart
+from tests.browser import watched_page
+from utils.tasks.portraits import Portraits
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HOSTILE = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script><b>dog</b>"
+PLAYED = """sound => new Promise((resolve, reject) => {
+    sound.onerror = () => reject(sound.error.message);
+    sound.ontimeupdate = () => { if (sound.currentTime > 0.1) resolve([sound.currentTime, sound.duration]) };
+    sound.muted = true;
+    sound.play().catch(reject);
+})"""
+
+
+class Tones(Gallery):
+    """Shows a second of a tone for each sample."""
+
+    def held_out(self, positions: Sequence[int]) -> list[Portrait]:
+        tone = 16384 * torch.sin(torch.arange(44100) * 0.1)[None, None]
+        return [Portrait(record={}, exhibits=Portraits().sample(tone)) for _ in positions]
+
+    def model(self) -> list[Exhibit]:
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.new("RGB", (60, 40), "navy").save(file, format="png")
+        return [Exhibit(what=HOSTILE, media_type="image/png", content=file.getvalue())]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a report in whose labels, names and protocol there is markup."""
+    folder = tmp_path_factory.mktemp("run")
+    predictions = Predictions(
+        scores=np.array([[0.2, 0.8], [0.4, 0.6]], dtype=np.float32),
+        targets=np.array([[True, False], [False, True]]),
+        class_names=(HOSTILE, "cat"),
+        records=({"clip": f"{HOSTILE}.wav"}, {"clip": "cat.wav"}),
+        positions=(0, 1),
+    )
+    run = RunStart(
+        folder=folder,
+        name=f"Run {HOSTILE}",
+        protocol={"Task": {"class": HOSTILE}},
+        environment={},
+        facts={"Data": HOSTILE},
+        windows=(),
+        epochs=1,
+        iterations_per_epoch=1,
+        gallery=Tones(),
+    )
+    reporter = Report()
+    reporter.on_start(run)
+    reporter.on_evaluation(
+        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predictions)
+    )
+    reporter.on_end(RunEnd(last_epoch=1, last={HOSTILE: 0.5}, best=(), last_checkpoint=None, seconds=1.0))
+    moved = tmp_path_factory.mktemp("elsewhere") / "report.html"
+    return (folder / "report.html").rename(moved)  # nothing of the run's folder is beside it
+
+
+def test_it_opens_from_the_disk_with_all_that_it_shows(page: Page, report: Path) -> None:
+    page.goto(report.as_uri())
+    sizes = page.eval_on_selector_all("img", "all => all.map(one => one.complete && one.naturalWidth)")
+    assert len(sizes) == 6  # three of predictions, two spectrograms, one of the model
+    assert all(sizes)
+    assert page.evaluate(
+        "performance.getEntriesByType('resource').map(r => r.name.slice(0, 5))"
+    ) == [] or set(
+        page.evaluate("performance.getEntriesByType('resource').map(r => r.name.slice(0, 5))")
+    ) == {"data:"}
+
+
+def test_its_sounds_play(page: Page, report: Path) -> None:
+    page.goto(report.as_uri())
+    sounds = page.query_selector_all("audio")
+    assert len(sounds) == 2
+    for sound in sounds:
+        time, duration = sound.evaluate(PLAYED)
+        assert time > 0.1
+        assert duration == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_label_with_markup_stays_text(page: Page, report: Path) -> None:
+    page.goto(report.as_uri())
+    assert page.inner_text("h1") == f"Run {HOSTILE}"
+    assert page.inner_text("h3 >> nth=0") == f"{HOSTILE}.wav"
+    assert HOSTILE in page.inner_text("h3 + p >> nth=0")
+    page.click("summary >> nth=0")
+    assert page.inner_text("details[open] td >> nth=0") == HOSTILE
+    assert page.title() == f"Run {HOSTILE}"
+    assert not page.query_selector_all("main b, main script, [onerror]")
+
+
+def test_a_script_that_got_in_would_not_run(chromium: Browser, report: Path, tmp_path: Path) -> None:
+    got_in = tmp_path / "report.html"
+    got_in.write_text(report.read_text().replace("<main>", "<main><script>document.title='owned'</script>"))
+    with watched_page(chromium) as (page, wrong):
+        page.goto(got_in.as_uri())
+        assert page.title() != "owned"
+    assert len(wrong) == 1
+    assert "violates the following Content Security Policy" in wrong[0]
+
+
+def test_it_fits_a_narrow_window(page: Page, report: Path) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -1,0 +1,188 @@
+"""How tasks show a clip, and what an audio tower has learned: to listen to, and as pictures."""
+
+# ruff: noqa: PLC0415 (matplotlib takes a second to import, which a run without reports need not pay)
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ignite_trainer.batch import PaddedBatch, PartialBatch
+from ignite_trainer.exhibit import Exhibit
+from ignite_trainer.task import Task
+from model.esresnet import ESResNeXt
+from utils.tasks.labels import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONGEST_SECONDS = 10.0
+"""Of a longer clip the beginning is shown."""
+_BLUE, _GREY = "#0072B2", "#999999"
+_SHOWN_ROWS = 4  # wavelets, of all that there are
+_DYNAMICS_DB = 80.0  # below the loudest: what is quieter is black
+_BLOCK = 2**14  # samples encoded at a time: libsndfile's Vorbis encoder keeps all of a block on its stack
+
+
+class Portraits:
+    """Shows clips and wavelets; a task makes one when it is prepared, from the weights as they are then.
+
+    Args:
+        tower: the audio tower; None: there is none to be shown, and spectrograms are those of a Fourier
+            transform.
+        sample_rate: of the clips, Hz.
+    """
+
+    def __init__(self, tower: ESResNeXt | None = None, *, sample_rate: int = SAMPLE_RATE) -> None:
+        self._tower, self._rate = tower, sample_rate
+        self._initial: dict[str, Tensor] = {}
+        if tower is not None and tower.fbsp is not None:
+            self._initial = {name: _value(tower, name) for name in ("m", "fb", "fc")}
+            with torch.no_grad():
+                self._initial_bank = tower.fbsp.bank().detach().cpu().clone()
+
+    @classmethod
+    def of(cls, tower: nn.Module | None, dataset: Any) -> Portraits:
+        """Look at the tower, if it is an `ESResNeXt`, and at the rate of the data set."""
+        rate = int(getattr(dataset, "sample_rate", SAMPLE_RATE))
+        return cls(tower if isinstance(tower, ESResNeXt) else None, sample_rate=rate)
+
+    def sample(self, audio: Any) -> Sequence[Exhibit]:
+        """Show the one clip of a batch `[1, C, T]` in 16-bit units; nothing if it has no sound."""
+        if isinstance(audio, PartialBatch):
+            audio = audio.values
+        if isinstance(audio, PaddedBatch):
+            audio = audio.values
+        if audio is None:
+            return ()
+        clip = audio[0, :, : round(LONGEST_SECONDS * self._rate)].float()
+        return (
+            Exhibit(what="The clip", media_type="audio/ogg", content=encoded(clip, self._rate)),
+            Exhibit(what="Waveform and spectrogram", media_type="image/png", content=self._picture(clip)),
+        )
+
+    def wavelets(self) -> Sequence[Exhibit]:
+        """Show the wavelets as they are beside what they were; nothing without learned ones."""
+        if self._tower is None or self._tower.fbsp is None:
+            return ()
+        what = (
+            "Wavelets, learned and initial: centre frequency, bandwidth and order of each, and some of them"
+        )
+        return (Exhibit(what=what, media_type="image/png", content=_png(self._wavelet_figure())),)
+
+    def decibels(self, clip: Tensor) -> NDArray[np.float32]:
+        """Power of a clip `[C, T]` in dB, frequency by frame, `[K, N]`: what the backbone sees, low first."""
+        if self._tower is None:
+            window = torch.hann_window(1024, device=clip.device)
+            spectrum = torch.stft(clip[0] / 32768, 1024, 512, window=window, return_complex=True)
+            image = 10 * torch.log10(spectrum.abs().square() + 1e-12)
+        else:
+            image = self._tower.decibels(clip[None])[0, 0].flatten(0, 1)  # [3, H, W] -> [3H, W]
+        shown: NDArray[np.float32] = image.detach().float().cpu().numpy()
+        return shown
+
+    def _picture(self, clip: Tensor) -> bytes:
+        image, seconds = self.decibels(clip), clip.shape[-1] / self._rate
+        figure = _figure(7.2, 3.4)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
+        mono = clip[0].cpu().numpy() / 32768
+        # Of each pixel the lowest and the highest sample: half a million points would take seconds.
+        columns = np.array_split(mono, min(1200, len(mono)))
+        times = np.linspace(0, seconds, len(columns))
+        upper.fill_between(times, [c.min() for c in columns], [c.max() for c in columns], color=_BLUE, lw=0.4)
+        upper.set_ylim(-1, 1)
+        upper.set_yticks([-1, 0, 1])
+        top = float(image.max())
+        shown = lower.imshow(
+            image,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, seconds, 0, self._rate / 2000),
+            vmin=top - _DYNAMICS_DB,
+            vmax=top,
+        )
+        lower.set_xlabel("Time (s)", fontsize=9)
+        lower.set_ylabel("Frequency (kHz)", fontsize=9)
+        for axes in (upper, lower):
+            axes.tick_params(labelsize=8)
+        bar = figure.colorbar(shown, ax=lower, pad=0.01, fraction=0.04)
+        bar.set_label("dB", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+        return _png(figure)
+
+    def _wavelet_figure(self) -> Figure:
+        assert self._tower is not None
+        assert self._tower.fbsp is not None
+        figure = _figure(9.0, 5.4)
+        upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
+        words = {"fc": "Centre frequency, less the initial one", "fb": "Bandwidth fb", "m": "Order m"}
+        for axes, (name, title) in zip(upper.subplots(1, 3), words.items(), strict=True):
+            learned, initial = _value(self._tower, name), self._initial[name]
+            start = initial if name == "fc" else torch.zeros(())
+            axes.plot((initial - start).numpy(), color=_GREY, lw=1.2, ls="--", label="initial")
+            axes.plot((learned - start).numpy(), color=_BLUE, lw=1.0, label="learned")
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("Wavelet", fontsize=8)
+            axes.tick_params(labelsize=8)
+            axes.ticklabel_format(axis="y", useOffset=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        bank = self._tower.fbsp.bank().detach().float().cpu()  # [2, K, taps]
+        rows = np.geomspace(2, bank.shape[1] - 1, _SHOWN_ROWS).round().astype(int)
+        milliseconds = 1000 * (np.arange(bank.shape[2]) - bank.shape[2] / 2) / self._rate
+        for axes, row in zip(lower.subplots(1, _SHOWN_ROWS, sharey=True), rows, strict=True):
+            axes.plot(milliseconds, self._initial_bank[0, row].numpy(), color=_GREY, lw=1.0, ls="--")
+            axes.plot(milliseconds, bank[0, row].numpy(), color=_BLUE, lw=0.8)
+            axes.set_title(f"Wavelet {row}, real part", fontsize=9)
+            axes.set_xlabel("Time (ms)", fontsize=8)
+            axes.tick_params(labelsize=8)
+        return figure
+
+
+class ShowsAudio(Task):
+    """A task that shows what `portraits` does; it makes them anew when it is prepared."""
+
+    portraits = Portraits()
+
+    def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:  # noqa: ARG002
+        """Show a clip: to listen to, its waveform, and the spectrogram that the backbone sees."""
+        return self.portraits.sample(batch.audio)
+
+    def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:  # noqa: ARG002
+        """Show the wavelets as they are beside what they were at first."""
+        return self.portraits.wavelets()
+
+
+def encoded(clip: Tensor, sample_rate: int) -> bytes:
+    """Encode a clip `[C, T]` in 16-bit units as Ogg Vorbis; what is beyond the range is cut off."""
+    import soundfile
+
+    samples = (clip.float().cpu().numpy().T / 32768).clip(-1, 1)  # [T, C]
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", sample_rate, clip.shape[0], format="OGG", subtype="VORBIS") as sound:
+        for start in range(0, len(samples), _BLOCK):
+            sound.write(samples[start : start + _BLOCK])
+    return file.getvalue()
+
+
+def _value(tower: ESResNeXt, name: str) -> Tensor:
+    value: Tensor = getattr(tower.fbsp, name)
+    return value.detach().float().cpu().clone()
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
