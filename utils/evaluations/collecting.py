@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ignite_trainer.batch import rows_of, values_of
 from ignite_trainer.self_description import record, results_name
 from ignite_trainer.task import Task
 from utils.features import FeatureTable
@@ -45,14 +46,12 @@ class FeatureCollector:
         self._labels: list[tuple[str, ...]] = []
         self._features: dict[str, list[Tensor]] = {}
 
-    def add(
-        self, indices: Tensor, labels: Sequence[Sequence[str]], features: Mapping[str, Tensor] | None
-    ) -> None:
+    def add(self, indices: Tensor, labels: Any, features: Mapping[str, Tensor] | None) -> None:
         """Keep a batch.
 
         Args:
             indices: positions of the samples in the data set, int64 `[B]`.
-            labels: of each sample.
+            labels: of the samples, as a batch has them; some or all samples may have none.
             features: `[B, D]` by kind, on any device; those of a task's step.
 
         Raises:
@@ -65,9 +64,14 @@ class FeatureCollector:
                 f"following of {' and '.join(features)}; all samples need the same."
             )
         self._indices += indices.tolist()
-        self._labels += [tuple(of_sample) for of_sample in labels]
-        for kind, of_batch in features.items():
-            self._features.setdefault(kind, []).append(of_batch.detach().float().cpu())
+        of_batch: list[tuple[str, ...]] = [()] * len(indices)
+        for row, of_sample in zip(
+            rows_of(labels, len(indices)).tolist(), values_of(labels) or (), strict=True
+        ):
+            of_batch[row] = tuple(of_sample)
+        self._labels += of_batch
+        for kind, values in features.items():
+            self._features.setdefault(kind, []).append(values.detach().float().cpu())
 
     def table(self) -> FeatureTable:
         """Put all batches together, in the data set's order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,15 +29,16 @@ class Querying(Evaluation):
     Audio and images are those of the samples. Texts are the task's classes, one for each (its `class_names`
     and `class_features`), unless it embeds texts of samples. A query's positives are the items that share a
     label with it. Queries without one, such as a class without clip, are left out; the column "queries"
-    counts the others.
+    counts the others. A sample that lacks a modality is neither query nor item of it.
 
     Its table has a row for each direction, "audio -> text" where audio queries texts, with the columns P@1,
-    R@k for each k, mAP, and mAP@k for the largest.
+    R@k for each k, mAP, and mAP@k for the largest; and what a random ranking of N items, P of which are
+    positives, is expected to reach: "P@1 by chance" P / N, "R@k by chance" k / N for the smallest k.
 
     Args:
         k: ranks, from 1.
-        pairs: between what is of samples, audio and images, "label": all that share a label are positives;
-            "pair": only the same sample is.
+        pairs: between what is of samples, audio, images and texts of samples, "label": all that share a label
+            are positives; "pair": only the same sample is.
         directions: those to measure, such as ["text -> audio"]; None: all.
     """
 
@@ -110,7 +112,7 @@ class Querying(Evaluation):
 
     def _sides(self, table: FeatureTable) -> dict[str, _Side]:
         sides = {
-            kind: _Side(torch.from_numpy(features), table.labels, of_samples=True)
+            kind: _of_samples(torch.from_numpy(features), table.labels)
             for kind, features in table.features.items()
         }
         texts = self._class_features
@@ -120,13 +122,13 @@ class Querying(Evaluation):
             if unknown:
                 raise ValueError(f'the label "{unknown[0]}" is none of the {len(names)} classes of the task.')
             labels = tuple((name,) for name in names)
-            sides["text"] = _Side(texts.detach().float().cpu(), labels, of_samples=False)
+            sides["text"] = _Side(texts.detach().float().cpu(), labels, samples=None)
         return sides
 
     def _measure(self, direction: str, sides: dict[str, _Side]) -> dict[str, float]:
         queries, items = (sides[name] for name in direction.split(" -> "))
-        if self._pairs == "pair" and queries.of_samples and items.of_samples:
-            positives = PositivePairs.by_index(len(queries.features))
+        if self._pairs == "pair" and queries.samples is not None and items.samples is not None:
+            positives = PositivePairs.by_label(queries.samples, items.samples)
         else:
             positives = PositivePairs.by_label_sets(queries.labels, items.labels)
         try:
@@ -134,12 +136,32 @@ class Querying(Evaluation):
         except ValueError as error:
             raise ValueError(f"{direction}: {error}") from error
         figures = {name: value for name, value in found.values.items() if not name.startswith("hit@")}
-        return {**figures, "queries": float(found.queries)}
+        return {**figures, **self._by_chance(positives), "queries": float(found.queries)}
+
+    def _by_chance(self, positives: PositivePairs) -> dict[str, float]:
+        """What a random order of the items is expected to reach."""
+        counts = [len(positives.items_of(query)) for query in range(positives.query_count)]
+        items = positives.item_count
+        precision = statistics.fmean(count / items for count in counts if count)
+        rank = min(self._k)
+        return {"P@1 by chance": precision, f"R@{rank} by chance": min(1.0, rank / items)}
 
 
 class _Side(NamedTuple):
-    """What queries, or what is queried: normalised features `[N, D]` and the labels of each."""
+    """What queries, or what is queried.
+
+    Attributes:
+        features: normalised, `[N, D]`.
+        labels: of each.
+        samples: position in the pass of the sample that each is of, int64 `[N]`; None: they are of classes.
+    """
 
     features: Tensor
     labels: tuple[tuple[str, ...], ...]
-    of_samples: bool
+    samples: Tensor | None
+
+
+def _of_samples(features: Tensor, labels: Sequence[tuple[str, ...]]) -> _Side:
+    """Those of a table that are there: the row of a sample that lacks the modality is NaN."""
+    there = features.isnan().any(dim=1).logical_not().nonzero().flatten()
+    return _Side(features[there], tuple(labels[row] for row in there.tolist()), there)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from toy_research.embedding import DIMENSIONS, Embedding, Points
 
+from ignite_trainer.batch import PartialBatch
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.experiment import RunResult
 from ignite_trainer.task import StepOutput
@@ -39,7 +40,15 @@ def figures(
         row["mAP"] = precisions.mean()
         row[f"mAP@{max(ks)}"] = precisions[ranks <= max(ks)].sum() / min(max(ks), hits.sum())
         rows.append(row)
-    return {**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, "queries": len(rows)}
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return {**means, **by_chance(len(queries), len(items), is_positive, min(ks)), "queries": len(rows)}
+
+
+def by_chance(queries: int, items: int, is_positive: Callable[[int, int], bool], k: int) -> dict[str, float]:
+    """Of a random ranking, in which every item is as likely to be at a place as any other."""
+    counts = [sum(is_positive(q, i) for i in range(items)) for q in range(queries)]
+    share = np.mean([count / items for count in counts if count])
+    return {"P@1 by chance": float(share), f"R@{k} by chance": k / items}
 
 
 def share_a_label(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]]) -> Callable[..., bool]:
@@ -66,7 +75,7 @@ def test_all_six_directions_equal_rankings_made_one_by_one(measure: Measure, sev
     for direction, row in table.items():
         (queries, q_labels), (items, i_labels) = (sides[name] for name in direction.split(" -> "))
         expected = figures(queries, items, share_a_label(q_labels, i_labels), (1, 5, 10))
-        assert list(row) == ["P@1", "R@1", "R@5", "R@10", "mAP", "mAP@10", "queries"]
+        assert list(row)[:7] == ["P@1", "R@1", "R@5", "R@10", "mAP", "mAP@10", "P@1 by chance"]
         assert row == pytest.approx(expected, abs=1e-12), direction
 
 
@@ -89,6 +98,27 @@ def test_in_pairs_only_the_image_of_the_same_sample_is_right(measure: Measure) -
     assert list(table) == args["directions"]
     assert table["image -> audio"] == pytest.approx(same, abs=1e-12)
     assert table["audio -> text"] == pytest.approx(texts, abs=1e-12)
+
+
+def test_a_sample_that_lacks_a_modality_is_neither_query_nor_item_of_it(tmp_path: Path) -> None:
+    points = Points(images=True)
+    querying = started(Embedding(), points, pairs="pair", k=[1])
+    vectors, pictures = (
+        torch.nn.functional.normalize(torch.from_numpy(values), dim=1)
+        for values in (points.vectors, points.pictures)
+    )
+    vectors[[2, 5]], pictures[[5, 7, 8]] = torch.nan, torch.nan
+    heard, seen = [set(range(30)) - lacking for lacking in ({2, 5}, {5, 7, 8})]
+    labels = PartialBatch(torch.tensor([0, 9]), [points.labels_of(0), points.labels_of(9)])
+    output = StepOutput(vectors, vectors, features={"audio": vectors, "image": pictures})
+    querying.step(torch.nn.Identity(), torch.arange(30), points[0]._replace(labels=labels), output)
+    table = querying.finish(tmp_path)
+    places, items = sorted(heard), sorted(seen)
+    expected = figures(
+        vectors[places].numpy(), pictures[items].numpy(), lambda q, i: places[q] == items[i], [1]
+    )
+    assert expected["queries"] == 26
+    assert table["audio -> image"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_audio_and_images_are_compared_where_a_task_has_no_texts(measure: Measure) -> None:
@@ -148,8 +178,8 @@ def test_features_that_come_and_go_are_an_error() -> None:
     )
 
 
-def started(task: Embedding, points: Points) -> Querying:
-    querying = Querying()
+def started(task: Embedding, points: Points, **options: Any) -> Querying:
+    querying = Querying(**options)
     querying.prepare(torch.nn.Identity(), task, test=points)
     querying.start(torch.nn.Identity())
     return querying
