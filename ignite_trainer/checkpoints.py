@@ -53,7 +53,7 @@ class Checkpoints:
         model: nn.Module,
         state: Mapping[str, Any],
         saved_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
-        may_go_on: Callable[[StateContent], None] = lambda _: None,
+        may_go_on: Callable[[Path, StateContent], None] = lambda *_: None,
     ) -> None:
         """Prepare to save and restore `model`, and the parts of `state`, under `folder`.
 
@@ -132,7 +132,7 @@ class Checkpoints:
             state = checked(content, candidate, self._state)
             try:
                 self._load(content, state)
-                self._may_go_on(state)
+                self._may_go_on(candidate, state)
             except ProtocolError:
                 raise
             except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:

@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,19 +64,23 @@ class DataIdentity:
         if changed:
             raise ValueError(f"the data set is another: {'; '.join(changed)}. Start a new run.")
 
-    def require_same_parts(self, state: StateContent) -> None:
+    def require_same_parts(self, path: Path, state: StateContent) -> None:
         """Raise a ProtocolError if these processes would have other parts of the epoch than the state's."""
         then, now, position = state.processes, world_size(), state.position
         done = position.iteration % len(self._training)
         if then == now or not done or not self._training.is_streamed:
             return
+        within = sorted(path.parent.glob("last_*_step-*.pt"))
+        before = path.with_name(replace(position, epoch=position.epoch - 1, complete=True).file_name)
+        other = "from the end of the epoch on it may be any number"
+        if before.exists():
+            names = " and ".join(one.name for one in within)
+            other = f"or remove {names}: from {before.name}, the end of an epoch, any number goes on"
         raise ProtocolError(
-            f"The state {position.file_name} was saved by {_processes(then)} after {done} of the "
-            f"{len(self._training)} batches of epoch {position.epoch}, and there {_are(now)} now: of a data "
-            "set that is read in streams, some samples would come twice in this epoch and others not at all. "
-            f"Go on with {_processes(then)}; or remove the states within the epoch "
-            f"(checkpoints/last_*_step-*.pt), if one of the end of epoch {position.epoch - 1} is there: from "
-            "it, any number goes on."
+            f"The state {path} was saved by {_processes(then)} after {done} of the {len(self._training)} "
+            f"batches of epoch {position.epoch}, and there {_are(now)} now: of a data set that is read in "
+            "streams, some samples would come twice in this epoch and others not at all. Go on with "
+            f"{_processes(then)}; {other}."
         )
 
 

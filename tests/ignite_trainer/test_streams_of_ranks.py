@@ -60,15 +60,23 @@ def test_predictions_are_in_the_order_of_the_data_set(by_two: Path, tmp_path: Pa
 
 def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tmp_path: Path) -> None:
     shutil.copytree(by_two / "stopped", tmp_path / "stopped")
+    states = only_run(tmp_path / "stopped") / "checkpoints"
     before = content(tmp_path)
+    said = (
+        f"The state {states}/last_epoch-2_step-7.pt was saved by 2 processes after 2 of the 5 batches of "
+        "epoch 2, and there is 1 now: of a data set that is read in streams, some samples would come twice "
+        "in this epoch and others not at all. Go on with 2 processes; "
+    )
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
-    assert str(caught.value).startswith(
-        "The state last_epoch-2_step-7.pt was saved by 2 processes after 2 of the 5 batches of epoch 2, and "
-        "there is 1 now: of a data set that is read in streams, some samples would come twice"
+    assert str(caught.value) == said + (
+        "or remove last_epoch-2_step-7.pt: from last_epoch-1.pt, the end of an epoch, any number goes on."
     )
-    assert "Go on with 2 processes; or remove the states within the epoch" in str(caught.value)
     assert content(tmp_path) == before
+    (states / "last_epoch-1.pt").unlink()
+    with pytest.raises(ProtocolError) as caught:
+        go_on(tmp_path / "stopped")
+    assert str(caught.value) == said + "from the end of the epoch on it may be any number."
 
 
 def test_it_goes_on_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
