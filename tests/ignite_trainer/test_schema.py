@@ -253,3 +253,24 @@ def test_every_shipped_class_is_offered_where_it_belongs() -> None:
     assert "torch.optim.lr_scheduler.LinearLR" in offered["ScheduleSpec"]
     assert "ignite.metrics.Accuracy" in offered["LineSpec"]
     assert "ignite_trainer.reporters.Console" in offered["Reporters"]
+
+
+def test_the_readme_of_the_protocols_has_every_key() -> None:
+    written = (FOLDER / "README.md").read_text()
+    for name, definition in SCHEMA["$defs"].items():
+        if "." not in name:
+            for key in definition.get("properties", {}):
+                assert re.search(rf"(?m)^\| `([A-Za-z]+\.)?{re.escape(key)}` \|", written), f"{name}.{key}"
+
+
+def test_what_the_readme_says_to_write_is_of_the_schema() -> None:
+    rows = re.findall(
+        r"^\| .* \| `(\{.*?\}|\"[A-Z]\w+\": .*?)`", (FOLDER / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 10
+    for row in rows:
+        if '"match"' in row and not row.startswith('"'):  # an entry of a list
+            continue
+        text = row if row.startswith("{") else "{" + row + "}"
+        if "..." not in text and not text.endswith('"Transforms"}'):
+            assert by_schema({"extends": "audioclip-esc50.json", **json.loads(text)}) == set(), row
