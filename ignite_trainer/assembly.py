@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -135,6 +135,20 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
         scaler=loss_scaler(protocol.setup.precision, device),
         average=average,
     )
+
+
+def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Parts:
+    """The parts with loaders of another `Setup`: of batch sizes, and workers; all else is the same."""
+    datasets = {split: parts.evaluation[split].dataset for split in SPLITS}
+    training, evaluation = _build_loaders(
+        blueprint,
+        datasets,
+        _build_transforms(blueprint),
+        seed=seed,
+        device=parts.device,
+        takes_unequal_lengths=parts.task.takes_unequal_lengths,
+    )
+    return replace(parts, training=training, evaluation=evaluation)
 
 
 def _of_all(batch: int) -> str:

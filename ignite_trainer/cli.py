@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
-from ignite_trainer.extending import read_protocol
+from ignite_trainer.extending import read_layers, read_protocol
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.signals import stopped_by_signals
@@ -56,6 +56,10 @@ a table of means and standard deviations. The same command goes on with a sweep 
 
   python main.py -c protocols/quickstart.json --check
 
+--explain says what a run would be: every value and who says so, what is trained, shapes, time and memory.
+
+  python main.py -c protocols/quickstart.json --explain
+
 SIGTERM, SIGINT and SIGUSR1 end a run after the step under way, with its state saved and exit status 75.
 """
 
@@ -77,8 +81,8 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
     own, overrides = split_overrides(argv)
     flags = _parser().parse_args(own)
-    if _started_with_others() and (flags.check or flags.benchmark):
-        _parser().error("--check and --benchmark are for one process; leave torchrun out.")
+    if _started_with_others() and (flags.check or flags.explain or flags.benchmark):
+        _parser().error("--check, --explain and --benchmark are for one process; leave torchrun out.")
     if flags.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         flags.resume = _AUTO  # torchrun starts all processes anew after one has failed
     overrides = [*_shorthand_overrides(flags), *overrides]
@@ -103,12 +107,11 @@ def _command(
     try:
         # Every protocol is checked before the first one runs.
         paths = _matching(flags.config, leave_out=(defaults, defaults.with_name("schema.json")))
-        if flags.check:
-            return _check(
-                {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths},
-                trusted=flags.trust,
-            )
-        protocols = {path: load(path, overrides, defaults=defaults) for path in paths}
+        loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
+        if flags.check or flags.explain:
+            look = _check if flags.check else functools.partial(_explain, overrides, defaults)
+            return look(loads, trusted=flags.trust)
+        protocols = {path: load_one() for path, load_one in loads.items()}
         if resumed and (len(protocols) > 1 or any(protocol.sweep for protocol in protocols.values())):
             raise ProtocolError(
                 "A folder is that of one run; leave --resume without one here.", source="--resume"
@@ -163,6 +166,27 @@ def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[st
     from ignite_trainer import check  # noqa: PLC0415 - importing torch takes seconds
 
     return check.carry_out(loads, trusted=trusted)
+
+
+def _explain(
+    overrides: Sequence[Override],
+    defaults: Path,
+    loads: Mapping[Path, Callable[[], Protocol]],
+    *,
+    trusted: Sequence[str],
+) -> int:
+    from ignite_trainer import explain  # noqa: PLC0415 - importing torch takes seconds
+    from ignite_trainer.origins import trace  # noqa: PLC0415
+
+    by_model = read_json(defaults)
+    explained = {
+        path: (
+            protocol,
+            trace(protocol, read_layers(path), overrides, defaults=defaults, by_model=by_model),
+        )
+        for path, protocol in ((path, load_one()) for path, load_one in loads.items())
+    }
+    return explain.carry_out(explained, trusted=trusted)
 
 
 def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> Protocol:
@@ -239,6 +263,11 @@ def _parser() -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="look for faults of protocol, data, weights and disks instead; nothing is trained",
+    )
+    instead.add_argument(
+        "--explain",
+        action="store_true",
+        help="say what a run would be instead: values and their origin, what is trained, shapes, memory, time",
     )
     parser.add_argument(
         "--trust",

@@ -1,0 +1,223 @@
+"""What a run will take, from a few of its steps: time of an epoch, memory, and the shapes on the way.
+
+Steps are measured at the protocol's batch size where that takes little time; else at two smaller ones, and a
+straight line through the two says what the whole batch takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ignite_trainer.assembly import Parts, with_other_batches
+from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.projection import project
+from ignite_trainer.stopwatch import Stopwatch
+
+Activity = Literal["training", "evaluation"]
+
+_FEW = 4  # samples of the smaller batch
+_SECONDS = 6.0  # what a measured step may take
+_TIMED = 2
+_DEEPEST = 2  # levels of modules whose outputs are shown
+_PEAK_RESET = Path("/proc/self/clear_refs")
+
+
+class Point(NamedTuple):
+    """What a step of one batch size took.
+
+    Attributes:
+        samples: the batch size.
+        seconds: mean of the steps.
+        peak_bytes: largest resident memory of the process, or what an accelerator held; None: not known.
+    """
+
+    samples: int
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One activity: what was measured, and what a step of the whole batch takes by that."""
+
+    measured: tuple[Point, ...]
+    whole: Point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """What a run will take.
+
+    Attributes:
+        activities: a step of each.
+        seconds_per_epoch: training and the evaluations after it; where nothing is trained, the evaluation.
+        seconds_per_run: all epochs, and the evaluation before the first.
+        peak_bytes: the most of all activities; None: not known.
+        batch: shapes of the fields of a training batch, by name.
+        stages: shapes of what modules give in a step, by name; B is the batch.
+    """
+
+    activities: dict[Activity, Estimate]
+    seconds_per_epoch: float
+    seconds_per_run: float
+    peak_bytes: int | None
+    batch: dict[str, str]
+    stages: dict[str, str]
+
+
+def estimate(blueprint: Blueprint, parts: Parts, *, seed: int) -> Estimates:
+    """Carry out a few steps of each activity; the model's weights are not the same afterwards."""
+    setup = blueprint.protocol.setup
+    wanted: dict[Activity, int] = {
+        "evaluation": min(setup.batch_test or setup.batch_train, parts.sizes["test"])
+    }
+    if parts.optimizer:
+        wanted["training"] = setup.batch_train
+    trial = _Trial(blueprint, parts, seed=seed)
+    found = {activity: trial.measure(activity, samples) for activity, samples in wanted.items()}
+    rates: dict[str, float] = {name: each.whole.samples / each.whole.seconds for name, each in found.items()}
+    projection = project(blueprint.protocol, parts.sizes, rates)
+    first = parts.sizes["test"] / rates["evaluation"]
+    epochs = projection.epochs
+    peaks = [each.whole.peak_bytes for each in found.values() if each.whole.peak_bytes is not None]
+    return Estimates(
+        activities=found,
+        seconds_per_epoch=(projection.seconds_per_run - first) / epochs if epochs else first,
+        seconds_per_run=projection.seconds_per_run,
+        peak_bytes=max(peaks) if peaks else None,
+        batch=trial.batch,
+        stages=trial.stages,
+    )
+
+
+class _Trial:
+    """Carries out steps with batches of several sizes."""
+
+    def __init__(self, blueprint: Blueprint, parts: Parts, *, seed: int) -> None:
+        self._blueprint, self._parts, self._seed = blueprint, parts, seed
+        self._few = max(_FEW, blueprint.protocol.setup.chunk or 0)
+        self.batch: dict[str, str] = {}
+        self.stages: dict[str, str] = {}
+
+    def measure(self, activity: Activity, wanted: int) -> Estimate:
+        """Measure steps of a few samples, then of as many as there is time for."""
+        few = self._steps(activity, min(self._few, wanted))
+        if few.samples == wanted:
+            return Estimate(measured=(few,), whole=few)
+        affordable = int(_SECONDS / few.seconds * few.samples)
+        more = self._steps(activity, min(wanted, max(3 * self._few, affordable)))
+        return Estimate(measured=(few, more), whole=_extrapolated(few, more, wanted))
+
+    def _steps(self, activity: Activity, samples: int) -> Point:
+        protocol = self._blueprint.protocol
+        setup = protocol.setup.model_copy(
+            update={"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
+        )
+        blueprint = replace(self._blueprint, protocol=protocol.model_copy(update={"setup": setup}))
+        parts = with_other_batches(blueprint, self._parts, seed=self._seed)
+        try:
+            return self._timed(activity, blueprint, parts, samples)
+        finally:
+            parts.close()
+
+    def _timed(self, activity: Activity, blueprint: Blueprint, parts: Parts, samples: int) -> Point:
+        if activity == "training":
+            watch = Stopwatch.of_training(blueprint, parts)
+            parts.plan.train_mode(parts.model)
+        else:
+            watch = Stopwatch.of_evaluation(blueprint, parts)
+        if not self.batch:
+            self.batch = _shapes_of_fields(next(iter(parts.training)).sample, samples)
+        _reset_peak(parts.device)
+        with watch.conditions():
+            with _Stages(parts.model, samples, self.stages):
+                watch.run(1)
+            start = time.perf_counter()
+            watch.run(_TIMED)
+            seconds = (time.perf_counter() - start) / _TIMED
+            return Point(samples, seconds, _peak(parts.device))
+
+
+class _Stages:
+    """Writes down, within a block, the shapes of what modules give when they are first called."""
+
+    def __init__(self, model: nn.Module, samples: int, found: dict[str, str]) -> None:
+        self._model, self._samples, self._found = model, samples, found
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> None:
+        for name, module in self._model.named_modules():
+            if name and name.count(".") < _DEEPEST:
+                self._hooks.append(module.register_forward_hook(self._noting(name)))
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _noting(self, name: str) -> Any:
+        def note(module: nn.Module, _: object, output: object) -> None:
+            self._found.setdefault(name, f"{type(module).__name__} {_shape(output, self._samples)}")
+
+        return note
+
+
+def _extrapolated(few: Point, more: Point, samples: int) -> Point:
+    if more.samples == samples:
+        return more
+
+    def line(one: float, other: float) -> float:
+        slope = max(0.0, (other - one) / (more.samples - few.samples))
+        return other + slope * (samples - more.samples)
+
+    peak = None
+    if few.peak_bytes is not None and more.peak_bytes is not None:
+        peak = int(line(few.peak_bytes, more.peak_bytes))
+    return Point(samples, line(few.seconds, more.seconds), peak)
+
+
+def _shapes_of_fields(sample: Any, samples: int) -> dict[str, str]:
+    fields: Mapping[str, Any]
+    if isinstance(sample, Mapping):
+        fields = sample
+    else:
+        names = getattr(sample, "_fields", range(len(sample)))
+        fields = {str(name): field for name, field in zip(names, sample, strict=True)}
+    return {name: _shape(field, samples) for name, field in fields.items()}
+
+
+def _shape(value: Any, samples: int) -> str:
+    """Shape and type of a tensor, or of what holds some; B stands for the batch."""
+    if isinstance(value, Tensor):
+        sizes = ["B" if size == samples and not axis else str(size) for axis, size in enumerate(value.shape)]
+        return f"[{', '.join(sizes)}] {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, tuple | list) and any(isinstance(each, Tensor) for each in value):
+        return ", ".join(_shape(each, samples) for each in value if isinstance(each, Tensor))
+    return (
+        f"list of {'B' if len(value) == samples else len(value)}"
+        if isinstance(value, list)
+        else type(value).__name__
+    )
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _PEAK_RESET.exists():
+        _PEAK_RESET.write_text("5")  # what is the largest so far begins anew at what is in use
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(line.split()[1])

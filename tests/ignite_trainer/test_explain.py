@@ -1,0 +1,136 @@
+"""--explain: where values come from, what is trained, shapes and estimates; without data, what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toy_research.protocols import TRUSTED, run_toy, toy
+
+from ignite_trainer import cli
+from ignite_trainer.assembly import assemble
+from ignite_trainer.blueprint import draw
+from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
+from ignite_trainer.extending import read_layers
+from ignite_trainer.origins import trace
+from ignite_trainer.overrides import split_overrides
+from ignite_trainer.validation import validate
+
+
+def write(folder: Path) -> Path:
+    """A toy protocol that extends another, without what the defaults supply."""
+    base = toy(folder / "results", Setup__seed=None)
+    del base["Task"]
+    (folder / "base.json").write_text(json.dumps(base))
+    (folder / "own.json").write_text(json.dumps({"extends": "base.json", "Setup": {"epochs": 3}}))
+    defaults = {base["Model"]["class"]: {"Task": {"class": "toy_research.learning.Matching"}}}
+    (folder / "defaults.json").write_text(json.dumps(defaults))
+    return folder / "own.json"
+
+
+def explained(folder: Path, *words: str) -> int:
+    path = write(folder)
+    command = ["-c", str(path), "--explain", "--trust", "toy_research", *words]
+    return cli.main(command, defaults=folder / "defaults.json")
+
+
+def test_every_value_has_its_origin(tmp_path: Path) -> None:
+    path, defaults = write(tmp_path), tmp_path / "defaults.json"
+    _, overrides = split_overrides(
+        ["--Setup.log_interval", "5", "--Transforms[-1].args.length", "16", "--Sweep.Setup.seed", "1", "2"]
+    )
+    protocol = cli.load(path, overrides, defaults=defaults)
+    by_model = json.loads(defaults.read_text())
+    values = trace(protocol, read_layers(path), overrides, defaults=defaults, by_model=by_model)
+    origins = {value.path: value.origin for value in values}
+    assert origins["Setup.epochs"] == "own.json"
+    assert origins["Setup.name"] == "base.json"
+    assert origins["Setup.log_interval"] == "--Setup.log_interval"
+    assert origins["Transforms[3].args.length"] == "--Transforms.-1.args.length"
+    assert origins["Transforms[2].args.length"] == "base.json"
+    assert origins["Task.class"] == "defaults.json"
+    assert origins["Task.args"] == "default"
+    assert origins["Setup.precision"] == "default"
+    assert origins["Sweep.Setup.seed"] == "--Sweep.Setup.seed"
+    assert {value.path.split(".")[0].split("[")[0] for value in values} == set(protocol.to_json())
+
+
+def test_a_protocol_is_explained_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(tmp_path, "-b", "8") == 0
+    said = capsys.readouterr().out
+    assert "Setup.batch_train" in said
+    assert "(--Setup.batch_train)" in said
+    assert "trained" in said
+    assert "group 0" in said
+    assert "[B, " in said
+    for line in ("A step of training", "A step of evaluation", "An epoch", "The whole run", "Largest memory"):
+        assert line in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_without_data_the_rest_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(tmp_path, "--Dataset.args.fold", "99") == 0
+    said = capsys.readouterr().out
+    assert "group 0" in said
+    assert "cannot be told without data and model:\n  Dataset.args.fold is 99" in said
+
+
+def test_a_class_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(tmp_path, "--Dataset.class", "toy_research.signals.Nothing") == 2
+    assert "Dataset.class is toy_research.signals.Nothing" in capsys.readouterr().out
+
+
+def test_steps_of_two_sizes_give_a_line() -> None:
+    few, more = Point(4, 1.0, 1000), Point(12, 2.0, 1800)
+    assert _extrapolated(few, more, 64) == Point(64, 2.0 + 52 / 8, 1800 + 52 * 100)
+    assert _extrapolated(few, more, 12) == more
+    assert _extrapolated(few, Point(12, 0.9, None), 64) == Point(64, 0.9, None)  # never less than was seen
+
+
+def estimates(root: Path, **changes: object) -> Estimates:
+    blueprint = draw(validate(toy(root, **changes)), trusted=TRUSTED)
+    torch.manual_seed(0)
+    parts = assemble(blueprint, seed=0)
+    try:
+        return estimate(blueprint, parts, seed=0)
+    finally:
+        parts.close()
+
+
+def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> None:
+    found = estimates(tmp_path, Setup__epochs=2)
+    training, evaluation = (found.activities[name].whole for name in ("training", "evaluation"))
+    assert training.samples == 8
+    sizes = assemble(draw(validate(toy(tmp_path)), trusted=TRUSTED), seed=0).sizes
+    expected = sizes["train"] // 8 * training.seconds
+    expected += (sizes["train"] + sizes["test"]) / evaluation.samples * evaluation.seconds
+    assert found.seconds_per_epoch == pytest.approx(expected)
+    first = sizes["test"] / evaluation.samples * evaluation.seconds
+    assert found.seconds_per_run == pytest.approx(2 * expected + first)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a peak of memory"
+)
+def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
+    peak = estimates(tmp_path).peak_bytes
+    resident = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
+    assert peak == pytest.approx(resident, rel=0.3)
+
+
+@pytest.mark.slow
+def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
+    changes = {
+        "Task": {"class": "toy_research.comparing.Asleep", "args": {"seconds": 0.05}},
+        "Setup__epochs": 4,
+    }
+    found = estimates(tmp_path, **changes)
+    start = time.perf_counter()
+    run_toy(tmp_path, **changes)
+    assert found.seconds_per_run == pytest.approx(time.perf_counter() - start, rel=0.3)
