@@ -267,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument(
         "--explain",
         action="store_true",
-        help="say what a run would be instead: values and their origin, what is trained, shapes, memory, time",
+        help="say what a run would be instead: values, what is trained, shapes, memory, time",
     )
     parser.add_argument(
         "--trust",
