@@ -1,0 +1,125 @@
+"""Similarity matrices as heat maps, with what is compared along their sides: waveforms, pictures, texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model.audio_input import read_audio
+from model.embedding import SAMPLE_RATE
+from model.image_input import read_image
+
+_THUMBNAIL = 200  # pixels
+_WAVEFORM_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Item:
+    """What stands along the side of a matrix.
+
+    Attributes:
+        name: of a few words.
+        picture: uint8 `[H, W, 3]`, if it is one.
+        waveform: lowest and highest sample of each part, `[2, parts]`, if it is a sound.
+    """
+
+    name: str
+    picture: NDArray[np.uint8] | None = None
+    waveform: NDArray[np.float32] | None = None
+
+
+def sound_item(path: Path) -> Item:
+    """A sound by its waveform."""
+    samples = read_audio(path, SAMPLE_RATE, mono=True)[0]
+    parts = np.array_split(samples, min(_WAVEFORM_POINTS, len(samples)))
+    return Item(name_of(path), waveform=np.array([[p.min() for p in parts], [p.max() for p in parts]]))
+
+
+def picture_item(path: Path) -> Item:
+    """A picture by its thumbnail."""
+    picture = read_image(path)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return Item(name_of(path), picture=np.asarray(picture))
+
+
+def name_of(path: Path) -> str:
+    """What a file's name begins with, as words: "car horn" of `car_horn_1-24074-A-43.wav`."""
+    words = re.split(r"[\W\d_]+", path.stem)
+    found = [word for word in words if len(word) > 1]
+    return " ".join(found) or path.stem
+
+
+def show_similarities(
+    similarities: NDArray[Any], rows: Sequence[Item], columns: Sequence[Item], *, title: str
+) -> Figure:
+    """Draw a matrix, its rows' items on the left, its columns' above, every value in its cell.
+
+    Args:
+        similarities: `[rows, columns]`.
+        rows, columns: what is compared.
+        title: of the figure.
+
+    Raises:
+        ValueError: the shape is another.
+    """
+    if similarities.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"similarities has shape {list(similarities.shape)}; {len(rows)} rows and {len(columns)} columns "
+            "are named."
+        )
+    size = (2.4 + 0.95 * len(columns), 1.7 + 0.75 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title)
+    grid = figure.add_gridspec(
+        len(rows) + 1,
+        len(columns) + 1,
+        width_ratios=[1.8] + [1] * len(columns),
+        height_ratios=[1.2] + [1] * len(rows),
+    )
+    heat = figure.add_subplot(grid[1:, 1:], label="similarities")
+    heat.imshow(similarities, aspect="auto", cmap="viridis")
+    heat.set(xticks=[], yticks=[])
+    middle = (similarities.max() + similarities.min()) / 2
+    for (row, column), value in np.ndenumerate(similarities):
+        colour = "black" if value > middle else "white"
+        heat.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    for place, item in enumerate(columns, start=1):
+        _draw(figure.add_subplot(grid[0, place]), item)
+    for place, item in enumerate(rows, start=1):
+        _draw(figure.add_subplot(grid[place, 0]), item)
+    return figure
+
+
+def _draw(axes: Axes, item: Item) -> None:
+    axes.set_axis_off()
+    if item.picture is not None:
+        axes.imshow(item.picture)
+    elif item.waveform is not None:
+        lowest, highest = item.waveform
+        axes.fill_between(np.arange(len(lowest)), lowest, highest, linewidth=0.4, edgecolor="C0")
+    else:
+        axes.text(0.5, 0.5, item.name, ha="center", va="center", wrap=True, fontsize=9)
+        return
+    axes.set_title(item.name, fontsize=7, pad=2)
+
+
+def ranking_table(
+    similarities: NDArray[Any], queries: Sequence[str], items: Sequence[str], *, k: int = 3
+) -> str:
+    """List for each query (a row) the `k` nearest items (columns), best first, as Markdown."""
+    first = "| query | " + " | ".join(f"{place}." for place in range(1, min(k, len(items)) + 1)) + " |"
+    lines = [first, "|---" * (first.count("|") - 1) + "|"]
+    for query, row in zip(queries, similarities, strict=True):
+        best = np.argsort(-row, kind="stable")[:k]
+        lines.append(
+            "| ".join(["", f"{query} ", *(f"{items[place]} {row[place]:.2f} " for place in best)]) + "|"
+        )
+    return "\n".join(lines)

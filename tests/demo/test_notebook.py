@@ -1,0 +1,59 @@
+"""The notebook, executed from top to bottom with a small model."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import nbclient
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.made import made_collection
+
+NOTEBOOK = Path(__file__).parents[2] / "demo/AudioCLIP.ipynb"
+
+
+def test_it_is_stored_without_outputs() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+
+
+def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
+    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIOCLIP_WEIGHTS", str(weights_folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = made_collection(tmp_path / "made")
+    for path in folder.glob("*_2.wav"):
+        path.unlink()
+    monkeypatch.setenv("AUDIOCLIP_FOLDER", str(folder))
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOK.parent}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output["data"] for output in outputs if "data" in output]
+    figures = [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
+    assert len(figures) == 3
+    for figure in figures:
+        pixels = np.asarray(Image.open(io.BytesIO(figure)).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # the map's colours, and the drawings'
+    tables = [data["text/markdown"] for data in shown if "text/markdown" in data]
+    assert [table.splitlines()[0] for table in tables] == [
+        "### sounds find pictures",
+        "### pictures find sounds",
+        "### sounds find texts",
+        "### texts find sounds",
+        "### pictures find texts",
+        "### texts find pictures",
+    ]
+    assert [len(table.splitlines()) - 4 for table in tables] == [6] * 6  # rows: queries
+    said = "".join(output.get("text", "") for output in outputs)
+    assert "6 sounds, 6 pictures, 6 texts" in said
