@@ -1,0 +1,77 @@
+"""Which weights the demos take, and that they say so where there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from demo import search
+from demo.weights import LIMITS, RELEASED, UNTRAINED, Weights, find_demo_weights
+from model import releases
+from model.audioclip import AudioCLIP
+from model.releases import RELEASES, WeightsError
+
+
+def test_without_released_weights_they_are_random_and_what_that_means_is_said(tmp_path: Path) -> None:
+    weights = find_demo_weights(assets=tmp_path)
+    assert (weights.name, weights.source, weights.limits) == (UNTRAINED, None, LIMITS)
+    assert f"python -m utils.fetch {RELEASED}" in LIMITS and "zero-shot classification" in LIMITS
+
+
+def test_released_weights_are_taken_where_they_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / RELEASES[RELEASED].file
+    path.write_bytes(b"1234")
+    assert find_demo_weights(assets=tmp_path).name == UNTRAINED  # of another size
+    known = {**RELEASES, RELEASED: replace(RELEASES[RELEASED], size_bytes=4)}
+    monkeypatch.setattr(releases, "RELEASES", known)
+    monkeypatch.setattr("demo.weights.RELEASES", known)
+    weights = find_demo_weights(assets=tmp_path)
+    assert (weights.name, weights.source, weights.limits) == (RELEASED, path, None)
+
+
+def test_a_checkpoint_of_a_run_brings_the_network_of_the_run(
+    tmp_path: Path, small_model: AudioCLIP, weights_folder: Path
+) -> None:
+    arguments = json.loads((weights_folder / "config.json").read_text())
+    model = {"class": "model.audioclip.AudioCLIP", "args": {**arguments, "pretrained": True}}
+    path = tmp_path / "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
+    path.parent.mkdir(parents=True)
+    torch.save(small_model.state_dict(), path)
+    (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": model}))
+    weights = find_demo_weights(str(path))
+    assert weights.name == "best_accuracy_epoch-3_0.9000" and "pretrained" not in weights.arguments
+    loaded = weights.load()
+    assert not loaded.training
+    assert torch.equal(loaded.embed_text("dog").cpu(), small_model.embed_text("dog"))
+    (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": {**model, "class": "model.X"}}))
+    with pytest.raises(WeightsError, match=r"weights of a model\.X; the demos take those of an AudioCLIP"):
+        find_demo_weights(str(path))
+
+
+def test_a_repository_of_the_hub_has_to_be_downloaded_first() -> None:
+    with pytest.raises(WeightsError, match="someone/audioclip: not a folder"):
+        find_demo_weights("someone/audioclip")
+
+
+def test_random_weights_are_the_same_every_time(weights_folder: Path) -> None:
+    arguments = json.loads((weights_folder / "config.json").read_text())
+    first, second = (Weights(UNTRAINED, None, arguments=arguments).load() for _ in range(2))
+    assert torch.equal(first.audio.fc.weight, second.audio.fc.weight)
+
+
+@pytest.mark.usefixtures("loaded_before")
+def test_the_search_says_what_random_weights_cannot_do(
+    tmp_path: Path, fill: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "mine", sounds=1, pictures=1)
+    assert search.main(["index", str(tmp_path / "mine"), "--weights", "untrained"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == LIMITS
+    assert said[-1] == "1 sounds, 1 pictures; embedded now: 2, gone: 0, wrong: 0"
