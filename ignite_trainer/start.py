@@ -47,5 +47,6 @@ def describe_start(
         windows=metrics.windows(protocol),
         epochs=setup.epochs,
         iterations_per_epoch=len(parts.training),
+        sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / "sweep.json").exists() else None,
         gallery=RunGallery(parts, epochs=setup.epochs),
     )

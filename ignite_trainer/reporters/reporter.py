@@ -55,6 +55,8 @@ class RunStart:
     windows: tuple[Window, ...]
     epochs: int
     iterations_per_epoch: int
+    sweep: str | None = None
+    """Name of the sweep that the run belongs to."""
     gallery: Gallery = field(default_factory=Gallery)
     """What can be shown of samples and model; to be asked in the methods of a reporter, not in a thread."""
 

@@ -1,44 +1,36 @@
-"""The Visdom dashboard: what the run is, its loss by iteration, and every window of metrics.
+"""The Visdom dashboard: finds or starts the server, and tells it; what is drawn is visdom_drawing.py's.
 
 Whatever happens to the dashboard, the run neither fails nor waits: a thread of its own does all of it.
 """
 
 from __future__ import annotations
 
-import html
-import json
 import logging
 import math
 import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart, Window
+from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
+from ignite_trainer.reporters.visdom_drawing import Drawing, Pictures, augmentation, learned
 from ignite_trainer.reporters.visdom_http import DashboardAbsent, DashboardError, Transport, visdom_client
 from ignite_trainer.reporters.visdom_server import Server
-from ignite_trainer.visible import visible
 
 if TYPE_CHECKING:
     import visdom
 
 logger = logging.getLogger(__name__)
 
-_LOSS = "Loss"
 _ANSWER_SECONDS = 5.0
 _FLUSH_SECONDS = 5.0
 _LONGEST_QUEUE = 10_000
+_PICTURE_SECONDS = 10.0  # between two pictures of the model, which the run waits for
 
-
-class _Point(NamedTuple):
-    window: str
-    line: str
-    x: float
-    y: float
+_Told = Iteration | Evaluated | Pictures
 
 
 class Visdom(Reporter):
@@ -70,16 +62,19 @@ class Visdom(Reporter):
         self._port = port
         self._environments = Path(env_path).expanduser().absolute() if env_path else None
         self._start_timeout = start_timeout
-        self._events: queue.Queue[Iteration | Evaluated | None] = queue.Queue(_LONGEST_QUEUE)
+        self._events: queue.Queue[_Told | None] = queue.Queue(_LONGEST_QUEUE)
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._thread: threading.Thread | None = None
         self._hint = ""
-        self._history: list[Iteration | Evaluated] = []
+        self._history: list[_Told] = []
+        self._run: RunStart | None = None
+        self._pictured = -math.inf
 
     def on_start(self, run: RunStart) -> None:
         """Begin to look for the dashboard, in the background."""
+        self._run = run
         transport = self._transport = Transport(self._host, self._port, timeout=_ANSWER_SECONDS)
         # Imports visdom: not in the thread, or a loader process forked meanwhile would inherit a held lock.
         client = visdom_client(transport, environment=run.name)
@@ -87,6 +82,8 @@ class Visdom(Reporter):
             target=self._work, args=(run, transport, client), name="visdom", daemon=True
         )
         self._thread.start()
+        if pictures := augmentation(run.gallery):
+            self._tell(pictures)
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
         """Begin to look for the dashboard, where all is drawn anew."""
@@ -98,8 +95,14 @@ class Visdom(Reporter):
         self._tell(step)
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Draw what a split scored."""
+        """Draw what a split scored, and what the model has learned."""
         self._tell(result)
+        assert self._run is not None, "on_start comes first"
+        is_due = result.epoch == self._run.epochs or time.monotonic() - self._pictured > _PICTURE_SECONDS
+        if result.split == "test" and is_due and not self._done.is_set():
+            if pictures := learned(self._run.gallery, result.epoch):
+                self._tell(pictures)
+            self._pictured = time.monotonic()
 
     def close(self) -> None:
         """Give the dashboard a few seconds for the last values, then stop a server of the run's own."""
@@ -111,7 +114,7 @@ class Visdom(Reporter):
             self._give_up(f"did not take the last values within {_FLUSH_SECONDS:g} s")
             self._thread.join(_FLUSH_SECONDS)
 
-    def _tell(self, event: Iteration | Evaluated | None) -> None:
+    def _tell(self, event: _Told | None) -> None:
         if self._done.is_set():
             return
         try:
@@ -135,10 +138,10 @@ class Visdom(Reporter):
         with ExitStack() as stack:
             try:
                 self._connect(run, transport, client, stack)
-                _draw_windows(run, client)
-                _draw_points(run, client, self._history)
+                drawing = Drawing(run, client)
+                drawing.draw(self._history)
                 while not self._done.is_set():
-                    self._draw_events(run, client)
+                    self._draw_events(drawing, client)
             except DashboardError as error:
                 self._give_up(str(error))
             except Exception as error:  # a defect here must not end the run either
@@ -175,14 +178,14 @@ class Visdom(Reporter):
                         f"could not be started: its server did not answer within {self._start_timeout:g} s"
                     ) from None
 
-    def _draw_events(self, run: RunStart, client: visdom.Visdom) -> None:
+    def _draw_events(self, drawing: Drawing, client: visdom.Visdom) -> None:
         """Wait for an event, then draw all that there are: one update for each line that grew."""
         events = [self._events.get()]
         while events[-1] is not None and not self._events.empty():
             events.append(self._events.get_nowait())
-        _draw_points(run, client, [event for event in events if event is not None])
+        drawing.draw([event for event in events if event is not None])
         if None in events or any(isinstance(event, Evaluated) for event in events):
-            client.save([run.name])
+            client.save(drawing.environments)
         if None in events:
             self._done.set()
 
@@ -191,68 +194,3 @@ def _greet(client: visdom.Visdom) -> None:
     """Make sure that a visdom server answers."""
     if client.win_exists("") is None:
         raise DashboardError("is no visdom server")
-
-
-def _draw_windows(run: RunStart, client: visdom.Visdom) -> None:
-    client.text(_summary(run), win="summary", opts={"title": run.name})
-    width, height = (run.windows[0].width, run.windows[0].height) if run.windows else (1890, 416)
-    loss = Window(name=_LOSS, x_label="#Iterations", y_label=_LOSS, width=width, height=height, lines=())
-    _draw_chart(client, "loss", loss, {_LOSS: "solid"})
-    for window in run.windows:
-        if window.lines:
-            dashes = {line.label: "dash" if line.split == "train" else "solid" for line in window.lines}
-            _draw_chart(client, _id(window), window, dashes)
-
-
-def _draw_points(run: RunStart, client: visdom.Visdom, events: Sequence[Iteration | Evaluated]) -> None:
-    points = defaultdict(list)
-    for event in events:
-        for point in _points(run.windows, event):
-            points[point.window, point.line].append(point)
-    for (window, line), values in points.items():
-        y = [point.y if math.isfinite(point.y) else math.nan for point in values]
-        client.line(y, [point.x for point in values], win=window, name=_inert(line), update="append")
-
-
-def _draw_chart(client: visdom.Visdom, win: str, window: Window, dashes: dict[str, str]) -> None:
-    """Make a chart of lines without points; `dashes` has plotly's `dash` by the line's name in the legend."""
-    traces = {
-        _inert(label): {"x": [], "y": [], "mode": "lines+markers", "marker": {}, "line": {"dash": dash}}
-        for label, dash in dashes.items()
-    }
-    options = {"title": _inert(window.name), "width": window.width, "height": window.height}
-    options |= {"xlabel": _inert(window.x_label), "ylabel": _inert(window.y_label), "legend": list(traces)}
-    # `line` asks for a point of each line, which `traceopts` take out again.
-    client.line([[math.nan] * len(traces)], win=win, opts=options | {"traceopts": {"plotly": traces}})
-
-
-def _summary(run: RunStart) -> str:
-    cells = "".join(
-        f"<tr><td><b>{html.escape(key)}</b></td><td>{html.escape(value)}</td></tr>"
-        for key, value in run.facts.items()
-    )
-    protocol = html.escape(json.dumps(run.protocol, indent=2, ensure_ascii=False))
-    return f"<h4>{html.escape(run.name)}</h4><table>{cells}</table><pre>{protocol}</pre>"
-
-
-def _inert(text: str) -> str:
-    """Text as plotly shows it: it knows links and bold type, and mathematics between two dollar signs."""
-    text = html.escape(visible(text), quote=False)
-    return text.replace("$", "&#36;") if text.count("$") > 1 else text
-
-
-def _points(windows: tuple[Window, ...], event: Iteration | Evaluated) -> Iterator[_Point]:
-    if isinstance(event, Iteration):
-        yield _Point("loss", _LOSS, event.iteration, event.loss)
-    for window in windows:
-        for line in window.lines:
-            if line.key not in event.metrics:
-                continue
-            if isinstance(event, Iteration) and line.by_iteration:
-                yield _Point(_id(window), line.label, event.iteration, event.metrics[line.key])
-            elif isinstance(event, Evaluated) and line.split == event.split and not line.by_iteration:
-                yield _Point(_id(window), line.label, event.epoch, event.metrics[line.key])
-
-
-def _id(window: Window) -> str:
-    return f"metrics: {window.name}"

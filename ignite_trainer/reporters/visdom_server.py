@@ -9,6 +9,8 @@ from pathlib import Path
 # The run holds the other end of the server's standard input, so the read returns when the run dies, however
 # it dies. `os.read`, because a buffered read would hold a lock that the interpreter needs to exit. Without
 # torch, which visdom imports where it finds it, the server starts seconds sooner and takes far less memory.
+# visdom's page names "../user/style.css", for which tornado from 6.6 on makes no address with a version, and
+# refuses the whole page: so addresses are without.
 BOOTSTRAP = """
 import os, runpy, sys, threading
 def end_with_the_run():
@@ -16,6 +18,10 @@ def end_with_the_run():
     os._exit(0)
 threading.Thread(target=end_with_the_run, daemon=True).start()
 sys.modules["torch"] = None
+import tornado.web
+def static_url(handler, path, *_, **__):
+    return handler.settings.get("static_url_prefix", "/static/") + path
+tornado.web.RequestHandler.static_url = static_url
 runpy.run_module("visdom.server", run_name="__main__", alter_sys=True)
 """
 

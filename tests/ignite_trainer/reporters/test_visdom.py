@@ -106,8 +106,9 @@ def test_the_dashboard_shows_what_was_told(
     assert caplog.messages == []
 
     windows = read_with_visdoms_own_client(server, run.name)  # answers: their server was left running
-    assert list(windows) == ["summary", "loss", "metrics: Performance", "metrics: Cost in $"]
-    loss, performance, cost = (windows[name] for name in list(windows)[1:])
+    metrics = ["metrics: Performance", "metrics: Cost in $"]
+    assert list(windows) == ["summary", "loss", *metrics, "learning rate", "throughput"]
+    loss, performance, cost = (windows[name] for name in list(windows)[1:4])
     assert lines_of(loss) == {"Loss": ([10, 20], [4.0, 3.0])}
     assert lines_of(performance) == {
         "Val. Acc. Train.": ([1, 2], [0.9, 0.9]),

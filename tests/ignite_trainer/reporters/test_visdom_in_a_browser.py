@@ -1,0 +1,151 @@
+"""The dashboard in a real browser: it grows while a run trains.
+
+visdom's server fetches its scripts from the open network; here they come from the npm registry, once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from ignite_trainer.reporters import visdom_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+# What visdom`s `download_scripts` fetches: package, file in it, file in the server`s static folder.
+SCRIPTS = (
+    ("jquery@3.1.1", "dist/jquery.min.js", "js/jquery.min.js"),
+    ("bootstrap@3.3.7", "dist/js/bootstrap.min.js", "js/bootstrap.min.js"),
+    ("bootstrap@3.3.7", "dist/css/bootstrap.min.css", "css/bootstrap.min.css"),
+    ("bootstrap@3.3.7", "dist/fonts/glyphicons-halflings-regular.woff2", "fonts/"),
+    ("react@16.2.0", "umd/react.production.min.js", "js/react-react.min.js"),
+    ("react-dom@16.2.0", "umd/react-dom.production.min.js", "js/react-dom.min.js"),
+    ("react-modal@3.1.10", "dist/react-modal.min.js", "js/react-modal.min.js"),
+    ("plotly.js-dist-min@2.11.1", "plotly.min.js", "js/plotly-plotly.min.js"),
+    ("sjcl@1.0.7", "sjcl.js", "js/sjcl.js"),
+    ("layout-bin-packer@1.4.0", "dist/layout-bin-packer.js", "js/layout_bin_packer.js"),
+    ("d3@3.5.17", "d3.min.js", "js/d3.v3.min.js"),
+    ("d3-selection-multi@1.0.1", "build/d3-selection-multi.js", "js/d3-selection-multi.v1.js"),
+    ("save-svg-as-png@1.4.17", "lib/saveSvgAsPng.js", "js/saveSvgAsPng.js"),
+    ("react-resizable@1.4.6", "css/styles.css", "css/react-resizable-styles.css"),
+    ("react-grid-layout@0.16.3", "css/styles.css", "css/react-grid-layout-styles.css"),
+    ("classnames@2.2.5", "index.js", "fonts/classnames"),
+    ("mathjax@2.7.5", "MathJax.js", "js/mathjax/2.7.5/"),
+    ("mathjax@2.7.5", "config", "js/mathjax/2.7.5/config"),
+    ("mathjax@2.7.5", "extensions", "js/mathjax/2.7.5/extensions"),
+    ("mathjax@2.7.5", "jax", "js/mathjax/2.7.5/jax"),
+)
+POINTS = """title => {
+    const charts = [...document.querySelectorAll('.js-plotly-plot')];
+    const named = one => one.layout.title && [one.layout.title, one.layout.title.text].includes(title);
+    const chart = charts.find(named);
+    return chart ? chart.data.map(line => line.y.length).reduce((a, b) => a + b, 0) : 0;
+}"""
+
+
+@pytest.fixture(scope="module")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Start visdom from a copy of its package that has the scripts."""
+    import visdom
+
+    packages = npm_packages(sorted({package for package, _, _ in SCRIPTS}))
+    copy = tmp_path_factory.mktemp("server") / "visdom"
+    shutil.copytree(Path(visdom.__file__).parent, copy)
+    for package, source, target in SCRIPTS:
+        path = packages / package.rpartition("@")[0] / source
+        place = copy / "static" / target
+        if path.is_dir():
+            shutil.copytree(path, place, dirs_exist_ok=True)
+        else:
+            place = place / path.name if target.endswith("/") else place
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+    return visdom_server.BOOTSTRAP.replace(
+        "runpy.run_module",
+        f"sys.path.insert(0, {str(copy.parent)!r})\n"
+        "import visdom.server.run_server as run_server\n"
+        "run_server.download_scripts = lambda: None\n"
+        "runpy.run_module",
+    )
+
+
+def npm_packages(packages: Sequence[str]) -> Path:
+    """Install npm packages, once for all tests to come; nothing of them is run."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm is installed, which fetches the dashboard's scripts: apt-get install npm")
+    folder = Path.home() / ".cache" / "audioclip-tests" / "visdom-scripts"
+    if not all((folder / "node_modules" / package.rpartition("@")[0]).is_dir() for package in packages):
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ("--no-audit", "--no-fund", "--ignore-scripts", "--legacy-peer-deps", "--no-save")
+        done = subprocess.run(
+            [npm, "install", *options, *packages], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"the dashboard's scripts cannot be fetched: {done.stderr.strip()[-300:]}")
+    return folder / "node_modules"
+
+
+def address(port: int, environment: str) -> str:
+    return f"http://127.0.0.1:{port}/env/{quote(environment)}"
+
+
+def open_page(page: Page, url: str) -> None:
+    """Open a page of a server that is starting."""
+    from playwright.sync_api import Error
+
+    for _ in range(60):
+        try:
+            answer = page.goto(url)
+        except Error:
+            page.wait_for_timeout(500)
+        else:
+            assert answer is not None
+            assert answer.ok
+            return
+    raise AssertionError(f"{url} does not open")
+
+
+def test_the_dashboard_grows_while_a_run_trains(
+    page: Page, bootstrap: str, free_port: int, tmp_path: Path
+) -> None:
+    script = f"""
+        from pathlib import Path
+        from toy_research.protocols import run_toy
+        from ignite_trainer.reporters import visdom_server
+        visdom_server.BOOTSTRAP = {bootstrap!r}
+        visdom = {{"class": "ignite_trainer.reporters.Visdom"}}
+        run_toy(Path({str(tmp_path)!r}), Setup__epochs=100000, Reporters=[visdom],
+                Visdom={{"port": {free_port}, "env_path": {str(tmp_path)!r}}})
+    """
+    environment = {"PYTHONPATH": ".:tests", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        open_page(page, f"http://127.0.0.1:{free_port}")
+        while not (folders := list((tmp_path / "Toy").glob("2*"))):
+            page.wait_for_timeout(100)
+        page.goto(address(free_port, f"Toy {folders[0].name}"))
+        for title in ("Loss", "Performance", "Learning rate", "Samples/s"):
+            page.wait_for_function(f"({POINTS})('{title}') > 2")
+            seen = page.evaluate(POINTS, title)
+            page.wait_for_function(f"({POINTS})('{title}') > {seen}")
+        page.wait_for_function("document.body.innerText.includes('Confusion matrix')")
+        assert process.poll() is None  # it trains still
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
