@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -29,8 +30,8 @@ def in_a_terminal(*words: str | Path) -> str:
         chunks.append(os.read(descriptor, 4096))
         return chunks[-1]
 
-    command = [sys.executable, str(ROOT / "demo/search.py"), *map(str, words)]
-    assert pty.spawn(command, read) == 0
+    command = shlex.join([sys.executable, str(ROOT / "demo/search.py"), *map(str, words)])
+    assert pty.spawn(["sh", "-c", f"stty cols 100 rows 40; exec {command}"], read) == 0
     return b"".join(chunks).decode()
 
 
