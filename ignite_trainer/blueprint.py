@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ignite.handlers.base_logger import BaseLogger
 from ignite.metrics import Metric
 from pydantic import ValidationError
 from torch import nn
@@ -18,6 +19,7 @@ from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import check_arguments, resolve, resolve_callable
 from ignite_trainer.protocol import ClassSpec, ParameterRule, Protocol, ScheduleSpec, SplitArgument
 from ignite_trainer.reporters import Reporter, Visdom
+from ignite_trainer.reporters.ignite_loggers import IgniteLogger
 from ignite_trainer.schedule import lengths, sets_its_own_rates
 from ignite_trainer.task import EmbeddingTask, Task
 from ignite_trainer.yardstick import Yardstick
@@ -206,11 +208,21 @@ class _Finder:
         found: list[tuple[type[Reporter], Mapping[str, Any]]] = []
         specs = _DEFAULT_REPORTERS if protocol.reporters is None else protocol.reporters
         for index, spec in enumerate(specs):
+            if logger := self.logger_of_ignite(spec, f"Reporters[{index}]"):
+                found.append((IgniteLogger, {"kind": logger, "args": spec.args}))
+                continue
             kind = self.find(spec, Reporter, f"Reporters[{index}]")
             # The dashboard's address has a section of its own.
             address = protocol.visdom.model_dump() if issubclass(kind, Visdom) else {}
             found.append((kind, {**address, **spec.args}))
         return found
+
+    def logger_of_ignite(self, spec: ClassSpec, where: str) -> type[BaseLogger] | None:
+        """The class of an entry of `Reporters` if it is one of ignite's loggers, which take any arguments."""
+        try:
+            return resolve(spec, BaseLogger, where=where, trusted=self._trusted)
+        except ProtocolError:
+            return None
 
 
 def _loader_arguments(args: Mapping[str, Any], problems: list[str]) -> tuple[SplitArgument, bool]:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ignite_trainer.exhibit import Gallery, Portrait
+from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import statistics
 from ignite_trainer.report.page import element
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LOSS, _RATE, _SPEED = "Loss", "Learning rate", "Samples/s"
 _MOST_CLASSES = 200  # of a confusion matrix: of more, no cell could be seen
 _SAMPLES = 3
+_TABLE = '<table style="width: 100%; table-layout: fixed">{}</table>'
 
 
 class Pictures(NamedTuple):
@@ -85,7 +86,7 @@ class Drawing:
             )
         for shown in latest.values():
             if isinstance(shown, Pictures):
-                size = {"width": 820, "height": 640}
+                size = {"width": 1100, "height": 720}
                 self._client.text(
                     shown.content, win=shown.window, opts={"title": _inert(shown.title), **size}
                 )
@@ -103,7 +104,7 @@ class Drawing:
             "xlabel": "Predicted class",
             "ylabel": "Right class",
         }
-        options |= {"columnnames": names, "rownames": names, "colormap": "Blues"}
+        options |= {"columnnames": names, "rownames": names, "colormap": "YlGnBu"}
         options |= {"width": side + 80, "height": side}
         self._client.heatmap(statistics.confusion_matrix(kept), win="confusion", opts=options)
 
@@ -140,18 +141,23 @@ def augmentation(gallery: Gallery) -> Pictures | None:
     if not cells:
         return None
     header = "<tr><th>as it is</th><th>as the model is fed with it, in the first epoch</th></tr>"
-    return Pictures("samples", "Samples", f"<table>{header}{''.join(cells)}</table>")
+    return Pictures("samples", "Samples", _TABLE.format(header + "".join(cells)))
 
 
 def learned(gallery: Gallery, epoch: int) -> Pictures | None:
     """Show what the model has learned so far; None if its task shows nothing."""
-    content = "".join(map(element, gallery.model()))
+    content = "".join(map(_fitting, gallery.model()))
     return Pictures("learned", f"What was learned, epoch {epoch}", content) if content else None
 
 
 def _cell(portrait: Portrait) -> str:
     said = html.escape(visible(", ".join(map(str, portrait.record.values()))))
-    return f'<td style="width: 50%"><p>{said}</p>{"".join(map(element, portrait.exhibits))}</td>'
+    return f'<td style="width: 50%"><p>{said}</p>{"".join(map(_fitting, portrait.exhibits))}</td>'
+
+
+def _fitting(exhibit: Exhibit) -> str:
+    """An exhibit as wide as its place at most."""
+    return element(exhibit).replace(" ", ' style="max-width: 100%" ', 1)
 
 
 def _summary(run: RunStart) -> str:

@@ -1,10 +1,11 @@
-"""The dashboard in a real browser: it grows while a run trains.
+"""The dashboard in a real browser: it grows while a run trains, and shows what the network is fed with.
 
 visdom's server fetches its scripts from the open network; here they come from the npm registry, once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+import torch
 
-from ignite_trainer.reporters import visdom_server
+from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
+from ignite_trainer.predictions import Predictions
+from ignite_trainer.reporters import Visdom, visdom_server
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, RunStart
+from model.esresnet import ESResNeXt
+from utils.tasks.portraits import Portraits
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -116,6 +124,20 @@ def open_page(page: Page, url: str) -> None:
     raise AssertionError(f"{url} does not open")
 
 
+def show(page: Page, url: str, selector: str) -> None:
+    """Open an environment until it is there with what is looked for."""
+    from playwright.sync_api import TimeoutError as TooLate
+
+    for _ in range(6):
+        page.goto(url)
+        try:
+            page.wait_for_selector(selector, state="attached", timeout=5000)
+        except TooLate:
+            continue
+        return
+    raise AssertionError(f"{url} does not show {selector}")
+
+
 def test_the_dashboard_grows_while_a_run_trains(
     page: Page, bootstrap: str, free_port: int, tmp_path: Path
 ) -> None:
@@ -149,3 +171,85 @@ def test_the_dashboard_grows_while_a_run_trains(
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+class Shown(Gallery):
+    """Tones before and after a change, and wavelets that have learned."""
+
+    def __init__(self) -> None:
+        self._tower = ESResNeXt(n_fft=256, hop_length=128, win_length=256, num_classes=3)
+        self._portraits = Portraits(self._tower)
+        assert self._tower.fbsp is not None
+        with torch.no_grad():
+            self._tower.fbsp.fc.add_(torch.randn(129))
+
+    @torch.inference_mode()
+    def augmented(self, count: int) -> list[tuple[Portrait, Portrait]]:
+        time = torch.arange(44100) / 44100
+        pairs = []
+        for number in range(count):
+            tone = 16384 * torch.sin(6000 * (number + 1) * time)[None, None]
+            noisy = tone + 2000 * torch.randn_like(tone)
+            before, after = (
+                Portrait(record={"clip": f"<b>{number}</b>.wav"}, exhibits=self._portraits.sample(one))
+                for one in (tone, noisy)
+            )
+            pairs.append((before, after))
+        return pairs
+
+    @torch.inference_mode()
+    def model(self) -> Sequence[Exhibit]:
+        return self._portraits.wavelets()
+
+
+def test_it_shows_what_the_network_is_fed_with_and_what_it_learned(
+    page: Page,
+    bootstrap: str,
+    run: RunStart,
+    free_port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(visdom_server, "BOOTSTRAP", bootstrap)
+    sweep = dataclasses.replace(run, name="A run", gallery=Shown(), sweep="A sweep")
+    predictions = Predictions(
+        scores=np.eye(3, dtype=np.float32)[[0, 1, 1, 2]],
+        targets=np.eye(3, dtype=bool)[[0, 1, 2, 2]],
+        class_names=("<b>dog</b>", "cat", "cow"),
+        records=({"sample": 1},) * 4,
+    )
+    reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
+    reporter.on_start(sweep)
+    step = Iteration(epoch=1, iteration=1, loss=1.0, learning_rates=(0.1, 0.2), samples_per_second=9.0)
+    reporter.on_iteration(step)
+    reporter.on_evaluation(
+        Evaluated(
+            epoch=2,
+            iteration=1,
+            split="test",
+            metrics={"Val. Acc.": 0.75},
+            seconds=1.0,
+            predictions=predictions,
+        )
+    )
+    try:
+        open_page(page, f"http://127.0.0.1:{free_port}")
+        show(page, address(free_port, sweep.name), ".content-text audio >> nth=5")
+        page.wait_for_selector("text=What was learned, epoch 2")
+        sizes = page.eval_on_selector_all(
+            ".content-text img", "all => all.map(one => one.complete && one.naturalWidth)"
+        )
+        assert len(sizes) == 7
+        assert all(sizes)
+        assert page.inner_text(".content-text td p >> nth=0") == "<b>0</b>.wav"
+        assert page.evaluate(POINTS, "Learning rate") == 2
+        heat = page.evaluate(
+            "[...document.querySelectorAll('.js-plotly-plot')].map(p => p.data[0])"
+            ".find(one => one.type == 'heatmap').z"
+        )
+        assert heat == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+        page.screenshot(path=tmp_path / "dashboard.png", full_page=True)
+        page.goto(address(free_port, "A sweep"))
+        page.wait_for_function(f"({POINTS})('Val. Acc. by run') == 1")
+    finally:
+        reporter.close()

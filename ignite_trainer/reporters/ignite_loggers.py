@@ -1,0 +1,77 @@
+"""ignite's own loggers as reporters: TensorBoard, Weights & Biases, MLflow and the others, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers.base_logger import BaseLogger
+
+from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
+
+_TAGS = {"train": "training set", "test": "held-out set"}
+
+
+class IgniteLogger(Reporter):
+    """Passes losses, rates and metrics on to a logger of ignite.
+
+    In texts among the arguments `{folder}` is the run's folder and `{name}` the run's name.
+
+    Args:
+        kind: the logger's class.
+        args: of it.
+    """
+
+    def __init__(self, kind: type[BaseLogger], args: Mapping[str, Any]) -> None:
+        self._kind, self._args = kind, args
+        self._logger: BaseLogger | None = None
+        self._engines: dict[str, Engine] = {}
+
+    def on_start(self, run: RunStart) -> None:
+        """Make the logger."""
+        words = {"{folder}": str(run.folder), "{name}": run.name}
+        self._logger = self._kind(**{key: _filled(value, words) for key, value in self._args.items()})
+
+    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
+        """Make the logger again; it has what was before."""
+        self.on_start(run)
+
+    def on_iteration(self, step: Iteration) -> None:
+        """Log a step of training."""
+        rates = {f"learning rate {number}": rate for number, rate in enumerate(step.learning_rates, start=1)}
+        values = {"loss": step.loss, "samples per second": step.samples_per_second, **rates, **step.metrics}
+        self._log("training", step.iteration, values)
+
+    def on_evaluation(self, result: Evaluated) -> None:
+        """Log what a split scored."""
+        self._log(_TAGS[result.split], result.epoch, result.metrics)
+
+    def close(self) -> None:
+        """Close the logger."""
+        if self._logger is not None:
+            self._logger.close()
+            self._logger = None
+
+    def _log(self, tag: str, step: int, values: Mapping[str, float]) -> None:
+        assert self._logger is not None, "on_start comes first"
+        if tag not in self._engines:
+            # Loggers take what they log from an engine; this one only carries the values.
+            engine = self._engines[tag] = Engine(lambda *_: None)
+            self._logger.attach_output_handler(
+                engine,
+                event_name=Events.COMPLETED,
+                tag=tag,
+                metric_names="all",
+                global_step_transform=lambda engine, _: engine.state.iteration,
+            )
+        engine = self._engines[tag]
+        engine.state.metrics, engine.state.iteration = dict(values), step
+        engine.fire_event(Events.COMPLETED)
+
+
+def _filled(value: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for mark, text in words.items():
+            value = value.replace(mark, text)
+    return value
