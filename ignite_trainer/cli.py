@@ -16,52 +16,15 @@ from typing import Any
 
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.extending import read_layers, read_protocol
+from ignite_trainer.flags import AUTO, SHORTHANDS, make_parser
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.signals import stopped_by_signals
 from ignite_trainer.validation import read_json, validate
 
-# Flags of the published command, and the keys of the protocol they stand for.
-_SHORTHANDS: tuple[tuple[str, str, str, str], ...] = (
-    ("-H", "--visdom-host", "Visdom.host", "host of the dashboard"),
-    ("-P", "--visdom-port", "Visdom.port", "port of the dashboard"),
-    ("-E", "--visdom-env-path", "Visdom.env_path", "folder of the dashboard's sessions"),
-    ("-b", "--batch-train", "Setup.batch_train", "training batch size"),
-    ("-B", "--batch-test", "Setup.batch_test", "evaluation batch size (default: that of training)"),
-    ("-w", "--workers-train", "Setup.workers_train", "loader processes in training"),
-    ("-W", "--workers-test", "Setup.workers_test", "loader processes in evaluation"),
-    ("-e", "--epochs", "Setup.epochs", "passes over the training split; 0 evaluates and stops"),
-    ("-L", "--log-interval", "Setup.log_interval", "steps between two entries of the log"),
-    ("-M", "--saved-models-path", "Setup.saved_models_path", "root folder of all results"),
-    ("-R", "--random-seed", "Setup.seed", "seed of everything random"),
-    ("-s", "--suffix", "Setup.suffix", "added to the name of the run"),
-)
-# Overrides of what the defaults supply, and of the keys that are swept, need it to be there.
-_AUTO = "auto"
 EXIT_STOPPED = 75
+# Overrides of what the defaults supply, and of the keys that are swept, need it to be there.
 _LATE = ("Task", "Parameters", "Yardsticks", "Sweep")
-_EPILOG = """\
-Any key of the protocol can be replaced by --Section.key.key VALUE... (or =VALUE); positions of a list
-are numbers. A value is read as the type of the one it replaces; true, false and null are JSON.
-
-  python main.py -c protocols/quickstart.json --Optimizer.args.lr 1e-4
-  python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root /data/ESC-50
-
---Sweep.Section.key.key VALUE... runs once for each value, several keys for each combination, and ends with
-a table of means and standard deviations. The same command goes on with a sweep that was stopped.
-
-  python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3 4 5
-
---check looks for all that would end such a run, or spoil its figures, and trains nothing.
-
-  python main.py -c protocols/quickstart.json --check
-
---explain says what a run would be: every value and who says so, what is trained, shapes, time and memory.
-
-  python main.py -c protocols/quickstart.json --explain
-
-SIGTERM, SIGINT and SIGUSR1 end a run after the step under way, with its state saved and exit status 75.
-"""
 
 
 def main(argv: Sequence[str], *, defaults: Path) -> int:
@@ -80,16 +43,16 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     # What ends a run is raised, and said below; ignite would log it twice more.
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
     own, overrides = split_overrides(argv)
-    flags = _parser().parse_args(own)
+    flags = make_parser().parse_args(own)
     if _started_with_others() and (flags.check or flags.explain or flags.benchmark):
-        _parser().error("--check, --explain and --benchmark are for one process; leave torchrun out.")
+        make_parser().error("--check, --explain and --benchmark are for one process; leave torchrun out.")
     if flags.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        flags.resume = _AUTO  # torchrun starts all processes anew after one has failed
+        flags.resume = AUTO  # torchrun starts all processes anew after one has failed
     overrides = [*_shorthand_overrides(flags), *overrides]
-    resumed = None if flags.resume in (None, _AUTO) else Path(flags.resume)
+    resumed = None if flags.resume in (None, AUTO) else Path(flags.resume)
     if not flags.config:
         flags.config = (
-            [str(resumed / "protocol.json")] if resumed else _parser().error("name a protocol with -c")
+            [str(resumed / "protocol.json")] if resumed else make_parser().error("name a protocol with -c")
         )
     with _several_processes():
         return _command(argv, flags, overrides, defaults=defaults, resumed=resumed)
@@ -222,63 +185,6 @@ def supply_defaults(raw: Mapping[str, Any], by_model: Mapping[str, Any]) -> dict
     return {**{section: content for section, content in known.items() if section not in raw}, **raw}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="main.py",
-        description="Train and evaluate what a protocol describes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="extend",
-        nargs="+",
-        metavar="FILE",
-        help="protocol, or a pattern: every match runs",
-    )
-    for short, long, _, text in _SHORTHANDS:
-        parser.add_argument(short, long, metavar="VALUE", help=text)
-    parser.add_argument(
-        "-S", "--skip-train-val", action="store_true", help="leave out the evaluation of the training split"
-    )
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const=_AUTO,
-        metavar="FOLDER",
-        help="go on with the run in this folder; without one, with the newest unfinished run of the protocol",
-    )
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--benchmark",
-        nargs="?",
-        type=_positive,
-        const=7,
-        metavar="ROUNDS",
-        help="measure speed and memory instead; in each round protocol and yardsticks take turns",
-    )
-    instead.add_argument(
-        "--check",
-        action="store_true",
-        help="look for faults of protocol, data, weights and disks instead; nothing is trained",
-    )
-    instead.add_argument(
-        "--explain",
-        action="store_true",
-        help="say what a run would be instead: values, what is trained, shapes, memory, time",
-    )
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="let protocols name classes of this package",
-    )
-    return parser
-
-
 def _command_that_goes_on(argv: Sequence[str], folder: Path | None) -> str:
     """The command again, with a --resume that names the folder, or none where it finds what is unfinished."""
     words, skipping = [], False
@@ -293,21 +199,15 @@ def _command_that_goes_on(argv: Sequence[str], folder: Path | None) -> str:
     return shlex.join([sys.executable, sys.argv[0], *words, *resume])
 
 
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f'"{word}" is no positive number')
-    return int(word)
-
-
 def _shorthand_overrides(flags: argparse.Namespace) -> list[Override]:
     found = [
         Override(tuple(key.split(".")), (value,))
-        for _, long, key, _ in _SHORTHANDS
+        for _, long, key, _ in SHORTHANDS
         if (value := getattr(flags, long[2:].replace("-", "_"))) is not None
     ]
     if flags.batch_train is not None and flags.batch_test is None:
         found.append(Override(("Setup", "batch_test"), (flags.batch_train,)))
-    if flags.resume == _AUTO:
+    if flags.resume == AUTO:
         found.append(Override(("Setup", "resume"), ("auto",)))
     if flags.skip_train_val:
         found.append(Override(("Setup", "skip_train_evaluation"), ("true",)))
