@@ -22,9 +22,9 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from ignite_trainer import experiment, results, resuming, sweep_summary
+from ignite_trainer import experiment, markdown, results, resuming, sweep_summary
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.distributed import is_main, main_says, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
@@ -37,6 +37,8 @@ from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
 from ignite_trainer.validation import validate
+
+_MOST_CURVES = 20  # in a report, which holds their pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +216,23 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
     else:
         path.unlink(missing_ok=True)  # of an earlier call, with other runs
     results.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
+    text += "\n" + _curves(plan.folder, records)
     results.write_text(plan.folder / "sweep.md", text)
     title = f"Sweep of {summary.name}"
     results.write_text(plan.folder / page.FILE_NAME, page.to_html(text, plan.folder, title=title))
     return summary
+
+
+def _curves(folder: Path, runs: Iterable[str]) -> str:
+    """The learning curves of the first runs, each with a link to its report; "" if none has one."""
+    shown = [name for name in runs if (folder / name / "curve.png").exists()][:_MOST_CURVES]
+    parts = ["## Learning curves"] if shown else []
+    for name in shown:
+        parts.append(f"### {markdown.inert(name)}")
+        if (folder / name / page.FILE_NAME).exists():
+            parts.append(markdown.link(PurePath(name, page.FILE_NAME)))
+        parts.append(markdown.picture(PurePath(name, "curve.png"), f"Loss and metrics of {name} by epoch"))
+    return "\n\n".join(parts) + "\n" if parts else ""
 
 
 def _pool(plan: Plan, summary: Summary) -> Predictions | None:

@@ -399,3 +399,13 @@ def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> Non
     )
     table = (tmp_path / "results/table.md").read_text()
     assert f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds)" in table
+
+
+def test_its_report_shows_the_curve_of_every_run(tmp_path: Path) -> None:
+    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("LearningCurve", "Report")]
+    sweep_toy(tmp_path, {"Dataset.args.fold": [1, 2]}, Setup__epochs=1, Reporters=reporters)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    page = (folder / "report.html").read_text()
+    for name in ("fold-1", "fold-2"):
+        assert f'alt="Loss and metrics of {name} by epoch"' in page
+        assert f'<a href="{name}/report.html">' in page
