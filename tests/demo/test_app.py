@@ -65,7 +65,7 @@ def serve(application: Any) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # so that it outlives the pages, which go on loading
 def address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
     update = index.update(lambda: small_model)
     about = {**describe(index, update, made=False), "limits": LIMITS}
