@@ -74,7 +74,15 @@ def test_a_sweep_has_a_folder_of_all_its_runs_and_their_table(
     assert re.fullmatch(r"sweep_[0-9a-f]{12}", folder.name), "a suffix names one fold"
     assert {path.name for path in folder.iterdir()} - {"sweep.lock"} == {
         *("fold-1", "fold-2", "fold-3"),
-        *("sweep.json", "summary.json", "sweep.md", "predictions.csv", "classes.png", "confusion.png"),
+        *(
+            "sweep.json",
+            "summary.json",
+            "sweep.md",
+            "report.html",
+            "predictions.csv",
+            "classes.png",
+            "confusion.png",
+        ),
     }
     assert "![Confusion" in (folder / "sweep.md").read_text()
     assert 'alt="Confusion matrix' in (folder / "report.html").read_text()
@@ -90,7 +98,7 @@ def test_a_sweep_has_a_folder_of_all_its_runs_and_their_table(
         assert f"{mean:.4f} ± {deviation:.4f}" in (folder / "sweep.md").read_text()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Run 1 of 3: fold-1"
-    assert lines[-1] == str(folder / "sweep.md")
+    assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
     assert any(line.split()[:4] == ["fold-2", "2", f"{last[1]:.4f}", "(2)"] for line in lines)
     assert any("the last epoch is the honest figure" in line for line in lines)
 
@@ -193,7 +201,7 @@ def test_finished_runs_are_skipped_whatever_is_written_down_where(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "3 of 3 runs are finished, and skipped: fold-1, fold-2, fold-3"
     assert not any(line.startswith("Run ") for line in lines)
-    assert lines[-1] == str(folder / "sweep.md")
+    assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
 
 
 @pytest.mark.parametrize(
