@@ -105,4 +105,4 @@ def test_a_sweep_is_carried_out_by_several_processes(tmp_path: Path) -> None:
 def test_a_check_is_for_one_process(tmp_path: Path) -> None:
     refused = torchrun(protocol(tmp_path, "raises"), "--check")
     assert refused.returncode == 1
-    assert "--check and --benchmark are for one process; leave torchrun out." in refused.stderr
+    assert "--check, --explain and --benchmark are for one process; leave torchrun out." in refused.stderr
