@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from model.fetch import FetchError, RemoteFile, fetch
+from model.runs import best_checkpoint
 
 DEFAULT_ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -73,7 +74,8 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
     Of a released file that is there the size is checked; its hash was, when it was fetched.
 
     Args:
-        source: a path; or a key of `RELEASES`, with or without `.pt`, looked up in `assets`.
+        source: a path, of a file or of a folder of runs, which stands for the best weights of the newest; or
+            a key of `RELEASES`, with or without `.pt`, looked up in `assets`.
         assets: folder of the released weights; None: the repository's `assets/`.
         mirror: address of a folder to fetch from; None: `$AUDIOCLIP_MIRROR` if set, else where they are
             published.
@@ -85,8 +87,15 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
     if path.is_file():
         return path
     release = RELEASES.get(path.name.removesuffix(".pt"))
+    if release is None and path.is_dir():
+        try:
+            return best_checkpoint(path)
+        except ValueError as error:
+            raise WeightsError(str(error)) from error
     if release is None:
-        raise WeightsError(f"{path}: no such file. Released weights go by name: {', '.join(RELEASES)}.")
+        raise WeightsError(
+            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}."
+        )
     if path.parent != Path():
         raise WeightsError(
             f"{path}: not there ({release.contents}). Download {release.remote} and put it there, or name it "

@@ -62,7 +62,7 @@ def test_a_path_is_taken_as_it_is_and_never_fetched(tmp_path: Path) -> None:
     assert find_weights(tmp_path / "CLIP.pt") == tmp_path / "CLIP.pt"
     with pytest.raises(WeightsError, match=r"/else/ESRNXFBSP\.pt: not there .*releases/download"):
         find_weights("/else/ESRNXFBSP.pt", assets=tmp_path)
-    names = r"mine\.pt: no such file\. Released weights go by name: AudioCLIP"
+    names = r"mine\.pt: no such file or folder of runs\. Released weights go by name: AudioCLIP"
     with pytest.raises(WeightsError, match=names):
         find_weights("mine.pt", assets=tmp_path)
 
