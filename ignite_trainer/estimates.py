@@ -23,8 +23,9 @@ from ignite_trainer.stopwatch import Stopwatch
 Activity = Literal["training", "evaluation"]
 
 _FEW = 4  # samples of the smaller batch
-_SECONDS = 6.0  # what a measured step may take
-_TIMED = 2
+# What a measured step may take. Memory of training grows evenly with the batch; of an evaluation it may not.
+_SECONDS: Mapping[Activity, float] = {"training": 8.0, "evaluation": 30.0}
+_LONG = 5.0  # seconds; of steps that take longer one is measured, of others two
 _DEEPEST = 2  # levels of modules whose outputs are shown
 _PEAK_RESET = Path("/proc/self/clear_refs")
 
@@ -111,11 +112,13 @@ class _Trial:
         few = self._steps(activity, min(self._few, wanted))
         if few.samples == wanted:
             return Estimate(measured=(few,), whole=few)
-        affordable = int(_SECONDS / few.seconds * few.samples)
-        more = self._steps(activity, min(wanted, max(3 * self._few, affordable)))
+        affordable = int(_SECONDS[activity] / few.seconds * few.samples)
+        more = self._steps(activity, min(wanted, max(3 * self._few, affordable)), few=few)
         return Estimate(measured=(few, more), whole=_extrapolated(few, more, wanted))
 
-    def _steps(self, activity: Activity, samples: int) -> Point:
+    def _steps(self, activity: Activity, samples: int, *, few: Point | None = None) -> Point:
+        """Measure steps; `few` says about how long they take."""
+        rounds = 1 if few is not None and few.seconds / few.samples * samples > _LONG else 2
         protocol = self._blueprint.protocol
         setup = protocol.setup.model_copy(
             update={"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
@@ -123,11 +126,13 @@ class _Trial:
         blueprint = replace(self._blueprint, protocol=protocol.model_copy(update={"setup": setup}))
         parts = with_other_batches(blueprint, self._parts, seed=self._seed)
         try:
-            return self._timed(activity, blueprint, parts, samples)
+            return self._timed(activity, blueprint, parts, samples, rounds=rounds)
         finally:
             parts.close()
 
-    def _timed(self, activity: Activity, blueprint: Blueprint, parts: Parts, samples: int) -> Point:
+    def _timed(
+        self, activity: Activity, blueprint: Blueprint, parts: Parts, samples: int, *, rounds: int
+    ) -> Point:
         if activity == "training":
             watch = Stopwatch.of_training(blueprint, parts)
             parts.plan.train_mode(parts.model)
@@ -140,8 +145,8 @@ class _Trial:
             with _Stages(parts.model, samples, self.stages):
                 watch.run(1)
             start = time.perf_counter()
-            watch.run(_TIMED)
-            seconds = (time.perf_counter() - start) / _TIMED
+            watch.run(rounds)
+            seconds = (time.perf_counter() - start) / rounds
             return Point(samples, seconds, _peak(parts.device))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from ignite_trainer import cli
 
@@ -49,9 +50,9 @@ def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def train(table: Path, *more: str) -> int:
-    """Run the shipped protocol with a small model, on the first 0.3 s of each clip."""
-    command = ["-c", str(ROOT / "protocols/own-data.json"), "-M", str(table.parent / "results"), "-R", "1"]
+def train(table: Path, *more: str, protocol: str = "own-data") -> int:
+    """Run a shipped protocol with a small model, on the first 0.3 s of each clip."""
+    command = ["-c", str(ROOT / f"protocols/{protocol}.json"), "-M", str(table.parent / "results"), "-R", "1"]
     command += ["--Dataset.args.table", str(table), "--Model.args", json.dumps(SMALL), *QUIET, *more]
     for step in (1, 2, 3):
         command += [f"--Transforms.{step}.args.out_len", "13230"]
@@ -118,3 +119,52 @@ def test_real_clips_train_from_a_table_of_three_columns(
     with (folder / "predictions.csv").open(newline="") as file:
         held_out = {row["clip"] for row in csv.DictReader(file)}
     assert held_out == {row["audio"] for row in rows if row["fold"] == "1"}
+
+
+def train_on_pairs(table: Path, *more: str) -> dict[str, Any]:
+    """Run the shipped protocol on pairs of a sound and a picture; return its result."""
+    sizes = [f"--Transforms.{step}.args.size=32" for step in (4, 5, 6)]
+    assert train(table, "-b", "4", "-e", "1", "-S", *sizes, *more, protocol="own-pairs") == 0
+    [file] = (table.parent / "results/own-pairs").glob("*/result.json")
+    result: dict[str, Any] = json.loads(file.read_text())
+    assert set(result["evaluations"]["querying"]) == {"audio -> image", "image -> audio"}
+    assert all(-1 <= metrics["Cosine"] <= 1 for metrics in evaluations(table))
+    assert len(evaluations(table)) == 2
+    return result
+
+
+def test_pairs_of_sound_and_picture_train_without_labels(tmp_path: Path) -> None:
+    rows = []
+    for i in range(12):
+        random = np.random.default_rng(i)
+        soundfile.write(tmp_path / f"{i}.wav", random.normal(0, 0.1, 13230), 44100)
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append({"audio": f"{i}.wav", "image": f"{i}.png", "fold": i % 3})
+    result = train_on_pairs(write_tsv(tmp_path / "pairs.tsv", rows), "--Dataset.args.fold", "1")
+    assert result["samples"] == {"train": 8, "test": 4}
+    assert result["evaluations"]["querying"]["audio -> image"]["R@1 by chance"] == 0.25
+
+
+@pytest.mark.real_data
+def test_real_clips_and_photographs_train_as_pairs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each clip of the demonstration with both photographs of its class; the second one is held out."""
+    folder = real_data("demo")
+    shows = {
+        "alarm_clock": "clock",
+        "car_horn": "cars",
+        "cat": "cat",
+        "coughing": "coughing",
+        "thunder": "lightning",
+    }
+    rows = [
+        {
+            "audio": str(clip),
+            "image": str(folder / f"images/{shows[clip.stem.rpartition('_')[0]]}_{number}.jpg"),
+            "split": "train" if number == 1 else "test",
+        }
+        for clip in sorted((folder / "audio").glob("*.wav"))
+        for number in (1, 2)
+    ]
+    table = write_tsv(tmp_path / "pairs.tsv", rows)
+    result = train_on_pairs(table, "--Dataset.args.split", "test", "--Dataset.args.share", "null")
+    assert result["samples"] == {"train": 5, "test": 5}

@@ -48,6 +48,16 @@ class MacroAccuracy(EpochMetric):
         super().__init__(_macro_accuracy, output_transform, check_compute_fn=False)
 
 
+class MeanScore(EpochMetric):
+    """Mean of one score for each sample, such as the cosine of its sound and its picture.
+
+    Scores are `[N]`, of any targets; samples whose score is not a number are left out.
+    """
+
+    def __init__(self, output_transform: Callable[..., Any] = lambda output: output) -> None:
+        super().__init__(_mean_score, output_transform, check_compute_fn=False)
+
+
 def _mean_average_precision(scores: Tensor, targets: Tensor) -> float:
     from sklearn.metrics import average_precision_score
 
@@ -61,6 +71,15 @@ def _mean_average_precision(scores: Tensor, targets: Tensor) -> float:
         if of_class.any()
     ]
     return float(np.mean(precisions)) if precisions else math.nan
+
+
+def _mean_score(scores: Tensor, targets: Tensor) -> float:  # noqa: ARG001 - what EpochMetric gives
+    if scores.dim() != 1:
+        raise ValueError(
+            f"MeanScore takes one score for each sample, [N]; these are {list(scores.shape)}. Where samples "
+            "have a score for each class use ignite.metrics.Accuracy."
+        )
+    return float(scores.nanmean())
 
 
 def _macro_accuracy(scores: Tensor, targets: Tensor) -> float:

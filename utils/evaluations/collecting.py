@@ -19,11 +19,11 @@ class FeatureCollector:
     """Gathers features in memory, float32 on the CPU.
 
     Args:
-        dataset: what is passed over; with `class_names`, and, if it has them, `record` and `results_name`.
+        dataset: what is passed over; `class_names`, `record` and `results_name` are its own, if it has them.
         task: whose features they are.
 
     Raises:
-        ValueError: the data set has no `class_names`, or the task gives no features.
+        ValueError: the task gives no features.
     """
 
     def __init__(self, dataset: Any, task: Task) -> None:
@@ -31,11 +31,6 @@ class FeatureCollector:
             raise ValueError(
                 f"{type(task).__name__} gives no features of its samples; choose a task that does, such as "
                 "utils.tasks.AudioTextContrastive."
-            )
-        if not getattr(dataset, "class_names", None):
-            raise ValueError(
-                f"{type(dataset).__name__} has no class_names; features are kept with the labels of their "
-                "samples."
             )
         self._dataset = dataset
         self.reset()
@@ -84,7 +79,7 @@ class FeatureCollector:
             features={kind: torch.cat(batches).numpy()[order] for kind, batches in self._features.items()},
             clips=tuple(map(str, names)),
             labels=tuple(self._labels[at] for at in order),
-            class_names=tuple(self._dataset.class_names),
+            class_names=tuple(getattr(self._dataset, "class_names", ())),
             dataset=results_name(self._dataset),
             folds=np.array([known["fold"] for known in records], dtype=np.int64) if in_folds else None,
         )

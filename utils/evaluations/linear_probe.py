@@ -51,6 +51,8 @@ class LinearProbe(Evaluation):
             )
         if (count := len(folds(test))) < 2:
             raise ValueError(f"the linear probe needs at least two folds; the data set has {count}.")
+        if not getattr(test, "class_names", None):
+            raise ValueError(f"{type(test).__name__} has no class_names; a probe is fitted to labels.")
         if self._baseline and not hasattr(test, "sample_rate"):
             raise ValueError('the baseline "log-mel" needs the sample_rate of the data set, which has none.')
         self._collector, self._dataset = FeatureCollector(test, task), test

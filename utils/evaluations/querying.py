@@ -29,7 +29,8 @@ class Querying(Evaluation):
     Audio and images are those of the samples. Texts are the task's classes, one for each (its `class_names`
     and `class_features`), unless it embeds texts of samples. A query's positives are the items that share a
     label with it. Queries without one, such as a class without clip, are left out; the column "queries"
-    counts the others. A sample that lacks a modality is neither query nor item of it.
+    counts the others. A sample that lacks a modality is neither query nor item of it; one that all samples
+    lack has no row.
 
     Its table has a row for each direction, "audio -> text" where audio queries texts, with the columns P@1,
     R@k for each k, mAP, and mAP@k for the largest; and what a random ranking of N items, P of which are
@@ -66,7 +67,12 @@ class Querying(Evaluation):
         self._directions: tuple[str, ...] = ()
 
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002 - the contract's
-        """Take note of task and data set."""
+        """Take note of task and data set, which needs labels unless samples are paired."""
+        if self._pairs == "label" and not getattr(test, "class_names", None):
+            raise ValueError(
+                f'pairs is "label", but {type(test).__name__} has no class_names. Set it to "pair": what '
+                "is of the same sample is to be found."
+            )
         self._task, self._collector = task, FeatureCollector(test, task)
 
     def start(self, model: nn.Module) -> None:  # noqa: ARG002
@@ -84,7 +90,14 @@ class Querying(Evaluation):
     def finish(self, folder: Path) -> Table:  # noqa: ARG002
         """Compute the figures of every direction."""
         sides = self._sides(self._collector.table())
-        return {direction: self._measure(direction, sides) for direction in self._directions}
+        there = [
+            direction
+            for direction in self._directions
+            if self._wanted or all(len(sides[name].features) for name in direction.split(" -> "))
+        ]
+        if not there:
+            raise ValueError("querying needs two modalities, but no sample has more than one of them.")
+        return {direction: self._measure(direction, sides) for direction in there}
 
     @property
     def _class_features(self) -> Tensor | None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 from toy_research.embedding import Embedding
 
+from utils.evaluations import Querying
 from utils.evaluations.collecting import FeatureCollector
+from utils.features import FeatureTable
 
 ROOT = Path(__file__).parents[3]
 STATEMENTS = (ast.Import, ast.ImportFrom)
@@ -42,9 +44,20 @@ def test_a_pass_leaves_nothing_for_the_next() -> None:
     assert (list(table.features), table.labels) == (["audio"], (("dog",),))
 
 
-def test_a_data_set_without_class_names_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^list has no class_names; features are kept with the labels"):
-        FeatureCollector([1, 2], Embedding())
+def test_of_a_data_set_without_labels_samples_have_none(tmp_path: Path) -> None:
+    collector = FeatureCollector([1, 2], Embedding())
+    collector.add(torch.tensor([0, 1]), None, {"audio": torch.ones(2, 3)})
+    table = collector.table()
+    assert (table.class_names, table.labels) == ((), ((), ()))
+    table.write(tmp_path / "features.safetensors")
+    assert FeatureTable.read(tmp_path / "features.safetensors").labels == ((), ())
+
+
+def test_what_needs_labels_says_so() -> None:
+    model, task = torch.nn.Identity(), Embedding()
+    with pytest.raises(ValueError, match=r'pairs is "label", but list has no class_names\. Set it to "pair"'):
+        Querying().prepare(model, task, test=[1, 2])
+    Querying(pairs="pair").prepare(model, task, test=[1, 2])
 
 
 def test_naming_an_evaluation_or_a_metric_imports_nothing_slow() -> None:

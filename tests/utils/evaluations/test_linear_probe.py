@@ -62,18 +62,23 @@ def test_a_fold_held_out_is_refused_before_the_run(measure: Measure) -> None:
     )
 
 
-def test_a_data_set_without_folds_or_rate_is_refused() -> None:
+def test_a_data_set_without_folds_rate_or_labels_is_refused() -> None:
     class Plain:
-        class_names = ("dog", "rain")
+        class_names: tuple[str, ...] = ("dog", "rain")
 
     class Folded(Plain):
         folds = (1, 2)
+
+    class Unlabelled(Folded):
+        class_names = ()
 
     model = torch.nn.Identity()
     with pytest.raises(ValueError, match="needs at least two folds; the data set has 0"):
         LinearProbe().prepare(model, Embedding(), test=Plain())
     with pytest.raises(ValueError, match='the baseline "log-mel" needs the sample_rate of the data set'):
         LinearProbe(baseline="log-mel").prepare(model, Embedding(), test=Folded())
+    with pytest.raises(ValueError, match="Unlabelled has no class_names; a probe is fitted to labels"):
+        LinearProbe().prepare(model, Embedding(), test=Unlabelled())
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
