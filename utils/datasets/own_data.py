@@ -141,7 +141,7 @@ def _held_out(
     else:
         if type(share) not in (int, float) or not 0 < share < 1:
             raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
-        chosen = np.array([_position(row.group) < share for row in rows])
+        chosen = _share_of([row.group for row in rows], share)
         said = f", held out: {share:g} of the groups by hash"
     if chosen.all() or not chosen.any():
         raise ValueError(
@@ -149,6 +149,14 @@ def _held_out(
             "another fold, split or share."
         )
     return chosen, said
+
+
+def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Which belong to a share of all groups; of few groups at least one does, and one does not."""
+    ranked = sorted(set(groups), key=_position)
+    count = sum(_position(group) < share for group in ranked)
+    chosen = set(ranked[: min(max(count, 1), len(ranked) - 1)])
+    return np.array([group in chosen for group in groups])
 
 
 def _position(group: str) -> float:

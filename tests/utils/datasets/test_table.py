@@ -105,6 +105,15 @@ def test_what_a_row_lacks_is_none(folder: Path) -> None:
     assert (text.audio, text.image, text) == (None, None, (None, None, [], "silence"))
 
 
+@pytest.mark.parametrize(("share", "held_out"), [(0.01, 1), (0.99, 2)])
+def test_of_a_few_groups_some_are_held_out_and_some_are_not(
+    folder: Path, share: float, held_out: int
+) -> None:
+    table = write(folder / "own.csv", ROWS[:3])
+    assert len(Table(table, RATE, share=share, train=False)) == held_out
+    assert len(Table(table, RATE, share=share)) == 3 - held_out
+
+
 def test_labels_are_separated_or_a_json_list(folder: Path) -> None:
     rows = [{"file": "sounds/0.wav", "tags": "a; b"}, {"file": "sounds/1.wav", "tags": '["c", "a"]'}]
     data = Table(write(folder / "own.csv", rows), RATE, separator=";")
