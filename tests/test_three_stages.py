@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_research.ranks import on_ranks
 
 from ignite_trainer import cli
 
@@ -46,6 +48,31 @@ def test_each_stage_starts_from_the_best_weights_of_the_one_before(folder: Path)
         assert set(after["evaluations"]["querying"]) == DIRECTIONS
     assert results[0]["weights"] == []
     assert folder.samefile(Path.cwd())
+
+
+def evaluate(results: str) -> int:
+    """Measure random weights on 25 scenes, in batches that do not divide them."""
+    command = ["-c", str(ROOT / "protocols/scenes-3-full.json"), "-M", results, "-e", "0", "-b", "6"]
+    command += ["--Model.args.pretrained", "false", "--Dataset.args.held_out_scenes", "25"]
+    command += ["--Dataset.args.seconds", "0.2", "--Reporters", "[]"]
+    return cli.main(command, defaults=DEFAULTS)
+
+
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path, evaluate, str(tmp_path / "two")) == [0, 0]
+    assert evaluate(str(tmp_path / "one")) == 0
+    figures, scores = [], []
+    for folder in ("two", "one"):
+        [file] = (tmp_path / folder).glob("*/*/result.json")
+        result = json.loads(file.read_text())
+        figures.append({"all": result["last"], **result["evaluations"]["querying"]})
+        with (file.parent / "predictions.csv").open(newline="") as rows:
+            scores.append(list(csv.reader(rows)))
+    assert figures[0].keys() == {"all"} | DIRECTIONS
+    for name, expected in figures[1].items():
+        assert figures[0][name] == pytest.approx(expected, abs=1e-12), name
+    assert len(scores[0]) == 26
+    assert [row[:2] for row in scores[0]] == [row[:2] for row in scores[1]]
 
 
 @pytest.mark.slow

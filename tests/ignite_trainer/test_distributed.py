@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from toy_research.joint import AUDIOCLIPS, TOYS, Reached, all_of_it, train_audioclip, train_toy
+from toy_research.joint import (
+    AUDIOCLIPS,
+    PARTS,
+    TOYS,
+    Reached,
+    all_of_it,
+    train_audioclip,
+    train_three_modalities,
+    train_toy,
+)
 from toy_research.ranks import on_ranks
 
 Results = list[dict[str, Any]]
@@ -51,6 +60,17 @@ def test_two_processes_train_an_audioclip_as_one(ranks: Results, name: str) -> N
     assert any("visual" in weight for weight in alone.weights)
     assert not any("visual" in weight for weight in alone.gradients)
     assert ("audio.fbsp.m" in alone.gradients) == (name == "a step")
+
+
+@pytest.mark.parametrize("chunk", PARTS)
+def test_two_processes_train_three_modalities_as_one_though_samples_lack_some(
+    ranks: Results, chunk: int | None
+) -> None:
+    alone = train_three_modalities(torch.float64, 7, chunk=chunk)
+    for results in ranks:
+        assert_same(results[f"three {chunk}"], alone, tolerance=1e-10)
+    for tower in ("audio.conv1.weight", "visual.conv1.weight", "text_projection"):
+        assert alone.gradients[tower].any()
 
 
 @pytest.mark.slow

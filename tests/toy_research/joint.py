@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from ignite.engine import Events
@@ -21,6 +21,9 @@ from toy_research.learning import Matching
 from toy_research.network import TwoTowers
 from toy_research.pairing import Pairing
 from toy_research.signals import Tone, Tones
+
+if TYPE_CHECKING:
+    from model.audioclip import AudioCLIP
 
 STEPS = 5
 
@@ -67,8 +70,26 @@ def train_audioclip(
     Two right implementations drift apart after a few steps with learned wavelets, whose gradients are
     ill-conditioned, and with batch norms in train mode where the last of them sees few values.
     """
-    from model.audioclip import AudioCLIP
     from utils.tasks import AudioTextContrastive
+
+    model = small_audioclip(dtype, spectrum=spectrum, size=size)
+    rules = [ParameterRule(match=r"visual\..*", train=False)]
+    if norms == "eval":
+        rules.append(STANDING_NORMS)
+    task = AudioTextContrastive(positives="same_label")
+    return train(
+        model, task, Noises(dtype), [], batch=batch, chunk=chunk, rules=rules, rate=1e-5, steps=steps
+    )
+
+
+STANDING_NORMS = ParameterRule(
+    match=r"audio\.(bn1|layer.*bn.*|layer.*downsample\.1.*|att.*bn).*", mode="eval"
+)
+
+
+def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLIP:
+    """Build one, the same in every process."""
+    from model.audioclip import AudioCLIP
 
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
@@ -81,16 +102,39 @@ def train_audioclip(
     with torch.no_grad():
         if model.audio.fbsp is not None:
             model.audio.fbsp.m.add_(0.1)  # where m is 0, gradients are ill-conditioned
-        model.logit_scale_at.fill_(1.0)  # at the usual scale of 100 a step of 5 clips is chaotic
-    rules = [ParameterRule(match=r"visual\..*", train=False)]
-    if norms == "eval":
-        rules.append(
-            ParameterRule(match=r"audio\.(bn1|layer.*bn.*|layer.*downsample\.1.*|att.*bn).*", mode="eval")
+        for scale in (model.logit_scale, model.logit_scale_ai, model.logit_scale_at):
+            scale.fill_(1.0)  # at the usual scale of 100 a step of 5 clips is chaotic
+    return model
+
+
+def train_three_modalities(dtype: torch.dtype, batch: int, *, chunk: int | None = None) -> Reached:
+    """Train all three towers of a small AudioCLIP on scenes, many of which lack a sound or a picture."""
+    from utils.tasks import Contrastive
+
+    model = small_audioclip(dtype, spectrum="stft", size=32)
+    rules = [STANDING_NORMS, ParameterRule(match=r"visual\..*", mode="eval")]
+    return train(model, Contrastive(), Scenes(dtype), [], batch=batch, chunk=chunk, rules=rules, rate=1e-5)
+
+
+class Scenes(Dataset[Any]):
+    """`MadeScenes` in an arithmetic of choice."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        from utils.datasets import MadeScenes
+
+        self._scenes = MadeScenes(scenes=30, incomplete=0.5, seconds=0.1, image_size=32)
+        self._dtype = dtype
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Any:
+        scene = self._scenes[index]
+        audio, image = (
+            None if given is None else torch.as_tensor(given).to(self._dtype)
+            for given in (scene.audio, scene.image)
         )
-    task = AudioTextContrastive(positives="same_label")
-    return train(
-        model, task, Noises(dtype), [], batch=batch, chunk=chunk, rules=rules, rate=1e-5, steps=steps
-    )
+        return scene._replace(audio=audio, image=None if image is None else image / 255)
 
 
 class Noises(Dataset[Any]):
@@ -207,6 +251,7 @@ def all_of_it() -> dict[str, Any]:
         "said": say_and_gather(),
         **{str(case): train_toy(*case) for case in TOYS},
         **{name: train_audioclip(torch.float64, 5, **options) for name, options in AUDIOCLIPS.items()},
+        **{f"three {chunk}": train_three_modalities(torch.float64, 7, chunk=chunk) for chunk in PARTS},
     }
 
 
@@ -223,3 +268,4 @@ AUDIOCLIPS: dict[str, dict[str, Any]] = {
     "steps": {"norms": "eval"},
     "steps in parts": {"norms": "eval", "chunk": 2},
 }
+PARTS = (None, 2)
