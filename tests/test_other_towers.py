@@ -39,14 +39,22 @@ RULES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "dimensions"),
+    [("Tiny-ViT", 24), pytest.param("ViT-B-32-quickgelu", 512, marks=pytest.mark.slow)],
+)
 def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named_towers: Callable[[dict[str, Any]], None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    named_towers: Callable[[dict[str, Any]], None],
+    name: str,
+    dimensions: int,
 ) -> None:
     named_towers({"Tiny-ViT": TINY})
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     sounds = MadeSounds(tmp_path / "ESC-50", seconds=0.2, clips_per_class_and_fold=1, cache=tmp_path).root
     command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results"), *SHORT]
-    command += ["--Dataset.args.root", str(sounds), "--Model.args.clip", "Tiny-ViT", "-e", "1"]
+    command += ["--Dataset.args.root", str(sounds), "--Model.args.clip", name, "-e", "1"]
     command += ["--Model.args.pretrained", "false", "--Setup.chunk", "4", "--Setup.ema", "0.9"]
     for section, value in (
         ("Scheduler", [WARM_UP, COSINE]),
@@ -63,10 +71,10 @@ def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
     assert [group["lr"] for group in state["optimizer"]["param_groups"]] == pytest.approx([0, 0], abs=1e-12)
     assert events[-1]["event"] == "end"
     (best,) = (folder / "checkpoints").glob("best_*_epoch-1_*.pt")
-    model = AudioCLIP.from_pretrained(best, clip="Tiny-ViT", spec_height=32, spec_width=32)
+    model = AudioCLIP.from_pretrained(best, clip=name, spec_height=32, spec_width=32)
     sound = model.embed_audio(np.full(9000, 500, np.int16), sample_rate=44100)
     picture = model.embed_image(np.zeros((40, 50, 3), np.uint8))
-    assert sound.shape == picture.shape == model.embed_text("dog").shape == (1, 24)
+    assert sound.shape == picture.shape == model.embed_text("dog").shape == (1, dimensions)
 
 
 def test_published_arguments_beside_a_name_are_refused_by_the_command(
