@@ -18,10 +18,9 @@ from ignite_trainer.reporters.reporter import (
     RunEnd,
     RunStart,
 )
-from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.reporters.terminal import add_row, make_table, show, show_matrix
 from ignite_trainer.reporters.wording import duration, readable
 from ignite_trainer.self_description import listing
-from ignite_trainer.visible import visible
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
 
@@ -77,15 +76,12 @@ class Console(Reporter):
 
     def on_measurement(self, result: Measured) -> None:
         """Print a table."""
-        table = make_table(f"{result.name}, held-out set, epoch {result.epoch}")
-        table.add_column("")
         columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
-        for column in columns:
-            table.add_column(visible(column), justify="right")
-        for row, values in result.table.items():
-            cells = (readable(values[name]) if name in values else "" for name in columns)
-            add_row(table, row, *cells)
-        show(table)
+        rows = {
+            row: [readable(values[name]) if name in values else "" for name in columns]
+            for row, values in result.table.items()
+        }
+        show_matrix(f"{result.name}, held-out set, epoch {result.epoch}", columns, rows)
 
     def on_fault(self, fault: Fault) -> None:
         """Print one line, with the first of the samples."""

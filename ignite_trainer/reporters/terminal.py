@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ignite_trainer.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_PADDING = 3  # columns of the terminal around a cell
 
 
 def make_table(title: str) -> Table:
@@ -27,6 +30,36 @@ def add_row(table: Table, *cells: str) -> None:
 
     # Text, not str: brackets in a path or a pattern are no markup.
     table.add_row(*(Text(visible(cell)) for cell in cells))
+
+
+def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Print a table of figures; where it is wider than the terminal, in parts, and no figure is cut short."""
+    from rich.console import Console as Terminal
+
+    widths = [
+        max(map(len, (name, *(cells[number] for cells in rows.values()))))
+        for number, name in enumerate(columns)
+    ]
+    room = Terminal().width - max((len(row) for row in rows), default=0) - 2 * _PADDING
+    for begin, end in _parts(widths, room):
+        table = make_table(title if not begin else "")
+        table.add_column("", overflow="fold")
+        for name in columns[begin:end]:
+            table.add_column(visible(name), justify="right", no_wrap=True)
+        for row, cells in rows.items():
+            add_row(table, row, *cells[begin:end])
+        show(table)
+
+
+def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
+    """From which column to which goes into each part."""
+    begin, taken = 0, 0
+    for number, width in enumerate(widths):
+        if number > begin and taken + width + _PADDING > room:
+            yield begin, number
+            begin, taken = number, 0
+        taken += width + _PADDING
+    yield begin, len(widths)
 
 
 def show(content: Table | str) -> None:

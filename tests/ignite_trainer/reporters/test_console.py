@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from ignite_trainer.reporters import Console
-from ignite_trainer.reporters.reporter import Best, Evaluated, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, RunEnd, RunStart
 
 ACCURACY = Evaluated(
     epoch=1, iteration=10, split="test", metrics={"Val. Acc.": 0.97125, "[b]Loss[/b]": 1e-7}, seconds=12.34
@@ -76,6 +76,23 @@ def test_tables_fit_the_terminal(
     monkeypatch.setenv("COLUMNS", columns)
     Console().on_start(run)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= int(columns)
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "300"])
+def test_figures_are_whole_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    values = {f"R@{k} by chance": k / 7 for k in range(1, 7)}
+    table = {f"{a} -> {b}": values for a, b in (("audio", "text"), ("text", "audio"))}
+    Console().on_measurement(Measured(epoch=3, name="querying", table=table))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    assert shown.count("querying, held-out") == 1
+    assert "\u2026" not in shown
+    for k, value in enumerate(values.values(), start=1):
+        assert shown.count(f"R@{k} by chance") == 1
+        assert shown.count(f"{value:.4f}") == 2
 
 
 def test_a_progress_bar_is_cleared_before_a_line_is_printed(
