@@ -38,7 +38,7 @@ def test_the_quickstart_passes(check: Check) -> None:
 def test_weights_that_are_not_there_are_found(check: Check, tmp_path: Path) -> None:
     missing = str(tmp_path / "none.pt")
     status, report = check("--Model.args.pretrained", missing)
-    assert (status, f"error: Model: {missing}: no such file." in report) == (1, True)
+    assert (status, f"error: Model: {missing}: no such file or folder of runs." in report) == (1, True)
 
 
 def test_weights_that_are_cut_off_are_found(check: Check, tmp_path: Path) -> None:

@@ -211,7 +211,10 @@ def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
         (["index", "{tmp}/nowhere"], "{tmp}/nowhere: no such folder."),
         (["search", "--like", "{tmp}/x.txt", "--in", "{mine}"], "neither a sound nor a picture by its name"),
         (["search", "--like", "{tmp}/x.wav", "--in", "{mine}"], "{tmp}/x.wav: no such audio file."),
-        (["search", "x", "--in", "{mine}", "--weights", "absent.pt"], "absent.pt: no such file."),
+        (
+            ["search", "x", "--in", "{mine}", "--weights", "absent.pt"],
+            "absent.pt: no such file or folder of runs.",
+        ),
         (["search", "word " * 200, "--in", "{mine}"], "tokens"),
     ],
 )
