@@ -23,7 +23,8 @@ from ignite_trainer.stopwatch import Stopwatch
 Activity = Literal["training", "evaluation"]
 
 _FEW = 4  # samples of the smaller batch
-# What a measured step may take. Memory of training grows evenly with the batch; of an evaluation it may not.
+# Seconds that a measured step may take; one as long goes before to warm up. Memory of training grows evenly
+# with the batch; that of an evaluation may not.
 _SECONDS: Mapping[Activity, float] = {"training": 8.0, "evaluation": 30.0}
 _LONG = 5.0  # seconds; of steps that take longer one is measured, of others two
 _DEEPEST = 2  # levels of modules whose outputs are shown

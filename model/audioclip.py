@@ -52,10 +52,11 @@ class AudioCLIP(nn.Module, HubLayout):
         apply_attention: of the audio tower, see `ESResNeXt`.
         multilabel: whether samples carry several labels. The network is the same; tasks read it to choose
             between softmax and independent scores.
-        pretrained: False: random weights. A path, or the name of a released file: those weights, all of
-            them. True: CLIP.pt for image and text and ESRNXFBSP.pt for audio, from `assets`. A mapping: of
-            "clip" (image and text), a path, a released name or one of open_clip's tags; of "audio", a path, a
-            released name or "imagenet"; a part that is not in it is random.
+        pretrained: False: random weights. A path of a file or of a folder of runs (the best of the newest),
+            or the name of a released file: those weights, all of them. True: CLIP.pt for image and text and
+            ESRNXFBSP.pt for audio, from `assets`. A mapping: of "clip" (image and text), a path, a released
+            name or one of open_clip's tags; of "audio", a path, a released name or "imagenet"; a part that is
+            not in it is random.
         clip: name of a model of open_clip, such as "ViT-B-32-quickgelu", in place of the arguments
             `embed_dim` to `transformer_layers`, which are left out then. D is its own.
         spectrum: of the audio tower, "fbsp" or "stft".

@@ -98,7 +98,12 @@ _DECODER = (r"text_decoder\..*",)  # of models that write captions
 
 def _find_clip(source: str | Path, *, clip: str | None, assets: str | Path | None) -> Path:
     path = Path(source).expanduser()
-    if clip is None or path.is_file() or path.name.removesuffix(".pt") in RELEASES:
+    if (
+        clip is None
+        or path.is_file()
+        or (path.is_dir() and len(path.parts) > 1)
+        or path.name.removesuffix(".pt") in RELEASES
+    ):
         return find_weights(source, assets=assets)
     if len(path.parts) > 1 or path.suffix:
         raise WeightsError(f"{path}: no such file.")

@@ -94,7 +94,8 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
             raise WeightsError(str(error)) from error
     if release is None:
         raise WeightsError(
-            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}."
+            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}. A "
+            "folder is there once the protocol that it is named after was carried out."
         )
     if path.parent != Path():
         raise WeightsError(

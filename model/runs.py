@@ -1,5 +1,7 @@
 """The best weights of a folder of runs, so that one training can start from another without naming a file.
 
+The folder is relative to the working directory, as any path; it does not follow `Setup.saved_models_path`.
+
 ```text
 results/AudioSet-1-Audio/                 what is named
     2026-05-04T10-11-12_seed-1/           the newest run that has finished
@@ -10,13 +12,14 @@ results/AudioSet-1-Audio/                 what is named
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 _RESULT = "result.json"
+_REMOVE = "Remove that run, or name a file."
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Of the newest finished run in a folder, or of the folder if it is a run, return the best checkpoint.
+    """Of the newest finished run in a folder that kept weights, or of a run, return the best checkpoint.
 
     The best is that by the first metric that the run kept checkpoints by; of a run that kept none it is the
     state after the last epoch.
@@ -30,33 +33,45 @@ def best_checkpoint(folder: Path) -> Path:
             f"{folder}: no run in this folder has finished, as its {_RESULT} would show. Carry out the "
             "protocol that these weights are to come from first, or name a file."
         )
-    finished, result = max(((_read(path)["finished"], path) for path in results), key=lambda found: found[0])
-    record, checkpoints = _read(result), result.parent / "checkpoints"
-    names = [best.get("checkpoint") for best in record["best"] if isinstance(best, dict)]
-    last = record["checkpoint"]
-    if isinstance(last, dict):
-        names.append(last.get("name"))
+    trained = [run for run in map(_read, results) if run.names]
+    if not trained:
+        raise ValueError(
+            f"{folder}: what has finished in this folder was evaluated only, and kept no weights. Carry out "
+            "the protocol with its epochs, or name a file."
+        )
+    newest = max(trained, key=lambda run: run.finished)
+    checkpoints = newest.folder / "checkpoints"
     # A name, never a path: a result may come from elsewhere.
-    there = [checkpoints / Path(name).name for name in names if isinstance(name, str) and name]
+    there = [checkpoints / Path(name).name for name in newest.names]
     found = next((path for path in there if path.is_file()), None)
     if found is None:
         raise ValueError(
-            f"{checkpoints}: the run that finished {finished} has none of the checkpoints that its {_RESULT} "
-            "names. Put them back, or name a file."
+            f"{checkpoints}: the run that finished {newest.finished} has none of the checkpoints that its "
+            f"{_RESULT} names. Put them back, or name a file."
         )
     return found
 
 
-def _read(result: Path) -> dict[str, Any]:
-    """What is needed of a result: `finished`, `best` and `checkpoint`."""
+class _Run(NamedTuple):
+    """When a run finished, in which folder, and the names of its checkpoints, the best first."""
+
+    finished: str
+    folder: Path
+    names: list[str]
+
+
+def _read(result: Path) -> _Run:
     try:
         record = json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{result} is not the result of a run: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("best"), list):
-        raise ValueError(f"{result} is not the result of a run: it does not say what was best.")
-    return {
-        "finished": str(record.get("finished")),
-        "best": record["best"],
-        "checkpoint": record.get("checkpoint"),
-    }
+        raise ValueError(f"{result} is not the result of a run: {error}. {_REMOVE}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("finished"), str):
+        raise ValueError(f"{result} is not the result of a run: it does not say when it finished. {_REMOVE}")
+    best = record.get("best")
+    kept = [*(best if isinstance(best, list) else []), {"checkpoint": _name_of(record.get("checkpoint"))}]
+    names = [entry.get("checkpoint") for entry in kept if isinstance(entry, dict)]
+    return _Run(record["finished"], result.parent, [name for name in names if isinstance(name, str) and name])
+
+
+def _name_of(weights: object) -> object:
+    return weights.get("name") if isinstance(weights, dict) else None

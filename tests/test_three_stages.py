@@ -84,4 +84,4 @@ def test_after_three_stages_all_six_directions_find_what_belongs_together(
     assert set(querying) == DIRECTIONS
     for direction, figures in querying.items():
         assert figures["R@1 by chance"] == pytest.approx(1 / 84)
-        assert figures["R@1"] >= 5 * figures["R@1 by chance"], direction
+        assert figures["R@1"] >= 0.15, direction  # twelve times chance

@@ -30,6 +30,7 @@ def test_the_newest_finished_run_counts(tmp_path: Path) -> None:
         tmp_path / "a", finished="2026-03-01T00:00:00+00:00", best=["mAP.pt", "other.pt"], last="l.pt"
     )
     run(tmp_path / "b", finished="2026-02-01T00:00:00+00:00", best=["between.pt"])
+    run(tmp_path / "e", finished="2026-04-01T00:00:00+00:00", best=[])  # was evaluated only
     (tmp_path / "z/checkpoints").mkdir(parents=True)  # still goes on
     assert find_weights(tmp_path) == newest / "checkpoints/mAP.pt"
     assert find_weights(tmp_path / "b") == tmp_path / "b/checkpoints/between.pt"
@@ -48,7 +49,13 @@ def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
         find_weights(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[]", '{"best": 3}'])
+def test_of_evaluations_alone_there_are_no_weights(tmp_path: Path) -> None:
+    run(tmp_path / "e", finished="2026-04-01T00:00:00+00:00", best=[])
+    with pytest.raises(WeightsError, match=r"evaluated only, and kept no weights\. Carry out"):
+        find_weights(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"best": 3}', '{"finished": 3}'])
 def test_what_is_no_result_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/result.json").write_text(text)
