@@ -31,8 +31,15 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return on_ranks(2, tmp_path_factory.mktemp("ranks"), all_of_it)
 
 
-def assert_same(found: Reached, alone: Reached, *, tolerance: float, but: tuple[str, ...] = ()) -> None:
-    """Compare relatively to the largest value of each tensor."""
+def assert_same(
+    found: Reached,
+    alone: Reached,
+    *,
+    tolerance: float,
+    but: tuple[str, ...] = (),
+    statistics: float | None = None,
+) -> None:
+    """Compare relatively to the largest value of each tensor; the statistics of batch norm by their own."""
     assert len(found.losses) == len(alone.losses) > 0
     assert found.losses == pytest.approx(alone.losses, rel=tolerance)
     assert found.gradients.keys() == alone.gradients.keys()
@@ -42,7 +49,8 @@ def assert_same(found: Reached, alone: Reached, *, tolerance: float, but: tuple[
                 continue
             got = getattr(found, kind)[name]
             scale = float(expected.double().abs().max()) if expected.numel() else 1.0
-            assert torch.allclose(got, expected, rtol=0, atol=tolerance * max(scale, 0.1)), (kind, name)
+            allowed = (statistics or tolerance) if "running" in name else tolerance
+            assert torch.allclose(got, expected, rtol=0, atol=allowed * max(scale, 0.1)), (kind, name)
 
 
 @pytest.mark.parametrize("case", TOYS)
@@ -82,7 +90,8 @@ def test_steps_of_an_audioclip_with_batch_norm(
     train = functools.partial(train_audioclip, dtype, batch, **options)
     alone = train()
     for found in on_ranks(2, tmp_path, train):
-        assert_same(found, alone, tolerance=TOLERANCE[dtype])
+        # Fifty norms in a row make of the last digits seven times as much in every step.
+        assert_same(found, alone, tolerance=TOLERANCE[dtype], statistics=10 * TOLERANCE[dtype])
 
 
 def test_two_steps_are_told_apart(ranks: Results) -> None:
