@@ -26,7 +26,7 @@ _FEW = 4  # samples of the smaller batch
 # Seconds that a measured step may take; one as long goes before to warm up. Memory of training grows evenly
 # with the batch; that of an evaluation may not.
 _SECONDS: Mapping[Activity, float] = {"training": 8.0, "evaluation": 30.0}
-_LONG = 5.0  # seconds; of steps that take longer one is measured, of others two
+_LONG = 5.0  # seconds; after a warm-up that takes longer one step is measured, else two
 _DEEPEST = 2  # levels of modules whose outputs are shown
 _PEAK_RESET = Path("/proc/self/clear_refs")
 
@@ -114,12 +114,10 @@ class _Trial:
         if few.samples == wanted:
             return Estimate(measured=(few,), whole=few)
         affordable = int(_SECONDS[activity] / few.seconds * few.samples)
-        more = self._steps(activity, min(wanted, max(3 * self._few, affordable)), few=few)
+        more = self._steps(activity, min(wanted, max(3 * self._few, affordable)))
         return Estimate(measured=(few, more), whole=_extrapolated(few, more, wanted))
 
-    def _steps(self, activity: Activity, samples: int, *, few: Point | None = None) -> Point:
-        """Measure steps; `few` says about how long they take."""
-        rounds = 1 if few is not None and few.seconds / few.samples * samples > _LONG else 2
+    def _steps(self, activity: Activity, samples: int) -> Point:
         protocol = self._blueprint.protocol
         setup = protocol.setup.model_copy(
             update={"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
@@ -127,13 +125,11 @@ class _Trial:
         blueprint = replace(self._blueprint, protocol=protocol.model_copy(update={"setup": setup}))
         parts = with_other_batches(blueprint, self._parts, seed=self._seed)
         try:
-            return self._timed(activity, blueprint, parts, samples, rounds=rounds)
+            return self._timed(activity, blueprint, parts, samples)
         finally:
             parts.close()
 
-    def _timed(
-        self, activity: Activity, blueprint: Blueprint, parts: Parts, samples: int, *, rounds: int
-    ) -> Point:
+    def _timed(self, activity: Activity, blueprint: Blueprint, parts: Parts, samples: int) -> Point:
         if activity == "training":
             watch = Stopwatch.of_training(blueprint, parts)
             parts.plan.train_mode(parts.model)
@@ -144,11 +140,9 @@ class _Trial:
         _reset_peak(parts.device)
         with watch.conditions():
             with _Stages(parts.model, samples, self.stages):
-                watch.run(1)
-            start = time.perf_counter()
-            watch.run(rounds)
-            seconds = (time.perf_counter() - start) / rounds
-            return Point(samples, seconds, _peak(parts.device))
+                warm_up = _seconds(watch, 1)
+            rounds = 1 if warm_up > _LONG else 2
+            return Point(samples, _seconds(watch, rounds) / rounds, _peak(parts.device))
 
 
 class _Stages:
@@ -172,6 +166,12 @@ class _Stages:
             self._found.setdefault(name, f"{type(module).__name__} {_shape(output, self._samples)}")
 
         return note
+
+
+def _seconds(watch: Stopwatch, rounds: int) -> float:
+    start = time.perf_counter()
+    watch.run(rounds)
+    return time.perf_counter() - start
 
 
 def _extrapolated(few: Point, more: Point, samples: int) -> Point:

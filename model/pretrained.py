@@ -8,7 +8,7 @@ from torch import nn
 
 from model.esresnet.esresnext import ESResNeXt
 from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
-from model.releases import RELEASES, WeightsError, find_weights
+from model.releases import RELEASES, find_weights
 from model.weights import load_weights, read_state_dict
 
 Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
@@ -98,15 +98,9 @@ _DECODER = (r"text_decoder\..*",)  # of models that write captions
 
 def _find_clip(source: str | Path, *, clip: str | None, assets: str | Path | None) -> Path:
     path = Path(source).expanduser()
-    if (
-        clip is None
-        or path.is_file()
-        or (path.is_dir() and len(path.parts) > 1)
-        or path.name.removesuffix(".pt") in RELEASES
-    ):
+    is_path = path.is_file() or len(path.parts) > 1 or path.suffix
+    if clip is None or is_path or path.name in RELEASES:
         return find_weights(source, assets=assets)
-    if len(path.parts) > 1 or path.suffix:
-        raise WeightsError(f"{path}: no such file.")
     from model.open_clip_models import find_tagged_weights  # noqa: PLC0415 - open_clip takes seconds
 
     return find_tagged_weights(clip, str(source), folder=Path(assets) if assets else None)

@@ -87,16 +87,8 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
     if path.is_file():
         return path
     release = RELEASES.get(path.name.removesuffix(".pt"))
-    if release is None and path.is_dir():
-        try:
-            return best_checkpoint(path)
-        except ValueError as error:
-            raise WeightsError(str(error)) from error
     if release is None:
-        raise WeightsError(
-            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}. A "
-            "folder is there once the protocol that it is named after was carried out."
-        )
+        return _find_trained(path)
     if path.parent != Path():
         raise WeightsError(
             f"{path}: not there ({release.contents}). Download {release.remote} and put it there, or name it "
@@ -106,6 +98,19 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
     try:
         return fetch(release.remote, folder / release.file, mirror=mirror)
     except FetchError as error:
+        raise WeightsError(str(error)) from error
+
+
+def _find_trained(path: Path) -> Path:
+    """What a run in a folder kept."""
+    if not path.is_dir():
+        raise WeightsError(
+            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}. A "
+            "folder is there once the protocol that it is named after was carried out."
+        )
+    try:
+        return best_checkpoint(path)
+    except ValueError as error:
         raise WeightsError(str(error)) from error
 
 

@@ -4,9 +4,9 @@ The folder is relative to the working directory, as any path; it does not follow
 
 ```text
 results/AudioSet-1-Audio/                 what is named
-    2026-05-04T10-11-12_seed-1/           the newest run that has finished
+    20260504-101112_seed-1/               the newest finished run that kept weights
         result.json                       says which of its checkpoints is best
-        checkpoints/best_mAP_epoch-29_0.3514.pt
+        checkpoints/best_map_epoch-29_0.3514.pt
 ```
 """
 
@@ -67,11 +67,12 @@ def _read(result: Path) -> _Run:
         raise ValueError(f"{result} is not the result of a run: {error}. {_REMOVE}") from error
     if not isinstance(record, dict) or not isinstance(record.get("finished"), str):
         raise ValueError(f"{result} is not the result of a run: it does not say when it finished. {_REMOVE}")
-    best = record.get("best")
-    kept = [*(best if isinstance(best, list) else []), {"checkpoint": _name_of(record.get("checkpoint"))}]
-    names = [entry.get("checkpoint") for entry in kept if isinstance(entry, dict)]
+    best, last = record.get("best"), record.get("checkpoint")
+    names = (
+        [entry.get("checkpoint") for entry in best if isinstance(entry, dict)]
+        if isinstance(best, list)
+        else []
+    )
+    if isinstance(last, dict):
+        names.append(last.get("name"))
     return _Run(record["finished"], result.parent, [name for name in names if isinstance(name, str) and name])
-
-
-def _name_of(weights: object) -> object:
-    return weights.get("name") if isinstance(weights, dict) else None

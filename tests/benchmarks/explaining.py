@@ -1,4 +1,4 @@
-"""What `--explain` foretells, beside what the run then takes: time of one epoch, and largest memory.
+"""What `--explain` foretells, beside what the run then takes: its time, and its largest memory.
 
 By hand, alone on the machine, minutes for each protocol; words after `--` are overrides for all of them:
 

@@ -205,11 +205,10 @@ def _read_part(folder: Path, parts: Path, job: Job) -> Written | None:
     try:
         content = json.loads(_part(parts, job).read_bytes())
         entry = ShardEntry.from_json(content["entry"]) if content["entry"] else None
-        if entry is None or (folder / entry.file).stat().st_size == entry.size_bytes:
-            return Written(**{**content, "entry": entry})
+        whole = entry is None or (folder / entry.file).stat().st_size == entry.size_bytes
+        return Written(**{**content, "entry": entry}) if whole else None
     except (OSError, ValueError, TypeError, LookupError):
-        pass
-    return None
+        return None  # no note, or none that can be read: the shard is made anew
 
 
 def _manifest(
