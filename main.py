@@ -3,7 +3,13 @@
 import sys
 from pathlib import Path
 
-from ignite_trainer.cli import main
+try:
+    from ignite_trainer.cli import main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: {error}; this Python is {sys.executable}. Activate the environment that `make run` sets up, "
+        "`. .venv/bin/activate`, or install requirements.txt as the README says."
+    )
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], defaults=Path(__file__).parent / "protocols" / "defaults.json"))

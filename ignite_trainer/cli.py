@@ -224,7 +224,12 @@ def _matching(patterns: Sequence[str], *, leave_out: Sequence[Path]) -> list[Pat
         found = [pattern] if is_file else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         matches = [match for match in found if Path(match).resolve() not in others]
         if not matches:
-            near = [str(path) for path in Path(pattern).parent.glob("*.json") if path.resolve() not in others]
+            # Of its own folder, or else of the shipped ones.
+            folders = [Path(pattern).parent, *(path.parent for path in leave_out)]
+            listed = (
+                [path for path in folder.glob("*.json") if path.resolve() not in others] for folder in folders
+            )
+            near = [str(path) for path in next(filter(None, listed), [])]
             raise ProtocolError(f'no file matches "{pattern}"; {suggest(pattern, near)}', source="--config")
         paths.update(dict.fromkeys(Path(match) for match in matches))
     return list(paths)

@@ -205,6 +205,30 @@ def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(
     assert capsys.readouterr().err == said
 
 
+def test_where_there_are_no_protocols_a_shipped_one_is_named(
+    defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = defaults.parent / "shipped.json"
+    shipped.write_text("{}")
+    assert command("-c", tmp_path / "mine.json", defaults=defaults) == 2
+    said = capsys.readouterr().err
+    assert f'no file matches "{tmp_path / "mine.json"}"; ' in said
+    assert str(shipped) in said
+
+
+def test_a_python_without_the_requirements_is_told_what_to_do() -> None:
+    bare = subprocess.run(
+        [sys.executable, "-S", "main.py", "-c", "x.json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bare.returncode == 1
+    assert bare.stderr.startswith("error: No module named ")
+    assert "`. .venv/bin/activate`" in bare.stderr
+
+
 def test_an_unknown_override_runs_nothing(
     write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
