@@ -81,9 +81,16 @@ def test_two_processes_train_three_modalities_as_one_though_samples_lack_some(
         assert alone.gradients[tower].any()
 
 
+IN_PARTS = {"norms": "eval", "chunk": 3}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("batch", "options"), [(7, {"size": 64}), (8, {"norms": "eval", "chunk": 3})])
+@pytest.mark.parametrize(
+    ("dtype", "batch", "options"),
+    # Not float32 with norms in train mode: with two threads for one, a process then differs from itself by
+    # 3e-5 in the first loss, and by 6 % in the third.
+    [(torch.float64, 7, {"size": 64}), (torch.float64, 8, IN_PARTS), (torch.float32, 8, IN_PARTS)],
+)
 def test_steps_of_an_audioclip_with_batch_norm(
     tmp_path: Path, dtype: torch.dtype, batch: int, options: dict[str, Any]
 ) -> None:
