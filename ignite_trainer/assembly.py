@@ -27,6 +27,7 @@ from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.precision import loss_scaler
 from ignite_trainer.protocol import EvaluationSpec
 from ignite_trainer.reporters.reporter import Split
+from ignite_trainer.samples import FirstSamples
 from ignite_trainer.self_description import WeightsFile, hold_nothing_out, to_hold_out, weights_files
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
@@ -137,9 +138,17 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     )
 
 
-def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Parts:
-    """The parts with loaders of another `Setup`: of batch sizes, and workers; all else is the same."""
-    datasets = {split: parts.evaluation[split].dataset for split in SPLITS}
+def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, at_most: int | None = None) -> Parts:
+    """The parts with loaders of another `Setup`: of batch sizes, and workers; all else is the same.
+
+    Of each split there are `at_most` so many samples, its first ones; None: all.
+    """
+    datasets: dict[Split, Any] = {split: parts.evaluation[split].dataset for split in SPLITS}
+    if at_most is not None:
+        datasets = {
+            split: FirstSamples(dataset, min(at_most, parts.sizes[split]))
+            for split, dataset in datasets.items()
+        }
     training, evaluation = _build_loaders(
         blueprint,
         datasets,
@@ -148,7 +157,8 @@ def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Part
         device=parts.device,
         takes_unequal_lengths=parts.task.takes_unequal_lengths,
     )
-    return replace(parts, training=training, evaluation=evaluation)
+    sizes = {split: len(dataset) for split, dataset in datasets.items()}
+    return replace(parts, sizes=sizes, training=training, evaluation=evaluation)
 
 
 def _of_all(batch: int) -> str:

@@ -301,6 +301,7 @@ def _field_index(dataset: Dataset[Any], transform: FieldTransform) -> int:
     field = transform.field
     if first_readable(dataset, lambda sample: getattr(sample, field) is not None) is None:
         raise ProtocolError(
-            f'{transform.where}.field is "{field}", which is None: there is nothing to transform.'
+            f'{transform.where}.field is "{field}", which no sample looked at has: '
+            "there is nothing to transform."
         )
     return int(names.index(transform.field))

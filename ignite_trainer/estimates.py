@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ignite_trainer.assembly import Parts, with_other_batches
 from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.projection import project
+from ignite_trainer.rehearsal import Overhead, rehearse
 from ignite_trainer.stopwatch import Stopwatch
 
 Activity = Literal["training", "evaluation"]
@@ -59,8 +61,10 @@ class Estimates:
 
     Attributes:
         activities: a step of each.
-        seconds_per_epoch: training and the evaluations after it; where nothing is trained, the evaluation.
-        seconds_per_run: all epochs, and the evaluation before the first.
+        seconds_per_epoch: training, the evaluations after it, and what is saved and drawn then; where nothing
+            is trained, the evaluation.
+        seconds_per_run: all epochs, the evaluation before the first, and the report after the last.
+        beside_steps: what of these is neither training nor evaluation; a text why that could not be measured.
         peak_bytes: the most of all activities; None: not known.
         batch: shapes of the fields of a training batch, by name.
         stages: shapes of what modules give in a step, by name; B is the batch.
@@ -69,6 +73,7 @@ class Estimates:
     activities: dict[Activity, Estimate]
     seconds_per_epoch: float
     seconds_per_run: float
+    beside_steps: Overhead | str
     peak_bytes: int | None
     batch: dict[str, str]
     stages: dict[str, str]
@@ -88,12 +93,16 @@ def estimate(blueprint: Blueprint, parts: Parts, *, seed: int) -> Estimates:
     projection = project(blueprint.protocol, parts.sizes, rates)
     first = parts.sizes["test"] / rates["evaluation"]
     epochs = projection.epochs
-    peaks = [each.whole.peak_bytes for each in found.values() if each.whole.peak_bytes is not None]
+    beside_steps, peak = trial.rehearse(found.get("training"))
+    overhead = beside_steps if isinstance(beside_steps, Overhead) else Overhead(per_epoch=0.0, once=0.0)
+    peaks = [each for each in (peak, *(one.whole.peak_bytes for one in found.values())) if each is not None]
+    steps_per_epoch = (projection.seconds_per_run - first) / epochs if epochs else first
     return Estimates(
         activities=found,
-        seconds_per_epoch=(projection.seconds_per_run - first) / epochs if epochs else first,
-        seconds_per_run=projection.seconds_per_run,
-        peak_bytes=max(peaks) if peaks else None,
+        seconds_per_epoch=steps_per_epoch + overhead.per_epoch,
+        seconds_per_run=projection.seconds_per_run + epochs * overhead.per_epoch + overhead.once,
+        beside_steps=beside_steps,
+        peak_bytes=max(peaks, default=None),
         batch=trial.batch,
         stages=trial.stages,
     )
@@ -116,6 +125,18 @@ class _Trial:
         affordable = int(_SECONDS[activity] / few.seconds * few.samples)
         more = self._steps(activity, min(wanted, max(3 * self._few, affordable)))
         return Estimate(measured=(few, more), whole=_extrapolated(few, more, wanted))
+
+    def rehearse(self, training: Estimate | None) -> tuple[Overhead | str, int | None]:
+        """Measure what a run takes beside its steps, and its largest memory; why not, where that fails."""
+        parts = self._parts
+        samples = min(self._few, *parts.sizes.values())
+        step = training.measured[0].seconds if training else 0.0
+        _reset_peak(parts.device)
+        try:
+            found = rehearse(self._blueprint, parts, samples=samples, seed=self._seed, training_step=step)
+        except (ProtocolError, RunFailed) as error:
+            return str(error), None
+        return found, _peak(parts.device)
 
     def _steps(self, activity: Activity, samples: int) -> Point:
         protocol = self._blueprint.protocol

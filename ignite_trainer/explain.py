@@ -21,6 +21,7 @@ from ignite_trainer.estimates import Estimates, estimate
 from ignite_trainer.origins import Value
 from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.protocol import Protocol
+from ignite_trainer.rehearsal import Overhead
 from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration
@@ -55,8 +56,8 @@ def carry_out(
 def _explain_run(path: Path, blueprint: Blueprint) -> None:
     protocol = blueprint.protocol
     setup = protocol.setup.model_copy(update={"compile": False})
-    plain = {"setup": setup, "reporters": [], "evaluations": {}}
-    blueprint = _plain(blueprint, protocol.model_copy(update=plain))
+    plain = protocol.model_copy(update={"setup": setup, "evaluations": {}})
+    blueprint = replace(blueprint, protocol=plain, evaluations={})
     manual_seed(_SEED)
     try:
         parts = assemble(blueprint, seed=_SEED)
@@ -75,11 +76,6 @@ def _explain_run(path: Path, blueprint: Blueprint) -> None:
     _show_rows(
         f"{path}: estimates", ("", ""), _facts(found, parts.sizes, compiled=protocol.setup.compile).items()
     )
-
-
-def _plain(blueprint: Blueprint, protocol: Protocol) -> Blueprint:
-    """The blueprint for a protocol that names the same classes, or leaves some out."""
-    return replace(blueprint, protocol=protocol, evaluations={}, reporters=[])
 
 
 def _explain_model(path: Path, blueprint: Blueprint) -> None:
@@ -111,7 +107,14 @@ def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> d
     facts["The whole run"] = f"about {duration(found.seconds_per_run)}"
     peak = found.peak_bytes
     facts["Largest memory"] = "cannot be told here" if peak is None else f"about {peak / _GIB:.2f} GiB"
-    facts["Not counted"] = "loader processes, Evaluations, checkpoints" + (
+    beside = found.beside_steps
+    if isinstance(beside, Overhead):
+        facts["Of it beside steps"] = (
+            f"{beside.per_epoch:.3g} s an epoch for what is saved and drawn, {beside.once:.3g} s once"
+        )
+    else:
+        facts["What is saved and drawn"] = f"is not in it, and could not be measured: {beside}"
+    facts["Not counted"] = "loader processes, Evaluations" + (
         "; measured without Setup.compile" if compiled else ""
     )
     return facts

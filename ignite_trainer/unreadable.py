@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
 
 
 _OF_CODE = (ProtocolError, NotImplementedError, RecursionError)
-_LOOKED_AT = 100  # samples, for one that can be read
+_LOOKED_AT = 100  # samples, for one that can be read and has what is wanted
 
 
 _KEPT = "What finished epochs reached is kept."
@@ -120,9 +121,12 @@ class UnreadableSamples:
 
 
 def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
-    """The first sample that can be read, which tells what fields samples have; None if none is `wanted`."""
+    """A sample that can be read, which tells what fields samples have; None if none that is `wanted`.
+
+    It is the first of those looked at, which lie all over the data set: tables are often sorted.
+    """
     failed: list[Unreadable] = []
-    looked_at = range(min(len(dataset), _LOOKED_AT))
+    looked_at = range(0, len(dataset), math.ceil(len(dataset) / _LOOKED_AT) or 1)
     for index in looked_at:
         try:
             sample = dataset[index]
@@ -134,7 +138,7 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
     if len(failed) < len(looked_at):
         return None
     raise ProtocolError(
-        f"Dataset: of the first {len(failed)} samples none can be read: {failed[0].error if failed else ''}"
+        f"Dataset: of {len(failed)} samples looked at none can be read: {failed[0].error if failed else ''}"
     )
 
 

@@ -336,5 +336,5 @@ def test_an_unknown_field_is_an_error_with_the_nearest() -> None:
 def test_a_field_that_is_none_cannot_be_transformed() -> None:
     with pytest.raises(ProtocolError) as caught:
         loader(on("nothing", Hiss()), dataset=pairs())
-    said = 'Transforms[0].field is "nothing", which is None: there is nothing to transform.'
+    said = 'Transforms[0].field is "nothing", which no sample looked at has: there is nothing to transform.'
     assert str(caught.value) == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,15 @@ from toy_research.protocols import TRUSTED, run_toy, toy
 
 from ignite_trainer import cli
 from ignite_trainer.assembly import assemble
-from ignite_trainer.blueprint import draw
+from ignite_trainer.blueprint import Blueprint, draw
+from ignite_trainer.errors import RunFailed
 from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
 from ignite_trainer.extending import read_layers
 from ignite_trainer.origins import trace
 from ignite_trainer.overrides import split_overrides
+from ignite_trainer.rehearsal import Overhead
+from ignite_trainer.reporters import JsonLines
+from ignite_trainer.reporters.reporter import Evaluated, RunEnd
 from ignite_trainer.validation import validate
 
 
@@ -94,7 +99,10 @@ def test_steps_of_two_sizes_give_a_line() -> None:
 
 
 def estimates(root: Path, **changes: object) -> Estimates:
-    blueprint = draw(validate(toy(root, **changes)), trusted=TRUSTED)
+    return estimated(draw(validate(toy(root, **changes)), trusted=TRUSTED))
+
+
+def estimated(blueprint: Blueprint) -> Estimates:
     torch.manual_seed(0)
     parts = assemble(blueprint, seed=0)
     try:
@@ -110,9 +118,46 @@ def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> N
     sizes = assemble(draw(validate(toy(tmp_path)), trusted=TRUSTED), seed=0).sizes
     expected = sizes["train"] // 8 * training.seconds
     expected += (sizes["train"] + sizes["test"]) / evaluation.samples * evaluation.seconds
-    assert found.seconds_per_epoch == pytest.approx(expected)
+    beside = found.beside_steps
+    assert isinstance(beside, Overhead)
+    assert found.seconds_per_epoch == pytest.approx(expected + beside.per_epoch)
     first = sizes["test"] / evaluation.samples * evaluation.seconds
-    assert found.seconds_per_run == pytest.approx(2 * expected + first)
+    assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + beside.once)
+
+
+class Slow(JsonLines):
+    """A reporter that takes a while for every evaluation, and at the end."""
+
+    def on_evaluation(self, _: Evaluated) -> None:
+        time.sleep(0.2)
+
+    def on_end(self, _: RunEnd) -> None:
+        time.sleep(1.0)
+
+
+def test_what_reporters_take_is_counted(tmp_path: Path) -> None:
+    """Of the three passes that the rehearsal makes two are of its epoch, and one is before it."""
+    blueprint = draw(validate(toy(tmp_path, Setup__epochs=2)), trusted=TRUSTED)
+    plain = estimated(replace(blueprint, reporters=[])).beside_steps
+    slow = estimated(replace(blueprint, reporters=[(Slow, {})])).beside_steps
+    assert isinstance(plain, Overhead)
+    assert isinstance(slow, Overhead)
+    assert slow.per_epoch - plain.per_epoch == pytest.approx(0.4, abs=0.15)
+    assert slow.once - plain.once == pytest.approx(1.2, abs=0.3)
+
+
+class Full(JsonLines):
+    """A reporter that finds the disk full."""
+
+    def on_end(self, _: RunEnd) -> None:
+        raise RunFailed("No space is left.")
+
+
+def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(tmp_path: Path) -> None:
+    blueprint = draw(validate(toy(tmp_path)), trusted=TRUSTED)
+    found = estimated(replace(blueprint, reporters=[(Full, {})]))
+    assert found.beside_steps == "No space is left."
+    assert found.seconds_per_run > 0
 
 
 @pytest.mark.skipif(
@@ -127,7 +172,7 @@ def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
     changes = {
-        "Task": {"class": "toy_research.comparing.Asleep", "args": {"seconds": 0.05}},
+        "Task": {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.05}},
         "Setup__epochs": 4,
     }
     found = estimates(tmp_path, **changes)

@@ -225,6 +225,18 @@ def test_data_that_cannot_be_meant_is_refused_before_training(
         AudioTextContrastive().prepare(model, train=clips, test=clips)
 
 
+def test_a_first_sample_that_cannot_be_read_is_left_to_the_run(model: AudioCLIP) -> None:
+    class Gone(Clips):
+        def __getitem__(self, index: int) -> Sample:
+            if index == 0:
+                raise OSError("0.wav is gone")
+            return super().__getitem__(index)
+
+    AudioTextContrastive().prepare(model, train=Gone(), test=Gone())
+    with pytest.raises(ValueError, match=r"Sample 1 has a peak of 0\."):
+        AudioTextContrastive().prepare(model, train=Gone(scale=0.2), test=Gone())
+
+
 def test_tasks_refuse_models_and_options_that_do_not_fit(model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match=r"needs an AudioCLIP model; Model\.class is a Linear"):
         AudioTextContrastive().prepare(nn.Linear(1, 1), train=Clips(), test=Clips())
