@@ -1,0 +1,50 @@
+"""What the READMEs lead to is there: files, sections, protocols, modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md")])
+
+
+def anchors(path: Path) -> set[str]:
+    """The names by which a page's sections are linked: lower case, hyphens for spaces, no punctuation."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(readme: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", readme.read_text())
+    for link in links:
+        file, _, section = link.partition("#")
+        if file.startswith(("https:", "http:")):
+            continue
+        target = (readme.parent / file).resolve() if file else readme
+        assert target.exists(), link
+        assert not section or section in anchors(target), link
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_modules_of_commands_are_there(readme: Path) -> None:
+    text = readme.read_text()
+    for name in re.findall(
+        r"(?:tests|demo|protocols|assets|utils|ignite_trainer)/[\w\-/.]+\.(?:py|json|png|ipynb)", text
+    ):
+        assert (ROOT / name).exists() or name == "protocols/X.json", name
+    for module in re.findall(r"python -m ((?:utils|ignite_trainer)[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
+
+
+def test_every_protocol_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text() + (ROOT / "ignite_trainer/README.md").read_text()
+    shipped = {path.stem for path in (ROOT / "protocols").glob("*.json")} - {"schema", "defaults"}
+    endings = {name: re.sub(r"^(audioset|scenes|quickstart)", "", name) for name in shipped}
+    missing = {name for name, ending in endings.items() if name not in text and f"`{ending}" not in text}
+    assert not missing
