@@ -1,11 +1,13 @@
 """What a run will take, from a few of its steps: time of an epoch, memory, and the shapes on the way.
 
 Steps are measured at the protocol's batch size where that takes little time; else at two smaller ones, and a
-straight line through the two says what the whole batch takes.
+straight line through the two says what the whole batch takes. The larger one goes first: between the pieces
+of memory that smaller steps used and the process keeps there is no room for larger ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,12 +40,14 @@ class Point(NamedTuple):
 
     Attributes:
         samples: the batch size.
-        seconds: mean of the steps.
+        seconds: mean of the steps, but for the first.
+        first_seconds: by how much the first step takes longer, which gets its memory from the system.
         peak_bytes: largest resident memory of the process, or what an accelerator held; None: not known.
     """
 
     samples: int
     seconds: float
+    first_seconds: float
     peak_bytes: int | None
 
 
@@ -66,7 +70,7 @@ class Estimates:
         seconds_per_run: all epochs, the evaluation before the first, and the report after the last.
         beside_steps: what of these is neither training nor evaluation; a text why that could not be measured.
         peak_bytes: the most of all activities; None: not known.
-        batch: shapes of the fields of a training batch, by name.
+        batch: shapes of the fields of a batch, by name: of training, if anything is trained.
         stages: shapes of what modules give in a step, by name; B is the batch.
     """
 
@@ -93,14 +97,15 @@ def estimate(blueprint: Blueprint, parts: Parts, *, seed: int) -> Estimates:
     projection = project(blueprint.protocol, parts.sizes, rates)
     first = parts.sizes["test"] / rates["evaluation"]
     epochs = projection.epochs
-    beside_steps, peak = trial.rehearse(found.get("training"))
+    beside_steps, peak = trial.rehearse()
     overhead = beside_steps if isinstance(beside_steps, Overhead) else Overhead(per_epoch=0.0, once=0.0)
     peaks = [each for each in (peak, *(one.whole.peak_bytes for one in found.values())) if each is not None]
+    once = overhead.once + sum(each.whole.first_seconds for each in found.values())
     steps_per_epoch = (projection.seconds_per_run - first) / epochs if epochs else first
     return Estimates(
         activities=found,
         seconds_per_epoch=steps_per_epoch + overhead.per_epoch,
-        seconds_per_run=projection.seconds_per_run + epochs * overhead.per_epoch + overhead.once,
+        seconds_per_run=projection.seconds_per_run + epochs * overhead.per_epoch + once,
         beside_steps=beside_steps,
         peak_bytes=max(peaks, default=None),
         batch=trial.batch,
@@ -114,23 +119,26 @@ class _Trial:
     def __init__(self, blueprint: Blueprint, parts: Parts, *, seed: int) -> None:
         self._blueprint, self._parts, self._seed = blueprint, parts, seed
         self._few = max(_FEW, blueprint.protocol.setup.chunk or 0)
+        self._first_of_few: dict[Activity, float] = {}  # seconds
         self.batch: dict[str, str] = {}
         self.stages: dict[str, str] = {}
 
     def measure(self, activity: Activity, wanted: int) -> Estimate:
-        """Measure steps of a few samples, then of as many as there is time for."""
-        few = self._steps(activity, min(self._few, wanted))
-        if few.samples == wanted:
-            return Estimate(measured=(few,), whole=few)
-        affordable = int(_SECONDS[activity] / few.seconds * few.samples)
-        more = self._steps(activity, min(wanted, max(3 * self._few, affordable)))
+        """Measure steps of the whole batch, or else of as many samples as there is time for, and of fewer."""
+        trial = self._steps(activity, min(self._few, wanted), trial=True)
+        self._first_of_few[activity] = trial.seconds + trial.first_seconds
+        affordable = max(3 * self._few, int(_SECONDS[activity] / trial.seconds * trial.samples))
+        more = self._steps(activity, min(wanted, affordable))
+        if more.samples == wanted:
+            return Estimate(measured=(more,), whole=more)
+        few = self._steps(activity, more.samples // 3)
         return Estimate(measured=(few, more), whole=_extrapolated(few, more, wanted))
 
-    def rehearse(self, training: Estimate | None) -> tuple[Overhead | str, int | None]:
+    def rehearse(self) -> tuple[Overhead | str, int | None]:
         """Measure what a run takes beside its steps, and its largest memory; why not, where that fails."""
         parts = self._parts
         samples = min(self._few, *parts.sizes.values())
-        step = training.measured[0].seconds if training else 0.0
+        step = self._first_of_few.get("training", 0.0)
         _reset_peak(parts.device)
         try:
             found = rehearse(self._blueprint, parts, samples=samples, seed=self._seed, training_step=step)
@@ -138,32 +146,35 @@ class _Trial:
             return str(error), None
         return found, _peak(parts.device)
 
-    def _steps(self, activity: Activity, samples: int) -> Point:
+    def _steps(self, activity: Activity, samples: int, *, trial: bool = False) -> Point:
+        """Measure steps; of a trial see the shapes, too, and leave memory as it was."""
         protocol = self._blueprint.protocol
-        setup = protocol.setup.model_copy(
-            update={"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
-        )
+        changes = {"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
+        if trial:
+            changes["keep_memory"] = False
+        setup = protocol.setup.model_copy(update=changes)
         blueprint = replace(self._blueprint, protocol=protocol.model_copy(update={"setup": setup}))
-        parts = with_other_batches(blueprint, self._parts, seed=self._seed)
-        try:
-            return self._timed(activity, blueprint, parts, samples)
-        finally:
-            parts.close()
+        with contextlib.closing(with_other_batches(blueprint, self._parts, seed=self._seed)) as parts:
+            if activity == "training":
+                watch, loader = Stopwatch.of_training(blueprint, parts), parts.training
+                parts.plan.train_mode(parts.model)
+            else:
+                watch, loader = Stopwatch.of_evaluation(blueprint, parts), parts.evaluation["test"]
+            _reset_peak(parts.device)
+            with watch.conditions():
+                if not trial:
+                    return self._timed(watch, samples)
+                self.batch = _shapes_of_fields(next(iter(loader)).sample, samples)
+                with _Stages(parts.model, samples, self.stages):
+                    return self._timed(watch, samples)
 
-    def _timed(self, activity: Activity, blueprint: Blueprint, parts: Parts, samples: int) -> Point:
-        if activity == "training":
-            watch = Stopwatch.of_training(blueprint, parts)
-            parts.plan.train_mode(parts.model)
-        else:
-            watch = Stopwatch.of_evaluation(blueprint, parts)
-        if not self.batch:
-            self.batch = _shapes_of_fields(next(iter(parts.training)).sample, samples)
-        _reset_peak(parts.device)
-        with watch.conditions():
-            with _Stages(parts.model, samples, self.stages):
-                warm_up = _seconds(watch, 1)
-            rounds = 1 if warm_up > _LONG else 2
-            return Point(samples, _seconds(watch, rounds) / rounds, _peak(parts.device))
+    def _timed(self, watch: Stopwatch, samples: int) -> Point:
+        first = _seconds(watch, 1)
+        rounds = 1 if first > _LONG else 2
+        if not self._blueprint.protocol.setup.epochs and samples == self._parts.sizes["test"]:
+            return Point(samples, first, 0.0, _peak(self._parts.device))  # the run has no other step
+        seconds = _seconds(watch, rounds) / rounds
+        return Point(samples, seconds, max(0.0, first - seconds), _peak(self._parts.device))
 
 
 class _Stages:
@@ -196,9 +207,6 @@ def _seconds(watch: Stopwatch, rounds: int) -> float:
 
 
 def _extrapolated(few: Point, more: Point, samples: int) -> Point:
-    if more.samples == samples:
-        return more
-
     def line(one: float, other: float) -> float:
         slope = max(0.0, (other - one) / (more.samples - few.samples))
         return other + slope * (samples - more.samples)
@@ -206,7 +214,8 @@ def _extrapolated(few: Point, more: Point, samples: int) -> Point:
     peak = None
     if few.peak_bytes is not None and more.peak_bytes is not None:
         peak = int(line(few.peak_bytes, more.peak_bytes))
-    return Point(samples, line(few.seconds, more.seconds), peak)
+    first = line(few.first_seconds, more.first_seconds)
+    return Point(samples, line(few.seconds, more.seconds), first, peak)
 
 
 def _shapes_of_fields(sample: Any, samples: int) -> dict[str, str]:

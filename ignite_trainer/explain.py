@@ -71,7 +71,7 @@ def _explain_run(path: Path, blueprint: Blueprint) -> None:
         found = estimate(blueprint, parts, seed=_SEED)
     finally:
         parts.close()
-    _show_rows(f"{path}: a training batch", ("field", "shape"), found.batch.items())
+    _show_rows(f"{path}: a batch", ("field", "shape"), found.batch.items())
     _show_rows(f"{path}: stages of the model", ("module", "gives"), found.stages.items())
     _show_rows(
         f"{path}: estimates", ("", ""), _facts(found, parts.sizes, compiled=protocol.setup.compile).items()
@@ -102,7 +102,10 @@ def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> d
         how = (
             "measured" if each.measured[-1].samples == whole.samples else f"from steps of {measured} samples"
         )
-        facts[f"A step of {activity}"] = f"{whole.seconds:.3g} s for {whole.samples} samples ({how})"
+        facts[f"A step of {activity}"] = (
+            f"{whole.seconds:.3g} s for {whole.samples} samples ({how}), the first one "
+            f"{whole.seconds + whole.first_seconds:.3g} s"
+        )
     facts["An epoch, evaluation included"] = f"about {duration(found.seconds_per_epoch)}"
     facts["The whole run"] = f"about {duration(found.seconds_per_run)}"
     peak = found.peak_bytes

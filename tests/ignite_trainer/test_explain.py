@@ -92,10 +92,12 @@ def test_a_class_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_steps_of_two_sizes_give_a_line() -> None:
-    few, more = Point(4, 1.0, 1000), Point(12, 2.0, 1800)
-    assert _extrapolated(few, more, 64) == Point(64, 2.0 + 52 / 8, 1800 + 52 * 100)
-    assert _extrapolated(few, more, 12) == more
-    assert _extrapolated(few, Point(12, 0.9, None), 64) == Point(64, 0.9, None)  # never less than was seen
+    few, more = Point(4, 1.0, 0.5, 1000), Point(12, 2.0, 0.7, 1800)
+    whole = _extrapolated(few, more, 64)
+    assert (whole.samples, whole.peak_bytes) == (64, 1800 + 52 * 100)
+    assert (whole.seconds, whole.first_seconds) == pytest.approx((2.0 + 52 / 8, 0.7 + 52 * 0.2 / 8))
+    # Never less than was seen.
+    assert _extrapolated(few, Point(12, 0.9, 0.1, None), 64) == Point(64, 0.9, 0.1, None)
 
 
 def estimates(root: Path, **changes: object) -> Estimates:
@@ -122,7 +124,8 @@ def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> N
     assert isinstance(beside, Overhead)
     assert found.seconds_per_epoch == pytest.approx(expected + beside.per_epoch)
     first = sizes["test"] / evaluation.samples * evaluation.seconds
-    assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + beside.once)
+    cold = training.first_seconds + evaluation.first_seconds
+    assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + beside.once + cold)
 
 
 class Slow(JsonLines):
