@@ -27,7 +27,6 @@ from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.precision import loss_scaler
 from ignite_trainer.protocol import EvaluationSpec
 from ignite_trainer.reporters.reporter import Split
-from ignite_trainer.samples import FirstSamples
 from ignite_trainer.self_description import WeightsFile, hold_nothing_out, to_hold_out, weights_files
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
@@ -138,17 +137,12 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     )
 
 
-def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, at_most: int | None = None) -> Parts:
+def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, limit: int | None = None) -> Parts:
     """The parts with loaders of another `Setup`: of batch sizes, and workers; all else is the same.
 
-    Of each split there are `at_most` so many samples, its first ones; None: all.
+    An epoch, and a pass over a split, has `limit` batches at most; None: all.
     """
     datasets: dict[Split, Any] = {split: parts.evaluation[split].dataset for split in SPLITS}
-    if at_most is not None:
-        datasets = {
-            split: FirstSamples(dataset, min(at_most, parts.sizes[split]))
-            for split, dataset in datasets.items()
-        }
     training, evaluation = _build_loaders(
         blueprint,
         datasets,
@@ -156,9 +150,9 @@ def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, at_most
         seed=seed,
         device=parts.device,
         takes_unequal_lengths=parts.task.takes_unequal_lengths,
+        limit=limit,
     )
-    sizes = {split: len(dataset) for split, dataset in datasets.items()}
-    return replace(parts, sizes=sizes, training=training, evaluation=evaluation)
+    return replace(parts, training=training, evaluation=evaluation)
 
 
 def _of_all(batch: int) -> str:
@@ -282,6 +276,7 @@ def _build_loaders(
     seed: int,
     device: torch.device,
     takes_unequal_lengths: bool,
+    limit: int | None = None,
 ) -> tuple[SplitLoader, dict[Split, SplitLoader]]:
     """The training loader and one for the evaluation of each split."""
     setup = blueprint.protocol.setup
@@ -304,6 +299,7 @@ def _build_loaders(
         device=device,
         batches=batches["train"],
         unreadable=unreadable["train"],
+        limit=limit,
     )
     evaluation = {
         split: SplitLoader(
@@ -318,6 +314,7 @@ def _build_loaders(
             unequal_lengths=takes_unequal_lengths,
             batches=batches[split],
             unreadable=unreadable[split],
+            limit=limit,
         )
         for split in SPLITS
     }

@@ -73,7 +73,7 @@ def _command(
         loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
         if flags.check or flags.explain:
             look = _check if flags.check else functools.partial(_explain, overrides, defaults)
-            return look(loads, trusted=flags.trust)
+            return _look(look, loads, trusted=flags.trust)
         protocols = {path: load_one() for path, load_one in loads.items()}
         if resumed and (len(protocols) > 1 or any(protocol.sweep for protocol in protocols.values())):
             raise ProtocolError(
@@ -123,6 +123,18 @@ def _say(text: str) -> None:
         if not first_to_speak():
             return
     print(text, file=sys.stderr, flush=True)
+
+
+def _look(
+    look: Callable[..., int], loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[str]
+) -> int:
+    """Carry out what only looks at protocols; a signal leaves nothing of it behind."""
+    try:
+        with stopped_by_signals():
+            return look(loads, trusted=trusted)
+    except RunStopped as stopped:
+        _say(f"stopped by {stopped.signal}")
+        return EXIT_STOPPED
 
 
 def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[str]) -> int:

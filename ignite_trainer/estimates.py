@@ -8,8 +8,9 @@ of memory that smaller steps used and the process keeps there is no room for lar
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from ignite_trainer.assembly import Parts, with_other_batches
 from ignite_trainer.blueprint import Blueprint
-from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.data import SplitLoader
+from ignite_trainer.out_of_memory import first_line
 from ignite_trainer.projection import project
 from ignite_trainer.rehearsal import Overhead, rehearse
 from ignite_trainer.stopwatch import Stopwatch
@@ -83,15 +85,20 @@ class Estimates:
     stages: dict[str, str]
 
 
-def estimate(blueprint: Blueprint, parts: Parts, *, seed: int) -> Estimates:
-    """Carry out a few steps of each activity; the model's weights are not the same afterwards."""
+def estimate(
+    blueprint: Blueprint, parts: Parts, *, seed: int, tell: Callable[[str], object] = lambda _: None
+) -> Estimates:
+    """Carry out a few steps of each activity; the model's weights are not the same afterwards.
+
+    `tell` is called with what is measured next.
+    """
     setup = blueprint.protocol.setup
     wanted: dict[Activity, int] = {
         "evaluation": min(setup.batch_test or setup.batch_train, parts.sizes["test"])
     }
     if parts.optimizer:
         wanted["training"] = setup.batch_train
-    trial = _Trial(blueprint, parts, seed=seed)
+    trial = _Trial(blueprint, parts, seed=seed, tell=tell)
     found = {activity: trial.measure(activity, samples) for activity, samples in wanted.items()}
     rates: dict[str, float] = {name: each.whole.samples / each.whole.seconds for name, each in found.items()}
     projection = project(blueprint.protocol, parts.sizes, rates)
@@ -116,17 +123,17 @@ def estimate(blueprint: Blueprint, parts: Parts, *, seed: int) -> Estimates:
 class _Trial:
     """Carries out steps with batches of several sizes."""
 
-    def __init__(self, blueprint: Blueprint, parts: Parts, *, seed: int) -> None:
-        self._blueprint, self._parts, self._seed = blueprint, parts, seed
+    def __init__(
+        self, blueprint: Blueprint, parts: Parts, *, seed: int, tell: Callable[[str], object]
+    ) -> None:
+        self._blueprint, self._parts, self._seed, self._tell = blueprint, parts, seed, tell
         self._few = max(_FEW, blueprint.protocol.setup.chunk or 0)
-        self._first_of_few: dict[Activity, float] = {}  # seconds
         self.batch: dict[str, str] = {}
         self.stages: dict[str, str] = {}
 
     def measure(self, activity: Activity, wanted: int) -> Estimate:
         """Measure steps of the whole batch, or else of as many samples as there is time for, and of fewer."""
         trial = self._steps(activity, min(self._few, wanted), trial=True)
-        self._first_of_few[activity] = trial.seconds + trial.first_seconds
         affordable = max(3 * self._few, int(_SECONDS[activity] / trial.seconds * trial.samples))
         more = self._steps(activity, min(wanted, affordable))
         if more.samples == wanted:
@@ -136,18 +143,17 @@ class _Trial:
 
     def rehearse(self) -> tuple[Overhead | str, int | None]:
         """Measure what a run takes beside its steps, and its largest memory; why not, where that fails."""
-        parts = self._parts
-        samples = min(self._few, *parts.sizes.values())
-        step = self._first_of_few.get("training", 0.0)
-        _reset_peak(parts.device)
+        self._tell("Measuring what is saved and drawn")
+        _reset_peak(self._parts.device)
         try:
-            found = rehearse(self._blueprint, parts, samples=samples, seed=self._seed, training_step=step)
-        except (ProtocolError, RunFailed) as error:
-            return str(error), None
-        return found, _peak(parts.device)
+            found = rehearse(self._blueprint, self._parts, samples=self._few, seed=self._seed)
+        except Exception as error:  # whatever it is, what was measured before is told
+            return f"a trial run of {self._few} samples failed: {first_line(error)}", None
+        return found, _peak(self._parts.device)
 
     def _steps(self, activity: Activity, samples: int, *, trial: bool = False) -> Point:
         """Measure steps; of a trial see the shapes, too, and leave memory as it was."""
+        self._tell(f"Measuring {activity} with batches of {samples}")
         protocol = self._blueprint.protocol
         changes = {"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
         if trial:
@@ -164,7 +170,7 @@ class _Trial:
             with watch.conditions():
                 if not trial:
                     return self._timed(watch, samples)
-                self.batch = _shapes_of_fields(next(iter(loader)).sample, samples)
+                self.batch = _shapes_of_fields(_first_sample(loader), samples)
                 with _Stages(parts.model, samples, self.stages):
                     return self._timed(watch, samples)
 
@@ -198,6 +204,11 @@ class _Stages:
             self._found.setdefault(name, f"{type(module).__name__} {_shape(output, self._samples)}")
 
         return note
+
+
+def _first_sample(loader: SplitLoader) -> Any:
+    """The first batch of which something can be read."""
+    return next(batch.sample for batch in loader if batch.sample is not None)
 
 
 def _seconds(watch: Stopwatch, rounds: int) -> float:
@@ -243,6 +254,7 @@ def _shape(value: Any, samples: int) -> str:
 
 
 def _reset_peak(device: torch.device) -> None:
+    gc.collect()  # a copy of the data on the device, say, of a loader that was used before
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _PEAK_RESET.exists():

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ignite.utils import manual_seed
+from tqdm import tqdm
 
 from ignite_trainer.assembly import assemble, try_out_model
 from ignite_trainer.blueprint import Blueprint, draw
@@ -68,7 +69,8 @@ def _explain_run(path: Path, blueprint: Blueprint) -> None:
         return
     try:
         _show_rules(path, blueprint, parts.plan)
-        found = estimate(blueprint, parts, seed=_SEED)
+        with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
+            found = estimate(blueprint, parts, seed=_SEED, tell=line.set_description_str)
     finally:
         parts.close()
     _show_rows(f"{path}: a batch", ("field", "shape"), found.batch.items())
@@ -108,16 +110,16 @@ def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> d
         )
     facts["An epoch, evaluation included"] = f"about {duration(found.seconds_per_epoch)}"
     facts["The whole run"] = f"about {duration(found.seconds_per_run)}"
-    peak = found.peak_bytes
-    facts["Largest memory"] = "cannot be told here" if peak is None else f"about {peak / _GIB:.2f} GiB"
     beside = found.beside_steps
     if isinstance(beside, Overhead):
-        facts["Of it beside steps"] = (
+        facts["Of that beside steps"] = (
             f"{beside.per_epoch:.3g} s an epoch for what is saved and drawn, {beside.once:.3g} s once"
         )
     else:
         facts["What is saved and drawn"] = f"is not in it, and could not be measured: {beside}"
-    facts["Not counted"] = "loader processes, Evaluations" + (
+    peak = found.peak_bytes
+    facts["Largest memory"] = "cannot be told here" if peak is None else f"about {peak / _GIB:.2f} GiB"
+    facts["Not counted"] = "loader processes, Evaluations, states within an epoch, dashboards" + (
         "; measured without Setup.compile" if compiled else ""
     )
     return facts

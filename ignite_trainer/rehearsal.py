@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ignite_trainer import results
 from ignite_trainer.assembly import Parts, with_other_batches
 from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.faults import explained
 from ignite_trainer.instantiate import build
 from ignite_trainer.memory import freed_memory
 from ignite_trainer.one_run import Run
@@ -30,74 +33,90 @@ class Overhead(NamedTuple):
     once: float
 
 
-def rehearse(
-    blueprint: Blueprint, parts: Parts, *, samples: int, seed: int, training_step: float
-) -> Overhead:
-    """Carry out a run of one epoch with a few samples, in a temporary folder.
+def rehearse(blueprint: Blueprint, parts: Parts, *, samples: int, seed: int) -> Overhead:
+    """Carry out a run of one epoch, of one batch in training and in each pass, in a temporary folder.
+
+    The folder is where results would be, if something can be written there: it is their disk that counts.
+    `Evaluations` do not take part.
 
     Args:
-        blueprint: of the run; its `Evaluations` do not take part.
+        blueprint: of the run.
         parts: whose model and optimizer are not the same afterwards.
-        samples: of each split.
+        samples: of a batch, if those of the protocol are not smaller.
         seed: of the run.
-        training_step: seconds that a step of so many samples takes; 0 where nothing is trained.
 
     Raises:
         ProtocolError: the parts do not work with so few samples.
         RunFailed: neither does the run, or its files cannot be written.
     """
-    setup = blueprint.protocol.setup
+    protocol = blueprint.protocol
+    setup = protocol.setup
     changes = {
         "seed": seed,
         "epochs": min(setup.epochs, 1),
-        "batch_train": samples,
-        "batch_test": samples,
+        "batch_train": min(samples, setup.batch_train),
+        "batch_test": min(samples, setup.batch_test or setup.batch_train),
         "workers_train": 0,
         "workers_test": 0,
     }
-    protocol = blueprint.protocol.model_copy(
-        update={"setup": setup.model_copy(update=changes), "evaluations": {}}
-    )
+    protocol = protocol.model_copy(update={"setup": setup.model_copy(update=changes), "evaluations": {}})
     small = replace(blueprint, protocol=protocol, evaluations={})
-    made = [
-        build(kind, args, where="Reporters")
-        for kind, args in blueprint.reporters
-        if issubclass(kind, _REHEARSED)
-    ]
-    clock = _Clock()
+    made = [build(kind, args, where="Reporters") for kind, args in blueprint.reporters if kind in _REHEARSED]
+    first, last = _Clock(), _Clock()
     with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.closing(with_other_batches(small, parts, seed=seed, at_most=samples)) as few,
-        contextlib.closing(Together([clock, *made])) as reporters,
+        tempfile.TemporaryDirectory(prefix="explained-", dir=_writable(results.root_of(protocol))) as folder,
+        explained(Path(folder)),
+        contextlib.closing(with_other_batches(small, parts, seed=seed, limit=1)) as few,
+        contextlib.closing(Together([first, *made, last])) as reporters,
         float32_products(setup.precision),
         freed_memory(kept=setup.keep_memory),
     ):
         start = time.monotonic()
-        Run(small, few, Path(folder), reporters, StopRequest()).carry_out(seed, resume=False)
-        return clock.overhead(time.monotonic() - start - training_step)
+        Run(small, replace(few, evaluations={}), Path(folder), reporters, StopRequest()).carry_out(
+            seed, resume=False
+        )
+        return _overhead(time.monotonic() - start, first, last)
 
 
 class _Clock(Reporter):
-    """Notes when a run had evaluated, and when it ended; it is told before other reporters are."""
+    """Notes when it is told that a pass has ended, how long that took, and when the run has ended."""
 
     def __init__(self) -> None:
-        self._passes: list[tuple[float, Evaluated]] = []
-        self._ended = 0.0
+        self.passes: list[tuple[float, float]] = []
+        self.ended = 0.0
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Note the time after a pass."""
-        self._passes.append((time.monotonic(), result))
+        self.passes.append((time.monotonic(), result.seconds))
 
     def on_end(self, _: RunEnd) -> None:
         """Note the time after the last epoch."""
-        self._ended = time.monotonic()
+        self.ended = time.monotonic()
 
-    def overhead(self, seconds: float) -> Overhead:
-        """Share what a run took beside its training between its one epoch and the rest."""
-        after_epoch = [(at, each.seconds) for at, each in self._passes if each.epoch]
-        per_epoch = 0.0
-        if after_epoch:
-            first, *others = after_epoch
-            per_epoch = self._ended - first[0] - sum(taken for _, taken in others)
-        once = seconds - per_epoch - sum(each.seconds for _, each in self._passes)
-        return Overhead(per_epoch=max(0.0, per_epoch), once=max(0.0, once))
+
+def _overhead(seconds: float, first: _Clock, last: _Clock) -> Overhead:
+    """Share what a run took beside its passes and its training between its one epoch and the rest.
+
+    ```text
+    start | pass | reporters | training | pass | reporters, pass, reporters, checkpoint | report
+                 ^ first     ^ last            ^ first                                  ^ ended
+    ```
+
+    Args:
+        seconds: of the whole run.
+        first: was told before the other reporters.
+        last: after them.
+    """
+    per_epoch = training = 0.0
+    if len(first.passes) > 1:
+        _, (after_training, taken), *others = first.passes
+        training = after_training - taken - last.passes[0][0]
+        per_epoch = first.ended - after_training - sum(each for _, each in others)
+    once = seconds - training - per_epoch - sum(each for _, each in first.passes)
+    return Overhead(per_epoch=max(0.0, per_epoch), once=max(0.0, once))
+
+
+def _writable(root: Path) -> Path | None:
+    """The folder of results, or the nearest above it that is there; None if nothing can be written there."""
+    nearest = next(path for path in (root, *root.absolute().parents) if path.is_dir())
+    return nearest if os.access(nearest, os.W_OK) else None

@@ -24,29 +24,6 @@ Batched = tuple[Tensor, Any, list[Unreadable]]
 """Indices of the samples of a batch that were read, these collated (None: there are none), and the others."""
 
 
-class FirstSamples(Dataset[Any]):
-    """The first samples of a data set, which has all else that the whole one has.
-
-    One that is read in streams is read sample by sample: its order is that of all samples.
-    """
-
-    def __init__(self, dataset: Dataset[Any], samples: int) -> None:
-        self._dataset, self._samples = dataset, samples
-
-    def __len__(self) -> int:
-        return self._samples
-
-    def __getitem__(self, index: int) -> Any:
-        if index >= self._samples:
-            raise IndexError(index)
-        return self._dataset[index]
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "lanes":  # which says that it can be read in streams
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
-
-
 class TransformedSamples(Dataset[Any]):
     """A data set asked for by (epoch, index), with the steps that take one sample at a time.
 

@@ -73,7 +73,12 @@ def build_schedule(
         schedulers[0] if len(schedulers) == 1 else SequentialLR(optimizer, schedulers, milestones[:-1])
     )
     if by_step:
-        optimizer.register_step_post_hook(lambda *_: scheduler.step())
+
+        def follow(*_: object) -> None:  # but for steps that are only measured, after the end of the training
+            if total is None or scheduler.last_epoch < total:
+                scheduler.step()
+
+        optimizer.register_step_post_hook(follow)
     return scheduler
 
 

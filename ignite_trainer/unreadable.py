@@ -38,7 +38,7 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
 
 
 _OF_CODE = (ProtocolError, NotImplementedError, RecursionError)
-_LOOKED_AT = 100  # samples, for one that can be read and has what is wanted
+_LOOKED_AT = 50  # samples, and as many more, for one that can be read and has what is wanted
 
 
 _KEPT = "What finished epochs reached is kept."
@@ -123,10 +123,12 @@ class UnreadableSamples:
 def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
     """A sample that can be read, which tells what fields samples have; None if none that is `wanted`.
 
-    It is the first of those looked at, which lie all over the data set: tables are often sorted.
+    It is the first of those looked at: some at the beginning, and some all over the data set, since tables
+    are often sorted.
     """
     failed: list[Unreadable] = []
-    looked_at = range(0, len(dataset), math.ceil(len(dataset) / _LOOKED_AT) or 1)
+    step = math.ceil(len(dataset) / _LOOKED_AT) or 1
+    looked_at = dict.fromkeys([*range(min(len(dataset), _LOOKED_AT)), *range(0, len(dataset), step)])
     for index in looked_at:
         try:
             sample = dataset[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -12,16 +13,15 @@ import pytest
 import torch
 from toy_research.protocols import TRUSTED, run_toy, toy
 
-from ignite_trainer import cli
+from ignite_trainer import checkpoints, cli, durable, rehearsal
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.errors import RunFailed
 from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
 from ignite_trainer.extending import read_layers
 from ignite_trainer.origins import trace
 from ignite_trainer.overrides import split_overrides
 from ignite_trainer.rehearsal import Overhead
-from ignite_trainer.reporters import JsonLines
+from ignite_trainer.reporters import JsonLines, Report
 from ignite_trainer.reporters.reporter import Evaluated, RunEnd
 from ignite_trainer.validation import validate
 
@@ -138,8 +138,9 @@ class Slow(JsonLines):
         time.sleep(1.0)
 
 
-def test_what_reporters_take_is_counted(tmp_path: Path) -> None:
-    """Of the three passes that the rehearsal makes two are of its epoch, and one is before it."""
+def test_what_reporters_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the three passes of a trial run two are of its epoch, and one is before it."""
+    monkeypatch.setattr(rehearsal, "_REHEARSED", (Slow,))
     blueprint = draw(validate(toy(tmp_path, Setup__epochs=2)), trusted=TRUSTED)
     plain = estimated(replace(blueprint, reporters=[])).beside_steps
     slow = estimated(replace(blueprint, reporters=[(Slow, {})])).beside_steps
@@ -149,18 +150,73 @@ def test_what_reporters_take_is_counted(tmp_path: Path) -> None:
     assert slow.once - plain.once == pytest.approx(1.2, abs=0.3)
 
 
-class Full(JsonLines):
-    """A reporter that finds the disk full."""
+def test_what_steps_take_is_not_counted_twice(tmp_path: Path) -> None:
+    sleepy = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.3}}
+    beside = estimates(tmp_path, Task=sleepy).beside_steps
+    assert isinstance(beside, Overhead)
+    assert beside.per_epoch < 0.25
+    assert beside.once < 0.25
 
-    def on_end(self, _: RunEnd) -> None:
-        raise RunFailed("No space is left.")
+
+class Upload(Report):
+    """A user's own reporter, which does more than to write."""
+
+    def __init__(self) -> None:
+        raise AssertionError("it is not asked to")
 
 
-def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(tmp_path: Path) -> None:
-    blueprint = draw(validate(toy(tmp_path)), trusted=TRUSTED)
-    found = estimated(replace(blueprint, reporters=[(Full, {})]))
-    assert found.beside_steps == "No space is left."
+def test_a_trial_run_tells_no_reporter_of_others_and_leaves_nothing(tmp_path: Path) -> None:
+    blueprint = draw(validate(toy(tmp_path / "results")), trusted=TRUSTED)
+    found = estimated(replace(blueprint, reporters=[(Upload, {}), (JsonLines, {})]))
+    assert isinstance(found.beside_steps, Overhead)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable, "write_durably", full)
+    monkeypatch.setattr(checkpoints, "write_durably", full)
+    found = estimates(tmp_path)
+    assert isinstance(found.beside_steps, str)
+    assert found.beside_steps.startswith("a trial run of 4 samples failed: ")
+    assert "No space left on device" in found.beside_steps
     assert found.seconds_per_run > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Setup__epochs": 0},
+        {"Setup__batch_train": 2},
+        {"Setup__batch_test": 1},
+        {"Setup__ema": 0.9},
+        {"Setup__accumulate": 2, "Setup__skip_train_evaluation": True},
+        {"Dataset__args": {"folds": 30, "fold": 1}},  # one sample is held out
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_is_small_or_unusual_is_estimated(tmp_path: Path, changes: dict[str, object]) -> None:
+    found = estimates(tmp_path, **changes)
+    assert isinstance(found.beside_steps, Overhead)
+    assert found.seconds_per_run > 0
+    assert ("training" in found.activities) == (changes.get("Setup__epochs") != 0)
+
+
+def test_a_schedule_that_ends_before_what_is_measured_ends_nothing(tmp_path: Path) -> None:
+    """Of the two steps of the training OneCycleLR would refuse a third one."""
+    one_cycle = {
+        "class": "torch.optim.lr_scheduler.OneCycleLR",
+        "args": {"max_lr": 0.1},
+        "interval": "step",
+        "lasts": "rest",
+    }
+    found = estimates(tmp_path, Setup__epochs=1, Scheduler=[one_cycle])
+    assert isinstance(found.beside_steps, Overhead)
 
 
 @pytest.mark.skipif(

@@ -82,7 +82,7 @@ def check_audio(dataset: Any) -> None:
     for index in range(min(len(dataset), _LOOKED_AT)):
         try:
             given = dataset[index][0]
-        except Exception:  # what cannot be read the run names, or passes over, as its protocol says
+        except (OSError, EOFError, ValueError, RuntimeError):  # the run names it, or passes it over
             continue
         if given is None:
             continue
