@@ -134,7 +134,11 @@ class OptimizerSteps:
             return None
         given = [weight.grad for group in self._optimizer.param_groups for weight in group["params"]]
         dense = [grad._values() if grad.is_sparse else grad for grad in given if grad is not None]
-        return torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
+        if any(grad.device.type != "cpu" for grad in dense):
+            return torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
+        # On a CPU that norm takes ten times as long as to read the gradients once.
+        extremes = [extreme for grad in dense if grad.numel() for extreme in torch.aminmax(grad)]
+        return torch.stack(extremes).abs().max() if extremes else torch.tensor(0.0)
 
     def _taken(self, *_: object) -> None:
         self._skipped_in_succession = 0

@@ -96,15 +96,21 @@ def test_steps_are_seen_later_where_none_is_left_out() -> None:
     assert watch.first() is None, "it was read"
 
 
-@pytest.mark.parametrize(("gradient", "sound"), [(1e30, True), (torch.inf, False), (torch.nan, False)])
+@pytest.mark.parametrize(
+    ("gradient", "sound"), [(-1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)]
+)
 def test_gradients_are_sound_while_each_is_finite_however_large(gradient: float, sound: bool) -> None:
-    weights = [torch.nn.Parameter(torch.ones(count)) for count in (100, 3)]
+    kinds = ((100, torch.float32), (3, torch.float64), (0, torch.float32))
+    weights = [torch.nn.Parameter(torch.ones(count, dtype=kind)) for count, kind in kinds]
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     weights[0].grad[70] = gradient  # type: ignore[index]
     steps = OptimizerSteps(torch.nn.Identity(), torch.optim.SGD(weights, lr=0.1), loss_scaler("fp32", CPU))
     watch = StepWatch()
-    watch.gradients(steps.largest_gradient(), epoch=1, iteration=1)
+    largest = steps.largest_gradient()
+    assert largest is not None
+    assert largest.item() == pytest.approx(abs(gradient), nan_ok=True)
+    watch.gradients(largest, epoch=1, iteration=1)
     assert (watch.first() is None) == sound
 
 
