@@ -48,14 +48,35 @@ def build_optimizer(
             'Optimizer.args.fused is true, and Setup.precision is "fp16", where a step is left out if its '
             "gradients overflow; a fused one cannot be. Remove it, or choose bf16."
         )
-    named = {"fused", "foreach"} & {key for given in (args, *groups) for key in given}
-    if "fused" in inspect.signature(kind).parameters and not named and precision != "fp16":
+    optimizer = None
+    given = (args, *groups)
+    named = {"fused", "foreach"} & {key for each in given for key in each}
+    has_kernel = "fused" in inspect.signature(kind).parameters and precision != "fp16"
+    if has_kernel and not named and not any(each.get("dampening") for each in given):
         # A RuntimeError says that there is no such kernel for this device or type of parameter; what else is
         # wrong is said below.
         with contextlib.suppress(Exception):
             # In groups of its own: torch writes into those it is given.
-            return kind([dict(group) for group in groups], **{**args, "fused": True})
-    return build(kind, args, groups, where="Optimizer")
+            optimizer = kind([dict(group) for group in groups], **{**args, "fused": True})
+    optimizer = optimizer or build(kind, args, groups, where="Optimizer")
+    optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
+    """Give a momentum of zero to parameters that get their first gradient later than others do.
+
+    A batch may lack what a part of the model is for. The fused kernel of SGD takes parameters that all have a
+    momentum, or none of them. Without dampening the first step from zero is that from none.
+    """
+    for group in optimizer.param_groups:
+        if not (group.get("fused") and group.get("momentum")) or "dampening" not in group:
+            continue
+        moved = [weight for weight in group["params"] if weight.grad is not None]
+        late = [weight for weight in moved if optimizer.state.get(weight, {}).get("momentum_buffer") is None]
+        if len(late) < len(moved):
+            for weight in late:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight, requires_grad=False)
 
 
 class OptimizerSteps:

@@ -20,17 +20,14 @@ DEFAULTS = ROOT / "protocols/defaults.json"
 CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight segments of each table; every fourth of them has no sound, every third no picture."""
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "AudioSet"
+def write_miniature(folder: Path, *, segments: int) -> None:
+    """Write so many segments of each table; every fourth has no sound, every third no picture."""
     (folder / "audio").mkdir(parents=True)
-    number = 0
     (folder / "frames").mkdir()
+    number = 0
     for table in ("balanced_train", "unbalanced_train", "eval"):
-        lines = ["# created", "# num_segs=8", "# YTID, start_seconds, end_seconds, positive_labels"]
-        for i in range(8):
+        lines = ["# created", f"# num_segs={segments}", "# YTID, start_seconds, end_seconds, positive_labels"]
+        for i in range(segments):
             mids = ",".join(f"/m/{mid}" for mid in sorted({i % 3, (i // 2) % 3}))
             lines.append(f'{number:011d}, 30.000, 40.000, "{mids}"')
             samples = np.random.default_rng(number).normal(0, 0.02 + 0.1 * (i % 3), 4410)
@@ -45,10 +42,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with (folder / "class_labels_indices.csv").open("w", newline="") as file:
         rows = [(number, f"/m/{number}", name) for number, name in enumerate(CLASSES)]
         csv.writer(file).writerows([("index", "mid", "display_name"), *rows])
-    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a miniature of AudioSet is to be."""
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "AudioSet"
 
 
 def test_it_is_trained_on_and_what_is_missing_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_miniature(root, segments=8)
     protocol: dict[str, Any] = {
         "Setup": {
             "name": "AudioSet",
@@ -102,6 +106,7 @@ TOWERS = {
 
 def test_the_three_stages_follow_each_other(root: Path) -> None:
     """The shipped protocols on the miniature: a small model, clips of 0.45 s, pictures of 32 pixels."""
+    write_miniature(root, segments=24)
     results = root.parent / "results"
     short = {number: {"out_len": 19845} for number in (3, 4, 6, 7)}
     small = {number: {"size": 32} for number in (10, 11)} | {8: {"size": [36, 64]}, 9: {"size": [36, 64]}}
@@ -121,14 +126,15 @@ def test_the_three_stages_follow_each_other(root: Path) -> None:
             transforms[number]["args"] |= changed
         ours = {
             "extends": str(shipped),
-            # After fewer steps the averages of batch norm are far off, and evaluations overflow.
             "Setup": {
                 "batch_train": 4,
-                "epochs": 8 if file == "1-audio" else 2,
+                "epochs": 2 if file == "1-audio" else 1,
                 "seed": 1,
                 "workers_train": 0,
                 "workers_test": 0,
             },
+            # Through fifty norms an evaluation overflows where their averages are of weights of long ago.
+            "Optimizer": {"args": {"lr": 1e-5}},
             "Model": {"args": arguments},
             "Dataset": {"args": {"root": str(root)}},
             "Transforms": transforms,

@@ -53,6 +53,30 @@ def test_a_fused_kernel_is_chosen_and_steps_as_the_plain_one(kind: Any, args: di
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [(SGD, NESTEROV), (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2}), (SGD, {}), (AdamW, {"lr": 0.1})],
+)
+def test_weights_that_get_no_gradient_at_first_step_as_in_the_plain_one(
+    kind: Any, args: dict[str, Any]
+) -> None:
+    """A batch lacks what a part of the model is for, as with several modalities; so does a later one."""
+    begin = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    fast, plain = ([nn.Parameter(row.clone()) for row in begin] for _ in range(2))
+    optimizers = [
+        build_optimizer(kind, {"lr": 0.1, **args}, [{"params": fast}]),
+        kind([{"params": plain}], **{"lr": 0.1, **args}, foreach=False),
+    ]
+    assert bool(optimizers[0].param_groups[0]["fused"]) != ("dampening" in args)
+    for step, given in enumerate([(0,), (0, 1), (1,), (), (0, 1)]):
+        for weights, optimizer in zip((fast, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            for index in given:
+                weights[index].grad = torch.sin(begin[index] + step)
+            optimizer.step()
+    torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("named", [{"fused": False}, {"foreach": True}, {"foreach": False}])
 def test_a_protocol_that_names_an_implementation_has_it(named: dict[str, bool]) -> None:
     group = {"params": [nn.Parameter(torch.ones(2))]}
