@@ -142,7 +142,7 @@ def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, limit: 
 
     An epoch, and a pass over a split, has `limit` batches at most; None: all.
     """
-    datasets: dict[Split, Any] = {split: parts.evaluation[split].dataset for split in SPLITS}
+    datasets = {split: parts.evaluation[split].dataset for split in SPLITS}
     training, evaluation = _build_loaders(
         blueprint,
         datasets,

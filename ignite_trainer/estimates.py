@@ -43,13 +43,13 @@ class Point(NamedTuple):
     Attributes:
         samples: the batch size.
         seconds: mean of the steps, but for the first.
-        first_seconds: by how much the first step takes longer, which gets its memory from the system.
+        extra_of_first: by how much the first step takes longer, which gets its memory from the system.
         peak_bytes: largest resident memory of the process, or what an accelerator held; None: not known.
     """
 
     samples: int
     seconds: float
-    first_seconds: float
+    extra_of_first: float
     peak_bytes: int | None
 
 
@@ -71,7 +71,7 @@ class Estimates:
             is trained, the evaluation.
         seconds_per_run: all epochs, the evaluation before the first, and the report after the last.
         beside_steps: what of these is neither training nor evaluation; a text why that could not be measured.
-        peak_bytes: the most of all activities; None: not known.
+        peak_bytes: the most of all activities, and of what is saved and drawn; None: not known.
         batch: shapes of the fields of a batch, by name: of training, if anything is trained.
         stages: shapes of what modules give in a step, by name; B is the batch.
     """
@@ -98,16 +98,16 @@ def estimate(
     }
     if parts.optimizer:
         wanted["training"] = setup.batch_train
-    trial = _Trial(blueprint, parts, seed=seed, tell=tell)
-    found = {activity: trial.measure(activity, samples) for activity, samples in wanted.items()}
+    measurement = _Measurement(blueprint, parts, seed=seed, tell=tell)
+    found = {activity: measurement.measure(activity, samples) for activity, samples in wanted.items()}
     rates: dict[str, float] = {name: each.whole.samples / each.whole.seconds for name, each in found.items()}
     projection = project(blueprint.protocol, parts.sizes, rates)
     first = parts.sizes["test"] / rates["evaluation"]
     epochs = projection.epochs
-    beside_steps, peak = trial.rehearse()
+    beside_steps, peak = measurement.rehearse()
     overhead = beside_steps if isinstance(beside_steps, Overhead) else Overhead(per_epoch=0.0, once=0.0)
     peaks = [each for each in (peak, *(one.whole.peak_bytes for one in found.values())) if each is not None]
-    once = overhead.once + sum(each.whole.first_seconds for each in found.values())
+    once = overhead.once + sum(each.whole.extra_of_first for each in found.values())
     steps_per_epoch = (projection.seconds_per_run - first) / epochs if epochs else first
     return Estimates(
         activities=found,
@@ -115,12 +115,12 @@ def estimate(
         seconds_per_run=projection.seconds_per_run + epochs * overhead.per_epoch + once,
         beside_steps=beside_steps,
         peak_bytes=max(peaks, default=None),
-        batch=trial.batch,
-        stages=trial.stages,
+        batch=measurement.batch,
+        stages=measurement.stages,
     )
 
 
-class _Trial:
+class _Measurement:
     """Carries out steps with batches of several sizes."""
 
     def __init__(
@@ -176,9 +176,9 @@ class _Trial:
 
     def _timed(self, watch: Stopwatch, samples: int) -> Point:
         first = _seconds(watch, 1)
-        rounds = 1 if first > _LONG else 2
         if not self._blueprint.protocol.setup.epochs and samples == self._parts.sizes["test"]:
             return Point(samples, first, 0.0, _peak(self._parts.device))  # the run has no other step
+        rounds = 1 if first > _LONG else 2
         seconds = _seconds(watch, rounds) / rounds
         return Point(samples, seconds, max(0.0, first - seconds), _peak(self._parts.device))
 
@@ -225,7 +225,7 @@ def _extrapolated(few: Point, more: Point, samples: int) -> Point:
     peak = None
     if few.peak_bytes is not None and more.peak_bytes is not None:
         peak = int(line(few.peak_bytes, more.peak_bytes))
-    first = line(few.first_seconds, more.first_seconds)
+    first = line(few.extra_of_first, more.extra_of_first)
     return Point(samples, line(few.seconds, more.seconds), first, peak)
 
 

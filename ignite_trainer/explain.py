@@ -106,7 +106,7 @@ def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> d
         )
         facts[f"A step of {activity}"] = (
             f"{whole.seconds:.3g} s for {whole.samples} samples ({how}), the first one "
-            f"{whole.seconds + whole.first_seconds:.3g} s"
+            f"{whole.seconds + whole.extra_of_first:.3g} s"
         )
     facts["An epoch, evaluation included"] = f"about {duration(found.seconds_per_epoch)}"
     facts["The whole run"] = f"about {duration(found.seconds_per_run)}"

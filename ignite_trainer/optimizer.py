@@ -59,7 +59,8 @@ def build_optimizer(
             # In groups of its own: torch writes into those it is given.
             optimizer = kind([dict(group) for group in groups], **{**args, "fused": True})
     optimizer = optimizer or build(kind, args, groups, where="Optimizer")
-    optimizer.register_step_pre_hook(_begin_momentum)
+    if any(group.get("fused") for group in optimizer.param_groups):
+        optimizer.register_step_pre_hook(_begin_momentum)
     return optimizer
 
 
@@ -70,7 +71,7 @@ def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
     momentum, or none of them. Without dampening the first step from zero is that from none.
     """
     for group in optimizer.param_groups:
-        if not (group.get("fused") and group.get("momentum")) or "dampening" not in group:
+        if not group.get("momentum"):
             continue
         moved = [weight for weight in group["params"] if weight.grad is not None]
         late = [weight for weight in moved if optimizer.state.get(weight, {}).get("momentum_buffer") is None]

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from ignite_trainer import results
 from ignite_trainer.assembly import Parts, with_other_batches
 from ignite_trainer.blueprint import Blueprint
-from ignite_trainer.faults import explained
 from ignite_trainer.instantiate import build
 from ignite_trainer.memory import freed_memory
 from ignite_trainer.one_run import Run
@@ -47,7 +46,7 @@ def rehearse(blueprint: Blueprint, parts: Parts, *, samples: int, seed: int) -> 
 
     Raises:
         ProtocolError: the parts do not work with so few samples.
-        RunFailed: neither does the run, or its files cannot be written.
+        Exception: whatever ends a run.
     """
     protocol = blueprint.protocol
     setup = protocol.setup
@@ -65,7 +64,6 @@ def rehearse(blueprint: Blueprint, parts: Parts, *, samples: int, seed: int) -> 
     first, last = _Clock(), _Clock()
     with (
         tempfile.TemporaryDirectory(prefix="explained-", dir=_writable(results.root_of(protocol))) as folder,
-        explained(Path(folder)),
         contextlib.closing(with_other_batches(small, parts, seed=seed, limit=1)) as few,
         contextlib.closing(Together([first, *made, last])) as reporters,
         float32_products(setup.precision),

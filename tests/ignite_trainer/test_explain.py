@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy_research.protocols import TRUSTED, run_toy, toy
 
-from ignite_trainer import checkpoints, cli, durable, rehearsal
+from ignite_trainer import checkpoints, cli, rehearsal
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
@@ -95,7 +95,7 @@ def test_steps_of_two_sizes_give_a_line() -> None:
     few, more = Point(4, 1.0, 0.5, 1000), Point(12, 2.0, 0.7, 1800)
     whole = _extrapolated(few, more, 64)
     assert (whole.samples, whole.peak_bytes) == (64, 1800 + 52 * 100)
-    assert (whole.seconds, whole.first_seconds) == pytest.approx((2.0 + 52 / 8, 0.7 + 52 * 0.2 / 8))
+    assert (whole.seconds, whole.extra_of_first) == pytest.approx((2.0 + 52 / 8, 0.7 + 52 * 0.2 / 8))
     # Never less than was seen.
     assert _extrapolated(few, Point(12, 0.9, 0.1, None), 64) == Point(64, 0.9, 0.1, None)
 
@@ -124,7 +124,7 @@ def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> N
     assert isinstance(beside, Overhead)
     assert found.seconds_per_epoch == pytest.approx(expected + beside.per_epoch)
     first = sizes["test"] / evaluation.samples * evaluation.seconds
-    cold = training.first_seconds + evaluation.first_seconds
+    cold = training.extra_of_first + evaluation.extra_of_first
     assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + beside.once + cold)
 
 
@@ -178,7 +178,6 @@ def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(durable, "write_durably", full)
     monkeypatch.setattr(checkpoints, "write_durably", full)
     found = estimates(tmp_path)
     assert isinstance(found.beside_steps, str)
