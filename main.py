@@ -1,10 +1,14 @@
 """Train and evaluate AudioCLIP: `python main.py --config protocols/audioclip-esc50.json`."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 try:
     from ignite_trainer.cli import main
+
+    if not find_spec("torch"):  # which the command imports later than the rest, as it takes seconds
+        raise ModuleNotFoundError("No module named 'torch'")
 except ModuleNotFoundError as error:
     sys.exit(
         f"error: {error}; this Python is {sys.executable}. Activate the environment that `make run` sets up, "

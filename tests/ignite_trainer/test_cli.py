@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from toy_research.protocols import toy
 
@@ -216,16 +218,26 @@ def test_where_there_are_no_protocols_a_shipped_one_is_named(
     assert str(shipped) in said
 
 
-def test_a_python_without_the_requirements_is_told_what_to_do() -> None:
+@pytest.mark.parametrize(
+    "present", [(), ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")]
+)
+def test_a_python_without_the_requirements_is_told_what_to_do(
+    present: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Also one that has what reading protocols takes, and no torch."""
+    packages = Path(pydantic.__file__).parents[1]
+    for name in (*present, *["typing_extensions.py"] * bool(present)):
+        (tmp_path / name).symlink_to(packages / name)
     bare = subprocess.run(
         [sys.executable, "-S", "main.py", "-c", "x.json"],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert bare.returncode == 1
-    assert bare.stderr.startswith("error: No module named ")
+    assert bare.stderr.startswith(f"error: No module named '{'torch' if present else 'pydantic'}")
     assert "`. .venv/bin/activate`" in bare.stderr
 
 
