@@ -18,17 +18,24 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def float32_products(precision: Precision) -> Iterator[None]:
     """Round the factors of float32 products to TensorFloat-32 if `precision` is "tf32", else not at all.
 
-    That is about CUDA's matrix products and cuDNN's convolutions; of the latter torch's default rounds.
+    This concerns CUDA's matrix products and cuDNN's convolutions; torch's default rounds those of the latter.
     """
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = precision == "tf32"
+    backends: Any = torch.backends  # which does not declare its newer switches
+    switches = (backends.cuda.matmul, backends.cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    _allow_tf32(precision == "tf32", precision == "tf32")
     try:
         yield
     finally:
-        for switch, allowed in zip(switches, before, strict=True):
-            switch.allow_tf32 = allowed
+        _allow_tf32(*(setting == "tf32" for setting in before))
+        for switch, setting in zip(switches, before, strict=True):
+            switch.fp32_precision = setting
+
+
+def _allow_tf32(matrix_products: bool, convolutions: bool) -> None:
+    """Set torch's older switches, which set the newer ones, too; torch refuses to read two that disagree."""
+    torch.backends.cuda.matmul.allow_tf32 = matrix_products
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextlib.contextmanager

@@ -37,13 +37,16 @@ class Gate(nn.Module):
             `output` times the gate, a number in (0, 1) for each of its elements.
         """
         seen = self.look(x, size=tuple(output.shape[-2:]))
-        gated: Tensor = _Gated.apply(output, self.bn(self.point(seen)))
+        logits = self.bn(self.point(seen))
+        if torch.compiler.is_compiling():  # which chooses its buffers itself
+            return output * torch.sigmoid(logits)
+        gated: Tensor = _Gated.apply(output, logits)
         return gated
 
     def look(self, x: Tensor, *, size: tuple[int, ...]) -> Tensor:
         """Pool `x` to `size` and convolve each of its channels: `[B, in_channels, *size]`."""
         if tuple(x.shape[-2:]) != size:  # pooling to the same size changes nothing, but takes its time
-            x = F.adaptive_max_pool2d(x, size)
+            x = max_pool_to(x, size)
         return _of_one_pixel(self.conv_depth, x) if size == (1, 1) else self._depthwise(x)
 
     def point(self, seen: Tensor) -> Tensor:
@@ -70,6 +73,31 @@ class Gate(nn.Module):
         )  # [B*H, C, W, 1]
         result: Tensor = rows.squeeze(3).unflatten(0, (x.shape[0], x.shape[2])).permute(0, 2, 1, 3)
         return result
+
+
+def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Pool `[B, C, H, W]` to `[B, C, *size]` as `adaptive_max_pool2d` does: equal values, equal gradients.
+
+    Its windows are regular where a side is halved (rounded up), kept or reduced to 1. There `max_pool2d`
+    takes its place, which has channels-last kernels on CUDA and is compiled.
+    """
+    windows = [_window(length, to) for length, to in zip(x.shape[-2:], size, strict=True)]
+    regular = [window for window in windows if window is not None]
+    if len(regular) < len(windows):
+        return F.adaptive_max_pool2d(x, size)
+    kernel, stride, padding = zip(*regular, strict=True)
+    return F.max_pool2d(x, kernel, stride, padding)
+
+
+def _window(length: int, size: int) -> tuple[int, int, int] | None:
+    """Find the kernel, stride and padding of adaptive pooling from `length` to `size`, if it has such."""
+    if size == length:
+        return 1, 1, 0
+    if size == 1:
+        return length, length, 0
+    if size == (length + 1) // 2:
+        return (3, 2, 1) if length % 2 else (2, 2, 0)
+    return None
 
 
 def _of_one_pixel(conv: nn.Conv2d, x: Tensor) -> Tensor:

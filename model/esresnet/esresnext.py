@@ -1,6 +1,7 @@
 """ESResNeXt: audio to features, as AudioCLIP's audio tower or alone as a classifier."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -165,14 +166,14 @@ class ESResNeXt(nn.Module):
         return self._decibels(audio, self._bank())
 
     def compile_towers(self) -> None:
-        """Have the stages and gates compiled when they are called, for fixed shapes; names stay."""
-        self.compiled = True
-        self._folded.drop()
-        for stage, gate in self._stages():
-            # What is recomputed is compiled block by block.
-            for module in (*(stage if isinstance(stage, Recomputed) else [stage]), gate):
-                if module is not None:
-                    module.compile(dynamic=False)
+        """Compile the tower as one function, from samples to features, when it is first called.
+
+        Each shape is compiled separately. A tower that recomputes activations is compiled block by block.
+        """
+        recomputed = [stage for stage, _ in self._stages() if isinstance(stage, Recomputed)]
+        self.compiled = not recomputed
+        for block in (block for stage in recomputed for block in stage):
+            block.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
         """In training, keep of the stages only what enters their blocks; see `Recomputed`. Names stay."""
@@ -181,15 +182,26 @@ class ESResNeXt(nn.Module):
     def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
         if check_units and not self.training:  # not in training, where the host would wait for the device
             _refuse_unit_range(audio)
+        if self.compiled:
+            with record_function("step/audio tower"):
+                return _compiled_features()(self, audio, bank)
         with record_function("step/wavelets"):
             image = self._decibels(audio, bank).to(self.conv1.weight.dtype)
         with record_function("step/audio tower"):
-            if any(module.training for module in self.modules()):
-                # One channel at a time: in training, batch norm sees the B items of one channel.
-                pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
-            else:
-                pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
-            features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
+            return self._classify(image)
+
+    def _features(self, audio: Tensor, bank: Tensor | None) -> Tensor:
+        """Embed `[B, C, T]`: all that is compiled as one."""
+        return self._classify(self._decibels(audio, bank).to(self.conv1.weight.dtype))
+
+    def _classify(self, image: Tensor) -> Tensor:
+        """Turn decibels `[B, C, 3, H, W]` into features `[B, D]`."""
+        if any(module.training for module in self.modules()):
+            # One channel at a time: in training, batch norm sees the B items of one channel.
+            pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
+        else:
+            pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
         return features
 
     def _bank(self) -> Tensor | None:
@@ -213,6 +225,8 @@ class ESResNeXt(nn.Module):
         audio = (2.0 * audio.detach().to(window.dtype) + 1.0) / 65535.0
         with torch.autocast(window.device.type, enabled=False):
             if bank is not None:
+                if self.onesided:
+                    bank = bank[:, : 3 * (bank.shape[1] // 3)]  # the bins beyond the three bands are dropped
                 power = spectrogram.wavelet_power(audio, bank=bank, window=window, hop_length=self.hop_length)
             else:
                 power = spectrogram.stft_power(
@@ -253,7 +267,7 @@ class ESResNeXt(nn.Module):
         """
         if (
             torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
+            or torch.compiler.is_compiling()  # which fuses what is folded here
             or self.conv1.weight.dtype not in (torch.float32, torch.float64)  # folding would round twice
             or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
         ):
@@ -274,6 +288,15 @@ class ESResNeXt(nn.Module):
         for number in range(1, 5):
             gate = getattr(self, f"att{number}") if self.apply_attention else None
             yield getattr(self, f"layer{number}"), gate
+
+
+@functools.cache
+def _compiled_features() -> Callable[[ESResNeXt, Tensor, Tensor | None], Tensor]:
+    """Compile `ESResNeXt._features` once for all towers; a copy of a compiled tower is compiled, too."""
+    compiled: Callable[[ESResNeXt, Tensor, Tensor | None], Tensor] = torch.compile(
+        ESResNeXt._features, dynamic=False
+    )
+    return compiled
 
 
 def _refuse_unit_range(audio: Tensor) -> None:

@@ -18,15 +18,13 @@ def inference_copy(backbone: ESResNeXt, dtype: torch.dtype) -> ESResNeXt:
     """Copy a backbone, which is in eval mode, for inference.
 
     Batch norms are folded. Weights behind the first convolution are cast to `dtype`, as autocast would do in
-    every pass. Stages and gates are compiled if they were, else fused where they can be.
+    every pass. Stages and gates are fused where they can be.
     """
     copied = folded(backbone)
     for name, child in copied.named_children():
         if name != "conv1":
             child.to(dtype)
-    if backbone.compiled:  # a copy of a compiled module is not
-        copied.compile_towers()
-    elif can_fuse(copied.conv1.weight.device, dtype):
+    if can_fuse(copied.conv1.weight.device, dtype):
         fuse(copied)
     return copied
 

@@ -54,15 +54,15 @@ def test_a_run_compiles_if_the_protocol_says_so(
     assert compiled == ([parts.model] if asked else [])
 
 
-def test_the_towers_that_are_used_are_compiled(compiled: list[nn.Module]) -> None:
+def test_what_is_recomputed_is_compiled_block_by_block(compiled: list[nn.Module]) -> None:
     tower = ESResNeXt(num_classes=3)
     tower.compile_towers()
-    stages = [tower.layer1, tower.att1, tower.layer2, tower.att2]
-    assert compiled == [*stages, tower.layer3, tower.att3, tower.layer4, tower.att4]
-    compiled.clear()
-    plain = ESResNeXt(num_classes=3, apply_attention=False)
-    plain.compile_towers()
-    assert compiled == [plain.layer1, plain.layer2, plain.layer3, plain.layer4]
+    assert tower.compiled
+    assert compiled == []  # the tower is one function
+    tower.recompute_activations()
+    tower.compile_towers()
+    assert not tower.compiled
+    assert compiled == [*tower.layer1, *tower.layer2, *tower.layer3, *tower.layer4]  # type: ignore[misc]
 
 
 def test_audioclip_compiles_what_sees_and_hears(compiled: list[nn.Module]) -> None:
@@ -77,9 +77,17 @@ def test_audioclip_compiles_what_sees_and_hears(compiled: list[nn.Module]) -> No
         **small,
     )
     model.compile_towers()
-    assert compiled[-1] is model.visual
-    assert model.audio.layer1 in compiled
-    assert model.transformer not in compiled
+    assert model.audio.compiled
+    assert compiled == [model.visual]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.parametrize("training", [True, False])
+def test_the_audio_tower_is_one_graph(training: bool) -> None:
+    tower = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200).train(training)
+    audio = torch.randn(2, 1, 9000) * 3000
+    found = torch._dynamo.explain(tower.forward_with_penalty)(audio, check_units=False)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
 @pytest.mark.slow

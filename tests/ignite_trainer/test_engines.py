@@ -234,6 +234,18 @@ def test_products_of_float32_are_rounded_to_tf32_only_where_the_protocol_says_so
     assert switches() == before
 
 
+def test_the_precision_of_a_run_can_follow_torchs_newer_switches() -> None:
+    switch: Any = torch.backends.cuda.matmul
+    switch.fp32_precision = "tf32"  # from here on the older switches can no longer be read
+    try:
+        with float32_products("fp32"):
+            assert not switch.allow_tf32
+        assert switch.fp32_precision == "tf32"
+    finally:
+        switch.allow_tf32 = False
+        switch.fp32_precision = "none"
+
+
 # The loss
 
 

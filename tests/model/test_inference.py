@@ -135,20 +135,3 @@ def test_a_batch_norm_left_in_training_uses_its_batch(clips: Clips) -> None:
     before = module.bn1.get_buffer("running_mean").clone()
     module(audio)
     assert not torch.equal(module.bn1.get_buffer("running_mean"), before)
-
-
-def test_the_inference_copy_of_a_compiled_tower_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
-    tower = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200).eval()
-    audio = torch.randn(1, 1, 9000) * 3000
-    with torch.inference_mode():
-        tower(audio)
-        assert compiled == []
-        tower.compile_towers()
-        tower.train()
-        tower.eval()
-        own = list(compiled)
-        tower(audio)
-    assert len(compiled) == 2 * len(own)
-    assert not set(own) & set(compiled[len(own) :])
