@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.esresnet.products import ieee_products
+from model.esresnet.products import products
 
 POWER_FLOOR = 1e-18
 """What a power of exactly 0 becomes before decibels: -180 dB."""
@@ -55,41 +55,47 @@ def pad_to_frames(audio: Tensor, *, win_length: int, hop_length: int) -> Tensor:
     return F.pad(audio, (missing // 2, missing - missing // 2))
 
 
-def wavelet_power(audio: Tensor, *, bank: Tensor, window: Tensor, hop_length: int) -> Tensor:
+def wavelet_power(
+    audio: Tensor, *, bank: Tensor, window: Tensor, hop_length: int, gradient_precision: str = "ieee"
+) -> Tensor:
     """Measure the power of each frame under each wavelet.
 
     Frames would be windowed and zero-padded to the wavelets' length, `(taps - win) // 2` on the left: so
-    only `win` taps of each wavelet matter. The window multiplies the frames, which have to be copied anyway.
+    only `win` taps of each wavelet matter. The window multiplies the frames, which have to be copied anyway,
+    and which zeros make a little longer: matrix products on CUDA want lengths that are multiples of 32.
 
     Args:
         audio: `[..., T]` in [-1, 1], the bank's dtype.
         bank: `[2, K, taps]`, real and imaginary part.
         window: `[win]`, no longer than the wavelets.
         hop_length: samples between frames.
+        gradient_precision: of the bank's gradient on CUDA, "ieee" or "tf32".
 
     Returns:
         `[..., K, N]`.
     """
     win_length, (bins, taps) = window.shape[0], bank.shape[1:]
     left = (taps - win_length) // 2
-    kernels = bank[:, :, left : left + win_length].flatten(0, 1)  # [2K, win]
-    padded = pad_to_frames(audio, win_length=win_length, hop_length=hop_length)
-    frames = padded.unfold(-1, win_length, hop_length) * window  # [..., N, win]
-    real, imaginary = _products(frames, kernels).unflatten(-1, (2, bins)).unbind(-2)  # [..., N, K]
+    extra = min(-win_length % 32, taps - left - win_length)
+    kernels = bank[:, :, left : left + win_length + extra].flatten(0, 1)  # [2K, win + extra]
+    padded = F.pad(pad_to_frames(audio, win_length=win_length, hop_length=hop_length), (0, extra))
+    frames = padded.unfold(-1, win_length + extra, hop_length) * F.pad(window, (0, extra))  # [..., N, win...]
+    found = _products(frames, kernels, gradient_precision)
+    real, imaginary = found.unflatten(-1, (2, bins)).unbind(-2)  # [..., N, K]
     return torch.addcmul(real.square(), imaginary, imaginary).transpose(-1, -2)
 
 
-def _products(frames: Tensor, kernels: Tensor) -> Tensor:
+def _products(frames: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
     """Multiply each of `frames` `[..., win]` with each of `kernels` `[k, win]`: `[..., k]`."""
     if frames.dtype != torch.float32:
         return F.linear(frames, kernels)
     if frames.device.type != "cpu":
-        product: Tensor = ieee_products(frames, kernels)
+        product: Tensor = products(frames, kernels, gradient_precision)
         return product
     # A matrix product is MKL's, which took twice as long as oneDNN's convolution where it was measured.
     pixels = frames.reshape(1, 1, -1, frames.shape[-1]).permute(0, 3, 1, 2)  # [1, win, 1, ...]
-    products = F.conv2d(pixels, kernels[..., None, None])  # [1, k, 1, ...]
-    return products.permute(0, 2, 3, 1).reshape(*frames.shape[:-1], -1)
+    convolved = F.conv2d(pixels, kernels[..., None, None])  # [1, k, 1, ...]
+    return convolved.permute(0, 2, 3, 1).reshape(*frames.shape[:-1], -1)
 
 
 def stft_power(audio: Tensor, *, window: Tensor, n_fft: int, hop_length: int, normalized: bool) -> Tensor:

@@ -21,11 +21,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 from torch.utils.benchmark import Timer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from model.esresnet.attention import max_pool_to
+from model.esresnet.attention import max_pool_to, shifted_sums
+from model.esresnet.esresnext import convolve_in_halves
 
 SECONDS = 0.15
 """Of timing for each figure."""
@@ -135,12 +137,10 @@ def first_convolution(size: Size, device: torch.device) -> Iterator[Timing]:
         with _cudnn_tf32():
             return plain(x, w)
 
+    convolution = torch.nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False).to(device)
+
     def two_halves(x: Tensor, w: Tensor) -> Tensor:
-        high = x.bfloat16()
-        low = (x - high).bfloat16()
-        both = torch.cat((high, low), dim=1).contiguous(memory_format=torch.channels_last)
-        w = w.bfloat16()
-        return F.conv2d(both, torch.cat((w, w), dim=1), stride=2, padding=3)
+        return functional_call(_InHalves(convolution), {"convolution.weight": w}, (x,))
 
     def bfloat16(x: Tensor, w: Tensor) -> Tensor:
         return plain(x.bfloat16(), w.bfloat16())
@@ -158,6 +158,17 @@ def first_convolution(size: Size, device: torch.device) -> Iterator[Timing]:
                 exact=exact,
                 size=size,
             )
+
+
+class _InHalves(torch.nn.Module):
+    """The network's own way, with weights that can be replaced."""
+
+    def __init__(self, convolution: torch.nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve_in_halves(x, self.convolution, torch.bfloat16)
 
 
 def wavelet_product(size: Size, device: torch.device) -> Iterator[Timing]:
@@ -244,31 +255,20 @@ def gates(size: Size, device: torch.device) -> Iterator[Timing]:
             yield measure(part, name, compute, _leaf(x), nothing, exact=exact, size=size)
         height, width = to
         x = _activations(size.batch, channels, height, width, device)
-        weight = _weights(channels, 1, kernel, device)
+        weight = _weights(channels, 1, kernel, device).float()
         exact = F.conv2d(x.double(), weight.double(), padding="same", groups=channels)
         part = f"gate {number}: depthwise {kernel[0]}x{kernel[1]} of {channels} channels, {height}x{width}"
         convolutions: dict[str, Part] = {
-            "channels last": lambda x, w: F.conv2d(x, w, padding="same", groups=len(w)),
-            "contiguous": lambda x, w: F.conv2d(x.contiguous(), w, padding="same", groups=len(w)),
-            "shifted sums": _shifted_sums,
+            "channels last": lambda x, w: F.conv2d(x, w.bfloat16(), padding="same", groups=len(w)),
+            "contiguous": lambda x, w: F.conv2d(
+                x.contiguous(), w.bfloat16(), padding="same", groups=len(w)
+            ).contiguous(memory_format=torch.channels_last),
+            "shifted sums": shifted_sums,
         }
         if size.compile:
-            convolutions["shifted sums, compiled"] = torch.compile(_shifted_sums, dynamic=False)
+            convolutions["shifted sums, compiled"] = torch.compile(shifted_sums, dynamic=False)
         for name, compute in convolutions.items():
             yield measure(part, name, compute, _leaf(x), _leaf(weight), exact=exact, size=size)
-
-
-def _shifted_sums(x: Tensor, weight: Tensor) -> Tensor:
-    """Add up shifted copies of `x`, each times its column of the kernel."""
-    rows, columns = weight.shape[-2:]
-    padded = F.pad(x, (columns // 2, columns // 2, rows // 2, rows // 2))
-    height, width = x.shape[-2:]
-    total = torch.zeros_like(x)
-    for row in range(rows):
-        for column in range(columns):
-            shifted = padded[..., row : row + height, column : column + width]
-            total = total + shifted * weight[:, 0, row, column, None, None]
-    return total
 
 
 def _halved(length: int, times: int = 1) -> int:

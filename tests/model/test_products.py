@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.esresnet import spectrogram
-from model.esresnet.products import ieee_products
+from model.esresnet.products import products
 
 MATMUL = torch.backends.cuda.matmul
 
@@ -42,7 +42,7 @@ def test_a_product_is_computed_in_float32_and_the_process_keeps_its_precision(
         return linear(*arguments)
 
     monkeypatch.setattr(F, "linear", note)
-    ieee_products(torch.randn(5, 7), torch.randn(3, 7))
+    products(torch.randn(5, 7), torch.randn(3, 7), "ieee")
     assert seen == ["ieee"]
     assert MATMUL.fp32_precision == "tf32"
 
@@ -50,9 +50,9 @@ def test_a_product_is_computed_in_float32_and_the_process_keeps_its_precision(
 def test_values_and_gradient_are_those_of_a_matrix_product() -> None:
     frames, kernels = torch.randn(2, 4, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     kernels.requires_grad_()
-    torch.testing.assert_close(ieee_products(frames, kernels), frames @ kernels.T)
-    assert torch.autograd.gradcheck(lambda weight: ieee_products(frames, weight), (kernels,))
-    torch.library.opcheck(ieee_products, (frames, kernels))
+    torch.testing.assert_close(products(frames, kernels, "ieee"), frames @ kernels.T)
+    assert torch.autograd.gradcheck(lambda weight: products(frames, weight, "ieee"), (kernels,))
+    torch.library.opcheck(products, (frames, kernels, "ieee"))
 
 
 @pytest.mark.gpu
