@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,7 +141,8 @@ def first_convolution(size: Size, device: torch.device) -> Iterator[Timing]:
     convolution = torch.nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False).to(device)
 
     def two_halves(x: Tensor, w: Tensor) -> Tensor:
-        return functional_call(_InHalves(convolution), {"convolution.weight": w}, (x,))
+        found: Tensor = functional_call(_InHalves(convolution), {"convolution.weight": w}, (x,))
+        return found
 
     def bfloat16(x: Tensor, w: Tensor) -> Tensor:
         return plain(x.bfloat16(), w.bfloat16())
@@ -285,7 +287,8 @@ def _activations(*shape_and_device: Any) -> Tensor:
 
 def _weights(outputs: int, inputs: int, kernel: tuple[int, int], device: torch.device) -> Tensor:
     weight = torch.randn(outputs, inputs, *kernel, device=device, dtype=torch.bfloat16)
-    return weight.contiguous(memory_format=torch.channels_last) / (inputs * kernel[0] * kernel[1]) ** 0.5
+    scale = math.sqrt(inputs * kernel[0] * kernel[1])
+    return weight.contiguous(memory_format=torch.channels_last) / scale
 
 
 def _leaf(tensor: Tensor) -> Tensor:
