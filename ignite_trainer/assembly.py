@@ -6,7 +6,7 @@ from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import torch
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.data import FieldTransform, SplitLoader
-from ignite_trainer.distributed import share_state, world_size
+from ignite_trainer.distributed import all_or_none, share_state, world_size
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import build
@@ -78,29 +78,54 @@ class Parts:
             loader.close()
 
 
+class _Built(NamedTuple):
+    """What of a run can be built by itself."""
+
+    datasets: dict[Split, Any]
+    transforms: dict[Split, list[FieldTransform]]
+    task: Task
+    model: nn.Module
+    evaluations: dict[str, tuple[EvaluationSpec, Evaluation]]
+
+
 def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     """Build everything a run needs; what takes long, the preparation of the data, last.
 
     A data set may have a method `prepare` that does its slow work (decoding, say); its constructor should
-    check all it can without.
+    check all it can without. Several processes all call this; an error of one is raised in all.
 
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
     """
-    protocol = blueprint.protocol
     # Of Apple's devices the transforms' float64 positions are not known.
     device = idist.device() if torch.cuda.is_available() else torch.device("cpu")
+    built = all_or_none(lambda: _build(blueprint, device))
+    share_state(built.model)
+    return all_or_none(lambda: _put_together(blueprint, built, seed=seed, device=device))
+
+
+def _build(blueprint: Blueprint, device: torch.device) -> _Built:
+    """Build what does not depend on other parts, and prepare the data."""
     attempt = _Attempts()
-    datasets = attempt(lambda: _build_datasets(blueprint))
-    transforms = attempt(lambda: _build_transforms(blueprint))
-    task = attempt(lambda: build(blueprint.task, protocol.task.args, where="Task"))
-    model = attempt(lambda: build_model(blueprint, device))
-    evaluations = attempt(lambda: _build_evaluations(blueprint))
+    built = _Built(
+        datasets=attempt(lambda: _build_datasets(blueprint)),
+        transforms=attempt(lambda: _build_transforms(blueprint)),
+        task=attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task")),
+        model=attempt(lambda: build_model(blueprint, device)),
+        evaluations=attempt(lambda: _build_evaluations(blueprint)),
+    )
     attempt.raise_problems()
     for split in SPLITS:
-        prepare = getattr(datasets[split], "prepare", None)
+        prepare = getattr(built.datasets[split], "prepare", None)
         if callable(prepare):
             build(prepare, {}, where="Dataset")
+    return built
+
+
+def _put_together(blueprint: Blueprint, built: _Built, *, seed: int, device: torch.device) -> Parts:
+    """Build the rest of the parts around what is built."""
+    protocol = blueprint.protocol
+    datasets, transforms, task, model, evaluations = built
     training, evaluation = _build_loaders(
         blueprint,
         datasets,
@@ -111,7 +136,6 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     )
     # As published, the rate is multiplied by the number of devices; here each has a process of its own.
     rate = protocol.setup.rate(world_size())
-    share_state(model)
     plan = apply_rules(model, protocol.parameters, rate=rate)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(training))
     average = None

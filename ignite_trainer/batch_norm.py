@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.modules._functions import SyncBatchNorm as OnCuda
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ignite_trainer.distributed import sum_over_all, world_size
+from ignite_trainer.distributed import gather_rows, sum_over_all, world_size
 
 
 def synchronise_batch_norms(model: nn.Module) -> None:
@@ -37,15 +39,14 @@ class _Synchronised(_BatchNorm):
         self.num_batches_tracked.add_(1)
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         if input.is_cuda:
-            output: Tensor = OnCuda.apply(
-                input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum,
-                torch.distributed.group.WORLD, world_size(),
-            )  # fmt: skip
+            output: Tensor = _OnCuda.apply(
+                input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, momentum
+            )
             return output
         return self._normalise(input, momentum)
 
     def _normalise(self, x: Tensor, momentum: float) -> Tensor:
-        """In torch's operations, for devices that its own synchronised batch norm does not know."""
+        """In torch's operations, for devices without kernels for it."""
         over = [dimension for dimension in range(x.dim()) if dimension != 1]
         shape = [1, -1, *([1] * (x.dim() - 2))]
         count = sum_over_all(x.new_tensor([x.numel() / x.shape[1]]))
@@ -60,6 +61,58 @@ class _Synchronised(_BatchNorm):
         if self.affine:
             output = output * self.weight.view(shape) + self.bias.view(shape)
         return output
+
+
+class _OnCuda(torch.autograd.Function):
+    """A synchronised batch norm in torch's kernels for CUDA.
+
+    torch's own also serves processes without any value. To look for those, the host has to wait for the
+    device in every norm; in training here each process has a sample.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor,
+        running_var: Tensor,
+        eps: float,
+        momentum: float,
+    ) -> Tensor:
+        x = _dense(x)
+        channels = x.shape[1]
+        mean, scale = torch.batch_norm_stats(x, eps)  # [C] each, scale = 1 / sqrt(v + eps)
+        own = torch.cat([mean, scale, mean.new_full((1,), x.numel() // channels)])
+        means, scales, counts = gather_rows(own[None], [1] * world_size()).split(
+            [channels, channels, 1], dim=1
+        )
+        mean, scale = torch.batch_norm_gather_stats_with_counts(
+            x, means, scales, running_mean, running_var, momentum, eps, counts.flatten()
+        )
+        ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
+        return torch.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, counts = ctx.saved_tensors
+        gradient = _dense(gradient)
+        sums, products, by_weight, by_bias = torch.batch_norm_backward_reduce(
+            gradient, x, mean, scale, weight, *ctx.needs_input_grad[:3]
+        )
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            sums, products = sum_over_all(torch.stack([sums, products]))  # [C] each
+            by_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, sums, products, counts)
+        return by_x, by_weight, by_bias, None, None, None, None
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Lay out a tensor as the kernels take it: channels last, or contiguous."""
+    formats = (torch.channels_last, torch.channels_last_3d)
+    return x if any(x.is_contiguous(memory_format=each) for each in formats) else x.contiguous()
 
 
 class _BatchNorm1d(_Synchronised, nn.BatchNorm1d):

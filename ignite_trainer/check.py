@@ -168,6 +168,7 @@ class _ModelChecked:
     weights: str = ""
     size_bytes: int = 0
     trained_bytes: int = 0
+    frozen_bytes: int = 0
 
     @classmethod
     def of(cls, model: nn.Module | None, problems: Sequence[str]) -> _ModelChecked:
@@ -188,6 +189,7 @@ class _ModelChecked:
             weights=", ".join(files),
             size_bytes=sum(value.nbytes for value in _tensors(model.state_dict())),
             trained_bytes=sum(value.nbytes for value in model.parameters() if value.requires_grad),
+            frozen_bytes=sum(value.nbytes for value in model.parameters() if not value.requires_grad),
         )
 
     def space(self, blueprint: Blueprint) -> list[Space]:
@@ -197,8 +199,8 @@ class _ModelChecked:
         # The best are there as .pt and as .safetensors, a superseded one until the next state is saved.
         kept = 2 * min(BEST_KEPT + 1, protocol.setup.epochs) * len(lines) * self.size_bytes
         copies = _OPTIMIZER_STATE + bool(protocol.setup.ema)
-        last = _LAST_KEPT * (self.size_bytes + copies * self.trained_bytes)
-        size = kept + last if protocol.setup.epochs else 0
+        last = _LAST_KEPT * (self.size_bytes - self.frozen_bytes + copies * self.trained_bytes)
+        size = kept + last + self.frozen_bytes if protocol.setup.epochs else 0
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
 
 

@@ -6,30 +6,37 @@ import itertools
 import logging
 import math
 import pickle
-import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_trainer import random_state
+from ignite_trainer.checkpoint_files import (
+    DamagedError,
+    read_intact,
+    remove_weights,
+    save_durably,
+    save_weights,
+    states_of,
+)
 from ignite_trainer.distributed import all_say, is_main, main_says, rank, wait_for_all
-from ignite_trainer.durable import is_intact, remove, remove_remains, write_durably
+from ignite_trainer.durable import remove, remove_remains
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.frozen_weights import FrozenWeights, read_left_out
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Best
+from ignite_trainer.snapshot import snapshot
 from ignite_trainer.state_content import BEST_FILE, BEST_KEPT, BestEntry, Position, StateContent, checked
-from ignite_trainer.writing import writing
 
 __all__ = ["BEST_KEPT", "Checkpoints", "Position"]
-
-_STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +46,19 @@ class Checkpoints:
 
     The best files are the model's state dict, load wherever weights load, and have a `.safetensors` beside
     them. A state holds all that a run goes on with: model, the parts named to it, position, random states,
-    and which files are the best. Each file gets its name when it is complete and verified, and has its
-    checksum beside it. The last two states stay, with all best files that they name, until `finish`.
+    and which files are the best; frozen weights are in a file beside the states. All tensors are on the CPU.
+    Each file gets its name when it is complete and verified, and has its checksum beside it. The last two
+    states stay, with all best files that they name, until `finish`.
+
+    What is saved is copied, then written by a thread while training goes on; `save`, `save_state`,
+    `restore`, `finish` and `wait` first wait for what was saved before, and raise the RunFailed of a file
+    that cannot be written. Whoever ends a run calls `wait`.
 
     Of several processes, which all call it, the main one writes, and all read what is there.
+
+    Attributes:
+        damaged: files for want of which `restore` passed over a state.
+        seconds_of_writing: how long the last writing took.
     """
 
     def __init__(
@@ -64,6 +80,10 @@ class Checkpoints:
         self._folder, self._model, self._state = folder, model, state
         self._saved_weights, self._may_go_on = saved_weights, may_go_on
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
+        self._frozen = FrozenWeights(folder, model)
+        self._pending: Future[None] | None = None  # what is being written
+        self.damaged: list[Path] = []
+        self.seconds_of_writing = 0.0
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
         self._before: list[Path] = []  # states older than the last
@@ -72,43 +92,42 @@ class Checkpoints:
         self._needed_by_the_one_before: list[Path] = []
 
     def save(self, values: Mapping[str, float], *, position: Position) -> None:
-        """Save what the held-out `values` of this epoch call for, and the state after it."""
-        if is_main():
-            with self._saved_weights():
-                weights = self._weights()
-                for label in self._lines:
-                    self._save_if_among_the_best(label, values[label], position.epoch, weights)
-        self.save_state(position)
+        """Save what the held-out `values` of this epoch call for, and the state after it.
 
-    def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> Path:
-        """Save all that the run goes on with; return where.
+        Raises:
+            RunFailed: what was saved before cannot be written; the files there are stay.
+        """
+        labels = self._lines if is_main() else ()
+        best = [self._place_among_the_best(label, values[label], position.epoch) for label in labels]
+        self._save(position, random_state.capture(), best=[path for path in best if path])
+
+    def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
+        """Save all that the run goes on with.
 
         Args:
             position: between two steps of the optimizer: gradients are not saved.
             random: the global random states, if others than those of now.
 
         Raises:
-            RunFailed: it cannot be written; the states there are stay. Or a part holds what a file of plain
-                values cannot.
+            RunFailed: what was saved before cannot be written; the files there are stay. Or a part of it
+                holds what a file of plain values cannot.
         """
-        path = self._folder / position.file_name
-        randoms = all_say(random_state.capture() if random is None else dict(random))
-        if not is_main():
-            self._last = path
-            return path
-        with self._saved_weights():
-            self._write(position.file_name, self._content(position, randoms))
-        try:
-            torch.load(path, weights_only=True, mmap=True)
-        except pickle.UnpicklingError as error:
-            remove(path)
-            raise RunFailed(f"The state of the run cannot be saved as plain values: {error}") from error
-        older = [self._last] if self._last and self._last != path else []
-        for superseded in {*self._before, *self._needed_by_the_one_before} - {path, *older}:
-            _remove_weights(superseded)
-        self._last, self._before = path, older
-        self._needed_by_the_one_before, self._superseded = self._superseded, []
-        return path
+        self._save(position, random_state.capture() if random is None else dict(random))
+
+    def wait(self) -> None:
+        """Wait until what was saved is written.
+
+        Raises:
+            RunFailed: it cannot be written; the files there are stay.
+        """
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def raise_if_failed(self) -> None:
+        """Raise the RunFailed of a file that could not be written, if that is known already."""
+        if self._pending and self._pending.done():
+            self.wait()
 
     def restore(self, path: Path | None = None) -> Position | None:
         """Put everything back as it was when a state was saved.
@@ -121,17 +140,25 @@ class Checkpoints:
 
         Raises:
             ProtocolError: the state is of another model, optimizer or data set, or holds what no run saves.
+            RunFailed: what was saved before cannot be written.
         """
-        for candidate in [path] if path else main_says(lambda: _newest_first(self._folder)):
-            content = _read(candidate)
-            if content is None:
+        main_says(self.wait)
+        self.damaged = []
+        for candidate in [path] if path else main_says(lambda: states_of(self._folder)):
+            try:
+                content = read_intact(candidate)
+                frozen = read_left_out(candidate, content)
+            except DamagedError as error:
                 logger.warning(
-                    "The checkpoint %s is damaged or incomplete; the one before it is tried.", candidate
+                    "The checkpoint %s is damaged or incomplete; the state before %s is tried.",
+                    error.file,
+                    candidate.name,
                 )
+                self.damaged.append(error.file)
                 continue
             state = checked(content, candidate, self._state)
             try:
-                self._load(content, state)
+                self._load({**content, "model": {**frozen, **state.model}}, state)
                 self._may_go_on(candidate, state)
             except ProtocolError:
                 raise
@@ -141,14 +168,19 @@ class Checkpoints:
                 ) from error
             wait_for_all()  # until they have read it, before anything beside it is removed
             if is_main():
-                self._take_over(candidate, state.position)
+                self._take_over(candidate, state)
             return state.position
         return None
 
     def finish(self) -> None:
-        """Remove what only a run under way needs: the state before the last, best files it alone names."""
+        """Remove what only a run under way needs: the state before the last, best files it alone names.
+
+        Raises:
+            RunFailed: what was saved last cannot be written.
+        """
+        self.wait()
         for path in (*self._before, *self._needed_by_the_one_before, *self._superseded):
-            _remove_weights(path)
+            remove_weights(path)
         self._before, self._needed_by_the_one_before, self._superseded = [], [], []
 
     @property
@@ -157,17 +189,43 @@ class Checkpoints:
         return tuple(kept[0] for kept in self._kept.values() if kept)
 
     @property
-    def found(self) -> list[Path]:
-        """The states that are there, the newest first, whether they are intact or not."""
-        return _newest_first(self._folder)
-
-    @property
     def last(self) -> Path | None:
-        """Where the last state is."""
+        """Where the last state is, once it is written."""
         return self._last
 
-    def _weights(self) -> dict[str, Any]:
-        return {name: _plain(value) for name, value in self._model.state_dict().items()}
+    def _save(self, position: Position, random: dict[str, Any], *, best: Sequence[Path] = ()) -> None:
+        path = self._folder / position.file_name
+        randoms = all_say(random)
+        if is_main():
+            self.wait()
+            with self._saved_weights():
+                content = snapshot(self._content(position, randoms))
+            older = [self._last] if self._last and self._last != path else []
+            superseded = {*self._before, *self._needed_by_the_one_before} - {path, *older}
+            # A thread of its own: between two writings there is none that a fork would leave behind.
+            writer = ThreadPoolExecutor(max_workers=1)
+            self._pending = writer.submit(self._write, path, content, best, superseded)
+            writer.shutdown(wait=False)
+            self._before, self._needed_by_the_one_before, self._superseded = older, self._superseded, []
+        self._last = path
+
+    def _write(
+        self, path: Path, content: dict[str, Any], best: Iterable[Path], superseded: Iterable[Path]
+    ) -> None:
+        """Write a state and its weights as `best` files, then remove what it supersedes."""
+        start = time.monotonic()
+        self._folder.mkdir(exist_ok=True)
+        for file in best:
+            save_weights(file, content["model"])
+        save_durably(path, self._frozen.leave_out(content))
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError as error:
+            remove(path)
+            raise RunFailed(f"The state of the run cannot be saved as plain values: {error}") from error
+        for file in superseded:
+            remove_weights(file)
+        self.seconds_of_writing = time.monotonic() - start
 
     def _content(self, position: Position, randoms: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -177,7 +235,7 @@ class Checkpoints:
             },
             "random": randoms[0],
             **({"random_of_other_processes": randoms[1:]} if randoms[1:] else {}),
-            "model": self._weights(),
+            "model": dict(self._model.state_dict()),
             **{name: part.state_dict() for name, part in self._state.items()},
         }
 
@@ -204,12 +262,13 @@ class Checkpoints:
         randoms = [content["random"], *content.get("random_of_other_processes", [])]
         random_state.reinstate(randoms[rank() if rank() < len(randoms) else 0])
 
-    def _take_over(self, restored: Path, position: Position) -> None:
+    def _take_over(self, restored: Path, state: StateContent) -> None:
         """Go on from a state: what was written after it is removed, what it supersedes is noted."""
-        states = _newest_first(self._folder)
+        states, position = states_of(self._folder), state.position
         if restored not in states:  # of another folder, where nothing is ours to remove
             self._last, self._before = None, states
             return
+        self._frozen.sha256 = state.frozen_weights
         at = states.index(restored)
         for newer in states[:at]:
             remove(newer)
@@ -223,26 +282,21 @@ class Checkpoints:
             if path in named or not match:
                 continue
             if int(match[1]) > done:
-                _remove_weights(path)
+                remove_weights(path)
             else:
                 self._needed_by_the_one_before.append(path)
 
-    def _save_if_among_the_best(
-        self, label: str, value: float, epoch: int, weights: Mapping[str, Any]
-    ) -> None:
+    def _place_among_the_best(self, label: str, value: float, epoch: int) -> Path | None:
+        """Where the weights of this epoch are to be written; None if they are not among the best."""
         kept = self._kept[label]
         place = sum(self._rank(label, one.value) >= self._rank(label, value) for one in kept)
         if place == BEST_KEPT:
-            return
-        path = self._write(f"best_{self._lines[label].file_name}_epoch-{epoch}_{value:.4f}.pt", weights)
-        if all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            content = safetensors.torch.save(_unshared(weights))
-            beside = path.with_suffix(".safetensors")
-            with writing(beside):
-                write_durably(beside, lambda file: file.write(content))
+            return None
+        path = self._folder / f"best_{self._lines[label].file_name}_epoch-{epoch}_{value:.4f}.pt"
         kept.insert(place, Best(label=label, value=value, epoch=epoch, checkpoint=path))
         self._superseded += [best.checkpoint for best in kept[BEST_KEPT:] if best.checkpoint]
         del kept[BEST_KEPT:]
+        return path
 
     def _rank(self, label: str, value: float) -> float:
         """The more the better; what is no number is the worst."""
@@ -250,49 +304,10 @@ class Checkpoints:
             return -math.inf
         return value if self._lines[label].best == "max" else -value
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> Path:
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / name
-        with writing(path):
-            write_durably(path, lambda file: torch.save(content, file))
-        return path
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    found = [(match, path) for path in folder.glob("last_*.pt") if (match := _STATE.fullmatch(path.name))]
-    # A state without a step is that of a complete epoch.
-    found.sort(key=lambda one: (int(one[0][1]), float(one[0][2] or math.inf)), reverse=True)
-    return [path for _, path in found]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a state; None unless it is intact."""
-    if not is_intact(path):
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError):
-        return None
-
 
 def _entry(best: Best) -> BestEntry:
     file = best.checkpoint.name if best.checkpoint else None
     return BestEntry(value=best.value, epoch=best.epoch, file=file)
-
-
-def _plain(value: Any) -> Any:
-    """A tensor in its usual layout, whatever that of the model in memory."""
-    return value.contiguous() if isinstance(value, Tensor) else value
-
-
-def _unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each with memory of its own: safetensors holds no ties."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
-
-
-def _remove_weights(path: Path) -> None:
-    for each in (path, path.with_suffix(".safetensors")):
-        remove(each)
 
 
 def _lay_out_like_parameters(optimizer: Optimizer) -> None:

@@ -9,10 +9,11 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.extending import read_layers, read_protocol
@@ -54,8 +55,30 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
         flags.config = (
             [str(resumed / "protocol.json")] if resumed else make_parser().error("name a protocol with -c")
         )
-    with _several_processes():
-        return _command(argv, flags, overrides, defaults=defaults, resumed=resumed)
+    try:
+        status = _command(argv, flags, overrides, defaults=defaults, resumed=resumed)
+    except Exception:
+        if not _started_with_others():
+            raise
+        traceback.print_exc()
+        status = 1
+    if status and _started_with_others():
+        _leave(status)
+    return status
+
+
+def _leave(status: int) -> NoReturn:
+    """End one of several processes, of which the others may never come to their end.
+
+    Without exit handlers: NCCL's wait for the other processes, and those may be waiting for this one.
+    """
+    if status == EXIT_STOPPED:  # they are stopping, too; the main process may still be writing
+        from ignite_trainer.distributed import wait_to_part  # noqa: PLC0415 - importing torch takes seconds
+
+        wait_to_part()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _command(
@@ -68,22 +91,23 @@ def _command(
 ) -> int:
     """Carry out what the words say; return the exit status."""
     try:
-        # Every protocol is checked before the first one runs.
-        paths = _matching(flags.config, leave_out=(defaults, defaults.with_name("schema.json")))
-        loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
-        if flags.check or flags.explain:
-            look = _check if flags.check else functools.partial(_explain, overrides, defaults)
-            return _look(look, loads, trusted=flags.trust)
-        protocols = {path: load_one() for path, load_one in loads.items()}
-        if resumed and (len(protocols) > 1 or any(protocol.sweep for protocol in protocols.values())):
-            raise ProtocolError(
-                "A folder is that of one run; leave --resume without one here.", source="--resume"
-            )
-        from ignite_trainer import jobs  # noqa: PLC0415 - importing torch takes seconds
+        with _several_processes():
+            # Every protocol is checked before the first one runs.
+            paths = _matching(flags.config, leave_out=(defaults, defaults.with_name("schema.json")))
+            loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
+            if flags.check or flags.explain:
+                look = _check if flags.check else functools.partial(_explain, overrides, defaults)
+                return _look(look, loads, trusted=flags.trust)
+            protocols = {path: load_one() for path, load_one in loads.items()}
+            if resumed and (len(protocols) > 1 or any(protocol.sweep for protocol in protocols.values())):
+                raise ProtocolError(
+                    "A folder is that of one run; leave --resume without one here.", source="--resume"
+                )
+            from ignite_trainer import jobs  # noqa: PLC0415 - importing torch takes seconds
 
-        planned = jobs.plan(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
-        with contextlib.nullcontext() if flags.benchmark else stopped_by_signals():
-            return jobs.carry_out(planned)
+            planned = jobs.plan(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
+            with contextlib.nullcontext() if flags.benchmark else stopped_by_signals():
+                return jobs.carry_out(planned)
     except (ProtocolError, RunFailed) as error:
         _say(f"error: {error}")
         return 2 if isinstance(error, ProtocolError) else 1

@@ -134,6 +134,7 @@ class SplitLoader:
         self._batches = None if self._sample_steps or self._streamed else batches
         self._kinds = [_kind(field) for field in first_readable(dataset)] if self._batches else []
         self._loader: DataLoader[Any] | None = None
+        self._transfer = Transfer(device)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -178,7 +179,7 @@ class SplitLoader:
 
     def _read(self, source: GivesBatches) -> Iterator[tuple[Tensor, Any]]:
         """Whole batches on the device, the next one read and sent while a step runs."""
-        transfer = Transfer(self._device)
+        transfer = self._transfer
 
         def read(references: list[tuple[int, int]]) -> tuple[Tensor, Sent | None, list[Unreadable]]:
             if not references:  # of a batch smaller than the number of processes
@@ -255,7 +256,7 @@ def _processors() -> int:
 
 
 def _same(batch: Any) -> Any:
-    """What is made of a batch that is one already."""
+    """Identity collate: the data set yields batches."""
     return batch
 
 

@@ -11,7 +11,8 @@ such as a scale, has the mean of W equal gradients. The backward pass needs no m
 DistributedDataParallel, which sees one forward pass through one module, could not do this: a step calls
 several methods of a model, or each of them several times.
 
-Control messages (lists, flags, sizes) go between the CPUs, so that no device has to be waited for.
+Control messages (lists, flags, sizes) go between the CPUs, so that no device has to be waited for. So do
+tensors that are on a CPU, which NCCL does not take.
 """
 
 from __future__ import annotations
@@ -28,10 +29,17 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from ignite_trainer.errors import ProtocolError
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=12)
-"""That a process waits for the others: one may decode a data set meanwhile. One that died is seen at once."""
+"""How long a process waits for the others: one may be decoding a data set. One that died is seen at once."""
+
+_PATIENCE_OF_DEVICES = timedelta(minutes=10)
+"""How long NCCL waits. It does not see that a process died; whatever takes long, all wait for by messages."""
+
+_PARTING = timedelta(seconds=30)
 
 _BUCKET_BYTES = 64 * 2**20
 
@@ -53,27 +61,49 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def several_processes() -> Iterator[None]:
-    """Meet the other processes if torchrun started this one with others, and part at the end."""
+    """Meet the other processes if torchrun started this one with others, and part at the end.
+
+    After an error it does not part: NCCL would wait for the others, which may be waiting for this process.
+    The process is to end then; torchrun ends the others.
+
+    Raises:
+        ProtocolError: there are fewer GPUs than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_several():
         yield
         return
     import ignite.distributed as idist  # noqa: PLC0415 - takes a while, and data sets import this module
 
     on_cuda = torch.cuda.is_available()
-    if on_cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # torchrun keeps its store when it starts processes anew: without a prefix they find dead addresses there.
     found, number, count = next(rendezvous("env://", timeout=_PATIENCE))
     store = PrefixStore(f"start {restarts()}", found)
     dist.init_process_group(
-        "nccl" if on_cuda else "gloo", store=store, rank=number, world_size=count, timeout=_PATIENCE
+        "nccl" if on_cuda else "gloo",
+        store=store,
+        rank=number,
+        world_size=count,
+        timeout=_PATIENCE_OF_DEVICES if on_cuda else _PATIENCE,
     )
+    if on_cuda:
+        _take_device()
+    _control()  # all make it, and at once
     idist.sync()
-    try:
-        yield
-    finally:
-        _CONTROL.clear()
-        idist.finalize()
+    yield
+    _CONTROL.clear()
+    idist.finalize()
+
+
+def _take_device() -> None:
+    """Give each process of this machine a GPU of its own."""
+    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if devices < processes:
+        gpus = "GPU" if devices == 1 else "GPUs"
+        raise ProtocolError(
+            f"{processes} processes on this machine, {devices} {gpus}: start torchrun with "
+            f"--nproc-per-node {devices}, or hide the {gpus} with CUDA_VISIBLE_DEVICES=''."
+        )
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def restarts() -> int:
@@ -167,6 +197,13 @@ def wait_for_all() -> None:
         all_say(None)
 
 
+def wait_to_part() -> None:
+    """Go on when all processes are here, or after half a minute: another may not have been asked to stop."""
+    if _is_several():
+        with contextlib.suppress(RuntimeError):
+            dist.monitored_barrier(group=_control(), timeout=_PARTING)
+
+
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Put the rows of all processes one below the other, by rank; differentiable, see above.
 
@@ -212,7 +249,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=_group_of(flat))
         flat /= world_size()
         for gradient, values in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
             gradient.copy_(values.view(gradient.shape))
@@ -227,7 +264,7 @@ def share_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
     for tensor in tensors:
         if tensor.numel():
             values = tensor.contiguous()
-            dist.broadcast(values, src=0)
+            dist.broadcast(values, src=0, group=_group_of(values))
             tensor.copy_(values)
 
 
@@ -240,7 +277,7 @@ class _GatherRows(torch.autograd.Function):
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(gathered, padded)
+        dist.all_gather(gathered, padded, group=_group_of(padded))
         return torch.cat([of_rank[:count] for of_rank, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
@@ -252,17 +289,17 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
         total = value.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=_group_of(total))
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
         total = gradient.contiguous().clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=_group_of(total))
         return total
 
 
-_CONTROL: list[Any] = []  # the group of the CPUs, made when it is first needed
+_CONTROL: list[Any] = []  # the group of the CPUs, where it is not the default one
 
 
 def _control() -> Any:
@@ -271,6 +308,11 @@ def _control() -> Any:
     if not _CONTROL:
         _CONTROL.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
     return _CONTROL[0]
+
+
+def _group_of(tensor: Tensor) -> Any:
+    """The group that carries a tensor; all processes have theirs on devices of one kind."""
+    return _control() if tensor.device.type == "cpu" else dist.group.WORLD
 
 
 def _is_several() -> bool:

@@ -12,7 +12,7 @@ from typing import IO, Any
 _CHUNK = 2**20
 
 
-def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
     """Write a file, and beside it `<name>.sha256`, as the command sha256sum writes and checks it.
 
     Until the new file is on disk and reads as it was written, what was at `path` stays.
@@ -20,6 +20,9 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Args:
         path: where the file will be.
         write: gives its content to a binary file.
+
+    Returns:
+        The sha256 of the file.
 
     Raises:
         OSError: it cannot be written, or reads otherwise; nothing of it is left.
@@ -47,12 +50,23 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     if before:
         with contextlib.suppress(OSError):  # a line too many does no harm
             _note(path, line)
+    return written
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a file is byte for byte what `write_durably` wrote; not so if it has no checksum."""
+def is_intact(path: Path, sha256: str | None = None) -> bool:
+    """Whether a file is byte for byte what `write_durably` wrote.
+
+    Args:
+        path: the file.
+        sha256: what it must have; None: that of the checksum beside it, without which no file is intact.
+    """
     try:
-        return f"{_sha256(path)}  {path.name}\n".encode() in _noted(path).splitlines(keepends=True)
+        found = _sha256(path)
+        return (
+            found == sha256
+            if sha256
+            else f"{found}  {path.name}\n".encode() in _noted(path).splitlines(keepends=True)
+        )
     except OSError:
         return False
 

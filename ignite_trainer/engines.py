@@ -33,6 +33,9 @@ from ignite_trainer.precision import autocast, loss_scaler
 from ignite_trainer.protocol import Setup
 from ignite_trainer.task import EmbeddingTask, StepOutput, Task
 
+_LEFT_FREE = 0.05
+"""Share of a device's memory that a batch has to leave free to fit: in a long run it is fragmented."""
+
 RUNNING_LOSS = "ignite_trainer.running_loss"  # no label of a metric
 
 
@@ -141,15 +144,24 @@ class _TrainingStep:
             return joint_steps.training_step(self._task, self._model, batch)
 
     def _fitting(self, batch: Batch) -> int | None:
-        """Try which part of a batch fits into the memory of the device; None: not found."""
+        """Try which part of a batch fits into the memory of the device; None: not found.
+
+        The weights move: they are those of a run that ends.
+        """
+        free = round(_LEFT_FREE * torch.cuda.get_device_properties(self._device).total_memory)
 
         def attempt(size: int) -> None:
             self._optimizer.zero_grad()
             torch.cuda.empty_cache()
             part = Batch(batch.indices[:size], part_of(batch.sample, slice(0, size)))
-            output, _ = self._forward(part)
-            if output is not None and output.loss is not None:
-                output.loss.backward()
+            left_free = torch.empty(free, dtype=torch.uint8, device=self._device)
+            for _ in range(2):  # the second one beside what the optimizer remembers from the first
+                output = self._forward(part).output
+                if output is not None and output.loss is not None:
+                    output.loss.backward()
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            del left_free
 
         size = len(batch.indices)
         return largest_that_fits(attempt, min(size, self._setup.chunk or size) if self._cache else size)

@@ -105,16 +105,20 @@ def estimate(
     first = parts.sizes["test"] / rates["evaluation"]
     epochs = projection.epochs
     beside_steps, peak = measurement.rehearse()
-    overhead = beside_steps if isinstance(beside_steps, Overhead) else Overhead(per_epoch=0.0, once=0.0)
-    peaks = [each for each in (peak, *(one.whole.peak_bytes for one in found.values())) if each is not None]
+    overhead = beside_steps if isinstance(beside_steps, Overhead) else Overhead(0.0, 0.0, 0.0, 0)
+    # Of the host, whose memory counts on the CPU, a state being written takes some beside the steps.
+    beside = overhead.state_bytes if parts.device.type == "cpu" else 0
+    peaks = [one.whole.peak_bytes + beside for one in found.values() if one.whole.peak_bytes is not None]
     once = overhead.once + sum(each.whole.extra_of_first for each in found.values())
     steps_per_epoch = (projection.seconds_per_run - first) / epochs if epochs else first
+    # The state of an epoch is not copied before that of the epoch before is written.
+    seconds_per_epoch = max(steps_per_epoch + overhead.per_epoch, overhead.writing)
     return Estimates(
         activities=found,
-        seconds_per_epoch=steps_per_epoch + overhead.per_epoch,
-        seconds_per_run=projection.seconds_per_run + epochs * overhead.per_epoch + once,
+        seconds_per_epoch=seconds_per_epoch,
+        seconds_per_run=(first if epochs else 0.0) + max(1, epochs) * seconds_per_epoch + once,
         beside_steps=beside_steps,
-        peak_bytes=max(peaks, default=None),
+        peak_bytes=max(peaks if peak is None else [peak, *peaks], default=None),
         batch=measurement.batch,
         stages=measurement.stages,
     )

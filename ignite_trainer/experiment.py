@@ -13,7 +13,7 @@ from ignite.utils import manual_seed
 from ignite_trainer import results, results_table, resuming
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.distributed import all_or_none, is_main, main_says
+from ignite_trainer.distributed import is_main, main_says
 from ignite_trainer.errors import RunStopped
 from ignite_trainer.faults import explained
 from ignite_trainer.folder_lock import alone_in
@@ -94,7 +94,7 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
     seed = protocol.setup.seed
     assert seed is not None, "a run has a seed"
     manual_seed(seed)
-    parts = all_or_none(lambda: assemble(blueprint, seed=seed))
+    parts = assemble(blueprint, seed=seed)
     made = [
         build(kind, args, where=f"Reporters[{index}]")
         for index, (kind, args) in enumerate(blueprint.reporters)

@@ -109,7 +109,10 @@ class _Part(NamedTuple):
 def _share(
     batch: Batch, tensors: Mapping[str, Tensor], device: torch.device
 ) -> tuple[Batch, dict[str, Tensor]]:
-    """Put the samples of all processes together, and the rows of their tensors, which keep their gradient."""
+    """Put the samples of all processes together, and the rows of their tensors, which keep their gradient.
+
+    Rows are gathered on `device`: a process without any has to know where those of the others are.
+    """
     sample, count = batch.sample, len(batch.indices)
     parts = all_say(
         _Part(
@@ -122,8 +125,8 @@ def _share(
     gathered: dict[str, Tensor] = {}
     for name in sorted({name for part in parts for name in part.tensors}):
         shape, kind = next(part.tensors[name][1:] for part in parts if name in part.tensors)
-        rows = tensors[name] if name in tensors else torch.zeros((0, *shape), dtype=kind, device=device)
-        gathered[name] = gather_rows(rows, [part.tensors.get(name, (0,))[0] for part in parts])
+        rows = tensors[name] if name in tensors else torch.zeros((0, *shape), dtype=kind)
+        gathered[name] = gather_rows(rows.to(device), [part.tensors.get(name, (0,))[0] for part in parts])
     indices = torch.tensor([index for part in parts for index in part.indices], dtype=torch.int64)
     make = next((part.make for part in parts if part.make), None)
     if make is None:
@@ -165,8 +168,8 @@ def _join(parts: list[_Part], number: int, own: Any, device: torch.device) -> An
         mine = values_of(own)
         if said[rank()].form == "none":
             kind = next(field.values for field in said if field.form == "numbers")
-            mine = torch.zeros(0, dtype=kind, device=device)
-        values = gather_rows(mine, [len(field.rows) for field in said])
+            mine = torch.zeros(0, dtype=kind)
+        values = gather_rows(mine.to(device), [len(field.rows) for field in said])
     if values is not None and len(rows) == first:
         return values
     return PartialBatch(torch.tensor(rows), values)

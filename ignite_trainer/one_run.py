@@ -90,7 +90,21 @@ class Run:
         self._left_out = 0  # batches of the first epoch, which were trained on before
 
     def carry_out(self, seed: int, *, resume: bool) -> RunResult:
-        """Evaluate, train for the epochs of the protocol, and tell the reporters."""
+        """Evaluate, train for the epochs of the protocol, and tell the reporters.
+
+        However it ends, what was saved is written.
+        """
+        try:
+            return self._carry_out(seed, resume=resume)
+        finally:
+            self._checkpoints.wait()
+
+    @property
+    def seconds_of_writing(self) -> float:
+        """How long the last checkpoints took to be written."""
+        return self._checkpoints.seconds_of_writing
+
+    def _carry_out(self, seed: int, *, resume: bool) -> RunResult:
         position = self._restore() if resume else None
         log_to = position
         if position and position.epoch == self._setup.epochs:
@@ -134,7 +148,7 @@ class Run:
         position = self._checkpoints.restore()
         result = self._folder / FILE_NAME
         if position is None:
-            damaged = listing([path.name for path in self._checkpoints.found])
+            damaged = listing([path.name for path in dict.fromkeys(self._checkpoints.damaged)])
             if damaged or result.exists():
                 raise ProtocolError(
                     f"The run in {self._folder} has no state that is intact: "

@@ -61,7 +61,18 @@ def build_optimizer(
     optimizer = optimizer or build(kind, args, groups, where="Optimizer")
     if any(group.get("fused") for group in optimizer.param_groups):
         optimizer.register_step_pre_hook(_begin_momentum)
+    optimizer.register_step_post_hook(_count_write)
     return optimizer
+
+
+def _count_write(optimizer: Optimizer, *_: object) -> None:
+    """Raise the version counters of the parameters of a step, by which others see that they changed.
+
+    Fused kernels do not, nor do optimizers that write through `parameter.data`.
+    """
+    torch.autograd.graph.increment_version(
+        [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
+    )
 
 
 def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
@@ -138,9 +149,9 @@ class OptimizerSteps:
             )
 
     def drop(self) -> None:
-        """Let the step that was begun not have been: no weight, no state of the optimizer or scaler moves.
+        """Discard the current step; weights, optimizer and scaler stay unchanged.
 
-        Buffers, such as the statistics of batch norm, which follow the forward pass, are put back.
+        Buffers, such as the statistics of batch norm, follow the forward pass; they are put back.
         """
         with torch.no_grad():
             for buffer, before in self._buffers:

@@ -9,8 +9,11 @@ import torch
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.protocol import Setup
 
-# Where torch raises a plain RuntimeError.
-_SAID = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
+# Where torch raises a plain RuntimeError; the last is said where every cuDNN engine wants more than there is.
+_SAID = (
+    *("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED"),
+    "unable to find an engine",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -26,10 +26,19 @@ _REHEARSED = (JsonLines, LearningCurve, Report)
 
 
 class Overhead(NamedTuple):
-    """Seconds that a run takes beside its steps: after each epoch, and once."""
+    """What a run takes beside its steps.
+
+    Attributes:
+        per_epoch: seconds after each epoch.
+        once: seconds before the first epoch and after the last, whose state is still to be written then.
+        writing: seconds that a state takes to be written, beside the next epoch.
+        state_bytes: size of a state, which is in memory until it is written.
+    """
 
     per_epoch: float
     once: float
+    writing: float
+    state_bytes: int
 
 
 def rehearse(blueprint: Blueprint, parts: Parts, *, samples: int, seed: int) -> Overhead:
@@ -70,10 +79,12 @@ def rehearse(blueprint: Blueprint, parts: Parts, *, samples: int, seed: int) -> 
         freed_memory(kept=setup.keep_memory),
     ):
         start = time.monotonic()
-        Run(small, replace(few, evaluations={}), Path(folder), reporters, StopRequest()).carry_out(
-            seed, resume=False
-        )
-        return _overhead(time.monotonic() - start, first, last)
+        run = Run(small, replace(few, evaluations={}), Path(folder), reporters, StopRequest())
+        run.carry_out(seed, resume=False)
+        seconds = time.monotonic() - start
+        files = Path(folder).glob("checkpoints/*.pt")
+        state_bytes = sum(path.stat().st_size for path in files if not path.name.startswith("best_"))
+        return _overhead(seconds, first, last, writing=run.seconds_of_writing, state_bytes=state_bytes)
 
 
 class _Clock(Reporter):
@@ -92,26 +103,28 @@ class _Clock(Reporter):
         self.ended = time.monotonic()
 
 
-def _overhead(seconds: float, first: _Clock, last: _Clock) -> Overhead:
+def _overhead(seconds: float, first: _Clock, last: _Clock, *, writing: float, state_bytes: int) -> Overhead:
     """Share what a run took beside its passes and its training between its one epoch and the rest.
 
     ```text
-    start | pass | reporters | training | pass | reporters, pass, reporters, checkpoint | report
-                 ^ first     ^ last            ^ first                                  ^ ended
+    start | pass | reporters | training | pass | reporters, pass, reporters, copy of state | writing | report
+                 ^ first     ^ last            ^ first                                               ^ ended
     ```
 
     Args:
         seconds: of the whole run.
         first: was told before the other reporters.
         last: after them.
+        writing: seconds that the state was written, while nothing else was done.
+        state_bytes: its size.
     """
     per_epoch = training = 0.0
     if len(first.passes) > 1:
         _, (after_training, taken), *others = first.passes
         training = after_training - taken - last.passes[0][0]
-        per_epoch = first.ended - after_training - sum(each for _, each in others)
+        per_epoch = first.ended - after_training - sum(each for _, each in others) - writing
     once = seconds - training - per_epoch - sum(each for _, each in first.passes)
-    return Overhead(per_epoch=max(0.0, per_epoch), once=max(0.0, once))
+    return Overhead(max(0.0, per_epoch), max(0.0, once), writing, state_bytes)
 
 
 def _writable(root: Path) -> Path | None:

@@ -52,6 +52,7 @@ class Saver:
             self.note_saved(position.iteration)
 
     def _after_step(self, trainer: Engine, before_saving: Callable[[int, int], None]) -> None:
+        self._checkpoints.raise_if_failed()
         state, setup = trainer.state, self._setup
         batches = state.epoch_length or 1
         done = (state.iteration - 1) % batches + 1

@@ -70,6 +70,7 @@ class StateContent(BaseModel):
     model: dict[str, Any]
     random: dict[str, Any]
     random_of_other_processes: list[dict[str, Any]] = []
+    frozen_weights: str | None = None
     elapsed: _Elapsed | None = None
     faults: dict[str, _Count] = {}
 

@@ -1,4 +1,4 @@
-"""The way of a batch to the device, beside the step that runs there."""
+"""Copies the next batch to the device while the current step runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ignite_trainer.batch import PaddedBatch, PartialBatch, rebuild
 
 
 class Sent(NamedTuple):
-    """A batch on its way."""
+    """A batch that is being copied."""
 
     sample: Any
     arrival: torch.cuda.Event | None
@@ -21,6 +21,8 @@ class Sent(NamedTuple):
 
 class Transfer:
     """Sends batches to a device: to CUDA from pinned memory, on a stream of its own.
+
+    One serves all passes of a loader: memory that is freed on a stream is used again on that stream alone.
 
     ```text
     thread:  with transfer.beside():  send(sample)

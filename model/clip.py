@@ -4,15 +4,18 @@ open_clip is imported where it is used: that takes ten seconds.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
 from model.image_input import ImagePreprocessing
 
 Text: TypeAlias = Sequence[str | Sequence[str]]
 """Entries to encode: each a string, or a list of labels."""
+
+_REMEMBERED = 2**16  # texts whose tokens are kept, about 1 kB each
 
 
 class ClipTowers(NamedTuple):
@@ -122,8 +125,10 @@ def recompute_transformers(clip: nn.Module) -> None:
 
 def text_parameters(clip: nn.Module) -> list[nn.Parameter]:
     """The parameters of the text tower of a module that has one of open_clip's."""
-    named = dict(clip.named_parameters())
-    return [weight for name, weight in named.items() if name.split(".")[0] in _TEXT_TOWER]
+    modules = [clip._modules[name] for name in _TEXT_TOWER if name in clip._modules]
+    own = [clip._parameters[name] for name in _TEXT_TOWER if name in clip._parameters]
+    inner = [weight for module in modules if module is not None for weight in module.parameters()]
+    return [*inner, *(weight for weight in own if weight is not None)]
 
 
 _TEXT_TOWER = (
@@ -135,7 +140,7 @@ _TEXT_TOWER = (
 def tokenize(
     text: Text, base_str: str = "{}", *, context_length: int = 77, clip: str | None = None
 ) -> Tensor:
-    """Turn texts into tokens.
+    """Turn texts into tokens, each text once: its tokens are remembered.
 
     Args:
         text: entries; the labels of a list are joined with ", ".
@@ -154,14 +159,13 @@ def tokenize(
     if "{}" not in base_str:
         raise ValueError(f"The template {base_str!r} lacks a {{}} for the text.")
     tokenizer = _tokenizer(clip)
-    entries = [
-        base_str.replace("{}", entry if isinstance(entry, str) else ", ".join(entry)) for entry in text
-    ]
-    for entry in entries:
-        length = _length(tokenizer, entry)
+    tokens = torch.empty(len(text), context_length, dtype=torch.int64)
+    for row, given in zip(tokens, text, strict=True):
+        entry = base_str.replace("{}", given if isinstance(given, str) else ", ".join(given))
+        known, length = tokens_of(tokenizer, entry, context_length)
         if length > context_length:
             raise ValueError(f"Text of {length} tokens, the limit is {context_length}: {entry!r}")
-    tokens: Tensor = tokenizer(entries, context_length=context_length)
+        row.copy_(known)
     return tokens
 
 
@@ -177,8 +181,13 @@ def _tokenizer(clip: str | None) -> Any:
     return SimpleTokenizer()
 
 
-def _length(tokenizer: Any, entry: str) -> int:
-    """Tokens of a text, before any is cut off."""
-    if hasattr(tokenizer, "encode"):
-        return len(tokenizer.encode(entry)) + 2  # start and end
-    return len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])
+@lru_cache(maxsize=_REMEMBERED)
+def tokens_of(tokenizer: Any, entry: str, context_length: int) -> tuple[Tensor, int]:
+    """Tokenise one text: its tokens `[context_length]`, and their number before any was cut off."""
+    if not hasattr(tokenizer, "encode"):  # of the Hugging Face hub
+        length = len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])
+        return tokenizer([entry], context_length=context_length)[0], length
+    tokens = [tokenizer.sot_token_id, *tokenizer.encode(entry), tokenizer.eot_token_id]
+    row = torch.zeros(context_length, dtype=torch.int64)
+    row[: len(tokens)] = torch.tensor(tokens[:context_length])
+    return row, len(tokens)

@@ -37,6 +37,9 @@ KNOWN_ARCHIVES = frozenset(
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
 _NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
 _WRAPPED = ("model", "state_dict")  # entries of a training checkpoint that hold the weights
+_FROZEN = (
+    "frozen_weights"  # entry of a run's state: sha256 of the file beside it that holds what it leaves out
+)
 _SHOWN = 5  # names that a report spells out of each kind
 
 
@@ -79,10 +82,12 @@ def read_state_dict(path: str | Path) -> StateDict:
     Understood are `.safetensors`; pickles of a plain state dict, or of a training checkpoint with a "model"
     (or "state_dict") entry, which are read without running code of theirs (`weights_only`); and the
     TorchScript archives of `KNOWN_ARCHIVES`. Any other such archive is refused: loading one runs its code,
-    which can write files. A `module.` prefix is taken off.
+    which can write files. The state of a run is read with the file of frozen weights beside it. A `module.`
+    prefix is taken off.
 
     Raises:
-        WeightsError: the file is missing, not of these kinds, or holds something else than tensors.
+        WeightsError: the file is missing, not of these kinds, or holds something else than tensors; or the
+            frozen weights that a state goes with are not beside it.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,9 +98,10 @@ def read_state_dict(path: str | Path) -> StateDict:
         entries = _read_torchscript(path)
     else:
         entries = _read_pickle(path)
+    frozen = _read_frozen(path, entries)
     for name in _WRAPPED:
         if isinstance(entries, Mapping) and isinstance(entries.get(name), Mapping):
-            entries = entries[name]
+            entries = {**frozen, **entries[name]}
             break
     if not isinstance(entries, Mapping) or not entries:
         raise WeightsError(f"{path}: holds no state dict, but a {type(entries).__name__}.")
@@ -200,11 +206,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_torchscript(path: Path) -> StateDict:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    sha256 = digest.hexdigest()
+    sha256 = _sha256(path)
     if sha256 not in KNOWN_ARCHIVES:
         raise WeightsError(
             f"{path}: a TorchScript archive, which is code, and none that is known (sha256 {sha256}). If you "
@@ -229,3 +231,27 @@ def _read_pickle(path: Path) -> Any:
             f"{path}: not a file of weights, or damaged, or with more than tensors in it, "
             "whose code is not run."
         ) from error
+
+
+def _read_frozen(path: Path, state: Any) -> StateDict:
+    """Read the weights that a state of a run leaves out; of other files there are none."""
+    sha256 = state.get(_FROZEN) if isinstance(state, Mapping) else None
+    if not isinstance(sha256, str):
+        return {}
+    beside = path.with_name(f"{_FROZEN}.pt")
+    if not beside.is_file() or _sha256(beside) != sha256:
+        raise WeightsError(
+            f"{path}: a state of a run, whose frozen weights are in {beside.name} beside it; that file is "
+            f"{'damaged or of another run' if beside.is_file() else 'missing'}. Put it back, or name one of "
+            "the run's best_*.pt, which are complete."
+        )
+    frozen: StateDict = _read_pickle(beside)
+    return frozen
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import threading
 import time
@@ -23,6 +24,23 @@ from torch import Tensor, nn
 pytest_plugins = ["tests.browser"]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, but from `-m gpu`: so tests give the same numbers on every machine."""
+    if not asks_for_gpu(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch reads it when CUDA is first used
+
+
+def asks_for_gpu(markers: str) -> bool:
+    return bool(re.search(r"(?<!not )\bgpu\b", markers))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU, and `-m gpu`"))
 
 
 @pytest.fixture(autouse=True)

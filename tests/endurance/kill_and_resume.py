@@ -3,8 +3,8 @@
     python tests/endurance/kill_and_resume.py --kills 20 --workers 0 2
 
 The protocol is the toy one of the tests, with all that a state has to carry: momentum, dropout, a scheduler,
-accumulated gradients, averages over steps. Of the kills, some come at a random time, some in the middle of an
-evaluation or of the writing of a checkpoint. Exit status 1: something differs by a bit.
+accumulated gradients, averages over steps, frozen weights. Of the kills, some come at a random time, some in
+the middle of an evaluation or of the writing of a checkpoint. Exit status 1: something differs by a bit.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def protocol(root: Path, *, workers: int, step_seconds: float, epochs: int) -> d
         Setup__save_every_steps=3,
         Task={"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": step_seconds}},
         Model__args={"dropout": 0.5},
+        Parameters=[{"match": r"right\.linear\..*", "train": False}, {"match": ".*"}],
         Optimizer={"class": "torch.optim.AdamW", "args": {"lr": 0.02}},
         Scheduler={"class": "torch.optim.lr_scheduler.MultiStepLR", "args": {"milestones": [1, 3]}},
         Dataset__args={"fold": 1, "samples": 45},
@@ -60,7 +61,8 @@ def protocol(root: Path, *, workers: int, step_seconds: float, epochs: int) -> d
 def start(file: Path) -> subprocess.Popen[bytes]:
     """Begin, or go on with, the run of a protocol file; in a session of its own with its workers."""
     command = [sys.executable, "main.py", "-c", str(file), "--trust", "toy_research", "--resume"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,
         cwd=ROOT,

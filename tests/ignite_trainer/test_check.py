@@ -115,6 +115,17 @@ def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(check: 
     assert "for checkpoints" not in check(Setup__epochs=0)[1]
 
 
+def test_the_room_for_checkpoints_has_frozen_weights_once_beside_the_states(check: Check) -> None:
+    model = TwoTowers()
+    whole = sum(value.nbytes for value in model.state_dict().values())
+    frozen = sum(value.nbytes for value in model.right.parameters())
+    trained = sum(value.nbytes for value in model.parameters()) - frozen
+    rules = [{"match": r"right\..*", "train": False}, {"match": ".*"}]
+    _, report = check(Setup__epochs=2, Parameters=rules)
+    size = 2 * 2 * whole + frozen + 3 * (whole - frozen + 2 * trained)
+    assert f"needed are about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
+
+
 def test_weights_are_held_against_the_hash_they_should_have(check: Check, tmp_path: Path) -> None:
     file = tmp_path / "toy.pt"
     file.write_bytes(b"weights")

@@ -200,14 +200,16 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_one(
 ) -> None:
     kept = checkpoints(tmp_path, nn.Linear(1, 1))
     kept.save({}, position=after(1))
+    kept.wait()
 
     def full(_: Any, file: IO[bytes]) -> None:
         file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)
+    kept.save({}, position=after(2))
     with pytest.raises(RunFailed, match=r"last_epoch-2\.pt cannot be written \(no space left"):
-        kept.save({}, position=after(2))
+        kept.wait()
     torch.load(tmp_path / "last_epoch-1.pt", weights_only=True)
     assert files(tmp_path) == {"last_epoch-1.pt"}
 
@@ -218,7 +220,9 @@ def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_
     weight = model.get_parameter("0.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
-    checkpoints(tmp_path, model, ACCURACY).save({"Val. Acc.": 0.5}, position=after(1))
+    kept = checkpoints(tmp_path, model, ACCURACY)
+    kept.save({"Val. Acc.": 0.5}, position=after(1))
+    kept.finish()
     for name in ("best_val-acc_epoch-1_0.5000.pt", "last_epoch-1.pt"):
         saved = torch.load(tmp_path / name, weights_only=True)
         saved = saved.get("model", saved)

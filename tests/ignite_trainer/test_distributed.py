@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toy_research.joint import (
     AUDIOCLIPS,
     PARTS,
@@ -18,7 +19,14 @@ from toy_research.joint import (
     train_three_modalities,
     train_toy,
 )
+from toy_research.learning import Matching
 from toy_research.ranks import on_ranks
+from toy_research.signals import Tone
+
+from ignite_trainer import distributed, joint_steps
+from ignite_trainer.data import Batch
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.task import StepOutput
 
 Results = list[dict[str, Any]]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -107,29 +115,81 @@ def test_two_steps_are_told_apart(ranks: Results) -> None:
         assert_same(ranks[0][str(TOYS[0])], ranks[0][str(TOYS[1])], tolerance=1e-3)
 
 
-def test_what_one_says_all_hear(ranks: Results) -> None:
-    for number, results in enumerate(ranks):
-        said = results["said"]
+def test_fewer_gpus_than_processes_are_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    distributed._take_device()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ProtocolError) as caught:
+        distributed._take_device()
+    assert taken == [0]
+    assert str(caught.value) == (
+        "2 processes on this machine, 1 GPU: start torchrun with --nproc-per-node 1, or hide the GPU with "
+        "CUDA_VISIBLE_DEVICES=''."
+    )
+
+
+def test_all_rows_are_gathered_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a sample gathers none from there, and all have to do so on one device."""
+
+    class Careless(Matching):
+        def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:  # noqa: ARG002
+            return StepOutput(torch.zeros(2, 3, device="meta"), torch.zeros(2))
+
+    devices: list[str] = []
+
+    def gather(rows: Tensor, _: list[int]) -> Tensor:
+        devices.append(rows.device.type)
+        return rows
+
+    monkeypatch.setattr(joint_steps, "world_size", lambda: 2)
+    monkeypatch.setattr(joint_steps, "gather_rows", gather)
+    tone = Tone(torch.zeros(2, 1, 8), None, 0.0, "", torch.zeros(2, dtype=torch.int64))
+    meta = torch.device("meta")
+    joint_steps.evaluation_step(Careless(), nn.Identity(), Batch(torch.arange(2), tone), device=meta)
+    assert devices == ["meta"] * 3  # scores, targets, and a field of the samples
+
+
+@pytest.fixture(params=["said", "said beside nccl"])
+def said_by_all(request: pytest.FixtureRequest, ranks: Results) -> Results:
+    """What each process found; also with a default group that takes no tensors of the CPU."""
+    return [results[request.param] for results in ranks]
+
+
+def test_what_one_says_all_hear(said_by_all: Results) -> None:
+    for number, said in enumerate(said_by_all):
         assert said["ranks"] == (number, 2, number == 0)
         assert said["all"] == ["rank 0", "rank 1"]
         assert said["main"] == "rank 0"
         assert said["any"] == (True, False)
         assert said["main fails"] == "of rank 0"
         assert said["one fails"] == "of rank 1"
-    assert sorted(results["said"]["first"] for results in ranks) == [False, True]
 
 
-def test_rows_of_all_have_the_gradient_of_one_loss(ranks: Results) -> None:
+def test_the_first_to_speak_is_one(ranks: Results) -> None:
+    assert sorted(results["first"] for results in ranks) == [False, True]
+
+
+def test_rows_of_all_have_the_gradient_of_one_loss(said_by_all: Results) -> None:
     gathered = torch.tensor([[0.0], [1.0], [0.0], [1.0], [2.0]])
-    for results, rows in zip(ranks, (gathered[:2], gathered[2:]), strict=True):
-        assert torch.equal(results["said"]["gathered"], gathered)
+    for said, rows in zip(said_by_all, (gathered[:2], gathered[2:]), strict=True):
+        assert torch.equal(said["gathered"], gathered)
         # The loss is the half of the sum of squares; its gradient by a row, x, times two processes.
-        assert torch.equal(results["said"]["row gradient"], 2 * rows)
+        assert torch.equal(said["row gradient"], 2 * rows)
 
 
-def test_gradients_are_averaged_where_any_process_has_one(ranks: Results) -> None:
-    for results in ranks:
-        ours, alone, unused = results["said"]["averaged"]
+def test_sums_and_the_state_of_the_main_process_reach_all(said_by_all: Results) -> None:
+    for said in said_by_all:
+        assert said["sum"] == 3.0
+        assert torch.equal(said["shared"], torch.zeros(2))
+
+
+def test_gradients_are_averaged_where_any_process_has_one(said_by_all: Results) -> None:
+    for said in said_by_all:
+        ours, alone, unused = said["averaged"]
         assert torch.equal(ours, torch.full((2,), 0.5))
         assert torch.equal(alone, torch.full((3,), 0.5))
         assert unused is None

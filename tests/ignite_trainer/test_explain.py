@@ -8,12 +8,14 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from toy_research.network import TwoTowers
 from toy_research.protocols import TRUSTED, run_toy, toy
 
-from ignite_trainer import checkpoints, cli, rehearsal
+from ignite_trainer import checkpoint_files, cli, durable, rehearsal
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
@@ -122,7 +124,7 @@ def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> N
     expected += (sizes["train"] + sizes["test"]) / evaluation.samples * evaluation.seconds
     beside = found.beside_steps
     assert isinstance(beside, Overhead)
-    assert found.seconds_per_epoch == pytest.approx(expected + beside.per_epoch)
+    assert found.seconds_per_epoch == pytest.approx(max(expected + beside.per_epoch, beside.writing))
     first = sizes["test"] / evaluation.samples * evaluation.seconds
     cold = training.extra_of_first + evaluation.extra_of_first
     assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + beside.once + cold)
@@ -148,6 +150,31 @@ def test_what_reporters_take_is_counted(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(slow, Overhead)
     assert slow.per_epoch - plain.per_epoch == pytest.approx(0.4, abs=0.15)
     assert slow.once - plain.once == pytest.approx(1.2, abs=0.3)
+
+
+def test_a_state_is_written_beside_the_next_epoch_the_last_one_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = durable.write_durably
+
+    def slowly(*args: Any) -> str:
+        time.sleep(0.3)
+        return write(*args)
+
+    plain = estimates(tmp_path, Setup__epochs=2).beside_steps
+    monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
+    found = estimates(tmp_path, Setup__epochs=2)
+    beside = found.beside_steps
+    assert isinstance(plain, Overhead)
+    assert isinstance(beside, Overhead)
+    assert beside.writing - plain.writing == pytest.approx(
+        0.9, abs=0.2
+    )  # a state, and the best in two formats
+    assert beside.once - plain.once == pytest.approx(0.9, abs=0.3)
+    assert beside.per_epoch - plain.per_epoch == pytest.approx(0.0, abs=0.1)
+    assert found.seconds_per_epoch == beside.writing  # which an epoch of a few small steps waits for
+    parameters = sum(value.nbytes for value in TwoTowers().parameters())
+    assert beside.state_bytes > 2 * parameters  # with their momentum
 
 
 def test_what_steps_take_is_not_counted_twice(tmp_path: Path) -> None:
@@ -178,7 +205,7 @@ def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "write_durably", full)
+    monkeypatch.setattr(checkpoint_files, "write_durably", full)
     found = estimates(tmp_path)
     assert isinstance(found.beside_steps, str)
     assert found.beside_steps.startswith("a trial run of 4 samples failed: ")

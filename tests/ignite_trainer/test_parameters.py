@@ -14,6 +14,7 @@ from toy_research.protocols import run_toy
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.parameters import ParameterPlan, apply_rules, at_rate
 from ignite_trainer.protocol import ParameterRule
+from model.weights import read_state_dict
 
 FREEZE_RIGHT: list[dict[str, Any]] = [
     {"match": "left\\..*|scale"},
@@ -159,7 +160,7 @@ def trained_and_before(tmp_path: Path, **changes: Any) -> tuple[dict[str, Tensor
     """State dicts after a run of three epochs and after one of none: the same seed builds the same model."""
     result = run_toy(tmp_path, Setup__epochs=3, **changes)
     assert result.end.last_checkpoint is not None
-    after = torch.load(result.end.last_checkpoint, weights_only=True)["model"]
+    after = read_state_dict(result.end.last_checkpoint)
     torch.manual_seed(7)
     return after, TwoTowers().state_dict()
 

@@ -36,13 +36,14 @@ ROOT = Path(__file__).parents[2]
 SEEN = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
 ACCURACY = {"class": "ignite.metrics.Accuracy", "is_checkpoint": True, "line_label": "Val. Acc."}
 # All that a state has to carry: momentum, dropout, a scheduler, averaged weights, accumulated gradients, sums
-# over steps.
+# over steps; and what it goes with, frozen weights.
 CHANGES: dict[str, Any] = {
     "Setup__epochs": 3,
     "Setup__batch_train": 4,
     "Setup__batch_test": 4,
     "Setup__accumulate": 2,
     "Setup__ema": 0.9,
+    "Parameters": [{"match": r"right\.linear\..*", "train": False}, {"match": ".*"}],
     "Optimizer": {"class": "torch.optim.AdamW", "args": {"lr": 0.02}},
     "Scheduler": {"class": "torch.optim.lr_scheduler.MultiStepLR", "args": {"milestones": [1, 2]}},
     "Metrics": {"Performance": {"lines": [ACCURACY, SEEN]}},

@@ -18,6 +18,7 @@ from ignite_trainer.batch import PaddedBatch, collate
 from ignite_trainer.data import Batch, FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.sources import GivesBatches, OnDevice, batches_of
+from ignite_trainer.transfer import Transfer
 
 CPU = torch.device("cpu")
 STEPS: list[Any] = [Hiss(), Fit(length=16), Hiss(level=0.2)]
@@ -218,8 +219,24 @@ def test_only_a_data_set_that_gives_batches_is_asked_for_them() -> None:
     assert batches_of(dataset, CPU) is dataset
 
 
+def test_all_passes_of_a_loader_send_their_batches_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA has 32 streams for all, and what is freed on one of them is not used again on another."""
+    made: list[Transfer] = []
+
+    class Noted(Transfer):
+        def __init__(self, device: torch.device) -> None:
+            super().__init__(device)
+            made.append(self)
+
+    monkeypatch.setattr("ignite_trainer.data.Transfer", Noted)
+    dataset = Numbers()
+    numbers = loader(dataset, Fit(length=4), batches=dataset)
+    for _ in range(3):
+        epoch(numbers)
+    assert len(made) == 1
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_batches_on_a_device_are_those_of_the_cpu(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite_trainer.sources.SHARE_OF_DEVICE", share)

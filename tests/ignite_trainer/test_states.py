@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
 import logging
+import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +27,19 @@ from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
 from toy_research.sameness import differences
 
+from ignite_trainer import checkpoint_files, durable
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.durable import checksum_of, is_intact, write_durably
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.optimizer import build_optimizer
+from ignite_trainer.snapshot import snapshot
 from ignite_trainer.validation import validate
+from model.releases import WeightsError
+from model.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
+FREEZE_RIGHT: dict[str, Any] = {"Parameters": [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]}
 # Writes a file anew, and is killed before a rename, when so many are done.
 _CRASH = """
 import os, sys
@@ -81,6 +93,11 @@ class Training:
 
     def save(self, epoch: int, accuracy: float) -> None:
         self.checkpoints.save({"Val. Acc.": accuracy}, position=at(epoch))
+        self.checkpoints.wait()
+
+    def save_state(self, position: Position) -> None:
+        self.checkpoints.save_state(position)
+        self.checkpoints.wait()
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -122,7 +139,7 @@ def test_a_restored_run_goes_on_as_one_that_was_not_interrupted(
 def test_what_the_optimizer_keeps_has_the_layout_of_the_parameters(tmp_path: Path) -> None:
     first = Training(tmp_path, kind=torch.optim.SGD)
     first.epoch()
-    first.checkpoints.save_state(at(1))
+    first.save_state(at(1))
     second = Training(tmp_path, channels_last=True, kind=torch.optim.SGD)
     second.checkpoints.restore()
     weight, expected = second.model.get_parameter("0.weight"), first.model.get_parameter("0.weight")
@@ -146,7 +163,7 @@ def test_the_last_two_states_stay_with_all_the_best_files_they_name(tmp_path: Pa
         training.save(epoch, accuracy)
     best = {f"best_val-acc_epoch-{epoch}_0.{epoch}000.pt" for epoch in (1, 2, 3, 4)}
     assert names(tmp_path) == {"last_epoch-3.pt", "last_epoch-4.pt", *best}
-    training.checkpoints.save_state(Position(epoch=5, iteration=13))
+    training.save_state(Position(epoch=5, iteration=13))
     assert names(tmp_path, "last*.pt") == {"last_epoch-4.pt", "last_epoch-5_step-13.pt"}
     assert names(tmp_path, "best*.pt") == best - {"best_val-acc_epoch-1_0.1000.pt"}
     training.checkpoints.finish()
@@ -182,7 +199,7 @@ def test_any_damage_is_detected_and_the_state_before_is_taken(
     training.save(1, 0.5)
     expected = training.weights()
     training.epoch()
-    training.checkpoints.save_state(Position(epoch=2, iteration=4))
+    training.save_state(Position(epoch=2, iteration=4))
     path = tmp_path / "last_epoch-2_step-4.pt"
     whole, checksum = path.read_bytes(), path.with_name(path.name + ".sha256").read_bytes()
     for offset in np.random.default_rng(0).choice(len(whole), size=50, replace=False):
@@ -247,7 +264,7 @@ def test_a_run_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    Training(tmp_path).checkpoints.save_state(at(1))
+    Training(tmp_path).save_state(at(1))
     other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
     with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit what the protocol describes: "):
         other.restore()
@@ -302,11 +319,11 @@ def test_a_crafted_state_is_refused_before_anything_of_it_is_used(
 
 
 def test_a_chosen_state_of_another_folder_is_left_there(tmp_path: Path) -> None:
-    Training(tmp_path / "one").checkpoints.save_state(at(7))
+    Training(tmp_path / "one").save_state(at(7))
     other = Training(tmp_path / "two")
     assert other.checkpoints.restore(tmp_path / "one/last_epoch-7.pt") == at(7)
     for epoch in (8, 9, 10):
-        other.checkpoints.save_state(at(epoch))
+        other.save_state(at(epoch))
     assert names(tmp_path / "one") == {"last_epoch-7.pt"}
     assert names(tmp_path / "two") == {"last_epoch-9.pt", "last_epoch-10.pt"}
 
@@ -314,9 +331,9 @@ def test_a_chosen_state_of_another_folder_is_left_there(tmp_path: Path) -> None:
 def test_best_weights_lie_as_safetensors_beside_them_tied_ones_too(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight
-    Checkpoints(tmp_path, validate(toy(tmp_path)), model=model, state={}).save(
-        {"Val. Acc.": 0.5}, position=at(1)
-    )
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=model, state={})
+    kept.save({"Val. Acc.": 0.5}, position=at(1))
+    kept.wait()
     saved = safetensors.torch.load_file(tmp_path / "best_val-acc_epoch-1_0.5000.safetensors")
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
@@ -360,3 +377,368 @@ def test_runs_whose_safetensors_differ_are_told_apart(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     assert differences(first, second) == [path.name]
+
+
+def test_safetensors_hold_every_type_and_shape_bit_by_bit(tmp_path: Path) -> None:
+    types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
+    weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
+    weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
+    checkpoint_files.save_weights(tmp_path / "best.pt", weights)
+    saved = safetensors.torch.load_file(tmp_path / "best.safetensors")
+    assert saved.keys() == weights.keys()
+    for name, value in weights.items():
+        assert (saved[name].dtype, saved[name].shape) == (value.dtype, value.shape)
+        assert torch.equal(saved[name].nan_to_num(), value.nan_to_num()), name
+
+
+# On the CPU
+
+
+def test_a_snapshot_copies_every_tensor_however_deep_and_keeps_the_kinds_of_its_containers() -> None:
+    weight = nn.Parameter(torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
+    tied = {"one": weight, "other": weight.detach()}
+    state: dict[str, Any] = {
+        "tied": tied,
+        "lists": [[weight.detach()], (weight.detach(), 1.5)],
+        "steps": Counter({3: 2}),
+    }
+    taken = snapshot(state)
+    copies = [*taken["tied"].values(), taken["lists"][0][0], taken["lists"][1][0]]
+    expected = weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+    state["steps"][3] = 9
+    state["lists"][0].append("later")
+    assert len({copy.data_ptr() for copy in copies}) == 4
+    for copy in copies:
+        assert (type(copy), copy.device.type, copy.requires_grad) == (Tensor, "cpu", False)
+        assert copy.is_contiguous()
+        assert torch.equal(copy, expected)
+    assert taken["steps"] == Counter({3: 2})
+    assert type(taken["steps"]) is Counter
+    assert len(taken["lists"][0]) == 1
+
+
+def test_whatever_is_read_of_a_state_is_read_onto_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is read to verify it: on a full device there is no room for it."""
+    loaded: list[tuple[str, Any]] = []
+    load = torch.load
+
+    def noting(path: Path, **options: Any) -> Any:
+        loaded.append((path.name, options.get("map_location")))
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", noting)
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    assert training.checkpoints.restore() == at(1)
+    assert {name for name, _ in loaded} == {"last_epoch-1.pt", "frozen_weights.pt"}
+    assert {place for _, place in loaded} == {"cpu"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_a_run_on_a_device_saves_loads_on_a_machine_without_one(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder / "checkpoints"
+    script = "import sys, torch; [torch.load(path, weights_only=True) for path in sys.argv[1:]]"
+    files = [str(path) for path in folder.glob("*.pt")]
+    assert len(files) == 4
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", script, *files], check=True, env=environment)
+
+
+# Frozen weights
+
+
+class Frozen(Training):
+    """A training of which the convolution is frozen."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.model[0].requires_grad_(False)
+        self.checkpoints = Checkpoints(
+            folder,
+            validate(toy(folder)),
+            model=self.model,
+            state={"optimizer": self.optimizer, "scheduler": self.scheduler},
+        )
+
+
+def saved_names(path: Path) -> set[str]:
+    return set(torch.load(path, weights_only=True)["model"])
+
+
+def test_frozen_weights_are_written_once_and_every_state_has_the_others(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    frozen = tmp_path / "frozen_weights.pt"
+    others = training.weights().keys() - {"0.weight", "0.bias"}
+    written = set()
+    for epoch in (1, 2, 3):
+        training.epoch()
+        training.save(epoch, epoch / 10)
+        written.add(frozen.stat().st_ino)
+        assert saved_names(tmp_path / f"last_epoch-{epoch}.pt") == others
+        best = torch.load(tmp_path / f"best_val-acc_epoch-{epoch}_0.{epoch}000.pt", weights_only=True)
+        assert best.keys() == training.weights().keys()
+    training.checkpoints.finish()
+    assert torch.load(frozen, weights_only=True).keys() == {"0.weight", "0.bias"}
+    assert is_intact(frozen)
+    again = Frozen(tmp_path)
+    assert again.checkpoints.restore() == at(3)
+    assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
+    again.epoch()
+    again.save(4, 0.4)
+    assert saved_names(tmp_path / "last_epoch-4.pt") == others
+    assert {*written, frozen.stat().st_ino} == written
+    assert len(written) == 1
+
+
+def test_a_model_without_frozen_weights_has_no_file_of_them(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.save(1, 0.5)
+    assert not (tmp_path / "frozen_weights.pt").exists()
+    assert saved_names(tmp_path / "last_epoch-1.pt") == training.weights().keys()
+
+
+@pytest.mark.parametrize("value", [0.25, -0.0, torch.nan])
+def test_a_frozen_weight_that_was_moved_all_the_same_is_in_the_state(tmp_path: Path, value: float) -> None:
+    training = Frozen(tmp_path)
+    with torch.no_grad():
+        training.model.get_parameter("0.bias").zero_()
+    training.save(1, 0.5)
+    with torch.no_grad():
+        training.model.get_parameter("0.bias")[1] = value  # a task that follows with a teacher, say
+    training.save(2, 0.5)
+    assert "0.bias" in saved_names(tmp_path / "last_epoch-2.pt")
+    assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
+    again = Frozen(tmp_path)
+    again.checkpoints.restore()
+    bias = again.weights()["0.bias"]
+    assert torch.equal(bias.view(torch.int32), training.weights()["0.bias"].view(torch.int32))
+
+
+def test_a_weight_that_is_nan_is_frozen_like_others(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    with torch.no_grad():
+        training.model.get_parameter("0.bias")[1] = torch.nan
+    training.save(1, 0.5)
+    assert "0.bias" not in saved_names(tmp_path / "last_epoch-1.pt")
+
+
+def test_a_state_with_all_weights_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    path, frozen = tmp_path / "last_epoch-1.pt", tmp_path / "frozen_weights.pt"
+    state = torch.load(path, weights_only=True)
+    del state["frozen_weights"]
+    write_durably(path, lambda file: torch.save({**state, "model": training.weights()}, file))
+    frozen.unlink()
+    again = Frozen(tmp_path)
+    assert again.checkpoints.restore() == at(1)
+    assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
+    again.save(2, 0.5)
+    assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
+    assert Frozen(tmp_path).checkpoints.restore() == at(2)
+
+
+@pytest.mark.parametrize("damage", ["removed", "damaged", "of another run"])
+def test_without_its_frozen_weights_a_run_cannot_go_on_and_names_their_file(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
+    path = folder / "checkpoints/frozen_weights.pt"
+    if damage == "removed":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        write_durably(path, lambda file: torch.save({}, file))
+    before = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    with pytest.raises(ProtocolError, match=r"no state that is intact: frozen_weights\.pt\. It cannot"):
+        run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
+    assert f"{path} is damaged or incomplete; the state before last_epoch-2.pt is tried" in caplog.text
+    assert {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()} == before
+
+
+def test_a_file_of_frozen_weights_that_was_deleted_by_hand_is_written_anew(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    (tmp_path / "frozen_weights.pt").unlink()
+    training.save(2, 0.5)
+    assert Frozen(tmp_path).checkpoints.restore() == at(2)
+
+
+def test_weights_are_read_from_a_state_and_the_frozen_ones_beside_it(tmp_path: Path) -> None:
+    """As a protocol's `pretrained` reads them."""
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    path = tmp_path / "last_epoch-1.pt"
+    read = read_state_dict(path)
+    assert read.keys() == training.weights().keys()
+    assert all(torch.equal(value, training.weights()[name]) for name, value in read.items())
+    (tmp_path / "frozen_weights.pt").rename(tmp_path / "elsewhere.pt")
+    with pytest.raises(
+        WeightsError, match=r"frozen weights are in frozen_weights\.pt .* is missing\. Put it"
+    ):
+        read_state_dict(path)
+    torch.save({}, tmp_path / "frozen_weights.pt")
+    with pytest.raises(WeightsError, match=r"that file is damaged or of another run\. .* best_\*\.pt"):
+        read_state_dict(path)
+
+
+# Written while training goes on
+
+
+@contextmanager
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let no file be written before the event is set."""
+    go, write = threading.Event(), durable.write_durably
+
+    def waiting(*args: Any) -> str:
+        assert go.wait(60)
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files, "write_durably", waiting)
+        yield go
+        go.set()
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2) -> None:
+    """Let every file take a while."""
+    write = durable.write_durably
+
+    def slowly(*args: Any) -> str:
+        time.sleep(seconds)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
+
+
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be no room for a file."""
+
+    def fail(*_: Any) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint_files, "write_durably", fail)
+
+
+def test_a_state_is_that_of_its_time_though_training_goes_on_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(1)
+    training = Training(tmp_path)
+    training.epoch()
+    with held_up(monkeypatch) as go:
+        training.checkpoints.save({"Val. Acc.": 0.5}, position=at(1))
+        losses = [training.epoch() for _ in range(3)]
+        assert not names(tmp_path)
+        go.set()
+        training.checkpoints.wait()
+    seed(2)
+    again = Training(tmp_path)
+    assert again.checkpoints.restore() == at(1)
+    assert [again.epoch() for _ in range(3)] == losses
+
+
+def test_at_most_one_state_is_written_and_the_next_save_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    with held_up(monkeypatch) as go:
+        training.checkpoints.save_state(at(1))
+        opened = threading.Timer(0.3, go.set)
+        opened.start()
+        training.checkpoints.save_state(at(2))
+        assert go.is_set()
+        assert names(tmp_path) >= {"last_epoch-1.pt"}
+        training.checkpoints.wait()
+        opened.join()
+    assert names(tmp_path) == {"last_epoch-1.pt", "last_epoch-2.pt"}
+
+
+@pytest.mark.parametrize("then", ["save_state", "finish", "restore", "wait"])
+def test_a_state_that_cannot_be_written_fails_at_whatever_comes_next_and_the_others_stay(
+    tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    for epoch in (1, 2):
+        training.save(epoch, 0.5)
+    before = names(tmp_path, "*")
+    full(monkeypatch)
+    training.checkpoints.save_state(at(3))
+    following = getattr(training.checkpoints, then)
+    with pytest.raises(RunFailed, match=r"last_epoch-3\.pt cannot be written \(no space left"):
+        following(*[at(4)] * (then == "save_state"))
+    training.checkpoints.wait()  # it was told
+    assert names(tmp_path, "*") == before
+
+
+def test_a_step_is_told_of_a_state_that_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    full(monkeypatch)
+    training.checkpoints.save_state(at(1))
+    assert training.checkpoints._pending is not None
+    concurrent.futures.wait([training.checkpoints._pending], timeout=30)
+    with pytest.raises(RunFailed, match=r"last_epoch-1\.pt cannot be written"):
+        training.checkpoints.raise_if_failed()
+    training.checkpoints.raise_if_failed()  # it was told
+
+
+def test_a_state_with_more_than_plain_values_is_refused_and_removed(tmp_path: Path) -> None:
+    class Part:
+        def state_dict(self) -> dict[str, Any]:
+            return {"path": tmp_path}
+
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=network(), state={"part": Part()})
+    kept.save_state(at(1))
+    with pytest.raises(RunFailed, match=r"^The state of the run cannot be saved as plain values: "):
+        kept.wait()
+    assert not names(tmp_path, "*")
+
+
+@pytest.mark.parametrize("kind", ["Interrupted", "Matching"])
+def test_however_a_run_ends_what_was_saved_is_written(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task: dict[str, Any] = {"class": f"toy_research.learning.{kind}"}
+    if kind == "Matching":
+        task["args"] = {"explode_at": 3}
+    slow(monkeypatch)
+    with pytest.raises(KeyboardInterrupt if kind == "Interrupted" else RunFailed):
+        run_toy(tmp_path, Task=task)
+    (state,) = tmp_path.glob("Toy/*/checkpoints/last_*.pt")
+    assert state.name == "last_epoch-1.pt"
+    assert is_intact(state)
+
+
+def test_a_run_that_is_stopped_and_cannot_write_its_state_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 1}}
+    full(monkeypatch)
+    with pytest.raises(RunFailed, match=r"last_epoch-1_step-1\.pt cannot be written") as failed:
+        run_toy(tmp_path, Task=task)
+    assert isinstance(failed.value.__context__, RunStopped)
+
+
+def test_a_run_whose_states_take_long_to_write_is_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It returns to a checkpoint that is being written, and its loaders fork meanwhile."""
+    changes: dict[str, Any] = {
+        "Setup__epochs": 3,
+        "Setup__workers_train": 2,
+        "Setup__workers_test": 1,
+        "Task": {"class": "toy_research.learning.Matching", "args": {"explode_at": 3}},
+        "Faults": {"not_finite": "rollback"},
+        **FREEZE_RIGHT,
+    }
+    quick = run_toy(tmp_path / "quick", **changes).folder
+    slow(monkeypatch, seconds=0.1)
+    assert differences(quick, run_toy(tmp_path / "slow", **changes).folder) == []

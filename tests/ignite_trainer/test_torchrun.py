@@ -29,11 +29,12 @@ def torchrun(path: Path, *words: str, restarts: int = 0) -> subprocess.Completed
     )
 
 
-def protocol(folder: Path, how: str, **changes: Any) -> Path:
+def protocol(folder: Path, how: str, *, parts_together: bool = False, **changes: Any) -> Path:
     """A run of three epochs of two steps, whose second process is to fail in the fifth."""
     marker = folder / "marker"
     marker.touch()
-    task = {"class": "toy_research.failing.FailingRank", "args": {"marker": str(marker), "how": how}}
+    args = {"marker": str(marker), "how": how, "parts_together": parts_together}
+    task = {"class": "toy_research.failing.FailingRank", "args": args}
     raw = toy(folder, Setup__epochs=4, Setup__batch_of="all", Setup__save_every_steps=1, Task=task, **changes)
     raw["Reporters"] = raw["Reporters"][1:]
     path = folder / "toy.json"
@@ -81,6 +82,23 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> No
     assert "(process 1 of 2, from 0)" in failed.stderr
     assert "error: Another process" not in failed.stderr
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(("how", "said"), [("raises", "error: the fan"), ("breaks", "TypeError: the fan")])
+def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path: Path, how: str, said: str) -> None:
+    """With NCCL, parting waits for the others, and they wait for this one in the next step."""
+    failed = torchrun(protocol(tmp_path, how, parts_together=True))
+    assert failed.returncode == 1
+    assert failed.stderr.count(said) == 1
+
+
+def test_data_that_one_process_cannot_prepare_are_an_error_of_all(tmp_path: Path) -> None:
+    raw = toy(tmp_path, Dataset__class="toy_research.failing.PreparedByOne")
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(raw))
+    failed = torchrun(path)
+    assert failed.returncode == 1
+    assert failed.stderr.count("error: Dataset: the disk of rank 1 is gone.") == 1
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:

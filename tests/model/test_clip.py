@@ -31,6 +31,16 @@ def test_text_up_to_the_limit_is_taken_and_above_is_named() -> None:
         tokenize(["dog", "dog dog dog dog dog dog dog"], context_length=8)
 
 
+def test_tokens_are_those_of_open_clip() -> None:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    texts = ["a dog", "", "rain &amp; wind", "dog " * 8, "Grüße 42"]
+    for context_length in (10, 77):
+        expected = SimpleTokenizer()(texts, context_length=context_length)
+        assert torch.equal(tokenize(texts, context_length=context_length), expected)
+    assert tokenize([]).shape == (0, 77)
+
+
 def test_braces_in_a_label_are_text() -> None:
     assert torch.equal(tokenize([["a {dog} {0}"]]), tokenize(["a {dog} {0}"]))
 

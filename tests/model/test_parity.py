@@ -61,13 +61,13 @@ def encoded(model: AudioCLIP) -> dict[str, Tensor]:
     model.eval()
     figures: dict[str, Tensor] = {}
     for name, arguments in CLIPS.items():
-        audio = waveform(*arguments)
+        audio = waveform(*arguments).to(model.device)
         image = model.audio.decibels(audio)
         figures[f"audio/{name}"] = model.encode_audio(audio)
         figures[f"logpower/{name}/shape"] = torch.tensor(image.shape)
         figures[f"logpower/{name}/sample"] = image[..., ::37, ::41]
         figures[f"logpower/{name}/mean"] = image.mean(dim=(-2, -1))
-    figures["image"] = model.encode_image(images(2, 21))
+    figures["image"] = model.encode_image(images(2, 21).to(model.device))
     figures["tokens"] = model.tokenize(TEXTS)
     figures["text"] = model.encode_text(TEXTS)
     wavelets = model.audio.fbsp
@@ -80,7 +80,7 @@ def encoded(model: AudioCLIP) -> dict[str, Tensor]:
 
 
 def as_arrays(figures: dict[str, Tensor]) -> Figures:
-    return {key: figure.detach().double().numpy() for key, figure in figures.items()}
+    return {key: figure.detach().double().cpu().numpy() for key, figure in figures.items()}
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,8 @@ def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
     figures, losses = {}, []
     for step in range(3):
         optimizer.zero_grad()
-        (_, logits), loss = model(audio=waveform(4, 1, 220500, 31 + step), text=LABELS)
+        audio = waveform(4, 1, 220500, 31 + step).to(model.device)
+        (_, logits), loss = model(audio=audio, text=LABELS)
         loss.backward()
         assert model.audio.fbsp is not None
         model.audio.fbsp.before_optimizer_step()
@@ -135,17 +136,23 @@ def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
     return {**figures, "train/losses": torch.stack(losses)}
 
 
+def trained(model: AudioCLIP) -> dict[str, Tensor]:
+    """The figures of training, and of the model that it leaves."""
+    figures = three_steps(model)
+    device = model.device
+    model.eval()
+    with torch.no_grad():
+        figures["train/after/audio"] = model.encode_audio(waveform(2, 1, 220500, 81).to(device))
+        (_, logits), loss = model(waveform(4, 1, 220500, 91).to(device), images(4, 22).to(device), LABELS)
+    figures["trimodal/loss"] = loss
+    figures.update({f"trimodal/logits_{pair}": x for pair, x in zip(("ai", "at", "it"), logits, strict=True)})
+    return figures
+
+
 @pytest.fixture(scope="module")
 def trained_figures(model: AudioCLIP, untrained_figures: Figures, float32_figures: Figures) -> Figures:
     assert untrained_figures and float32_figures  # before training changes the weights
-    figures = three_steps(model)
-    model.eval()
-    with torch.no_grad():
-        figures["train/after/audio"] = model.encode_audio(waveform(2, 1, 220500, 81))
-        (_, logits), loss = model(waveform(4, 1, 220500, 91), images(4, 22), LABELS)
-    figures["trimodal/loss"] = loss
-    figures.update({f"trimodal/logits_{pair}": x for pair, x in zip(("ai", "at", "it"), logits, strict=True)})
-    return as_arrays(figures)
+    return as_arrays(trained(model))
 
 
 def relative_error(key: str, figures: Figures) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import get_worker_info
 
@@ -71,6 +73,14 @@ class Prepared(Tones):
                 signal.raise_signal(signal.Signals[self._signal])
 
         make_once(self._folder, is_complete=Path.exists, fill=fill)
+
+
+class PreparedByOne(Tones):
+    """Tones that cannot be prepared in the process of rank 1."""
+
+    def prepare(self) -> None:
+        if os.environ.get("RANK") == "1":
+            raise ValueError("the disk of rank 1 is gone.")
 
 
 class TonesInBatches(FaultyTones):
@@ -153,11 +163,19 @@ class HungryOnDevice(Matching):
 
 
 class FailingRank(Matching):
-    """In the process of rank 1 something happens in the fifth step, while there is a file `marker`."""
+    """In the process of rank 1 something happens in the fifth step, while there is a file `marker`.
 
-    def __init__(self, *, marker: str, how: str) -> None:
+    Args:
+        marker: path of the file.
+        how: "raises", a RunFailed; "breaks", an error of another kind; or a signal.
+        parts_together: no process destroys its group before all do, as it is with NCCL.
+    """
+
+    def __init__(self, *, marker: str, how: str, parts_together: bool = False) -> None:
         super().__init__()
         self._marker, self._how = Path(marker), how
+        if parts_together:
+            dist.destroy_process_group = _wait_for_all_to_part
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         output = super().training_step(model, batch)
@@ -165,5 +183,14 @@ class FailingRank(Matching):
             self._marker.unlink()
             if self._how == "raises":
                 raise RunFailed("the fan of rank 1 is broken.")
+            if self._how == "breaks":
+                raise TypeError("the fan of rank 1 is broken.")
             os.kill(os.getpid(), signal.Signals[self._how])
         return output
+
+
+def _wait_for_all_to_part(group: dist.ProcessGroup | None = None) -> None:  # noqa: ARG001
+    store = dist.distributed_c10d._get_default_store()
+    store.add("parting", 1)
+    while store.add("parting", 0) < dist.get_world_size():
+        time.sleep(0.05)

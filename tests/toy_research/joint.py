@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -237,8 +240,22 @@ def say_and_gather() -> dict[str, Any]:
         alone.grad = torch.ones(3)
     distributed.average_gradients([ours, alone, unused])
     found["averaged"] = (ours.grad, alone.grad, unused.grad)
-    found["first"] = distributed.first_to_speak()
+    found["sum"] = distributed.sum_over_all(torch.tensor(1.0 + rank))
+    shared = nn.BatchNorm1d(2)
+    shared.get_buffer("running_mean").fill_(rank)
+    distributed.share_state(shared)
+    found["shared"] = shared.get_buffer("running_mean")
     return found
+
+
+@contextlib.contextmanager
+def group_of_cuda_alone() -> Iterator[None]:
+    """Have the default group refuse tensors of the CPU, as that of NCCL does."""
+    world = dist.group.WORLD
+    dist.distributed_c10d._update_default_pg(dist.new_group(backend="cuda:gloo"))
+    yield
+    dist.distributed_c10d._update_default_pg(world)
+    distributed._CONTROL.clear()
 
 
 def _fail() -> str:
@@ -247,8 +264,11 @@ def _fail() -> str:
 
 def all_of_it() -> dict[str, Any]:
     """Everything that the fast tests compare, in one start of the processes."""
+    found = {"said": say_and_gather(), "first": distributed.first_to_speak()}
+    with group_of_cuda_alone():
+        found["said beside nccl"] = say_and_gather()
     return {
-        "said": say_and_gather(),
+        **found,
         **{str(case): train_toy(*case) for case in TOYS},
         **{name: train_audioclip(torch.float64, 5, **options) for name, options in AUDIOCLIPS.items()},
         **{f"three {chunk}": train_three_modalities(torch.float64, 7, chunk=chunk) for chunk in PARTS},

@@ -202,7 +202,6 @@ def test_float64_and_autocast_give_the_figures_of_float32() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_figures_of_the_cpu_to_the_bit() -> None:
     queries, items, query_labels, item_labels = larger_problem()
     positives = PositivePairs.by_label(query_labels, item_labels)

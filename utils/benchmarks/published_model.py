@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
+from model.clip import Text, tokens_of
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.esresnet.fbsp import SplineWavelets
 
@@ -32,6 +33,11 @@ class PublishedAudioCLIP(AudioCLIP):
     def text_is_frozen(self) -> bool:
         """False: as if the text tower could have changed since the last batch."""
         return False
+
+    def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
+        """Turn texts into tokens, every batch anew."""
+        tokens_of.cache_clear()
+        return super().tokenize(text, base_str)
 
 
 class PublishedTower(nn.Module):

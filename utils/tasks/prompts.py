@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from model.audioclip import AudioCLIP
+from model.clip import text_parameters
+from model.esresnet.kept import Kept
 from model.similarity import normalised
 
 Labels = Sequence[Sequence[str]]
@@ -48,7 +50,7 @@ class Prompts:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
         self._class_texts = dict(class_texts or {})
         self._shorten = shorten
-        self._known: dict[tuple[str, ...], Tensor] = {}
+        self._known: Kept[_Table] = Kept()
 
     def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
         """Raise a ValueError for a text that the tower cannot take, or words for a class that is none."""
@@ -64,21 +66,15 @@ class Prompts:
     def encode(self, model: AudioCLIP, labels: Labels) -> Tensor:
         """Normalised features `[B, D]`, with gradient unless the tower is frozen."""
         if not model.text_is_frozen:
-            self._known.clear()
             return self._embed(model, labels)
-        keys = [tuple(sample) for sample in labels]
-        if len(self._known) > _MOST_KNOWN:
-            self._known.clear()
-        new = [key for key in dict.fromkeys(keys) if key not in self._known]
-        if new:
-            # Kept for training steps too, so no inference tensors; computed once, so in full precision.
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                torch.autocast(model.device.type, enabled=False),
-            ):
-                self._known.update(zip(new, self._embed(model, new), strict=True))
-        return torch.stack([self._known[key] for key in keys])
+        # Kept for training steps too, so no inference tensors; computed once, so in full precision.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(model.device.type, enabled=False),
+        ):
+            known = self._known.get(_Table, text_parameters(model))
+            return known.find([tuple(sample) for sample in labels], lambda new: self._embed(model, new))
 
     def _embed(self, model: AudioCLIP, labels: Labels) -> Tensor:
         """Average over the templates on the unit sphere: normalised, added, normalised."""
@@ -91,6 +87,34 @@ class Prompts:
 
     def _worded(self, labels: Labels) -> list[list[str]]:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]
+
+
+class _Table:
+    """Features of texts, in one tensor: a step takes all it needs at once."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, ...], int] = {}
+        self._features: Tensor | None = None  # [room, D], on the model's device
+
+    def find(self, texts: Sequence[tuple[str, ...]], embed: Callable[[Labels], Tensor]) -> Tensor:
+        """Return the features `[B, D]` of texts; `embed` those that are new."""
+        if len(self._rows) > _MOST_KNOWN:
+            self._rows.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        if new:
+            self._append(new, embed(new))
+        assert self._features is not None
+        rows = torch.tensor([self._rows[text] for text in texts])
+        return self._features.index_select(0, rows.to(self._features.device, non_blocking=True))
+
+    def _append(self, texts: Sequence[tuple[str, ...]], features: Tensor) -> None:
+        start, end = len(self._rows), len(self._rows) + len(texts)
+        if self._features is None or end > len(self._features):
+            known = features[:0] if self._features is None else self._features[:start]
+            room = features.new_empty(max(start, len(texts)), features.shape[1])  # so it doubles
+            self._features = torch.cat([known, room])
+        self._features[start:end] = features
+        self._rows.update(zip(texts, range(start, end), strict=True))
 
 
 def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:

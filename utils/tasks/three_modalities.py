@@ -137,9 +137,8 @@ class Contrastive(ShowsAudio, EmbeddingTask):
             if name in embeddings:
                 features[name][given.rows[name].to(audioclip.device)] = embeddings[name]
         if not self.class_names:
-            return StepOutput(
-                _agreement(features), torch.zeros(given.samples, dtype=torch.int64), features=features
-            )
+            none = torch.zeros(given.samples, dtype=torch.int64, device=audioclip.device)
+            return StepOutput(_agreement(features), none, features=features)
         scores = self._scores(audioclip, features)
         targets = self._classes.targets(
             given.labels, multilabel=audioclip.multilabel, device=audioclip.device

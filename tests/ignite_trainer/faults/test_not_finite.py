@@ -229,7 +229,6 @@ def test_without_a_checkpoint_there_is_nothing_to_return_to(tmp_path: Path) -> N
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_looking_at_steps_does_not_wait_for_the_device() -> None:
     watch, loss = StepWatch(), torch.full((), torch.nan, device="cuda")
     torch.cuda.set_sync_debug_mode("error")

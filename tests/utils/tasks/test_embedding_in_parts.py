@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW
 
 from ignite_trainer.data import Batch
+from ignite_trainer.engines import make_trainer
 from ignite_trainer.gradient_cache import GradientCache
+from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.parameters import apply_rules
 from ignite_trainer.protocol import ParameterRule, Setup
 from model.audioclip import AudioCLIP
@@ -81,3 +85,21 @@ def test_every_gradient_is_that_of_the_whole_batch(options: dict[str, Any], reco
     for name, gradient in found.items():
         size = expected[name].abs().max()
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-10 * max(1.0, float(size)))
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def test_after_a_fused_step_parts_are_embedded_with_the_new_weights(kind: Any) -> None:
+    """The first embedding of a part has no gradient: there a tower in eval mode keeps wavelets and norms."""
+    model, task = audioclip(), AudioTextContrastive()
+    plan = apply_rules(model, [ParameterRule(match=".*", mode="eval")])
+    optimizer = build_optimizer(kind, {"lr": 1e-3}, plan.groups)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    generator = torch.Generator().manual_seed(0)
+    batch = Sample(3000.0 * torch.randn(6, 1, 3000, generator=generator).double(), None, LABELS)
+    setup = Setup(name="x", batch_train=6, chunk=2, epochs=1, saved_models_path="x")
+    trainer = make_trainer(task, model, optimizer, plan, setup, device=CPU, progress=False)
+    trainer.run([Batch(torch.arange(6), batch)], max_epochs=1)
+    with torch.no_grad():
+        found = task.embed(model, batch)["audio"]
+        expected = task.embed(copy.deepcopy(model), batch)["audio"]  # a copy keeps nothing
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

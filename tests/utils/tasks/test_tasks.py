@@ -1,7 +1,8 @@
 """Tasks against figures computed by hand from the model's public encoders."""
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from ignite_trainer.batch import PaddedBatch
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from utils.datasets import Sample
-from utils.tasks import AudioTextContrastive, Classification
+from utils.tasks import AudioTextContrastive, Classification, Contrastive
+from utils.tasks.prompts import Prompts
 
 LABELS = ["dog", "rain", "door knock", "siren"]
 
@@ -160,6 +162,44 @@ def test_texts_of_a_frozen_tower_are_encoded_once(monkeypatch: pytest.MonkeyPatc
     for _ in range(3):
         task.training_step(frozen, batch_of(clips))
     assert sorted(encoded) == sorted(LABELS)
+
+
+def test_features_of_a_frozen_tower_follow_its_weights() -> None:
+    frozen, prompts = tiny_audioclip().eval().requires_grad_(False), Prompts("{}")
+    prompts.encode(frozen, [["dog"], ["rain"]])
+    other = {name: 1.5 * weight for name, weight in frozen.state_dict().items()}
+    frozen.load_state_dict(other)
+    expected = normalised(frozen.encode_text(["rain", "dog", "rain"]))
+    torch.testing.assert_close(prompts.encode(frozen, [["rain"], ["dog"], ["rain"]]), expected)
+
+
+def test_features_of_a_frozen_tower_are_those_of_their_texts_however_many_there_are() -> None:
+    frozen, prompts = tiny_audioclip().eval().requires_grad_(False), Prompts("{}")
+    texts = [f"text {number}" for number in range(50)]
+    expected = normalised(frozen.encode_text(texts))
+    for first in (0, 3, 40, 10, 0):
+        with torch.inference_mode(first == 3):
+            found = prompts.encode(frozen, [[text] for text in texts[first : first + 10]])
+        torch.testing.assert_close(found, expected[first : first + 10])
+        assert not found.is_inference()  # a training step may need it
+
+
+def test_texts_are_tokenised_once_though_their_tower_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    encode, seen = SimpleTokenizer.encode, Counter[str]()
+
+    def counting(self: SimpleTokenizer, text: str) -> Any:
+        seen[text] += 1
+        return encode(self, text)
+
+    monkeypatch.setattr(SimpleTokenizer, "encode", counting)
+    model, task = tiny_audioclip(), Contrastive("heard once: {}")
+    batch = batch_of(Clips())._replace(labels=[["dog"], ["rain"] * 20, ["dog"], ["siren"]])  # one too long
+    for _ in range(3):
+        task.training_step(model, batch)
+    assert {"heard once: dog", "heard once: siren"} <= seen.keys()
+    assert set(seen.values()) == {1}
 
 
 def test_equal_labels_can_be_positives_of_each_other() -> None:

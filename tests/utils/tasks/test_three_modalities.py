@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -261,6 +262,14 @@ def test_without_classes_a_sample_has_the_mean_cosine_of_its_modalities(audiocli
     second = float(features["audio"][1] @ features["image"][1])
     assert output.y_pred[:2].tolist() == pytest.approx([np.mean(first), second], abs=1e-6)
     assert output.y_pred[2:].isnan().all()
+
+
+def test_targets_are_on_the_device_of_the_model(audioclip: AudioCLIP) -> None:
+    """Where there are several processes they are gathered, and NCCL takes no tensors of the CPU."""
+    model = copy.deepcopy(audioclip).to("meta")
+    batch = DescribedSample(None, pictures().to("meta"), [["rain"]] * 6, None)
+    output = Contrastive().evaluation_step(model, batch)
+    assert output.y.device == output.y_pred.device == torch.device("meta")
 
 
 def test_a_text_too_long_for_the_tower_is_cut_short(audioclip: AudioCLIP) -> None:

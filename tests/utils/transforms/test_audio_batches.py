@@ -173,7 +173,6 @@ def test_a_clip_with_three_axes_cannot_become_1d() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_transform
 def test_a_device_gives_the_same_batch_as_the_cpu(transform: BatchTransform) -> None:
     batch = PaddedBatch.stack(clips(2))

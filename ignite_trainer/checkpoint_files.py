@@ -1,0 +1,90 @@
+"""Files of checkpoints: written whole, verified as they are read, removed with all that lies beside them."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ignite_trainer.durable import is_intact, remove, write_durably
+from ignite_trainer.writing import writing
+
+_STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
+
+
+class DamagedError(Exception):
+    """A file is missing, or is not what was written."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(str(file))
+        self.file = file
+
+
+def states_of(folder: Path) -> list[Path]:
+    """The states in a folder, the newest first, whether they are intact or not."""
+    found = [(match, path) for path in folder.glob("last_*.pt") if (match := _STATE.fullmatch(path.name))]
+    # A state without a step is that of a complete epoch.
+    found.sort(key=lambda one: (int(one[0][1]), float(one[0][2] or math.inf)), reverse=True)
+    return [path for _, path in found]
+
+
+def read_intact(path: Path, sha256: str | None = None) -> Any:
+    """Read what `save_durably` wrote, tensors onto the CPU.
+
+    Raises:
+        DamagedError: the file has another sha256 than this or, without this, than the checksum beside it.
+    """
+    if not is_intact(path, sha256):
+        raise DamagedError(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise DamagedError(path) from error
+
+
+def save_durably(path: Path, content: Mapping[str, Any]) -> str:
+    """Write a file that `torch.load` reads; return its sha256.
+
+    Raises:
+        RunFailed: it cannot be written; what was at `path` stays.
+    """
+    with writing(path):
+        return write_durably(path, lambda file: torch.save(content, file))
+
+
+def save_weights(path: Path, weights: Mapping[str, Any]) -> None:
+    """Write weights, and beside them a `.safetensors` if that can hold them.
+
+    Args:
+        path: where the weights will be.
+        weights: contiguous tensors on the CPU that share no memory, by name; or else what a model saves.
+
+    Raises:
+        RunFailed: they cannot be written.
+    """
+    save_durably(path, weights)
+    if all(isinstance(value, Tensor) for value in weights.values()):
+        content = safetensors.torch.save(dict(weights))
+        beside = path.with_suffix(".safetensors")
+        with writing(beside):
+            write_durably(beside, lambda file: file.write(content))
+
+
+def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    """View a contiguous tensor on the CPU as the bytes it has in memory."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def remove_weights(path: Path) -> None:
+    """Remove weights, or a state, and what lies beside."""
+    remove(path)
+    remove(path.with_suffix(".safetensors"))
