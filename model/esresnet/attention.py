@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.esresnet.products import exact_linear
+
 
 class Gate(nn.Module):
     """Look at a stage's input and decide, from 0 to 1, what of its output passes.
@@ -53,7 +55,7 @@ class Gate(nn.Module):
         """Apply `conv_point`: `[B, in_channels, H, W]` to `[B, out_channels, H, W]`."""
         if tuple(seen.shape[-2:]) == (1, 1):  # a convolution kernel takes several times as long
             conv = self.conv_point
-            return F.linear(seen.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None]
+            return exact_linear(seen.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None]
         convolved: Tensor = self.conv_point(seen)
         return convolved
 

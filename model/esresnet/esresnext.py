@@ -18,6 +18,7 @@ from model.esresnet.fbsp import SplineWavelets
 from model.esresnet.inference import computing_dtype, inference_copy
 from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
 from model.esresnet.kept import Kept
+from model.esresnet.products import ExactLinear
 from model.recompute import Recomputed, recompute
 from model.releases import released_hashes
 
@@ -113,6 +114,8 @@ class ESResNeXt(nn.Module):
         backbone = resnext50_32x4d(weights=None, num_classes=num_classes)
         for name, child in backbone.named_children():  # conv1 ... layer4, avgpool, fc
             self.add_module(name, child)
+        self.fc = ExactLinear(self.fc.in_features, num_classes, device="meta")  # draws no random numbers
+        self.fc.weight, self.fc.bias = backbone.fc.weight, backbone.fc.bias
 
         self.apply_attention = apply_attention
         if apply_attention:
