@@ -313,9 +313,10 @@ class ESResNeXt(nn.Module):
 def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
     """Convolve an image in a 16-bit type with nearly the precision of float32.
 
-    The mean level, which would cost the result its digits, is convolved by itself, once for all of the batch.
-    What deviates from it is cut in two, its value in the 16-bit type and the rest, which pass the same
-    weights as channels side by side. Tensor cores take channels by eights, so zeros fill them up.
+    The mean level of each image, which would cost the result its digits, is taken out; the float32 response
+    to a constant image puts it back. What deviates from it is cut in two, its value in the 16-bit type and
+    the rest, which pass the same weights as channels side by side. Tensor cores take channels by eights, so
+    zeros fill them up.
 
     Args:
         image: float32 `[B, 3, H, W]`.
@@ -325,23 +326,18 @@ def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype
     Returns:
         float32 `[B, out, H', W']`.
     """
-    level = image.detach().mean()
+    level = image.detach().mean(dim=(1, 2, 3), keepdim=True)  # [B, 1, 1, 1]
     deviation = image - level
     high = deviation.to(dtype)
     low = (deviation - high).detach().to(dtype)
-    fill = -2 * image.shape[1] % 8
-    halves = F.pad(torch.cat((high, low), dim=1), (0, 0, 0, 0, 0, fill))
+    fill = (0, 0, 0, 0, 0, -2 * image.shape[1] % 8)
+    halves = F.pad(torch.cat((high, low), dim=1), fill).contiguous(memory_format=torch.channels_last)
     weight = convolution.weight.to(dtype)
-    weights = F.pad(torch.cat((weight, weight), dim=1), (0, 0, 0, 0, 0, fill))
-    convolved = F.conv2d(
-        halves.contiguous(memory_format=torch.channels_last),
-        weights.contiguous(memory_format=torch.channels_last),
-        None,
-        convolution.stride,
-        cast(tuple[int, int], convolution.padding),
-    )
-    of_level: Tensor = convolution(level.expand(1, *image.shape[1:]))
-    return convolved + of_level
+    weights = F.pad(torch.cat((weight, weight), dim=1), fill).contiguous(memory_format=torch.channels_last)
+    stride, padding = convolution.stride, cast(tuple[int, int], convolution.padding)
+    response = F.conv2d(torch.ones_like(image[:1]), convolution.weight, None, stride, padding)
+    convolved = F.conv2d(halves, weights, None, stride, padding) + level * response
+    return convolved if convolution.bias is None else convolved + convolution.bias[:, None, None]
 
 
 @functools.cache
