@@ -1,0 +1,204 @@
+"""Whether this device computes what the published architecture does, and what its faster modes cost.
+
+    python tests/gpu/parity.py --json parity.json --clips data/ESC-50
+
+In float64, and in float32 without TF32, figures are held against those recorded in `tests/model/parity`; TF32
+and bfloat16 are compared with float32. --rehearse does the same with a miniature, against figures of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from model.audio_input import read_audio  # noqa: E402
+from model.audioclip import AudioCLIP  # noqa: E402
+from tests.conftest import _fill as fill_with_recorded_weights  # noqa: E402
+from tests.model import test_parity as recorded  # noqa: E402
+
+MINIATURE: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_layers": [1, 1, 1, 1],
+    "vision_width": 8,
+    "transformer_width": 32,
+    "transformer_heads": 2,
+    "transformer_layers": 1,
+    "spec_height": 32,
+    "spec_width": 32,
+}
+SAMPLES = 220500
+CLIPS = 10
+LABELS = [["dog"], ["rain"], ["door knock"], ["siren"]] * 2
+
+
+class Check(TypedDict):
+    """A figure, the limit it was held against (None: it is only reported), and whether it was kept."""
+
+    name: str
+    value: float
+    limit: float | None
+    passed: bool
+
+
+def check(name: str, value: float, *, most: float | None = None, least: float | None = None) -> Check:
+    """Hold a figure against its limit."""
+    passed = (most is None or value <= most) and (least is None or value >= least)
+    limit = most if most is not None else least
+    return {"name": name, "value": value, "limit": limit, "passed": passed and bool(np.isfinite(value))}
+
+
+@contextlib.contextmanager
+def tf32(*, products: bool, convolutions: bool) -> Iterator[None]:
+    """Allow TF32 in matrix products and convolutions as a user does, by torch's global flags."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if products else "highest")
+    torch.backends.cudnn.allow_tf32 = convolutions
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def build(dtype: torch.dtype, device: torch.device, *, miniature: bool) -> AudioCLIP:
+    """Make a model with the weights of the recorded figures."""
+    torch.set_default_dtype(dtype)
+    try:
+        model = AudioCLIP(pretrained=False, **(MINIATURE if miniature else {}))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    fill_with_recorded_weights(model)
+    return model.to(device)
+
+
+def figures_of(model: AudioCLIP, *, training: bool) -> recorded.Figures:
+    """The recorded figures: those of the untrained model, and those of three training steps."""
+    figures = recorded.as_arrays(recorded.encoded(model))
+    return {**figures, **(recorded.as_arrays(recorded.trained(model)) if training else {})}
+
+
+def worst(figures: recorded.Figures, reference: Mapping[str, Any]) -> float:
+    """The largest relative error of all figures; each one is printed."""
+    errors = {
+        name: float(np.linalg.norm(figure - reference[name]) / np.linalg.norm(reference[name]))
+        for name, figure in figures.items()
+    }
+    for name, error in sorted(errors.items(), key=lambda item: -item[1]):
+        print(f"{error:.3g}  {name}")
+    return max(errors.values())
+
+
+def against_recorded(device: torch.device, *, miniature: bool) -> list[Check]:
+    """Hold float64 and float32 without TF32 against the recorded figures."""
+    reference: Mapping[str, Any] = recorded.GOLDEN
+    if miniature:
+        reference = figures_of(build(torch.float64, torch.device("cpu"), miniature=True), training=True)
+    figures = figures_of(build(torch.float64, device, miniature=miniature), training=True)
+    untrained = {name: x for name, x in figures.items() if name in recorded.UNTRAINED}
+    trained = {name: x for name, x in figures.items() if name in recorded.TRAINED}
+    with tf32(products=False, convolutions=False):
+        single = figures_of(build(torch.float32, device, miniature=miniature), training=False)
+    return [
+        check("float64, outputs: largest relative error", worst(untrained, reference), most=1e-9),
+        check("float64, three training steps: the same", worst(trained, reference), most=1e-7),
+        check("float32, outputs: the same", worst(single, reference), most=1e-3),
+    ]
+
+
+@torch.no_grad()
+def tf32_allowed(model: AudioCLIP, audio: Tensor) -> list[Check]:
+    """Compare what a process computes that allowed TF32 with what one computes that did not."""
+    model.eval()
+    with tf32(products=False, convolutions=False):
+        plain, plain_image = embed(model, audio), model.audio.decibels(audio)
+    with tf32(products=True, convolutions=False):
+        image = model.audio.decibels(audio)
+    with tf32(products=True, convolutions=True):
+        allowed = embed(model, audio)
+    return [
+        check("TF32 allowed, spectrogram: largest difference, dB", largest(image - plain_image), most=1e-5),
+        check("TF32 allowed everywhere: largest difference of embeddings", largest(allowed - plain)),
+    ]
+
+
+def bfloat16(model: AudioCLIP, audio: Tensor) -> list[Check]:
+    """Compare features and gradients in bfloat16 with those in float32."""
+    model.eval()
+    with torch.no_grad(), tf32(products=False, convolutions=False):
+        plain = embed(model, audio)
+        with torch.autocast(audio.device.type, torch.bfloat16):
+            half = embed(model, audio)
+    gradients = []
+    model.train()
+    for enabled in (False, True):
+        model.zero_grad()
+        with tf32(products=False, convolutions=False):
+            with torch.autocast(audio.device.type, torch.bfloat16, enabled=enabled):
+                _, loss = model(audio=audio[: len(LABELS)], text=LABELS)
+            assert loss is not None
+            loss.backward()
+        grads = [parameter.grad for parameter in model.audio.parameters() if parameter.grad is not None]
+        gradients.append(torch.cat([grad.flatten() for grad in grads]))
+    cosines = (plain * half).sum(dim=-1)
+    gradient_cosine = float(F.cosine_similarity(gradients[0], gradients[1], dim=0))
+    return [
+        check("bf16, features: least cosine with float32", float(cosines.min()), least=0.99),
+        check("bf16, gradients: cosine with float32", gradient_cosine),
+    ]
+
+
+def embed(model: AudioCLIP, audio: Tensor) -> Tensor:
+    """Normalised audio features in float32."""
+    return F.normalize(model.encode_audio(audio).float(), dim=-1)
+
+
+def largest(difference: Tensor) -> float:
+    """The largest absolute value."""
+    return float(difference.abs().max())
+
+
+def read_clips(folder: Path, device: torch.device) -> Tensor:
+    """The first clips of a folder, each cut or repeated to 5 s: `[CLIPS, 1, SAMPLES]`."""
+    paths = sorted(path for path in (folder / "audio").iterdir())[:CLIPS]
+    clips = [np.resize(read_audio(path, 44100, mono=True), (1, SAMPLES)) for path in paths]
+    return torch.from_numpy(np.stack(clips)).float().to(device)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make all checks and write them down; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with audio/")
+    parser.add_argument("--rehearse", action="store_true", help="a miniature instead")
+    flags = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    checks = against_recorded(device, miniature=flags.rehearse)
+    model = build(torch.float32, device, miniature=flags.rehearse)
+    audio = read_clips(flags.clips, device)
+    checks += tf32_allowed(model, audio) + bfloat16(model, audio)
+    for each in checks:
+        limit = f"  (limit {each['limit']:g})" if each["limit"] is not None else ""
+        print(f"{'ok    ' if each['passed'] else 'FAILED'}  {each['name']}: {each['value']:.3g}{limit}")
+    passed = all(each["passed"] for each in checks)
+    content = {"device": str(device), "checks": cast(list[Any], checks), "passed": passed}
+    flags.json.write_text(json.dumps(content, indent=2) + "\n")
+    return int(not passed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

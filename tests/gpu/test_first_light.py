@@ -1,0 +1,96 @@
+"""The script for a GPU, rehearsed on the CPU: every step runs, and the summary says what they left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.summary import projected_seconds, summarise
+from tests.gpu.too_large import advised_flags
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
+    script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "900"]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = {step["name"]: step["status"] for step in json.loads((tmp_path / "steps.json").read_text())}
+    assert set(steps.values()) == {"ok"}
+    assert len(steps) == 19
+    summary = (tmp_path / "summary.md").read_text()
+    assert "No figure below is a measurement." in summary
+    rows = {line.split("|")[1].strip(): line for line in summary.splitlines() if line.startswith("| ")}
+    for name in ("bf16", "bf16, compiled", "fp16", "fp32"):
+        assert rows[name].count("no figure") == 1  # the memory of a device
+    for name in ("parity with the recorded figures", "ESC-10, five folds from random weights"):
+        assert "no figure" not in rows[name]
+    assert "bit-equal" in rows["stopped and resumed"]
+    assert "bit-equal" in rows["killed and resumed"]
+    assert (tmp_path / "first_light.tar.gz").stat().st_size > 1000
+
+
+def test_a_projection_counts_every_clip_of_five_folds() -> None:
+    # 5 folds of 50 x 1,600 clips trained on; evaluated 51 times 400 held out, and 50 times those trained on.
+    assert projected_seconds(1000.0, 2000.0, skip_train=True) == pytest.approx(5 * (80.0 + 10.2))
+    assert projected_seconds(1000.0, 2000.0, skip_train=False) == pytest.approx(5 * (80.0 + 50.2))
+
+
+def test_a_cell_has_the_figure_or_says_why_there_is_none(tmp_path: Path) -> None:
+    steps = [
+        {
+            "name": "benchmark-bf16",
+            "seconds": 40,
+            "status": "ok",
+            "command": "python main.py -M /x/y -c a.json",
+        },
+        {"name": "benchmark-fp16", "seconds": 90, "status": "timed out after 90 s", "command": ""},
+        {"name": "resume", "seconds": 30, "status": "ok", "command": ""},
+    ]
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+    speeds = {
+        "this protocol": {"samples_per_second": 1234.5},
+        "bare-backbone": {"samples_per_second": 1500.0, "gain": {"median": 0.823}},
+        "published-way": {"samples_per_second": 123.45},
+    }
+    measured = {
+        "activities": {"training": {"speeds": speeds}, "evaluation": {"speeds": speeds}},
+        "peak_memory_bytes": {"device": 13 * 2**30},
+    }
+    folder = tmp_path / "benchmark-bf16" / "Name" / "run"
+    folder.mkdir(parents=True)
+    (folder / "benchmark.json").write_text(json.dumps(measured))
+    (tmp_path / "resume.json").write_text(
+        json.dumps(
+            {
+                "run_to_run": {"weights": 0.02},
+                "resumed": {"weights": 0.01},
+                "without_deterministic_algorithm": ["scatter_add"],
+                "passed": True,
+            }
+        )
+    )
+    summary = summarise(tmp_path)
+    assert "`python main.py -c a.json`" in summary
+    assert "| bf16 | 1,234 | 0.82 | 10.0 | 1,234 | 0.82 | 10.0 | 13.0 GiB |" in summary
+    assert "| fp16 | timed out after 90 s |" in summary
+    assert "| fp32 | not run |" in summary
+    assert "weights differ by 0.01 (two undisturbed runs: 0.02); no order in scatter_add" in summary
+
+
+@pytest.mark.parametrize(
+    ("message", "flags"),
+    [
+        (
+            "A batch of 8 fits; use -b 8 --Setup.accumulate 4, which ...",
+            ["-b", "8", "--Setup.accumulate", "4"],
+        ),
+        ("A batch of 32 fits; use --Setup.chunk 32, which embeds", ["--Setup.chunk", "32"]),
+        ("Memory does not suffice", []),
+    ],
+)
+def test_advice_is_read_from_the_error(message: str, flags: list[str]) -> None:
+    assert advised_flags(message) == flags
