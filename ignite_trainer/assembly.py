@@ -79,7 +79,7 @@ class Parts:
 
 
 class _Built(NamedTuple):
-    """What of a run can be built by itself."""
+    """Parts of a run that need no other part."""
 
     datasets: dict[Split, Any]
     transforms: dict[Split, list[FieldTransform]]

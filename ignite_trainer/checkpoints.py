@@ -57,7 +57,7 @@ class Checkpoints:
     Of several processes, which all call it, the main one writes, and all read what is there.
 
     Attributes:
-        damaged: files for want of which `restore` passed over a state.
+        damaged: damaged files that made `restore` skip a state.
         seconds_of_writing: how long the last writing took.
     """
 
@@ -124,16 +124,13 @@ class Checkpoints:
         if pending:
             pending.result()
 
-    def raise_if_failed(self) -> None:
-        """Raise the RunFailed of a file that could not be written, if that is known already."""
-        if self._pending and self._pending.done():
-            self.wait()
+    @property
+    def failed(self) -> bool:
+        """Whether this process knows already that what was saved cannot be written; `wait` raises it."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def restore(self, path: Path | None = None) -> Position | None:
-        """Put everything back as it was when a state was saved.
-
-        Args:
-            path: the state; None: the newest one that is intact. Those that are not are named in the log.
+    def restore(self) -> Position | None:
+        """Put everything back as it was when the newest intact state was saved; name the others in the log.
 
         Returns:
             How far the run had come then; None if there is no intact state, and nothing was changed.
@@ -144,7 +141,7 @@ class Checkpoints:
         """
         main_says(self.wait)
         self.damaged = []
-        for candidate in [path] if path else main_says(lambda: states_of(self._folder)):
+        for candidate in main_says(lambda: states_of(self._folder)):
             try:
                 content = read_intact(candidate)
                 frozen = read_left_out(candidate, content)
@@ -178,7 +175,7 @@ class Checkpoints:
         Raises:
             RunFailed: what was saved last cannot be written.
         """
-        self.wait()
+        main_says(self.wait)
         for path in (*self._before, *self._needed_by_the_one_before, *self._superseded):
             remove_weights(path)
         self._before, self._needed_by_the_one_before, self._superseded = [], [], []
@@ -190,14 +187,14 @@ class Checkpoints:
 
     @property
     def last(self) -> Path | None:
-        """Where the last state is, once it is written."""
+        """Path of the last state, also while it is being written."""
         return self._last
 
     def _save(self, position: Position, random: dict[str, Any], *, best: Sequence[Path] = ()) -> None:
         path = self._folder / position.file_name
+        main_says(self.wait)  # all wait by a message, and hear of an error
         randoms = all_say(random)
         if is_main():
-            self.wait()
             with self._saved_weights():
                 content = snapshot(self._content(position, randoms))
             older = [self._last] if self._last and self._last != path else []
@@ -265,9 +262,6 @@ class Checkpoints:
     def _take_over(self, restored: Path, state: StateContent) -> None:
         """Go on from a state: what was written after it is removed, what it supersedes is noted."""
         states, position = states_of(self._folder), state.position
-        if restored not in states:  # of another folder, where nothing is ours to remove
-            self._last, self._before = None, states
-            return
         self._frozen.sha256 = state.frozen_weights
         at = states.index(restored)
         for newer in states[:at]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ignite_trainer.checkpoint_files import bytes_of, read_intact, save_durably
+from ignite_trainer.durable import is_intact
 
 FILE_NAME = "frozen_weights.pt"
 _SHA256 = "frozen_weights"  # entry of a state: the sha256 of the file
@@ -43,7 +44,7 @@ class FrozenWeights:
         if not self._names:
             return content
         weights: dict[str, Any] = content["model"]
-        if self.sha256 is None or not self._path.exists():
+        if self.sha256 is None or not is_intact(self._path, self.sha256):
             self.sha256 = save_durably(self._path, {name: weights[name] for name in self._names})
         # Mapped: a copy would take as much memory as the frozen weights.
         saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)

@@ -18,7 +18,7 @@ from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.data_identity import DataIdentity
-from ignite_trainer.distributed import is_main, share_state, world_size
+from ignite_trainer.distributed import is_main, main_says, share_state, world_size
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack
@@ -92,7 +92,7 @@ class Run:
     def carry_out(self, seed: int, *, resume: bool) -> RunResult:
         """Evaluate, train for the epochs of the protocol, and tell the reporters.
 
-        However it ends, what was saved is written.
+        Waits for pending checkpoints, also after an error.
         """
         try:
             return self._carry_out(seed, resume=resume)
@@ -284,6 +284,7 @@ class Run:
             self._evaluate("test", epoch=epoch, iteration=iteration)
         except RunStopped:  # the steps of the epoch are done, and it goes on with its evaluation
             self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
+            main_says(self._checkpoints.wait)
             raise
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:

@@ -66,7 +66,7 @@ def build_optimizer(
 
 
 def _count_write(optimizer: Optimizer, *_: object) -> None:
-    """Raise the version counters of the parameters of a step, by which others see that they changed.
+    """Raise the version counters of the parameters of a step, so that values kept from before are made anew.
 
     Fused kernels do not, nor do optimizers that write through `parameter.data`.
     """

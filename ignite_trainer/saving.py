@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from ignite.engine import Engine, Events
 
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.distributed import all_say, any_says, is_main
+from ignite_trainer.distributed import all_say, any_says, is_main, main_says
 from ignite_trainer.errors import RunStopped
 from ignite_trainer.protocol import Setup
 from ignite_trainer.signals import StopRequest
@@ -52,14 +52,19 @@ class Saver:
             self.note_saved(position.iteration)
 
     def _after_step(self, trainer: Engine, before_saving: Callable[[int, int], None]) -> None:
-        self._checkpoints.raise_if_failed()
         state, setup = trainer.state, self._setup
         batches = state.epoch_length or 1
         done = (state.iteration - 1) % batches + 1
         if done % setup.accumulate and done < batches:
             return  # gradients wait for more
         # Clocks differ: the main process's counts.
-        asked, due = any_says(self._request.signal is not None, is_main() and self._is_due(state.iteration))
+        asked, due, failed = any_says(
+            self._request.signal is not None,
+            is_main() and self._is_due(state.iteration),
+            self._checkpoints.failed,
+        )
+        if failed:
+            main_says(self._checkpoints.wait)
         if asked or due:
             before_saving(state.epoch, state.iteration)
             self.save(Position(epoch=state.epoch, iteration=state.iteration))
@@ -74,4 +79,5 @@ class Saver:
         )
 
     def _stop(self) -> NoReturn:
+        main_says(self._checkpoints.wait)  # torchrun ends all processes soon after the first one that ends
         raise RunStopped(next(filter(None, all_say(self._request.signal))), self._folder)

@@ -15,7 +15,7 @@ from model.image_input import ImagePreprocessing
 Text: TypeAlias = Sequence[str | Sequence[str]]
 """Entries to encode: each a string, or a list of labels."""
 
-_REMEMBERED = 2**16  # texts whose tokens are kept, about 1 kB each
+_MOST_REMEMBERED = 2**16  # texts whose tokens are kept, about 1 kB each
 
 
 class ClipTowers(NamedTuple):
@@ -125,10 +125,10 @@ def recompute_transformers(clip: nn.Module) -> None:
 
 def text_parameters(clip: nn.Module) -> list[nn.Parameter]:
     """The parameters of the text tower of a module that has one of open_clip's."""
-    modules = [clip._modules[name] for name in _TEXT_TOWER if name in clip._modules]
-    own = [clip._parameters[name] for name in _TEXT_TOWER if name in clip._parameters]
-    inner = [weight for module in modules if module is not None for weight in module.parameters()]
-    return [*inner, *(weight for weight in own if weight is not None)]
+    parts = [getattr(clip, name) for name in _TEXT_TOWER if hasattr(clip, name)]
+    return [
+        weight for part in parts for weight in (part.parameters() if isinstance(part, nn.Module) else [part])
+    ]
 
 
 _TEXT_TOWER = (
@@ -181,7 +181,7 @@ def _tokenizer(clip: str | None) -> Any:
     return SimpleTokenizer()
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_MOST_REMEMBERED)
 def tokens_of(tokenizer: Any, entry: str, context_length: int) -> tuple[Tensor, int]:
     """Tokenise one text: its tokens `[context_length]`, and their number before any was cut off."""
     if not hasattr(tokenizer, "encode"):  # of the Hugging Face hub

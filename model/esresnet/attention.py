@@ -105,9 +105,10 @@ def _window(length: int, size: int) -> tuple[int, int, int] | None:
 
 
 def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply a depthwise convolution ("same" padding) as a sum of shifted copies of `x`, added up in float32.
+    """Apply a depthwise convolution ("same" padding) as a sum of shifted copies of `x`.
 
-    Compiled, that is one pass over memory; cuDNN's channels-last kernels take up to twenty times as long.
+    The sum has the weights' type, the result that of `x`. Compiled, that is one pass over memory; cuDNN's
+    channels-last kernel took 1.3 ms for 64 clips of 256 channels, 43 x 49, on an H200.
     """
     rows, columns = weight.shape[-2:]
     height, width = x.shape[-2:]

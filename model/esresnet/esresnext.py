@@ -275,7 +275,7 @@ class ESResNeXt(nn.Module):
         """Apply `conv1` to decibels, whose steps would be 0.5 dB in bfloat16."""
         dtype = computing_dtype(image)
         with torch.autocast(image.device.type, enabled=False):
-            if dtype.itemsize == 2 and image.is_cuda:
+            if image.dtype == torch.float32 and dtype.itemsize == 2 and image.is_cuda:
                 return convolve_in_halves(image, self.conv1, dtype)
             convolved: Tensor = self.conv1(image)
             return convolved
@@ -311,7 +311,7 @@ class ESResNeXt(nn.Module):
 
 
 def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """Convolve an image in a 16-bit type with nearly the precision of float32.
+    """Convolve a float32 image with 16-bit weights, without rounding the image to 16 bits.
 
     The mean level of each image, which would cost the result its digits, is taken out; the float32 response
     to a constant image puts it back. What deviates from it is cut in two, its value in the 16-bit type and

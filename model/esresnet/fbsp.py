@@ -48,7 +48,7 @@ class SplineWavelets(nn.Module):
         """Materialise the wavelets.
 
         In eval mode without gradient the result is kept until a parameter changes, moves or is replaced,
-        or the mode is switched. (A write through `parameter.data` goes unseen, as it does to autograd.)
+        or the mode is switched; see `Kept` for writes that go unseen.
 
         Returns:
             `[2, K, taps]`, real and imaginary part; float64 for a float64 module, else float32. Treat it

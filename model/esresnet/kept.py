@@ -13,7 +13,9 @@ T = TypeVar("T")
 class Kept(Generic[T]):
     """Make a value once, and anew when a tensor behind it is written, cast, moved or replaced.
 
-    (A write through `parameter.data` goes unseen, as it does to autograd.) Copies and pickles are empty.
+    A write through `parameter.data` goes unseen, as it does to autograd, and so does a step of a fused
+    optimizer: after one, call `torch.autograd.graph.increment_version(parameters)`, as the trainer does.
+    Copies and pickles are empty.
     """
 
     def __init__(self) -> None:

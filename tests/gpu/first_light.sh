@@ -5,6 +5,7 @@
 #
 # OUT gets summary.md, steps.json and first_light.tar.gz, which holds every log and every figure.
 set -u
+here=$PWD
 cd "$(dirname "$0")/../.." || exit
 
 usage() { echo "usage: $0 OUT [--clips FOLDER] [--rehearse] [--only a,b,c] [--budget SECONDS]" >&2; exit 2; }
@@ -21,6 +22,8 @@ while (($#)); do
     shift
 done
 [[ $OUT && ( $CLIPS || $REHEARSE ) ]] || usage
+OUT=$(cd "$here" && realpath -m "$OUT")
+[[ ! $CLIPS ]] || CLIPS=$(cd "$here" && realpath -m "$CLIPS")
 mkdir -p "$OUT" || exit
 
 # States of 0.7 GB are written after each epoch: into memory, if there is plenty.

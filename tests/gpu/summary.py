@@ -118,11 +118,11 @@ def _speed(figures: Figures) -> str:
     head = [
         "",
         "training, clips/s",
-        "speed of the bare backbone",
-        "published way, by our time",
+        "by the bare backbone",
+        "by the published way",
         "evaluation, clips/s",
-        "speed of the bare backbone",
-        "published way, by our time",
+        "by the bare backbone",
+        "by the published way",
         "peak memory",
     ]
     rows = []
@@ -213,13 +213,13 @@ def _fold(figures: Figures) -> str:
 
 
 def _projection(figures: Figures, name: str) -> list[str]:
-    def hours() -> str:
+    def minutes() -> str:
         rates = [figures.samples_per_second(name, activity) for activity in ("training", "evaluation")]
         whole, skipping = (projected_seconds(*rates, skip_train=skip) for skip in (False, True))
         return f"{whole / 60:.0f} min; with -S {skipping / 60:.0f} min"
 
     label = f"ESC-50, 5 folds of 50 epochs, projected, {PRECISIONS[name]}"
-    return [label, figures.cell(f"benchmark-{name}", hours)]
+    return [label, figures.cell(f"benchmark-{name}", minutes)]
 
 
 def _resumed(figures: Figures, name: str) -> str:

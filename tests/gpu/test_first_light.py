@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
-    script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "900"]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "290"]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {step["name"]: step["status"] for step in json.loads((tmp_path / "steps.json").read_text())}
     assert set(steps.values()) == {"ok"}

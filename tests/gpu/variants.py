@@ -88,7 +88,7 @@ def grouped_convolutions(size: Size, device: torch.device) -> Iterator[Timing]:
     height, width = _halved(size.height, 2), _halved(size.frames, 2)
     for stage in range(1, 5):
         channels = 64 * 2**stage
-        x, weight = _activations(size.batch, channels, height, width, device), None
+        x = _activations(size.batch, channels, height, width, device)
         weight = _weights(channels, channels // 32, (3, 3), device)
         exact = F.conv2d(x.double(), weight.double(), padding=1, groups=32)
         blocks = [block for block in (64, 128) if block > channels // 32]

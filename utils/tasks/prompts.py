@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Prompts:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
         self._class_texts = dict(class_texts or {})
         self._shorten = shorten
-        self._known: Kept[_Table] = Kept()
+        self._known: Kept[dict[tuple[str, ...], Tensor]] = Kept()
 
     def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
         """Raise a ValueError for a text that the tower cannot take, or words for a class that is none."""
@@ -73,8 +73,14 @@ class Prompts:
             torch.no_grad(),
             torch.autocast(model.device.type, enabled=False),
         ):
-            known = self._known.get(_Table, text_parameters(model))
-            return known.find([tuple(sample) for sample in labels], lambda new: self._embed(model, new))
+            known = self._known.get(dict, text_parameters(model))
+            if len(known) > _MOST_KNOWN:
+                known.clear()
+            texts = [tuple(sample) for sample in labels]
+            new = [text for text in dict.fromkeys(texts) if text not in known]
+            if new:
+                known.update(zip(new, self._embed(model, new), strict=True))
+            return torch.stack([known[text] for text in texts])
 
     def _embed(self, model: AudioCLIP, labels: Labels) -> Tensor:
         """Average over the templates on the unit sphere: normalised, added, normalised."""
@@ -87,34 +93,6 @@ class Prompts:
 
     def _worded(self, labels: Labels) -> list[list[str]]:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]
-
-
-class _Table:
-    """Features of texts, in one tensor: a step takes all it needs at once."""
-
-    def __init__(self) -> None:
-        self._rows: dict[tuple[str, ...], int] = {}
-        self._features: Tensor | None = None  # [room, D], on the model's device
-
-    def find(self, texts: Sequence[tuple[str, ...]], embed: Callable[[Labels], Tensor]) -> Tensor:
-        """Return the features `[B, D]` of texts; `embed` those that are new."""
-        if len(self._rows) > _MOST_KNOWN:
-            self._rows.clear()
-        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        if new:
-            self._append(new, embed(new))
-        assert self._features is not None
-        rows = torch.tensor([self._rows[text] for text in texts])
-        return self._features.index_select(0, rows.to(self._features.device, non_blocking=True))
-
-    def _append(self, texts: Sequence[tuple[str, ...]], features: Tensor) -> None:
-        start, end = len(self._rows), len(self._rows) + len(texts)
-        if self._features is None or end > len(self._features):
-            known = features[:0] if self._features is None else self._features[:start]
-            room = features.new_empty(max(start, len(texts)), features.shape[1])  # so it doubles
-            self._features = torch.cat([known, room])
-        self._features[start:end] = features
-        self._rows.update(zip(texts, range(start, end), strict=True))
 
 
 def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
