@@ -106,21 +106,29 @@ def test_a_compiled_model_gives_equal_values_under_equal_names() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # dynamo looks at each input
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_a_compiled_tower_gives_what_the_eager_one_does(recomputed: bool) -> None:
-    """Features and gradients in training, features in evaluation; minutes of compilation."""
+    """Features in evaluation; features and a gradient in training, in float64. Minutes of compilation."""
     torch.manual_seed(0)
-    eager = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200)
-    compiled_tower = copy.deepcopy(eager)
-    if recomputed:
-        compiled_tower.recompute_activations()
-    compiled_tower.compile_towers()
+    tower = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200)
     audio = torch.randn(4, 1, 20000) * 3000
     found = []
-    for tower in (eager, compiled_tower):
-        features = tower.train()(audio)
-        features.square().mean().backward()
+    for compiles in (False, True):
+        each = copy.deepcopy(tower)
+        if compiles:
+            if recomputed:
+                each.recompute_activations()
+            each.compile_towers()
         with torch.inference_mode():
-            found.append((features, tower.conv1.weight.grad, tower.eval()(audio)))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+            evaluated = each.eval()(audio)
+        features = each.double().train()(audio)
+        features.square().mean().backward()
+        found.append((evaluated, features, each.conv1.weight.grad))
+    for one, other, tolerance in zip(*found, (1e-5, 1e-9, 1e-7), strict=True):
+        torch.testing.assert_close(
+            other, one, rtol=tolerance, atol=tolerance * float(one.detach().abs().max())
+        )
