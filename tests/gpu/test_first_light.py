@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
     script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "290"]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ["PATH"]]
+    )  # the script calls `python`
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(
+        script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {step["name"]: step["status"] for step in json.loads((tmp_path / "steps.json").read_text())}
     assert set(steps.values()) == {"ok"}
