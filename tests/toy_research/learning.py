@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sized
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,12 @@ class Signalled(Matching):
 
 
 class Killed(Matching):
-    """The process is killed in the third step, when `fold` is held out and there is a file `marker`."""
+    """The process is killed in the third step, once the state of the second one is on the disk.
+
+    Args:
+        fold: the fold that is held out in the run that is killed.
+        marker: path of a file; without it nothing is killed. The results lie beside it.
+    """
 
     def __init__(self, *, fold: int, marker: str) -> None:
         super().__init__()
@@ -87,6 +93,10 @@ class Killed(Matching):
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         if self._dies and self._steps == 2:
+            deadline = time.monotonic() + 60
+            while not [*self._marker.parent.rglob(f"fold-{self._fold}/checkpoints/last_*_step-2.pt")]:
+                assert time.monotonic() < deadline, "no state was written within a minute"
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().training_step(model, batch)
 
