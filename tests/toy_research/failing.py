@@ -18,7 +18,7 @@ from torch.utils.data import get_worker_info
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.reporters.reporter import Iteration, Reporter, RunStart
 from ignite_trainer.task import StepOutput
-from toy_research.learning import Matching
+from toy_research.learning import Matching, wait_for
 from toy_research.signals import Tone, Tones
 
 
@@ -130,14 +130,15 @@ class Greedy(Matching):
 
 
 class FillsTheDisk(Reporter):
-    """Writes beside the results, in the second epoch, until the disk is full."""
+    """Writes beside the results, once the first epoch is saved, until the disk is full."""
 
     def on_start(self, run: RunStart) -> None:
-        self._file = Path(run.folder.parents[1] / "filling")
+        self._folder, self._file = run.folder, run.folder.parents[1] / "filling"
 
     def on_iteration(self, step: Iteration) -> None:
         if step.epoch < 2:
             return
+        wait_for(self._folder, "checkpoints/last_epoch-1.pt")
         for size in (4096, 1):
             try:
                 with self._file.open("ab", buffering=0) as file:

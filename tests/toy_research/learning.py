@@ -75,6 +75,14 @@ class Signalled(Matching):
         return super().evaluation_step(model, batch)
 
 
+def wait_for(folder: Path, pattern: str) -> None:
+    """Wait until there is such a file in a folder, or below: states are written beside the steps."""
+    deadline = time.monotonic() + 60
+    while not [*folder.rglob(pattern)]:
+        assert time.monotonic() < deadline, f"there was no {pattern} within a minute"
+        time.sleep(0.01)
+
+
 class Killed(Matching):
     """The process is killed in the third step, once the state of the second one is on the disk.
 
@@ -93,10 +101,7 @@ class Killed(Matching):
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         if self._dies and self._steps == 2:
-            deadline = time.monotonic() + 60
-            while not [*self._marker.parent.rglob(f"fold-{self._fold}/checkpoints/last_*_step-2.pt")]:
-                assert time.monotonic() < deadline, "no state was written within a minute"
-                time.sleep(0.01)
+            wait_for(self._marker.parent, f"fold-{self._fold}/checkpoints/last_*_step-2.pt")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().training_step(model, batch)
 
