@@ -79,7 +79,7 @@ class Parts:
 
 
 class _Built(NamedTuple):
-    """Parts of a run that need no other part."""
+    """Parts of a run that do not depend on others."""
 
     datasets: dict[Split, Any]
     transforms: dict[Split, list[FieldTransform]]
@@ -92,7 +92,7 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     """Build everything a run needs; what takes long, the preparation of the data, last.
 
     A data set may have a method `prepare` that does its slow work (decoding, say); its constructor should
-    check all it can without. Several processes all call this; an error of one is raised in all.
+    check all it can without. With several processes all call this, and an error in one is raised in all.
 
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
@@ -105,7 +105,7 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
 
 
 def _build(blueprint: Blueprint, device: torch.device) -> _Built:
-    """Build what does not depend on other parts, and prepare the data."""
+    """Build the parts that do not depend on others, and prepare the data."""
     attempt = _Attempts()
     built = _Built(
         datasets=attempt(lambda: _build_datasets(blueprint)),
@@ -123,7 +123,7 @@ def _build(blueprint: Blueprint, device: torch.device) -> _Built:
 
 
 def _put_together(blueprint: Blueprint, built: _Built, *, seed: int, device: torch.device) -> Parts:
-    """Build the rest of the parts around what is built."""
+    """Build the remaining parts from those built already."""
     protocol = blueprint.protocol
     datasets, transforms, task, model, evaluations = built
     training, evaluation = _build_loaders(

@@ -46,7 +46,7 @@ class _Synchronised(_BatchNorm):
         return self._normalise(input, momentum)
 
     def _normalise(self, x: Tensor, momentum: float) -> Tensor:
-        """In torch's operations, for devices without kernels for it."""
+        """Normalise in plain torch operations, for devices without dedicated kernels."""
         over = [dimension for dimension in range(x.dim()) if dimension != 1]
         shape = [1, -1, *([1] * (x.dim() - 2))]
         count = sum_over_all(x.new_tensor([x.numel() / x.shape[1]]))
@@ -64,10 +64,10 @@ class _Synchronised(_BatchNorm):
 
 
 class _OnCuda(torch.autograd.Function):
-    """A synchronised batch norm in torch's kernels for CUDA.
+    """Synchronised batch norm in torch's CUDA kernels.
 
-    torch's own also serves processes without any value. To look for those, the host has to wait for the
-    device in every norm; in training here each process has a sample.
+    torch's own function also handles processes with empty input; to find those, the host waits for the device
+    in every layer. In training here every process has at least one sample.
     """
 
     @staticmethod

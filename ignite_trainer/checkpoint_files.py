@@ -1,4 +1,4 @@
-"""Files of checkpoints: written whole, verified as they are read, removed with all that lies beside them."""
+"""Checkpoint files: written atomically, verified when read, removed with the files that belong to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 
 
 class DamagedError(Exception):
-    """A file is missing, or is not what was written."""
+    """A file is missing, or its content has changed since it was written."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(str(file))

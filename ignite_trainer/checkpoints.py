@@ -52,13 +52,13 @@ class Checkpoints:
 
     What is saved is copied, then written by a thread while training goes on; `save`, `save_state`,
     `restore`, `finish` and `wait` first wait for what was saved before, and raise the RunFailed of a file
-    that cannot be written. Whoever ends a run calls `wait`.
+    that cannot be written. Call `wait` before a run ends.
 
     Of several processes, which all call it, the main one writes, and all read what is there.
 
     Attributes:
         damaged: damaged files that made `restore` skip a state.
-        seconds_of_writing: how long the last writing took.
+        seconds_of_writing: seconds that the last state and best files took to write.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """Whether this process knows already that what was saved cannot be written; `wait` raises it."""
+        """True once this process knows that a file could not be written; `wait` raises the error."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def restore(self) -> Position | None:
@@ -192,14 +192,14 @@ class Checkpoints:
 
     def _save(self, position: Position, random: dict[str, Any], *, best: Sequence[Path] = ()) -> None:
         path = self._folder / position.file_name
-        main_says(self.wait)  # all wait by a message, and hear of an error
+        main_says(self.wait)  # the others wait for the message, and raise the same error
         randoms = all_say(random)
         if is_main():
             with self._saved_weights():
                 content = snapshot(self._content(position, randoms))
             older = [self._last] if self._last and self._last != path else []
             superseded = {*self._before, *self._needed_by_the_one_before} - {path, *older}
-            # A thread of its own: between two writings there is none that a fork would leave behind.
+            # A new thread for each state: none is left idle for loader processes to be forked beside.
             writer = ThreadPoolExecutor(max_workers=1)
             self._pending = writer.submit(self._write, path, content, best, superseded)
             writer.shutdown(wait=False)
@@ -281,7 +281,7 @@ class Checkpoints:
                 self._needed_by_the_one_before.append(path)
 
     def _place_among_the_best(self, label: str, value: float, epoch: int) -> Path | None:
-        """Where the weights of this epoch are to be written; None if they are not among the best."""
+        """Return the file for the weights of this epoch, or None if they are not among the best."""
         kept = self._kept[label]
         place = sum(self._rank(label, one.value) >= self._rank(label, value) for one in kept)
         if place == BEST_KEPT:

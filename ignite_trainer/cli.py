@@ -68,9 +68,9 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
 
 
 def _leave(status: int) -> NoReturn:
-    """End one of several processes, of which the others may never come to their end.
+    """Exit one of several processes without waiting for the others, which may never end.
 
-    Without exit handlers: NCCL's wait for the other processes, and those may be waiting for this one.
+    Exit handlers are skipped: NCCL's would wait for the other processes, which may be waiting for this one.
     """
     if status == EXIT_STOPPED:  # they are stopping, too; the main process may still be writing
         from ignite_trainer.distributed import wait_to_part  # noqa: PLC0415 - importing torch takes seconds

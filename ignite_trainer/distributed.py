@@ -11,8 +11,8 @@ such as a scale, has the mean of W equal gradients. The backward pass needs no m
 DistributedDataParallel, which sees one forward pass through one module, could not do this: a step calls
 several methods of a model, or each of them several times.
 
-Control messages (lists, flags, sizes) go between the CPUs, so that no device has to be waited for. So do
-tensors that are on a CPU, which NCCL does not take.
+Control messages (lists, flags, sizes) go between the CPUs, so that no device has to be waited for. So do CPU
+tensors, which NCCL does not take.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from ignite_trainer.errors import ProtocolError
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=12)
-"""How long a process waits for the others: one may be decoding a data set. One that died is seen at once."""
+"""Timeout of control messages: one process may be decoding a data set. A dead one is noticed at once."""
 
 _PATIENCE_OF_DEVICES = timedelta(minutes=10)
-"""How long NCCL waits. It does not see that a process died; whatever takes long, all wait for by messages."""
+"""Timeout of NCCL, which does not notice a dead process. Long waits go through control messages instead."""
 
 _PARTING = timedelta(seconds=30)
 
@@ -61,10 +61,10 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def several_processes() -> Iterator[None]:
-    """Meet the other processes if torchrun started this one with others, and part at the end.
+    """Join the process group if torchrun started several processes, and destroy it at the end.
 
-    After an error it does not part: NCCL would wait for the others, which may be waiting for this process.
-    The process is to end then; torchrun ends the others.
+    After an error the group is not destroyed: NCCL would wait for the other processes, which may be waiting
+    for this one. This process must then exit; torchrun ends the others.
 
     Raises:
         ProtocolError: there are fewer GPUs than processes.
@@ -87,7 +87,7 @@ def several_processes() -> Iterator[None]:
     )
     if on_cuda:
         _take_device()
-    _control()  # all make it, and at once
+    _control()  # a collective call: all processes create the group here
     idist.sync()
     yield
     _CONTROL.clear()
@@ -198,7 +198,7 @@ def wait_for_all() -> None:
 
 
 def wait_to_part() -> None:
-    """Go on when all processes are here, or after half a minute: another may not have been asked to stop."""
+    """Wait until all processes get here, at most half a minute: another may not have been asked to stop."""
     if _is_several():
         with contextlib.suppress(RuntimeError):
             dist.monitored_barrier(group=_control(), timeout=_PARTING)
@@ -311,7 +311,7 @@ def _control() -> Any:
 
 
 def _group_of(tensor: Tensor) -> Any:
-    """The group that carries a tensor; all processes have theirs on devices of one kind."""
+    """Return the group that carries a tensor; all processes hold theirs on the same kind of device."""
     return _control() if tensor.device.type == "cpu" else dist.group.WORLD
 
 

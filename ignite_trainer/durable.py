@@ -54,11 +54,11 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
 
 
 def is_intact(path: Path, sha256: str | None = None) -> bool:
-    """Whether a file is byte for byte what `write_durably` wrote.
+    """Return whether a file is byte for byte what `write_durably` wrote.
 
     Args:
         path: the file.
-        sha256: what it must have; None: that of the checksum beside it, without which no file is intact.
+        sha256: expected hash. None: the one in the checksum file; without that file nothing is intact.
     """
     try:
         found = _sha256(path)

@@ -34,7 +34,7 @@ from ignite_trainer.protocol import Setup
 from ignite_trainer.task import EmbeddingTask, StepOutput, Task
 
 _LEFT_FREE = 0.05
-"""Share of a device's memory that a batch has to leave free to fit: in a long run it is fragmented."""
+"""Share of a device's memory that a batch must leave free: in a long run memory is fragmented."""
 
 RUNNING_LOSS = "ignite_trainer.running_loss"  # no label of a metric
 
@@ -144,9 +144,9 @@ class _TrainingStep:
             return joint_steps.training_step(self._task, self._model, batch)
 
     def _fitting(self, batch: Batch) -> int | None:
-        """Try which part of a batch fits into the memory of the device; None: not found.
+        """Try which part of a batch fits into the memory of the device; None if no size was found.
 
-        The weights move: they are those of a run that ends.
+        The trials change the weights, which does not matter: the run is about to end.
         """
         free = round(_LEFT_FREE * torch.cuda.get_device_properties(self._device).total_memory)
 
@@ -155,7 +155,7 @@ class _TrainingStep:
             torch.cuda.empty_cache()
             part = Batch(batch.indices[:size], part_of(batch.sample, slice(0, size)))
             left_free = torch.empty(free, dtype=torch.uint8, device=self._device)
-            for _ in range(2):  # the second one beside what the optimizer remembers from the first
+            for _ in range(2):  # the second step also holds the optimizer state of the first
                 output = self._forward(part).output
                 if output is not None and output.loss is not None:
                     output.loss.backward()

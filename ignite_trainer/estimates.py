@@ -106,12 +106,12 @@ def estimate(
     epochs = projection.epochs
     beside_steps, peak = measurement.rehearse()
     overhead = beside_steps if isinstance(beside_steps, Overhead) else Overhead(0.0, 0.0, 0.0, 0)
-    # Of the host, whose memory counts on the CPU, a state being written takes some beside the steps.
+    # On the CPU, a state that is being written takes memory besides the steps.
     beside = overhead.state_bytes if parts.device.type == "cpu" else 0
     peaks = [one.whole.peak_bytes + beside for one in found.values() if one.whole.peak_bytes is not None]
     once = overhead.once + sum(each.whole.extra_of_first for each in found.values())
     steps_per_epoch = (projection.seconds_per_run - first) / epochs if epochs else first
-    # The state of an epoch is not copied before that of the epoch before is written.
+    # A state is not copied before the previous one is written.
     seconds_per_epoch = max(steps_per_epoch + overhead.per_epoch, overhead.writing)
     return Estimates(
         activities=found,

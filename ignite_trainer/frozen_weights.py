@@ -1,4 +1,4 @@
-"""Frozen weights: written once, into a file beside the states of a run, which leave them out."""
+"""Frozen weights: written once, into a file beside the states of a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SHA256 = "frozen_weights"  # entry of a state: the sha256 of the file
 
 
 class FrozenWeights:
-    """Leaves out of states what the file holds: the parameters that had no gradient at the start.
+    """Keeps the parameters that are frozen at the start in one file, and leaves them out of states.
 
-    Values decide: what differs from the file is in the state, such as a teacher that a task moves itself.
+    A parameter that differs from the file, such as a teacher that a task moves, stays in the state.
 
     Attributes:
         sha256: of the file; None: it is written with the next state.
@@ -71,8 +71,8 @@ def read_left_out(state: Path, content: Any) -> dict[str, Any]:
 
 
 def _are_identical(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same type, shape and bits: NaN equals NaN, and 0.0 not -0.0."""
-    # numpy compares in this thread alone; torch would take threads from training.
+    """Compare type, shape and bits of two tensors: NaN equals NaN, and 0.0 differs from -0.0."""
+    # numpy compares in this thread only; torch would take threads from training.
     return (
         one.dtype == other.dtype
         and one.shape == other.shape

@@ -111,7 +111,7 @@ def _share(
 ) -> tuple[Batch, dict[str, Tensor]]:
     """Put the samples of all processes together, and the rows of their tensors, which keep their gradient.
 
-    Rows are gathered on `device`: a process without any has to know where those of the others are.
+    Rows are gathered on `device`: a process without rows cannot know where the others' are.
     """
     sample, count = batch.sample, len(batch.indices)
     parts = all_say(

@@ -101,7 +101,7 @@ class Run:
 
     @property
     def seconds_of_writing(self) -> float:
-        """How long the last checkpoints took to be written."""
+        """Seconds that the last checkpoints took to write."""
         return self._checkpoints.seconds_of_writing
 
     def _carry_out(self, seed: int, *, resume: bool) -> RunResult:

@@ -66,9 +66,9 @@ def build_optimizer(
 
 
 def _count_write(optimizer: Optimizer, *_: object) -> None:
-    """Raise the version counters of the parameters of a step, so that values kept from before are made anew.
+    """Raise the version counters of the parameters of a step, so that cached values are recomputed.
 
-    Fused kernels do not, nor do optimizers that write through `parameter.data`.
+    Fused kernels do not raise them, nor do optimizers that write through `parameter.data`.
     """
     torch.autograd.graph.increment_version(
         [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]

@@ -9,7 +9,7 @@ import torch
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.protocol import Setup
 
-# Where torch raises a plain RuntimeError; the last is said where every cuDNN engine wants more than there is.
+# Where torch raises a plain RuntimeError; the last where every cuDNN engine needs more than is free.
 _SAID = (
     *("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED"),
     "unable to find an engine",

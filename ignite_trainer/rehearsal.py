@@ -26,13 +26,13 @@ _REHEARSED = (JsonLines, LearningCurve, Report)
 
 
 class Overhead(NamedTuple):
-    """What a run takes beside its steps.
+    """Time and memory that a run takes besides its steps.
 
     Attributes:
         per_epoch: seconds after each epoch.
-        once: seconds before the first epoch and after the last, whose state is still to be written then.
-        writing: seconds that a state takes to be written, beside the next epoch.
-        state_bytes: size of a state, which is in memory until it is written.
+        once: seconds before the first epoch and after the last, including the writing of the last state.
+        writing: seconds that a state takes to write, while the next epoch runs.
+        state_bytes: size of a state, which stays in memory until it is written.
     """
 
     per_epoch: float

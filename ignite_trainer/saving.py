@@ -79,5 +79,5 @@ class Saver:
         )
 
     def _stop(self) -> NoReturn:
-        main_says(self._checkpoints.wait)  # torchrun ends all processes soon after the first one that ends
+        main_says(self._checkpoints.wait)  # torchrun ends all processes soon after the first one exits
         raise RunStopped(next(filter(None, all_say(self._request.signal))), self._folder)

@@ -1,4 +1,4 @@
-"""Copies of a state on the CPU, which stay as they are while training goes on."""
+"""Copies of a state on the CPU, which training does not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def snapshot(state: Any) -> Any:
     """
     copied = _copy(state)
     if torch.cuda.is_initialized():
-        torch.cuda.synchronize()  # once for all copies, each of which goes on beside the next
+        torch.cuda.synchronize()  # once for all copies, which are asynchronous
     return copied
 
 

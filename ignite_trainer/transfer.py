@@ -22,7 +22,7 @@ class Sent(NamedTuple):
 class Transfer:
     """Sends batches to a device: to CUDA from pinned memory, on a stream of its own.
 
-    One serves all passes of a loader: memory that is freed on a stream is used again on that stream alone.
+    One instance serves all passes of a loader: memory freed on a stream is only reused on that stream.
 
     ```text
     thread:  with transfer.beside():  send(sample)

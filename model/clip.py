@@ -140,7 +140,7 @@ _TEXT_TOWER = (
 def tokenize(
     text: Text, base_str: str = "{}", *, context_length: int = 77, clip: str | None = None
 ) -> Tensor:
-    """Turn texts into tokens, each text once: its tokens are remembered.
+    """Turn texts into tokens; the tokens of each text are cached.
 
     Args:
         text: entries; the labels of a list are joined with ", ".
@@ -183,7 +183,7 @@ def _tokenizer(clip: str | None) -> Any:
 
 @lru_cache(maxsize=_MOST_REMEMBERED)
 def tokens_of(tokenizer: Any, entry: str, context_length: int) -> tuple[Tensor, int]:
-    """Tokenise one text: its tokens `[context_length]`, and their number before any was cut off."""
+    """Return the tokens of a text, int64 `[context_length]`, and their number before truncation."""
     if not hasattr(tokenizer, "encode"):  # of the Hugging Face hub
         length = len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])
         return tokenizer([entry], context_length=context_length)[0], length

@@ -37,9 +37,7 @@ KNOWN_ARCHIVES = frozenset(
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
 _NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
 _WRAPPED = ("model", "state_dict")  # entries of a training checkpoint that hold the weights
-_FROZEN = (
-    "frozen_weights"  # entry of a run's state: sha256 of the file beside it that holds what it leaves out
-)
+_FROZEN = "frozen_weights"  # entry of a run's state: sha256 of the file of that name beside it
 _SHOWN = 5  # names that a report spells out of each kind
 
 
@@ -234,7 +232,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _read_frozen(path: Path, state: Any) -> StateDict:
-    """Read the weights that a state of a run leaves out; of other files there are none."""
+    """Read the frozen weights beside the state of a run; {} for any other file."""
     sha256 = state.get(_FROZEN) if isinstance(state, Mapping) else None
     if not isinstance(sha256, str):
         return {}

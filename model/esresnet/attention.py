@@ -60,7 +60,7 @@ class Gate(nn.Module):
         return convolved
 
     def _depthwise(self, x: Tensor) -> Tensor:
-        """Apply `conv_depth`; on the CPU, if it is along time alone, row by row with time as height.
+        """Apply `conv_depth`; on the CPU a kernel along time only is applied row by row, with time as height.
 
         On the CPU the weight gradient of depthwise kernels wider than 3, but not of higher ones, takes fifty
         times as long as it should. In channels-last memory format the other view of `x` costs nothing.

@@ -227,11 +227,11 @@ class ESResNeXt(nn.Module):
         window = self.window.to(torch.float64 if self.window.dtype == torch.float64 else torch.float32)
         # -32768..32767 to [-1, 1]: (x + 32768) * 2 / 65535 - 1, without the offset that would cost digits
         audio = (2.0 * audio.detach().to(window.dtype) + 1.0) / 65535.0
-        # Under autocast a gradient has come through 8 bits: the 10 of TensorFloat-32 lose nothing more.
+        # Under autocast gradients were rounded to 8 bits already; the 10 of TensorFloat-32 lose no more.
         gradient_precision = "tf32" if torch.is_autocast_enabled(window.device.type) else "ieee"
         with torch.autocast(window.device.type, enabled=False):
             if bank is not None:
-                if self.onesided:  # of the bins beyond the three bands only those that align the others
+                if self.onesided:  # bins beyond the three bands only serve alignment
                     used = 3 * (bank.shape[1] // 3)
                     bank = bank[:, : used + -used % 8]
                 power = spectrogram.wavelet_power(
@@ -313,10 +313,10 @@ class ESResNeXt(nn.Module):
 def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
     """Convolve a float32 image with 16-bit weights, without rounding the image to 16 bits.
 
-    The mean level of each image, which would cost the result its digits, is taken out; the float32 response
-    to a constant image puts it back. What deviates from it is cut in two, its value in the 16-bit type and
-    the rest, which pass the same weights as channels side by side. Tensor cores take channels by eights, so
-    zeros fill them up.
+    The mean level of each image, which would dominate the rounding error, is subtracted, and added back
+    through the float32 response to a constant image. The deviation is split into its 16-bit rounding and the
+    remainder, which are convolved with the same weights as channels side by side. Channels of zeros round
+    their number up to a multiple of eight, which tensor cores need.
 
     Args:
         image: float32 `[B, 3, H, W]`.

@@ -1,4 +1,4 @@
-"""Float32 matrix products of a chosen precision, whatever precision a process has asked torch for."""
+"""Float32 matrix products in a chosen precision, whatever torch's global flags allow."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ExactLinear(nn.Linear):
-    """A linear layer that computes in IEEE float32 on CUDA, but for autocast.
+    """A linear layer that computes in IEEE float32 on CUDA, except under autocast.
 
     Its inputs are means over a whole clip: TensorFloat-32 would round an embedding in the fourth digit.
     """
@@ -27,7 +27,7 @@ def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def wants_exact_product(x: Tensor) -> bool:
-    """Say whether a product of `x` is one in float32 on CUDA, which torch's flags apply to."""
+    """Return True for float32 on CUDA outside autocast, where torch's precision flags apply."""
     return x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
 
@@ -38,9 +38,9 @@ def products(rows: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
     TensorFloat-32 keeps 10 bits of a factor: the decibels of a quiet bin then come out wrong by tens of dB.
 
     Args:
-        rows: any number of them.
-        kernels: the other factors.
-        gradient_precision: of the products that the gradients are, "ieee" or "tf32".
+        rows: float32 `[..., n]`.
+        kernels: float32 `[k, n]`.
+        gradient_precision: precision of the products in the backward pass, "ieee" or "tf32".
     """
     del gradient_precision
     return _linear(rows, kernels, precision="ieee")

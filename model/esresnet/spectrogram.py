@@ -61,15 +61,15 @@ def wavelet_power(
     """Measure the power of each frame under each wavelet.
 
     Frames would be windowed and zero-padded to the wavelets' length, `(taps - win) // 2` on the left: so
-    only `win` taps of each wavelet matter. The window multiplies the frames, which have to be copied anyway,
-    and which zeros make a little longer: matrix products on CUDA want lengths that are multiples of 32.
+    only `win` taps of each wavelet matter. The window multiplies the frames, which have to be copied anyway.
+    Zeros extend them to a multiple of 32, the lengths that CUDA's matrix products are fastest for.
 
     Args:
         audio: `[..., T]` in [-1, 1], the bank's dtype.
         bank: `[2, K, taps]`, real and imaginary part.
         window: `[win]`, no longer than the wavelets.
         hop_length: samples between frames.
-        gradient_precision: of the bank's gradient on CUDA, "ieee" or "tf32".
+        gradient_precision: precision of the bank's gradient on CUDA, "ieee" or "tf32".
 
     Returns:
         `[..., K, N]`.

@@ -1,4 +1,4 @@
-"""How long saving keeps training waiting, and what it writes: the network of a protocol with random weights.
+"""Measure how long saving makes training wait, and how much it writes, for a protocol's untrained network.
 
     python tests/benchmarks/saving.py protocols/audioclip-esc50.json --saves 3
 

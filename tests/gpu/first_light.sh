@@ -26,7 +26,7 @@ OUT=$(cd "$here" && realpath -m "$OUT")
 [[ ! $CLIPS ]] || CLIPS=$(cd "$here" && realpath -m "$CLIPS")
 mkdir -p "$OUT" || exit
 
-# States of 0.7 GB are written after each epoch: into memory, if there is plenty.
+# States of 0.3 GB, and weights, are written after each epoch: into memory, if there is plenty.
 shared_gib=$(df --output=avail -BG /dev/shm 2>/dev/null | tr -dc 0-9)
 ((${shared_gib:-0} >= 40)) && export TMPDIR=/dev/shm
 RAW=$(mktemp -d)/first_light

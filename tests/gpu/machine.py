@@ -1,4 +1,4 @@
-"""What the figures were measured on: device, driver, versions and date, as JSON."""
+"""Write device, driver, versions and date of a measurement as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether this device computes what the published architecture does, and what its faster modes cost.
+"""Compare this device's results with the published architecture's, and its faster modes with float32.
 
     python tests/gpu/parity.py --json parity.json --clips data/ESC-50
 

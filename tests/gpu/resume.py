@@ -39,7 +39,7 @@ TOLERATED = 10.0  # times the difference between two undisturbed runs
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two finished runs are apart.
+    """Difference between two finished runs.
 
     Attributes:
         weights: norm of the difference of all weights, as a share of their norm.

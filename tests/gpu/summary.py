@@ -23,7 +23,7 @@ FOLDS, EPOCHS, TRAINING_CLIPS, ALL_CLIPS = 5, 50, 1600, 2000  # ESC-50, as publi
 
 
 class Figures:
-    """What the steps of first_light.sh left in a folder.
+    """Results of the steps of first_light.sh.
 
     Args:
         folder: with steps.json, and what each step wrote under its name.
@@ -56,7 +56,7 @@ class Figures:
         return json.loads(paths[-1].read_text())
 
     def log(self, step: str) -> str:
-        """What a step said."""
+        """Read the output of a step."""
         return (self._folder / f"{step}.log").read_text()
 
     def benchmark(self, name: str) -> Any:
@@ -149,7 +149,7 @@ def _of_bare(figures: Figures, name: str, activity: str) -> str:
 
 
 def _of_published(figures: Figures, name: str, activity: str) -> str:
-    """How many times as fast as the published way, which one of the benchmarks timed."""
+    """Our speed divided by that of the published way, which only one of the benchmarks timed."""
 
     def times() -> str:
         ours = figures.samples_per_second(name, activity)

@@ -155,7 +155,7 @@ def test_all_rows_are_gathered_on_the_device(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(params=["said", "said beside nccl"])
 def said_by_all(request: pytest.FixtureRequest, ranks: Results) -> Results:
-    """What each process found; also with a default group that takes no tensors of the CPU."""
+    """Return the result of each process; also with a default group that takes no CPU tensors."""
     return [results[request.param] for results in ranks]
 
 

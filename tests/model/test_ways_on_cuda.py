@@ -1,4 +1,4 @@
-"""What the audio tower computes in another way on CUDA, held on the CPU against the plain operations."""
+"""Computations that the audio tower does differently on CUDA, compared on the CPU with plain operations."""
 
 from __future__ import annotations
 

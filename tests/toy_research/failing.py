@@ -164,7 +164,7 @@ class HungryOnDevice(Matching):
 
 
 class FailingRank(Matching):
-    """In the process of rank 1 something happens in the fifth step, while there is a file `marker`.
+    """Fails in the fifth step of the process of rank 1, as long as a file `marker` exists.
 
     Args:
         marker: path of the file.

@@ -265,7 +265,7 @@ def test_without_classes_a_sample_has_the_mean_cosine_of_its_modalities(audiocli
 
 
 def test_targets_are_on_the_device_of_the_model(audioclip: AudioCLIP) -> None:
-    """Where there are several processes they are gathered, and NCCL takes no tensors of the CPU."""
+    """Several processes gather them, and NCCL takes no CPU tensors."""
     model = copy.deepcopy(audioclip).to("meta")
     batch = DescribedSample(None, pictures().to("meta"), [["rain"]] * 6, None)
     output = Contrastive().evaluation_step(model, batch)
