@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from demo.store import Stored, read_store, record_file, write_store
 from demo.weights import Weights
+from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.audioclip import AudioCLIP
+from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.cache import default_cache_folder
 
 Kind: TypeAlias = Literal["audio", "image"]
@@ -29,12 +31,14 @@ Embedding: TypeAlias = NDArray[np.float32]
 
 KINDS: tuple[Kind, ...] = ("audio", "image")
 
+_UNDECODED = {
+    **dict.fromkeys(sorted(UNDECODED_AUDIO_SUFFIXES), CONVERT_AUDIO),
+    **dict.fromkeys(sorted(UNDECODED_IMAGE_SUFFIXES), CONVERT_IMAGE),
+}
 SUFFIXES: dict[str, Kind] = {
-    # some of these cannot be read; they are listed as wrong then, and not passed over in silence
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"), "audio"),
-    **dict.fromkeys((".m4a", ".aac", ".wma"), "audio"),
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"), "image"),
-    **dict.fromkeys((".heic", ".avif"), "image"),
+    # those that are not decoded are listed as wrong, not passed over in silence
+    **dict.fromkeys(sorted(AUDIO_SUFFIXES | UNDECODED_AUDIO_SUFFIXES), "audio"),
+    **dict.fromkeys(sorted(IMAGE_SUFFIXES | UNDECODED_IMAGE_SUFFIXES), "image"),
 }
 
 GROUP: dict[Kind, int] = {"audio": 8, "image": 32}  # files embedded at once
@@ -146,7 +150,11 @@ class FolderIndex:
         """Find what the folder holds: the content of every file, and why a file cannot be read, by path."""
         contents, wrong = {}, {}
         for path in _walk(self.folder):
-            kind = SUFFIXES[Path(path).suffix.lower()]
+            suffix = Path(path).suffix.lower()
+            kind = SUFFIXES[suffix]
+            if suffix in _UNDECODED:  # videos may be large: do not hash them
+                wrong[path] = f"{suffix[1:]} is not decoded: {_UNDECODED[suffix]}"
+                continue
             if not path.isprintable():
                 wrong[path] = "its name is not one that can be printed"
                 continue

@@ -16,6 +16,22 @@ MOST_VALUES = 2**29
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 """Of a file, Hz. Brought to 44.1 kHz, a small file at 1 Hz would fill any memory."""
 
+AUDIO_SUFFIXES = frozenset(
+    """
+    .wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .nist .sph
+    .voc .avr .htk .ircam .paf .pvf .sds .svx .wve
+    """.split()  # noqa: SIM905 - one a line would fill a page
+)
+"""Suffixes, in lower case, of sounds that libsndfile decodes: data sets, shards and the demo read these."""
+UNDECODED_AUDIO_SUFFIXES = frozenset(
+    """
+    .m4a .m4b .aac .alac .wma .amr .ape .wv .tta .ac3 .eac3 .mka .weba .webm .mp4 .m4v .mkv .mov .avi
+    .mpg .mpeg .3gp .flv .wmv .ogv
+    """.split()  # noqa: SIM905 - one a line would fill a page
+)
+"""Suffixes of sounds and videos that it does not decode."""
+CONVERT_AUDIO = "convert it, as by `ffmpeg -i x.m4a x.flac`"
+
 _BLOCK = 1 << 20  # frames
 
 Waveform = npt.NDArray[np.float32]
@@ -34,7 +50,7 @@ def read_audio(
     name: str | None = None,
     segment: Segment | None = None,
 ) -> Waveform:
-    """Decode an audio file (wav, flac, ogg, mp3) and bring it to one sample rate.
+    """Decode an audio file (see `AUDIO_SUFFIXES`) and bring it to one sample rate.
 
     Args:
         source: path of the file, or its content as a binary file that can be searched.
@@ -107,7 +123,8 @@ def _decode(source: Path | BinaryIO, name: str, segment: Segment) -> tuple[npt.N
             return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), file.samplerate
     except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
         reason = getattr(error, "error_string", None) or error
-        raise ValueError(f"{name}: not decodable as audio ({reason})") from error
+        advice = f"; {CONVERT_AUDIO}." if Path(name).suffix.lower() in UNDECODED_AUDIO_SUFFIXES else ""
+        raise ValueError(f"{name}: not decodable as audio ({reason}){advice}") from error
 
 
 def _too_long(name: str, values: int) -> ValueError:

@@ -13,6 +13,21 @@ from torch import Tensor
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
+IMAGE_SUFFIXES = frozenset(
+    """
+    .jpg .jpeg .jpe .jfif .png .apng .gif .webp .avif .tif .tiff .bmp .dib .jp2 .j2k .ppm .pgm .pbm .pnm
+    .tga
+    """.split()  # noqa: SIM905 - one a line would fill a page
+)
+"""Suffixes, in lower case, of pictures that Pillow decodes: data sets, shards and the demo read these."""
+UNDECODED_IMAGE_SUFFIXES = frozenset(
+    """
+    .heic .heif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf
+    """.split()  # noqa: SIM905 - one a line would fill a page
+)
+"""Suffixes of pictures that it does not decode."""
+CONVERT_IMAGE = "convert it, as by `magick x.heic x.jpg`"
+
 _NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
 """What PIL raises for the content of a file; SyntaxError for that of a PNG."""
 
@@ -72,7 +87,8 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
                 upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
             return upright.convert("RGB")
     except _NOT_DECODABLE as error:
-        raise ValueError(f"{name or 'image'}: not decodable as an image ({error}).") from error
+        advice = f"; {CONVERT_IMAGE}" if Path(name or "").suffix.lower() in UNDECODED_IMAGE_SUFFIXES else ""
+        raise ValueError(f"{name or 'image'}: not decodable as an image ({error}){advice}.") from error
 
 
 def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:

@@ -108,10 +108,12 @@ def test_wrong_files_are_listed_and_not_tried_again(folder: Path, update: Callab
     (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "empty.flac").touch()
     (folder / "notes.txt").write_text("neither sound nor picture")
+    (folder / "film.mp4").write_bytes(b"no film")
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     first = update()
-    assert (first.found, first.embedded) == (16, 12)
-    assert first.wrong.keys() == {"broken.wav", "broken.jpg", "empty.flac", "gone.png"}
+    assert (first.found, first.embedded) == (17, 12)
+    assert first.wrong.keys() == {"broken.wav", "broken.jpg", "empty.flac", "gone.png", "film.mp4"}
+    assert first.wrong["film.mp4"] == "mp4 is not decoded: convert it, as by `ffmpeg -i x.m4a x.flac`"
     assert "not decodable as audio" in first.wrong["broken.wav"]
     assert "not decodable as an image" in first.wrong["broken.jpg"]
     assert first.wrong["gone.png"] == "cannot be read (No such file or directory)"

@@ -1,6 +1,7 @@
 """Audio files and image files to arrays."""
 
 import contextlib
+import io
 import struct
 import tracemalloc
 from pathlib import Path
@@ -11,8 +12,21 @@ import soundfile
 import torch
 from PIL import Image
 
-from model.audio_input import read_audio, resample
-from model.image_input import ImagePreprocessing, preprocess_image, read_image
+from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES, read_audio, resample
+from model.image_input import (
+    IMAGE_SUFFIXES,
+    UNDECODED_IMAGE_SUFFIXES,
+    ImagePreprocessing,
+    preprocess_image,
+    read_image,
+)
+
+FORMATS = {  # of libsndfile, where it is not named as the suffix
+    **dict.fromkeys((".wave", ".bwf"), "WAV"),
+    **dict.fromkeys((".oga", ".opus"), "OGG"),
+    **dict.fromkeys((".aif", ".aifc"), "AIFF"),
+    **{".snd": "AU", ".sph": "NIST", ".mp2": "MP3"},
+}
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -29,6 +43,40 @@ def test_files_decode_to_16_bit_units(suffix: str, subtype: str, tolerance: floa
     assert audio.dtype == np.float32
     assert audio.shape == (1, 22050)
     assert np.abs(audio[0] - 32768 * tone(0.5, 44100)).max() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES))
+def test_sounds_of_every_suffix_decode_from_files_and_from_bytes(suffix: str, tmp_path: Path) -> None:
+    path, rate = tmp_path / f"tone{suffix}", 8000
+    subtype = "OPUS" if suffix == ".opus" else None
+    container = FORMATS.get(suffix, suffix[1:].upper())
+    soundfile.write(path, tone(0.5, rate), rate, subtype=subtype, format=container)
+    audio = read_audio(path, rate)
+    np.testing.assert_array_equal(audio, read_audio(io.BytesIO(path.read_bytes()), rate))
+    assert audio.shape[1] >= 4000
+    assert 32768 * 0.4 < np.abs(audio).max() < 32768 * 0.6
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_pictures_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"red{suffix}"
+    Image.new("RGB", (16, 16), "red").convert("L" if suffix in {".pgm", ".pbm"} else "RGB").save(path)
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (16, 16))
+
+
+@pytest.mark.parametrize("suffix", sorted(UNDECODED_AUDIO_SUFFIXES))
+def test_sounds_that_are_not_decoded_are_named_with_what_converts_them(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"x{suffix}").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as audio .*; convert it, as by `ffmpeg"):
+        read_audio(tmp_path / f"x{suffix}", 8000)
+
+
+@pytest.mark.parametrize("suffix", sorted(UNDECODED_IMAGE_SUFFIXES))
+def test_pictures_that_are_not_decoded_are_named_with_what_converts_them(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"x{suffix}").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, as by `mag"):
+        read_image(tmp_path / f"x{suffix}")
 
 
 def test_files_are_resampled(tmp_path: Path) -> None:

@@ -15,11 +15,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
+from model.image_input import IMAGE_SUFFIXES
 from utils.datasets.audioset_tables import VIDEO
-from utils.datasets.own_columns import IMAGES, SOUNDS
-
-VIDEOS = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4a", ".aac"})
-"""Suffixes of files that are not decoded here."""
 
 _NUMBER = r"(?:_(\d+(?:\.\d+)?))"
 _NAME = re.compile(f"Y?({VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
@@ -56,18 +54,18 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
         stem, _, suffix = file.rpartition(".")
         kind = f".{suffix.lower()}"
         path = f"{folder}{file}"
-        if kind in SOUNDS and "audio" in modalities:
+        if kind in AUDIO_SUFFIXES and "audio" in modalities:
             video, numbers = _video(stem, begins)
             if video and len(numbers) <= 2 and _is_part(numbers[:1], begins[video], path, media):
                 media.sounds.setdefault(video, path)
-        elif kind in IMAGES and "image" in modalities:
+        elif kind in IMAGE_SUFFIXES and "image" in modalities:
             video, numbers = _video(stem, begins)
             times = numbers[: len(numbers) // 2 * 2]  # one number, or the third, is of the picture
             if video is None:
                 video, times = _video(folder.rstrip("/").rpartition("/")[2], begins)
             if video and _is_part(times[:1], begins[video], path, media):
                 media.pictures.setdefault(video, []).append(path)
-        elif kind in VIDEOS and (video := _video(stem, begins)[0]):
+        elif kind in UNDECODED_AUDIO_SUFFIXES and (video := _video(stem, begins)[0]):
             media.videos.add(video)
     for paths in media.pictures.values():
         paths.sort(key=_by_number)

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import soundfile
-
 from ignite_trainer.inspection import Finding, Inspection, Space
+from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cache import cache_folder, is_decoded
 from utils.datasets.checking_files import (
     Sound,
@@ -24,8 +23,6 @@ from utils.datasets.sample import Clip
 
 if TYPE_CHECKING:
     from utils.datasets.folds import FoldDataset
-
-_SUFFIXES = {f".{suffix.lower()}" for suffix in soundfile.available_formats()} - {".raw"} | {".aif"}
 
 
 def inspect_clips(kind: type[FoldDataset], args: Mapping[str, Any]) -> Inspection:
@@ -76,7 +73,7 @@ def _not_named(dataset: FoldDataset, clips: Iterable[Clip]) -> Iterator[Finding]
     for file in sorted(dataset.root.rglob("*")):
         path = file.relative_to(dataset.root).as_posix()
         left_out = file.name not in names and file.name in table
-        if file.suffix.lower() in _SUFFIXES and path not in paths and not left_out and file.is_file():
+        if file.suffix.lower() in AUDIO_SUFFIXES and path not in paths and not left_out and file.is_file():
             yield Finding(
                 severity="warning",
                 what="The table does not name this file, so it is not used.",

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import soundfile
-
-from model.audio_input import Segment
+from model.audio_input import AUDIO_SUFFIXES, Segment
+from model.image_input import IMAGE_SUFFIXES
 from utils.datasets.entries import Entry
 from utils.datasets.records import Record, Records
 
 Column: TypeAlias = str | bool | None
 """Name of a column; None: it is found by its name; False: there is none."""
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-SOUNDS = frozenset(f".{suffix.lower()}" for suffix in soundfile.available_formats()) - {".raw"} | {".aif"}
 _KNOWN = {
     "audio": ("audio", "file", "filename", "file_name", "path", "audio_path", "audio_file", "wav", "clip"),
     "image": ("image", "images", "image_path", "image_file", "frame", "frames", "picture", "photo"),
@@ -79,8 +76,8 @@ def rows_of_folder(folder: Path) -> Iterator[Row]:
     for file in sorted(folder.glob("*/**/*")):
         kind = file.suffix.lower()
         path = file.relative_to(folder)
-        if kind in SOUNDS | IMAGES and not any(part.startswith(".") for part in path.parts):
-            modality = "image" if kind in IMAGES else "audio"
+        if kind in AUDIO_SUFFIXES | IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts):
+            modality = "image" if kind in IMAGE_SUFFIXES else "audio"
             both = found.setdefault(path.with_suffix("").as_posix(), {})
             if modality in both:
                 raise ValueError(

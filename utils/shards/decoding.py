@@ -8,12 +8,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from model.audio_input import Waveform, read_audio
+from model.audio_input import AUDIO_SUFFIXES, Waveform, read_audio
+from model.image_input import IMAGE_SUFFIXES
 from utils.datasets.frames import Frames
 from utils.shards.reading import Content
 
-AUDIO = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aiff", "aif"})
-IMAGE = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 _NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
 
 
@@ -74,7 +73,7 @@ def fold(content: Content) -> int | None:
 
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
     """Decode the sound of a sample as `model.audio_input.read_audio` does; None: it has none."""
-    found = _of_kind(content, AUDIO)
+    found = _of_kind(content, AUDIO_SUFFIXES)
     if not found:
         return None
     suffix = found[0]
@@ -87,7 +86,7 @@ def frames(content: Content, *, place: str = "") -> Frames | None:
     Where none has a number it is the first one alone: others are something else, such as masks. None: there
     is none. What is said of one that does not decode begins with `place`.
     """
-    found = _of_kind(content, IMAGE)
+    found = _of_kind(content, IMAGE_SUFFIXES)
     numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
     chosen = sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
     if not chosen:
@@ -112,4 +111,4 @@ def _said(content: Content) -> Mapping[str, Any]:
 
 def _of_kind(content: Content, kinds: frozenset[str]) -> list[str]:
     """The suffixes of one of these kinds, sorted; of `0.jpg` the kind is jpg."""
-    return sorted(suffix for suffix in suffixes(content) if suffix.rpartition(".")[2] in kinds)
+    return sorted(suffix for suffix in suffixes(content) if f".{suffix.rpartition('.')[2]}" in kinds)
