@@ -197,6 +197,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         try:
             content = read()
             decoding.require(content, self._suffixes)
+            decoding.refuse_undecoded(content)
             about = decoding.about(content, self.class_names)
             name = about.name or content["__key__"]
             if name != self._name(number, position):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ignite_trainer.errors import ProtocolError
-from utils.shards.manifest import FILE_NAME
+from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
 _EPILOG = """\
@@ -64,7 +64,8 @@ def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     )
     manifest, left_out = make(data.splits, given.to, options, made_from=data.made_from)
     size = sum(shard.size_bytes for shard in manifest.shards)
-    print(f"{given.to}: {len(manifest):,} samples in {len(manifest.shards):,} shards, {size / 1e6:,.1f} MB")
+    counted = f"{len(manifest):,} samples in {len(manifest.shards):,} shards, {size / 1e6:,.1f} MB"
+    print(f"{given.to}: {counted}; {_media(manifest)}")
     for name, said in left_out.items():
         print(f"left out: {name}: {said}", file=sys.stderr)
     return int(bool(left_out))
@@ -75,23 +76,43 @@ def _index(given: argparse.Namespace, _: Sequence[str]) -> int:
 
     if given.to.exists():
         raise ValueError(f"{given.to} is there already. Name another file, or remove it.")
-    manifest = index(
+    manifest, passed_over = index(
         given.urls,
         name=given.name or given.to.resolve().parent.name,
         class_names=json.loads(given.classes.read_text()) if given.classes else (),
         processes=given.processes,
     )
     manifest.write(given.to)
-    print(f"{given.to}: {len(manifest):,} samples in {len(manifest.shards):,} shards")
+    print(f"{given.to}: {len(manifest):,} samples in {len(manifest.shards):,} shards; {_media(manifest)}")
+    for suffix, count in passed_over.items():
+        print(f"not read: {count:,} {suffix}{_advice(suffix)}", file=sys.stderr)
     return 0
 
 
 def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
     from utils.shards.checking import verify  # noqa: PLC0415
 
-    lines = verify(given.urls, manifest=given.manifest, decode=given.decode, processes=given.processes)
-    print("\n".join(lines) if lines else "all shards are as their manifest says")
-    return int(bool(lines))
+    found = verify(given.urls, manifest=given.manifest, decode=given.decode, processes=given.processes)
+    print("\n".join(found.wrong) if found.wrong else "all shards are as their manifest says")
+    print(f"{found.samples:,} samples, {found.sounds:,} sounds, {found.pictures:,} pictures")
+    return int(bool(found.wrong))
+
+
+def _media(manifest: Manifest) -> str:
+    sounds, pictures = (
+        sum(getattr(shard, what) or 0 for shard in manifest.shards) for what in ("sounds", "pictures")
+    )
+    return f"{sounds:,} sounds, {pictures:,} pictures"
+
+
+def _advice(suffix: str) -> str:
+    from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES  # noqa: PLC0415 - takes seconds
+    from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES  # noqa: PLC0415
+
+    kind = f".{suffix.rpartition('.')[2]}"
+    if kind in UNDECODED_AUDIO_SUFFIXES:
+        return f"; {CONVERT_AUDIO}"
+    return f"; {CONVERT_IMAGE}" if kind in UNDECODED_IMAGE_SUFFIXES else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,8 +8,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from model.audio_input import AUDIO_SUFFIXES, Waveform, read_audio
-from model.image_input import IMAGE_SUFFIXES
+from model.audio_input import (
+    AUDIO_SUFFIXES,
+    CONVERT_AUDIO,
+    UNDECODED_AUDIO_SUFFIXES,
+    Waveform,
+    read_audio,
+)
+from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.frames import Frames
 from utils.shards.reading import Content
 
@@ -22,7 +28,7 @@ class About(NamedTuple):
     Attributes:
         name: what it is called; None: not said.
         labels: names of its classes.
-        text: that describes it; None: there is none.
+        text: that describes it, of several the first; None: there is none.
     """
 
     name: str | None
@@ -42,6 +48,18 @@ def require(content: Content, expected: Collection[str]) -> None:
         raise ValueError(f"it has no {' and no '.join(missing)}, as all samples of the set have")
 
 
+def refuse_undecoded(content: Content) -> None:
+    """Raise a ValueError if a sample has sounds or pictures, and none that is decoded."""
+    if sound(content) or pictures(content):
+        return
+    for kinds, advice in (
+        (UNDECODED_AUDIO_SUFFIXES, CONVERT_AUDIO),
+        (UNDECODED_IMAGE_SUFFIXES, CONVERT_IMAGE),
+    ):
+        if found := _of_kind(content, kinds):
+            raise ValueError(f"its {found[0]} is not decoded; {advice}")
+
+
 def about(content: Content, class_names: list[str]) -> About:
     """Read what is said of a sample.
 
@@ -57,6 +75,8 @@ def about(content: Content, class_names: list[str]) -> About:
     if labels is None:
         labels = [_class_name(int(content["cls"]), class_names)] if "cls" in content else []
     text = said.get("text", content["txt"].decode().strip() if "txt" in content else None)
+    if isinstance(text, list):  # captions, as in the shards of LAION-CLAP
+        text = text[0] if text else None
     name = said.get("clip")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}; a list of texts is expected")
@@ -71,24 +91,45 @@ def fold(content: Content) -> int | None:
     return found if type(found) is int else None
 
 
+def sound(content: Content) -> str | None:
+    """The suffix of the sound of a sample: of several the shortest, then the first; None: it has none."""
+    return min(
+        _of_kind(content, AUDIO_SUFFIXES), key=lambda suffix: (suffix.count("."), suffix), default=None
+    )
+
+
+def pictures(content: Content) -> list[str]:
+    """The suffixes of the pictures of a sample: those with a number, `0.jpg`, `1.jpg` ..., in their order.
+
+    Where none has a number it is the first one alone: others are something else, such as masks.
+    """
+    found = _of_kind(content, IMAGE_SUFFIXES)
+    numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
+    return sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
+
+
+def passed_over(content: Content) -> list[str]:
+    """What of a sample is not read: suffixes of files, and texts beyond the first."""
+    read = {sound(content), *pictures(content), "json", "txt", "cls"}
+    texts = _said(content).get("text")
+    beyond = ["texts beyond the first of a sample"] if isinstance(texts, list) and len(texts) > 1 else []
+    return sorted(suffixes(content) - read) + beyond
+
+
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
     """Decode the sound of a sample as `model.audio_input.read_audio` does; None: it has none."""
-    found = _of_kind(content, AUDIO_SUFFIXES)
-    if not found:
+    suffix = sound(content)
+    if suffix is None:
         return None
-    suffix = found[0]
     return read_audio(io.BytesIO(content[suffix]), sample_rate, mono=mono, name=f"its {suffix}")
 
 
 def frames(content: Content, *, place: str = "") -> Frames | None:
-    """The pictures of a sample, not decoded: those with a number, `0.jpg`, `1.jpg` ..., in their order.
+    """The pictures of a sample, not decoded; None: there is none.
 
-    Where none has a number it is the first one alone: others are something else, such as masks. None: there
-    is none. What is said of one that does not decode begins with `place`.
+    What is said of one that does not decode begins with `place`.
     """
-    found = _of_kind(content, IMAGE_SUFFIXES)
-    numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
-    chosen = sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
+    chosen = pictures(content)
     if not chosen:
         return None
     return Frames(

@@ -21,7 +21,8 @@ from urllib.request import url2pathname
 
 from braceexpand import braceexpand
 
-from utils.shards.manifest import ShardEntry
+from utils.shards.keys import is_of_a_sample, key_of_sample
+from utils.shards.manifest import TAR_BLOCK, ShardEntry
 
 PIPES_VARIABLE = "AUDIOCLIP_PIPES"
 MOST_SHARDS = 1_000_000
@@ -114,19 +115,48 @@ def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
         stream.close()
 
 
-def forward(stream: BinaryIO) -> Iterator[Content]:
-    """The samples of an open shard, in their order.
+def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
+    """Read the samples of an open shard in their order.
 
     Raises:
         ValueError: from there on it cannot be read.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_iterator  # noqa: PLC0415
-
+    names, ends = entry.names, entry.offsets[1:].tolist()
+    number, reached, files = 0, 0, list[tuple[str, bytes]]()
     try:
-        yield from group_by_keys({**member, "__url__": ""} for member in tar_file_iterator(stream))
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        said = str(error.args[0]) if error.args else type(error).__name__
-        raise ValueError(said.partition(" @ ")[0]) from error  # the rest is an address in memory
+        with tarfile.open(fileobj=stream, mode="r|*") as tar:
+            for member in tar:
+                if number < len(ends) and member.offset >= ends[number]:
+                    yield content_of(files, names[number])
+                    number, files = number + 1, []
+                if is_of_a_sample(member) and member.offset >= entry.offsets[0]:
+                    file = tar.extractfile(member)
+                    assert file is not None, "a regular file has content"
+                    files.append((member.name, file.read()))
+                reached = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps one for every file
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    if number < len(ends) and files and reached >= ends[number]:
+        yield content_of(files, names[number])
+
+
+def content_of(files: Sequence[tuple[str, bytes]], name: str) -> Content:
+    """Make a sample of its files: their names and contents; `name` is its own in the manifest.
+
+    Raises:
+        ValueError: there is none, or two have one name.
+    """
+    if not files:
+        raise ValueError("no sample there")
+    key = key_of_sample([file for file, _ in files], name)
+    content: Content = {"__key__": key}
+    for file, data in files:
+        suffix = file[len(key) + 1 :].lower()
+        if suffix in content:
+            raise ValueError(f"{file} is there twice")
+        content[suffix] = data
+    return content
 
 
 class LocalShard:
@@ -135,6 +165,7 @@ class LocalShard:
     def __init__(self, path: Path, entry: ShardEntry) -> None:
         """Open nothing yet."""
         self._path, self._entry = path, entry
+        self._names = entry.names
         self._file: BinaryIO | None = None
 
     def read(self, positions: Sequence[int]) -> Iterator[Callable[[], Content]]:
@@ -164,11 +195,9 @@ class LocalShard:
         if len(data) < end - start:
             raise ValueError(f"{self._path} is cut short: it ends in or before this sample")
         try:
-            return _first_sample(data)
-        except (tarfile.TarError, ValueError, StopIteration) as error:
-            raise ValueError(
-                f"{self._path} is damaged at byte {start:,} ({str(error) or 'no sample there'})"
-            ) from error
+            return content_of(_files(data), self._names[position])
+        except (tarfile.TarError, ValueError) as error:
+            raise ValueError(f"{self._path} is damaged at byte {start:,} ({error})") from error
 
 
 class RemoteShard:
@@ -204,7 +233,8 @@ class RemoteShard:
             try:
                 if self._samples is None or position < self._next:
                     self.close()
-                    self._samples, self._next = forward(self._stack.enter_context(opened(self._url))), 0
+                    stream = self._stack.enter_context(opened(self._url))
+                    self._samples, self._next = forward(stream, self._entry), 0
                 while self._next <= position:
                     content = next(self._samples, None)
                     if content is None:
@@ -225,21 +255,14 @@ class RemoteShard:
         return self._error
 
 
-def _first_sample(data: bytes) -> Content:
-    """The sample that a piece of a tar file begins with; StopIteration if there is none."""
-    from webdataset.tariterators import group_by_keys  # noqa: PLC0415 - takes seconds
-
+def _files(data: bytes) -> list[tuple[str, bytes]]:
+    """The files of a piece of a tar file."""
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        members = [
-            {
-                "fname": member.name,
-                "data": data[member.offset_data : member.offset_data + member.size],
-                "__url__": "",
-            }
+        return [
+            (member.name, data[member.offset_data : member.offset_data + member.size])
             for member in tar
-            if member.isreg()
+            if is_of_a_sample(member)
         ]
-    return next(group_by_keys(members))
 
 
 def _giving(content: Content) -> Callable[[], Content]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ignite_trainer.self_description import record
-from model.audio_input import INT16_SCALE
+from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
+from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
 from utils.datasets.frames import Frames
 from utils.datasets.sample import SampleFiles
-from utils.shards.decoding import about as said_of
-from utils.shards.decoding import suffixes
+from utils.shards import decoding
 from utils.shards.manifest import ShardEntry, write_whole
 from utils.shards.reading import Content
 
@@ -88,10 +89,11 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
     offsets, names, left_out = list[int](), list[str](), dict[str, str]()
     common: set[str] | None = None
     texts = False
+    sounds = pictures = 0
     hashing = _Hashing()
 
     def write(file: BinaryIO) -> None:
-        nonlocal common, texts
+        nonlocal common, texts, sounds, pictures
         hashing.file = file
         # Of no time, so that equal samples make equal shards.
         with TarWriter(hashing, encoder=False, mtime=0) as tar:
@@ -107,8 +109,10 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
                 offsets.append(tar.tarstream.offset)
                 names.append(name)
                 tar.write(content)
-                common = suffixes(content) if common is None else common & suffixes(content)
-                texts = texts or said_of(content, []).text is not None
+                sounds += decoding.sound(content) is not None
+                pictures += len(decoding.pictures(content))
+                common = decoding.suffixes(content) if common is None else common & decoding.suffixes(content)
+                texts = texts or decoding.about(content, []).text is not None
             offsets.append(tar.tarstream.offset)
 
     path = folder / job.file
@@ -122,6 +126,8 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
         sha256=hashing.digest.hexdigest(),
         fold=job.fold,
         split=job.split,
+        sounds=sounds,
+        pictures=pictures,
         offsets=offsets,
         names=names,
     )
@@ -150,9 +156,10 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
         labels: Any = files.labels
         text = files.text
         for number, path in enumerate(files.images):
-            content[f"{number}.{path.suffix[1:].lower()}"] = path.read_bytes()
+            data = path.read_bytes()
+            content[f"{number}.{_picture_kind(str(path), data)}"] = data
         if files.audio is not None and sample is None:
-            content[files.audio.suffix[1:].lower()] = files.audio.read_bytes()
+            content[_sound_kind(files.audio)] = files.audio.read_bytes()
     else:
         assert sample is not None
         labels, text = sample.labels, getattr(sample, "text", None)
@@ -169,6 +176,28 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
     }
     content["json"] = json.dumps({**about, **said}, ensure_ascii=False).encode()
     return content
+
+
+def _sound_kind(path: Path) -> str:
+    """The suffix that a sound is kept by, such as "flac": its own, or if that is not known, its format."""
+    kind = path.suffix[1:].lower()
+    if path.suffix.lower() not in AUDIO_SUFFIXES:
+        with suppress(RuntimeError, TypeError):  # TypeError: x.raw
+            kind = soundfile.info(path).format.lower().removesuffix("ex")  # a wavex is a wav
+    if f".{kind}" not in AUDIO_SUFFIXES:
+        raise ValueError(f"{path} is not a sound that a shard can keep; {CONVERT_AUDIO}.")
+    return kind
+
+
+def _picture_kind(name: str, content: bytes) -> str:
+    """The suffix that a picture is kept by, such as "jpg": its own, or if that is not known, its format."""
+    kind = name.rpartition(".")[2].lower()
+    if f".{kind}" not in IMAGE_SUFFIXES:
+        with suppress(OSError), Image.open(io.BytesIO(content)) as image:
+            kind = str(image.format).lower()
+    if f".{kind}" not in IMAGE_SUFFIXES:
+        raise ValueError(f"{name} is not a picture that a shard can keep; {CONVERT_IMAGE}.")
+    return kind
 
 
 def _sound(audio: Any, sample_rate: int, kind: str) -> bytes:
@@ -195,7 +224,7 @@ def _pictures(image: Any) -> dict[str, bytes]:
     for number, source in enumerate(image.sources):
         name = image.names[number] if image.names else str(source)
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        found[f"{number}.{name.rpartition('.')[2].lower()}"] = content
+        found[f"{number}.{_picture_kind(name, content)}"] = content
     return found
 
 

@@ -91,7 +91,7 @@ def test_texts_come_back_where_the_set_has_any(film: Path, tmp_path: Path) -> No
 
 def test_an_index_finds_texts(film: Path) -> None:
     urls = [url for url, _ in find(str(film / "shards" / "manifest.jsonl")).shards]
-    assert index(urls, name="film").about.texts
+    assert index(urls, name="film").manifest.about.texts
 
 
 def test_frames_that_are_no_files_are_written_as_they_are() -> None:

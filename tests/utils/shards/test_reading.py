@@ -306,17 +306,17 @@ def test_another_shard_under_the_same_name_is_noticed(numbers: Path, tmp_path: P
 
 
 def test_verifying_names_what_is_damaged(numbers: Path, tmp_path: Path, served: str) -> None:
-    assert verify(str(numbers / "manifest.jsonl"), decode=True) == []
-    assert verify(f"{served}/manifest.jsonl") == []
+    assert verify(str(numbers / "manifest.jsonl"), decode=True) == ([], 100, 100, 0)
+    assert verify(f"{served}/manifest.jsonl") == ([], 100, 100, 0)
     folder = damaged(numbers, tmp_path, at=2 * SAMPLE + 512)
-    lines = verify(str(folder / "manifest.jsonl"))
+    lines = verify(str(folder / "manifest.jsonl")).wrong
     assert lines[0] == f"{folder}/000003.tar: its sha256 is another than the manifest says"
     assert len(lines) == 2
     assert "sample 2 of 10 in 000003.tar: its flac: not decodable as audio" in lines[1]
     (folder / "000005.tar").unlink()
-    assert "No such file" in verify(str(folder / "manifest.jsonl"))[2]
+    assert "No such file" in verify(str(folder / "manifest.jsonl")).wrong[2]
     (folder / "000006.tar").write_bytes((folder / "000006.tar").read_bytes()[: 9 * SAMPLE])
-    assert verify(str(folder / "manifest.jsonl"), processes=2)[-2:] == [
+    assert verify(str(folder / "manifest.jsonl"), processes=2).wrong[-2:] == [
         f"{folder}/000006.tar: 18,432 bytes; the manifest says 30,720",
         f"  sample 9 of 10 in 000006.tar: {folder}/000006.tar is cut short: it ends in or before this sample",
     ]

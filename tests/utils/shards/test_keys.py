@@ -1,0 +1,165 @@
+"""Which files of a shard are one sample, in shards made here and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from toy_research.numbers import Numbers, written
+
+from utils.datasets import Shards
+from utils.shards import reading
+from utils.shards.__main__ import main
+from utils.shards.keys import key_of_sample, sample_keys
+from utils.shards.manifest import Manifest
+
+
+def sound(value: int, kind: str = "wav") -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, np.full(4, value, np.int16), 44100, format=kind.upper())
+    return content.getvalue()
+
+
+def tar(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def indexed(shard: Path) -> Shards:
+    manifest = shard.with_name("manifest.jsonl")
+    assert main(["index", str(shard), "--to", str(manifest), "-j", "1"]) == 0
+    return Shards(str(manifest))
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        {"blues.00000": ["png", "wav"], "blues.00001": ["png", "wav"]},
+        {"Mix 2.0": ["txt", "wav"], "Mix 2.1": ["txt", "wav"], "Mix 2": ["txt", "wav"]},
+        {"clip": ["0.jpg", "1.jpg", "flac", "json"], "other": ["0.jpg"]},
+        {"a.00001": ["0.jpg", "1.jpg", "wav"]},
+        {"v1.0/x": ["jpg", "mask.png"]},
+        {"x": ["json", "left.wav"], "y": ["json", "meta.json"]},
+        {"x": ["tokens.npy", "mean.npy"]},
+        {"dog": ["json", "wav"], "dog.loud": ["json", "wav"]},
+        {"000": ["flac", "json"], "001": ["flac", "json"]},
+        {"Mr. Smith": ["mp3"], "Mr. Jones": ["mp3"]},
+        {"x": ["wav", "wav.json"]},
+    ],
+)
+def test_files_are_one_sample_where_their_names_share_a_key(samples: dict[str, list[str]]) -> None:
+    names = {f"{key}.{suffix}": key for key, suffixes in samples.items() for suffix in suffixes}
+    assert dict(zip(names, sample_keys(list(names)), strict=True)) == names
+    for key, suffixes in samples.items():
+        files = [f"{key}.{suffix}" for suffix in suffixes]
+        assert key_of_sample(files, key) == key_of_sample(files, "another name") == key
+
+
+@pytest.mark.usefixtures("pipes")
+def test_names_with_dots_are_samples_of_their_own(tmp_path: Path) -> None:
+    names = ["blues.00000", "blues.00001", "Mix 2", "Mix 2.0"]
+    files = [(f"{name}.wav", sound(number)) for number, name in enumerate(names)]
+    files += [(f"{name}.txt", name.encode()) for name in names]
+    shards = indexed(tar(tmp_path / "a.tar", sorted(files)))
+    there = Shards(f"pipe:cat {tmp_path}/a.tar", manifest=str(tmp_path / "manifest.jsonl"))
+    for found in (shards, there):
+        read = {found.record(at)["clip"]: sample() for at, sample in enumerate(found.stream(range(4)))}
+        assert {name: (int(one.audio[0, 0]), *one[3:]) for name, one in read.items()} == {
+            name: (number, name) for number, name in enumerate(names)
+        }
+
+
+@pytest.fixture
+def pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(reading.PIPES_VARIABLE, "1")
+
+
+def test_an_older_manifest_whose_keys_end_at_the_first_dot_is_read_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [("a.left.wav", sound(1)), ("a.right.wav", sound(2)), ("b.left.wav", sound(3))]
+    indexed(tar(tmp_path / "a.tar", files))
+    about, shard = (json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines())
+    assert shard["names"] == ["a.left", "a.right", "b.left"]
+    older = {name: value for name, value in shard.items() if name not in ("sounds", "pictures")}
+    older |= {"names": ["a", "b"], "offsets": [shard["offsets"][at] for at in (0, 2, 3)]}
+    lines = [json.dumps({**about, "suffixes": ["left.wav"]}), json.dumps(older)]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    shards = Shards(str(tmp_path / "manifest.jsonl"))
+    assert [int(shards[at].audio[0, 0]) for at in range(2)] == [1, 3]
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "manifest.jsonl"), "-j", "1"]) == 1
+    assert f"{tmp_path}/a.tar: 3 samples; the manifest says 2\n" in capsys.readouterr().out
+
+
+def test_shards_whose_manifest_counts_nothing_are_read_and_verified(tmp_path: Path) -> None:
+    manifest = written(tmp_path, Numbers(30, images=True))
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line in lines[1:]:
+        assert (line.pop("sounds"), line.pop("pictures")) == (10, 10)
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    with manifest.open("rb") as content:
+        assert Manifest.parse(content, source="").shards[0].sounds is None
+    assert Shards(str(manifest))[7].audio is not None
+    assert main(["verify", str(manifest), "-j", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.wav", "b.wav", "a.json"], "the files of a do not lie one after the other; pack it anew with"),
+        (["caf\udce9.wav"], r"the name 'caf\udce9' is not UTF-8; rename it"),
+    ],
+)
+def test_files_that_cannot_be_samples_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], said: str
+) -> None:
+    tar(tmp_path / "a.tar", [(name, b"{}") for name in names])
+    assert main(["index", f"{tmp_path}/a.tar", "--to", f"{tmp_path}/m.jsonl", "-j", "1"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_shards_of_laion_clap_are_read_with_their_captions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [
+        {"text": ["a dog barks"], "tag": ["dog"], "original_data": {"title": "x", "id": 3}},
+        {"text": ["rain", "it is raining"], "tag": []},
+        {"text": []},
+    ]
+    files: list[tuple[str, bytes]] = []
+    for number, one in enumerate(said):
+        files += [(f"{number}.flac", sound(number, "flac")), (f"{number}.json", json.dumps(one).encode())]
+    shards = indexed(tar(tmp_path / "a.tar", files))
+    assert [(int(shards[at].audio[0, 0]), *shards[at][2:]) for at in range(3)] == [
+        (0, [], "a dog barks"),
+        (1, [], "rain"),
+        (2, [], None),
+    ]
+    assert capsys.readouterr().err == "not read: 1 texts beyond the first of a sample\n"
+
+
+def test_what_is_not_read_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["a.json", "a.m4a", "b.jpg", "b.mask.png", "b.mp4", "c.json", "c.left.wav", "c.right.wav"]
+    files = [(name, b"{}" if name.endswith("json") else sound(3)) for name in names]
+    shards = indexed(tar(tmp_path / "a.tar", files))
+    said = capsys.readouterr()
+    assert "3 samples in 1 shards; 1 sounds, 1 pictures" in said.out
+    assert set(said.err.splitlines()) == {
+        "not read: 1 m4a; convert it, as by `ffmpeg -i x.m4a x.flac`",
+        "not read: 1 mp4; convert it, as by `ffmpeg -i x.m4a x.flac`",
+        "not read: 1 mask.png",
+        "not read: 1 right.wav",
+    }
+    with pytest.raises(ValueError, match=r"sample 0 of 3 in a\.tar: its m4a is not decoded; convert it, as"):
+        shards[0]

@@ -1,0 +1,124 @@
+"""Shards keep every kind of sound and picture that a data set reads, and say what they cannot keep."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from model.audio_input import AUDIO_SUFFIXES
+from model.image_input import IMAGE_SUFFIXES
+from utils.datasets import Shards
+from utils.datasets.own_data import Table
+from utils.datasets.sample import SampleFiles
+from utils.shards.__main__ import main
+from utils.shards.writing import encode
+
+FORMATS = {".opus": "OGG", ".oga": "OGG", ".aif": "AIFF", ".snd": "AU", ".sph": "NIST", ".wave": "WAV"}
+FORMATS |= {".odd": "FLAC", "": "WAVEX"}
+SOUNDS = sorted(AUDIO_SUFFIXES - {".bwf", ".aifc", ".mp2"})  # others in the same container are written
+PICTURES = sorted(IMAGE_SUFFIXES - {".pgm", ".pbm"})
+
+
+def write_sound(path: Path, kind: str) -> None:
+    tone = 0.3 * np.sin(np.arange(2000) / 10)
+    soundfile.write(path, tone, 8000, format=kind, subtype="OPUS" if path.suffix == ".opus" else None)
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A table with a sound of every suffix, and after them a picture of every suffix."""
+    folder = tmp_path_factory.mktemp("kinds")
+    lines = ["file,image,label"]
+    for suffix in [*SOUNDS, ".WAV", ".odd", ""]:
+        write_sound(folder / f"x{suffix}", FORMATS.get(suffix, suffix[1:].upper()))
+        lines.append(f"x{suffix},,dog")
+    for suffix in [*PICTURES, ".JPG"]:
+        Image.new("RGB", (8, 8), "red").save(folder / f"p{suffix}")
+        lines.append(f",p{suffix},cat")
+    (folder / "p.png").rename(folder / "picture")
+    (folder / "t.csv").write_text("\n".join(lines).replace("p.png", "picture"))
+    return Table(folder / "t.csv", cache=False)
+
+
+def test_no_sample_loses_its_sound_or_its_picture(
+    every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = json.dumps({"table": f"{every_kind.root}/t.csv", "cache": False})
+    words = ["make", "--to", str(tmp_path), "--dataset", "utils.datasets.Table", "--args", args]
+    assert main([*words, "-j", "1", "--in-order"]) == 0
+    counted = f"{len(SOUNDS) + 3} sounds, {len(PICTURES) + 1} pictures"
+    assert counted in capsys.readouterr().out
+    shards = Shards(str(tmp_path / "manifest.jsonl"))
+    assert len(shards) == len(every_kind)
+    for index in range(len(shards)):
+        expected, found = every_kind[index], shards[index]
+        assert shards.record(index) == every_kind.record(index)
+        assert np.array_equal(found.audio, expected.audio) if expected.audio is not None else not found.audio
+        assert np.array_equal(found.image, expected.image) if expected.image is not None else not found.image
+    assert main(["verify", str(tmp_path / "manifest.jsonl"), "-j", "1", "--decode"]) == 0
+    assert counted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            SampleFiles(Path("x.m4a")),
+            r"x\.m4a is not a sound that a shard can keep; convert it, as by `ffmpeg",
+        ),
+        (SampleFiles(Path("x.raw")), r"x\.raw is not a sound that a shard can keep; convert it"),
+        (SampleFiles(None, (Path("x.heic"),)), r"x\.heic is not a picture that a shard can keep; convert it"),
+    ],
+)
+def test_what_cannot_be_kept_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: SampleFiles, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (*filter(None, [files.audio]), *files.images):
+        path.write_bytes(b"\0" * 100)
+
+    class One:
+        def record(self, _: int) -> dict[str, Any]:
+            return {"clip": "one"}
+
+        def files(self, _: int) -> SampleFiles:
+            return files
+
+    with pytest.raises(ValueError, match=said):
+        encode(One(), 0, audio="keep")
+
+
+@pytest.mark.parametrize("what", ["sounds", "pictures"])
+def test_verifying_says_where_sounds_or_pictures_are_not_as_many_as_the_manifest_says(
+    every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    args = json.dumps({"table": f"{every_kind.root}/t.csv", "cache": False})
+    words = ["make", "--to", str(tmp_path), "--dataset", "utils.datasets.Table", "--args", args]
+    assert main([*words, "-j", "1"]) == 0
+    manifest = tmp_path / "manifest.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    there = lines[1][what]
+    lines[1][what] += 2
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    capsys.readouterr()
+    assert main(["verify", str(manifest), "-j", "1"]) == 1
+    said = f"{tmp_path}/000000.tar: {there} {what}; the manifest says {there + 2}\n"
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_a_sound_in_a_file_named_for_nothing_is_kept_by_its_format(every_kind: Table) -> None:
+    kinds = {
+        every_kind.entries[index].audio: set(encode(every_kind, index, audio="keep")) - {"__key__", "json"}
+        for index in range(len(every_kind))
+    }
+    assert (kinds["x"], kinds["x.odd"], kinds["x.WAV"]) == ({"wav"}, {"flac"}, {"wav"})
+    picture = next(i for i in range(len(every_kind)) if every_kind.entries[i].images == ("picture",))
+    content = encode(every_kind, picture, audio="keep")
+    assert Image.open(io.BytesIO(content["0.png"])).format == "PNG"

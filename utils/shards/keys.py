@@ -1,0 +1,100 @@
+"""Which files of a shard are one sample: a file's name is the key of its sample, a dot and a suffix.
+
+Keys and suffixes may have dots. The library webdataset ends a key at the first one, which makes
+`blues.00000.wav` and `blues.00001.wav` two sounds of one sample. Here a key ends at the last dot, and earlier
+only where other files of the sample say so:
+
+    blues.00000.wav, blues.00000.png      key blues.00000    suffixes wav, png
+    clip.flac, clip.0.jpg, clip.1.jpg     key clip           suffixes flac, 0.jpg, 1.jpg (numbered pictures)
+    clip.jpg, clip.mask.png               key clip           suffixes jpg, mask.png
+    clip.tokens.npy, clip.mean.npy        key clip           suffixes tokens.npy, mean.npy (of no known kind)
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+import tarfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from model.audio_input import AUDIO_SUFFIXES
+from model.image_input import IMAGE_SUFFIXES
+
+DESCRIBING = frozenset({".json", ".txt", ".cls"})
+"""Suffixes of files that describe a sample."""
+
+_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_NUMBER = re.compile(r"[0-9]+")
+
+
+class _Name(NamedTuple):
+    kind: str
+    """The last suffix in lower case, with its dot."""
+    keys: list[str]
+    """Possible keys, the shortest first; the last one is all but the last suffix."""
+    is_numbered: bool
+    """Whether a number that may be a picture's comes before the suffix."""
+
+
+def is_of_a_sample(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file with a suffix that is neither hidden nor webdataset's own."""
+    name = member.name.rpartition("/")[2]
+    return member.isreg() and "." in name[1:] and name[0] != "." and not _META.match(member.name)
+
+
+def sample_keys(names: Sequence[str]) -> list[str]:
+    """Find the key of each file, given the names of all files of a shard or of a sample."""
+    files = [_taken_apart(name) for name in names]
+    # Keys that are certain of files of a known kind, and those of sounds among them.
+    known = AUDIO_SUFFIXES | IMAGE_SUFFIXES | DESCRIBING
+    plain = {file.keys[-1] for file in files if file.kind in known and not file.is_numbered}
+    sounding = {file.keys[-1] for file in files if file.kind in AUDIO_SUFFIXES}
+    # A sound is a sample of its own, unless a shorter key has files but no sound: clip.json, clip.left.wav.
+    of_sound = {
+        file.keys[-1]: next((key for key in file.keys[:-1] if key in plain - sounding), file.keys[-1])
+        for file in files
+        if file.kind in AUDIO_SUFFIXES
+    }
+    with_sound = set(of_sound.values())
+    found = []
+    for file in files:
+        if file.kind in AUDIO_SUFFIXES:
+            found.append(of_sound[file.keys[-1]])
+            continue
+        unnumbered = file.keys[-2] if file.is_numbered else file.keys[0]
+        likeliest = [
+            *(key for key in reversed(file.keys) if key in with_sound),
+            *(key for key in file.keys if key in plain),
+        ]
+        found.append(next(iter(likeliest), unnumbered))
+    return found
+
+
+def key_of_sample(names: Sequence[str], expected: str) -> str:
+    """Find the key that all files of one sample share.
+
+    Args:
+        names: of its files.
+        expected: its name in the manifest: the key, unless a file of the sample says another.
+    """
+    if all(name.startswith(f"{expected}.") for name in names):
+        return expected
+    keys = set(sample_keys(names))
+    if len(keys) == 1:
+        return keys.pop()
+    # An older manifest, whose keys end at the first dot.
+    return ".".join(os.path.commonprefix([name.split(".")[:-1] for name in names]))
+
+
+def _taken_apart(name: str) -> _Name:
+    key, _, suffix = name.rpartition(".")
+    kind, keys, is_numbered = f".{suffix.lower()}", [key], False
+    while True:
+        rest, dot, piece = key.rpartition(".")
+        number = len(keys) == 1 and kind in IMAGE_SUFFIXES and _NUMBER.fullmatch(piece)
+        if not dot or "/" in piece or rest.endswith("/") or not (number or _WORD.fullmatch(piece)):
+            return _Name(kind, keys[::-1], is_numbered)
+        is_numbered |= bool(number)
+        keys.append(key := rest)
