@@ -17,11 +17,13 @@ class Exhibit:
         what: what it shows, for those who cannot see it.
         media_type: such as "image/png"; of what can be played the kind is the name of its element in HTML.
         content: of the file.
+        explanation: how to read it, in a few sentences of plain text; "": it needs none.
     """
 
     what: str
     media_type: str
     content: bytes
+    explanation: str = ""
 
     def __post_init__(self) -> None:
         if not _MEDIA_TYPE.fullmatch(self.media_type):
@@ -39,7 +41,7 @@ class Exhibit:
 
     @property
     def suffix(self) -> str:
-        """Of a file of it."""
+        """File suffix, with the dot."""
         return "." + self.media_type.partition("/")[2]
 
 

@@ -1,16 +1,19 @@
-"""What a run that begins, or goes on, says of itself."""
+"""The facts that a run states about itself when it starts or goes on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ignite_trainer import metrics
 from ignite_trainer.assembly import Parts
+from ignite_trainer.distributed import world_size
 from ignite_trainer.gallery import RunGallery
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import RunStart
+from ignite_trainer.section import ClassSpec
 from ignite_trainer.self_description import folds, held_out_folds, results_name
 
 
@@ -20,18 +23,21 @@ def describe_start(
     """Describe a run in `folder`; `gone_on` says from where, if it does not begin."""
     setup = protocol.setup
     training = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
-    weights = ", ".join(f"{file.name} (sha256 {file.sha256[:12]}...)" for file in parts.initial_weights)
+    weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in parts.initial_weights)
     trained = {
         **{f"Parameters {pattern}": text for pattern, text in parts.plan.summary.items()},
+        **_optimization(protocol, parts),
         "Training split": training,
     }
     dataset = parts.evaluation["test"].dataset
     is_part = bool(held_out_folds(dataset)) or not folds(dataset)
     facts = {
+        "Started": environment["started"],
+        "Model": protocol.model.path,
+        "Initial weights": weights or "none loaded from a file",
         "Device": environment["accelerator"] or f"{parts.device} ({environment['threads']} threads)",
         "Precision": setup.precision,
         "Seed": str(environment["seed"]),
-        **({"Initial weights": weights} if weights else {}),
         **(trained if setup.epochs else {}),
         "Data": results_name(dataset),
         "Held-out split" if is_part else "Evaluated": f"{parts.sizes['test']:,} samples",
@@ -50,3 +56,28 @@ def describe_start(
         sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / "sweep.json").exists() else None,
         gallery=RunGallery(parts, epochs=setup.epochs),
     )
+
+
+def _optimization(protocol: Protocol, parts: Parts) -> dict[str, str]:
+    """Name optimizer, learning rates, schedule and batch of a run that trains."""
+    if parts.optimizer is None or protocol.optimizer is None:
+        return {}
+    setup = protocol.setup
+    # A schedule that warms up has lowered the rate by now, and keeps the one it goes up to.
+    groups = parts.optimizer.param_groups
+    rates = [f"{group.get('initial_lr', group['lr']):g}" for group in groups if "lr" in group]
+    schedule = "; ".join(_call(spec) for spec in protocol.schedules.values())
+    batch = f"{setup.batch_of_all(world_size(), train=True):,} samples"
+    return {
+        "Optimizer": _call(protocol.optimizer, without="lr"),
+        **({"Learning rate": ", ".join(rates if len(set(rates)) > 1 else rates[:1])} if rates else {}),
+        **({"Schedule": schedule} if schedule else {}),
+        "Batch": f"{batch}, {setup.accumulate} batches a step" if setup.accumulate > 1 else batch,
+    }
+
+
+def _call(spec: ClassSpec, *, without: str = "") -> str:
+    """A class and its arguments, such as "SGD (momentum 0.9)"."""
+    args = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.args.items() if key != without)
+    name = spec.path.rpartition(".")[-1]
+    return f"{name} ({args})" if args else name

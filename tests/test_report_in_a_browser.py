@@ -120,7 +120,40 @@ def test_a_script_that_got_in_would_not_run(chromium: Browser, report: Path, tmp
     assert "violates the following Content Security Policy" in wrong[0]
 
 
-def test_it_fits_a_narrow_window(page: Page, report: Path) -> None:
-    page.set_viewport_size({"width": 400, "height": 800})
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_is_no_wider_than_a_phone_or_a_desktop(page: Page, report: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
     page.goto(report.as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_on_a_phone_words_stay_whole_and_pictures_legible(page: Page, report: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(report.as_uri())
+    page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true })")
+    cells = page.eval_on_selector_all("td", "all => all.map(cell => [cell.className, cell.clientWidth])")
+    assert min(width for name, width in cells if name != "number") > 95
+    pictures = page.eval_on_selector_all(
+        ".figure img", "all => all.map(one => [one.clientWidth, Number(one.getAttribute('width'))])"
+    )
+    assert pictures and all(shown == named for shown, named in pictures)
+    confusion = page.locator('.figure:has([alt^="Confusion matrix"])')
+    assert confusion.evaluate("one => one.scrollWidth > one.clientWidth")
+
+
+def test_on_a_desktop_pictures_are_as_large_as_they_can_be(page: Page, report: Path) -> None:
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(report.as_uri())
+    widths = page.eval_on_selector_all(
+        ".figure img",
+        "all => all.map(one => [one.clientWidth, one.naturalWidth, one.parentElement.clientWidth])",
+    )
+    assert widths and all(shown == min(natural, room) for shown, natural, room in widths)
+
+
+def test_its_sections_are_linked(page: Page, report: Path) -> None:
+    page.goto(report.as_uri())
+    page.click("nav >> text=Hardest samples")
+    assert page.evaluate("location.hash") == "#hardest-samples"
+    assert 0 <= page.locator("#hardest-samples").evaluate("one => one.getBoundingClientRect().top") < 100

@@ -105,12 +105,14 @@ def _write(exhibits: Sequence[Exhibit], folder: Path, *, stem: str) -> list[dict
         (folder / _FOLDER).mkdir(exist_ok=True)
         with whole_file(folder / path) as part:
             part.write_bytes(exhibit.content)
-        files.append({"path": path.as_posix(), "media_type": exhibit.media_type, "what": exhibit.what})
+        told = {"media_type": exhibit.media_type, "what": exhibit.what, "explanation": exhibit.explanation}
+        files.append({"path": path.as_posix(), **told})
     return files
 
 
 def _file(file: Mapping[str, str]) -> str:
     path, what = PurePath(file["path"]), file["what"]
-    if file["media_type"].startswith("image/"):
-        return picture(path, what)
-    return player(path, what, file["media_type"])
+    image = file["media_type"].startswith("image/")
+    shown = picture(path, what) if image else player(path, what, file["media_type"])
+    explanation = inert(file.get("explanation", ""))  # reports of before have none
+    return f"{explanation}\n\n{shown}" if explanation else shown

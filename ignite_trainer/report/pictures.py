@@ -1,6 +1,6 @@
 """Pictures of predictions: accuracy by class, and reliability; the confusion matrix is confusion.py's."""
 
-# ruff: noqa: PLC0415 (matplotlib and scipy take seconds to import, which `--help` need not pay)
+# ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, short_name
-from ignite_trainer.report.statistics import Calibration, Floats
+from ignite_trainer.report.statistics import Calibration, Floats, accuracy_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,25 +85,18 @@ def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
 
 
 def _draw_reliability(axes: Axes, calibration: Calibration) -> None:
-    from scipy.stats import binomtest
-
     filled = np.flatnonzero(calibration.counts)
     counts, right = calibration.counts[filled], calibration.right[filled]
     shares, confidences = right / counts, calibration.confidences[filled]
-    # Wilson's interval: what so few samples can tell.
-    intervals = [
-        binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in zip(right, counts, strict=True)
-    ]
-    whiskers = np.array(
-        [[share - low, high - share] for share, (low, high) in zip(shares, intervals, strict=True)]
-    )
+    intervals = np.array([accuracy_interval(int(k), int(n)) for k, n in zip(right, counts, strict=True)])
+    whiskers = np.abs(intervals.T - shares)  # [2, bins]: below and above
     width = 1 / len(calibration.counts)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle="--", label="as confident as right")
     axes.bar(filled * width, shares, width=width, align="edge", color=_BLUE, alpha=0.25, edgecolor="white")
     axes.errorbar(
         confidences,
         shares,
-        yerr=np.maximum(whiskers.T, 0),  # rounding
+        yerr=whiskers,
         color=_BLUE,
         linestyle="",
         marker="o",

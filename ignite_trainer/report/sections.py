@@ -54,14 +54,18 @@ def _classes(matrix: Counts, predictions: Predictions, folder: Path) -> list[str
     notes = [f"{part:,} of {whole:,}" for part, whole in zip(right, samples, strict=True)]
     figure = pictures.classes_figure(values, notes, names, measure="Accuracy")
     drawing.save(figure, folder / "classes.png")
-    rows = zip(names, map(_count, samples), map(_count, right), map(_percent, values), strict=True)
+    intervals = [_interval(k, n) for k, n in zip(right, samples, strict=True)]
+    rows = zip(names, map(_count, samples), map(_count, right), map(_percent, values), intervals, strict=True)
     return [
         "## Classes",
         f"{right.sum():,} of {samples.sum():,} samples are right: an accuracy of "
-        f"{_percent(right.sum() / samples.sum())}. The mean of the classes' accuracies is "
-        f"{_percent(float(np.nanmean(values)))}.{_absent(values, names)}",
+        f"{_percent(right.sum() / samples.sum())} (95 % interval {_interval(right.sum(), samples.sum())}). "
+        f"The mean of the classes' accuracies is {_percent(float(np.nanmean(values)))}."
+        f"{_absent(values, names)}{_loss(predictions)}",
+        "An interval is Wilson's: the accuracies that so many samples leave plausible, if they are "
+        "independent of each other. It does not cover what another seed or other training data would change.",
         picture(PurePath("classes.png"), "Accuracy of each class"),
-        folded("Every class", table(["class", "samples", "right", "accuracy"], rows)),
+        folded("Every class", table(["class", "samples", "right", "accuracy", "95 % interval"], rows)),
     ]
 
 
@@ -79,7 +83,7 @@ def _ranked_classes(predictions: Predictions, folder: Path) -> list[str]:
     return [
         *sections,
         f"{len(predictions):,} samples. The mean average precision over classes is "
-        f"{_decimals(float(np.nanmean(values)))}.{_absent(values, names)}",
+        f"{_decimals(float(np.nanmean(values)))}.{_absent(values, names)}{_loss(predictions)}",
         picture(PurePath("classes.png"), "Average precision of each class"),
         folded("Every class", table(["class", "positives", "average precision"], rows)),
     ]
@@ -132,6 +136,22 @@ def _absent(values: Floats, names: tuple[str, ...]) -> str:
         return ""
     count = f" Classes without samples: {len(absent)} of {len(names)}"
     return f"{count} ({', '.join(map(inert, absent))})." if len(absent) <= _NAMED else f"{count}."
+
+
+def _loss(predictions: Predictions) -> str:
+    """Say how large the loss is, to be added to a sentence."""
+    loss = statistics.cross_entropy(predictions)
+    if loss is None:
+        return ""
+    kind = "binary cross-entropy of every class" if predictions.multilabel else "cross-entropy"
+    return f" The loss (mean {kind}, in nats; without penalties) is {_decimals(loss)}."
+
+
+def _interval(right: int, samples: int) -> str:
+    if not samples:
+        return ""
+    low, high = statistics.accuracy_interval(int(right), int(samples))
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _count(number: int) -> str:

@@ -1,6 +1,6 @@
 """What can be said of predictions in figures. All scores are finite here; `finite` leaves out the others."""
 
-# ruff: noqa: PLC0415 (scikit-learn takes seconds to import, which `--help` need not pay)
+# ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import, which `--help` need not pay)
 
 from __future__ import annotations
 
@@ -82,6 +82,38 @@ def class_accuracies(matrix: Counts) -> Floats:
     shares: Floats = np.full(len(matrix), np.nan)
     np.divide(matrix.diagonal(), samples, out=shares, where=samples > 0)
     return shares
+
+
+def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
+    """Give the 95 % interval of an accuracy (Wilson 1927, JASA 22:209), lowest and highest share.
+
+    It says what so few samples can tell, if they are independent of each other.
+
+    Args:
+        right: 0 to `samples`.
+        samples: at least 1.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, samples).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def cross_entropy(predictions: Predictions) -> float | None:
+    """Average the negative logarithm of the probability that each sample's right class is given.
+
+    With several labels a sample, that of the binary cross-entropy: of every class, right or not.
+
+    Returns:
+        In nats; None where scores are no probabilities, or where a sample without several labels has none.
+    """
+    targets, scores = predictions.targets, predictions.scores
+    if not _are_probabilities(scores) or not (predictions.multilabel or targets.any(axis=1).all()):
+        return None
+    given = np.where(targets, scores, 1.0 - scores) if predictions.multilabel else scores[targets]
+    smallest = np.finfo(np.float32).tiny  # a probability that rounding made 0 stays finite
+    bounded = np.minimum(np.maximum(given.astype(np.float64), smallest), 1.0)
+    return float(-np.log(bounded).mean())
 
 
 def most_confused(matrix: Counts, *, limit: int = 10) -> list[Confusion]:

@@ -179,7 +179,14 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
     rules = [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]
     result = run_toy(tmp_path, Setup__epochs=1, Parameters=rules)
     (start,) = Notebook.last.of("start")
+    started = read_json(result.folder / "environment.json")["started"]
     assert start.facts == {
+        "Started": started,
+        "Model": "toy_research.network.TwoTowers",
+        "Initial weights": "none loaded from a file",
+        "Optimizer": "SGD (momentum 0.9)",
+        "Learning rate": "0.1",
+        "Batch": "8 samples",
         "Device": f"cpu ({torch.get_num_threads()} threads)",
         "Precision": "fp32",
         "Seed": "7",

@@ -20,12 +20,13 @@ from model.esresnet import ESResNeXt
 from utils.tasks.labels import SAMPLE_RATE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LONGEST_SECONDS = 10.0
 """Of a longer clip the beginning is shown."""
 _BLUE, _GREY = "#0072B2", "#999999"
-_SHOWN_ROWS = 4  # wavelets, of all that there are
+_COLOURS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DYNAMICS_DB = 80.0  # below the loudest: what is quieter is black
 _BLOCK = 2**14  # samples encoded at a time: libsndfile's Vorbis encoder keeps all of a block on its stack
 
@@ -68,13 +69,18 @@ class Portraits:
         )
 
     def wavelets(self) -> Sequence[Exhibit]:
-        """Show the wavelets as they are beside what they were; nothing without learned ones."""
+        """Show the filters as they are beside what they were; nothing without learned ones."""
         if self._tower is None or self._tower.fbsp is None:
             return ()
-        what = (
-            "Wavelets, learned and initial: centre frequency, bandwidth and order of each, and some of them"
+        what = "Frequency responses of some filters; frequency, bandwidth and order of all; now and initially"
+        return (
+            Exhibit(
+                what=what,
+                media_type="image/png",
+                content=_png(self._wavelet_figure()),
+                explanation=self._wavelet_words(),
+            ),
         )
-        return (Exhibit(what=what, media_type="image/png", content=_png(self._wavelet_figure())),)
 
     def decibels(self, clip: Tensor) -> NDArray[np.float32]:
         """Power of a clip `[C, T]` in dB, frequency by frame, `[K, N]`: what the backbone sees, low first."""
@@ -117,32 +123,86 @@ class Portraits:
         bar.ax.tick_params(labelsize=8)
         return _png(figure)
 
+    def responses(self, bank: Tensor, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Say how strongly filters respond to a tone of each frequency, the window of the frames included.
+
+        Args:
+            bank: `[2, K, taps]`, real and imaginary parts.
+            rows: numbers of the R filters.
+
+        Returns:
+            Frequencies in Hz, `[F]`, and responses in dB, `[R, F]`; 0 is the peak of an untrained filter.
+        """
+        assert self._tower is not None
+        window = self._tower.window.detach().double().cpu()
+        left = (bank.shape[2] - len(window)) // 2
+        real, imaginary = bank[:, rows, left : left + len(window)].double() * window
+        points = 8 * bank.shape[2]
+        # A filter is the conjugate of the tone that it responds to.
+        amplitudes = torch.fft.fft(torch.complex(real, -imaginary), n=points).abs()[:, : points // 2 + 1]
+        amplitudes /= window.sum() * self._initial_bank.double().square().sum(dim=0).mean().sqrt()
+        frequencies = np.arange(points // 2 + 1) * self._rate / points
+        return frequencies, 20 * np.log10(amplitudes.numpy() + 1e-9)
+
+    def _shifts_hz(self) -> Tensor:
+        """How far the centre frequency of each filter has moved."""
+        assert self._tower is not None
+        moved: Tensor = (
+            (_value(self._tower, "fc") - self._initial["fc"]) * self._rate / self._initial_bank.shape[2]
+        )
+        return moved
+
+    def _wavelet_words(self) -> str:
+        assert self._tower is not None
+        moved = self._shifts_hz().abs()
+        bandwidth = (_value(self._tower, "fb") / self._initial["fb"] - 1).abs()
+        return (
+            f"The audio tower hears through a bank of {len(moved)} filters, each tuned to a frequency, and "
+            "training adjusts them. Above: how strongly some of them respond to a tone of each frequency, "
+            "now (coloured) and before training (grey, dashed). A peak elsewhere means that the filter "
+            "listens to another frequency, a wider one that it takes in more of what surrounds it. Below: "
+            "the same for every filter, by its frequency. The centre frequencies have moved by "
+            f"{moved.mean():.2g} Hz on average, {moved.max():.2g} Hz at most; the bandwidths have changed by "
+            f"{100 * bandwidth.max():.2g} % at most. Where the curves coincide, training has left the "
+            "filters as they were."
+        )
+
     def _wavelet_figure(self) -> Figure:
         assert self._tower is not None
         assert self._tower.fbsp is not None
-        figure = _figure(9.0, 5.4)
-        upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
-        words = {"fc": "Centre frequency, less the initial one", "fb": "Bandwidth fb", "m": "Order m"}
-        for axes, (name, title) in zip(upper.subplots(1, 3), words.items(), strict=True):
-            learned, initial = _value(self._tower, name), self._initial[name]
-            start = initial if name == "fc" else torch.zeros(())
-            axes.plot((initial - start).numpy(), color=_GREY, lw=1.2, ls="--", label="initial")
-            axes.plot((learned - start).numpy(), color=_BLUE, lw=1.0, label="learned")
+        figure = _figure(9.0, 5.8)
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1))[:, 0]
+        self._draw_responses(upper.subplots(), self._tower.fbsp.bank().detach().float().cpu())
+        kilohertz = (self._initial["fc"] * self._rate / self._initial_bank.shape[2] / 1000).numpy()
+        panels = {
+            "Shift of the centre frequency (Hz)": (self._shifts_hz(), torch.zeros_like(self._initial["fc"])),
+            "Bandwidth fb": (_value(self._tower, "fb"), self._initial["fb"]),
+            "Order m": (_value(self._tower, "m"), self._initial["m"]),
+        }
+        for axes, (title, (learned, initial)) in zip(lower.subplots(1, 3), panels.items(), strict=True):
+            axes.plot(kilohertz, initial.numpy(), color=_GREY, lw=1.2, ls="--", label="initial")
+            axes.plot(kilohertz, learned.numpy(), color=_BLUE, lw=1.0, label="learned")
             axes.set_title(title, fontsize=9)
-            axes.set_xlabel("Wavelet", fontsize=8)
+            axes.set_xlabel("Initial centre frequency (kHz)", fontsize=8)
             axes.tick_params(labelsize=8)
             axes.ticklabel_format(axis="y", useOffset=False)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-        bank = self._tower.fbsp.bank().detach().float().cpu()  # [2, K, taps]
-        rows = np.geomspace(2, bank.shape[1] - 1, _SHOWN_ROWS).round().astype(int)
-        milliseconds = 1000 * (np.arange(bank.shape[2]) - bank.shape[2] / 2) / self._rate
-        for axes, row in zip(lower.subplots(1, _SHOWN_ROWS, sharey=True), rows, strict=True):
-            axes.plot(milliseconds, self._initial_bank[0, row].numpy(), color=_GREY, lw=1.0, ls="--")
-            axes.plot(milliseconds, bank[0, row].numpy(), color=_BLUE, lw=0.8)
-            axes.set_title(f"Wavelet {row}, real part", fontsize=9)
-            axes.set_xlabel("Time (ms)", fontsize=8)
-            axes.tick_params(labelsize=8)
         return figure
+
+    def _draw_responses(self, axes: Axes, bank: Tensor) -> None:
+        rows = np.geomspace(2, 0.8 * bank.shape[1], len(_COLOURS)).round().astype(np.int64)
+        frequencies, before = self.responses(self._initial_bank.float(), rows)
+        _, now = self.responses(bank, rows)
+        for number, (row, initial, learned) in enumerate(zip(rows, before, now, strict=True)):
+            axes.plot(frequencies[1:], learned[1:], color=_COLOURS[number], lw=1.4, label=f"filter {row}")
+            axes.plot(frequencies[1:], initial[1:], color=_GREY, lw=1.2, ls="--")
+        axes.set_xscale("log")
+        axes.set_xlim(frequencies[rows[0] * 4], self._rate / 2)
+        axes.set_ylim(-60, 5)
+        axes.set_xlabel("Frequency of a tone (Hz)", fontsize=8)
+        axes.set_ylabel("Response (dB)", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(rows), frameon=False)
 
 
 class ShowsAudio(Task):

@@ -28,7 +28,8 @@ class Samples(Gallery):
         return [Portrait(record={}, exhibits=[sound]) for one in positions if one not in self._gone]
 
     def model(self) -> list[Exhibit]:
-        return [Exhibit(what="Weights <then>", media_type="image/png", content=b"png")]
+        explained = "A line > 0 *rises*."
+        return [Exhibit(what="Weights <then>", media_type="image/png", content=b"png", explanation=explained)]
 
 
 @pytest.fixture
@@ -84,6 +85,7 @@ def test_a_sweep_shows_the_hardest_of_its_runs(eight: Predictions, predict: Pred
 
 def test_what_was_learned_is_shown_as_its_task_does(tmp_path: Path) -> None:
     text = exhibits.model_section(Samples(), tmp_path)
-    assert text == "## What was learned\n\n![Weights &lt;then&gt;](exhibits/model-1.png)"
+    explained = "A line &gt; 0 \\*rises\\*."
+    assert text == f"## What was learned\n\n{explained}\n\n![Weights &lt;then&gt;](exhibits/model-1.png)"
     assert (tmp_path / "exhibits" / "model-1.png").read_bytes() == b"png"
     assert exhibits.model_section(Gallery(), tmp_path) == ""

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path, PurePath
 
 import pytest
+from PIL import Image
 
 from ignite_trainer import markdown
 from ignite_trainer.exhibit import Exhibit
@@ -120,6 +121,33 @@ def test_cells_are_aligned_without_a_style_of_their_own(tmp_path: Path) -> None:
     text = page.to_html(markdown.table(["name", "value"], [["a", "1"]]), tmp_path, title="")
     assert 'style="' not in text
     assert Elements(text).of("td") == [{}, {"class": "number"}]
+
+
+def test_every_section_is_linked_below_the_title(tmp_path: Path) -> None:
+    names = ["Run", "Hardest samples", "Run", HOSTILE, "音", "!"]
+    text = "\n\n".join(["# Title", "Said first.", *(f"## {markdown.inert(name)}" for name in names)])
+    found = Elements(page.to_html(text, tmp_path, title=""))
+    anchors = [heading["id"] for heading in found.of("h2")]
+    assert [anchors[n] for n in (0, 1, 2, 4, 5)] == ["run", "hardest-samples", "run-2", "音", "section"]
+    assert len(set(anchors)) == len(names)
+    assert found.of("a") == [{"href": f"#{anchor}"} for anchor in anchors]
+    order = [tag for tag, _ in found.found if tag in ("h1", "nav", "p", "h2")]
+    assert order[:4] == ["h1", "nav", "p", "h2"]
+    assert found.words.count(HOSTILE) == 2  # its heading and its link
+
+
+def test_a_page_of_one_section_has_no_list_of_them(tmp_path: Path) -> None:
+    found = Elements(page.to_html("# Title\n\n## Run", tmp_path, title=""))
+    assert (found.of("nav"), found.of("h2")) == ([], [{"id": "run"}])
+
+
+@pytest.mark.parametrize("dots_per_inch", [100, 150])
+def test_a_picture_names_the_width_at_which_a_point_is_a_pixel(tmp_path: Path, dots_per_inch: int) -> None:
+    size = (6 * dots_per_inch, dots_per_inch)
+    Image.new("RGB", size).save(tmp_path / "a.png", dpi=(dots_per_inch, dots_per_inch))
+    shown = page.to_html(markdown.picture(PurePath("a.png"), "a"), tmp_path, title="")
+    (picture,) = Elements(shown).of("img")
+    assert picture["width"] == "432"
 
 
 def test_an_exhibit_has_a_media_type() -> None:

@@ -33,11 +33,13 @@ def test_the_pictures_that_are_shown_are_all_that_is_written(guesses: Any, tmp_p
 def test_figures_are_those_of_the_predictions(guesses: Any, tmp_path: Path) -> None:
     names = ["dog", "cat", "a|b", "rain"]
     text = prediction_sections(guesses(PAIRS, classes=4, names=names), tmp_path)
-    assert "5 of 9 samples are right: an accuracy of 55.56 %." in text
+    assert "5 of 9 samples are right: an accuracy of 55.56 % (95 % interval 26.7 to 81.1 %)." in text
     assert f"The mean of the classes' accuracies is {100 * (0.5 + 1 + 0.5) / 3:.2f} %." in text
     assert "Classes without samples: 1 of 4 (rain)." in text
-    assert "| dog | 4 | 2 | 50.00 % |" in text
-    assert "| rain | 0 | 0 |  |" in text
+    assert "| dog | 4 | 2 | 50.00 % | 15.0 to 85.0 % |" in text
+    assert "| rain | 0 | 0 |  |  |" in text
+    loss = -(5 * math.log(0.6) + 4 * math.log(0.4 / 3)) / 9
+    assert f"The loss (mean cross-entropy, in nats; without penalties) is {loss:.4f}." in text
     assert "| dog | cat | 2 | 50.00 % |\n| a\\|b | dog | 1 | 25.00 % |" in text
     assert f"The expected calibration error is {abs(5 / 9 - 0.6):.4f}." in text
     assert "their mean is 60.00 %, and 55.56 % are right" in text
@@ -49,7 +51,7 @@ def test_a_perfect_result_has_nothing_confused(guesses: Any, tmp_path: Path) -> 
 
 def test_one_class_is_enough(guesses: Any, tmp_path: Path) -> None:
     text = prediction_sections(guesses([(0, 0)], classes=1), tmp_path)
-    assert "1 of 1 samples are right: an accuracy of 100.00 %." in text
+    assert "1 of 1 samples are right: an accuracy of 100.00 % (95 % interval 20.7 to 100.0 %)." in text
 
 
 @pytest.mark.parametrize("samples", [0, 3])
@@ -77,6 +79,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration(predict: Any, tmp_
     text = prediction_sections(predict([[3.0, -1.0], [-2.0, 4.0]], [0, 1]), tmp_path)
     assert "Scores leave 0..1: they are no probabilities, and cannot be calibrated." in text
     assert pictures(text) == ["classes.png", "confusion.png"]
+    assert "The loss" not in text
 
 
 def test_several_labels_have_average_precision_and_no_confusion(predict: Any, tmp_path: Path) -> None:
@@ -84,6 +87,7 @@ def test_several_labels_have_average_precision_and_no_confusion(predict: Any, tm
     text = prediction_sections(predict(scores, [[0], [2], [0], []]), tmp_path)
     assert f"The mean average precision over classes is {(5 / 6 + 1 / 2) / 2:.4f}." in text
     assert "Classes without samples: 1 of 3 (class 1)." in text
+    assert "The loss (mean binary cross-entropy of every class" in text
     assert "| class 0 | 2 | 0.8333 |" in text
     assert pictures(text) == ["classes.png", "calibration.png"]
 

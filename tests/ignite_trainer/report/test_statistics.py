@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics
 
 from ignite_trainer.report import statistics
@@ -41,6 +42,42 @@ def test_the_most_confused_pairs_come_by_count_and_then_by_share(guesses: Any) -
         Confusion(target=2, predicted=1, count=1, share=1 / 4),
     ]
     assert statistics.most_confused(matrix, limit=2) == found[:2]
+
+
+@pytest.mark.parametrize(("right", "samples"), [(0, 1), (1, 1), (7, 10), (33, 48), (400, 400)])
+def test_the_interval_of_an_accuracy_is_that_of_wilsons_formula(right: int, samples: int) -> None:
+    z, n, p = 1.9599639845400545, samples, right / samples
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = (middle - half, middle + half)
+    assert statistics.accuracy_interval(right, samples) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_loss_is_the_cross_entropy_that_torch_computes(predict: Any) -> None:
+    logits = torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = [number % 5 for number in range(20)]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(targets)).item()
+    found = statistics.cross_entropy(predict(logits.softmax(dim=1), targets))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_with_several_labels_the_loss_is_the_binary_cross_entropy_that_torch_computes(predict: Any) -> None:
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    predictions = predict(logits.sigmoid(), [[0, 1], [], [2], [1]])
+    targets = torch.from_numpy(predictions.targets).double()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets).item()
+    assert statistics.cross_entropy(predictions) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_probability_of_zero_for_the_right_class_leaves_the_loss_finite(predict: Any) -> None:
+    found = statistics.cross_entropy(predict([[1.0, 0.0]], [1]))
+    assert found is not None
+    assert 80 < found < 90
+
+
+def test_scores_that_are_no_probabilities_have_no_loss(predict: Any) -> None:
+    assert statistics.cross_entropy(predict([[3.0, -1.0]], [0])) is None
+    assert statistics.cross_entropy(predict([[0.5, 0.5]], [[]])) is not None
 
 
 def test_average_precision_of_a_class_weighs_each_precision_by_the_recall_it_adds(predict: Any) -> None:

@@ -72,14 +72,42 @@ def test_wavelets_stand_beside_what_they_were(tower: ESResNeXt) -> None:
     with torch.no_grad():
         tower.fbsp.fc.add_(0.25)
         figure = portraits._wavelet_figure()
-    frequencies = figure.axes[0]
-    before, after = (line.get_ydata() for line in frequencies.lines)
+    responses, shifts, *_ = figure.axes
+    before, after = (line.get_ydata() for line in shifts.lines)
     assert np.allclose(before, 0)
-    assert np.allclose(after, 0.25)
+    assert np.allclose(after, 0.25 * RATE / 256)
     assert torch.allclose(portraits._initial["fc"], initial)
+    curves = (np.asarray(line.get_data()) for line in responses.lines)
+    peaks = [frequencies[levels.argmax()] for frequencies, levels in curves]
+    moved = np.array(peaks[0::2]) - np.array(peaks[1::2])
+    assert moved == pytest.approx(0.25 * RATE / 256, abs=RATE / 256 / 8 + 1)  # a step of the frequencies
     with torch.no_grad():
         (picture,) = portraits.wavelets()
     assert Image.open(io.BytesIO(picture.content)).width >= 800
+    assert "a bank of 129 filters" in picture.explanation
+    assert "moved by 43 Hz on average, 43 Hz at most" in picture.explanation
+
+
+def test_a_response_is_what_the_network_computes_of_a_tone() -> None:
+    tower = ESResNeXt(n_fft=512, hop_length=128, win_length=256, num_classes=3).double()
+    assert tower.fbsp is not None
+    with torch.no_grad():
+        tower.fbsp.m.add_(0.3)
+        tower.fbsp.fb.add_(0.2)
+        portraits, bank = Portraits(tower), tower.fbsp.bank()
+        rows = np.array([5, 40])
+        frequencies, responses = portraits.responses(bank, rows)
+        chosen = np.array([20, 300, 320, 900])
+        time = torch.arange(4096, dtype=torch.float64) / RATE
+        for place, hertz in zip(chosen, frequencies[chosen], strict=True):
+            tone = torch.exp(2j * torch.pi * hertz * time)
+            parts = (tone.real.contiguous(), tone.imag.contiguous())
+            padded = torch.stack(parts)[:, :256] * tower.window  # a frame
+            wavelets = torch.complex(bank[0], bank[1])[rows, 128:384]
+            response = (torch.complex(*padded) * wavelets).sum(dim=1).abs()
+            level = tower.window.sum() * bank.square().sum(dim=0).mean().sqrt()
+            expected = 20 * np.log10((response / level).numpy() + 1e-9)
+            assert responses[:, place] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_tower_without_learned_wavelets_shows_none() -> None:
