@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from model.audioclip import AudioCLIP
+from model.built_from import arguments_for
 from model.hub import CONFIG, WEIGHTS, is_hub_layout
 from model.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
 
@@ -73,13 +74,13 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
 
     Args:
         source: None: the released weights if `assets` has them, else random ones. "untrained": random ones.
-            The name of a released file, which is fetched if it is not there; the path of a file of weights,
-            also of a checkpoint in a run's folder, whose network is then the run's; a folder that
-            `AudioCLIP.save_pretrained` wrote.
+            The name of a released file, which is fetched if it is not there; the path of a file of weights;
+            the folder of a run, or of all runs of a protocol; a folder that `AudioCLIP.save_pretrained`
+            wrote.
         assets: folder of the released weights.
 
     Raises:
-        WeightsError: they are not there.
+        WeightsError: they are not there, or are those of another model than an AudioCLIP.
     """
     if source is None:
         release = RELEASES[RELEASED]
@@ -94,15 +95,4 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
             raise WeightsError(f"{source}: not a folder. Of the Hugging Face hub, download it first.")
         return Weights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
     path = find_weights(source, assets=assets)
-    return Weights(path.stem, path, files=(path,), arguments=_arguments_of_run(path))
-
-
-def _arguments_of_run(path: Path) -> dict[str, Any]:
-    """The network's arguments, of a file in `<run>/checkpoints/`; of any other none."""
-    protocol = path.resolve().parent.parent / "protocol.json"
-    if path.resolve().parent.name != "checkpoints" or not protocol.is_file():
-        return {}
-    model = json.loads(protocol.read_text(encoding="utf-8"))["Model"]
-    if model["class"] != "model.audioclip.AudioCLIP":
-        raise WeightsError(f"{path}: weights of a {model['class']}; the demos take those of an AudioCLIP.")
-    return {name: value for name, value in model["args"].items() if name not in ("pretrained", "assets")}
+    return Weights(path.stem, path, files=(path,), arguments=arguments_for(AudioCLIP, path))

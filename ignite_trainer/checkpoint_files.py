@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,25 @@ from torch import Tensor
 from ignite_trainer.durable import is_intact, remove, write_durably
 from ignite_trainer.writing import writing
 
+BUILT_FROM = "built_from"
+"""Where files of weights, and states, hold the protocol's section `Model`."""
+
 _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 
 
 class DamagedError(Exception):
-    """A file is missing, or its content has changed since it was written."""
+    """A file is missing, or its content has changed since it was written.
+
+    The message is its path, and what lies there instead, where that is plain.
+
+    Attributes:
+        name: the same with its name in place of the path.
+    """
 
     def __init__(self, file: Path) -> None:
-        super().__init__(str(file))
-        self.file = file
+        instead = _name_replacement(file)
+        super().__init__(f"{file}{instead}")
+        self.name = f"{file.name}{instead}"
 
 
 def states_of(folder: Path) -> list[Path]:
@@ -61,19 +73,24 @@ def save_durably(path: Path, content: Mapping[str, Any]) -> str:
         return write_durably(path, lambda file: torch.save(content, file))
 
 
-def save_weights(path: Path, weights: Mapping[str, Any]) -> None:
+def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[str, Any]) -> None:
     """Write weights, and beside them a `.safetensors` if that can hold them.
+
+    Both say how the model is built: the state dict in its attribute `built_from`, the other in its metadata.
 
     Args:
         path: where the weights will be.
         weights: contiguous tensors on the CPU that share no memory, by name; or else what a model saves.
+        built_from: class and arguments of the model, JSON types.
 
     Raises:
         RunFailed: they cannot be written.
     """
-    save_durably(path, weights)
+    described = OrderedDict(weights)
+    vars(described)[BUILT_FROM] = dict(built_from)
+    save_durably(path, described)
     if all(isinstance(value, Tensor) for value in weights.values()):
-        content = safetensors.torch.save(dict(weights))
+        content = safetensors.torch.save(dict(weights), {BUILT_FROM: json.dumps(built_from)})
         beside = path.with_suffix(".safetensors")
         with writing(beside):
             write_durably(beside, lambda file: file.write(content))
@@ -88,3 +105,17 @@ def remove_weights(path: Path) -> None:
     """Remove weights, or a state, and what lies beside."""
     remove(path)
     remove(path.with_suffix(".safetensors"))
+
+
+def _name_replacement(path: Path) -> str:
+    """Name what commonly lies in place of a file, in parentheses; "" for anything else."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256).lstrip().lower()
+    except OSError:
+        return ""
+    if not head:
+        return " (an empty file)"
+    if head.startswith(b"version https://") and b"/spec/" in head:
+        return " (a Git LFS pointer; run `git lfs pull` in its repository)"
+    return " (an HTML page)" if head.startswith((b"<!doctype html", b"<html")) else ""

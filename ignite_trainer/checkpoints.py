@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from ignite_trainer import random_state
 from ignite_trainer.checkpoint_files import (
+    BUILT_FROM,
     DamagedError,
     read_intact,
     remove_weights,
@@ -47,6 +48,7 @@ class Checkpoints:
     The best files are the model's state dict, load wherever weights load, and have a `.safetensors` beside
     them. A state holds all that a run goes on with: model, the parts named to it, position, random states,
     and which files are the best; frozen weights are in a file beside the states. All tensors are on the CPU.
+    States and best files hold the protocol's section `Model`, from which the model can be built again.
     Each file gets its name when it is complete and verified, and has its checksum beside it. The last two
     states stay, with all best files that they name, until `finish`.
 
@@ -57,7 +59,7 @@ class Checkpoints:
     Of several processes, which all call it, the main one writes, and all read what is there.
 
     Attributes:
-        damaged: damaged files that made `restore` skip a state.
+        damaged: names of the damaged files that made `restore` skip a state, and what lies there instead.
         seconds_of_writing: seconds that the last state and best files took to write.
     """
 
@@ -80,9 +82,10 @@ class Checkpoints:
         self._folder, self._model, self._state = folder, model, state
         self._saved_weights, self._may_go_on = saved_weights, may_go_on
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
+        self._built_from = protocol.to_json()["Model"]
         self._frozen = FrozenWeights(folder, model)
         self._pending: Future[None] | None = None  # what is being written
-        self.damaged: list[Path] = []
+        self.damaged: list[str] = []
         self.seconds_of_writing = 0.0
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
@@ -148,10 +151,10 @@ class Checkpoints:
             except DamagedError as error:
                 logger.warning(
                     "The checkpoint %s is damaged or incomplete; the state before %s is tried.",
-                    error.file,
+                    error,
                     candidate.name,
                 )
-                self.damaged.append(error.file)
+                self.damaged.append(error.name)
                 continue
             state = checked(content, candidate, self._state)
             try:
@@ -213,7 +216,7 @@ class Checkpoints:
         start = time.monotonic()
         self._folder.mkdir(exist_ok=True)
         for file in best:
-            save_weights(file, content["model"])
+            save_weights(file, content["model"], built_from=self._built_from)
         save_durably(path, self._frozen.leave_out(content))
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -230,6 +233,7 @@ class Checkpoints:
             "best": {
                 label: [_entry(best).model_dump() for best in kept] for label, kept in self._kept.items()
             },
+            BUILT_FROM: self._built_from,
             "random": randoms[0],
             **({"random_of_other_processes": randoms[1:]} if randoms[1:] else {}),
             "model": dict(self._model.state_dict()),

@@ -148,7 +148,7 @@ class Run:
         position = self._checkpoints.restore()
         result = self._folder / FILE_NAME
         if position is None:
-            damaged = listing([path.name for path in dict.fromkeys(self._checkpoints.damaged)])
+            damaged = listing(list(dict.fromkeys(self._checkpoints.damaged)))
             if damaged or result.exists():
                 raise ProtocolError(
                     f"The run in {self._folder} has no state that is intact: "

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from model import embedding
+from model.built_from import NOT_DESCRIBED, arguments_for
 from model.clip import (
     Text,
     build_clip,
@@ -27,8 +29,9 @@ from model.losses import Positives, Reduction, pairwise_contrastive_loss
 from model.open_clip_models import build_named_clip
 from model.pretrained import Pretrained, find_sources, load_sources
 from model.recompute import recompute
-from model.releases import released_hashes
+from model.releases import find_weights, released_hashes
 from model.similarity import Features, Logits, scaled_similarity
+from model.weights import MisfitError
 
 
 class AudioCLIP(nn.Module, HubLayout):
@@ -164,17 +167,35 @@ class AudioCLIP(nn.Module, HubLayout):
     ) -> "AudioCLIP":
         """Build a model for inference: weights loaded, in eval mode.
 
+        A trained model is built with the arguments that it was trained with: those that its checkpoint
+        holds, or that `protocol.json` beside it has. Of a folder of runs it is the best checkpoint of the
+        newest finished run; stderr says which.
+
         Args:
-            source: a path, or a released name such as "AudioCLIP-Full-Training"; or a folder that
-                `save_pretrained` wrote, or `owner/name` of the Hugging Face hub.
+            source: a released name such as "AudioCLIP-Full-Training"; the path of a file of weights; the
+                folder of a run, or of all runs of a protocol, such as "results/Quickstart"; a folder that
+                `save_pretrained` wrote; or `owner/name` of the Hugging Face hub.
             device: where to put it; None: the CPU.
-            constructor_args: those of the class, without `pretrained`; those of a folder or a repository
-                come from its config.
+            constructor_args: those of the class, without `pretrained`, that are to be others than the
+                checkpoint, or the config of a folder or repository, says.
+
+        Raises:
+            WeightsError: there are no such weights, or they are of another model; the message says what to
+                call.
         """
         if is_hub_layout(source):
             model = super().from_pretrained(source, **constructor_args)
         else:
-            model = cls(pretrained=source, **constructor_args)
+            file = find_weights(source, assets=constructor_args.get("assets"))
+            if Path(source).expanduser().is_dir():
+                print(f"{source}: {file}", file=sys.stderr)
+            known = arguments_for(cls, file)
+            try:
+                model = cls(**{**known, **constructor_args, "pretrained": file})
+            except MisfitError as error:
+                if known or not error.gaps.misshapen:
+                    raise
+                raise MisfitError(f"{error}\n{NOT_DESCRIBED}", error.gaps) from error
         return model.to(device).eval()
 
     def _adopt_clip(self, clip: nn.Module) -> None:

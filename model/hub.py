@@ -1,5 +1,6 @@
 """Models in the layout of the Hugging Face hub: weights beside a config, in a folder or fetched."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -9,14 +10,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
+from model.built_from import NOT_OF_THE_NETWORK
 from model.releases import WeightsError
 from model.weights import load_weights, read_state_dict
 
 Model = TypeVar("Model", bound="HubLayout")
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-_NOT_OF_THE_NETWORK = ("pretrained", "assets")  # constructor arguments that say where weights were before
 
 _CARD = """\
 ---
@@ -47,7 +47,7 @@ class HubLayout(
     ) -> str | None:
         """Write weights, config and a card to a folder, which is made; see `ModelHubMixin` for the rest."""
         given = cast(dict[str, Any], self._hub_mixin_config or {}) if config is None else config
-        kept = {name: value for name, value in given.items() if name not in _NOT_OF_THE_NETWORK}
+        kept = {name: value for name, value in given.items() if name not in NOT_OF_THE_NETWORK}
         return super().save_pretrained(save_directory, config=kept, **others)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -70,11 +70,16 @@ class HubLayout(
             return super().from_pretrained(source, **arguments)
         except LocalEntryNotFoundError as error:
             raise WeightsError(
-                f"{source}: not in the cache of the Hugging Face hub, which cannot be reached ({error}). "
-                f"Where there is a network, fetch {CONFIG} and {WEIGHTS}, and name their folder."
+                f"{source}: no folder here, and not in the cache of the Hugging Face hub, which cannot be "
+                f"reached ({error}). Where there is a network, fetch {CONFIG} and {WEIGHTS}, and name their "
+                "folder."
             ) from error
+        except json.JSONDecodeError as error:
+            raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from error
         except (HfHubHTTPError, OSError) as error:
-            raise WeightsError(f"{source}: cannot be had from the Hugging Face hub: {error}") from error
+            raise WeightsError(
+                f"{source}: no folder here, and not to be had from the Hugging Face hub: {error}"
+            ) from error
 
     @classmethod
     def _from_pretrained(cls: type[Model], *, model_id: str, **arguments: Any) -> Model:

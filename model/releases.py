@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from model.fetch import FetchError, RemoteFile, fetch
+from model.file_kinds import name_other_kind
 from model.runs import best_checkpoint
 
 DEFAULT_ASSETS = Path(__file__).parent.parent / "assets"
@@ -94,19 +95,20 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
             f"{path}: not there ({release.contents}). Download {release.remote} and put it there, or name it "
             f"without a folder and it is fetched: {release.file.removesuffix('.pt')}."
         )
-    folder = DEFAULT_ASSETS if assets is None else Path(assets)
+    target = (DEFAULT_ASSETS if assets is None else Path(assets)) / release.file
     try:
-        return fetch(release.remote, folder / release.file, mirror=mirror)
+        return fetch(release.remote, target, mirror=mirror)
     except FetchError as error:
-        raise WeightsError(str(error)) from error
+        other = name_other_kind(target) if target.is_file() else None
+        raise WeightsError(f"{error} It is {other}" if other else str(error)) from error
 
 
 def _find_trained(path: Path) -> Path:
     """What a run in a folder kept."""
     if not path.is_dir():
         raise WeightsError(
-            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}. A "
-            "folder is there once the protocol that it is named after was carried out."
+            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}. "
+            "The folder of a protocol's runs is there once the protocol was carried out."
         )
     try:
         return best_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The best weights of a folder of runs, so that one training can start from another without naming a file.
+"""The best weights of a folder of runs, so that they are found without naming a file.
 
 The folder is relative to the working directory, as any path; it does not follow `Setup.saved_models_path`.
 
@@ -19,15 +19,22 @@ _REMOVE = "Remove that run, or name a file."
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Of the newest finished run in a folder that kept weights, or of a run, return the best checkpoint.
+    """Return the best checkpoint of a run: of the newest finished one that kept weights.
 
-    The best is that by the first metric that the run kept checkpoints by; of a run that kept none it is the
-    state after the last epoch.
+    The best is that by the first metric that the run kept checkpoints by. If it kept none, the state after
+    the last epoch is returned.
+
+    Args:
+        folder: of a run or of its checkpoints, of a sweep, or of all runs of a protocol.
 
     Raises:
         ValueError: no run has finished there, it has no checkpoint, or its `result.json` is none.
     """
-    results = [folder / _RESULT] if (folder / _RESULT).is_file() else list(folder.glob(f"*/{_RESULT}"))
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    if (folder / _RESULT).is_file():
+        results = [folder / _RESULT]
+    else:
+        results = [*folder.glob(f"*/{_RESULT}"), *folder.glob(f"*/*/{_RESULT}")]  # the latter of a sweep
     if not results:
         raise ValueError(
             f"{folder}: no run in this folder has finished, as its {_RESULT} would show. Carry out the "

@@ -29,7 +29,9 @@ def test_released_weights_are_taken_where_they_are_whole(
     path = tmp_path / RELEASES[RELEASED].file
     path.write_bytes(b"1234")
     assert find_demo_weights(assets=tmp_path).name == UNTRAINED  # of another size
-    known = {**RELEASES, RELEASED: replace(RELEASES[RELEASED], size_bytes=4)}
+    torch.save({"weight": torch.zeros(1)}, path)
+    size = path.stat().st_size
+    known = {**RELEASES, RELEASED: replace(RELEASES[RELEASED], size_bytes=size)}
     monkeypatch.setattr(releases, "RELEASES", known)
     monkeypatch.setattr("demo.weights.RELEASES", known)
     weights = find_demo_weights(assets=tmp_path)
@@ -51,7 +53,7 @@ def test_a_checkpoint_of_a_run_brings_the_network_of_the_run(
     assert not loaded.training
     assert torch.equal(loaded.embed_text("dog").cpu(), small_model.embed_text("dog"))
     (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": {**model, "class": "model.X"}}))
-    with pytest.raises(WeightsError, match=r"weights of a model\.X; the demos take those of an AudioCLIP"):
+    with pytest.raises(WeightsError, match=r"weights of a model\.X, not of AudioCLIP\. Build that: "):
         find_demo_weights(str(path))
 
 

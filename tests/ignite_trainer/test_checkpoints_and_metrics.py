@@ -233,7 +233,7 @@ def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_
 # Checkpoints of a run
 
 STATE = {"position", "best", "random", "model", "optimizer", "running", "elapsed", "faults", "data"}
-STATE |= {"unreadable_train", "unreadable_test"}
+STATE |= {"unreadable_train", "unreadable_test", "built_from"}
 
 
 def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Path) -> None:
@@ -245,6 +245,7 @@ def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Pa
     assert result.end.last_checkpoint is not None
     last = torch.load(result.end.last_checkpoint, weights_only=True)
     assert last.keys() == {*STATE, "scheduler"}
+    assert last["built_from"]["class"] == "toy_research.network.TwoTowers"
     assert last["scheduler"]["last_epoch"] == 2
     assert last["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.025)
     assert len(last["optimizer"]["state"]) == 9  # momentum of every parameter

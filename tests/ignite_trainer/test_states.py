@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -373,7 +374,7 @@ def test_safetensors_hold_every_type_and_shape_bit_by_bit(tmp_path: Path) -> Non
     types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
     weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
     weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
-    checkpoint_files.save_weights(tmp_path / "best.pt", weights)
+    checkpoint_files.save_weights(tmp_path / "best.pt", weights, built_from={})
     saved = safetensors.torch.load_file(tmp_path / "best.safetensors")
     assert saved.keys() == weights.keys()
     for name, value in weights.items():
@@ -549,6 +550,27 @@ def test_without_its_frozen_weights_a_run_cannot_go_on_and_names_their_file(
         run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
     assert f"{path} is damaged or incomplete; the state before last_epoch-2.pt is tried" in caplog.text
     assert {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "a Git LFS pointer; run `git lfs pull`",
+        ),
+        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["last_epoch-2.pt", "frozen_weights.pt"])
+def test_what_lies_in_place_of_a_state_is_said_by_its_name(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
+    (folder / "checkpoints" / name).write_bytes(content)
+    with pytest.raises(ProtocolError, match=f"no state that is intact: .*{re.escape(f'{name} ({said}')}"):
+        run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
 
 
 def test_a_file_of_frozen_weights_that_was_deleted_by_hand_is_written_anew(tmp_path: Path) -> None:

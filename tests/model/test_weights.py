@@ -1,12 +1,14 @@
 """Every way to load weights, and every way in which that is refused."""
 
 import hashlib
+import io
 import json
 import re
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
-from model.releases import WeightsError
-from model.weights import KNOWN_ARCHIVES, load_weights, read_state_dict, without_prefix
+from model.releases import WeightsError, find_weights
+from model.weight_files import KNOWN_ARCHIVES, read_state_dict, without_wrappers
+from model.weights import load_weights
 
 
 def network() -> nn.Sequential:
@@ -36,7 +39,7 @@ def save_torchscript(path: Path) -> None:
 def know(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a TorchScript archive count as one whose code is known."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr("model.weights.KNOWN_ARCHIVES", frozenset({sha256}))
+    monkeypatch.setattr("model.weight_files.KNOWN_ARCHIVES", frozenset({sha256}))
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -44,6 +47,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "old_format.pth": lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False),
     "parallel.pt": lambda path: torch.save({f"module.{name}": x for name, x in STATE.items()}, path),
     "checkpoint.pt": lambda path: torch.save({"model": STATE, "optimizer": {"lr": 0.1}, "epoch": 3}, path),
+    "nested.pt": lambda path: torch.save({"model": {"name": "RN50"}, "state_dict": {"model": STATE}}, path),
+    "tensors.bin": lambda path: save_file(STATE, path),
+    "pickle.safetensors": lambda path: torch.save(STATE, path),
     "half.pt": lambda path: torch.save({name: x.half() for name, x in STATE.items()}, path),
     "clip.pt": save_torchscript,
     "tensors.safetensors": lambda path: save_file(STATE, path),
@@ -86,11 +92,13 @@ class Malicious:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.write_text("hello"), "not a file of weights"),
-        (lambda path: path.write_bytes(b""), "not a file of weights"),
         (lambda path: torch.save({"a": Malicious()}, path), "whose code is not run"),
         (lambda path: torch.save([1, 2], path), "holds no state dict, but a list"),
-        (lambda path: torch.save({}, path), "holds no state dict, but a dict"),
+        (lambda path: torch.save({}, path), "holds no state dict, but an empty dict"),
+        (
+            lambda path: torch.save({"generator": STATE, "epoch": 3}, path),
+            r'holds no state dict where .*, but generator, epoch\. .* save it alone: .*\["NAME"\], new_path',
+        ),
         (lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path), "not tensors: epoch"),
     ],
 )
@@ -102,6 +110,113 @@ def test_unusable_files_are_named(
     with pytest.raises(WeightsError, match=rf"weights\.pt: .*{message}"):
         read_state_dict(path)
     assert "code of the file" not in capsys.readouterr().out
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 537302068\n"
+
+
+def zip_of(name: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, "")
+    return content.getvalue()
+
+
+OTHER_KINDS: dict[str, tuple[bytes, str]] = {
+    "an empty file": (b"", "an empty file: its download or copy failed. Fetch it again."),
+    "zeros": (bytes(5000), "a file of zeros"),
+    "Git LFS": (LFS_POINTER, "a Git LFS pointer, not the file that it stands for. Run `git lfs pull`"),
+    "git-annex": (b"/annex/objects/SHA256E-s5--00.pt\n", "a git-annex pointer"),
+    "HTML": (b"<!DOCTYPE html>\n<html>" + b" " * 3000, "an HTML page, not a file of weights"),
+    "HTML after a comment": (b"\n<!-- page --><HTML lang='de'>\xfc", "an HTML page"),
+    "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
+    "JSON": (b'{"Model": {"class": "x"}}', 'JSON ("{"Model": {"class": "x"}}"), not a file of weights'),
+    "an index": (b'{"metadata": {}, "weight_map": {}}', "the JSON index of weights in several files"),
+    "a short answer": (b"404: Not Found", 'text ("404: Not Found"), not a file of weights'),
+    "a zip archive": (
+        zip_of("AudioCLIP.pt"),
+        "a zip archive that holds no weights of torch, but AudioCLIP.pt. If",
+    ),
+    "half of an archive": (zip_of("archive/data.pkl")[:40], "cut short: the beginning of an archive"),
+    "gzip": (b"\x1f\x8b\x08\x00", "a gzip archive. Unpack it"),
+    "Keras": (b"\x89HDF\r\n\x1a\n\x00", "an HDF5 file, as Keras writes"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "bin"])
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_file_of_another_kind_is_said_by_its_name(kind: str, suffix: str, tmp_path: Path) -> None:
+    content, said = OTHER_KINDS[kind]
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=re.escape(f"{path} is {said}")):
+        read_state_dict(path)
+
+
+def test_an_exported_network_is_said_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "tower.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    with pytest.raises(WeightsError, match=r"tower\.onnx is an exported network, which can only be run\."):
+        read_state_dict(tmp_path / "tower.onnx")
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").symlink_to("store/weights.pt")
+    with pytest.raises(WeightsError, match=r"no such file, but a link to store/weights\.pt, which is not"):
+        read_state_dict(tmp_path / "weights.pt")
+
+
+def test_a_pointer_in_place_of_frozen_weights_is_said_by_its_name(tmp_path: Path) -> None:
+    torch.save({"model": STATE, "frozen_weights": "0" * 64}, tmp_path / "last_epoch-1.pt")
+    (tmp_path / "frozen_weights.pt").write_bytes(LFS_POINTER)
+    with pytest.raises(WeightsError, match=r"frozen_weights\.pt\. That is a Git LFS pointer"):
+        read_state_dict(tmp_path / "last_epoch-1.pt")
+
+
+def test_a_pointer_in_place_of_a_released_file_is_said_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "CLIP.pt").write_bytes(LFS_POINTER)
+    with pytest.raises(WeightsError, match=r"CLIP\.pt has .* It is a Git LFS pointer.*git lfs pull"):
+        find_weights("CLIP", assets=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["module.audio.a", "module.b"], {"audio.a", "b"}),
+        (["_orig_mod.audio.a", "_orig_mod.b"], {"audio.a", "b"}),
+        (["model._orig_mod.module.audio.a", "model._orig_mod.module.b"], {"audio.a", "b"}),
+        (["module.model.model._orig_mod.audio.a", "module.model.model._orig_mod.b"], {"audio.a", "b"}),
+        (["audio._orig_mod.a", "visual._orig_mod.layer1._orig_mod.b"], {"audio.a", "visual.layer1.b"}),
+        (["audio.module.a", "visual.b"], {"audio.a", "visual.b"}),
+        (["n_averaged", "module.audio.a", "module.b"], {"audio.a", "b"}),
+        (["model.a", "b"], {"model.a", "b"}),  # an entry of that name, not a wrapper
+        (["visual.trunk.module.a", "b"], {"visual.trunk.module.a", "b"}),
+    ],
+)
+def test_names_are_those_without_wrappers(names: list[str], expected: set[str]) -> None:
+    assert set(without_wrappers({name: torch.ones(1) for name in names})) == expected
+
+
+def test_two_entries_of_one_name_are_an_error(tmp_path: Path) -> None:
+    torch.save({"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match=r'weights\.pt: two of its entries are "a\.b" without the names'):
+        read_state_dict(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("wrapping", ["compiled", "parallel", "averaged", "lightning", "tower"])
+def test_weights_of_any_wrapping_give_the_same_embeddings(
+    wrapping: str, small_model: AudioCLIP, small_arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    state = dict(small_model.state_dict())
+    content: dict[str, object] = {
+        "compiled": {f"_orig_mod.{name}": value for name, value in state.items()},
+        "parallel": {"model_state_dict": {f"module._orig_mod.{name}": x for name, x in state.items()}},
+        "averaged": dict(torch.optim.swa_utils.AveragedModel(small_model).state_dict()),
+        "lightning": {"epoch": 3, "state_dict": {f"model.{name}": x for name, x in state.items()}},
+        "tower": {name.replace("audio.", "audio._orig_mod."): x for name, x in state.items()},
+    }[wrapping]
+    torch.save(content, tmp_path / "model.pt")
+    loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", **small_arguments)
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
 class Intruder(nn.Module):
@@ -166,7 +281,6 @@ def test_code_of_a_pickle_is_not_run(zipped: bool, tmp_path: Path) -> None:
         safetensors_header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
         safetensors_header({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}}),
         safetensors_header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}) + bytes(4),
-        b"",
     ],
 )
 def test_an_absurd_header_of_safetensors_is_refused(content: bytes, tmp_path: Path) -> None:
@@ -243,12 +357,6 @@ def test_every_gap_is_an_error_unless_named() -> None:
 def test_entries_without_learned_values_may_be_missing() -> None:
     state = {name: tensor for name, tensor in STATE.items() if "num_batches" not in name}
     assert load_weights(network(), state, source="x.pt").missing == ("1.num_batches_tracked",)
-
-
-def test_prefix_is_taken_off_only_if_all_names_have_it() -> None:
-    one = torch.ones(1)
-    assert set(without_prefix({"audio.a": one, "audio.b": one}, "audio.")) == {"a", "b"}
-    assert set(without_prefix({"audio.a": one, "b": one}, "audio.")) == {"audio.a", "b"}
 
 
 def test_weights_of_another_model_are_refused_in_a_few_lines(small_model: AudioCLIP) -> None:

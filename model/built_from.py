@@ -1,0 +1,128 @@
+"""The class and the arguments that a trained model was built with, as its checkpoint describes them.
+
+```text
+best_....pt             an OrderedDict of tensors with the attribute `built_from`
+best_....safetensors    metadata: "built_from", as JSON
+last_epoch-3.pt         the entry "built_from" of the state
+../protocol.json        of older checkpoints: the section "Model"
+```
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model.releases import WeightsError
+from model.weight_files import read_entries, read_metadata
+
+NOT_OF_THE_NETWORK = ("pretrained", "assets")
+"""Constructor arguments that say where the initial weights are from."""
+
+NOT_DESCRIBED = (
+    "The file does not say which arguments its model was built with, and no protocol.json of a run is beside "
+    "it. Give those that differ from the published ones, embed_dim=... and so on."
+)
+
+_BUILT_FROM = "built_from"
+_MODEL = "Model"  # section of a protocol
+
+
+class BuiltFrom(NamedTuple):
+    """How the model of a checkpoint was built."""
+
+    path: str
+    """Dotted path of its class."""
+    args: dict[str, Any]
+    """Constructor arguments, without those that name files of weights."""
+    source: Path
+    """File that says so."""
+
+
+def built_from(file: Path) -> BuiltFrom | None:
+    """Read how the model of a checkpoint was built; None where neither it nor a protocol beside it says so.
+
+    Raises:
+        WeightsError: the description is damaged.
+    """
+    if (found := _described_in(file)) is not None:
+        return _parsed(found, file)
+    folder = file.resolve().parent
+    places = [folder, *([folder.parent] if folder.name == "checkpoints" else [])]
+    protocol = next((path for place in places if (path := place / "protocol.json").is_file()), None)
+    if protocol is None:
+        return None
+    try:
+        content = json.loads(protocol.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{protocol}: not the protocol of a run ({error}). Mend or remove it.") from error
+    return _parsed(content.get(_MODEL) if isinstance(content, Mapping) else None, protocol)
+
+
+def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
+    """Return the constructor arguments that a checkpoint was trained with; none where they are not known.
+
+    Args:
+        model_class: what is to be built.
+        file: of weights.
+
+    Raises:
+        WeightsError: the checkpoint is of another class, or has arguments that this one lacks; the message
+            says what to call.
+    """
+    known = built_from(file)
+    if known is None:
+        return {}
+    name = known.path.rpartition(".")[-1]
+    if name != model_class.__name__:
+        raise WeightsError(
+            f"{file}: weights of a {known.path}, not of {model_class.__name__}. {_how_to_build(known, file)}"
+        )
+    parameters = inspect.signature(model_class).parameters
+    unknown = sorted(known.args.keys() - parameters.keys())
+    if unknown:
+        raise WeightsError(
+            f'{known.source}: {name} was built with the argument "{unknown[0]}", which it lacks here. '
+            "Use the version of the code that trained it."
+        )
+    return known.args
+
+
+def _how_to_build(known: BuiltFrom, file: Path) -> str:
+    """Say what to call to get the model of a checkpoint."""
+    module, _, name = known.path.rpartition(".")
+    arguments = [f"{key}={value!r}" for key, value in known.args.items()]
+    if module.partition(".")[0] == __package__:
+        call = f"{name}({', '.join([*arguments, f'pretrained={str(file)!r}'])}).eval()"
+        return f"Build that: from {module} import {name}; model = {call}"
+    return (
+        f"Build that, {name}({', '.join(arguments)}) of {module}, and load the file with read_state_dict and "
+        "load_weights of model.weights."
+    )
+
+
+def _described_in(file: Path) -> Any:
+    """What the file itself says, not checked; None: nothing."""
+    if text := read_metadata(file).get(_BUILT_FROM):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    entries = read_entries(file, mapped=True)
+    if not isinstance(entries, Mapping):
+        return None
+    described = getattr(entries, _BUILT_FROM, None)
+    return entries.get(_BUILT_FROM) if described is None else described
+
+
+def _parsed(content: Any, source: Path) -> BuiltFrom:
+    if isinstance(content, Mapping):
+        path, args = content.get("class"), content.get("args", {})
+        if isinstance(path, str) and isinstance(args, Mapping) and all(isinstance(key, str) for key in args):
+            kept = {key: value for key, value in args.items() if key not in NOT_OF_THE_NETWORK}
+            return BuiltFrom(path, kept, source)
+    raise WeightsError(
+        f'{source}: does not say which model was trained: "class" and "args" are expected, and not '
+        f"{str(content)[:80]!r}."
+    )

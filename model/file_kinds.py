@@ -1,0 +1,115 @@
+"""What a file is that should hold weights or an archive, and does not: a pointer, a web page, nothing."""
+
+import re
+import zipfile
+from pathlib import Path
+
+_HEAD_BYTES = 1024
+_SHOWN = 60  # characters of a text
+
+_POINTERS = {
+    rb"version https?://[\w.-]+/spec/": ("Git LFS", "git lfs pull"),
+    rb"(/|(\.\./)*\.git/)annex/objects/": ("git-annex", "git annex get"),
+}
+_ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_OTHER_WEIGHTS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file, as llama.cpp reads",
+}
+_EXPORTED = (".onnx", ".pt2")
+
+
+def name_other_kind(path: Path) -> str | None:
+    """Say what a file is that holds no weights, and what to do: the end of a sentence "FILE is ...".
+
+    Returns:
+        None where it may hold weights: a zip archive of `torch.save` or TorchScript, a pickle, safetensors,
+        or bytes that are nothing known.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        return "an empty file: its download or copy failed. Fetch it again."
+    if not head.strip(b"\0"):
+        return "a file of zeros: its download broke off. Fetch it again."
+    if known := _name_by_beginning(head):
+        return known
+    if path.suffix.lower() in _EXPORTED:
+        return "an exported network, which can only be run. Name the weights that it was made from."
+    return _name_archive(path) if head.startswith(b"PK\x03\x04") else _name_text(head)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is one of safetensors, by its name or its beginning: a length, and JSON of that length.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        return True
+    return path.suffix.lower() == ".safetensors" and not head.startswith((b"PK\x03\x04", b"\x80\x02"))
+
+
+def _name_by_beginning(head: bytes) -> str | None:
+    for pattern, (name, command) in _POINTERS.items():
+        if re.match(pattern, head):
+            return f"a {name} pointer, not the file that it stands for. Run `{command}` in its repository."
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            return f"a {name} archive. Unpack it, and name the file of weights in it."
+    for magic, name in _OTHER_WEIGHTS.items():
+        if head.startswith(magic):
+            return f"{name}. Weights that can be read are those of torch.save and of safetensors."
+    return None
+
+
+def _name_archive(path: Path) -> str | None:
+    """Name a zip archive, unless it is one of torch, or damaged in a way that its reader will describe."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return "cut short: the beginning of an archive without its end. Fetch or copy it again."
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return None
+    if any(name.endswith("/data.pkl") or "/code/" in name for name in names):
+        return None
+    listed = ", ".join(map(_shown, names[:3])) + (", ..." if len(names) > 3 else "")
+    return (
+        f"a zip archive that holds no weights of torch, but {listed or 'nothing'}. If a file of weights is "
+        "in it, unpack it and name that file."
+    )
+
+
+def _name_text(head: bytes) -> str | None:
+    """Name a text; None where the bytes are none."""
+    text = head.decode("utf-8-sig", errors="ignore").strip()  # pages may be in another encoding
+    if not text or any(not letter.isprintable() and not letter.isspace() for letter in text):
+        return None
+    if re.match(r"(?i)<!doctype html|<html|<head|<body", text) or "<html" in text.lower():
+        return "an HTML page, not a file of weights: its download failed. Download the file itself."
+    if text.startswith("<"):
+        return "an XML document, as servers answer instead of a file. Download the file itself."
+    if text.startswith("{") and '"weight_map"' in text:
+        return "the JSON index of weights in several files. Merge these into one, and name that."
+    if text.startswith(("{", "[")):
+        return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that holds them.'
+    return f'text ("{_shown(text)}"), not a file of weights. Fetch it again.'
+
+
+def _shown(text: str) -> str:
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."

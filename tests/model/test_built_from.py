@@ -1,0 +1,189 @@
+"""A checkpoint says which model it is of: in the file itself, or by the protocol of its run."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ignite_trainer import checkpoint_files
+from model.audioclip import AudioCLIP
+from model.built_from import built_from
+from model.releases import WeightsError
+
+PATH = "model.audioclip.AudioCLIP"
+BEST = "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
+
+
+@pytest.fixture(scope="module")
+def arguments(small_arguments: dict[str, Any]) -> dict[str, Any]:
+    """As a protocol has them."""
+    plain: dict[str, Any] = json.loads(json.dumps(small_arguments))
+    return {**plain, "pretrained": True, "assets": "/nowhere", "hop_length": 120}
+
+
+@pytest.fixture(scope="module")
+def trained(arguments: dict[str, Any]) -> AudioCLIP:
+    return AudioCLIP(**{**arguments, "pretrained": False})
+
+
+def is_same(one: AudioCLIP, other: AudioCLIP) -> bool:
+    state = other.state_dict()
+    return one.audio.hop_length == other.audio.hop_length and all(
+        torch.equal(value, state[name]) for name, value in one.state_dict().items()
+    )
+
+
+def write_protocol(folder: Path, path: str, args: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "protocol.json").write_text(json.dumps({"Model": {"class": path, "args": args}}))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_that_the_trainer_saved_are_built_from_the_file_alone(
+    suffix: str, arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    checkpoint_files.save_weights(
+        tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH, "args": arguments}
+    )
+    moved = (tmp_path / "best").with_suffix(suffix).rename(tmp_path / f"mine{suffix}")
+    loaded = AudioCLIP.from_pretrained(moved)
+    assert not loaded.training and is_same(loaded, trained)
+    assert loaded.weights_files == (moved,)
+
+
+def test_a_saved_state_is_still_a_plain_state_dict(trained: AudioCLIP, tmp_path: Path) -> None:
+    checkpoint_files.save_weights(tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH})
+    state = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert type(state) is OrderedDict and state.keys() == trained.state_dict().keys()
+    trained.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", [BEST, "run/best.pt", "run/checkpoints/best.safetensors"])
+def test_of_an_older_checkpoint_the_protocol_of_its_run_says_it(
+    name: str, arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path / "run", PATH, arguments)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    (save_file if path.suffix == ".safetensors" else torch.save)(trained.state_dict(), path)
+    assert is_same(AudioCLIP.from_pretrained(path), trained)
+    found = built_from(path)
+    assert found and found.path == PATH and found.source == tmp_path / "run/protocol.json"
+    assert not {"pretrained", "assets"} & found.args.keys()
+
+
+def test_the_file_counts_more_than_the_protocol_beside_it(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path, PATH, {"embed_dim": 3})
+    checkpoint_files.save_weights(
+        tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH, "args": arguments}
+    )
+    assert is_same(AudioCLIP.from_pretrained(tmp_path / "best.pt"), trained)
+
+
+def test_arguments_that_are_given_count_most(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path, PATH, arguments)
+    torch.save(trained.state_dict(), tmp_path / "best.pt")
+    assert AudioCLIP.from_pretrained(tmp_path / "best.pt", hop_length=90).audio.hop_length == 90
+
+
+@pytest.mark.parametrize("where", ["run", "run/checkpoints", ".", "experiment of a sweep"])
+def test_a_folder_stands_for_its_best_weights_and_which_these_are_is_said(
+    where: str,
+    arguments: dict[str, Any],
+    trained: AudioCLIP,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / ("sweep/folds" if "sweep" in where else "")
+    write_protocol(folder / "run", PATH, arguments)
+    best = {"label": "Accuracy", "value": 0.9, "epoch": 3, "checkpoint": Path(BEST).name}
+    result = {"finished": "2026-01-01T00:00:00+00:00", "best": [best], "checkpoint": None}
+    (folder / "run/result.json").write_text(json.dumps(result))
+    (folder / "run/checkpoints").mkdir()
+    torch.save(trained.state_dict(), folder / BEST)
+    source = tmp_path / "sweep" if "sweep" in where else tmp_path / where
+    assert is_same(AudioCLIP.from_pretrained(source), trained)
+    assert capsys.readouterr().err == f"{source}: {folder / BEST}\n"
+
+
+def test_what_was_loaded_is_saved_with_its_arguments(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path, PATH, arguments)
+    torch.save(trained.state_dict(), tmp_path / "best.pt")
+    AudioCLIP.from_pretrained(tmp_path / "best.pt").save_pretrained(tmp_path / "hub")
+    assert is_same(AudioCLIP.from_pretrained(tmp_path / "hub"), trained)
+
+
+def test_of_another_class_the_message_says_what_to_call(tmp_path: Path) -> None:
+    from model.esresnet import ESResNeXt
+
+    args = {"n_fft": 256, "hop_length": 100, "win_length": 200, "num_classes": 4, "pretrained": False}
+    tower = ESResNeXt(**args)  # type: ignore[arg-type]
+    write_protocol(tmp_path, "model.esresnet.ESResNeXt", args)
+    torch.save(tower.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(WeightsError) as caught:
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+    said, _, call = str(caught.value).partition(" Build that: ")
+    assert said == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
+    names: dict[str, Any] = {}
+    exec(call, names)  # what the message says is to be true
+    assert not names["model"].training and names["model"].hop_length == 100
+    assert all(
+        torch.equal(value, tower.state_dict()[key]) for key, value in names["model"].state_dict().items()
+    )
+
+
+def test_of_a_class_from_elsewhere_the_message_says_where_it_is(tmp_path: Path) -> None:
+    write_protocol(tmp_path, "mine.nets.Net", {"width": 3})
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
+    with pytest.raises(
+        WeightsError, match=r"Build that, Net\(width=3\) of mine\.nets, and load the file with"
+    ):
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"protocol\.json: not the protocol of a run \(.*Mend or remove it"),
+        ("[]", r"protocol\.json: does not say which model was trained"),
+        ('{"Model": {"class": 3}}', r"protocol\.json: does not say which model was trained"),
+        (
+            f'{{"Model": {{"class": "{PATH}", "args": {{"depth": 3}}}}}}',
+            r'AudioCLIP was built with the argument "depth", which it lacks here',
+        ),
+    ],
+)
+def test_a_wrong_protocol_beside_the_weights_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "protocol.json").write_text(text)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
+    with pytest.raises(WeightsError, match=said):
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+
+
+def test_a_crafted_description_reads_no_other_file(tmp_path: Path) -> None:
+    described = {"class": PATH, "args": {"pretrained": "/etc/passwd", "assets": "/etc"}}
+    checkpoint_files.save_weights(tmp_path / "best.pt", {"weight": torch.zeros(1)}, built_from=described)
+    found = built_from(tmp_path / "best.pt")
+    assert found and found.args == {}
+
+
+def test_where_nothing_says_the_arguments_the_message_asks_for_them(
+    small_model: AudioCLIP, tmp_path: Path
+) -> None:
+    torch.save(small_model.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(
+        WeightsError, match=r"misshapen(.|\n)*does not say which arguments its model was built"
+    ):
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
