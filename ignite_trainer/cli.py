@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
-from ignite_trainer.extending import read_layers, read_protocol
+from ignite_trainer.extending import flatten, lost_schema, read_layers
 from ignite_trainer.flags import AUTO, SHORTHANDS, make_parser
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
@@ -193,7 +193,15 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
     by_model = read_json(defaults)
     late = [override for override in overrides if override.location[0] in _LATE]
     early = [override for override in overrides if override not in late]
-    raw, problems = apply_overrides(read_protocol(path), early)
+    layers = read_layers(path)
+    if lost := lost_schema(layers[-1]):
+        schema = os.path.relpath(defaults.with_name("schema.json"), path.parent)
+        logging.getLogger(__name__).warning(
+            '%s: "$schema" is "%s", and no such file is there: an editor cannot complete the protocol. '
+            'Write "$schema": "%s".',
+            *(path, lost, Path(schema).as_posix()),
+        )
+    raw, problems = apply_overrides(flatten(layers), early)
     raw, more = apply_overrides(supply_defaults(raw, by_model), late)
     problems += [*more, *swept_twice(raw, overrides)]
     try:

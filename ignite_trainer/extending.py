@@ -14,6 +14,7 @@ from ignite_trainer.validation import read_json, takes_null
 Location = tuple[str | int, ...]
 
 _KEY = "extends"
+_SCHEMA = "$schema"
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,36 @@ def flatten(layers: list[Layer]) -> dict[str, Any]:
 
     Objects are merged key by key, but for one that names another `class`: that begins anew, since arguments
     of the class before are none of it. Lists and values are replaced. null is a value where a key takes it
-    (and in the arguments of classes); elsewhere it takes away what stood there. `$schema` is the file's own.
+    (and in the arguments of classes); elsewhere it takes away what stood there. `$schema` becomes an absolute
+    path, so that what is saved of the protocol has it wherever it lies, or is left out if no file is there.
     """
     first, *others = layers
     result = dict(first.content)
     for layer in others:
         result = _merged(result, layer.content, ())
-    return {key: value for key, value in result.items() if key != "$schema" or not isinstance(value, str)}
+    if isinstance(result.get(_SCHEMA), str):
+        del result[_SCHEMA]
+        found = [schema for layer in layers if (schema := _schema_of(layer))]
+        result |= {_SCHEMA: found[-1]} if found else {}
+    return result
+
+
+def lost_schema(layer: Layer) -> str | None:
+    """Return the `$schema` of a file if it names a file that is not there, as in a copy in another folder."""
+    named = layer.content.get(_SCHEMA)
+    return named if isinstance(named, str) and named and not _schema_of(layer) else None
+
+
+def _schema_of(layer: Layer) -> str | None:
+    """An address, or the absolute path of a file that is there."""
+    named = layer.content.get(_SCHEMA)
+    if not isinstance(named, str) or "://" in named:
+        return named if isinstance(named, str) else None
+    try:
+        path = (layer.path.parent / named).resolve()
+        return str(path) if path.is_file() else None
+    except (OSError, ValueError):  # no name of a file
+        return None
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any], location: Location) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""JSON from elsewhere as plain Python: bounded in size and depth, with nothing in it that JSON has not."""
+"""Strict, size-limited JSON parsing, and the comments that a protocol may have besides."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -14,6 +15,10 @@ DEEPEST = 50
 """Lists and objects inside each other; what copies or checks them calls itself for each."""
 
 _LARGEST_INTEGER = 2**63 - 1
+# A string or comment that does not end goes to the end of the text, so that none is read twice.
+_TOKEN = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*"?|//[^\n]*|/\*.*?(?:\*/|\Z)|[\[\]{},:]|[^\s"/\[\]{},:]+|/', re.DOTALL
+)
 
 
 def parse(text: str) -> Any:
@@ -33,6 +38,37 @@ def parse(text: str) -> Any:
         raise _too_deep() from None
     _check(value)
     return value
+
+
+def without_comments(text: str) -> str:
+    """Blank `//` and `/* */` comments and trailing commas; everything else keeps its line and column.
+
+    Raises:
+        json.JSONDecodeError: a comment does not end.
+    """
+    if len(text) > LARGEST_BYTES:
+        return text  # refused by parse
+    kept: list[str] = []
+    end = 0
+    comma, value_before = None, False  # the last token, if it is a comma, and whether it follows a value
+    for token in _TOKEN.finditer(text):
+        word = token[0]
+        is_comment = word.startswith(("//", "/*"))
+        if word.startswith("/*") and not (word.endswith("*/") and len(word) > len("/*/")):
+            raise json.JSONDecodeError(
+                "The comment that begins here does not end; write */", text, token.start()
+            )
+        if word in ("]", "}") and comma is not None and value_before:
+            kept[comma] = " "
+        kept += [text[end : token.start()], re.sub(r"[^\n]", " ", word) if is_comment else word]
+        end = token.end()
+        if is_comment:
+            continue
+        if word == ",":
+            value_before, comma = comma is None and value_before, len(kept) - 1
+        else:
+            value_before, comma = word not in ("[", "{", ":"), None
+    return "".join([*kept, text[end:]])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ignite_trainer.known_classes import KINDS, arguments, find_classes, kind_of
 from ignite_trainer.protocol import Protocol, SplitArgument
+from ignite_trainer.validation import read_json
 
 FILE_NAME = "schema.json"
 PACKAGES = ("ignite_trainer", "model", "utils", "torch.optim", "torch.optim.lr_scheduler")
@@ -84,7 +85,7 @@ def _classes_named_in(folder: Path) -> set[str]:
     for path in sorted(folder.glob("*.json")):
         if path.name == FILE_NAME:
             continue
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         found.update(key for key in content if "." in key)
         found.update(_named(content))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ignite_trainer.errors import ProtocolError, suggest
-from ignite_trainer.json_input import LARGEST_BYTES, parse
+from ignite_trainer.json_input import LARGEST_BYTES, parse, without_comments
 from ignite_trainer.protocol import ONE, SEVERAL, LineSpec, Protocol, ScheduleSpec
 
 _MESSAGES = {
@@ -26,16 +27,26 @@ _LONGEST_LABEL = 150  # bytes; file systems take 255 for a name, and there is mo
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a protocol file; an error names the file, the line and the key."""
+    """Read a protocol file; an error names the file, the line and the key.
 
+    It may have `//` and `/* */` comments, trailing commas and a byte order mark.
+    """
+    content = b""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
-        raw = parse(content.decode("utf-8"))
+        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes it
+        raw = parse(without_comments(content.decode("utf-16" if is_utf_16 else "utf-8-sig")))
     except FileNotFoundError:
         raise ProtocolError("there is no such file.", source=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ProtocolError(f"cannot be read: {error}", source=str(path)) from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ProtocolError(
+            f"cannot be read: line {line} is not {error.encoding} ({error.reason}); save the file as UTF-8.",
+            source=str(path),
+        ) from error
     except json.JSONDecodeError as error:
         raise ProtocolError(
             f"line {error.lineno}, column {error.colno}: {error.msg}.", source=str(path)

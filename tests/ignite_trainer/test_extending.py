@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ignite_trainer.errors import ProtocolError
-from ignite_trainer.extending import read_protocol
+from ignite_trainer.extending import lost_schema, read_layers, read_protocol
 from ignite_trainer.validation import validate
 
 BASE: dict[str, Any] = {
@@ -100,6 +100,26 @@ def test_a_chain_of_files_in_several_folders_is_followed_and_the_last_word_count
     assert "extends" not in saved
     assert saved["$schema"] is None
     assert validate(saved) == validate(whole)
+
+
+def test_a_base_may_have_comments(tmp_path: Path) -> None:
+    write(tmp_path, base=BASE)
+    path = tmp_path / "base.json"
+    path.write_text(f"\ufeff// what all have\n{path.read_text()}", encoding="utf-8")
+    own = write(tmp_path, own={"extends": "base.json", "Setup": {"epochs": 6}})
+    assert read_protocol(own)["Setup"]["epochs"] == 6
+
+
+def test_what_is_saved_of_a_protocol_leads_to_its_schema_from_any_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "protocols", base={**BASE, "$schema": "./schema.json"})
+    (tmp_path / "protocols/schema.json").write_text("{}")
+    own = write(tmp_path / "mine", own={"extends": "../protocols/base.json", "$schema": "./schema.json"})
+    for read in (path, own):
+        saved = validate(read_protocol(read)).to_json()["$schema"]
+        assert saved == str((tmp_path / "protocols/schema.json").resolve())
+    assert [lost_schema(read_layers(read)[-1]) for read in (path, own)] == [None, "./schema.json"]
+    address = write(tmp_path, address={**BASE, "$schema": "https://example.org/schema.json"})
+    assert read_protocol(address)["$schema"] == "https://example.org/schema.json"
 
 
 def test_a_missing_file_is_named_with_those_on_the_way(tmp_path: Path) -> None:

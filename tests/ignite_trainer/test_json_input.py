@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ignite_trainer.errors import ProtocolError
-from ignite_trainer.json_input import LARGEST_BYTES, MOST_VALUES, parse
+from ignite_trainer.json_input import LARGEST_BYTES, MOST_VALUES, parse, without_comments
 from ignite_trainer.validation import read_json
 
 
@@ -52,3 +53,83 @@ def test_no_more_of_a_file_is_read_than_a_protocol_can_have(tmp_path: Path) -> N
         file.truncate(10**12)
     with pytest.raises(ProtocolError, match=r"large\.json: more than 1,000,000 characters"):
         read_json(path)
+
+
+COMMENTED = """{
+  // the first line of the file
+  "a": [1, 2,  /* taken out: 3, */
+  ],
+  "b": "http://x/*y*/ // no comment, \\"}, ",  // after a value
+  /* several
+     lines */
+  "c": {"d": null,},
+}
+// the end"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_may_have_comments_trailing_commas_and_a_byte_order_mark(
+    tmp_path: Path, encoding: str, end: str
+) -> None:
+    path = tmp_path / "commented.json"
+    path.write_bytes(COMMENTED.replace("\n", end).encode(encoding))
+    assert read_json(path) == {"a": [1, 2], "b": 'http://x/*y*/ // no comment, "}, ', "c": {"d": None}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[,]",
+        "{,}",
+        "[1,,]",
+        '{"a":,}',
+        '["a,]"]',
+        '"\\"',
+        "1/2",
+        "[1 2]",
+        '"//"',
+        '{"a": "/*"}',
+        "[[],{}]",
+        "",
+    ],
+)
+def test_without_comments_and_trailing_commas_a_text_stays_as_it_is(text: str) -> None:
+    assert without_comments(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{\n// one\n"a": 1 /* two\n */\n"b": 2}', "line 5, column 1: Expecting ',' delimiter."),
+        (
+            '{"a": 1,\n /* no end "b": 2}',
+            "line 2, column 2: The comment that begins here does not end; write */.",
+        ),
+        ('{"a": 1}\n/*/', "line 2, column 1: The comment that begins here does not end"),
+        ('{"a": 1} # one', "line 1, column 10: Extra data."),
+    ],
+)
+def test_errors_after_comments_name_line_and_column_of_the_file(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ProtocolError) as caught:
+        read_json(path)
+    assert said in str(caught.value)
+
+
+def test_a_byte_that_is_not_utf_8_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "latin.json"
+    path.write_bytes('{\n"name": "Vögel"}'.encode("latin-1"))
+    with pytest.raises(ProtocolError, match=r"line 2 is not utf-8 .*; save the file as UTF-8"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    "text", ['"' * 999_999, "/*" * 499_999, '"\\' * 499_999, "[," * 499_999, "//\n" * 333_333]
+)
+def test_comments_are_found_in_time_that_grows_with_the_text(text: str) -> None:
+    begun = time.monotonic()
+    with contextlib.suppress(json.JSONDecodeError):
+        without_comments(text)
+    assert time.monotonic() - begun < 10
