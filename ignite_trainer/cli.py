@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
-from ignite_trainer.extending import flatten, lost_schema, read_layers
-from ignite_trainer.flags import AUTO, SHORTHANDS, make_parser
+from ignite_trainer.extending import flatten, lost_schema, read_layers, read_protocol
+from ignite_trainer.flags import AUTO, SHORTHANDS, long_flags, make_parser
+from ignite_trainer.key_search import explain_words
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.signals import stopped_by_signals
@@ -44,7 +45,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     # What ends a run is raised, and said below; ignite would log it twice more.
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
     own, overrides = split_overrides(argv)
-    flags = make_parser().parse_args(own)
+    flags = _parse(own, defaults=defaults)
     if _started_with_others() and (flags.check or flags.explain or flags.benchmark):
         make_parser().error("--check, --explain and --benchmark are for one process; leave torchrun out.")
     if flags.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
@@ -65,6 +66,24 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     if status and _started_with_others():
         _leave(status)
     return status
+
+
+def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
+    """Read the program's own flags; exit with a suggestion where nothing takes a word."""
+    parser = make_parser()
+    known = long_flags(parser)
+    for word in words:
+        if f"-{word.partition('=')[0]}" in known:  # argparse takes "-epochs" for "-e pochs"
+            parser.error(f"{word} has two hyphens: -{word}")
+    flags, unknown = parser.parse_known_args(words)
+    if unknown:
+        path = next((word for word in (*(flags.config or ()), *unknown) if Path(word).is_file()), None)
+        try:
+            content = supply_defaults(read_protocol(Path(path)), read_json(defaults)) if path else {}
+        except ProtocolError:
+            content = {}
+        parser.error(explain_words(unknown, flags=known, content=content))
+    return flags
 
 
 def _leave(status: int) -> NoReturn:

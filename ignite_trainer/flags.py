@@ -41,7 +41,7 @@ examples:
   python main.py -c protocols/quickstart.json --explain
   python main.py -c protocols/quickstart.json --Optimizer.args.lr 1e-4
   python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3 4 5
-  python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root /data/ESC-50
+  python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root data/ESC-50
 
 exit status:
   0    all went well
@@ -103,6 +103,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_shorthands(parser.add_argument_group("dashboard"), _DASHBOARD)
     return parser
+
+
+def long_flags(parser: argparse.ArgumentParser) -> list[str]:
+    """Return all flags of the parser that begin with two hyphens."""
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import json
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ignite_trainer.errors import ProtocolError, suggest
 from ignite_trainer.json_input import parse
+from ignite_trainer.key_search import keys_ending
 from ignite_trainer.validation import json_path, keys_at, takes_one_or_several, takes_text
 
 # Whatever has a dot is meant as an override, even where its section is misspelt.
@@ -154,11 +157,11 @@ def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Pla
         if isinstance(parent, dict) and parent.get(step) is None and _is_left_out(location, step):
             parent[step] = {}
         if isinstance(parent, dict) and step not in parent:
-            raise ProtocolError(_unknown(said, location, parent, key))
+            raise ProtocolError(_unknown(said, location, root, path))
         parent, location = parent[step], (*location, step)
     step = _position(parent, last, location, said)
     if isinstance(parent, dict) and step not in parent and not _may_be_added(location, step):
-        raise ProtocolError(_unknown(said, location, parent, last))
+        raise ProtocolError(_unknown(said, location, root, path))
     return Place(parent, step, (*location, step))
 
 
@@ -222,12 +225,18 @@ def _may_be_added(location: tuple[str | int, ...], key: str | int) -> bool:
     return "args" in location or key in keys_at(location)
 
 
-def _unknown(said: str, location: tuple[str | int, ...], parent: dict[str, Any], key: str) -> str:
-    where = json_path(location) or "the protocol"
+def _unknown(said: str, location: tuple[str | int, ...], root: dict[str, Any], path: tuple[str, ...]) -> str:
+    """Say that the object at `location` has not the next key of `path`, and which one may be meant."""
+    parent, tail = functools.reduce(operator.getitem, location, root), path[len(location) :]  # type: ignore[arg-type]
+    key, where = tail[0], json_path(location) or "the protocol"
     if key in keys_at(location):  # a list: it has no positions to speak of
         whole = json_path((*location, key))
         return f"{said}: {where} leaves {key} out; give all of it, --{whole} '[...]'."
-    return f'{said}: {where} has no "{key}"; {suggest(key, [*parent, *keys_at(location)])}'
+    near = suggest(key, [*parent, *keys_at(location)])
+    elsewhere = keys_ending(parent, tail, location) or ([] if "did you" in near else keys_ending(root, tail))
+    if elsewhere:
+        near = "did you mean " + " or ".join(f'"{found}"' for found in elsewhere) + "?"
+    return f'{said}: {where} has no "{key}"; {near}'
 
 
 def _typed(override: Override, present: Any, *, free: bool) -> Any:

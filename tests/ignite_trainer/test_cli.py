@@ -261,6 +261,49 @@ def test_a_command_that_is_none_exits_with_2(argv: list[str], defaults: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("-c {} --lr 1e-4", "--lr is no flag; did you mean --Optimizer.args.lr?"),
+        ("-c {} --epoch 3", "--epoch is no flag; did you mean --epochs?"),
+        ("-c {} -epochs 3", "-epochs has two hyphens: --epochs"),
+        ("-config {}", "-config has two hyphens: --config"),
+        ("{}", '"{}" stands without a flag; write -c {}'),
+        ("{} --lr 3", "write -c {}; --lr is no flag; did you mean --Optimizer.args.lr?"),
+        ("--lr 3", "--lr is no flag; see --help. Keys of the protocol are written whole"),
+    ],
+)
+def test_words_that_nothing_takes_say_what_may_be_meant(
+    argv: str,
+    said: str,
+    write: Callable[..., Path],
+    ran: list[Protocol],
+    defaults: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = str(write("a.json"))
+    with pytest.raises(SystemExit) as caught:
+        command(*(word.replace("{}", path) for word in argv.split()), defaults=defaults)
+    assert caught.value.code == 2
+    assert ran == []
+    assert said.replace("{}", path) in capsys.readouterr().err
+
+
+def test_a_copied_protocol_is_told_where_its_schema_is(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (defaults.parent / "schema.json").write_text("{}")
+    path = write("copy.json", **{"$schema": "./schema.json"})
+    assert command("-c", path, defaults=defaults) == 0
+    assert f'{path}: "$schema" is "./schema.json", and no such file is there' in caplog.text
+    assert 'Write "$schema": "defaults/schema.json".' in caplog.text
+    caplog.clear()
+    path = write("copy.json", **{"$schema": "defaults/schema.json"})
+    assert command("-c", path, defaults=defaults) == 0
+    assert caplog.text == ""
+    assert ran[-1].schema_path == str((defaults.parent / "schema.json").resolve())
+
+
+@pytest.mark.parametrize(
     ("error", "status", "said"),
     [
         (RunFailed("The loss is nan."), 1, "error: The loss is nan.\n"),

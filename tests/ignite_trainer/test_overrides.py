@@ -95,6 +95,22 @@ def test_a_misspelt_section_is_an_error_with_the_nearest_one(flag: str) -> None:
     assert said == f'{name}: the protocol has no "{section}"; did you mean "{right}"?'
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--Model.factor", "Model.args.factor"),
+        ("--factor.x", None),
+        ("--Factor", "Model.args.factor"),
+        ("--Setup.factor", "Model.args.factor"),
+        ("--Sweep.factor", "Model.args.factor"),
+        ("--args.factor", "Model.args.factor"),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_an_error_with_its_place(flag: str, meant: str | None) -> None:
+    said = refusal(flag, "1")
+    assert (f'did you mean "{meant}"?' in said) == (meant is not None)
+
+
 # Types
 
 
@@ -249,7 +265,7 @@ def test_keys_of_a_section_may_be_new() -> None:
     [
         ("--Setup.epohs", 'Setup has no "epohs"; did you mean "epochs"?'),
         ("--Dataset.arg.root", 'Dataset has no "arg"; did you mean "args"?'),
-        ("--Optimizer.lr", 'Optimizer has no "lr"; allowed: args, class.'),
+        ("--Optimizer.lr", 'Optimizer has no "lr"; did you mean "Optimizer.args.lr"?'),
         ("--Metrics.Perfomance.width", 'Metrics has no "Perfomance"; did you mean "Performance"?'),
         (
             "--Metrics.Performance.lines.0.label",

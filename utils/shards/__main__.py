@@ -17,8 +17,8 @@ _EPILOG = """\
 make      writes the data set of a protocol, both of its splits, or one named by its class, as shards with a
           manifest. The same command goes on where it was stopped.
 
-  python -m utils.shards make --to shards -c protocols/audioclip-esc50.json --Dataset.args.root /data/ESC-50
-  python -m utils.shards make --to shards --dataset utils.datasets.ESC50 --args '{"root": "/data/ESC-50"}'
+  python -m utils.shards make --to shards -c protocols/audioclip-esc50.json --Dataset.args.root data/ESC-50
+  python -m utils.shards make --to shards --dataset utils.datasets.ESC50 --args '{"root": "data/ESC-50"}'
 
 index     makes the manifest of shards that have none
 
