@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -107,14 +108,15 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
 def _build(blueprint: Blueprint, device: torch.device) -> _Built:
     """Build the parts that do not depend on others, and prepare the data."""
     attempt = _Attempts()
-    built = _Built(
-        datasets=attempt(lambda: _build_datasets(blueprint)),
-        transforms=attempt(lambda: _build_transforms(blueprint)),
-        task=attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task")),
-        model=attempt(lambda: build_model(blueprint, device)),
-        evaluations=attempt(lambda: _build_evaluations(blueprint)),
-    )
+    datasets = attempt(lambda: _build_datasets(blueprint))
+    transforms = attempt(lambda: _build_transforms(blueprint))
+    task = attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"))
+    evaluations = attempt(lambda: _build_evaluations(blueprint))
+    if attempt.failed:  # then weights need not be fetched to find what else is wrong
+        attempt(lambda: try_out_model(without_weights(blueprint)))
     attempt.raise_problems()
+    model = build_model(blueprint, device)
+    built = _Built(datasets=datasets, transforms=transforms, task=task, model=model, evaluations=evaluations)
     for split in SPLITS:
         prepare = getattr(built.datasets[split], "prepare", None)
         if callable(prepare):
@@ -224,6 +226,18 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
     return model
 
 
+def without_weights(blueprint: Blueprint) -> Blueprint:
+    """The same, but for a model that can do without the file of weights that its protocol names.
+
+    The weights of published models are named by the argument `pretrained`, which may be false.
+    """
+    model = blueprint.protocol.model
+    if "pretrained" not in inspect.signature(blueprint.model).parameters:
+        return blueprint
+    model = model.model_copy(update={"args": {**model.args, "pretrained": False}})
+    return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"model": model}))
+
+
 class _Attempts:
     """Carries out steps that may fail, and keeps what each found wrong, so that all of it is said at once."""
 
@@ -236,6 +250,10 @@ class _Attempts:
         except ProtocolError as error:
             self._problems += error.problems
             return None
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._problems)
 
     def raise_problems(self) -> None:
         if self._problems:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ignite_trainer import results
-from ignite_trainer.assembly import require_a_batch, try_out, try_out_model
+from ignite_trainer.assembly import require_a_batch, try_out, try_out_model, without_weights
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.check_report import show_findings
 from ignite_trainer.check_room import room_findings
@@ -94,9 +94,13 @@ class Checker:
             return found
         spaces: list[Space] = []
         for blueprint in runs:
-            data, model = self._inspect_data(blueprint), self._try_model(blueprint)
+            data = self._inspect_data(blueprint)
             data_fails = any(finding.severity == "error" for finding in data.findings)
-            found.findings += [*data.findings, *_of_problems(self._try_out(blueprint, data_fails=data_fails))]
+            problems = self._try_out(blueprint, data_fails=data_fails)
+            found.findings += [*data.findings, *_of_problems(problems)]
+            # Weights that are not there yet are fetched only for data that are.
+            there = not any(problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)])
+            model = self._try_model(blueprint if there else without_weights(blueprint))
             found.findings += model.findings
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
@@ -132,10 +136,7 @@ class Checker:
 
     def _try_out(self, blueprint: Blueprint, *, data_fails: bool) -> list[str]:
         """Problems of what is quick to build; of a data set that fails only those that are of the fold."""
-        content = blueprint.protocol.to_json()
-        setup = blueprint.protocol.setup
-        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")]
-        key = digest([*sections, setup.batch_train, setup.epochs])
+        key = self._key(blueprint)
         if key not in self._tried:
 
             def build_parts() -> None:
@@ -147,6 +148,12 @@ class Checker:
             for problem in self._tried[key]
             if not (data_fails and problem.startswith("Dataset")) or problem.startswith("Dataset.args.fold ")
         ]
+
+    def _key(self, blueprint: Blueprint) -> str:
+        """Runs whose data and task are alike."""
+        content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
+        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")]
+        return digest([*sections, setup.batch_train, setup.epochs])
 
     def _try_model(self, blueprint: Blueprint) -> _ModelChecked:
         content = blueprint.protocol.to_json()

@@ -15,7 +15,7 @@ from pathlib import Path
 from ignite.utils import manual_seed
 from tqdm import tqdm
 
-from ignite_trainer.assembly import assemble, try_out_model
+from ignite_trainer.assembly import assemble, try_out_model, without_weights
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.estimates import Estimates, estimate
@@ -83,7 +83,7 @@ def _explain_run(path: Path, blueprint: Blueprint) -> None:
 def _explain_model(path: Path, blueprint: Blueprint) -> None:
     """What is trained, where the model can be built though other parts cannot."""
     try:
-        model = try_out_model(blueprint)
+        model = try_out_model(without_weights(blueprint))
         _show_rules(path, blueprint, apply_rules(model, blueprint.protocol.parameters))
     except ProtocolError:
         return  # said with the problems of the others

@@ -335,6 +335,34 @@ def test_code_is_run_only_if_it_is_trusted(
     assert "If you know this code, add --trust toy_research." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv", ["", "--check", "--explain", "--benchmark 1", "--Sweep.Dataset.args.fold 98 99", "--epochs 0"]
+)
+def test_what_is_wrong_with_the_data_is_said_before_weights_are_fetched(
+    argv: str,
+    tmp_path: Path,
+    write: Callable[..., Path],
+    defaults: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fetched = tmp_path / "fetched"
+    model: dict[str, Any] = {
+        "class": "toy_research.inspecting.Fetching",
+        "args": {"fetched": str(fetched), "width": 0},
+    }
+    path = write("a.json", Model=model, Dataset__args={"fold": 99})
+    command("-c", path, *argv.split(), defaults=defaults)
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "Dataset.args.fold is 99; there are folds 1 to 3." in said
+    assert "width is 0; it is at least 1." in said or "Sweep" in argv or "explain" in argv
+    assert not fetched.exists()
+    command("-c", write("b.json", Model=model), "-e", "0", defaults=defaults)
+    model["args"]["width"] = 8
+    command("-c", write("b.json", Model=model), "-e", "0", defaults=defaults)
+    assert fetched.exists()  # once the data are there
+
+
 def test_help_needs_neither_torch_nor_ignite() -> None:
     code = (
         "import sys; from pathlib import Path; from ignite_trainer.cli import main\n"

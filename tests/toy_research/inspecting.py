@@ -1,4 +1,4 @@
-"""A data set that finds with itself what it is told to, and a model whose weights are known by their hash."""
+"""A data set that finds with itself what it is told to, models whose weights have a hash or are fetched."""
 
 from __future__ import annotations
 
@@ -49,3 +49,14 @@ class Loaded(TwoTowers):
         super().__init__()
         self.weights_files = (Path(file),)
         self.weights_sha256 = {Path(file): sha256}
+
+
+class Fetching(TwoTowers):
+    """A model that, with `pretrained`, notes in the file `fetched` that it fetches its weights."""
+
+    def __init__(self, *, fetched: str, pretrained: bool | str = True, width: int = 8) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width is {width}; it is at least 1.")
+        if pretrained:
+            Path(fetched).touch()
