@@ -37,8 +37,8 @@ def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import PercentFormatter
 
-    chosen = _chosen(matrix)
-    shares = _row_shares(matrix)[np.ix_(chosen, chosen)]
+    chosen = chosen_classes(matrix)
+    shares = row_shares(matrix)[np.ix_(chosen, chosen)]
     counts = matrix[np.ix_(chosen, chosen)]
     names = [short_name(class_names[number]) for number in chosen]
     cell = _cell_inches(len(names))
@@ -56,7 +56,7 @@ def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
     words = 11 if side < 7 else 14  # points
     axes.set_xlabel("Predicted class", fontsize=words)
     axes.set_ylabel("Right class", fontsize=words, labelpad=8)
-    axes.set_title(_title(matrix, drawn=len(names)), fontsize=words)
+    axes.set_title(title_of(matrix, drawn=len(names)), fontsize=words)
     _draw_lines(axes, len(names))
     bar = figure.colorbar(
         image, ax=axes, fraction=0.03, shrink=0.6, aspect=25, pad=0.02, format=PercentFormatter(1)
@@ -66,8 +66,8 @@ def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def _chosen(matrix: Counts) -> Counts:
-    """Numbers of the classes to draw, in their order."""
+def chosen_classes(matrix: Counts) -> Counts:
+    """Number the classes to draw, in their order: all, or those that errors are most often about."""
     if len(matrix) <= MOST_CLASSES:
         return np.arange(len(matrix))
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
@@ -75,7 +75,8 @@ def _chosen(matrix: Counts) -> Counts:
     return np.sort(np.argsort(-errors, kind="stable")[:most])
 
 
-def _row_shares(matrix: Counts) -> Floats:
+def row_shares(matrix: Counts) -> Floats:
+    """Divide each count by the sum of its row; 0 in a row without samples."""
     samples = matrix.sum(axis=1, keepdims=True)
     shares: Floats = np.divide(matrix, samples, out=np.zeros(matrix.shape), where=samples > 0)
     return shares
@@ -113,7 +114,8 @@ def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float
         written.set_in_layout(False)  # thousands of them would take long, and none needs room
 
 
-def _title(matrix: Counts, *, drawn: int) -> str:
+def title_of(matrix: Counts, *, drawn: int) -> str:
+    """Say how much is right, and on a second line how many of the classes are drawn, if not all."""
     samples = matrix.sum()
     title = f"{samples:,} samples, {matrix.trace() / samples:.1%} right"
     if drawn < len(matrix):

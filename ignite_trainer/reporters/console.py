@@ -111,4 +111,4 @@ class Console(Reporter):
                 show(f"Best {entry.label}: {entry.checkpoint}")
         if end.last_checkpoint is not None:
             show(f"Last epoch: {end.last_checkpoint}")
-        show(str(self._run.folder))
+        show(f"Results: {self._run.folder}")

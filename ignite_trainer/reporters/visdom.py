@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
+from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.terminal import show
 from ignite_trainer.reporters.visdom_drawing import Drawing, Pictures, augmentation, learned
 from ignite_trainer.reporters.visdom_http import DashboardAbsent, DashboardError, Transport, visdom_client
 from ignite_trainer.reporters.visdom_server import Server
@@ -35,6 +37,8 @@ _Told = Iteration | Evaluated | Pictures
 
 class Visdom(Reporter):
     """Draws the run on a Visdom dashboard, in the environment that has the run's name.
+
+    Its address is printed when the run starts and when it ends.
 
     If the host is this machine and nothing answers on the port, the run starts a server of its own, on
     the loopback address, with its output in `visdom.log` in the run's folder, and stops it at the end; a
@@ -68,14 +72,16 @@ class Visdom(Reporter):
         self._transport: Transport | None = None
         self._thread: threading.Thread | None = None
         self._hint = ""
+        self._has_own_server = False
         self._history: list[_Told] = []
         self._run: RunStart | None = None
         self._pictured = -math.inf
 
     def on_start(self, run: RunStart) -> None:
-        """Begin to look for the dashboard, in the background."""
+        """Say where the dashboard will be, and begin to look for it in the background."""
         self._run = run
         transport = self._transport = Transport(self._host, self._port, timeout=_ANSWER_SECONDS)
+        show(f"Dashboard: {self._address()}")
         # Imports visdom: not in the thread, or a loader process forked meanwhile would inherit a held lock.
         client = visdom_client(transport, environment=run.name)
         self._thread = threading.Thread(
@@ -104,6 +110,17 @@ class Visdom(Reporter):
                 self._tell(pictures)
             self._pictured = time.monotonic()
 
+    def on_end(self, end: RunEnd) -> None:  # noqa: ARG002
+        """Say where the dashboard is, or will be again."""
+        if self._done.is_set():
+            return
+        if self._has_own_server:
+            show(
+                f"Dashboard: its server ends with the run; that of the next run shows it at {self._address()}"
+            )
+        else:
+            show(f"Dashboard: {self._address()}")
+
     def close(self) -> None:
         """Give the dashboard a few seconds for the last values, then stop a server of the run's own."""
         if self._thread is None:
@@ -113,6 +130,12 @@ class Visdom(Reporter):
         if self._thread.is_alive():
             self._give_up(f"did not take the last values within {_FLUSH_SECONDS:g} s")
             self._thread.join(_FLUSH_SECONDS)
+
+    def _address(self) -> str:
+        """URL of the run's environment, in whose name visdom replaces slashes."""
+        assert self._run is not None, "on_start comes first"
+        assert self._transport is not None, "on_start comes first"
+        return f"{self._transport.url}/env/{quote(self._run.name.replace('/', '_'), safe='')}"
 
     def _tell(self, event: _Told | None) -> None:
         if self._done.is_set():
@@ -159,6 +182,7 @@ class Visdom(Reporter):
         log = run.folder / "visdom.log"
         self._hint = f" Its output is in {log}."
         server = Server(transport.port, environments=self._environments, log=log)
+        self._has_own_server = True
         stack.callback(server.stop)
         deadline = time.monotonic() + self._start_timeout
         while not self._done.wait(0.2):

@@ -7,11 +7,15 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from ignite_trainer.drawing import COLOURS, GREY
 from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
 from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import statistics
+from ignite_trainer.report import confusion, statistics
 from ignite_trainer.report.page import element
 from ignite_trainer.reporters.reporter import Evaluated, Iteration, RunStart, Window
 from ignite_trainer.visible import visible
@@ -20,8 +24,13 @@ if TYPE_CHECKING:
     import visdom
 
 _LOSS, _RATE, _SPEED = "Loss", "Learning rate", "Samples/s"
-_MOST_CLASSES = 200  # of a confusion matrix: of more, no cell could be seen
+_WIDEST = 1230  # pixels of a window, for which a browser of 1280 has room
+_LINE, _LETTER = 24, 7.5  # pixels: height of a line of text, width of a letter
+_LETTERS = 110  # that a line of the summary's right column holds at least
 _SAMPLES = 3
+_BLUES = ("#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
+# As in the report, where colours go with the power 0.6 of the share.
+_SHARE_COLOURS = [[(place / 8) ** (1 / 0.6), colour] for place, colour in enumerate(_BLUES)]
 _TABLE = '<table style="width: 100%; table-layout: fixed">{}</table>'
 
 
@@ -31,6 +40,13 @@ class Pictures(NamedTuple):
     window: str
     title: str
     content: str
+
+
+class _Style(NamedTuple):
+    """How a line of a chart is drawn, as in the report: solid for the held-out split, dashed for training."""
+
+    colour: str
+    dashed: bool = False
 
 
 class _Point(NamedTuple):
@@ -51,15 +67,17 @@ class Drawing:
     def __init__(self, run: RunStart, client: visdom.Visdom) -> None:
         self._run, self._client = run, client
         self.environments = [run.name, *([run.sweep] if run.sweep else [])]
-        client.text(_summary(run), win="summary", opts={"title": run.name})
-        self._chart(_by_iteration(run, _LOSS), _LOSS.lower(), {_LOSS: "solid"})
+        size = {"width": _WIDEST, "height": _LINE * (4 + sum(map(_lines, run.facts.values())))}
+        client.text(_summary(run), win="summary", opts={"title": run.name, **size})
+        self._chart(_by_iteration(run, _LOSS), _LOSS.lower(), {_LOSS: _Style(GREY)})
         for window in run.windows:
             if window.lines:
-                dashes = {line.label: "dash" if line.split == "train" else "solid" for line in window.lines}
-                self._chart(window, _id(window), dashes)
+                self._chart(window, _id(window), _styles(window))
         if run.epochs:
-            self._chart(_by_iteration(run, _RATE), _RATE.lower(), {_group(run, 0): "solid"})
-            self._chart(_by_iteration(run, _SPEED), "throughput", {_SPEED: "solid"})
+            groups = [_group(run, number) for number in range(max(1, len(_trained(run))))]
+            styles = {group: _Style(colour) for group, colour in zip(groups, cycle(COLOURS), strict=False)}
+            self._chart(_by_iteration(run, _RATE), _RATE.lower(), styles)
+            self._chart(_by_iteration(run, _SPEED), "throughput", {_SPEED: _Style(GREY)})
         if run.sweep:
             self._charts_of_sweep(run.sweep)
 
@@ -94,19 +112,40 @@ class Drawing:
                 self._confusion(shown)
 
     def _confusion(self, predictions: Predictions) -> None:
+        """Draw the matrix of the report: shares of the rows, over which the counts are written."""
         kept = statistics.finite(predictions)
-        if kept.multilabel or not len(kept) or len(kept.class_names) > _MOST_CLASSES:
+        if kept.multilabel or not len(kept):
             return
-        names = [_inert(name) for name in kept.class_names]
-        side = min(900, 260 + 24 * len(names))
-        options: dict[str, Any] = {
-            "title": "Confusion matrix",
-            "xlabel": "Predicted class",
-            "ylabel": "Right class",
+        matrix = statistics.confusion_matrix(kept)
+        chosen = confusion.chosen_classes(matrix)
+        cells = np.ix_(chosen, chosen)
+        names = [_inert(" ".join(kept.class_names[number].split())) for number in chosen]
+        heat = {
+            "type": "heatmap",
+            "x": names,
+            "y": names,
+            "z": confusion.row_shares(matrix)[cells].tolist(),
+            "text": [[str(count or "") for count in row] for row in matrix[cells].tolist()],
+            "texttemplate": "%{text}",
+            "hovertemplate": "%{y}, taken for %{x}: %{text}<extra></extra>",
+            "colorscale": _SHARE_COLOURS,
+            "zmin": 0,
+            "zmax": 1,
+            "colorbar": {"title": "share of the row", "tickformat": ".0%"},
         }
-        options |= {"columnnames": names, "rownames": names, "colormap": "YlGnBu"}
-        options |= {"width": side + 80, "height": side}
-        self._client.heatmap(statistics.confusion_matrix(kept), win="confusion", opts=options)
+        axis = {"type": "category", "dtick": 1, "automargin": True, "tickfont": {"size": 11}}
+        title = "Confusion matrix: " + confusion.title_of(matrix, drawn=len(chosen)).replace("\n", "<br>")
+        layout = {
+            "title": title,
+            "xaxis": {**axis, "title": "Predicted class", "tickangle": -90},
+            "yaxis": {**axis, "title": "Right class", "autorange": "reversed"},
+            "margin": {"l": 60, "r": 60, "t": 60, "b": 60},
+        }
+        side = max(300, _LINE * len(names)) + _LETTER * max(map(len, names))
+        options = {"title": title, "width": min(_WIDEST, round(side) + 240), "height": round(side) + 140}
+        message = {"data": [heat], "win": "confusion", "layout": layout, "opts": options}
+        # visdom's `heatmap` takes colour scales by name alone, and of plotly's "Blues" the low end is dark.
+        self._client._send(message, endpoint="events")
 
     def _charts_of_sweep(self, environment: str) -> None:
         """A chart of every held-out metric with a line for each run, of which this run's is made anew."""
@@ -118,17 +157,24 @@ class Drawing:
                     self._client.line(None, win=chart, env=environment, name=_inert(name), update="remove")
                 else:
                     titled = Window(**{**vars(window), "name": chart})
-                    self._chart(titled, chart, {name: "solid"}, environment=environment)
+                    self._chart(titled, chart, {name: _Style(COLOURS[0])}, environment=environment)
 
     def _chart(
-        self, window: Window, win: str, dashes: Mapping[str, str], *, environment: str | None = None
+        self, window: Window, win: str, styles: Mapping[str, _Style], *, environment: str | None = None
     ) -> None:
-        """Make a chart of lines without points; `dashes` has plotly's `dash` by the line's name."""
+        """Make a chart of lines without points, whose styles are given by their names."""
         traces = {
-            _inert(label): {"x": [], "y": [], "mode": "lines+markers", "marker": {}, "line": {"dash": dash}}
-            for label, dash in dashes.items()
+            _inert(label): {
+                "x": [],
+                "y": [],
+                "mode": "lines+markers",
+                "marker": {"color": style.colour, "symbol": "circle-open" if style.dashed else "circle"},
+                "line": {"color": style.colour, "dash": "dash" if style.dashed else "solid"},
+            }
+            for label, style in styles.items()
         }
-        options = {"title": _inert(window.name), "width": window.width, "height": window.height}
+        width = min(window.width, _WIDEST)
+        options = {"title": _inert(window.name), "width": width, "height": window.height}
         options |= {"xlabel": _inert(window.x_label), "ylabel": _inert(window.y_label)}
         options |= {"legend": list(traces), "traceopts": {"plotly": traces}}
         # `line` asks for a point of each line, which `traceopts` take out again.
@@ -146,7 +192,11 @@ def augmentation(gallery: Gallery) -> Pictures | None:
 
 def learned(gallery: Gallery, epoch: int) -> Pictures | None:
     """Show what the model has learned so far; None if its task shows nothing."""
-    content = "".join(map(_fitting, gallery.model()))
+    content = "".join(
+        (f"<p>{html.escape(visible(exhibit.explanation))}</p>" if exhibit.explanation else "")
+        + _fitting(exhibit)
+        for exhibit in gallery.model()
+    )
     return Pictures("learned", f"What was learned, epoch {epoch}", content) if content else None
 
 
@@ -156,8 +206,8 @@ def _cell(portrait: Portrait) -> str:
 
 
 def _fitting(exhibit: Exhibit) -> str:
-    """An exhibit as wide as its place at most."""
-    return element(exhibit).replace(" ", ' style="max-width: 100%" ', 1)
+    """An exhibit in its own size, or as wide as its place if that is less."""
+    return element(exhibit).replace(" ", ' style="width: auto; max-width: 100%" ', 1)
 
 
 def _summary(run: RunStart) -> str:
@@ -166,7 +216,25 @@ def _summary(run: RunStart) -> str:
         for key, value in run.facts.items()
     )
     protocol = html.escape(json.dumps(run.protocol, indent=2, ensure_ascii=False))
-    return f"<h4>{html.escape(run.name)}</h4><table>{cells}</table><pre>{protocol}</pre>"
+    return (
+        f"<h4>{html.escape(run.name)}</h4>"
+        f'<table style="overflow-wrap: anywhere; line-height: {_LINE - 4}px">{cells}</table>'
+        f"<details><summary>Protocol</summary><pre>{protocol}</pre></details>"
+    )
+
+
+def _lines(text: str) -> int:
+    """Lines that a cell of the summary takes."""
+    return max(1, math.ceil(len(text) / _LETTERS))
+
+
+def _styles(window: Window) -> dict[str, _Style]:
+    """Style the lines of a window as the report's learning curve does: a colour for each metric."""
+    keys = list(dict.fromkeys(line.key for line in window.lines))
+    return {
+        line.label: _Style(COLOURS[keys.index(line.key) % len(COLOURS)], dashed=line.split == "train")
+        for line in window.lines
+    }
 
 
 def _inert(text: str) -> str:
@@ -209,8 +277,13 @@ def _by_iteration(run: RunStart, name: str) -> Window:
 
 def _group(run: RunStart, number: int) -> str:
     """Name an optimizer group: there is one for each rule of what is trained."""
-    rules = [rule["match"] for rule in run.protocol.get("Parameters", []) if rule.get("train", True)]
+    rules = _trained(run)
     return rules[number] if number < len(rules) else f"group {number + 1}"
+
+
+def _trained(run: RunStart) -> list[str]:
+    """Patterns of the rules that train."""
+    return [rule["match"] for rule in run.protocol.get("Parameters", []) if rule.get("train", True)]
 
 
 def _id(window: Window) -> str:

@@ -58,7 +58,7 @@ def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
     assert "1 h 2 min" in lines[0]
     assert f"Best Val. Acc.: {run.folder / 'best.pt'}" in lines
     assert f"Last epoch: {run.folder / 'last.pt'}" in lines
-    assert lines[-1] == str(run.folder)
+    assert lines[-1] == f"Results: {run.folder}"
 
 
 def test_redirected_output_has_no_escape_codes(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,15 +12,28 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ignite_trainer.reporters import Visdom
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
+from ignite_trainer.drawing import COLOURS, GREY
+from ignite_trainer.predictions import Predictions
+from ignite_trainer.report import confusion
+from ignite_trainer.reporters import Visdom, visdom_drawing
+from ignite_trainer.reporters.reporter import (
+    Evaluated,
+    Iteration,
+    Line,
+    Reporter,
+    RunEnd,
+    RunStart,
+    Window,
+)
 from ignite_trainer.reporters.visdom_server import Server
 
 Windows = dict[str, dict[str, Any]]
@@ -115,12 +128,22 @@ def test_the_dashboard_shows_what_was_told(
         "Val. Acc. Eval.": ([0, 1, 2], [0.1, 0.8, None]),
     }
     assert lines_of(cost) == {"Cost Train.": ([10, 20], [7.0, 14.0])}
-    assert (performance["title"], performance["width"], performance["height"]) == ("Performance", 1890, 416)
+    assert (performance["title"], performance["width"], performance["height"]) == ("Performance", 1230, 416)
     layout = performance["content"]["layout"]
     assert layout["title"] == "Performance"
     assert (layout["xaxis"]["title"], layout["yaxis"]["title"]) == ("#Epochs", "Accuracy")
     assert layout["showlegend"] is True
-    assert [trace["line"]["dash"] for trace in performance["content"]["data"]] == ["dash", "solid"]
+    # As in the report: a colour for each metric, dashed and hollow for training.
+    assert [trace["line"] for trace in performance["content"]["data"]] == [
+        {"color": COLOURS[0], "dash": "dash"},
+        {"color": COLOURS[0], "dash": "solid"},
+    ]
+    assert [trace["marker"] for trace in performance["content"]["data"]] == [
+        {"color": COLOURS[0], "symbol": "circle-open"},
+        {"color": COLOURS[0], "symbol": "circle"},
+    ]
+    assert loss["content"]["data"][0]["line"]["color"] == GREY
+    assert max(window["width"] for window in windows.values()) <= 1240  # what a browser of 1280 has room for
     assert (cost["title"], cost["width"], cost["height"]) == ("Cost in $", 900, 300)
 
 
@@ -135,6 +158,113 @@ def test_the_summary_is_escaped(run: RunStart, server: int) -> None:
     assert "<tr><td><b>rule [a-z]</b></td><td>&lt;b&gt;12 &amp; 3&lt;/b&gt;</td></tr>" in content
     assert "<script>" not in content
     assert "/data/&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in content
+
+
+def test_the_summary_is_whole_and_the_protocol_folded(run: RunStart, server: int) -> None:
+    long = dataclasses.replace(run, facts={**run.facts, "Rule": "x" * 1000})
+    reporter = Visdom(port=server)
+    reporter.on_start(long)
+    reporter.close()
+    summary = read_with_visdoms_own_client(server, run.name)["summary"]
+    assert (summary["width"], summary["height"]) == (1230, 24 * (4 + 3 + 10))
+    assert "<details><summary>Protocol</summary><pre>{" in summary["content"]
+
+
+def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
+    run: RunStart, server: int
+) -> None:
+    names = ("<b>dog</b>", "a name of a class that is longer than any that the report has room for", "cow")
+    reporter = Visdom(port=server)
+    reporter.on_start(run)
+    reporter.on_evaluation(
+        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predicted(names))
+    )
+    reporter.close()
+    window = read_with_visdoms_own_client(server, run.name)["confusion"]
+    (heat,) = window["content"]["data"]
+    layout = window["content"]["layout"]
+    assert heat["x"] == heat["y"] == ["&lt;b&gt;dog&lt;/b&gt;", names[1], "cow"]
+    assert heat["z"] == [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]]
+    assert heat["text"] == [["1", "", ""], ["", "1", ""], ["", "1", "1"]]
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        assert (axis["automargin"], axis["dtick"]) == (True, 1)  # no name is left out, none is cut
+    assert layout["title"] == "Confusion matrix: 4 samples, 75.0% right"
+    assert window["width"] - 7 * len(names[1]) > 300
+    assert (window["width"] <= 1230, window["height"] - 7 * len(names[1]) > 300) == (True, True)
+
+
+def test_of_very_many_classes_the_most_confused_are_drawn(run: RunStart, server: int) -> None:
+    classes = 300
+    scores = np.eye(classes, dtype=np.float32)
+    targets = scores.astype(bool)
+    targets[[7, 9]] = targets[[9, 7]]
+    predictions = Predictions(
+        scores=scores,
+        targets=targets,
+        class_names=tuple(f"class {number}" for number in range(classes)),
+        records=({"sample": 1},) * classes,
+    )
+    reporter = Visdom(port=server)
+    reporter.on_start(run)
+    reporter.on_evaluation(
+        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predictions)
+    )
+    reporter.close()
+    (heat,) = read_with_visdoms_own_client(server, run.name)["confusion"]["content"]["data"]
+    assert heat["x"] == ["class 7", "class 9"]
+
+
+def test_the_colours_of_shares_are_those_of_the_report() -> None:
+    (image, *_) = confusion.confusion_figure(np.array([[1, 1], [0, 2]]), ["a", "b"]).axes[0].images
+    for share, colour in visdom_drawing._SHARE_COLOURS:
+        shown = np.array(image.cmap(image.norm(share))[:3])
+        expected = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+        assert shown == pytest.approx(expected, abs=0.02)
+
+
+def predicted(names: tuple[str, ...]) -> Predictions:
+    return Predictions(
+        scores=np.eye(3, dtype=np.float32)[[0, 1, 1, 2]],
+        targets=np.eye(3, dtype=bool)[[0, 1, 2, 2]],
+        class_names=names,
+        records=({"sample": 1},) * 4,
+    )
+
+
+END = RunEnd(last_epoch=2, last={}, best=(), last_checkpoint=None, seconds=1.0)
+
+
+def test_the_address_that_is_printed_opens_the_environment_of_the_run(
+    run: RunStart, server: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = dataclasses.replace(run, name="50% of a/b? #1 & ü")
+    reporter = Visdom(port=server)
+    reporter.on_start(named)
+    reporter.on_end(END)
+    reporter.close()
+    first, last = capsys.readouterr().out.splitlines()
+    address = f"http://localhost:{server}/env/50%25%20of%20a_b%3F%20%231%20%26%20%C3%BC"
+    assert first == last == f"Dashboard: {address}"
+    with urllib.request.urlopen(address) as answer:
+        page = answer.read().decode()
+    assert "var ACTIVE_ENV = '50% of a_b? #1 &amp; ü';" in page
+    assert read_with_visdoms_own_client(server, named.name)["summary"]
+
+
+@pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
+def test_a_run_with_a_server_of_its_own_says_that_it_ends(
+    run: RunStart, free_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
+    reporter.on_start(run)
+    wait_for_answer(free_port)
+    reporter.on_end(END)
+    reporter.close()
+    address = f"http://localhost:{free_port}/env/Experiment-CV1%20%3Cfirst%3E"
+    assert capsys.readouterr().out.splitlines() == [
+        f"Dashboard: {address}",
+        f"Dashboard: its server ends with the run; that of the next run shows it at {address}",
+    ]
 
 
 @pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
