@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ignite_trainer.inspection import Inspection, Severity
-from model.audio_input import HIGHEST_RATE, Segment, Waveform, read_audio
+from model.audio_input import Waveform, read_audio
+from model.sounds.decoding import HIGHEST_RATE, Segment
 from utils.datasets.cache import DecodedClips, is_decoded, plan_decoding
 from utils.datasets.checking_listed import inspect_listed
 from utils.datasets.entries import Entries, Entry

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from model.audio_input import AUDIO_SUFFIXES, Segment
+from model.audio_input import AUDIO_SUFFIXES
 from model.image_input import IMAGE_SUFFIXES
+from model.sounds.decoding import Segment
 from utils.datasets.entries import Entry
 from utils.datasets.records import Record, Records
 
