@@ -30,6 +30,7 @@ from model.releases import WeightsError
 HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20
 _PAGE = Path(__file__).parent / "page"
+_LISTED = 12  # labels; more are only counted
 _THUMBNAIL = 640  # pixels, the longer side at most
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
 
@@ -149,8 +150,26 @@ def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any
         "counts": {kind: len(index.paths(kind)) for kind in KINDS},
         "weights": index.weights.name,
         "limits": index.weights.limits,
+        "trained": list(index.weights.trained_labels),
+        "worth": _worth(index.weights.trained_labels),
         "wrong": update.wrong,
     }
+
+
+def _worth(trained: Sequence[str]) -> str:
+    """Say what the percentage of a label is worth, above all of one that was not trained."""
+    share = "The percentages share 100 % among the labels listed, even where none of them fits. "
+    if not trained:
+        return share + (
+            "That of a label unlike those that the weights were trained on (the released ones: classes of "
+            "AudioSet and captions of pictures) is far less reliable, however high it is."
+        )
+    listed = ", ".join(trained[:_LISTED])
+    more = f" and {len(trained) - _LISTED} more" if len(trained) > _LISTED else ""
+    return share + (
+        f"These weights come from a run on {len(trained)} labels: {listed}{more}. That of any other label, "
+        "which is marked “not trained”, is far less reliable, however high it is."
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

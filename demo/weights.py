@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from model.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
 SEED = 0
+_SCORE = "score: "
 
 LIMITS = (
     "The weights are random, as none are there. A text then says nothing about a sound or a picture, nor a "
@@ -39,6 +41,7 @@ class Weights:
         files: that a change of them makes another model of.
         arguments: of the network's constructor, those that are not the published ones.
         limits: what cannot be done with them; None: nothing that is known.
+        trained_labels: classes of the run that the weights are from; empty if that is not known.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Weights:
     files: tuple[Path, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     limits: str | None = None
+    trained_labels: tuple[str, ...] = ()
 
     @property
     def description(self) -> dict[str, Any]:
@@ -95,4 +99,20 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
             raise WeightsError(f"{source}: not a folder. Of the Hugging Face hub, download it first.")
         return Weights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
     path = find_weights(source, assets=assets)
-    return Weights(path.stem, path, files=(path,), arguments=arguments_for(AudioCLIP, path))
+    return Weights(
+        path.stem,
+        path,
+        files=(path,),
+        arguments=arguments_for(AudioCLIP, path),
+        trained_labels=_labels_of_run(path),
+    )
+
+
+def _labels_of_run(path: Path) -> tuple[str, ...]:
+    """The classes of the run whose checkpoint it is, as the scores in its `predictions.csv` are named."""
+    table = path.resolve().parent.parent / "predictions.csv"
+    if path.resolve().parent.name != "checkpoints" or not table.is_file():
+        return ()
+    with table.open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file), [])
+    return tuple(name.removeprefix(_SCORE) for name in header if name.startswith(_SCORE))

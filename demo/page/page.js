@@ -3,6 +3,7 @@
 const $ = id => document.getElementById(id);
 const LABELS = ["siren", "rain", "clock tick", "chirping birds", "engine", "church bells", "dog barking", "cat", "thunderstorm",
                 "car horn", "coughing", "alarm clock"];
+let trained = new Set();  // labels, where it is known which
 let file = null;  // what is classified: {path} or {upload}
 
 function make(tag, properties = {}, ...children) {
@@ -86,10 +87,14 @@ async function classify() {
   $("classes").replaceChildren(...found.map(({label, probability}) => {
     const percent = (100 * probability).toFixed(1) + " %";
     const line = make("li", {}, make("span", {textContent: label}), make("span", {textContent: percent}));
+    if (trained.size && !trained.has(plain(label)))
+      line.firstChild.after(make("span", {className: "score", textContent: "not trained"}));
     line.style.background = `linear-gradient(to right, #cfe6ed ${100 * probability}%, #f2f5f6 0)`;
     return line;
   }));
 }
+
+const plain = label => label.toLowerCase().replaceAll("_", " ").trim();
 
 let waiting;
 for (const field of [$("labels"), $("template")])
@@ -167,4 +172,6 @@ const wrong = Object.entries(about.wrong);
 $("wrong").hidden = !wrong.length;
 $("wrong").firstElementChild.textContent = `${wrong.length} files cannot be used`;
 $("wrong").lastElementChild.replaceChildren(...wrong.map(([path, why]) => make("li", {textContent: `${path}: ${why}`})));
-$("labels").value = LABELS.join("\n");
+$("worth").textContent = about.worth;
+trained = new Set(about.trained.map(plain));
+$("labels").value ||= (about.trained.length ? about.trained : LABELS).join("\n");  // unless typed meanwhile

@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
@@ -178,6 +179,64 @@ def test_the_page_says_what_it_cannot_do_and_which_files_are_wrong(page: Page, a
     assert "12 sounds and 6 pictures" in page.inner_text("#about")
     page.click("#wrong summary")
     assert "broken.jpg: not decodable as an image" in page.inner_text("#wrong ul")
+
+
+@pytest.fixture(scope="module")
+def trained_address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
+    """Serve weights of a run on two labels, of which one is a name of many words."""
+    update = index.update(lambda: small_model)
+    weights = replace(index.weights, trained_labels=("rain", "a_very_long_name of a class of sounds " * 3))
+    before, index.weights = index.weights, weights
+    about = describe(index, update, made=False)
+    index.weights = before
+    yield from serve(make_application(Queries(small_model, index), index, about))
+
+
+def test_a_label_that_was_not_trained_is_marked_and_what_it_is_worth_is_said(
+    page: Page, trained_address: str, folder: Path
+) -> None:
+    page.goto(trained_address)
+    page.set_input_files("#file", folder / "rain.png")
+    page.wait_for_selector("#classes li")
+    assert page.locator("#classes li").count() == 2  # the run's labels come first
+    assert "not trained" not in page.inner_text("#classes")
+    assert "These weights come from a run on 2 labels: rain, a_very_long_name" in page.inner_text("#worth")
+    page.fill("#labels", " Rain\nA very long name of a class of sounds\n<b>dog</b>")
+    page.wait_for_selector("#classes li:has-text('<b>dog</b>')")
+    lines = page.locator("#classes li").all_inner_texts()
+    assert {line.split("\n")[0] for line in lines if "not trained" in line} == {
+        "A very long name of a class of sounds",
+        "<b>dog</b>",
+    }
+
+
+def test_weights_of_unknown_labels_mark_none(page: Page, address: str, folder: Path) -> None:
+    page.goto(address)
+    page.set_input_files("#file", folder / "rain.png")
+    page.wait_for_selector("#classes li")
+    assert "not trained" not in page.inner_text("#classes")
+    assert "share 100 % among the labels listed, even where none of them fits" in page.inner_text("#worth")
+
+
+@pytest.mark.parametrize("width", [390, 830, 1280])
+def test_the_page_fits_a_phone_and_a_desktop_with_whole_words(
+    page: Page, trained_address: str, folder: Path, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(trained_address)
+    page.set_input_files("#file", folder / "siren_1.wav")
+    page.wait_for_selector("#audio .sound")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = page.eval_on_selector_all(
+        ".sound",
+        """all => all.map(one => ['.name', 'audio'].map(part => {
+            const {top, bottom, left, width} = one.querySelector(part).getBoundingClientRect();
+            return {top, bottom, left, width};
+        }))""",
+    )
+    assert all(name["width"] > 60 and player["width"] > 140 for name, player in boxes)
+    below = [player["top"] >= name["bottom"] for name, player in boxes]
+    assert all(below) if width < 1280 else not any(below)
 
 
 def test_markup_in_names_and_labels_stays_text(page: Page, address: str, folder: Path) -> None:

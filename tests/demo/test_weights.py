@@ -47,7 +47,10 @@ def test_a_checkpoint_of_a_run_brings_the_network_of_the_run(
     path.parent.mkdir(parents=True)
     torch.save(small_model.state_dict(), path)
     (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": model}))
+    header = 'clip,fold,target,prediction,score: dog,"score: sea, waves"\n'
+    (tmp_path / "run/predictions.csv").write_text(header)
     weights = find_demo_weights(str(path))
+    assert weights.trained_labels == ("dog", "sea, waves")
     assert weights.name == "best_accuracy_epoch-3_0.9000" and "pretrained" not in weights.arguments
     loaded = weights.load()
     assert not loaded.training
