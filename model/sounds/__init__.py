@@ -1,1 +1,0 @@
-"""Sound files to samples at their own rate: where the samples are, and how they decode."""
