@@ -25,7 +25,6 @@ from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUF
 from model.audioclip import AudioCLIP
 from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.cache import default_cache_folder
-from utils.datasets.cells import is_plain
 
 Kind: TypeAlias = Literal["audio", "image"]
 Embedding: TypeAlias = NDArray[np.float32]
@@ -156,7 +155,7 @@ class FolderIndex:
             if suffix in _UNDECODED:  # videos may be large: do not hash them
                 wrong[path] = f"{suffix[1:]} is not decoded: {_UNDECODED[suffix]}"
                 continue
-            if not is_plain(path):
+            if not path.isprintable():
                 wrong[path] = "its name is not one that can be printed"
                 continue
             try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ignite.distributed as idist
@@ -227,12 +228,14 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
 
 
 def without_weights(blueprint: Blueprint) -> Blueprint:
-    """The same, but for a model that can do without the file of weights that its protocol names.
+    """The same, with random weights in place of those that would be fetched.
 
-    The weights of published models are named by the argument `pretrained`, which may be false.
+    Models name their weights by the argument `pretrained`: a path, which is kept, or a name, or false.
     """
     model = blueprint.protocol.model
-    if "pretrained" not in inspect.signature(blueprint.model).parameters:
+    named = model.args.get("pretrained")
+    is_path = isinstance(named, str) and len(Path(named).parts) > 1
+    if is_path or "pretrained" not in inspect.signature(blueprint.model).parameters:
         return blueprint
     model = model.model_copy(update={"args": {**model.args, "pretrained": False}})
     return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"model": model}))

@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ignite_trainer.batch import PaddedBatch
-from model.audio_input import Segment, Waveform
+from model.audio_input import Waveform
+from model.sounds.decoding import Segment
 from utils.datasets.once import flush, make_once
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the layout of the files changes, or what `model.audio_input` gives for the same file."""
 
 _AGAIN = "start the run again, and the clips are decoded again"

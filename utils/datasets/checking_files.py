@@ -15,8 +15,9 @@ from tqdm import tqdm
 from ignite_trainer.inspection import Finding
 from model.audio_input import Waveform
 from model.image_input import read_image
+from model.sounds.decoding import Fault
 from utils.datasets.cache import smallest
-from utils.datasets.hearing import Fault, Heard, listen
+from utils.datasets.hearing import Heard, listen
 
 SHORT = 0.1
 """Of the median length: what is below it is too short."""
@@ -29,6 +30,7 @@ _FAULTS: Mapping[Fault, str] = {
     "unreadable": "The file cannot be decoded.",
     "truncated": "The file is truncated.",
     "not finite": "The file holds NaN or infinite samples.",
+    "too loud": "The samples are in another unit than -1..1: far too loud.",
 }
 _FETCH_AGAIN = "Fetch it again, or take its line out of the table."
 
@@ -105,6 +107,13 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
         return
     usual = median(one.samples / one.rate for one in heard.values())
     for sound, one in heard.items():
+        if one.note:
+            yield Finding(
+                severity="warning",
+                what="The header of the file does not agree with its samples.",
+                where=f"{sound.path} ({one.note})",
+                remedy="Listen to its end; nothing, if that is where the sound ends.",
+            )
         if one.silent:
             yield Finding(
                 severity="warning",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from model.audio_input import Segment
+from model.sounds.decoding import Segment
 
 
 class Entry(NamedTuple):

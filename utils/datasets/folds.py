@@ -26,7 +26,8 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.batch import collate, collate_field
 from ignite_trainer.inspection import Inspection
-from model.audio_input import HIGHEST_RATE, Waveform
+from model.audio_input import Waveform
+from model.sounds.decoding import HIGHEST_RATE
 from utils.datasets.cache import DecodedClips, plan_decoding
 from utils.datasets.checking import inspect_clips
 from utils.datasets.sample import Clip, Sample, SampleFiles

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.inspection import Finding, Inspection
 from ignite_trainer.streams import Indices
-from model.audio_input import HIGHEST_RATE
+from model.sounds.decoding import HIGHEST_RATE
 from utils.datasets.folds import check_flag
 from utils.datasets.listed import FramesWanted, check_frames
 from utils.datasets.sample import DescribedSample, Sample

@@ -164,7 +164,7 @@ def folder(planted: Planted) -> Said:
 def truncated(planted: Planted) -> Said:
     path = planted.path(planted.first)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return "error: The file is truncated.", f"{planted.relative(planted.first)} (its header announces"
+    return "error: The file is truncated.", f"{planted.relative(planted.first)} (its header promises"
 
 
 def truncated_with_a_mended_length(planted: Planted) -> Said:

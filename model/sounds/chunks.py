@@ -1,0 +1,128 @@
+"""Where the samples are in files that consist of chunks: WAV, RF64, W64, AIFF, CAF; and in AU."""
+
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, NamedTuple
+
+from model.sounds.view import Layout, View, read_bytes, size_of
+
+_PLACEHOLDER = 0x7F000000
+"""Sizes in bytes from here on, and 0, stand for "until the end": sox writes 0x7F000000 and 0x7FFFF000,
+arecord 0x80000000, ffmpeg 0xFFFFFFFF. No file of such a size has few enough samples to be read."""
+
+_MISCOUNTED = 44  # bytes: some writers count their own headers, too; a cut as short is a millisecond
+
+
+def chunk_layout(file: BinaryIO) -> Layout:
+    """Have samples decoded until the file ends where their size is a placeholder; say if they are cut off."""
+    magic = read_bytes(file, 0, 12)
+    form = _FORMS.get(magic[:4])
+    chunk = _au(magic) if form is None else _samples_chunk(file, form)
+    if chunk is None:
+        return Layout()
+    there = size_of(file) - chunk.start
+    if 0 < chunk.size < _PLACEHOLDER:
+        cut = f"its header promises {chunk.size} bytes of samples, the file has {there}"
+        return Layout(cut=cut if chunk.size - there > _MISCOUNTED else "")
+    if there <= chunk.size or (chunk.size == 0 and not _only_chunks(file, form, chunk.start)):
+        head = bytearray(read_bytes(file, 0, chunk.start))
+        first, stop = chunk.field
+        size = min(there + chunk.counted, 256 ** (stop - first) - 1)
+        head[first:stop] = size.to_bytes(stop - first, chunk.order)
+        return Layout(views=(View(file, bytes(head), chunk.start),))
+    return Layout()
+
+
+class _Form(NamedTuple):
+    """How a format that consists of chunks writes them; all numbers are bytes.
+
+    Attributes:
+        first: where the first chunk begins.
+        name: length of a chunk's name.
+        size: length of a chunk's size.
+        order: of the bytes of a size.
+        counted: what a size counts besides the content.
+        multiple: contents are padded to a multiple of it.
+    """
+
+    first: int
+    name: int
+    size: int
+    order: Literal["little", "big"]
+    counted: int
+    multiple: int
+
+
+class _Chunk(NamedTuple):
+    """A chunk, or what the whole file consists of.
+
+    Attributes:
+        name: its first four bytes.
+        field: where its size stands: first byte, and the one after the last.
+        order: of the bytes of the size.
+        size: as announced, bytes.
+        start: where its content begins.
+        counted: what the size counts besides the content, bytes.
+    """
+
+    name: bytes
+    field: tuple[int, int]
+    order: Literal["little", "big"]
+    size: int
+    start: int
+    counted: int = 0
+
+
+_FORMS = {
+    b"RIFF": _Form(12, 4, 4, "little", 0, 2),
+    b"RIFX": _Form(12, 4, 4, "big", 0, 2),
+    b"RF64": _Form(12, 4, 4, "little", 0, 2),
+    b"riff": _Form(40, 16, 8, "little", 24, 8),  # W64
+    b"FORM": _Form(12, 4, 4, "big", 0, 2),  # AIFF
+    b"caff": _Form(8, 4, 8, "big", 0, 1),
+}
+
+
+def _chunks(file: BinaryIO, form: _Form, at: int) -> Iterator[_Chunk]:
+    """Walk from one chunk to the next while what is there looks like one."""
+    length = form.name + form.size
+    while len(header := read_bytes(file, at, length)) == length:
+        if not header[:4].decode("latin-1").isprintable():
+            return
+        size = max(0, int.from_bytes(header[form.name :], form.order) - form.counted)
+        start = at + length
+        yield _Chunk(header[:4], (at + form.name, start), form.order, size, start, form.counted)
+        at = start + size + -size % form.multiple
+
+
+def _samples_chunk(file: BinaryIO, form: _Form) -> _Chunk | None:
+    size_64: _Chunk | None = None
+    for chunk in _chunks(file, form, form.first):
+        if chunk.name == b"ds64":  # of RF64: the sizes of the file and of its samples, 64 bits each
+            field = (chunk.start + 8, chunk.start + 16)
+            size = int.from_bytes(read_bytes(file, field[0], 8), "little")
+            size_64 = chunk._replace(field=field, size=size)
+        elif chunk.name in (b"data", b"SSND"):
+            if size_64 is not None and chunk.size == 0xFFFFFFFF:
+                return size_64._replace(start=chunk.start)
+            return chunk
+    return None
+
+
+def _au(magic: bytes) -> _Chunk | None:
+    order: Literal["little", "big"]
+    if magic[:4] == b".snd":
+        order = "big"
+    elif magic[:4] == b"dns.":
+        order = "little"
+    else:
+        return None
+    start, size = (int.from_bytes(magic[at : at + 4], order) for at in (4, 8))
+    return _Chunk(magic[:4], (8, 12), order, size, start)
+
+
+def _only_chunks(file: BinaryIO, form: _Form | None, at: int) -> bool:
+    """Whether there are chunks from here on, to the end of the file, so that no samples are."""
+    end = at
+    for chunk in () if form is None else _chunks(file, form, at):
+        end = chunk.start + chunk.size
+    return abs(size_of(file) - end) <= 1  # with or without the byte that pads the last one

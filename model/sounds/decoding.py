@@ -1,0 +1,225 @@
+"""Sound files decoded block by block to their end: the one way for those who read them and who check them.
+
+A sound is as long as what decodes. Whether a file is damaged is decided here, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from model.sounds.layout import read_layout
+
+Segment: TypeAlias = tuple[float, float | None]
+"""Part of a recording: seconds where it begins and where it ends; None: with the recording."""
+Fault: TypeAlias = Literal["missing", "empty", "unreadable", "truncated", "not finite", "too loud"]
+Block: TypeAlias = npt.NDArray[np.float32]
+"""Consecutive samples, float32 `[T, C]`; full scale is 1."""
+
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
+"""Of a file, Hz. Brought to 44.1 kHz, a small file at 1 Hz would fill any memory."""
+LOUDEST = 8.0
+"""Largest sample where full scale is 1: decoders and mixes overshoot by a few dB; 18 dB are another unit."""
+
+_BLOCK = 2**19  # samples per channel: memory is taken for what is there, not for what is announced
+_UNKNOWN_LENGTH = 2**40  # and more: what libsndfile says where a header does not tell
+_NOT_DECODABLE = "not decodable as audio ({})"
+
+
+class UnusableAudio(ValueError):
+    """A sound that cannot be used: what is wrong in a word or two, and in detail."""
+
+    def __init__(self, name: str, fault: Fault, detail: str, *, message: str = "{}") -> None:
+        super().__init__(f"{name}: {message.format(detail)}.")
+        self.fault = fault
+        self.detail = detail
+
+
+def refuse_loud(peak: float, name: str, advice: str) -> None:
+    """Raise if samples cannot be in a unit where full scale is 1.
+
+    Args:
+        peak: largest absolute value of the samples.
+        name: of the sound in messages.
+        advice: what to do.
+
+    Raises:
+        UnusableAudio: the peak is above `LOUDEST`.
+    """
+    if peak > LOUDEST:
+        detail = f"has a peak of {peak:.3g} where full scale is 1"
+        raise UnusableAudio(name, "too loud", detail, message=f"{{}}, so it is in another unit; {advice}")
+
+
+class AudioReader:
+    """A sound file that is open for reading, once from a beginning to an end.
+
+    Args:
+        source: path of the file, or its content as a binary file that can be searched.
+        name: of the file in messages.
+
+    Attributes:
+        rate: samples a second.
+        channels: number of channels.
+        note: what is odd about the file though it can be used; complete after reading; empty: nothing is.
+
+    Raises:
+        UnusableAudio: the file does not decode, is cut off, or has a rate that is none of sound.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, source: Path | BinaryIO, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._part = 0
+        self._decoded = 0  # samples of this part
+        self._content = ExitStack()
+        self._opened = ExitStack()
+        try:
+            content = self._content.enter_context(source.open("rb")) if isinstance(source, Path) else source
+            self._layout = read_layout(content, name)
+            if self._layout.cut:
+                raise UnusableAudio(name, "truncated", self._layout.cut, message="truncated; {}")
+            self._file = self._open()
+        except BaseException:
+            self.close()
+            raise
+        self.rate: int = self._file.samplerate
+        self.channels: int = self._file.channels
+        self.note = self._layout.note
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._opened.close()
+        self._content.close()
+
+    def announced(self, segment: Segment | None = None) -> int:
+        """Say how many samples per channel a part has by the header; 0 where that does not tell."""
+        first, last = self._bounds(segment)
+        length = self._length or 0
+        return max(0, (length if last is None else min(length, last)) - first)
+
+    def blocks(self, segment: Segment | None = None) -> Iterator[Block]:
+        """Decode a part of the sound, no more than there is of it; None: all.
+
+        Raises:
+            UnusableAudio: it does not decode, ends too early, or has samples that are not finite or too loud.
+            OSError: it cannot be read.
+        """
+        first, last = self._bounds(segment)
+        position = self._go_to(first)
+        while last is None or position < last:
+            block = self._read(_BLOCK if last is None else min(_BLOCK, last - position))
+            if not len(block):
+                return
+            wanted = block[max(0, first - position) :]
+            position += len(block)
+            if len(wanted):
+                self._judge(wanted)
+                yield wanted
+
+    def _bounds(self, segment: Segment | None) -> tuple[int, int | None]:
+        first, last = (
+            None if seconds is None else round(min(seconds * self.rate, _UNKNOWN_LENGTH))
+            for seconds in segment or (0.0, None)
+        )
+        return first or 0, last
+
+    def _go_to(self, first: int) -> int:
+        """Move to a sample where that is possible; return where the next block begins, else 0."""
+        if first and len(self._layout.views) <= 1:
+            try:
+                self._decoded = self._file.seek(first)
+            except soundfile.SoundFileRuntimeError:  # there is none, or the format cannot
+                self._file = self._open()
+        return self._decoded
+
+    def _read(self, count: int) -> Block:
+        """Decode the next samples, at most so many; none at the end."""
+        with self._translated():
+            block: Block = self._file.read(count, dtype="float32", always_2d=True)
+        self._decoded += len(block)
+        if len(block):
+            return block
+        self._compare_with_header()
+        if self._part + 1 >= len(self._layout.views):
+            return block
+        self._part += 1
+        self._decoded = 0
+        self._file = self._open()
+        if (self._file.samplerate, self._file.channels) != (self.rate, self.channels):
+            detail = "consists of streams that differ in sample rate or channels"
+            raise UnusableAudio(self._name, "unreadable", detail)
+        return self._read(count)
+
+    def _compare_with_header(self) -> None:
+        if self._length is not None and self._decoded < self._length:
+            detail = f"its header promises {self._length} samples, {self._decoded} can be decoded"
+            raise UnusableAudio(self._name, "truncated", detail, message="truncated; {}")
+        if self._layout.announced not in (0, self._decoded):
+            self.note = f"its header promises {self._layout.announced} samples, it has {self._decoded}"
+
+    def _judge(self, block: Block) -> None:
+        low, high = float(block.min()), float(block.max())  # NaN if one is
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise UnusableAudio(self._name, "not finite", "holds values that are not finite")
+        refuse_loud(max(-low, high), self._name, "scale it to -1..1 (16-bit units: divide by 32768)")
+
+    @property
+    def _length(self) -> int | None:
+        """Samples per channel of the present part, where its header tells."""
+        frames: int = self._file.frames
+        return None if self._layout.estimated or frames >= _UNKNOWN_LENGTH else frames
+
+    def _open(self) -> _Forward:
+        """Have libsndfile open the present part in place of what was open."""
+        self._opened.close()
+        views = self._layout.views
+        source = views[self._part] if views else self._source
+        if not isinstance(source, Path):
+            source.seek(0)
+        with self._translated():
+            file: _Forward = self._opened.enter_context(_Forward(source))
+        if file.format == "RAW":  # libsndfile takes anything named x.au for samples without a header
+            raise UnusableAudio(self._name, "unreadable", "Format not recognised", message=_NOT_DECODABLE)
+        if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+            allowed = f"{LOWEST_RATE} to {HIGHEST_RATE} are read"
+            detail = f"its sample rate is {file.samplerate} Hz; {allowed}"
+            raise UnusableAudio(self._name, "unreadable", detail)
+        return file
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise what libsndfile says as an `UnusableAudio`, and what reading a file raises as it is."""
+        try:
+            yield
+        except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
+            reason = str(getattr(error, "error_string", None) or error).rstrip(".")
+            raise UnusableAudio(self._name, "unreadable", reason, message=_NOT_DECODABLE) from error
+        finally:
+            for view in self._layout.views:
+                if view.error is not None:
+                    raise view.error
+
+
+class _Forward(soundfile.SoundFile):
+    """A file of which soundfile does not ask after each block where it is: some cannot tell."""
+
+    def seekable(self) -> bool:
+        return False

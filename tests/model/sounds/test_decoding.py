@@ -1,0 +1,337 @@
+"""Sounds are as long as what decodes, whatever their headers say; reading and checking agree on it."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from model.audio_input import read_audio
+from model.sounds.decoding import AudioReader
+from utils.datasets.hearing import Heard, listen
+
+RATE = 44100
+SAMPLES = 60_000
+RNG = np.random.default_rng(0)
+NOISE = (0.3 * RNG.standard_normal(SAMPLES) * np.where(np.arange(SAMPLES) < 20_000, 1, 1e-3)).astype(
+    np.float32
+)
+KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MP3_DELAY = 1105  # samples before the sound that a Xing header has decoders leave out
+
+
+@cache
+def encoded(kind: str, subtype: str | None = None, **options: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, NOISE, RATE, format=kind, subtype=subtype, **options)
+    return file.getvalue()
+
+
+def mp3_frames(content: bytes) -> list[bytes]:
+    """The frames of an MPEG-1 layer III file without tags (ISO 11172-3, 2.4.3.1)."""
+    frames = []
+    while content:
+        length = 144000 * KBPS[content[2] >> 4] // RATE + (content[2] >> 1 & 1)
+        frames.append(content[:length])
+        content = content[length:]
+    return frames
+
+
+def mp3(mode: str) -> list[bytes]:
+    frames = mp3_frames(encoded("MP3", bitrate_mode=mode))
+    assert b"Xing" in frames[0] or b"Info" in frames[0]
+    return frames
+
+
+def read_and_heard(path: Path) -> tuple[int | str, Heard]:
+    heard = listen(path)
+    try:
+        return read_audio(path, heard.rate or RATE).shape[1], heard
+    except ValueError as error:
+        return str(error), heard
+
+
+def require_length(content: bytes, samples: int, path: Path) -> None:
+    """Read from the file, from its bytes and by the check: all of one length."""
+    path.write_bytes(content)
+    read, heard = read_and_heard(path)
+    assert (read, heard.fault, heard.samples) == (samples, None, samples)
+    assert read_audio(io.BytesIO(content), RATE).shape[1] == samples
+
+
+ID3V2 = b"ID3\x04\x00\x00" + bytes([0, 0, 39, 8]) + bytes(5000)  # 39 * 128 + 8 bytes follow
+ID3V1 = b"TAG" + b"x" * 125
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize(("before", "after"), [(b"", b""), (ID3V2, b""), (b"", ID3V1), (ID3V2 * 2, ID3V1)])
+def test_an_mp3_without_a_xing_header_is_read_whole(
+    mode: str, before: bytes, after: bytes, tmp_path: Path
+) -> None:
+    frames = mp3(mode)[1:]
+    require_length(before + b"".join(frames) + after, 1152 * len(frames), tmp_path / "a.mp3")
+
+
+def test_an_mp3_decodes_alike_with_and_without_its_xing_header(tmp_path: Path) -> None:
+    frames = mp3("VARIABLE")
+    (tmp_path / "a.mp3").write_bytes(b"".join(frames))
+    known = read_audio(tmp_path / "a.mp3", RATE)
+    libsndfile = soundfile.read(tmp_path / "a.mp3", dtype="float32")[0]
+    np.testing.assert_array_equal(known[0], libsndfile * np.float32(32768))
+    assert known.shape[1] == SAMPLES
+    unknown = read_audio(io.BytesIO(b"".join(frames[1:])), RATE)
+    np.testing.assert_allclose(unknown[:, MP3_DELAY : MP3_DELAY + SAMPLES], known, atol=1)
+
+
+@pytest.mark.parametrize("cut", [1, 50, 5000])
+def test_an_mp3_stream_is_read_up_to_its_last_whole_frame(cut: int, tmp_path: Path) -> None:
+    frames = mp3("VARIABLE")[1:]
+    content = b"".join(frames)[:-cut]
+    ends = np.cumsum([len(frame) for frame in frames])
+    require_length(content, 1152 * int((ends <= len(content)).sum()), tmp_path / "a.mp3")
+
+
+def test_bytes_that_are_no_frames_at_either_end_of_an_mp3_are_passed_over(tmp_path: Path) -> None:
+    frames = mp3("VARIABLE")[1:]
+    content = bytes(500) + b"".join(frames) + bytes(range(1, 200)) * 20
+    (tmp_path / "a.mp3").write_bytes(content)
+    assert read_and_heard(tmp_path / "a.mp3")[0] == 1152 * len(frames)
+
+
+@pytest.mark.parametrize("between", [b"", ID3V2])
+def test_joined_mp3_files_are_read_to_the_last(between: bytes, tmp_path: Path) -> None:
+    content = b"".join(mp3("VARIABLE"))
+    (tmp_path / "a.mp3").write_bytes(content + between + content)
+    read, heard = read_and_heard(tmp_path / "a.mp3")
+    assert read == heard.samples
+    assert 2 * SAMPLES <= heard.samples <= 2 * SAMPLES + 8 * 1152  # codecs pad each of them
+
+
+def test_an_mp3_that_says_its_length_and_is_cut_is_truncated(tmp_path: Path) -> None:
+    content = b"".join(mp3("VARIABLE"))
+    (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
+    read, heard = read_and_heard(tmp_path / "a.mp3")
+    assert heard.fault == "truncated"
+    assert str(read).startswith(f"{tmp_path / 'a.mp3'}: truncated; its header promises {SAMPLES} samples, ")
+
+
+def flac(announced: int) -> bytes:
+    content = bytearray(encoded("FLAC"))
+    content[21] = content[21] & 0xF0 | announced >> 32
+    content[22:26] = (announced & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("announced", [0, 40_000, SAMPLES, 200_000, 2**36 - 1])
+def test_flac_is_read_to_its_end_whatever_number_of_samples_it_announces(
+    announced: int, tmp_path: Path
+) -> None:
+    require_length(flac(announced), SAMPLES, tmp_path / "a.flac")
+    wrong = announced in (40_000, 200_000)
+    assert listen(tmp_path / "a.flac").note == (
+        f"its header promises {announced} samples, it has {SAMPLES}" if wrong else ""
+    )
+    np.testing.assert_array_equal(
+        read_audio(tmp_path / "a.flac", RATE), read_audio(io.BytesIO(encoded("FLAC")), RATE)
+    )
+
+
+def test_flac_of_unknown_length_that_is_cut_does_not_decode(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").write_bytes(flac(0)[:-1000])
+    read, heard = read_and_heard(tmp_path / "a.flac")
+    assert "not decodable as audio" in str(read)
+    assert heard.fault == "unreadable"
+
+
+def wav(riff: int, data: int, *, before: bytes = b"", after: bytes = b"") -> bytes:
+    plain = encoded("WAV", "PCM_16")
+    return (
+        b"RIFF"
+        + struct.pack("<I", riff)
+        + plain[8:36]
+        + before
+        + b"data"
+        + struct.pack("<I", data)
+        + plain[44:]
+        + after
+    )
+
+
+SIZE = 2 * SAMPLES
+LIST = b"LIST" + struct.pack("<I", 100) + bytes(range(100))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(wav(SIZE + 36, SIZE), id="right"),
+        pytest.param(wav(SIZE + 44, SIZE), id="counts its own header"),
+        pytest.param(wav(SIZE + 72, SIZE), id="36 too many"),
+        pytest.param(wav(0, SIZE), id="RIFF 0"),
+        pytest.param(wav(0, 0), id="never closed"),
+        pytest.param(wav(36, 0), id="data 0"),
+        pytest.param(wav(0x7F000024, 0x7F000000), id="old sox"),
+        pytest.param(wav(0x7FFFF024, 0x7FFFF000), id="sox"),
+        pytest.param(wav(0x80000024, 0x80000000), id="arecord"),
+        pytest.param(wav(0x7FFFFFFF, 0x7FFFFFFF - 36), id="2 GiB"),
+        pytest.param(wav(0xFFFFFFFF, 0xFFFFFFFF), id="ffmpeg"),
+        pytest.param(wav(0xFFFFFFFF, 0xFFFFFFFF - 36), id="4 GiB"),
+        pytest.param(wav(SIZE + 36, SIZE + 8), id="data 8 too many"),
+        pytest.param(wav(SIZE + 36, SIZE + 36), id="data 36 too many"),
+        pytest.param(wav(SIZE + 36, SIZE, after=LIST), id="chunk after"),
+        pytest.param(wav(0, SIZE, after=LIST), id="RIFF 0, chunk after"),
+        pytest.param(wav(0xFFFFFFFF, SIZE, after=LIST), id="RIFF unknown, chunk after"),
+        pytest.param(wav(SIZE + 144, SIZE, before=LIST), id="chunk before"),
+        pytest.param(wav(0xFFFFFFFF, 0xFFFFFFFF, before=LIST), id="unknown, chunk before"),
+        pytest.param(wav(0, 0, before=LIST), id="never closed, chunk before"),
+        pytest.param(wav(SIZE + 36, SIZE, after=b"\xff" * 1001), id="junk after"),
+    ],
+)
+def test_the_data_chunk_of_a_wav_decides_or_the_end_of_the_file(content: bytes, tmp_path: Path) -> None:
+    require_length(content, SAMPLES, tmp_path / "a.wav")
+    samples = soundfile.read(io.BytesIO(encoded("WAV", "PCM_16")), dtype="int16")[0]
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", RATE)[0], samples)
+
+
+def test_a_wav_without_samples_is_empty_also_with_a_chunk_after_them(tmp_path: Path) -> None:
+    for after in (b"", LIST):
+        content = wav(36 + len(after), 0)[:44] + after
+        (tmp_path / "a.wav").write_bytes(content)
+        read, heard = read_and_heard(tmp_path / "a.wav")
+        assert heard.fault == "empty"
+        assert "holds no audio samples" in str(read)
+
+
+def field(content: bytes, name: bytes, shift: int, form: str, *values: int) -> bytes:
+    changed = bytearray(content)
+    struct.pack_into(form, changed, content.index(name) + shift, *values)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "changed"),
+    [
+        *[("aiff", field(encoded("AIFF"), b"SSND", 4, ">I", value)) for value in (0, 0x7F000000, 2**32 - 1)],
+        *[("au", field(encoded("AU"), b".snd", 8, ">I", value)) for value in (0, 2**31, 2**32 - 1)],
+        *[("caf", field(encoded("CAF"), b"data", 4, ">q", value)) for value in (-1, 0)],
+        *[("rf64", field(encoded("RF64"), b"ds64", 8, "<3Q", *3 * [value])) for value in (0, 2**64 - 1)],
+        *[("w64", field(encoded("W64"), b"data", 16, "<Q", value)) for value in (0, 24, 2**63 - 1)],
+    ],
+)
+def test_other_formats_whose_writer_could_not_go_back_are_read_to_the_end(
+    suffix: str, changed: bytes, tmp_path: Path
+) -> None:
+    require_length(changed, SAMPLES, tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "OGG"])
+def test_a_file_that_is_cut_is_truncated_for_reading_as_for_the_check(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    for part in (0.3, 0.99):
+        path.write_bytes(encoded(kind)[: int(part * len(encoded(kind)))])
+        read, heard = read_and_heard(path)
+        assert heard.fault == "truncated"
+        assert read == f"{path}: truncated; {heard.detail}."
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_streams_one_after_the_other_in_an_ogg_file_are_all_read(subtype: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, NOISE, 48000, format="OGG", subtype=subtype)
+    one = read_audio(io.BytesIO(file.getvalue()), 48000)
+    (tmp_path / "a.ogg").write_bytes(file.getvalue() * 2)
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.ogg", 48000), np.hstack([one, one]))
+    assert listen(tmp_path / "a.ogg").samples == 2 * SAMPLES
+    part = read_audio(tmp_path / "a.ogg", 48000, segment=(1.0, 1.5))  # across the seam
+    np.testing.assert_array_equal(part, np.hstack([one, one])[:, 48000:72000])
+
+
+def test_streams_of_different_rates_in_one_file_are_refused(tmp_path: Path) -> None:
+    other = io.BytesIO()
+    soundfile.write(other, NOISE, 22050, format="OGG", subtype="VORBIS")
+    (tmp_path / "a.ogg").write_bytes(encoded("OGG", "VORBIS") + other.getvalue())
+    read, heard = read_and_heard(tmp_path / "a.ogg")
+    assert "consists of streams that differ in sample rate or channels" in str(read)
+    assert heard.fault == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "make"),
+    [
+        ("wav", lambda: encoded("WAV", "PCM_16")),
+        ("wav", lambda: wav(0, 0)),
+        ("wav", lambda: encoded("WAV", "GSM610")),  # which libsndfile cannot seek in
+        ("wav", lambda: encoded("WAV", "MS_ADPCM")),
+        ("flac", lambda: flac(SAMPLES)),
+        ("flac", lambda: flac(0)),
+        ("flac", lambda: flac(2000)),
+        ("ogg", lambda: encoded("OGG", "VORBIS")),
+        ("mp3", lambda: b"".join(mp3("VARIABLE"))),
+        ("mp3", lambda: b"".join(mp3("VARIABLE")[1:])),
+    ],
+)
+def test_a_segment_is_that_part_of_the_whole(suffix: str, make: Callable[[], bytes], tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(make())
+    whole = read_audio(path, RATE)
+    for begin, end in [(0.0, 0.1), (0.3, 0.5), (1.0, 1.2), (1.25, None), (0.5, 60.0)]:
+        part = read_audio(path, RATE, segment=(begin, end))
+        expected = whole[:, round(begin * RATE) : None if end is None else round(end * RATE)]
+        np.testing.assert_allclose(part, expected, atol=1, strict=True)
+    with pytest.raises(ValueError, match=r"holds no audio samples from 5 to 6 s"):
+        read_audio(path, RATE, segment=(5.0, 6.0))
+
+
+@pytest.mark.parametrize("peak", [1.5, 4.0, -7.9])
+def test_a_float_file_may_overshoot(peak: float, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, 0.1, peak]), RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav", RATE)[0, 2], 32768 * peak)
+    assert listen(tmp_path / "a.wav").fault is None
+
+
+@pytest.mark.parametrize(("subtype", "kind"), [("FLOAT", "WAV"), ("DOUBLE", "WAV"), ("FLOAT", "AIFF")])
+def test_a_float_file_in_16_bit_units_is_refused(subtype: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.sound"
+    soundfile.write(path, np.array([0.0, 5.0, -20000.0]), RATE, subtype=subtype, format=kind)
+    read, heard = read_and_heard(path)
+    assert read == (
+        f"{path}: has a peak of 2e+04 where full scale is 1, so it is in another unit; scale it to -1..1 "
+        "(16-bit units: divide by 32768)."
+    )
+    assert (heard.fault, heard.detail) == ("too loud", "has a peak of 2e+04 where full scale is 1")
+
+
+@pytest.mark.parametrize("content", [b"<html>" * 100, b"word " * 100])
+@pytest.mark.parametrize("suffix", ["wav", "au", "mp3", "flac"])
+def test_text_is_no_sound_whatever_its_suffix(suffix: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    read, heard = read_and_heard(path)
+    assert str(read).startswith(f"{path}: not decodable as audio")
+    assert heard.fault == "unreadable"
+
+
+def test_a_disk_that_fails_is_no_end_of_a_sound() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 20_000:
+                raise OSError("the disk is gone")
+            return super().read(size)
+
+    with (
+        AudioReader(Failing(encoded("FLAC")), "a") as sound,
+        pytest.raises(OSError, match="the disk is gone"),
+    ):
+        list(sound.blocks())
+
+
+def test_content_is_read_from_its_beginning_wherever_it_stands() -> None:
+    content = io.BytesIO(encoded("WAV"))
+    content.seek(0, io.SEEK_END)
+    assert read_audio(content, RATE).shape[1] == SAMPLES
