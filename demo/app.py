@@ -20,12 +20,13 @@ from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.indexing import KINDS, FolderIndex, Update
+from demo.indexing import FolderIndex, Update
 from demo.made import made_collection
 from demo.queries import Queries
 from demo.weights import find_demo_weights
 from model.image_input import read_image
 from model.releases import WeightsError
+from model.zero_shot import KINDS
 
 HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20

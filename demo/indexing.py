@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from filelock import FileLock
@@ -21,26 +21,18 @@ from tqdm import tqdm
 
 from demo.store import Stored, read_store, record_file, write_store
 from demo.weights import Weights
-from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
+from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.audioclip import AudioCLIP
-from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
+from model.zero_shot import KINDS, SUFFIXES, Kind
 from utils.datasets.cache import default_cache_folder
 
-Kind: TypeAlias = Literal["audio", "image"]
 Embedding: TypeAlias = NDArray[np.float32]
-
-KINDS: tuple[Kind, ...] = ("audio", "image")
 
 _UNDECODED = {
     **dict.fromkeys(sorted(UNDECODED_AUDIO_SUFFIXES), CONVERT_AUDIO),
     **dict.fromkeys(sorted(UNDECODED_IMAGE_SUFFIXES), CONVERT_IMAGE),
 }
-SUFFIXES: dict[str, Kind] = {
-    # those that are not decoded are listed as wrong, not passed over in silence
-    **dict.fromkeys(sorted(AUDIO_SUFFIXES | UNDECODED_AUDIO_SUFFIXES), "audio"),
-    **dict.fromkeys(sorted(IMAGE_SUFFIXES | UNDECODED_IMAGE_SUFFIXES), "image"),
-}
-
 GROUP: dict[Kind, int] = {"audio": 8, "image": 32}  # files embedded at once
 SAVE_EVERY_SECONDS = 60.0
 

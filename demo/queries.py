@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from demo.indexing import KINDS, SUFFIXES, Embedding, FolderIndex, Kind, embed_files
+from demo.indexing import Embedding, FolderIndex, embed_files
 from model.audioclip import AudioCLIP
+from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels, label_probabilities
 
 UPLOADS_KEPT = 100
 MOST_LABELS = 500
@@ -77,23 +78,17 @@ class Queries:
     def classify(
         self, query: dict[str, Any], labels: Sequence[str], *, template: str = "{}"
     ) -> list[dict[str, Any]]:
-        """Say how probable each label is, softmax over scaled similarities, best first.
+        """Say how probable each label is, as `AudioCLIP.classify` does, best first.
 
         Raises:
-            ValueError: there is no such file, no label, too many, or a text is too long.
+            ValueError: there is no such file, no label, too many, one twice, or a text is too long.
         """
         if not 1 <= len(labels) <= MOST_LABELS:
             raise ValueError(f"{len(labels)} labels are given; 1 to {MOST_LABELS} are possible.")
         file = self._file(query)
         features = torch.from_numpy(file.embedding[None].copy()).to(self._model.device)
-        texts = self._model.embed_text([str(label) for label in labels], template)
-        with torch.no_grad():
-            if file.kind == "audio":
-                logits = self._model.logits(audio_features=features, text_features=texts).audio_text
-            else:
-                logits = self._model.logits(image_features=features, text_features=texts).image_text
-        assert logits is not None
-        probabilities = logits[0].softmax(dim=0).tolist()
+        texts = embed_labels(self._model, [str(label) for label in labels], template)
+        probabilities = label_probabilities(self._model, file.kind, features, texts)[0].tolist()
         found = [
             {"label": str(label), "probability": p} for label, p in zip(labels, probabilities, strict=True)
         ]

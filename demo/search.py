@@ -1,4 +1,4 @@
-"""Find sounds and pictures of a folder by a text, a sound or a picture: `python demo/search.py --help`."""
+"""Find or classify sounds and pictures, by texts or by other files: `python demo/search.py --help`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.indexing import KINDS, SUFFIXES, Embedding, FolderIndex, Update, embed_files
+from demo.indexing import Embedding, FolderIndex, Update, embed_files
 from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
 from model.releases import WeightsError
+from model.zero_shot import KINDS, embed_labels, kind_of, label_probabilities
 
 _TITLES = {"audio": "Sounds", "image": "Pictures"}
 _WRONG_SHOWN = 20
@@ -23,27 +26,40 @@ _EPILOG = """\
   python demo/search.py search "dog barking" --in ~/recordings
   python demo/search.py search --like bark.wav --in ~/recordings
   python demo/search.py search --in ~/recordings                   # asks for one text after the other
+  python demo/search.py classify bark.wav photo.jpg --labels dog rain "sea waves" --template "a sound of {}"
 
 Embeddings are kept in $AUDIOCLIP_CACHE, by default ~/.cache/audioclip. Before a search, files that are new
 or have changed are embedded. Sounds and pictures are ranked apart: their similarities to a text are not on
-one scale.
+one scale. Probabilities of labels add up to 1: one label is the most probable even where none is right.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0: done, 1: it could not be."""
+    """Run the command; 0: done, 1: it could not be, or not for every file."""
     given = _parser().parse_args(arguments)
     try:
+        if getattr(given, "count", 1) < 1:
+            raise ValueError(f"--count is {given.count}; it must be positive.")
+        if given.command == "classify":
+            _check_labels(given.labels)
         weights = find_demo_weights(given.weights)
         if weights.limits:
             print(weights.limits, file=sys.stderr)
-        index = FolderIndex(given.folder, weights, store=given.store)
+        elif (
+            given.weights
+            and weights.source != (folder := Path(given.weights).expanduser())
+            and folder.is_dir()
+        ):
+            print(f"{given.weights}: {weights.source}", file=sys.stderr)
         model = cache(weights.load)
+        if given.command == "classify":
+            return _classify(model, given.files, given.labels, template=given.template, count=given.count)
+        index = FolderIndex(given.folder, weights, store=given.store)
         _report(index.update(model), index)
         if given.command == "search":
             _search(index, model, text=given.text, like=given.like, count=given.count)
     except KeyboardInterrupt:
-        print("Stopped. What was embedded is kept; the same command goes on.", file=sys.stderr)
+        print("Stopped. What was embedded of a folder is kept; the same command goes on.", file=sys.stderr)
         return 130
     except (WeightsError, ValueError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -61,17 +77,18 @@ def printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python demo/search.py",
-        description="Find sounds and pictures of a folder by a text, a sound or a picture.",
+        description="Find sounds and pictures by a text, a sound or a picture, or classify them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
+    weights = argparse.ArgumentParser(add_help=False)
+    weights.add_argument(
         "--weights",
-        help="released name, file, checkpoint of a run, or folder of save_pretrained; default: the released "
-        "ones if assets/ has them, else random ones",
+        help="released name, file, folder of a run or of save_pretrained; default: the released ones if "
+        "assets/ has them, else random ones",
     )
+    common = argparse.ArgumentParser(add_help=False, parents=[weights])
     common.add_argument("--store", type=Path, metavar="FOLDER", help="where embeddings are kept instead")
     index = commands.add_parser("index", parents=[common], help="embed what is new in a folder")
     index.add_argument("folder", type=Path)
@@ -81,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument("--like", type=Path, metavar="FILE", help="a sound or a picture, in place of a text")
     search.add_argument("--in", dest="folder", type=Path, required=True, metavar="FOLDER")
     search.add_argument("-n", "--count", type=int, default=10, help="of sounds and of pictures (10)")
+    classify = commands.add_parser("classify", parents=[weights], help="say how probable labels are")
+    classify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="sounds and pictures")
+    classify.add_argument("--labels", nargs="+", action="extend", required=True, metavar="LABEL")
+    classify.add_argument("--template", default="{}", help="text of a label, {} stands for it")
+    classify.add_argument("-n", "--count", type=int, default=10, help="labels shown for each file (10)")
     return parser
 
 
@@ -125,15 +147,46 @@ def embed_query(model: AudioCLIP, path: Path) -> Embedding:
     Raises:
         ValueError: it is neither, or cannot be used.
     """
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is None:
-        raise ValueError(
-            f"{path}: neither a sound nor a picture by its name; known are {', '.join(SUFFIXES)}."
-        )
+    kind = kind_of(path, name=str(path))
     (result,) = embed_files(model, kind, [path])
     if isinstance(result, str):
         raise ValueError(f"{path}: {result}")
     return result
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    """Refuse what is a mistake at a command line, before weights are loaded.
+
+    Raises:
+        ValueError: there is a single label, or one is a file.
+    """
+    if len(labels) < 2:
+        raise ValueError(f"--labels has only {labels[0]!r}; give two or more, separated by spaces.")
+    for label in labels:
+        if Path(label).suffix and Path(label).is_file():
+            raise ValueError(f"--labels has {label!r}, which is a file; name files before --labels.")
+
+
+def _classify(
+    load: Callable[[], AudioCLIP], paths: Sequence[Path], labels: Sequence[str], *, template: str, count: int
+) -> int:
+    """Print the most probable labels of each file; 1 if one of the files cannot be used."""
+    model = load()
+    texts = embed_labels(model, labels, template)
+    wrong = 0
+    for path in paths:
+        try:
+            kind, features = kind_of(path, name=str(path)), embed_query(model, path)
+        except ValueError as error:
+            print(printable(str(error)), file=sys.stderr)
+            wrong += 1
+            continue
+        row = torch.from_numpy(features[None].copy()).to(texts.device)
+        probabilities = label_probabilities(model, kind, row, texts)[0].tolist()
+        print(printable(str(path)))
+        for probability, label in sorted(zip(probabilities, labels, strict=True), reverse=True)[:count]:
+            print(f"  {probability:6.3f}  {printable(label)}")
+    return 1 if wrong else 0
 
 
 def _show(index: FolderIndex, query: Embedding, count: int) -> None:

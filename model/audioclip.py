@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from model import embedding
+from model import embedding, zero_shot
 from model.built_from import NOT_DESCRIBED, arguments_for
 from model.clip import (
     Text,
@@ -211,6 +211,7 @@ class AudioCLIP(nn.Module, HubLayout):
     embed_audio = embedding.embed_audio
     embed_image = embedding.embed_image
     embed_text = embedding.embed_text
+    classify = zero_shot.classify
 
     @property
     def device(self) -> torch.device:

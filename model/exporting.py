@@ -23,6 +23,7 @@ from model.esresnet import spectrogram
 from model.esresnet.attention import Gate
 from model.esresnet.esresnext import ESResNeXt
 from model.esresnet.folding import folded
+from model.zero_shot import embed_labels
 
 ONNX_OPSET = 18
 
@@ -108,8 +109,11 @@ class ExportableZeroShot(nn.Module):
 
     Args:
         model: its audio tower is copied, its text tower embeds the classes here and now.
-        class_names: one or more.
+        class_names: one or more, all different.
         template: `{}` stands for the name.
+
+    Raises:
+        ValueError: a name is empty, there twice or too long, or the template lacks its `{}`.
     """
 
     class_features: Tensor
@@ -118,7 +122,7 @@ class ExportableZeroShot(nn.Module):
     def __init__(self, model: AudioCLIP, class_names: Sequence[str], *, template: str = "{}") -> None:
         super().__init__()
         self.tower = ExportableAudioTower(model.audio, normalize=True)
-        self.register_buffer("class_features", model.embed_text(list(class_names), template).float())
+        self.register_buffer("class_features", embed_labels(model, class_names, template))
         self.register_buffer("scale", model.logit_scale_at.detach().float().exp().clamp(1.0, 100.0))
         self.eval()
 

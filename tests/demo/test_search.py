@@ -218,6 +218,7 @@ def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
             "absent.pt: no such file or folder of runs.",
         ),
         (["search", "word " * 200, "--in", "{mine}"], "tokens"),
+        (["search", "x", "--in", "{mine}", "-n", "0"], "--count is 0; it must be positive."),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -1,0 +1,155 @@
+"""Zero-shot classification: how probable labels are for sounds and pictures, by the learned scales."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
+from model.embedding import Units
+from model.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from model.audioclip import AudioCLIP
+
+Kind: TypeAlias = Literal["audio", "image"]
+KINDS: tuple[Kind, ...] = ("audio", "image")
+
+SUFFIXES: dict[str, Kind] = {
+    # those that are not decoded, too: what reads them says how to convert them
+    **dict.fromkeys(sorted(AUDIO_SUFFIXES | UNDECODED_AUDIO_SUFFIXES), "audio"),
+    **dict.fromkeys(sorted(IMAGE_SUFFIXES | UNDECODED_IMAGE_SUFFIXES), "image"),
+}
+
+
+def classify(
+    model: "AudioCLIP",
+    inputs: Any,
+    labels: Iterable[str],
+    *,
+    template: str = "{}",
+    kind: Kind | None = None,
+    sample_rate: int | None = None,
+    units: Units = "int16",
+) -> Tensor:
+    """Say how probable labels are for sounds and pictures: softmax over scaled similarities.
+
+    The scale is the one that the model learned between audio and text, or image and text. The labels share
+    the probability among themselves: one of them is the most probable even where none is right, and a single
+    label has probability 1.
+
+    Args:
+        model: its towers are used in eval mode, without gradient.
+        inputs: one or several of what `embed_audio` and `embed_image` take: paths, arrays, tensors, PIL
+            images. They may be mixed. Told apart are files by their suffixes, arrays and tensors by their
+            types: unsigned integers are a picture, others audio.
+        labels: K texts, all different.
+        template: text of a label, `{}` stands for it: "a sound of {}".
+        kind: "audio" or "image", of all inputs, where suffixes and types do not tell.
+        sample_rate: of arrays of audio, Hz.
+        units: of floating-point arrays of audio, see `embed_audio`.
+
+    Returns:
+        float32 `[n, K]` on the model's device: a row for each input, in the order of `inputs`, a column for
+        each label. Each row adds up to 1.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a label is empty, no text, too long or there twice; or an input cannot be used; the
+            message says which and why.
+    """
+    if kind not in (None, *KINDS):
+        raise ValueError(f'kind is {kind!r}; "audio" and "image" are allowed, or None to tell by the input.')
+    texts = embed_labels(model, labels, template)
+    single = isinstance(inputs, str | Path | np.ndarray | Tensor | Image.Image) or hasattr(inputs, "read")
+    sources = [inputs] if single else list(inputs)
+    if not sources:
+        raise ValueError("Nothing to classify: the list of inputs is empty.")
+    kinds = [kind or kind_of(source, name=f"Input {place}") for place, source in enumerate(sources)]
+    found = texts.new_empty(len(sources), len(texts))
+    for each in KINDS:
+        rows = [row for row, one in enumerate(kinds) if one == each]
+        if rows:
+            chosen = [sources[row] for row in rows]
+            if each == "audio":
+                features = model.embed_audio(chosen, sample_rate=sample_rate, units=units)
+            else:
+                features = model.embed_image(chosen)
+            found[rows] = label_probabilities(model, each, features, texts)
+    return found
+
+
+def embed_labels(model: "AudioCLIP", labels: Iterable[str], template: str = "{}") -> Tensor:
+    """Embed the labels of a classification: float32 `[K, D]`, each of norm 1.
+
+    Raises:
+        ValueError: there is none; one is empty, no text, or too long; two are the same to the text tower,
+            which may ignore case and spaces; or the template lacks its `{}`.
+    """
+    names: list[Any]  # anything, by mistake
+    try:
+        names = [] if isinstance(labels, str) else list(labels)
+    except TypeError:
+        names = []
+    if not names:
+        raise ValueError(f'labels is {labels!r}; a list of one or more texts is expected, ["dog", "rain"].')
+    for place, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"labels[{place}] is {name!r}; a text is expected that is not empty.")
+    known: dict[tuple[int, ...], int] = {}
+    for place, tokens in enumerate(model.tokenize(names, template).tolist()):
+        before = known.setdefault(tuple(tokens), place)
+        if before != place:
+            raise ValueError(
+                f"labels[{before}] {names[before]!r} and labels[{place}] {names[place]!r} are the same text; "
+                "leave one out."
+            )
+    return model.embed_text(names, template)
+
+
+@torch.no_grad()
+def label_probabilities(model: "AudioCLIP", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
+    """Compute the probabilities `[n, K]` of labels from embeddings of norm 1.
+
+    Args:
+        model: whose scales are used.
+        kind: of the features.
+        features: `[n, D]`, of sounds or of pictures.
+        texts: `[K, D]`, of the labels.
+    """
+    if kind == "audio":
+        logits = model.logits(audio_features=features, text_features=texts).audio_text
+    else:
+        logits = model.logits(image_features=features, text_features=texts).image_text
+    assert logits is not None, "both features are given"
+    return logits.softmax(dim=-1)
+
+
+def kind_of(source: Any, *, name: str) -> Kind:
+    """Tell a sound from a picture.
+
+    Args:
+        source: path, array, tensor or PIL image.
+        name: of the input, for messages.
+
+    Raises:
+        ValueError: it cannot be told; the message says what to do.
+    """
+    if isinstance(source, Image.Image):
+        return "image"
+    if isinstance(source, np.ndarray):
+        return "image" if source.dtype.kind in "ub" else "audio"
+    if isinstance(source, Tensor):
+        return "image" if source.dtype in (torch.uint8, torch.bool) else "audio"
+    if not isinstance(source, str | Path):
+        raise ValueError(f'{name} is a {type(source).__name__}; say kind="audio" or kind="image".')
+    kind = SUFFIXES.get(Path(source).suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{source}: neither a sound nor a picture by its name; known are {', '.join(SUFFIXES)}."
+        )
+    return kind

@@ -1,0 +1,122 @@
+"""Probabilities of labels, for sounds and pictures in all their forms."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from model.audioclip import AudioCLIP
+
+LABELS = ["dog", "rain", "sea waves"]
+NOISE = np.random.default_rng(0).integers(-8000, 8000, (3, 9000), dtype=np.int16)
+PIXELS = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(small_arguments: dict[str, Any]) -> AudioCLIP:
+    """With scales that differ from each other, in train mode."""
+    torch.manual_seed(3)
+    built = AudioCLIP(**small_arguments, pretrained=False)
+    with torch.no_grad():
+        built.logit_scale_at.fill_(math.log(7.0))
+        built.logit_scale.fill_(math.log(40.0))
+    return built
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "dog.wav", NOISE[0], 44100)
+    return tmp_path / "dog.wav"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    Image.fromarray(PIXELS).save(tmp_path / "dog.PNG")
+    return tmp_path / "dog.PNG"
+
+
+def by_hand(features: torch.Tensor, texts: torch.Tensor, scale: float) -> Any:
+    powers = np.exp(scale * features.double().numpy() @ texts.double().numpy().T)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_probabilities_are_the_softmax_of_cosines_times_the_learned_scale(
+    model: AudioCLIP, sound: Path, picture: Path
+) -> None:
+    texts = model.embed_text(LABELS, "a sound of {}")
+    for path, embed, scale in ((sound, model.embed_audio, 7.0), (picture, model.embed_image, 40.0)):
+        found = model.classify(path, LABELS, template="a sound of {}")
+        assert found.shape == (1, 3) and found.dtype == torch.float32 and not found.requires_grad
+        np.testing.assert_allclose(found.numpy(), by_hand(embed(path), texts, scale), rtol=1e-4)
+        assert float(found.sum()) == pytest.approx(1.0)
+    assert model.training and all(module.training for module in model.modules())
+
+
+def test_sounds_and_pictures_may_be_mixed_and_keep_their_order(
+    model: AudioCLIP, sound: Path, picture: Path
+) -> None:
+    of_picture = model.classify(Image.fromarray(PIXELS), LABELS)[0]
+    of_sounds = model.classify([NOISE[0], torch.from_numpy(NOISE[1])], LABELS, sample_rate=44100)
+    mixed = [picture, str(sound), PIXELS, NOISE[0]]
+    found = model.classify(mixed, iter(LABELS), sample_rate=44100)
+    assert found.shape == (4, 3) and of_sounds.shape == (2, 3)
+    for row in (0, 2):
+        torch.testing.assert_close(found[row], of_picture)
+    for row in (1, 3):
+        torch.testing.assert_close(found[row], of_sounds[0])
+
+
+def test_the_kind_is_said_where_the_name_does_not_tell(model: AudioCLIP, sound: Path) -> None:
+    unnamed = sound.rename(sound.with_suffix(".data"))
+    with pytest.raises(ValueError, match=r"dog\.data: neither a sound nor a picture by its name; known are"):
+        model.classify(unnamed, LABELS)
+    expected = model.classify(NOISE[0], LABELS, sample_rate=44100)
+    torch.testing.assert_close(model.classify(unnamed, LABELS, kind="audio"), expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([], r"labels is \[\]; a list of one or more texts is expected"),
+        ("dog", "labels is 'dog'; a list of one or more texts is expected"),
+        (None, "labels is None; a list of one or more texts is expected"),
+        (["dog", ""], r"labels\[1\] is ''; a text is expected that is not empty"),
+        (["dog", " \t"], r"labels\[1\] is ' \\t'; a text is expected"),
+        (["dog", math.nan], r"labels\[1\] is nan; a text is expected"),
+        ([["dog", "rain"]], r"labels\[0\] is \['dog', 'rain'\]; a text is expected"),
+        (["dog", "rain", "dog"], r"labels\[0\] 'dog' and labels\[2\] 'dog' are the same text; leave one out"),
+        (["sea waves", "Sea  waves "], r"labels\[0\] 'sea waves' and labels\[1\] 'Sea  waves ' are the same"),
+        (["word " * 200, "dog"], "Text of .* tokens"),
+    ],
+)
+def test_labels_that_mean_nothing_are_refused(model: AudioCLIP, labels: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        model.classify("never-read.wav", labels)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "arguments", "error", "said"),
+    [
+        ([], {}, ValueError, "Nothing to classify: the list of inputs is empty"),
+        ([None], {}, ValueError, 'Input 0 is a NoneType; say kind="audio" or kind="image"'),
+        (io.BytesIO(b"RIFF"), {}, ValueError, 'Input 0 is a BytesIO; say kind="audio"'),
+        ("absent.wav", {}, FileNotFoundError, r"absent\.wav"),
+        ("absent.png", {}, FileNotFoundError, r"absent\.png"),
+        (NOISE[0], {}, ValueError, "sample_rate must say"),
+        ("dog.wav", {"kind": "sound"}, ValueError, 'kind is \'sound\'; "audio" and "image" are allowed'),
+        ("dog.wav", {"template": "a dog"}, ValueError, "The template 'a dog' lacks a {}"),
+    ],
+)
+def test_inputs_that_cannot_be_classified_are_named(
+    model: AudioCLIP, inputs: Any, arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        model.classify(inputs, LABELS, **arguments)
