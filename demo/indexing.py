@@ -26,6 +26,7 @@ from model.audioclip import AudioCLIP
 from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
 from model.zero_shot import KINDS, SUFFIXES, Kind
 from utils.datasets.cache import default_cache_folder
+from utils.datasets.walking import files_below
 
 Embedding: TypeAlias = NDArray[np.float32]
 
@@ -65,7 +66,7 @@ class FolderIndex:
     A file is told by its content: one that was renamed, copied or touched is not embedded again.
 
     Args:
-        folder: searched with all folders in it, hidden ones left out.
+        folder: searched with all folders in it, linked ones too, hidden ones left out.
         weights: of the model that embeds.
         store: folder where embeddings are kept; None: one in the cache folder.
 
@@ -140,9 +141,15 @@ class FolderIndex:
 
     def _look(self, before: Stored, now: Stored) -> tuple[dict[str, str], dict[str, str]]:
         """Find what the folder holds: the content of every file, and why a file cannot be read, by path."""
-        contents, wrong = {}, {}
-        for path in _walk(self.folder):
-            suffix = Path(path).suffix.lower()
+        contents, wrong = {}, dict[str, str]()
+
+        def unreadable(folder: str, error: OSError) -> None:
+            wrong[folder] = f"cannot be read ({error.strerror})"
+
+        for parent, name in files_below(self.folder, on_error=unreadable):
+            path, suffix = f"{parent}{name}", Path(name).suffix.lower()
+            if suffix not in SUFFIXES:
+                continue
             kind = SUFFIXES[suffix]
             if suffix in _UNDECODED:  # videos may be large: do not hash them
                 wrong[path] = f"{suffix[1:]} is not decoded: {_UNDECODED[suffix]}"
@@ -212,15 +219,6 @@ def _groups(todo: Mapping[str, str]) -> Iterator[tuple[Kind, list[str]]]:
         keys = [key for key in todo if key.startswith(f"{kind}:")]
         for begin in range(0, len(keys), GROUP[kind]):
             yield kind, keys[begin : begin + GROUP[kind]]
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Paths of all sounds and pictures, sorted; links to folders are not followed, as they may go round."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
 def _same(before: Stored, now: Stored) -> bool:

@@ -120,6 +120,14 @@ def test_wrong_files_are_listed_and_not_tried_again(folder: Path, update: Callab
     assert update() == first._replace(embedded=0)
 
 
+def test_linked_folders_are_searched_once(folder: Path, tmp_path: Path, update: Callable[[], Update]) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "sound_0000.wav").rename(tmp_path / "elsewhere/moved.wav")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(folder)
+    assert update() == Update(found=12, embedded=12, removed=0, wrong={})
+
+
 def test_another_model_embeds_all_anew(weights_folder: Path, update: Callable[[], Update]) -> None:
     update()
     kept = weights_folder / "model.safetensors"

@@ -9,15 +9,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from model.image_input import IMAGE_SUFFIXES
 from utils.datasets.audioset_tables import VIDEO
+from utils.datasets.walking import files_below
 
 _NUMBER = r"(?:_(\d+(?:\.\d+)?))"
 _NAME = re.compile(f"Y?({VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
@@ -50,7 +50,7 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
         modalities: "audio", "image" or both.
     """
     media = Media()
-    for folder, file in _files(root):
+    for folder, file in files_below(root):
         stem, _, suffix = file.rpartition(".")
         kind = f".{suffix.lower()}"
         path = f"{folder}{file}"
@@ -70,29 +70,6 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
     for paths in media.pictures.values():
         paths.sort(key=_by_number)
     return media
-
-
-def _files(root: Path) -> Iterator[tuple[str, str]]:
-    """Folder, "" or with `/` at its end, and name of every file, in the order of their names."""
-    entered = {os.path.realpath(root)}
-
-    def look(folder: str) -> Iterator[tuple[str, str]]:
-        with os.scandir(root / folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-        for entry in ordered:
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                yield folder, entry.name
-                continue
-            if entry.is_symlink():  # of links to folders above there would be no end
-                real = os.path.realpath(entry.path)
-                if real in entered:
-                    continue
-                entered.add(real)
-            yield from look(f"{folder}{entry.name}/")
-
-    yield from look("")
 
 
 def _video(name: str, begins: Mapping[str, float]) -> tuple[str | None, list[float]]:

@@ -20,6 +20,7 @@ from utils.datasets.checking_files import (
 )
 from utils.datasets.checking_table import read_leniently, table_findings
 from utils.datasets.sample import Clip
+from utils.datasets.walking import files_below, shown
 
 if TYPE_CHECKING:
     from utils.datasets.folds import FoldDataset
@@ -70,13 +71,13 @@ def _not_named(dataset: FoldDataset, clips: Iterable[Clip]) -> Iterator[Finding]
     paths = {clip.path for clip in clips}
     names = {Path(path).name for path in paths}
     table = (dataset.root / dataset.table).read_text(encoding="utf-8-sig")
-    for file in sorted(dataset.root.rglob("*")):
-        path = file.relative_to(dataset.root).as_posix()
-        left_out = file.name not in names and file.name in table
-        if file.suffix.lower() in AUDIO_SUFFIXES and path not in paths and not left_out and file.is_file():
+    for folder, name in files_below(dataset.root):
+        path = f"{folder}{name}"
+        left_out = name not in names and name in table
+        if Path(name).suffix.lower() in AUDIO_SUFFIXES and path not in paths and not left_out:
             yield Finding(
                 severity="warning",
                 what="The table does not name this file, so it is not used.",
-                where=path,
+                where=shown(path),
                 remedy="Add a line to the table, or take the file away.",
             )

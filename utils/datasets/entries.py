@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.sounds.decoding import Segment
+from utils.datasets.walking import shown
 
 
 class Entry(NamedTuple):
@@ -44,12 +45,19 @@ class Entry(NamedTuple):
 
 
 class Entries(Sequence[Entry]):
-    """Entries in one array of bytes, which worker processes share, about 100 bytes each."""
+    """Entries in one array of bytes, which worker processes share, about 100 bytes each.
+
+    Raises:
+        ValueError: a name is not UTF-8.
+    """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         packed, ends = bytearray(), [0]
         for entry in entries:
-            packed += json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+            try:
+                packed += json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"The name {shown(entry.name)} is not UTF-8; rename the file.") from error
             ends.append(len(packed))
         self._bytes: NDArray[np.uint8] = np.frombuffer(bytes(packed), np.uint8)
         self._ends: NDArray[np.int64] = np.array(ends)

@@ -57,6 +57,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         class_names: as given.
         digest: another for other entries.
         notice: what `prepare` says of samples that are left out; None: nothing.
+        passed_over: what `prepare` says of files that are not read; None: nothing.
         absent: files that are listed and not there, where the data set does without.
         folds, held_out: numbers of all folds, and of those held out.
         read_batch: gives whole batches; there only where all is sound, and in the cache.
@@ -71,6 +72,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
     notice: str | None = None
+    passed_over: str | None = None
     absent: tuple[str, ...] = ()
     read_batch: Callable[[Sequence[int]], Sample]
 
@@ -132,9 +134,9 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
             ValueError: clips do not decode; the message names them.
             OSError: the cache folder cannot be used.
         """
-        if self.notice is not None:
-            logger.warning("%s", self.notice)
-            self.notice = None
+        for said in filter(None, (self.notice, self.passed_over)):
+            logger.warning("%s", said)
+        self.notice = self.passed_over = None
         if self._load_decoded is not None and self._decoded is None:
             self._decoded = self._load_decoded()
 

@@ -1,4 +1,4 @@
-"""Which column of a user's table says what; rows of a table, and of a folder for each class."""
+"""Which column of a user's table says what, and the rows of a table."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from model.audio_input import AUDIO_SUFFIXES
-from model.image_input import IMAGE_SUFFIXES
 from model.sounds.decoding import Segment
 from utils.datasets.entries import Entry
 from utils.datasets.records import Record, Records
@@ -66,31 +64,6 @@ def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> Iterat
         )
     for record in records:
         yield _row(record, names, separator)
-
-
-def rows_of_folder(folder: Path) -> Iterator[Row]:
-    """List `<folder>/<label>/**`: sounds and pictures, those of one name and folder as one sample.
-
-    `_` in the name of a class stands for a space.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for file in sorted(folder.glob("*/**/*")):
-        kind = file.suffix.lower()
-        path = file.relative_to(folder)
-        if kind in AUDIO_SUFFIXES | IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts):
-            modality = "image" if kind in IMAGE_SUFFIXES else "audio"
-            both = found.setdefault(path.with_suffix("").as_posix(), {})
-            if modality in both:
-                raise ValueError(
-                    f"{folder} has both {both[modality]} and {path}; one sample has one of a kind."
-                )
-            both[modality] = path.as_posix()
-    if not found:
-        raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.")
-    for stem, files in found.items():
-        image = files.get("image")
-        label = stem.split("/")[0].replace("_", " ")
-        yield Row(Entry(files.get("audio"), (image,) if image else (), labels=(label,)), None, stem)
 
 
 def _name(what: str, given: Column, records: Records) -> str | None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ignite_trainer.inspection import Inspection, Severity
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.listed import FramesWanted, ListedDataset
-from utils.datasets.own_columns import Column, Columns, Row, rows_of_folder, rows_of_table
+from utils.datasets.own_columns import Column, Columns, Row, rows_of_table
+from utils.datasets.own_folder import read_folder
 
 
 class Table(ListedDataset):
@@ -22,6 +23,11 @@ class Table(ListedDataset):
     A column is found by its name: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
     `fold`, `split`, `start`, `end`, `group`; an argument names it otherwise (false: there is none). Any
     value may be absent. Held out is what `fold` or `split` say, or else a share.
+
+    A folder has a folder for each class, with sounds and pictures in it, those of one name as one sample.
+    Links are followed, and what is not read is counted in a warning. Where all of its folders are named as
+    splits are (`train`, `test`, `valid` ...), the classes are the folders in these; held out is what `split`
+    names, or else all but `train`.
 
     Args:
         table: the table, or the folder.
@@ -81,7 +87,17 @@ class Table(ListedDataset):
         path = Path(table).expanduser()
         folder = Path(root).expanduser() if root is not None else path if path.is_dir() else path.parent
         wanted = Columns(audio, image, text, labels, start, end, group, fold_column, split_column)
-        listed = rows_of_folder(path) if path.is_dir() else rows_of_table(path, wanted, separator)
+        notices = list[str]()
+        if path.is_dir():
+            found = read_folder(path)
+            listed = iter(found.rows)
+            notices += [f"Not read: {found.passed_over}."] if found.passed_over else []
+            if found.held_out and fold is None and split is None:
+                split = found.held_out
+                if share is not None:
+                    notices.append(f"share is not used: held out is what {' and '.join(split)} has.")
+        else:
+            listed = rows_of_table(path, wanted, separator)
         rows, absent = _with_files(listed, folder, skip=missing == "skip")
         if not rows:
             raise ValueError(f"{path} lists no samples.")
@@ -109,6 +125,8 @@ class Table(ListedDataset):
         self.absent = tuple(absent)
         if absent and train:  # of both splits, and said once
             self.notice = f"{path}: {len(absent)} files are not there; {len(rows)} samples are left."
+        if notices and train:
+            self.passed_over = f"{path}: {' '.join(notices)}"
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:

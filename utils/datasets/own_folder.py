@@ -1,0 +1,145 @@
+"""A folder with a folder for each class, as rows of a table are: what is read, held out and passed over."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
+from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.entries import Entry
+from utils.datasets.own_columns import Row
+from utils.datasets.walking import files_below, folders_of, shown
+
+_TRAINED_ON = frozenset({"train", "training"})
+_MEASURED_BY = frozenset(
+    {"test", "testing", "val", "valid", "validation", "dev", "development", "eval", "evaluation"}
+)
+_READ = AUDIO_SUFFIXES | IMAGE_SUFFIXES
+_MEDIA = _READ | UNDECODED_AUDIO_SUFFIXES | UNDECODED_IMAGE_SUFFIXES
+_NAMED = 5
+
+
+class ClassFolders(NamedTuple):
+    """What a folder of classes has.
+
+    Attributes:
+        rows: its samples; the split of a row is the folder of its classes, where there are such.
+        held_out: folders of classes that are held out, where nothing else is said.
+        passed_over: says what is not read; empty: nothing.
+    """
+
+    rows: list[Row]
+    held_out: tuple[str, ...]
+    passed_over: str
+
+
+def read_folder(folder: Path) -> ClassFolders:
+    """List `<folder>/<label>/**`: sounds and pictures, those of one name and folder as one sample.
+
+    `_` in the name of a class stands for a space. Where all folders are named as splits are, `train`, `test`,
+    `valid` ..., and have folders themselves, those are the classes.
+
+    Raises:
+        ValueError: there are no sounds or pictures, a name is not UTF-8, or the folder is not of this form.
+        OSError: a folder cannot be read.
+    """
+    paths = [PurePosixPath(parent + name) for parent, name in files_below(folder)]
+    _refuse_other_encodings(folder, [path for path in paths if path.suffix.lower() in _READ])
+    splits = _splits(folder, paths)
+    depth = 2 if splits else 1  # of folders above a sample
+    kinds, stray, with_samples = Counter[str](), list[str](), set[str]()
+    found: dict[str, dict[str, str]] = {}
+    for path in paths:
+        kind = path.suffix.lower()
+        if len(path.parts) <= depth:
+            stray += [str(path)] * (kind in _MEDIA)
+            continue
+        if kind not in _READ:
+            kinds[kind] += 1
+            continue
+        modality = "image" if kind in IMAGE_SUFFIXES else "audio"
+        both = found.setdefault(path.with_suffix("").as_posix(), {})
+        if modality in both:
+            raise ValueError(f"{folder} has both {both[modality]} and {path}; one sample has one of a kind.")
+        both[modality] = path.as_posix()
+        with_samples.add("/".join(path.parts[:depth]))
+    classes = [f"{split}/{name}" for split in splits for name in folders_of(folder / split)]
+    empty = [name for name in classes or folders_of(folder) if name not in with_samples]
+    passed_over = _passed_over(kinds, stray, empty)
+    if not found:
+        said = f" Not read: {passed_over}." if passed_over else ""
+        raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
+    rows = []
+    for stem, files in found.items():
+        images = (files["image"],) if "image" in files else ()
+        parts = stem.split("/")
+        entry = Entry(files.get("audio"), images, labels=(parts[depth - 1].replace("_", " "),))
+        rows.append(Row(entry, parts[0] if splits else None, stem))
+    return ClassFolders(rows, _held_out(splits), passed_over)
+
+
+def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
+    """Names of the folders that are splits, in their order; none if the folders are classes.
+
+    A class can be "train", too, but hardly will all classes have names of splits.
+    """
+    flat, deep = Counter[str](), Counter[str]()
+    for path in paths:
+        if path.suffix.lower() in _MEDIA and len(path.parts) > 1:
+            (flat if len(path.parts) == 2 else deep)[path.parts[0]] += 1
+    there = sorted(flat.keys() | deep.keys())
+    named = [name for name in there if name.lower() in _TRAINED_ON | _MEASURED_BY]
+    with_classes = [name for name in named if deep[name] > flat[name]]
+    if len(named) < len(there):
+        if len(with_classes) > 1 and any(name.lower() in _TRAINED_ON for name in with_classes):
+            others = ", ".join(name for name in there if name not in named)
+            raise ValueError(
+                f"{folder} has the splits {' and '.join(with_classes)}, with a folder for each class, and "
+                f"besides {others}; move what is not of a split elsewhere."
+            )
+        return []
+    if with_classes == named or len(named) == 1:
+        return with_classes
+    without = " and ".join(name for name in named if name not in with_classes)
+    raise ValueError(
+        f"{folder} has the splits {' and '.join(named)}, but not a folder for each class in {without}; sort "
+        "the files there into such folders, or move them elsewhere."
+    )
+
+
+def _held_out(splits: Sequence[str]) -> tuple[str, ...]:
+    """All but what is trained on; nothing where either is missing."""
+    others = tuple(name for name in splits if name.lower() not in _TRAINED_ON)
+    return others if len(others) < len(splits) else ()
+
+
+def _passed_over(kinds: Mapping[str, int], stray: Sequence[str], empty: Sequence[str]) -> str:
+    """Say what is not read: files by suffix, those outside the classes, and classes without samples."""
+    by_advice = defaultdict[str, list[str]](list)
+    for kind, count in sorted(kinds.items()):
+        advice = CONVERT_AUDIO if kind in UNDECODED_AUDIO_SUFFIXES else ""
+        advice = CONVERT_IMAGE if kind in UNDECODED_IMAGE_SUFFIXES else advice
+        by_advice[advice].append(f"{count:,} {shown(kind) or 'without a suffix'}")
+    said = [", ".join(counts) + f" ({advice})" * bool(advice) for advice, counts in by_advice.items()]
+    if stray:
+        said.append(f"{len(stray):,} in no folder of a class, such as {shown(stray[0])}")
+    if empty:
+        said.append(f"classes without a sound or picture that is read: {_some(empty)}")
+    return "; ".join(said)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+    return ", ".join(map(shown, names[:_NAMED])) + more
+
+
+def _refuse_other_encodings(folder: Path, paths: Sequence[PurePosixPath]) -> None:
+    wrong = [str(path) for path in paths if any("\ud800" <= mark <= "\udfff" for mark in str(path))]
+    if wrong:
+        raise ValueError(
+            f"{folder} has names that are not UTF-8: {_some(wrong)}; rename them, as by "
+            "`convmv -f latin1 -t utf8 -r --notest`."
+        )
