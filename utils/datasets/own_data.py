@@ -50,6 +50,8 @@ class Table(ListedDataset):
         ValueError: an argument or the table is wrong; the message has file, line and column.
     """
 
+    held_out_folders: tuple[str, ...] = ()
+    """Folders of splits that are held out though no argument says so."""
     to_hold_out: ClassVar[str] = 'a fold, a value of the column "split", or a share (0.2: a fifth)'
 
     def __init__(
@@ -93,7 +95,7 @@ class Table(ListedDataset):
             listed = iter(found.rows)
             notices += [f"Not read: {found.passed_over}."] if found.passed_over else []
             if found.held_out and fold is None and split is None:
-                split = found.held_out
+                split = self.held_out_folders = found.held_out
                 if share is not None:
                     notices.append(f"share is not used: held out is what {' and '.join(split)} has.")
         else:

@@ -139,6 +139,13 @@ class Shards(Dataset[Sample | DescribedSample]):
         with contextlib.closing(self.stream([index % len(self)])) as reads:
             return next(reads)()
 
+    def labels(self) -> set[str] | None:
+        """Say which labels the samples of this split have; None: an older manifest does not tell."""
+        named = [entry.labels for _, entry in self.shards]
+        if None in named:
+            return None
+        return {label for labels in named for label in labels or ()}
+
     def record(self, index: int) -> dict[str, str | int]:
         """Say which clip sample `index` is, and in which fold, as the set it was made of does."""
         number, position = self._place(index)

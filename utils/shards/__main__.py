@@ -13,6 +13,7 @@ from ignite_trainer.errors import ProtocolError
 from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
+_NOTICES = ("notice", "passed_over")  # of data sets, on what they leave out
 _EPILOG = """\
 make      writes the data set of a protocol, both of its splits, or one named by its class, as shards with a
           manifest. The same command goes on where it was stopped.
@@ -54,6 +55,13 @@ def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
         data = of_protocol(given.config, overrides, trusted=given.trust, defaults=_DEFAULTS)
     else:
         data = of_class(given.dataset, json.loads(given.args), trusted=given.trust)
+    notices = [getattr(split, name, None) for split in data.splits.values() for name in _NOTICES]
+    if given.dataset and (held_out := getattr(data.splits[None], "held_out_folders", ())):
+        notices.append(
+            f"held out, so not written: {', '.join(held_out)}. A protocol (-c) has both splits written."
+        )
+    for notice in filter(None, notices):
+        print(notice, file=sys.stderr)
     options = Options(
         samples=given.samples,
         size_bytes=round(given.megabytes * 1e6),

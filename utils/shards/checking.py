@@ -56,7 +56,6 @@ class _Shard(NamedTuple):
 class _Indexed(NamedTuple):
     entry: ShardEntry
     suffixes: set[str]
-    labels: set[str]
     texts: bool
     passed_over: Counter[str]
 
@@ -78,7 +77,7 @@ def index(
     """
     call = _Index(list(class_names))
     found = list(in_processes(call, expand(urls), processes=processes, title="Reading shards"))
-    labels = sorted(set().union(*(one.labels for one in found)))
+    labels = sorted({label for one in found for label in one.entry.labels or ()})
     unknown = sorted(set(labels) - set(class_names)) if class_names else []
     if unknown:
         raise ValueError(f"samples have labels that are no class: {', '.join(unknown[:10])}.")
@@ -119,11 +118,11 @@ class _Index:
                 split=None,
                 sounds=shard.sounds,
                 pictures=shard.pictures,
+                labels=sorted({label for one in said for label in one.labels}),
                 offsets=shard.offsets,
                 names=[one.name or content["__key__"] for one, content in zip(said, contents, strict=True)],
             ),
             set.intersection(*map(decoding.suffixes, contents)),
-            {label for one in said for label in one.labels},
             any(one.text is not None for one in said),
             Counter(suffix for content in contents for suffix in decoding.passed_over(content)),
         )

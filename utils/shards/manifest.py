@@ -2,7 +2,8 @@
 
     {"format": "shards, 1", "name": "ESC-50", "class_names": ["dog", ...], "suffixes": ["json", "ogg"], ...}
     {"file": "fold-1-000000.tar", "size_bytes": 9912320, "sha256": "...", "fold": 1, "split": null,
-     "sounds": 100, "pictures": 0, "offsets": [0, 100352, ...], "names": ["audio/1-100032-A-0.ogg", ...]}
+     "sounds": 100, "pictures": 0, "labels": ["dog", ...], "offsets": [0, 100352, ...],
+     "names": ["audio/1-100032-A-0.ogg", ...]}
     ...
 
 The number of each sample, over all shards in their order, is known from it without reading any; offsets are
@@ -70,6 +71,7 @@ class _ShardLine(BaseModel):
     split: str | None = None
     sounds: Annotated[int, Field(ge=0)] | None = None
     pictures: Annotated[int, Field(ge=0)] | None = None
+    labels: list[str] | None = None
     offsets: list[Annotated[int, Field(ge=0, lt=2**62)]]
     names: list[str]
 
@@ -109,6 +111,7 @@ class ShardEntry:
         split: "train" or "test", where the data set was in two splits and not in folds.
         sounds: number of samples with a sound; None: the manifest is an older one, which does not say it.
         pictures: number of pictures; None: likewise.
+        labels: those that its samples have, sorted; None: likewise.
         offsets: int64 `[samples + 1]`, bytes.
     """
 
@@ -121,6 +124,7 @@ class ShardEntry:
     joined_names: str = field(repr=False)
     sounds: int | None = None
     pictures: int | None = None
+    labels: list[str] | None = None
 
     @classmethod
     def of(cls, *, offsets: Iterable[int], names: Iterable[str], **facts: Any) -> ShardEntry:
@@ -138,8 +142,8 @@ class ShardEntry:
     def to_json(self) -> dict[str, Any]:
         """Its line of the file."""
         facts = {name: getattr(self, name) for name in ("file", "size_bytes", "sha256", "fold", "split")}
-        counts = {name: getattr(self, name) for name in ("sounds", "pictures")}
-        facts |= {name: count for name, count in counts.items() if count is not None}
+        later = {name: getattr(self, name) for name in ("sounds", "pictures", "labels")}
+        facts |= {name: value for name, value in later.items() if value is not None}
         return {**facts, "offsets": self.offsets.tolist(), "names": self.names}
 
     @classmethod

@@ -90,6 +90,7 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
     common: set[str] | None = None
     texts = False
     sounds = pictures = 0
+    labels = set[str]()
     hashing = _Hashing()
 
     def write(file: BinaryIO) -> None:
@@ -112,7 +113,9 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
                 sounds += decoding.sound(content) is not None
                 pictures += len(decoding.pictures(content))
                 common = decoding.suffixes(content) if common is None else common & decoding.suffixes(content)
-                texts = texts or decoding.about(content, []).text is not None
+                said = decoding.about(content, [])
+                labels.update(said.labels)
+                texts = texts or said.text is not None
             offsets.append(tar.tarstream.offset)
 
     path = folder / job.file
@@ -128,6 +131,7 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
         split=job.split,
         sounds=sounds,
         pictures=pictures,
+        labels=sorted(labels),
         offsets=offsets,
         names=names,
     )

@@ -91,7 +91,7 @@ def test_an_older_manifest_whose_keys_end_at_the_first_dot_is_read_as_it_was(
     indexed(tar(tmp_path / "a.tar", files))
     about, shard = (json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines())
     assert shard["names"] == ["a.left", "a.right", "b.left"]
-    older = {name: value for name, value in shard.items() if name not in ("sounds", "pictures")}
+    older = {name: value for name, value in shard.items() if name not in ("sounds", "pictures", "labels")}
     older |= {"names": ["a", "b"], "offsets": [shard["offsets"][at] for at in (0, 2, 3)]}
     lines = [json.dumps({**about, "suffixes": ["left.wav"]}), json.dumps(older)]
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
@@ -106,11 +106,12 @@ def test_shards_whose_manifest_counts_nothing_are_read_and_verified(tmp_path: Pa
     manifest = written(tmp_path, Numbers(30, images=True))
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     for line in lines[1:]:
-        assert (line.pop("sounds"), line.pop("pictures")) == (10, 10)
+        assert (line.pop("sounds"), line.pop("pictures"), line.pop("labels")) == (10, 10, ["even", "odd"])
     manifest.write_text("\n".join(map(json.dumps, lines)))
     with manifest.open("rb") as content:
         assert Manifest.parse(content, source="").shards[0].sounds is None
     assert Shards(str(manifest))[7].audio is not None
+    assert Shards(str(manifest)).labels() is None
     assert main(["verify", str(manifest), "-j", "1"]) == 0
 
 

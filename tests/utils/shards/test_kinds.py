@@ -122,3 +122,19 @@ def test_a_sound_in_a_file_named_for_nothing_is_kept_by_its_format(every_kind: T
     picture = next(i for i in range(len(every_kind)) if every_kind.entries[i].images == ("picture",))
     content = encode(every_kind, picture, audio="keep")
     assert Image.open(io.BytesIO(content["0.png"])).format == "PNG"
+
+
+def test_what_a_folder_of_classes_leaves_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/a/1.wav", "train/a/2.m4a", "test/a/3.wav", "valid/a/4.wav"):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_sound(tmp_path / "own" / name, "WAV")
+    words = ["make", "--to", str(tmp_path / "set"), "--dataset", "utils.datasets.Table", "-j", "1"]
+    assert main([*words, "--args", json.dumps({"table": str(tmp_path / "own"), "cache": False})]) == 0
+    said = capsys.readouterr()
+    assert "1 samples in 1 shards" in said.out
+    assert said.err.splitlines() == [
+        f"{tmp_path}/own: Not read: 1 .m4a (convert it, as by `ffmpeg -i x.m4a x.flac`).",
+        "held out, so not written: test, valid. A protocol (-c) has both splits written.",
+    ]
