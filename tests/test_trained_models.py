@@ -1,0 +1,134 @@
+"""What the READMEs say to do with a trained model, done: every such line, with a model that a run trained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from demo import search
+from ignite_trainer import cli
+from model.audioclip import AudioCLIP
+from model.weights import read_state_dict
+from utils import export
+
+ROOT = Path(__file__).parent.parent
+DEFAULTS = ROOT / "protocols/defaults.json"
+RESULTS = "results/Quickstart"
+SMALL_DATA = """
+    --Dataset.args.clips_per_class_and_fold 1 --Dataset.args.seconds 0.2 --Dataset.args.progress false
+    --Transforms.3.args.out_len 8820 --Transforms.4.args.out_len 8820
+    --Transforms.6.args.out_len 8820 --Transforms.7.args.out_len 8820 --Setup.skip_train_evaluation true
+""".split()  # noqa: SIM905
+QUIET = ["--Reporters", json.dumps([{"class": "ignite_trainer.reporters.JsonLines"}])]
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of every command of the READMEs that takes a trained model, without comments."""
+    for readme in ("README.md", "model/README.md", "demo/README.md"):
+        for block in blocks(readme, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words and (RESULTS in words or "classify" in words):
+                    yield words
+
+
+def run_command(words: list[str]) -> int:
+    """Run a line of a README in this process, on small data."""
+    if words[:2] == ["python", "main.py"]:
+        words = [str(ROOT / word) if word.startswith("protocols/") else word for word in words]
+        return cli.main([*words[2:], *SMALL_DATA, *QUIET], defaults=DEFAULTS)
+    if words[:3] == ["python", "-m", "utils.export"]:
+        return export.main(words[3:])
+    assert words[:2] == ["python", "demo/search.py"], words
+    return search.main(words[2:])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the quickstart's protocol was carried out, on a few short sounds."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDIOCLIP_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run_command(["python", "main.py", "-c", "protocols/quickstart.json", "-e", "1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def there(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in that folder, with the files that the READMEs name."""
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(trained / "cache"))
+    for name in ("dog.wav", "rain.ogg", "a.wav"):
+        noise = np.random.default_rng(len(name)).uniform(-0.5, 0.5, 9000)
+        soundfile.write(trained / name, noise, 44100)
+    return trained
+
+
+@pytest.mark.parametrize("code", blocks("README.md", "python"))
+def test_python_of_the_readme_runs(code: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    exec(code.replace('"AudioCLIP-Full-Training"', f'"{RESULTS}"'), names)
+    (file,) = names["model"].weights_files
+    said = capsys.readouterr()
+    assert said.err == f"{RESULTS}: {file}\n" and file.name.startswith("best_") and there / file
+    assert "tensor" in said.out
+    assert names["model"].audio.hop_length == 512 and not names["model"].training
+    state = read_state_dict(file)
+    assert all(torch.equal(value, state[name]) for name, value in names["model"].state_dict().items())
+
+
+def test_the_readmes_have_such_commands() -> None:
+    programs = {(words[1], words[2]) for words in commands()}
+    assert {("main.py", "-c"), ("-m", "utils.export"), ("demo/search.py", "classify")} <= programs
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("words", [each for each in commands() if "demo/app.py" not in each], ids=" ".join)
+def test_a_command_of_the_readmes_runs(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written: list[AudioCLIP] = []
+
+    def write(model: AudioCLIP, file: Path, **_: Any) -> None:  # as tests of exporting do for real
+        written.append(model)
+        file.write_bytes(b"network")
+
+    monkeypatch.setattr(export, "write", write)
+    if "--weights" not in words and "classify" in words:
+        words = [*words, "--weights", RESULTS]
+    assert run_command(words) == 0
+    said = capsys.readouterr()
+    if "utils.export" in words:
+        assert written[0].audio.hop_length == 512
+    if "classify" in words:
+        lines = said.out.splitlines()
+        assert lines[0] == "a.wav" and len(lines) == 3
+        assert sum(float(line.split()[0]) for line in lines[1:]) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_an_evaluation_of_what_was_trained_reaches_the_same_figure(there: Path) -> None:
+    known = set(there.glob(f"{RESULTS}/*/result.json"))
+    words = next(words for words in commands() if words[1] == "main.py")
+    assert run_command(words) == 0
+    (new,) = set(there.glob(f"{RESULTS}/*/result.json")) - known
+    evaluated = json.loads(new.read_text())
+    trained = next(result for path in known if (result := json.loads(path.read_text()))["epochs"])
+    best = trained["best"][0]  # without a checkpoint where no epoch was better than none
+    assert evaluated["epochs"] == 0
+    assert evaluated["last"]["Val. Acc."] == pytest.approx(
+        best["value"] if best["checkpoint"] else trained["last"]["Val. Acc."]
+    )
