@@ -1,4 +1,4 @@
-"""Similarity matrices as heat maps, with what is compared along their sides: waveforms, pictures, texts."""
+"""Similarity matrices with what is compared along their sides: waveforms, pictures, texts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from model.audio_input import read_audio
 from model.embedding import SAMPLE_RATE
@@ -58,13 +59,22 @@ def name_of(path: Path) -> str:
 
 
 def show_similarities(
-    similarities: NDArray[Any], rows: Sequence[Item], columns: Sequence[Item], *, title: str
+    similarities: NDArray[Any],
+    rows: Sequence[Item],
+    columns: Sequence[Item],
+    *,
+    logits: NDArray[Any],
+    title: str,
 ) -> Figure:
     """Draw a matrix, its rows' items on the left, its columns' above, every value in its cell.
 
+    The colour of a cell is the probability that the model gives the column for the row, the softmax of the
+    row's logits, from 0 to 1. So differences that mean nothing to the model have no colours of their own.
+
     Args:
-        similarities: `[rows, columns]`.
+        similarities: cosines, `[rows, columns]`.
         rows, columns: what is compared.
+        logits: the cosines times the scale that the model has learned, `[rows, columns]`.
         title: of the figure.
 
     Raises:
@@ -85,11 +95,11 @@ def show_similarities(
         height_ratios=[1.2] + [1] * len(rows),
     )
     heat = figure.add_subplot(grid[1:, 1:], label="similarities")
-    heat.imshow(similarities, aspect="auto", cmap="viridis")
+    probabilities = softmax(logits, axis=1)
+    heat.imshow(probabilities, aspect="auto", cmap="viridis", vmin=0, vmax=1)
     heat.set(xticks=[], yticks=[])
-    middle = (similarities.max() + similarities.min()) / 2
     for (row, column), value in np.ndenumerate(similarities):
-        colour = "black" if value > middle else "white"
+        colour = "black" if probabilities[row, column] > 0.5 else "white"
         heat.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
     for place, item in enumerate(columns, start=1):
         _draw(figure.add_subplot(grid[0, place]), item)

@@ -17,10 +17,28 @@ from demo.made import made_collection
 NOTEBOOK = Path(__file__).parents[2] / "demo/AudioCLIP.ipynb"
 
 
-def test_it_is_stored_without_outputs() -> None:
+def test_it_is_stored_with_the_outputs_of_one_run_from_top_to_bottom() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    shown = [output["data"] for output in outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 3
+    assert sum("text/markdown" in data for data in shown) == 6
+    said = "".join(output.get("text", "") for output in outputs)
+    assert "made-collection" in said  # sounds and drawings of the project's own
+    assert {output.get("name", "") for output in outputs} <= {"", "stdout"}
+    assert "/" not in said  # no path of the machine it ran on
+    assert NOTEBOOK.stat().st_size < 600_000
+
+
+def test_every_step_is_explained() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    sections = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert all(len(source.split()) > 20 for source in sections)
+    titles = [source.splitlines()[0] for source in sections if source.startswith("## ")]
+    steps = ["Weights", "What is compared", "Embeddings", "Similarities", "Rankings"]
+    assert titles == [f"## {step}" for step in steps]
 
 
 def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(

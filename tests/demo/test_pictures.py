@@ -20,14 +20,27 @@ def test_the_heat_map_shows_the_matrix_between_its_items(tmp_path: Path) -> None
     soundfile.write(tmp_path / "rain_1.wav", np.linspace(-0.5, 0.5, 44100), 44100)
     Image.new("RGB", (600, 300), "red").save(tmp_path / "cat_2.png")
     sound, picture = sound_item(tmp_path / "rain_1.wav"), picture_item(tmp_path / "cat_2.png")
-    figure = show_similarities(SIMILARITIES, [sound, picture], [Item("a"), Item("b"), sound], title="<x>")
+    columns = [Item("a"), Item("b"), sound]
+    figure = show_similarities(SIMILARITIES, [sound, picture], columns, logits=10 * SIMILARITIES, title="<x>")
     (heat,) = (axes for axes in figure.axes if axes.get_label() == "similarities")
-    np.testing.assert_array_equal(np.asarray(heat.images[0].get_array()), SIMILARITIES)
+    odds = np.exp(10 * SIMILARITIES)
+    expected = odds / odds.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(heat.images[0].get_array()), expected)
     assert [text.get_text() for text in heat.texts] == ["0.10", "0.90", "-0.30", "0.25", "0.20", "0.70"]
     others = [axes for axes in figure.axes if axes is not heat]
     assert [axes.get_title() for axes in others] == ["", "", "rain", "rain", "cat"]
     assert np.asarray(others[4].images[0].get_array()).shape == (100, 200, 3)
     FigureCanvasAgg(figure).draw()
+
+
+def test_noise_is_not_stretched_over_all_colours() -> None:
+    noise = np.array([[0.1, 0.102], [0.5, 0.501]])  # each row at its own level
+    items = [Item("a"), Item("b")]
+    figure = show_similarities(noise, items, items, logits=20 * noise, title="")
+    (heat,) = (axes for axes in figure.axes if axes.get_label() == "similarities")
+    assert heat.images[0].get_clim() == (0, 1)
+    shown = np.asarray(heat.images[0].get_array())
+    assert shown == pytest.approx(np.full((2, 2), 0.5), abs=0.011)
 
 
 def test_a_waveform_is_drawn_by_the_extremes_of_its_parts(tmp_path: Path) -> None:
@@ -41,7 +54,7 @@ def test_a_waveform_is_drawn_by_the_extremes_of_its_parts(tmp_path: Path) -> Non
 
 def test_a_matrix_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"has shape \[2, 3\]; 1 rows and 1 columns are named"):
-        show_similarities(SIMILARITIES, [Item("a")], [Item("b")], title="")
+        show_similarities(SIMILARITIES, [Item("a")], [Item("b")], logits=SIMILARITIES, title="")
 
 
 def test_the_table_ranks_the_columns_for_each_row() -> None:
