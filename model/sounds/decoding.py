@@ -6,6 +6,7 @@ A sound is as long as what decodes. Whether a file is damaged is decided here, t
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -194,8 +195,10 @@ class AudioReader:
         source = views[self._part] if views else self._source
         if not isinstance(source, Path):
             source.seek(0)
+        # soundfile encodes texts as UTF-8, which some names are not.
+        named = os.fsencode(source) if isinstance(source, Path) and os.name == "posix" else source
         with self._translated():
-            file: _Forward = self._opened.enter_context(_Forward(source))
+            file: _Forward = self._opened.enter_context(_Forward(named))
         if file.format == "RAW":  # libsndfile takes anything named x.au for samples without a header
             raise UnusableAudio(self._name, "unreadable", "Format not recognised", message=_NOT_DECODABLE)
         if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:

@@ -1,6 +1,7 @@
 """Audio files and image files to arrays."""
 
 import io
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -76,6 +77,14 @@ def test_pictures_that_are_not_decoded_are_named_with_what_converts_them(suffix:
     (tmp_path / f"x{suffix}").write_bytes(b"\0" * 100)
     with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, as by `mag"):
         read_image(tmp_path / f"x{suffix}")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_a_sound_whose_name_is_not_utf8_decodes(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "tone.wav", tone(0.5, 8000), 8000)
+    expected = read_audio(tmp_path / "tone.wav", 8000)
+    odd = (tmp_path / "tone.wav").rename(tmp_path / os.fsdecode(b"caf\xe9.wav"))
+    np.testing.assert_array_equal(read_audio(odd, 8000), expected)
 
 
 def test_files_are_resampled(tmp_path: Path) -> None:

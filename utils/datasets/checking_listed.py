@@ -95,7 +95,11 @@ def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Fin
         if dataset.notice is not None and not dataset.absent:
             yield Finding(severity="warning", what="Part of the data is not there.", where=dataset.notice)
         if dataset.passed_over is not None:
-            yield Finding(severity="warning", what="Files are passed over.", where=dataset.passed_over)
+            yield Finding(
+                severity="warning",
+                what="Part of the folder, or of the arguments, is not used.",
+                where=dataset.passed_over,
+            )
     for path in dict.fromkeys(path for dataset in splits for path in dataset.absent):
         yield Finding(
             severity=absent,

@@ -75,7 +75,7 @@ def test_what_is_passed_over_is_counted_and_named_by_a_run_and_by_the_check(
     assert caplog.messages == [said]
     inspection = Table.inspect_data(table=str(tmp_path), sample_rate=RATE)
     assert [(one.severity, one.what, one.where) for one in inspection.findings] == [
-        ("warning", "Files are passed over.", said)
+        ("warning", "Part of the folder, or of the arguments, is not used.", said)
     ]
 
 
