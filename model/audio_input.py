@@ -115,7 +115,7 @@ def _too_long(name: str, values: int) -> ValueError:
     )
 
 
-def resample(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
+def resample(waveform: Waveform, source_rate: float, target_rate: float) -> Waveform:
     """Resample along the last axis with SoX's high-quality filter (soxr_hq).
 
     Args:

@@ -3,7 +3,7 @@
 open_clip is imported where it is used: that takes ten seconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -152,11 +152,13 @@ def tokenize(
         int64 `[B, context_length]`, filled up (with zeros by CLIP's tokenizer) after the end token.
 
     Raises:
-        ValueError: a text is too long, the template lacks its `{}`, or a bare string was given.
+        ValueError: an entry is no text, a text is too long, the template lacks its `{}`, or a bare string was
+            given.
     """
     if isinstance(text, str):
         raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
-    if "{}" not in base_str:
+    check_texts(text)
+    if "{}" not in str(base_str):
         raise ValueError(f"The template {base_str!r} lacks a {{}} for the text.")
     tokenizer = _tokenizer(clip)
     tokens = torch.empty(len(text), context_length, dtype=torch.int64)
@@ -167,6 +169,17 @@ def tokenize(
             raise ValueError(f"Text of {length} tokens, the limit is {context_length}: {entry!r}")
         row.copy_(known)
     return tokens
+
+
+def check_texts(texts: Iterable[object]) -> None:
+    """Raise a ValueError that names the first entry that is neither a string nor a list of strings."""
+    for number, text in enumerate(texts):
+        labels = text if isinstance(text, list | tuple) else [text]
+        if any(not isinstance(label, str) for label in labels):
+            raise ValueError(
+                f"Text {number} is {text!r}; expected a string or a list of labels. Leave out entries "
+                "without a text."
+            )
 
 
 @cache

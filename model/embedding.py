@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,30 +17,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.audio_input import INT16_SCALE, Waveform, read_audio, resample
-from model.clip import Text
+from model.clip import Text, check_texts
 from model.image_input import ImageInput, preprocess_image
+from model.inputs import AUDIO_KINDS, IMAGE_KINDS, describe, is_count, is_positive, searchable, several
+from model.sounds.decoding import HIGHEST_RATE, refuse_loud
 from model.windows import WindowedEmbedding
 
 if TYPE_CHECKING:
     from model.audioclip import AudioCLIP
 
-AudioInput: TypeAlias = str | Path | np.ndarray[Any, Any] | Tensor
+AudioInput: TypeAlias = str | Path | BinaryIO | np.ndarray[Any, Any] | Tensor
 Units: TypeAlias = Literal["int16", "float"]
 T = TypeVar("T")
 
 SAMPLE_RATE = 44100
 """What the audio tower was trained on, Hz."""
 
-_LOUDEST_FLOAT = 8.0  # decoders and mixes overshoot 1; 18 dB is no overshoot but another unit
-_MAX_CHANNELS = 32  # a "channel" axis longer than this is the time axis in the wrong place
+_MOST_CHANNELS = 8  # of an array: 7.1 is the largest usual layout, more rows are clips or samples
+
+_SEVERAL_CLIPS = "Several clips, [B, T] or [B, C, T], are passed with batched=True or as a list of clips."
 
 
 def embed_audio(
     model: "AudioCLIP",
     inputs: AudioInput | Iterable[AudioInput],
     *,
-    sample_rate: int | None = None,
+    sample_rate: float | None = None,
     units: Units = "int16",
+    batched: bool = False,
     batch_size: int = 16,
     window_seconds: float = 5.0,
 ) -> Tensor:
@@ -52,10 +56,11 @@ def embed_audio(
 
     Args:
         model: whose audio tower is used.
-        inputs: one or several of: path of an audio file; array or tensor `[T]` or `[C, T]`, int16 or
-            floating point.
+        inputs: one or several of: path of an audio file; its content as a binary file, such as `io.BytesIO`;
+            array or tensor `[T]` or `[C, T]` of at most 8 channels, int16 or floating point of any width.
         sample_rate: of the arrays, Hz; files know theirs. Everything is resampled to 44.1 kHz.
         units: of floating-point arrays. "int16": -32768..32767. "float": -1..1, to be scaled by 32768.
+        batched: True: `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
         batch_size: windows encoded at once.
         window_seconds: length of a window.
 
@@ -64,12 +69,10 @@ def embed_audio(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file or array cannot be used; the message says which and why.
+        ValueError: an argument, a file or an array cannot be used; the message says which and why.
     """
-    if batch_size < 1 or window_seconds <= 0:
-        raise ValueError(f"batch_size {batch_size} and window_seconds {window_seconds} must be positive.")
-    single = isinstance(inputs, (str, Path, np.ndarray, Tensor))
-    sources: Iterable[AudioInput] = [inputs] if single else inputs  # type: ignore[assignment, list-item]
+    _check_audio_arguments(sample_rate, units, batch_size, window_seconds)
+    sources = _clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
     def encode(audio: Tensor) -> Tensor:
         # The units are known here; one quiet window by itself must not look like audio in [-1, 1].
@@ -92,7 +95,9 @@ def embed_image(
 
     Args:
         model: whose image tower is used.
-        inputs: one or several of: path of an image file; PIL image; uint8 array `[H, W]` or `[H, W, 3]`.
+        inputs: one or several of: path of an image file; its content as a binary file, such as `io.BytesIO`;
+            PIL image; uint8 array `[H, W]` or `[H, W, 3]`; tensor `[H, W]`, `[1, H, W]` or `[3, H, W]`, uint8
+            or floating point in 0..1. Arrays and tensors of four dimensions are several images.
         batch_size: images encoded at once.
 
     Returns:
@@ -100,16 +105,21 @@ def embed_image(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file or array cannot be used; the message says which and why.
+        ValueError: a file, an image or an array cannot be used; the message says which and why.
     """
-    from PIL import Image  # noqa: PLC0415 - only to tell one image from several
-
-    single = isinstance(inputs, (str, Path, np.ndarray, Image.Image))
-    sources: Iterable[ImageInput] = [inputs] if single else inputs  # type: ignore[assignment, list-item]
+    is_batch = isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4
+    sources: Iterable[Any] = inputs if is_batch else several(inputs, IMAGE_KINDS)  # type: ignore[assignment]
     embeddings: list[Tensor] = []
     with evaluating(model), torch.no_grad():
-        for batch in _batches(sources, batch_size):
-            images = [preprocess_image(source, preprocessing=model.image_preprocessing) for source in batch]
+        for batch in _batches(enumerate(sources), batch_size):
+            images = [
+                preprocess_image(
+                    source,
+                    preprocessing=model.image_preprocessing,
+                    name=None if isinstance(source, str | Path) else f"Image input {number}",
+                )
+                for number, source in batch
+            ]
             features = model.encode_image(torch.stack(images).to(model.device))
             embeddings.extend(features.float().unbind())
     return F.normalize(_stacked(embeddings), dim=-1)
@@ -130,9 +140,11 @@ def embed_text(
         float32 `[n, D]` on the model's device, each of norm 1.
 
     Raises:
-        ValueError: a text is too long, or the template lacks its `{}`.
+        ValueError: an entry is no text (such as None or NaN) or too long, or the template lacks its `{}`; the
+            message says which.
     """
-    entries: Sequence[str | Sequence[str]] = [texts] if isinstance(texts, str) else texts
+    entries = _entries(texts)
+    check_texts(entries)
     embeddings: list[Tensor] = []
     with evaluating(model), torch.no_grad():
         for batch in _batches(entries, batch_size):
@@ -152,22 +164,59 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = mode  # not .train(mode), which would carry it on to the children
 
 
-def _waveform(source: AudioInput, *, sample_rate: int | None, units: Units, name: str) -> Waveform:
-    """Turn a path or an array into float32 `[C, T]` in 16-bit units at 44.1 kHz."""
+def _entries(texts: Any) -> list[Any]:
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise ValueError(f"texts is {describe(texts)}; expected a string, or a list of strings or labels.")
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _clips_of_batch(inputs: object) -> Sequence[AudioInput]:
+    if not isinstance(inputs, np.ndarray | Tensor) or inputs.ndim not in (2, 3):
+        given = list(inputs.shape) if isinstance(inputs, np.ndarray | Tensor) else describe(inputs)
+        raise ValueError(
+            f"batched is True and inputs is {given}; expected one array or tensor, [B, T] or [B, C, T]."
+        )
+    return list(inputs)
+
+
+def _check_audio_arguments(sample_rate: Any, units: Any, batch_size: Any, window_seconds: Any) -> None:
+    if not (is_count(batch_size) and is_positive(window_seconds)):
+        raise ValueError(
+            f"batch_size {batch_size!r} and window_seconds {window_seconds!r} must be positive numbers."
+        )
     if units not in ("int16", "float"):
         raise ValueError(f'units is {units!r}; "int16" and "float" are allowed.')
-    if isinstance(source, (str, Path)):
+    if sample_rate is not None and not (is_positive(sample_rate) and sample_rate <= HIGHEST_RATE):
+        raise ValueError(f"sample_rate is {sample_rate!r}; a number of Hz up to {HIGHEST_RATE} is expected.")
+
+
+def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, name: str) -> Waveform:
+    """Turn a file or an array into float32 `[C, T]` in 16-bit units at 44.1 kHz."""
+    if isinstance(source, str | Path):
         return read_audio(source, SAMPLE_RATE)
-    if not isinstance(source, (np.ndarray, Tensor)):
-        raise ValueError(f"{name} is a {type(source).__name__}; expected a path, an array or a tensor.")
-    array: np.ndarray[Any, Any] = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+    if hasattr(source, "read"):
+        return read_audio(searchable(source, name), SAMPLE_RATE, name=name)
+    if not isinstance(source, np.ndarray | Tensor):
+        raise ValueError(f"{name} is {describe(source)}; {AUDIO_KINDS}.")
     if sample_rate is None:
         raise ValueError(f"{name} is an array; sample_rate must say its sample rate.")
-    if array.ndim == 1:
-        array = array[np.newaxis]
-    if array.ndim != 2 or array.size == 0 or array.shape[0] > _MAX_CHANNELS:
-        raise ValueError(f"{name} has shape {list(source.shape)}; expected samples [T], or channels [C, T].")
+    shape = list(source.shape)
+    if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > _MOST_CHANNELS):
+        raise ValueError(
+            f"{name} has shape {shape}; expected samples [T], or channels [C, T], time last, with at most "
+            f"{_MOST_CHANNELS} channels. {_SEVERAL_CLIPS}"
+        )
+    array = np.atleast_2d(_array(source))
     return resample(_scaled(array, units=units, name=name), sample_rate, SAMPLE_RATE)
+
+
+def _array(source: np.ndarray[Any, Any] | Tensor) -> np.ndarray[Any, Any]:
+    if isinstance(source, np.ndarray):
+        return source
+    tensor = source.detach().cpu()
+    narrow = tensor.is_floating_point() and tensor.element_size() < 4  # numpy knows no bfloat16
+    array: np.ndarray[Any, Any] = (tensor.float() if narrow else tensor).numpy()
+    return array
 
 
 def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform:
@@ -180,23 +229,21 @@ def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform
     if not math.isfinite(peak):
         raise ValueError(f"{name} has samples that are not finite.")
     if units == "float":
-        if peak > _LOUDEST_FLOAT:
-            raise ValueError(
-                f'{name} has a peak of {peak:.3g}: with units="float", -1..1 is expected. For 16-bit units '
-                'say units="int16".'
-            )
-        return (array * INT16_SCALE).astype(np.float32)
+        refuse_loud(peak, name, 'for 16-bit units say units="int16"')
+        scaled: Waveform = array.astype(np.float32) * np.float32(INT16_SCALE)
+        return scaled
     if 0.0 < peak <= 1.0:
         raise ValueError(
             f"{name} has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
             'expected. Say units="float" to have it scaled, or multiply it by 32768.'
         )
+    refuse_loud(peak, name, "scale it to 16-bit units (-32768..32767)", full_scale=INT16_SCALE)
     return array.astype(np.float32)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    if size < 1:
-        raise ValueError(f"batch_size is {size}; it must be positive.")
+    if not is_count(size):
+        raise ValueError(f"batch_size is {size!r}; it must be a positive integer.")
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

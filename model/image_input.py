@@ -11,7 +11,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+from model.inputs import IMAGE_KINDS, describe, searchable
+
+ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
+"""Path or content of a file, PIL image, array `[H, W]` or `[H, W, 3]`, tensor `[3, H, W]`."""
 
 IMAGE_SUFFIXES = frozenset(
     """
@@ -55,40 +58,120 @@ CLIP_PREPROCESSING = ImagePreprocessing()
 
 
 def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
-    """Take a path, the content of a file, a PIL image or an array, and return an RGB image.
+    """Take a path, the content of a file, a PIL image, an array or a tensor, and return an RGB image.
 
-    A file's image is turned upright, as its EXIF data say.
+    Files and PIL images are turned upright, as their EXIF data say. Samples of 16 bits are scaled to 8, those
+    in floating point from 0..1 to 0..255; what is in 0..255 already is taken as it is.
 
     Args:
-        source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`.
-        name: of the file in messages, where it has no path.
+        source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`; tensors `[H, W]`,
+            `[1, H, W]` or `[3, H, W]`, uint8, or floating point in 0..1.
+        name: of the picture in messages, where it has no path.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), or the
-            array is of another kind.
+        ValueError: the file does not decode, has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), its
+            samples have a range that is unknown, or the source is of another kind.
     """
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:
-            raise ValueError(
-                f"Image array is {source.dtype} {list(source.shape)}; expected uint8 [H, W] or [H, W, 3]."
-            )
-        return Image.fromarray(source).convert("RGB")
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)
         if not source.is_file():
             raise FileNotFoundError(f"{name}: no such image file.")
+    name = name or "image"
+    if isinstance(source, Tensor):
+        source = _array_of_tensor(source, name)
+    if isinstance(source, np.ndarray):
+        if (
+            source.dtype != np.uint8
+            or source.shape[2:] not in ((), (3,))
+            or source.ndim < 2
+            or not source.size
+        ):
+            raise ValueError(
+                f"{name}: the array is {source.dtype} {list(source.shape)}; expected uint8 [H, W] or "
+                "[H, W, 3]. Scale other types: `(array * 255).round().astype(np.uint8)` from 0..1, "
+                "`(array // 257).astype(np.uint8)` from 16 bits."
+            )
+        source = Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, name)
+    if not isinstance(source, Path) and not hasattr(source, "read"):
+        raise ValueError(f"{name} is {describe(source)}; {IMAGE_KINDS}.")
     try:
-        with Image.open(source) as image:
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
-            return upright.convert("RGB")
+        opened = Image.open(source if isinstance(source, Path) else searchable(source, name))
     except _NOT_DECODABLE as error:
-        advice = f"; {CONVERT_IMAGE}" if Path(name or "").suffix.lower() in UNDECODED_IMAGE_SUFFIXES else ""
-        raise ValueError(f"{name or 'image'}: not decodable as an image ({error}){advice}.") from error
+        raise _not_decodable(name, error) from error
+    with opened:
+        return _upright_rgb(opened, name)
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except _NOT_DECODABLE as error:
+        raise _not_decodable(name, error) from error
+    if upright.mode == "F" or upright.mode.startswith("I"):
+        upright = _in_8_bits(upright, name)
+    if "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
+    return upright.convert("RGB")
+
+
+def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Bring a grey picture of more than 8 bits to 0..255, by the range of its samples."""
+    samples = np.asarray(image)
+    low, high = float(samples.min()), float(samples.max())  # NaN if one is
+    if image.mode == "F":
+        most, allowed = 1, "0..1 and 0..255"
+        # Resampling overshoots a little. A picture in 0..255 that is nowhere brighter than 16 is none.
+        known = low >= -0.1 and high <= 1.1
+        as_it_is = low >= -25 and 16 < high <= 280
+    else:
+        most, allowed = 65535, "0..255 and 0..65535"
+        known = low >= 0 and high <= most
+        as_it_is = image.mode == "I" and low >= 0 and high <= 255
+    if as_it_is:
+        return image
+    if not known:
+        raise ValueError(
+            f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the ranges "
+            f"{allowed} are known. Scale it to 8 bits."
+        )
+    scaled = (samples.clip(0, most) * (255 / most)).round()
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
+    """Turn a picture `[H, W]` or `[C, H, W]` into an array `[H, W]` or `[H, W, 3]`."""
+    picture = tensor.detach().cpu()
+    is_picture = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[0] in (1, 3))
+    if (
+        not is_picture
+        or not picture.numel()
+        or not (picture.dtype == torch.uint8 or picture.is_floating_point())
+    ):
+        raise ValueError(
+            f"{name}: the tensor is {tensor.dtype} {list(tensor.shape)}; expected [3, H, W], [1, H, W] or "
+            "[H, W] of uint8, or of floating point in 0..1."
+        )
+    if picture.dtype != torch.uint8:
+        picture = picture.float()
+        low, high = picture.min().item(), picture.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"{name}: the tensor's values are {low:.6g} to {high:.6g}; in floating point 0..1 is "
+                "expected. Pictures that are normalised already go to encode_image."
+            )
+        picture = (picture * 255).round().to(torch.uint8)
+    if picture.ndim == 3:
+        picture = picture[0] if picture.shape[0] == 1 else picture.permute(1, 2, 0)
+    array: npt.NDArray[np.uint8] = picture.contiguous().numpy()
+    return array
+
+
+def _not_decodable(name: str, error: Exception) -> ValueError:
+    advice = f"; {CONVERT_IMAGE}" if Path(name).suffix.lower() in UNDECODED_IMAGE_SUFFIXES else ""
+    return ValueError(f"{name}: not decodable as an image ({error}){advice}.")
 
 
 def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:
@@ -97,17 +180,23 @@ def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def preprocess_image(source: ImageInput, *, preprocessing: ImagePreprocessing = CLIP_PREPROCESSING) -> Tensor:
+def preprocess_image(
+    source: ImageInput,
+    *,
+    preprocessing: ImagePreprocessing = CLIP_PREPROCESSING,
+    name: str | None = None,
+) -> Tensor:
     """Prepare a picture for `AudioCLIP.encode_image` as its image tower was trained.
 
     Args:
         source: see `read_image`.
         preprocessing: that of the tower.
+        name: of the picture in messages, where it has no path.
 
     Returns:
         float32 `[3, height, width]`, normalised.
     """
-    prepared: Tensor = _transform(preprocessing)(read_image(source))
+    prepared: Tensor = _transform(preprocessing)(read_image(source, name=name))
     return prepared
 
 

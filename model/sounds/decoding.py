@@ -44,19 +44,20 @@ class UnusableAudio(ValueError):
         self.detail = detail
 
 
-def refuse_loud(peak: float, name: str, advice: str) -> None:
-    """Raise if samples cannot be in a unit where full scale is 1.
+def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0) -> None:
+    """Raise if samples cannot be in the unit that is expected.
 
     Args:
         peak: largest absolute value of the samples.
         name: of the sound in messages.
         advice: what to do.
+        full_scale: of the unit.
 
     Raises:
-        UnusableAudio: the peak is above `LOUDEST`.
+        UnusableAudio: the peak is above `LOUDEST` times full scale.
     """
-    if peak > LOUDEST:
-        detail = f"has a peak of {peak:.3g} where full scale is 1"
+    if peak > LOUDEST * full_scale:
+        detail = f"has a peak of {peak:.3g} where full scale is {full_scale:g}"
         raise UnusableAudio(name, "too loud", detail, message=f"{{}}, so it is in another unit; {advice}")
 
 

@@ -20,6 +20,7 @@ from model.image_input import (
     preprocess_image,
     read_image,
 )
+from utils.datasets.checking_files import broken_pictures
 
 FORMATS = {  # of libsndfile, where it is not named as the suffix
     **dict.fromkeys((".wave", ".bwf"), "WAV"),
@@ -216,3 +217,97 @@ def test_a_name_that_promises_no_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.raw").write_bytes(bytes(100))
     with pytest.raises(ValueError, match=r"clip\.raw: not decodable as audio"):
         read_audio(tmp_path / "clip.raw", 44100)
+
+
+def test_grey_pictures_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
+    """From files of each kind, from PIL images and from bytes: 0..65535 becomes 0..255."""
+    samples = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    expected = (samples / 257).round().astype(np.uint8)
+    picture = Image.fromarray(samples)
+    sources: list[object] = [picture, Image.fromarray(samples.astype(np.int32))]
+    for suffix in ("png", "tif", "jp2", "pgm"):
+        picture.save(tmp_path / f"grey.{suffix}")
+        sources += [tmp_path / f"grey.{suffix}", io.BytesIO((tmp_path / f"grey.{suffix}").read_bytes())]
+    for source in sources:
+        image = read_image(source)  # type: ignore[arg-type]
+        assert image.mode == "RGB"
+        for channel in range(3):
+            np.testing.assert_array_equal(np.asarray(image)[..., channel], expected, err_msg=str(source))
+
+
+def test_floating_point_pictures_in_0_to_1_are_scaled_and_in_0_to_255_taken(tmp_path: Path) -> None:
+    unit = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    Image.fromarray(unit).save(tmp_path / "unit.tif")
+    for source in (Image.fromarray(unit), tmp_path / "unit.tif", Image.fromarray(unit * 255)):
+        np.testing.assert_allclose(np.asarray(read_image(source))[..., 0], unit * 255, atol=1)
+
+
+def test_whole_numbers_up_to_255_are_8_bits() -> None:
+    samples = np.arange(256, dtype=np.int32).reshape(16, 16)
+    np.testing.assert_array_equal(np.asarray(read_image(Image.fromarray(samples)))[..., 1], samples)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            np.array([[-5, 300]], np.int32),
+            r"mode I\) are -5 to 300; the ranges 0\.\.255 and 0\.\.65535 ",
+        ),
+        (np.array([[0, 70000]], np.int32), r"are 0 to 70000"),
+        (np.array([[0, 3]], np.float32), r"mode F\) are 0 to 3; the ranges 0\.\.1 and 0\.\.255 are known"),
+        (np.array([[-1, 1]], np.float32), r"are -1 to 1"),
+        (np.array([[0, 65535]], np.float32), r"are 0 to 65535"),
+        (np.array([[0, np.nan]], np.float32), r"are nan to nan"),
+    ],
+)
+def test_pictures_of_an_unknown_range_are_refused(samples: np.ndarray, message: str, tmp_path: Path) -> None:
+    Image.fromarray(samples).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=rf"x\.tif: the samples of the picture \(.*{message}"):
+        read_image(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=rf"^image: the samples of the picture \(.*{message}"):
+        read_image(Image.fromarray(samples))
+    (finding,) = broken_pictures(tmp_path, ["x.tif"], title="X", progress=False)
+    assert "the samples of the picture" in finding.where
+
+
+def test_every_orientation_of_a_pil_image_is_turned_upright_as_that_of_a_file(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+        upright = np.asarray(read_image(tmp_path / "x.png"))
+        assert upright.shape[:2] == ((3, 5) if orientation < 5 else (5, 3))
+        with Image.open(tmp_path / "x.png") as opened:
+            np.testing.assert_array_equal(np.asarray(read_image(opened)), upright)
+    assert np.array_equal(upright, np.rot90(pixels))  # orientation 8
+
+
+def test_tensors_are_pictures_with_channels_first() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for source in (tensor, tensor / 255, (tensor.double() / 255).requires_grad_()):
+        np.testing.assert_array_equal(np.asarray(read_image(source)), pixels)
+    for source in (tensor[0], tensor[:1]):
+        np.testing.assert_array_equal(np.asarray(read_image(source))[..., 2], pixels[..., 0])
+    half = np.asarray(read_image((tensor / 255).bfloat16())).astype(int)
+    assert np.abs(half - pixels).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "image is None; expected a path, a binary file, a PIL image"),
+        (3.5, "image is a float; expected"),
+        (io.StringIO("x"), "image is a file that was opened as text"),
+        (torch.zeros(4, 5, 3), r"the tensor is torch\.float32 \[4, 5, 3\]; expected \[3, H, W\]"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), r"the tensor is torch\.int64"),
+        (torch.full((3, 4, 5), -1.5), r"values are -1\.5 to -1\.5; in floating point 0\.\.1 is expected"),
+        (torch.full((3, 4, 5), float("nan")), "values are nan to nan"),
+        (np.zeros((4, 5), np.uint16), r"the array is uint16 \[4, 5\]; expected uint8 .*// 257"),
+    ],
+)
+def test_what_is_no_picture_is_named(source: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_image(source)  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 """Files and arrays to embeddings: windows, batches, units, and the mode put back."""
 
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +84,52 @@ def test_files_arrays_and_tensors_give_the_same(
         torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_batch_is_as_good_as_a_list_of_its_clips(
+    small_model: AudioCLIP, noise: Callable[..., Array]
+) -> None:
+    clips = [noise(3000, seed, channels=2) for seed in range(10)]
+    expected = small_model.embed_audio(clips, sample_rate=RATE)
+    for batch in (np.stack(clips), torch.from_numpy(np.stack(clips))):
+        assert torch.equal(small_model.embed_audio(batch, sample_rate=RATE, batched=True), expected)
+    mono = np.stack(clips)[:, 0]
+    assert torch.equal(
+        small_model.embed_audio(mono, sample_rate=RATE, batched=True),
+        small_model.embed_audio(list(mono), sample_rate=RATE),
+    )
+
+
+def test_narrow_floating_point_is_taken_as_what_it_holds(
+    small_model: AudioCLIP, noise: Callable[..., Array]
+) -> None:
+    """Times 32768, what float16 holds of -1..1 and beyond is too large for float16."""
+    clip = noise(3000, 3)
+    for loudest in (0.9, 7.5):
+        half = (clip / np.abs(clip).max() * loudest).astype(np.float16)
+        expected = small_model.embed_audio(half.astype(np.float32), sample_rate=RATE, units="float")
+        assert torch.equal(small_model.embed_audio(half, sample_rate=RATE, units="float"), expected)
+        tensor = torch.from_numpy(half)
+        assert torch.equal(small_model.embed_audio(tensor, sample_rate=RATE, units="float"), expected)
+    bfloat16 = torch.from_numpy(clip).bfloat16().requires_grad_()
+    assert torch.equal(
+        small_model.embed_audio(bfloat16, sample_rate=RATE),
+        small_model.embed_audio(bfloat16.detach().float(), sample_rate=RATE),
+    )
+
+
+def test_content_in_memory_is_embedded_as_the_file(
+    small_model: AudioCLIP, noise: Callable[..., Array], tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "clip.flac", noise(3000, 6)[0] / 32768, RATE)
+    Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(tmp_path / "image.png")
+    for name, embed in (("clip.flac", small_model.embed_audio), ("image.png", small_model.embed_image)):
+        expected = embed(tmp_path / name)
+        content = io.BytesIO((tmp_path / name).read_bytes())
+        content.seek(0, io.SEEK_END)  # as it is after writing
+        assert torch.equal(embed(content), expected)
+        with (tmp_path / name).open("rb") as file:
+            torch.testing.assert_close(embed([content, file])[1:], expected)
+
+
 def test_arrays_are_resampled(small_model: AudioCLIP) -> None:
     def tone(rate: int) -> Array:
         return (8000 * np.sin(2 * np.pi * 440 * np.arange(rate // 10) / rate)).astype(np.float32)
@@ -110,6 +158,27 @@ def test_quiet_clips_of_known_units_are_taken(small_model: AudioCLIP, tmp_path: 
         (np.ones(100, dtype=np.int32), {"sample_rate": RATE}, "has type int32"),
         (np.full(100, np.nan), {"sample_rate": RATE}, "not finite"),
         (np.full(100, 9.0), {"sample_rate": RATE, "units": "pcm"}, "units is 'pcm'"),
+        (
+            np.ones((16, 100)),
+            {"sample_rate": RATE},
+            r"at most 8 channels\. Several .*batched=True or as",
+        ),
+        (np.full(100, 9.0), {"sample_rate": RATE, "units": "float"}, r'peak of 9 .*say units="int16"'),
+        (np.full(100, 3e5), {"sample_rate": RATE}, r"peak of 3e\+05 where full scale is 32768"),
+        (np.ones(100), {"sample_rate": "44.1 kHz"}, r"sample_rate is '44\.1 kHz'; a number of Hz"),
+        ("a.wav", {"sample_rate": "44100"}, "sample_rate is '44100'"),
+        (np.ones(100), {"sample_rate": float("nan")}, "sample_rate is nan"),
+        (np.ones(100), {"sample_rate": True}, "sample_rate is True"),
+        (np.ones(100), {"sample_rate": RATE, "window_seconds": float("nan")}, "window_seconds nan"),
+        (np.ones(100), {"sample_rate": RATE, "batch_size": "two"}, "batch_size 'two'"),
+        (None, {}, "inputs is None; expected a path, a binary file, an array or a tensor, or several"),
+        (b"RIFF", {}, "inputs is a bytes"),
+        (5, {}, "inputs is an int"),
+        ([np.full(100, 9, np.int16), None], {"sample_rate": RATE}, "Audio input 1 is None"),
+        ([io.StringIO("a")], {}, 'Audio input 0 is a file that was opened as text; open it with "rb"'),
+        (io.BytesIO(b"<html>"), {}, "Audio input 0: not decodable as audio"),
+        ([np.ones(100)], {"sample_rate": RATE, "batched": True}, "batched is True and inputs is a list"),
+        (np.ones(100), {"sample_rate": RATE, "batched": True}, r"batched is True and inputs is \[100\]"),
         (np.full(100, 9.0), {"sample_rate": RATE, "batch_size": 0}, "batch_size 0"),
         ([], {}, "list of inputs is empty"),
         ([1.0, 2.0], {"sample_rate": RATE}, "Audio input 0 is a float"),
@@ -158,6 +227,48 @@ def test_images_are_embedded(small_model: AudioCLIP, tmp_path: Path) -> None:
         torch.testing.assert_close(single, embeddings[:1], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="batch_size is 0"):
         small_model.embed_image(pixels, batch_size=0)
+
+
+def test_tensors_and_batches_of_pictures_are_embedded(small_model: AudioCLIP) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (2, 80, 100, 3), dtype=np.uint8)
+    expected = small_model.embed_image(list(pixels))
+    tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    several: list[Any] = [pixels, tensors, tensors / 255, list(tensors)]
+    for batch in several:
+        assert torch.equal(small_model.embed_image(batch), expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (None, "inputs is None; expected a path"),
+        ([np.zeros((4, 4), np.uint8), None], "Image input 1 is None"),
+        ([np.zeros((4, 4))], r"Image input 0: the array is float64 \[4, 4\]; expected uint8"),
+        (io.BytesIO(b"<html>"), "Image input 0: not decodable as an image"),
+    ],
+)
+def test_unusable_pictures_are_named(images: Any, message: str, small_model: AudioCLIP) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_model.embed_image(images)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (None, "texts is None; expected a string, or a list"),
+        (b"dog", "texts is a bytes"),
+        (["dog", None], "Text 1 is None; expected a string or a list of labels"),
+        (["dog"] * 300 + [float("nan")], "Text 300 is nan"),
+        (["dog", ["a", float("nan")]], r"Text 1 is \['a', nan\]"),
+        (["dog", 3], "Text 1 is 3"),
+    ],
+)
+def test_what_is_no_text_is_named(texts: Any, message: str, small_model: AudioCLIP) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_model.embed_text(texts)
+    if isinstance(texts, list):
+        with pytest.raises(ValueError, match=message):
+            small_model.encode_text(texts)
 
 
 def test_texts_are_embedded(small_model: AudioCLIP) -> None:
