@@ -12,6 +12,7 @@ from torch import Tensor
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from model.embedding import Units
 from model.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from model.inputs import IMAGE_KINDS, several
 
 if TYPE_CHECKING:
     from model.audioclip import AudioCLIP
@@ -65,8 +66,7 @@ def classify(
     if kind not in (None, *KINDS):
         raise ValueError(f'kind is {kind!r}; "audio" and "image" are allowed, or None to tell by the input.')
     texts = embed_labels(model, labels, template)
-    single = isinstance(inputs, str | Path | np.ndarray | Tensor | Image.Image) or hasattr(inputs, "read")
-    sources = [inputs] if single else list(inputs)
+    sources = list(several(inputs, IMAGE_KINDS))
     if not sources:
         raise ValueError("Nothing to classify: the list of inputs is empty.")
     kinds = [kind or kind_of(source, name=f"Input {place}") for place, source in enumerate(sources)]

@@ -106,6 +106,7 @@ def test_labels_that_mean_nothing_are_refused(model: AudioCLIP, labels: Any, sai
     ("inputs", "arguments", "error", "said"),
     [
         ([], {}, ValueError, "Nothing to classify: the list of inputs is empty"),
+        (None, {}, ValueError, "inputs is None; expected a path"),
         ([None], {}, ValueError, 'Input 0 is a NoneType; say kind="audio" or kind="image"'),
         (io.BytesIO(b"RIFF"), {}, ValueError, 'Input 0 is a BytesIO; say kind="audio"'),
         ("absent.wav", {}, FileNotFoundError, r"absent\.wav"),
