@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,14 @@ def test_every_protocol_is_in_the_readme() -> None:
         named |= {beginning + name if name.startswith("-") else name for name in names}
     shipped = {path.stem for path in (ROOT / "protocols").glob("*.json")} - {"schema", "defaults"}
     assert named == shipped
+
+
+def test_make_run_says_at_its_end_where_to_look() -> None:
+    planned = subprocess.run(
+        ["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    *_, run, last = planned.splitlines()
+    assert run.endswith("main.py --config protocols/quickstart.json")  # which ends with a link to its report
+    assert last.startswith('echo "Open the report in a browser.')
+    readme, section = re.findall(r"(\S+README\.md), ([\w ]+)", last)[0]
+    assert section.strip().lower().replace(" ", "-") in anchors(ROOT / readme)

@@ -7,7 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, starmap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOSS, _RATE, _SPEED = "Loss", "Learning rate", "Samples/s"
 _WIDEST = 1230  # pixels of a window, for which a browser of 1280 has room
 _LINE, _LETTER = 24, 7.5  # pixels: height of a line of text, width of a letter
-_LETTERS = 110  # that a line of the summary's right column holds at least
+_LETTERS_OF_NAMES, _LETTERS = 22, 110  # that a line of the summary's columns holds at least
 _SAMPLES = 3
 _BLUES = ("#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
 # As in the report, where colours go with the power 0.6 of the share.
@@ -67,7 +67,7 @@ class Drawing:
     def __init__(self, run: RunStart, client: visdom.Visdom) -> None:
         self._run, self._client = run, client
         self.environments = [run.name, *([run.sweep] if run.sweep else [])]
-        size = {"width": _WIDEST, "height": _LINE * (4 + sum(map(_lines, run.facts.values())))}
+        size = {"width": _WIDEST, "height": _LINE * (4 + sum(starmap(_lines, run.facts.items())))}
         client.text(_summary(run), win="summary", opts={"title": run.name, **size})
         self._chart(_by_iteration(run, _LOSS), _LOSS.lower(), {_LOSS: _Style(GREY)})
         for window in run.windows:
@@ -223,9 +223,9 @@ def _summary(run: RunStart) -> str:
     )
 
 
-def _lines(text: str) -> int:
-    """Lines that a cell of the summary takes."""
-    return max(1, math.ceil(len(text) / _LETTERS))
+def _lines(name: str, value: str) -> int:
+    """Lines that a row of the summary takes."""
+    return max(1, math.ceil(len(name) / _LETTERS_OF_NAMES), math.ceil(len(value) / _LETTERS))
 
 
 def _styles(window: Window) -> dict[str, _Style]:
