@@ -95,11 +95,17 @@ class HubLayout(
 
 
 def is_hub_layout(source: str | Path) -> bool:
-    """Whether a source of weights is a folder in this layout, or reads like a repository, `owner/name`."""
+    """Whether a source of weights is a folder in this layout, or reads like a repository, `owner/name`.
+
+    What would lie in a folder that is here, or where this project puts its own files, is no repository.
+    """
     path = Path(source).expanduser()
     if path.exists():
         return (path / CONFIG).is_file()
+    if path.parent.name in _OWN_FOLDERS or (path.parent != Path() and path.parent.is_dir()):
+        return False
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source))) and path.suffix not in _OF_FILES
 
 
+_OWN_FOLDERS = ("results", "assets")
 _OF_FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")

@@ -36,9 +36,11 @@ def best_checkpoint(folder: Path) -> Path:
     else:
         results = [*folder.glob(f"*/{_RESULT}"), *folder.glob(f"*/*/{_RESULT}")]  # the latter of a sweep
     if not results:
+        kept = sorted(folder.rglob("checkpoints/best_*.pt"), key=lambda path: path.stat().st_mtime)
+        such = f", such as {kept[-1]}" if kept else ""
         raise ValueError(
             f"{folder}: no run in this folder has finished, as its {_RESULT} would show. Carry out the "
-            "protocol that these weights are to come from first, or name a file."
+            f"protocol that these weights are to come from first, or name a file{such}."
         )
     trained = [run for run in map(_read, results) if run.names]
     if not trained:

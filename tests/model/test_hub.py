@@ -66,6 +66,23 @@ def test_repositories_are_told_from_files(saved: Path, tmp_path: Path) -> None:
     assert not any(map(is_hub_layout, others))
 
 
+def test_a_run_that_is_not_there_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for source in ("results/Quickstart", "assets/mine", "mine/Quickstart"):
+        with pytest.raises(WeightsError, match=f"{source}: no such file or folder of runs"):
+            AudioCLIP.from_pretrained(source)
+
+
+def test_a_config_that_is_no_json_is_named(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text("<html>")
+    with pytest.raises(WeightsError, match=r"its config\.json is not JSON .* Fetch it again"):
+        AudioCLIP.from_pretrained(tmp_path)
+
+
 class _Hub(SimpleHTTPRequestHandler):
     """The part of a hub that serves files: `/owner/name/resolve/revision/file`."""
 

@@ -44,6 +44,10 @@ def test_without_a_best_one_it_is_the_last(tmp_path: Path) -> None:
 def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no run in this folder has finished.*or name a file"):
         find_weights(tmp_path)
+    (tmp_path / "stopped/checkpoints").mkdir(parents=True)
+    (tmp_path / "stopped/checkpoints/best_acc_epoch-1_0.5000.pt").touch()
+    with pytest.raises(WeightsError, match=r"or name a file, such as .*stopped/checkpoints/best_acc_epoch-1"):
+        find_weights(tmp_path)
     run(tmp_path / "a", finished="2026-01-01T00:00:00+00:00", best=["gone.pt"], there=False)
     with pytest.raises(WeightsError, match=r"a/checkpoints: .* none of the checkpoints .*or name a file"):
         find_weights(tmp_path)
