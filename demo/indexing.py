@@ -26,6 +26,7 @@ from model.audioclip import AudioCLIP
 from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
 from model.zero_shot import KINDS, SUFFIXES, Kind
 from utils.datasets.cache import default_cache_folder
+from utils.datasets.cells import is_plain
 from utils.datasets.walking import files_below
 
 Embedding: TypeAlias = NDArray[np.float32]
@@ -154,7 +155,7 @@ class FolderIndex:
             if suffix in _UNDECODED:  # videos may be large: do not hash them
                 wrong[path] = f"{suffix[1:]} is not decoded: {_UNDECODED[suffix]}"
                 continue
-            if not path.isprintable():
+            if not is_plain(path):
                 wrong[path] = "its name is not one that can be printed"
                 continue
             try:

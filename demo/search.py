@@ -17,6 +17,7 @@ from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
 from model.releases import WeightsError
 from model.zero_shot import KINDS, embed_labels, kind_of, label_probabilities
+from utils.datasets.cells import is_plain, turns_text
 
 _TITLES = {"audio": "Sounds", "image": "Pictures"}
 _WRONG_SHOWN = 20
@@ -68,9 +69,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def printable(text: str) -> str:
-    """Names of files as they can be printed: no control characters, nothing that is not Unicode."""
+    """Names of files as they can be printed: no control characters, nothing that is not Unicode.
+
+    Joiners and the like stay: letters and emoji need them.
+    """
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+        letter if is_plain(letter) and not turns_text(letter) else letter.encode("unicode_escape").decode()
+        for letter in text
     )
 
 

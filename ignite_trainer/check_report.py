@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ignite_trainer.inspection import Finding
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration
+from ignite_trainer.visible import is_seen
 
 _NAMED = 5  # places of one kind of finding; the others are counted
 
@@ -31,10 +32,11 @@ def show_findings(
 
 
 def escaped(text: str) -> str:
-    """Write what cannot be printed, such as what moves the cursor, as Python does in a string: `\\x1b`."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
+    """Write what acts on a terminal, such as what moves the cursor, as Python does in a string: `\\x1b`.
+
+    Joiners and the like stay: letters and emoji need them.
+    """
+    return "".join(letter if is_seen(letter) else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _paragraphs(findings: Sequence[Finding]) -> list[str]:

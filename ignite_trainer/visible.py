@@ -9,6 +9,11 @@ import re
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def is_seen(letter: str) -> bool:
+    """Whether a character neither acts on a terminal nor turns text around, and is on one line."""
+    return letter not in "\t\n\u2028\u2029" and _UNSEEN.fullmatch(letter) is None
+
+
 def visible(text: str) -> str:
     """Put a replacement character for everything that cannot be seen; tabs and new lines stay."""
     return _UNSEEN.sub("\ufffd", text)

@@ -215,6 +215,17 @@ def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
     assert r"red\x1b[31m\udc80.wav: its name is not one that can be printed" in said and "\x1b" not in said
 
 
+def test_names_with_joiners_are_embedded_and_printed_as_they_are(
+    folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "\u0645\u06cc\u200c\u0634 \U0001f469\u200d\U0001f680.wav"
+    (folder / "sound_0000.wav").rename(folder / name)
+    assert command("search", "rain", "--in", folder, "--weights", weights_folder, "-n", "20") == 0
+    captured = capsys.readouterr()
+    assert name in captured.out and name not in captured.err
+    assert search.printable("a\u202eb") == r"a\u202eb"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from utils.datasets.records import LARGEST_BYTES, Record
-from utils.datasets.table import RowError, leaving_out, lines_left_out, read_rows, seen_lines
+from utils.datasets.table import Place, RowError, lines_left_out, read_rows, seen_lines
 
 SEGMENTS = {
     "balanced": "balanced_train_segments.csv",
@@ -59,19 +59,16 @@ def read_classes(table: Path) -> dict[str, str]:
         ValueError: a number is out of its turn, or a name or an identifier is listed twice.
     """
     names: dict[str, str] = {}
-    with leaving_out([]):  # lines of another table
-        rows = list(read_rows(table, ["index", "mid", "display_name"]))
-    for row in rows:
+    for row in read_rows(table, ["index", "mid", "display_name"]):
         mid, name = row.text("mid"), row.text("display_name")
+        # No RowError: without a line, those behind it would have the wrong number.
         if row.whole_number("index") != len(names):
-            raise RowError(
-                f"{table}, line {row.line}: index is {row.text('index')}; {len(names)} is expected.",
-                line=row.line,
+            raise ValueError(
+                f"{table}, line {row.line}: index is {row.text('index')}; {len(names)} is expected. The "
+                "table lists all classes, from 0 on, as AudioSet publishes it; only segments can be left out."
             )
         if mid in names or name in names.values():
-            raise RowError(
-                f'{table}, line {row.line}: "{mid}" or "{name}" is listed a second time.', line=row.line
-            )
+            raise ValueError(f'{table}, line {row.line}: "{mid}" or "{name}" is listed a second time.')
         names[mid] = name
     if not names:
         raise ValueError(f"{table} lists no classes.")
@@ -92,7 +89,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
         raise ValueError(f"{table} has more than {LARGEST_BYTES:,} bytes, as no table of segments has.")
     is_video = re.compile(VIDEO).fullmatch
     seen: set[str] = set()
-    left_out = lines_left_out()
+    left_out = lines_left_out(table)
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(seen_lines(file, table), skipinitialspace=True)
@@ -119,9 +116,9 @@ def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, s
     """Raise what is wrong with a line."""
     if len(values) != len(_COLUMNS):
         raise RowError(
-            f"{table}, line {line}: {len(values)} values instead of {len(_COLUMNS)}; a line is "
-            '`YTID, start_seconds, end_seconds, "mid,mid"`.',
-            line=line,
+            Place(table, line),
+            f"{len(values)} values instead of {len(_COLUMNS)}",
+            'a line is `YTID, start_seconds, end_seconds, "mid,mid"`.',
         )
     record = Record(table, line, dict(zip(_COLUMNS, values, strict=True)))
     if not re.fullmatch(VIDEO, values[0]):

@@ -19,7 +19,9 @@ from utils.datasets.checking_files import (
     listen_to_all,
     suspicious,
 )
-from utils.datasets.checking_table import bad_lines, without_bad_lines
+from utils.datasets.checking_names import name_findings
+from utils.datasets.checking_segments import place_of, segment_findings
+from utils.datasets.checking_table import BadLines, bad_lines, nothing_without, without_bad_lines
 from utils.datasets.entries import Entry
 from utils.datasets.hearing import Heard
 
@@ -52,8 +54,13 @@ def inspect_listed(
     Raises:
         ValueError, OSError: nothing of it can be read, or an argument is wrong.
     """
-    bad: dict[int, str] = {}
-    train, test = without_bad_lines(lambda: (build(True), build(False)), bad)
+    bad: BadLines = {}
+    try:
+        train, test = without_bad_lines(lambda: (build(True), build(False)), bad)
+    except (OSError, ValueError) as error:
+        if bad:
+            raise nothing_without(bad, error) from error
+        raise
     apart = train.digest != test.digest
     placed = [("training split" * apart, entry) for entry in train.entries]
     if apart:
@@ -66,13 +73,17 @@ def inspect_listed(
     heard = listen_to_all(train.root, sounds, title=train.title, progress=progress)
     usable = {sound: one for sound, one in heard.items() if one.fault is None}
     findings += broken(heard)
+    findings += name_findings(set(train.class_names))
     findings += broken_pictures(train.root, pictures, title=train.title, progress=progress)
     findings += suspicious(train.sample_rate, usable)
     findings += channels(train.mono, usable)
-    whole = {entry.audio for _, entry in placed if entry.segment is None}
+    whole = set(_sounds((split, entry) for split, entry in placed if entry.segment is None))
     findings += equal(
-        {sound: one for sound, one in usable.items() if sound.path in whole},
+        {sound: one for sound, one in usable.items() if sound in whole},
         place="split" if apart else "fold",
+    )
+    findings += segment_findings(
+        placed, usable, place="split" if apart else "fold", remedy=train.to_take_whole
     )
     seconds = _seconds(placed, usable)
     space: tuple[Space, ...] = ()
@@ -112,8 +123,7 @@ def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Fin
 def _sounds(placed: Iterable[tuple[str, Entry]]) -> Iterator[Sound]:
     for split, entry in placed:
         if entry.audio is not None:
-            place = split or ("" if entry.fold is None else f"fold {entry.fold}")
-            yield Sound(entry.audio, place, ", ".join(entry.labels))
+            yield Sound(entry.audio, place_of(split, entry), ", ".join(entry.labels))
 
 
 def _seconds(placed: Sequence[tuple[str, Entry]], heard: dict[Sound, Heard]) -> float:
@@ -123,7 +133,7 @@ def _seconds(placed: Sequence[tuple[str, Entry]], heard: dict[Sound, Heard]) -> 
     for audio, segment in {(entry.audio, entry.segment) for _, entry in placed}:
         if audio in length:
             begin, end = segment or (0.0, None)
-            total += max(0.0, min(length[audio], end or length[audio]) - begin)
+            total += max(0.0, min(length[audio], length[audio] if end is None else end) - begin)
     return total
 
 

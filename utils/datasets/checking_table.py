@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ignite_trainer.inspection import Finding
+from utils.datasets.checking_names import name_findings
 from utils.datasets.sample import Clip
-from utils.datasets.table import RowError, leaving_out
+from utils.datasets.table import Place, RowError, leaving_out
 
 if TYPE_CHECKING:
     from utils.datasets.cache import DecodedClips
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+BadLines: TypeAlias = dict[Place, RowError]
+"""Lines that cannot be read, and why."""
+
 _BAD_LINES = 50  # then there is something else wrong with the table
+_REASONS = 3  # of many
 
 
 def read_leniently(
@@ -31,10 +36,11 @@ def read_leniently(
         be read; the lines that cannot.
 
     Raises:
-        ValueError, OSError: as the constructor does, for what cannot be passed over.
+        ValueError, OSError: as the constructor does, for what cannot be passed over; of lines, if without
+            those that cannot be read there is no data set.
     """
     listed: list[Clip] = []
-    bad: dict[int, str] = {}
+    bad: BadLines = {}
 
     class Lenient(kind):  # type: ignore[misc, valid-type]
         def read_table(self) -> list[Clip]:
@@ -55,36 +61,47 @@ def read_leniently(
 
     try:
         dataset = Lenient(**args)
-    except ValueError as error:
-        if not bad:
-            raise
-        lines = f"{len(bad)} lines" + (" and more" if isinstance(error, RowError) else "")
-        raise ValueError(f"{next(iter(bad.values()))} {lines} of the table cannot be read.") from error
+    except (OSError, ValueError) as error:
+        if bad:
+            raise nothing_without(bad, error) from error
+        raise
     return dataset, listed, list(bad_lines(bad))
 
 
-def without_bad_lines(read: Callable[[], T], bad: dict[int, str]) -> T:
-    """Read a table without the lines that cannot be read, which are added to `bad` with what is said of them.
+def without_bad_lines(read: Callable[[], T], bad: BadLines) -> T:
+    """Read a table without the lines that cannot be read, which are added to `bad`.
 
     Raises:
-        RowError: there are too many.
+        RowError: there are too many, or a reader cannot pass over one.
     """
     while True:
         try:
             with leaving_out(bad):
                 return read()
         except RowError as error:
-            if len(bad) == _BAD_LINES:
+            if error.place in bad or len(bad) == _BAD_LINES:
                 raise
-            bad[error.line] = str(error)
+            bad[error.place] = error
 
 
-def bad_lines(bad: Mapping[int, str]) -> Iterator[Finding]:
+def bad_lines(bad: BadLines) -> Iterator[Finding]:
     """Lines that cannot be read."""
-    for text in bad.values():
+    for error in bad.values():
         yield Finding(
-            severity="error", what="A line of the table cannot be read.", where=text, remedy="Correct it."
+            severity="error",
+            what="A line of the table cannot be read.",
+            where=str(error),
+            remedy="Correct it.",
         )
+
+
+def nothing_without(bad: BadLines, error: Exception) -> ValueError:
+    """What to raise where the lines that can be read are no data set: one line for each reason."""
+    reasons: dict[str, str] = {}
+    for one in bad.values():
+        reasons.setdefault(one.reason, str(one))
+    count = f"{len(bad)} line{'s' * (len(bad) != 1)}" + (" and more" if isinstance(error, RowError) else "")
+    return ValueError(f"{' '.join([*reasons.values()][:_REASONS])} {count} of the table cannot be read.")
 
 
 def table_findings(dataset: FoldDataset, clips: Sequence[Clip]) -> Iterator[Finding]:
@@ -101,14 +118,7 @@ def table_findings(dataset: FoldDataset, clips: Sequence[Clip]) -> Iterator[Find
                 where=f"{clip.path} ({clip.target}, {clip.label})",
                 remedy="Correct it, unless the data set is another one of this layout.",
             )
-    for label in sorted({clip.label for clip in clips}):
-        if not label.isprintable():
-            yield Finding(
-                severity="warning",
-                what="The name of a class has characters that cannot be printed.",
-                where=label,
-                remedy="Correct it in the table.",
-            )
+    yield from name_findings({clip.label for clip in clips})
 
 
 def _listed_twice(clips: Sequence[Clip]) -> Iterator[Finding]:

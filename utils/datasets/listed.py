@@ -18,6 +18,7 @@ from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import HIGHEST_RATE, Segment
 from utils.datasets.cache import DecodedClips, is_decoded, plan_decoding
 from utils.datasets.checking_listed import inspect_listed
+from utils.datasets.checking_segments import refuse_times_of_sources
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.folds import RESAMPLED, check_flag
 from utils.datasets.frames import Frames
@@ -69,6 +70,8 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
     title: ClassVar[str] = "Table"
     """What it is called in messages."""
     decoding: ClassVar[str] = RESAMPLED
+    to_take_whole: ClassVar[str] = "Correct their times."
+    """What to do where segments lie beyond the ends of their files, which may have been cut already."""
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
     notice: str | None = None
@@ -131,12 +134,14 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         """Say what is left out, and decode every clip unless that was done, where decoded clips are kept.
 
         Raises:
-            ValueError: clips do not decode; the message names them.
+            ValueError: clips do not decode, and the message names them; or most segments lie beyond the ends
+                of their files.
             OSError: the cache folder cannot be used.
         """
         for said in filter(None, (self.notice, self.passed_over)):
             logger.warning("%s", said)
         self.notice = self.passed_over = None
+        refuse_times_of_sources(self.root, self.entries, remedy=self.to_take_whole)
         if self._load_decoded is not None and self._decoded is None:
             self._decoded = self._load_decoded()
 
@@ -194,7 +199,8 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         return Sample(audio, None, [list(self.entries[index].labels) for index in indices])
 
     def _clips_decoded(self) -> DecodedClips:
-        self.prepare()
+        if self._decoded is None:
+            self.prepare()
         assert self._decoded is not None
         return self._decoded
 

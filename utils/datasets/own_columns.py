@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from model.sounds.decoding import Segment
+from utils.datasets.cells import all_whole, whole
 from utils.datasets.entries import Entry
+from utils.datasets.own_times import DURATION, END, START, Column, choose_times, segment_of
 from utils.datasets.records import Record, Records
 
-Column: TypeAlias = str | bool | None
-"""Name of a column; None: it is found by its name; False: there is none."""
-
 _KNOWN = {
-    "audio": ("audio", "file", "filename", "file_name", "path", "audio_path", "audio_file", "wav", "clip"),
+    "audio": (
+        "audio",
+        "file",
+        "filename",
+        "file_name",
+        "path",
+        "audio_path",
+        "audio_file",
+        "audio_filepath",
+        "wav",
+        "clip",
+    ),
     "image": ("image", "images", "image_path", "image_file", "frame", "frames", "picture", "photo"),
     "text": ("text", "caption", "captions", "description", "sentence"),
     "labels": ("labels", "label", "category", "class", "classes", "tags", "tag"),
-    "start": ("start", "start_seconds", "onset"),
-    "end": ("end", "end_seconds", "offset"),
+    "start": START,
+    "end": END,
+    "duration": DURATION,
     "group": ("group",),
     "fold_column": ("fold",),
     "split_column": ("split", "subset"),
 }
+_NAMED_FOLDS = ' (folds with names are splits: "fold_column": false, "split_column": "{}")'
 
 
 class Columns(NamedTuple):
@@ -35,6 +45,7 @@ class Columns(NamedTuple):
     labels: Column
     start: Column
     end: Column
+    duration: Column
     group: Column
     fold_column: Column
     split_column: Column
@@ -48,7 +59,7 @@ class Row(NamedTuple):
     group: str
 
 
-def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> Iterator[Row]:
+def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> list[Row]:
     """Read the rows of a table.
 
     Raises:
@@ -57,13 +68,13 @@ def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> Iterat
     """
     records = Records.of(table)
     names = {what: _name(what, given, records) for what, given in wanted._asdict().items()}
+    names |= choose_times(names, wanted._asdict(), records)
     if not any(names[what] for what in ("audio", "image", "text")):
         raise ValueError(
             f"{table} has no column of sounds, pictures or texts that is known by its name; it has "
             f"{', '.join(records.columns)[:1000] or 'none at all'}. Name it by audio, image or text."
         )
-    for record in records:
-        yield _row(record, names, separator)
+    return _with_whole_labels([_row(record, names, separator) for record in records])
 
 
 def _name(what: str, given: Column, records: Records) -> str | None:
@@ -87,21 +98,22 @@ def _row(record: Record, names: dict[str, str | None], separator: str | None) ->
     entry = Entry(
         audio=audio,
         images=record.texts(names["image"]),
-        text=record.text(names["text"]),
+        text=record.caption(names["text"]),
         labels=record.texts(names["labels"], separator),
-        segment=_segment(record, names) if audio else None,
-        fold=record.whole_number(names["fold_column"]),
+        segment=segment_of(record, names) if audio else None,
+        fold=record.whole_number(names["fold_column"], hint=_NAMED_FOLDS.format(names["fold_column"])),
     )
     if entry.audio is None and not entry.images and entry.text is None:
         record.fail(names["audio"] or names["image"] or names["text"], "a sound, a picture or a text")
-    group = record.text(names["group"]) or entry.audio or entry.name
-    return Row(entry, record.text(names["split_column"]), group)
+    group = whole(record.text(names["group"]) or "") or entry.audio or entry.name
+    return Row(entry, whole(record.text(names["split_column"]) or "") or None, group)
 
 
-def _segment(record: Record, names: dict[str, str | None]) -> Segment | None:
-    start, end = record.number(names["start"]), record.number(names["end"])
-    if start is None and end is None:
-        return None
-    if end is not None and end <= (start or 0.0):
-        record.fail(names["end"], "a number of seconds after the start")
-    return (start or 0.0, end)
+def _with_whole_labels(rows: list[Row]) -> list[Row]:
+    """The rows, with labels 1, 2, ... where all are whole numbers and some are written as `1.0`."""
+    if not all_whole({label for row in rows for label in row.entry.labels}):
+        return rows
+    return [
+        row._replace(entry=row.entry._replace(labels=tuple(dict.fromkeys(map(whole, row.entry.labels)))))
+        for row in rows
+    ]

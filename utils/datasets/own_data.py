@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 from ignite_trainer.inspection import Inspection, Severity
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.listed import FramesWanted, ListedDataset
-from utils.datasets.own_columns import Column, Columns, Row, rows_of_table
+from utils.datasets.own_columns import Columns, Row, rows_of_table
 from utils.datasets.own_folder import read_folder
+from utils.datasets.own_times import Column
 
 
 class Table(ListedDataset):
     """Samples of a CSV, TSV, JSON lines or parquet table, or of a folder with one folder for each class.
 
     A column is found by its name: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
-    `fold`, `split`, `start`, `end`, `group`; an argument names it otherwise (false: there is none). Any
-    value may be absent. Held out is what `fold` or `split` say, or else a share.
+    `fold`, `split`, `start`, `end`, `duration`, `group`; an argument names it otherwise (false: there is
+    none). Any value may be absent. Held out is what `fold` or `split` say, or else a share.
+
+    Cells that read `nan`, `NaN` or `<NA>` are empty; `Nan`, or `nan` within a longer text, is a word. Where
+    all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
     A folder has a folder for each class, with sounds and pictures in it, those of one name as one sample.
     Links are followed, and what is not read is counted in a warning. Where all of its folders are named as
@@ -40,9 +44,10 @@ class Table(ListedDataset):
         separator: between several labels; None: a value is one label, or a JSON list of them.
         root: folder that paths are relative to; None: that of the table.
         missing: "error", or "skip": do without files that are not there, and say how many.
-        audio, image, text, labels, start, end, group, fold_column, split_column: names of columns. `start`
-            and `end`, in seconds, are of the part of the sound file; rows of one `group`, by default of one
-            file, are held out together or not at all.
+        audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
+            `start` with `end` or `duration`, in seconds, are the part of the sound file, by the rules of
+            `utils.datasets.own_times`; rows of one `group`, by default of one file, are held out together or
+            not at all.
         mono, frames, cache, progress: as those of `utils.datasets.listed.ListedDataset`.
 
     Raises:
@@ -50,6 +55,10 @@ class Table(ListedDataset):
         ValueError: an argument or the table is wrong; the message has file, line and column.
     """
 
+    to_take_whole: ClassVar[str] = (
+        "Correct their times; if the files are these parts already, cut from longer recordings, set "
+        '"start": false, "end": false and "duration": false, and they are taken whole.'
+    )
     held_out_folders: tuple[str, ...] = ()
     """Folders of splits that are held out though no argument says so."""
     to_hold_out: ClassVar[str] = 'a fold, a value of the column "split", or a share (0.2: a fifth)'
@@ -72,6 +81,7 @@ class Table(ListedDataset):
         labels: Column = None,
         start: Column = None,
         end: Column = None,
+        duration: Column = None,
         group: Column = None,
         fold_column: Column = None,
         split_column: Column = None,
@@ -88,11 +98,11 @@ class Table(ListedDataset):
             raise ValueError('separator is ""; a character such as ";", or null, is expected.')
         path = Path(table).expanduser()
         folder = Path(root).expanduser() if root is not None else path if path.is_dir() else path.parent
-        wanted = Columns(audio, image, text, labels, start, end, group, fold_column, split_column)
+        wanted = Columns(audio, image, text, labels, start, end, duration, group, fold_column, split_column)
         notices = list[str]()
         if path.is_dir():
             found = read_folder(path)
-            listed = iter(found.rows)
+            listed = found.rows
             notices += [f"Not read: {found.passed_over}."] if found.passed_over else []
             if found.held_out and fold is None and split is None:
                 split = self.held_out_folders = found.held_out
@@ -148,7 +158,7 @@ def _held_out(
     if fold is not None and split is not None:
         raise ValueError(f"fold is {fold} and split is {split}; one of them can say what is held out.")
     if fold is not None or split is not None:
-        name, wanted = ("fold", _listed(fold)) if split is None else ("split", _listed(split))
+        name, wanted = ("fold", _listed(fold)) if split is None else ("split", list(map(str, _listed(split))))
         values = [row.entry.fold if split is None else row.split for row in rows]
         there = sorted({value for value in values if value is not None}, key=str)
         if not wanted or not set(there).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
@@ -184,7 +194,7 @@ def _position(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
-def _with_files(rows: Iterator[Row], root: Path, *, skip: bool) -> tuple[list[Row], list[str]]:
+def _with_files(rows: Iterable[Row], root: Path, *, skip: bool) -> tuple[list[Row], list[str]]:
     """Look for the files of each row; without those that are not there, and rows of which nothing is left.
 
     Returns:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from utils.datasets.table import RowError, lines_left_out, seen_lines
+from utils.datasets.cells import is_empty, is_no_number, is_plain, one_line, shown, trimmed
+from utils.datasets.table import Place, RowError, lines_left_out, seen_lines
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LARGEST_BYTES = 4_000_000_000
@@ -19,9 +20,8 @@ LARGEST_BYTES = 4_000_000_000
 MOST_ROWS = 20_000_000
 
 _LONGEST_TEXT = 5_000  # characters: a caption is longer than a label
-# Unicode's control and format characters, halves of pairs (which JSON can have), separators of lines.
-_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _MOST_VALUES = 1_000  # of a list
+_ONE_OBJECT = "each line is one JSON object."
 
 
 @dataclass(frozen=True)
@@ -34,71 +34,101 @@ class Record:
     values: Mapping[str, Any]
 
     def text(self, column: str | None) -> str | None:
-        """Text without surrounding space, on one line; None where there is none."""
+        """Text on one line, without surrounding space; None where the cell is empty."""
+        return self._text(column, self._value(column)) or None
+
+    def caption(self, column: str | None) -> str | None:
+        """Text whose lines, if it has several, are joined by spaces; None where the cell is empty."""
         value = self._value(column)
-        if value is None or isinstance(value, str):
-            return self._clean(column, value or "") or None
-        if isinstance(value, bool | int | float):
-            return str(value)
-        return self.fail(column, "text")
+        return self._text(column, one_line(value) if isinstance(value, str) else value) or None
 
     def texts(self, column: str | None, separator: str | None = None) -> tuple[str, ...]:
-        """Several texts, each once: a list (in CSV as JSON), or separated; without a separator one text."""
+        """Several texts, each once: a list, in CSV as JSON or Python writes it, or separated, or one text."""
         value = self._value(column)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                self.fail(column, "a JSON list of texts, as it begins with [,")
+            value = _list_of(value.strip())
+            if value is None:
+                self.fail(column, 'a JSON list of texts such as ["dog", "rain"], as it begins with [,')
         if isinstance(value, list):
-            if len(value) > _MOST_VALUES or not all(isinstance(one, str) for one in value):
+            if len(value) > _MOST_VALUES:
                 self.fail(column, f"a list of at most {_MOST_VALUES:,} texts")
             parts = value
         else:
-            text = self.text(column) or ""
+            text = self._text(column, value)
             parts = text.split(separator) if separator else [text]
-        cleaned = (self._clean(column, part) for part in parts)
+        cleaned = (self._text(column, part) for part in parts)
         return tuple(dict.fromkeys(part for part in cleaned if part))
 
     def number(self, column: str | None) -> float | None:
-        """A number of zero or more; None where there is none."""
+        """A number of zero or more; None where the cell is empty."""
         text = self.text(column)
-        if text is None:
+        if text is None or is_no_number(text):
             return None
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
+        number = _number(text)
         if not 0 <= number < math.inf:
             self.fail(column, "a number of zero or more")
         return number
 
-    def whole_number(self, column: str | None) -> int | None:
-        """An integer of zero or more; None where there is none."""
-        number = self.number(column)
-        if number is not None and (number != int(number) or number >= 10**9):
-            self.fail(column, "a whole number of at most 9 digits")
-        return None if number is None else int(number)
+    def whole_number(self, column: str | None, *, hint: str = "") -> int | None:
+        """An integer of zero or more, which may be written as `1.0`; None where the cell is empty."""
+        text = self.text(column)
+        if text is None or is_no_number(text):
+            return None
+        number = _number(text)
+        if not 0 <= number < 10**9 or number != int(number):
+            self.fail(column, f"a whole number of at most 9 digits{hint}")
+        return int(number)
 
     def fail(self, column: str | None, expected: str) -> NoReturn:
         """Raise that a value is another than expected."""
-        shown = "".join(
-            mark if unicodedata.category(mark) not in _UNSEEN else "\ufffd"
-            for mark in str(self._value(column) or "")[:80]
-        )
-        message = f'{self.table}, line {self.line}: {column} is "{shown}"; {expected} is expected.'
-        raise RowError(message, line=self.line)
+        found = f'{column} is "{shown(self._value(column))}"'
+        raise RowError(Place(self.table, self.line), found, f"{expected} is expected.")
 
     def _value(self, column: str | None) -> Any:
-        return None if column is None else self.values.get(column)
+        value = None if column is None else self.values.get(column)
+        if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
+            return value["path"]  # a file of the Hugging Face hub whose content lies elsewhere
+        return value
 
-    def _clean(self, column: str | None, text: str) -> str:
-        text = text.strip()
+    def _text(self, column: str | None, value: object) -> str:
+        """Text of one value, checked; "" where it is empty."""
+        if is_empty(value):
+            return ""
+        if isinstance(value, bytes | Mapping):
+            self.fail(
+                column,
+                "the path of a file (not its content, as tables of the Hugging Face hub hold: write each "
+                "content to a file, and its path into the table)",
+            )
+        if not isinstance(value, str | bool | int | float) or value in (math.inf, -math.inf):
+            self.fail(column, "text")
+        text = trimmed(str(value))
         if len(text) > _LONGEST_TEXT:
             self.fail(column, f"text of at most {_LONGEST_TEXT:,} characters")
-        if not text.isprintable() and any(unicodedata.category(mark) in _UNSEEN for mark in text):
+        if not is_plain(text):
             self.fail(column, "text on one line, without control characters,")
         return text
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _list_of(text: str) -> list[Any] | None:
+    """A list as JSON or Python writes it; None: it is neither."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+        if repr(value) != text:  # such as ['a' 'b'], two texts of numpy and one of Python
+            return None
+    return value if isinstance(value, list) else None
 
 
 @dataclass(frozen=True)
@@ -129,12 +159,10 @@ class Records:
         return cls(table, tuple(_columns(table)))
 
     def __iter__(self) -> Iterator[Record]:
-        left_out = lines_left_out()
         for count, record in enumerate(_read(self.table)):
             if count == MOST_ROWS:
                 raise ValueError(f"{self.table} has more than {MOST_ROWS:,} rows.")
-            if record.line not in left_out:
-                yield record
+            yield record
 
 
 def _is_json(table: Path) -> bool:
@@ -158,20 +186,40 @@ def _read(table: Path) -> Iterator[Record]:
 
 
 def _read_csv(table: Path) -> Iterator[Record]:
+    left_out, delimiter = lines_left_out(table), _delimiter(table)
+    raw: list[str] = []  # lines of the row that is being read
+
+    def lines(file: TextIO) -> Iterator[str]:
+        for line in seen_lines(file, table):
+            raw.append(line)
+            yield line
+
     with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(seen_lines(file, table), delimiter=_delimiter(table))
+        reader = csv.DictReader(lines(file), delimiter=delimiter)
         try:
+            _ = reader.fieldnames  # reads the header
+            raw.clear()
             for values in reader:
-                line = reader.line_num
-                if None in values:
-                    raise RowError(
-                        f"{table}, line {line}: more values than columns; put text that has a "
-                        f'"{_delimiter(table)}" into quotes.'.replace("\t", "tab"),
-                        line=line,
-                    )
-                yield Record(table, line, values)
+                place = Place(table, reader.line_num)
+                if place.line not in left_out:
+                    if None in values:
+                        quoted = f'put text that has a "{delimiter}" into quotes.'.replace("\t", "tab")
+                        raise RowError(place, "more values than columns", quoted)
+                    _check_quotes(place, raw, delimiter)
+                    yield Record(table, place.line, values)
+                raw.clear()
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{table} is not a table in UTF-8: {error}.") from error
+
+
+def _check_quotes(place: Place, lines: list[str], delimiter: str) -> None:
+    """Raise if a quote that is not closed has made several lines one row."""
+    if len(lines) > 1:
+        try:
+            list(csv.reader(lines, delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            remedy = 'close the quote; a quote inside of quoted text is written twice, as "".'
+            raise RowError(place, f"{len(lines)} lines are one row ({error})", remedy) from error
 
 
 def _delimiter(table: Path) -> str:
@@ -184,28 +232,31 @@ def _delimiter(table: Path) -> str:
 
 
 def _read_json(table: Path) -> Iterator[Record]:
+    left_out = lines_left_out(table)
     with table.open(encoding="utf-8-sig") as file:
         try:
             for line, text in enumerate(seen_lines(file, table), start=1):
-                if not text.strip():
+                if not text.strip() or line in left_out:
                     continue
                 try:
                     values = json.loads(text)
                 except (ValueError, RecursionError) as error:
-                    raise RowError(f"{table}, line {line}: not JSON ({error}).", line=line) from error
+                    raise RowError(Place(table, line), f"not JSON ({error})", _ONE_OBJECT) from error
                 if not isinstance(values, dict):
-                    raise RowError(f"{table}, line {line}: a JSON object is expected.", line=line)
+                    raise RowError(Place(table, line), f"JSON, but a {type(values).__name__}", _ONE_OBJECT)
                 yield Record(table, line, values)
         except UnicodeDecodeError as error:
             raise ValueError(f"{table} is not a table in UTF-8: {error}.") from error
 
 
 def _read_parquet(table: Path) -> Iterator[Record]:
+    left_out = lines_left_out(table)
     line = 0
     for batch in _parquet(table).iter_batches(batch_size=10_000):
         for values in batch.to_pylist():
             line += 1
-            yield Record(table, line, values)
+            if line not in left_out:
+                yield Record(table, line, values)
 
 
 def _parquet(table: Path) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, NoReturn, TextIO
+
+from utils.datasets.cells import is_empty, is_plain, shown, trimmed, whole
 
 LARGEST_BYTES = 100_000_000
 """Of a table; UrbanSound8K's has 0.8 million."""
@@ -20,17 +21,30 @@ LONGEST_LINE = 10_000
 _LONGEST_TEXT = 500
 _LONGEST_NAME = 255  # bytes that file systems take
 _MOST_DIGITS = 9
-_UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # Unicode's control and format characters, separators of lines
 
-_LEFT_OUT: ContextVar[frozenset[int]] = ContextVar("lines left out", default=frozenset())
+
+class Place(NamedTuple):
+    """A line of a table."""
+
+    table: Path
+    line: int
+
+
+_LEFT_OUT: ContextVar[frozenset[Place]] = ContextVar("lines left out", default=frozenset())
 
 
 class RowError(ValueError):
-    """A value of a table is wrong; `line` is its line."""
+    """A line of a table is wrong.
 
-    def __init__(self, message: str, *, line: int) -> None:
-        super().__init__(message)
-        self.line = line
+    Attributes:
+        place: the line.
+        reason: what is expected, or what to do; the same for all lines with this fault.
+    """
+
+    def __init__(self, place: Place, found: str, reason: str) -> None:
+        super().__init__(f"{place.table}, line {place.line}: {found}; {reason}")
+        self.place = place
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -42,11 +56,14 @@ class Row:
     values: dict[str, str | None]
 
     def text(self, column: str) -> str:
-        """Text that is not empty, without surrounding space; every character of it can be seen."""
-        text = (self.values[column] or "").strip() or self._fail(column, "some text")
+        """Text that is not empty, on one line, without surrounding space."""
+        value = self.values[column] or ""
+        text = trimmed(value)
+        if not text or is_empty(value):
+            self._fail(column, "some text")
         if len(text) > _LONGEST_TEXT:
             self._fail(column, f"text of at most {_LONGEST_TEXT} characters")
-        if any(unicodedata.category(character) in _UNSEEN for character in text):
+        if not is_plain(text):
             self._fail(column, "text on one line, without control characters,")
         return text
 
@@ -60,8 +77,8 @@ class Row:
         return name
 
     def whole_number(self, column: str) -> int:
-        """An integer of zero or more."""
-        text = self.text(column)
+        """An integer of zero or more; `1.0` is 1."""
+        text = whole(self.text(column))
         if not (text.isascii() and text.isdigit()):
             self._fail(column, "a whole number")
         if len(text) > _MOST_DIGITS:
@@ -75,19 +92,15 @@ class Row:
             self._fail(column, "True or False")
         return word == "true"
 
-    def _fail(self, column: str, expected: str) -> str:
-        given = self.values[column] or ""
-        shown = "".join(
-            mark if unicodedata.category(mark) not in _UNSEEN else "\ufffd" for mark in given[:80]
-        )
-        message = f'{self.table}, line {self.line}: {column} is "{shown}"; {expected} is expected.'
-        raise RowError(message, line=self.line)
+    def _fail(self, column: str, expected: str) -> NoReturn:
+        found = f'{column} is "{shown(self.values[column])}"'
+        raise RowError(Place(self.table, self.line), found, f"{expected} is expected.")
 
 
 @contextmanager
-def leaving_out(lines: Iterable[int]) -> Iterator[None]:
+def leaving_out(places: Iterable[Place]) -> Iterator[None]:
     """A block in which tables are read without these lines: those found wrong, while looking for more."""
-    token = _LEFT_OUT.set(frozenset(lines))
+    token = _LEFT_OUT.set(frozenset(places))
     try:
         yield
     finally:
@@ -120,7 +133,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                     f"{table} has no column {' and no column '.join(missing)}; "
                     f"it has {', '.join(present)[:1000] or 'none at all'}."
                 )
-            left_out = lines_left_out()
+            left_out = lines_left_out(table)
             for count, values in enumerate(reader):
                 if count == MOST_ROWS:
                     raise ValueError(f"{table} has more than {MOST_ROWS:,} rows.")
@@ -130,9 +143,9 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
 
 
-def lines_left_out() -> frozenset[int]:
-    """The lines that the block of `leaving_out` says."""
-    return _LEFT_OUT.get()
+def lines_left_out(table: Path) -> frozenset[int]:
+    """Lines that a block of `leaving_out` leaves out of a table, whatever they hold."""
+    return frozenset(place.line for place in _LEFT_OUT.get() if place.table == table)
 
 
 def seen_lines(file: TextIO, table: Path) -> Iterator[str]:

@@ -116,7 +116,7 @@ def equal(table: Path) -> None:
                 (
                     "error",
                     "A line of the table cannot be read.",
-                    '{table}, line 5: fold is "one"; a number of zero or more is expected.',
+                    '{table}, line 5: fold is "one"; a whole number of at most 9 digits',
                 )
             ],
         ),

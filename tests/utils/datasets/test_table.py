@@ -161,7 +161,11 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
     ("text", "args", "said"),
     [
         ("sound,fold\nx,1\n", {}, "has no column of sounds, pictures or texts"),
-        ("file,fold\nsounds/0.wav,one\n", {}, 'own.csv, line 2: fold is "one"; a number of zero or more'),
+        (
+            "file,fold\nsounds/0.wav,one\n",
+            {},
+            'own.csv, line 2: fold is "one"; a whole number of at most 9 digits (folds with names are splits',
+        ),
         ("file,fold\n,1\n", {}, "line 2: file is"),
         ("file,label\nsounds/0.wav,[x\n", {}, 'line 2: label is "[x"; a JSON list'),
         (f"file,label\nsounds/0.wav,{'[' * 9000}\n", {}, 'line 2: label is "[[[['),

@@ -1,0 +1,46 @@
+"""Names of classes that look alike, or like an absent value."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from ignite_trainer.inspection import Finding
+
+_ABSENT = frozenset({"none", "null", "nil", "na", "n/a", "nan", "-", "?"})
+
+
+def name_findings(names: Iterable[str]) -> Iterator[Finding]:
+    """What may be wrong with names of classes, each of which is given once."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        alike[_as_seen(name)].append(name)
+        if not _as_seen(name).isprintable():
+            yield Finding(
+                severity="warning",
+                what="The name of a class has characters that cannot be printed.",
+                where=name,
+                remedy="Correct it in the table.",
+            )
+        if name.lower() in _ABSENT:
+            yield Finding(
+                severity="warning",
+                what="A class is named as programs write a value that is missing.",
+                where=name,
+                remedy="Leave these cells empty, unless the class is meant.",
+            )
+    for several in alike.values():
+        if len(several) > 1:
+            yield Finding(
+                severity="warning",
+                what="Several classes have names that look alike.",
+                where=", ".join(map(ascii, several)),
+                remedy="Write the name in one way in the table.",
+            )
+
+
+def _as_seen(name: str) -> str:
+    """A name without its characters that have no glyph, and with one code for each letter."""
+    kept = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
+    return unicodedata.normalize("NFKC", kept)
