@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class FileRecord(NamedTuple):

@@ -20,6 +20,8 @@ def chunk_layout(file: BinaryIO) -> Layout:
     if chunk is None:
         return Layout()
     there = size_of(file) - chunk.start
+    if there < 0:
+        return Layout()
     if 0 < chunk.size < _PLACEHOLDER:
         cut = f"its header promises {chunk.size} bytes of samples, the file has {there}"
         return Layout(cut=cut if chunk.size - there > _MISCOUNTED else "")

@@ -30,7 +30,8 @@ LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 LOUDEST = 8.0
 """Largest sample where full scale is 1: decoders and mixes overshoot by a few dB; 18 dB are another unit."""
 
-_BLOCK = 2**19  # samples per channel: memory is taken for what is there, not for what is announced
+_BLOCK = 2**20  # values decoded at once: memory is taken for what is there, not for what is announced
+_BEYOND_END = 2**12  # samples asked for where the sound should end, by what its header says
 _UNKNOWN_LENGTH = 2**40  # and more: what libsndfile says where a header does not tell
 _NOT_DECODABLE = "not decodable as audio ({})"
 
@@ -127,7 +128,7 @@ class AudioReader:
         first, last = self._bounds(segment)
         position = self._go_to(first)
         while last is None or position < last:
-            block = self._read(_BLOCK if last is None else min(_BLOCK, last - position))
+            block = self._read(_BLOCK if last is None else last - position)
             if not len(block):
                 return
             wanted = block[max(0, first - position) :]
@@ -154,6 +155,9 @@ class AudioReader:
 
     def _read(self, count: int) -> Block:
         """Decode the next samples, at most so many; none at the end."""
+        # libsndfile fills with zeros what it is asked for beyond the end, so it is not asked for much.
+        expected = (self._length or self._layout.announced or _UNKNOWN_LENGTH) - self._decoded
+        count = min(count, max(1, _BLOCK // self.channels), max(expected, _BEYOND_END))
         with self._translated():
             block: Block = self._file.read(count, dtype="float32", always_2d=True)
         self._decoded += len(block)

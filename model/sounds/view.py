@@ -5,6 +5,7 @@ import os
 from typing import BinaryIO, NamedTuple
 
 _ID3V1_TAG = 128  # bytes at the end of a file
+_BEYOND_ALL_FILES = 2**40  # bytes: where a damaged header may point, and file systems cannot seek
 
 
 class View(io.RawIOBase):
@@ -99,6 +100,8 @@ class Layout(NamedTuple):
 
 def read_bytes(file: BinaryIO, at: int, count: int) -> bytes:
     """Read at a position; less at the end of the file."""
+    if at >= _BEYOND_ALL_FILES:
+        return b""
     file.seek(at)
     return file.read(count)
 

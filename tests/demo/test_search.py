@@ -159,7 +159,7 @@ def test_an_interrupted_index_keeps_what_it_had(
     assert update() == Update(found=12, embedded=6, removed=0, wrong={})
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"format": 1, "embeddings": "absent.npy"}'])
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"format": 2, "embeddings": "absent.npy"}'])
 def test_a_damaged_store_is_made_anew(update: Callable[[], Update], own_cache: Path, damage: str) -> None:
     update()
     (store,) = own_cache.glob("index-*")

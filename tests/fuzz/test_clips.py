@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.audio_input import read_audio
+from utils.datasets.hearing import listen
 
 Limits = Callable[[], AbstractContextManager[None]]
 
@@ -38,6 +39,11 @@ FILES = {
     "clip.ogg": made("OGG", "VORBIS"),
     "opus.ogg": made("OGG", "OPUS", rate=48000),
     "clip.flac": made("FLAC", "PCM_16"),
+    "clip.mp3": made("MP3", "MPEG_LAYER_III"),
+    "stream.mp3": made("MP3", "MPEG_LAYER_III")[417:],  # without the frame that says its length
+    "clip.w64": made("W64", "PCM_16"),
+    "clip.aiff": made("AIFF", "PCM_16"),
+    "clip.caf": made("CAF", "PCM_16"),
 }
 
 
@@ -92,11 +98,14 @@ def test_a_mutated_header_is_an_error_or_audio(
 
 def check(limits: Limits, path: Path, rate: int) -> bool:
     with limits():
+        heard = listen(path)
         try:
             audio = read_audio(path, rate)
         except ValueError as error:
             assert str(error).startswith(f"{path}: ")
+            assert heard.fault is not None or "too long" in str(error)
             return False
+    assert heard.fault is None
     assert audio.dtype == np.float32
     assert audio.ndim == 2
     assert audio.size

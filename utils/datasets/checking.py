@@ -17,6 +17,7 @@ from utils.datasets.checking_files import (
     equal,
     listen_to_all,
     suspicious,
+    too_long,
 )
 from utils.datasets.checking_table import read_leniently, table_findings
 from utils.datasets.sample import Clip
@@ -45,6 +46,7 @@ def inspect_clips(kind: type[FoldDataset], args: Mapping[str, Any]) -> Inspectio
     findings += table_findings(dataset, clips)
     findings += broken(heard)
     findings += suspicious(dataset.sample_rate, usable)
+    findings += too_long(dataset.sample_rate, dataset.mono, usable)
     findings += channels(dataset.mono, usable)
     findings += equal(usable)
     findings += _not_named(dataset, clips)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from tqdm import tqdm
 
 from ignite_trainer.inspection import Finding
-from model.audio_input import Waveform
+from model.audio_input import MOST_VALUES, Waveform
 from model.image_input import read_image
 from model.sounds.decoding import Fault
 from utils.datasets.cache import smallest
@@ -134,6 +134,20 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
                 what=f"Much shorter than the others, half of which last {usual:.2f} s or more.",
                 where=f"{sound.path} ({one.samples / one.rate:.3f} s)",
                 remedy="Listen to it; padded to the others' length, it is mostly silence.",
+            )
+
+
+def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
+    """Sounds of which more is wanted at once than is read."""
+    for sound, one in heard.items():
+        decoded = one.samples * one.channels
+        resampled = one.samples * (1 if mono else one.channels) * sample_rate // one.rate
+        if max(decoded, resampled) > MOST_VALUES:
+            yield Finding(
+                severity="error",
+                what=f"The sound is too long: at most {MOST_VALUES:,} values of all channels are read.",
+                where=f"{sound.path} ({one.samples / one.rate / 3600:.1f} h)",
+                remedy="Cut it into clips, or list its parts by start and end in a Table.",
             )
 
 

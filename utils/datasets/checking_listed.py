@@ -18,6 +18,7 @@ from utils.datasets.checking_files import (
     equal,
     listen_to_all,
     suspicious,
+    too_long,
 )
 from utils.datasets.checking_names import name_findings
 from utils.datasets.checking_segments import place_of, segment_findings
@@ -78,10 +79,9 @@ def inspect_listed(
     findings += suspicious(train.sample_rate, usable)
     findings += channels(train.mono, usable)
     whole = set(_sounds((split, entry) for split, entry in placed if entry.segment is None))
-    findings += equal(
-        {sound: one for sound, one in usable.items() if sound in whole},
-        place="split" if apart else "fold",
-    )
+    read_whole = {sound: one for sound, one in usable.items() if sound in whole}
+    findings += too_long(train.sample_rate, train.mono, read_whole)
+    findings += equal(read_whole, place="split" if apart else "fold")
     findings += segment_findings(
         placed, usable, place="split" if apart else "fold", remedy=train.to_take_whole
     )

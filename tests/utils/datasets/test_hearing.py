@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.datasets.hearing import listen
+from utils.datasets.checking_files import Sound, suspicious, too_long
+from utils.datasets.hearing import Heard, listen
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)
 
@@ -33,6 +34,31 @@ def test_an_ogg_file_without_the_page_that_ends_it_is_read_and_noted(tmp_path: P
     assert heard.fault is None
     assert heard.note == "the page that ends it is missing: it was recorded from a stream, or cut"
     assert 0.9 * 300_000 < heard.samples < 300_000
+
+
+def test_what_a_header_promises_in_vain_is_a_warning(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", NOISE, 44100)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[22:26] = (40_000).to_bytes(4, "big")
+    (tmp_path / "a.flac").write_bytes(content)
+    sound = Sound("a.flac", "fold 1", "dog")
+    (finding,) = suspicious(44100, {sound: listen(tmp_path / "a.flac")})
+    assert (finding.severity, finding.where) == (
+        "warning",
+        "a.flac (its header promises 40000 samples, it has 30000)",
+    )
+
+
+def test_a_sound_that_a_run_refuses_as_too_long_is_an_error() -> None:
+    def found(mono: bool | None, **known: int) -> list[str]:
+        heard = Heard(**{"rate": 44100, "channels": 2, **known})  # type: ignore[arg-type]
+        return [one.where for one in too_long(44100, mono, {Sound("a.wav", "fold 1", "dog"): heard})]
+
+    assert found(None, samples=2**28) == []
+    assert found(None, samples=2**28 + 1) == ["a.wav (1.7 h)"]
+    assert found(None, samples=2**27, rate=22050) == []
+    assert found(None, samples=2**27 + 1, rate=22050) == ["a.wav (1.7 h)"]
+    assert found(True, samples=2**27 + 1, rate=22050) == []
 
 
 def test_a_wav_file_of_unknown_length_is_whole(tmp_path: Path) -> None:
