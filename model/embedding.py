@@ -72,7 +72,7 @@ def embed_audio(
         ValueError: an argument, a file or an array cannot be used; the message says which and why.
     """
     _check_audio_arguments(sample_rate, units, batch_size, window_seconds)
-    sources = _clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
+    sources = clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
     def encode(audio: Tensor) -> Tensor:
         # The units are known here; one quiet window by itself must not look like audio in [-1, 1].
@@ -170,7 +170,8 @@ def _entries(texts: Any) -> list[Any]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
-def _clips_of_batch(inputs: object) -> Sequence[AudioInput]:
+def clips_of_batch(inputs: object) -> Sequence[AudioInput]:
+    """Return the clips of an array or tensor `[B, T]` or `[B, C, T]`; a ValueError for anything else."""
     if not isinstance(inputs, np.ndarray | Tensor) or inputs.ndim not in (2, 3):
         given = list(inputs.shape) if isinstance(inputs, np.ndarray | Tensor) else describe(inputs)
         raise ValueError(

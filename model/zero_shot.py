@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
-from model.embedding import Units
+from model.embedding import Units, clips_of_batch
 from model.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from model.inputs import IMAGE_KINDS, several
 
@@ -34,8 +34,9 @@ def classify(
     *,
     template: str = "{}",
     kind: Kind | None = None,
-    sample_rate: int | None = None,
+    sample_rate: float | None = None,
     units: Units = "int16",
+    batched: bool = False,
 ) -> Tensor:
     """Say how probable labels are for sounds and pictures: softmax over scaled similarities.
 
@@ -45,14 +46,15 @@ def classify(
 
     Args:
         model: its towers are used in eval mode, without gradient.
-        inputs: one or several of what `embed_audio` and `embed_image` take: paths, arrays, tensors, PIL
-            images. They may be mixed. Told apart are files by their suffixes, arrays and tensors by their
-            types: unsigned integers are a picture, others audio.
+        inputs: one or several of what `embed_audio` and `embed_image` take: paths, binary files, arrays,
+            tensors, PIL images. They may be mixed. Told apart are paths by their suffixes, binary files by
+            their content, arrays and tensors by their types: unsigned integers are a picture, others audio, unless `kind` says otherwise.
         labels: K texts, all different.
         template: text of a label, `{}` stands for it: "a sound of {}".
         kind: "audio" or "image", of all inputs, where suffixes and types do not tell.
         sample_rate: of arrays of audio, Hz.
         units: of floating-point arrays of audio, see `embed_audio`.
+        batched: True: `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
 
     Returns:
         float32 `[n, K]` on the model's device: a row for each input, in the order of `inputs`, a column for
@@ -66,7 +68,7 @@ def classify(
     if kind not in (None, *KINDS):
         raise ValueError(f'kind is {kind!r}; "audio" and "image" are allowed, or None to tell by the input.')
     texts = embed_labels(model, labels, template)
-    sources = list(several(inputs, IMAGE_KINDS))
+    sources = list(clips_of_batch(inputs) if batched else several(inputs, IMAGE_KINDS))
     if not sources:
         raise ValueError("Nothing to classify: the list of inputs is empty.")
     kinds = [kind or kind_of(source, name=f"Input {place}") for place, source in enumerate(sources)]
@@ -133,7 +135,7 @@ def kind_of(source: Any, *, name: str) -> Kind:
     """Tell a sound from a picture.
 
     Args:
-        source: path, array, tensor or PIL image.
+        source: path, binary file, array, tensor or PIL image.
         name: of the input, for messages.
 
     Raises:
@@ -145,6 +147,8 @@ def kind_of(source: Any, *, name: str) -> Kind:
         return "image" if source.dtype.kind in "ub" else "audio"
     if isinstance(source, Tensor):
         return "image" if source.dtype in (torch.uint8, torch.bool) else "audio"
+    if hasattr(source, "read") and hasattr(source, "seekable") and source.seekable():
+        return _kind_of_content(source)
     if not isinstance(source, str | Path):
         raise ValueError(f'{name} is a {type(source).__name__}; say kind="audio" or kind="image".')
     kind = SUFFIXES.get(Path(source).suffix.lower())
@@ -153,3 +157,15 @@ def kind_of(source: Any, *, name: str) -> Kind:
             f"{source}: neither a sound nor a picture by its name; known are {', '.join(SUFFIXES)}."
         )
     return kind
+
+
+def _kind_of_content(file: Any) -> Kind:
+    """Tell a picture by what Pillow recognises; anything else is a sound."""
+    start = file.tell()
+    try:
+        Image.open(file)
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
+        return "audio"
+    finally:
+        file.seek(start)
+    return "image"

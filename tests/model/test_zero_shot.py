@@ -74,6 +74,15 @@ def test_sounds_and_pictures_may_be_mixed_and_keep_their_order(
         torch.testing.assert_close(found[row], of_sounds[0])
 
 
+def test_the_content_of_files_and_batches_of_clips_are_classified(
+    model: AudioCLIP, sound: Path, picture: Path
+) -> None:
+    contents = [io.BytesIO(path.read_bytes()) for path in (sound, picture)]
+    torch.testing.assert_close(model.classify(contents, LABELS), model.classify([sound, picture], LABELS))
+    of_batch = model.classify(NOISE, LABELS, sample_rate=44100, batched=True)
+    torch.testing.assert_close(of_batch, model.classify(list(NOISE), LABELS, sample_rate=44100))
+
+
 def test_the_kind_is_said_where_the_name_does_not_tell(model: AudioCLIP, sound: Path) -> None:
     unnamed = sound.rename(sound.with_suffix(".data"))
     with pytest.raises(ValueError, match=r"dog\.data: neither a sound nor a picture by its name; known are"):
@@ -108,7 +117,13 @@ def test_labels_that_mean_nothing_are_refused(model: AudioCLIP, labels: Any, sai
         ([], {}, ValueError, "Nothing to classify: the list of inputs is empty"),
         (None, {}, ValueError, "inputs is None; expected a path"),
         ([None], {}, ValueError, 'Input 0 is a NoneType; say kind="audio" or kind="image"'),
-        (io.BytesIO(b"RIFF"), {}, ValueError, 'Input 0 is a BytesIO; say kind="audio"'),
+        (io.BytesIO(b"neither"), {}, ValueError, "not decodable as audio"),
+        (
+            NOISE.repeat(6, axis=0),
+            {"sample_rate": 44100},
+            ValueError,
+            "passed with batched=True or as a list",
+        ),
         ("absent.wav", {}, FileNotFoundError, r"absent\.wav"),
         ("absent.png", {}, FileNotFoundError, r"absent\.png"),
         (NOISE[0], {}, ValueError, "sample_rate must say"),
