@@ -48,7 +48,8 @@ def classify(
         model: its towers are used in eval mode, without gradient.
         inputs: one or several of what `embed_audio` and `embed_image` take: paths, binary files, arrays,
             tensors, PIL images. They may be mixed. Told apart are paths by their suffixes, binary files by
-            their content, arrays and tensors by their types: unsigned integers are a picture, others audio, unless `kind` says otherwise.
+            their content, arrays and tensors by their types: unsigned integers are a picture, others audio,
+            unless `kind` says otherwise.
         labels: K texts, all different.
         template: text of a label, `{}` stands for it: "a sound of {}".
         kind: "audio" or "image", of all inputs, where suffixes and types do not tell.

@@ -45,13 +45,14 @@ def write_protocol(folder: Path, path: str, args: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_weights_that_the_trainer_saved_are_built_from_the_file_alone(
+def test_weights_that_say_so_are_built_from_the_file_alone(
     suffix: str, arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
 ) -> None:
-    checkpoint_files.save_weights(
-        tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH, "args": arguments}
-    )
-    moved = (tmp_path / "best").with_suffix(suffix).rename(tmp_path / f"mine{suffix}")
+    described, moved = {"class": PATH, "args": arguments}, tmp_path / f"mine{suffix}"
+    if suffix == ".pt":
+        checkpoint_files.save_weights(moved, trained.state_dict(), built_from=described)
+    else:
+        save_file(trained.state_dict(), moved, {"built_from": json.dumps(described)})
     loaded = AudioCLIP.from_pretrained(moved)
     assert not loaded.training and is_same(loaded, trained)
     assert loaded.weights_files == (moved,)
