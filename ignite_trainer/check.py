@@ -203,11 +203,12 @@ class _ModelChecked:
         """Room for the results of one run: its checkpoints, if it trains."""
         protocol = blueprint.protocol
         lines = [line for line in protocol.lines.values() if line.is_checkpoint]
-        # The best are there as .pt and as .safetensors, a superseded one until the next state is saved.
-        kept = 2 * min(BEST_KEPT + 1, protocol.setup.epochs) * len(lines) * self.size_bytes
+        # Epoch 0 is one of them; a superseded one is there until the next state is saved.
+        kept = min(BEST_KEPT, protocol.setup.epochs) + 1
+        best = kept * len(lines) * self.size_bytes
         copies = _OPTIMIZER_STATE + bool(protocol.setup.ema)
         last = _LAST_KEPT * (self.size_bytes - self.frozen_bytes + copies * self.trained_bytes)
-        size = kept + last + self.frozen_bytes if protocol.setup.epochs else 0
+        size = best + last + self.frozen_bytes if protocol.setup.epochs else 0
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
 
 

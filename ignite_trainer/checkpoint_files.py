@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -74,9 +72,7 @@ def save_durably(path: Path, content: Mapping[str, Any]) -> str:
 
 
 def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[str, Any]) -> None:
-    """Write weights, and beside them a `.safetensors` if that can hold them.
-
-    Both say how the model is built: the state dict in its attribute `built_from`, the other in its metadata.
+    """Write weights as a state dict, which says in its attribute `built_from` how the model is built.
 
     Args:
         path: where the weights will be.
@@ -89,11 +85,6 @@ def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[
     described = OrderedDict(weights)
     vars(described)[BUILT_FROM] = dict(built_from)
     save_durably(path, described)
-    if all(isinstance(value, Tensor) for value in weights.values()):
-        content = safetensors.torch.save(dict(weights), {BUILT_FROM: json.dumps(built_from)})
-        beside = path.with_suffix(".safetensors")
-        with writing(beside):
-            write_durably(beside, lambda file: file.write(content))
 
 
 def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
@@ -102,7 +93,7 @@ def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
 
 
 def remove_weights(path: Path) -> None:
-    """Remove weights, or a state, and what lies beside."""
+    """Remove weights, or a state, and what earlier versions wrote beside them."""
     remove(path)
     remove(path.with_suffix(".safetensors"))
 

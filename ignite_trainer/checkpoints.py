@@ -45,9 +45,10 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """Writes `best_<metric>_epoch-<n>_<value>.pt` and the states `last_epoch-<n>[_step-<iteration>].pt`.
 
-    The best files are the model's state dict, load wherever weights load, and have a `.safetensors` beside
-    them. A state holds all that a run goes on with: model, the parts named to it, position, random states,
-    and which files are the best; frozen weights are in a file beside the states. All tensors are on the CPU.
+    The best files are the model's state dict, and load wherever weights load; epoch 0 is that before the
+    first step. A state holds all that a run goes on with: model, the parts named to it, position, random
+    states, and which files are the best; frozen weights are in a file beside the states. All tensors are on
+    the CPU.
     States and best files hold the protocol's section `Model`, from which the model can be built again.
     Each file gets its name when it is complete and verified, and has its checksum beside it. The last two
     states stay, with all best files that they name, until `finish`.
@@ -103,6 +104,19 @@ class Checkpoints:
         labels = self._lines if is_main() else ()
         best = [self._place_among_the_best(label, values[label], position.epoch) for label in labels]
         self._save(position, random_state.capture(), best=[path for path in best if path])
+
+    def save_untrained(self, values: Mapping[str, float]) -> None:
+        """Save the weights before the first step as the best so far, by the held-out `values` they reach.
+
+        Raises:
+            RunFailed: what was saved before cannot be written.
+        """
+        main_says(self.wait)
+        if is_main():
+            best = [self._place_among_the_best(label, values[label], 0) for label in self._lines]
+            with self._saved_weights():
+                weights = snapshot(dict(self._model.state_dict()))
+            self._begin_to_write(self._write_best, weights, [path for path in best if path])
 
     def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
         """Save all that the run goes on with.
@@ -202,21 +216,27 @@ class Checkpoints:
                 content = snapshot(self._content(position, randoms))
             older = [self._last] if self._last and self._last != path else []
             superseded = {*self._before, *self._needed_by_the_one_before} - {path, *older}
-            # A new thread for each state: none is left idle for loader processes to be forked beside.
-            writer = ThreadPoolExecutor(max_workers=1)
-            self._pending = writer.submit(self._write, path, content, best, superseded)
-            writer.shutdown(wait=False)
+            self._begin_to_write(self._write, path, content, best, superseded)
             self._before, self._needed_by_the_one_before, self._superseded = older, self._superseded, []
         self._last = path
+
+    def _begin_to_write(self, write: Callable[..., None], *content: Any) -> None:
+        # A new thread each time: none is left idle for loader processes to be forked beside.
+        writer = ThreadPoolExecutor(max_workers=1)
+        self._pending = writer.submit(write, *content)
+        writer.shutdown(wait=False)
+
+    def _write_best(self, weights: Mapping[str, Any], best: Iterable[Path]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for file in best:
+            save_weights(file, weights, built_from=self._built_from)
 
     def _write(
         self, path: Path, content: dict[str, Any], best: Iterable[Path], superseded: Iterable[Path]
     ) -> None:
         """Write a state and its weights as `best` files, then remove what it supersedes."""
         start = time.monotonic()
-        self._folder.mkdir(exist_ok=True)
-        for file in best:
-            save_weights(file, content["model"], built_from=self._built_from)
+        self._write_best(content["model"], best)
         save_durably(path, self._frozen.leave_out(content))
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -113,6 +113,8 @@ class Run:
         self._announce(environment, log_to, resume=resume)
         if position is None:
             self._evaluate("test", epoch=0, iteration=0)
+            if self._trainer is not None:
+                self._checkpoints.save_untrained(self._held_out.metrics)
         if self._trainer is not None and self._parts.optimizer is not None:
             self._train(self._trainer, self._parts.optimizer, position)
         self._checkpoints.finish()

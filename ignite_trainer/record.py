@@ -68,6 +68,7 @@ class RunRecord(_Facts):
 
     Attributes:
         name: `Setup.name`.
+        suffix: `Setup.suffix`.
         variant: equal for runs that differ at most in fold, seed, data, weights and places.
         setting: "zero-shot", "trained" or what else the protocol's `Table` says.
         model: name of its class.
@@ -90,6 +91,7 @@ class RunRecord(_Facts):
     """
 
     name: str
+    suffix: str | None = None
     variant: str
     setting: str
     model: str
@@ -152,6 +154,7 @@ def describe_run(
     assert protocol.setup.seed is not None, "a run has a seed"
     return RunRecord(
         name=protocol.setup.name,
+        suffix=protocol.setup.suffix,
         variant=variant(protocol),
         setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
         model=protocol.model.path.rpartition(".")[-1],

@@ -160,8 +160,12 @@ def _details(entry: Entry) -> str:
     }
     lines = "\n".join(f"- {name}: {markdown.inert(text)}" for name, text in facts.items() if text)
     runs = markdown.table(_RUN_HEADER, [_run_cells(run) for run in entry.runs])
-    reports = [markdown.link(PurePosixPath(run.folder, _REPORT)) for run in entry.runs if run.has_report]
+    every = (*entry.runs, *entry.earlier)
+    reports = [markdown.link(PurePosixPath(run.folder, _REPORT)) for run in every if run.has_report]
     parts = [f"## {markdown.inert(f'{entry.row}: {entry.column}')}", lines, runs]
+    if entry.earlier:
+        parts.append("Earlier runs of the same fold and seed, which the figures above leave out:")
+        parts.append(markdown.table(_RUN_HEADER, [_run_cells(run) for run in entry.earlier]))
     return "\n\n".join([*parts, *([f"Reports: {', '.join(reports)}"] if reports else [])])
 
 
@@ -193,14 +197,11 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
             mode="json",
             include={"model", "weights", "dataset", "setting", "variant", "metric", "name", "epochs"},
         ),
-        "runs": [
-            {
-                "folder": run.folder,
-                **run.record.model_dump(
-                    mode="json",
-                    include={"held_out", "seed", "last", "best", "checkpoint", "revision", "finished"},
-                ),
-            }
-            for run in entry.runs
-        ],
+        "runs": [_run_json(run) for run in entry.runs],
+        "earlier": [_run_json(run) for run in entry.earlier],
     }
+
+
+def _run_json(run: Found) -> dict[str, Any]:
+    keys = {"suffix", "held_out", "seed", "last", "best", "checkpoint", "revision", "finished"}
+    return {"folder": run.folder, **run.record.model_dump(mode="json", include=keys)}

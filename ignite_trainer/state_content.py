@@ -47,7 +47,7 @@ class BestEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     value: Annotated[float, Field(strict=True)]
-    epoch: _Positive
+    epoch: _Count
     file: str | None
 
     @field_validator("file")

@@ -43,12 +43,14 @@ class Entry:
     """Runs that differ at most in fold and seed: one cell.
 
     Attributes:
-        runs: by fold and seed; of equal ones the latest.
+        runs: those that are averaged, by fold and seed; of equal ones the latest.
+        earlier: the others of these folds and seeds, in the order in which they finished.
         row: model and weights, and what else tells its row from others.
         column: data set and setting.
     """
 
     runs: tuple[Found, ...]
+    earlier: tuple[Found, ...] = ()
     row: str
     column: str
 
@@ -119,29 +121,34 @@ class Entry:
 
 def make_entries(found: Iterable[Found]) -> list[Entry]:
     """Put results together in cells, ordered by row and column."""
-    latest: dict[tuple[Any, ...], Found] = {}
-    for run in sorted(found, key=lambda run: (run.record.finished, run.folder)):
-        record = run.record
-        if record.metric is not None and record.listed:
-            latest[(_cell(record), _kind(record), record.held_out, record.seed)] = run
+    listed = [run for run in found if run.record.metric is not None and run.record.listed]
     cells: dict[tuple[Any, ...], dict[tuple[str, ...], list[Found]]] = defaultdict(dict)
-    for (cell, kind, *_), run in latest.items():
-        cells[cell].setdefault(kind, []).append(run)
-    labels = _weights_labels([run.record for run in latest.values()])
+    for run in sorted(listed, key=lambda run: (run.record.finished, run.folder)):
+        cells[_cell(run.record)].setdefault(_kind(run.record), []).append(run)
+    labels = _weights_labels([run.record for run in listed])
     entries = []
-    for kinds in cells.values():
+    for kinds in map(_told_apart, cells.values()):
         variants = _variant_labels([runs[-1] for runs in kinds.values()])
         named = {kind: (variants[kind[0]], *kind[1:]) for kind in kinds}
         for kind, runs in kinds.items():
             record = runs[0].record
             row = [record.model, labels[_hashes(record)], *_differing(named[kind], named.values())]
             column = f"{record.dataset}, {record.setting}"
+            latest = {(run.record.held_out, run.record.seed): run for run in runs}.values()
             apart = _apart(run.record.held_out for run in runs)
             for sets in apart:
-                members = [run for run in runs if run.record.held_out in sets]
+                members = [run for run in latest if run.record.held_out in sets]
                 ordered = sorted(members, key=lambda run: (run.record.held_out, run.record.seed))
+                earlier = [run for run in runs if run.record.held_out in sets and run not in members]
                 which = [f"held out {' and '.join(map(_joined, sets))}"] if len(apart) > 1 else []
-                entries.append(Entry(runs=tuple(ordered), row=", ".join([*row, *which]), column=column))
+                entries.append(
+                    Entry(
+                        runs=tuple(ordered),
+                        earlier=tuple(earlier),
+                        row=", ".join([*row, *which]),
+                        column=column,
+                    )
+                )
     return sorted(entries, key=lambda entry: (entry.row, entry.column))
 
 
@@ -164,9 +171,35 @@ def _kind(record: RunRecord) -> tuple[str, str, str]:
     return record.variant, str(record.metric), extent
 
 
+def _told_apart(kinds: Mapping[tuple[str, ...], list[Found]]) -> dict[tuple[str, ...], list[Found]]:
+    """Part runs of one kind that differ in the size of their data or, with equal folds, in name or suffix."""
+    result: dict[tuple[str, ...], list[Found]] = {}
+    for kind, runs in kinds.items():
+        named = _repeats((run.record.name, run.record.held_out) for run in runs)
+        suffixed = _repeats((run.record.suffix, run.record.held_out) for run in runs)
+        sized = len({_samples(run.record) for run in runs}) > 1
+        for run in runs:
+            suffix = f"suffix {run.record.suffix}" if run.record.suffix else "no suffix"
+            size = f"{_samples(run.record):,} samples"
+            part = (run.record.name if named else "", suffix if suffixed else "", size if sized else "")
+            result.setdefault((*kind, *part), []).append(run)
+    return result
+
+
+def _repeats(held_out: Iterable[tuple[str | None, HeldOut]]) -> bool:
+    """Whether the same is held out under two names; else these may be names of the folds."""
+    pairs = set(held_out)
+    return len(pairs) > len({folds for _, folds in pairs})
+
+
+def _samples(record: RunRecord) -> int:
+    """Number of samples of the whole data set, or of what was evaluated where it has no folds."""
+    return sum(record.samples.values()) if record.held_out else record.samples.get("test", 0)
+
+
 def _differing(kind: tuple[str, ...], kinds: Iterable[tuple[str, ...]]) -> list[str]:
     """What of a kind is not the same for all."""
-    return [one for one, *all_of_it in zip(kind, *kinds, strict=True) if len(set(all_of_it)) > 1]
+    return [one for one, *others in zip(kind, *kinds, strict=True) if one and len(set(others)) > 1]
 
 
 def _apart(held_out: Iterable[HeldOut]) -> list[list[HeldOut]]:

@@ -28,15 +28,16 @@ Shown = Mapping[str, Any]
 
 
 def hardest_section(predictions: Predictions, gallery: Gallery, folder: Path) -> str:
-    """Show the samples with the largest `statistics.margins`, the hardest first; "" if none can be shown."""
+    """Show the mistakes with the largest `statistics.margins`, the hardest first; "" if none can be shown."""
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # of an earlier report
     kept = statistics.finite(predictions)
     if not kept.positions or not kept.scores.size:
         return ""
     margins = statistics.margins(kept)
+    hardest = [row for row in np.argsort(-margins, kind="stable") if not kept.correct[row]]
     shown: list[Shown] = []
     room = MOST_BYTES
-    for row in np.argsort(-margins, kind="stable")[:MOST_SAMPLES]:
+    for row in hardest[:MOST_SAMPLES]:
         for portrait in gallery.held_out([kept.positions[row]]):
             room -= sum(len(exhibit.content) for exhibit in portrait.exhibits)
             if room < 0:
@@ -57,7 +58,8 @@ def hardest_of_all(folders: Iterable[Path], folder: Path) -> str:
             within = run.relative_to(folder).as_posix()
             for entry in json.loads((run / _HARDEST).read_text(encoding="utf-8")):
                 files = [{**file, "path": f"{within}/{file['path']}"} for file in entry["files"]]
-                found.append({**entry, "files": files})
+                if entry["predicted"][0] not in (name for name, _ in entry["right"]):  # in old files, too
+                    found.append({**entry, "files": files})
     hardest = sorted(found, key=lambda entry: -entry["margin"])[:MOST_SAMPLES]
     return _section(hardest) if hardest else ""
 
@@ -82,8 +84,8 @@ def _said(predictions: Predictions, row: int) -> dict[str, Any]:
 def _section(shown: Sequence[Shown]) -> str:
     parts = [
         "## Hardest samples",
-        "Of the held-out split, those in which the highest score of a wrong class is most above the score of "
-        "the right one.",
+        "Of the samples of the held-out split whose highest score is of a wrong class, those in which it is "
+        "most above the score of the right one.",
     ]
     for entry in shown:
         record = ", ".join(str(value) if n == 0 else f"{k} {value}" for n, (k, value) in _items(entry))

@@ -79,7 +79,7 @@ class LearningCurve(Reporter):
         for line in self._lines():
             if line.split == result.split and not line.by_iteration and line.key in result.metrics:
                 self._points[line].append((result.epoch, result.metrics[line.key]))
-        if result.split == "test" and result.epoch > 0:  # no checkpoint is kept before the first epoch
+        if result.split == "test" and self._run is not None and self._run.epochs:
             for label in self._sign.keys() & result.metrics.keys():
                 self._mark_if_best(label, result.epoch, result.metrics[label])
         if not self._replaying:

@@ -111,11 +111,10 @@ def checkpoints(folder: Path, model: nn.Module, *lines: dict[str, Any], **state:
 
 
 def files(folder: Path) -> set[str]:
-    """The checkpoints there, each of which has its checksum beside it, a best one its safetensors too."""
+    """The checkpoints there, each of which has its checksum beside it; weights are stored once."""
     names = {path.name for path in folder.iterdir()}
     found = {name for name in names if name.endswith(".pt")}
-    twins = {name.removesuffix(".pt") + ".safetensors" for name in found if name.startswith("best")}
-    assert names == found | twins | {f"{name}.sha256" for name in found | twins}
+    assert names == found | {f"{name}.sha256" for name in found}
     return found
 
 

@@ -89,6 +89,53 @@ def test_of_equal_runs_the_later_one_counts() -> None:
     assert ours(early, late) == ours(late, early) == "90.0 (fold 1 of 5)"
 
 
+def table_of(*records: RunRecord) -> str:
+    return to_markdown(
+        make_entries(Found(folder=f"run-{i}", record=one) for i, one in enumerate(records)), []
+    )
+
+
+def test_a_run_that_the_figures_leave_out_is_listed_below_them() -> None:
+    early = run_record(fold=1, last=0.125, finished="2024-01-01T00:00:00+00:00")
+    late = run_record(fold=1, last=0.875, finished="2024-01-03T00:00:00+00:00")
+    text = table_of(early, late, run_record(fold=2, last=0.5))
+    counted, earlier = text.split(
+        "Earlier runs of the same fold and seed, which the figures above leave out:"
+    )
+    assert all(f"| run-{number} |" in counted for number in (1, 2))
+    assert "| run-0 | 1 | 7 | 0.1250 |" in earlier
+    (entry,) = make_entries([Found(folder="a", record=early), Found(folder="b", record=late)])
+    content = results_table.to_json([entry], [])["cells"][0]
+    assert [run["folder"] for run in content["earlier"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ({"name": "Toy-a"}, {"name": "Toy-b"}, ["Toy-a", "Toy-b"]),
+        ({"suffix": "before"}, {"suffix": None}, ["no suffix", "suffix before"]),
+        (
+            {"samples": {"train": 20, "test": 5}},
+            {"samples": {"train": 200, "test": 50}},
+            ["25 samples", "250 samples"],
+        ),
+    ],
+)
+def test_runs_of_one_variant_that_differ_otherwise_are_neither_averaged_nor_replaced(
+    first: dict[str, Any], second: dict[str, Any], labels: list[str]
+) -> None:
+    found = rows(
+        run_record(fold=1, last=0.25, seed=1, **first), run_record(fold=1, last=0.75, seed=2, **second)
+    )
+    assert [row[0] for row in found[1:]] == [f"TwoTowers, random weights, {label}" for label in labels]
+    assert sorted(row[1] for row in found[1:]) == ["25.0 (fold 1 of 5)", "75.0 (fold 1 of 5)"]
+
+
+def test_suffixes_that_name_the_folds_leave_them_to_be_averaged() -> None:
+    records = [run_record(fold=fold, suffix=f"CV{fold}") for fold in range(1, 6)]
+    assert ours(*records) == "50.0 ± 0.0 (5 of 5 folds)"
+
+
 def test_settings_and_data_sets_are_columns_and_weights_are_rows() -> None:
     found = rows(
         run_record(weights=(FULL,), setting="zero-shot", dataset="Noises"),

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
@@ -37,6 +36,7 @@ from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.snapshot import snapshot
 from ignite_trainer.validation import validate
 from model.releases import WeightsError
+from model.runs import best_checkpoint
 from model.weights import read_state_dict
 
 ROOT = Path(__file__).parents[2]
@@ -319,15 +319,43 @@ def test_a_crafted_state_is_refused_before_anything_of_it_is_used(
     assert outside.read_text() == "precious"
 
 
-def test_best_weights_lie_as_safetensors_beside_them_tied_ones_too(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[1].weight = model[0].weight
+def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_others_are(
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(2, 2)
+    weight = model.weight.detach().clone()
     kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=model, state={})
-    kept.save({"Val. Acc.": 0.5}, position=at(1))
-    kept.wait()
-    saved = safetensors.torch.load_file(tmp_path / "best_val-acc_epoch-1_0.5000.safetensors")
-    assert saved.keys() == model.state_dict().keys()
-    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    kept.save_untrained({"Val. Acc.": 0.5})
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    for epoch, value in enumerate((0.4, 0.5), start=1):
+        kept.save({"Val. Acc.": value}, position=at(epoch))
+    assert [(best.value, best.epoch) for best in kept.best] == [(0.5, 0)]  # the earliest of equals
+    kept.finish()
+    assert kept.best[0].checkpoint == tmp_path / "best_val-acc_epoch-0_0.5000.pt"
+    assert torch.equal(torch.load(kept.best[0].checkpoint, weights_only=True)["weight"], weight)
+    again = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
+    again.restore()
+    assert again.best == kept.best
+    for epoch, value in enumerate((0.6, 0.7, 0.8), start=3):
+        again.save({"Val. Acc.": value}, position=at(epoch))
+    again.finish()
+    assert [(best.value, best.epoch) for best in again.best] == [(0.8, 5)]
+    assert not list(tmp_path.glob("best_*_epoch-0_*"))
+
+
+def test_a_run_that_gets_worse_says_that_epoch_0_was_the_best(tmp_path: Path) -> None:
+    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("JsonLines", "Report")]
+    result = run_toy(tmp_path, Setup__epochs=2, Optimizer__args={"lr": 0.0}, Reporters=reporters)
+    (best,) = result.record.best
+    evaluated = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert (best.epoch, best.value) == (0, evaluated[0]["metrics"]["Val. Acc."])
+    assert best.checkpoint is not None
+    checkpoints = result.folder / "checkpoints"
+    assert is_intact(checkpoints / best.checkpoint)
+    assert best_checkpoint(result.folder) == checkpoints / best.checkpoint
+    assert "(epoch 0)" in (result.folder / "report.md").read_text()
+    assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so none is chosen
 
 
 def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path: Path) -> None:
@@ -358,28 +386,29 @@ def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, r
     assert names(tmp_path, "*.part") <= {"state.pt.part"}
 
 
-def test_runs_whose_safetensors_differ_are_told_apart(tmp_path: Path) -> None:
-    first = run_toy(tmp_path / "one").folder
-    second = tmp_path / "two"
-    shutil.copytree(first, second)
-    assert differences(first, second) == []
-    path = next((second / "checkpoints").glob("*.safetensors"))
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert differences(first, second) == [path.name]
-
-
-def test_safetensors_hold_every_type_and_shape_bit_by_bit(tmp_path: Path) -> None:
+def test_weights_of_every_type_and_shape_are_saved_bit_by_bit_and_once(tmp_path: Path) -> None:
     types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
     weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
     weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
     checkpoint_files.save_weights(tmp_path / "best.pt", weights, built_from={})
-    saved = safetensors.torch.load_file(tmp_path / "best.safetensors")
+    assert names(tmp_path, "*") == {"best.pt", "best.pt.sha256"}
+    saved = torch.load(tmp_path / "best.pt", weights_only=True)
     assert saved.keys() == weights.keys()
     for name, value in weights.items():
         assert (saved[name].dtype, saved[name].shape) == (value.dtype, value.shape)
         assert torch.equal(saved[name].nan_to_num(), value.nan_to_num()), name
+
+
+def test_what_earlier_versions_wrote_beside_best_weights_goes_with_them(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
+    kept.save({"Val. Acc.": 0.1}, position=at(1))
+    kept.wait()
+    beside = tmp_path / "best_val-acc_epoch-1_0.1000.safetensors"
+    beside.touch()
+    for epoch in range(2, 6):
+        kept.save({"Val. Acc.": epoch / 10}, position=at(epoch))
+    kept.finish()
+    assert not beside.exists()
 
 
 # On the CPU
@@ -735,7 +764,7 @@ def test_a_run_that_is_stopped_and_cannot_write_its_state_fails(
     task = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 1}}
     full(monkeypatch)
     with pytest.raises(RunFailed, match=r"last_epoch-1_step-1\.pt cannot be written"):
-        run_toy(tmp_path, Task=task)
+        run_toy(tmp_path, Task=task, Metrics={})
 
 
 def test_a_run_whose_states_take_long_to_write_is_the_same_to_the_bit(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from toy_research.augment import Fit
@@ -116,8 +115,8 @@ def test_a_run_evaluates_and_saves_averages_and_trains_as_without(tmp_path: Path
     for name, weight in state["average"]["weights"].items():
         assert torch.equal(weight, raw[name]), f"{name}: training is not touched"
     assert not torch.equal(state["model"]["left.linear.weight"], raw["left.linear.weight"])
-    (best,) = checkpoints(averaged.folder).glob("best_acc_epoch-2_*.safetensors")
-    for name, weight in safetensors.torch.load_file(best).items():
+    (best,) = checkpoints(averaged.folder).glob("best_acc_epoch-2_*.pt")
+    for name, weight in load(best).items():
         assert torch.equal(weight, state["model"][name]), name
 
     model = TwoTowers()

@@ -24,8 +24,6 @@ def differences(first: Path, second: Path) -> list[str]:
         if name.endswith(".pt"):
             ours, theirs = (torch.load(run / "checkpoints" / name, weights_only=True) for run in runs)
             found += [f"{name}: {key}" for key in _unequal(ours, theirs)]
-        elif name.endswith(".safetensors") and not _same_bytes(*(run / "checkpoints" / name for run in runs)):
-            found.append(name)
     for reader, name in (
         (_read_log, "metrics.jsonl"),
         (_read_csv, "predictions.csv"),
@@ -55,10 +53,6 @@ def _unequal(ours: Any, theirs: Any, key: str = "") -> list[str]:
     else:
         same = ours == theirs
     return [] if same else [key]
-
-
-def _same_bytes(ours: Path, theirs: Path) -> bool:
-    return ours.read_bytes() == theirs.read_bytes()
 
 
 def _read_log(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,8 @@ class Samples(Gallery):
 
 @pytest.fixture
 def eight(predict: Predict) -> Predictions:
-    """Eight samples of class 0, the later the more wrong, at positions 10 to 17."""
-    right = np.linspace(0.9, 0.2, 8)
+    """Eight samples of class 0, all but the first two wrong, the later the more, at positions 10 to 17."""
+    right = np.linspace(0.6, 0.125, 8)
     made = predict(np.stack([right, 1 - right], axis=1), [0] * 8, ["dog <b>", "cat"])
     return replace(made, positions=tuple(range(10, 18)))
 
@@ -53,10 +54,38 @@ def test_the_hardest_come_first_and_are_few(eight: Predictions, tmp_path: Path) 
     assert gallery.asked == [17, 16, 15, 14, 13, 12]
     first = text.partition("### ")[2].partition("### ")[0]
     assert first == (
-        "7\n\nRight: dog &lt;b&gt; (0.200). Predicted: cat (0.800).\n\n"
+        "7\n\nRight: dog &lt;b&gt; (0.125). Predicted: cat (0.875).\n\n"
         '[Sound](exhibits/hardest-1-1.ogg "audio/ogg")\n\n'
     )
     assert len(list((tmp_path / "exhibits").glob("*.ogg"))) == exhibits.MOST_SAMPLES
+
+
+def test_what_was_classified_right_is_no_mistake(predict: Predict, tmp_path: Path) -> None:
+    gallery = Samples()
+    right = replace(predict([[0.5, 0.5], [0.9, 0.1]], [0, 0], ["dog", "cat"]), positions=(1, 2))
+    assert exhibits.hardest_section(right, gallery, tmp_path) == ""
+    assert gallery.asked == []
+    three = replace(predict([[0.5, 0.5], [0.1, 0.9], [0.5, 0.5]], [0, 0, 1]), positions=(1, 2, 3))
+    assert exhibits.hardest_section(three, gallery, tmp_path).count("### ") == 2
+    assert gallery.asked == [2, 3]
+    # Of several classes that are right the highest score is of one.
+    several = replace(predict([[0.9, 0.2, 0.5], [0.2, 0.9, 0.5]], [[0, 1], [0, 2]]), positions=(1, 2))
+    gallery = Samples()
+    exhibits.hardest_section(several, gallery, tmp_path)
+    assert gallery.asked == [2]
+
+
+def test_a_sweep_leaves_out_what_a_run_listed_though_it_was_right(tmp_path: Path) -> None:
+    entry = {"record": {"clip": "a"}, "margin": -0.5, "files": []}
+    entries = [
+        {**entry, "right": [["dog", 0.7]], "predicted": ["dog", 0.7]},
+        {**entry, "right": [["dog", 0.3]], "predicted": ["cat", 0.7], "margin": 0.4},
+    ]
+    (tmp_path / "fold-1/exhibits").mkdir(parents=True)
+    (tmp_path / "fold-1/exhibits/hardest.json").write_text(json.dumps(entries))
+    text = exhibits.hardest_of_all([tmp_path / "fold-1"], tmp_path)
+    assert text.count("### ") == 1
+    assert "Predicted: cat" in text
 
 
 def test_what_is_shown_is_bounded_in_size(eight: Predictions, tmp_path: Path) -> None:

@@ -84,12 +84,12 @@ def test_the_end_of_the_run_decides_which_epoch_was_best(curve: LearningCurve) -
     assert drawn(curve.figure().axes[1])["best: 0.7000, epoch 2"] == ([2], [0.7])
 
 
-@pytest.mark.parametrize(("best", "epoch"), [("max", 1), ("min", 2)])
+@pytest.mark.parametrize(("best", "epoch"), [("max", 1), ("min", 2), ("max", 0)])
 def test_the_best_epoch_so_far_is_the_one_checkpoints_keep(run: RunStart, best: str, epoch: int) -> None:
     line = {"line_label": "Val. Acc.", "is_checkpoint": True, "best": best}
     reporter = LearningCurve()
     reporter.on_start(dataclasses.replace(run, protocol={"Metrics": {"Performance": {"lines": [line]}}}))
-    values = (0.0, 0.8, 0.7, 0.75) if best == "min" else (1.0, 0.8, 0.7, 0.75)
+    values = (0.9 if epoch == 0 or best == "min" else 0.0, 0.8, 0.7, 0.75)
     for number, value in enumerate(values):
         reporter.on_evaluation(evaluated(number, "test", value))
     assert f"best: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
