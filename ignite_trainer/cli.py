@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.extending import flatten, lost_schema, read_layers, read_protocol
 from ignite_trainer.flags import AUTO, SHORTHANDS, long_flags, make_parser
+from ignite_trainer.home import ensure_home
 from ignite_trainer.key_search import explain_words
 from ignite_trainer.overrides import Override, apply_overrides, split_overrides, swept_twice
 from ignite_trainer.protocol import Protocol
@@ -44,6 +45,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # What ends a run is raised, and said below; ignite would log it twice more.
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
+    ensure_home()
     own, overrides = split_overrides(argv)
     flags = _parse(own, defaults=defaults)
     if _started_with_others() and (flags.check or flags.explain or flags.benchmark):

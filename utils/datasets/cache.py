@@ -16,6 +16,7 @@ import json
 import mmap
 import os
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -210,11 +211,17 @@ def _folder(name: str, description: str, cache: str | Path | None) -> Path:
 
 
 def default_cache_folder() -> Path:
-    """`$AUDIOCLIP_CACHE` if set, else `audioclip` in the user's cache folder (`~/.cache`)."""
+    """`$AUDIOCLIP_CACHE` if set, else `audioclip` in the user's cache folder (`~/.cache`).
+
+    A user without a home has it in the folder of temporary files.
+    """
     if chosen := os.environ.get("AUDIOCLIP_CACHE"):
         return Path(chosen).expanduser()
     users = os.environ.get("XDG_CACHE_HOME")
-    return (Path(users) if users else Path.home() / ".cache") / "audioclip"
+    try:
+        return (Path(users) if users else Path.home() / ".cache") / "audioclip"
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), f"audioclip-{os.getuid()}")
 
 
 def _description(
