@@ -26,6 +26,7 @@ from demo.queries import Queries
 from demo.weights import find_demo_weights
 from model.image_input import read_image
 from model.releases import WeightsError
+from model.terminal import replace_unknown_letters
 from model.zero_shot import KINDS
 
 HOST, PORT = "127.0.0.1", 7860
@@ -175,6 +176,7 @@ def _worth(trained: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Serve the page until Ctrl-C; 0: stopped, 1: it could not be served."""
+    replace_unknown_letters()
     parser = argparse.ArgumentParser(prog="python demo/app.py", description="A page to search and classify.")
     parser.add_argument("folder", nargs="?", help="of sounds and pictures; default: some that are made")
     parser.add_argument("--weights", help="as for demo/search.py")

@@ -16,6 +16,7 @@ from demo.indexing import Embedding, FolderIndex, Update, embed_files
 from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
 from model.releases import WeightsError
+from model.terminal import replace_unknown_letters
 from model.zero_shot import KINDS, embed_labels, kind_of, label_probabilities
 from utils.datasets.cells import is_plain, turns_text
 
@@ -37,6 +38,7 @@ one scale. Probabilities of labels add up to 1: one label is the most probable e
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0: done, 1: it could not be, or not for every file."""
+    replace_unknown_letters()
     given = _parser().parse_args(arguments)
     try:
         if getattr(given, "count", 1) < 1:

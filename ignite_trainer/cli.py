@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import logging
 import os
 import shlex
@@ -45,6 +46,8 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # What ends a run is raised, and said below; ignite would log it twice more.
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # letters that the terminal's encoding lacks
     ensure_home()
     own, overrides = split_overrides(argv)
     flags = _parse(own, defaults=defaults)

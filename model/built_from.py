@@ -2,7 +2,7 @@
 
 ```text
 best_....pt             an OrderedDict of tensors with the attribute `built_from`
-best_....safetensors    metadata: "built_from", as JSON
+best_....safetensors    of some older runs: metadata "built_from", as JSON
 last_epoch-3.pt         the entry "built_from" of the state
 ../protocol.json        of older checkpoints: the section "Model"
 ```

@@ -14,12 +14,14 @@ from model import exporting
 from model.audioclip import AudioCLIP
 from model.embedding import SAMPLE_RATE
 from model.releases import WeightsError
+from model.terminal import replace_unknown_letters
 
 _FORMATS = (".onnx", ".pt2")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0: the file is written, 1: it could not be."""
+    replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.export",
         description="Write the audio tower of an AudioCLIP, or zero-shot classification with fixed classes, "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from model.fetch import MIRROR_VARIABLE, FetchError, fetch
 from model.releases import DEFAULT_ASSETS, RELEASES
+from model.terminal import replace_unknown_letters
 from utils.published import DATA_SETS, fetch_data_set
 from utils.unpack import ArchiveError
 
@@ -18,6 +19,7 @@ DEFAULT_DATA = Path("data")
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0: all that was named is there, 1: something is not."""
+    replace_unknown_letters()
     names = [*RELEASES, *DATA_SETS]
     parser = argparse.ArgumentParser(
         prog="python -m utils.fetch",

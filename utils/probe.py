@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from model.terminal import replace_unknown_letters
 from utils.features import FeatureTable
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def _mean_and_sd(accuracies: Sequence[float]) -> dict[str, float]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0: the table is printed, 1: there is none, and why."""
+    replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.probe",
         description="Probe stored features linearly, over the folds of their data set.",

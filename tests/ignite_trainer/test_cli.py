@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -366,6 +367,27 @@ def test_with_the_data_missing_the_model_is_still_looked_at_and_with_them_weight
     model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched)}}
     assert command("-c", write("b.json", Model=model), "-e", "0", defaults=defaults) == 0
     assert fetched.exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    "argv", ["-e 0", "--check", "--explain -e 0", "--Sweep.Setup.seed 1 2 -e 0", "-e 0 -b x"]
+)
+def test_letters_that_the_encoding_of_the_terminal_lacks_are_replaced(
+    encoding: str, argv: str, tmp_path: Path, defaults: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = toy(tmp_path / "results", Setup__name="Vögel 音")
+    protocol["Reporters"] = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "Report")]
+    path = tmp_path / "音.json"
+    path.write_text(json.dumps(protocol, ensure_ascii=False), encoding="utf-8")
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding))
+    assert command("-c", path, *argv.split(), defaults=defaults) == (2 if "x" in argv.split() else 0)
+    sys.stdout.flush()
+    said = printed.getvalue().decode(encoding)
+    assert argv == "-e 0 -b x" or "?" in said
+    for report in tmp_path.rglob("report.md"):
+        assert "音" in report.read_text(encoding="utf-8")
 
 
 def test_help_needs_neither_torch_nor_ignite() -> None:

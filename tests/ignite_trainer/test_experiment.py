@@ -314,7 +314,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_pat
         'new run. Faults.not_finite "skip" leaves such steps out, also with --resume.'
     )
     names = {path.name.split("_0")[0] for path in (folder / "checkpoints").glob("*.pt")}
-    assert names == {"last_epoch-1.pt", "best_val-acc_epoch-1"}
+    assert names == {"last_epoch-1.pt", "best_val-acc_epoch-0", "best_val-acc_epoch-1"}
     assert evaluations()[-1] == (1, "test")
     assert [name for name, _ in Notebook.last.events][-1] == "close"
 

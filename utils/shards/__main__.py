@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ignite_trainer.errors import ProtocolError
+from model.terminal import replace_unknown_letters
 from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
@@ -33,6 +34,7 @@ verify    compares shards with their manifest, by their sha256
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0: done, and nothing is wrong, 1: something is, 2: it cannot be done."""
+    replace_unknown_letters()
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
     if rest and (given.command != "make" or not given.config):
@@ -87,7 +89,7 @@ def _index(given: argparse.Namespace, _: Sequence[str]) -> int:
     manifest, passed_over = index(
         given.urls,
         name=given.name or given.to.resolve().parent.name,
-        class_names=json.loads(given.classes.read_text()) if given.classes else (),
+        class_names=json.loads(given.classes.read_text(encoding="utf-8-sig")) if given.classes else (),
         processes=given.processes,
     )
     manifest.write(given.to)
