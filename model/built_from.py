@@ -2,7 +2,6 @@
 
 ```text
 best_....pt             an OrderedDict of tensors with the attribute `built_from`
-best_....safetensors    of some older runs: metadata "built_from", as JSON
 last_epoch-3.pt         the entry "built_from" of the state
 ../protocol.json        of older checkpoints: the section "Model"
 ```
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model.releases import WeightsError
-from model.weight_files import read_entries, read_metadata
+from model.weight_files import read_entries
 
 NOT_OF_THE_NETWORK = ("pretrained", "assets")
 """Constructor arguments that say where the initial weights are from."""
@@ -104,11 +103,6 @@ def _how_to_build(known: BuiltFrom, file: Path) -> str:
 
 def _described_in(file: Path) -> Any:
     """What the file itself says, not checked; None: nothing."""
-    if text := read_metadata(file).get(_BUILT_FROM):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
     entries = read_entries(file, mapped=True)
     if not isinstance(entries, Mapping):
         return None

@@ -93,19 +93,6 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
     return _read_pickle(path, mapped=mapped and zipfile.is_zipfile(path))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file; {} for any other."""
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only for files of its kind
-
-    if not (path.is_file() and is_safetensors(path)):
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError:
-        return {}
-
-
 def without_wrappers(state: Mapping[str, Tensor]) -> StateDict:
     """Take off the names what wrappers put there.
 
