@@ -18,18 +18,28 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.company import require_company
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.distributed import all_or_none, share_state, world_size
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
+from ignite_trainer.inspection import Finding
 from ignite_trainer.instantiate import build
 from ignite_trainer.model_preparation import build_model
 from ignite_trainer.optimization import build_optimization
 from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.precision import loss_scaler
 from ignite_trainer.protocol import EvaluationSpec
+from ignite_trainer.readiness import prepare_and_check, raise_errors
+from ignite_trainer.reporters.ignite_loggers import require_loggers
 from ignite_trainer.reporters.reporter import Split
-from ignite_trainer.self_description import WeightsFile, hold_nothing_out, to_hold_out, weights_files
+from ignite_trainer.self_description import (
+    WeightsFile,
+    can_be_looked_at,
+    hold_nothing_out,
+    to_hold_out,
+    weights_files,
+)
 from ignite_trainer.sources import batches_of
 from ignite_trainer.task import Task
 from ignite_trainer.unreadable import UnreadableSamples
@@ -91,10 +101,12 @@ class _Built(NamedTuple):
 
 
 def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
-    """Build everything a run needs; what takes long, the preparation of the data, last.
+    """Build everything a run needs, and check it; what takes long, the preparation of the data, last.
 
     A data set may have a method `prepare` that does its slow work (decoding, say); its constructor should
-    check all it can without. With several processes all call this, and an error in one is raised in all.
+    check all it can without. One that reads all samples, and takes the argument `skip_unreadable`, is told
+    whether to go on without those that it cannot read; they raise when they are asked for. With several
+    processes all call this, and an error in one is raised in all.
 
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
@@ -103,11 +115,13 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     device = idist.device() if torch.cuda.is_available() else torch.device("cpu")
     built = all_or_none(lambda: _build(blueprint, device))
     share_state(built.model)
-    return all_or_none(lambda: _put_together(blueprint, built, seed=seed, device=device))
+    parts = all_or_none(lambda: _put_together(blueprint, built, seed=seed, device=device))
+    all_or_none(lambda: _prepare(blueprint, built, looked_at=True))
+    return parts
 
 
 def _build(blueprint: Blueprint, device: torch.device) -> _Built:
-    """Build the parts that do not depend on others, and prepare the data."""
+    """Build the parts that do not depend on others."""
     attempt = _Attempts()
     datasets = attempt(lambda: _build_datasets(blueprint))
     transforms = attempt(lambda: _build_transforms(blueprint))
@@ -118,11 +132,37 @@ def _build(blueprint: Blueprint, device: torch.device) -> _Built:
     attempt.raise_problems()
     model = build_model(blueprint, device)
     built = _Built(datasets=datasets, transforms=transforms, task=task, model=model, evaluations=evaluations)
-    for split in SPLITS:
-        prepare = getattr(built.datasets[split], "prepare", None)
-        if callable(prepare):
-            build(prepare, {}, where="Dataset")
+    _prepare(blueprint, built, looked_at=False)
     return built
+
+
+def _check(
+    blueprint: Blueprint,
+    built: _Built,
+    training: SplitLoader,
+    plan: ParameterPlan,
+    device: torch.device,
+) -> list[Finding]:
+    """Prepare task and evaluations, and find what a run would fail at later."""
+    findings = prepare_and_check(
+        blueprint,
+        built.datasets,
+        model=built.model,
+        task=built.task,
+        evaluations={name: evaluation for name, (_, evaluation) in built.evaluations.items()},
+    )
+    require_company(built.task, built.model, plan, training, blueprint.protocol.setup, device=device)
+    return findings
+
+
+def _prepare(blueprint: Blueprint, built: _Built, *, looked_at: bool) -> None:
+    """Have data sets do their slow work: those that can be looked at before, or those that cannot."""
+    for dataset in built.datasets.values():
+        prepare = getattr(dataset, "prepare", None)
+        if callable(prepare) and can_be_looked_at(dataset) == looked_at:
+            takes = "skip_unreadable" in inspect.signature(prepare).parameters
+            args = {"skip_unreadable": blueprint.protocol.faults.unreadable == "skip"} if takes else {}
+            build(prepare, args, where="Dataset")
 
 
 def _put_together(blueprint: Blueprint, built: _Built, *, seed: int, device: torch.device) -> Parts:
@@ -144,9 +184,7 @@ def _put_together(blueprint: Blueprint, built: _Built, *, seed: int, device: tor
     average = None
     if optimizer and protocol.setup.ema:
         average = WeightAverage(model, plan, optimizer, decay=protocol.setup.ema)
-    build(task.prepare, {"train": datasets["train"], "test": datasets["test"]}, model, where="Task")
-    for name, (_, measured) in evaluations.items():
-        build(measured.prepare, {"test": datasets["test"]}, model, task, where=f"Evaluations.{name}")
+    raise_errors(_check(blueprint, built, training, plan, device))
     return Parts(
         device=device,
         sizes={split: len(datasets[split]) for split in SPLITS},
@@ -196,13 +234,42 @@ def try_out(blueprint: Blueprint) -> dict[Split, int]:
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
     """
-    attempt = _Attempts()
-    datasets = attempt(lambda: _build_datasets(blueprint))
-    attempt(lambda: _build_transforms(blueprint))
-    attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"))
-    attempt(lambda: _build_evaluations(blueprint))
-    attempt.raise_problems()
+    datasets = _build_quickly(blueprint).datasets
     return {split: len(datasets[split]) for split in SPLITS}
+
+
+def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
+    """Find what a run would not begin with, or fail at later, with a model that is built already.
+
+    Raises:
+        ProtocolError: with the JSON paths of what could not be built, or cannot work.
+    """
+    built, cpu = _build_quickly(blueprint)._replace(model=model), torch.device("cpu")
+    _prepare(blueprint, built, looked_at=False)
+    training, _ = _build_loaders(
+        blueprint,
+        built.datasets,
+        built.transforms,
+        seed=0,
+        device=cpu,
+        takes_unequal_lengths=built.task.takes_unequal_lengths,
+    )
+    return _check(blueprint, built, training, apply_rules(model, blueprint.protocol.parameters), cpu)
+
+
+def _build_quickly(blueprint: Blueprint) -> _Built:
+    """Build what is quick to build: all but the model."""
+    attempt = _Attempts()
+    built = _Built(
+        datasets=attempt(lambda: _build_datasets(blueprint)),
+        transforms=attempt(lambda: _build_transforms(blueprint)),
+        task=attempt(lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task")),
+        model=nn.Module(),
+        evaluations=attempt(lambda: _build_evaluations(blueprint)),
+    )
+    attempt(lambda: require_loggers(blueprint.reporters))
+    attempt.raise_problems()
+    return built
 
 
 def require_a_batch(blueprint: Blueprint, samples: int) -> None:

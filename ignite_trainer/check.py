@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ignite_trainer import results
-from ignite_trainer.assembly import require_a_batch, try_out, try_out_model, without_weights
+from ignite_trainer.assembly import examine, require_a_batch, try_out, try_out_model, without_weights
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.check_report import show_findings
 from ignite_trainer.check_room import room_findings
@@ -82,6 +82,8 @@ class Checker:
         self._data: dict[str, Inspection] = {}
         self._models: dict[str, _ModelChecked] = {}
         self._tried: dict[str, list[str]] = {}
+        self._examined: dict[str, list[Finding]] = {}
+        self._built: tuple[str, nn.Module | None] = ("", None)  # the last model
 
     def check(self, protocol: Protocol) -> Checked:
         """Check a validated protocol; of one with a sweep every run."""
@@ -102,6 +104,8 @@ class Checker:
             there = not any(problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)])
             model = self._try_model(blueprint if there else without_weights(blueprint))
             found.findings += model.findings
+            if not self._tried[self._key(blueprint)]:
+                found.findings += self._examine(blueprint)
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
             spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
@@ -152,17 +156,33 @@ class Checker:
     def _key(self, blueprint: Blueprint) -> str:
         """Runs whose data and task are alike."""
         content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
-        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")]
+        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")]
         return digest([*sections, setup.batch_train, setup.epochs])
 
+    def _examine(self, blueprint: Blueprint) -> list[Finding]:
+        """Ask the task, the evaluations and the metrics of a run whose parts can all be built."""
+        key, model = self._built
+        if model is None or key != _model_key(blueprint):
+            model, _ = _attempt(lambda: try_out_model(blueprint), "Model")
+            self._built = (_model_key(blueprint), model)
+            gc.collect()
+        if model is None:
+            return []
+        content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
+        batches = setup.model_dump(include={"batch_test", "batch_of", "chunk", "precision"})
+        examined = digest([_model_key(blueprint), self._key(blueprint), content["Metrics"], batches])
+        if examined not in self._examined:
+            findings, problems = _attempt(lambda: examine(blueprint, model), "Task")
+            self._examined[examined] = findings or _of_problems(problems)
+        return self._examined[examined]
+
     def _try_model(self, blueprint: Blueprint) -> _ModelChecked:
-        content = blueprint.protocol.to_json()
-        sections = [content[name] for name in ("Model", "Parameters", "Optimizer", "Scheduler")]
-        key = digest([*sections, blueprint.protocol.setup.precision, blueprint.protocol.setup.epochs])
+        key = _model_key(blueprint)
         if key not in self._models:
+            self._built = ("", None)
             model, problems = _attempt(lambda: try_out_model(blueprint), "Model")
             self._models[key] = _ModelChecked.of(model, problems)
-            del model
+            self._built = (key, model)
             gc.collect()
         return self._models[key]
 
@@ -210,6 +230,13 @@ class _ModelChecked:
         last = _LAST_KEPT * (self.size_bytes - self.frozen_bytes + copies * self.trained_bytes)
         size = best + last + self.frozen_bytes if protocol.setup.epochs else 0
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
+
+
+def _model_key(blueprint: Blueprint) -> str:
+    """Runs whose models are alike."""
+    content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
+    sections = [content[name] for name in ("Model", "Parameters", "Optimizer", "Scheduler")]
+    return digest([*sections, setup.precision, setup.epochs])
 
 
 def _attempt(step: Callable[[], Any], where: str) -> tuple[Any, list[str]]:

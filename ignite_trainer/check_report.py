@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ignite_trainer.inspection import Finding
+from ignite_trainer.inspection import NAMED, Finding, kinds
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration
 from ignite_trainer.visible import is_seen
-
-_NAMED = 5  # places of one kind of finding; the others are counted
 
 
 def show_findings(
@@ -41,17 +39,15 @@ def escaped(text: str) -> str:
 
 def _paragraphs(findings: Sequence[Finding]) -> list[str]:
     """A text for each kind of finding: the first places are named, the others counted."""
-    kinds: dict[tuple[str, str, str], list[str]] = {}
-    for finding in sorted(findings, key=lambda finding: finding.severity):
-        kinds.setdefault((finding.severity, finding.what, finding.remedy), []).append(finding.where)
     texts = []
-    for (severity, what, remedy), places in kinds.items():
+    for kind in kinds(findings):
+        places = kind.places
         times = f" ({len(places)} times)" if len(places) > 1 else ""
-        first, *rest = map(escaped, what.split("\n"))
+        first, *rest = map(escaped, kind.what.split("\n"))
         # Indented, so that no text from a file can pass for a finding.
-        lines = [f"{severity}: {first}{times}", *(f"    {line}" for line in rest)]
-        lines += [f"    {escaped(place)}" for place in places[:_NAMED] if place]
-        lines += [f"    and {len(places) - _NAMED} more"] * (len(places) > _NAMED)
-        lines += [f"  {escaped(remedy)}"] * bool(remedy)
+        lines = [f"{kind.severity}: {first}{times}", *(f"    {line}" for line in rest)]
+        lines += [f"    {escaped(place)}" for place in places[:NAMED] if place]
+        lines += [f"    and {len(places) - NAMED} more"] * (len(places) > NAMED)
+        lines += [f"  {escaped(kind.remedy)}"] * bool(kind.remedy)
         texts.append("\n".join(lines))
     return texts

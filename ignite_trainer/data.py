@@ -19,7 +19,7 @@ from ignite_trainer.order import EpochOrder
 from ignite_trainer.phases import phase
 from ignite_trainer.randomness import SampleRandom
 from ignite_trainer.samples import Step, TransformedSamples, collate_read
-from ignite_trainer.self_description import sample_name
+from ignite_trainer.self_description import look_at, sample_name
 from ignite_trainer.signals import leave_signals_to_parent
 from ignite_trainer.sources import GivesBatches
 from ignite_trainer.streams import (
@@ -162,7 +162,7 @@ class SplitLoader:
             ProtocolError: it cannot be read.
         """
         samples = TransformedSamples(self.dataset, self._sample_steps if transformed else [], self._seed)
-        _, sample = samples[epoch, index]
+        _, sample = samples.load((epoch, index), lambda: look_at(self.dataset, index))
         if isinstance(sample, Unreadable):
             raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {sample.error}")
         sample = collate([sample])

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ignite_trainer import joint_steps
 from ignite_trainer.batch import part_of
+from ignite_trainer.company import Company
 from ignite_trainer.data import Batch
 from ignite_trainer.distributed import is_main, world_size
 from ignite_trainer.finite import StepWatch
@@ -51,6 +52,7 @@ def make_trainer(
     watch: StepWatch | None = None,
     progress: bool = True,
     average: RunningAverage | None = None,
+    company: Company | None = None,
 ) -> Engine:
     """An engine whose step computes the task's loss and, every `accumulate` batches, moves the weights.
 
@@ -58,7 +60,7 @@ def make_trainer(
     with complete gradients is said in `OptimizerSteps`. `watch` looks at losses and gradients; the batches of
     a step that it leaves out have no loss (None) in the engine's output, and no metric counts them.
     `progress` shows a bar. `average` is that of the loss, made by `running_average`, where it goes with the
-    checkpoints.
+    checkpoints. `company` leaves out of batches what would be alone in a batch norm.
     """
     step = _TrainingStep(
         task,
@@ -68,6 +70,7 @@ def make_trainer(
         device=device,
         scaler=scaler or loss_scaler(setup.precision, device),
         watch=watch or StepWatch(),
+        company=company or Company(task, model, setup, device=device),
     )
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
@@ -91,9 +94,10 @@ class _TrainingStep:
         device: torch.device,
         scaler: GradScaler,
         watch: StepWatch,
+        company: Company,
     ) -> None:
         self._task, self._model, self._optimizer, self._setup = task, model, optimizer, setup
-        self._device, self._watch = device, watch
+        self._device, self._watch, self._company = device, watch, company
         self._steps = OptimizerSteps(model, optimizer, scaler, can_drop=watch.leaves_out)
         self._cache: GradientCache | None = None
         if isinstance(task, EmbeddingTask) and setup.embeds_in_parts:
@@ -113,6 +117,8 @@ class _TrainingStep:
 
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
         watch, steps = self._watch, self._steps
+        at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        batch = self._company.keep(batch, **at)
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
         first, size = _accumulation_group(position, batches, self._setup.accumulate)
@@ -123,7 +129,6 @@ class _TrainingStep:
         if output is None or output.loss is None:
             raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has
-        at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         if watch.loss(loss, whole.indices, **at):
             with phase("backward"):
                 steps.backward(output.loss / size)

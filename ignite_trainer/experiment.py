@@ -24,6 +24,7 @@ from ignite_trainer.precision import float32_products
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.report import page
 from ignite_trainer.reporters import Together
+from ignite_trainer.reporters.ignite_loggers import require_loggers
 from ignite_trainer.reporters.terminal import show
 from ignite_trainer.signals import stop_on_signals
 
@@ -83,7 +84,7 @@ def _begin_or_find(
         protocol = _with_seed(protocol, resuming.seed_of(folder))
     elif protocol.setup.seed is None:
         protocol = _with_seed(protocol, torch.seed() % 2**32)
-    draw(protocol, trusted=trusted)
+    require_loggers(draw(protocol, trusted=trusted).reporters)
     results.check_writable(protocol)
     return _Begun(protocol, folder, resume)
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.company import LeftOut
 from ignite_trainer.distributed import world_size
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
@@ -28,6 +29,7 @@ from ignite_trainer.writing import failed_writing
 STEPS_LEFT_OUT = "steps left out"
 ROLLBACKS = "returns to a checkpoint"
 SAMPLES_SKIPPED = "samples skipped"
+FIELDS_LEFT_OUT = '"{}" left out of a step, alone in its batch'
 _RATES = {"lr", "initial_lr", "max_lr", "min_lr"}
 # What gloo and NCCL say when a process they talk to is gone.
 _OF_OTHERS = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
@@ -102,6 +104,19 @@ class FaultPolicy:
         """Count what was lived with, by what it was; nothing that did not happen."""
         samples = sum(len(of_split.names) for of_split in unreadable)
         return {**self.counts, **({SAMPLES_SKIPPED: samples} if samples else {})}
+
+    def left_alone(self, fields: Iterable[LeftOut], epoch: int, iteration: int) -> None:
+        """Count fields that were left out of a step, as they were alone in a batch norm; tell the first."""
+        for left in fields:
+            what = FIELDS_LEFT_OUT.format(left.field)
+            self.counts[what] += 1
+            if self.counts[what] == 1:
+                said = f'"{left.field}" of one sample is alone in its batch, and batch norm needs two'
+                done = "the step goes without it; others like it are counted"
+                names = (sample_name(self._dataset, left.position),)
+                self._reporters.on_fault(
+                    Fault(epoch=epoch, iteration=iteration, what=said, done=done, samples=names)
+                )
 
     def _leave_out(self, found: NotFinite) -> None:
         self._count(found, STEPS_LEFT_OUT, "the step is left out")

@@ -56,7 +56,7 @@ class GradientCache:
         assert setup.chunk is not None, "there are parts"
         self._task, self._model, self._device = task, model, device
         self._precision, self._chunk = setup.precision, setup.chunk
-        self._batch = math.ceil(setup.batch_of_all(world_size(), train=True) / world_size())
+        self._batch = usual_size(setup)
         self._parts: list[_Part] = []
         self._embeddings: dict[str, Tensor] = {}
         self._buffers: list[Tensor] = []
@@ -66,7 +66,7 @@ class GradientCache:
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
-        for part in _even_parts(len(batch.indices), at_most=self._chunk, usual=self._batch):
+        for part in even_parts(len(batch.indices), at_most=self._chunk, usual=self._batch):
             samples, random = part_of(batch.sample, part), self._random()
             # Parameters as 16-bit numbers are kept as long as a block of autocast lasts, and of this one
             # without their gradient.
@@ -133,7 +133,12 @@ class GradientCache:
             buffer.copy_(value)
 
 
-def _even_parts(size: int, *, at_most: int, usual: int) -> list[slice]:
+def usual_size(setup: Setup) -> int:
+    """The size of a process's part of a batch, the largest of all."""
+    return math.ceil(setup.batch_of_all(world_size(), train=True) / world_size())
+
+
+def even_parts(size: int, *, at_most: int, usual: int) -> list[slice]:
     """Cut a batch into parts that differ by one sample at most, since batch norm cannot do with few.
 
     Their number is that of a batch of the `usual` size, if there are enough samples: so it is the same in all

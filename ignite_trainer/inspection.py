@@ -12,11 +12,15 @@ It looks at the whole data set, whatever the fold held out, and changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+
+NAMED = 5
+"""Places of one kind of finding that are named; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,37 @@ class Finding:
     what: str
     where: str = ""
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Findings that are alike: `places` are where each was found."""
+
+    severity: Severity
+    what: str
+    remedy: str
+    places: tuple[str, ...]
+
+
+def kinds(findings: Iterable[Finding]) -> Iterator[Kind]:
+    """Put findings that are alike together, errors first."""
+    found: dict[tuple[Severity, str, str], list[str]] = {}
+    for finding in sorted(findings, key=lambda finding: finding.severity):
+        found.setdefault((finding.severity, finding.what, finding.remedy), []).append(finding.where)
+    for (severity, what, remedy), places in found.items():
+        yield Kind(severity, what, remedy, tuple(places))
+
+
+def said(findings: Iterable[Finding]) -> list[str]:
+    """Say each kind of finding in a line: what it is, how often, the first places, and the remedy."""
+    texts = []
+    for kind in kinds(findings):
+        places = [place for place in kind.places if place]
+        more = f", and {len(places) - NAMED} more" if len(places) > NAMED else ""
+        times = f" ({len(places)} times)" if len(places) > 1 else ""
+        what = f"{kind.what.rstrip('.')}{times}: {'; '.join(places[:NAMED])}{more}." if places else kind.what
+        texts.append(f"{what} {kind.remedy}".rstrip())
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -58,6 +59,40 @@ def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, dev
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "epoch" and split in _splits(line):
             _metric(blueprint, where, line, device).attach(evaluator, line.line_label, OfBatchesRead())
+
+
+def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str]:
+    """Compute every line by epoch on made-up outputs of evaluation steps.
+
+    Args:
+        blueprint: of the run.
+        outputs: of each form that they may have; nothing is tried without one.
+
+    Returns:
+        For each metric that can take none of them what it says, with its JSON path.
+    """
+    problems = []
+    for where, line in blueprint.protocol.lines.items():
+        said = [_trial(blueprint, where, line, output) for output in outputs if line.update_rate == "epoch"]
+        if said and all(said):
+            problems.append(said[0])
+    return problems
+
+
+def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput) -> str:
+    """What a metric says that cannot be computed from an output; else nothing."""
+    metric = _metric(blueprint, where, line, torch.device("cpu"))
+    try:
+        with warnings.catch_warnings(record=True):  # they would be of made-up scores
+            metric.reset()
+            metric.update(scores_and_targets(output))
+            _number(metric.compute(), line.line_label)
+    except NotComputableError:
+        return ""
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        columns = f"; the task scores {output.y_pred.shape[1]} classes" if output.y_pred.dim() == 2 else ""
+        return f"{where}: {str(error).rstrip('.')}{columns}."
+    return ""
 
 
 def attach_running_metrics(

@@ -17,6 +17,7 @@ from ignite_trainer import metrics, random_state, results, resuming
 from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
+from ignite_trainer.company import Company, lacks_fields
 from ignite_trainer.data_identity import DataIdentity
 from ignite_trainer.distributed import is_main, main_says, share_state, world_size
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
@@ -189,6 +190,14 @@ class Run:
         """Make the engine that trains; what it adds up becomes a part of the run's state."""
         parts, setup = self._parts, self._setup
         average = running_average(parts.device)
+        company = Company(
+            parts.task,
+            parts.model,
+            setup,
+            device=parts.device,
+            incomplete=world_size() > 1 and lacks_fields(parts.training.dataset),
+            count=self._faults.left_alone,
+        )
         trainer = make_trainer(
             parts.task,
             parts.model,
@@ -199,6 +208,7 @@ class Run:
             scaler=parts.scaler,
             watch=self._faults.watch,
             average=average,
+            company=company,
         )
         by_epoch = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
         self._state["running"] = RunningMetrics(

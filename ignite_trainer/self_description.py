@@ -7,6 +7,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
     dataset.held_out       the numbers of those held out
     dataset.to_hold_out    what in Dataset.args holds samples out, for messages
     dataset.record(index)  which sample that is: a mapping of names to texts and numbers
+    dataset.look_at(index) that sample without the slow work of `prepare`, for checks before a run
     dataset.digest         a text that is another where names or targets are others, if that is quicker to say
     model.weights_files    the files that its initial weights came from
     model.weights_sha256   of those whose content is known, the hash they should have, by path
@@ -15,6 +16,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 _CHUNK = 2**20
+_LOOKED_AT = 50  # samples at the beginning, and as many more
 
 
 class WeightsFile(BaseModel):
@@ -74,6 +77,26 @@ def record(dataset: Any, index: int) -> Mapping[str, str | int]:
     """Say which sample is at `index`: its own record, or else the index."""
     describe = getattr(dataset, "record", None)
     return describe(index) if callable(describe) else {"sample": index}
+
+
+def look_at(dataset: Any, index: int) -> Any:
+    """Read the sample at `index`, if the data set can without its `prepare`."""
+    read = getattr(dataset, "look_at", None)
+    return read(index) if callable(read) else dataset[index]
+
+
+def looked_at(samples: int) -> list[int]:
+    """Positions of the samples of a data set that checks look at.
+
+    Some are at the beginning, some all over the data set, since tables are often sorted.
+    """
+    step = math.ceil(samples / _LOOKED_AT) or 1
+    return list(dict.fromkeys([*range(min(samples, _LOOKED_AT)), *range(0, samples, step)]))
+
+
+def can_be_looked_at(dataset: Any) -> bool:
+    """Whether samples can be read before the data set's `prepare`."""
+    return callable(getattr(dataset, "look_at", None)) or not callable(getattr(dataset, "prepare", None))
 
 
 def sample_name(dataset: Any, index: int) -> str:

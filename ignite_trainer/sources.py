@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ignite_trainer.batch import PaddedBatch, collate, rebuild
+from ignite_trainer.unreadable import Unreadable, as_unreadable
 
 SHARE_OF_DEVICE = 0.25
 """Of the memory that is free on a device, the most that a copy of a data set takes; the rest is for steps."""
@@ -61,15 +62,24 @@ class OnDevice:
             self._samples, self._looked = self._copy(), True
         if self._samples is None:
             return self._dataset.read_batch(indices)
-        columns = zip(*(self._samples[index] for index in indices), strict=True)
+        chosen = [self._samples[index] for index in indices]
+        for sample in chosen:
+            if isinstance(sample, Unreadable):
+                raise OSError(sample.error)
+        columns = zip(*chosen, strict=True)
         samples = zip(*map(_of_one_type, columns), strict=True)
-        return collate([rebuild(self._samples[0], list(fields)) for fields in samples])
+        return collate([rebuild(chosen[0], list(fields)) for fields in samples])
 
     def _copy(self) -> list[Any] | None:
         """All samples with their arrays on the device; None if there is no room for them."""
-        room, samples = self._room(), []
+        room = self._room()
+        samples: list[Any] = []
         for index in range(len(self._dataset)):
-            one = self._dataset.read_batch([index])
+            try:
+                one = self._dataset.read_batch([index])
+            except Exception as error:
+                samples.append(as_unreadable(error, index))
+                continue
             fields = [_only(field, self._device) for field in one]
             room -= sum(field.nbytes for field in fields if isinstance(field, Tensor))
             if room < 0:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ignite_trainer.exhibit import Exhibit
+from ignite_trainer.inspection import Finding
+
+_MOST_EXAMPLES = 1000
 
 
 class StepOutput(NamedTuple):
@@ -40,14 +45,44 @@ class Task(ABC):
         takes_unequal_lengths: whether evaluation steps take samples of unequal length, as a `PaddedBatch`.
             Where they do not, transforms have to make them equally long.
         gives_features: whether evaluation steps give the features of their samples.
+        multilabel: whether targets in evaluation are 0/1 `[B, K]`, as samples have several labels, or int64
+            `[B]`; None: it is not known before the first step.
     """
 
     class_names: Sequence[str] = ()
     takes_unequal_lengths: bool = False
     gives_features: bool = False
+    multilabel: bool | None = None
 
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
         """Look at the model and both splits once, before the first step; raise on what cannot work."""
+
+    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterable[Finding]:
+        """Find samples of both splits that a run would fail at, or misread.
+
+        It is called after `prepare`, by every run before anything slow and by `--check`. Samples are not to
+        be read whole: a few can be looked at with `ignite_trainer.self_description.look_at`.
+
+        Returns:
+            Findings; errors end the run before it begins.
+        """
+        del model, train, test
+        return ()
+
+    def example_outputs(self) -> Sequence[StepOutput]:
+        """Make up scores and targets as evaluation steps give them, on which metrics are tried before a run.
+
+        Returns:
+            An output for each form that they may have; nothing if it is not known.
+        """
+        classes = len(self.class_names)
+        if not classes:
+            return ()
+        targets = torch.arange(min(classes, _MOST_EXAMPLES))  # one sample of each class
+        several = functional.one_hot(targets, classes)
+        scores = 0.5 * several + 0.5 / classes
+        forms = {False: StepOutput(scores, targets), True: StepOutput(scores, several)}
+        return list(forms.values()) if self.multilabel is None else [forms[self.multilabel]]
 
     def start_evaluation(self, model: nn.Module) -> None:  # noqa: B027
         """Compute what every evaluation step of one pass shares, such as class embeddings."""

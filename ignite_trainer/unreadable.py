@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from ignite_trainer.distributed import all_say
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.out_of_memory import is_out_of_memory
-from ignite_trainer.self_description import listing, sample_name
+from ignite_trainer.self_description import listing, look_at, looked_at, sample_name
 
 
 class Unreadable(NamedTuple):
@@ -38,7 +37,6 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
 
 
 _OF_CODE = (ProtocolError, NotImplementedError, RecursionError)
-_LOOKED_AT = 50  # samples, and as many more, for one that can be read and has what is wanted
 
 
 _KEPT = "What finished epochs reached is kept."
@@ -123,21 +121,19 @@ class UnreadableSamples:
 def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
     """A sample that can be read, which tells what fields samples have; None if none that is `wanted`.
 
-    It is the first of those looked at: some at the beginning, and some all over the data set, since tables
-    are often sorted.
+    It is the first of those looked at.
     """
     failed: list[Unreadable] = []
-    step = math.ceil(len(dataset) / _LOOKED_AT) or 1
-    looked_at = dict.fromkeys([*range(min(len(dataset), _LOOKED_AT)), *range(0, len(dataset), step)])
-    for index in looked_at:
+    indices = looked_at(len(dataset))
+    for index in indices:
         try:
-            sample = dataset[index]
+            sample = look_at(dataset, index)
         except Exception as error:
             failed.append(as_unreadable(error, index))
         else:
             if wanted(sample):
                 return sample
-    if len(failed) < len(looked_at):
+    if len(failed) < len(indices):
         return None
     raise ProtocolError(
         f"Dataset: of {len(failed)} samples looked at none can be read: {failed[0].error if failed else ''}"

@@ -87,6 +87,28 @@ def test_a_table_trains_with_a_share_held_out(noises: Path) -> None:
     assert "own (12 samples, held out: 0.2 of the groups by hash)" in json.dumps(result)
 
 
+def test_files_that_do_not_decode_are_left_out_and_counted_where_they_may_be(
+    noises: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (noises.parent / "3.wav").write_bytes(b"RIFF and nothing more")
+    assert train(noises, "-b", "4", "-e", "1") == 2
+    assert "1 of its 12 clips cannot be decoded" in capsys.readouterr().err
+    skip = ["--Faults.unreadable", "skip", "--Faults.unreadable_at_most", "0.5"]
+    assert train(noises, "-b", "4", "-e", "1", *skip) == 0
+    [file] = (noises.parent / "results").glob("own-data/*/result.json")
+    assert json.loads(file.read_text())["faults"] == {"samples skipped": 1}
+
+
+def test_a_row_without_a_label_ends_a_run_before_it_begins(
+    noises: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noises.write_text(noises.read_text().replace("3.wav\tloud", "3.wav\t"))
+    assert train(noises, "-b", "4", "-e", "1") == 2
+    assert "A sample has no label: own.tsv, line 5: 3.wav. Give it one" in capsys.readouterr().err
+    assert not (noises.parent / "results/own-data").exists()
+    assert not (noises.parent / "cache").exists()  # nothing was decoded for it
+
+
 def test_a_table_of_which_nothing_is_held_out_is_not_trained_on(
     noises: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

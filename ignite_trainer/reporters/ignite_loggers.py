@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers.base_logger import BaseLogger
 
+from ignite_trainer.errors import ProtocolError
 from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
 
 _TAGS = {"train": "training set", "test": "held-out set"}
+
+
+_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "ClearMLLogger": ("clearml",),
+    "MLflowLogger": ("mlflow",),
+    "NeptuneLogger": ("neptune",),
+    "PolyaxonLogger": ("polyaxon",),
+    "TensorboardLogger": ("tensorboard", "tensorboardX"),
+    "VisdomLogger": ("visdom",),
+    "WandBLogger": ("wandb",),
+}
+"""Packages of which a logger of ignite needs one, by its class; the first is what we install."""
+
+
+def require_loggers(reporters: Iterable[tuple[type[Reporter], Mapping[str, Any]]]) -> None:
+    """Raise a ProtocolError for each logger whose package is not installed.
+
+    Args:
+        reporters: classes and arguments, in the order of the protocol's `Reporters`.
+    """
+    problems = []
+    for index, (kind, args) in enumerate(reporters):
+        name = args["kind"].__name__ if kind is IgniteLogger else ""
+        packages = _PACKAGES.get(name, ())
+        if packages and not any(map(find_spec, packages)):
+            problems.append(
+                f"Reporters[{index}].class is {name}, and {packages[0]} is not installed: run `pip install "
+                f"{packages[0]}`, or remove the entry."
+            )
+    if problems:
+        raise ProtocolError(problems)
 
 
 class IgniteLogger(Reporter):

@@ -3,6 +3,7 @@
     <cache>/ESC50-0123456789abcdef/      one folder for each thing it can be made from
         audio.bin                        the clips one after the other, int16 or float32
         index.npy                        where each clip is, and in which form
+        failed.json                      clips that do not decode, where there are such: what was said of each
         made_from.json                   what the folder's name is the hash of
     <cache>/ESC50-0123456789abcdef.lock
 
@@ -23,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import soundfile
@@ -55,12 +56,18 @@ _INDEX_TYPE = np.dtype(
 class DecodedClips:
     """The clips of one cache folder, by their position in the table.
 
-    The file is mapped at the first access in each process; pickling passes on the path, not the audio.
+    One that could not be decoded raises an OSError when it is asked for. The file is mapped at the first
+    access in each process; pickling passes on the path, not the audio.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._index: NDArray[np.void] = np.load(folder / "index.npy")
+        failed = folder / "failed.json"
+        self.failures: dict[int, str] = {}
+        """What was said of clips that do not decode, by position."""
+        if failed.exists():
+            self.failures = {int(key): text for key, text in json.loads(failed.read_text()).items()}
         self._bytes: mmap.mmap | None = None
 
     def __len__(self) -> int:
@@ -68,6 +75,7 @@ class DecodedClips:
 
     def __getitem__(self, position: int) -> Waveform:
         """A copy of one clip: float32 `[C, T]`, 16-bit units."""
+        self._require([position])
         clip = self._index[position]
         return np.array(np.broadcast_to(self._view(clip), (clip["channels"], clip["samples"])), np.float32)
 
@@ -76,7 +84,9 @@ class DecodedClips:
 
         Raises:
             ProtocolError: their channels differ.
+            OSError: one could not be decoded.
         """
+        self._require(positions)
         clips = self._index[list(positions)]
         if (clips["channels"] != clips["channels"][0]).any():
             return PaddedBatch.stack([torch.from_numpy(self[position]) for position in positions])
@@ -87,6 +97,11 @@ class DecodedClips:
         for row, clip in zip(values, clips, strict=True):
             row[:, : clip["samples"]] = self._view(clip)
         return PaddedBatch(torch.from_numpy(values), torch.from_numpy(lengths.copy()))
+
+    def _require(self, positions: Sequence[int]) -> None:
+        failed = next((self.failures[position] for position in positions if position in self.failures), None)
+        if failed is not None:
+            raise OSError(failed)
 
     def _view(self, clip: np.void) -> NDArray[np.int16] | Waveform:
         """One clip where it lies in the file: `[stored channels, T]`."""
@@ -111,6 +126,21 @@ class DecodedClips:
         return {**self.__dict__, "_bytes": None}
 
 
+class OpenDecoded(Protocol):
+    """Opens the decoded clips of a data set; decodes them if that was not done yet."""
+
+    def __call__(self, *, skip_unreadable: bool = False) -> DecodedClips:
+        """Open the clips.
+
+        Args:
+            skip_unreadable: go on where clips do not decode; these raise an OSError when they are asked for.
+
+        Raises:
+            ValueError: clips do not decode; the message names them.
+            OSError: the cache folder cannot be written.
+        """
+
+
 def plan_decoding(
     root: Path,
     paths: Sequence[str],
@@ -121,7 +151,7 @@ def plan_decoding(
     cache: str | Path | None = None,
     progress: bool = True,
     segments: Sequence[Segment | None] | None = None,
-) -> Callable[[], DecodedClips]:
+) -> OpenDecoded:
     """Check that the files are there, and return what opens them decoded, decoding if that was not done yet.
 
     Of several processes that open at the same time one decodes and the others wait.
@@ -158,6 +188,7 @@ def _load(
     description: str,
     cache: str | Path | None,
     progress: bool,
+    skip_unreadable: bool = False,
 ) -> DecodedClips:
     folder = _folder(name, description, cache)
 
@@ -169,13 +200,13 @@ def _load(
         (unfinished / "made_from.json").write_text(description)
         clips = _decode_in_threads(decoders)
         bar = tqdm(clips, f"Decoding {name}", len(paths), disable=None if progress else True)
-        failures = _write(unfinished, bar)
-        if failures:
-            raise ValueError(
-                f"root is {root}, but {len(failures)} of its {len(paths)} clips cannot be decoded:\n  "
-                + _first(failures, 10, separator="\n  ")
-                + "\nFetch these files again, or take their lines out of the table."
-            ) from failures[0]
+        failures = _write(unfinished, bar, keep=skip_unreadable)
+        if failures and (not skip_unreadable or len(failures) == len(paths)):
+            first = next(iter(failures.values()))
+            raise _undecodable(root, list(map(str, failures.values())), of=len(paths)) from first
+        for error in failures.values():
+            if isinstance(error, MemoryError):
+                raise error
 
     try:
         make_once(folder, is_complete=_is_complete, fill=fill)
@@ -184,7 +215,19 @@ def _load(
             f"cache is {folder.parent}, where decoded audio cannot be written ({error}). Make room there, or "
             "name another folder by the argument cache or the environment variable AUDIOCLIP_CACHE."
         ) from error
-    return DecodedClips(folder)
+    decoded = DecodedClips(folder)
+    if decoded.failures and not skip_unreadable:  # another run went on without them
+        raise _undecodable(root, list(decoded.failures.values()), of=len(paths))
+    return decoded
+
+
+def _undecodable(root: Path, said: Sequence[str], *, of: int) -> ValueError:
+    return ValueError(
+        f"root is {root}, but {len(said)} of its {of} clips cannot be decoded:\n  "
+        + _first(said, 10, separator="\n  ")
+        + "\nFetch these files again, or take their lines out of the table; in a run, Faults.unreadable "
+        '"skip" goes on without them.'
+    )
 
 
 def is_decoded(
@@ -310,21 +353,28 @@ def _decode_in_threads(
             yield ahead.popleft().result()
 
 
-def _write(folder: Path, clips: Iterable[_Stored | Exception]) -> list[Exception]:
-    """Write clips and their index; if any is an exception, return these and write no index."""
+def _write(folder: Path, clips: Iterable[_Stored | Exception], *, keep: bool) -> dict[int, Exception]:
+    """Write clips and their index; return the exceptions among them by position.
+
+    With an exception there is no index, unless the other clips are to be kept.
+    """
     entries: list[tuple[int, int, int, int, str]] = []
-    failures: list[Exception] = []
+    failures: dict[int, Exception] = {}
     with (folder / "audio.bin").open("wb") as file:
-        for clip in clips:
+        for position, clip in enumerate(clips):
             if isinstance(clip, Exception):
-                failures.append(clip)
-            elif not failures:
+                failures[position] = clip
+                entries.append((file.tell(), 0, 0, 0, "i2"))
+            elif keep or not failures:
                 stored, channels = clip
                 entries.append((file.tell(), stored.shape[1], channels, len(stored), stored.dtype.str[1:]))
                 file.write(np.ascontiguousarray(stored).data)
                 file.write(bytes(-file.tell() % _ALIGNMENT))
         flush(file)
-    if not failures:
+    if failures and keep:
+        texts = {position: str(error) for position, error in failures.items()}
+        (folder / "failed.json").write_text(json.dumps(texts))
+    if keep or not failures:
         with (folder / "index.npy").open("wb") as file:
             np.save(file, np.array(entries, _INDEX_TYPE))
             flush(file)

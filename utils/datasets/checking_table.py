@@ -14,7 +14,7 @@ from utils.datasets.sample import Clip
 from utils.datasets.table import Place, RowError, leaving_out
 
 if TYPE_CHECKING:
-    from utils.datasets.cache import DecodedClips
+    from utils.datasets.cache import DecodedClips, OpenDecoded
     from utils.datasets.folds import FoldDataset
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def read_leniently(
         def _check_fold(self, *_: object) -> set[int]:
             return set()  # that is a matter of one run, not of the data
 
-        def _plan_decoding(self, *_: object, **__: object) -> Callable[[], DecodedClips]:
+        def _plan_decoding(self, *_: object, **__: object) -> OpenDecoded:
             return _decode_nothing
 
     try:
@@ -180,5 +180,5 @@ def _absent_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
             )
 
 
-def _decode_nothing() -> DecodedClips:
+def _decode_nothing(*, skip_unreadable: bool = False) -> DecodedClips:  # noqa: ARG001
     raise AssertionError("a check decodes nothing into the cache")

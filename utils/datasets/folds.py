@@ -28,9 +28,9 @@ from ignite_trainer.batch import collate, collate_field
 from ignite_trainer.inspection import Inspection
 from model.audio_input import Waveform
 from model.sounds.decoding import HIGHEST_RATE
-from utils.datasets.cache import DecodedClips, plan_decoding
+from utils.datasets.cache import DecodedClips, OpenDecoded, plan_decoding
 from utils.datasets.checking import inspect_clips
-from utils.datasets.sample import Clip, Sample, SampleFiles
+from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
 from utils.published import Published, fetch_data_set
 
 RESAMPLED = "resampled"
@@ -130,7 +130,7 @@ class FoldDataset(Dataset[Sample], ABC):
             raise ValueError(f"fold is {fold}; that holds out every clip and leaves none to train on.")
 
         self._decoded: DecodedClips | None = None
-        self._load_decoded = self._plan_decoding(clips, cache=cache, progress=progress)
+        self._load_decoded: OpenDecoded = self._plan_decoding(clips, cache=cache, progress=progress)
         self._rows = chosen
         self.clips = [clips[i] for i in chosen]
         self.class_names = list(names.values())
@@ -150,20 +150,34 @@ class FoldDataset(Dataset[Sample], ABC):
     def decode(self, path: Path) -> Waveform:
         """Decode one clip: float32 `[C, T]`, 16-bit units. Runs in several threads at once."""
 
-    def prepare(self) -> None:
+    def prepare(self, *, skip_unreadable: bool = False) -> None:
         """Decode every clip unless that was done; the first sample asked for does it, too.
+
+        Args:
+            skip_unreadable: go on where clips do not decode; such a sample raises an OSError when it is asked
+                for.
 
         Raises:
             ValueError: clips do not decode; the message names them.
             OSError: the cache folder cannot be used.
         """
         if self._decoded is None:
-            self._decoded = self._load_decoded()
+            self._decoded = self._load_decoded(skip_unreadable=skip_unreadable)
 
     def record(self, index: int) -> dict[str, str | int]:
         """Say which clip sample `index` is, and in which fold, as predictions and features name it."""
         clip = self.clips[index]
         return {"clip": clip.path, "fold": clip.fold}
+
+    def listing(self, index: int) -> Listing:
+        """Say what the table says of sample `index`."""
+        return Listing(f"{self.table}: {self.clips[index].path}", self._labels(index))
+
+    def look_at(self, index: int) -> Sample:
+        """Give a sample without `prepare`: its clip alone is decoded."""
+        if self._decoded is not None:
+            return self[index]
+        return self._sample(index, self.decode(self.root / self.clips[index].path))
 
     def files(self, index: int) -> SampleFiles | None:
         """Say which file sample `index` is decoded from; None where the decoding rule is one of its own."""
@@ -176,7 +190,9 @@ class FoldDataset(Dataset[Sample], ABC):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Sample:
-        audio: Any = self._clips_decoded()[self._rows[index]]
+        return self._sample(index, self._clips_decoded()[self._rows[index]])
+
+    def _sample(self, index: int, audio: Any) -> Sample:
         if self.transform_audio is not None:
             audio = self.transform_audio(audio)
         return Sample(audio, None, self._labels(index))
@@ -198,7 +214,7 @@ class FoldDataset(Dataset[Sample], ABC):
 
     def _plan_decoding(
         self, clips: Sequence[Clip], *, cache: str | Path | None, progress: bool
-    ) -> Callable[[], DecodedClips]:
+    ) -> OpenDecoded:
         return plan_decoding(
             self.root,
             [clip.path for clip in clips],

@@ -16,13 +16,13 @@ from torch.utils.data import Dataset
 from ignite_trainer.inspection import Inspection, Severity
 from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import HIGHEST_RATE, Segment
-from utils.datasets.cache import DecodedClips, is_decoded, plan_decoding
+from utils.datasets.cache import DecodedClips, OpenDecoded, is_decoded, plan_decoding
 from utils.datasets.checking_listed import inspect_listed
 from utils.datasets.checking_segments import refuse_times_of_sources
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.folds import RESAMPLED, check_flag
 from utils.datasets.frames import Frames
-from utils.datasets.sample import DescribedSample, Sample, SampleFiles
+from utils.datasets.sample import DescribedSample, Listing, Sample, SampleFiles
 
 MOST_CACHED = 10_000
 """Clips that are decoded once and kept, where nothing is said; 10 s each in mono are 9 GB."""
@@ -60,6 +60,8 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         notice: what `prepare` says of samples that are left out; None: nothing.
         passed_over: what `prepare` says of files that are not read; None: nothing.
         absent: files that are listed and not there, where the data set does without.
+        lines: of each entry the line of `source`, int64; empty if it is not known.
+        source: name of the table.
         folds, held_out: numbers of all folds, and of those held out.
         read_batch: gives whole batches; there only where all is sound, and in the cache.
 
@@ -77,6 +79,8 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
     notice: str | None = None
     passed_over: str | None = None
     absent: tuple[str, ...] = ()
+    lines: Sequence[int] | NDArray[np.int64] = ()
+    source: str = ""
     read_batch: Callable[[Sequence[int]], Sample]
 
     def __init__(
@@ -103,7 +107,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         self.entries = entries if held_out is None else entries.chosen(rows.tolist())
         self.digest = self.entries.digest
         self._decoded: DecodedClips | None = None
-        self._load_decoded: Callable[[], DecodedClips] | None = None
+        self._load_decoded: OpenDecoded | None = None
         self._is_decoded: Callable[[], bool] | None = None
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
         if _is_cached(cache, len(entries)):
@@ -130,8 +134,12 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         """Whether `prepare` has clips to decode."""
         return self._is_decoded is not None and not self._is_decoded()
 
-    def prepare(self) -> None:
+    def prepare(self, *, skip_unreadable: bool = False) -> None:
         """Say what is left out, and decode every clip unless that was done, where decoded clips are kept.
+
+        Args:
+            skip_unreadable: go on where clips do not decode; such a sample raises an OSError when it is asked
+                for.
 
         Raises:
             ValueError: clips do not decode, and the message names them; or most segments lie beyond the ends
@@ -143,7 +151,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         self.notice = self.passed_over = None
         refuse_times_of_sources(self.root, self.entries, remedy=self.to_take_whole)
         if self._load_decoded is not None and self._decoded is None:
-            self._decoded = self._load_decoded()
+            self._decoded = self._load_decoded(skip_unreadable=skip_unreadable)
 
     def decode(self, path: Path, segment: Segment | None = None) -> Waveform:
         """Decode a clip: float32 `[C, T]`, 16-bit units. Runs in several threads at once."""
@@ -153,6 +161,19 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         """Say which sample that is, and in which fold, as predictions and features name it."""
         entry = self.entries[index]
         return {"clip": entry.name, **({} if entry.fold is None else {"fold": entry.fold})}
+
+    def listing(self, index: int) -> Listing:
+        """Say what is listed of a sample, and where."""
+        entry = self.entries[index]
+        place = f"{self.source}, line {self.lines[index]}: {entry.name}" if len(self.lines) else entry.name
+        return Listing(place, entry.labels, entry.text, audio=entry.audio is not None)
+
+    def look_at(self, index: int) -> Sample | DescribedSample:
+        """Give a sample without `prepare`: its clip alone is decoded."""
+        entry = self.entries[index]
+        if self._decoded is not None or entry.audio is None:
+            return self[index]
+        return self._sample(entry, self.decode(self.root / entry.audio, entry.segment))
 
     def files(self, index: int) -> SampleFiles | None:
         """Say which files a sample is decoded from; None for a part of a file."""
@@ -168,7 +189,10 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
 
     def __getitem__(self, index: int) -> Sample | DescribedSample:
         entry = self.entries[index]
-        audio, image, labels = self._audio(index, entry), self._image(entry), list(entry.labels)
+        return self._sample(entry, self._audio(index, entry))
+
+    def _sample(self, entry: Entry, audio: Waveform | None) -> Sample | DescribedSample:
+        image, labels = self._image(entry), list(entry.labels)
         if self._described:
             return DescribedSample(audio, image, labels, entry.text)
         return Sample(audio, image, labels)

@@ -52,11 +52,12 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row: the sample, the value of its split, and what it is held out together with."""
+    """One row: the sample, the value of its split, what it is held out together with, and its line."""
 
     entry: Entry
     split: str | None
     group: str
+    line: int = 0
 
 
 def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> list[Row]:
@@ -106,7 +107,7 @@ def _row(record: Record, names: dict[str, str | None], separator: str | None) ->
     if entry.audio is None and not entry.images and entry.text is None:
         record.fail(names["audio"] or names["image"] or names["text"], "a sound, a picture or a text")
     group = whole(record.text(names["group"]) or "") or entry.audio or entry.name
-    return Row(entry, whole(record.text(names["split_column"]) or "") or None, group)
+    return Row(entry, whole(record.text(names["split_column"]) or "") or None, group, record.line)
 
 
 def _with_whole_labels(rows: list[Row]) -> list[Row]:

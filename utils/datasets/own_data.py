@@ -135,6 +135,9 @@ class Table(ListedDataset):
             progress=progress,
         )
         self.absent = tuple(absent)
+        if not path.is_dir():
+            lines = np.array([row.line for row in rows])
+            self.lines, self.source = lines if chosen is None else lines[chosen != train], path.name
         if absent and train:  # of both splits, and said once
             self.notice = f"{path}: {len(absent)} files are not there; {len(rows)} samples are left."
         if notices and train:

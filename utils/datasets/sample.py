@@ -52,6 +52,25 @@ class DescribedSample(NamedTuple):
     text: Any
 
 
+class Listing(NamedTuple):
+    """What a data set knows of a sample without reading it.
+
+    A data set has a method `listing(index)` that gives these, so that tasks can check all samples before a
+    run.
+
+    Attributes:
+        place: where it is listed, such as "own.csv, line 3: dog.wav".
+        labels: names of its classes.
+        text: that describes it; None: there is none.
+        audio: whether it has a sound.
+    """
+
+    place: str
+    labels: Sequence[str] = ()
+    text: str | None = None
+    audio: bool = True
+
+
 class SampleFiles(NamedTuple):
     """The files that a sample is decoded from, and what is said of it, for those who copy instead of decode.
 

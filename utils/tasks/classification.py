@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ignite_trainer.batch import rows_of, values_of
+from ignite_trainer.inspection import Finding
 from ignite_trainer.task import StepOutput
 from model.esresnet import ESResNeXt
-from utils.tasks.labels import Classes, check_audio
+from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, listings
 from utils.tasks.portraits import Portraits, ShowsAudio
 
 
@@ -20,8 +23,8 @@ class Classification(ShowsAudio):
     """Cross-entropy over the classes, or, for samples with several labels, binary cross-entropy of each.
 
     A model is called with audio `[B, C, T]` and returns `[B, classes]`. The wavelet-norm penalty of an
-    `ESResNeXt` is added to the loss. Samples without audio are left out of it; in evaluation all their
-    scores are those of the logit 0.
+    `ESResNeXt` is added to the loss. Samples without audio are left out of it, and a batch of
+    such has the gradient 0; in evaluation all their scores are those of the logit 0.
 
     Args:
         multilabel: whether samples carry several labels; scores are then independent.
@@ -41,6 +44,7 @@ class Classification(ShowsAudio):
         """Check that the model has one output for each class, and the units of the audio."""
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
+        self.multilabel = self._multilabel
         self.portraits = Portraits.of(model, test)
         check_audio(train)
         check_audio(test)
@@ -50,11 +54,20 @@ class Classification(ShowsAudio):
                 f"{len(self._classes)} classes."
             )
 
+    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:  # noqa: ARG002
+        """Find samples without a label, or with several, and a rate that weights do not expect."""
+        yield from check_rate(train)
+        remedy = "set Task.args.multilabel to true"
+        for sample in listings(train, test):
+            for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):
+                # Where there can be several there can be none: the sample counts against every class.
+                yield replace(finding, severity="warning") if self._multilabel else finding
+
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the loss, the scores and the targets."""
         audio = values_of(batch.audio)
         if audio is None:
-            raise ValueError("No sample of a batch has audio; this task needs some that have.")
+            return self._nothing(model)
         logits, penalty = _forward(model, audio)
         heard = rows_of(batch.audio, len(audio)).tolist()
         output = self._score(logits, [batch.labels[row] for row in heard])
@@ -75,6 +88,12 @@ class Classification(ShowsAudio):
             else:
                 logits[rows_of(batch.audio, len(logits)).to(logits.device)] = found
         return self._score(logits, batch.labels)
+
+    def _nothing(self, model: nn.Module) -> StepOutput:
+        """The output for a batch in which no sample has audio: the gradient is 0."""
+        parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        scores = parameter.new_zeros(0, len(self._classes))
+        return self._score(scores, [])._replace(loss=0.0 * parameter.sum())
 
     def _score(self, logits: Tensor, labels: list[list[str]]) -> StepOutput:
         targets = self._classes.targets(labels, multilabel=self._multilabel, device=logits.device)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from ignite_trainer.inspection import Finding
 from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import normalised, scaled_similarity
 from utils.tasks.clips import embed_clips
-from utils.tasks.labels import Classes, check_audio
+from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_sound, listings
 from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
@@ -77,12 +78,23 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         audioclip = _audioclip(model)
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
+        self.multilabel = audioclip.multilabel
         self.portraits = Portraits.of(audioclip.audio, test)
         check_audio(train)
         check_audio(test)
         if self._class_weights:
             sample_weights([[name] for name in self._classes.names], self._class_weights)
         self._prompts.check(audioclip, self.class_names)
+
+    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:
+        """Find samples without a sound or a label, or with too many, and labels too long for the tower."""
+        audioclip = _audioclip(model)
+        yield from check_rate(train)
+        too_long = self._prompts.too_long(audioclip)
+        for sample in listings(train, test):
+            yield from check_sound(sample)
+            yield from check_labels(sample, multilabel=audioclip.multilabel, remedy=SEVERAL)
+            yield from too_long(sample.place, sample.labels)
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the texts of the classes."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from ignite_trainer.inspection import Finding
+from ignite_trainer.self_description import look_at, looked_at
+from utils.datasets.sample import Listing
 
 SAMPLE_RATE = 44100
 """What the released weights were trained on, Hz."""
 
-_LOOKED_AT = 8  # samples; the first may be silent
+SEVERAL = "set Model.args.multilabel to true"
+"""How tasks that compare embeddings are told that samples have several labels."""
+
+_LOOKED_AT = 8  # samples, where they are as they should be
 
 
 class Classes:
@@ -73,15 +77,19 @@ class Classes:
 def check_audio(dataset: Any) -> None:
     """Look at the first samples of a data set for the usual mistakes; what cannot be read is left to the run.
 
+    A recording can be as quiet as one step of 16 bits, so units are told by all samples that are looked at:
+    at least one of them is louder than 1, or whole numbers, as a file has them.
+
     Raises:
         ValueError: the audio is not `[C, T]`, or looks like [-1, 1] instead of 16-bit units.
     """
-    rate = getattr(dataset, "sample_rate", SAMPLE_RATE)
-    if rate != SAMPLE_RATE:
-        logger.warning("The data set is sampled at %s Hz; the released weights expect %s.", rate, SAMPLE_RATE)
-    for index in range(min(len(dataset), _LOOKED_AT)):
+    quiet: tuple[int, float] | None = None
+    # Where the first samples are all quiet, more of them are looked at.
+    for number, index in enumerate(looked_at(len(dataset))):
+        if number >= _LOOKED_AT and quiet is None:
+            return
         try:
-            given = dataset[index][0]
+            given = look_at(dataset, index)[0]
         except (OSError, EOFError, ValueError, RuntimeError):  # the run names it, or passes it over
             continue
         if given is None:
@@ -92,8 +100,63 @@ def check_audio(dataset: Any) -> None:
                 f"Sample {index} has audio of shape {list(audio.shape)}; expected [C, T]: channels, samples."
             )
         peak = float(audio.abs().max()) if audio.numel() else 0.0
-        if 0.0 < peak <= 1.0:
-            raise ValueError(
-                f"Sample {index} has a peak of {peak:.3g}: its audio looks like [-1, 1], but 16-bit units "
-                "(-32768..32767) are expected. Multiply by 32768 in the data set."
-            )
+        if peak > 1.0 or (peak and bool((audio == audio.round()).all())):
+            return
+        if peak and quiet is None:
+            quiet = index, peak
+    if quiet is not None:
+        raise ValueError(
+            f"Sample {quiet[0]} has a peak of {quiet[1]:.3g}, and no other is louder than 1: the audio looks "
+            "like [-1, 1], but 16-bit units (-32768..32767) are expected. Multiply by 32768 in the data set."
+        )
+
+
+def listings(*datasets: Any) -> Iterator[Listing]:
+    """What data sets know of all their samples without reading them; nothing of one that cannot say."""
+    for number, dataset in enumerate(datasets):
+        listing = getattr(dataset, "listing", None)
+        if callable(listing) and not any(dataset is other for other in datasets[:number]):
+            yield from (listing(index) for index in range(len(dataset)))
+
+
+def check_rate(dataset: Any) -> Iterator[Finding]:
+    """Find a rate that the released weights were not trained on."""
+    rate = getattr(dataset, "sample_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        what = f"The data set is sampled at {rate} Hz; the released weights expect {SAMPLE_RATE}."
+        yield Finding(severity="warning", what=what)
+
+
+def check_labels(sample: Listing, *, multilabel: bool, remedy: str) -> Iterator[Finding]:
+    """Find that a sample has no label, or, where each has one class, several.
+
+    Args:
+        sample: as it is listed.
+        multilabel: whether a sample may have several labels.
+        remedy: how a task is told that samples have several.
+    """
+    if not sample.labels:
+        yield Finding(
+            severity="error",
+            what="A sample has no label.",
+            where=sample.place,
+            remedy="Give it one, or take it out of the data set.",
+        )
+    elif len(sample.labels) > 1 and not multilabel:
+        yield Finding(
+            severity="error",
+            what="A sample has several labels, and each is to have one class.",
+            where=f"{sample.place} ({', '.join(sample.labels)})",
+            remedy=f"Leave one of them, or {remedy}.",
+        )
+
+
+def check_sound(sample: Listing) -> Iterator[Finding]:
+    """Find that a sample has no sound, for tasks that need one of each."""
+    if not sample.audio:
+        yield Finding(
+            severity="error",
+            what="A sample has no sound, and this task needs one of each.",
+            where=sample.place,
+            remedy="Take it out of the data set, or choose utils.tasks.Contrastive.",
+        )

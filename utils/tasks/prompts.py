@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ignite_trainer.inspection import Finding
 from model.audioclip import AudioCLIP
 from model.clip import text_parameters
 from model.esresnet.kept import Kept
@@ -16,6 +17,8 @@ Labels = Sequence[Sequence[str]]
 
 _MOST_KNOWN = 100_000
 """Texts whose features are remembered: 0.4 GB of 1024 numbers each. There can be millions."""
+
+_MARKS = 2  # tokens at the beginning and the end of a text
 
 
 class Prompts:
@@ -63,6 +66,25 @@ class Prompts:
         for template in self._templates:
             model.tokenize(self._worded([[name] for name in class_names]), template)
 
+    def too_long(self, model: AudioCLIP) -> Callable[[str, Sequence[str]], Iterator[Finding]]:
+        """Make what finds texts that the tower cannot take whole.
+
+        It is called with the place of a sample, and its labels or the one text that describes it.
+        """
+        room = model.context_length - _MARKS - max(len(template.encode()) for template in self._templates)
+        known: dict[tuple[str, ...], bool] = {}
+
+        def find(place: str, labels: Sequence[str]) -> Iterator[Finding]:
+            text = tuple(self._worded([labels])[0])
+            if len(", ".join(text).encode()) <= room:  # a token has at least one byte
+                return
+            if text not in known:
+                known[text] = all(_fits(model, [*text], template) for template in self._templates)
+            if not known[text]:
+                yield _too_long(place, cut=self._shorten, context=model.context_length)
+
+        return find
+
     def encode(self, model: AudioCLIP, labels: Labels) -> Tensor:
         """Normalised features `[B, D]`, with gradient unless the tower is frozen."""
         if not model.text_is_frozen:
@@ -93,6 +115,18 @@ class Prompts:
 
     def _worded(self, labels: Labels) -> list[list[str]]:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]
+
+
+def _too_long(place: str, *, cut: bool, context: int) -> Finding:
+    what = f"A text is longer than the text tower takes, {context} tokens with both marks"
+    if cut:
+        return Finding(
+            severity="warning",
+            what=f"{what}: its end is cut off.",
+            where=place,
+            remedy="Shorten it, if its end matters.",
+        )
+    return Finding(severity="error", what=f"{what}.", where=place, remedy="Shorten it, or the template.")
 
 
 def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from ignite_trainer.inspection import Finding
 from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, combined, label_ids_of, pairwise_contrastive_loss
 from model.similarity import normalised, scaled_similarity
 from utils.tasks.clips import embed_clips
 from utils.tasks.given import Given
-from utils.tasks.labels import Classes, check_audio
+from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, listings
 from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
@@ -96,10 +97,31 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         if getattr(train, "class_names", None):
             self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
+        self.multilabel = audioclip.multilabel
         self.portraits = Portraits.of(audioclip.audio, test)
         check_audio(train)
         check_audio(test)
         self._prompts.check(audioclip, self.class_names)
+
+    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:
+        """Find samples whose labels cannot be scored, and texts too long for the text tower."""
+        audioclip = _audioclip(model)
+        yield from check_rate(train)
+        labels_too_long = self._prompts.too_long(audioclip)
+        text_too_long = self._descriptions.too_long(audioclip)
+        for sample in listings(train, test):
+            if self.class_names and not audioclip.multilabel:
+                yield from check_labels(sample, multilabel=False, remedy=SEVERAL)
+            if "text" in self._modalities and sample.text:
+                yield from text_too_long(sample.place, [sample.text])
+            elif "text" in self._modalities:
+                yield from labels_too_long(sample.place, sample.labels)
+
+    def example_outputs(self) -> Sequence[StepOutput]:
+        """Make up outputs of evaluation steps; without classes they have one figure for each sample."""
+        if self.class_names:
+            return super().example_outputs()
+        return [StepOutput(torch.ones(2), torch.zeros(2, dtype=torch.int64))]
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the texts of the classes."""

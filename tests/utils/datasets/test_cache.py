@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,3 +298,53 @@ def test_a_cache_that_is_cut_short_is_an_error_and_not_the_end_of_the_process(
         opened.truncate(10)
     with pytest.raises(OSError, match=r"audio\.bin was cut short .* decoded again"):
         data[14]
+
+
+def test_clips_that_do_not_decode_are_left_out_where_they_may_be(esc50: Path, cache_folder: Path) -> None:
+    (esc50 / "audio/1-1000-A-4.wav").write_bytes(b"RIFF and nothing more")
+    dataset = ESC50(esc50)
+    with pytest.raises(ValueError, match=r'1 of its \d+ clips cannot be decoded:\n.*\n.*"skip" goes on'):
+        dataset.prepare()
+    assert not stores(cache_folder)
+    dataset.prepare(skip_unreadable=True)
+    broken = next(i for i, clip in enumerate(dataset.clips) if clip.path.endswith("1-1000-A-4.wav"))
+    others = [i for i in range(len(dataset)) if i != broken]
+    with pytest.raises(OSError, match=r"1-1000-A-4\.wav"):
+        dataset[broken]
+    with pytest.raises(OSError, match=r"1-1000-A-4\.wav"):
+        dataset.read_batch([others[0], broken])
+    for index in others[:3]:
+        np.testing.assert_array_equal(dataset[index].audio, dataset.look_at(index).audio)
+    assert len(dataset.read_batch(others).labels) == len(others)
+
+
+def test_a_cache_without_clips_that_do_not_decode_is_not_taken_where_none_may_be_left_out(
+    esc50: Path, decoded: list[str]
+) -> None:
+    (esc50 / "audio/1-1000-A-4.wav").write_bytes(b"RIFF and nothing more")
+    ESC50(esc50).prepare(skip_unreadable=True)
+    count = len(decoded)
+    ESC50(esc50, fold=1).prepare(skip_unreadable=True)
+    with pytest.raises(ValueError, match=r"1 of its \d+ clips cannot be decoded"):
+        ESC50(esc50).prepare()
+    assert len(decoded) == count  # neither decodes anything again
+
+
+def test_a_data_set_of_which_nothing_decodes_is_an_error_all_the_same(esc50: Path) -> None:
+    for path in (esc50 / "audio").iterdir():
+        path.write_bytes(b"RIFF and nothing more")
+    with pytest.raises(ValueError, match=r"cannot be decoded"):
+        ESC50(esc50).prepare(skip_unreadable=True)
+
+
+def test_a_lack_of_memory_is_no_clip_that_does_not_decode(
+    esc50: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, *arguments: Any, **others: Any) -> Waveform:
+        if path.name == "1-1000-A-4.wav":
+            raise MemoryError
+        return read_audio(path, *arguments, **others)
+
+    monkeypatch.setattr("utils.datasets.esc50.read_audio", read)
+    with pytest.raises(MemoryError):
+        ESC50(esc50).prepare(skip_unreadable=True)

@@ -1,0 +1,96 @@
+"""Samples of which few have a sound, a model with batch norm for sounds alone, a task that finds faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from ignite_trainer.batch import rows_of, values_of
+from ignite_trainer.inspection import Finding
+from ignite_trainer.task import EmbeddingTask, StepOutput
+from toy_research.learning import Matching
+
+LENGTH = 4
+
+
+class Scene(NamedTuple):
+    """One sample; `sound` and `picture` are float32 `[4]`, `sound` may be absent."""
+
+    sound: Any
+    picture: Any
+    target: Any
+
+
+class Scenes(Dataset[Scene]):
+    """Scenes of which every `every`-th has a sound."""
+
+    folds = (1, 2)
+
+    def __init__(self, *, train: bool = True, fold: int = 1, samples: int = 24, every: int = 6) -> None:
+        self.held_out, self.every = (fold,), every
+        self._seeds = [2 * number + int(train) for number in range(samples)]
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def __getitem__(self, index: int) -> Scene:
+        random = np.random.default_rng(self._seeds[index])
+        sound, picture = random.normal(size=(2, LENGTH)).astype(np.float32)
+        return Scene(sound if index % self.every == 0 else None, picture, index % 3)
+
+
+class SoundAndPicture(nn.Module):
+    """A tower with batch norm for sounds, one without for pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound = nn.Sequential(nn.Linear(LENGTH, 3), nn.BatchNorm1d(3))
+        self.picture = nn.Linear(LENGTH, 3)
+
+
+class Scoring(EmbeddingTask):
+    """Cross-entropy of what pictures and, where there are such, sounds say."""
+
+    class_names = ("low", "middle", "high")
+
+    def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        assert isinstance(model, SoundAndPicture)
+        found = {}
+        for name in ("sound", "picture"):
+            values = values_of(getattr(batch, name))
+            if values is not None:
+                found[name] = getattr(model, name)(values if isinstance(values, Tensor) else values.values)
+        return found
+
+    def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:  # noqa: ARG002
+        scores = embeddings["picture"]
+        if "sound" in embeddings:
+            rows = rows_of(batch.sound, len(scores))
+            scores = scores.index_add(0, rows, embeddings["sound"])
+        return StepOutput(scores, batch.target, functional.cross_entropy(scores, batch.target))
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        return self.compare(model, self.embed(model, batch), batch)._replace(loss=None)
+
+
+class Finicky(Matching):
+    """Finds with the samples what it is told to."""
+
+    def __init__(self, *, errors: int = 0, warnings: int = 0) -> None:
+        super().__init__()
+        self._told = {"error": errors, "warning": warnings}
+
+    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterable[Finding]:
+        del model
+        assert len(train) > len(test)
+        for number in range(self._told["error"]):
+            yield Finding(
+                severity="error", what="A tone is flat.", where=f"tones.csv, line {number}", remedy="Tune it."
+            )
+        for number in range(self._told["warning"]):
+            yield Finding(severity="warning", what="A tone is sharp.", where=f"tone {number}")

@@ -1,0 +1,148 @@
+"""What tasks find with all samples of a data set before a run: rows, files and labels are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from ignite_trainer.inspection import Finding
+from model.audioclip import AudioCLIP
+from model.esresnet import ESResNeXt
+from tests.utils.tasks.test_tasks import Clips, batch_of, tiny_audioclip
+from utils.datasets import MadeScenes, Sample, Table
+from utils.tasks import AudioTextContrastive, Classification, Contrastive
+
+Places = list[tuple[str, str, str]]
+
+
+@pytest.fixture(scope="module")
+def single() -> AudioCLIP:
+    return tiny_audioclip().eval()
+
+
+@pytest.fixture(scope="module")
+def several() -> AudioCLIP:
+    return tiny_audioclip(multilabel=True).eval()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of decoded clips."""
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Four sounds of two folds: one label, none, two, one; the last row lacks its sound."""
+    for number in range(3):
+        samples = np.random.default_rng(number).integers(-9999, 9999, 4410).astype(np.int16)
+        soundfile.write(tmp_path / f"{number}.wav", samples, 44100)
+    Image.new("RGB", (8, 8)).save(tmp_path / "3.png")
+    rows = ["file,image,labels,fold", "0.wav,,dog,1", "1.wav,,,2", "2.wav,,dog;rain,2", ",3.png,rain,1"]
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def found(task: Any, model: Any, path: Path, **args: Any) -> Places:
+    splits = {name: Table(path, fold=1, separator=";", train=name == "train", **args) for name in SPLITS}
+    task.prepare(model, **splits)
+    findings: list[Finding] = list(task.check(model, **splits))
+    return [(one.severity, one.what, one.where) for one in findings]
+
+
+SPLITS = ("train", "test")
+NO_LABEL = "A sample has no label."
+TOO_MANY = "A sample has several labels, and each is to have one class."
+NO_SOUND = "A sample has no sound, and this task needs one of each."
+
+
+def test_rows_without_a_label_and_with_too_many_are_named_by_their_line(
+    single: AudioCLIP, several: AudioCLIP, table: Path
+) -> None:
+    none, two = "own.csv, line 3: 1.wav", "own.csv, line 4: 2.wav (dog, rain)"
+    labels = [("error", NO_LABEL, none), ("error", TOO_MANY, two)]
+    silent = ("error", NO_SOUND, "own.csv, line 5: 3.png")
+    assert found(AudioTextContrastive(), single, table) == [*labels, silent]
+    assert found(AudioTextContrastive(), several, table) == [labels[0], silent]
+    assert found(Contrastive(), single, table) == labels
+    assert found(Contrastive(), several, table) == []
+    classifier = ESResNeXt(num_classes=2, pretrained=False)
+    assert found(Classification(), classifier, table) == labels
+    assert found(Classification(multilabel=True), classifier, table) == [("warning", NO_LABEL, none)]
+
+
+def test_nothing_is_decoded_into_the_cache_to_look_at_samples(
+    single: AudioCLIP, table: Path, cache: Path
+) -> None:
+    found(Contrastive(), single, table)
+    assert not cache.exists()
+    dataset = Table(table, fold=1, separator=";", train=False)
+    looked_at, prepared = dataset.look_at(0), dataset[0]
+    np.testing.assert_array_equal(looked_at.audio, prepared.audio)
+    assert looked_at.labels == prepared.labels
+
+
+def test_texts_that_are_cut_are_counted_and_those_that_cannot_be_are_errors(
+    single: AudioCLIP, tmp_path: Path
+) -> None:
+    """The tower takes 12 tokens: ten words, and the marks around them."""
+    soundfile.write(tmp_path / "a.wav", np.full(4410, 999, np.int16), 44100)
+    fits, long = " ".join(["dog"] * 10), " ".join(["dog"] * 11)
+    path = tmp_path / "own.tsv"
+    path.write_text(f"file\ttext\tfold\na.wav\t{fits}\t1\na.wav\t{long}\t2\n")
+    cut = "A text is longer than the text tower takes, 12 tokens with both marks: its end is cut off."
+    assert found(Contrastive(), single, path) == [("warning", cut, "own.tsv, line 3: a.wav")]
+    names = ";".join(f"dog {number}" for number in range(6))
+    path.write_text(f"file\tlabels\tfold\na.wav\t{names}\t1\na.wav\tdog 1\t2\n")
+    model = tiny_audioclip(multilabel=True).eval()
+    too_long = "A text is longer than the text tower takes, 12 tokens with both marks."
+    assert found(AudioTextContrastive(), model, path) == [("error", too_long, "own.tsv, line 2: a.wav")]
+
+
+def test_a_clip_of_one_step_of_16_bits_is_no_mistake(single: AudioCLIP) -> None:
+    whole = Clips()
+    whole.audio = np.sign(whole.audio)  # -1 and 1 alone
+    AudioTextContrastive().prepare(single, train=whole, test=whole)
+    one_quiet = Clips()
+    one_quiet.audio[0] = 0.9 * np.sign(one_quiet.audio[0])  # as resampling leaves it
+    AudioTextContrastive().prepare(single, train=one_quiet, test=one_quiet)
+    one_quiet.audio[1:] /= 32768
+    with pytest.raises(ValueError, match=r"Sample 0 has a peak of 0\.9, and no other is louder than 1"):
+        AudioTextContrastive().prepare(single, train=one_quiet, test=one_quiet)
+
+
+def test_a_rate_that_the_weights_do_not_expect_is_a_warning(single: AudioCLIP) -> None:
+    clips = Clips()
+    clips.sample_rate = 22050
+    task = AudioTextContrastive()
+    task.prepare(single, train=clips, test=clips)
+    [finding] = task.check(single, train=clips, test=clips)
+    assert (finding.severity, finding.what) == (
+        "warning",
+        "The data set is sampled at 22050 Hz; the released weights expect 44100.",
+    )
+
+
+def test_tasks_find_nothing_wrong_with_made_scenes(several: AudioCLIP) -> None:
+    scenes = MadeScenes(scenes=8, held_out_scenes=4)
+    task = Contrastive()
+    task.prepare(several, train=scenes, test=scenes)
+    assert list(task.check(several, train=scenes, test=scenes)) == []
+
+
+def test_a_batch_without_a_sound_moves_no_classifier() -> None:
+    task, model = Classification(), ESResNeXt(num_classes=4, pretrained=False)
+    task.prepare(model, train=Clips(), test=Clips())
+    batch = batch_of(Clips())
+    output = task.training_step(model, Sample(None, None, batch.labels))
+    assert output.loss is not None and output.loss.item() == 0.0
+    output.loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert output.y_pred.shape == (0, 4) and output.y.shape == (0,)
