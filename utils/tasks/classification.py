@@ -15,7 +15,7 @@ from ignite_trainer.batch import rows_of, values_of
 from ignite_trainer.inspection import Finding
 from ignite_trainer.task import StepOutput
 from model.esresnet import ESResNeXt
-from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, listings
+from utils.tasks.labels import Classes, check_audio, check_classes, check_labels, check_rate, listings
 from utils.tasks.portraits import Portraits, ShowsAudio
 
 
@@ -57,6 +57,7 @@ class Classification(ShowsAudio):
     def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:  # noqa: ARG002
         """Find samples without a label, or with several, and a rate that weights do not expect."""
         yield from check_rate(train)
+        yield from check_classes(train)
         remedy = "set Task.args.multilabel to true"
         for sample in listings(train, test):
             for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):

@@ -15,7 +15,16 @@ from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import normalised, scaled_similarity
 from utils.tasks.clips import embed_clips
-from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_sound, listings
+from utils.tasks.labels import (
+    SEVERAL,
+    Classes,
+    check_audio,
+    check_classes,
+    check_labels,
+    check_rate,
+    check_sound,
+    listings,
+)
 from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
@@ -90,6 +99,7 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         """Find samples without a sound or a label, or with too many, and labels too long for the tower."""
         audioclip = _audioclip(model)
         yield from check_rate(train)
+        yield from check_classes(train)
         too_long = self._prompts.too_long(audioclip)
         for sample in listings(train, test):
             yield from check_sound(sample)

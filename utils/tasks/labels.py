@@ -119,6 +119,26 @@ def listings(*datasets: Any) -> Iterator[Listing]:
             yield from (listing(index) for index in range(len(dataset)))
 
 
+def check_classes(train: Any) -> Iterator[Finding]:
+    """Find classes without a sample in the training split, where that knows its labels without reading."""
+    if callable(getattr(train, "labels", None)):
+        there: set[str] | None = train.labels()
+    elif callable(getattr(train, "listing", None)):
+        there = {label for sample in listings(train) for label in sample.labels}
+    else:
+        there = None
+    if there is None:
+        return
+    for name in train.class_names:
+        if name not in there:
+            yield Finding(
+                severity="warning",
+                what="A class has no clip to train on.",
+                where=name,
+                remedy="Hold out others, or add clips; scores of this class are guesses.",
+            )
+
+
 def check_rate(dataset: Any) -> Iterator[Finding]:
     """Find a rate that the released weights were not trained on."""
     rate = getattr(dataset, "sample_rate", SAMPLE_RATE)

@@ -16,7 +16,15 @@ from model.losses import Positives, Reduction, combined, label_ids_of, pairwise_
 from model.similarity import normalised, scaled_similarity
 from utils.tasks.clips import embed_clips
 from utils.tasks.given import Given
-from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, listings
+from utils.tasks.labels import (
+    SEVERAL,
+    Classes,
+    check_audio,
+    check_classes,
+    check_labels,
+    check_rate,
+    listings,
+)
 from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
@@ -107,6 +115,8 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         """Find samples whose labels cannot be scored, and texts too long for the text tower."""
         audioclip = _audioclip(model)
         yield from check_rate(train)
+        if self.class_names:
+            yield from check_classes(train)
         labels_too_long = self._prompts.too_long(audioclip)
         text_too_long = self._descriptions.too_long(audioclip)
         for sample in listings(train, test):

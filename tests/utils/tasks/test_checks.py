@@ -54,10 +54,11 @@ def found(task: Any, model: Any, path: Path, **args: Any) -> Places:
     splits = {name: Table(path, fold=1, separator=";", train=name == "train", **args) for name in SPLITS}
     task.prepare(model, **splits)
     findings: list[Finding] = list(task.check(model, **splits))
-    return [(one.severity, one.what, one.where) for one in findings]
+    return [(one.severity, one.what, one.where) for one in findings if one.what != NOT_TRAINED_ON]
 
 
 SPLITS = ("train", "test")
+NOT_TRAINED_ON = "A class has no clip to train on."
 NO_LABEL = "A sample has no label."
 TOO_MANY = "A sample has several labels, and each is to have one class."
 NO_SOUND = "A sample has no sound, and this task needs one of each."
