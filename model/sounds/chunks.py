@@ -1,4 +1,4 @@
-"""Where the samples are in files that consist of chunks: WAV, RF64, W64, AIFF, CAF; and in AU."""
+"""Finds the samples in files that consist of chunks (WAV, RF64, W64, AIFF, CAF), and in AU."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple

@@ -1,6 +1,6 @@
-"""Sound files decoded block by block to their end: the one way for those who read them and who check them.
+"""Decodes sound files block by block to their end, for reading them and for checking them.
 
-A sound is as long as what decodes. Whether a file is damaged is decided here, too.
+The length of a sound is what decodes, not what its header says. What counts as damage is decided here, too.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ Block: TypeAlias = npt.NDArray[np.float32]
 """Consecutive samples, float32 `[T, C]`; full scale is 1."""
 
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
-"""Of a file, Hz. Brought to 44.1 kHz, a small file at 1 Hz would fill any memory."""
+"""Sample rates of files that are read, Hz. A small file at 1 Hz, resampled, would fill any memory."""
 LOUDEST = 8.0
 """Largest sample where full scale is 1: decoders and mixes overshoot by a few dB; 18 dB are another unit."""
 
 _BLOCK = 2**20  # values decoded at once: memory is taken for what is there, not for what is announced
 _BEYOND_END = 2**12  # samples asked for where the sound should end, by what its header says
 _UNKNOWN_LENGTH = 2**40  # and more: what libsndfile says where a header does not tell
-_NOT_DECODABLE = "not decodable as audio ({})"
 
 
 class UnusableAudio(ValueError):
-    """A sound that cannot be used: what is wrong in a word or two, and in detail."""
+    """A sound that cannot be used; `fault` says why in a word or two, `detail` in full."""
 
-    def __init__(self, name: str, fault: Fault, detail: str, *, message: str = "{}") -> None:
-        super().__init__(f"{name}: {message.format(detail)}.")
+    def __init__(self, message: str, *, fault: Fault = "unreadable", detail: str = "") -> None:
+        super().__init__(message)  # alone, so that it survives the way between processes
         self.fault = fault
         self.detail = detail
 
@@ -59,11 +58,13 @@ def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0)
     """
     if peak > LOUDEST * full_scale:
         detail = f"has a peak of {peak:.3g} where full scale is {full_scale:g}"
-        raise UnusableAudio(name, "too loud", detail, message=f"{{}}, so it is in another unit; {advice}")
+        raise UnusableAudio(
+            f"{name}: {detail}, so it is in another unit; {advice}.", fault="too loud", detail=detail
+        )
 
 
 class AudioReader:
-    """A sound file that is open for reading, once from a beginning to an end.
+    """A sound file that is open for reading, once, from front to back.
 
     Args:
         source: path of the file, or its content as a binary file that can be searched.
@@ -75,7 +76,7 @@ class AudioReader:
         note: what is odd about the file though it can be used; complete after reading; empty: nothing is.
 
     Raises:
-        UnusableAudio: the file does not decode, is cut off, or has a rate that is none of sound.
+        UnusableAudio: the file does not decode, is cut off, or has a sample rate outside the limits.
         OSError: it cannot be read.
     """
 
@@ -90,7 +91,7 @@ class AudioReader:
             content = self._content.enter_context(source.open("rb")) if isinstance(source, Path) else source
             self._layout = read_layout(content, name)
             if self._layout.cut:
-                raise UnusableAudio(name, "truncated", self._layout.cut, message="truncated; {}")
+                raise self._truncated(self._layout.cut)
             self._file = self._open()
         except BaseException:
             self.close()
@@ -171,21 +172,27 @@ class AudioReader:
         self._file = self._open()
         if (self._file.samplerate, self._file.channels) != (self.rate, self.channels):
             detail = "consists of streams that differ in sample rate or channels"
-            raise UnusableAudio(self._name, "unreadable", detail)
+            raise UnusableAudio(f"{self._name}: {detail}.", detail=detail)
         return self._read(count)
 
     def _compare_with_header(self) -> None:
         if self._length is not None and self._decoded < self._length:
             detail = f"its header promises {self._length} samples, {self._decoded} can be decoded"
-            raise UnusableAudio(self._name, "truncated", detail, message="truncated; {}")
+            raise self._truncated(detail)
         if self._layout.announced not in (0, self._decoded):
             self.note = f"its header promises {self._layout.announced} samples, it has {self._decoded}"
 
     def _judge(self, block: Block) -> None:
         low, high = float(block.min()), float(block.max())  # NaN if one is
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise UnusableAudio(self._name, "not finite", "holds values that are not finite")
+            raise UnusableAudio(f"{self._name}: holds values that are not finite.", fault="not finite")
         refuse_loud(max(-low, high), self._name, "scale it to -1..1 (16-bit units: divide by 32768)")
+
+    def _truncated(self, detail: str) -> UnusableAudio:
+        return UnusableAudio(f"{self._name}: truncated; {detail}.", fault="truncated", detail=detail)
+
+    def _not_decodable(self, reason: str) -> UnusableAudio:
+        return UnusableAudio(f"{self._name}: not decodable as audio ({reason}).", detail=reason)
 
     @property
     def _length(self) -> int | None:
@@ -205,11 +212,11 @@ class AudioReader:
         with self._translated():
             file: _Forward = self._opened.enter_context(_Forward(named))
         if file.format == "RAW":  # libsndfile takes anything named x.au for samples without a header
-            raise UnusableAudio(self._name, "unreadable", "Format not recognised", message=_NOT_DECODABLE)
+            raise self._not_decodable("Format not recognised")
         if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
             allowed = f"{LOWEST_RATE} to {HIGHEST_RATE} are read"
             detail = f"its sample rate is {file.samplerate} Hz; {allowed}"
-            raise UnusableAudio(self._name, "unreadable", detail)
+            raise UnusableAudio(f"{self._name}: {detail}.", detail=detail)
         return file
 
     @contextmanager
@@ -219,7 +226,7 @@ class AudioReader:
             yield
         except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
             reason = str(getattr(error, "error_string", None) or error).rstrip(".")
-            raise UnusableAudio(self._name, "unreadable", reason, message=_NOT_DECODABLE) from error
+            raise self._not_decodable(reason) from error
         finally:
             for view in self._layout.views:
                 if view.error is not None:
@@ -227,7 +234,7 @@ class AudioReader:
 
 
 class _Forward(soundfile.SoundFile):
-    """A file of which soundfile does not ask after each block where it is: some cannot tell."""
+    """A file that soundfile does not ask for its position after each block: some formats cannot tell."""
 
     def seekable(self) -> bool:
         return False

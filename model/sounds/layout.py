@@ -1,7 +1,7 @@
-"""Where the samples of a sound file are, read from its bytes; decoding.py decodes them.
+"""Finds the samples of a sound file; decoding.py decodes them.
 
-libsndfile believes headers. Programs that write to a pipe, are killed or join files leave headers that are
-wrong, so lengths are taken from what is there: libsndfile gets to see other numbers.
+libsndfile believes headers. Programs that write to a pipe, are killed or join files leave wrong ones, so the
+length is taken from the file itself, and libsndfile is shown a corrected header.
 """
 
 from typing import BinaryIO

@@ -1,4 +1,4 @@
-"""Where MPEG audio (MP3 and its elders) begins and ends in a file."""
+"""Finds where MPEG audio (layers I to III, such as MP3) begins and ends in a file."""
 
 import re
 from typing import BinaryIO

@@ -1,4 +1,4 @@
-"""A file with other headers: what libsndfile reads in place of a sound file whose headers are wrong."""
+"""Files with corrected headers, which libsndfile reads in place of those whose headers are wrong."""
 
 import io
 import os
@@ -9,7 +9,7 @@ _BEYOND_ALL_FILES = 2**40  # bytes: where a damaged header may point, and file s
 
 
 class View(io.RawIOBase):
-    """A binary file made of `head`, then of the bytes `start` to `stop` of another one.
+    """A binary file that consists of `head` and the bytes `start` to `stop` of another one.
 
     Args:
         file: the other one.
@@ -81,7 +81,7 @@ class View(io.RawIOBase):
 
 
 class Layout(NamedTuple):
-    """What of a file is to be decoded, and how.
+    """Which bytes of a file are decoded, and what is known about their length.
 
     Attributes:
         views: what to decode one after the other, in place of the file; empty: the file as it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 
 from model.audio_input import read_audio
-from model.sounds.decoding import AudioReader
+from model.sounds.decoding import AudioReader, UnusableAudio
 from utils.datasets.hearing import Heard, listen
 
 RATE = 44100
@@ -305,6 +306,15 @@ def test_a_float_file_in_16_bit_units_is_refused(subtype: str, kind: str, tmp_pa
         "(16-bit units: divide by 32768)."
     )
     assert (heard.fault, heard.detail) == ("too loud", "has a peak of 2e+04 where full scale is 1")
+
+
+def test_what_is_wrong_with_a_sound_can_be_sent_from_a_worker(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded("WAV")[:1000])
+    with pytest.raises(UnusableAudio, match="truncated") as caught:
+        read_audio(tmp_path / "a.wav", RATE)
+    received = pickle.loads(pickle.dumps(caught.value))
+    assert (str(received), received.fault) == (str(caught.value), "truncated")
+    assert isinstance(UnusableAudio("as torch makes it again"), ValueError)
 
 
 @pytest.mark.parametrize("content", [b"<html>" * 100, b"word " * 100])
