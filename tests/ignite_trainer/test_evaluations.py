@@ -80,7 +80,9 @@ def test_a_metric_that_cannot_take_the_scores_is_named(tmp_path: Path) -> None:
         "class": "ignite.metrics.TopKCategoricalAccuracy",
         "args": {"k": 5},
     }
-    with pytest.raises(RunFailed, match=r'the metric "Top-5" with \{"k": 5\}: selected index k out of range'):
+    with pytest.raises(
+        ProtocolError, match=r'the metric "Top-5" with \{"k": 5\}: selected index k out of range'
+    ):
         run_toy(tmp_path, Metrics={"Performance": {"lines": [line]}})
 
 

@@ -271,17 +271,17 @@ def test_what_a_run_alone_finds_stops_no_other(tmp_path: Path, capsys: pytest.Ca
 def test_an_error_that_nobody_foresaw_stops_no_other_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Batch norm refuses a single sample.
-    summary = sweep_toy(tmp_path, {"Setup.batch_train": [1, 20]}, Setup__epochs=1)
+    # Signals have 16 values.
+    summary = sweep_toy(tmp_path, {"Model.args.length": [15, 16]}, Setup__epochs=1)
     folder = only(tmp_path / "Toy")
-    assert summary.missing == ["batch_train-1"]
-    path = folder / "batch_train-1/error.txt"
+    assert summary.missing == ["length-15"]
+    path = folder / "length-15/error.txt"
     assert path.read_text().startswith("Traceback (most recent call last):\n")
-    assert "ValueError: Expected more than 1 value per channel" in path.read_text()
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in path.read_text()
     said = capsys.readouterr().err
-    assert said.startswith("error: batch_train-1: ValueError: Expected more than 1 value per channel")
+    assert said.startswith("error: length-15: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
     assert said.endswith(f"(where it was raised: {path})\n")
-    assert "batch\\_train-1 failed: ValueError" in (folder / "sweep.md").read_text()
+    assert "length-15 failed: RuntimeError" in (folder / "sweep.md").read_text()
 
 
 def test_an_interruption_ends_the_whole_and_says_how_to_go_on(
