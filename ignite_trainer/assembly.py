@@ -111,13 +111,18 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     Raises:
         ProtocolError: with the JSON paths of all that could not be built.
     """
-    # Of Apple's devices the transforms' float64 positions are not known.
-    device = idist.device() if torch.cuda.is_available() else torch.device("cpu")
+    device = training_device()
     built = all_or_none(lambda: _build(blueprint, device))
     share_state(built.model)
     parts = all_or_none(lambda: _put_together(blueprint, built, seed=seed, device=device))
     all_or_none(lambda: _prepare(blueprint, built, looked_at=True))
     return parts
+
+
+def training_device() -> torch.device:
+    """The device that this process trains on."""
+    # Of Apple's devices the transforms' float64 positions are not known.
+    return idist.device() if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _build(blueprint: Blueprint, device: torch.device) -> _Built:

@@ -15,10 +15,17 @@ from typing import Any
 from torch import nn
 
 from ignite_trainer import results
-from ignite_trainer.assembly import examine, require_a_batch, try_out, try_out_model, without_weights
+from ignite_trainer.assembly import (
+    examine,
+    require_a_batch,
+    training_device,
+    try_out,
+    try_out_model,
+    without_weights,
+)
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.check_report import show_findings
-from ignite_trainer.check_room import room_findings
+from ignite_trainer.check_room import memory_findings, room_findings
 from ignite_trainer.checkpoints import BEST_KEPT
 from ignite_trainer.combinations import combinations, is_fold
 from ignite_trainer.errors import ProtocolError
@@ -109,6 +116,7 @@ class Checker:
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
             spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
+            found.findings += memory_findings(model.memory_bytes(blueprint), training_device(), found.facts)
         found.findings += room_findings(spaces, found.facts)
         found.findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.severity)
         return found
@@ -219,6 +227,14 @@ class _ModelChecked:
             frozen_bytes=sum(value.nbytes for value in model.parameters() if not value.requires_grad),
         )
 
+    def memory_bytes(self, blueprint: Blueprint) -> int:
+        """The least that a run takes: weights, gradients, and what the optimizer of most runs keeps.
+
+        Activations are not in it, which go with the batch; `--explain` measures them.
+        """
+        trains = bool(blueprint.protocol.setup.epochs)
+        return self.size_bytes + trains * (1 + _OPTIMIZER_STATE) * self.trained_bytes
+
     def space(self, blueprint: Blueprint) -> list[Space]:
         """Room for the results of one run: its checkpoints, if it trains."""
         protocol = blueprint.protocol
@@ -237,6 +253,11 @@ def _model_key(blueprint: Blueprint) -> str:
     content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
     sections = [content[name] for name in ("Model", "Parameters", "Optimizer", "Scheduler")]
     return digest([*sections, setup.precision, setup.epochs])
+
+
+def checkpoint_space(blueprint: Blueprint, model: nn.Module) -> list[Space]:
+    """Room for the results of one run of a model that is built."""
+    return _ModelChecked.of(model, []).space(blueprint)
 
 
 def _attempt(step: Callable[[], Any], where: str) -> tuple[Any, list[str]]:

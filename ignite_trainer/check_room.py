@@ -1,4 +1,4 @@
-"""Room on the disks: what runs will write, held against what is free."""
+"""Room on the disks and in memory: what runs will take, held against what is free."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from ignite_trainer.inspection import Finding, Space
 
+_MEMORY, _OWN = Path("/proc/meminfo"), Path("/proc/self/statm")
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _FULL = 0.9  # of what is free; who needs more is warned
 
 
@@ -44,6 +48,41 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
                 )
             )
     return [*findings, *filter(None, map(_not_writable, places))]
+
+
+def memory_findings(needed_bytes: int, device: torch.device, facts: dict[str, str]) -> list[Finding]:
+    """Warn where memory, of the device that trains, will not suffice; add what is free to `facts`.
+
+    Args:
+        needed_bytes: of the whole process on the CPU; else on the device.
+    """
+    free = _free_memory(device)
+    if free is None:
+        return []
+    name = "Memory" if device.type == "cpu" else f"Memory of {device}"
+    facts[name] = f"about {_readable(needed_bytes)} needed, {_readable(free)} free"
+    if needed_bytes <= _FULL * free:
+        return []
+    return [
+        Finding(
+            severity="warning",
+            what=f"The run needs about {_readable(needed_bytes)} of {name.lower()}; {_readable(free)} are free.",
+            remedy="Lower the batch with -b and -B, or set Setup.chunk, Setup.accumulate or Setup.recompute.",
+        )
+    ]
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Return the bytes that this process may use, with those it has; None if the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if not _MEMORY.is_file():
+        return None
+    own = int(_OWN.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+    free = 1024 * int(lines["MemAvailable"].split()[0]) + own
+    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"  # of a container
+    return free if limit == "max" else min(free, int(limit))
 
 
 def _existing(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from tqdm import tqdm
 
 from ignite_trainer.assembly import assemble, try_out_model, without_weights
 from ignite_trainer.blueprint import Blueprint, draw
+from ignite_trainer.check import checkpoint_space
+from ignite_trainer.check_room import memory_findings, room_findings
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.estimates import Estimates, estimate
 from ignite_trainer.origins import Value
@@ -49,12 +52,12 @@ def carry_out(
             show(f"error: {error}")
             status = 2
             continue
-        _explain_run(path, blueprint)
+        _explain_run(path, blueprint, runs=math.prod(map(len, protocol.sweep.values())))
         gc.collect()
     return status
 
 
-def _explain_run(path: Path, blueprint: Blueprint) -> None:
+def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     protocol = blueprint.protocol
     setup = protocol.setup.model_copy(update={"compile": False})
     plain = protocol.model_copy(update={"setup": setup, "evaluations": {}})
@@ -71,13 +74,18 @@ def _explain_run(path: Path, blueprint: Blueprint) -> None:
         _show_rules(path, blueprint, parts.plan)
         with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
             found = estimate(blueprint, parts, seed=_SEED, tell=line.set_description_str)
+        spaces = checkpoint_space(blueprint, parts.model)
     finally:
         parts.close()
     _show_rows(f"{path}: a batch", ("field", "shape"), found.batch.items())
     _show_rows(f"{path}: stages of the model", ("module", "gives"), found.stages.items())
-    _show_rows(
-        f"{path}: estimates", ("", ""), _facts(found, parts.sizes, compiled=protocol.setup.compile).items()
-    )
+    facts = _facts(found, parts.sizes, compiled=protocol.setup.compile)
+    findings = room_findings(spaces * runs, facts)
+    if found.peak_bytes is not None:
+        findings += memory_findings(found.peak_bytes, parts.device, facts)
+    _show_rows(f"{path}: estimates", ("", ""), facts.items())
+    for finding in findings:
+        show(" ".join(filter(None, [f"warning: {finding.what}", finding.where, finding.remedy])))
 
 
 def _explain_model(path: Path, blueprint: Blueprint) -> None:
