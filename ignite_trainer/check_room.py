@@ -60,13 +60,14 @@ def memory_findings(needed_bytes: int, device: torch.device, facts: dict[str, st
     if free is None:
         return []
     name = "Memory" if device.type == "cpu" else f"Memory of {device}"
-    facts[name] = f"about {_readable(needed_bytes)} needed, {_readable(free)} free"
+    needed = _readable(needed_bytes)
+    facts[name] = f"about {needed} needed, {_readable(free)} free"
     if needed_bytes <= _FULL * free:
         return []
     return [
         Finding(
             severity="warning",
-            what=f"The run needs about {_readable(needed_bytes)} of {name.lower()}; {_readable(free)} are free.",
+            what=f"The run needs about {needed} of {name.lower()}; {_readable(free)} are free.",
             remedy="Lower the batch with -b and -B, or set Setup.chunk, Setup.accumulate or Setup.recompute.",
         )
     ]

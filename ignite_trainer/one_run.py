@@ -100,6 +100,10 @@ class Run:
         finally:
             self._checkpoints.wait()
 
+    def wait_for_checkpoints(self) -> None:
+        """Wait until pending checkpoints are written."""
+        self._checkpoints.wait()
+
     @property
     def seconds_of_writing(self) -> float:
         """Seconds that the last checkpoints took to write."""

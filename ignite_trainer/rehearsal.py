@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +81,7 @@ def rehearse(blueprint: Blueprint, parts: Parts, *, samples: int, seed: int) -> 
     ):
         start = time.monotonic()
         run = Run(small, replace(few, evaluations={}), Path(folder), reporters, StopRequest())
+        first.before_each = run.wait_for_checkpoints  # a real epoch is longer than writing untrained weights
         run.carry_out(seed, resume=False)
         seconds = time.monotonic() - start
         files = Path(folder).glob("checkpoints/*.pt")
@@ -93,9 +95,11 @@ class _Clock(Reporter):
     def __init__(self) -> None:
         self.passes: list[tuple[float, float]] = []
         self.ended = 0.0
+        self.before_each: Callable[[], None] = lambda: None
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Note the time after a pass."""
+        self.before_each()
         self.passes.append((time.monotonic(), result.seconds))
 
     def on_end(self, _: RunEnd) -> None:

@@ -46,7 +46,7 @@ def test_weights_that_are_cut_off_are_found(check: Check, tmp_path: Path) -> Non
     torch.save(nn.Linear(100, 100).state_dict(), path)
     path.write_bytes(path.read_bytes()[:20000])
     status, report = check("--Model.args.pretrained", str(path))
-    assert (status, f"error: Model: {path}: not a file of weights, or damaged" in report) == (1, True)
+    assert (status, f"error: Model: {path} is cut short" in " ".join(report.split())) == (1, True)
 
 
 def test_weights_of_another_model_are_found_with_the_entries_that_do_not_fit(

@@ -50,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a report in whose labels, names and protocol there is markup."""
     folder = tmp_path_factory.mktemp("run")
     predictions = Predictions(
-        scores=np.array([[0.2, 0.8], [0.4, 0.6]], dtype=np.float32),
+        scores=np.array([[0.2, 0.8], [0.6, 0.4]], dtype=np.float32),
         targets=np.array([[True, False], [False, True]]),
         class_names=(HOSTILE, "cat"),
         records=({"clip": f"{HOSTILE}.wav"}, {"clip": "cat.wav"}),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy_research.network import TwoTowers
 from toy_research.protocols import toy
 
-from ignite_trainer import cli
+from ignite_trainer import check_room, cli
 
 Check = Callable[..., tuple[int, str]]
 RULES = [{"match": "left.*"}, {"match": "middle.*"}, {"match": ".*", "train": False}]
@@ -157,3 +159,37 @@ def test_one_that_cannot_be_read_leaves_the_others_checked(
     assert "error: line 1, column 2: " in report
     assert "error: Setup.epochs is -1;" in report
     assert f"{tmp_path / 'c.json'}: 0 errors, 0 warnings" in report
+
+
+def test_memory_that_will_not_suffice_is_a_warning(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TwoTowers()
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    trained = sum(value.nbytes for value in model.parameters())
+    needed = weights + 3 * trained  # the gradients, and two numbers for each weight by the optimizer
+    _, report = check(Setup__epochs=2)
+    assert f"about {needed / 1000:.3g} kB needed" in report
+    assert "of memory" not in report
+    (tmp_path / "limit").write_text(f"{needed // 2}\n")  # bytes, of a container
+    monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
+    status, report = check(Setup__epochs=2)
+    sizes = [f"{size / 1000:.3g} kB" for size in (needed, needed // 2)]
+    said = f"warning: The run needs about {sizes[0]} of memory; {sizes[1]} are free."
+    assert (status, said in " ".join(report.split())) == (0, True)
+
+
+def test_a_limit_of_memory_that_is_none_limits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "limit").write_text("max\n")
+    (tmp_path / "memory").write_text("MemTotal: 2000 kB\nMemFree: 10 kB\nMemAvailable: 1000 kB\n")
+    (tmp_path / "own").write_text("9 2 1 1 0 1 0\n")  # pages
+    for name, file in (("_LIMIT", "limit"), ("_MEMORY", "memory"), ("_OWN", "own")):
+        monkeypatch.setattr(check_room, name, tmp_path / file)
+    free = 1_024_000 + 2 * os.sysconf("SC_PAGE_SIZE")
+    facts: dict[str, str] = {}
+    assert not check_room.memory_findings(int(0.9 * free), torch.device("cpu"), facts)
+    assert check_room.memory_findings(int(0.9 * free) + 1, torch.device("cpu"), facts)
+    monkeypatch.setattr(check_room, "_MEMORY", tmp_path / "none")  # another system
+    assert not check_room.memory_findings(10**18, torch.device("cpu"), facts)

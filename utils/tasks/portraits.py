@@ -162,7 +162,7 @@ class Portraits:
             "now (coloured) and before training (grey, dashed). A peak elsewhere means that the filter "
             "listens to another frequency, a wider one that it takes in more of what surrounds it. Below: "
             "the same for every filter, by its frequency. The centre frequencies have moved by "
-            f"{moved.mean():.2g} Hz on average, {moved.max():.2g} Hz at most; the bandwidths have changed by "
+            f"{moved.mean():.3g} Hz on average, {moved.max():.3g} Hz at most; the bandwidths have changed by "
             f"{100 * bandwidth.max():.2g} % at most. Where the curves coincide, training has left the "
             "filters as they were."
         )
