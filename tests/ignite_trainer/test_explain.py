@@ -271,7 +271,7 @@ def test_memory_and_disk_that_will_not_suffice_are_warnings(
     (tmp_path / "limit").write_text("1000\n")
     monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(check_room.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert explained(tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "of memory; 1 kB are free. Lower the batch" in said
