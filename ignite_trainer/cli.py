@@ -82,7 +82,7 @@ def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
             parser.error(f"{word} has two hyphens: -{word}")
     flags, unknown = parser.parse_known_args(words)
     if unknown:
-        path = next((word for word in (*(flags.config or ()), *unknown) if Path(word).is_file()), None)
+        path = next((word for word in (*(flags.config or ()), *unknown) if os.path.isfile(word)), None)  # noqa: PTH113 - Path raises for long words
         try:
             content = supply_defaults(read_protocol(Path(path)), read_json(defaults)) if path else {}
         except ProtocolError:

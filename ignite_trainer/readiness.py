@@ -50,7 +50,7 @@ def prepare_and_check(
             problems += error.problems
     problems += try_metrics(blueprint, task.example_outputs())
     found = [Finding(severity="error", what=problem) for problem in problems]
-    return [*found, *_of_the_batch(blueprint, task), *_of_the_task(task, model, datasets)]
+    return [*found, *_of_the_batch(blueprint, task), *_of_the_task(blueprint, task, model, datasets)]
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:
@@ -62,12 +62,16 @@ def raise_errors(findings: Iterable[Finding]) -> None:
         raise ProtocolError(errors)
 
 
-def _of_the_task(task: Task, model: nn.Module, datasets: Mapping[Split, Any]) -> list[Finding]:
+def _of_the_task(
+    blueprint: Blueprint, task: Task, model: nn.Module, datasets: Mapping[Split, Any]
+) -> list[Finding]:
+    train = datasets["train"] if blueprint.protocol.setup.epochs else None
+
     def ask(**splits: Any) -> list[Finding]:
         # Both splits may be the same samples.
         return list(dict.fromkeys(task.check(model, **splits)))
 
-    return build(ask, {"train": datasets["train"], "test": datasets["test"]}, where="Task")
+    return build(ask, {"train": train, "test": datasets["test"]}, where="Task")
 
 
 def _of_the_batch(blueprint: Blueprint, task: Task) -> list[Finding]:

@@ -63,6 +63,11 @@ class Task(ABC):
         It is called after `prepare`, by every run before anything slow and by `--check`. Samples are not to
         be read whole: a few can be looked at with `ignite_trainer.self_description.look_at`.
 
+        Args:
+            model: the model.
+            train: the training split; None where nothing is trained.
+            test: the held-out split.
+
         Returns:
             Findings; errors end the run before it begins.
         """
@@ -76,9 +81,9 @@ class Task(ABC):
             An output for each form that they may have; nothing if it is not known.
         """
         classes = len(self.class_names)
-        if not classes:
+        if not 0 < classes <= _MOST_EXAMPLES:
             return ()
-        targets = torch.arange(min(classes, _MOST_EXAMPLES))  # one sample of each class
+        targets = torch.arange(classes)  # some metrics need a sample of each class
         several = functional.one_hot(targets, classes)
         scores = 0.5 * several + 0.5 / classes
         forms = {False: StepOutput(scores, targets), True: StepOutput(scores, several)}

@@ -107,9 +107,13 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
-        upright = ImageOps.exif_transpose(image)
+        image.load()
     except _NOT_DECODABLE as error:
         raise _not_decodable(name, error) from error
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # what Pillow raises of damaged EXIF is of many kinds
+        upright = image  # the picture itself is whole
     if upright.mode == "F" or upright.mode.startswith("I"):
         upright = _in_8_bits(upright, name)
     if "transparency" in upright.info:
@@ -129,9 +133,9 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
     else:
         most, allowed = 65535, "0..255 and 0..65535"
         known = low >= 0 and high <= most
-        as_it_is = image.mode == "I" and low >= 0 and high <= 255
+        as_it_is = low >= 0 and high <= 255
     if as_it_is:
-        return image
+        return Image.fromarray(samples.clip(0, 255).astype(np.uint8))
     if not known:
         raise ValueError(
             f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the ranges "

@@ -24,7 +24,10 @@ def chunk_layout(file: BinaryIO) -> Layout:
         return Layout()
     if 0 < chunk.size < _PLACEHOLDER:
         cut = f"its header promises {chunk.size} bytes of samples, the file has {there}"
-        return Layout(cut=cut if chunk.size - there > _MISCOUNTED else "")
+        padded = chunk.size + (-chunk.size % form.multiple if form else 0)
+        more = there > chunk.size and not _only_chunks(file, form, chunk.start + padded)
+        note = f"its header promises {chunk.size} bytes of samples, and {there - chunk.size} follow them"
+        return Layout(cut=cut if chunk.size - there > _MISCOUNTED else "", note=note if more else "")
     if there <= chunk.size or (chunk.size == 0 and not _only_chunks(file, form, chunk.start)):
         head = bytearray(read_bytes(file, 0, chunk.start))
         first, stop = chunk.field

@@ -477,3 +477,12 @@ def test_help_tells_of_sweeps(capsys: pytest.CaptureFixture[str], defaults: Path
     with pytest.raises(SystemExit):
         cli.main(["--help"], defaults=defaults)
     assert "--Sweep.Dataset.args.fold 1 2 3 4 5" in capsys.readouterr().out
+
+
+def test_a_word_that_is_too_long_for_a_name_is_refused_by_its_flag(
+    defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command("--labels", "x" * 300, defaults=defaults)
+    assert caught.value.code == 2
+    assert "--labels" in capsys.readouterr().err

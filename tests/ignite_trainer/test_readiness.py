@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_research.learning import Matching
 from toy_research.protocols import run_toy, sweep_toy, toy
 
 from ignite_trainer import cli
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.inspection import Finding, said
+from ignite_trainer.task import Task
 
 Check = Callable[..., tuple[int, str]]
 
@@ -113,3 +115,17 @@ def test_a_logger_that_is_not_installed_is_known_before_a_run(
             start()
         assert error.value.problems == [needed]
     assert not (tmp_path / "results").exists()
+
+
+def test_where_nothing_is_trained_no_sample_to_train_on_is_judged(check: Check, tmp_path: Path) -> None:
+    task = {"class": "toy_research.lonely.ForTraining"}
+    assert "error: There is a training split." in check(Task=task)[1]
+    assert check(Task=task, Setup__epochs=0)[0] == 0
+    run_toy(tmp_path / "results", Task=task, Setup__epochs=0)
+
+
+@pytest.mark.parametrize(("classes", "outputs"), [(1000, {(1000, 1000)}), (1001, set())])
+def test_metrics_are_not_tried_on_very_many_classes(classes: int, outputs: set[tuple[int, int]]) -> None:
+    task: Task = Matching()
+    task.class_names = tuple(map(str, range(classes)))
+    assert {output.y_pred.shape for output in task.example_outputs()} == outputs

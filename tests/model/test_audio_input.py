@@ -5,6 +5,7 @@ import os
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,9 +243,20 @@ def test_floating_point_pictures_in_0_to_1_are_scaled_and_in_0_to_255_taken(tmp_
         np.testing.assert_allclose(np.asarray(read_image(source))[..., 0], unit * 255, atol=1)
 
 
-def test_whole_numbers_up_to_255_are_8_bits() -> None:
-    samples = np.arange(256, dtype=np.int32).reshape(16, 16)
+@pytest.mark.parametrize("kind", [np.int32, np.uint16])
+def test_whole_numbers_up_to_255_are_8_bits(kind: type[np.integer[Any]]) -> None:
+    samples = np.arange(256, dtype=kind).reshape(16, 16)
     np.testing.assert_array_equal(np.asarray(read_image(Image.fromarray(samples)))[..., 1], samples)
+
+
+def test_a_picture_whose_exif_is_damaged_is_taken_as_it_lies() -> None:
+    file = io.BytesIO()
+    # Two tags: the orientation, quarter of a turn; and one of a type that it cannot have.
+    tags = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x01\x53\0\x05\0\0\0\x01\0\0\0\x26"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + bytes(4) + struct.pack(">II", 72, 1)
+    Image.new("RGB", (4, 2), "red").save(file, format="jpeg", exif=exif)
+    for source in (file, Image.open(file)):
+        assert read_image(source).size == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,12 @@ class Finicky(Matching):
             )
         for number in range(self._told["warning"]):
             yield Finding(severity="warning", what="A tone is sharp.", where=f"tone {number}")
+
+
+class ForTraining(Matching):
+    """Finds fault with any training split."""
+
+    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterable[Finding]:
+        del model, test
+        if train is not None:
+            yield Finding(severity="error", what="There is a training split.")

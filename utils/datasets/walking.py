@@ -38,7 +38,7 @@ def files_below(
         for entry in ordered:
             if _is_hidden(entry.name):
                 continue
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield folder, entry.name
                 continue
             there = _identity(entry.path)
@@ -51,12 +51,19 @@ def files_below(
 def folders_of(folder: Path) -> list[str]:
     """List the names of the folders in a folder, links included, in their order."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
+        return sorted(entry.name for entry in entries if _is_folder(entry) and not _is_hidden(entry.name))
 
 
 def shown(name: str) -> str:
     """Show a name that may not be UTF-8: bytes that are no letters as `\\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
 
 
 def _is_hidden(name: str) -> bool:

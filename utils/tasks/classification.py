@@ -56,7 +56,7 @@ class Classification(ShowsAudio):
 
     def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:  # noqa: ARG002
         """Find samples without a label, or with several, and a rate that weights do not expect."""
-        yield from check_rate(train)
+        yield from check_rate(test)
         yield from check_classes(train)
         remedy = "set Task.args.multilabel to true"
         for sample in listings(train, test):

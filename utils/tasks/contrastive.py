@@ -98,7 +98,7 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
     def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:
         """Find samples without a sound or a label, or with too many, and labels too long for the tower."""
         audioclip = _audioclip(model)
-        yield from check_rate(train)
+        yield from check_rate(test)
         yield from check_classes(train)
         too_long = self._prompts.too_long(audioclip)
         for sample in listings(train, test):

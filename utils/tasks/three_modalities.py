@@ -114,7 +114,7 @@ class Contrastive(ShowsAudio, EmbeddingTask):
     def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:
         """Find samples whose labels cannot be scored, and texts too long for the text tower."""
         audioclip = _audioclip(model)
-        yield from check_rate(train)
+        yield from check_rate(test)
         if self.class_names:
             yield from check_classes(train)
         labels_too_long = self._prompts.too_long(audioclip)

@@ -345,3 +345,13 @@ def test_content_is_read_from_its_beginning_wherever_it_stands() -> None:
     content = io.BytesIO(encoded("WAV"))
     content.seek(0, io.SEEK_END)
     assert read_audio(content, RATE).shape[1] == SAMPLES
+
+
+def test_bytes_behind_the_samples_that_are_no_chunk_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav(SIZE + 36, SIZE // 2))  # a recorder that was killed after it had updated its header
+    read, heard = read_and_heard(path)
+    assert (read, heard.fault) == (SAMPLES // 2, None)
+    assert heard.note == f"its header promises {SIZE // 2} bytes of samples, and {SIZE // 2} follow them"
+    path.write_bytes(wav(SIZE + 36 + len(LIST), SIZE, after=LIST))
+    assert not read_and_heard(path)[1].note

@@ -108,6 +108,13 @@ def test_links_are_followed_and_those_that_go_round_end(tmp_path: Path) -> None:
     assert max(path.count("/") for path in found) <= 4
 
 
+def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "dog/1.wav")
+    for link in (tmp_path / "dog/loop", tmp_path / "loop"):
+        link.symlink_to(link)
+    assert samples(tmp_path) == {"dog/1.wav": ["dog"]}
+
+
 def test_a_link_to_nothing_is_a_missing_file(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.wav")
     (tmp_path / "dog/2.wav").symlink_to(tmp_path / "nowhere.wav")

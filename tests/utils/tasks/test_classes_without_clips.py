@@ -139,8 +139,9 @@ def test_the_check_of_a_protocol_names_it(
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     args = write(tmp_path / "data")
     protocol = {
-        "Setup": {"name": "C", "batch_train": 2, "epochs": 0, "saved_models_path": str(tmp_path / "none")},
+        "Setup": {"name": "C", "batch_train": 2, "epochs": 1, "saved_models_path": str(tmp_path / "none")},
         "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
+        "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.1}},
         "Task": {"class": "utils.tasks.Classification"},
         "Dataset": {"class": f"utils.datasets.{kind.__name__}", "args": args},
     }
