@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable
             found = checker.check(load())
             code = 1 if found.failed else 0
         except ProtocolError as error:
-            found, code = Checked(findings=_of_problems(error.problems)), 2
+            where = "" if error.source in (None, str(path)) else str(error.source)
+            found = Checked(findings=[replace(one, where=where) for one in _of_problems(error.problems)])
+            code = 2
         show_findings(str(path), found.findings, found.facts, seconds=time.monotonic() - started)
         status = max(status, code)
     return status

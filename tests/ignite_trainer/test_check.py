@@ -193,3 +193,9 @@ def test_a_limit_of_memory_that_is_none_limits_nothing(
     assert check_room.memory_findings(int(0.9 * free) + 1, torch.device("cpu"), facts)
     monkeypatch.setattr(check_room, "_MEMORY", tmp_path / "none")  # another system
     assert not check_room.memory_findings(10**18, torch.device("cpu"), facts)
+
+
+def test_a_base_that_is_not_there_is_named(check: Check, tmp_path: Path) -> None:
+    status, report = check(extends="elsewhere.json")
+    assert status == 2
+    assert f"{tmp_path / 'toy.json'} extends {tmp_path / 'elsewhere.json'}" in report.replace("\n", "")
