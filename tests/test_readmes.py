@@ -56,7 +56,7 @@ def test_every_protocol_is_in_the_readme() -> None:
 
 def test_make_run_says_at_its_end_where_to_look() -> None:
     planned = subprocess.run(
-        ["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     *_, run, last = planned.splitlines()
     assert run.endswith("main.py --config protocols/quickstart.json")  # which ends with a link to its report
