@@ -19,7 +19,7 @@ from ignite_trainer.durable import is_intact, remove, write_durably
 from ignite_trainer.writing import writing
 
 BUILT_FROM = "built_from"
-"""Where files of weights, and states, hold the protocol's section `Model`."""
+"""Key under which files of weights, and states, hold the protocol's section `Model`."""
 
 _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 

@@ -44,7 +44,7 @@ class LeftOut(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Which batch norms in train mode a step went through.
+    """Batch norms in train mode that a step went through.
 
     Attributes:
         any: whether there was one.
@@ -136,7 +136,7 @@ class Company:
         return partial or any(part.stop - part.start == 1 for part in parts)
 
     def _is_left_out(self, name: str, part: int, counts: Sequence[dict[str, list[int]]]) -> bool:
-        """Whether a part of the batch has too few of a field, over all processes that share batch norm."""
+        """Return whether a part of the batch has too few of a field, over all ranks that share batch norm."""
         if not self._synchronised:
             own = counts[rank() if len(counts) > 1 else 0]
             return own[name][part] == 1
@@ -145,7 +145,7 @@ class Company:
         return sum(numbers) == 1 or 0 in numbers
 
     def _reaches(self, batch: Batch, name: str, row: int) -> bool:
-        """Whether a field reaches a batch norm where it would be alone, or keep other processes waiting."""
+        """Return whether a field meets a batch norm that would see it alone, or keep other ranks waiting."""
         if name not in self._seen:
             one = part_of(batch.sample, slice(row, row + 1))
             self._seen[name] = self._probe(one, name)
@@ -169,7 +169,7 @@ class Company:
 
 
 def lacks_fields(dataset: Any) -> bool:
-    """Whether some samples of a data set have a field that others lack, by those that are looked at."""
+    """Return whether, among the samples looked at, some lack a field that others have."""
     given: set[tuple[int, bool]] = set()
     for index in looked_at(len(dataset)):
         try:

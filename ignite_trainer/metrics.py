@@ -80,7 +80,7 @@ def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str
 
 
 def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput) -> str:
-    """What a metric says that cannot be computed from an output; else nothing."""
+    """Try a metric on one output; return its error message, or "" if it works."""
     metric = _metric(blueprint, where, line, torch.device("cpu"))
     try:
         with warnings.catch_warnings(record=True):  # they would be of made-up scores

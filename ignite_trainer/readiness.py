@@ -1,4 +1,4 @@
-"""What can be known of a run before its first step; runs and `--check` both ask for it."""
+"""Checks before the first step, shared by runs and `--check`."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def looked_at(samples: int) -> list[int]:
 
 
 def can_be_looked_at(dataset: Any) -> bool:
-    """Whether samples can be read before the data set's `prepare`."""
+    """Return whether samples can be read before the data set's `prepare`."""
     return callable(getattr(dataset, "look_at", None)) or not callable(getattr(dataset, "prepare", None))
 
 

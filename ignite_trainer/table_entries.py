@@ -187,7 +187,7 @@ def _told_apart(kinds: Mapping[tuple[str, ...], list[Found]]) -> dict[tuple[str,
 
 
 def _repeats(held_out: Iterable[tuple[str | None, HeldOut]]) -> bool:
-    """Whether the same is held out under two names; else these may be names of the folds."""
+    """Return whether one fold has several names; otherwise the names may be those of the folds."""
     pairs = set(held_out)
     return len(pairs) > len({folds for _, folds in pairs})
 

@@ -10,7 +10,7 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 
 
 def is_seen(letter: str) -> bool:
-    """Whether a character neither acts on a terminal nor turns text around, and is on one line."""
+    """Return whether a character stays on its line, and neither acts on a terminal nor turns text around."""
     return letter not in "\t\n\u2028\u2029" and _UNSEEN.fullmatch(letter) is None
 
 

@@ -29,7 +29,7 @@ _MODEL = "Model"  # section of a protocol
 
 
 class BuiltFrom(NamedTuple):
-    """How the model of a checkpoint was built."""
+    """Class and arguments from which the model of a checkpoint was built."""
 
     path: str
     """Dotted path of its class."""
@@ -102,7 +102,7 @@ def _how_to_build(known: BuiltFrom, file: Path) -> str:
 
 
 def _described_in(file: Path) -> Any:
-    """What the file itself says, not checked; None: nothing."""
+    """Read the description in the file itself, unchecked; return None if it has none."""
     entries = read_entries(file, mapped=True)
     if not isinstance(entries, Mapping):
         return None

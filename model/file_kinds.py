@@ -1,4 +1,4 @@
-"""What a file is that should hold weights or an archive, and does not: a pointer, a web page, nothing."""
+"""Identify files that lie where weights or an archive should be: pointers, web pages, empty files."""
 
 import re
 import zipfile
@@ -51,7 +51,7 @@ def name_other_kind(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file is one of safetensors, by its name or its beginning: a length, and JSON of that length.
+    """Return whether a file is safetensors, by its name or its beginning: a length, then JSON of that length.
 
     Raises:
         OSError: the file cannot be read.

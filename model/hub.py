@@ -95,7 +95,7 @@ class HubLayout(
 
 
 def is_hub_layout(source: str | Path) -> bool:
-    """Whether a source of weights is a folder in this layout, or reads like a repository, `owner/name`.
+    """Return whether a source of weights is a folder in this layout, or looks like a repository `owner/name`.
 
     What would lie in a folder that is here, or where this project puts its own files, is no repository.
     """

@@ -49,10 +49,10 @@ def searchable(file: Any, name: str) -> BinaryIO:
 
 
 def is_positive(value: Any) -> bool:
-    """Whether a value is a finite number above 0."""
+    """Return whether a value is a finite number above 0."""
     return not isinstance(value, bool) and isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer of at least 1."""
+    """Return whether a value is an integer of at least 1."""
     return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1

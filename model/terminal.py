@@ -1,4 +1,4 @@
-"""What commands print, whatever the encoding of the terminal."""
+"""Output of the commands in any terminal encoding."""
 
 import io
 import sys

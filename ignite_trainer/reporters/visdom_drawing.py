@@ -43,7 +43,7 @@ class Pictures(NamedTuple):
 
 
 class _Style(NamedTuple):
-    """How a line of a chart is drawn, as in the report: solid for the held-out split, dashed for training."""
+    """Style of a chart's line, as in the report: solid for the held-out split, dashed for training."""
 
     colour: str
     dashed: bool = False

@@ -38,7 +38,7 @@ def chunk_layout(file: BinaryIO) -> Layout:
 
 
 class _Form(NamedTuple):
-    """How a format that consists of chunks writes them; all numbers are bytes.
+    """Conventions of a format that consists of chunks; all numbers are bytes.
 
     Attributes:
         first: where the first chunk begins.
@@ -126,7 +126,7 @@ def _au(magic: bytes) -> _Chunk | None:
 
 
 def _only_chunks(file: BinaryIO, form: _Form | None, at: int) -> bool:
-    """Whether there are chunks from here on, to the end of the file, so that no samples are."""
+    """Return whether the rest of the file is chunks, so that it holds no samples."""
     end = at
     for chunk in () if form is None else _chunks(file, form, at):
         end = chunk.start + chunk.size

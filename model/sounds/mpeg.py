@@ -27,7 +27,7 @@ def after_id3(file: BinaryIO, at: int) -> int:
 
 
 def is_mpeg_frame(header: bytes) -> bool:
-    """Whether a frame of MPEG audio, layer I to III, begins so; AAC has no layer."""
+    """Return whether a frame of MPEG audio, layer I to III, begins with these bytes; AAC has no layer."""
     return (
         len(header) >= 4
         and header[0] == 0xFF

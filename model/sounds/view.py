@@ -81,7 +81,7 @@ class View(io.RawIOBase):
 
 
 class Layout(NamedTuple):
-    """Which bytes of a file are decoded, and what is known about their length.
+    """Parts of a file to decode, and what is known about their length.
 
     Attributes:
         views: what to decode one after the other, in place of the file; empty: the file as it is.

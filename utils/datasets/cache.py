@@ -65,7 +65,7 @@ class DecodedClips:
         self._index: NDArray[np.void] = np.load(folder / "index.npy")
         failed = folder / "failed.json"
         self.failures: dict[int, str] = {}
-        """What was said of clips that do not decode, by position."""
+        """Error messages of the clips that do not decode, by position."""
         if failed.exists():
             self.failures = {int(key): text for key, text in json.loads(failed.read_text()).items()}
         self._bytes: mmap.mmap | None = None

@@ -10,21 +10,21 @@ import unicodedata
 _REFUSED = ("Cc", "Cs", "Zl", "Zp")
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _EMPTY = frozenset({"nan", "NaN", "<NA>"})
-"""What pandas writes where a value is missing. `Nan` and longer texts are words."""
+"""Missing values as pandas writes them. `Nan` and longer texts are words."""
 _NO_NUMBER = _EMPTY | {"NA", "N/A", "NaT", "None", "none", "null", "NULL"}
 _WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _LINE_BREAK = re.compile("\\s*[\t\n\v\f\r\x85\u2028\u2029]\\s*")
 
 
 def is_empty(value: object) -> bool:
-    """Whether a cell has no value: nothing, NaN as a number, or as pandas writes it."""
+    """Return whether a cell is empty: no text, NaN as a number, or a missing value of pandas."""
     if isinstance(value, str):
         return value.strip() in _EMPTY
     return value is None or value != value  # noqa: PLR0124 - NaN alone differs from itself
 
 
 def is_no_number(text: str) -> bool:
-    """Whether a cell of a column of numbers says in words that there is none."""
+    """Return whether a cell of a column of numbers holds a word for a missing value."""
     return text in _NO_NUMBER
 
 
@@ -37,12 +37,12 @@ def trimmed(text: str) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether text is on one line, and no character of it acts on a terminal."""
+    """Return whether text is on one line, and none of its characters acts on a terminal."""
     return text.isprintable() or all(unicodedata.category(mark) not in _REFUSED for mark in text)
 
 
 def turns_text(letter: str) -> bool:
-    """Whether a character turns the direction of the text behind it, which a terminal should not be told."""
+    """Return whether a character reverses the direction of the text behind it in a terminal."""
     return unicodedata.bidirectional(letter) in _TURNING
 
 
@@ -58,7 +58,7 @@ def whole(text: str) -> str:
 
 
 def all_whole(texts: set[str]) -> bool:
-    """Whether texts are whole numbers, at least one of them written as `1.0`."""
+    """Return whether all texts are whole numbers, at least one of them written as `1.0`."""
     return any(whole(text) != text for text in texts) and all(
         re.fullmatch(r"-?\d+", whole(text), re.ASCII) for text in texts
     )

@@ -12,7 +12,7 @@ _ABSENT = frozenset({"none", "null", "nil", "na", "n/a", "nan", "-", "?"})
 
 
 def name_findings(names: Iterable[str]) -> Iterator[Finding]:
-    """What may be wrong with names of classes, each of which is given once."""
+    """Find suspicious class names; each name is given once."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
         alike[_as_seen(name)].append(name)

@@ -74,7 +74,7 @@ def refuse_times_of_sources(root: Path, entries: Sequence[Entry], *, remedy: str
 def segment_findings(
     placed: Sequence[tuple[str, Entry]], heard: Mapping[Sound, Heard], *, place: str, remedy: str
 ) -> Iterator[Finding]:
-    """What is wrong with segments: where they lie, and where else their sound is listed.
+    """Find faults of segments: their place in the file, and other listings of the same sound.
 
     Args:
         placed: samples, and the split that each is in; "": the fold says what is held out together.
@@ -96,7 +96,7 @@ def segment_findings(
 
 
 def place_of(split: str, entry: Entry) -> str:
-    """What an entry is held out together with: its split, or else its fold; "": there is neither."""
+    """Return the split of an entry, or else its fold; "" if it has neither."""
     return split or ("" if entry.fold is None else f"fold {entry.fold}")
 
 
@@ -202,12 +202,12 @@ def _listed(parts: Sequence[Part]) -> str:
 
 
 def _is_moved(segment: Segment | None) -> bool:
-    """Whether a segment does not begin with its file: one that does fits any meaning of its times."""
+    """Return whether a segment begins after the start of its file; others fit any meaning of its times."""
     return segment is not None and segment[0] > _SLACK
 
 
 def _is_elsewhere(segment: Segment | None, seconds: float) -> bool:
-    """Whether a segment begins beyond the end of its file, or is as long as a file that it goes beyond."""
+    """Return whether a segment begins beyond its file's end, or exceeds it and is as long as the file."""
     begin, end = segment or (0.0, None)
     if end is None or begin >= seconds:
         return begin >= seconds
@@ -215,7 +215,7 @@ def _is_elsewhere(segment: Segment | None, seconds: float) -> bool:
 
 
 def _header_seconds(path: Path) -> float:
-    """How long a file says it is; infinite if it cannot be read: that is found elsewhere."""
+    """Read the length of a file from its header; infinite if unreadable, which other checks report."""
     try:
         about = soundfile.info(path)
     except (OSError, RuntimeError, TypeError):

@@ -96,7 +96,7 @@ def bad_lines(bad: BadLines) -> Iterator[Finding]:
 
 
 def nothing_without(bad: BadLines, error: Exception) -> ValueError:
-    """What to raise where the lines that can be read are no data set: one line for each reason."""
+    """Make the error for a table whose readable lines are no data set: one line for each reason."""
     reasons: dict[str, str] = {}
     for one in bad.values():
         reasons.setdefault(one.reason, str(one))

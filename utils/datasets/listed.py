@@ -73,7 +73,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
     """What it is called in messages."""
     decoding: ClassVar[str] = RESAMPLED
     to_take_whole: ClassVar[str] = "Correct their times."
-    """What to do where segments lie beyond the ends of their files, which may have been cut already."""
+    """Advice where segments lie beyond the ends of their files, which may have been cut already."""
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
     notice: str | None = None

@@ -1,4 +1,4 @@
-"""Which column of a user's table says what, and the rows of a table."""
+"""Find the columns of a user's table by name, and read its rows."""
 
 from __future__ import annotations
 

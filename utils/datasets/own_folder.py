@@ -23,7 +23,7 @@ _NAMED = 5
 
 
 class ClassFolders(NamedTuple):
-    """What a folder of classes has.
+    """Contents of a folder of classes.
 
     Attributes:
         rows: its samples; the split of a row is the folder of its classes, where there are such.

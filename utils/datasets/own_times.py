@@ -1,4 +1,4 @@
-"""Which part of its sound file a row of a user's table is: columns of times, found by their names.
+"""Segments of sound files from the time columns of a user's table, found by their names.
 
 | columns              | the part                                                             |
 |----------------------|----------------------------------------------------------------------|

@@ -53,7 +53,7 @@ class DescribedSample(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a data set knows of a sample without reading it.
+    """Facts about a sample that a data set knows without reading it.
 
     A data set has a method `listing(index)` that gives these, so that tasks can check all samples before a
     run.

@@ -29,7 +29,7 @@ class Indexed(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """What is wrong with shards, a line each, and what they have."""
+    """Faults of shards, a line each, and counts of their contents."""
 
     wrong: list[str]
     samples: int
@@ -38,7 +38,7 @@ class Verified(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    """What one shard has, found by reading it to its end.
+    """Contents of one shard, found by reading it to its end.
 
     Attributes:
         contents: of the samples, without what is large.

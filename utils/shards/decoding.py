@@ -109,7 +109,7 @@ def pictures(content: Content) -> list[str]:
 
 
 def passed_over(content: Content) -> list[str]:
-    """What of a sample is not read: suffixes of files, and texts beyond the first."""
+    """List what is not read of a sample: suffixes of files, and texts beyond the first."""
     read = {sound(content), *pictures(content), "json", "txt", "cls"}
     texts = _said(content).get("text")
     beyond = ["texts beyond the first of a sample"] if isinstance(texts, list) and len(texts) > 1 else []

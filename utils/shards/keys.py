@@ -1,4 +1,4 @@
-"""Which files of a shard are one sample: a file's name is the key of its sample, a dot and a suffix.
+"""Group the files of a shard into samples: a file's name is the sample's key, a dot and a suffix.
 
 Keys and suffixes may have dots. The library webdataset ends a key at the first one, which makes
 `blues.00000.wav` and `blues.00001.wav` two sounds of one sample. Here a key ends at the last dot, and earlier
@@ -35,11 +35,11 @@ class _Name(NamedTuple):
     keys: list[str]
     """Possible keys, the shortest first; the last one is all but the last suffix."""
     is_numbered: bool
-    """Whether a number that may be a picture's comes before the suffix."""
+    """Return whether a number stands before the suffix, which may be that of a picture."""
 
 
 def is_of_a_sample(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file with a suffix that is neither hidden nor webdataset's own."""
+    """Return whether a member is a file with a suffix, neither hidden nor webdataset's own."""
     name = member.name.rpartition("/")[2]
     return member.isreg() and "." in name[1:] and name[0] != "." and not _META.match(member.name)
 

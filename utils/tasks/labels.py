@@ -16,7 +16,7 @@ SAMPLE_RATE = 44100
 """What the released weights were trained on, Hz."""
 
 SEVERAL = "set Model.args.multilabel to true"
-"""How tasks that compare embeddings are told that samples have several labels."""
+"""Advice on allowing several labels in tasks that compare embeddings."""
 
 _LOOKED_AT = 8  # samples, where they are as they should be
 
@@ -112,7 +112,7 @@ def check_audio(dataset: Any) -> None:
 
 
 def listings(*datasets: Any) -> Iterator[Listing]:
-    """What data sets know of all their samples without reading them; nothing of one that cannot say."""
+    """Yield what data sets know of their samples without reading them; nothing for those that cannot say."""
     for number, dataset in enumerate(datasets):
         listing = getattr(dataset, "listing", None)
         if callable(listing) and not any(dataset is other for other in datasets[:number]):

@@ -145,7 +145,7 @@ class Portraits:
         return frequencies, 20 * np.log10(amplitudes.numpy() + 1e-9)
 
     def _shifts_hz(self) -> Tensor:
-        """How far the centre frequency of each filter has moved."""
+        """Return how far the centre frequency of each filter has moved."""
         assert self._tower is not None
         moved: Tensor = (
             (_value(self._tower, "fc") - self._initial["fc"]) * self._rate / self._initial_bank.shape[2]
