@@ -16,7 +16,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
     """Have every batch norm of a model, when it is in train mode, see the values of all processes.
 
     Names, parameters and buffers stay; in eval mode, and with one process, nothing changes. All processes
-    have to run each of them equally often in a step.
+    have to run each of them equally often in a step, or set `synchronised` to false meanwhile.
     """
     for module in model.modules():
         for name, child in module.named_children():
@@ -24,15 +24,19 @@ def synchronise_batch_norms(model: nn.Module) -> None:
                 setattr(module, name, _synchronised(child))
 
 
-class _Synchronised(_BatchNorm):
-    """A batch norm whose mean and variance are those of all processes.
+class SynchronisedBatchNorm(_BatchNorm):
+    """A batch norm whose mean and variance are those of all processes, while `synchronised` is true.
 
     With n values of a channel in all, mean m and biased variance v = sum (x - m)^2 / n: the output is
     (x - m) / sqrt(v + eps), the running variance follows v n / (n - 1), as in torch's.
     """
 
+    synchronised = True
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        if not self.training or world_size() == 1 or not self.track_running_stats:
+        """Normalise `[B, C, ...]`, in train mode by the statistics of all processes."""
+        alone = world_size() == 1 or not self.synchronised
+        if alone or not self.training or not self.track_running_stats:
             return super().forward(input)
         self._check_input_dim(input)
         assert self.num_batches_tracked is not None, "there are running statistics"
@@ -115,19 +119,19 @@ def _dense(x: Tensor) -> Tensor:
     return x if any(x.is_contiguous(memory_format=each) for each in formats) else x.contiguous()
 
 
-class _BatchNorm1d(_Synchronised, nn.BatchNorm1d):
+class _BatchNorm1d(SynchronisedBatchNorm, nn.BatchNorm1d):
     pass
 
 
-class _BatchNorm2d(_Synchronised, nn.BatchNorm2d):
+class _BatchNorm2d(SynchronisedBatchNorm, nn.BatchNorm2d):
     pass
 
 
-class _BatchNorm3d(_Synchronised, nn.BatchNorm3d):
+class _BatchNorm3d(SynchronisedBatchNorm, nn.BatchNorm3d):
     pass
 
 
-_SYNCHRONISED: dict[type[nn.Module], type[_Synchronised]] = {
+_SYNCHRONISED: dict[type[nn.Module], type[SynchronisedBatchNorm]] = {
     nn.BatchNorm1d: _BatchNorm1d,
     nn.BatchNorm2d: _BatchNorm2d,
     nn.BatchNorm3d: _BatchNorm3d,

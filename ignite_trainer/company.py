@@ -1,14 +1,17 @@
-"""Batch norm in train mode needs two values for each channel: what would be alone there.
+"""Steps that batch norm in train mode cannot take: single values, and processes that wait for each other.
 
-A field of a sample, such as its sound, is alone where no other sample embedded with it has that field. Where
-that is certain (batches of one) the run is refused; where it comes by chance the field is left out of the
-step, and counted. Which fields reach a batch norm is found by sending one through the model.
+Batch norm needs two values for each channel. Batches of one sample are refused before a run. Where only one
+sample of a batch has a sound, say, the step is repeated without the sound if a batch norm refuses it, and the
+sound is counted.
+
+Processes that share batch norm wait for each other in each layer. Where their samples have different fields,
+each takes the step with batch norm of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -16,19 +19,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ignite_trainer import random_state
-from ignite_trainer.batch import PaddedBatch, PartialBatch, part_of, rebuild, rows_of, values_of, without_row
+from ignite_trainer.batch import PaddedBatch, part_of, rebuild, rows_of, values_of, without_row
+from ignite_trainer.batch_norm import SynchronisedBatchNorm
 from ignite_trainer.data import Batch, SplitLoader
-from ignite_trainer.distributed import all_say, rank, world_size
+from ignite_trainer.distributed import all_say, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.gradient_cache import even_parts, usual_size
+from ignite_trainer.joint_steps import Joint
+from ignite_trainer.out_of_memory import is_out_of_memory
 from ignite_trainer.parameters import ParameterPlan
 from ignite_trainer.precision import autocast
 from ignite_trainer.protocol import Setup
-from ignite_trainer.self_description import look_at, looked_at
+from ignite_trainer.self_description import looked_at
 from ignite_trainer.task import EmbeddingTask, Task
-from ignite_trainer.unreadable import as_unreadable
 
-_OF_PROBES = (ValueError, RuntimeError, AttributeError, TypeError, LookupError)
+_REFUSAL_OF_TORCH = "Expected more than 1 value per channel"
 
 
 class LeftOut(NamedTuple):
@@ -36,30 +41,26 @@ class LeftOut(NamedTuple):
 
     Attributes:
         field: its name.
-        position: of the sample in the data set.
+        position: index of the sample in the data set.
+        epoch: from 1.
+        iteration: since the start of training, from 1.
     """
 
     field: str
     position: int
-
-
-class Seen(NamedTuple):
-    """Batch norms in train mode that a step went through.
-
-    Attributes:
-        any: whether there was one.
-        alone: the name of one that saw a single value for each channel; None: none did.
-    """
-
-    any: bool
-    alone: str | None
+    epoch: int
+    iteration: int
 
 
 class Company:
-    """Leaves fields out of batches that would be alone in a batch norm in train mode.
+    """Takes the forward pass of training steps, without fields that are alone in a batch norm in train mode.
 
-    Where several processes share batch norm a field is also left out if some of them have none: they would
-    wait for each other.
+    Args:
+        task: the task.
+        model: the model.
+        setup: the `Setup` of the run.
+        left_out: called with the fields that this process left out of a step.
+        unsynchronised: called with epoch and iteration of a step in which batch norm is not shared.
     """
 
     def __init__(
@@ -68,117 +69,65 @@ class Company:
         model: nn.Module,
         setup: Setup,
         *,
-        device: torch.device,
-        incomplete: bool = False,
-        count: Callable[[list[LeftOut], int, int], None] = lambda *_: None,
+        left_out: Callable[[list[LeftOut]], None] = lambda _: None,
+        unsynchronised: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        """Look for fields that are alone in the steps of `task`.
+        self._task = task
+        self._model = model
+        self._setup = setup
+        self._left_out = left_out
+        self._unsynchronised = unsynchronised
+        self._shared = [module for module in model.modules() if isinstance(module, SynchronisedBatchNorm)]
 
-        Args:
-            task: the task.
-            model: in the modes of training when a batch is looked at.
-            setup: of the run.
-            device: where the model is.
-            incomplete: whether samples may lack fields; the same in all processes, which then tell each
-                other in every step what they have.
-            count: is told what all processes left out, with epoch and iteration.
-        """
-        self._task, self._model, self._setup, self._device = task, model, setup, device
-        self._incomplete = incomplete and world_size() > 1
-        self._synchronised = world_size() > 1 and setup.sync_batch_norm
-        self._count = count
-        self._seen: dict[str, Seen] = {}
+    def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
+        """Return what `forward` gives for a batch, or for the batch without fields that are alone.
 
-    def keep(self, batch: Batch, *, epoch: int, iteration: int) -> Batch:
-        """Return the batch without the fields that are alone.
+        Random numbers and buffers are as after a single pass.
 
         Raises:
-            RunFailed: its only sample would be left without any.
+            RunFailed: nothing is left to train on.
         """
         parts = parts_of(len(batch.indices), self._setup, self._task)
-        fields = _arrays(batch.sample)
-        unknown = self._synchronised or not self._may_be_alone(batch.sample, fields, parts)
-        if not self._incomplete and unknown:
-            return batch
-        rows = {name: rows_of(batch.sample[at], len(batch.indices)).tolist() for name, at in fields.items()}
-        own = {
-            name: [[row for row in rows[name] if part.start <= row < part.stop] for part in parts]
-            for name in rows
-        }
-        counts = [{name: [len(found) for found in own[name]] for name in own}]
-        if self._incomplete:
-            counts = all_say(counts[0])
-        left: list[tuple[str, int]] = []
-        for name, by_part in own.items():
-            for number, found in enumerate(by_part):
-                if self._is_left_out(name, number, counts) and found and self._reaches(batch, name, found[0]):
-                    left += [(name, row) for row in found]
-        told = [LeftOut(name, int(batch.indices[row])) for name, row in left]
-        if self._incomplete:
-            told = [one for of_rank in all_say(told) for one in of_rank]
-        if told:
-            self._count(told, epoch, iteration)
-        sample = batch.sample
-        for name, row in left:
-            changed = list(sample)
-            changed[fields[name]] = without_row(changed[fields[name]], row, len(batch.indices))
-            sample = rebuild(sample, changed)
-        if len(batch.indices) == 1 and left and not _arrays(sample):
-            raise RunFailed(
-                f"Sample {int(batch.indices[0])} of the training split is the only one of its batch that can "
-                "be read, and batch norm in train mode needs two. Mend or remove those that cannot be read, "
-                "or raise the batch size with -b."
-            )
-        return Batch(batch.indices, sample)
-
-    def _may_be_alone(self, sample: Any, fields: dict[str, int], parts: Sequence[slice]) -> bool:
-        partial = any(isinstance(sample[at], PartialBatch) for at in fields.values())
-        return partial or any(part.stop - part.start == 1 for part in parts)
-
-    def _is_left_out(self, name: str, part: int, counts: Sequence[dict[str, list[int]]]) -> bool:
-        """Return whether a part of the batch has too few of a field, over all ranks that share batch norm."""
-        if not self._synchronised:
-            own = counts[rank() if len(counts) > 1 else 0]
-            return own[name][part] == 1
-        having = [of_rank.get(name, [])[part : part + 1] or [0] for of_rank in counts]
-        numbers = [number for (number,) in having]
-        return sum(numbers) == 1 or 0 in numbers
-
-    def _reaches(self, batch: Batch, name: str, row: int) -> bool:
-        """Return whether a field meets a batch norm that would see it alone, or keep other ranks waiting."""
-        if name not in self._seen:
-            one = part_of(batch.sample, slice(row, row + 1))
-            self._seen[name] = self._probe(one, name)
-        seen = self._seen[name]
-        return seen.any if self._synchronised else seen.alone is not None
-
-    def _probe(self, one: Any, name: str) -> Seen:
-        """Send one sample through the model, at first without its other fields."""
-        fields = _arrays(one)
-        alone = [
-            None if at in fields.values() and at != fields[name] else field for at, field in enumerate(one)
-        ]
-        for sample in (rebuild(one, alone), one):
+        if world_size() > 1 and any(norm.training for norm in self._shared):
+            self._agree(batch, parts, epoch, iteration)
+        lone = lone_rows(batch, parts)
+        if not lone:
+            return forward(batch)
+        restore = _snapshot(self._model)
+        for names in dict.fromkeys([(), *((name,) for name in lone), tuple(lone)]):
+            fewer = _without(batch, {name: lone[name] for name in names})
             try:
-                return batch_norms_seen(
-                    self._task, self._model, sample, setup=self._setup, device=self._device
-                )
-            except _OF_PROBES:  # a task may need several fields
-                continue
-        return Seen(any=False, alone=None)
+                joint = forward(fewer)
+            except Exception as error:
+                if not _is_refusal(error):
+                    if _arrays(fewer.sample) or is_out_of_memory(error):
+                        raise
+                    raise self._nothing_left(batch) from error
+            else:
+                left = [(name, row) for name in names for row in lone[name]]
+                told = [LeftOut(name, int(batch.indices[row]), epoch, iteration) for name, row in left]
+                if told:
+                    self._left_out(told)
+                return joint
+            restore()
+        raise self._nothing_left(batch)
 
+    def _agree(self, batch: Batch, parts: Sequence[slice], epoch: int, iteration: int) -> None:
+        """Share batch norm in this step if all processes have the same fields in each part of their batch."""
+        own = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
+        same = all(other == own for other in all_say(own))
+        for norm in self._shared:
+            norm.synchronised = same
+        if not same:
+            self._unsynchronised(epoch, iteration)
 
-def lacks_fields(dataset: Any) -> bool:
-    """Return whether, among the samples looked at, some lack a field that others have."""
-    given: set[tuple[int, bool]] = set()
-    for index in looked_at(len(dataset)):
-        try:
-            sample = look_at(dataset, index)
-        except Exception as error:
-            as_unreadable(error, index)  # raises what says something else
-            continue
-        given |= {(at, field is not None) for at, field in enumerate(sample)}
-    return any((at, False) in given and (at, True) in given for at, _ in given)
+    def _nothing_left(self, batch: Batch) -> RunFailed:
+        return RunFailed(
+            f"Batch norm in train mode needs two values for each channel, and of the batch with sample "
+            f"{int(batch.indices[0])} of the training split nothing else can be trained on. Repair or remove "
+            "samples that cannot be read, or raise the batch size with -b. What finished epochs reached is "
+            "kept."
+        )
 
 
 def require_company(
@@ -190,7 +139,7 @@ def require_company(
     *,
     device: torch.device,
 ) -> None:
-    """Refuse steps of which each embeds a sample by itself, where that is too few for batch norm.
+    """Refuse steps that embed each sample by itself where that is too few for batch norm.
 
     Raises:
         ProtocolError: a batch norm in train mode would see one value for each channel.
@@ -200,68 +149,89 @@ def require_company(
     smallest = min(part.stop - part.start for part in parts)
     if not setup.epochs or smallest > 1 or (world_size() > 1 and setup.sync_batch_norm):
         return
-    modes = {module: module.training for module in model.modules()}
+    restore = _snapshot(model)
     plan.train_mode(model)
     try:
         for sample in _of_every_field(training):
-            seen = batch_norms_seen(task, model, sample, setup=setup, device=device)
-            if seen.alone is not None:
-                raise ProtocolError(_refusal(setup, seen.alone, parts=len(parts)))
+            with torch.no_grad(), autocast(setup.precision, device):
+                name = _norm_with_one_value(task, model, sample)
+            if name is not None:
+                raise ProtocolError(_refusal(setup, name, parts=len(parts)))
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        restore()
 
 
 def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
-    """The parts of a process's batch that go through the model together."""
+    """List the parts of a process's batch that go through the model together."""
     if isinstance(task, EmbeddingTask) and setup.embeds_in_parts and setup.chunk and samples:
         return even_parts(samples, at_most=setup.chunk, usual=usual_size(setup))
     return [slice(0, samples)]
 
 
-def batch_norms_seen(
-    task: Task, model: nn.Module, sample: Any, *, setup: Setup, device: torch.device
-) -> Seen:
-    """Find the batch norms in train mode that a sample goes through; the model is not changed.
+def lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
+    """Find fields that one sample of a part of the batch has: the rows of these samples, by field."""
+    found: dict[str, list[int]] = {}
+    for name, at in _arrays(batch.sample).items():
+        rows = rows_of(batch.sample[at], len(batch.indices)).tolist()
+        of_parts = [[row for row in rows if part.start <= row < part.stop] for part in parts]
+        lone = [row for inside in of_parts if len(inside) == 1 for row in inside]
+        if lone:
+            found[name] = lone
+    return found
 
-    Meanwhile they are in eval mode, so that they neither move nor wait for other processes.
-    """
-    found: dict[str, bool] = {}
-    names = {
-        module: name
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.training
-    }
 
-    def note(module: _BatchNorm, given: tuple[Tensor, ...]) -> None:
-        values = given[0]
-        found[names[module]] = values.numel() == values.shape[1]
+def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
+    fields, at = list(batch.sample), _arrays(batch.sample)
+    for name, of_field in rows.items():
+        for row in of_field:
+            fields[at[name]] = without_row(fields[at[name]], row, len(batch.indices))
+    return Batch(batch.indices, rebuild(batch.sample, fields))
 
-    random = random_state.capture()
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    handles = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        for module in names:
-            module.eval()
-        with torch.no_grad(), autocast(setup.precision, device), _not_compiled():
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether torch's batch norm refuses a single value; a compiled module raises a RuntimeError."""
+    return isinstance(error, ValueError | RuntimeError) and _REFUSAL_OF_TORCH in str(error)
+
+
+def _norm_with_one_value(task: Task, model: nn.Module, sample: Any) -> str | None:
+    """Name the batch norm that refuses a batch, or return None."""
+    entered: list[str] = []
+    with ExitStack() as hooks, torch.compiler.set_stance("force_eager"):
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm):
+                hook = module.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
+                hooks.callback(hook.remove)
+        try:
             if isinstance(task, EmbeddingTask):
                 task.embed(model, sample)
             else:
                 task.training_step(model, sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in names:
-            module.train()
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        except (ValueError, RuntimeError) as error:
+            if not _is_refusal(error):
+                raise
+            return entered[-1] if entered else ""
+    return None
+
+
+def _snapshot(model: nn.Module) -> Callable[[], None]:
+    """Return what puts back the buffers and modes of a model, and the state of random numbers."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    random = random_state.capture()
+
+    @torch.no_grad()
+    def restore() -> None:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
         random_state.reinstate(random)
-    return Seen(bool(found), next((name for name, alone in found.items() if alone), None))
+
+    return restore
 
 
 def _of_every_field(training: SplitLoader) -> Iterator[Any]:
-    """Batches of one sample, until every array that samples have was in one of them."""
+    """Yield batches of one sample until every field with arrays was in one of them."""
     known: set[str] = set()
     for index in looked_at(len(training.dataset)):  # type: ignore[arg-type]
         try:
@@ -291,7 +261,7 @@ def _refusal(setup: Setup, name: str, *, parts: int) -> str:
 
 
 def _arrays(sample: Any) -> dict[str, int]:
-    """Position of each field of a collated batch that holds arrays, by name."""
+    """Return the positions of the fields of a collated batch that hold arrays, by name."""
     names = getattr(sample, "_fields", range(len(sample)))
     return {
         str(name): at for at, (name, field) in enumerate(zip(names, sample, strict=True)) if _is_array(field)
@@ -301,10 +271,3 @@ def _arrays(sample: Any) -> dict[str, int]:
 def _is_array(field: Any) -> bool:
     values = values_of(field)
     return isinstance(values, PaddedBatch) or (isinstance(values, Tensor) and values.dim() > 1)
-
-
-@contextmanager
-def _not_compiled() -> Iterator[None]:
-    """A block in which compiled modules run as they are written, with their hooks."""
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -60,7 +60,7 @@ def make_trainer(
     with complete gradients is said in `OptimizerSteps`. `watch` looks at losses and gradients; the batches of
     a step that it leaves out have no loss (None) in the engine's output, and no metric counts them.
     `progress` shows a bar. `average` is that of the loss, made by `running_average`, where it goes with the
-    checkpoints. `company` leaves out of batches what would be alone in a batch norm.
+    checkpoints. `company` leaves fields out of batches that would be alone in a batch norm.
     """
     step = _TrainingStep(
         task,
@@ -70,7 +70,7 @@ def make_trainer(
         device=device,
         scaler=scaler or loss_scaler(setup.precision, device),
         watch=watch or StepWatch(),
-        company=company or Company(task, model, setup, device=device),
+        company=company or Company(task, model, setup),
     )
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
@@ -118,14 +118,14 @@ class _TrainingStep:
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
         watch, steps = self._watch, self._steps
         at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        batch = self._company.keep(batch, **at)
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
         first, size = _accumulation_group(position, batches, self._setup.accumulate)
         if position == first:
             watch.start_step()
             steps.start()
-        output, whole = self._cache.forward(batch) if self._cache else self._forward(batch)
+        forward = self._cache.forward if self._cache else self._forward
+        output, whole = self._company.take(batch, forward, **at)
         if output is None or output.loss is None:
             raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has

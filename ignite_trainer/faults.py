@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.company import LeftOut
-from ignite_trainer.distributed import world_size
+from ignite_trainer.distributed import all_say, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
 from ignite_trainer.out_of_memory import first_line, is_out_of_memory
@@ -30,6 +31,7 @@ STEPS_LEFT_OUT = "steps left out"
 ROLLBACKS = "returns to a checkpoint"
 SAMPLES_SKIPPED = "samples skipped"
 FIELDS_LEFT_OUT = '"{}" left out of a step, alone in its batch'
+STEPS_UNSYNCHRONISED = "steps in which batch norm was not shared by the processes"
 _RATES = {"lr", "initial_lr", "max_lr", "min_lr"}
 # What gloo and NCCL say when a process they talk to is gone.
 _OF_OTHERS = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
@@ -54,6 +56,7 @@ class FaultPolicy:
         self._faults, self._dataset, self._folder, self._reporters = faults, dataset, folder, reporters
         self.watch = StepWatch(self._leave_out if faults.not_finite == "skip" else None)
         self.counts: Counter[str] = Counter()
+        self._not_shared: list[LeftOut] = []
 
     def require_finite(self, epoch: int, iteration: int, model: nn.Module | None = None) -> None:
         """Look at all steps since the last call, and at the weights of a model that is about to be saved.
@@ -89,6 +92,7 @@ class FaultPolicy:
         lower_rates(optimizer, scheduler, self._faults.rollback_rate ** (done - self.counts[ROLLBACKS]))
         self.counts[ROLLBACKS] = done
         self.watch.first()  # whatever it holds is of steps that are undone
+        self._not_shared.clear()
         return position
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,18 +109,39 @@ class FaultPolicy:
         samples = sum(len(of_split.names) for of_split in unreadable)
         return {**self.counts, **({SAMPLES_SKIPPED: samples} if samples else {})}
 
-    def left_alone(self, fields: Iterable[LeftOut], epoch: int, iteration: int) -> None:
-        """Count fields that were left out of a step, as they were alone in a batch norm; tell the first."""
-        for left in fields:
-            what = FIELDS_LEFT_OUT.format(left.field)
-            self.counts[what] += 1
-            if self.counts[what] == 1:
-                said = f'"{left.field}" of one sample is alone in its batch, and batch norm needs two'
-                done = "the step goes without it; others like it are counted"
-                names = (sample_name(self._dataset, left.position),)
-                self._reporters.on_fault(
-                    Fault(epoch=epoch, iteration=iteration, what=said, done=done, samples=names)
-                )
+    def left_out(self, fields: Iterable[LeftOut]) -> None:
+        """Count fields that this process left out of a step, at once or, of several processes, by `share`."""
+        self._not_shared += fields
+        if world_size() == 1:
+            self.share()
+
+    def share(self) -> None:
+        """Let all processes count the fields that any left out of steps, and tell the first of each kind."""
+        lists, self._not_shared = all_say(self._not_shared), []
+        for left in sorted(itertools.chain(*lists), key=lambda left: left.iteration):
+            self._live_with(
+                FIELDS_LEFT_OUT.format(left.field),
+                Fault(
+                    epoch=left.epoch,
+                    iteration=left.iteration,
+                    what=f'"{left.field}" of one sample is alone in its batch, and batch norm needs two',
+                    done="the step goes without it; others like it are counted",
+                    samples=(sample_name(self._dataset, left.position),),
+                ),
+            )
+
+    def unsynchronised(self, epoch: int, iteration: int) -> None:
+        """Count a step in which the processes do not share batch norm."""
+        what = "The samples of the processes have different fields, and batch norm shared by all would wait"
+        done = "each process takes the step with batch norm of its own; others like it are counted"
+        fault = Fault(epoch=epoch, iteration=iteration, what=what, done=done)
+        self._live_with(STEPS_UNSYNCHRONISED, fault)
+
+    def _live_with(self, what: str, fault: Fault) -> None:
+        """Count what a run goes on with, and tell it the first time."""
+        self.counts[what] += 1
+        if self.counts[what] == 1:
+            self._reporters.on_fault(fault)
 
     def _leave_out(self, found: NotFinite) -> None:
         self._count(found, STEPS_LEFT_OUT, "the step is left out")

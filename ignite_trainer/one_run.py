@@ -17,7 +17,7 @@ from ignite_trainer import metrics, random_state, results, resuming
 from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.company import Company, lacks_fields
+from ignite_trainer.company import Company
 from ignite_trainer.data_identity import DataIdentity
 from ignite_trainer.distributed import is_main, main_says, share_state, world_size
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
@@ -198,9 +198,8 @@ class Run:
             parts.task,
             parts.model,
             setup,
-            device=parts.device,
-            incomplete=world_size() > 1 and lacks_fields(parts.training.dataset),
-            count=self._faults.left_alone,
+            left_out=self._faults.left_out,
+            unsynchronised=self._faults.unsynchronised,
         )
         trainer = make_trainer(
             parts.task,
@@ -227,6 +226,7 @@ class Run:
 
     def _before_saving(self, epoch: int, iteration: int) -> None:
         self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._faults.share()
         self._share_unreadable()
 
     def _share_unreadable(self) -> None:
@@ -288,6 +288,7 @@ class Run:
     def _finish_epoch(self, trainer: Engine) -> None:
         epoch, iteration = trainer.state.epoch, trainer.state.iteration
         self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._faults.share()
         self._evaluate_epoch(epoch, iteration)
         self._close_epoch(epoch, iteration)
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toy_research.lonely import Scene, Scenes, Scoring, SoundAndPicture
 from toy_research.protocols import run_toy
 
 from ignite_trainer.batch import PaddedBatch, PartialBatch, collate, rows_of, without_row
-from ignite_trainer.company import Company, LeftOut, lacks_fields
+from ignite_trainer.company import Company, LeftOut
 from ignite_trainer.data import Batch
-from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
+from ignite_trainer.gradient_cache import GradientCache
+from ignite_trainer.joint_steps import Joint
 from ignite_trainer.setup_section import Setup
+from ignite_trainer.task import EmbeddingTask, StepOutput
 
 CPU = torch.device("cpu")
 SCENES: dict[str, Any] = {
@@ -74,55 +79,100 @@ def test_batches_of_one_are_trained_where_no_batch_norm_does(tmp_path: Path, cha
     assert end.last_epoch == 1
 
 
-def test_looking_for_batch_norms_leaves_model_and_random_numbers_as_they_were() -> None:
-    torch.manual_seed(0)
-    model = SoundAndPicture().train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    random = torch.get_rng_state()
-    Company(Scoring(), model, setup_of(), device=CPU).keep(batch(0, 1, 2, 3), epoch=1, iteration=1)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(module.training for module in model.modules())
-    assert torch.equal(torch.get_rng_state(), random)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+def take(
+    company: Company, model: nn.Module, given: Batch, *, task: EmbeddingTask | None = None, iteration: int = 1
+) -> Batch:
+    """Take the forward pass of a step, and return the batch that it was taken with."""
+
+    def forward(batch: Batch) -> Joint:
+        return Joint((task or Scoring()).training_step(model, batch.sample), batch)
+
+    return company.take(given, forward, epoch=2, iteration=iteration).batch
 
 
-def test_a_field_that_is_alone_in_a_batch_norm_is_left_out_and_told() -> None:
-    told: list[tuple[list[LeftOut], int, int]] = []
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_field_that_is_alone_in_a_batch_norm_is_left_out_and_told(compiled: bool) -> None:
+    told: list[LeftOut] = []
     model = SoundAndPicture().train()
-    company = Company(
-        Scoring(), model, setup_of(), device=CPU, count=lambda left, *at: told.append((left, *at))
-    )
-    kept = company.keep(batch(1, 6, 2), epoch=2, iteration=5)
+    if compiled:
+        model.sound.compile(backend="eager", dynamic=False)
+    company = Company(Scoring(), model, setup_of(), left_out=told.extend)
+    three = batch(1, 6, 2)
+    kept = take(company, model, three, iteration=5)
     assert kept.sample.sound is None
-    assert torch.equal(kept.sample.picture, batch(1, 6, 2).sample.picture)
-    assert told == [([LeftOut("sound", 6)], 2, 5)]
+    assert torch.equal(kept.sample.picture, three.sample.picture)
+    assert told == [LeftOut("sound", 6, 2, 5)]
     two = batch(0, 1, 6)
-    assert company.keep(two, epoch=2, iteration=6) is two or rows_of(two.sample.sound, 3).tolist() == [0, 2]
+    assert take(company, model, two) is two
     assert len(told) == 1
+
+
+def test_a_repeated_step_has_the_random_numbers_and_statistics_of_one_pass() -> None:
+    class Moving(Scoring):
+        def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            before(torch.ones(2, 1))
+            drawn.append(float(torch.rand(())))
+            return super().embed(model, batch)
+
+    drawn: list[float] = []
+    model, before = SoundAndPicture(), nn.BatchNorm1d(1)
+    model.add_module("before", before)
+    model.train()
+    torch.manual_seed(0)
+    take(Company(Moving(), model, setup_of()), model, batch(1, 6, 2), task=Moving())
+    torch.manual_seed(0)
+    assert drawn == [float(torch.rand(()))] * 2
+    assert int(before.get_buffer("num_batches_tracked")) == 1
 
 
 def test_nothing_is_left_out_of_a_model_whose_batch_norm_is_frozen() -> None:
     model = SoundAndPicture().eval()
-    kept = Company(Scoring(), model, setup_of(), device=CPU).keep(batch(1, 6, 2), epoch=1, iteration=1)
+    kept = take(Company(Scoring(), model, setup_of()), model, batch(1, 6, 2))
     assert rows_of(kept.sample.sound, 3).tolist() == [1]
 
 
 def test_what_is_alone_in_its_part_of_a_batch_is_left_out_too() -> None:
     told: list[LeftOut] = []
     model, setup = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
-    company = Company(Scoring(), model, setup, device=CPU, count=lambda left, *_: told.extend(left))
-    kept = company.keep(batch(0, 6, 1, 2, 12, 3), epoch=1, iteration=1)  # parts of three
+    cache = GradientCache(Scoring(), model, setup, device=CPU)
+    company = Company(Scoring(), model, setup, left_out=told.extend)
+    given = batch(0, 6, 1, 2, 12, 3)  # parts of three
+    kept = company.take(given, cache.forward, epoch=1, iteration=1).batch
     assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
-    assert told == [LeftOut("sound", 12)]
+    assert told == [LeftOut("sound", 12, 1, 1)]
     assert torch.equal(kept.sample.sound.values, batch(0, 6).sample.sound)
 
 
+def test_other_errors_of_a_step_are_raised_as_they_are() -> None:
+    def forward(batch: Batch) -> Joint:  # noqa: ARG001
+        raise torch.OutOfMemoryError("out of memory")
+
+    company = Company(Scoring(), SoundAndPicture().train(), setup_of())
+    with pytest.raises(torch.OutOfMemoryError):
+        company.take(batch(1, 6, 2), forward, epoch=1, iteration=1)
+
+
+def without_picture(only: Batch) -> Batch:
+    return only._replace(sample=only.sample._replace(picture=None))
+
+
 def test_the_only_sample_of_a_batch_that_is_left_with_nothing_ends_the_run() -> None:
-    only = batch(0)
-    only = only._replace(sample=only.sample._replace(picture=None))
-    company = Company(Scoring(), SoundAndPicture().train(), setup_of(), device=CPU)
-    with pytest.raises(RunFailed, match="Sample 0 of the training split is the only one of its batch"):
-        company.keep(only, epoch=1, iteration=1)
+    model = SoundAndPicture().train()
+    with pytest.raises(RunFailed, match="of the batch with sample 0 of the training split nothing else can"):
+        take(Company(Scoring(), model, setup_of()), model, without_picture(batch(0)))
+
+
+def test_a_task_that_needs_none_of_its_fields_goes_on_without_them() -> None:
+    class Easy(Scoring):
+        def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:  # noqa: ARG002
+            del embeddings
+            return StepOutput(torch.zeros(1, 3), batch.target, torch.tensor(0.0))
+
+    told: list[LeftOut] = []
+    model = SoundAndPicture().train()
+    company = Company(Easy(), model, setup_of(), left_out=told.extend)
+    kept = take(company, model, without_picture(batch(0)), task=Easy())
+    assert kept.sample.sound is None and [left.position for left in told] == [0]
 
 
 def test_a_batch_without_one_row_keeps_the_others() -> None:
@@ -133,12 +183,6 @@ def test_a_batch_without_one_row_keeps_the_others() -> None:
     field = without_row(padded, 0, 5)
     assert (field.rows.tolist(), field.values.lengths.tolist()) == ([4], [2])
     assert without_row(field, 4, 5) is None
-
-
-def test_a_data_set_lacks_fields_if_only_some_samples_have_them() -> None:
-    assert lacks_fields(Scenes())
-    assert not lacks_fields(Scenes(every=1))
-    assert not lacks_fields(Scenes(every=10**6, samples=1))
 
 
 def test_lone_sounds_are_counted_in_the_result_and_told_once_whatever_the_workers(tmp_path: Path) -> None:
@@ -154,3 +198,21 @@ def test_lone_sounds_are_counted_in_the_result_and_told_once_whatever_the_worker
     [(what, count)] = results[0][0].items()
     assert what == '"sound" left out of a step, alone in its batch' and 0 < count <= 12
     assert results[0] == results[2]
+
+
+def test_lone_sounds_are_counted_across_an_interruption(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {**SCENES, "Setup__epochs": 3, "Setup__batch_train": 4, "Setup__resume": "auto"}
+
+    def task(step: int) -> dict[str, Any]:
+        return {"class": "toy_research.lonely.Interrupted", "args": {"step": step}}
+
+    whole = run_toy(tmp_path / "whole", **{**changes, "Task": task(0)})
+    with pytest.raises(RunStopped):
+        run_toy(tmp_path / "stopped", **{**changes, "Task": task(10)})
+    (folder,) = (tmp_path / "stopped" / "Toy").iterdir()
+    saved = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": task(0)}))
+    gone_on = run_toy(tmp_path / "stopped", **{**changes, "Task": task(0)})
+    assert gone_on.folder == folder
+    assert gone_on.record.faults == whole.record.faults != {}
+    assert gone_on.end.last == whole.end.last

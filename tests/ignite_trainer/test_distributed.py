@@ -15,6 +15,7 @@ from toy_research.joint import (
     TOYS,
     Reached,
     all_of_it,
+    take_lonely_steps,
     train_audioclip,
     train_three_modalities,
     train_toy,
@@ -87,6 +88,23 @@ def test_two_processes_train_three_modalities_as_one_though_samples_lack_some(
         assert_same(results[f"three {chunk}"], alone, tolerance=1e-10)
     for tower in ("audio.conv1.weight", "visual.conv1.weight", "text_projection"):
         assert alone.gradients[tower].any()
+
+
+def test_two_processes_take_steps_as_one_where_few_samples_have_a_sound(ranks: Results) -> None:
+    """No process waits for one without a sound; a sound that is alone in all of them is left out."""
+    alone = take_lonely_steps()
+    sound = '"sound" left out of a step, alone in its batch'
+    assert alone["counts"] == {sound: 1}
+    for results in ranks:
+        found = results["lonely"]
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-10)
+        for step, expected in enumerate(alone["gradients"]):
+            for name, gradient in expected.items():
+                got = found["gradients"][step][name]
+                assert (got is None) == (gradient is None) == (step == 2 and name.startswith("sound."))
+                assert got is None or torch.allclose(got, gradient, rtol=0, atol=1e-10)
+        not_shared = "steps in which batch norm was not shared by the processes"
+        assert found["counts"] == {sound: 1, not_shared: 2}
 
 
 IN_PARTS = {"norms": "eval", "chunk": 3}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,15 +14,21 @@ from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ignite_trainer import distributed
+from ignite_trainer import distributed, joint_steps
+from ignite_trainer.batch import collate
 from ignite_trainer.batch_norm import synchronise_batch_norms
-from ignite_trainer.data import FieldTransform, SplitLoader
+from ignite_trainer.company import Company
+from ignite_trainer.data import Batch, FieldTransform, SplitLoader
 from ignite_trainer.engines import make_trainer
+from ignite_trainer.faults import FaultPolicy
 from ignite_trainer.parameters import apply_rules
-from ignite_trainer.protocol import ParameterRule, Setup
+from ignite_trainer.protocol import Faults, ParameterRule, Setup
+from ignite_trainer.reporters import Together
 from ignite_trainer.task import Task
 from toy_research.augment import Fit, Hiss
 from toy_research.learning import Matching
+from toy_research.lonely import Scenes as LonelyScenes
+from toy_research.lonely import Scoring, SoundAndPicture
 from toy_research.network import TwoTowers
 from toy_research.pairing import Pairing
 from toy_research.signals import Tone, Tones
@@ -210,6 +218,44 @@ def train(
     return Reached(losses, gradients, weights)
 
 
+HALVES = [((0, 1, 6, 2), (1, 2, 3, 4)), ((0, 1, 2, 3), (6, 7, 8, 9)), ((0, 1, 2, 3), (1, 2, 3, 4))]
+"""Scenes of two processes in three steps. Those of a multiple of 6 have sounds."""
+
+
+def take_lonely_steps() -> dict[str, Any]:
+    """Train on `HALVES`: sounds in one process, one sound in each, one in all."""
+    torch.manual_seed(0)
+    model = SoundAndPicture().double().train()
+    if distributed.world_size() > 1:
+        synchronise_batch_norms(model)
+    faults = FaultPolicy(Faults(), LonelyScenes(), folder=Path(), reporters=Together([]))
+    company = Company(
+        Scoring(),
+        model,
+        Setup(name="x", batch_train=8, batch_of="all", epochs=1, saved_models_path="x"),
+        left_out=faults.left_out,
+        unsynchronised=faults.unsynchronised,
+    )
+    losses, gradients = [], []
+    for step, halves in enumerate(HALVES):
+        own = halves[0] + halves[1] if distributed.world_size() == 1 else halves[distributed.rank()]
+        sample = collate([LonelyScenes(dtype="float64")[index] for index in own])
+        joint = company.take(
+            Batch(torch.tensor(own), sample),
+            functools.partial(joint_steps.training_step, Scoring(), model),
+            epoch=1,
+            iteration=step + 1,
+        )
+        assert joint.output is not None and joint.output.loss is not None
+        joint.output.loss.backward()
+        distributed.average_gradients(model.parameters())
+        losses.append(float(joint.output.loss.detach()))
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+        model.zero_grad()
+    faults.share()
+    return {"losses": losses, "gradients": gradients, "counts": dict(faults.counts)}
+
+
 def say_and_gather() -> dict[str, Any]:
     """What the processes say to each other."""
     rank = distributed.rank()
@@ -269,6 +315,7 @@ def all_of_it() -> dict[str, Any]:
         found["said beside nccl"] = say_and_gather()
     return {
         **found,
+        "lonely": take_lonely_steps(),
         **{str(case): train_toy(*case) for case in TOYS},
         **{name: train_audioclip(torch.float64, 5, **options) for name, options in AUDIOCLIPS.items()},
         **{f"three {chunk}": train_three_modalities(torch.float64, 7, chunk=chunk) for chunk in PARTS},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ LENGTH = 4
 
 
 class Scene(NamedTuple):
-    """One sample; `sound` and `picture` are float32 `[4]`, `sound` may be absent."""
+    """One sample; `sound` and `picture` are `[4]`, `sound` may be absent."""
 
     sound: Any
     picture: Any
@@ -31,8 +33,16 @@ class Scenes(Dataset[Scene]):
 
     folds = (1, 2)
 
-    def __init__(self, *, train: bool = True, fold: int = 1, samples: int = 24, every: int = 6) -> None:
-        self.held_out, self.every = (fold,), every
+    def __init__(
+        self,
+        *,
+        train: bool = True,
+        fold: int = 1,
+        samples: int = 24,
+        every: int = 6,
+        dtype: str = "float32",
+    ) -> None:
+        self.held_out, self.every, self._dtype = (fold,), every, dtype
         self._seeds = [2 * number + int(train) for number in range(samples)]
 
     def __len__(self) -> int:
@@ -40,7 +50,7 @@ class Scenes(Dataset[Scene]):
 
     def __getitem__(self, index: int) -> Scene:
         random = np.random.default_rng(self._seeds[index])
-        sound, picture = random.normal(size=(2, LENGTH)).astype(np.float32)
+        sound, picture = random.normal(size=(2, LENGTH)).astype(self._dtype)
         return Scene(sound if index % self.every == 0 else None, picture, index % 3)
 
 
@@ -76,6 +86,21 @@ class Scoring(EmbeddingTask):
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         return self.compare(model, self.embed(model, batch), batch)._replace(loss=None)
+
+
+class Interrupted(Scoring):
+    """A signal comes in a step of training, from 1; never with 0."""
+
+    def __init__(self, *, step: int = 0) -> None:
+        self._step = step
+        self._steps = 0
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        output = super().training_step(model, batch)
+        self._steps += 1
+        if self._steps == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return output
 
 
 class Finicky(Matching):
