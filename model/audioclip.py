@@ -159,7 +159,7 @@ class AudioCLIP(nn.Module, HubLayout):
         )
         self.logit_scale_ai = nn.Parameter(torch.tensor(math.log(100.0)))
         self.logit_scale_at = nn.Parameter(torch.tensor(math.log(100.0)))
-        load_sources(self, self.audio, sources)
+        load_sources(self, self.audio, sources, clip_args={**published, "clip": clip})
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

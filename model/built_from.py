@@ -9,11 +9,12 @@ last_epoch-3.pt         the entry "built_from" of the state
 
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.releases import WeightsError
+from model.releases import WeightsError, released_hashes
 from model.weight_files import read_entries
 
 NOT_OF_THE_NETWORK = ("pretrained", "assets")
@@ -23,6 +24,8 @@ NOT_DESCRIBED = (
     "The file does not say which arguments its model was built with, and no protocol.json of a run is beside "
     "it. Give those that differ from the published ones, embed_dim=... and so on."
 )
+
+logger = logging.getLogger(__name__)
 
 _BUILT_FROM = "built_from"
 _MODEL = "Model"  # section of a protocol
@@ -86,6 +89,42 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
             "Use the version of the code that trained it."
         )
     return known.args
+
+
+def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: Path) -> None:
+    """Warn of arguments that are not those that a checkpoint was trained with.
+
+    Many of them have no weights, so that a checkpoint fits but computes something else: frames of the
+    spectrogram, heads of a transformer. Released files, and others of which nothing is known, are not judged.
+
+    Args:
+        model_class: what is built, for its defaults.
+        given: those of its arguments that decide what the weights of this file compute.
+        file: of weights.
+
+    Raises:
+        WeightsError: the file, or its description, cannot be read.
+    """
+    known = None if released_hashes([file]) else built_from(file)
+    if known is None:
+        return
+    defaults = inspect.signature(model_class).parameters
+    trained = {name: known.args.get(name, defaults[name].default) for name in given}
+    different = [name for name in given if _plain(given[name]) != _plain(trained[name])]
+    if different:
+        differences = "; ".join(f"{name} is {given[name]!r}, but was {trained[name]!r}" for name in different)
+        logger.warning(
+            "%s was trained with other arguments: %s. Give %s (in a protocol, under Model.args), unless you "
+            "mean to change that.",
+            file,
+            differences,
+            ", ".join(f"{name}={trained[name]!r}" for name in different),
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Make a list of a tuple, since JSON has lists only."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _how_to_build(known: BuiltFrom, file: Path) -> str:

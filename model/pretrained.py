@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
+from model.built_from import warn_of_other_arguments
 from model.esresnet.esresnext import ESResNeXt
 from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
 from model.releases import RELEASES, find_weights
-from model.weights import load_weights, read_state_dict
+from model.weights import load_weights, read_state_dict, rename_to_fit
 
 Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
 """False: random. True: the released CLIP.pt and ESRNXFBSP.pt. A path or a released name: all towers. A
@@ -76,21 +77,32 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     )
 
 
-def load_sources(model: nn.Module, audio: ESResNeXt, sources: Sources) -> None:
-    """Load files into an AudioCLIP, and into its audio tower.
+def load_sources(
+    model: nn.Module, audio: ESResNeXt, sources: Sources, *, clip_args: Mapping[str, Any]
+) -> None:
+    """Load files into an AudioCLIP, and into its audio tower; warn if they were trained with other arguments.
 
     Of a file for one part what belongs to others is left out. The tower's head stays random where it has
     another number of outputs.
+
+    Args:
+        model: an AudioCLIP.
+        audio: its audio tower.
+        sources: the files.
+        clip_args: arguments of the image and the text tower.
 
     Raises:
         WeightsError: a file does not fit.
     """
     for file in sources.everything:
+        warn_of_other_arguments(type(model), {**clip_args, **audio.arguments}, file)
         load_weights(model, read_state_dict(file), source=file)
     for file in sources.clip:
-        state = {name: value for name, value in read_state_dict(file).items() if not _is_of_audio(name)}
-        load_weights(model, state, source=file, allow_missing=_OF_AUDIO, allow_unexpected=_DECODER)
-    load_initial_weights(audio, sources.audio_by, sources.audio, other_head=True)
+        warn_of_other_arguments(type(model), clip_args, file)
+        state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
+        of_clip = {name: value for name, value in state.items() if not _is_of_audio(name)}
+        load_weights(model, of_clip, source=file, allow_missing=_OF_AUDIO, allow_unexpected=_DECODER)
+    load_initial_weights(audio, sources.audio_by, sources.audio, built_with=audio.arguments, other_head=True)
 
 
 _DECODER = (r"text_decoder\..*",)  # of models that write captions

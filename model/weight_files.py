@@ -1,11 +1,10 @@
-"""Files of weights: what kind they are, the tensors in them, and their names without those of wrappers."""
+"""Files of weights: what kind they are, and the tensors in them."""
 
 import hashlib
 import re
 import warnings
 import zipfile
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,9 +34,6 @@ KNOWN_ARCHIVES = frozenset(
 _HOLDERS = ("model", "state_dict", "model_state_dict", "module", "network", "net", "weights", "params")
 """Entries of a training checkpoint that hold the weights, or a dictionary in which one of these does."""
 _DEEPEST = 4  # such dictionaries inside each other
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch, for any module
-_OF_WRAPPERS = {"n_averaged"}  # what AveragedModel adds
-_OUTER = ("module.", "model.")  # of parallel and averaged models, and of modules around the model
 _FROZEN = "frozen_weights"  # entry of a run's state: sha256 of the file of that name beside it
 _SHOWN = 5  # names that a message spells out
 
@@ -49,8 +45,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     dictionaries called "model", "state_dict", "model_state_dict" and the like, which are read without running
     code of theirs (`weights_only`); and the TorchScript archives of `KNOWN_ARCHIVES`. Any other such archive
     is refused: loading one runs its code, which can write files. The state of a run is read with the file of
-    frozen weights beside it. What `torch.compile`, `DataParallel` or a module around the model put into the
-    names is taken off.
+    frozen weights beside it. Names are those of the file; `load_weights` takes off what wrappers added.
 
     Raises:
         WeightsError: the file is missing, not of these kinds, or holds something else than tensors; or the
@@ -61,11 +56,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     state = _find_state_dict(entries)
     if state is None:
         raise WeightsError(f"{path}: {_what_is_there(entries)}")
-    frozen = _read_frozen(path, entries)
-    try:
-        return without_wrappers({**frozen, **state})
-    except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
+    return {**_read_frozen(path, entries), **state}
 
 
 def read_entries(path: Path, *, mapped: bool = False) -> Any:
@@ -91,33 +82,6 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}).") from error
     return _read_pickle(path, mapped=mapped and zipfile.is_zipfile(path))
-
-
-def without_wrappers(state: Mapping[str, Tensor]) -> StateDict:
-    """Take off the names what wrappers put there.
-
-    These are `_orig_mod.` and its like, wherever they stand; `module.` and `model.`, in any order and number,
-    where all names begin with them; and `module.` of a single tower, as in `audio.module.conv1.weight`.
-
-    Raises:
-        ValueError: two entries would have one name.
-    """
-    renamed = {
-        name: ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        for name in state
-        if name not in _OF_WRAPPERS
-    }
-    while prefix := next((one for one in _OUTER if _all_begin_with(one, renamed.values())), None):
-        renamed = {name: new.removeprefix(prefix) for name, new in renamed.items()}
-    renamed = {name: re.sub(r"^(\w+)\.module\.", r"\1.", new) for name, new in renamed.items()}
-    twice = [new for new, count in Counter(renamed.values()).items() if count > 1]
-    if twice:
-        raise ValueError(f'two of its entries are "{twice[0]}" without the names of wrappers.')
-    return {new: state[name] for name, new in renamed.items()}
-
-
-def _all_begin_with(prefix: str, names: Collection[str]) -> bool:
-    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def _find_state_dict(entries: Any, *, deepest: int = _DEEPEST) -> Mapping[str, Tensor] | None:

@@ -2,21 +2,29 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from model.releases import WeightsError
-from model.weight_files import read_state_dict
+from model.weight_files import StateDict, read_state_dict
 
-__all__ = ["LoadReport", "MisfitError", "load_weights", "read_state_dict"]
+__all__ = ["LoadReport", "MisfitError", "load_weights", "read_state_dict", "rename_to_fit"]
 
 logger = logging.getLogger(__name__)
 
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
 _NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
+_TORCH_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # around any module
+_OUTER_WRAPPERS = (
+    "module",
+    "model",
+    *_TORCH_WRAPPERS,
+)  # parallel, averaged or Lightning models, among others
+_ADDED_BY_WRAPPERS = {"n_averaged"}  # by AveragedModel
 _SHOWN = 5  # names that a report spells out of each kind
 
 
@@ -65,7 +73,7 @@ def load_weights(
 
     Args:
         module: filled in place.
-        state: tensors by name.
+        state: tensors by name; names with prefixes of wrappers fit, too (see `rename_to_fit`).
         source: where they are from, for messages.
         allow_missing: regular expressions, each for full names: entries of the module that may keep their
             values, because the file lacks them or has them in another shape.
@@ -79,7 +87,8 @@ def load_weights(
         WeightsError: a gap that was not allowed; the module is as before.
     """
     target = module.state_dict()
-    given = {name: tensor for name, tensor in state.items() if name in target or name not in _IGNORED}
+    renamed = rename_to_fit(state, target, source=source)
+    given = {name: tensor for name, tensor in renamed.items() if name in target or name not in _IGNORED}
     fitting = {name for name in given if name in target and given[name].shape == target[name].shape}
     missing = [name for name in target if name not in given]
     unexpected = [name for name in given if name not in target]
@@ -104,6 +113,55 @@ def load_weights(
         logger.warning("%s: not taken, as allowed: %s.", source, "; ".join(report.misshapen))
     module.load_state_dict({name: given[name] for name in fitting}, strict=False)
     return report
+
+
+def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source: str | Path) -> StateDict:
+    """Take off the prefixes that wrappers added to the names of a module, as far as they do not fit.
+
+    Names that fit stay, even if they look like those of a wrapper. Otherwise `module.`, `model.`,
+    `_orig_mod.` and the like are taken off where all names begin with them, until most names fit; then, name
+    by name, `_orig_mod.` anywhere, and `module.` of a single tower, as in `audio.module.conv1.weight`.
+
+    Args:
+        state: tensors by name.
+        known: names that the module has.
+        source: where the state is from, for messages.
+
+    Raises:
+        WeightsError: two entries would have one name.
+    """
+    own = {name: name for name in state if name in known or name not in _ADDED_BY_WRAPPERS}
+    candidates = list(_without_outer_wrappers(own, known))
+    fits = [sum(name in known for name in candidate.values()) for candidate in candidates]
+    renamed = candidates[fits.index(max(fits)) if any(fits) else -1]
+    twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
+    if twice:
+        raise WeightsError(
+            f'{source}: two of its entries are "{twice[0]}" without the prefixes of wrappers. Remove one.'
+        )
+    return {name: state[original] for original, name in renamed.items()}
+
+
+def _without_outer_wrappers(names: dict[str, str], known: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield the names that fit with 0, 1, 2 ... of their common prefixes taken off."""
+    while True:
+        yield {original: _without_inner_wrappers(name, known) for original, name in names.items()}
+        common = {name.partition(".")[0] for name in names.values() if "." in name}
+        if (
+            len(common) != 1
+            or not common <= set(_OUTER_WRAPPERS)
+            or not all("." in n for n in names.values())
+        ):
+            return
+        names = {original: name.partition(".")[2] for original, name in names.items()}
+
+
+def _without_inner_wrappers(name: str, known: Collection[str]) -> str:
+    """Take off what is not at the beginning, unless the module has the name as it is."""
+    if name in known:
+        return name
+    plain = ".".join(part for part in name.split(".") if part not in _TORCH_WRAPPERS)
+    return plain if plain in known else re.sub(r"^(\w+)\.module\.", r"\1.", plain)
 
 
 def _unmatched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

@@ -56,6 +56,9 @@ class ESResNeXt(nn.Module):
         spectrum: "fbsp": learned wavelets, ESResNeXt-fbsp. "stft": the Fourier transform, ESResNeXt.
         assets: folder of the released weights; None: the repository's `assets/`.
 
+    Attributes:
+        arguments: those above that decide what the weights compute, as they were given.
+
     Raises:
         ValueError: arguments that do not fit together.
         WeightsError: the weights are not there or do not fit.
@@ -88,6 +91,18 @@ class ESResNeXt(nn.Module):
     ) -> None:
         super().__init__()
         files = find_initial_weights(pretrained, assets=assets)
+        self.arguments = {
+            "n_fft": n_fft,
+            "hop_length": hop_length,
+            "win_length": win_length,
+            "window": window,
+            "normalized": normalized,
+            "onesided": onesided,
+            "spec_height": spec_height,
+            "spec_width": spec_width,
+            "apply_attention": apply_attention,
+            "spectrum": spectrum,
+        }
         win_length = n_fft if win_length is None else win_length
         hop_length = win_length // 4 if hop_length is None else hop_length
         _check_frames(n_fft=n_fft, hop_length=hop_length, win_length=win_length)
@@ -125,7 +140,7 @@ class ESResNeXt(nn.Module):
             self.att4 = Gate(1024, 2048, kernel_size=(1, 5))
             self.att5 = Gate(2048, 2048, kernel_size=(3, 5))
 
-        load_initial_weights(self, pretrained, files, other_head=False)
+        load_initial_weights(self, pretrained, files, built_with=self.arguments, other_head=False)
 
     def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed (or classify) audio clips.

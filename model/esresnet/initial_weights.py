@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import ResNeXt50_32X4D_Weights
 
+from model.built_from import warn_of_other_arguments
 from model.fetch import FetchError, RemoteFile, fetch
 from model.releases import DEFAULT_ASSETS, WeightsError, find_pretrained
-from model.weights import LoadReport, load_weights, read_state_dict
+from model.weight_files import StateDict
+from model.weights import LoadReport, load_weights, read_state_dict, rename_to_fit
 
 IMAGENET = "imagenet"
 """A value of `pretrained`: start as the published tower did."""
@@ -30,14 +33,20 @@ def find_initial_weights(
 
 
 def load_initial_weights(
-    tower: nn.Module, pretrained: bool | str | Path, files: tuple[Path, ...], *, other_head: bool
+    tower: nn.Module,
+    pretrained: bool | str | Path,
+    files: tuple[Path, ...],
+    *,
+    built_with: Mapping[str, Any],
+    other_head: bool,
 ) -> None:
-    """Load files that `find_initial_weights` found.
+    """Load files that `find_initial_weights` found; warn if they were trained with other arguments.
 
     Args:
         tower: an `ESResNeXt`.
         pretrained: what they were found by.
         files: none, or one: of the tower alone, or of an AudioCLIP.
+        built_with: arguments of the tower, without the number of outputs.
         other_head: whether `fc` may stay random where the file has another number of outputs.
 
     Raises:
@@ -47,8 +56,9 @@ def load_initial_weights(
         if pretrained == IMAGENET:
             load_imagenet_weights(tower, file)
             continue
+        warn_of_other_arguments(type(tower), built_with, file)
         head = (r"fc\..*",) if other_head or pretrained in (True, "ESRNXFBSP") else ()
-        load_weights(tower, _of_the_tower(read_state_dict(file)), source=file, allow_missing=head)
+        load_weights(tower, _read_tower(file, tower), source=file, allow_missing=head)
 
 
 def load_imagenet_weights(tower: nn.Module, path: Path) -> LoadReport:
@@ -60,7 +70,7 @@ def load_imagenet_weights(tower: nn.Module, path: Path) -> LoadReport:
     Raises:
         WeightsError: the file is of another network.
     """
-    state = read_state_dict(path)
+    state = rename_to_fit(read_state_dict(path), tower.state_dict(), source=path)
     backbone = {name: value for name, value in state.items() if not name.startswith("fc.")}
     return load_weights(tower, backbone, source=path, allow_missing=_NOT_OF_THE_BACKBONE)
 
@@ -81,7 +91,10 @@ def _find_imagenet(assets: str | Path | None) -> Path:
         raise WeightsError(str(error)) from error
 
 
-def _of_the_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The audio tower's part of a file, under its own names."""
+def _read_tower(file: Path, tower: nn.Module) -> StateDict:
+    """Read the audio tower's part of a file, of the tower or of an AudioCLIP, under the tower's own names."""
+    names = tower.state_dict().keys()
+    known = {*names, *(f"audio.{name}" for name in names)}
+    state = rename_to_fit(read_state_dict(file), known, source=file)
     own = {name.removeprefix("audio."): value for name, value in state.items() if name.startswith("audio.")}
-    return own or dict(state)
+    return own or state

@@ -184,3 +184,63 @@ def test_where_nothing_says_the_arguments_the_message_asks_for_them(
         WeightsError, match=r"misshapen(.|\n)*does not say which arguments its model was built"
     ):
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
+
+
+def other_values(caught: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the warnings say of arguments that were others in training."""
+    found = [record.getMessage() for record in caught.records if record.name == "model.built_from"]
+    caught.clear()
+    return found
+
+
+@pytest.fixture(scope="module")
+def best(arguments: dict[str, Any], trained: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "best.pt"
+    described = {"class": PATH, "args": {**arguments, "transformer_heads": 2}}
+    checkpoint_files.save_weights(path, trained.state_dict(), built_from=described)
+    return path
+
+
+def test_an_argument_without_weights_that_was_another_in_training_is_a_warning(
+    arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**arguments, "assets": None, "pretrained": best}
+    AudioCLIP(**given)
+    assert other_values(caplog) == []
+    AudioCLIP(**{**given, "vision_layers": tuple(arguments["vision_layers"]), "multilabel": False})
+    assert other_values(caplog) == []
+    AudioCLIP(**{**given, "hop_length": 90, "normalized": False, "transformer_heads": 4})
+    assert other_values(caplog) == [
+        f"{best} was trained with other arguments: transformer_heads is 4, but was 2; hop_length is 90, but "
+        "was 120; normalized is False, but was True. Give transformer_heads=2, hop_length=120, "
+        "normalized=True (in a protocol, under Model.args), unless you mean to change that."
+    ]
+    AudioCLIP.from_pretrained(best, spec_height=64)
+    assert [text.partition(". Give")[0] for text in other_values(caplog)] == [
+        f"{best} was trained with other arguments: spec_height is 64, but was -1"
+    ]
+
+
+def test_of_a_file_for_one_part_the_arguments_of_that_part_are_compared(
+    arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**arguments, "assets": None, "hop_length": 90, "transformer_heads": 4}
+    for part, name in (("clip", "transformer_heads"), ("audio", "hop_length")):
+        AudioCLIP(**{**given, "pretrained": {part: best}})
+        (text,) = other_values(caplog)
+        assert f"arguments: {name} is" in text and ";" not in text
+
+
+def test_an_audio_tower_by_itself_is_compared_too(best: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from model.esresnet import ESResNeXt
+
+    ESResNeXt(n_fft=256, hop_length=90, win_length=200, num_classes=16, pretrained=best)
+    assert ["hop_length is 90, but was 120" in text for text in other_values(caplog)] == [True]
+
+
+def test_arguments_that_do_not_fit_are_named_before_the_weights_are_refused(
+    arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(WeightsError, match="misshapen"):
+        AudioCLIP(**{**arguments, "assets": None, "transformer_width": 64, "pretrained": best})
+    assert ["transformer_width is 64, but was 32" in text for text in other_values(caplog)] == [True]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
 from model.releases import WeightsError, find_weights
-from model.weight_files import KNOWN_ARCHIVES, read_state_dict, without_wrappers
-from model.weights import load_weights
+from model.weight_files import KNOWN_ARCHIVES, read_state_dict
+from model.weights import load_weights, rename_to_fit
 
 
 def network() -> nn.Sequential:
@@ -192,14 +192,54 @@ def test_a_pointer_in_place_of_a_released_file_is_said_by_its_name(tmp_path: Pat
         (["visual.trunk.module.a", "b"], {"visual.trunk.module.a", "b"}),
     ],
 )
-def test_names_are_those_without_wrappers(names: list[str], expected: set[str]) -> None:
-    assert set(without_wrappers({name: torch.ones(1) for name in names})) == expected
+def test_prefixes_of_wrappers_are_taken_off(names: list[str], expected: set[str]) -> None:
+    state = {name: torch.ones(1) for name in names}
+    assert set(rename_to_fit(state, expected, source="x.pt")) == expected
+    assert set(rename_to_fit(state, set(), source="x.pt")) == expected  # another model: for the message
 
 
-def test_two_entries_of_one_name_are_an_error(tmp_path: Path) -> None:
-    torch.save({"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}, tmp_path / "weights.pt")
-    with pytest.raises(WeightsError, match=r'weights\.pt: two of its entries are "a\.b" without the names'):
-        read_state_dict(tmp_path / "weights.pt")
+class Foreign(nn.Module):
+    """Has names of its own that look like those of wrappers."""
+
+    def __init__(self, *, compiled: bool = False) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        self.model.enc = nn.Module()
+        self.model.enc.module = nn.Linear(2, 2)
+        if compiled:
+            self.model.add_module("_orig_mod", nn.Linear(2, 1))
+            self.model.enc.register_buffer("n_averaged", torch.ones(1))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.model.model."])
+def test_names_that_a_module_has_stay_even_if_a_wrapper_could_have_made_them(
+    prefix: str, compiled: bool, tmp_path: Path
+) -> None:
+    saved, module = Foreign(compiled=compiled), Foreign(compiled=compiled)
+    state = {f"{prefix}{name}": value for name, value in saved.state_dict().items()}
+    if prefix.startswith("module."):
+        state["n_averaged"] = torch.tensor(3)
+    torch.save(state, tmp_path / "weights.pt")
+    report = load_weights(module, read_state_dict(tmp_path / "weights.pt"), source="weights.pt")
+    assert set(report.loaded) == set(saved.state_dict())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[name])
+
+
+def test_a_single_parallel_tower_fits_beside_one_that_has_such_a_name_itself() -> None:
+    known = {"enc.module.weight", "dec.weight"}
+    state = {"enc.module.weight": torch.ones(1), "dec.module.weight": torch.zeros(1)}
+    assert rename_to_fit(state, known, source="x.pt") == {
+        "enc.module.weight": torch.ones(1),
+        "dec.weight": torch.zeros(1),
+    }
+
+
+def test_two_entries_of_one_name_are_an_error() -> None:
+    state = {"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}
+    with pytest.raises(WeightsError, match=r'x\.pt: two of its entries are "a\.b" without the prefixes'):
+        load_weights(network(), state, source="x.pt")
 
 
 @pytest.mark.parametrize("wrapping", ["compiled", "parallel", "averaged", "lightning", "tower"])
@@ -398,6 +438,14 @@ def test_pretrained_true_is_clip_and_the_audio_classifier(
     take_for_released(tmp_path / "CLIP.pt")
     take_for_released(tmp_path / "ESRNXFBSP.pt")
     model = AudioCLIP(**small_arguments, pretrained=True, assets=tmp_path)  # type: ignore[arg-type]
+    for name, tensor in model.state_dict().items():
+        assert name.startswith("audio.fc.") or torch.equal(tensor, state[name]), name
+
+    parts = {"clip": ("clip.pt", clip), "audio": ("audio.pt", audio)}
+    for name, content in parts.values():
+        torch.save({"state_dict": {f"model.{key}": x for key, x in content.items()}}, tmp_path / name)
+    wrapped = {part: tmp_path / name for part, (name, _) in parts.items()}
+    model = AudioCLIP(**small_arguments, pretrained=wrapped)  # type: ignore[arg-type]
     for name, tensor in model.state_dict().items():
         assert name.startswith("audio.fc.") or torch.equal(tensor, state[name]), name
 
