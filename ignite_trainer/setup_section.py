@@ -118,8 +118,8 @@ class Faults(Section):
     )
     unreadable: Literal["stop", "skip"] = Field(
         default="stop",
-        description="What follows a sample that cannot be read. "
-        '"stop": the run ends, and names it. "skip": its batch goes without it.',
+        description="What follows a sample that cannot be read or decoded. "
+        '"stop": the run names it and ends. "skip": the run goes on without it, and counts it.',
     )
     unreadable_at_most: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of a split that may be skipped before the run ends after all."
