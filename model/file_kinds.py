@@ -1,8 +1,9 @@
-"""Identify files that lie where weights or an archive should be: pointers, web pages, empty files."""
+"""Identify files that lie where weights, sounds or pictures should be: pointers, web pages, empty files."""
 
 import re
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 _HEAD_BYTES = 1024
 _SHOWN = 60  # characters of a text
@@ -37,17 +38,44 @@ def name_other_kind(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    if not head:
-        return "an empty file: its download or copy failed. Fetch it again."
-    if not head.strip(b"\0"):
-        return "a file of zeros: its download broke off. Fetch it again."
-    if known := _name_by_beginning(head):
+    head = beginning_of(path)
+    if known := name_placeholder(head) or _name_by_beginning(head):
         return known
     if path.suffix.lower() in _EXPORTED:
         return "an exported network, which can only be run. Name the weights that it was made from."
     return _name_archive(path) if head.startswith(b"PK\x03\x04") else _name_text(head)
+
+
+def name_placeholder(head: bytes) -> str | None:
+    """Say what a file is that failed to be downloaded, whatever it was to hold: the end of "FILE is ...".
+
+    Args:
+        head: the beginning of the file, some hundred bytes or all.
+    """
+    if not head:
+        return "an empty file: its download or copy failed. Fetch it again."
+    if not head.strip(b"\0"):
+        return "a file of zeros: its download broke off. Fetch it again."
+    for pattern, (name, command) in _POINTERS.items():
+        if re.match(pattern, head):
+            return f"a {name} pointer, not the file that it stands for. Run `{command}` in its repository."
+    text = _as_text(head) or ""
+    if re.match(r"(?i)<!doctype html|<html|<head|<body", text) or "<html" in text.lower():
+        return "an HTML page: its download failed. Download the file itself."
+    return None
+
+
+def beginning_of(source: Path | BinaryIO) -> bytes:
+    """Read the beginning of a file, for `name_placeholder`; of one that is open, from its start.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    source.seek(0)
+    return source.read(_HEAD_BYTES)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -64,9 +92,6 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _name_by_beginning(head: bytes) -> str | None:
-    for pattern, (name, command) in _POINTERS.items():
-        if re.match(pattern, head):
-            return f"a {name} pointer, not the file that it stands for. Run `{command}` in its repository."
     for magic, name in _ARCHIVES.items():
         if head.startswith(magic):
             return f"a {name} archive. Unpack it, and name the file of weights in it."
@@ -96,11 +121,9 @@ def _name_archive(path: Path) -> str | None:
 
 def _name_text(head: bytes) -> str | None:
     """Name a text; None where the bytes are none."""
-    text = head.decode("utf-8-sig", errors="ignore").strip()  # pages may be in another encoding
-    if not text or any(not letter.isprintable() and not letter.isspace() for letter in text):
+    text = _as_text(head)
+    if not text:
         return None
-    if re.match(r"(?i)<!doctype html|<html|<head|<body", text) or "<html" in text.lower():
-        return "an HTML page, not a file of weights: its download failed. Download the file itself."
     if text.startswith("<"):
         return "an XML document, as servers answer instead of a file. Download the file itself."
     if text.startswith("{") and '"weight_map"' in text:
@@ -108,6 +131,11 @@ def _name_text(head: bytes) -> str | None:
     if text.startswith(("{", "[")):
         return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that holds them.'
     return f'text ("{_shown(text)}"), not a file of weights. Fetch it again.'
+
+
+def _as_text(head: bytes) -> str | None:
+    text = head.decode("utf-8-sig", errors="ignore").strip()  # pages may be in another encoding
+    return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
 
 
 def _shown(text: str) -> str:

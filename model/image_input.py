@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from model.file_kinds import beginning_of, name_placeholder
 from model.inputs import IMAGE_KINDS, describe, searchable
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
@@ -97,10 +98,11 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
         return _upright_rgb(source, name)
     if not isinstance(source, Path) and not hasattr(source, "read"):
         raise ValueError(f"{name} is {describe(source)}; {IMAGE_KINDS}.")
+    source = source if isinstance(source, Path) else searchable(source, name)
     try:
-        opened = Image.open(source if isinstance(source, Path) else searchable(source, name))
+        opened = Image.open(source)
     except _NOT_DECODABLE as error:
-        raise _not_decodable(name, error) from error
+        raise _not_decodable(name, error, source) from error
     with opened:
         return _upright_rgb(opened, name)
 
@@ -173,7 +175,10 @@ def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
     return array
 
 
-def _not_decodable(name: str, error: Exception) -> ValueError:
+def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None = None) -> ValueError:
+    known = None if source is None else name_placeholder(beginning_of(source))
+    if known is not None:
+        return ValueError(f"{name}: is {known}")
     advice = f"; {CONVERT_IMAGE}" if Path(name).suffix.lower() in UNDECODED_IMAGE_SUFFIXES else ""
     return ValueError(f"{name}: not decodable as an image ({error}){advice}.")
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from model.file_kinds import beginning_of, name_placeholder
 from model.sounds.layout import read_layout
 
 Segment: TypeAlias = tuple[float, float | None]
@@ -192,6 +193,8 @@ class AudioReader:
         return UnusableAudio(f"{self._name}: truncated; {detail}.", fault="truncated", detail=detail)
 
     def _not_decodable(self, reason: str) -> UnusableAudio:
+        if (known := name_placeholder(beginning_of(self._source))) is not None:
+            return UnusableAudio(f"{self._name}: is {known}", detail=f"is {known.rstrip('.')}")
         return UnusableAudio(f"{self._name}: not decodable as audio ({reason}).", detail=reason)
 
     @property

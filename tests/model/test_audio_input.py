@@ -69,14 +69,14 @@ def test_pictures_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_AUDIO_SUFFIXES))
 def test_sounds_that_are_not_decoded_are_named_with_what_converts_them(suffix: str, tmp_path: Path) -> None:
-    (tmp_path / f"x{suffix}").write_bytes(b"\0" * 100)
+    (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
     with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as audio .*; convert it, as by `ffmpeg"):
         read_audio(tmp_path / f"x{suffix}", 8000)
 
 
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_IMAGE_SUFFIXES))
 def test_pictures_that_are_not_decoded_are_named_with_what_converts_them(suffix: str, tmp_path: Path) -> None:
-    (tmp_path / f"x{suffix}").write_bytes(b"\0" * 100)
+    (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
     with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, as by `mag"):
         read_image(tmp_path / f"x{suffix}")
 
@@ -215,7 +215,7 @@ def test_a_clip_that_resampling_would_make_too_long_is_refused(
 
 
 def test_a_name_that_promises_no_header_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "clip.raw").write_bytes(bytes(100))
+    (tmp_path / "clip.raw").write_bytes(bytes(range(100)))
     with pytest.raises(ValueError, match=r"clip\.raw: not decodable as audio"):
         read_audio(tmp_path / "clip.raw", 44100)
 

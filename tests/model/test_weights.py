@@ -127,7 +127,7 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
     "zeros": (bytes(5000), "a file of zeros"),
     "Git LFS": (LFS_POINTER, "a Git LFS pointer, not the file that it stands for. Run `git lfs pull`"),
     "git-annex": (b"/annex/objects/SHA256E-s5--00.pt\n", "a git-annex pointer"),
-    "HTML": (b"<!DOCTYPE html>\n<html>" + b" " * 3000, "an HTML page, not a file of weights"),
+    "HTML": (b"<!DOCTYPE html>\n<html>" + b" " * 3000, "an HTML page: its download failed"),
     "HTML after a comment": (b"\n<!-- page --><HTML lang='de'>\xfc", "an HTML page"),
     "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
     "JSON": (b'{"Model": {"class": "x"}}', 'JSON ("{"Model": {"class": "x"}}"), not a file of weights'),

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from model.audio_input import read_audio
+from model.image_input import read_image
 from model.sounds.decoding import AudioReader, UnusableAudio
 from utils.datasets.hearing import Heard, listen
 
@@ -317,14 +318,36 @@ def test_what_is_wrong_with_a_sound_can_be_sent_from_a_worker(tmp_path: Path) ->
     assert isinstance(UnusableAudio("as torch makes it again"), ValueError)
 
 
-@pytest.mark.parametrize("content", [b"<html>" * 100, b"word " * 100])
+PLACEHOLDERS = {
+    b"": "an empty file: its download or copy failed. Fetch it again.",
+    bytes(5000): "a file of zeros: its download broke off. Fetch it again.",
+    b"<html>" * 100: "an HTML page: its download failed. Download the file itself.",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 441044\n": (
+        "a Git LFS pointer, not the file that it stands for. Run `git lfs pull` in its repository."
+    ),
+}
+
+
+@pytest.mark.parametrize("content", [*PLACEHOLDERS, b"word " * 100])
 @pytest.mark.parametrize("suffix", ["wav", "au", "mp3", "flac"])
-def test_text_is_no_sound_whatever_its_suffix(suffix: str, content: bytes, tmp_path: Path) -> None:
+def test_what_lies_in_place_of_a_sound_is_named(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
+    known = PLACEHOLDERS.get(content)
+    expected = "not decodable as audio" if known is None else f"is {known}"
     read, heard = read_and_heard(path)
-    assert str(read).startswith(f"{path}: not decodable as audio")
-    assert heard.fault == "unreadable"
+    assert str(read).startswith(f"{path}: {expected}")
+    assert heard.fault == ("unreadable" if content else "empty")
+
+
+@pytest.mark.parametrize("content", PLACEHOLDERS)
+def test_what_lies_in_place_of_a_picture_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    for source in (path, io.BytesIO(content)):
+        with pytest.raises(ValueError, match=r"a\.jpg") as caught:
+            read_image(source, name="a.jpg")
+        assert str(caught.value) == f"a.jpg: is {PLACEHOLDERS[content]}"
 
 
 def test_a_disk_that_fails_is_no_end_of_a_sound() -> None:

@@ -106,7 +106,7 @@ def equal(table: Path) -> None:
                 (
                     "error",
                     "The picture cannot be decoded.",
-                    "1.png: not decodable as an image (cannot identify",
+                    "1.png: is an HTML page: its download failed. Down",
                 )
             ],
         ),
