@@ -297,7 +297,9 @@ def _matching(patterns: Sequence[str], *, leave_out: Sequence[Path]) -> list[Pat
             listed = (
                 [path for path in folder.glob("*.json") if path.resolve() not in others] for folder in folders
             )
-            near = [str(path) for path in next(filter(None, listed), [])]
-            raise ProtocolError(f'no file matches "{pattern}"; {suggest(pattern, near)}', source="--config")
+            near = {path.stem: str(path) for path in next(filter(None, listed), [])}
+            name = Path(pattern).stem
+            hint = f'did you mean "{near[name]}"?' if name in near else suggest(pattern, near.values())
+            raise ProtocolError(f'no file matches "{pattern}"; {hint}', source="--config")
         paths.update(dict.fromkeys(Path(match) for match in matches))
     return list(paths)

@@ -12,10 +12,14 @@ from ignite_trainer.validation import keys_at
 _NAMED = 3  # more are no help
 # What other programs call it.
 _USUAL = {
-    "batch_size": "batch_train",
+    **dict.fromkeys(("batch", "batch_size", "bs"), "batch_train"),
     "learning_rate": "lr",
-    "num_workers": "workers_train",
-    "output_dir": "saved_models_path",
+    "wd": "weight_decay",
+    **dict.fromkeys(("workers", "num_workers"), "workers_train"),
+    **dict.fromkeys(("output", "output_dir", "out_dir", "save_dir"), "saved_models_path"),
+    **dict.fromkeys(("data_root", "data_dir", "data_path"), "root"),
+    **dict.fromkeys(("checkpoint", "ckpt", "weights"), "pretrained"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "precision"),
 }
 
 
@@ -63,7 +67,7 @@ def _explain_flag(flag: str, flags: Iterable[str], content: Mapping[str, Any]) -
     name = _plain(flag)
     name = _USUAL.get(name, name)
     by_name = {_plain(one): one for one in flags if one.startswith("--")}
-    keys = {_plain(str(path[-1])): path for path in _paths(content, ())}
+    keys = {_plain(str(path[-1])): path for path in _paths(content, ()) if len(path) > 1}
     if name in by_name:
         meant = [by_name[name]]
     elif not (meant := [f"--{key}" for key in keys_ending(content, [name])]):

@@ -217,6 +217,8 @@ def test_where_there_are_no_protocols_a_shipped_one_is_named(
     said = capsys.readouterr().err
     assert f'no file matches "{tmp_path / "mine.json"}"; ' in said
     assert str(shipped) in said
+    assert command("-c", "shipped", defaults=defaults) == 2
+    assert capsys.readouterr().err.endswith(f'no file matches "shipped"; did you mean "{shipped}"?\n')
 
 
 @pytest.mark.parametrize(

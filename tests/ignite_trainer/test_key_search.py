@@ -9,9 +9,9 @@ from ignite_trainer.key_search import explain_words, keys_ending
 
 CONTENT = {
     "Setup": {"epochs": 3, "batch_train": 8},
-    "Model": {"class": "a.B", "args": {"layers": [1], "nested": {"rate": 1}}},
+    "Model": {"class": "a.B", "args": {"layers": [1], "nested": {"rate": 1}, "pretrained": True}},
     "Optimizer": {"class": "a.C", "args": {"lr": 0.1, "weight_decay": 0.0}},
-    "Dataset": {"class": "a.D", "args": {"fold": 1}},
+    "Dataset": {"class": "a.D", "args": {"fold": 1, "root": "data"}},
     "Transforms": [{"class": "a.E", "args": {"p": 0.5}}, {"class": "a.F", "args": {"max_scale": 1.5}}],
 }
 
@@ -33,6 +33,11 @@ def explained(*words: str) -> str:
         ("--batch_size", "--batch-train"),
         ("--batch_test", "--batch-test"),
         ("--num-workers", "--workers-train"),
+        ("--workers", "--workers-train"),
+        ("--batch", "--batch-train"),
+        ("--data-root", "--Dataset.args.root"),
+        ("--checkpoint", "--Model.args.pretrained"),
+        ("--fp16", "--Setup.precision"),
         ("--confg", "--config"),
         ("--fold", "--Dataset.args.fold"),
         ("--seed", "--Setup.seed"),
