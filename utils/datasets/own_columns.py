@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from utils.datasets.cells import all_whole, whole
 from utils.datasets.entries import Entry
-from utils.datasets.own_times import DURATION, END, START, Column, choose_times, segment_of
+from utils.datasets.own_times import Column, choose_times, segment_of
 from utils.datasets.records import Record, Records
 
 _KNOWN = {
@@ -26,9 +26,6 @@ _KNOWN = {
     "image": ("image", "images", "image_path", "image_file", "frame", "frames", "picture", "photo"),
     "text": ("text", "caption", "captions", "description", "sentence"),
     "labels": ("labels", "label", "category", "class", "classes", "tags", "tag"),
-    "start": START,
-    "end": END,
-    "duration": DURATION,
     "group": ("group",),
     "fold_column": ("fold",),
     "split_column": ("split", "subset"),
@@ -69,7 +66,8 @@ def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> list[R
     """
     records = Records.of(table)
     names = {what: _name(what, given, records) for what, given in wanted._asdict().items()}
-    names |= choose_times(names, wanted._asdict(), records)
+    if names["audio"]:
+        names |= choose_times(wanted._asdict(), records)
     if not any(names[what] for what in ("audio", "image", "text")):
         raise ValueError(
             f"{table} has no column of sounds, pictures or texts that is known by its name; it has "
@@ -79,7 +77,7 @@ def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> list[R
 
 
 def _name(what: str, given: Column, records: Records) -> str | None:
-    """The name of a column, as it is given or found."""
+    """The name of a column, as it is given or found; times are left to `choose_times`."""
     argument = "labels" if what == "labels" else what
     if given is False:
         return None
@@ -91,7 +89,7 @@ def _name(what: str, given: Column, records: Records) -> str | None:
     if isinstance(given, str):
         return given
     lower = {column.strip().lower(): column for column in reversed(records.columns)}
-    return next((lower[name] for name in _KNOWN[what] if name in lower), None)
+    return next((lower[name] for name in _KNOWN.get(what, ()) if name in lower), None)
 
 
 def _row(record: Record, names: dict[str, str | None], separator: str | None) -> Row:

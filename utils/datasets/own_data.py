@@ -45,9 +45,9 @@ class Table(ListedDataset):
         root: folder that paths are relative to; None: that of the table.
         missing: "error", or "skip": do without files that are not there, and say how many.
         audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
-            `start` with `end` or `duration`, in seconds, are the part of the sound file, by the rules of
-            `utils.datasets.own_times`; rows of one `group`, by default of one file, are held out together or
-            not at all.
+            `start` with `end` or `duration`, in seconds or, by their names, milliseconds, are the part of the
+            sound file, by the rules of `utils.datasets.own_times`; rows of one `group`, by default of one
+            file, are held out together or not at all.
         mono, frames, cache, progress: as those of `utils.datasets.listed.ListedDataset`.
 
     Raises:

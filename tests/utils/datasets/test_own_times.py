@@ -64,6 +64,140 @@ def test_a_row_is_the_part_that_its_columns_say(
     assert segment(folder, columns) == (expected and pytest.approx(expected))
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"Begin Time (s)": 0.3, "End Time (s)": 0.5}, (0.3, 0.5)),
+        ({"Begin Time (s)": 0.3, "Delta Time (s)": 0.2}, (0.3, 0.5)),
+        ({"Start (s)": 0.3, "End (s)": 0.5}, (0.3, 0.5)),
+        ({"StartTime": 0.3, "EndTime": 0.5}, (0.3, 0.5)),
+        ({"starttime": 0.3, "ENDTIME": 0.5}, (0.3, 0.5)),
+        ({"start_ms": 300, "end_ms": 500}, (0.3, 0.5)),
+        ({"Onset (ms)": 300, "Offset (ms)": 500}, (0.3, 0.5)),
+        ({"start": 0.3, "duration_ms": 200}, (0.3, 0.5)),
+        ({"tmin": 0.3, "tmax": 0.5}, (0.3, 0.5)),
+        ({"t_start": 0.3, "t_end": 0.5}, (0.3, 0.5)),
+        ({"begin": 0.3, "stop": 0.5}, (0.3, 0.5)),
+        ({"start_time": 0.3, "stop_time": 0.5}, (0.3, 0.5)),
+        ({"segment-start": 0.3, "segment-end": 0.5}, (0.3, 0.5)),
+        ({"start_offset": 0.3, "end_offset": 0.5}, (0.3, 0.5)),
+        ({"File Offset (s)": 0.3, "Delta Time (s)": 0.2}, (0.3, 0.5)),
+        ({"Begin Time (s)": 0.3, "End Time (s)": 0.5, "Begin Sample": 2400, "start_ms": 9}, (0.3, 0.5)),
+        ({"start": 0.3, "end": 0.5, "call_start": 0.4}, (0.3, 0.5)),
+    ],
+    ids=str,
+)
+def test_names_of_times_are_read_in_any_spelling(
+    folder: Path, columns: dict[str, Any], expected: tuple[float, float]
+) -> None:
+    assert segment(folder, columns) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"duration_ms": 500},
+        {"Duration (s)": 0.5, "length": 9},
+        {"time": 0.5, "timestamp": 1700000000, "date": "2020-01-01", "recorded_at": 3},
+        {"start_date": 20200101, "Begin Clock Time": 9.5, "end_datetime": 3, "Begin File": 7},
+        {"start_label": 3, "call_start": "the bird sings", "from": "Xeno-canto", "to": "dog"},
+        {"audio_duration": 9, "num_frames": 90, "Low Freq (Hz)": 300, "weekend": 1, "restart": 2},
+        {"call_start": None, "dc_offset": 0.1},
+    ],
+    ids=str,
+)
+def test_columns_that_are_no_times_of_a_part_are_not_asked_about(
+    folder: Path, columns: dict[str, Any]
+) -> None:
+    assert segment(folder, columns) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (
+            {"call_start": 0.3},
+            'call_start may be the start of the part of the sound: if so, set "start": "cal',
+        ),
+        (
+            {"call_start": "00:01.5", "call_end": "00:02"},
+            'if so, set "end": "call_end"; if not, "end": false.',
+        ),
+        (
+            {"from": 0.3, "to": 0.5},
+            'set "start": "from"; if not, "start": false. to may be the end of the part',
+        ),
+        (
+            {"start_sample": 9},
+            'in seconds into a column, and name that by "start"; if it is none, set "start": ',
+        ),
+        (
+            {"start": 0.3, "end_frame": 9},
+            "end_frame may be the end of the part of the sound, but not in second",
+        ),
+        (
+            {"frame_offset": 9, "num_frames": 9},
+            "frame_offset may be the start of the part of the sound, but no",
+        ),
+        ({"start_min": 1}, "start_min may be the start of the part of the sound, but not in seconds"),
+        ({"start_index": 1, "call_start": 2}, "call_start may be the start of the part of the sound: if so"),
+        (
+            {"start": 0.3, "length": 9},
+            "length may be the duration of the part of the sound, but not in seconds",
+        ),
+        (
+            {"start": 0.3, "clip_duration": 9},
+            "clip_duration may be the duration of the part of the sound: if so",
+        ),
+        (
+            {"start": 0.3, "begin": 0.4, "end": 0.5},
+            "start or begin may be the start of the part of the sound",
+        ),
+        ({"Begin Time (s)": 9, "File Offset (s)": 0.4}, "Begin Time (s) or File Offset (s) may be the start"),
+        ({"stop": 0.5}, "has the column stop, and none for the start that is known by its name"),
+        ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a number of milliseconds after the start'),
+        (
+            {"start_ms": 200, "end_ms": 500, "duration_ms": 9},
+            'duration_ms is "9"; 300, from 0.2 to 0.5 s (where',
+        ),
+    ],
+    ids=str,
+)
+def test_columns_that_may_be_times_are_asked_about(folder: Path, columns: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        segment(folder, columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "args", "expected"),
+    [
+        ({"call_start": 0.3, "call_end": 0.5}, {"start": "call_start", "end": "call_end"}, (0.3, 0.5)),
+        ({"call_start": 0.3, "call_end": 0.5}, {"start": False, "end": False}, None),
+        ({"start_sample": 9, "end_sample": 99}, {"start": False, "end": False}, None),
+        ({"start": 0.3, "begin": 0.4, "end": 0.5}, {"start": "begin"}, (0.4, 0.5)),
+        ({"start": 0.3, "length": 9}, {"duration": False}, (0.3, None)),
+        ({"call_start_ms": 300}, {"start": "call_start_ms"}, (0.3, None)),
+    ],
+    ids=str,
+)
+def test_an_argument_settles_what_is_asked(
+    folder: Path, columns: dict[str, Any], args: dict[str, Any], expected: tuple[float, float | None] | None
+) -> None:
+    assert segment(folder, columns, **args) == (expected and pytest.approx(expected))
+
+
+def test_a_column_of_samples_is_not_taken_for_seconds_though_it_is_named(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match="start_sample may be the start of the part of the sound, but not in"
+    ):
+        segment(folder, {"start_sample": 9}, start="start_sample")
+
+
+def test_times_of_tables_without_sounds_are_not_asked_about(folder: Path) -> None:
+    (folder / "own.csv").write_text("caption,stop,start_frame\na dog,3,9\n")
+    assert Table(folder / "own.csv", RATE).entries[0].segment is None
+
+
 def test_a_start_and_a_duration_give_their_samples(folder: Path) -> None:
     segment(folder, {"offset": 0.25, "duration": 0.5})
     whole, _ = soundfile.read(folder / "0.wav", dtype="int16")
