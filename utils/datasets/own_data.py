@@ -28,10 +28,10 @@ class Table(ListedDataset):
     Cells that read `nan`, `NaN` or `<NA>` are empty; `Nan`, or `nan` within a longer text, is a word. Where
     all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
-    A folder has a folder for each class, with sounds and pictures in it, those of one name as one sample.
-    Links are followed, and what is not read is counted in a warning. Where all of its folders are named as
-    splits are (`train`, `test`, `valid` ...), the classes are the folders in these; held out is what `split`
-    names, or else all but `train`.
+    A folder has a folder for each class, with sounds and pictures in it, a sound and a picture of one name as
+    one sample. Links are followed, no folder is entered twice, and what is not read is counted in a warning.
+    Where all of its folders are named as splits are (`train`, `test`, `valid` ...), the classes are the
+    folders in these; held out is what `split` names, or else all but `train`.
 
     Args:
         table: the table, or the folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -37,7 +38,11 @@ class ClassFolders(NamedTuple):
 
 
 def read_folder(folder: Path) -> ClassFolders:
-    """List `<folder>/<label>/**`: sounds and pictures, those of one name and folder as one sample.
+    """List `<folder>/<label>/**`: sounds and pictures, a sound and a picture of one name as one sample.
+
+    Several sounds or pictures of that name, such as `1.jpg` and `1.gif`, may or may not have one content, so
+    none is left out: the first sound goes with the first picture, the second with the second, and so on. All
+    are of one group, so that they are held out together or not at all.
 
     `_` in the name of a class stands for a space. Where all folders are named as splits are, `train`, `test`,
     `valid` ..., and have folders themselves, those are the classes.
@@ -46,12 +51,14 @@ def read_folder(folder: Path) -> ClassFolders:
         ValueError: there are no sounds or pictures, a name is not UTF-8, or the folder is not of this form.
         OSError: a folder cannot be read.
     """
-    paths = [PurePosixPath(parent + name) for parent, name in files_below(folder)]
+    repeated = list[str]()
+    found = files_below(folder, on_repeated=repeated.append)
+    paths = [PurePosixPath(parent + name) for parent, name in found]
     _refuse_other_encodings(folder, [path for path in paths if path.suffix.lower() in _READ])
     splits = _splits(folder, paths)
     depth = 2 if splits else 1  # of folders above a sample
     kinds, stray, with_samples = Counter[str](), list[str](), set[str]()
-    found: dict[str, dict[str, str]] = {}
+    by_stem = defaultdict[str, tuple[list[str], list[str]]](lambda: ([], []))  # sounds and pictures
     for path in paths:
         kind = path.suffix.lower()
         if len(path.parts) <= depth:
@@ -60,24 +67,21 @@ def read_folder(folder: Path) -> ClassFolders:
         if kind not in _READ:
             kinds[kind] += 1
             continue
-        modality = "image" if kind in IMAGE_SUFFIXES else "audio"
-        both = found.setdefault(path.with_suffix("").as_posix(), {})
-        if modality in both:
-            raise ValueError(f"{folder} has both {both[modality]} and {path}; one sample has one of a kind.")
-        both[modality] = path.as_posix()
+        by_stem[path.with_suffix("").as_posix()][kind in IMAGE_SUFFIXES].append(path.as_posix())
         with_samples.add("/".join(path.parts[:depth]))
     classes = [f"{split}/{name}" for split in splits for name in folders_of(folder / split)]
     empty = [name for name in classes or folders_of(folder) if name not in with_samples]
-    passed_over = _passed_over(kinds, stray, empty)
-    if not found:
+    passed_over = _passed_over(kinds, stray, empty, repeated)
+    if not by_stem:
         said = f" Not read: {passed_over}." if passed_over else ""
         raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
     rows = []
-    for stem, files in found.items():
-        images = (files["image"],) if "image" in files else ()
+    for stem, (sounds, pictures) in by_stem.items():
         parts = stem.split("/")
-        entry = Entry(files.get("audio"), images, labels=(parts[depth - 1].replace("_", " "),))
-        rows.append(Row(entry, parts[0] if splits else None, stem))
+        for sound, picture in zip_longest(sounds, pictures):
+            images = () if picture is None else (picture,)
+            entry = Entry(sound, images, labels=(parts[depth - 1].replace("_", " "),))
+            rows.append(Row(entry, parts[0] if splits else None, stem))
     return ClassFolders(rows, _held_out(splits), passed_over)
 
 
@@ -116,8 +120,10 @@ def _held_out(splits: Sequence[str]) -> tuple[str, ...]:
     return others if len(others) < len(splits) else ()
 
 
-def _passed_over(kinds: Mapping[str, int], stray: Sequence[str], empty: Sequence[str]) -> str:
-    """Say what is not read: files by suffix, those outside the classes, and classes without samples."""
+def _passed_over(
+    kinds: Mapping[str, int], stray: Sequence[str], empty: Sequence[str], repeated: Sequence[str]
+) -> str:
+    """Say what is not read: files by suffix, those outside the classes, empty classes, further links."""
     by_advice = defaultdict[str, list[str]](list)
     for kind, count in sorted(kinds.items()):
         advice = CONVERT_AUDIO if kind in UNDECODED_AUDIO_SUFFIXES else ""
@@ -128,6 +134,8 @@ def _passed_over(kinds: Mapping[str, int], stray: Sequence[str], empty: Sequence
         said.append(f"{len(stray):,} in no folder of a class, such as {shown(stray[0])}")
     if empty:
         said.append(f"classes without a sound or picture that is read: {_some(empty)}")
+    if repeated:
+        said.append(f"links to folders that are read elsewhere: {_some([path[:-1] for path in repeated])}")
     return "; ".join(said)
 
 

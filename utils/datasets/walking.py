@@ -8,15 +8,20 @@ from pathlib import Path
 
 
 def files_below(
-    root: Path, *, on_error: Callable[[str, OSError], None] | None = None
+    root: Path,
+    *,
+    on_error: Callable[[str, OSError], None] | None = None,
+    on_repeated: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Find all files that are not hidden, in the order of their names; links are followed.
 
-    A folder that is in itself, by way of links, is entered once.
+    Each folder is entered once: where it lies, or else by the link that is nearest to the root, of several
+    the first by name.
 
     Args:
         root: the folder.
         on_error: called with a folder that cannot be read, which is passed over then; None: that is raised.
+        on_repeated: called with each further path to a folder, which is passed over.
 
     Yields:
         Folder relative to the root, "" or with `/` at its end, and name. Names that are not UTF-8 have
@@ -25,8 +30,17 @@ def files_below(
     Raises:
         OSError: a folder cannot be read.
     """
+    files, links, entered = list[tuple[str, str]](), list[str](), {_identity(root)}
 
-    def look(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+    def enter(folder: str) -> bool:
+        there = _identity(root / folder)
+        if there in entered and on_repeated is not None:
+            on_repeated(folder)
+        is_new = there not in entered
+        entered.add(there)
+        return is_new
+
+    def look(folder: str) -> None:
         try:
             with os.scandir(root / folder) as entries:
                 ordered = sorted(entries, key=lambda entry: entry.name)
@@ -38,14 +52,22 @@ def files_below(
         for entry in ordered:
             if _is_hidden(entry.name):
                 continue
+            path = f"{folder}{entry.name}/"
             if not _is_folder(entry):
-                yield folder, entry.name
-                continue
-            there = _identity(entry.path)
-            if there not in above:
-                yield from look(f"{folder}{entry.name}/", above | {there})
+                files.append((folder, entry.name))
+            elif entry.is_symlink():
+                links.append(path)
+            elif enter(path):
+                look(path)
 
-    yield from look("", frozenset({_identity(root)}))
+    folders = [""]
+    while folders:
+        for folder in folders:
+            look(folder)
+        # All of these links before what they lead to: a class is not read as a part of another one.
+        folders = [path for path in sorted(links, key=_depth_and_names) if enter(path)]
+        links.clear()
+    yield from sorted(files, key=lambda file: "".join(file).split("/"))
 
 
 def folders_of(folder: Path) -> list[str]:
@@ -68,6 +90,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"  # what archives of that system have besides
+
+
+def _depth_and_names(path: str) -> tuple[int, list[str]]:
+    return path.count("/"), path.split("/")
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_a_folder_of_nothing_that_is_read_says_what_it_has(tmp_path: Path) -> No
         Table(tmp_path)
 
 
-def test_links_are_followed_and_those_that_go_round_end(tmp_path: Path) -> None:
+def test_links_are_followed_and_each_folder_is_entered_once(tmp_path: Path) -> None:
     put(tmp_path / "store", "dogs/1.wav", "dogs/old/2.wav", "3.wav")
     root = put(tmp_path / "root", "cat/4.wav")
     (root / "dog").symlink_to(tmp_path / "store/dogs")
@@ -96,16 +97,74 @@ def test_links_are_followed_and_those_that_go_round_end(tmp_path: Path) -> None:
     (root / "cat/up").symlink_to(root)
     (root / "cat/self").symlink_to(root / "cat")
     (tmp_path / "store/dogs/back").symlink_to(root / "cat")
-    found = samples(root)
-    assert {clip for clip in found if clip.count("/") == 1} == {
-        "cat/3.wav",
-        "cat/4.wav",
-        "dog/1.wav",
-        "wolf/1.wav",
+    assert samples(root) == {
+        "cat/3.wav": ["cat"],
+        "cat/4.wav": ["cat"],
+        "dog/1.wav": ["dog"],
+        "dog/old/2.wav": ["dog"],
     }
-    assert {"dog/old/2.wav", "dog/back/4.wav", "wolf/old/2.wav"} < found.keys()
-    assert found["dog/back/4.wav"] == ["dog"]
-    assert max(path.count("/") for path in found) <= 4
+    assert Table(root, RATE, cache=False).passed_over == (
+        f"{root}: Not read: classes without a sound or picture that is read: wolf; links to folders that are "
+        "read elsewhere: wolf, cat/self, cat/up, dog/back."
+    )
+
+
+def test_a_class_keeps_its_files_where_a_link_in_another_leads_to_them(tmp_path: Path) -> None:
+    put(tmp_path, "store/young/1.wav", "store/2.wav", "root/b/3.wav")
+    root = put(tmp_path / "root", "a/4.wav", "b/deep/5.wav")
+    (root / "a/all_of_b").symlink_to(root / "b")
+    (root / "a/young").symlink_to(tmp_path / "store/young")
+    (root / "dog").symlink_to(tmp_path / "store")
+    (root / "puppy").symlink_to(tmp_path / "store/young")
+    assert samples(root) == {
+        "a/4.wav": ["a"],
+        "b/3.wav": ["b"],
+        "b/deep/5.wav": ["b"],
+        "dog/2.wav": ["dog"],
+        "puppy/1.wav": ["puppy"],
+    }
+
+
+def test_many_links_between_folders_take_no_longer(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{number:02d}/x.wav" for number in range(14)))
+    for number in range(13):
+        for link in ("a", "b"):
+            (tmp_path / f"{number:02d}" / link).symlink_to(tmp_path / f"{number + 1:02d}")
+    repeated: list[str] = []
+    assert len(list(files_below(tmp_path, on_repeated=repeated.append))) == 14
+    assert len(repeated) == 26
+
+
+def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    put(tmp_path, "b/1.txt", "b.txt", "b/c/2.txt", "b/c.txt", "a.txt", "c/3.txt")
+    (tmp_path / "a").symlink_to(tmp_path / "c")
+    (tmp_path / "0").symlink_to(put(tmp_path.parent / "elsewhere", "4.txt"))
+    assert ["".join(file) for file in files_below(tmp_path)] == [
+        "0/4.txt",
+        "a.txt",
+        "b/1.txt",
+        "b/c/2.txt",
+        "b/c.txt",
+        "b.txt",
+        "c/3.txt",
+    ]
+
+
+def test_files_of_one_name_are_samples_of_their_own_that_are_held_out_together(tmp_path: Path) -> None:
+    names = ["1.flac", "1.gif", "1.jpg", "1.wav", "2.oga", "2.opus", "3.jpg", "3.tif"]
+    put(tmp_path, *(f"dog/{name}" for name in names))
+    entries = Table(tmp_path, RATE, cache=False).entries
+    assert [(entry.audio, *entry.images) for entry in entries] == [
+        ("dog/1.flac", "dog/1.gif"),
+        ("dog/1.wav", "dog/1.jpg"),
+        ("dog/2.oga",),
+        ("dog/2.opus",),
+        (None, "dog/3.jpg"),
+        (None, "dog/3.tif"),
+    ]
+    for share in (0.1, 0.5, 0.9):
+        held_out = Table(tmp_path, RATE, share=share, train=False, cache=False)
+        assert all(count == 2 for count in Counter(Path(one.name).stem for one in held_out.entries).values())
 
 
 def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
@@ -170,7 +229,6 @@ def test_classes_named_as_splits_are_stay_classes(tmp_path: Path) -> None:
             ("train/dog/1.wav", "test/dog/2.wav", "noise/3.wav"),
             "has the splits test and train, with a folder for each class, and besides noise; move",
         ),
-        (("dog/1.wav", "dog/1.flac"), r"has both dog/1\.flac and dog/1\.wav; one sample has one of a kind"),
     ],
 )
 def test_folders_of_neither_form_are_told(tmp_path: Path, paths: tuple[str, ...], said: str) -> None:
