@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from model.audio_input import INT16_SCALE, Waveform, read_audio, resample
 from model.clip import Text, check_texts
 from model.image_input import ImageInput, preprocess_image
-from model.inputs import AUDIO_KINDS, IMAGE_KINDS, describe, is_count, is_positive, searchable, several
+from model.inputs import (
+    AUDIO_KINDS,
+    IMAGE_KINDS,
+    MOST_CHANNELS,
+    describe,
+    is_count,
+    is_positive,
+    searchable,
+    several,
+)
 from model.sounds.decoding import HIGHEST_RATE, refuse_loud
 from model.windows import WindowedEmbedding
 
@@ -32,8 +41,6 @@ T = TypeVar("T")
 
 SAMPLE_RATE = 44100
 """What the audio tower was trained on, Hz."""
-
-_MOST_CHANNELS = 8  # of an array: 7.1 is the largest usual layout, more rows are clips or samples
 
 _SEVERAL_CLIPS = "Several clips, [B, T] or [B, C, T], are passed with batched=True or as a list of clips."
 
@@ -107,8 +114,7 @@ def embed_image(
         FileNotFoundError: a file is missing.
         ValueError: a file, an image or an array cannot be used; the message says which and why.
     """
-    is_batch = isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4
-    sources: Iterable[Any] = inputs if is_batch else several(inputs, IMAGE_KINDS)  # type: ignore[assignment]
+    sources = several(inputs, IMAGE_KINDS)
     embeddings: list[Tensor] = []
     with evaluating(model), torch.no_grad():
         for batch in _batches(enumerate(sources), batch_size):
@@ -202,10 +208,10 @@ def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, na
     if sample_rate is None:
         raise ValueError(f"{name} is an array; sample_rate must say its sample rate.")
     shape = list(source.shape)
-    if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > _MOST_CHANNELS):
+    if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > MOST_CHANNELS):
         raise ValueError(
             f"{name} has shape {shape}; expected samples [T], or channels [C, T], time last, with at most "
-            f"{_MOST_CHANNELS} channels. {_SEVERAL_CLIPS}"
+            f"{MOST_CHANNELS} channels. {_SEVERAL_CLIPS}"
         )
     array = np.atleast_2d(_array(source))
     return resample(_scaled(array, units=units, name=name), sample_rate, SAMPLE_RATE)

@@ -14,15 +14,20 @@ from torch import Tensor
 AUDIO_KINDS = "expected a path, a binary file, an array or a tensor"
 IMAGE_KINDS = "expected a path, a binary file, a PIL image, an array or a tensor"
 
+MOST_CHANNELS = 8
+"""Of a sound in an array: 7.1 is the largest usual layout, more rows are clips, samples or a picture."""
+
 _SINGLE = (str, Path, np.ndarray, Tensor, PIL.Image.Image)
 
 
 def several(inputs: Any, kinds: str) -> Iterable[Any]:
-    """Return inputs as several, also where there is one.
+    """Return inputs as several, also where there is one; an array of four dimensions is several pictures.
 
     Raises:
         ValueError: there is neither; the message says which `kinds` there are.
     """
+    if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4:
+        return list(inputs)
     if isinstance(inputs, _SINGLE) or hasattr(inputs, "read"):
         return [inputs]
     if isinstance(inputs, bytes | bytearray) or not isinstance(inputs, Iterable):

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from model.embedding import Units, clips_of_batch
 from model.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
-from model.inputs import IMAGE_KINDS, several
+from model.inputs import IMAGE_KINDS, MOST_CHANNELS, several
 
 if TYPE_CHECKING:
     from model.audioclip import AudioCLIP
@@ -48,8 +48,9 @@ def classify(
         model: its towers are used in eval mode, without gradient.
         inputs: one or several of what `embed_audio` and `embed_image` take: paths, binary files, arrays,
             tensors, PIL images. They may be mixed. Told apart are paths by their suffixes, binary files by
-            their content, arrays and tensors by their types: unsigned integers are a picture, others audio,
-            unless `kind` says otherwise.
+            their content, arrays and tensors by type and shape: those of unsigned integers and `[1, H, W]`,
+            `[3, H, W]` or `[H, W, 3]` are a picture, those of four dimensions several, others audio, unless
+            `kind` says otherwise.
         labels: K texts, all different.
         template: text of a label, `{}` stands for it: "a sound of {}".
         kind: "audio" or "image", of all inputs, where suffixes and types do not tell.
@@ -145,9 +146,10 @@ def kind_of(source: Any, *, name: str) -> Kind:
     if isinstance(source, Image.Image):
         return "image"
     if isinstance(source, np.ndarray):
-        return "image" if source.dtype.kind in "ub" else "audio"
+        return "image" if source.dtype.kind in "ub" or _has_shape_of_picture(source) else "audio"
     if isinstance(source, Tensor):
-        return "image" if source.dtype in (torch.uint8, torch.bool) else "audio"
+        is_picture = source.dtype in (torch.uint8, torch.bool) or _has_shape_of_picture(source)
+        return "image" if is_picture else "audio"
     if hasattr(source, "read") and hasattr(source, "seekable") and source.seekable():
         return _kind_of_content(source)
     if not isinstance(source, str | Path):
@@ -158,6 +160,15 @@ def kind_of(source: Any, *, name: str) -> Kind:
             f"{source}: neither a sound nor a picture by its name; known are {', '.join(SUFFIXES)}."
         )
     return kind
+
+
+def _has_shape_of_picture(source: np.ndarray[Any, Any] | Tensor) -> bool:
+    """Return whether it is [1, H, W], [3, H, W] or [H, W, 3] rather than clips [B, C, T]."""
+    return (
+        source.ndim == 3
+        and source.shape[1] > MOST_CHANNELS
+        and (source.shape[0] in (1, 3) or source.shape[2] == 3)
+    )
 
 
 def _kind_of_content(file: Any) -> Kind:

@@ -83,6 +83,22 @@ def test_the_content_of_files_and_batches_of_clips_are_classified(
     torch.testing.assert_close(of_batch, model.classify(list(NOISE), LABELS, sample_rate=44100))
 
 
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        np.stack([PIXELS, PIXELS[::-1]]),
+        torch.from_numpy(np.stack([PIXELS, PIXELS[::-1]])).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack([PIXELS, PIXELS[::-1]])).permute(0, 3, 1, 2) / 255,
+    ],
+    ids=["array", "tensor", "floating point"],
+)
+def test_arrays_of_four_dimensions_are_several_pictures(model: AudioCLIP, pictures: Any) -> None:
+    expected = model.classify([PIXELS, PIXELS[::-1].copy()], LABELS)
+    torch.testing.assert_close(model.classify(pictures, LABELS), expected)
+    torch.testing.assert_close(model.classify(list(pictures), LABELS), expected)
+    torch.testing.assert_close(model.embed_image(pictures), model.embed_image([PIXELS, PIXELS[::-1].copy()]))
+
+
 def test_the_kind_is_said_where_the_name_does_not_tell(model: AudioCLIP, sound: Path) -> None:
     unnamed = sound.rename(sound.with_suffix(".data"))
     with pytest.raises(ValueError, match=r"dog\.data: neither a sound nor a picture by its name; known are"):
@@ -123,6 +139,18 @@ def test_labels_that_mean_nothing_are_refused(model: AudioCLIP, labels: Any, sai
             {"sample_rate": 44100},
             ValueError,
             "passed with batched=True or as a list",
+        ),
+        (
+            torch.zeros(1, 1, 44100),
+            {"sample_rate": 44100},
+            ValueError,
+            "passed with batched=True or as a list",
+        ),
+        (
+            np.ones((1, 40, 50, 3), np.float32),
+            {},
+            ValueError,
+            r"the array is float32 \[40, 50, 3\]; expected",
         ),
         ("absent.wav", {}, FileNotFoundError, r"absent\.wav"),
         ("absent.png", {}, FileNotFoundError, r"absent\.png"),
