@@ -148,7 +148,8 @@ class AudioReader:
 
     def _go_to(self, first: int) -> int:
         """Move to a sample where that is possible; return where the next block begins, else 0."""
-        if first and len(self._layout.views) <= 1:
+        # In PAF of 24 bits and several channels libsndfile moves to another place.
+        if first and len(self._layout.views) <= 1 and self._file.format != "PAF":
             try:
                 self._decoded = self._file.seek(first)
             except soundfile.SoundFileRuntimeError:  # there is none, or the format cannot

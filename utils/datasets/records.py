@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ MOST_ROWS = 20_000_000
 
 _LONGEST_TEXT = 5_000  # characters: a caption is longer than a label
 _MOST_VALUES = 1_000  # of a list
+_LIKE_A_LIST = re.compile(r"""\s*\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])""", re.DOTALL)
 _ONE_OBJECT = "each line is one JSON object."
 
 
@@ -43,12 +45,19 @@ class Record:
         return self._text(column, one_line(value) if isinstance(value, str) else value) or None
 
     def texts(self, column: str | None, separator: str | None = None) -> tuple[str, ...]:
-        """Several texts, each once: a list, in CSV as JSON or Python writes it, or separated, or one text."""
+        """Several texts, each once: a list, in CSV as JSON or Python writes it, or separated, or one text.
+
+        Text such as `[laughter]` or `[1].jpg` is no list; `[1]` is one.
+        """
         value = self._value(column)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = _list_of(value.strip())
-            if value is None:
-                self.fail(column, 'a JSON list of texts such as ["dog", "rain"], as it begins with [,')
+            listed = _list_of(value.strip())
+            if listed is None and _LIKE_A_LIST.match(value):
+                self.fail(
+                    column,
+                    'a JSON list of texts such as ["dog", "rain"] (or ["[x"], for a text like this one)',
+                )
+            value = value if listed is None else listed
         if isinstance(value, list):
             if len(value) > _MOST_VALUES:
                 self.fail(column, f"a list of at most {_MOST_VALUES:,} texts")

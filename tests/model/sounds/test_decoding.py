@@ -290,6 +290,14 @@ def test_a_segment_is_that_part_of_the_whole(suffix: str, make: Callable[[], byt
         read_audio(path, RATE, segment=(5.0, 6.0))
 
 
+def test_a_segment_of_24_bit_paf_is_that_part_of_the_whole(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.paf", NOISE.reshape(-1, 3), RATE, format="PAF", subtype="PCM_24")
+    whole = read_audio(tmp_path / "a.paf", RATE)
+    for first in (10, 601, 12_345):
+        part = read_audio(tmp_path / "a.paf", RATE, segment=(first / RATE, (first + 90) / RATE))
+        np.testing.assert_array_equal(part, whole[:, first : first + 90])
+
+
 @pytest.mark.parametrize("peak", [1.5, 4.0, -7.9])
 def test_a_float_file_may_overshoot(peak: float, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.0, 0.1, peak]), RATE, subtype="FLOAT")

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import soundfile
+from PIL import Image
 
 from utils.datasets import ESC50, Table
 
@@ -145,11 +146,28 @@ def test_lists_are_read_as_python_writes_them(folder: Path) -> None:
     assert labels(folder / "own.csv") == [["dog", 'the "x"'], []]
 
 
-@pytest.mark.parametrize("text", ["['a' 'b']", "['a', 'b'", "[dog]", "[noise]", "['a', nan]", "['a']+['b']"])
+@pytest.mark.parametrize(
+    "text", ["['a' 'b']", "['a', 'b'", "[dog, rain]", "[dog", "[nan]", "['a', nan]", "['a']+['b']"]
+)
 def test_what_is_no_list_is_told_how_to_write_one(folder: Path, text: str) -> None:
     (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n")
     with pytest.raises(ValueError, match=re.escape('a JSON list of texts such as ["dog", "rain"]')):
         Table(folder / "own.tsv", RATE)
+
+
+@pytest.mark.parametrize("text", ["[laughter]", "[noise] dog", "[1].jpg", "[a, b].jpg"])
+def test_text_in_brackets_is_no_list(folder: Path, text: str) -> None:
+    assert labels(write(folder / "own.jsonl", [text, [text, "b"]])) == [[text], [text, "b"]]
+    (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n1.wav\t[1]\n2.wav\t[1, 2]\n")
+    assert labels(folder / "own.tsv") == [[text], ["1"], ["1", "2"]]
+
+
+def test_pictures_may_be_named_in_brackets(folder: Path) -> None:
+    for name in ("[1].jpg", "[2].jpg"):
+        Image.new("RGB", (8, 8), "red").save(folder / name)
+    (folder / "own.csv").write_text('image,label\n[1].jpg,a\n"[""[1].jpg"", ""[2].jpg""]",a\n')
+    entries = Table(folder / "own.csv", RATE).entries
+    assert [entry.images for entry in entries] == [("[1].jpg",), ("[1].jpg", "[2].jpg")]
 
 
 def test_contents_of_files_are_told_to_be_written_to_files(folder: Path) -> None:
