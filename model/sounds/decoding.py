@@ -33,6 +33,7 @@ LOUDEST = 8.0
 
 _BLOCK = 2**20  # values decoded at once: memory is taken for what is there, not for what is announced
 _BEYOND_END = 2**12  # samples asked for where the sound should end, by what its header says
+_SYSTEM_ERROR = 2  # of libsndfile: the file system failed, not the content
 _UNKNOWN_LENGTH = 2**40  # and more: what libsndfile says where a header does not tell
 
 
@@ -230,6 +231,8 @@ class AudioReader:
             yield
         except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
             reason = str(getattr(error, "error_string", None) or error).rstrip(".")
+            if getattr(error, "code", None) == _SYSTEM_ERROR:
+                raise OSError(f"{self._name}: cannot be read ({reason}).") from error
             raise self._not_decodable(reason) from error
         finally:
             for view in self._layout.views:

@@ -3,9 +3,13 @@
     <cache>/ESC50-0123456789abcdef/      one folder for each thing it can be made from
         audio.bin                        the clips one after the other, int16 or float32
         index.npy                        where each clip is, and in which form
-        failed.json                      clips that do not decode, where there are such: what was said of each
+        failed.json                      clips that could not be decoded, if there are any: the error of each
         made_from.json                   what the folder's name is the hash of
     <cache>/ESC50-0123456789abcdef.lock
+
+A clip whose file could not be read, as when a network drive was down, is tried again by the next run and then
+added to the end: clips that are there stay in their places, for runs that use them. One whose content is
+damaged is tried again when its file has changed.
 
 Folders of an old rate or of files that changed stay; any of them can be deleted while no run uses it.
 """
@@ -24,11 +28,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import soundfile
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -62,12 +67,9 @@ class DecodedClips:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.failures = _read_failures(folder)  # before the index, which is replaced before them
+        """Clips that could not be decoded, by position."""
         self._index: NDArray[np.void] = np.load(folder / "index.npy")
-        failed = folder / "failed.json"
-        self.failures: dict[int, str] = {}
-        """Error messages of the clips that do not decode, by position."""
-        if failed.exists():
-            self.failures = {int(key): text for key, text in json.loads(failed.read_text()).items()}
         self._bytes: mmap.mmap | None = None
 
     def __len__(self) -> int:
@@ -101,7 +103,7 @@ class DecodedClips:
     def _require(self, positions: Sequence[int]) -> None:
         failed = next((self.failures[position] for position in positions if position in self.failures), None)
         if failed is not None:
-            raise OSError(failed)
+            raise OSError(failed.error)
 
     def _view(self, clip: np.void) -> NDArray[np.int16] | Waveform:
         """One clip where it lies in the file: `[stored channels, T]`."""
@@ -204,12 +206,10 @@ def _load(
         if failures and (not skip_unreadable or len(failures) == len(paths)):
             first = next(iter(failures.values()))
             raise _undecodable(root, list(map(str, failures.values())), of=len(paths)) from first
-        for error in failures.values():
-            if isinstance(error, MemoryError):
-                raise error
 
     try:
         make_once(folder, is_complete=_is_complete, fill=fill)
+        _try_again(folder, decoders)
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise OSError(
             f"cache is {folder.parent}, where decoded audio cannot be written ({error}). Make room there, or "
@@ -217,7 +217,8 @@ def _load(
         ) from error
     decoded = DecodedClips(folder)
     if decoded.failures and not skip_unreadable:  # another run went on without them
-        raise _undecodable(root, list(decoded.failures.values()), of=len(paths))
+        said = [failure.error for failure in decoded.failures.values()]
+        raise _undecodable(root, said, of=len(paths))
     return decoded
 
 
@@ -309,11 +310,42 @@ def _sizes_and_times(root: Path, paths: Sequence[str]) -> list[tuple[str, int, i
 def _is_complete(folder: Path) -> bool:
     """Whether a folder is there and nothing of it was deleted or cut short since."""
     try:
-        last = np.load(folder / "index.npy")[-1]
-        size = last["stored_channels"] * last["samples"] * np.dtype(str(last["type"])).itemsize
-        return bool((folder / "audio.bin").stat().st_size >= last["offset"] + size)
+        index = np.load(folder / "index.npy")
+        value_bytes = np.where(index["type"] == "i2", 2, 4)
+        ends = index["offset"] + index["stored_channels"] * index["samples"] * value_bytes
+        return bool((folder / "audio.bin").stat().st_size >= ends.max())
     except (OSError, EOFError, ValueError):
         return False
+
+
+class _Failure(NamedTuple):
+    """A clip that could not be decoded: the message, and whether another attempt may succeed."""
+
+    error: str
+    may_pass: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        """Take a ValueError for a fault of the content, and any other for one that may pass.
+
+        Raises:
+            MemoryError: memory ran out, which is no fault of the clip.
+        """
+        if isinstance(error, MemoryError):
+            raise error
+        return cls(str(error) or type(error).__name__, may_pass=not isinstance(error, ValueError))
+
+
+def _read_failures(folder: Path) -> dict[int, _Failure]:
+    path = folder / "failed.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    # Older caches have the message alone, whatever the reason.
+    pairs = ((int(key), (one, True) if isinstance(one, str) else one) for key, one in content.items())
+    return {position: _Failure(*pair) for position, pair in pairs}
+
+
+def _write_failures(path: Path, failures: Mapping[int, _Failure]) -> None:
+    path.write_text(json.dumps(failures))
 
 
 class _Stored(NamedTuple):
@@ -322,6 +354,19 @@ class _Stored(NamedTuple):
     values: NDArray[np.int16] | Waveform
     """`[stored channels, T]`."""
     channels: int
+
+    def append_to(self, file: BinaryIO) -> tuple[int, int, int, int, str]:
+        """Write the clip to the end of a file; return its entry in the index."""
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        entry = (
+            file.tell(),
+            self.values.shape[1],
+            self.channels,
+            len(self.values),
+            self.values.dtype.str[1:],
+        )
+        file.write(np.ascontiguousarray(self.values).data)
+        return entry
 
 
 def _decode_in_threads(
@@ -366,19 +411,44 @@ def _write(folder: Path, clips: Iterable[_Stored | Exception], *, keep: bool) ->
                 failures[position] = clip
                 entries.append((file.tell(), 0, 0, 0, "i2"))
             elif keep or not failures:
-                stored, channels = clip
-                entries.append((file.tell(), stored.shape[1], channels, len(stored), stored.dtype.str[1:]))
-                file.write(np.ascontiguousarray(stored).data)
-                file.write(bytes(-file.tell() % _ALIGNMENT))
+                entries.append(clip.append_to(file))
         flush(file)
     if failures and keep:
-        texts = {position: str(error) for position, error in failures.items()}
-        (folder / "failed.json").write_text(json.dumps(texts))
+        _write_failures(
+            folder / "failed.json", {position: _Failure.of(error) for position, error in failures.items()}
+        )
     if keep or not failures:
-        with (folder / "index.npy").open("wb") as file:
-            np.save(file, np.array(entries, _INDEX_TYPE))
-            flush(file)
+        _write_index(folder / "index.npy", np.array(entries, _INDEX_TYPE))
     return failures
+
+
+def _write_index(path: Path, index: NDArray[np.void]) -> None:
+    with path.open("wb") as file:
+        np.save(file, index)
+        flush(file)
+
+
+def _try_again(folder: Path, decoders: Sequence[tuple[str, Callable[[], Waveform]]]) -> None:
+    """Decode the clips of a complete folder whose failure may pass; add those that decode now."""
+    if not any(failure.may_pass for failure in _read_failures(folder).values()):
+        return
+    with FileLock(f"{folder}.lock"):
+        failures, index = _read_failures(folder), np.load(folder / "index.npy")
+        positions = [position for position, failure in failures.items() if failure.may_pass]
+        clips = _decode_in_threads(decoders[position] for position in positions)
+        with (folder / "audio.bin").open("ab") as file:
+            for position, clip in zip(positions, clips, strict=True):
+                if isinstance(clip, Exception):
+                    failures[position] = _Failure.of(clip)
+                else:
+                    index[position] = clip.append_to(file)
+                    del failures[position]
+            flush(file)
+        # In this order: whoever opens the folder in between finds a clip missing, never a wrong one.
+        _write_index(folder / "index.npy.partial", index)
+        (folder / "index.npy.partial").replace(folder / "index.npy")
+        _write_failures(folder / "failed.json.partial", failures)
+        (folder / "failed.json.partial").replace(folder / "failed.json")
 
 
 def smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:

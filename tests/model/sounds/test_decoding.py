@@ -386,3 +386,16 @@ def test_bytes_behind_the_samples_that_are_no_chunk_are_noted(tmp_path: Path) ->
     assert heard.note == f"its header promises {SIZE // 2} bytes of samples, and {SIZE // 2} follow them"
     path.write_bytes(wav(SIZE + 36 + len(LIST), SIZE, after=LIST))
     assert not read_and_heard(path)[1].note
+
+
+def test_a_file_system_that_fails_is_no_damage_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path := tmp_path / "x.flac").write_bytes(encoded("FLAC"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise soundfile.LibsndfileError(2)  # as of a network drive: sndfile.h, SF_ERR_SYSTEM
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", fail)
+    with pytest.raises(OSError, match=r"x\.flac: cannot be read \(System error\)"):
+        read_audio(path, RATE)

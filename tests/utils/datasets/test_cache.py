@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -348,3 +349,91 @@ def test_a_lack_of_memory_is_no_clip_that_does_not_decode(
     monkeypatch.setattr("utils.datasets.esc50.read_audio", read)
     with pytest.raises(MemoryError):
         ESC50(esc50).prepare(skip_unreadable=True)
+
+
+@pytest.fixture
+def drive(monkeypatch: pytest.MonkeyPatch, decoded: list[str]) -> set[str]:
+    """Names of files on a drive that is down."""
+    names: set[str] = set()
+
+    def read(path: Path, *arguments: Any, **others: Any) -> Waveform:
+        decoded.append(path.name)
+        if path.name in names:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read_audio(path, *arguments, **others)
+
+    monkeypatch.setattr("utils.datasets.esc50.read_audio", read)
+    return names
+
+
+def test_a_clip_that_could_not_be_read_is_tried_again_by_the_next_run_and_only_that(
+    esc50: Path, decoded: list[str], drive: set[str]
+) -> None:
+    damaged = "1-1001-A-0.wav"
+    (esc50 / f"audio/{damaged}").write_bytes(b"RIFF and nothing more")
+    drive |= {"1-1000-A-4.wav"}
+    first = ESC50(esc50)
+    first.prepare(skip_unreadable=True)
+    names = [Path(clip.path).name for clip in first.clips]
+    away, broken = names.index("1-1000-A-4.wav"), names.index(damaged)
+    with pytest.raises(OSError, match=r"Input/output error.*1-1000-A-4\.wav"):
+        first[away]
+
+    decoded.clear()
+    ESC50(esc50).prepare(skip_unreadable=True)  # the drive is still down
+    assert decoded == ["1-1000-A-4.wav"]
+    drive.clear()
+    second = ESC50(esc50)
+    second.prepare(skip_unreadable=True)
+    assert decoded == ["1-1000-A-4.wav"] * 2
+    for index in set(range(len(names))) - {broken}:
+        np.testing.assert_array_equal(second[index].audio, second.look_at(index).audio)
+        if index != away:
+            np.testing.assert_array_equal(first[index].audio, second[index].audio)
+    with pytest.raises(OSError, match=damaged):
+        second[broken]
+    with pytest.raises(OSError, match="Input/output error"):
+        first[away]  # a run keeps to what it began with
+
+    decoded.clear()
+    ESC50(esc50, fold=1).prepare(skip_unreadable=True)
+    assert decoded == []
+
+
+def test_clips_that_can_be_read_again_are_no_error_where_none_may_be_left_out(
+    esc50: Path, drive: set[str]
+) -> None:
+    drive |= {"1-1000-A-4.wav"}
+    ESC50(esc50).prepare(skip_unreadable=True)
+    with pytest.raises(ValueError, match=r"1 of its \d+ clips cannot be decoded"):
+        ESC50(esc50).prepare()
+    drive.clear()
+    ESC50(esc50).prepare()
+
+
+def test_a_cache_that_gives_no_reasons_for_failures_has_its_clips_tried_again(
+    esc50: Path, cache_folder: Path, decoded: list[str], drive: set[str]
+) -> None:
+    drive |= {"1-1000-A-4.wav"}
+    ESC50(esc50).prepare(skip_unreadable=True)
+    (failed,) = cache_folder.glob("*/failed.json")
+    failed.write_text(json.dumps({key: error for key, (error, _) in json.loads(failed.read_text()).items()}))
+    drive.clear()
+    decoded.clear()
+    ESC50(esc50).prepare()
+    assert decoded == ["1-1000-A-4.wav"]
+
+
+def test_a_cache_is_whole_while_its_end_is_cut_that_was_added_later(
+    esc50: Path, cache_folder: Path, drive: set[str], decoded: list[str]
+) -> None:
+    drive |= {"1-1000-A-4.wav"}
+    ESC50(esc50).prepare(skip_unreadable=True)
+    drive.clear()
+    ESC50(esc50).prepare(skip_unreadable=True)
+    (file,) = cache_folder.glob("*/audio.bin")
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 4)
+    decoded.clear()
+    ESC50(esc50).prepare()
+    assert len(decoded) == 15
