@@ -51,24 +51,20 @@ class Part(NamedTuple):
         return f"{self.name} ({said})" if said else self.name
 
 
-def refuse_times_of_sources(root: Path, entries: Sequence[Entry], *, remedy: str) -> None:
-    """Raise if most segments lie beyond the ends of their files, by the headers of a few.
-
-    Raises:
-        ValueError: with the remedy.
-    """
+def times_of_sources(root: Path, entries: Sequence[Entry]) -> str:
+    """Say that most segments lie beyond the ends of their files, by the headers of a few; "": they do not."""
     positions = np.linspace(0, len(entries) - 1, min(_LOOKED_AT, len(entries))).astype(int)
     chosen = [(entry.audio, entry) for entry in (entries[int(position)] for position in positions)]
     moved = [(root / audio, entry) for audio, entry in chosen if audio and _is_moved(entry.segment)]
     beyond = [(path, entry) for path, entry in moved if _is_elsewhere(entry.segment, _header_seconds(path))]
-    if not beyond or 2 * len(beyond) < len(moved):
-        return
+    if not _are_most(len(beyond), len(moved)):
+        return ""
     for path, entry in beyond[:_LISTENED_TO]:
         heard = listen(path)
         if heard.fault is not None or not _is_elsewhere(entry.segment, heard.samples / heard.rate):
-            return
+            return ""
     such_as = f"{entry.name} ({heard.samples / heard.rate:.2f} s)"
-    raise ValueError(f"{_most(len(beyond), len(moved))}, such as {such_as}. {remedy}")
+    return f"{_most(len(beyond), len(moved))}, such as {such_as}."
 
 
 def segment_findings(
@@ -123,7 +119,7 @@ def _beyond(parts: Sequence[Part], remedy: str) -> Iterator[Finding]:
     """Segments of which there is nothing, or less than the table says."""
     moved = [part for part in parts if part.is_segment and _is_moved((part.begin, None))]
     beyond = [part for part in moved if _is_elsewhere((part.begin, part.end), part.length)]
-    if len(beyond) > 1 and 2 * len(beyond) >= len(moved):
+    if _are_most(len(beyond), len(moved)):
         yield Finding(
             severity="error",
             what=f"{_most(len(beyond), len(moved))}.",
@@ -146,10 +142,7 @@ def _beyond(parts: Sequence[Part], remedy: str) -> Iterator[Finding]:
 
 def _same(parts: Sequence[Part], place: str) -> Iterator[Finding]:
     """The same part of one recording in several places, or with several labels."""
-    groups: dict[Segment, list[Part]] = defaultdict(list)
-    for part in parts:
-        groups[round(part.begin, 3), round(min(part.end, part.length), 3)].append(part)
-    for group in groups.values():
+    for group in _groups(parts):
         if not any(part.is_segment for part in group):
             continue  # files that are equal are found as such
         if len({part.place for part in group}) > 1:
@@ -165,12 +158,12 @@ def _same(parts: Sequence[Part], place: str) -> Iterator[Finding]:
 
 def _overlapping(parts: Sequence[Part], place: str) -> Iterator[Finding]:
     """Parts of one recording in several places that share some of it, but are not the same."""
-    furthest: dict[str, Part] = {}  # by place, of the parts that began before
-    for part in sorted(parts, key=lambda part: (part.begin, -part.end)):
-        for other in furthest.values():
-            is_same = abs(other.begin - part.begin) < _TOUCH and abs(other.end - part.end) < _TOUCH
-            shared = min(other.end, part.end, part.length) - part.begin
-            if other.place == part.place or is_same or shared < _TOUCH:
+    # Of the parts that began before: the one that ends last, and the last to end in another place.
+    last: list[Part] = []
+    for group in sorted(_groups(parts), key=lambda group: (group[0].begin, -group[0].end)):
+        for part in group:
+            other = next((one for one in last if one.place != part.place), None)
+            if other is None or min(other.end, part.end, part.length) - part.begin < _TOUCH:
                 continue
             if part.end <= other.end + _TOUCH:  # all of it
                 yield _in_several([other, part], place)
@@ -182,9 +175,17 @@ def _overlapping(parts: Sequence[Part], place: str) -> Iterator[Finding]:
                     where=_listed([other, part]),
                     remedy=f"Put all parts of a recording into one {place}.",
                 )
-            break
-        if part.place not in furthest or furthest[part.place].end < part.end:
-            furthest[part.place] = part
+        for part in group:
+            ranked = sorted([*last, part], key=lambda one: -one.end)
+            last = [ranked[0], *(one for one in ranked if one.place != ranked[0].place)][:2]
+
+
+def _groups(parts: Iterable[Part]) -> list[list[Part]]:
+    """Put parts that are the same to a millisecond together."""
+    groups: dict[Segment, list[Part]] = defaultdict(list)
+    for part in parts:
+        groups[round(part.begin, 3), round(min(part.end, part.length), 3)].append(part)
+    return [*groups.values()]
 
 
 def _in_several(parts: Sequence[Part], place: str) -> Finding:
@@ -221,6 +222,10 @@ def _header_seconds(path: Path) -> float:
     except (OSError, RuntimeError, TypeError):
         return inf
     return float(about.frames / about.samplerate)
+
+
+def _are_most(beyond: int, moved: int) -> bool:
+    return beyond > 1 and 2 * beyond >= moved
 
 
 def _most(beyond: int, moved: int) -> str:

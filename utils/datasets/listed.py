@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -18,7 +18,7 @@ from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import HIGHEST_RATE, Segment
 from utils.datasets.cache import DecodedClips, OpenDecoded, is_decoded, plan_decoding
 from utils.datasets.checking_listed import inspect_listed
-from utils.datasets.checking_segments import refuse_times_of_sources
+from utils.datasets.checking_segments import times_of_sources
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.folds import RESAMPLED, check_flag
 from utils.datasets.frames import Frames
@@ -66,7 +66,8 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         read_batch: gives whole batches; there only where all is sound, and in the cache.
 
     Raises:
-        ValueError: an argument is wrong.
+        ValueError: an argument is wrong; of a sample that is asked for: its sound does not decode, or most
+            segments of the split lie beyond the ends of their files.
     """
 
     title: ClassVar[str] = "Table"
@@ -149,7 +150,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         for said in filter(None, (self.notice, self.passed_over)):
             logger.warning("%s", said)
         self.notice = self.passed_over = None
-        refuse_times_of_sources(self.root, self.entries, remedy=self.to_take_whole)
+        self._refuse_times_of_sources()
         if self._load_decoded is not None and self._decoded is None:
             self._decoded = self._load_decoded(skip_unreadable=skip_unreadable)
 
@@ -173,7 +174,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         entry = self.entries[index]
         if self._decoded is not None or entry.audio is None:
             return self[index]
-        return self._sample(entry, self.decode(self.root / entry.audio, entry.segment))
+        return self._sample(entry, self._part_decoded(entry.audio, entry.segment))
 
     def files(self, index: int) -> SampleFiles | None:
         """Say which files a sample is decoded from; None for a part of a file."""
@@ -209,8 +210,21 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         if entry.audio is None:
             return None
         if self._load_decoded is None:
-            return self.decode(self.root / entry.audio, entry.segment)
+            return self._part_decoded(entry.audio, entry.segment)
         return self._clips_decoded()[self._places[index]]
+
+    def _part_decoded(self, path: str, segment: Segment | None) -> Waveform:
+        if segment is not None:
+            self._refuse_times_of_sources()
+        return self.decode(self.root / path, segment)
+
+    def _refuse_times_of_sources(self) -> None:
+        if self._times_of_sources:
+            raise ValueError(f"{self._times_of_sources} {self.to_take_whole}")
+
+    @cached_property
+    def _times_of_sources(self) -> str:
+        return times_of_sources(self.root, self.entries)
 
     def _image(self, entry: Entry) -> Tensor | Frames | None:
         if not entry.images:

@@ -15,7 +15,8 @@ from ignite_trainer.batch import rows_of, values_of
 from ignite_trainer.inspection import Finding
 from ignite_trainer.task import StepOutput
 from model.esresnet import ESResNeXt
-from utils.tasks.labels import Classes, check_audio, check_classes, check_labels, check_rate, listings
+from utils.datasets.sample import Listing
+from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, check_samples
 from utils.tasks.portraits import Portraits, ShowsAudio
 
 
@@ -57,12 +58,13 @@ class Classification(ShowsAudio):
     def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:  # noqa: ARG002
         """Find samples without a label, or with several, and a rate that weights do not expect."""
         yield from check_rate(test)
-        yield from check_classes(train)
+        yield from check_samples(train, test, self._check_sample)
+
+    def _check_sample(self, sample: Listing) -> Iterator[Finding]:
         remedy = "set Task.args.multilabel to true"
-        for sample in listings(train, test):
-            for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):
-                # Where there can be several there can be none: the sample counts against every class.
-                yield replace(finding, severity="warning") if self._multilabel else finding
+        for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):
+            # Where there can be several there can be none: the sample counts against every class.
+            yield replace(finding, severity="warning") if self._multilabel else finding
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the loss, the scores and the targets."""

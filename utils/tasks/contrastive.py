@@ -14,16 +14,16 @@ from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import normalised, scaled_similarity
+from utils.datasets.sample import Listing
 from utils.tasks.clips import embed_clips
 from utils.tasks.labels import (
     SEVERAL,
     Classes,
     check_audio,
-    check_classes,
     check_labels,
     check_rate,
+    check_samples,
     check_sound,
-    listings,
 )
 from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
@@ -99,12 +99,14 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         """Find samples without a sound or a label, or with too many, and labels too long for the tower."""
         audioclip = _audioclip(model)
         yield from check_rate(test)
-        yield from check_classes(train)
         too_long = self._prompts.too_long(audioclip)
-        for sample in listings(train, test):
+
+        def check(sample: Listing) -> Iterator[Finding]:
             yield from check_sound(sample)
             yield from check_labels(sample, multilabel=audioclip.multilabel, remedy=SEVERAL)
             yield from too_long(sample.place, sample.labels)
+
+        yield from check_samples(train, test, check)
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the texts of the classes."""

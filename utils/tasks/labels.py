@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -111,26 +111,42 @@ def check_audio(dataset: Any) -> None:
         )
 
 
-def listings(*datasets: Any) -> Iterator[Listing]:
-    """Yield what data sets know of their samples without reading them; nothing for those that cannot say."""
-    for number, dataset in enumerate(datasets):
-        listing = getattr(dataset, "listing", None)
-        if callable(listing) and not any(dataset is other for other in datasets[:number]):
-            yield from (listing(index) for index in range(len(dataset)))
+def check_samples(
+    train: Any,
+    test: Any,
+    check: Callable[[Listing], Iterable[Finding]],
+    *,
+    with_classes: bool = True,
+) -> Iterator[Finding]:
+    """Check all samples that data sets know without reading them, and that every class has one to train on.
 
-
-def check_classes(train: Any) -> Iterator[Finding]:
-    """Find classes without a sample in the training split, where that knows its labels without reading."""
+    Args:
+        train: the training split; None: nothing is trained.
+        test: the held-out split; may be the same.
+        check: finds faults of one sample.
+        with_classes: whether samples have classes.
+    """
+    labels: set[str] | None = None
     if callable(getattr(train, "labels", None)):
-        there: set[str] | None = train.labels()
-    elif callable(getattr(train, "listing", None)):
-        there = {label for sample in listings(train) for label in sample.labels}
-    else:
-        there = None
-    if there is None:
-        return
-    for name in train.class_names:
-        if name not in there:
+        labels = train.labels()
+    for dataset in (train, test) if train is not test else (train,):
+        if not callable(getattr(dataset, "listing", None)):
+            continue
+        listed = set[str]()
+        for index in range(len(dataset)):
+            sample: Listing = dataset.listing(index)
+            yield from check(sample)
+            listed.update(sample.labels)
+        if dataset is train and labels is None:
+            labels = listed
+    if with_classes and labels is not None:
+        yield from _without_samples(train.class_names, labels)
+
+
+def _without_samples(class_names: Iterable[str], labels: Container[str]) -> Iterator[Finding]:
+    """Find classes without a sample in the training split."""
+    for name in class_names:
+        if name not in labels:
             yield Finding(
                 severity="warning",
                 what="A class has no clip to train on.",

@@ -14,16 +14,16 @@ from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, combined, label_ids_of, pairwise_contrastive_loss
 from model.similarity import normalised, scaled_similarity
+from utils.datasets.sample import Listing
 from utils.tasks.clips import embed_clips
 from utils.tasks.given import Given
 from utils.tasks.labels import (
     SEVERAL,
     Classes,
     check_audio,
-    check_classes,
     check_labels,
     check_rate,
-    listings,
+    check_samples,
 )
 from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
@@ -115,17 +115,18 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         """Find samples whose labels cannot be scored, and texts too long for the text tower."""
         audioclip = _audioclip(model)
         yield from check_rate(test)
-        if self.class_names:
-            yield from check_classes(train)
         labels_too_long = self._prompts.too_long(audioclip)
         text_too_long = self._descriptions.too_long(audioclip)
-        for sample in listings(train, test):
+
+        def check(sample: Listing) -> Iterator[Finding]:
             if self.class_names and not audioclip.multilabel:
                 yield from check_labels(sample, multilabel=False, remedy=SEVERAL)
             if "text" in self._modalities and sample.text:
                 yield from text_too_long(sample.place, [sample.text])
             elif "text" in self._modalities:
                 yield from labels_too_long(sample.place, sample.labels)
+
+        yield from check_samples(train, test, check, with_classes=bool(self.class_names))
 
     def example_outputs(self) -> Sequence[StepOutput]:
         """Make up outputs of evaluation steps; without classes they have one figure for each sample."""

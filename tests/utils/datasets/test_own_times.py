@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 import soundfile
 
 from utils.datasets import AudioSet, Table
+from utils.datasets.checking_segments import segment_findings
+from utils.datasets.entries import Entry
 
 RATE = 8000
 OVERLAP = (
@@ -267,6 +272,28 @@ def test_times_of_the_recordings_that_files_were_cut_from_are_refused_before_tra
     assert whole[1].audio.shape == (1, RATE)
 
 
+@pytest.mark.parametrize("read", [lambda data: data[0], lambda data: data.look_at(0)])
+def test_times_of_recordings_are_refused_by_the_first_sample_that_is_read_without_a_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Table], Any]
+) -> None:
+    headers: list[object] = []
+    info = soundfile.info
+
+    def counted(path: object) -> Any:
+        headers.append(path)
+        return info(path)
+
+    monkeypatch.setattr(soundfile, "info", counted)
+    data = Table(cut_from_recordings(folder), RATE, cache=False)
+    assert not headers
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r'4 of 4 segments .* lie beyond its end.*"start": false'):
+            read(data)
+    assert len(headers) == 4  # once for each file
+    whole = Table(cut_from_recordings(folder), RATE, cache=False, start=False, end=False, duration=False)
+    assert read(whole).audio.shape[1] == soundfile.info(whole.root / str(whole.entries[0].audio)).frames
+
+
 def test_times_of_recordings_are_one_finding(folder: Path) -> None:
     [finding] = Table.inspect_data(table=str(cut_from_recordings(folder)), sample_rate=RATE).findings
     assert finding.severity == "error"
@@ -376,3 +403,46 @@ def test_segments_are_held_against_each_other_between_splits(folder: Path) -> No
     args: dict[str, Any] = {"table": str(folder / "own.csv"), "sample_rate": RATE, "split": "test"}
     [finding] = Table.inspect_data(**args).findings
     assert finding.what.startswith("The same part of a sound is in several splits")
+
+
+def in_folds(parts: Iterable[tuple[float, float, int]]) -> list[tuple[str, Entry]]:
+    return [("", Entry("a.wav", (), None, ("x",), (begin, end), fold)) for begin, end, fold in parts]
+
+
+def test_segments_of_a_recording_are_compared_as_if_each_with_each_other() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        begins, lengths = rng.integers(0, 20, 12).tolist(), rng.integers(1, 6, 12).tolist()
+        ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
+        parts = list(zip(begins, ends, rng.integers(1, 4, 12).tolist(), strict=True))
+        # Of two that share a part and are in different folds the one that begins later is named.
+        expected = {
+            max(one[:2], other[:2], key=lambda part: (part[0], -part[1]))
+            for one, other in itertools.combinations(parts, 2)
+            if one[2] != other[2] and min(one[1], other[1]) > max(one[0], other[0])
+        }
+        findings = list(segment_findings(in_folds(parts), {}, place="fold", remedy=""))
+        named = {
+            (int(begin), int(end))
+            for finding in findings
+            for begin, end in re.findall(r"a\.wav#t=(\d+),(\d+)", finding.where)
+        }
+        assert expected <= named
+        assert bool(expected) == bool(findings)
+
+
+@pytest.mark.parametrize("length", [1.0, 3.0, 1e6])
+def test_many_segments_of_a_recording_are_compared_quickly(length: float) -> None:
+    placed = in_folds((i, i + length, i) for i in range(8000))
+    started = time.process_time()
+    findings = list(segment_findings(placed, {}, place="fold", remedy=""))
+    assert time.process_time() - started < 3
+    assert len(findings) == (0 if length == 1 else 7999)
+
+
+def test_the_same_segment_in_many_folds_is_one_finding() -> None:
+    placed = in_folds((0.0, 1.0, fold) for fold in range(8000))
+    started = time.process_time()
+    [finding] = segment_findings(placed, {}, place="fold", remedy="")
+    assert time.process_time() - started < 3
+    assert finding.where.endswith("and 7996 more")

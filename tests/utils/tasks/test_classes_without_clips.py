@@ -18,7 +18,7 @@ from tests.utils.tasks.test_tasks import tiny_audioclip
 from utils.datasets import ESC50, AudioSet, MadeScenes, Shards, Table, UrbanSound8K
 from utils.shards.making import Options, make
 from utils.tasks import AudioTextContrastive, Classification, Contrastive
-from utils.tasks.labels import check_classes
+from utils.tasks.labels import check_samples
 
 RATE = 44100
 
@@ -28,6 +28,10 @@ def put(path: Path) -> str:
     samples = np.random.default_rng(len(str(path))).integers(-9999, 9999, RATE // 10)
     soundfile.write(path, samples.astype(np.int16), RATE)
     return path.name
+
+
+def absent_classes(train: Any) -> list[Finding]:
+    return list(check_samples(train, None, lambda _: ()))
 
 
 def write_rows(path: Path, *rows: tuple[object, ...]) -> Path:
@@ -102,7 +106,7 @@ def test_a_class_that_is_held_out_whole_is_a_warning_in_every_data_set(
 ) -> None:
     data = kind(**write(tmp_path), train=True)
     assert sorted(data.class_names) == ["cat", "dog", "sea"]
-    assert [(one.severity, one.what, one.where) for one in check_classes(data)] == [
+    assert [(one.severity, one.what, one.where) for one in absent_classes(data)] == [
         ("warning", "A class has no clip to train on.", "sea")
     ]
 
@@ -118,14 +122,14 @@ def test_every_task_asks(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_does_not_know_its_labels_is_not_asked(tmp_path: Path) -> None:
-    assert list(check_classes(MadeScenes(scenes=8, held_out_scenes=4))) == []
+    assert absent_classes(MadeScenes(scenes=8, held_out_scenes=4)) == []
     args = shards(tmp_path)
     manifest = Path(args["urls"])
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     manifest.write_text(
         "\n".join(json.dumps({k: v for k, v in line.items() if k != "labels"}) for line in lines)
     )
-    assert list(check_classes(Shards(**args, train=True))) == []
+    assert absent_classes(Shards(**args, train=True)) == []
 
 
 @pytest.mark.parametrize(("kind", "write"), EVERY_ONE)
@@ -150,3 +154,24 @@ def test_the_check_of_a_protocol_names_it(
     cli.main(["-c", str(tmp_path / "protocol.json"), "--check"], defaults=tmp_path / "defaults.json")
     said = capsys.readouterr().out
     assert "warning: A class has no clip to train on.\n    sea\n" in said
+
+
+def test_a_listing_is_read_once_for_classes_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = table(tmp_path)
+    train, test = (Table(**args, train=train) for train in (True, False))
+    read: list[str] = []
+    listing = Table.listing
+
+    def counting(data: Table, index: int) -> Any:
+        read.append(data.entries[index].name)
+        return listing(data, index)
+
+    monkeypatch.setattr(Table, "listing", counting)
+    model = tiny_audioclip()
+    for task in (AudioTextContrastive(), Classification()):
+        read.clear()
+        findings = list(task.check(model, train=train, test=test))
+        assert [one.where for one in findings if "no clip to train on" in one.what] == ["sea"]
+        assert sorted(read) == ["0.wav", "1.wav", "2.wav", "3.wav"]
