@@ -246,11 +246,24 @@ def try_out(blueprint: Blueprint) -> dict[Split, int]:
 def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
     """Find what a run would not begin with, or fail at later, with a model that is built already.
 
+    A data set is not prepared, which may take hours. One that gives no sample before its `prepare` gets a
+    warning that says what was not checked.
+
     Raises:
         ProtocolError: with the JSON paths of what could not be built, or cannot work.
     """
     built, cpu = _build_quickly(blueprint)._replace(model=model), torch.device("cpu")
-    _prepare(blueprint, built, looked_at=False)
+    if not all(map(can_be_looked_at, built.datasets.values())):
+        return [
+            Finding(
+                severity="warning",
+                what=f"{blueprint.protocol.dataset.path} was not prepared, as that may take long, and gives "
+                "no sample before. Not checked: samples, the task, evaluations, metrics, fields of "
+                "transforms.",
+                remedy="Give it a method look_at(index), which reads one sample without prepare; or start "
+                "the run, which checks them once the data set is prepared.",
+            )
+        ]
     training, _ = _build_loaders(
         blueprint,
         built.datasets,

@@ -7,7 +7,9 @@ None of it is needed to train. Reports, tables and predictions are the better fo
     dataset.held_out       the numbers of those held out
     dataset.to_hold_out    what in Dataset.args holds samples out, for messages
     dataset.record(index)  which sample that is: a mapping of names to texts and numbers
-    dataset.look_at(index) that sample without the slow work of `prepare`, for checks before a run
+    dataset.look_at(index) that sample without the slow work of `prepare`, for checks before a run;
+                           if it has `prepare` alone, `--check` looks at no sample and asks no task, and a
+                           run does so once the data set is prepared
     dataset.digest         a text that is another where names or targets are others, if that is quicker to say
     model.weights_files    the files that its initial weights came from
     model.weights_sha256   of those whose content is known, the hash they should have, by path

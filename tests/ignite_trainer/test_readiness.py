@@ -117,6 +117,20 @@ def test_a_logger_that_is_not_installed_is_known_before_a_run(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_data_set_is_not_prepared_by_a_check_which_says_what_it_leaves_out(
+    check: Check, tmp_path: Path
+) -> None:
+    (tmp_path / "signalled").touch()  # so that no signal would come
+    args = {"fold": 2, "folder": str(tmp_path / "prepared"), "signal": "SIGTERM"}
+    data = {"class": "toy_research.failing.Prepared", "args": args}
+    status, report = check(Dataset=data)
+    assert status == 0
+    assert "warning: toy_research.failing.Prepared was not prepared" in report
+    assert "Not checked: samples, the task, evaluations, metrics, fields of transforms." in report
+    assert not (tmp_path / "prepared").exists()
+    assert "not one complete batch" in check(Dataset=data, Setup__batch_train=1000)[1]
+
+
 def test_where_nothing_is_trained_no_sample_to_train_on_is_judged(check: Check, tmp_path: Path) -> None:
     task = {"class": "toy_research.lonely.ForTraining"}
     assert "error: There is a training split." in check(Task=task)[1]
