@@ -65,11 +65,13 @@ def raise_errors(findings: Iterable[Finding]) -> None:
 def _of_the_task(
     blueprint: Blueprint, task: Task, model: nn.Module, datasets: Mapping[Split, Any]
 ) -> list[Finding]:
-    train = datasets["train"] if blueprint.protocol.setup.epochs else None
+    setup = blueprint.protocol.setup
+    train = datasets["train"] if setup.epochs else None
+    scored = {"train_is_scored": False} if setup.skip_train_evaluation else {}
 
     def ask(**splits: Any) -> list[Finding]:
         # Both splits may be the same samples.
-        return list(dict.fromkeys(task.check(model, **splits)))
+        return list(dict.fromkeys(task.check(model, **splits, **scored)))
 
     return build(ask, {"train": train, "test": datasets["test"]}, where="Task")
 

@@ -57,7 +57,9 @@ class Task(ABC):
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
         """Look at the model and both splits once, before the first step; raise on what cannot work."""
 
-    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterable[Finding]:
+    def check(
+        self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
+    ) -> Iterable[Finding]:
         """Find samples of both splits that a run would fail at, or misread.
 
         It is called after `prepare`, by every run before anything slow and by `--check`. Samples are not to
@@ -67,11 +69,13 @@ class Task(ABC):
             model: the model.
             train: the training split; None where nothing is trained.
             test: the held-out split.
+            train_is_scored: whether evaluation steps see the training split, too, and so need its targets. A
+                run that evaluates the held-out split only says False, and otherwise leaves this out.
 
         Returns:
             Findings; errors end the run before it begins.
         """
-        del model, train, test
+        del model, train, test, train_is_scored
         return ()
 
     def example_outputs(self) -> Sequence[StepOutput]:

@@ -134,6 +134,8 @@ def test_a_data_set_is_not_prepared_by_a_check_which_says_what_it_leaves_out(
 def test_where_nothing_is_trained_no_sample_to_train_on_is_judged(check: Check, tmp_path: Path) -> None:
     task = {"class": "toy_research.lonely.ForTraining"}
     assert "error: There is a training split." in check(Task=task)[1]
+    assert "error: It is scored." in check(Task=task)[1]
+    assert "error: It is scored." not in check(Task=task, Setup__skip_train_evaluation=True)[1]
     assert check(Task=task, Setup__epochs=0)[0] == 0
     run_toy(tmp_path / "results", Task=task, Setup__epochs=0)
 

@@ -110,8 +110,10 @@ class Finicky(Matching):
         super().__init__()
         self._told = {"error": errors, "warning": warnings}
 
-    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterable[Finding]:
-        del model
+    def check(
+        self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
+    ) -> Iterable[Finding]:
+        del model, train_is_scored
         assert len(train) > len(test)
         for number in range(self._told["error"]):
             yield Finding(
@@ -122,9 +124,13 @@ class Finicky(Matching):
 
 
 class ForTraining(Matching):
-    """Finds fault with any training split."""
+    """Finds fault with any training split that it is to use, or to score."""
 
-    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterable[Finding]:
+    def check(
+        self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
+    ) -> Iterable[Finding]:
         del model, test
         if train is not None:
             yield Finding(severity="error", what="There is a training split.")
+            if train_is_scored:
+                yield Finding(severity="error", what="It is scored.")

@@ -55,12 +55,20 @@ class Classification(ShowsAudio):
                 f"{len(self._classes)} classes."
             )
 
-    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:  # noqa: ARG002
+    def check(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        *,
+        train: Any,
+        test: Any,
+        train_is_scored: bool = True,  # noqa: ARG002
+    ) -> Iterator[Finding]:
         """Find samples without a label, or with several, and a rate that weights do not expect."""
         yield from check_rate(test)
         yield from check_samples(train, test, self._check_sample)
 
-    def _check_sample(self, sample: Listing) -> Iterator[Finding]:
+    def _check_sample(self, sample: Listing, scored: bool) -> Iterator[Finding]:
+        del scored  # the loss needs the same targets
         remedy = "set Task.args.multilabel to true"
         for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):
             # Where there can be several there can be none: the sample counts against every class.

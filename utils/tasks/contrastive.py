@@ -95,18 +95,23 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
             sample_weights([[name] for name in self._classes.names], self._class_weights)
         self._prompts.check(audioclip, self.class_names)
 
-    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:
-        """Find samples without a sound or a label, or with too many, and labels too long for the tower."""
+    def check(
+        self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
+    ) -> Iterator[Finding]:
+        """Find samples without a sound or a label, or with too many, and labels too long for the tower.
+
+        In training several labels are one text; only scores need a single one.
+        """
         audioclip = _audioclip(model)
         yield from check_rate(test)
         too_long = self._prompts.too_long(audioclip)
 
-        def check(sample: Listing) -> Iterator[Finding]:
+        def check(sample: Listing, scored: bool) -> Iterator[Finding]:
             yield from check_sound(sample)
-            yield from check_labels(sample, multilabel=audioclip.multilabel, remedy=SEVERAL)
+            yield from check_labels(sample, multilabel=audioclip.multilabel or not scored, remedy=SEVERAL)
             yield from too_long(sample.place, sample.labels)
 
-        yield from check_samples(train, test, check)
+        yield from check_samples(train, test, check, train_is_scored=train_is_scored)
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the texts of the classes."""

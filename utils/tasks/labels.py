@@ -114,8 +114,9 @@ def check_audio(dataset: Any) -> None:
 def check_samples(
     train: Any,
     test: Any,
-    check: Callable[[Listing], Iterable[Finding]],
+    check: Callable[[Listing, bool], Iterable[Finding]],
     *,
+    train_is_scored: bool = True,
     with_classes: bool = True,
 ) -> Iterator[Finding]:
     """Check all samples that data sets know without reading them, and that every class has one to train on.
@@ -123,7 +124,8 @@ def check_samples(
     Args:
         train: the training split; None: nothing is trained.
         test: the held-out split; may be the same.
-        check: finds faults of one sample.
+        check: finds faults of one sample; its second argument says whether evaluation scores the sample.
+        train_is_scored: whether evaluation scores the training split, too.
         with_classes: whether samples have classes.
     """
     labels: set[str] | None = None
@@ -132,10 +134,11 @@ def check_samples(
     for dataset in (train, test) if train is not test else (train,):
         if not callable(getattr(dataset, "listing", None)):
             continue
+        scored = train_is_scored or dataset is test
         listed = set[str]()
         for index in range(len(dataset)):
             sample: Listing = dataset.listing(index)
-            yield from check(sample)
+            yield from check(sample, scored)
             listed.update(sample.labels)
         if dataset is train and labels is None:
             labels = listed

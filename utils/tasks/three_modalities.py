@@ -111,22 +111,29 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         check_audio(test)
         self._prompts.check(audioclip, self.class_names)
 
-    def check(self, model: nn.Module, *, train: Any, test: Any) -> Iterator[Finding]:
-        """Find samples whose labels cannot be scored, and texts too long for the text tower."""
+    def check(
+        self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
+    ) -> Iterator[Finding]:
+        """Find samples whose labels cannot be scored, and texts too long for the text tower.
+
+        Training needs no labels: a sample without a text and labels is compared by what else it has.
+        """
         audioclip = _audioclip(model)
         yield from check_rate(test)
         labels_too_long = self._prompts.too_long(audioclip)
         text_too_long = self._descriptions.too_long(audioclip)
 
-        def check(sample: Listing) -> Iterator[Finding]:
-            if self.class_names and not audioclip.multilabel:
+        def check(sample: Listing, scored: bool) -> Iterator[Finding]:
+            if scored and self.class_names and not audioclip.multilabel:
                 yield from check_labels(sample, multilabel=False, remedy=SEVERAL)
             if "text" in self._modalities and sample.text:
                 yield from text_too_long(sample.place, [sample.text])
             elif "text" in self._modalities:
                 yield from labels_too_long(sample.place, sample.labels)
 
-        yield from check_samples(train, test, check, with_classes=bool(self.class_names))
+        yield from check_samples(
+            train, test, check, train_is_scored=train_is_scored, with_classes=bool(self.class_names)
+        )
 
     def example_outputs(self) -> Sequence[StepOutput]:
         """Make up outputs of evaluation steps; without classes they have one figure for each sample."""

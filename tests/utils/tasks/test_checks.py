@@ -50,10 +50,10 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def found(task: Any, model: Any, path: Path, **args: Any) -> Places:
+def found(task: Any, model: Any, path: Path, *, train_is_scored: bool = True, **args: Any) -> Places:
     splits = {name: Table(path, fold=1, separator=";", train=name == "train", **args) for name in SPLITS}
     task.prepare(model, **splits)
-    findings: list[Finding] = list(task.check(model, **splits))
+    findings: list[Finding] = list(task.check(model, **splits, train_is_scored=train_is_scored))
     return [(one.severity, one.what, one.where) for one in findings if one.what != NOT_TRAINED_ON]
 
 
@@ -77,6 +77,26 @@ def test_rows_without_a_label_and_with_too_many_are_named_by_their_line(
     classifier = ESResNeXt(num_classes=2, pretrained=False)
     assert found(Classification(), classifier, table) == labels
     assert found(Classification(multilabel=True), classifier, table) == [("warning", NO_LABEL, none)]
+
+
+def test_where_the_training_split_is_not_scored_only_what_training_needs_is_asked(
+    single: AudioCLIP, table: Path
+) -> None:
+    none, two = "own.csv, line 3: 1.wav", "own.csv, line 4: 2.wav (dog, rain)"
+    silent = ("error", NO_SOUND, "own.csv, line 5: 3.png")
+    for positives in ("diagonal", "same_label"):
+        task = Contrastive(positives=positives)
+        assert found(task, single, table, train_is_scored=False) == []
+    # Its text is made of the labels.
+    missing = ("error", NO_LABEL, none)
+    assert found(AudioTextContrastive(), single, table, train_is_scored=False) == [missing, silent]
+    classifier = ESResNeXt(num_classes=2, pretrained=False)
+    needed = [missing, ("error", TOO_MANY, two)]
+    assert found(Classification(), classifier, table, train_is_scored=False) == needed
+    # What is held out is scored.
+    table.write_text(table.read_text().replace("0.wav,,dog,", "0.wav,,dog;rain,"))
+    held_out = ("error", TOO_MANY, "own.csv, line 2: 0.wav (dog, rain)")
+    assert found(Contrastive(), single, table, train_is_scored=False) == [held_out]
 
 
 def test_nothing_is_decoded_into_the_cache_to_look_at_samples(

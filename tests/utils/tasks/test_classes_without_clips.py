@@ -112,7 +112,9 @@ def test_a_class_that_is_held_out_whole_is_a_warning_in_every_data_set(
 
 
 def test_every_task_asks(tmp_path: Path) -> None:
-    splits = {name: Table(**folder(tmp_path), train=name == "train") for name in ("train", "test")}
+    splits: dict[str, Any] = {
+        name: Table(**folder(tmp_path), train=name == "train") for name in ("train", "test")
+    }
     model = tiny_audioclip().eval()
     for task in (AudioTextContrastive(), Contrastive()):
         task.prepare(model, **splits)
