@@ -6,14 +6,18 @@ import getpass
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+_STILL_FOUND = (".cache/torch", ".cache/huggingface", ".cache/clip", ".netrc")
+"""What libraries read in a home: weights that were fetched before, and passwords of loggers."""
 
 
 def ensure_home() -> None:
     """Set USER where the user has no name, and HOME where there is no home that can be written.
 
     torch names a folder after the user; caches, dashboards and fonts lie in the home. Child processes
-    inherit both.
+    inherit both. Weights that libraries cached in a home that can only be read are linked into the new one.
     """
     if not hasattr(os, "getuid"):  # Windows, where every user has both
         return
@@ -31,8 +35,23 @@ def ensure_home() -> None:
             made = Path(tempfile.mkdtemp(prefix="home-"))  # somebody else's: nothing of ours goes there
     except OSError:
         made = Path(tempfile.mkdtemp(prefix="home-"))
+    _link(home, made)
     os.environ["HOME"] = str(made)
     logging.getLogger(__name__).warning(
         "There is no home folder that can be written; caches and dashboards go to %s. Set HOME to keep them.",
         made,
     )
+
+
+def _link(home: Path, made: Path) -> None:
+    """Link each cached file, so that it is found, while new ones can be written beside it."""
+    for place in _STILL_FOUND:
+        walked = ((folder, files) for folder, _, files in os.walk(home / place))
+        for folder, files in [(str((home / place).parent), [Path(place).name]), *walked]:
+            for source in (Path(folder, name) for name in files):
+                link = made / source.relative_to(home)
+                with suppress(OSError):  # another process made it, or it cannot be read: it is fetched anew
+                    if source.is_file() and not link.exists():
+                        link.parent.mkdir(parents=True, exist_ok=True)
+                        link.unlink(missing_ok=True)  # a link to what was in another home
+                        link.symlink_to(source)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ignite_trainer.home import ensure_home
 from utils.datasets.cache import default_cache_folder
@@ -58,6 +59,54 @@ def test_nothing_goes_into_a_home_that_somebody_else_made(tmp_path: Path) -> Non
     ensure_home()
     assert Path.home().parent == tmp_path
     assert Path.home().resolve() != (tmp_path / "theirs").resolve()
+
+
+@pytest.mark.usefixtures("nameless")
+def test_what_is_cached_in_a_home_that_can_only_be_read_is_found_in_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, blob = tmp_path / "image", ".cache/huggingface/hub/models--a/blobs/1"
+    cached = [".netrc", ".cache/torch/hub/checkpoints/resnet.pth", ".cache/clip/RN50.pt", blob]
+    for name in cached:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(name)
+    snapshot = home / ".cache/huggingface/hub/models--a/snapshots/main/model.bin"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to("../../blobs/1")
+    (home / ".visdom").mkdir()
+    access = os.access  # of root, which may write everywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and not Path(path).is_relative_to(home)
+    )
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for _ in range(2):  # a second run finds its home made
+        monkeypatch.setenv("HOME", str(home))
+        ensure_home()
+        assert Path.home() != home
+        assert [(Path.home() / name).read_text() for name in cached] == cached
+        assert (Path.home() / snapshot.relative_to(home)).read_text() == blob
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
+    assert (checkpoints / "resnet.pth").read_text() == cached[1]
+    (checkpoints / "new.pth").write_text("fetched now")
+    assert not (home / ".cache/torch/hub/checkpoints/new.pth").exists()
+    assert not (Path.home() / ".visdom").exists()
+
+
+@pytest.mark.usefixtures("nameless")
+def test_what_was_cached_in_a_home_that_is_gone_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and "image" not in str(path))
+    for number in (1, 2):
+        cached = tmp_path / f"image-{number}/.cache/torch/a.pth"
+        cached.parent.mkdir(parents=True)
+        cached.write_text(str(number))
+        monkeypatch.setenv("HOME", str(tmp_path / f"image-{number}"))
+        ensure_home()
+        assert (Path.home() / ".cache/torch/a.pth").read_text() == str(number)
+        cached.unlink()
 
 
 def test_a_home_that_can_be_written_stays(
