@@ -31,7 +31,7 @@ def put(path: Path) -> str:
 
 
 def absent_classes(train: Any) -> list[Finding]:
-    return list(check_samples(train, None, lambda _: ()))
+    return list(check_samples(train, None, lambda *_: ()))
 
 
 def write_rows(path: Path, *rows: tuple[object, ...]) -> Path:
