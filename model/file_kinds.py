@@ -59,8 +59,8 @@ def name_placeholder(head: bytes) -> str | None:
     for pattern, (name, command) in _POINTERS.items():
         if re.match(pattern, head):
             return f"a {name} pointer, not the file that it stands for. Run `{command}` in its repository."
-    text = _as_text(head) or ""
-    if re.match(r"(?i)<!doctype html|<html|<head|<body", text) or "<html" in text.lower():
+    text = (_as_text(head) or "").lower()
+    if re.match(r"<!doctype html|<html|<head|<body", text) or (text.startswith("<") and "<html" in text):
         return "an HTML page: its download failed. Download the file itself."
     return None
 

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from utils.datasets.records import LARGEST_BYTES, Record
-from utils.datasets.table import Place, RowError, lines_left_out, read_rows, seen_lines
+from utils.datasets.table import (
+    Place,
+    RowError,
+    lines_left_out,
+    read_rows,
+    refuse_placeholder,
+    seen_lines,
+    unreadable_table,
+)
 
 SEGMENTS = {
     "balanced": "balanced_train_segments.csv",
@@ -85,6 +93,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
     Raises:
         ValueError: a value is wrong, or a video is listed twice; the message has file and line.
     """
+    refuse_placeholder(table)
     if table.stat().st_size > LARGEST_BYTES:
         raise ValueError(f"{table} has more than {LARGEST_BYTES:,} bytes, as no table of segments has.")
     is_video = re.compile(VIDEO).fullmatch
@@ -109,7 +118,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
                 seen.add(video)
                 yield segment
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
+        raise unreadable_table(table, error) from error
 
 
 def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, str]) -> NoReturn:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from utils.datasets.cells import is_empty, is_no_number, is_plain, one_line, shown, trimmed
-from utils.datasets.table import Place, RowError, lines_left_out, seen_lines
+from utils.datasets.table import (
+    Place,
+    RowError,
+    lines_left_out,
+    refuse_placeholder,
+    seen_lines,
+    unreadable_table,
+)
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LARGEST_BYTES = 4_000_000_000
@@ -157,6 +164,7 @@ class Records:
         """
         if not table.is_file():
             raise FileNotFoundError(f"{table}: no such table.")
+        refuse_placeholder(table)
         size = table.stat().st_size
         if size > LARGEST_BYTES:
             raise ValueError(f"{table} has {size:,} bytes; a table has at most {LARGEST_BYTES:,}.")
@@ -185,7 +193,7 @@ def _columns(table: Path) -> list[str]:
         try:
             return next(csv.reader(seen_lines(file, table), delimiter=_delimiter(table)), [])
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{table} is not a table in UTF-8: {error}.") from error
+            raise unreadable_table(table, error) from error
 
 
 def _read(table: Path) -> Iterator[Record]:
@@ -218,7 +226,7 @@ def _read_csv(table: Path) -> Iterator[Record]:
                     yield Record(table, place.line, values)
                 raw.clear()
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{table} is not a table in UTF-8: {error}.") from error
+            raise unreadable_table(table, error) from error
 
 
 def _check_quotes(place: Place, lines: list[str], delimiter: str) -> None:
@@ -255,7 +263,7 @@ def _read_json(table: Path) -> Iterator[Record]:
                     raise RowError(Place(table, line), f"JSON, but a {type(values).__name__}", _ONE_OBJECT)
                 yield Record(table, line, values)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{table} is not a table in UTF-8: {error}.") from error
+            raise unreadable_table(table, error) from error
 
 
 def _read_parquet(table: Path) -> Iterator[Record]:
@@ -275,4 +283,4 @@ def _parquet(table: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(table)
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{table} is no parquet file: {error}.") from error
+        raise ValueError(f"{table} is not a parquet file: {str(error).rstrip('.')}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TextIO
 
+from model.file_kinds import beginning_of, name_placeholder
 from utils.datasets.cells import is_empty, is_plain, shown, trimmed, whole
 
 LARGEST_BYTES = 100_000_000
@@ -120,6 +122,7 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
     Raises:
         ValueError: a column is missing, the file is not a CSV table, or it is too large to be one of clips.
     """
+    refuse_placeholder(table)
     size = table.stat().st_size
     if size > LARGEST_BYTES:
         raise ValueError(f"{table} has {size:,} bytes; a table of clips has at most {LARGEST_BYTES:,}.")
@@ -140,7 +143,25 @@ def read_rows(table: Path, columns: Sequence[str]) -> Iterator[Row]:
                 if reader.line_num not in left_out:
                     yield Row(table, reader.line_num, {column: values[column] for column in columns})
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is not a CSV table in UTF-8: {error}.") from error
+        raise unreadable_table(table, error) from error
+
+
+def refuse_placeholder(table: Path) -> None:
+    """Raise a ValueError if a web page, a pointer or nothing lies where a table should be."""
+    if (known := name_placeholder(beginning_of(table))) is not None:
+        raise ValueError(f"{table} is {known}")
+
+
+def unreadable_table(table: Path, error: UnicodeDecodeError | csv.Error) -> ValueError:
+    """Say that a table is in another encoding, or not CSV, and what to do."""
+    if not isinstance(error, UnicodeDecodeError):
+        return ValueError(f"{table} is not a CSV table: {error}.")
+    is_utf16 = beginning_of(table).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf16 else "latin1"
+    return ValueError(
+        f"{table} is not in UTF-8 (byte {error.object[error.start]:#04x}). Save it as UTF-8, as by "
+        f"`iconv -f {encoding} -t utf-8 {table.name} > new{table.suffix}`."
+    )
 
 
 def lines_left_out(table: Path) -> frozenset[int]:

@@ -83,7 +83,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(esc50: Path) -> Non
     table = esc50 / "meta/esc50.csv"
     fails(esc50, f"{table} has no column category; {there}")
     fails(esc50, f"{table} has no column category and no column esc10; {there}", esc10=True)
-    table.write_text("")
+    table.write_text("\n")
     fails(esc50, f"{table} has no column filename and no column fold")
 
 
@@ -109,10 +109,29 @@ def test_a_line_that_is_cut_off_is_named(esc50: Path) -> None:
     fails(esc50, f'{esc50}/meta/esc50.csv, line 17: target is ""; some text is expected.')
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'filename,fold,target,category\n"' + b"a\n" * 100000])
-def test_a_table_that_is_no_text_is_an_error(esc50: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\xff\xfe\x00",
+            "is not in UTF-8 (byte 0xff). Save it as UTF-8, as by `iconv -f utf-16 -t utf-8 esc50",
+        ),
+        (
+            b"a\xe9",
+            "is not in UTF-8 (byte 0xe9). Save it as UTF-8, as by `iconv -f latin1 -t utf-8 esc50.csv",
+        ),
+        (b'filename,fold,target,category\n"' + b"a\n" * 100000, "is not a CSV table: "),
+        (b"<!DOCTYPE html><html>", "is an HTML page: its download failed."),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a Git LFS pointer, not the file that it stands for.",
+        ),
+        (b"", "is an empty file: its download or copy failed."),
+    ],
+)
+def test_a_table_that_is_none_is_named(esc50: Path, content: bytes, said: str) -> None:
     (esc50 / "meta/esc50.csv").write_bytes(content)
-    fails(esc50, f"{esc50}/meta/esc50.csv is not a CSV table in UTF-8:")
+    fails(esc50, f"{esc50}/meta/esc50.csv {said}")
 
 
 def test_an_excel_byte_order_mark_is_no_obstacle(esc50: Path) -> None:
