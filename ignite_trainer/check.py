@@ -106,11 +106,15 @@ class Checker:
         spaces: list[Space] = []
         for blueprint in runs:
             data = self._inspect_data(blueprint)
+            args = {**blueprint.dataset_args, **data.to_build}
+            blueprint = replace(blueprint, dataset_args=args)  # noqa: PLW2901 - the run that is checked
             data_fails = any(finding.severity == "error" for finding in data.findings)
             problems = self._try_out(blueprint, data_fails=data_fails)
             found.findings += [*data.findings, *_of_problems(problems)]
             # Weights that are not there yet are fetched only for data that are.
-            there = not any(problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)])
+            there = not data.to_build and not any(
+                problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)]
+            )
             model = self._try_model(blueprint if there else without_weights(blueprint))
             found.findings += model.findings
             if not self._tried[self._key(blueprint)]:

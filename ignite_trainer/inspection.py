@@ -12,10 +12,10 @@ It looks at the whole data set, whatever the fold held out, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
 
@@ -89,8 +89,17 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """All that was found: what is wrong, the room a run needs, and in a line what was looked at."""
+    """All that was found.
+
+    Attributes:
+        findings: what is wrong.
+        space: the room that a run needs.
+        summary: in a line what was looked at.
+        to_build: arguments with which the data set can be built in spite of errors among the findings, so
+            that a check goes on to what else is wrong; empty if none are needed, or help.
+    """
 
     findings: tuple[Finding, ...] = ()
     space: tuple[Space, ...] = ()
     summary: str = ""
+    to_build: Mapping[str, Any] = field(default_factory=dict)

@@ -95,8 +95,11 @@ def inspect_listed(
     return Inspection(
         findings=tuple(findings),
         space=space,
+        to_build={"missing": "skip"} if train.absent and absent == "error" else {},
         summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
-        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at",
+        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at"
+        + f"; unused columns: {train.unused_columns}"
+        * bool(train.unused_columns),
     )
 
 

@@ -59,7 +59,9 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         digest: another for other entries.
         notice: what `prepare` says of samples that are left out; None: nothing.
         passed_over: what `prepare` says of files that are not read; None: nothing.
-        absent: files that are listed and not there, where the data set does without.
+        absent: files that are listed and not there, where the data set does without; with their lines.
+        unused_columns: names of the table's columns that are not used; those that may be mistyped with a
+            suggestion.
         lines: of each entry the line of `source`, int64; empty if it is not known.
         source: name of the table.
         folds, held_out: numbers of all folds, and of those held out.
@@ -80,6 +82,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
     notice: str | None = None
     passed_over: str | None = None
     absent: tuple[str, ...] = ()
+    unused_columns: str = ""
     lines: Sequence[int] | NDArray[np.int64] = ()
     source: str = ""
     read_batch: Callable[[Sequence[int]], Sample]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import difflib
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from utils.datasets.cells import all_whole, whole
+from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
+from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.cells import all_whole, shown, whole
 from utils.datasets.entries import Entry
 from utils.datasets.own_times import Column, choose_times, segment_of
 from utils.datasets.records import Record, Records
@@ -30,6 +34,9 @@ _KNOWN = {
     "fold_column": ("fold",),
     "split_column": ("split", "subset"),
 }
+_TIMES = {"start": ("start",), "end": ("end",), "duration": ("duration",)}
+_NEAR = 0.75  # of a name to a known one, by difflib's ratio: "lable" has 0.8
+_MOST_UNUSED = 20  # columns that are named
 _NAMED_FOLDS = ' (folds with names are splits: "fold_column": false, "split_column": "{}")'
 
 
@@ -57,7 +64,14 @@ class Row(NamedTuple):
     line: int = 0
 
 
-def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> list[Row]:
+class TableContent(NamedTuple):
+    """The rows of a table, and a text that names its unused columns, with suggestions; "": all are used."""
+
+    rows: list[Row]
+    unused: str
+
+
+def read_table(table: Path, wanted: Columns, separator: str | None) -> TableContent:
     """Read the rows of a table.
 
     Raises:
@@ -73,7 +87,21 @@ def rows_of_table(table: Path, wanted: Columns, separator: str | None) -> list[R
             f"{table} has no column of sounds, pictures or texts that is known by its name; it has "
             f"{', '.join(records.columns)[:1000] or 'none at all'}. Name it by audio, image or text."
         )
-    return _with_whole_labels([_row(record, names, separator) for record in records])
+    rows = _with_whole_labels([_row(record, names, separator) for record in records])
+    unused = list(_unused(records, wanted, names))
+    more = [f"and {len(unused) - _MOST_UNUSED} more"] * (len(unused) > _MOST_UNUSED)
+    return TableContent(rows, ", ".join([*unused[:_MOST_UNUSED], *more]))
+
+
+def _unused(records: Records, wanted: Columns, names: dict[str, str | None]) -> Iterator[str]:
+    """Name the columns that are not used, those like a name that is not there with a suggestion."""
+    absent = [what for what, name in names.items() if name is None and getattr(wanted, what) is None]
+    known = [name for what in absent for name in {**_KNOWN, **_TIMES}[what]]
+    for column in records.columns:
+        if column not in names.values():
+            written = column.strip().lower().replace(" ", "_")
+            near = difflib.get_close_matches(written, known, n=1, cutoff=_NEAR)
+            yield f'{shown(column)} (did you mean "{near[0]}"?)' if near else shown(column)
 
 
 def _name(what: str, given: Column, records: Records) -> str | None:
@@ -93,10 +121,14 @@ def _name(what: str, given: Column, records: Records) -> str | None:
 
 
 def _row(record: Record, names: dict[str, str | None], separator: str | None) -> Row:
-    audio = record.text(names["audio"])
+    audio, images = record.text(names["audio"]), record.texts(names["image"])
+    if audio is not None and PurePath(audio).suffix.lower() in UNDECODED_AUDIO_SUFFIXES:
+        record.fail(names["audio"], f"a kind of sound that is read, such as .flac ({CONVERT_AUDIO}),")
+    if any(PurePath(path).suffix.lower() in UNDECODED_IMAGE_SUFFIXES for path in images):
+        record.fail(names["image"], f"a kind of picture that is read, such as .jpg ({CONVERT_IMAGE}),")
     entry = Entry(
         audio=audio,
-        images=record.texts(names["image"]),
+        images=images,
         text=record.caption(names["text"]),
         labels=record.texts(names["labels"], separator),
         segment=segment_of(record, names) if audio else None,

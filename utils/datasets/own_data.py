@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ignite_trainer.inspection import Inspection, Severity
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.listed import FramesWanted, ListedDataset
-from utils.datasets.own_columns import Columns, Row, rows_of_table
+from utils.datasets.own_columns import Columns, Row, read_table
 from utils.datasets.own_folder import read_folder
 from utils.datasets.own_times import Column
 
@@ -109,8 +109,8 @@ class Table(ListedDataset):
                 if share is not None:
                     notices.append(f"share is not used: held out is what {' and '.join(split)} has.")
         else:
-            listed = rows_of_table(path, wanted, separator)
-        rows, absent = _with_files(listed, folder, skip=missing == "skip")
+            listed, self.unused_columns = read_table(path, wanted, separator)
+        rows, absent = _with_files(listed, folder, table=path.name, skip=missing == "skip")
         if not rows:
             raise ValueError(f"{path} lists no samples.")
         chosen, said = _held_out(rows, path, fold=fold, split=split, share=share)
@@ -197,27 +197,29 @@ def _position(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
-def _with_files(rows: Iterable[Row], root: Path, *, skip: bool) -> tuple[list[Row], list[str]]:
+def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> tuple[list[Row], list[str]]:
     """Look for the files of each row; without those that are not there, and rows of which nothing is left.
 
     Returns:
-        The rows, and the files that are not there.
+        The rows, and the files that are not there, each with its first line in the table.
     """
     there: dict[str, bool] = {}
+    absent: list[str] = []
 
-    def found(path: str) -> bool:
+    def found(path: str, line: int) -> bool:
         if path not in there:
             there[path] = (root / path).is_file()
+            if not there[path]:
+                absent.append(f"{path} ({table}, line {line})" if line else path)
         return there[path]
 
     kept = []
     for row in rows:
         entry: Entry = row.entry
-        audio = entry.audio if entry.audio and found(entry.audio) else None
-        images = tuple(path for path in entry.images if found(path))
+        audio = entry.audio if entry.audio and found(entry.audio, row.line) else None
+        images = tuple(path for path in entry.images if found(path, row.line))
         if audio or images or (entry.text and not entry.audio and not entry.images):
             kept.append(row._replace(entry=entry._replace(audio=audio, images=images)))
-    absent = [path for path, is_there in there.items() if not is_there]
     if absent and not (skip and kept):
         more = f" and {len(absent) - 5} more" * (len(absent) > 5)
         raise FileNotFoundError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import difflib
 import json
 import math
 import re
@@ -30,6 +31,7 @@ MOST_ROWS = 20_000_000
 _LONGEST_TEXT = 5_000  # characters: a caption is longer than a label
 _MOST_VALUES = 1_000  # of a list
 _LIKE_A_LIST = re.compile(r"""\s*\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])""", re.DOTALL)
+_LISTED = 5  # tables
 _ONE_OBJECT = "each line is one JSON object."
 
 
@@ -163,7 +165,7 @@ class Records:
             ValueError: it is no table of a kind that is read.
         """
         if not table.is_file():
-            raise FileNotFoundError(f"{table}: no such table.")
+            raise FileNotFoundError(f"{table}: no such table. {_tables_beside(table)}")
         refuse_placeholder(table)
         size = table.stat().st_size
         if size > LARGEST_BYTES:
@@ -180,6 +182,17 @@ class Records:
             if count == MOST_ROWS:
                 raise ValueError(f"{self.table} has more than {MOST_ROWS:,} rows.")
             yield record
+
+
+def _tables_beside(table: Path) -> str:
+    """Say which tables, or folders, are where a table is not."""
+    if not table.parent.is_dir():
+        return f"There is no folder {table.parent}."
+    names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)
+    near = difflib.get_close_matches(table.name, names, n=1)
+    listed = [*near, *(name for name in names if name not in near)]
+    more = f" and {len(listed) - _LISTED} more" * (len(listed) > _LISTED)
+    return f"{table.parent} has {', '.join(listed[:_LISTED]) or 'no table'}{more}."
 
 
 def _is_json(table: Path) -> bool:

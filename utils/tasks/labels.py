@@ -37,8 +37,10 @@ class Classes:
         """
         for dataset in datasets:
             if not getattr(dataset, "class_names", None):
+                unused = getattr(dataset, "unused_columns", "")
                 raise ValueError(
                     f"{type(dataset).__name__} has no class_names; this task needs the list of its labels."
+                    + f" Unused columns: {unused}." * bool(unused)
                 )
         names = list(datasets[0].class_names)
         if any(list(dataset.class_names) != names for dataset in datasets):

@@ -86,7 +86,10 @@ def equal(table: Path) -> None:
     [
         (
             missing,
-            [("error", "The file is not there.", "1.png"), ("error", "The file is not there.", "3.wav")],
+            [
+                ("error", "The file is not there.", "1.png (own.tsv, line 3)"),
+                ("error", "The file is not there.", "3.wav (own.tsv, line 5)"),
+            ],
         ),
         (empty, [("error", "The file is empty.", "3.wav (0 bytes)")]),
         (silent, [("warning", "All samples are equal: silence.", "3.wav")]),
@@ -193,7 +196,7 @@ def test_audioset_is_checked_with_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_command_checks_a_table(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    protocol = {
+    protocol: dict[str, Any] = {
         "Setup": {"name": "C", "batch_train": 2, "epochs": 0, "saved_models_path": str(tmp_path / "none")},
         "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
         "Task": {"class": "utils.tasks.Classification"},
@@ -210,3 +213,12 @@ def test_the_command_checks_a_table(own: Path, tmp_path: Path, capsys: pytest.Ca
     missing(own)
     assert cli.main(command, defaults=tmp_path / "defaults.json") == 1
     assert "error: The file is not there. (2 times)\n" in capsys.readouterr().out
+    protocol["Setup"] |= {"epochs": 1, "batch_train": 64}
+    protocol["Optimizer"] = {"class": "torch.optim.SGD", "args": {"lr": 0.1}}
+    performance = {"line_label": "Accuracy", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
+    protocol["Metrics"] = {"Performance": {"lines": [performance]}}
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+    assert cli.main(command, defaults=tmp_path / "defaults.json") == 1
+    report = capsys.readouterr().out
+    assert "error: The file is not there. (2 times)\n" in report
+    assert "Setup.batch_train is 64, but the training split has 4 samples: not one complete batch." in report

@@ -18,6 +18,7 @@ from PIL import Image
 
 from utils.datasets import Table
 from utils.datasets.sample import DescribedSample, Sample
+from utils.tasks.labels import Classes
 
 RATE = 8000
 ROWS: list[dict[str, Any]] = [
@@ -152,7 +153,9 @@ def test_a_folder_for_each_class_needs_no_table(folder: Path) -> None:
 def test_missing_files_are_named_or_skipped(folder: Path) -> None:
     (folder / "sounds/3.wav").unlink()
     table = write(folder / "own.csv", ROWS)
-    with pytest.raises(FileNotFoundError, match=r"1 of 12 files are missing: sounds/3\.wav\."):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 12 files are missing: sounds/3\.wav \(own\.csv, line 5\)\."
+    ):
         Table(table, RATE)
     assert len(Table(table, RATE, missing="skip")) == 11
 
@@ -195,3 +198,77 @@ def test_a_part_that_begins_beyond_all_ends_is_empty(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"0\.wav: holds no audio samples from 1e\+308 s on"):
         data[0]
     assert data[1].audio.shape == (1, 100)
+
+
+@pytest.mark.parametrize(
+    ("columns", "args", "unused"),
+    [
+        ("file,label", {}, ""),
+        ("file,lable,note", {}, 'lable (did you mean "label"?), note'),
+        ("file,label,tags", {}, "tags"),
+        ("file,Audio_flie,label", {}, "Audio_flie"),
+        ("image,Audio flie,label", {}, 'Audio flie (did you mean "audio_file"?)'),
+        ("file,label,spilt,strat", {}, 'spilt (did you mean "split"?), strat (did you mean "start"?)'),
+        ("file,label,strat", {"start": False}, "strat"),
+    ],
+)
+def test_columns_that_are_not_used_are_named_with_what_they_may_be(
+    folder: Path, columns: str, args: dict[str, Any], unused: str
+) -> None:
+    cells = [
+        "0.png" if name == "image" else "sounds/0.wav" if name == "file" else "1"
+        for name in columns.split(",")
+    ]
+    (folder / "own.csv").write_text(f"{columns}\n{','.join(cells)}\n")
+    assert Table(folder / "own.csv", RATE, **args).unused_columns == unused
+    summary = Table.inspect_data(table=str(folder / "own.csv"), sample_rate=RATE, **args).summary
+    assert summary.endswith(f"; unused columns: {unused}" if unused else "looked at")
+
+
+def test_of_many_unused_columns_some_are_named(folder: Path) -> None:
+    names = [f"column_{number}" for number in range(30)]
+    (folder / "own.csv").write_text(",".join(["file", *names]) + "\nsounds/0.wav" + "," * 30 + "\n")
+    assert Table(folder / "own.csv", RATE).unused_columns.endswith("column_19, and 10 more")
+
+
+def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path) -> None:
+    (folder / "own.csv").write_text("file,lable\nsounds/0.wav,dog\n")
+    data = Table(folder / "own.csv", RATE)
+    with pytest.raises(
+        ValueError, match=r'no class_names.* Unused columns: lable \(did you mean "label"\?\)\.'
+    ):
+        Classes.of(data, data)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "file,label\nsounds/0.wav,dog\nsounds/1.M4A,dog\n",
+            'own.csv, line 3: file is "sounds/1.M4A"; a kind of sound that is read, such as .flac '
+            "(convert it, as by `ffmpeg -i x.m4a x.flac`), is expected.",
+        ),
+        (
+            "image,label\n0.heic,dog\n",
+            'own.csv, line 2: image is "0.heic"; a kind of picture that is read, such as .jpg '
+            "(convert it, as by `magick x.heic x.jpg`), is expected.",
+        ),
+    ],
+)
+def test_files_of_kinds_that_are_not_read_are_refused_by_name(folder: Path, text: str, said: str) -> None:
+    (folder / "own.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Table(folder / "own.csv", RATE)
+
+
+def test_a_table_that_is_not_there_is_told_from_those_that_are(folder: Path) -> None:
+    for name in ("a.csv", "notes.txt", "note.tsv"):
+        (folder / name).touch()
+    with pytest.raises(
+        FileNotFoundError, match=rf"nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv\."
+    ):
+        Table(folder / "nope.tsv", RATE)
+    with pytest.raises(FileNotFoundError, match=r"no such table\. .*sounds has no table\."):
+        Table(folder / "sounds/nope.tsv", RATE)
+    with pytest.raises(FileNotFoundError, match=r"no such table\. There is no folder .*/none\."):
+        Table(folder / "none/nope.tsv", RATE)
