@@ -107,8 +107,10 @@ class AudioSet(ListedDataset):
         tables_folder = Path(root).expanduser()
         folder = Path(media).expanduser() if media is not None else tables_folder
         if not folder.is_dir():
+            name = "root" if media is None else "media"
             raise FileNotFoundError(
-                f"{'root' if media is None else 'media'} is {folder}, which is no folder."
+                f"{name} is {folder}, which is not a folder. Name that of AudioSet with "
+                f"--Dataset.args.{name} FOLDER."
             )
         names = read_classes(find_table(tables_folder, CLASSES))
         sets = _TRAINED_ON[train_on] if train else ("eval",)

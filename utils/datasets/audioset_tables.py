@@ -55,7 +55,8 @@ def find_table(root: Path, name: str) -> Path:
         folders = ", ".join(f"{folder}/" for folder in _FOUND_IN[1:])
         raise FileNotFoundError(
             f"root is {root}, which has no {name}, nor have {folders} in it; put the tables there that "
-            "AudioSet publishes (research.google.com/audioset/download.html)."
+            "AudioSet publishes (research.google.com/audioset/download.html), or name their folder with "
+            "--Dataset.args.root FOLDER."
         )
     return found
 

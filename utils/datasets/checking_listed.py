@@ -119,7 +119,8 @@ def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Fin
             severity=absent,
             what="The file is not there.",
             where=path,
-            remedy='Fetch it; or take its line out of the table, which "missing": "skip" does, too.',
+            remedy="Fetch it, or take its line out of the table; --Dataset.args.missing skip does without "
+            "all such files.",
         )
 
 

@@ -247,9 +247,16 @@ class FoldDataset(Dataset[Sample], ABC):
         if published is not None:
             fetch_data_set(published, folder, progress=progress)
             return folder
-        expected = f"{self.title} is expected there: {self.table} and the audio files."
+        fetched = ""
         if self.published is not None:
-            expected += f" download: true fetches it, as does `python -m utils.fetch {self.published.name}`."
+            fetched = (
+                "; --Dataset.args.download true fetches it, as does `python -m utils.fetch "
+                f"{self.published.name}`"
+            )
+        expected = (
+            f"{self.title} is expected there: {self.table} and the audio files. If it is elsewhere, name "
+            f"that folder with --Dataset.args.root FOLDER{fetched}."
+        )
         if not folder.is_dir():
             raise FileNotFoundError(f"root is {root}, which is not a folder; {expected}")
         raise FileNotFoundError(f"root is {root}, which has no {self.table}; {expected}")

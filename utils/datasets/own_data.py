@@ -224,7 +224,7 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
         more = f" and {len(absent) - 5} more" * (len(absent) > 5)
         raise FileNotFoundError(
             f"root is {root}, but {len(absent)} of {len(there)} files are missing: "
-            f'{", ".join(absent[:5])}{more}. Is root the folder that paths are relative to? missing: "skip" '
-            "does without them."
+            f"{', '.join(absent[:5])}{more}. If paths are relative to another folder, name it with "
+            "--Dataset.args.root FOLDER; --Dataset.args.missing skip does without these files."
         )
     return kept, absent

@@ -32,6 +32,7 @@ _LONGEST_TEXT = 5_000  # characters: a caption is longer than a label
 _MOST_VALUES = 1_000  # of a list
 _LIKE_A_LIST = re.compile(r"""\s*\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])""", re.DOTALL)
 _LISTED = 5  # tables
+_TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
 _ONE_OBJECT = "each line is one JSON object."
 
 
@@ -187,12 +188,12 @@ class Records:
 def _tables_beside(table: Path) -> str:
     """Say which tables, or folders, are where a table is not."""
     if not table.parent.is_dir():
-        return f"There is no folder {table.parent}."
+        return f"There is no folder {table.parent}. {_TO_NAME_ANOTHER}"
     names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)
     near = difflib.get_close_matches(table.name, names, n=1)
     listed = [*near, *(name for name in names if name not in near)]
     more = f" and {len(listed) - _LISTED} more" * (len(listed) > _LISTED)
-    return f"{table.parent} has {', '.join(listed[:_LISTED]) or 'no table'}{more}."
+    return f"{table.parent} has {', '.join(listed[:_LISTED]) or 'no table'}{more}. {_TO_NAME_ANOTHER}"
 
 
 def _is_json(table: Path) -> bool:

@@ -276,7 +276,9 @@ def test_tables_and_media_that_are_not_there_are_named(root: Path, tmp_path: Pat
         FileNotFoundError, match=r"none of the segments of eval_segments\.csv a sound and a picture"
     ):
         AudioSet(root, RATE, train=False, complete=True)
-    with pytest.raises(FileNotFoundError, match=r"media is .*which is no folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"media is .*which is not a folder\. .* --Dataset\.args\.media FOLDER"
+    ):
         AudioSet(root, RATE, media=tmp_path / "none")
     (root / "metadata").mkdir()
     (root / "eval_segments.csv").rename(root / "metadata/eval_segments.csv")

@@ -66,7 +66,11 @@ def test_a_misspelt_argument_is_an_error(esc50: Path) -> None:
 
 
 def test_a_missing_root_says_what_was_expected(tmp_path: Path) -> None:
-    expected = "ESC-50 is expected there: meta/esc50.csv and the audio files."
+    expected = (
+        "ESC-50 is expected there: meta/esc50.csv and the audio files. If it is elsewhere, name that folder "
+        "with --Dataset.args.root FOLDER; --Dataset.args.download true fetches it, as does `python -m "
+        "utils.fetch ESC-50`."
+    )
     fails("/no/such", f"root is /no/such, which is not a folder; {expected}", FileNotFoundError)
     fails(tmp_path, f"root is {tmp_path}, which has no meta/esc50.csv; {expected}", FileNotFoundError)
     fails(None, "root is None; the folder of ESC-50 is expected.")

@@ -268,6 +268,8 @@ def test_a_table_that_is_not_there_is_told_from_those_that_are(folder: Path) -> 
         FileNotFoundError, match=rf"nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv\."
     ):
         Table(folder / "nope.tsv", RATE)
+    with pytest.raises(FileNotFoundError, match=r"Name another table with --Dataset\.args\.table FILE\."):
+        Table(folder / "nope.csv", RATE)
     with pytest.raises(FileNotFoundError, match=r"no such table\. .*sounds has no table\."):
         Table(folder / "sounds/nope.tsv", RATE)
     with pytest.raises(FileNotFoundError, match=r"no such table\. There is no folder .*/none\."):
