@@ -151,7 +151,7 @@ def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[st
         ValueError: the file is not the ontology.
     """
     try:
-        listed: Any = json.loads(ontology.read_text(encoding="utf-8"))
+        listed: Any = json.loads(ontology.read_text(encoding="utf-8-sig"))
         children = {str(one["id"]): [str(child) for child in one["child_ids"]] for one in listed}
         if not children:
             raise ValueError("empty")

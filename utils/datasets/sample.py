@@ -56,7 +56,7 @@ class Listing(NamedTuple):
     """Facts about a sample that a data set knows without reading it.
 
     A data set has a method `listing(index)` that gives these, so that tasks can check all samples before a
-    run.
+    run; or `listings()`, which gives those of some samples that stand for all.
 
     Attributes:
         place: where it is listed, such as "own.csv, line 3: dog.wav".

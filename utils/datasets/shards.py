@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +18,7 @@ from ignite_trainer.streams import Indices
 from model.sounds.decoding import HIGHEST_RATE
 from utils.datasets.folds import check_flag
 from utils.datasets.listed import FramesWanted, check_frames
-from utils.datasets.sample import DescribedSample, Sample
+from utils.datasets.sample import DescribedSample, Listing, Sample
 from utils.shards import decoding
 from utils.shards.manifest import ShardEntry, digest
 from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, local_path
@@ -145,6 +145,17 @@ class Shards(Dataset[Sample | DescribedSample]):
         if None in named:
             return None
         return {label for labels in named for label in labels or ()}
+
+    def listings(self) -> Iterator[Listing]:
+        """Say what some samples of each shard have, by which all can be checked: see `utils.shards.examples`.
+
+        Nothing is said of shards with an older manifest.
+        """
+        for _, entry in self.shards:
+            names = entry.names if entry.examples else []
+            for one in entry.examples or ():
+                place = f"{entry.file}: {names[one.position]}"
+                yield Listing(place, one.labels, one.text, audio=one.sound)
 
     def record(self, index: int) -> dict[str, str | int]:
         """Say which clip sample `index` is, and in which fold, as the set it was made of does."""

@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from utils.datasets.shards import Shards
 from utils.shards import decoding
+from utils.shards.examples import Example, choose_examples
 from utils.shards.keys import DESCRIBING, is_of_a_sample, sample_keys
 from utils.shards.manifest import FORMAT, TAR_BLOCK, Manifest, SetEntry, ShardEntry
 from utils.shards.parallel import in_processes
@@ -108,7 +109,16 @@ class _Index:
     def _read(self, stream: _Hashing, file: str) -> _Indexed:
         shard = _read_shard(stream)
         contents = shard.contents
-        said = [decoding.about(content, self.class_names) for content in contents]
+        said = [self._about(content) for content in contents]
+        samples = [
+            Example(
+                position=position,
+                labels=one.labels,
+                text=one.text,
+                sound=decoding.sound(content) is not None,
+            )
+            for position, (one, content) in enumerate(zip(said, contents, strict=True))
+        ]
         return _Indexed(
             ShardEntry.of(
                 file=file,
@@ -119,6 +129,7 @@ class _Index:
                 sounds=shard.sounds,
                 pictures=shard.pictures,
                 labels=sorted({label for one in said for label in one.labels}),
+                examples=choose_examples(samples),
                 offsets=shard.offsets,
                 names=[one.name or content["__key__"] for one, content in zip(said, contents, strict=True)],
             ),
@@ -126,6 +137,12 @@ class _Index:
             any(one.text is not None for one in said),
             Counter(suffix for content in contents for suffix in decoding.passed_over(content)),
         )
+
+    def _about(self, content: Content) -> decoding.About:
+        try:
+            return decoding.about(content, self.class_names)
+        except ValueError as error:
+            raise ValueError(f"{content['__key__']}: {error}") from error
 
 
 def _read_shard(stream: _Hashing) -> _Shard:

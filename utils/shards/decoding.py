@@ -16,6 +16,7 @@ from model.audio_input import (
     read_audio,
 )
 from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.cells import is_empty, whole
 from utils.datasets.frames import Frames
 from utils.shards.reading import Content
 
@@ -71,18 +72,17 @@ def about(content: Content, class_names: list[str]) -> About:
         ValueError: it is not text, or not of the kind that is expected.
     """
     said = _said(content)
-    labels = said.get("labels", [said["label"]] if "label" in said else None)
-    if labels is None:
-        labels = [_class_name(int(content["cls"]), class_names)] if "cls" in content else []
-    text = said.get("text", content["txt"].decode().strip() if "txt" in content else None)
-    if isinstance(text, list):  # captions, as in the shards of LAION-CLAP
-        text = text[0] if text else None
+    if "labels" in said or "label" in said:
+        labels = _labels(said)
+    else:
+        labels = [_class_name(_text_of(content, "cls"), class_names)] if "cls" in content else []
+    texts = _texts(said) if "text" in said or "txt" not in content else [_text_of(content, "txt")]
     name = said.get("clip")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"its labels are {labels!r}; a list of texts is expected")
-    if not isinstance(text, str | None) or not isinstance(name, str | None):
-        raise ValueError("the text and the name of its json have to be texts")
-    return About(name, labels, text)
+    if not isinstance(name, str):
+        if not is_empty(name):
+            raise ValueError("the text and the name of its json have to be texts")
+        name = None
+    return About(name, labels, texts[0] if texts and texts[0] else None)
 
 
 def fold(content: Content) -> int | None:
@@ -111,8 +111,7 @@ def pictures(content: Content) -> list[str]:
 def passed_over(content: Content) -> list[str]:
     """List what is not read of a sample: suffixes of files, and texts beyond the first."""
     read = {sound(content), *pictures(content), "json", "txt", "cls"}
-    texts = _said(content).get("text")
-    beyond = ["texts beyond the first of a sample"] if isinstance(texts, list) and len(texts) > 1 else []
+    beyond = ["texts beyond the first of a sample"] * (len(_texts(_said(content))) > 1)
     return sorted(suffixes(content) - read) + beyond
 
 
@@ -137,14 +136,50 @@ def frames(content: Content, *, place: str = "") -> Frames | None:
     )
 
 
-def _class_name(number: int, class_names: list[str]) -> str:
-    if not 0 <= number < len(class_names):
-        raise ValueError(f"its cls is {number}, and the set has {len(class_names)} names of classes")
-    return class_names[number]
+def _class_name(text: str, class_names: list[str]) -> str:
+    if not text.isdecimal():
+        raise ValueError(f"its cls is {text[:80]!r}; the number of a class is expected")
+    if int(text) >= len(class_names):
+        raise ValueError(f"its cls is {text}, and the set has {len(class_names)} names of classes")
+    return class_names[int(text)]
+
+
+def _labels(said: Mapping[str, Any]) -> list[str]:
+    """The labels of a json: `labels` is a list, `label` one or a list; numbers are labels, too."""
+    given = said["labels"] if "labels" in said else said["label"]
+    several = given if isinstance(given, list) or "labels" in said else [given]
+    there = [] if is_empty(several) else several
+    if not isinstance(there, list) or not all(
+        is_empty(one) or isinstance(one, str | int | float) for one in there
+    ):
+        raise ValueError(f"its labels are {given!r}; a list of texts is expected")
+    return [one if isinstance(one, str) else whole(str(one)) for one in there if not is_empty(one)]
+
+
+def _texts(said: Mapping[str, Any]) -> list[str]:
+    """The texts of a json: one, or a list of captions, as in the shards of LAION-CLAP."""
+    given = said.get("text")
+    several: list[Any] = given if isinstance(given, list) else [given]
+    texts = [text for text in several if not is_empty(text)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("the text and the name of its json have to be texts")
+    return texts
+
+
+def _text_of(content: Content, suffix: str) -> str:
+    """The text of a file; a mark of the byte order, as Windows writes it, is no part of it."""
+    try:
+        text: str = content[suffix].decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its {suffix} is not UTF-8: {error}") from error
+    return text
 
 
 def _said(content: Content) -> Mapping[str, Any]:
-    said: Any = json.loads(content["json"]) if "json" in content else {}
+    try:
+        said: Any = json.loads(content["json"]) if "json" in content else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its json is not JSON: {error}") from error
     if not isinstance(said, Mapping):
         raise ValueError(f"its json is a {type(said).__name__}; an object is expected")
     return said

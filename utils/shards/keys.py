@@ -6,6 +6,7 @@ only where other files of the sample say so:
 
     blues.00000.wav, blues.00000.png      key blues.00000    suffixes wav, png
     clip.flac, clip.0.jpg, clip.1.jpg     key clip           suffixes flac, 0.jpg, 1.jpg (numbered pictures)
+    blues.00000.jpg, blues.00001.jpg      two samples, where no sample of the shard has numbered pictures
     clip.jpg, clip.mask.png               key clip           suffixes jpg, mask.png
     clip.tokens.npy, clip.mean.npy        key clip           suffixes tokens.npy, mean.npy (of no known kind)
 """
@@ -58,18 +59,20 @@ def sample_keys(names: Sequence[str]) -> list[str]:
         if file.kind in AUDIO_SUFFIXES
     }
     with_sound = set(of_sound.values())
-    found = []
+    found = list[str | None]()
     for file in files:
-        if file.kind in AUDIO_SUFFIXES:
-            found.append(of_sound[file.keys[-1]])
-            continue
-        unnumbered = file.keys[-2] if file.is_numbered else file.keys[0]
         likeliest = [
             *(key for key in reversed(file.keys) if key in with_sound),
             *(key for key in file.keys if key in plain),
         ]
-        found.append(next(iter(likeliest), unnumbered))
-    return found
+        is_sound = file.kind in AUDIO_SUFFIXES
+        found.append(of_sound[file.keys[-1]] if is_sound else next(iter(likeliest), None))
+    # A number before the suffix is part of the key, unless another sample shows that it counts pictures.
+    counts = any(file.is_numbered and key in file.keys[:-1] for file, key in zip(files, found, strict=True))
+    alone = [
+        file.keys[0] if not file.is_numbered else file.keys[-2] if counts else file.keys[-1] for file in files
+    ]
+    return [key or own for key, own in zip(found, alone, strict=True)]
 
 
 def key_of_sample(names: Sequence[str], expected: str) -> str:

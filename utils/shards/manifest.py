@@ -2,8 +2,8 @@
 
     {"format": "shards, 1", "name": "ESC-50", "class_names": ["dog", ...], "suffixes": ["json", "ogg"], ...}
     {"file": "fold-1-000000.tar", "size_bytes": 9912320, "sha256": "...", "fold": 1, "split": null,
-     "sounds": 100, "pictures": 0, "labels": ["dog", ...], "offsets": [0, 100352, ...],
-     "names": ["audio/1-100032-A-0.ogg", ...]}
+     "sounds": 100, "pictures": 0, "labels": ["dog", ...], "examples": [{"position": 7, ...}, ...],
+     "offsets": [0, 100352, ...], "names": ["audio/1-100032-A-0.ogg", ...]}
     ...
 
 The number of each sample, over all shards in their order, is known from it without reading any; offsets are
@@ -23,6 +23,8 @@ from typing import Annotated, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from utils.shards.examples import Example
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = "shards, 1"
@@ -72,6 +74,7 @@ class _ShardLine(BaseModel):
     sounds: Annotated[int, Field(ge=0)] | None = None
     pictures: Annotated[int, Field(ge=0)] | None = None
     labels: list[str] | None = None
+    examples: list[Example] | None = None
     offsets: list[Annotated[int, Field(ge=0, lt=2**62)]]
     names: list[str]
 
@@ -94,6 +97,8 @@ class _ShardLine(BaseModel):
             raise ValueError(
                 f"offsets do not ascend in steps of {TAR_BLOCK} to at most {self.size_bytes}, the file's size"
             )
+        if any(one.position >= len(self.names) for one in self.examples or ()):
+            raise ValueError(f"an example is of a position beyond its {len(self.names)} names")
         if any("\n" in name for name in self.names):
             raise ValueError("a name goes over several lines")
         return self
@@ -112,6 +117,7 @@ class ShardEntry:
         sounds: number of samples with a sound; None: the manifest is an older one, which does not say it.
         pictures: number of pictures; None: likewise.
         labels: those that its samples have, sorted; None: likewise.
+        examples: samples by which labels and texts are checked; None: likewise.
         offsets: int64 `[samples + 1]`, bytes.
     """
 
@@ -125,6 +131,7 @@ class ShardEntry:
     sounds: int | None = None
     pictures: int | None = None
     labels: list[str] | None = None
+    examples: list[Example] | None = None
 
     @classmethod
     def of(cls, *, offsets: Iterable[int], names: Iterable[str], **facts: Any) -> ShardEntry:
@@ -143,6 +150,8 @@ class ShardEntry:
         """Its line of the file."""
         facts = {name: getattr(self, name) for name in ("file", "size_bytes", "sha256", "fold", "split")}
         later = {name: getattr(self, name) for name in ("sounds", "pictures", "labels")}
+        if self.examples is not None:
+            later["examples"] = [example.model_dump() for example in self.examples]
         facts |= {name: value for name, value in later.items() if value is not None}
         return {**facts, "offsets": self.offsets.tolist(), "names": self.names}
 
@@ -157,7 +166,7 @@ class ShardEntry:
             line = _ShardLine.model_validate(content)
         except ValidationError as error:
             raise ValueError(_first(error)) from error
-        return cls.of(**line.model_dump())
+        return cls.of(**{name: getattr(line, name) for name in _ShardLine.model_fields})
 
 
 @dataclass(frozen=True, kw_only=True)

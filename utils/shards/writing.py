@@ -22,6 +22,7 @@ from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
 from utils.datasets.frames import Frames
 from utils.datasets.sample import SampleFiles
 from utils.shards import decoding
+from utils.shards.examples import Example, choose_examples
 from utils.shards.manifest import ShardEntry, write_whole
 from utils.shards.reading import Content
 
@@ -88,13 +89,12 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
 
     offsets, names, left_out = list[int](), list[str](), dict[str, str]()
     common: set[str] | None = None
-    texts = False
     sounds = pictures = 0
-    labels = set[str]()
+    examples = list[Example]()
     hashing = _Hashing()
 
     def write(file: BinaryIO) -> None:
-        nonlocal common, texts, sounds, pictures
+        nonlocal common, sounds, pictures
         hashing.file = file
         # Of no time, so that equal samples make equal shards.
         with TarWriter(hashing, encoder=False, mtime=0) as tar:
@@ -110,12 +110,14 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
                 offsets.append(tar.tarstream.offset)
                 names.append(name)
                 tar.write(content)
-                sounds += decoding.sound(content) is not None
+                has_sound = decoding.sound(content) is not None
+                sounds += has_sound
                 pictures += len(decoding.pictures(content))
                 common = decoding.suffixes(content) if common is None else common & decoding.suffixes(content)
                 said = decoding.about(content, [])
-                labels.update(said.labels)
-                texts = texts or said.text is not None
+                examples.append(
+                    Example(position=len(examples), labels=said.labels, text=said.text, sound=has_sound)
+                )
             offsets.append(tar.tarstream.offset)
 
     path = folder / job.file
@@ -131,10 +133,12 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
         split=job.split,
         sounds=sounds,
         pictures=pictures,
-        labels=sorted(labels),
+        labels=sorted({label for one in examples for label in one.labels}),
+        examples=choose_examples(examples),
         offsets=offsets,
         names=names,
     )
+    texts = any(one.text is not None for one in examples)
     return Written(entry, sorted(common or ()), left_out, texts)
 
 

@@ -121,7 +121,7 @@ def check_samples(
     train_is_scored: bool = True,
     with_classes: bool = True,
 ) -> Iterator[Finding]:
-    """Check all samples that data sets know without reading them, and that every class has one to train on.
+    """Check all samples that data sets know without reading them, their labels, and that no class is empty.
 
     Args:
         train: the training split; None: nothing is trained.
@@ -130,22 +130,42 @@ def check_samples(
         train_is_scored: whether evaluation scores the training split, too.
         with_classes: whether samples have classes.
     """
-    labels: set[str] | None = None
-    if callable(getattr(train, "labels", None)):
-        labels = train.labels()
+    trained: set[str] | None = None
+    unknown = set[str]()
     for dataset in (train, test) if train is not test else (train,):
-        if not callable(getattr(dataset, "listing", None)):
-            continue
+        known: set[str] | None = dataset.labels() if callable(getattr(dataset, "labels", None)) else None
+        labels = set(known or ())
         scored = train_is_scored or dataset is test
-        listed = set[str]()
-        for index in range(len(dataset)):
-            sample: Listing = dataset.listing(index)
+        for sample in _listed(dataset):
             yield from check(sample, scored)
-            listed.update(sample.labels)
-        if dataset is train and labels is None:
-            labels = listed
-    if with_classes and labels is not None:
-        yield from _without_samples(train.class_names, labels)
+            labels.update(sample.labels)
+        if with_classes and labels:
+            unknown |= labels.difference(dataset.class_names)
+        if dataset is train and (known is not None or callable(getattr(dataset, "listing", None))):
+            trained = labels
+    yield from _without_class(unknown)
+    if with_classes and trained is not None:
+        yield from _without_samples(train.class_names, trained)
+
+
+def _listed(dataset: Any) -> Iterable[Listing]:
+    """List what a data set knows without reading of all its samples, or of some that stand for all."""
+    if callable(some := getattr(dataset, "listings", None)):
+        found: Iterable[Listing] = some()
+        return found
+    if callable(listing := getattr(dataset, "listing", None)):
+        return (listing(index) for index in range(len(dataset)))
+    return ()
+
+
+def _without_class(labels: Iterable[str]) -> Iterator[Finding]:
+    for label in sorted(labels):
+        yield Finding(
+            severity="error",
+            what="A label of the data set is not among its class_names.",
+            where=label,
+            remedy="Correct it, or add it to the classes (of shards: by `python -m utils.shards index`).",
+        )
 
 
 def _without_samples(class_names: Iterable[str], labels: Container[str]) -> Iterator[Finding]:

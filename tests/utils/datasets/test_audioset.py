@@ -203,7 +203,7 @@ def test_parents_are_added_by_the_ontology(full: Path) -> None:
         {"id": "voice", "child_ids": ["/t/dd00005"]},
         {"id": "/t/dd00005", "child_ids": []},
     ]
-    (full / "ontology.json").write_text(json.dumps(ontology))
+    (full / "ontology.json").write_text(json.dumps(ontology), encoding="utf-8-sig")
     data = AudioSet(full, RATE, parents=True)
     assert [sample.labels for sample in data] == [
         ["Dog", "Child speech, kid speaking", "Speech"],

@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from toy_research.numbers import Numbers, written
 
 from utils.datasets import Shards
 from utils.shards import reading
 from utils.shards.__main__ import main
+from utils.shards.checking import index
+from utils.shards.decoding import about
 from utils.shards.keys import key_of_sample, sample_keys
 from utils.shards.manifest import Manifest
 
@@ -23,6 +26,12 @@ from utils.shards.manifest import Manifest
 def sound(value: int, kind: str = "wav") -> bytes:
     content = io.BytesIO()
     soundfile.write(content, np.full(4, value, np.int16), 44100, format=kind.upper())
+    return content.getvalue()
+
+
+def picture(name: str) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (len(name), int(name[-1]), 0)).save(content, "PNG")
     return content.getvalue()
 
 
@@ -45,6 +54,8 @@ def indexed(shard: Path) -> Shards:
     "samples",
     [
         {"blues.00000": ["png", "wav"], "blues.00001": ["png", "wav"]},
+        {"blues.00000": ["jpg"], "blues.00001": ["jpg"]},
+        {"blues.00000": ["jpg"], "jazz": ["jpg", "txt"], "rock.1": ["png", "cls"]},
         {"Mix 2.0": ["txt", "wav"], "Mix 2.1": ["txt", "wav"], "Mix 2": ["txt", "wav"]},
         {"clip": ["0.jpg", "1.jpg", "flac", "json"], "other": ["0.jpg"]},
         {"a.00001": ["0.jpg", "1.jpg", "wav"]},
@@ -62,7 +73,9 @@ def test_files_are_one_sample_where_their_names_share_a_key(samples: dict[str, l
     assert dict(zip(names, sample_keys(list(names)), strict=True)) == names
     for key, suffixes in samples.items():
         files = [f"{key}.{suffix}" for suffix in suffixes]
-        assert key_of_sample(files, key) == key_of_sample(files, "another name") == key
+        assert key_of_sample(files, key) == key
+        if files != ["other.0.jpg"]:  # without a json its name is its key
+            assert key_of_sample(files, "another name") == key
 
 
 @pytest.mark.usefixtures("pipes")
@@ -148,6 +161,53 @@ def test_shards_of_laion_clap_are_read_with_their_captions(
         (2, [], None),
     ]
     assert capsys.readouterr().err == "not read: 1 texts beyond the first of a sample\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "labels", "text"),
+    [
+        ({"json": b'{"label": 3}'}, ["3"], None),
+        ({"json": b'{"label": 3.0, "text": NaN}'}, ["3"], None),
+        ({"json": b'{"label": NaN, "clip": NaN}'}, [], None),
+        ({"json": b'{"label": ["dog", null, NaN, 7]}'}, ["dog", "7"], None),
+        ({"json": b'{"labels": NaN, "text": [NaN, "a dog"]}'}, [], "a dog"),
+        ({"json": b'{"labels": ["1.0"], "text": "nan"}'}, ["1.0"], None),
+        ({"json": b'\xef\xbb\xbf{"label": "dog"}', "txt": b"\xef\xbb\xbfa dog\r\n"}, ["dog"], "a dog"),
+        ({"cls": b"\xef\xbb\xbf1\n", "txt": b""}, ["rain"], None),
+    ],
+)
+def test_what_is_said_of_a_sample_is_read_as_from_a_table(
+    files: dict[str, bytes], labels: list[str], text: str | None
+) -> None:
+    found = about({"__key__": "a", **files}, ["dog", "rain"])
+    assert found == (None, labels, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.json",
+            b'{"label": {}}',
+            r"a\.tar cannot be indexed: a: its labels are \{\}; a list of texts is exp",
+        ),
+        ("a.json", b"{", "a: its json is not JSON: Expecting"),
+        ("a.txt", b"caf\xe9", "a: its txt is not UTF-8: "),
+        ("a.cls", b"dog", "a: its cls is 'dog'; the number of a class is expected"),
+    ],
+)
+def test_a_sample_that_says_what_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        index(str(tar(tmp_path / "a.tar", [(name, content)])), name="set")
+
+
+def test_pictures_with_numbers_in_their_names_are_samples_of_their_own(tmp_path: Path) -> None:
+    names = ["blues.00000", "blues.00001", "jazz.00000"]
+    shards = indexed(tar(tmp_path / "a.tar", [(f"{name}.jpg", picture(name)) for name in names]))
+    assert [shards.record(at)["clip"] for at in range(len(shards))] == names
+    assert len({int(shards[at].image.sum()) for at in range(3)}) == 3
 
 
 def test_what_is_not_read_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from ignite_trainer.inspection import Finding
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from tests.utils.tasks.test_tasks import Clips, batch_of, tiny_audioclip
-from utils.datasets import MadeScenes, Sample, Table
+from utils.datasets import MadeScenes, Sample, Shards, Table
+from utils.shards.checking import index
+from utils.shards.making import Options, make
 from utils.tasks import AudioTextContrastive, Classification, Contrastive
+from utils.tasks.labels import check_samples
 
 Places = list[tuple[str, str, str]]
 
@@ -125,6 +129,51 @@ def test_texts_that_are_cut_are_counted_and_those_that_cannot_be_are_errors(
     model = tiny_audioclip(multilabel=True).eval()
     too_long = "A text is longer than the text tower takes, 12 tokens with both marks."
     assert found(AudioTextContrastive(), model, path) == [("error", too_long, "own.tsv, line 2: a.wav")]
+
+
+def test_samples_of_shards_are_named_by_what_the_manifest_says(
+    single: AudioCLIP, table: Path, tmp_path: Path
+) -> None:
+    data: Any = Table(table, separator=";", cache=False)
+    make({None: data}, tmp_path / "set", Options(seed=None), made_from={})
+    shards = Shards(str(tmp_path / "set/manifest.jsonl"))
+    task = AudioTextContrastive()
+    task.prepare(single, train=shards, test=shards)
+    assert [(one.severity, one.what, one.where) for one in task.check(single, train=shards, test=shards)] == [
+        ("error", NO_SOUND, "fold-1-000000.tar: 3.png"),
+        ("error", NO_LABEL, "fold-2-000000.tar: 1.wav"),
+        ("error", TOO_MANY, "fold-2-000000.tar: 2.wav (dog, rain)"),
+    ]
+
+
+def test_the_longest_text_of_a_shard_is_named_before_a_run(single: AudioCLIP, tmp_path: Path) -> None:
+    rows = ["file\ttext", *(f"a.wav\t{'dog ' * words}" for words in (3, 11, 10))]
+    soundfile.write(tmp_path / "a.wav", np.full(4410, 999, np.int16), 44100)
+    (tmp_path / "own.tsv").write_text("\n".join(rows) + "\n")
+    make({None: Table(tmp_path / "own.tsv", cache=False)}, tmp_path / "set", Options(seed=None), made_from={})
+    manifest = tmp_path / "set/manifest.jsonl"
+    shards = Shards(str(manifest))
+    [finding] = list(Contrastive().check(single, train=shards, test=shards))
+    assert finding.what.startswith("A text is longer than the text tower takes, 12 tokens")
+    index([str(tmp_path / "set/000000.tar")], name="again").manifest.write(tmp_path / "again.jsonl")
+    with_index = Shards(str(tmp_path / "set/000000.tar"), manifest=str(tmp_path / "again.jsonl"))
+    assert list(with_index.listings()) == list(shards.listings())
+    older = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert [one["position"] for one in older[1].pop("examples")] == [0, 1]
+    manifest.write_text("\n".join(map(json.dumps, older)))
+    assert list(Shards(str(manifest)).listings()) == []
+
+
+def test_labels_of_shards_that_are_no_class_are_named_before_a_run(tmp_path: Path, table: Path) -> None:
+    make({None: Table(table, cache=False)}, tmp_path / "set", Options(), made_from={})
+    manifest = tmp_path / "set/manifest.jsonl"
+    lines = manifest.read_text().splitlines()
+    about = {**json.loads(lines[0]), "class_names": ["dog", "dog;rain"]}
+    manifest.write_text("\n".join([json.dumps(about), *lines[1:]]))
+    shards = Shards(str(manifest))
+    [finding] = check_samples(shards, shards, lambda _: ())
+    assert (finding.severity, finding.where) == ("error", "rain")
+    assert finding.what == "A label of the data set is not among its class_names."
 
 
 def test_a_clip_of_one_step_of_16_bits_is_no_mistake(single: AudioCLIP) -> None:
