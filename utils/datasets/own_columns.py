@@ -87,6 +87,9 @@ def read_table(table: Path, wanted: Columns, separator: str | None) -> TableCont
             f"{table} has no column of sounds, pictures or texts that is known by its name; it has "
             f"{', '.join(records.columns)[:1000] or 'none at all'}. Name it by audio, image or text."
         )
+    twice = [name for name in names.values() if name is not None and records.columns.count(name) > 1]
+    if twice:
+        raise ValueError(f"{table} has several columns that are called {twice[0]}. Rename all but one.")
     rows = _with_whole_labels([_row(record, names, separator) for record in records])
     unused = list(_unused(records, wanted, names))
     more = [f"and {len(unused) - _MOST_UNUSED} more"] * (len(unused) > _MOST_UNUSED)

@@ -231,6 +231,14 @@ def test_of_many_unused_columns_some_are_named(folder: Path) -> None:
     assert Table(folder / "own.csv", RATE).unused_columns.endswith("column_19, and 10 more")
 
 
+def test_two_columns_of_the_name_that_is_read_are_refused(folder: Path) -> None:
+    (folder / "own.csv").write_text("file,label,label,note,note\nsounds/0.wav,dog,1,a,b\n")
+    with pytest.raises(
+        ValueError, match=r"own\.csv has several columns that are called label\. Rename all but"
+    ):
+        Table(folder / "own.csv", RATE)
+
+
 def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path) -> None:
     (folder / "own.csv").write_text("file,lable\nsounds/0.wav,dog\n")
     data = Table(folder / "own.csv", RATE)

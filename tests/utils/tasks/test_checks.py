@@ -171,7 +171,7 @@ def test_labels_of_shards_that_are_no_class_are_named_before_a_run(tmp_path: Pat
     about = {**json.loads(lines[0]), "class_names": ["dog", "dog;rain"]}
     manifest.write_text("\n".join([json.dumps(about), *lines[1:]]))
     shards = Shards(str(manifest))
-    [finding] = check_samples(shards, shards, lambda _: ())
+    [finding] = check_samples(shards, shards, lambda *_: ())
     assert (finding.severity, finding.where) == ("error", "rain")
     assert finding.what == "A label of the data set is not among its class_names."
 
