@@ -113,7 +113,7 @@ class Company:
         raise self._nothing_left(batch)
 
     def _agree(self, batch: Batch, parts: Sequence[slice], epoch: int, iteration: int) -> None:
-        """Share batch norm in this step if all processes have the same fields in each part of their batch."""
+        """Share batch norm in this step only if every part has the same fields in all processes."""
         own = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
         same = all(other == own for other in all_say(own))
         for norm in self._shared:
@@ -169,7 +169,7 @@ def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
 
 
 def lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
-    """Find fields that one sample of a part of the batch has: the rows of these samples, by field."""
+    """Return, for each array field, the rows that are the only ones to have it in their part of the batch."""
     found: dict[str, list[int]] = {}
     for name, at in _arrays(batch.sample).items():
         rows = rows_of(batch.sample[at], len(batch.indices)).tolist()
@@ -214,7 +214,7 @@ def _norm_with_one_value(task: Task, model: nn.Module, sample: Any) -> str | Non
 
 
 def _snapshot(model: nn.Module) -> Callable[[], None]:
-    """Return what puts back the buffers and modes of a model, and the state of random numbers."""
+    """Snapshot a model's buffers and modes and the random state; return a function that restores them."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     random = random_state.capture()

@@ -110,13 +110,13 @@ class FaultPolicy:
         return {**self.counts, **({SAMPLES_SKIPPED: samples} if samples else {})}
 
     def left_out(self, fields: Iterable[LeftOut]) -> None:
-        """Count fields that this process left out of a step, at once or, of several processes, by `share`."""
+        """Record fields left out of a step; with several processes they are counted by the next `share`."""
         self._not_shared += fields
         if world_size() == 1:
             self.share()
 
     def share(self) -> None:
-        """Let all processes count the fields that any left out of steps, and tell the first of each kind."""
+        """Count the fields that any process left out, in all processes; report the first of each kind."""
         lists, self._not_shared = all_say(self._not_shared), []
         for left in sorted(itertools.chain(*lists), key=lambda left: left.iteration):
             self._live_with(
@@ -138,7 +138,7 @@ class FaultPolicy:
         self._live_with(STEPS_UNSYNCHRONISED, fault)
 
     def _live_with(self, what: str, fault: Fault) -> None:
-        """Count what a run goes on with, and tell it the first time."""
+        """Count a fault that does not end the run, and report its first occurrence."""
         self.counts[what] += 1
         if self.counts[what] == 1:
             self._reporters.on_fault(fault)

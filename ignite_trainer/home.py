@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _STILL_FOUND = (".cache/torch", ".cache/huggingface", ".cache/clip", ".netrc")
-"""What libraries read in a home: weights that were fetched before, and passwords of loggers."""
+"""Folders and files that libraries read in a home: fetched weights, passwords of loggers."""
 
 
 def ensure_home() -> None:
@@ -44,7 +44,7 @@ def ensure_home() -> None:
 
 
 def _link(home: Path, made: Path) -> None:
-    """Link each cached file, so that it is found, while new ones can be written beside it."""
+    """Link every cached file into the new home, where new files can be written beside the links."""
     for place in _STILL_FOUND:
         walked = ((folder, files) for folder, _, files in os.walk(home / place))
         for folder, files in [(str((home / place).parent), [Path(place).name]), *walked]:

@@ -89,7 +89,7 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """All that was found.
+    """Findings of a check, and what it counted.
 
     Attributes:
         findings: what is wrong.

@@ -68,7 +68,7 @@ class DecodedClips:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.failures = _read_failures(folder)  # before the index, which is replaced before them
-        """Clips that could not be decoded, by position."""
+        """Clips that failed to decode, by position."""
         self._index: NDArray[np.void] = np.load(folder / "index.npy")
         self._bytes: mmap.mmap | None = None
 

@@ -126,7 +126,7 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
                 severity="warning",
                 what=f"The rate is {one.rate} Hz, and sample_rate is {sample_rate}: it is resampled.",
                 where=sound.path,
-                remedy="Nothing, if it was recorded so; at a lower rate its upper band is empty.",
+                remedy="None is needed; from a lower rate, the upper band stays empty.",
             )
         if one.samples / one.rate < SHORT * usual:
             yield Finding(

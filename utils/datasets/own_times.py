@@ -160,14 +160,14 @@ def _by_role(
 
 
 def _chosen(given: Column, found: Sequence[str]) -> str | None:
-    """The column that an argument names, or else the only one that was found."""
+    """Return the column that an argument names, or else the only one that was found."""
     if given is None and len(found) == 1:
         return found[0]
     return given if isinstance(given, str) else None
 
 
 def _question(columns: Sequence[str], role: str) -> str:
-    """Ask what columns mean that may have a role."""
+    """Return the question about columns that may have a role."""
     readable = [column for column in columns if _per_second(column)]
     said = _in_another_unit([column for column in columns if column not in readable], role)
     if readable:
@@ -190,13 +190,13 @@ def _in_another_unit(columns: Sequence[str], role: str) -> str:
 
 @cache
 def _words(column: str) -> tuple[str, ...]:
-    """The words of a name, in lower case."""
+    """Split the name of a column into lower-case words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower().replace("_", " ")
     return tuple(re.findall(r"[a-z]+", _T_MIN.sub(r"t\1", _GLUED.sub(r"\1 ", apart))))
 
 
 def _per_second(column: str) -> int:
-    """Units in a second, by the name of a column; 0: another unit than seconds and milliseconds."""
+    """Return how many of a column's units make a second, by its name; 0 if it is not s or ms."""
     words = _words(column)
     known = next((_UNITS[word] for word in words if word in _UNITS), None)
     return int(_OTHER_UNITS.isdisjoint(words)) if known is None else known

@@ -145,7 +145,7 @@ def _class_name(text: str, class_names: list[str]) -> str:
 
 
 def _labels(said: Mapping[str, Any]) -> list[str]:
-    """The labels of a json: `labels` is a list, `label` one or a list; numbers are labels, too."""
+    """Return the labels of a JSON file: `labels` is a list, `label` one or a list; numbers become text."""
     given = said["labels"] if "labels" in said else said["label"]
     several = given if isinstance(given, list) or "labels" in said else [given]
     there = [] if is_empty(several) else several
@@ -157,7 +157,7 @@ def _labels(said: Mapping[str, Any]) -> list[str]:
 
 
 def _texts(said: Mapping[str, Any]) -> list[str]:
-    """The texts of a json: one, or a list of captions, as in the shards of LAION-CLAP."""
+    """Return the texts of a JSON file: one, or a list of captions as in the shards of LAION-CLAP."""
     given = said.get("text")
     several: list[Any] = given if isinstance(given, list) else [given]
     texts = [text for text in several if not is_empty(text)]
@@ -167,7 +167,7 @@ def _texts(said: Mapping[str, Any]) -> list[str]:
 
 
 def _text_of(content: Content, suffix: str) -> str:
-    """The text of a file; a mark of the byte order, as Windows writes it, is no part of it."""
+    """Decode a text file, without the byte order mark that Windows writes."""
     try:
         text: str = content[suffix].decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
