@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_STILL_FOUND = (".cache/torch", ".cache/huggingface", ".cache/clip", ".netrc")
+_STILL_FOUND = (".cache/torch", ".cache/huggingface", ".netrc")
 """Folders and files that libraries read in a home: fetched weights, passwords of loggers."""
 
 

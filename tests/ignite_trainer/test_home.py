@@ -66,7 +66,7 @@ def test_what_is_cached_in_a_home_that_can_only_be_read_is_found_in_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, blob = tmp_path / "image", ".cache/huggingface/hub/models--a/blobs/1"
-    cached = [".netrc", ".cache/torch/hub/checkpoints/resnet.pth", ".cache/clip/RN50.pt", blob]
+    cached = [".netrc", ".cache/torch/hub/checkpoints/resnet.pth", blob]
     for name in cached:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(name)
