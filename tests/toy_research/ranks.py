@@ -15,12 +15,19 @@ from ignite_trainer.distributed import rank, several_processes
 
 
 def on_ranks(count: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `function(*args)`, a function of a module, returns in each of `count` processes, by rank."""
+    """Return what `function(*args)`, a function of a module, returns in each of `count` processes, by rank.
+
+    Results travel through files in `folder`, gigabytes for whole models, which are deleted once read.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start_processes(_process, (count, port, folder, function, args), nprocs=count, start_method="spawn")
-    return [torch.load(folder / f"rank-{number}.pt", weights_only=False) for number in range(count)]
+    files = [folder / f"rank-{number}.pt" for number in range(count)]
+    results = [torch.load(file, weights_only=False) for file in files]
+    for file in files:
+        file.unlink()
+    return results
 
 
 def _process(
