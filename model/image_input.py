@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from model.file_kinds import beginning_of, name_placeholder
@@ -62,7 +62,8 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
     """Take a path, the content of a file, a PIL image, an array or a tensor, and return an RGB image.
 
     Files and PIL images are turned upright, as their EXIF data say. Samples of 16 bits are scaled to 8, those
-    in floating point from 0..1 to 0..255; what is in 0..255 already is taken as it is.
+    in floating point from 0..1 to 0..255; what is in 0..255 already is taken as it is. Samples of 12 bits in
+    16 are known by a TIFF's tags; without them nothing tells them from a dark picture, and they stay dark.
 
     Args:
         source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`; tensors `[H, W]`,
@@ -116,11 +117,31 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # what Pillow raises of damaged EXIF is of many kinds
         upright = image  # the picture itself is whole
+    if upright.mode.startswith("I;16") and isinstance(image, TiffImagePlugin.TiffImageFile):
+        upright = _in_full_range(upright, image.tag_v2)
     if upright.mode == "F" or upright.mode.startswith("I"):
         upright = _in_8_bits(upright, name)
     if "transparency" in upright.info:
         upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
     return upright.convert("RGB")
+
+
+def _in_full_range(image: Image.Image, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Image.Image:
+    """Bring 16-bit samples of a TIFF to 0..65535, black to white, by tags that Pillow does not apply.
+
+    Cameras and microscopes keep 12 bits in 16; radiographs often have 0 for white.
+    """
+    samples = np.asarray(image)
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    most = tags.get(_MAX_SAMPLE_VALUE, (2**bits - 1,))[0]
+    if 255 < most < 65535 and samples.max() <= most:  # a tag that the samples contradict is not heeded
+        samples = (samples * (65535 / most)).round().astype(np.uint16)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        samples = 65535 - samples
+    return Image.fromarray(samples)
+
+
+_MAX_SAMPLE_VALUE = 281
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:

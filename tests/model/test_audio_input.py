@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 import torch
@@ -234,6 +235,50 @@ def test_grey_pictures_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> N
         assert image.mode == "RGB"
         for channel in range(3):
             np.testing.assert_array_equal(np.asarray(image)[..., channel], expected, err_msg=str(source))
+
+
+def tiff(
+    samples: npt.NDArray[np.uint16], *, bits: int = 16, most: int | None = None, black: int = 1
+) -> bytes:
+    """Return a TIFF with one strip; samples of 12 bits are packed, `black` is 1 where 0 is black."""
+    packed = "".join(f"{sample:0{bits}b}" for sample in samples.ravel())
+    data = bytes(int(packed[at : at + 8], 2) for at in range(0, len(packed), 8))
+    data = data if bits < 16 else samples.astype("<u2").tobytes()
+    height, width = samples.shape
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: black,
+        273: 0,
+        277: 1,
+        278: height,
+        279: len(data),
+    }
+    tags |= {} if most is None else {281: most}
+    tags[273] = 14 + 12 * len(tags)
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize("form", [{"bits": 12}, {"most": 4095}])
+def test_pictures_of_12_bits_are_as_bright_as_their_tags_say(form: dict[str, int]) -> None:
+    samples = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+    image = read_image(io.BytesIO(tiff(samples, **form)))
+    np.testing.assert_allclose(np.asarray(image)[..., 0], samples / 4095 * 255, atol=0.51)
+
+
+def test_a_largest_sample_that_the_samples_contradict_is_not_heeded() -> None:
+    samples = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    image = read_image(io.BytesIO(tiff(samples, most=4095)))
+    np.testing.assert_allclose(np.asarray(image)[..., 0], samples / 257, atol=0.51)
+
+
+def test_radiographs_whose_0_is_white_are_inverted() -> None:
+    samples = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    image = read_image(io.BytesIO(tiff(samples, black=0)))
+    np.testing.assert_allclose(np.asarray(image)[..., 0], 255 - samples / 257, atol=0.51)
 
 
 def test_floating_point_pictures_in_0_to_1_are_scaled_and_in_0_to_255_taken(tmp_path: Path) -> None:
