@@ -113,7 +113,8 @@ class Table(ListedDataset):
         rows, absent = _with_files(listed, folder, table=path.name, skip=missing == "skip")
         if not rows:
             raise ValueError(f"{path} lists no samples.")
-        chosen, said = _held_out(rows, path, fold=fold, split=split, share=share)
+        chosen, said, undecided = _held_out(rows, path, fold=fold, split=split, share=share)
+        notices += undecided
         entries = Entries(row.entry for row in rows)
         by_fold = fold is not None or chosen is None  # else folds are no matter of this run
         there = {row.entry.fold for row in rows if by_fold} - {None}
@@ -156,8 +157,13 @@ def _listed(values: object) -> list[Any]:
 
 def _held_out(
     rows: Sequence[Row], table: Path, *, fold: object, split: object, share: float | None
-) -> tuple[NDArray[np.bool_] | None, str]:
-    """Which rows are held out, None if nothing is; what is said of it in the name of results."""
+) -> tuple[NDArray[np.bool_] | None, str, list[str]]:
+    """Decide which rows are held out.
+
+    Returns:
+        A mask of the rows held out, None if nothing is; its words in the name of results; notices.
+    """
+    notices = list[str]()
     if fold is not None and split is not None:
         raise ValueError(f"fold is {fold} and split is {split}; one of them can say what is held out.")
     if fold is not None or split is not None:
@@ -169,8 +175,13 @@ def _held_out(
             raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} has {found}.")
         chosen = np.array([value in wanted for value in values])
         said = "" if split is None else f", held out: {', '.join(map(str, wanted))}"
+        empty = [row.line for row, value in zip(rows, values, strict=True) if value is None]
+        if empty:
+            notices.append(
+                f"{len(empty)} of {len(rows)} rows have no {name}: trained on (first: line {empty[0]})."
+            )
     elif share is None:
-        return None, ""
+        return None, "", notices
     else:
         if type(share) not in (int, float) or not 0 < share < 1:
             raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
@@ -181,7 +192,7 @@ def _held_out(
             f"{table}: {'all' if chosen.all() else 'none'} of its {len(rows)} rows are held out; hold out "
             "another fold, split or share."
         )
-    return chosen, said
+    return chosen, said, notices
 
 
 def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:

@@ -66,6 +66,19 @@ def test_a_table_of_any_kind_gives_the_same_samples(folder: Path, suffix: str) -
     assert test.record(1) == {"clip": "sounds/4.wav", "fold": 2}
 
 
+@pytest.mark.parametrize(("column", "value"), [("fold", 2), ("split", "test")])
+def test_rows_without_a_fold_or_split_are_trained_on_and_counted(
+    folder: Path, column: str, value: object
+) -> None:
+    rows = [{"file": f"sounds/{i}.wav", "label": "dog", column: value if i < 2 else ""} for i in range(5)]
+    rows[2][column] = 1 if column == "fold" else "train"
+    table = write(folder / "own.csv", rows)
+    train, test = (Table(table, RATE, train=train, **{column: value}) for train in (True, False))  # type: ignore[arg-type]
+    assert (len(train), len(test)) == (3, 2)
+    said = f"{table}: 2 of 5 rows have no {column}: trained on (first: line 5)."
+    assert (train.passed_over, test.passed_over) == (said, None)
+
+
 @pytest.mark.parametrize("cache", [None, False])
 def test_the_cache_changes_no_sample(folder: Path, cache_folder: Path, cache: bool | None) -> None:
     table = write(folder / "own.csv", ROWS)
