@@ -44,8 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every download end at a port of this machine where nothing listens."""
+def nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - see below
+    """Let every download end at a port of this machine where nothing listens.
+
+    `tmp_path` comes before `monkeypatch` in every test, so that the folder is deleted after patches of `os`
+    are undone.
+    """
     monkeypatch.setenv("AUDIOCLIP_MIRROR", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("model.fetch.PAUSE_SECONDS", 0.0)
