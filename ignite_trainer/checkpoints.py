@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -199,7 +198,7 @@ class Checkpoints:
 
     @property
     def best(self) -> tuple[Best, ...]:
-        """The best epoch by each metric marked `is_checkpoint`, the earliest of equals."""
+        """The best epoch by each metric marked `is_checkpoint`, the earliest of equals but for epoch 0."""
         return tuple(kept[0] for kept in self._kept.values() if kept)
 
     @property
@@ -280,6 +279,8 @@ class Checkpoints:
             ]
             for label in self._lines
         }
+        for kept in self._kept.values():
+            kept.sort(key=self._rank, reverse=True)  # earlier versions had epoch 0 before its equals
         randoms = [content["random"], *content.get("random_of_other_processes", [])]
         random_state.reinstate(randoms[rank() if rank() < len(randoms) else 0])
 
@@ -307,20 +308,18 @@ class Checkpoints:
     def _place_among_the_best(self, label: str, value: float, epoch: int) -> Path | None:
         """Return the file for the weights of this epoch, or None if they are not among the best."""
         kept = self._kept[label]
-        place = sum(self._rank(label, one.value) >= self._rank(label, value) for one in kept)
+        path = self._folder / f"best_{self._lines[label].file_name}_epoch-{epoch}_{value:.4f}.pt"
+        new = Best(label=label, value=value, epoch=epoch, checkpoint=path)
+        place = sum(self._rank(one) >= self._rank(new) for one in kept)
         if place == BEST_KEPT:
             return None
-        path = self._folder / f"best_{self._lines[label].file_name}_epoch-{epoch}_{value:.4f}.pt"
-        kept.insert(place, Best(label=label, value=value, epoch=epoch, checkpoint=path))
+        kept.insert(place, new)
         self._superseded += [best.checkpoint for best in kept[BEST_KEPT:] if best.checkpoint]
         del kept[BEST_KEPT:]
         return path
 
-    def _rank(self, label: str, value: float) -> float:
-        """The more the better; what is no number is the worst."""
-        if math.isnan(value):
-            return -math.inf
-        return value if self._lines[label].best == "max" else -value
+    def _rank(self, best: Best) -> tuple[float, bool]:
+        return best.rank(better=self._lines[best.label].best)
 
 
 def _entry(best: Best) -> BestEntry:

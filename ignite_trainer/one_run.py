@@ -184,7 +184,9 @@ class Run:
         write_json(folder / "environment.json", environment)
         place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
         gone_on = place if resume else None
-        start = describe_start(self._protocol, self._parts, folder, environment, gone_on=gone_on)
+        start = describe_start(
+            self._protocol, self._parts, folder, environment, gone_on=gone_on, best=self._checkpoints.best
+        )
         if resume:
             self._reporters.on_resume(start, resuming.take_up_log(folder, position))
         else:

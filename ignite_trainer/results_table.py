@@ -18,7 +18,7 @@ from ignite_trainer import markdown
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, identity
-from ignite_trainer.reporters.wording import readable
+from ignite_trainer.reporters.wording import readable, remarks_on_best
 from ignite_trainer.results import write_json, write_text
 from ignite_trainer.spread import Spread
 from ignite_trainer.table_entries import HASH_DIGITS, Entry, Found, make_entries
@@ -103,6 +103,8 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
         said.append(
             "The fold that is held out also chooses the best epoch, so the last one is the honest figure."
         )
+    runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
+    said += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):
         said.append('"Training data" is what a model reached on samples it was trained on: no result.')
     if any(entry.newest.published for entry in entries):

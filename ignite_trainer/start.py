@@ -12,15 +12,21 @@ from ignite_trainer.assembly import Parts
 from ignite_trainer.distributed import world_size
 from ignite_trainer.gallery import RunGallery
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.reporters.reporter import RunStart
+from ignite_trainer.reporters.reporter import Best, RunStart
 from ignite_trainer.section import ClassSpec
 from ignite_trainer.self_description import folds, held_out_folds, results_name
 
 
 def describe_start(
-    protocol: Protocol, parts: Parts, folder: Path, environment: Mapping[str, Any], *, gone_on: str | None
+    protocol: Protocol,
+    parts: Parts,
+    folder: Path,
+    environment: Mapping[str, Any],
+    *,
+    gone_on: str | None,
+    best: tuple[Best, ...],
 ) -> RunStart:
-    """Describe a run in `folder`; `gone_on` says from where, if it does not begin."""
+    """Describe a run in `folder`; if it does not begin, `gone_on` says from where, and it has its `best`."""
     setup = protocol.setup
     training = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in parts.initial_weights)
@@ -53,6 +59,7 @@ def describe_start(
         windows=metrics.windows(protocol),
         epochs=setup.epochs,
         iterations_per_epoch=len(parts.training),
+        best=best,
         sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / "sweep.json").exists() else None,
         gallery=RunGallery(parts, epochs=setup.epochs),
     )

@@ -12,7 +12,7 @@ from pydantic import JsonValue as Json
 from ignite_trainer import markdown
 from ignite_trainer.combinations import Combination, is_fold
 from ignite_trainer.record import RunRecord
-from ignite_trainer.reporters.wording import readable
+from ignite_trainer.reporters.wording import readable, remarks_on_best
 from ignite_trainer.spread import Spread
 from ignite_trainer.sweep_groups import SEED, Figures, Group, make_groups
 
@@ -147,6 +147,9 @@ def _said_of_means(summary: Summary) -> list[str]:
         said.append(f"± is the sample standard deviation over {what}.")
     if any(record.epochs and record.best for record in summary.records.values()):
         said.append(HONEST)
+        said += remarks_on_best(
+            best.epoch for record in summary.records.values() if record.epochs for best in record.best
+        )
     return [" ".join(said)] if said else []
 
 

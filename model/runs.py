@@ -11,9 +11,11 @@ results/AudioSet-1-Audio/                 what is named
 """
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
+_BEFORE_TRAINING = re.compile(r"best_.*_epoch-0_.*")
 _RESULT = "result.json"
 _REMOVE = "Remove that run, or name a file."
 
@@ -59,6 +61,11 @@ def best_checkpoint(folder: Path) -> Path:
             f"{_RESULT} names. Put them back, or name a file."
         )
     return found
+
+
+def is_before_training(file: Path) -> bool:
+    """Return whether a checkpoint is, by its name, that of epoch 0: the weights that a run began with."""
+    return _BEFORE_TRAINING.fullmatch(file.resolve().name) is not None
 
 
 class _Run(NamedTuple):

@@ -1,6 +1,7 @@
 """Files of weights: what kind they are, and the tensors in them."""
 
 import hashlib
+import logging
 import re
 import warnings
 import zipfile
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from model.file_kinds import is_safetensors, name_other_kind
 from model.releases import WeightsError
+from model.runs import is_before_training
+
+logger = logging.getLogger(__name__)
 
 StateDict: TypeAlias = dict[str, Tensor]
 
@@ -45,13 +49,20 @@ def read_state_dict(path: str | Path) -> StateDict:
     dictionaries called "model", "state_dict", "model_state_dict" and the like, which are read without running
     code of theirs (`weights_only`); and the TorchScript archives of `KNOWN_ARCHIVES`. Any other such archive
     is refused: loading one runs its code, which can write files. The state of a run is read with the file of
-    frozen weights beside it. Names are those of the file; `load_weights` takes off what wrappers added.
+    frozen weights beside it. Names are those of the file; `load_weights` takes off what wrappers added. The
+    checkpoint of a run's epoch 0, of which nothing was learned, is read with a warning.
 
     Raises:
         WeightsError: the file is missing, not of these kinds, or holds something else than tensors; or the
             frozen weights that a state goes with are not beside it.
     """
     path = Path(path)
+    if is_before_training(path):
+        logger.warning(
+            "%s: the weights before the first step (epoch 0), as no trained epoch of that run was better. "
+            "Nothing was learned.",
+            path,
+        )
     entries = read_entries(path)
     state = _find_state_dict(entries)
     if state is None:

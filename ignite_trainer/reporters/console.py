@@ -19,7 +19,7 @@ from ignite_trainer.reporters.reporter import (
     RunStart,
 )
 from ignite_trainer.reporters.terminal import add_row, make_table, show, show_matrix
-from ignite_trainer.reporters.wording import duration, readable
+from ignite_trainer.reporters.wording import duration, readable, remarks_on_best
 from ignite_trainer.self_description import listing
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
@@ -104,6 +104,8 @@ class Console(Reporter):
                 f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "",
             )
         show(table)
+        for remark in remarks_on_best(entry.epoch for entry in end.best):
+            show(remark)
         for what, count in end.faults.items():
             show(f"{what}: {count}")
         for entry in end.best:

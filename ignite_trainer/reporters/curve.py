@@ -7,10 +7,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, save
 from ignite_trainer.reporters.reporter import (
+    Best,
     Evaluated,
     Event,
     Iteration,
@@ -42,16 +43,16 @@ class LearningCurve(Reporter):
         self._run: RunStart | None = None
         self._loss: Points = []
         self._points: defaultdict[Line, Points] = defaultdict(list)
-        self._best: dict[str, tuple[float, float]] = {}
-        self._sign: dict[str, int] = {}
+        self._best: dict[str, Best] = {}
+        self._better: dict[str, Literal["max", "min"]] = {}
         self._undrawn = False
         self._replaying = False
 
     def on_start(self, run: RunStart) -> None:
         """Learn what will be drawn."""
         self._run = run
-        self._sign = {
-            line["line_label"]: -1 if line.get("best") == "min" else 1
+        self._better = {
+            line["line_label"]: line.get("best", "max")
             for window in run.protocol.get("Metrics", {}).values()
             for line in window["lines"]
             if line.get("is_checkpoint")
@@ -62,6 +63,7 @@ class LearningCurve(Reporter):
         self._replaying = True
         super().on_resume(run, history)
         self._replaying = False
+        self._note_best(run.best)
         self._draw()
 
     def on_iteration(self, step: Iteration) -> None:
@@ -80,14 +82,14 @@ class LearningCurve(Reporter):
             if line.split == result.split and not line.by_iteration and line.key in result.metrics:
                 self._points[line].append((result.epoch, result.metrics[line.key]))
         if result.split == "test" and self._run is not None and self._run.epochs:
-            for label in self._sign.keys() & result.metrics.keys():
+            for label in self._better.keys() & result.metrics.keys():
                 self._mark_if_best(label, result.epoch, result.metrics[label])
         if not self._replaying:
             self._draw()
 
     def on_end(self, end: RunEnd) -> None:
         """Redraw with the best epochs as the run's checkpoints have them."""
-        self._best = {best.label: (best.epoch, best.value) for best in end.best}
+        self._note_best(end.best)
         self._draw()
 
     def close(self) -> None:
@@ -112,11 +114,16 @@ class LearningCurve(Reporter):
             axes.remove()
         return figure
 
+    def _note_best(self, best: Iterable[Best]) -> None:
+        """Take over the best epochs that the checkpoints name."""
+        self._best = {one.label: one for one in best}
+
     def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
-        """Guess what the end of the run will say."""
-        sign = self._sign[label]
-        if math.isfinite(value) and (label not in self._best or sign * value > sign * self._best[label][1]):
-            self._best[label] = (epoch, value)
+        """Mark what the checkpoints will name once the epoch is saved."""
+        new = Best(label=label, value=value, epoch=epoch, checkpoint=None)
+        better = self._better[label]
+        if label not in self._best or new.rank(better=better) > self._best[label].rank(better=better):
+            self._best[label] = new
 
     def _draw(self) -> None:
         assert self._run is not None, "on_start comes first"
@@ -156,12 +163,12 @@ class LearningCurve(Reporter):
                 markersize=4.5,
                 markerfacecolor=colour if held_out else "white",
             )
-            if held_out and line.key in self._best:
-                epoch, value = self._best[line.key]
+            best = self._best.get(line.key) if held_out else None
+            if best is not None and math.isfinite(best.value):
                 axes.plot(
-                    [epoch],
-                    [value],
-                    label=f"best: {value:.4f}, epoch {epoch}",
+                    [best.epoch],
+                    [best.value],
+                    label=f"best: {best.value:.4f}, epoch {best.epoch}",
                     color=colour,
                     linestyle="",
                     marker="*",

@@ -9,7 +9,7 @@ from ignite_trainer.markdown import folded, inert, json_block, link, picture, ta
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import exhibits, page, prediction_sections
 from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart
-from ignite_trainer.reporters.wording import duration, readable
+from ignite_trainer.reporters.wording import duration, readable, remarks_on_best
 from ignite_trainer.results import write_text
 
 _FILES = {
@@ -86,6 +86,7 @@ def _headline(end: RunEnd) -> str:
         sentences.append(
             "The held-out split also chose the best epoch, so the figure of the last epoch is the honest one."
         )
+        sentences += remarks_on_best(entry.epoch for entry in end.best)
     return " ".join(sentences or ["No metric was computed."])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,27 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Best:
+    """One of the best held-out values of a metric marked `is_checkpoint`."""
+
+    label: str
+    value: float
+    epoch: int
+    """0: before the first step."""
+    checkpoint: Path | None
+
+    def rank(self, *, better: Literal["max", "min"]) -> tuple[float, bool]:
+        """Return what orders epochs, the best last.
+
+        A value that is not finite is the worst. Of equal values, that of a trained epoch is better than that
+        of epoch 0; of trained epochs, whoever compares them keeps the earlier.
+        """
+        if not math.isfinite(self.value):
+            return -math.inf, self.epoch > 0
+        return (self.value if better == "max" else -self.value), self.epoch > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStart:
     """What is known before the first step."""
 
@@ -57,6 +79,8 @@ class RunStart:
     iterations_per_epoch: int
     sweep: str | None = None
     """Name of the sweep that the run belongs to."""
+    best: tuple[Best, ...] = ()
+    """The best epochs so far of a run that goes on, by the files of weights that it kept."""
     gallery: Gallery = field(default_factory=Gallery)
     """What can be shown of samples and model; to be asked in the methods of a reporter, not in a thread."""
 
@@ -102,16 +126,6 @@ class Measured:
     name: str
     """Key of the entry."""
     table: Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best held-out value of one metric marked `is_checkpoint`."""
-
-    label: str
-    value: float
-    epoch: int
-    checkpoint: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)

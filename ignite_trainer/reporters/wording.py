@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+EPOCH_0 = (
+    "Epoch 0 is before the first step. Where it is the best, no trained epoch was as good: its weights are "
+    "those that training began with, and nothing was learned."
+)
 
 
 def readable(value: float) -> str:
@@ -11,6 +17,11 @@ def readable(value: float) -> str:
         return f"{value:.0f}"
     decimals = not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e5
     return f"{value:.4f}" if decimals else f"{value:.3e}"
+
+
+def remarks_on_best(epochs: Iterable[int]) -> list[str]:
+    """Say what it means that one of the best epochs is 0; nothing if none is."""
+    return [EPOCH_0] if 0 in epochs else []
 
 
 def duration(seconds: float) -> str:

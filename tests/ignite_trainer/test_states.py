@@ -33,6 +33,7 @@ from ignite_trainer.durable import checksum_of, is_intact, write_durably
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.optimizer import build_optimizer
+from ignite_trainer.reporters.wording import EPOCH_0
 from ignite_trainer.snapshot import snapshot
 from ignite_trainer.validation import validate
 from model.releases import WeightsError
@@ -319,7 +320,7 @@ def test_a_crafted_state_is_refused_before_anything_of_it_is_used(
     assert outside.read_text() == "precious"
 
 
-def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_others_are(
+def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_others_are_as_good(
     tmp_path: Path,
 ) -> None:
     model = nn.Linear(2, 2)
@@ -328,25 +329,50 @@ def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_o
     kept.save_untrained({"Val. Acc.": 0.5})
     with torch.no_grad():
         model.weight.add_(1.0)
-    for epoch, value in enumerate((0.4, 0.5), start=1):
+    for epoch, value in enumerate((0.4, 0.3), start=1):
         kept.save({"Val. Acc.": value}, position=at(epoch))
-    assert [(best.value, best.epoch) for best in kept.best] == [(0.5, 0)]  # the earliest of equals
+    assert [(best.value, best.epoch) for best in kept.best] == [(0.5, 0)]
     kept.finish()
     assert kept.best[0].checkpoint == tmp_path / "best_val-acc_epoch-0_0.5000.pt"
     assert torch.equal(torch.load(kept.best[0].checkpoint, weights_only=True)["weight"], weight)
     again = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
     again.restore()
     assert again.best == kept.best
-    for epoch, value in enumerate((0.6, 0.7, 0.8), start=3):
-        again.save({"Val. Acc.": value}, position=at(epoch))
+    for epoch in (3, 4, 5):
+        again.save({"Val. Acc.": 0.5}, position=at(epoch))
     again.finish()
-    assert [(best.value, best.epoch) for best in again.best] == [(0.8, 5)]
-    assert not list(tmp_path.glob("best_*_epoch-0_*"))
+    assert [(best.value, best.epoch) for best in again.best] == [(0.5, 3)]  # the first trained one of equals
+    assert names(tmp_path, "best_*.pt") == {f"best_val-acc_epoch-{epoch}_0.5000.pt" for epoch in (3, 4, 5)}
 
 
-def test_a_run_that_gets_worse_says_that_epoch_0_was_the_best(tmp_path: Path) -> None:
-    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("JsonLines", "Report")]
-    result = run_toy(tmp_path, Setup__epochs=2, Optimizer__args={"lr": 0.0}, Reporters=reporters)
+def test_a_state_that_names_epoch_0_before_its_equals_is_gone_on_with_in_the_order_of_now(
+    tmp_path: Path,
+) -> None:
+    first = Training(tmp_path)
+    first.checkpoints.save_untrained({"Val. Acc.": 0.5})
+    first.save(1, 0.5)
+    (path,) = tmp_path.glob("last_*.pt")
+    content = torch.load(path, weights_only=True)
+    content["best"]["Val. Acc."].sort(key=lambda entry: entry["epoch"])  # as earlier versions had it
+    write_durably(path, lambda file: torch.save(content, file))
+    again = Training(tmp_path)
+    again.checkpoints.restore()
+    again.save(2, 0.5)
+    assert [best.epoch for best in again.checkpoints._kept["Val. Acc."]] == [1, 2, 0]
+
+
+def test_a_run_that_only_gets_worse_says_everywhere_that_epoch_0_was_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "JsonLines", "Report")]
+    least = {
+        "class": "ignite.metrics.Accuracy",
+        "line_label": "Val. Acc.",
+        "is_checkpoint": True,
+        "best": "min",
+    }
+    metrics = {"Performance": {"lines": [least]}}
+    result = run_toy(tmp_path, Setup__epochs=2, Metrics=metrics, Reporters=reporters)
     (best,) = result.record.best
     evaluated = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert (best.epoch, best.value) == (0, evaluated[0]["metrics"]["Val. Acc."])
@@ -355,6 +381,9 @@ def test_a_run_that_gets_worse_says_that_epoch_0_was_the_best(tmp_path: Path) ->
     assert is_intact(checkpoints / best.checkpoint)
     assert best_checkpoint(result.folder) == checkpoints / best.checkpoint
     assert "(epoch 0)" in (result.folder / "report.md").read_text()
+    assert EPOCH_0 in capsys.readouterr().out.splitlines()
+    for page in (result.folder / "report.md", tmp_path / "table.md"):
+        assert EPOCH_0 in page.read_text(), page
     assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so none is chosen
 
 

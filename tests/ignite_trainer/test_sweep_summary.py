@@ -12,7 +12,8 @@ from toy_research.protocols import toy
 from toy_research.records import run_record, weights
 
 from ignite_trainer.combinations import Combination
-from ignite_trainer.record import RunRecord
+from ignite_trainer.record import BestEpoch, RunRecord
+from ignite_trainer.reporters.wording import EPOCH_0
 from ignite_trainer.sweep_summary import Pooled, Summary, remarks, to_cells, to_json, to_markdown
 from ignite_trainer.validation import validate
 
@@ -74,6 +75,13 @@ def test_every_run_has_a_row_with_last_beside_best_and_their_epochs() -> None:
     assert header == ["run", "fold", "Acc., last (epoch)", "Acc., best (epoch)"]
     assert runs == [["run 0", "1", "0.5000 (9)", "0.6000 (4)"], ["run 1", "2", "missing", "missing"]]
     assert means == [["n = 1 of 2", "1 of 5 folds", "0.5000", "0.6000"]]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_what_a_best_epoch_of_0_means_is_said(epoch: int) -> None:
+    best = (BestEpoch(label="Acc.", value=0.6, epoch=epoch, checkpoint=None),)
+    found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2).model_copy(update={"best": best}))
+    assert (EPOCH_0 in " ".join(remarks(found))) == (epoch == 0)
 
 
 def test_metrics_are_side_by_side_and_one_without_a_best_epoch_has_none() -> None:

@@ -54,6 +54,33 @@ def test_weights_that_the_trainer_saved_are_built_from_the_file_alone(
     assert loaded.weights_files == (moved,)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("best_accuracy_epoch-0_0.9000.pt", True),
+        ("best_accuracy_epoch-10_0.9000.pt", False),
+        ("last_epoch-1.pt", False),
+    ],
+)
+def test_weights_before_the_first_step_are_loaded_and_said_to_have_learned_nothing(
+    name: str,
+    said: bool,
+    arguments: dict[str, Any],
+    trained: AudioCLIP,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    described = {"class": PATH, "args": arguments}
+    checkpoint_files.save_weights(tmp_path / name, trained.state_dict(), built_from=described)
+    loaded = AudioCLIP.from_pretrained(tmp_path / name)
+    assert is_same(loaded, trained)
+    expected = (
+        f"{tmp_path / name}: the weights before the first step (epoch 0), as no trained epoch of that run "
+        "was better. Nothing was learned."
+    )
+    assert caplog.messages == ([expected] if said else [])
+
+
 def test_a_saved_state_is_still_a_plain_state_dict(trained: AudioCLIP, tmp_path: Path) -> None:
     checkpoint_files.save_weights(tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH})
     state = torch.load(tmp_path / "best.pt", weights_only=True)

@@ -120,6 +120,32 @@ def test_values_that_are_not_finite_are_gaps(run: RunStart) -> None:
     assert "best: 0.5000, epoch 2" in drawn(reporter.figure().axes[1])
 
 
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [((0.5, 0.5, 0.5), "best: 0.5000, epoch 1"), ((0.6, 0.5, 0.5), "best: 0.6000, epoch 0")],
+)
+def test_of_equal_values_the_first_trained_epoch_is_marked(
+    run: RunStart, values: tuple[float, ...], label: str
+) -> None:
+    reporter = LearningCurve()
+    reporter.on_start(run)
+    for epoch, value in enumerate(values):
+        reporter.on_evaluation(evaluated(epoch, "test", value))
+    assert label in drawn(reporter.figure().axes[1])
+
+
+def test_a_run_that_goes_on_marks_the_epoch_that_its_checkpoints_name(run: RunStart) -> None:
+    history = [evaluated(epoch, "test", value) for epoch, value in enumerate((0.9, 0.8, 0.7))]
+    kept = Best(
+        label="Val. Acc.", value=0.8, epoch=1, checkpoint=None
+    )  # not epoch 0: no file has its weights
+    reporter = LearningCurve()
+    reporter.on_resume(dataclasses.replace(run, best=(kept,)), history)
+    assert drawn(reporter.figure().axes[1])["best: 0.8000, epoch 1"] == ([1], [0.8])
+    reporter.on_evaluation(evaluated(3, "test", 0.85))
+    assert drawn(reporter.figure().axes[1])["best: 0.8500, epoch 3"] == ([3], [0.85])
+
+
 @pytest.mark.parametrize("count", range(8))
 def test_any_number_of_windows_is_drawn(run: RunStart, count: int) -> None:
     reporter = LearningCurve()
