@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from model.file_kinds import beginning_of, name_placeholder
@@ -32,6 +32,7 @@ UNDECODED_IMAGE_SUFFIXES = frozenset(
 """Suffixes of pictures that it does not decode."""
 CONVERT_IMAGE = "convert it, as by `magick x.heic x.jpg`"
 
+_TIFF_WHITE = 262  # tag: 0 where the smallest sample is white
 _NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
 """What PIL raises for the content of a file; SyntaxError for that of a PNG."""
 
@@ -61,9 +62,9 @@ CLIP_PREPROCESSING = ImagePreprocessing()
 def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
     """Take a path, the content of a file, a PIL image, an array or a tensor, and return an RGB image.
 
-    Files and PIL images are turned upright, as their EXIF data say. Samples of 16 bits are scaled to 8, those
-    in floating point from 0..1 to 0..255; what is in 0..255 already is taken as it is. Samples of 12 bits in
-    16 are known by a TIFF's tags; without them nothing tells them from a dark picture, and they stay dark.
+    Files and PIL images are turned upright, as their EXIF data say. Grey samples of 16 bits are scaled from
+    the smallest of 0..255, 0..4095 (12 bits, as cameras and microscopes have) and 0..65535 that holds them to
+    0..255; those in floating point from 0..1 or 0..255.
 
     Args:
         source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`; tensors `[H, W]`,
@@ -117,31 +118,13 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # what Pillow raises of damaged EXIF is of many kinds
         upright = image  # the picture itself is whole
-    if upright.mode.startswith("I;16") and isinstance(image, TiffImagePlugin.TiffImageFile):
-        upright = _in_full_range(upright, image.tag_v2)
     if upright.mode == "F" or upright.mode.startswith("I"):
-        upright = _in_8_bits(upright, name)
+        more_than_8_bits, upright = upright.mode, _in_8_bits(upright, name)
+        if more_than_8_bits == "I;16" and getattr(image, "tag_v2", {}).get(_TIFF_WHITE) == 0:
+            upright = ImageOps.invert(upright)  # as in radiographs; with 8 bits Pillow does it
     if "transparency" in upright.info:
         upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
     return upright.convert("RGB")
-
-
-def _in_full_range(image: Image.Image, tags: TiffImagePlugin.ImageFileDirectory_v2) -> Image.Image:
-    """Bring 16-bit samples of a TIFF to 0..65535, black to white, by tags that Pillow does not apply.
-
-    Cameras and microscopes keep 12 bits in 16; radiographs often have 0 for white.
-    """
-    samples = np.asarray(image)
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
-    most = tags.get(_MAX_SAMPLE_VALUE, (2**bits - 1,))[0]
-    if 255 < most < 65535 and samples.max() <= most:  # a tag that the samples contradict is not heeded
-        samples = (samples * (65535 / most)).round().astype(np.uint16)
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-        samples = 65535 - samples
-    return Image.fromarray(samples)
-
-
-_MAX_SAMPLE_VALUE = 281
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
@@ -149,20 +132,17 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
     samples = np.asarray(image)
     low, high = float(samples.min()), float(samples.max())  # NaN if one is
     if image.mode == "F":
-        most, allowed = 1, "0..1 and 0..255"
         # Resampling overshoots a little. A picture in 0..255 that is nowhere brighter than 16 is none.
-        known = low >= -0.1 and high <= 1.1
-        as_it_is = low >= -25 and 16 < high <= 280
+        ranges, known = (1, 255), (low >= -0.1 and high <= 1.1) or (low >= -25 and 16 < high <= 280)
+        most = 1 if high <= 1.1 else 255
     else:
-        most, allowed = 65535, "0..255 and 0..65535"
-        known = low >= 0 and high <= most
-        as_it_is = low >= 0 and high <= 255
-    if as_it_is:
-        return Image.fromarray(samples.clip(0, 255).astype(np.uint8))
+        ranges, known = (255, 4095, 65535), low >= 0 and high <= 65535
+        most = next((largest for largest in ranges if high <= largest), 65535)
     if not known:
+        *some, last = (f"0..{largest}" for largest in ranges)
         raise ValueError(
             f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the ranges "
-            f"{allowed} are known. Scale it to 8 bits."
+            f"{', '.join(some)} and {last} are known. Scale it to 8 bits."
         )
     scaled = (samples.clip(0, most) * (255 / most)).round()
     return Image.fromarray(scaled.astype(np.uint8))
