@@ -131,6 +131,7 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
     """Bring a grey picture of more than 8 bits to 0..255, by the range of its samples."""
     samples = np.asarray(image)
     low, high = float(samples.min()), float(samples.max())  # NaN if one is
+    ranges: tuple[int, ...]
     if image.mode == "F":
         # Resampling overshoots a little. A picture in 0..255 that is nowhere brighter than 16 is none.
         ranges, known = (1, 255), (low >= -0.1 and high <= 1.1) or (low >= -25 and 16 < high <= 280)
