@@ -98,7 +98,7 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
         if not folder.is_dir():
             raise WeightsError(f"{source}: not a folder. Of the Hugging Face hub, download it first.")
         return Weights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
-    path = find_weights(source, assets=assets)
+    path = find_weights(source, assets=assets, others=(UNTRAINED,))
     return Weights(
         path.stem,
         path,

@@ -15,6 +15,7 @@ from model.image_input import ImagePreprocessing
 Text: TypeAlias = Sequence[str | Sequence[str]]
 """Entries to encode: each a string, or a list of labels."""
 
+_SHOWN = 80  # characters of a text that a message shows
 _MOST_REMEMBERED = 2**16  # texts whose tokens are kept, about 1 kB each
 
 
@@ -166,7 +167,12 @@ def tokenize(
         entry = base_str.replace("{}", given if isinstance(given, str) else ", ".join(given))
         known, length = tokens_of(tokenizer, entry, context_length)
         if length > context_length:
-            raise ValueError(f"Text of {length} tokens, the limit is {context_length}: {entry!r}")
+            shown = entry if len(entry) <= _SHOWN else f"{entry[:_SHOWN]}..."
+            raise ValueError(
+                f"A text has {length} tokens with its start and its end, and the text tower takes "
+                f"{context_length}: {shown!r}. Shorten it (or the template), or split it into several texts "
+                "and average their embeddings."
+            )
         row.copy_(known)
     return tokens
 

@@ -4,7 +4,6 @@ open_clip is imported where it is used: that takes ten seconds.
 """
 
 import copy
-import difflib
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from model.clip import ClipTowers
 from model.image_input import ImagePreprocessing
+from model.nearest import nearest
 from model.releases import WeightsError
 
 
@@ -118,7 +118,7 @@ def _config(name: str) -> dict[str, Any]:
 
     known = list_models()
     if name not in known:  # a name can also be an address, from which nothing is to be fetched
-        near = difflib.get_close_matches(name, known, n=3) or ["RN50", "ViT-B-32", "ViT-B-32-quickgelu"]
+        near = nearest(name, known, count=3) or ["RN50", "ViT-B-32", "ViT-B-32-quickgelu"]
         raise ValueError(
             f'clip is "{name}", no model of open_clip; near it are {", ".join(near)}. '
             f"open_clip.list_models() has all {len(known)}."

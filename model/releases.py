@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from model.fetch import FetchError, RemoteFile, fetch
 from model.file_kinds import name_other_kind
+from model.nearest import nearest
 from model.runs import best_checkpoint
 
 DEFAULT_ASSETS = Path(__file__).parent.parent / "assets"
@@ -69,7 +70,13 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
 )
 
 
-def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror: str | None = None) -> Path:
+def find_weights(
+    source: str | Path,
+    *,
+    assets: str | Path | None = None,
+    mirror: str | None = None,
+    others: Iterable[str] = (),
+) -> Path:
     """Resolve a path, or the name of a released file, to a file; fetch a released one that is not there.
 
     Of a released file that is there the size is checked; its hash was, when it was fetched.
@@ -80,6 +87,7 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
         assets: folder of the released weights; None: the repository's `assets/`.
         mirror: address of a folder to fetch from; None: `$AUDIOCLIP_MIRROR` if set, else where they are
             published.
+        others: names that the caller knows besides; they are suggested for a misspelt one, too.
 
     Raises:
         WeightsError: there is no such file, and it cannot be fetched: the message says where to get it.
@@ -89,7 +97,7 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
         return path
     release = RELEASES.get(path.name.removesuffix(".pt"))
     if release is None:
-        return _find_trained(path)
+        return _find_trained(path, (*RELEASES, *others))
     if path.parent != Path():
         raise WeightsError(
             f"{path}: not there ({release.contents}). Download {release.remote} and put it there, or name it "
@@ -103,17 +111,29 @@ def find_weights(source: str | Path, *, assets: str | Path | None = None, mirror
         raise WeightsError(f"{error} It is {other}" if other else str(error)) from error
 
 
-def _find_trained(path: Path) -> Path:
+def _find_trained(path: Path, names: Iterable[str]) -> Path:
     """What a run in a folder kept."""
     if not path.is_dir():
+        near = _suggestion(path, names)
         raise WeightsError(
-            f"{path}: no such file or folder of runs. Released weights go by name: {', '.join(RELEASES)}. "
-            "The folder of a protocol's runs is there once the protocol was carried out."
+            f"{path}: no such file or folder of runs{near or '.'} Released weights go by name: "
+            f"{', '.join(RELEASES)}. The folder of a protocol's runs is there once the protocol was carried "
+            "out."
         )
     try:
         return best_checkpoint(path)
     except ValueError as error:
         raise WeightsError(str(error)) from error
+
+
+def _suggestion(path: Path, names: Iterable[str]) -> str:
+    """Name weights, or a neighbour, that a path which is not there may mean; "" if none is near."""
+    meant = {name: name for name in names}
+    if path.parent != Path():
+        beside = path.parent.glob("*")
+        meant |= {one.stem: str(one) for one in beside if one.is_dir() or one.suffix == path.suffix}
+    near = nearest(path.stem, meant)
+    return f'; did you mean "{meant[near[0]]}"?' if near else ""
 
 
 def released_hashes(files: Iterable[Path]) -> dict[Path, str]:
@@ -127,7 +147,11 @@ def released_hashes(files: Iterable[Path]) -> dict[Path, str]:
 
 
 def find_pretrained(
-    pretrained: bool | str | Path, *, together: tuple[str, ...], assets: str | Path | None = None
+    pretrained: bool | str | Path,
+    *,
+    together: tuple[str, ...],
+    assets: str | Path | None = None,
+    others: Iterable[str] = (),
 ) -> tuple[Path, ...]:
     """Resolve a model's argument `pretrained` to files, fetched if need be, before anything else is begun.
 
@@ -135,10 +159,11 @@ def find_pretrained(
         pretrained: False: no files. A path, or the name of a released file: this one. True: `together`.
         together: names of the released files that make up the whole model.
         assets: folder of the released weights; None: the repository's `assets/`.
+        others: see `find_weights`.
 
     Raises:
         WeightsError: a file is not there and cannot be fetched.
     """
     if isinstance(pretrained, bool):
         return tuple(find_weights(name, assets=assets) for name in together) if pretrained else ()
-    return (find_weights(pretrained, assets=assets),)
+    return (find_weights(pretrained, assets=assets, others=others),)

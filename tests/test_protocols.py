@@ -285,6 +285,17 @@ def test_everything_that_cannot_be_built_is_said_before_a_clip_is_decoded(
     assert not list((tmp_path / "results").iterdir())
 
 
+def test_a_misspelt_name_of_released_weights_gets_the_right_one(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(published(root=str(sounds))))
+    command = ["-c", str(path), "-M", str(tmp_path / "results"), *SMALL]
+    command += ["--Model.args.pretrained", "AudioCLIP-Full-Traning"]
+    assert cli.main(command, defaults=DEFAULTS) == 2
+    assert 'did you mean "AudioCLIP-Full-Training"?' in capsys.readouterr().err
+
+
 def test_audio_in_unit_range_is_refused_before_training(
     sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ignite_trainer.errors import suggest
 from model.fetch import MIRROR_VARIABLE, FetchError, fetch
 from model.releases import DEFAULT_ASSETS, RELEASES
 from model.terminal import replace_unknown_letters
@@ -28,12 +29,15 @@ def main(arguments: Sequence[str]) -> int:
         epilog=_listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=names, help="one or more of those below")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="one or more of those below")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="put everything into this folder")
     parser.add_argument(
         "--mirror", metavar="URL", help=f"fetch from this address instead (else ${MIRROR_VARIABLE}, if set)"
     )
     given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in names:
+            parser.error(f'"{name}" is no name of weights or data; {suggest(name, names)}')
 
     failed = False
     for name in dict.fromkeys(given.names):

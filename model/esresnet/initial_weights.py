@@ -29,7 +29,7 @@ def find_initial_weights(
     """
     if pretrained == IMAGENET:
         return (_find_imagenet(assets),)
-    return find_pretrained(pretrained, together=("ESRNXFBSP",), assets=assets)
+    return find_pretrained(pretrained, together=("ESRNXFBSP",), assets=assets, others=(IMAGENET,))
 
 
 def load_initial_weights(

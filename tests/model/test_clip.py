@@ -27,8 +27,14 @@ def test_labels_are_joined_and_put_through_the_template() -> None:
 def test_text_up_to_the_limit_is_taken_and_above_is_named() -> None:
     assert tokenize(["dog " * 75])[0, -1] == 49407
     assert tokenize(["dog " * 6], context_length=8)[0, -1] == 49407
-    with pytest.raises(ValueError, match=r"Text of 9 tokens, the limit is 8: 'dog dog dog dog dog dog dog'"):
-        tokenize(["dog", "dog dog dog dog dog dog dog"], context_length=8)
+    remedy = "Shorten it (or the template), or split it into several texts and average their embeddings."
+    for words, shown in ((7, "dog dog dog dog dog dog dog"), (100, f"{'dog ' * 20}...")):
+        with pytest.raises(ValueError, match=r"^A text has ") as caught:
+            tokenize(["dog", " ".join(["dog"] * words)], context_length=8)
+        assert str(caught.value) == (
+            f"A text has {words + 2} tokens with its start and its end, and the text tower takes 8: "
+            f"{shown!r}. {remedy}"
+        )
 
 
 def test_tokens_are_those_of_open_clip() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from model import releases
+from model.esresnet.initial_weights import find_initial_weights
 from model.releases import RELEASES, WeightsError, find_pretrained, find_weights, released_hashes
 
 if TYPE_CHECKING:
@@ -65,6 +66,32 @@ def test_a_path_is_taken_as_it_is_and_never_fetched(tmp_path: Path) -> None:
     names = r"mine\.pt: no such file or folder of runs\. Released weights go by name: AudioCLIP"
     with pytest.raises(WeightsError, match=names):
         find_weights("mine.pt", assets=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AudioCLIP-Full-Traning", "AudioCLIP-Full-Training"),
+        ("audioclip-partial-training", "AudioCLIP-Partial-Training"),
+        ("ESRNXFBPS.pt", "ESRNXFBSP"),
+        ("assets/AudioCLIP-Ful-Training.pt", "AudioCLIP-Full-Training"),
+        ("imagenett", "imagenet"),
+        ("runs/Quikstart", "runs/Quickstart"),
+        ("runs/mine-beest.pt", "runs/mine-best.pt"),
+        ("zzz", None),
+    ],
+)
+def test_a_misspelt_name_gets_the_one_that_is_near(
+    name: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs/Quickstart").mkdir(parents=True)
+    (tmp_path / "runs/mine-best.pt").touch()
+    (tmp_path / "runs/mine-beest.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        find_initial_weights(name)
+    hint = f'; did you mean "{meant}"? ' if meant else ". "
+    assert str(caught.value).startswith(f"{name}: no such file or folder of runs{hint}Released weights")
 
 
 @pytest.mark.parametrize("by_argument", [True, False])

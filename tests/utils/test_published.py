@@ -413,7 +413,13 @@ def test_the_help_lists_names_sizes_and_places_and_does_without_torch() -> None:
     assert not re.search(r"\| +torch$", result.stderr, re.MULTILINE)
 
 
-def test_a_name_that_is_none_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command.main(["ESC50"])
-    assert "ESC-50" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("AudioCLIP-Full-Traning", "AudioCLIP-Full-Training"), ("ESC50", "ESC-50"), ("esc50", "ESC-50")],
+)
+def test_a_misspelt_name_gets_the_one_that_is_near(
+    name: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["ESC-50", name])
+    assert f'"{name}" is no name of weights or data; did you mean "{meant}"?' in capsys.readouterr().err
