@@ -1,5 +1,6 @@
-"""Finds the samples in files that consist of chunks (WAV, RF64, W64, AIFF, CAF), and in AU."""
+"""Finds the samples in files that consist of chunks (WAV, RF64, W64, AIFF, CAF), in AU and in NIST."""
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -16,6 +17,8 @@ def chunk_layout(file: BinaryIO) -> Layout:
     """Have samples decoded until the file ends where their size is a placeholder; say if they are cut off."""
     magic = read_bytes(file, 0, 12)
     form = _FORMS.get(magic[:4])
+    if magic[:7] == b"NIST_1A":
+        return _nist(file)
     chunk = _au(magic) if form is None else _samples_chunk(file, form)
     if chunk is None:
         return Layout()
@@ -23,11 +26,10 @@ def chunk_layout(file: BinaryIO) -> Layout:
     if there < 0:
         return Layout()
     if 0 < chunk.size < _PLACEHOLDER:
-        cut = f"its header promises {chunk.size} bytes of samples, the file has {there}"
         padded = chunk.size + (-chunk.size % form.multiple if form else 0)
         more = there > chunk.size and not _only_chunks(file, form, chunk.start + padded)
         note = f"its header promises {chunk.size} bytes of samples, and {there - chunk.size} follow them"
-        return Layout(cut=cut if chunk.size - there > _MISCOUNTED else "", note=note if more else "")
+        return Layout(cut=_cut(chunk.size, there), note=note if more else "")
     if there <= chunk.size or (chunk.size == 0 and not _only_chunks(file, form, chunk.start)):
         head = bytearray(read_bytes(file, 0, chunk.start))
         first, stop = chunk.field
@@ -35,6 +37,34 @@ def chunk_layout(file: BinaryIO) -> Layout:
         head[first:stop] = size.to_bytes(stop - first, chunk.order)
         return Layout(views=(View(file, bytes(head), chunk.start),))
     return Layout()
+
+
+def _cut(promised: int, there: int) -> str:
+    """Say that samples are cut off, from their bytes by the header and in the file; empty: they are not."""
+    if promised - there <= _MISCOUNTED:
+        return ""
+    return f"its header promises {promised} bytes of samples, the file has {there}"
+
+
+def _nist(file: BinaryIO) -> Layout:
+    """Say if samples of NIST SPHERE are cut off; libsndfile decodes what is there."""
+    head = read_bytes(file, 0, 1024)
+    if b"embedded-" in head:  # compressed, which libsndfile refuses
+        return Layout()
+    size, count, channels, width = (
+        int(found[1]) if (found := re.search(pattern, head)) else default
+        for pattern, default in _NIST_FIELDS.items()
+    )
+    return Layout(cut=_cut(count * channels * width, size_of(file) - size))
+
+
+_NIST_FIELDS = {
+    rb"\n *(\d+)\n": 1024,  # bytes of the header
+    rb"sample_count -\w+ (\d+)": 0,
+    rb"channel_count -\w+ (\d+)": 1,
+    rb"sample_n_bytes -\w+ (\d+)": 2,
+}
+"""Patterns of a header's numbers, and what they are where it has none."""
 
 
 class _Form(NamedTuple):

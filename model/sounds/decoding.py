@@ -160,10 +160,17 @@ class AudioReader:
     def _read(self, count: int) -> Block:
         """Decode the next samples, at most so many; none at the end."""
         # libsndfile fills with zeros what it is asked for beyond the end, so it is not asked for much.
-        expected = (self._length or self._layout.announced or _UNKNOWN_LENGTH) - self._decoded
-        count = min(count, max(1, _BLOCK // self.channels), max(expected, _BEYOND_END))
-        with self._translated():
-            block: Block = self._file.read(count, dtype="float32", always_2d=True)
+        announced = self._length or self._layout.announced
+        remaining = (announced or _UNKNOWN_LENGTH) - self._decoded
+        count = min(count, max(1, _BLOCK // self.channels), remaining if remaining > 0 else _BEYOND_END)
+        try:
+            with self._translated():
+                block: Block = self._file.read(count, dtype="float32", always_2d=True)
+        except UnusableAudio:
+            if not announced or self._decoded != announced:
+                raise
+            self.note = f"the bytes behind its {announced} samples do not decode, as of a tag"
+            block = np.empty((0, self.channels), np.float32)
         self._decoded += len(block)
         if len(block):
             return block

@@ -5,7 +5,6 @@ from typing import BinaryIO
 
 from model.sounds.view import Layout, View, read_bytes, size_of
 
-_LONGEST_FRAME = 4096  # bytes of MPEG audio, generously
 _KBPS = {  # by whether the version is 1, and by layer; versions 2 and 2.5 have one row for layers 2 and 3
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -53,36 +52,35 @@ def _mpeg_frame_bytes(header: bytes) -> int:
 def mpeg_layout(file: BinaryIO, start: int) -> Layout:
     """Have MPEG audio decoded until its last whole frame, unless a Xing header says how many there are.
 
-    Without one, and where files were joined so that the first one's speaks of a part, libsndfile's length is
-    an estimate from the size of the file. It does not read on beyond it, so a larger size is pretended.
+    Without one, and where there are more frames than it says, as in files that were joined, libsndfile's
+    length is an estimate from the size of the file. It does not read on beyond it, so a larger size is
+    pretended.
     """
     head = read_bytes(file, start, 64)
     stereo, version_1 = head[3] & 0xC0 != 0xC0, head[1] & 0x18 == 0x18
     at = 4 + ((32 if stereo else 17) if version_1 else (17 if stereo else 9))
-    flags, frames, size = (int.from_bytes(head[at + skip : at + skip + 4], "big") for skip in (4, 8, 12))
-    if head[at : at + 4] in (b"Xing", b"Info") and not any(head[4:at]) and flags & 1 and frames:
-        rest = after_id3(file, start + size)
-        more = size_of(file) - rest > _LONGEST_FRAME and is_mpeg_frame(read_bytes(file, rest, 4))
-        if not (flags & 2 and more):
+    flags, announced = (int.from_bytes(head[at + skip : at + skip + 4], "big") for skip in (4, 8))
+    frames, stop = _mpeg_frames(file, start)
+    if head[at : at + 4] in (b"Xing", b"Info") and not any(head[4:at]) and flags & 1 and announced:
+        if frames <= announced + 2:  # the header's own frame, and one that some encoders do not count
             return Layout(views=(View(file, _ID3_TAG, start),))
         head = head[:at] + bytes(4) + head[at + 4 :]
-    stop = _after_mpeg_frames(file, start)
     return Layout(
         views=(View(file, _ID3_TAG + head, start + len(head), stop, open_ended=True),), estimated=True
     )
 
 
-def _after_mpeg_frames(file: BinaryIO, at: int) -> int:
-    """Find where the last whole frame ends; what lies between frames is passed over."""
-    size, stop = size_of(file), at
+def _mpeg_frames(file: BinaryIO, at: int) -> tuple[int, int]:
+    """Count the whole frames, and find where the last of them ends; bytes between frames are passed over."""
+    size, stop, count = size_of(file), at, 0
     while at < size:
         header = read_bytes(file, at, 4)
         if is_mpeg_frame(header):
             at += _mpeg_frame_bytes(header)
-            stop = at if at <= size else stop
+            count, stop = (count + 1, at) if at <= size else (count, stop)
         else:
             at = next_mpeg_frame(file, at)
-    return stop
+    return count, stop
 
 
 def next_mpeg_frame(file: BinaryIO, at: int) -> int:

@@ -42,7 +42,7 @@ from model.audio_input import Waveform
 from model.sounds.decoding import Segment
 from utils.datasets.once import flush, make_once
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when the layout of the files changes, or what `model.audio_input` gives for the same file."""
 
 _AGAIN = "start the run again, and the clips are decoded again"

@@ -123,6 +123,17 @@ def test_an_mp3_that_says_its_length_and_is_cut_is_truncated(tmp_path: Path) -> 
     assert str(read).startswith(f"{tmp_path / 'a.mp3'}: truncated; its header promises {SAMPLES} samples, ")
 
 
+@pytest.mark.parametrize("says_its_bytes", [True, False])
+def test_an_mp3_whose_header_says_too_few_frames_is_read_whole(says_its_bytes: bool, tmp_path: Path) -> None:
+    frames = mp3("VARIABLE")
+    header = bytearray(frames[0])
+    at = 4 + (17 if header[3] & 0xC0 == 0xC0 else 32)
+    assert header[at : at + 4] == b"Xing"
+    header[at + 8 : at + 12] = (len(frames) // 2).to_bytes(4, "big")
+    header[at + 7] &= 0xF if says_its_bytes else 0xD
+    require_length(bytes(header) + b"".join(frames[1:]), 1152 * len(frames), tmp_path / "a.mp3")
+
+
 def flac(announced: int) -> bytes:
     content = bytearray(encoded("FLAC"))
     content[21] = content[21] & 0xF0 | announced >> 32
@@ -141,6 +152,14 @@ def test_flac_is_read_to_its_end_whatever_number_of_samples_it_announces(
     )
     np.testing.assert_array_equal(
         read_audio(tmp_path / "a.flac", RATE), read_audio(io.BytesIO(encoded("FLAC")), RATE)
+    )
+
+
+@pytest.mark.parametrize("tag", [b"TAG" + bytes(125), bytes(1000), b"APETAGEX" + bytes(range(24)) * 2])
+def test_bytes_behind_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: Path) -> None:
+    require_length(flac(SAMPLES) + tag, SAMPLES, tmp_path / "a.flac")
+    assert listen(tmp_path / "a.flac").note == (
+        f"the bytes behind its {SAMPLES} samples do not decode, as of a tag"
     )
 
 
@@ -232,7 +251,7 @@ def test_other_formats_whose_writer_could_not_go_back_are_read_to_the_end(
     require_length(changed, SAMPLES, tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "OGG"])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "OGG"])
 def test_a_file_that_is_cut_is_truncated_for_reading_as_for_the_check(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     for part in (0.3, 0.99):
