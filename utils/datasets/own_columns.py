@@ -104,7 +104,8 @@ def _unused(records: Records, wanted: Columns, names: dict[str, str | None]) -> 
         if column not in names.values():
             written = column.strip().lower().replace(" ", "_")
             near = difflib.get_close_matches(written, known, n=1, cutoff=_NEAR)
-            yield f'{shown(column)} (did you mean "{near[0]}"?)' if near else shown(column)
+            misspelt = near and near[0] != written  # not where a duration is that of the whole file
+            yield f'{shown(column)} (did you mean "{near[0]}"?)' if misspelt else shown(column)
 
 
 def _name(what: str, given: Column, records: Records) -> str | None:

@@ -19,7 +19,7 @@ from utils.datasets.own_times import Column
 
 
 class Table(ListedDataset):
-    """Samples of a CSV, TSV, JSON lines or parquet table, or of a folder with one folder for each class.
+    """Samples of a CSV, TSV, JSON or parquet table, or of a folder with one folder for each class.
 
     A column is found by its name: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
     `fold`, `split`, `start`, `end`, `duration`, `group`; an argument names it otherwise (false: there is

@@ -12,12 +12,12 @@
 | end                  | an error asks which column is the start                              |
 | start, end, duration | an error asks, unless end and duration agree                         |
 
-Names are read word by word, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `stop`, `end_ms`
-(milliseconds). Of several columns for one time, the one in seconds counts.
+Names are read word by word, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `t0`, `xmax` (of
+Praat), `stop`, `end_ms` (milliseconds). Of several columns for one time, the one in seconds counts.
 
 An error asks about other columns of numbers whose names speak of a start or an end: of something
-(`call_start`, `from`), in another unit (`start_sample`, `end_frame`), or of two for one time. Names of other
-things (`start_date`, `begin_file`, `timestamp`) are not asked about.
+(`call_start`, `from`, `time` beside a duration), in another unit (`start_sample`, `end_frame`), or of two for
+one time. Names of other things (`start_date`, `begin_file`, `timestamp`) are not asked about.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _UNITS = {
 }
 _OTHER_UNITS = frozenset(
     """
-    sample samples samp frame frames index idx length len min mins minute minutes hour hours us ns byte bytes
+    sample samples samp frame frames index idx min mins minute minutes hour hours us ns byte bytes
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
 _BESIDE = frozenset({"time", "times", "at", "t", "segment", "seg", "clip", "event", *_UNITS, *_OTHER_UNITS})
@@ -59,7 +59,8 @@ _NOT_OF_A_PART = frozenset(
     """.split()  # noqa: SIM905
 )
 _GLUED = re.compile(r"\b(start|begin|onset|offset|end|stop)(?=(?:time|times|secs?|seconds?|ms)\b)")
-_T_MIN = re.compile(r"\bt(?:ime)? (min|max)\b")
+_SYMBOLS = re.compile(r"\b(?:(?:t|time) ?|x)(min|max|0|1)\b")
+_OF_SYMBOLS = {"min": "tmin", "0": "tmin", "max": "tmax", "1": "tmax"}
 _LIKE_A_TIME = re.compile(r"[\d.:,]+")
 _ARGUMENTS: tuple[Role, ...] = ("start", "end", "duration")
 _LOOKED_AT = 1000  # rows, for a value of each column
@@ -117,7 +118,7 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
 def segment_of(record: Record, names: Mapping[str, str | None]) -> Segment | None:
     """Read which part of its file a row is; None: all of it."""
     start, end, duration = (_seconds(record, names[role]) for role in _ARGUMENTS)
-    if start is None and end is None and (duration is None or names["start"] is not None):
+    if start is None and end is None and duration is None:
         return None
     begin = 0.0 if start is None else start
     if (column := names["duration"]) is not None and duration is not None:
@@ -152,6 +153,8 @@ def _by_role(
         if meaning is not None and column not in given.values():
             role, is_plain = meaning
             (plain if is_plain else unsure)[role].append(column)
+    if plain["duration"] and not plain["start"]:
+        unsure["start"] += [name for name in records.columns if set(_words(name)) - _UNITS.keys() == {"time"}]
     numbers = _with_numbers(records, {column for columns in unsure.values() for column in columns})
     for role, columns in plain.items():
         columns[:] = [column for column in columns if _per_second(column) == 1] or columns
@@ -192,7 +195,8 @@ def _in_another_unit(columns: Sequence[str], role: str) -> str:
 def _words(column: str) -> tuple[str, ...]:
     """Split the name of a column into lower-case words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower().replace("_", " ")
-    return tuple(re.findall(r"[a-z]+", _T_MIN.sub(r"t\1", _GLUED.sub(r"\1 ", apart))))
+    apart = _SYMBOLS.sub(lambda found: _OF_SYMBOLS[found[1]], _GLUED.sub(r"\1 ", apart))
+    return tuple(re.findall(r"[a-z]+", apart))
 
 
 def _per_second(column: str) -> int:
@@ -218,7 +222,8 @@ def _meaning(column: str) -> tuple[Role, bool] | None:
         return None
     role, others = _ROLES[min(named)], words - named
     if others <= _BESIDE and not (role == "duration" and "clip" in others):
-        return role, _per_second(column) > 0 and bool(others or not named & {"from", "to"})
+        is_plain = _per_second(column) > 0 and bool(others or not named & {"from", "to", "length", "len"})
+        return role, is_plain
     if role == "offset" or named & {"from", "to"} or others & _NOT_OF_A_PART:
         return None
     return role, False

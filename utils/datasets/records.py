@@ -1,4 +1,4 @@
-"""Reading a table of any kind: CSV, TSV, JSON lines or parquet, row by row, every value checked."""
+"""Reads tables of any kind, CSV, TSV, JSON or parquet, row by row, and checks every value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from utils.datasets.table import (
     unreadable_table,
 )
 
-KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_JSON = (".jsonl", ".ndjson", ".json")
+KINDS = (".csv", ".tsv", *_JSON, ".parquet")
 LARGEST_BYTES = 4_000_000_000
 """Of a table; AudioSet's larger one has a tenth of a billion."""
 MOST_ROWS = 20_000_000
@@ -33,7 +34,7 @@ _MOST_VALUES = 1_000  # of a list
 _LIKE_A_LIST = re.compile(r"""\s*\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])""", re.DOTALL)
 _LISTED = 5  # tables
 _TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
-_ONE_OBJECT = "each line is one JSON object."
+_ONE_OBJECT = "each line is one JSON object (a file that is one list of objects is called .json)."
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Record:
 
     table: Path
     line: int
-    """Of a parquet file the row; from 1."""
+    """From 1; of a parquet file, and of a JSON list, the row."""
     values: Mapping[str, Any]
 
     def text(self, column: str | None) -> str | None:
@@ -197,7 +198,7 @@ def _tables_beside(table: Path) -> str:
 
 
 def _is_json(table: Path) -> bool:
-    return table.suffix.lower() in {".jsonl", ".ndjson"}
+    return table.suffix.lower() in _JSON
 
 
 def _columns(table: Path) -> list[str]:
@@ -263,21 +264,35 @@ def _delimiter(table: Path) -> str:
 
 
 def _read_json(table: Path) -> Iterator[Record]:
-    left_out = lines_left_out(table)
     with table.open(encoding="utf-8-sig") as file:
         try:
-            for line, text in enumerate(seen_lines(file, table), start=1):
-                if not text.strip() or line in left_out:
-                    continue
-                try:
-                    values = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise RowError(Place(table, line), f"not JSON ({error})", _ONE_OBJECT) from error
+            is_list = table.suffix.lower() == ".json" and file.read(1000).lstrip().startswith("[")
+            file.seek(0)
+            for line, values in _json_list(file, table) if is_list else _json_lines(file, table):
                 if not isinstance(values, dict):
                     raise RowError(Place(table, line), f"JSON, but a {type(values).__name__}", _ONE_OBJECT)
                 yield Record(table, line, values)
         except UnicodeDecodeError as error:
             raise unreadable_table(table, error) from error
+
+
+def _json_lines(file: TextIO, table: Path) -> Iterator[tuple[int, Any]]:
+    left_out = lines_left_out(table)
+    for line, text in enumerate(seen_lines(file, table), start=1):
+        if text.strip() and line not in left_out:
+            try:
+                yield line, json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise RowError(Place(table, line), f"not JSON ({error})", _ONE_OBJECT) from error
+
+
+def _json_list(file: TextIO, table: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{table} is not JSON ({error}).") from error
+    left_out = lines_left_out(table)
+    yield from ((row, values) for row, values in enumerate(rows, start=1) if row not in left_out)
 
 
 def _read_parquet(table: Path) -> Iterator[Record]:

@@ -39,7 +39,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
@@ -51,7 +53,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_a_table_of_any_kind_gives_the_same_samples(folder: Path, suffix: str) -> None:
     table = write(folder / f"own.{suffix}", ROWS)
     train, test = (Table(table, RATE, fold=2, train=train) for train in (True, False))
@@ -64,6 +66,22 @@ def test_a_table_of_any_kind_gives_the_same_samples(folder: Path, suffix: str) -
     assert np.array_equal(sample.audio[0], samples)
     assert (sample.image, sample.labels) == (None, ["dog"])
     assert test.record(1) == {"clip": "sounds/4.wav", "fold": 2}
+
+
+def test_json_lines_may_be_called_json_and_a_list_of_them_may_not_be_called_jsonl(folder: Path) -> None:
+    write(folder / "own.jsonl", ROWS).rename(folder / "own.json")
+    assert len(Table(folder / "own.json", RATE, fold=2)) == 8
+    write(folder / "own.json", ROWS).write_text(json.dumps(ROWS))
+    (folder / "own.json").rename(folder / "own.jsonl")
+    with pytest.raises(ValueError, match=r"line 1: JSON, but a list; .*one list of objects is called \.json"):
+        Table(folder / "own.jsonl", RATE, fold=2)
+
+
+@pytest.mark.parametrize("content", ["[{}", "[1, 2]", "{", "[" * 2000])
+def test_json_that_is_no_table_is_named(content: str, folder: Path) -> None:
+    (folder / "own.json").write_text(content)
+    with pytest.raises(ValueError, match=r"own\.json(, line 1: (not JSON|JSON, but a int)| is not JSON \()"):
+        Table(folder / "own.json", RATE)
 
 
 @pytest.mark.parametrize(("column", "value"), [("fold", 2), ("split", "test")])
