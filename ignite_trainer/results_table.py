@@ -161,14 +161,21 @@ def _details(entry: Entry) -> str:
         "Initial weights": weights or "random",
     }
     lines = "\n".join(f"- {name}: {markdown.inert(text)}" for name, text in facts.items() if text)
-    runs = markdown.table(_RUN_HEADER, [_run_cells(run) for run in entry.runs])
+    runs = _run_table(entry.runs)
     every = (*entry.runs, *entry.earlier)
     reports = [markdown.link(PurePosixPath(run.folder, _REPORT)) for run in every if run.has_report]
     parts = [f"## {markdown.inert(f'{entry.row}: {entry.column}')}", lines, runs]
     if entry.earlier:
         parts.append("Earlier runs of the same fold and seed, which the figures above leave out:")
-        parts.append(markdown.table(_RUN_HEADER, [_run_cells(run) for run in entry.earlier]))
+        parts.append(_run_table(entry.earlier))
     return "\n\n".join([*parts, *([f"Reports: {', '.join(reports)}"] if reports else [])])
+
+
+def _run_table(runs: Sequence[Found]) -> str:
+    """List runs, without columns in which none of them has anything: folds and best epochs of evaluations."""
+    columns = zip(_RUN_HEADER, *map(_run_cells, runs), strict=True)
+    header, *rows = zip(*(column for column in columns if any(column[1:])), strict=True)
+    return markdown.table(header, rows)
 
 
 def _run_cells(run: Found) -> list[str]:

@@ -68,6 +68,11 @@ class Summary:
         return list(dict.fromkeys(found))
 
     @property
+    def labels_of_best(self) -> set[str]:
+        """Labels of the metrics that have best epochs."""
+        return {best.label for record in self.records.values() for best in record.best}
+
+    @property
     def keys(self) -> list[str]:
         """The keys that are swept."""
         return list(self.runs[0].values)
@@ -101,7 +106,9 @@ def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[st
     """The summary as a table: its header, a row for each run, a row for each mean."""
     header = ["run", *(key.rpartition(".")[-1] for key in summary.keys)]
     for label in summary.labels:
-        header += [f"{label}, last (epoch)", f"{label}, best (epoch)"]
+        header.append(f"{label}, last (epoch)")
+        if label in summary.labels_of_best:
+            header.append(f"{label}, best (epoch)")
     runs = [
         [run.name, *map(_text, run.values.values()), *_run_cells(summary, run.name)] for run in summary.runs
     ]
@@ -197,13 +204,14 @@ def _run_cells(summary: Summary, name: str) -> list[str]:
     record = summary.records.get(name)
     if record is None:
         word = "failed" if name in summary.failures else "missing"
-        return [word, word] * len(summary.labels)
+        return [word] * (len(summary.labels) + len(summary.labels_of_best))
     epochs = {best.label: best.epoch for best in record.best}
     cells = []
     for label in summary.labels:
         last, best = record.value(label)
         cells.append(f"{_figure(last)} ({record.epochs})" if label in record.last else "")
-        cells.append(f"{_figure(best)} ({epochs[label]})" if label in epochs else "")
+        if label in summary.labels_of_best:
+            cells.append(f"{_figure(best)} ({epochs[label]})" if label in epochs else "")
     return cells
 
 
@@ -223,7 +231,8 @@ def _mean_row(summary: Summary, group: Group) -> list[str]:
         else:
             row.append(_text(group.values[key]))
     for label in summary.labels:
-        row += [_spread(spread) for spread in group.metrics[label]]
+        figures = group.metrics[label]
+        row += map(_spread, figures if label in summary.labels_of_best else [figures.last])
     return row
 
 

@@ -89,20 +89,19 @@ class Console(Reporter):
         show(f"epoch {fault.epoch}, step {fault.iteration}: {fault.what}; {fault.done}{about}")
 
     def on_end(self, end: RunEnd) -> None:
-        """Print last epoch and best epoch side by side, and where things are."""
+        """Print last epoch and, of a run that trained, best epoch side by side, and where things are."""
         assert self._run is not None, "on_start comes first"
         best = {entry.label: entry for entry in end.best}
         table = make_table(f"Held-out set, after {duration(end.seconds)}")
         table.add_column("metric", overflow="fold")
         table.add_column(f"last ({end.last_epoch})", justify="right")
-        table.add_column("best (epoch)", justify="right")
+        if best:
+            table.add_column("best (epoch)", justify="right")
         for label in dict.fromkeys([*end.last, *best]):
-            add_row(
-                table,
-                label,
-                readable(end.last[label]) if label in end.last else "",
-                f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "",
-            )
+            cells = [label, readable(end.last[label]) if label in end.last else ""]
+            if best:
+                cells.append(f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "")
+            add_row(table, *cells)
         show(table)
         for remark in remarks_on_best(entry.epoch for entry in end.best):
             show(remark)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ignite_trainer.visible import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+_NAME_SHARE = 0.45  # of the terminal's width
 _PADDING = 3  # columns of the terminal around a cell
 
 
@@ -25,11 +27,15 @@ def make_table(title: str) -> Table:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Add a row of texts."""
+    """Add a row of texts; a long first one, its name, is folded so that no line of it looks like a row."""
+    from rich.console import Console as Terminal
     from rich.text import Text
 
+    name, *others = map(visible, cells)
+    width = max(1, int(_NAME_SHARE * Terminal().width))
+    folded = textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False)
     # Text, not str: brackets in a path or a pattern are no markup.
-    table.add_row(*(Text(visible(cell)) for cell in cells))
+    table.add_row(*map(Text, ["\n".join(folded), *others]))
 
 
 def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:

@@ -306,6 +306,12 @@ def test_below_the_table_is_what_it_takes_to_believe_a_cell() -> None:
         assert f"| Toy/{number} | {number + 1} | 7 | 0.5000 | {best} | {checkpoint} | abc123 |" in below
 
 
+def test_the_runs_of_an_evaluation_have_no_column_of_folds_and_best_epochs() -> None:
+    below = table_of(run_record()).split("## ")[1]
+    assert "| run | seed | last | last checkpoint, sha256 | source revision |" in below
+    assert "| run-0 | 7 | 0.5000 |" in below
+
+
 def test_names_are_no_markup() -> None:
     text = to_markdown(
         make_entries([Found(folder="a|b", record=run_record(model="<b>", dataset="x|y", name="<i>"))]), []

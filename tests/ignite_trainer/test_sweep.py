@@ -185,7 +185,7 @@ def test_a_sweep_gone_on_with_from_other_weights_has_no_mean(
     assert not (folder / "predictions.csv").exists()
     said = (folder / "sweep.md").read_text()
     assert "There is no mean: the initial weights are not the same: weights.pt (sha256 " in said
-    assert "| no mean, n = 2 | 2 of 3 folds |  |  |" in said
+    assert "| no mean, n = 2 | 2 of 3 folds |  |" in said
 
 
 def test_finished_runs_are_skipped_whatever_is_written_down_where(

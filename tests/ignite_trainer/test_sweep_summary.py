@@ -84,11 +84,18 @@ def test_what_a_best_epoch_of_0_means_is_said(epoch: int) -> None:
     assert (EPOCH_0 in " ".join(remarks(found))) == (epoch == 0)
 
 
-def test_metrics_are_side_by_side_and_one_without_a_best_epoch_has_none() -> None:
+def test_metrics_are_side_by_side_and_one_without_a_best_epoch_has_no_column_of_it() -> None:
     record = run_record(fold=1, last=0.5).model_copy(update={"last": {"Acc.": 0.5, "Loss": 1e-7}})
-    header, runs, _ = to_cells(summary({FOLD: [1]}, record))
-    assert header[4:] == ["Loss, last (epoch)", "Loss, best (epoch)"]
-    assert runs[0][4:] == ["1.000e-07 (9)", ""]
+    header, runs, means = to_cells(summary({FOLD: [1, 2]}, record, None))
+    assert header[3:] == ["Acc., best (epoch)", "Loss, last (epoch)"]
+    assert [row[3:] for row in runs] == [["0.6000 (4)", "1.000e-07 (9)"], ["missing", "missing"]]
+    assert means[0][3:] == ["0.6000", "1.000e-07"]
+
+
+def test_a_sweep_of_evaluations_has_no_column_of_best_epochs() -> None:
+    header, runs, means = to_cells(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2)))
+    assert header == ["run", "seed", "Acc., last (epoch)"]
+    assert {len(row) for row in (*runs, *means)} == {3}
 
 
 def test_a_figure_that_is_not_finite_is_not_averaged_away() -> None:

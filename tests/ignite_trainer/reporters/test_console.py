@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -33,6 +34,26 @@ def test_the_start_table_has_every_fact_in_order(run: RunStart, capsys: pytest.C
     assert positions == sorted(positions)
 
 
+@pytest.mark.parametrize(
+    ("columns", "begins"), [("80", r"    audio\.fbsp\..*|l"), ("120", r"  Parameters audio\.fbsp\..*|l")]
+)
+def test_a_long_name_of_a_fact_does_not_look_like_two_rows(
+    run: RunStart,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: str,
+    begins: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    rule, trained = r"audio\.fbsp\..*|logit_scale_a[it]", "1,541 in 5 tensors, trained (weight_decay 0.0)"
+    facts = {"Seed": "1", f"Parameters {rule}": trained, "Results": "/results" * 20}
+    Console().on_start(dataclasses.replace(run, facts=facts))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(begins) and rule in line for line in lines)
+    rows = [line for line in lines[1:] if line[2:3].strip()]
+    assert [line.split()[0] for line in rows] == ["Seed", "Parameters", "Results"]
+
+
 def test_an_evaluation_is_one_line(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
     reporter = Console()
     reporter.on_start(run)
@@ -59,6 +80,18 @@ def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
     assert f"Best Val. Acc.: {run.folder / 'best.pt'}" in lines
     assert f"Last epoch: {run.folder / 'last.pt'}" in lines
     assert lines[-1] == f"Results: {run.folder}"
+
+
+def test_the_end_table_of_an_evaluation_has_no_best_epoch(
+    run: RunStart, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Console()
+    reporter.on_start(run)
+    capsys.readouterr()
+    reporter.on_end(dataclasses.replace(end_of(run), best=(), last_epoch=0))
+    output = capsys.readouterr().out
+    assert ["metric", "last", "(0)"] in [line.split() for line in output.splitlines()]
+    assert "best" not in output
 
 
 def test_redirected_output_has_no_escape_codes(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
