@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from demo.indexing import FolderIndex, Update
 from demo.made import made_collection
 from demo.queries import Queries
-from demo.weights import find_demo_weights
+from demo.weights import Weights, find_demo_weights
 from model.image_input import read_image
 from model.releases import WeightsError
 from model.terminal import replace_unknown_letters
@@ -32,7 +32,6 @@ from model.zero_shot import KINDS
 HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20
 _PAGE = Path(__file__).parent / "page"
-_LISTED = 12  # labels; more are only counted
 _THUMBNAIL = 640  # pixels, the longer side at most
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
 
@@ -153,24 +152,22 @@ def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any
         "weights": index.weights.name,
         "limits": index.weights.limits,
         "trained": list(index.weights.trained_labels),
-        "worth": _worth(index.weights.trained_labels),
+        "worth": _worth(index.weights),
         "wrong": update.wrong,
     }
 
 
-def _worth(trained: Sequence[str]) -> str:
+def _worth(weights: Weights) -> str:
     """Say what the percentage of a label is worth, above all of one that was not trained."""
     share = "The percentages share 100 % among the labels listed, even where none of them fits. "
-    if not trained:
+    if not weights.trained_labels:
         return share + (
             "That of a label unlike those that the weights were trained on (the released ones: classes of "
             "AudioSet and captions of pictures) is far less reliable, however high it is."
         )
-    listed = ", ".join(trained[:_LISTED])
-    more = f" and {len(trained) - _LISTED} more" if len(trained) > _LISTED else ""
     return share + (
-        f"These weights come from a run on {len(trained)} labels: {listed}{more}. That of any other label, "
-        "which is marked “not trained”, is far less reliable, however high it is."
+        f"{weights.trained_on} That of any other label, which is marked “not trained”, is far less reliable, "
+        "however high it is."
     )
 
 

@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from demo.indexing import Embedding, FolderIndex, Update, embed_files
-from demo.weights import find_demo_weights
+from demo.weights import Weights, find_demo_weights
 from model.audioclip import AudioCLIP
 from model.releases import WeightsError
 from model.terminal import replace_unknown_letters
@@ -32,7 +32,8 @@ _EPILOG = """\
 
 Embeddings are kept in $AUDIOCLIP_CACHE, by default ~/.cache/audioclip. Before a search, files that are new
 or have changed are embedded. Sounds and pictures are ranked apart: their similarities to a text are not on
-one scale. Probabilities of labels add up to 1: one label is the most probable even where none is right.
+one scale. Probabilities of labels add up to 1: one label is the most probable even where none is right. Where
+the weights are those of a run, a line says which labels or texts it was not trained on.
 """
 
 
@@ -46,16 +47,17 @@ def main(arguments: Sequence[str]) -> int:
         if given.command == "classify":
             _check_labels(given.labels)
         weights = find_demo_weights(given.weights)
-        if weights.limits:
-            print(weights.limits, file=sys.stderr)
-        elif (
+        if (
             given.weights
             and weights.source != (folder := Path(given.weights).expanduser())
             and folder.is_dir()
         ):
             print(f"{given.weights}: {weights.source}", file=sys.stderr)
+        if weights.limits:
+            print(weights.limits, file=sys.stderr)
         model = cache(weights.load)
         if given.command == "classify":
+            _say_what_is_not_trained(weights, given.labels)
             return _classify(model, given.files, given.labels, template=given.template, count=given.count)
         index = FolderIndex(given.folder, weights, store=given.store)
         _report(index.update(model), index)
@@ -131,14 +133,24 @@ def _search(
     if like is not None:
         _show(index, embed_query(load(), like), count)
     elif text is not None:
+        _say_what_is_not_trained(index.weights, [text])
         _show(index, load().embed_text(text).cpu().numpy()[0], count)
     else:
-        model = load()
+        model, said = load(), False
         while line := _ask():
+            said = said or _say_what_is_not_trained(index.weights, [line])
             try:
                 _show(index, model.embed_text(line).cpu().numpy()[0], count)
             except ValueError as error:  # too long
                 print(error, file=sys.stderr)
+
+
+def _say_what_is_not_trained(weights: Weights, texts: Sequence[str]) -> bool:
+    """Print a line where texts are none of the trained labels; return whether there was one."""
+    caveat = weights.caveat(texts)
+    if caveat:
+        print(printable(caveat), file=sys.stderr)
+    return caveat is not None
 
 
 def _ask() -> str:

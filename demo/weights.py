@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,21 @@ from model.audioclip import AudioCLIP
 from model.built_from import arguments_for
 from model.hub import CONFIG, WEIGHTS, is_hub_layout
 from model.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
+from model.weight_files import read_entries
 
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
 SEED = 0
 _SCORE = "score: "
+_LISTED = 12  # labels; more are only counted
+_ABOUT = {"image": "pictures", "text": "texts that are no trained labels", "audio": "sounds"}
+# Which part of `AudioCLIP`'s argument `pretrained` they belong to, and the names of their weights.
+_TOWERS = {
+    "image": ("clip", re.compile(r"visual\..+")),
+    "text": ("clip", re.compile(r"(text|transformer|token_embedding|ln_final)\..+|positional_embedding")),
+    "audio": ("audio", re.compile(r"audio\..+")),
+}
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "window", "fbsp.bias")  # no parameters
 
 LIMITS = (
     "The weights are random, as none are there. A text then says nothing about a sound or a picture, nor a "
@@ -50,6 +61,27 @@ class Weights:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     limits: str | None = None
     trained_labels: tuple[str, ...] = ()
+
+    @property
+    def trained_on(self) -> str:
+        """The sentence that says which labels the weights were trained on; "" where that is not known."""
+        labels = self.trained_labels
+        return f"These weights come from a run on {len(labels)} labels: {_listed(labels)}." if labels else ""
+
+    def caveat(self, texts: Sequence[str]) -> str | None:
+        """Say which texts are none of the trained labels, and what figures for them are worth.
+
+        Returns:
+            One line; None if all are, or the labels are not known.
+        """
+        known = set(map(_plain, self.trained_labels))
+        others = [text for text in texts if _plain(text) not in known]
+        if not known or not others:
+            return None
+        return (
+            f"{self.trained_on} Not among them: {_listed(others)}. Their figures are far less reliable, "
+            "however high."
+        )
 
     @property
     def description(self) -> dict[str, Any]:
@@ -104,8 +136,52 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
         path,
         files=(path,),
         arguments=arguments_for(AudioCLIP, path),
+        limits=_limits_of_run(path),
         trained_labels=_labels_of_run(path),
     )
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
+    return f"{', '.join(labels[:_LISTED])}{more}"
+
+
+def _plain(label: str) -> str:
+    """A label as it is compared: case, underscores and spaces around it make no other label."""
+    return label.lower().replace("_", " ").strip()
+
+
+def _limits_of_run(path: Path) -> str | None:
+    """Say which towers of a run's checkpoint are random; None if none is, or that is not known."""
+    towers = _random_towers(path)
+    if not towers:
+        return None
+    have = "towers have" if len(towers) > 1 else "tower has"
+    return (
+        f"The {' and '.join(towers)} {have} random weights, which the run did not train: what is said of "
+        f"{' and of '.join(_ABOUT[tower] for tower in towers)} is arbitrary."
+    )
+
+
+def _random_towers(path: Path) -> list[str]:
+    """Name the towers that a run neither trained nor began with weights from a file."""
+    folder = path.resolve().parent
+    frozen, protocol = folder / "frozen_weights.pt", folder.parent / "protocol.json"
+    if folder.name != "checkpoints" or not frozen.is_file() or not protocol.is_file():
+        return []
+    try:
+        given = json.loads(protocol.read_text(encoding="utf-8-sig"))["Model"]["args"].get("pretrained", True)
+        kept, entries = set(read_entries(frozen, mapped=True)), read_entries(path, mapped=True)
+        names = {*entries.get("model", entries), *kept}  # a state leaves out what is kept beside it
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+    parts = given if isinstance(given, dict) else {} if given is False else {"clip", "audio"}
+    trained = [name for name in names - kept if not name.endswith(_STATISTICS)]
+    return [
+        tower
+        for tower, (part, own) in _TOWERS.items()
+        if part not in parts and not any(map(own.fullmatch, trained))
+    ]
 
 
 def _labels_of_run(path: Path) -> tuple[str, ...]:

@@ -42,7 +42,8 @@ def classify(
 
     The scale is the one that the model learned between audio and text, or image and text. The labels share
     the probability among themselves: one of them is the most probable even where none is right, and a single
-    label has probability 1.
+    label has probability 1. That of a label unlike those that the model was trained on is far less reliable,
+    however high it is; a model does not know which they were, so nothing warns of it.
 
     Args:
         model: its towers are used in eval mode, without gradient.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from demo import search
+from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
 
 pytestmark = pytest.mark.usefixtures("loaded_before")
@@ -58,6 +60,23 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_classified(
     assert wrong[0].startswith("absent.wav: no such audio file")
     assert wrong[1].startswith("broken.wav: not decodable as audio")
     assert wrong[2].startswith("notes.txt: neither a sound nor a picture by its name; known are")
+
+
+def test_labels_that_were_not_trained_are_said_once(
+    command: Callable[..., int],
+    weights_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trained = replace(find_demo_weights(str(weights_folder)), trained_labels=("dog", "rain"))
+    monkeypatch.setattr(search, "find_demo_weights", lambda _: trained)
+    assert command("sound_0000.wav", "sound_0001.wav", "--labels", "dog", "rain") == 0
+    assert capsys.readouterr().err == ""
+    assert command("sound_0000.wav", "sound_0001.wav", "--labels", "dog", "cat\x1b", "bell") == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(
+        "These weights come from a run on 2 labels: dog, rain. Not among them: cat\\x1b, bell."
+    )
 
 
 def test_only_the_most_probable_are_shown(

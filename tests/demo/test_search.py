@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,31 @@ def test_texts_are_read_line_by_line_where_none_is_given(
     monkeypatch.setattr("sys.stdin", io.StringIO("dog\nrain\n\nnot read\n"))
     assert command("search", "--in", folder, "--weights", weights_folder, "-n", "1") == 0
     assert capsys.readouterr().out.count("Sounds\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "typed", "untrained"),
+    [("dog", "", []), ("a cat", "", ["a cat"]), (None, "dog\ncat\nbell\n\n", ["cat"])],
+)
+def test_a_text_that_was_not_trained_is_said_once(
+    text: str | None,
+    typed: str,
+    untrained: list[str],
+    folder: Path,
+    weights_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = replace(find_demo_weights(str(weights_folder)), trained_labels=("dog", "rain"))
+    monkeypatch.setattr(search, "find_demo_weights", lambda _: weights)
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert command("search", *([text] if text else []), "--in", str(folder)) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "come from a run" in line]
+    assert said == [
+        f"These weights come from a run on 2 labels: dog, rain. Not among them: {text}. Their figures are "
+        "far less reliable, however high."
+        for text in untrained
+    ]
 
 
 def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(

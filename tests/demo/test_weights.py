@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,6 +59,90 @@ def test_a_checkpoint_of_a_run_brings_the_network_of_the_run(
     (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": {**model, "class": "model.X"}}))
     with pytest.raises(WeightsError, match=r"weights of a model\.X, not of AudioCLIP\. Build that: "):
         find_demo_weights(str(path))
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_model: AudioCLIP, weights_folder: Path) -> Callable[..., Path]:
+    """Make the folder of a run that froze some weights, and give its best checkpoint."""
+
+    def make(pretrained: object, *frozen: str) -> Path:
+        arguments = json.loads((weights_folder / "config.json").read_text())
+        model = {"class": "model.audioclip.AudioCLIP", "args": {**arguments, "pretrained": pretrained}}
+        best = tmp_path / "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
+        best.parent.mkdir(parents=True)
+        torch.save(small_model.state_dict(), best)
+        kept = {
+            name: value.detach() for name, value in small_model.named_parameters() if name.startswith(frozen)
+        }
+        torch.save(kept, best.with_name("frozen_weights.pt"))
+        others = {name: value for name, value in small_model.state_dict().items() if name not in kept}
+        torch.save({"model": others, "position": {"epoch": 4}}, best.with_name("last_epoch-4.pt"))
+        (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": model}))
+        return best
+
+    return make
+
+
+CLIP = ("visual", "transformer", "token_embedding", "ln_final", "positional_embedding", "text_projection")
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "frozen", "towers"),
+    [
+        (False, CLIP, "image and text towers have"),
+        ({"audio": "ESRNXFBSP"}, CLIP, "image and text towers have"),
+        (False, ("visual",), "image tower has"),
+        (False, ("audio",), "audio tower has"),
+        (False, ("visual.conv1", "text_projection"), None),  # the rest was trained
+        ({"clip": "CLIP"}, CLIP, None),
+        (True, CLIP, None),
+        ("results/earlier", CLIP, None),
+    ],
+)
+def test_towers_that_kept_random_weights_are_named(
+    run: Callable[..., Path], pretrained: object, frozen: tuple[str, ...], towers: str | None
+) -> None:
+    best = run(pretrained, *frozen)
+    for checkpoint in (best, best.with_name("last_epoch-4.pt")):
+        limits = find_demo_weights(str(checkpoint)).limits
+        expected = f"The {towers} random weights, which the run did not train: what is said of "
+        assert (limits is None) == (towers is None)
+        assert limits is None or (limits.startswith(expected) and limits.endswith("is arbitrary."))
+
+
+@pytest.mark.parametrize("damaged", ["protocol.json", "checkpoints/frozen_weights.pt"])
+def test_of_a_damaged_run_nothing_is_said(run: Callable[..., Path], damaged: str) -> None:
+    best = run(False, *CLIP)
+    (best.parents[1] / damaged).write_text("[]")
+    with contextlib.suppress(WeightsError):  # of the protocol, from which the model would be built
+        assert find_demo_weights(str(best)).limits is None
+
+
+MANY = tuple(f"class {number}" for number in range(14))
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "said"),
+    [
+        (("dog", "sea_waves"), ["Dog", " sea waves "], None),
+        ((), ["cat"], None),
+        (
+            ("dog", "sea_waves"),
+            ["dog", "cat", "rain"],
+            "2 labels: dog, sea_waves. Not among them: cat, rain.",
+        ),
+        (MANY, ["cat"], f"14 labels: {', '.join(MANY[:12])} and 2 more. Not among them: cat."),
+    ],
+)
+def test_labels_that_were_not_trained_are_named_in_one_line(
+    labels: tuple[str, ...], texts: list[str], said: str | None
+) -> None:
+    expected = (
+        f"These weights come from a run on {said} Their figures are far less reliable, however high."
+        if said
+        else None
+    )
+    assert Weights("run", None, trained_labels=labels).caveat(texts) == expected
 
 
 def test_a_repository_of_the_hub_has_to_be_downloaded_first() -> None:
