@@ -20,10 +20,14 @@ _PADDING = 3  # columns of the terminal around a cell
 def make_table(title: str) -> Table:
     """Make a table without rows or columns."""
     from rich import box
+    from rich.console import Console as Terminal
     from rich.table import Table
     from rich.text import Text
 
-    return Table(title=Text(visible(title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    # Folded here, to the width of the terminal; rich folds to that of the table.
+    folded = "\n".join(textwrap.wrap(visible(title), max(1, Terminal().width)))
+    heading = Text(folded, style="bold", no_wrap=True, overflow="ignore")
+    return Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def add_row(table: Table, *cells: str) -> None:

@@ -88,9 +88,12 @@ def test_the_end_table_of_an_evaluation_has_no_best_epoch(
     reporter = Console()
     reporter.on_start(run)
     capsys.readouterr()
-    reporter.on_end(dataclasses.replace(end_of(run), best=(), last_epoch=0))
+    only = {"Loss": 0.5}
+    reporter.on_end(dataclasses.replace(end_of(run), last=only, best=(), last_epoch=0))
     output = capsys.readouterr().out
-    assert ["metric", "last", "(0)"] in [line.split() for line in output.splitlines()]
+    lines = output.splitlines()
+    assert lines[0].strip() == "Held-out set, after 1 h 2 min"  # whole, though it is wider than the table
+    assert ["metric", "last", "(0)"] in [line.split() for line in lines]
     assert "best" not in output
 
 
