@@ -142,10 +142,11 @@ class Checker:
             return [], list(dict.fromkeys([*problems, *error.problems]))
 
     def _inspect_data(self, blueprint: Blueprint) -> Inspection:
-        """What the class of the data set finds, whatever the fold."""
+        """Ask the class of the data set for its findings, once for all folds."""
         inspect = getattr(blueprint.dataset, "inspect_data", None)
-        args = {key: value for key, value in blueprint.dataset_args.items() if not is_fold(f".{key}")}
-        key = digest([blueprint.protocol.dataset.path, args])
+        args = blueprint.dataset_args
+        but_fold = {key: value for key, value in args.items() if not is_fold(f".{key}")}
+        key = digest([blueprint.protocol.dataset.path, but_fold])
         if key not in self._data:
             look = Inspection if inspect is None else lambda: build(inspect, args, where="Dataset")
             inspection, problems = _attempt(look, "Dataset")

@@ -1,13 +1,13 @@
 """What a data set may find wrong with its own files when `--check` asks it, before any run.
 
-A damaged data set often cannot be built at all, so its class is asked, with the arguments that its
-constructor would get but for `fold` and the one that chooses the split:
+A damaged data set often cannot be built at all, so its class is asked, with the arguments of its constructor
+except the one that chooses the split:
 
     class Birds(Dataset):
         @classmethod
         def inspect_data(cls, **args) -> Inspection: ...
 
-It looks at the whole data set, whatever the fold held out, and changes nothing.
+It looks at the whole data set, is asked once for runs that differ in `fold` alone, and changes nothing.
 """
 
 from __future__ import annotations

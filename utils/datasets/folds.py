@@ -140,7 +140,7 @@ class FoldDataset(Dataset[Sample], ABC):
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
         """Look for faults in table and files, as `--check` asks for; the arguments are the constructor's."""
-        return inspect_clips(cls, args)
+        return inspect_clips(cls, {key: value for key, value in args.items() if key != "fold"})
 
     @abstractmethod
     def read_table(self) -> list[Clip]:

@@ -148,7 +148,10 @@ class Table(ListedDataset):
     def inspect_data(cls, **args: Any) -> Inspection:
         """Look for faults in table and files, as `--check` asks for; the arguments are the constructor's."""
         absent: Severity = "warning" if args.get("missing") == "skip" else "error"
-        return cls._inspect({**args, "missing": "skip"}, absent=absent)
+        args["missing"] = "skip"
+        if args.pop("fold", None) is not None:  # any of them: all folds are compared, not two shares
+            args.pop("share", None)
+        return cls._inspect(args, absent=absent)
 
 
 def _listed(values: object) -> list[Any]:
@@ -163,7 +166,7 @@ def _held_out(
     Returns:
         A mask of the rows held out, None if nothing is; its words in the name of results; notices.
     """
-    notices = list[str]()
+    notices: list[str] = []
     if fold is not None and split is not None:
         raise ValueError(f"fold is {fold} and split is {split}; one of them can say what is held out.")
     if fold is not None or split is not None:
@@ -175,13 +178,10 @@ def _held_out(
             raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} has {found}.")
         chosen = np.array([value in wanted for value in values])
         said = "" if split is None else f", held out: {', '.join(map(str, wanted))}"
-        empty = [row.line for row, value in zip(rows, values, strict=True) if value is None]
-        if empty:
-            notices.append(
-                f"{len(empty)} of {len(rows)} rows have no {name}: trained on (first: line {empty[0]})."
-            )
-    elif share is None:
-        return None, "", notices
+        notices += _without(name, values, rows)
+    elif share is None:  # looked at by `--check`, for all folds
+        folds = [row.entry.fold for row in rows]
+        return None, "", [] if set(folds) == {None} else _without("fold", folds, rows)
     else:
         if type(share) not in (int, float) or not 0 < share < 1:
             raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
@@ -193,6 +193,14 @@ def _held_out(
             "another fold, split or share."
         )
     return chosen, said, notices
+
+
+def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[str]:
+    """Say how many rows have no fold, or no split, so that they are always trained on."""
+    empty = [row.line for row, value in zip(rows, values, strict=True) if value is None]
+    if not empty:
+        return []
+    return [f"{len(empty)} of {len(rows)} rows have no {name}: trained on (first: line {empty[0]})."]
 
 
 def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:

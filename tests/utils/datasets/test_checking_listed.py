@@ -222,3 +222,22 @@ def test_the_command_checks_a_table(own: Path, tmp_path: Path, capsys: pytest.Ca
     report = capsys.readouterr().out
     assert "error: The file is not there. (2 times)\n" in report
     assert "Setup.batch_train is 64, but the training split has 4 samples: not one complete batch." in report
+
+
+@pytest.mark.parametrize("held_out", [{"fold": 1}, {"fold": 1, "share": 0.2}, {"split": "test"}])
+def test_a_sound_on_both_sides_of_what_is_held_out_is_an_error(
+    held_out: dict[str, Any], tmp_path: Path
+) -> None:
+    """A protocol's share does not hide it from the folds that a flag holds out."""
+    for i in range(4):
+        samples = np.random.default_rng(i).integers(-9999, 9999, RATE).astype(np.int16)
+        soundfile.write(tmp_path / f"{i}.wav", samples, RATE)
+    sides = {"fold": (1, 2), "split": ("test", "train")}["fold" if "fold" in held_out else "split"]
+    name = "fold" if "fold" in held_out else "split"
+    rows = [f"{i}.wav,dog,{sides[i % 2]}" for i in range(4)]
+    table = tmp_path / "own.csv"
+    table.write_text("\n".join([f"file,label,{name}", *rows, f"0.wav,dog,{sides[1]}", ""]))
+    found = Table.inspect_data(table=str(table), sample_rate=RATE, **held_out).findings
+    assert [one.what for one in found if one.severity == "error"] == [
+        f"The same sound is in several {name}s: it would be trained on and measured by."
+    ]
