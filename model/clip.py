@@ -19,6 +19,23 @@ _SHOWN = 80  # characters of a text that a message shows
 _MOST_REMEMBERED = 2**16  # texts whose tokens are kept, about 1 kB each
 
 
+class TextTooLong(ValueError):
+    """A text has more tokens than the text tower takes.
+
+    Attributes:
+        tokens: their number, start and end included.
+    """
+
+    def __init__(self, text: str, tokens: int, *, context_length: int) -> None:
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        super().__init__(
+            f"A text has {tokens} tokens with its start and its end, and the text tower takes "
+            f"{context_length}: {shown!r}. Shorten it (or the template), or split it into several texts and "
+            "average their embeddings."
+        )
+        self.tokens = tokens
+
+
 class ClipTowers(NamedTuple):
     """An image and a text tower with one embedding space, and what belongs to their input.
 
@@ -153,8 +170,8 @@ def tokenize(
         int64 `[B, context_length]`, filled up (with zeros by CLIP's tokenizer) after the end token.
 
     Raises:
-        ValueError: an entry is no text, a text is too long, the template lacks its `{}`, or a bare string was
-            given.
+        TextTooLong: a text has more tokens than that.
+        ValueError: an entry is no text, the template lacks its `{}`, or a bare string was given.
     """
     if isinstance(text, str):
         raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
@@ -167,12 +184,7 @@ def tokenize(
         entry = base_str.replace("{}", given if isinstance(given, str) else ", ".join(given))
         known, length = tokens_of(tokenizer, entry, context_length)
         if length > context_length:
-            shown = entry if len(entry) <= _SHOWN else f"{entry[:_SHOWN]}..."
-            raise ValueError(
-                f"A text has {length} tokens with its start and its end, and the text tower takes "
-                f"{context_length}: {shown!r}. Shorten it (or the template), or split it into several texts "
-                "and average their embeddings."
-            )
+            raise TextTooLong(entry, length, context_length=context_length)
         row.copy_(known)
     return tokens
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ignite_trainer.inspection import Finding
 from model.audioclip import AudioCLIP
-from model.clip import text_parameters
+from model.clip import TextTooLong, text_parameters
 from model.esresnet.kept import Kept
 from model.similarity import normalised
 
@@ -72,16 +72,17 @@ class Prompts:
         It is called with the place of a sample, and its labels or the one text that describes it.
         """
         room = model.context_length - _MARKS - max(len(template.encode()) for template in self._templates)
-        known: dict[tuple[str, ...], bool] = {}
+        known: dict[tuple[str, ...], int] = {}  # tokens of those that are too long, else 0
 
         def find(place: str, labels: Sequence[str]) -> Iterator[Finding]:
             text = tuple(self._worded([labels])[0])
             if len(", ".join(text).encode()) <= room:  # a token has at least one byte
                 return
             if text not in known:
-                known[text] = all(_fits(model, [*text], template) for template in self._templates)
-            if not known[text]:
-                yield _too_long(place, cut=self._shorten, context=model.context_length)
+                known[text] = max(_tokens_beyond(model, [*text], template) for template in self._templates)
+            if known[text]:
+                where = f"{place} ({known[text]} tokens)"
+                yield _too_long(where, cut=self._shorten, context=model.context_length)
 
         return find
 
@@ -131,7 +132,7 @@ def _too_long(place: str, *, cut: bool, context: int) -> Finding:
 
 def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
     """What of a text the tower takes; the template alone is not too long."""
-    while not _fits(model, text, template):
+    while _tokens_beyond(model, text, template):
         words = text[0].split(" ")
         if len(text) > 1:
             text = text[:-1]
@@ -142,9 +143,10 @@ def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
     return text
 
 
-def _fits(model: AudioCLIP, text: list[str], template: str) -> bool:
+def _tokens_beyond(model: AudioCLIP, text: list[str], template: str) -> int:
+    """Return how many tokens a text has that the tower does not take whole; 0 for one that it takes."""
     try:
         model.tokenize([text], template)
-    except ValueError:
-        return False
-    return True
+    except TextTooLong as error:
+        return error.tokens
+    return 0

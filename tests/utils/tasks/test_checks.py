@@ -123,12 +123,14 @@ def test_texts_that_are_cut_are_counted_and_those_that_cannot_be_are_errors(
     path = tmp_path / "own.tsv"
     path.write_text(f"file\ttext\tfold\na.wav\t{fits}\t1\na.wav\t{long}\t2\n")
     cut = "A text is longer than the text tower takes, 12 tokens with both marks: its end is cut off."
-    assert found(Contrastive(), single, path) == [("warning", cut, "own.tsv, line 3: a.wav")]
+    assert found(Contrastive(), single, path) == [("warning", cut, "own.tsv, line 3: a.wav (13 tokens)")]
     names = ";".join(f"dog {number}" for number in range(6))
     path.write_text(f"file\tlabels\tfold\na.wav\t{names}\t1\na.wav\tdog 1\t2\n")
     model = tiny_audioclip(multilabel=True).eval()
     too_long = "A text is longer than the text tower takes, 12 tokens with both marks."
-    assert found(AudioTextContrastive(), model, path) == [("error", too_long, "own.tsv, line 2: a.wav")]
+    assert found(AudioTextContrastive(), model, path) == [
+        ("error", too_long, "own.tsv, line 2: a.wav (19 tokens)")
+    ]
 
 
 def test_samples_of_shards_are_named_by_what_the_manifest_says(
