@@ -9,9 +9,14 @@ import unicodedata
 # characters stay: Persian needs the non-joiner, emoji the joiner, Arabic and Hebrew marks of direction.
 _REFUSED = ("Cc", "Cs", "Zl", "Zp")
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-_EMPTY = frozenset({"nan", "NaN", "<NA>"})
-"""Missing values as pandas writes them. `Nan` and longer texts are words."""
-_NO_NUMBER = _EMPTY | {"NA", "N/A", "NaT", "None", "none", "null", "NULL"}
+_EMPTY = frozenset(
+    """
+    nan NaN -nan -NaN <NA> #N/A #NA N/A n/a NULL null \\N 1.#QNAN -1.#QNAN 1.#IND -1.#IND
+    """.split()  # noqa: SIM905
+)
+"""Missing values as programs write them: those of pandas except `NA` and `None`, which may be words; MySQL's
+`\\N`."""
+_NO_NUMBER = _EMPTY | {"NA", "NaT", "None", "none"}
 _WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _LINE_BREAK = re.compile("\\s*[\t\n\v\f\r\x85\u2028\u2029]\\s*")
 

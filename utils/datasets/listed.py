@@ -18,6 +18,7 @@ from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import HIGHEST_RATE, Segment
 from utils.datasets.cache import DecodedClips, OpenDecoded, is_decoded, plan_decoding
 from utils.datasets.checking_listed import inspect_listed
+from utils.datasets.checking_names import name_findings
 from utils.datasets.checking_segments import times_of_sources
 from utils.datasets.entries import Entries, Entry
 from utils.datasets.folds import RESAMPLED, check_flag
@@ -106,6 +107,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         self.root, self.sample_rate, self.mono = root, sample_rate, mono
         self.class_names = list(class_names)
         self._described, self._frames = described, frames
+        self._doubtful_names = [*name_findings(class_names)] if train else []
         all_rows = np.arange(len(entries))
         rows = all_rows if held_out is None else all_rows[held_out != train]
         self.entries = entries if held_out is None else entries.chosen(rows.tolist())
@@ -152,7 +154,9 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         """
         for said in filter(None, (self.notice, self.passed_over)):
             logger.warning("%s", said)
-        self.notice = self.passed_over = None
+        for one in self._doubtful_names:
+            logger.warning("%s: %s %s %s", self.title, one.what, one.where, one.remedy)
+        self.notice, self.passed_over, self._doubtful_names = None, None, []
         self._refuse_times_of_sources()
         if self._load_decoded is not None and self._decoded is None:
             self._decoded = self._load_decoded(skip_unreadable=skip_unreadable)

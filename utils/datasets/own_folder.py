@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -10,13 +11,16 @@ from typing import NamedTuple
 
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.cells import one_line
 from utils.datasets.entries import Entry
 from utils.datasets.own_columns import Row
 from utils.datasets.walking import files_below, folders_of, shown
 
-_TRAINED_ON = frozenset({"train", "training"})
+_TRAINED_ON = frozenset({"train", "training", "trn"})
 _MEASURED_BY = frozenset(
-    {"test", "testing", "val", "valid", "validation", "dev", "development", "eval", "evaluation"}
+    """
+    test testing tst val valid validation validate dev development eval evaluation holdout
+    """.split()  # noqa: SIM905
 )
 _READ = AUDIO_SUFFIXES | IMAGE_SUFFIXES
 _MEDIA = _READ | UNDECODED_AUDIO_SUFFIXES | UNDECODED_IMAGE_SUFFIXES
@@ -71,7 +75,8 @@ def read_folder(folder: Path) -> ClassFolders:
         with_samples.add("/".join(path.parts[:depth]))
     classes = [f"{split}/{name}" for split in splits for name in folders_of(folder / split)]
     empty = [name for name in classes or folders_of(folder) if name not in with_samples]
-    passed_over = _passed_over(kinds, stray, empty, repeated)
+    inside = {"/".join(stem.split("/")[: depth + 1]): stem.count("/") > depth for stem in by_stem}
+    passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all(inside.values()) else [])
     if not by_stem:
         said = f" Not read: {passed_over}." if passed_over else ""
         raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
@@ -80,7 +85,7 @@ def read_folder(folder: Path) -> ClassFolders:
         parts = stem.split("/")
         for sound, picture in zip_longest(sounds, pictures):
             images = () if picture is None else (picture,)
-            entry = Entry(sound, images, labels=(parts[depth - 1].replace("_", " "),))
+            entry = Entry(sound, images, labels=(one_line(parts[depth - 1].replace("_", " ")),))
             rows.append(Row(entry, parts[0] if splits else None, stem))
     return ClassFolders(rows, _held_out(splits), passed_over)
 
@@ -95,10 +100,10 @@ def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
         if path.suffix.lower() in _MEDIA and len(path.parts) > 1:
             (flat if len(path.parts) == 2 else deep)[path.parts[0]] += 1
     there = sorted(flat.keys() | deep.keys())
-    named = [name for name in there if name.lower() in _TRAINED_ON | _MEASURED_BY]
+    named = [name for name in there if _plain(name) in _TRAINED_ON | _MEASURED_BY]
     with_classes = [name for name in named if deep[name] > flat[name]]
     if len(named) < len(there):
-        if len(with_classes) > 1 and any(name.lower() in _TRAINED_ON for name in with_classes):
+        if len(with_classes) > 1 and any(_plain(name) in _TRAINED_ON for name in with_classes):
             others = ", ".join(name for name in there if name not in named)
             raise ValueError(
                 f"{folder} has the splits {' and '.join(with_classes)}, with a folder for each class, and "
@@ -114,16 +119,33 @@ def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
     )
 
 
+def _plain(name: str) -> str:
+    """Return the name of a split in lower case, without "set" or the like at its end."""
+    return re.sub(r"[ _-]?(set|data|split)$", "", name.lower())
+
+
 def _held_out(splits: Sequence[str]) -> tuple[str, ...]:
     """All but what is trained on; nothing where either is missing."""
-    others = tuple(name for name in splits if name.lower() not in _TRAINED_ON)
+    others = tuple(name for name in splits if _plain(name) not in _TRAINED_ON)
     return others if len(others) < len(splits) else ()
 
 
 def _passed_over(
-    kinds: Mapping[str, int], stray: Sequence[str], empty: Sequence[str], repeated: Sequence[str]
+    kinds: Mapping[str, int],
+    stray: Sequence[str],
+    empty: Sequence[str],
+    repeated: Sequence[str],
+    inside: Sequence[str],
 ) -> str:
-    """Say what is not read: files by suffix, those outside the classes, empty classes, further links."""
+    """Say what is not read.
+
+    Args:
+        kinds: suffixes of files, and how many there are.
+        stray: files outside the classes.
+        empty: classes without files.
+        repeated: further links to a folder.
+        inside: folders inside the classes, where all files are in such.
+    """
     by_advice = defaultdict[str, list[str]](list)
     for kind, count in sorted(kinds.items()):
         advice = CONVERT_AUDIO if kind in UNDECODED_AUDIO_SUFFIXES else ""
@@ -136,6 +158,11 @@ def _passed_over(
         said.append(f"classes without a sound or picture that is read: {_some(empty)}")
     if repeated:
         said.append(f"links to folders that are read elsewhere: {_some([path[:-1] for path in repeated])}")
+    if inside:
+        said.append(
+            f"names of the folders inside of classes: {_some(inside)} (if those are the classes, name the "
+            "folder above them, or call splits train and test)"
+        )
     return "; ".join(said)
 
 

@@ -61,7 +61,7 @@ class Record:
         Text such as `[laughter]` or `[1].jpg` is no list; `[1]` is one.
         """
         value = self._value(column)
-        if isinstance(value, str) and value.lstrip().startswith("["):
+        if isinstance(value, str) and value.lstrip().startswith(("[", "(", "{")):
             listed = _list_of(value.strip())
             if listed is None and _LIKE_A_LIST.match(value):
                 self.fail(
@@ -138,7 +138,7 @@ def _number(text: str) -> float:
 
 
 def _list_of(text: str) -> list[Any] | None:
-    """A list as JSON or Python writes it; None: it is neither."""
+    """Read a list as JSON writes it, or a list, tuple or set as Python does; None: it is none of these."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -146,9 +146,11 @@ def _list_of(text: str) -> list[Any] | None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return None
-        if repr(value) != text:  # such as ['a' 'b'], two texts of numpy and one of Python
+        if isinstance(value, set):  # each time in another order
+            value = sorted(value, key=text.find if all(isinstance(one, str) for one in value) else str)
+        elif repr(value) != text:  # such as ['a' 'b'], two texts of numpy and one of Python
             return None
-    return value if isinstance(value, list) else None
+    return list(value) if isinstance(value, list | tuple) else None
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def _delimiter(table: Path) -> str:
         return "\t"
     with table.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline(10_000)
-    return max(",;\t", key=header.count)
+    return max(",;\t|", key=header.count)
 
 
 def _read_json(table: Path) -> Iterator[Record]:

@@ -168,8 +168,15 @@ def _without_class(labels: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def _without_samples(class_names: Iterable[str], labels: Container[str]) -> Iterator[Finding]:
-    """Find classes without a sample in the training split."""
+def _without_samples(class_names: Sequence[str], labels: Container[str]) -> Iterator[Finding]:
+    """Find classes without a sample in the training split, and a class that is the only one."""
+    if len(class_names) == 1:
+        yield Finding(
+            severity="warning",
+            what="There is one class, so every answer of a model is right.",
+            where=class_names[0],
+            remedy="Add clips of others.",
+        )
     for name in class_names:
         if name not in labels:
             yield Finding(

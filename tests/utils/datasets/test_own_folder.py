@@ -199,6 +199,32 @@ def test_train_and_test_are_splits_and_not_classes(tmp_path: Path, caplog: pytes
     assert "share is not used: held out is what Test has." in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("train_set", "Test_Set"), ("trn", "tst"), ("training-data", "holdout")]
+)
+def test_splits_have_other_names_too(train: str, test: str, tmp_path: Path) -> None:
+    put(tmp_path, f"{train}/dog/1.wav", f"{test}/dog/2.wav")
+    assert samples(tmp_path) == {f"{train}/dog/1.wav": ["dog"]}
+    assert samples(tmp_path, train=False) == {f"{test}/dog/2.wav": ["dog"]}
+
+
+def test_where_all_files_lie_deeper_than_the_classes_a_run_says_what_the_classes_are(tmp_path: Path) -> None:
+    put(tmp_path, "fold1/dog/1.wav", "fold1/sea/2.wav", "fold2/dog/a/3.wav")
+    data = Table(tmp_path, RATE, cache=False)
+    assert data.class_names == ["fold1", "fold2"]
+    assert data.passed_over == (
+        f"{tmp_path}: Not read: names of the folders inside of classes: fold1/dog, fold1/sea, fold2/dog (if "
+        "those are the classes, name the folder above them, or call splits train and test)."
+    )
+    put(tmp_path, "fold2/4.wav")
+    assert Table(tmp_path, RATE, cache=False).passed_over is None
+
+
+def test_blanks_and_line_breaks_around_the_name_of_a_class_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "_background_noise_/1.wav", "sea\nwaves/2.wav")
+    assert Table(tmp_path, RATE, cache=False).class_names == ["background noise", "sea waves"]
+
+
 def test_of_several_splits_all_but_train_is_held_out_or_what_is_named(tmp_path: Path) -> None:
     put(tmp_path, *SPLIT, "valid/dog/5.wav")
     assert {path.split("/")[0] for path in samples(tmp_path)} == {"train"}

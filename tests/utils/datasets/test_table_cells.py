@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import soundfile
 from PIL import Image
 
 from utils.datasets import ESC50, Table
+from utils.datasets.checking_names import name_findings
 
 RATE = 8000
 WILL = "\u0645\u06cc\u200c\u0634\u0648\u062f"  # Persian, with the non-joiner that its spelling needs
@@ -56,6 +58,45 @@ def test_a_label_that_is_nan_is_none(folder: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_number_that_is_nan_is_none(folder: Path, suffix: str) -> None:
     assert labels(write(folder / f"own.{suffix}", [0.5, float("nan")])) == [["0.5"], []]
+
+
+@pytest.mark.parametrize("word", ["#N/A", "N/A", "n/a", "NULL", "null", "\\N", "-nan", "1.#QNAN", "-1.#IND"])
+def test_missing_values_of_other_programs_are_no_classes(folder: Path, word: str) -> None:
+    assert labels(write(folder / "own.csv", ["dog", word])) == [["dog"], []]
+
+
+def test_what_may_be_a_class_or_a_missing_value_is_a_class_and_a_run_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table(write(folder / "own.csv", ["dog", "None", "NA"]), RATE, cache=False)
+    assert table.class_names == ["NA", "None", "dog"]
+    with caplog.at_level(logging.WARNING):
+        table.prepare()
+        table.prepare()
+    assert [
+        f"Table: A class is named as programs write a value that is missing. {name} Leave these cells empty, "
+        "unless the class is meant."
+        for name in ("NA", "None")
+    ] == caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "where"),
+    [
+        (["dog", "Dog", "sea"], "Several classes have names that look alike.", "'Dog', 'dog'"),
+        (
+            ["sea", "sea; rain"],
+            "The name of a class consists of others, as if a row had several labels.",
+            "sea; rain",
+        ),
+    ],
+)
+def test_classes_that_may_be_mistyped_are_named(names: list[str], what: str, where: str) -> None:
+    assert [(one.what, one.where) for one in name_findings(names)] == [(what, where)]
+
+
+def test_a_comma_in_the_name_of_a_class_is_none_of_its_parts() -> None:
+    assert list(name_findings(["fan, electric", "dog, small", "sea"])) == []
 
 
 def test_words_that_begin_like_nan_are_words(folder: Path) -> None:
@@ -144,6 +185,13 @@ def test_a_quote_that_is_not_closed_does_not_swallow_rows(folder: Path) -> None:
 def test_lists_are_read_as_python_writes_them(folder: Path) -> None:
     (folder / "own.csv").write_text('file,labels\n0.wav,"[\'dog\', \'the ""x""\']"\n1.wav,[]\n')
     assert labels(folder / "own.csv") == [["dog", 'the "x"'], []]
+    (folder / "own.tsv").write_text("file\tlabels\n0.wav\t('dog', 'sea')\n1.wav\t{'b', 'a'}\n2.wav\t(x)\n")
+    assert labels(folder / "own.tsv") == [["dog", "sea"], ["b", "a"], ["(x)"]]
+
+
+def test_values_may_be_separated_by_bars(folder: Path) -> None:
+    (folder / "own.csv").write_text("file|label\n0.wav|sea, rough\n")
+    assert labels(folder / "own.csv") == [["sea, rough"]]
 
 
 @pytest.mark.parametrize(
