@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             print(weights.limits, file=sys.stderr)
         model = cache(weights.load)
         if given.command == "classify":
-            _say_what_is_not_trained(weights, given.labels)
+            _say_what_is_not_trained(weights, given.labels, given.template)
             return _classify(model, given.files, given.labels, template=given.template, count=given.count)
         index = FolderIndex(given.folder, weights, store=given.store)
         _report(index.update(model), index)
@@ -145,9 +145,9 @@ def _search(
                 print(error, file=sys.stderr)
 
 
-def _say_what_is_not_trained(weights: Weights, texts: Sequence[str]) -> bool:
-    """Print a line where texts are none of the trained labels; return whether there was one."""
-    caveat = weights.caveat(texts)
+def _say_what_is_not_trained(weights: Weights, labels: Sequence[str], template: str = "{}") -> bool:
+    """Print a line where labels, in the template, are none of the trained texts; return whether it did."""
+    caveat = weights.caveat(labels, template)
     if caveat:
         print(printable(caveat), file=sys.stderr)
     return caveat is not None

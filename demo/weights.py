@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +10,16 @@ from typing import Any
 
 import torch
 
+from demo.training import labels_of_run, limits_of_run, templates_of_run
 from model.audioclip import AudioCLIP
 from model.built_from import arguments_for
 from model.hub import CONFIG, WEIGHTS, is_hub_layout
 from model.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
-from model.weight_files import read_entries
 
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
 SEED = 0
-_SCORE = "score: "
 _LISTED = 12  # labels; more are only counted
-_ABOUT = {"image": "pictures", "text": "texts that are no trained labels", "audio": "sounds"}
-# Which part of `AudioCLIP`'s argument `pretrained` they belong to, and the names of their weights.
-_TOWERS = {
-    "image": ("clip", re.compile(r"visual\..+")),
-    "text": ("clip", re.compile(r"(text|transformer|token_embedding|ln_final)\..+|positional_embedding")),
-    "audio": ("audio", re.compile(r"audio\..+")),
-}
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "window", "fbsp.bias")  # no parameters
 
 LIMITS = (
     "The weights are random, as none are there. A text then says nothing about a sound or a picture, nor a "
@@ -53,6 +42,7 @@ class Weights:
         arguments: of the network's constructor, those that are not the published ones.
         limits: what cannot be done with them; None: nothing that is known.
         trained_labels: classes of the run that the weights are from; empty if that is not known.
+        trained_templates: texts that it put them into, `{}` stands for the label.
     """
 
     name: str
@@ -61,20 +51,29 @@ class Weights:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     limits: str | None = None
     trained_labels: tuple[str, ...] = ()
+    trained_templates: tuple[str, ...] = ("{}",)
 
     @property
     def trained_on(self) -> str:
         """The sentence that says which labels the weights were trained on; "" where that is not known."""
-        labels = self.trained_labels
-        return f"These weights come from a run on {len(labels)} labels: {_listed(labels)}." if labels else ""
+        labels, templates = self.trained_labels, self.trained_templates
+        if not labels:
+            return ""
+        put_into = "" if templates == ("{}",) else f' in the text "{_listed(templates)}"'
+        return f"These weights come from a run on {len(labels)} labels{put_into}: {_listed(labels)}."
 
-    def caveat(self, texts: Sequence[str]) -> str | None:
-        """Say which texts are none of the trained labels, and what figures for them are worth.
+    def caveat(self, labels: Sequence[str], template: str = "{}") -> str | None:
+        """Say which labels, in the template, are none of the trained texts, and what their figures are worth.
 
         Returns:
-            One line; None if all are, or the labels are not known.
+            One line; None if all are, or those of the run are not known.
         """
-        known = set(map(_plain, self.trained_labels))
+        known = {
+            _plain(each.replace("{}", label))
+            for each in self.trained_templates
+            for label in self.trained_labels
+        }
+        texts = [template.replace("{}", label) for label in labels]
         others = [text for text in texts if _plain(text) not in known]
         if not known or not others:
             return None
@@ -136,8 +135,9 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
         path,
         files=(path,),
         arguments=arguments_for(AudioCLIP, path),
-        limits=_limits_of_run(path),
-        trained_labels=_labels_of_run(path),
+        limits=limits_of_run(path),
+        trained_labels=labels_of_run(path),
+        trained_templates=templates_of_run(path),
     )
 
 
@@ -149,46 +149,3 @@ def _listed(labels: Sequence[str]) -> str:
 def _plain(label: str) -> str:
     """A label as it is compared: case, underscores and spaces around it make no other label."""
     return label.lower().replace("_", " ").strip()
-
-
-def _limits_of_run(path: Path) -> str | None:
-    """Say which towers of a run's checkpoint are random; None if none is, or that is not known."""
-    towers = _random_towers(path)
-    if not towers:
-        return None
-    have = "towers have" if len(towers) > 1 else "tower has"
-    return (
-        f"The {' and '.join(towers)} {have} random weights, which the run did not train: what is said of "
-        f"{' and of '.join(_ABOUT[tower] for tower in towers)} is arbitrary."
-    )
-
-
-def _random_towers(path: Path) -> list[str]:
-    """Name the towers that a run neither trained nor began with weights from a file."""
-    folder = path.resolve().parent
-    frozen, protocol = folder / "frozen_weights.pt", folder.parent / "protocol.json"
-    if folder.name != "checkpoints" or not frozen.is_file() or not protocol.is_file():
-        return []
-    try:
-        given = json.loads(protocol.read_text(encoding="utf-8-sig"))["Model"]["args"].get("pretrained", True)
-        kept, entries = set(read_entries(frozen, mapped=True)), read_entries(path, mapped=True)
-        names = {*entries.get("model", entries), *kept}  # a state leaves out what is kept beside it
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return []
-    parts = given if isinstance(given, dict) else {} if given is False else {"clip", "audio"}
-    trained = [name for name in names - kept if not name.endswith(_STATISTICS)]
-    return [
-        tower
-        for tower, (part, own) in _TOWERS.items()
-        if part not in parts and not any(map(own.fullmatch, trained))
-    ]
-
-
-def _labels_of_run(path: Path) -> tuple[str, ...]:
-    """The classes of the run whose checkpoint it is, as the scores in its `predictions.csv` are named."""
-    table = path.resolve().parent.parent / "predictions.csv"
-    if path.resolve().parent.name != "checkpoints" or not table.is_file():
-        return ()
-    with table.open(encoding="utf-8", newline="") as file:
-        header = next(csv.reader(file), [])
-    return tuple(name.removeprefix(_SCORE) for name in header if name.startswith(_SCORE))

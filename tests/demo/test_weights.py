@@ -145,6 +145,30 @@ def test_labels_that_were_not_trained_are_named_in_one_line(
     assert Weights("run", None, trained_labels=labels).caveat(texts) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "templates"),
+    [(None, ("{}",)), ("a sound of {}", ("a sound of {}",)), (["{}", "the {}"], ("{}", "the {}"))],
+)
+def test_the_texts_that_a_run_put_its_labels_into_are_known(
+    run: Callable[..., Path], given: str | list[str] | None, templates: tuple[str, ...]
+) -> None:
+    best = run(False)
+    path = best.parents[1] / "protocol.json"
+    task = {"class": "utils.tasks.AudioTextContrastive", "args": {"template": given} if given else {}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "Task": task}))
+    assert find_demo_weights(str(best)).trained_templates == templates
+
+
+def test_a_label_in_another_template_was_not_trained() -> None:
+    plain = Weights("run", None, trained_labels=("dog", "rain"))
+    assert plain.caveat(["dog", "rain"]) is None
+    assert "Not among them: a dog, a rain. Their" in str(plain.caveat(["dog", "rain"], "a {}"))
+    put = replace(plain, trained_templates=("a {}",))
+    assert put.caveat(["Dog"], "A {}") is None
+    expected = 'a run on 2 labels in the text "a {}": dog, rain. Not among them: dog. Their'
+    assert expected in str(put.caveat(["dog"]))
+
+
 def test_a_repository_of_the_hub_has_to_be_downloaded_first() -> None:
     with pytest.raises(WeightsError, match="someone/audioclip: not a folder"):
         find_demo_weights("someone/audioclip")
