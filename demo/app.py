@@ -152,6 +152,8 @@ def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any
         "weights": index.weights.name,
         "limits": index.weights.limits,
         "trained": list(index.weights.trained_labels),
+        "texts": index.weights.trained_texts,
+        "template": index.weights.trained_templates[0],
         "worth": _worth(index.weights),
         "wrong": update.wrong,
     }

@@ -35,7 +35,7 @@ def labels_of_run(path: Path) -> tuple[str, ...]:
 def templates_of_run(path: Path) -> tuple[str, ...]:
     """Return the texts that the run put its labels into, `{}` for the label; by default as they are."""
     given = _args_of_run(path, "Task").get("template", "{}")
-    return tuple(map(str, given)) if isinstance(given, list) else (str(given),)
+    return tuple(map(str, given if isinstance(given, list) else [given])) or ("{}",)
 
 
 def limits_of_run(path: Path) -> str | None:

@@ -62,17 +62,22 @@ class Weights:
         put_into = "" if templates == ("{}",) else f' in the text "{_listed(templates)}"'
         return f"These weights come from a run on {len(labels)} labels{put_into}: {_listed(labels)}."
 
+    @property
+    def trained_texts(self) -> list[str]:
+        """The trained labels in the trained templates."""
+        return [
+            template.replace("{}", label)
+            for template in self.trained_templates
+            for label in self.trained_labels
+        ]
+
     def caveat(self, labels: Sequence[str], template: str = "{}") -> str | None:
         """Say which labels, in the template, are none of the trained texts, and what their figures are worth.
 
         Returns:
             One line; None if all are, or those of the run are not known.
         """
-        known = {
-            _plain(each.replace("{}", label))
-            for each in self.trained_templates
-            for label in self.trained_labels
-        }
+        known = set(map(_plain, self.trained_texts))
         texts = [template.replace("{}", label) for label in labels]
         others = [text for text in texts if _plain(text) not in known]
         if not known or not others:

@@ -3,7 +3,7 @@
 const $ = id => document.getElementById(id);
 const LABELS = ["siren", "rain", "clock tick", "chirping birds", "engine", "church bells", "dog barking", "cat", "thunderstorm",
                 "car horn", "coughing", "alarm clock"];
-let trained = new Set();  // labels, where it is known which
+let trained = new Set();  // texts, where it is known which
 let file = null;  // what is classified: {path} or {upload}
 
 function make(tag, properties = {}, ...children) {
@@ -83,11 +83,12 @@ async function send(blob, name) {
 async function classify() {
   const labels = $("labels").value.split("\n").map(label => label.trim()).filter(Boolean);
   if (!file || !labels.length) return $("classes").replaceChildren();
-  const found = await ask("classify", JSON.stringify({...file, labels, template: $("template").value}));
+  const template = $("template").value;
+  const found = await ask("classify", JSON.stringify({...file, labels, template}));
   $("classes").replaceChildren(...found.map(({label, probability}) => {
     const percent = (100 * probability).toFixed(1) + " %";
     const line = make("li", {}, make("span", {textContent: label}), make("span", {textContent: percent}));
-    if (trained.size && !trained.has(plain(label)))
+    if (trained.size && !trained.has(plain(template.replaceAll("{}", () => label))))
       line.firstChild.after(make("span", {className: "score", textContent: "not trained"}));
     line.style.background = `linear-gradient(to right, #cfe6ed ${100 * probability}%, #f2f5f6 0)`;
     return line;
@@ -173,5 +174,6 @@ $("wrong").hidden = !wrong.length;
 $("wrong").firstElementChild.textContent = `${wrong.length} files cannot be used`;
 $("wrong").lastElementChild.replaceChildren(...wrong.map(([path, why]) => make("li", {textContent: `${path}: ${why}`})));
 $("worth").textContent = about.worth;
-trained = new Set(about.trained.map(plain));
+trained = new Set(about.texts.map(plain));
+if ($("template").value === "{}") $("template").value = about.template;
 $("labels").value ||= (about.trained.length ? about.trained : LABELS).join("\n");  // unless typed meanwhile

@@ -210,6 +210,25 @@ def test_a_label_that_was_not_trained_is_marked_and_what_it_is_worth_is_said(
     }
 
 
+def test_a_label_in_another_template_is_marked(page: Page, trained_address: str, folder: Path) -> None:
+    page.goto(trained_address)
+    page.set_input_files("#file", folder / "rain.png")
+    page.wait_for_selector("#classes li")
+    page.fill("#template", "a sound of {}")
+    page.wait_for_selector("#classes li:nth-child(2):has-text('not trained')")
+    assert page.locator("#classes li:has-text('not trained')").count() == 2
+
+
+def test_the_page_is_told_which_texts_were_trained(index: FolderIndex, small_model: AudioCLIP) -> None:
+    update = index.update(lambda: small_model)
+    before = index.weights
+    index.weights = replace(before, trained_labels=("dog", "rain"), trained_templates=("a {}", "the {}"))
+    about = describe(index, update, made=False)
+    index.weights = before
+    assert about["texts"] == ["a dog", "a rain", "the dog", "the rain"]
+    assert about["template"] == "a {}"
+
+
 def test_weights_of_unknown_labels_mark_none(page: Page, address: str, folder: Path) -> None:
     page.goto(address)
     page.set_input_files("#file", folder / "rain.png")
