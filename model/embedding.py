@@ -29,7 +29,7 @@ from model.inputs import (
     searchable,
     several,
 )
-from model.sounds.decoding import HIGHEST_RATE, refuse_loud
+from model.sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
 from model.windows import WindowedEmbedding
 
 if TYPE_CHECKING:
@@ -193,8 +193,13 @@ def _check_audio_arguments(sample_rate: Any, units: Any, batch_size: Any, window
         )
     if units not in ("int16", "float"):
         raise ValueError(f'units is {units!r}; "int16" and "float" are allowed.')
-    if sample_rate is not None and not (is_positive(sample_rate) and sample_rate <= HIGHEST_RATE):
-        raise ValueError(f"sample_rate is {sample_rate!r}; a number of Hz up to {HIGHEST_RATE} is expected.")
+    if sample_rate is not None and not (
+        is_positive(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE
+    ):
+        raise ValueError(
+            f"sample_rate is {sample_rate!r}; a number of Hz, {LOWEST_RATE} to {HIGHEST_RATE}, is expected "
+            "(44.1 kHz are 44100)."
+        )
 
 
 def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, name: str) -> Waveform:
@@ -213,13 +218,15 @@ def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, na
             f"{name} has shape {shape}; expected samples [T], or channels [C, T], time last, with at most "
             f"{MOST_CHANNELS} channels. {_SEVERAL_CLIPS}"
         )
-    array = np.atleast_2d(_array(source))
+    array = np.atleast_2d(_array(source, name))
     return resample(_scaled(array, units=units, name=name), sample_rate, SAMPLE_RATE)
 
 
-def _array(source: np.ndarray[Any, Any] | Tensor) -> np.ndarray[Any, Any]:
+def _array(source: np.ndarray[Any, Any] | Tensor, name: str) -> np.ndarray[Any, Any]:
     if isinstance(source, np.ndarray):
         return source
+    if source.layout != torch.strided or source.is_meta or source.is_quantized:
+        raise ValueError(f"{name} is a sparse, meta or quantized tensor; a dense one is expected.")
     tensor = source.detach().cpu()
     narrow = tensor.is_floating_point() and tensor.element_size() < 4  # numpy knows no bfloat16
     array: np.ndarray[Any, Any] = (tensor.float() if narrow else tensor).numpy()

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -30,7 +30,7 @@ def several(inputs: Any, kinds: str) -> Iterable[Any]:
         return list(inputs)
     if isinstance(inputs, _SINGLE) or hasattr(inputs, "read"):
         return [inputs]
-    if isinstance(inputs, bytes | bytearray) or not isinstance(inputs, Iterable):
+    if isinstance(inputs, bytes | bytearray | Mapping) or not isinstance(inputs, Iterable):
         raise ValueError(f"inputs is {describe(inputs)}; {kinds}, or several of these.")
     return inputs
 
@@ -45,10 +45,12 @@ def searchable(file: Any, name: str) -> BinaryIO:
     """Return a binary file in which one can go back: this one, or its content.
 
     Raises:
-        ValueError: it was opened as text.
+        ValueError: it was opened as text, or is closed.
     """
     if isinstance(file, io.TextIOBase):
         raise ValueError(f'{name} is a file that was opened as text; open it with "rb".')
+    if getattr(file, "closed", False):
+        raise ValueError(f"{name} is a file that is closed already.")
     is_searchable = not hasattr(file, "seekable") or file.seekable()
     return cast(BinaryIO, file if is_searchable else io.BytesIO(file.read()))
 

@@ -19,11 +19,8 @@ logger = logging.getLogger(__name__)
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
 _NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
 _TORCH_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # around any module
-_OUTER_WRAPPERS = (
-    "module",
-    "model",
-    *_TORCH_WRAPPERS,
-)  # parallel, averaged or Lightning models, among others
+_OUTER_WRAPPERS = ("module", "model", "net", "network", "_forward_module", *_TORCH_WRAPPERS)
+"""Around parallel, averaged or Lightning models, among others."""
 _ADDED_BY_WRAPPERS = {"n_averaged"}  # by AveragedModel
 _SHOWN = 5  # names that a report spells out of each kind
 
@@ -119,7 +116,7 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
     """Take off the prefixes that wrappers added to the names of a module, as far as they do not fit.
 
     Names that fit stay, even if they look like those of a wrapper. Otherwise `module.`, `model.`,
-    `_orig_mod.` and the like are taken off where all names begin with them, until most names fit; then, name
+    `_orig_mod.` and the like are taken off the names that begin with them, until most names fit; then, name
     by name, `_orig_mod.` anywhere, and `module.` of a single tower, as in `audio.module.conv1.weight`.
 
     Args:
@@ -143,17 +140,14 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
 
 
 def _without_outer_wrappers(names: dict[str, str], known: Collection[str]) -> Iterator[dict[str, str]]:
-    """Yield the names that fit with 0, 1, 2 ... of their common prefixes taken off."""
+    """Yield the names that fit with 0, 1, 2 ... prefixes of wrappers taken off, where names have them."""
     while True:
         yield {original: _without_inner_wrappers(name, known) for original, name in names.items()}
-        common = {name.partition(".")[0] for name in names.values() if "." in name}
-        if (
-            len(common) != 1
-            or not common <= set(_OUTER_WRAPPERS)
-            or not all("." in n for n in names.values())
-        ):
+        wrappers = Counter(name.partition(".")[0] for name in names.values() if "." in name)
+        wrapper = max(_OUTER_WRAPPERS, key=lambda one: wrappers[one])
+        if not wrappers[wrapper]:
             return
-        names = {original: name.partition(".")[2] for original, name in names.items()}
+        names = {original: name.removeprefix(f"{wrapper}.") for original, name in names.items()}
 
 
 def _without_inner_wrappers(name: str, known: Collection[str]) -> str:

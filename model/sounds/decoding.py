@@ -18,7 +18,7 @@ import numpy.typing as npt
 import soundfile
 
 from model.file_kinds import beginning_of, name_placeholder
-from model.sounds.layout import read_layout
+from model.sounds.layout import is_flac_behind_flac, read_layout
 
 Segment: TypeAlias = tuple[float, float | None]
 """Part of a recording: seconds where it begins and where it ends; None: with the recording."""
@@ -167,8 +167,11 @@ class AudioReader:
             with self._translated():
                 block: Block = self._file.read(count, dtype="float32", always_2d=True)
         except UnusableAudio:
-            if not announced or self._decoded != announced:
+            if self._file.format != "FLAC" or not announced or self._decoded != announced:
                 raise
+            if is_flac_behind_flac(self._layout.views[0].file):
+                detail = "several FLAC files in one; join them as `sox a.flac b.flac both.flac` does"
+                raise UnusableAudio(f"{self._name}: {detail}.", detail=detail) from None
             self.note = f"the bytes behind its {announced} samples do not decode, as of a tag"
             block = np.empty((0, self.channels), np.float32)
         self._decoded += len(block)

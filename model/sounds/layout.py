@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 from model.sounds.chunks import chunk_layout
 from model.sounds.mpeg import after_id3, is_mpeg_frame, mpeg_layout, next_mpeg_frame
-from model.sounds.view import Layout, View, read_bytes, size_of
+from model.sounds.view import ID3V1_TAG, Layout, View, read_bytes, size_of
 
 _FLAC_UNKNOWN = 2**36 - 1  # the largest number of samples that a header can say
+_FLAC_BEGINS = b"fLaC\0\0\0\x22"
 _OGG_HEADER = 27  # bytes of a page before its table of segments
 _BLOCK = 1 << 16  # bytes
 
@@ -43,9 +44,17 @@ def _flac(file: BinaryIO, start: int) -> Layout:
         return Layout()
     announced = int.from_bytes(head[21:], "big") & _FLAC_UNKNOWN
     head[21:] = (int.from_bytes(head[21:], "big") & ~_FLAC_UNKNOWN).to_bytes(5, "big")
+    end = size_of(file)
+    tag = read_bytes(file, max(0, end - ID3V1_TAG), ID3V1_TAG).startswith(b"TAG")
     return Layout(
-        views=(View(file, bytes(head), start + 26),), announced=announced if announced < _FLAC_UNKNOWN else 0
+        views=(View(file, bytes(head), start + 26, end - ID3V1_TAG * tag),),
+        announced=announced if announced < _FLAC_UNKNOWN else 0,
     )
+
+
+def is_flac_behind_flac(file: BinaryIO) -> bool:
+    """Look through a whole file for a second FLAC stream, which libsndfile does not read."""
+    return _FLAC_BEGINS in read_bytes(file, after_id3(file, 0) + 1, -1)
 
 
 def _ogg(file: BinaryIO, start: int) -> Layout:

@@ -4,7 +4,7 @@ import io
 import os
 from typing import BinaryIO, NamedTuple
 
-_ID3V1_TAG = 128  # bytes at the end of a file
+ID3V1_TAG = 128  # bytes at the end of a file
 _BEYOND_ALL_FILES = 2**40  # bytes: where a damaged header may point, and file systems cannot seek
 
 
@@ -20,6 +20,7 @@ class View(io.RawIOBase):
             empty ID3v1 tag.
 
     Attributes:
+        file: the other one.
         error: what reading the other file raised; libsndfile takes that for its end.
     """
 
@@ -34,7 +35,7 @@ class View(io.RawIOBase):
     ) -> None:
         super().__init__()
         self.error: OSError | None = None
-        self._file = file
+        self.file = file
         self._head = head
         self._shift = start - len(head)
         self._stop = (size_of(file) if stop is None else stop) - self._shift
@@ -76,8 +77,8 @@ class View(io.RawIOBase):
         if at < len(self._head):
             return self._head[at : at + count]
         if at < self._stop:
-            return read_bytes(self._file, at + self._shift, min(count, self._stop - at))
-        return bytes(min(count, self._size - at)) if self._size - _ID3V1_TAG <= at < self._size else b""
+            return read_bytes(self.file, at + self._shift, min(count, self._stop - at))
+        return bytes(min(count, self._size - at)) if self._size - ID3V1_TAG <= at < self._size else b""
 
 
 class Layout(NamedTuple):

@@ -138,6 +138,10 @@ def test_arrays_are_resampled(small_model: AudioCLIP) -> None:
     assert (slow @ small_model.embed_audio(tone(RATE), sample_rate=RATE).T).item() > 0.99
 
 
+CLOSED = io.BytesIO(b"RIFF")
+CLOSED.close()
+
+
 def test_quiet_clips_of_known_units_are_taken(small_model: AudioCLIP, tmp_path: Path) -> None:
     quiet = np.random.default_rng(0).uniform(-0.9, 0.9, 3000) / 32768
     soundfile.write(tmp_path / "quiet.wav", quiet, RATE, subtype="FLOAT")
@@ -167,6 +171,15 @@ def test_quiet_clips_of_known_units_are_taken(small_model: AudioCLIP, tmp_path: 
         (np.full(100, 3e5), {"sample_rate": RATE}, r"peak of 3e\+05 where full scale is 32768"),
         (np.ones(100), {"sample_rate": "44.1 kHz"}, r"sample_rate is '44\.1 kHz'; a number of Hz"),
         ("a.wav", {"sample_rate": "44100"}, "sample_rate is '44100'"),
+        (np.ones(100), {"sample_rate": 44.1}, r"sample_rate is 44\.1; .*1000 to 1000000, is .*are 44100"),
+        (torch.ones(100).to_sparse(), {"sample_rate": RATE}, "Audio input 0 is a sparse, meta or quantized"),
+        (
+            torch.ones(100, device="meta"),
+            {"sample_rate": RATE},
+            "Audio input 0 is a sparse, meta or quantized",
+        ),
+        ({"array": np.ones(100), "sampling_rate": RATE}, {}, "inputs is a dict; expected a path"),
+        (CLOSED, {}, "Audio input 0 is a file that is closed"),
         (np.ones(100), {"sample_rate": float("nan")}, "sample_rate is nan"),
         (np.ones(100), {"sample_rate": True}, "sample_rate is True"),
         (np.ones(100), {"sample_rate": RATE, "window_seconds": float("nan")}, "window_seconds nan"),

@@ -188,7 +188,6 @@ def test_a_pointer_in_place_of_a_released_file_is_said_by_its_name(tmp_path: Pat
         (["audio._orig_mod.a", "visual._orig_mod.layer1._orig_mod.b"], {"audio.a", "visual.layer1.b"}),
         (["audio.module.a", "visual.b"], {"audio.a", "visual.b"}),
         (["n_averaged", "module.audio.a", "module.b"], {"audio.a", "b"}),
-        (["model.a", "b"], {"model.a", "b"}),  # an entry of that name, not a wrapper
         (["visual.trunk.module.a", "b"], {"visual.trunk.module.a", "b"}),
     ],
 )
@@ -196,6 +195,23 @@ def test_prefixes_of_wrappers_are_taken_off(names: list[str], expected: set[str]
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, expected, source="x.pt")) == expected
     assert set(rename_to_fit(state, set(), source="x.pt")) == expected  # another model: for the message
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "expected"),
+    [
+        (["model.a", "b"], {"model.a", "b"}, {"model.a", "b"}),  # an entry of that name, not a wrapper
+        (["model.audio.a", "model.b", "loss.weight"], {"audio.a", "b"}, {"audio.a", "b", "loss.weight"}),
+        (["net.module.a", "net.module.b", "step"], {"a", "b"}, {"a", "b", "step"}),
+        (["_forward_module.network.a", "_forward_module.network.b"], {"a", "b"}, {"a", "b"}),
+    ],
+)
+def test_prefixes_are_taken_off_beside_entries_without_them(
+    names: list[str], known: set[str], expected: set[str]
+) -> None:
+    """As of Lightning's modules, whose losses and metrics are entries of their own."""
+    state = {name: torch.ones(1) for name in names}
+    assert set(rename_to_fit(state, known, source="x.pt")) == expected
 
 
 class Foreign(nn.Module):
