@@ -17,10 +17,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from demo.store import Stored, read_store, record_file, write_store
 from demo.weights import Weights
+from ignite_trainer.progress import Progress
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.audioclip import AudioCLIP
 from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
@@ -83,12 +83,12 @@ class FolderIndex:
         self._paths: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
         self._rows: dict[Kind, NDArray[np.float32]] = {}
 
-    def update(self, load: Callable[[], AudioCLIP], *, progress: bool | None = None) -> Update:
+    def update(self, load: Callable[[], AudioCLIP], *, progress: bool = True) -> Update:
         """Embed what is new, and forget what is gone; what was done is kept even if this is interrupted.
 
         Args:
             load: gives the model; called only if there is something to embed.
-            progress: True, False: with or without a bar; None: with one at a terminal.
+            progress: show a bar, or lines where there is no terminal.
 
         Raises:
             OSError: the embeddings cannot be written.
@@ -167,14 +167,13 @@ class FolderIndex:
         return contents, wrong
 
     def _embed(
-        self, todo: Mapping[str, str], now: Stored, load: Callable[[], AudioCLIP], progress: bool | None
+        self, todo: Mapping[str, str], now: Stored, load: Callable[[], AudioCLIP], progress: bool
     ) -> None:
         """Embed files, given by their content, and keep what was reached."""
         model = load() if todo else None  # if that fails, what was kept before stays
         saved = time.monotonic()
-        hidden = None if progress is None else not progress
         try:
-            with tqdm(desc="Embedding", total=len(todo), unit=" files", disable=hidden) as bar:
+            with Progress(desc="Embedding", total=len(todo), unit="files", shown=progress) as bar:
                 for kind, keys in _groups(todo):
                     assert model is not None
                     results = embed_files(model, kind, [self.folder / todo[key] for key in keys])

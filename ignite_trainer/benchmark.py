@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from ignite.utils import manual_seed
-from tqdm import tqdm
 
 from ignite_trainer import results
 from ignite_trainer.assembly import Parts, assemble
@@ -24,6 +23,7 @@ from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.instantiate import build
 from ignite_trainer.phases import Profile, profile_steps
+from ignite_trainer.progress import Progress
 from ignite_trainer.projection import Projection, project
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.stopwatch import Stopwatch, Turn
@@ -255,7 +255,7 @@ def _race(
     for watch in watches.values():
         watch.warm_up(steps=_WARM_UP_STEPS, turn_seconds=turn_seconds)
     turns: dict[str, list[Turn]] = {name: [] for name in watches}
-    for _ in tqdm(range(rounds), desc=f"Timing {activity}", unit="round", disable=None):
+    for _ in Progress(range(rounds), desc=f"Timing {activity}", unit="rounds"):
         for name, watch in watches.items():
             turns[name].append(watch.turn())
     return {name: _speed(own, turns[OURS] if name != OURS else None) for name, own in turns.items()}

@@ -31,6 +31,7 @@ from ignite_trainer.out_of_memory import (
 from ignite_trainer.parameters import ParameterPlan
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import autocast, loss_scaler
+from ignite_trainer.progress import ProgressLines, how_far, is_terminal
 from ignite_trainer.protocol import Setup
 from ignite_trainer.task import EmbeddingTask, StepOutput, Task
 
@@ -228,13 +229,21 @@ def _accumulation_group(position: int, epoch_length: int, accumulate: int) -> tu
 
 
 def _show_progress(engine: Engine, title: str, *, every: int, loss: bool = False) -> None:
-    """Attach a bar; on redirected output there is none (`disable=None`)."""
+    """Attach a bar; where there is no terminal, lines, but for steps of training, which reporters print."""
     if not is_main():
+        return
+    if not is_terminal():
+        if not loss:
+            lines = ProgressLines()
+            engine.add_event_handler(Events.EPOCH_STARTED, lines.start)
+            engine.add_event_handler(
+                Events.ITERATION_COMPLETED,
+                lambda: lines.say(f"{title}: {how_far(engine.state.iteration, engine.state.epoch_length)}"),
+            )
         return
     bar = ProgressBar(
         desc=title,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-        disable=None,
     )
     events = Events.ITERATION_COMPLETED(every=every)
     show = (lambda _: {"loss": running_loss(engine)}) if loss else None

@@ -24,6 +24,7 @@ from ignite_trainer.errors import ProtocolError
 from ignite_trainer.estimates import Estimates, estimate
 from ignite_trainer.origins import Value
 from ignite_trainer.parameters import ParameterPlan, apply_rules
+from ignite_trainer.progress import ProgressLines, is_terminal
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.rehearsal import Overhead
 from ignite_trainer.reporters.reporter import Split
@@ -72,8 +73,9 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
         return
     try:
         _show_rules(path, blueprint, parts.plan)
-        with tqdm(bar_format="{desc}", leave=False, disable=None) as line:
-            found = estimate(blueprint, parts, seed=_SEED, tell=line.set_description_str)
+        with tqdm(bar_format="{desc}", leave=False, disable=not is_terminal()) as line:
+            tell = ProgressLines().say if line.disable else line.set_description_str
+            found = estimate(blueprint, parts, seed=_SEED, tell=tell)
         spaces = checkpoint_space(blueprint, parts.model)
     finally:
         parts.close()

@@ -51,7 +51,7 @@ exit status:
   130  interrupted at once
 
 Every key of a protocol is described in protocols/README.md. Colours and progress bars are for terminals
-alone, and no colours where NO_COLOR is set.
+alone; elsewhere, long work prints a line every half minute. No colours where NO_COLOR is set.
 """
 
 

@@ -22,6 +22,7 @@ CONTRACTS = {
     "ignite_trainer.exhibit",
     "ignite_trainer.inspection",
     "ignite_trainer.named_data",
+    "ignite_trainer.progress",
     "ignite_trainer.randomness",
     "ignite_trainer.self_description",
     "ignite_trainer.streams",

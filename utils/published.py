@@ -82,7 +82,7 @@ def fetch_data_set(
         root: the folder to be; not there yet, or empty, or else with the data set in it.
         mirror: address under which the archive lies by its name; None: `$AUDIOCLIP_MIRROR` if set, else the
             published address.
-        progress: say what is fetched, and show bars where there is a terminal.
+        progress: say what is fetched, and show bars, or lines where there is no terminal.
 
     Returns:
         The root.

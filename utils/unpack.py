@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from tqdm import tqdm
-
+from ignite_trainer.progress import Progress
 from model.fetch import FetchError, check_room
 
 MOST_FILES = 100_000
@@ -54,7 +53,7 @@ def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: 
         top: the archive's top folder; what is not in it is left out.
         most_bytes: that the files may have together, so that a small archive cannot fill the disk. Counted is
             what comes out, whatever the archive says of it.
-        progress: show a bar where there is a terminal.
+        progress: show a bar, or lines where there is no terminal.
 
     Raises:
         ArchiveError: it is damaged or unsafe, has no such top folder, or holds more than it may.
@@ -62,7 +61,10 @@ def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: 
         OSError: the folder cannot be written.
     """
     found, left = False, most_bytes
-    with _open(archive) as (members, total), _bar(archive.name, total, progress) as bar:
+    with (
+        _open(archive) as (members, total),
+        Progress(desc=f"Unpacking {archive.name}", total=total, unit="B", shown=progress) as bar,
+    ):
         if (total or 0) > most_bytes:
             raise _too_much(archive, most_bytes)
         check_room(folder, archive.stat().st_size if total is None else total)
@@ -152,9 +154,3 @@ def _checked(name: str, archive: Path) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise ArchiveError(f"{archive}: unsafe; {name} would be written outside of the data set's folder.")
     return path
-
-
-def _bar(name: str, total: int | None, progress: bool) -> tqdm[object]:
-    return tqdm(
-        desc=f"Unpacking {name}", total=total, unit="B", unit_scale=True, disable=None if progress else True
-    )

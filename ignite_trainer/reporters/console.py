@@ -5,9 +5,9 @@ Progress bars are the engines' own.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from ignite_trainer.progress import is_terminal
 from ignite_trainer.reporters.reporter import (
     Evaluated,
     Event,
@@ -51,9 +51,9 @@ class Console(Reporter):
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Print one line where the output is no terminal, which has a bar."""
+        """Print one line where there is no terminal, which has a bar."""
         assert self._run is not None, "on_start comes first"
-        if not sys.stderr.isatty():
+        if not is_terminal():
             last = self._run.epochs * self._run.iterations_per_epoch
             rate = f"{step.samples_per_second:.3g} samples/s"
             show(f"step {step.iteration:>{len(str(last))}}/{last}  loss {readable(step.loss)}  ({rate})")

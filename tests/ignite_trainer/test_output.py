@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,7 @@ def test_redirected_output_is_lines_of_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 def test_colours_are_for_terminals_where_no_color_is_not_set(wanted: bool, tmp_path: Path) -> None:
     outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     more = {"TERM": "xterm-256color"} | ({} if wanted else {"NO_COLOR": "1"})
     process = subprocess.Popen(
         command(tmp_path), cwd=ROOT, stdin=inner, stdout=inner, stderr=inner, env=environment(**more)

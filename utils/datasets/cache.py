@@ -35,9 +35,9 @@ import soundfile
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ignite_trainer.batch import PaddedBatch
+from ignite_trainer.progress import Progress
 from model.audio_input import Waveform
 from model.sounds.decoding import Segment
 from utils.datasets.once import flush, make_once
@@ -165,7 +165,7 @@ def plan_decoding(
         name: of the data set, for people who look into the cache folder.
         settings: all that decides what `decode` makes of a file, as JSON types.
         cache: folder of all caches; None: `default_cache_folder()`.
-        progress: show a bar while decoding, where there is a terminal.
+        progress: show a bar while decoding, or lines where there is no terminal.
         segments: of each path the part that is a clip; `decode` is given it, too. None: all of each.
 
     Returns:
@@ -201,7 +201,7 @@ def _load(
         shutil.rmtree(folder, ignore_errors=True)  # somebody deleted a part of it
         (unfinished / "made_from.json").write_text(description)
         clips = _decode_in_threads(decoders)
-        bar = tqdm(clips, f"Decoding {name}", len(paths), disable=None if progress else True)
+        bar = Progress(clips, desc=f"Decoding {name}", total=len(paths), unit="clips", shown=progress)
         failures = _write(unfinished, bar, keep=skip_unreadable)
         if failures and (not skip_unreadable or len(failures) == len(paths)):
             first = next(iter(failures.values()))

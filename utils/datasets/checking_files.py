@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple, Protocol, TypeVar
 
-from tqdm import tqdm
-
 from ignite_trainer.inspection import Finding
+from ignite_trainer.progress import Progress
 from model.audio_input import MOST_VALUES, Waveform
 from model.image_input import read_image
 from model.sounds.decoding import Fault
@@ -225,5 +224,6 @@ def _described(sound: Sound) -> str:
 
 def _in_threads(look: Callable[[S], T], items: Sequence[S], title: str, progress: bool) -> list[T]:
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        bar = tqdm(pool.map(look, items), title, len(items), disable=None if progress else True)
-        return list(bar)
+        return list(
+            Progress(pool.map(look, items), desc=title, total=len(items), unit="files", shown=progress)
+        )

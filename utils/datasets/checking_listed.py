@@ -49,7 +49,7 @@ def inspect_listed(
     Args:
         build: makes the split to train on, or the other one; passes over files that are not there.
         cache: the data set's argument.
-        progress: show a bar, where there is a terminal.
+        progress: show a bar, or lines where there is no terminal.
         absent: what it is that a file is not there.
 
     Raises:

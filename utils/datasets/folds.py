@@ -57,7 +57,7 @@ class FoldDataset(Dataset[Sample], ABC):
         transform_audio: applied to the audio, float32 numpy `[C, T]`, of every sample.
         target_transform: applied to the labels, `list[str]`, of every sample.
         cache: folder for decoded audio; None: that of `utils.datasets.cache.default_cache_folder`.
-        progress: show a progress bar while fetching and decoding, where there is a terminal.
+        progress: show a bar while fetching and decoding, or lines where there is no terminal.
         download: if the root is not there, or empty, fetch the data set and unpack it there.
 
     Attributes:

@@ -52,7 +52,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
             a transform of the field "image" chooses and decodes one.
         cache: folder for decoded audio; None: the usual one, where there are at most `MOST_CACHED` clips;
             False: no cache.
-        progress: show a progress bar while decoding, where there is a terminal.
+        progress: show a bar while decoding, or lines where there is no terminal.
 
     Attributes:
         entries: those of this split.

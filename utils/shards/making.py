@@ -168,6 +168,7 @@ def _write_missing(
             missing,
             processes=options.processes,
             title="Writing shards",
+            unit="samples",
             size=lambda job: len(job.indices),
         ):
             pass

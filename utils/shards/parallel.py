@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+
+from ignite_trainer.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,21 +19,23 @@ def in_processes(
     *,
     processes: int,
     title: str,
+    unit: str = "shards",
     size: Callable[[T], int] = lambda _: 1,
 ) -> Iterator[R]:
-    """Give `call(item)` of every item, in their order, and show a bar where there is a terminal.
+    """Give `call(item)` of every item, in their order, and show how far they are.
 
     Args:
         call: can be pickled; what it raises, an OSError or a ValueError, is raised here.
         items: what it is called with.
         processes: at most; 1: this one.
-        title: of the bar.
+        title: of the bar, or of the lines where there is no terminal.
+        unit: of what `size` counts.
         size: how much of the whole an item is.
     """
     workers = min(processes, len(items)) if processes > 1 else 0
     # torch's loader sends `call` to each process once, and ends the processes with this one.
     loader = DataLoader(_Calls(call, items), batch_size=None, num_workers=workers, collate_fn=_same)
-    with tqdm(desc=title, total=sum(map(size, items)), disable=None) as bar:
+    with Progress(desc=title, total=sum(map(size, items)), unit=unit) as bar:
         for item, result in zip(items, loader, strict=True):
             if isinstance(result, Exception):
                 raise result
