@@ -20,6 +20,7 @@ from utils.shards.parallel import in_processes
 from utils.shards.reading import Content, expand, file_name, opened
 
 _CHUNK = 1 << 20
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 class Indexed(NamedTuple):
@@ -104,7 +105,10 @@ class _Index:
             with opened(url, to_the_end=True) as stream:
                 return self._read(_Hashing(stream), file_name(url))
         except (ValueError, tarfile.TarError) as error:
-            raise ValueError(f"{url} cannot be indexed: {error}.") from error
+            unpack = (
+                " Shards are not compressed: unpack it, as by gunzip." if url.endswith(_COMPRESSED) else ""
+            )
+            raise ValueError(f"{url} cannot be indexed: {error}.{unpack}") from error
 
     def _read(self, stream: _Hashing, file: str) -> _Indexed:
         shard = _read_shard(stream)

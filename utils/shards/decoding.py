@@ -20,6 +20,10 @@ from utils.datasets.cells import is_empty, whole
 from utils.datasets.frames import Frames
 from utils.shards.reading import Content
 
+_TEXTS = ("text", "caption", "captions")
+"""Names of the text in a json, of img2dataset too; the first that is there counts."""
+_NOT_READ = frozenset({"tag", "tags", "category", "class", "classes", "description", "sentence"})
+"""Further names that a table would know, counted as not read."""
 _NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
 
 
@@ -75,14 +79,16 @@ def about(content: Content, class_names: list[str]) -> About:
     if "labels" in said or "label" in said:
         labels = _labels(said)
     else:
-        labels = [_class_name(_text_of(content, "cls"), class_names)] if "cls" in content else []
-    texts = _texts(said) if "text" in said or "txt" not in content else [_text_of(content, "txt")]
+        number = _text_of(content, "cls")
+        labels = [] if number is None else [_class_name(number, class_names)]
+    texts = _texts(said)
+    texts = texts or [_text_of(content, "txt") or ""]
     name = said.get("clip")
     if not isinstance(name, str):
         if not is_empty(name):
             raise ValueError("the text and the name of its json have to be texts")
         name = None
-    return About(name, labels, texts[0] if texts and texts[0] else None)
+    return About(name, labels, texts[0] or None)
 
 
 def fold(content: Content) -> int | None:
@@ -109,10 +115,13 @@ def pictures(content: Content) -> list[str]:
 
 
 def passed_over(content: Content) -> list[str]:
-    """List what is not read of a sample: suffixes of files, and texts beyond the first."""
-    read = {sound(content), *pictures(content), "json", "txt", "cls"}
-    beyond = ["texts beyond the first of a sample"] * (len(_texts(_said(content))) > 1)
-    return sorted(suffixes(content) - read) + beyond
+    """List what is not read of a sample: suffixes of files, texts beyond the first, entries of its json."""
+    said = _said(content)
+    described = {_describing(content, kind) for kind in ("json", "txt", "cls")}
+    read = {sound(content), *pictures(content), *described}
+    beyond = ["texts beyond the first of a sample"] * (len(_texts(said)) > 1)
+    entries = [f"{name} of json" for name in sorted(_NOT_READ & said.keys()) if said[name]]
+    return sorted(suffixes(content) - read) + beyond + entries
 
 
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
@@ -140,34 +149,47 @@ def _class_name(text: str, class_names: list[str]) -> str:
     if not text.isdecimal():
         raise ValueError(f"its cls is {text[:80]!r}; the number of a class is expected")
     if int(text) >= len(class_names):
-        raise ValueError(f"its cls is {text}, and the set has {len(class_names)} names of classes")
+        raise ValueError(
+            f"its cls is {text}, and the set has {len(class_names)} names of classes (name them to the index "
+            "with --classes)"
+        )
     return class_names[int(text)]
 
 
 def _labels(said: Mapping[str, Any]) -> list[str]:
-    """Return the labels of a JSON file: `labels` is a list, `label` one or a list; numbers become text."""
+    """Return the labels of a JSON file: `labels` or `label`, one or a list; numbers become text."""
     given = said["labels"] if "labels" in said else said["label"]
-    several = given if isinstance(given, list) or "labels" in said else [given]
-    there = [] if is_empty(several) else several
-    if not isinstance(there, list) or not all(
-        is_empty(one) or isinstance(one, str | int | float) for one in there
-    ):
+    several = given if isinstance(given, list) else [given]
+    there = [one for one in several if not is_empty(one)]
+    if not all(isinstance(one, str | int | float) for one in there):
         raise ValueError(f"its labels are {given!r}; a list of texts is expected")
-    return [one if isinstance(one, str) else whole(str(one)) for one in there if not is_empty(one)]
+    return [one if isinstance(one, str) else whole(str(one)) for one in there]
 
 
 def _texts(said: Mapping[str, Any]) -> list[str]:
     """Return the texts of a JSON file: one, or a list of captions as in the shards of LAION-CLAP."""
-    given = said.get("text")
+    given = next((said[name] for name in _TEXTS if not is_empty(said.get(name))), None)
     several: list[Any] = given if isinstance(given, list) else [given]
-    texts = [text for text in several if not is_empty(text)]
+    texts = [text for text in several if not is_empty(text) and text != ""]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("the text and the name of its json have to be texts")
     return texts
 
 
-def _text_of(content: Content, suffix: str) -> str:
-    """Decode a text file, without the byte order mark that Windows writes."""
+def _describing(content: Content, kind: str) -> str | None:
+    """Find the suffix of the file that describes a sample: `json`, or `meta.json` if all have two parts."""
+    if kind in content:
+        return kind
+    there = suffixes(content)
+    found = [suffix for suffix in there if suffix.endswith(f".{kind}")]
+    return found[0] if len(found) == 1 and all("." in suffix for suffix in there) else None
+
+
+def _text_of(content: Content, kind: str) -> str | None:
+    """Decode the text file of a kind, if there is one, without the byte order mark that Windows writes."""
+    suffix = _describing(content, kind)
+    if suffix is None:
+        return None
     try:
         text: str = content[suffix].decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -176,8 +198,9 @@ def _text_of(content: Content, suffix: str) -> str:
 
 
 def _said(content: Content) -> Mapping[str, Any]:
+    suffix = _describing(content, "json")
     try:
-        said: Any = json.loads(content["json"]) if "json" in content else {}
+        said: Any = {} if suffix is None else json.loads(content[suffix])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its json is not JSON: {error}") from error
     if not isinstance(said, Mapping):

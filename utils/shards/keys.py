@@ -8,6 +8,7 @@ only where other files of the sample say so:
     clip.flac, clip.0.jpg, clip.1.jpg     key clip           suffixes flac, 0.jpg, 1.jpg (numbered pictures)
     blues.00000.jpg, blues.00001.jpg      two samples, where no sample of the shard has numbered pictures
     clip.jpg, clip.mask.png               key clip           suffixes jpg, mask.png
+    clip.audio.wav, clip.meta.json        key clip           suffixes audio.wav, meta.json
     clip.tokens.npy, clip.mean.npy        key clip           suffixes tokens.npy, mean.npy (of no known kind)
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os.path
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,7 +74,27 @@ def sample_keys(names: Sequence[str]) -> list[str]:
     alone = [
         file.keys[0] if not file.is_numbered else file.keys[-2] if counts else file.keys[-1] for file in files
     ]
-    return [key or own for key, own in zip(found, alone, strict=True)]
+    return _joined(files, [key or own for key, own in zip(found, alone, strict=True)])
+
+
+def _joined(files: Sequence[_Name], keys: list[str]) -> list[str]:
+    """Give a sound and its description one key, if each would be alone: clip.audio.wav, clip.meta.json."""
+    kinds = defaultdict[str, set[str]](set)
+    for file, key in zip(files, keys, strict=True):
+        kinds[key].add(file.kind)
+    alone = defaultdict[str, dict[str, str]](dict)  # by shorter key: kind of the files of each key
+    for file, key in zip(files, keys, strict=True):
+        if len(file.keys) > 1 and file.keys[0] not in kinds:
+            alone[file.keys[0]][key] = "".join(sorted(kinds[key]))
+    shorter = {
+        key: short
+        for short, found in alone.items()
+        if len(found) == 2
+        and len(AUDIO_SUFFIXES & set(found.values())) == 1
+        and len(DESCRIBING & set(found.values())) == 1
+        for key in found
+    }
+    return [shorter.get(key, key) for key in keys]
 
 
 def key_of_sample(names: Sequence[str], expected: str) -> str:

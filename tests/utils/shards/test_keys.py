@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -160,7 +161,9 @@ def test_shards_of_laion_clap_are_read_with_their_captions(
         (1, [], "rain"),
         (2, [], None),
     ]
-    assert capsys.readouterr().err == "not read: 1 texts beyond the first of a sample\n"
+    assert capsys.readouterr().err == (
+        "not read: 1 tag of json\nnot read: 1 texts beyond the first of a sample\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,9 @@ def test_shards_of_laion_clap_are_read_with_their_captions(
         ({"json": b'{"labels": ["1.0"], "text": "nan"}'}, ["1.0"], None),
         ({"json": b'\xef\xbb\xbf{"label": "dog"}', "txt": b"\xef\xbb\xbfa dog\r\n"}, ["dog"], "a dog"),
         ({"cls": b"\xef\xbb\xbf1\n", "txt": b""}, ["rain"], None),
+        ({"json": b'{"labels": "dog", "text": ["", "rain"]}'}, ["dog"], "rain"),
+        ({"json": b'{"text": null, "captions": ["rain", "sea"]}'}, [], "rain"),
+        ({"json": b'{"text": ""}', "txt": b"rain"}, [], "rain"),
     ],
 )
 def test_what_is_said_of_a_sample_is_read_as_from_a_table(
@@ -201,6 +207,40 @@ def test_a_sample_that_says_what_cannot_be_read_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         index(str(tar(tmp_path / "a.tar", [(name, content)])), name="set")
+
+
+def test_a_sound_and_what_describes_it_are_one_sample_where_each_has_a_name_of_its_own(
+    tmp_path: Path,
+) -> None:
+    files = [
+        ("a.audio.wav", sound(1, "wav")),
+        ("a.meta.json", b'{"label": "dog"}'),
+        ("b.left.wav", sound(2, "wav")),  # of two sounds none is meant
+        ("b.meta.json", b'{"label": "sea"}'),
+        ("b.right.wav", sound(3, "wav")),
+    ]
+    shards = indexed(tar(tmp_path / "a.tar", files))
+    assert [(shards.record(at)["clip"], shards[at].labels, shards[at].audio is None) for at in range(4)] == [
+        ("a", ["dog"], False),
+        ("b.left", [], False),
+        ("b.meta", ["sea"], True),
+        ("b.right", [], False),
+    ]
+
+
+def test_a_compressed_shard_is_told_to_be_unpacked(tmp_path: Path) -> None:
+    packed = gzip.compress(tar(tmp_path / "a.tar", [("a.txt", b"dog")]).read_bytes())
+    (tmp_path / "a.tar.gz").write_bytes(packed)
+    with pytest.raises(ValueError, match=r"a\.tar\.gz cannot be indexed: .* unpack it, as by gunzip\."):
+        index(str(tmp_path / "a.tar.gz"), name="set")
+
+
+def test_entries_of_a_json_that_are_not_read_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar(tmp_path / "a.tar", [("a.json", b'{"caption": "rain", "tags": ["x"], "category": ""}')])
+    assert main(["index", f"{tmp_path}/a.tar", "--to", f"{tmp_path}/m.jsonl", "-j", "1"]) == 0
+    assert capsys.readouterr().err == "not read: 1 tags of json\n"
 
 
 def test_pictures_with_numbers_in_their_names_are_samples_of_their_own(tmp_path: Path) -> None:

@@ -360,7 +360,7 @@ def test_an_index_is_the_manifest_that_was_written(folded: str) -> None:
     [
         ({}, "it has no sample"),
         ({"one.json": b"[]"}, "its json is a list; an object is expected"),
-        ({"one.json": b'{"labels": "dog"}'}, "its labels are 'dog'; a list of texts is expected"),
+        ({"one.json": b'{"labels": {"a": 1}}'}, "its labels are {'a': 1}; a list of texts is expected"),
         ({"one.json": b'{"text": 3}'}, "have to be texts"),
         ({"one.cls": b"7"}, "its cls is 7, and the set has 0 names of classes"),
         ({"one.json": b"{}", "one.JSON": b"{}"}, "one.JSON is there twice"),
