@@ -106,6 +106,12 @@ def load_weights(
     )
     if gaps.missing or gaps.unexpected or gaps.misshapen:
         raise MisfitError(f"Weights do not fit {type(module).__name__}. {gaps}", gaps)
+    damaged = [name for name in sorted(fitting) if not given[name].isfinite().all()]
+    if damaged:
+        logger.warning(
+            "%s: %d entries hold values that are not finite, such as %s; so will the embeddings.",
+            source, len(damaged), damaged[0],
+        )  # fmt: skip
     if report.misshapen:
         logger.warning("%s: not taken, as allowed: %s.", source, "; ".join(report.misshapen))
     module.load_state_dict({name: given[name] for name in fitting}, strict=False)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import re
 import struct
 import zipfile
@@ -195,6 +196,15 @@ def test_prefixes_of_wrappers_are_taken_off(names: list[str], expected: set[str]
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, expected, source="x.pt")) == expected
     assert set(rename_to_fit(state, set(), source="x.pt")) == expected  # another model: for the message
+
+
+def test_weights_that_are_not_finite_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    module = nn.Linear(2, 2)
+    state = {"weight": torch.tensor([[1, math.nan], [0, 1]]), "bias": torch.zeros(2)}
+    load_weights(module, state, source="x.pt")
+    assert caplog.messages == [
+        "x.pt: 1 entries hold values that are not finite, such as weight; so will the embeddings."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ _NOT_OF_A_PART = frozenset(
     page row column line char token audio recording video track total text caption
     """.split()  # noqa: SIM905
 )
+_PARTS = frozenset({"segment", "segments", "interval", "timestamps", "boundaries"})
 _GLUED = re.compile(r"\b(start|begin|onset|offset|end|stop)(?=(?:time|times|secs?|seconds?|ms)\b)")
 _SYMBOLS = re.compile(r"\b(?:(?:t|time) ?|x)(min|max|0|1)\b")
 _OF_SYMBOLS = {"min": "tmin", "0": "tmin", "max": "tmax", "1": "tmax"}
@@ -104,6 +105,11 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
     ]
     if questions:
         raise ValueError(f"{records.table}: {' '.join(questions)}")
+    if start is None and end is None and given["start"] is None and (pairs := _pairs(records)):
+        raise ValueError(
+            f"{records.table}: {pairs[0]} may be the part of the sound, but is a list: write start and end "
+            'into columns of their own; if it is something else, set "start": false.'
+        )
     if start is None and end is not None and given["start"] is None and given["end"] is None:
         raise ValueError(
             f"{records.table} has the column {end}, and none for the start that is known by its name; it "
@@ -227,6 +233,14 @@ def _meaning(column: str) -> tuple[Role, bool] | None:
     if role == "offset" or named & {"from", "to"} or others & _NOT_OF_A_PART:
         return None
     return role, False
+
+
+def _pairs(records: Records) -> list[str]:
+    """Find columns that are called a segment and whose first value is a list of two numbers."""
+    columns = {name for name in records.columns if not _PARTS.isdisjoint(_words(name))}
+    first = next(iter(records), None) if columns else None
+    pairs = {name: first.texts(name) for name in sorted(columns) if first is not None}
+    return [name for name, two in pairs.items() if len(two) == 2 and all(map(_LIKE_A_TIME.fullmatch, two))]
 
 
 def _with_numbers(records: Records, columns: set[str]) -> set[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from model.inputs import describe
 from utils.datasets.cells import is_empty, is_no_number, is_plain, one_line, shown, trimmed
 from utils.datasets.table import (
     Place,
@@ -272,7 +273,8 @@ def _read_json(table: Path) -> Iterator[Record]:
             file.seek(0)
             for line, values in _json_list(file, table) if is_list else _json_lines(file, table):
                 if not isinstance(values, dict):
-                    raise RowError(Place(table, line), f"JSON, but a {type(values).__name__}", _ONE_OBJECT)
+                    expected = "the list has one JSON object for each row." if is_list else _ONE_OBJECT
+                    raise RowError(Place(table, line), f"JSON, but {describe(values)}", expected)
                 yield Record(table, line, values)
         except UnicodeDecodeError as error:
             raise unreadable_table(table, error) from error

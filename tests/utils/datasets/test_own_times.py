@@ -162,6 +162,7 @@ def test_columns_that_are_no_times_of_a_part_are_not_asked_about(
         ),
         ({"Begin Time (s)": 9, "File Offset (s)": 0.4}, "Begin Time (s) or File Offset (s) may be the start"),
         ({"time": 0.3, "duration": 0.2}, "time may be the start of the part of the sound: if so"),
+        ({"segment": [0.3, 0.5]}, "segment may be the part of the sound, but is a list: write start and end"),
         ({"stop": 0.5}, "has the column stop, and none for the start that is known by its name"),
         ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a number of milliseconds after the start'),
         (

@@ -80,7 +80,10 @@ def test_json_lines_may_be_called_json_and_a_list_of_them_may_not_be_called_json
 @pytest.mark.parametrize("content", ["[{}", "[1, 2]", "{", "[" * 2000])
 def test_json_that_is_no_table_is_named(content: str, folder: Path) -> None:
     (folder / "own.json").write_text(content)
-    with pytest.raises(ValueError, match=r"own\.json(, line 1: (not JSON|JSON, but a int)| is not JSON \()"):
+    with pytest.raises(
+        ValueError,
+        match=r"own\.json(, line 1: (not JSON|JSON, but an int; the list has one)| is not JSON \()",
+    ):
         Table(folder / "own.json", RATE)
 
 
