@@ -72,7 +72,7 @@ def read_audio(
             file_rate = sound.rate
     except UnusableAudio as error:
         if error.fault == "unreadable" and Path(name).suffix.lower() in UNDECODED_AUDIO_SUFFIXES:
-            raise ValueError(f"{str(error).rstrip('.')}; {CONVERT_AUDIO}.") from error
+            raise ValueError(f"{str(error).rstrip('.')}; {CONVERT_AUDIO}.") from None
         raise
     waveform = samples.T * np.float32(INT16_SCALE)
     if mono is True:

@@ -195,7 +195,7 @@ class AudioCLIP(nn.Module, HubLayout):
             except MisfitError as error:
                 if known or not error.gaps.misshapen:
                     raise
-                raise MisfitError(f"{error}\n{NOT_DESCRIBED}", error.gaps) from error
+                raise MisfitError(f"{error}\n{NOT_DESCRIBED}", error.gaps) from None
         return model.to(device).eval()
 
     def _adopt_clip(self, clip: nn.Module) -> None:

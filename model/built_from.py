@@ -58,7 +58,7 @@ def built_from(file: Path) -> BuiltFrom | None:
     try:
         content = json.loads(protocol.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{protocol}: not the protocol of a run ({error}). Mend or remove it.") from error
+        raise WeightsError(f"{protocol}: not the protocol of a run ({error}). Mend or remove it.") from None
     return _parsed(content.get(_MODEL) if isinstance(content, Mapping) else None, protocol)
 
 

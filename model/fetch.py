@@ -107,14 +107,14 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
         raise FetchError(
             f"{target}: not there, and {_without_password(url)} could not be fetched: {failure}. Put the "
             f"file there by other means ({file}), or name a mirror by {MIRROR_VARIABLE}."
-        ) from failure
+        ) from None
     except FetchError:
         raise
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise FetchError(
             f"{target}: not there, and cannot be written ({error}). Make room or another folder, or put the "
             f"file there by other means ({file})."
-        ) from error
+        ) from None
     return target
 
 

@@ -130,7 +130,7 @@ def _name_text(head: bytes) -> str | None:
         return "the JSON index of weights in several files. Merge these into one, and name that."
     if text.startswith(("{", "[")):
         return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that holds them.'
-    return f'text ("{_shown(text)}"), not a file of weights. Fetch it again.'
+    return f'text ("{_shown(text)}"), not a file of weights. Name one, or fetch it again.'
 
 
 def _as_text(head: bytes) -> str | None:

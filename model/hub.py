@@ -73,13 +73,13 @@ class HubLayout(
                 f"{source}: no folder here, and not in the cache of the Hugging Face hub, which cannot be "
                 f"reached ({error}). Where there is a network, fetch {CONFIG} and {WEIGHTS}, and name their "
                 "folder."
-            ) from error
+            ) from None
         except json.JSONDecodeError as error:
-            raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from error
+            raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from None
         except (HfHubHTTPError, OSError) as error:
             raise WeightsError(
                 f"{source}: no folder here, and not to be had from the Hugging Face hub: {error}"
-            ) from error
+            ) from None
 
     @classmethod
     def _from_pretrained(cls: type[Model], *, model_id: str, **arguments: Any) -> Model:

@@ -104,7 +104,7 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
     try:
         opened = Image.open(source)
     except _NOT_DECODABLE as error:
-        raise _not_decodable(name, error, source) from error
+        raise _not_decodable(name, error, source) from None
     with opened:
         return _upright_rgb(opened, name)
 
@@ -113,7 +113,7 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
     except _NOT_DECODABLE as error:
-        raise _not_decodable(name, error) from error
+        raise _not_decodable(name, error) from None
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # what Pillow raises of damaged EXIF is of many kinds

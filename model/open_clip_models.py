@@ -12,7 +12,7 @@ from torch import nn
 from model.clip import ClipTowers
 from model.image_input import ImagePreprocessing
 from model.nearest import nearest
-from model.releases import WeightsError
+from model.releases import RANDOM_INSTEAD, WeightsError
 
 
 def build_named_clip(name: str) -> ClipTowers:
@@ -75,7 +75,7 @@ def tokenizer_of(name: str) -> Any:
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(
             f'clip is "{name}", whose tokenizer is not part of open_clip and cannot be had: {error}'
-        ) from error
+        ) from None
 
 
 def find_tagged_weights(name: str, tag: str, *, folder: Path | None = None) -> Path:
@@ -109,8 +109,8 @@ def find_tagged_weights(name: str, tag: str, *, folder: Path | None = None) -> P
     except Exception as error:  # of several libraries
         raise WeightsError(
             f'The weights "{tag}" of {name} cannot be fetched from {where}: {error}. Fetch the file where '
-            "there is a network, and name its path instead."
-        ) from error
+            f"there is a network, and name its path instead. {RANDOM_INSTEAD}"
+        ) from None
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from model.built_from import warn_of_other_arguments
 from model.esresnet.esresnext import ESResNeXt
 from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
-from model.releases import RELEASES, find_weights
+from model.releases import RANDOM_INSTEAD, RELEASES, find_weights
 from model.weights import load_weights, read_state_dict, rename_to_fit
 
 Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
@@ -64,7 +64,7 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     if pretrained is False:
         return Sources()
     if not isinstance(pretrained, Mapping):
-        return Sources(everything=(find_weights(pretrained, assets=assets),))
+        return Sources(everything=(find_weights(pretrained, assets=assets, instead=RANDOM_INSTEAD),))
     unknown = sorted(pretrained.keys() - _RELEASED.keys())
     if unknown or not pretrained:
         found = f'has "{unknown[0]}"' if unknown else "is empty"
@@ -112,7 +112,7 @@ def _find_clip(source: str | Path, *, clip: str | None, assets: str | Path | Non
     path = Path(source).expanduser()
     is_path = path.is_file() or len(path.parts) > 1 or path.suffix
     if clip is None or is_path or path.name in RELEASES:
-        return find_weights(source, assets=assets)
+        return find_weights(source, assets=assets, instead=RANDOM_INSTEAD)
     from model.open_clip_models import find_tagged_weights  # noqa: PLC0415 - open_clip takes seconds
 
     return find_tagged_weights(clip, str(source), folder=Path(assets) if assets else None)

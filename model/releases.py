@@ -13,6 +13,10 @@ from model.runs import best_checkpoint
 DEFAULT_ASSETS = Path(__file__).parent.parent / "assets"
 
 
+RANDOM_INSTEAD = "Random weights need no file: pretrained false (in a run, --Model.args.pretrained false)."
+"""What a model's argument `pretrained` may also be, for messages about files that cannot be fetched."""
+
+
 class WeightsError(ValueError):
     """Weights that are not there, cannot be read, or do not fit the model."""
 
@@ -76,6 +80,7 @@ def find_weights(
     assets: str | Path | None = None,
     mirror: str | None = None,
     others: Iterable[str] = (),
+    instead: str = "",
 ) -> Path:
     """Resolve a path, or the name of a released file, to a file; fetch a released one that is not there.
 
@@ -88,6 +93,7 @@ def find_weights(
         mirror: address of a folder to fetch from; None: `$AUDIOCLIP_MIRROR` if set, else where they are
             published.
         others: names that the caller knows besides; they are suggested for a misspelt one, too.
+        instead: what else the caller could take, a sentence for the message about a file that is not fetched.
 
     Raises:
         WeightsError: there is no such file, and it cannot be fetched: the message says where to get it.
@@ -108,7 +114,8 @@ def find_weights(
         return fetch(release.remote, target, mirror=mirror)
     except FetchError as error:
         other = name_other_kind(target) if target.is_file() else None
-        raise WeightsError(f"{error} It is {other}" if other else str(error)) from error
+        said = [str(error), f"It is {other}" if other else "", instead]
+        raise WeightsError(" ".join(filter(None, said))) from None
 
 
 def _find_trained(path: Path, names: Iterable[str]) -> Path:
@@ -123,7 +130,7 @@ def _find_trained(path: Path, names: Iterable[str]) -> Path:
     try:
         return best_checkpoint(path)
     except ValueError as error:
-        raise WeightsError(str(error)) from error
+        raise WeightsError(str(error)) from None
 
 
 def _suggestion(path: Path, names: Iterable[str]) -> str:
@@ -165,5 +172,6 @@ def find_pretrained(
         WeightsError: a file is not there and cannot be fetched.
     """
     if isinstance(pretrained, bool):
-        return tuple(find_weights(name, assets=assets) for name in together) if pretrained else ()
-    return (find_weights(pretrained, assets=assets, others=others),)
+        names = together if pretrained else ()
+        return tuple(find_weights(name, assets=assets, instead=RANDOM_INSTEAD) for name in names)
+    return (find_weights(pretrained, assets=assets, others=others, instead=RANDOM_INSTEAD),)

@@ -80,7 +80,7 @@ def _read(result: Path) -> _Run:
     try:
         record = json.loads(result.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{result} is not the result of a run: {error}. {_REMOVE}") from error
+        raise ValueError(f"{result} is not the result of a run: {error}. {_REMOVE}") from None
     if not isinstance(record, dict) or not isinstance(record.get("finished"), str):
         raise ValueError(f"{result} is not the result of a run: it does not say when it finished. {_REMOVE}")
     best, last = record.get("best"), record.get("checkpoint")

@@ -91,7 +91,7 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
         if _is_torchscript(path):
             return _read_torchscript(path)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from error
+        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from None
     return _read_pickle(path, mapped=mapped and zipfile.is_zipfile(path))
 
 
@@ -127,7 +127,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         state: StateDict = load_file(path)
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a safetensors file ({error}).") from error
+        raise WeightsError(f"{path}: not a safetensors file ({error}).") from None
     return state
 
 
@@ -143,7 +143,7 @@ def _is_torchscript(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise WeightsError(f"{path}: a damaged archive ({error}).") from error
+        raise WeightsError(f"{path}: a damaged archive ({error}).") from None
     if sum(entry.file_size for entry in entries) > 2 * path.stat().st_size:
         raise WeightsError(f"{path}: an archive that is compressed; weights are not.")
     return any("/code/" in entry.filename for entry in entries)

@@ -123,9 +123,9 @@ def fetch_data_set(
             _check_clips(data_set, folder, archive)
         except ArchiveError as error:
             if brought:
-                raise ArchiveError(f"{error} Take it away, and it is fetched anew.") from error
+                raise ArchiveError(f"{error} Take it away, and it is fetched anew.") from None
             archive.unlink()
-            raise ArchiveError(f"{error} It was thrown away.") from error
+            raise ArchiveError(f"{error} It was thrown away.") from None
         os.sync()  # before it gets the name of a whole one
         if not brought:
             archive.unlink()
@@ -137,7 +137,7 @@ def fetch_data_set(
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         raise FetchError(
             f"{root}: {data_set.name} cannot be written there ({error}). Make room, or name another folder."
-        ) from error
+        ) from None
     return root
 
 
@@ -150,7 +150,7 @@ def _check_clips(data_set: Published, folder: Path, archive: Path) -> None:
         rows = read_rows(folder / data_set.table, columns)
         clips = {data_set.clip.format_map({name: row.file_name(name) for name in columns}) for row in rows}
     except (OSError, ValueError) as error:
-        raise ArchiveError(f"{archive}: its {data_set.table} cannot be read ({error}).") from error
+        raise ArchiveError(f"{archive}: its {data_set.table} cannot be read ({error}).") from None
     there = sum((folder / clip).is_file() for clip in clips)
     if not there == len(clips) == data_set.clips:
         raise ArchiveError(

@@ -9,7 +9,7 @@ from torchvision.models import ResNeXt50_32X4D_Weights
 
 from model.built_from import warn_of_other_arguments
 from model.fetch import FetchError, RemoteFile, fetch
-from model.releases import DEFAULT_ASSETS, WeightsError, find_pretrained
+from model.releases import DEFAULT_ASSETS, RANDOM_INSTEAD, WeightsError, find_pretrained
 from model.weight_files import StateDict
 from model.weights import LoadReport, load_weights, read_state_dict, rename_to_fit
 
@@ -88,7 +88,7 @@ def _find_imagenet(assets: str | Path | None) -> Path:
     try:
         return fetch(file, folder / file.name)
     except FetchError as error:
-        raise WeightsError(str(error)) from error
+        raise WeightsError(f"{error} {RANDOM_INSTEAD}") from None
 
 
 def _read_tower(file: Path, tower: nn.Module) -> StateDict:

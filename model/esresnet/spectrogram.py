@@ -39,7 +39,7 @@ def periodic_window(name: str | None, length: int) -> Tensor:
     try:
         window = get_window(name, length, fftbins=True)
     except ValueError as error:
-        raise ValueError(f"window is {name!r}, not a window of scipy.signal.get_window: {error}") from error
+        raise ValueError(f"window is {name!r}, not a window of scipy.signal.get_window: {error}") from None
     return torch.from_numpy(window).to(torch.get_default_dtype())
 
 

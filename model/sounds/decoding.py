@@ -242,8 +242,8 @@ class AudioReader:
         except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
             reason = str(getattr(error, "error_string", None) or error).rstrip(".")
             if getattr(error, "code", None) == _SYSTEM_ERROR:
-                raise OSError(f"{self._name}: cannot be read ({reason}).") from error
-            raise self._not_decodable(reason) from error
+                raise OSError(f"{self._name}: cannot be read ({reason}).") from None
+            raise self._not_decodable(reason) from None
         finally:
             for view in self._layout.views:
                 if view.error is not None:

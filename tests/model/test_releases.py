@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from model import releases
+from model.audioclip import AudioCLIP
 from model.esresnet.initial_weights import find_initial_weights
 from model.releases import RELEASES, WeightsError, find_pretrained, find_weights, released_hashes
 
@@ -37,8 +39,26 @@ def test_offline_the_error_says_what_to_put_where(name: str, tmp_path: Path) -> 
     message = str(caught.value)
     for part in (str(tmp_path / "CLIP.pt"), RELEASES["CLIP"].url, "408415159", RELEASES["CLIP"].sha256):
         assert part in message
-    with pytest.raises(WeightsError, match="ESRNXFBSP"):
+    assert "pretrained" not in message
+    with pytest.raises(WeightsError, match=r"ESRNXFBSP.* need no file: .*--Model\.args\.pretrained false"):
         find_pretrained("ESRNXFBSP", together=(), assets=tmp_path)
+
+
+def test_offline_a_user_sees_one_traceback_with_the_message_once(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError) as caught:
+        AudioCLIP.from_pretrained("AudioCLIP-Full-Training", assets=tmp_path)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("Traceback (most recent call last)") == 1
+    assert shown.count("AUDIOCLIP_MIRROR") == 1
+    assert len(shown.splitlines()) < 20
+
+
+@pytest.mark.parametrize("pretrained", ["AudioCLIP-Full-Training", {"audio": "imagenet"}, {"clip": "CLIP"}])
+def test_offline_a_model_says_that_its_weights_may_be_random(pretrained: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=r"AUDIOCLIP_MIRROR\. Random weights need no file: pretrained false"
+    ):
+        AudioCLIP(pretrained=pretrained, assets=tmp_path)
 
 
 def test_a_released_file_is_found_in_the_assets(

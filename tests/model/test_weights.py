@@ -133,7 +133,10 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
     "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
     "JSON": (b'{"Model": {"class": "x"}}', 'JSON ("{"Model": {"class": "x"}}"), not a file of weights'),
     "an index": (b'{"metadata": {}, "weight_map": {}}', "the JSON index of weights in several files"),
-    "a short answer": (b"404: Not Found", 'text ("404: Not Found"), not a file of weights'),
+    "a short answer": (
+        b"404: Not Found",
+        'text ("404: Not Found"), not a file of weights. Name one, or fetch it again.',
+    ),
     "a zip archive": (
         zip_of("AudioCLIP.pt"),
         "a zip archive that holds no weights of torch, but AudioCLIP.pt. If",
