@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +121,39 @@ def test_a_table_of_which_nothing_is_held_out_is_not_trained_on(
     assert "Dataset.args hold nothing out: both splits are the whole data set" in said
     assert 'Name a fold, a value of the column "split", or a share (0.2: a fifth), or set' in said
     assert train(noises, "-b", "4", "-e", "0", "--Dataset.args.share", "null") == 0
+
+
+def test_table_and_commands_of_the_readme_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they stand, with a small model; three more clips make a batch to train on."""
+    section = (ROOT / "README.md").read_text().partition("### Your own data")[2]
+    listed, copy, command = re.findall(
+        r"```text\n(.*?)```.*?```sh\n(cp .*?)\n(python .*?)\n```", section, re.DOTALL
+    )[0]
+    header, *rows = [line.partition("#")[0].split() for line in listed.splitlines()]
+    rows += [
+        [f"clips/{number}.wav", label, "2"] for number, label in enumerate(("dog", "dog", "sea"), start=3)
+    ]
+    write_tsv(tmp_path / "own.tsv", [dict(zip(header, row, strict=True)) for row in rows])
+    (tmp_path / "clips").mkdir()
+    for number, (file, *_) in enumerate(rows):
+        samples = np.random.default_rng(number).normal(0, 0.1, 13230)
+        soundfile.write(tmp_path / file, samples, 44100)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(shlex.split(copy), check=True)
+    assert "fold 1" in command and '"share": 0.2' in Path("protocols/my-data.json").read_text()
+    checked = shlex.split(command, comments=True)[2:]
+    small = ["--Model.args", json.dumps(SMALL), "-b", "4", "-e", "1", "-R", "1", *QUIET]
+    for step in (1, 2, 3):
+        small += [f"--Transforms.{step}.args.out_len", "13230"]
+    assert cli.main([*checked, *small], defaults=DEFAULTS) == 0
+    assert "0 errors" in capsys.readouterr().out
+    trained = [word for word in checked if word != "--check"]
+    assert cli.main([*trained, *small], defaults=DEFAULTS) == 0
+    result = json.loads(next(tmp_path.glob("results/own-data/*/result.json")).read_text())
+    assert result["held_out"] == [1] and result["samples"] == {"train": 4, "test": 1}
 
 
 @pytest.mark.real_data

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ignite_trainer import cli
+
 ROOT = Path(__file__).parent.parent
+OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}
 READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md")])
 
 
@@ -38,7 +42,7 @@ def test_files_and_modules_of_commands_are_there(readme: Path) -> None:
     for name in re.findall(
         r"(?:tests|demo|protocols|assets|utils|ignite_trainer)/[\w\-/.]+\.(?:py|json|png|ipynb)", text
     ):
-        assert (ROOT / name).exists() or name in {"protocols/X.json", "protocols/mine.json"}, name
+        assert (ROOT / name).exists() or name in OWN_PROTOCOLS, name
     for module in re.findall(r"python -m ((?:utils|ignite_trainer)[\w.]*)", text):
         assert importlib.util.find_spec(module), module
 
@@ -52,6 +56,16 @@ def test_every_protocol_is_in_the_readme() -> None:
         named |= {beginning + name if name.startswith("-") else name for name in names}
     shipped = {path.stem for path in (ROOT / "protocols").glob("*.json")} - {"schema", "defaults"}
     assert named == shipped
+
+
+def test_the_protocol_of_the_readme_extends_a_shipped_one(tmp_path: Path) -> None:
+    (written,) = re.findall(r"```jsonc\n(\{.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    mine = tmp_path / "protocols/mine.json"
+    mine.write_text(written)
+    protocol = cli.load(mine, defaults=ROOT / "protocols/defaults.json")
+    assert protocol.setup.epochs == 10 and protocol.setup.name == "Multimodal-Audio"
+    assert protocol.optimizer is not None and protocol.optimizer.args["lr"] == 1e-4
 
 
 def test_make_run_says_at_its_end_where_to_look() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 from demo import search
 from ignite_trainer import cli
@@ -45,6 +46,13 @@ def commands() -> Iterator[list[str]]:
                     yield words
 
 
+def expanded(word: str) -> list[str]:
+    """The files that a word of a command stands for where it is a pattern in the home, else the word."""
+    if not word.startswith("~/"):
+        return [word]
+    return [str(path) for path in sorted(Path.home().glob(word.removeprefix("~/")))]
+
+
 def run_command(words: list[str]) -> int:
     """Run a line of a README in this process, on small data."""
     if words[:2] == ["python", "main.py"]:
@@ -53,33 +61,53 @@ def run_command(words: list[str]) -> int:
     if words[:3] == ["python", "-m", "utils.export"]:
         return export.main(words[3:])
     assert words[:2] == ["python", "demo/search.py"], words
-    return search.main(words[2:])
+    return search.main([file for word in words[2:] for file in expanded(word)])
+
+
+def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.chdir(folder)
+    patch.setenv("HOME", str(folder))
+    for name in ("AUDIOCLIP_CACHE", "XDG_CACHE_HOME"):
+        patch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the quickstart's protocol was carried out, on a few short sounds."""
+    """A folder, and home, in which the quickstart's protocol was carried out, on a few short sounds."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUDIOCLIP_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
+        live_in(folder, patch)
         assert run_command(["python", "main.py", "-c", "protocols/quickstart.json", "-e", "1"]) == 0
     return folder
 
 
 @pytest.fixture
 def there(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in that folder, with the files that the READMEs name."""
-    monkeypatch.chdir(trained)
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(trained / "cache"))
-    for name in ("dog.wav", "rain.ogg", "a.wav"):
-        noise = np.random.default_rng(len(name)).uniform(-0.5, 0.5, 9000)
-        soundfile.write(trained / name, noise, 44100)
+    """Work in that folder, with what a run leaves alone."""
+    live_in(trained, monkeypatch)
     return trained
 
 
+@pytest.fixture
+def own_files(there: Path) -> Iterator[None]:
+    """Files of the user's own that the READMEs name."""
+    sounds = [there / name for name in ("dog.wav", "rain.ogg", "bark.wav")]
+    for sound in sounds:
+        noise = np.random.default_rng(len(sound.name)).uniform(-0.5, 0.5, 9000)
+        soundfile.write(sound, noise, 44100)
+    picture = there / "photo.jpg"
+    Image.new("RGB", (64, 64), "green").save(picture)
+    yield
+    for file in (*sounds, picture):
+        file.unlink()
+
+
 @pytest.mark.parametrize("code", blocks("README.md", "python"))
-def test_python_of_the_readme_runs(code: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_of_the_readme_runs(
+    code: str, there: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    if RESULTS not in code:  # else it runs as it stands after `make run`
+        request.getfixturevalue("own_files")
     names: dict[str, Any] = {}
     exec(code.replace('"AudioCLIP-Full-Training"', f'"{RESULTS}"'), names)
     (file,) = names["model"].weights_files
@@ -93,13 +121,17 @@ def test_python_of_the_readme_runs(code: str, there: Path, capsys: pytest.Captur
 
 def test_the_readmes_have_such_commands() -> None:
     programs = {(words[1], words[2]) for words in commands()}
-    assert {("main.py", "-c"), ("-m", "utils.export"), ("demo/search.py", "classify")} <= programs
+    searching = {("demo/search.py", "search"), ("demo/search.py", "classify")}
+    assert {("main.py", "-c"), ("-m", "utils.export"), *searching} <= programs
 
 
 @pytest.mark.usefixtures("there")
 @pytest.mark.parametrize("words", [each for each in commands() if "demo/app.py" not in each], ids=" ".join)
 def test_a_command_of_the_readmes_runs(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     written: list[AudioCLIP] = []
 
@@ -108,16 +140,24 @@ def test_a_command_of_the_readmes_runs(
         file.write_bytes(b"network")
 
     monkeypatch.setattr(export, "write", write)
-    if "--weights" not in words and "classify" in words:
+    if RESULTS not in words:  # else it runs as it stands after `make run`
+        request.getfixturevalue("own_files")
         words = [*words, "--weights", RESULTS]
     assert run_command(words) == 0
     said = capsys.readouterr()
     if "utils.export" in words:
         assert written[0].audio.hop_length == 512
+    if "search" in words:
+        assert said.err.splitlines()[-1].startswith("30 sounds, 0 pictures; embedded now: 30,")
+        assert said.out.splitlines()[0] == "Sounds" and len(said.out.splitlines()) == 11
     if "classify" in words:
+        labels = len(words) - words.index("--labels") - 3
         lines = said.out.splitlines()
-        assert lines[0] == "a.wav" and len(lines) == 3
-        assert sum(float(line.split()[0]) for line in lines[1:]) == pytest.approx(1.0, abs=2e-3)
+        assert len(lines) % (1 + labels) == 0
+        for at in range(0, len(lines), 1 + labels):
+            assert Path(lines[at]).is_file()
+            scores = [float(line.split()[0]) for line in lines[at + 1 : at + 1 + labels]]
+            assert sum(scores) == pytest.approx(1.0, abs=2e-3)
 
 
 def test_an_evaluation_of_what_was_trained_reaches_the_same_figure(there: Path) -> None:
