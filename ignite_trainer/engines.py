@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -20,7 +21,7 @@ from ignite_trainer.distributed import is_main, world_size
 from ignite_trainer.finite import StepWatch
 from ignite_trainer.gradient_cache import GradientCache
 from ignite_trainer.joint_steps import Joint
-from ignite_trainer.metrics import ReadBack, seeing_one_process
+from ignite_trainer.metrics import ReadBack, logged_steps, seeing_one_process
 from ignite_trainer.optimizer import OptimizerSteps
 from ignite_trainer.out_of_memory import (
     evaluation_failed,
@@ -78,7 +79,7 @@ def make_trainer(
     average = average or running_average(device)
     average.attach(trainer, RUNNING_LOSS, ReadBack(started=Events.STARTED, every=setup.log_interval))
     if progress:
-        _show_progress(trainer, "Training", every=setup.log_interval, loss=True)
+        _show_progress(trainer, "Training", logged_steps(setup.log_interval), loss=True)
     return trainer
 
 
@@ -214,7 +215,7 @@ def make_evaluator(
     evaluator = Engine(step)
     evaluator.add_event_handler(Events.STARTED, start)
     if title is not None:
-        _show_progress(evaluator, title, every=1)
+        _show_progress(evaluator, title, Events.ITERATION_COMPLETED)
     return evaluator
 
 
@@ -228,7 +229,7 @@ def _accumulation_group(position: int, epoch_length: int, accumulate: int) -> tu
     return first, min(accumulate, epoch_length - first)
 
 
-def _show_progress(engine: Engine, title: str, *, every: int, loss: bool = False) -> None:
+def _show_progress(engine: Engine, title: str, events: Any, *, loss: bool = False) -> None:
     """Attach a bar; where there is no terminal, lines, but for steps of training, which reporters print."""
     if not is_main():
         return
@@ -245,6 +246,5 @@ def _show_progress(engine: Engine, title: str, *, every: int, loss: bool = False
         desc=title,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
     )
-    events = Events.ITERATION_COMPLETED(every=every)
     show = (lambda _: {"loss": running_loss(engine)}) if loss else None
     bar.attach(engine, output_transform=show, event_name=events)

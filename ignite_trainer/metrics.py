@@ -28,18 +28,26 @@ from ignite_trainer.task import StepOutput
 _SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
 
 
+def logged_steps(every: int) -> Any:
+    """Return the event of the training steps that are logged: every so many, and the last of each epoch."""
+
+    def is_logged(trainer: Engine, step: int) -> bool:
+        return step % every == 0 or step % (trainer.state.epoch_length or 1) == 0
+
+    return Events.ITERATION_COMPLETED(event_filter=is_logged)
+
+
 class ReadBack(MetricUsage):
     """Updated by every training step that is taken; its value, for which the host waits, is read seldom.
 
     Args:
         started: when it begins anew.
-        every: steps after which it is read, as it is at the end of an epoch.
+        every: steps after which it is read, as it is after the last of an epoch.
     """
 
     def __init__(self, *, started: Events, every: int) -> None:
-        completed: Any = Events.ITERATION_COMPLETED(every=every) | Events.EPOCH_COMPLETED
         taken: Any = Events.ITERATION_COMPLETED(event_filter=_was_taken)
-        super().__init__(started=started, completed=completed, iteration_completed=taken)
+        super().__init__(started=started, completed=logged_steps(every), iteration_completed=taken)
 
 
 class OfBatchesRead(MetricUsage):

@@ -221,7 +221,7 @@ class Run:
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         log = functools.partial(self._log_steps, optimizer=optimizer)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=setup.log_interval), log)
+        trainer.add_event_handler(metrics.logged_steps(setup.log_interval), log)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
         self._saver.attach(trainer, before_saving=self._before_saving)
         return trainer
@@ -271,7 +271,8 @@ class Run:
     def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
         now, state = time.monotonic(), trainer.state
         position = (state.iteration - 1) % len(self._parts.training) + 1
-        steps = min(self._setup.log_interval, position)
+        every = self._setup.log_interval
+        steps = min(state.iteration % every or every, position)
         self._faults.require_finite(state.epoch, state.iteration)
         self._reporters.on_iteration(
             Iteration(

@@ -31,7 +31,10 @@ class Setup(Section):
     )
     workers_test: NonNegative = Field(default=0, description="The same, in evaluation.")
     epochs: NonNegative = Field(description="Passes over the training split; 0 evaluates and stops.")
-    log_interval: Positive = Field(default=10, description="Steps between two entries of the log.")
+    log_interval: Positive = Field(
+        default=10,
+        description="Steps between two entries of the log; the last step of each epoch has one, too.",
+    )
     saved_models_path: str = Field(description="Root of all results; a run has a folder of its own in it.")
     skip_train_evaluation: Flag = Field(default=False, description="Evaluate the held-out split only.")
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None = Field(

@@ -88,7 +88,7 @@ class Stopwatch:
         )
         metrics.attach_running_metrics(blueprint, engine, device=parts.device)
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: parts.training.set_epoch(engine.state.epoch))
-        logged = Events.ITERATION_COMPLETED(every=setup.log_interval)
+        logged = metrics.logged_steps(setup.log_interval)
         engine.add_event_handler(logged, lambda: float(engine.state.metrics[RUNNING_LOSS]))
         watch = cls(engine, parts.training, setup, device=parts.device, workers=setup.workers_train)
         watch._epochs = _WITHOUT_END

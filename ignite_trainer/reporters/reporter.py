@@ -87,7 +87,7 @@ class RunStart:
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """Training progress, every `Setup.log_interval` steps."""
+    """Training progress, every `Setup.log_interval` steps and after the last step of each epoch."""
 
     epoch: int
     """From 1."""
@@ -186,7 +186,7 @@ class Reporter:
                 self.on_measurement(event)
 
     def on_iteration(self, step: Iteration) -> None:
-        """`Setup.log_interval` more training steps are done."""
+        """Training steps are done: `Setup.log_interval`, or what was left of the epoch."""
 
     def on_evaluation(self, result: Evaluated) -> None:
         """A split was evaluated."""

@@ -167,10 +167,17 @@ def test_the_scheduler_steps_once_an_epoch(tmp_path: Path) -> None:
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
 
 
-def test_progress_is_told_every_log_interval(tmp_path: Path) -> None:
-    run_toy(tmp_path, Setup__epochs=3, Setup__log_interval=4)
+def test_progress_is_told_every_log_interval_and_after_the_last_step_of_each_epoch(tmp_path: Path) -> None:
+    run_toy(tmp_path, Setup__epochs=3, Setup__batch_train=4, Setup__log_interval=4)
     steps = Notebook.last.of("iteration")
-    assert [(step.epoch, step.iteration) for step in steps] == [(2, 4)]
+    assert [(step.epoch, step.iteration) for step in steps] == [
+        (1, 4),
+        (1, 5),
+        (2, 8),
+        (2, 10),
+        (3, 12),
+        (3, 15),
+    ]
     assert steps[0].loss > 0
     assert steps[0].samples_per_second > 0
 

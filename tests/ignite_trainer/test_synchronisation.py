@@ -99,7 +99,9 @@ def small_tower(tmp_path: Path, **setup: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_losses_and_metrics_are_read_back_at_the_log_interval_only(tmp_path: Path, accumulate: int) -> None:
+def test_losses_and_metrics_are_read_back_at_the_log_interval_and_the_end_of_an_epoch_only(
+    tmp_path: Path, accumulate: int
+) -> None:
     raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=4, Setup__accumulate=accumulate)
     raw["Metrics"] = ITERATION_METRICS
     raw["Transforms"] = raw["Transforms"][2:]  # without one that reads its own numbers
@@ -110,7 +112,7 @@ def test_losses_and_metrics_are_read_back_at_the_log_interval_only(tmp_path: Pat
     with reads:
         run()
     assert len(counts) == 20
-    assert [iteration for iteration, count in enumerate(counts, start=1) if count] == [4, 8, 12, 16, 20]
+    assert [iteration for iteration, count in enumerate(counts, start=1) if count] == [4, 8, 10, 12, 16, 20]
 
 
 def test_the_values_read_at_the_log_interval_are_those_of_all_steps(tmp_path: Path) -> None:
@@ -140,7 +142,8 @@ def test_a_step_of_the_tower_with_its_augmentation_reads_nothing_back(tmp_path: 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: counts.append(reads.restart()))
     with reads:
         run()
-    assert counts == [0] * 6
+    assert counts[:-1] == [0] * 5
+    assert counts[-1]  # the loss, at the end of the epoch
 
 
 @pytest.fixture
@@ -154,12 +157,12 @@ def watched_device() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_step_waits_for_the_device(tmp_path: Path, precision: str, watched_device: None) -> None:  # noqa: ARG001
     trainer, run = training(small_tower(tmp_path, log_interval=100, precision=precision))
-    # After two steps: the first ones set up libraries.
+    # After two steps, as the first ones set up libraries, and before the last, whose loss is read.
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED(once=2), lambda: torch.cuda.set_sync_debug_mode("error")
     )
     trainer.add_event_handler(
-        Events.ITERATION_COMPLETED(once=6), lambda: torch.cuda.set_sync_debug_mode("default")
+        Events.ITERATION_COMPLETED(once=5), lambda: torch.cuda.set_sync_debug_mode("default")
     )
     run()
     assert trainer.state.iteration == 6
