@@ -21,6 +21,7 @@ from toy_research.protocols import TRUSTED, run_toy, toy
 from toy_research.sameness import differences
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
+from tqdm import tqdm
 
 from ignite_trainer import cli, results, resuming, sweep
 from ignite_trainer.checkpoints import Position
@@ -28,6 +29,7 @@ from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.experiment import run
 from ignite_trainer.faults import explained
+from ignite_trainer.progress import Progress
 from ignite_trainer.reporters.reporter import Evaluated, Iteration
 from ignite_trainer.signals import StopRequest, leave_signals_to_parent, stop_on_signals
 from ignite_trainer.validation import validate
@@ -140,11 +142,18 @@ def _child(root: Path) -> None:
     go_on(root, Task=task, Setup__save_every_steps=2, Setup__epochs=5)
 
 
+def _killed_child(root: Path) -> None:
+    # Forked processes share tqdm's lock: one that is killed while it draws would never give it back.
+    for bar in (tqdm, Progress):
+        bar.set_lock(threading.RLock())
+    _child(root)
+
+
 def test_a_run_killed_at_random_moments_goes_on_bit_equal(tmp_path: Path) -> None:
     context, draw = multiprocessing.get_context("fork"), random.Random(3)
     _child(tmp_path / "whole")
     for _ in range(3):
-        process = context.Process(target=_child, args=(tmp_path / "killed",))
+        process = context.Process(target=_killed_child, args=(tmp_path / "killed",))
         process.start()
         time.sleep(draw.uniform(0.3, 1.2))
         process.kill()
