@@ -35,6 +35,7 @@ from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import digest
 from ignite_trainer.self_description import other_weights, weights_files
 
+_COUNTED = "weights, gradients and optimizer (--explain measures the batches, too)"
 _OPTIMIZER_STATE = 2  # numbers for each trained one: those of Adam, more than most optimizers have
 _LAST_KEPT = 3  # while a run goes on its last two states, and the next one until it is complete
 
@@ -115,14 +116,20 @@ class Checker:
             there = not data.to_build and not any(
                 problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)]
             )
-            model = self._try_model(blueprint if there else without_weights(blueprint))
+            blueprint = blueprint if there else without_weights(blueprint)  # noqa: PLW2901
+            model = self._try_model(blueprint)
             found.findings += model.findings
-            if not self._tried[self._key(blueprint)]:
+            if model.built and not self._tried[self._key(blueprint)]:
                 found.findings += self._examine(blueprint)
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
             spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
-            found.findings += memory_findings(model.memory_bytes(blueprint), training_device(), found.facts)
+            if model.built:
+                found.findings += memory_findings(
+                    model.memory_bytes(blueprint), training_device(), found.facts, at_least_for=_COUNTED
+                )
+            else:
+                found.facts["Memory"] = "not known: the model could not be built"
         found.findings += room_findings(spaces, found.facts)
         found.findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.severity)
         return found
@@ -207,6 +214,7 @@ class _ModelChecked:
     """What is kept of a model that was built."""
 
     findings: tuple[Finding, ...]
+    built: bool = True
     weights: str = ""
     size_bytes: int = 0
     trained_bytes: int = 0
@@ -215,7 +223,7 @@ class _ModelChecked:
     @classmethod
     def of(cls, model: nn.Module | None, problems: Sequence[str]) -> _ModelChecked:
         if model is None:
-            return cls(findings=tuple(_of_problems(problems)))
+            return cls(findings=tuple(_of_problems(problems)), built=False)
         others = [
             Finding(
                 severity="error",
@@ -251,7 +259,9 @@ class _ModelChecked:
         best = kept * len(lines) * self.size_bytes
         copies = _OPTIMIZER_STATE + bool(protocol.setup.ema)
         last = _LAST_KEPT * (self.size_bytes - self.frozen_bytes + copies * self.trained_bytes)
-        size = best + last + self.frozen_bytes if protocol.setup.epochs else 0
+        size = None
+        if self.built:
+            size = best + last + self.frozen_bytes if protocol.setup.epochs else 0
         return [Space(folder=results.root_of(protocol), size_bytes=size, purpose="checkpoints")]
 
 

@@ -32,12 +32,20 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
     findings = []
     for number, needs in enumerate(disks.values(), start=1):
         sizes: dict[str, int] = defaultdict(int)
+        unknown: dict[str, None] = {}
         for space in needs:
-            sizes[f"{space.purpose} in {space.folder}"] += space.size_bytes
+            place_of = f"{space.purpose} in {space.folder}"
+            if space.size_bytes is None:
+                unknown[place_of] = None
+            else:
+                sizes[place_of] += space.size_bytes
         free, needed = shutil.disk_usage(_existing(needs[0].folder)).free, sum(sizes.values())
         what = ", ".join(f"{_readable(size)} for {purpose}" for purpose, size in sizes.items() if size)
         name = f"Disk {number}" if len(disks) > 1 else "Disk"
-        facts[name] = f"{_readable(free)} free" + (f"; needed are about {what}" if what else "")
+        more = f"not known for {', '.join(unknown)}" if unknown else ""
+        facts[name] = "; ".join(
+            filter(None, [f"{_readable(free)} free", f"needed are about {what}" if what else "", more])
+        )
         if needed > _FULL * free:
             findings.append(
                 Finding(
@@ -50,24 +58,28 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
     return [*findings, *filter(None, map(_not_writable, places))]
 
 
-def memory_findings(needed_bytes: int, device: torch.device, facts: dict[str, str]) -> list[Finding]:
-    """Warn where memory, of the device that trains, will not suffice; add what is free to `facts`.
+def memory_findings(
+    needed_bytes: int, device: torch.device, facts: dict[str, str], *, at_least_for: str = ""
+) -> list[Finding]:
+    """Warn where memory, of the device that trains, will not suffice; add what is needed and free to `facts`.
 
     Args:
         needed_bytes: of the whole process on the CPU; else on the device.
+        device: the one that trains.
+        facts: what is shown, by name.
+        at_least_for: what that is counted for, where a run needs it for more than that.
     """
     free = _free_memory(device)
-    if free is None:
-        return []
     name = "Memory" if device.type == "cpu" else f"Memory of {device}"
-    needed = _readable(needed_bytes)
-    facts[name] = f"about {needed} needed, {_readable(free)} free"
-    if needed_bytes <= _FULL * free:
+    needed = f"{'at least' if at_least_for else 'about'} {_readable(needed_bytes)}"
+    counted = f" for {at_least_for}" if at_least_for else ""
+    facts[name] = f"{needed} needed{counted}" + ("" if free is None else f"; {_readable(free)} free")
+    if free is None or needed_bytes <= _FULL * free:
         return []
     return [
         Finding(
             severity="warning",
-            what=f"The run needs about {needed} of {name.lower()}; {_readable(free)} are free.",
+            what=f"The run needs {needed} of {name.lower()}; {_readable(free)} are free.",
             remedy="Lower the batch with -b and -B, or set Setup.chunk, Setup.accumulate or Setup.recompute.",
         )
     ]

@@ -32,7 +32,6 @@ from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.reporters.wording import duration
 
 _SEED = 0
-_GIB = 2**30
 _KEY_WIDTH = 40
 
 
@@ -83,7 +82,9 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     _show_rows(f"{path}: stages of the model", ("module", "gives"), found.stages.items())
     facts = _facts(found, parts.sizes, compiled=protocol.setup.compile)
     findings = room_findings(spaces * runs, facts)
-    if found.peak_bytes is not None:
+    if found.peak_bytes is None:
+        facts["Memory"] = "not known: this system does not tell"
+    else:
         findings += memory_findings(found.peak_bytes, parts.device, facts)
     _show_rows(f"{path}: estimates", ("", ""), facts.items())
     for finding in findings:
@@ -127,8 +128,6 @@ def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> d
         )
     else:
         facts["What is saved and drawn"] = f"is not in it, and could not be measured: {beside}"
-    peak = found.peak_bytes
-    facts["Largest memory"] = "cannot be told here" if peak is None else f"about {peak / _GIB:.2f} GiB"
     facts["Not counted"] = "loader processes, Evaluations, states within an epoch, dashboards" + (
         "; measured without Setup.compile" if compiled else ""
     )

@@ -78,12 +78,12 @@ class Space:
 
     Attributes:
         folder: where; it need not be there yet.
-        size_bytes: about how much, beyond what is there already.
+        size_bytes: about how much, beyond what is there already; None: not known.
         purpose: what for, as "decoded samples".
     """
 
     folder: Path
-    size_bytes: int
+    size_bytes: int | None
     purpose: str
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -169,14 +170,33 @@ def test_memory_that_will_not_suffice_is_a_warning(
     trained = sum(value.nbytes for value in model.parameters())
     needed = weights + 3 * trained  # the gradients, and two numbers for each weight by the optimizer
     _, report = check(Setup__epochs=2)
-    assert f"about {needed / 1000:.3g} kB needed" in report
+    said = " ".join(report.split())
+    assert f"at least {needed / 1000:.3g} kB needed for weights, gradients and optimizer (--explain" in said
     assert "of memory" not in report
     (tmp_path / "limit").write_text(f"{needed // 2}\n")  # bytes, of a container
     monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
     status, report = check(Setup__epochs=2)
     sizes = [f"{size / 1000:.3g} kB" for size in (needed, needed // 2)]
-    said = f"warning: The run needs about {sizes[0]} of memory; {sizes[1]} are free."
+    said = f"warning: The run needs at least {sizes[0]} of memory; {sizes[1]} are free."
     assert (status, said in " ".join(report.split())) == (0, True)
+
+
+def test_without_a_model_memory_and_checkpoints_are_not_known_and_it_is_tried_once(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = list[str]()
+
+    def fail(_self: TwoTowers, **_: Any) -> None:
+        tries.append("")
+        raise ValueError("no weights")
+
+    monkeypatch.setattr(TwoTowers, "__init__", fail)
+    status, report = check()
+    assert (status, len(tries)) == (1, 1)
+    said = " ".join(report.split())
+    assert "Memory not known: the model could not be built" in said
+    assert re.search(r"Disk [\d.,]+ GB free; not known for checkpoints in ", said)
+    assert "0 B" not in said
 
 
 def test_a_limit_of_memory_that_is_none_limits_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -77,8 +78,10 @@ def test_a_protocol_is_explained_and_nothing_is_written(
     assert "trained" in said
     assert "group 0" in said
     assert "[B, " in said
-    for line in ("A step of training", "A step of evaluation", "An epoch", "The whole run", "Largest memory"):
+    for line in ("A step of training", "A step of evaluation", "An epoch", "The whole run", "Memory"):
         assert line in said
+    assert len(re.findall(r"about [\d.]+ [kMG]B needed; [\d.,]+ GB free", " ".join(said.split()))) == 1
+    assert "GiB" not in said
     assert not (tmp_path / "results").exists()
 
 
