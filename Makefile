@@ -9,7 +9,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --build-constrai
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py --config protocols/quickstart.json
-	@echo "Open the report in a browser. What the other results are: ignite_trainer/README.md, What a run leaves"
+	@echo "Open the report in a browser. The other files are explained in ignite_trainer/README.md, What a run leaves"
 
 # Two processes of one thread each are done in half the time of one with two.
 test: check
