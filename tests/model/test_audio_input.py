@@ -295,7 +295,7 @@ def test_pictures_of_an_unknown_range_are_refused(samples: np.ndarray, message: 
         read_image(tmp_path / "x.tif")
     with pytest.raises(ValueError, match=rf"^image: the samples of the picture \(.*{message}"):
         read_image(Image.fromarray(samples))
-    (finding,) = broken_pictures(tmp_path, ["x.tif"], title="X", progress=False)
+    (finding,) = broken_pictures(tmp_path, ["x.tif"], listed={}, title="X", progress=False)
     assert "the samples of the picture" in finding.where
 
 

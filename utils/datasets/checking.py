@@ -44,6 +44,7 @@ def inspect_clips(kind: type[FoldDataset], args: Mapping[str, Any]) -> Inspectio
     )
     usable = {sound: one for sound, one in heard.items() if one.fault is None}
     findings += table_findings(dataset, clips)
+    findings += _not_whole(dataset)
     findings += broken(heard)
     findings += suspicious(dataset.sample_rate, usable)
     findings += too_long(dataset.sample_rate, dataset.mono, usable)
@@ -66,6 +67,17 @@ def inspect_clips(kind: type[FoldDataset], args: Mapping[str, Any]) -> Inspectio
         summary=f"{kind.title}: {len(clips):,} clips, {len({clip.label for clip in clips})} classes, "
         f"{len({clip.fold for clip in clips})} folds, {seconds / 3600:.2f} h",
     )
+
+
+def _not_whole(dataset: FoldDataset) -> Iterator[Finding]:
+    """A part of a published data set, by which results are called."""
+    if dataset.published is not None and dataset.results_name.startswith("part of "):
+        yield Finding(
+            severity="warning",
+            what="Part of the data is not there.",
+            where=f"{dataset.results_name}; {dataset.published.clips:,} clips are published",
+            remedy="Fetch the rest for results that compare with those of others.",
+        )
 
 
 def _not_named(dataset: FoldDataset, clips: Iterable[Clip]) -> Iterator[Finding]:

@@ -6,9 +6,10 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from ignite_trainer.inspection import Finding
 from ignite_trainer.progress import Progress
@@ -37,18 +38,25 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-class Sound(NamedTuple):
-    """A file of sound as a data set lists it.
+@dataclass(frozen=True)
+class Sound:
+    """A file of sound as a data set lists it; where it is listed makes it no other.
 
     Attributes:
         path: relative to the root of the data set, or absolute.
         place: of what is held out together, such as "fold 2".
         label: names of its classes.
+        listed: where it is listed first, such as "own.csv, line 5"; "": not known.
     """
 
     path: str
     place: str
     label: str
+    listed: str = field(default="", compare=False)
+
+    def said(self, more: str = "") -> str:
+        """Name the file for a finding, where it is listed, and what differs from case to case."""
+        return described(self.path, self.listed, more)
 
 
 class Decoding(Protocol):
@@ -71,9 +79,9 @@ def listen_to_all(
 
 
 def broken_pictures(
-    root: Path, paths: Sequence[str], *, title: str, progress: bool = True
+    root: Path, paths: Sequence[str], *, listed: Mapping[str, str], title: str, progress: bool = True
 ) -> Iterator[Finding]:
-    """Pictures that are not there or do not decode."""
+    """Pictures that are not there or do not decode; `listed` says where, by path."""
 
     def look(path: str) -> str:
         try:
@@ -87,7 +95,7 @@ def broken_pictures(
             yield Finding(
                 severity="error",
                 what="The picture cannot be decoded.",
-                where=said if path in said else f"{path} ({said})",
+                where=described(path, listed.get(path, ""), said.removeprefix(f"{path}: ").rstrip(".")),
                 remedy=_FETCH_AGAIN,
             )
 
@@ -96,8 +104,12 @@ def broken(heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Sounds that cannot be used."""
     for sound, one in heard.items():
         if one.fault is not None:
-            where = f"{sound.path} ({one.detail})" if one.detail else sound.path
-            yield Finding(severity="error", what=_FAULTS[one.fault], where=where, remedy=_FETCH_AGAIN)
+            yield Finding(
+                severity="error",
+                what=_FAULTS[one.fault],
+                where=sound.said(one.detail),
+                remedy=_FETCH_AGAIN,
+            )
 
 
 def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
@@ -110,28 +122,28 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
             yield Finding(
                 severity="warning",
                 what="The header of the file does not agree with its samples.",
-                where=f"{sound.path} ({one.note})",
+                where=sound.said(one.note),
                 remedy="Listen to its end; nothing, if that is where the sound ends.",
             )
         if one.silent:
             yield Finding(
                 severity="warning",
                 what="All samples are equal: silence.",
-                where=sound.path,
+                where=sound.said(),
                 remedy="Listen to it; take its line out of the table if it is not meant.",
             )
         if one.rate != sample_rate:
             yield Finding(
                 severity="warning",
                 what=f"The rate is {one.rate} Hz, and sample_rate is {sample_rate}: it is resampled.",
-                where=sound.path,
+                where=sound.said(),
                 remedy="None is needed; from a lower rate, the upper band stays empty.",
             )
         if one.samples / one.rate < SHORT * usual:
             yield Finding(
                 severity="warning",
                 what=f"Much shorter than the others, half of which last {usual:.2f} s or more.",
-                where=f"{sound.path} ({one.samples / one.rate:.3f} s)",
+                where=sound.said(f"{one.samples / one.rate:.3f} s"),
                 remedy="Listen to it; padded to the others' length, it is mostly silence.",
             )
 
@@ -145,7 +157,7 @@ def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) 
             yield Finding(
                 severity="error",
                 what=f"The sound is too long: at most {MOST_VALUES:,} values of all channels are read.",
-                where=f"{sound.path} ({one.samples / one.rate / 3600:.1f} h)",
+                where=sound.said(f"{one.samples / one.rate / 3600:.1f} h"),
                 remedy="Cut it into clips, or list its parts by start and end in a Table.",
             )
 
@@ -163,7 +175,7 @@ def channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Findin
                 severity="error",
                 what=f"Most clips have {usual} channels, others not, and mono is {mono}: they cannot "
                 "be in one batch.",
-                where=f"{sound.path} ({count})",
+                where=sound.said(str(count)),
                 remedy="Set Dataset.args.mono to true"
                 + ("." if doubled else ", or to false for two channels of each."),
             )
@@ -212,9 +224,15 @@ def decoded_bytes(dataset: Decoding, heard: Mapping[Sound, Heard]) -> tuple[floa
             seconds += heard[sound].samples / heard[sound].rate
         except Exception as error:  # a decoding rule may raise anything
             what = _FAULTS["unreadable"]
-            where = f"{sound.path} ({type(error).__name__}: {error})"
+            where = sound.said(f"{type(error).__name__}: {error}")
             findings.append(Finding(severity="error", what=what, where=where, remedy=_FETCH_AGAIN))
     return size / seconds if seconds else 0.0, findings
+
+
+def described(path: str, listed: str, more: str) -> str:
+    """Name a file, where it is listed, and what else is said of it: "a.wav (own.csv, line 5; 0.001 s)"."""
+    said = "; ".join(filter(None, (listed, more)))
+    return f"{path} ({said})" if said else path
 
 
 def _described(sound: Sound) -> str:

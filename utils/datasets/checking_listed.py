@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -69,16 +69,17 @@ def inspect_listed(
     splits = (train, test) if apart else (train,)
     findings = [*bad_lines(bad), *_left_out(splits, absent)]
 
-    sounds = _evenly(list(dict.fromkeys(_sounds(placed))))
+    listed = _lines(splits)
+    sounds = _evenly(list(dict.fromkeys(_sounds(placed, listed))))
     pictures = _evenly(list(dict.fromkeys(path for _, entry in placed for path in entry.images)))
     heard = listen_to_all(train.root, sounds, title=train.title, progress=progress)
     usable = {sound: one for sound, one in heard.items() if one.fault is None}
     findings += broken(heard)
     findings += name_findings(set(train.class_names))
-    findings += broken_pictures(train.root, pictures, title=train.title, progress=progress)
+    findings += broken_pictures(train.root, pictures, listed=listed, title=train.title, progress=progress)
     findings += suspicious(train.sample_rate, usable)
     findings += channels(train.mono, usable)
-    whole = set(_sounds((split, entry) for split, entry in placed if entry.segment is None))
+    whole = set(_sounds(((split, entry) for split, entry in placed if entry.segment is None), listed))
     read_whole = {sound: one for sound, one in usable.items() if sound in whole}
     findings += too_long(train.sample_rate, train.mono, read_whole)
     findings += equal(read_whole, place="split" if apart else "fold")
@@ -124,10 +125,22 @@ def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Fin
         )
 
 
-def _sounds(placed: Iterable[tuple[str, Entry]]) -> Iterator[Sound]:
+def _lines(splits: Iterable[ListedDataset]) -> dict[str, str]:
+    """Where each file is listed first, by its path, if the data set knows."""
+    lines: dict[str, str] = {}
+    for dataset in splits:
+        for entry, line in zip(dataset.entries, dataset.lines, strict=False):  # no lines: not known
+            for path in (entry.audio, *entry.images):
+                if path is not None:
+                    lines.setdefault(path, f"{dataset.source}, line {line}")
+    return lines
+
+
+def _sounds(placed: Iterable[tuple[str, Entry]], listed: Mapping[str, str]) -> Iterator[Sound]:
     for split, entry in placed:
         if entry.audio is not None:
-            yield Sound(entry.audio, place_of(split, entry), ", ".join(entry.labels))
+            listed_at = listed.get(entry.audio, "")
+            yield Sound(entry.audio, place_of(split, entry), ", ".join(entry.labels), listed_at)
 
 
 def _seconds(placed: Sequence[tuple[str, Entry]], heard: dict[Sound, Heard]) -> float:

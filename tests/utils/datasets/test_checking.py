@@ -424,6 +424,14 @@ def test_clips_that_the_set_leaves_out_are_no_strangers(esc50: Path) -> None:
     assert not [finding for finding in found if "does not name" in finding.what]
 
 
+def test_a_part_of_a_published_set_is_a_warning_that_calls_it_what_the_run_does(esc50: Path) -> None:
+    found = [one for one in ESC50.inspect_data(root=str(esc50)).findings if "Part of the data" in one.what]
+    assert [(one.severity, one.where) for one in found] == [
+        ("warning", "part of ESC-50 (15 clips, 3 classes); 2,000 clips are published")
+    ]
+    assert found[0].where.startswith(ESC50(esc50).results_name)
+
+
 def test_the_room_for_decoded_clips_is_what_they_take(made: Path) -> None:
     args: dict[str, Any] = {"root": str(made), "sample_rate": 32000, "progress": False, **SMALL}
     (space,) = MadeSounds.inspect_data(**args).space

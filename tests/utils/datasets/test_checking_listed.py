@@ -64,6 +64,10 @@ def silent(table: Path) -> None:
     soundfile.write(table.parent / "3.wav", np.zeros(RATE, np.int16), RATE)
 
 
+def nan(table: Path) -> None:
+    soundfile.write(table.parent / "3.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+
+
 def stereo(table: Path) -> None:
     samples = np.random.default_rng(3).integers(-9999, 9999, (RATE, 2)).astype(np.int16)
     soundfile.write(table.parent / "3.wav", samples, RATE)
@@ -91,15 +95,16 @@ def equal(table: Path) -> None:
                 ("error", "The file is not there.", "3.wav (own.tsv, line 5)"),
             ],
         ),
-        (empty, [("error", "The file is empty.", "3.wav (0 bytes)")]),
-        (silent, [("warning", "All samples are equal: silence.", "3.wav")]),
+        (empty, [("error", "The file is empty.", "3.wav (own.tsv, line 5; 0 bytes)")]),
+        (silent, [("warning", "All samples are equal: silence.", "3.wav (own.tsv, line 5)")]),
+        (nan, [("error", "The file holds NaN or infinite samples.", "3.wav (own.tsv, line 5")]),
         (
             stereo,
             [
                 (
                     "error",
                     "Most clips have 1 channels, others not, and mono is None: they cannot be in one batch.",
-                    "3.wav (2)",
+                    "3.wav (own.tsv, line 5; 2)",
                 )
             ],
         ),
@@ -109,7 +114,7 @@ def equal(table: Path) -> None:
                 (
                     "error",
                     "The picture cannot be decoded.",
-                    "1.png: is an HTML page: its download failed. Down",
+                    "1.png (own.tsv, line 3; is an HTML page: its download failed. Down",
                 )
             ],
         ),
