@@ -38,7 +38,7 @@ _Told = Iteration | Evaluated | Pictures
 class Visdom(Reporter):
     """Draws the run on a Visdom dashboard, in the environment that has the run's name.
 
-    Its address is printed when the run starts and when it ends.
+    Its address is printed once a server answers there, and when the run ends.
 
     If the host is this machine and nothing answers on the port, the run starts a server of its own, on
     the loopback address, with its output in `visdom.log` in the run's folder, and stops it at the end; a
@@ -71,6 +71,8 @@ class Visdom(Reporter):
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._thread: threading.Thread | None = None
+        self._answered = threading.Event()
+        self._ended = False
         self._hint = ""
         self._has_own_server = False
         self._history: list[_Told] = []
@@ -78,12 +80,13 @@ class Visdom(Reporter):
         self._pictured = -math.inf
 
     def on_start(self, run: RunStart) -> None:
-        """Say where the dashboard will be, and begin to look for it in the background."""
+        """Begin to look for the dashboard in the background, and say there where it is."""
         self._run = run
         transport = self._transport = Transport(self._host, self._port, timeout=_ANSWER_SECONDS)
-        show(f"Dashboard: {self._address()}")
-        # Imports visdom: not in the thread, or a loader process forked meanwhile would inherit a held lock.
+        # Imports, not in the thread, or a loader process forked meanwhile would inherit a held lock.
         client = visdom_client(transport, environment=run.name)
+        import rich.console  # noqa: F401, PLC0415 - for `show`
+
         self._thread = threading.Thread(
             target=self._work, args=(run, transport, client), name="visdom", daemon=True
         )
@@ -112,14 +115,9 @@ class Visdom(Reporter):
 
     def on_end(self, end: RunEnd) -> None:  # noqa: ARG002
         """Say where the dashboard is, or will be again."""
-        if self._done.is_set():
-            return
-        if self._has_own_server:
-            show(
-                f"Dashboard: its server ends with the run; that of the next run shows it at {self._address()}"
-            )
-        else:
-            show(f"Dashboard: {self._address()}")
+        self._ended = True
+        if self._answered.is_set() and not self._done.is_set():
+            self._say_where()
 
     def close(self) -> None:
         """Give the dashboard a few seconds for the last values, then stop a server of the run's own."""
@@ -136,6 +134,14 @@ class Visdom(Reporter):
         assert self._run is not None, "on_start comes first"
         assert self._transport is not None, "on_start comes first"
         return f"{self._transport.url}/env/{quote(self._run.name.replace('/', '_'), safe='')}"
+
+    def _say_where(self) -> None:
+        if self._ended and self._has_own_server:
+            show(
+                f"Dashboard: its server ends with the run; that of the next run shows it at {self._address()}"
+            )
+        else:
+            show(f"Dashboard: {self._address()}")
 
     def _tell(self, event: _Told | None) -> None:
         if self._done.is_set():
@@ -161,6 +167,8 @@ class Visdom(Reporter):
         with ExitStack() as stack:
             try:
                 self._connect(run, transport, client, stack)
+                self._answered.set()
+                self._say_where()
                 drawing = Drawing(run, client)
                 drawing.draw(self._history)
                 while not self._done.is_set():

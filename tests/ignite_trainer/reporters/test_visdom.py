@@ -83,6 +83,15 @@ def wait_for_answer(port: int) -> None:
         time.sleep(0.1)
 
 
+def wait_for_the_address(capsys: pytest.CaptureFixture[str]) -> str:
+    """The first line that is printed, without its end."""
+    deadline = time.monotonic() + 60
+    while not (said := capsys.readouterr().out):
+        assert time.monotonic() < deadline, "nothing is printed"
+        time.sleep(0.05)
+    return said.removesuffix("\n")
+
+
 @pytest.fixture
 def server(free_port: int, offline_bootstrap: str, tmp_path: Path) -> Iterator[int]:  # noqa: ARG001
     """Give the port of a visdom server that is there already."""
@@ -240,9 +249,10 @@ def test_the_address_that_is_printed_opens_the_environment_of_the_run(
     named = dataclasses.replace(run, name="50% of a/b? #1 & ü")
     reporter = Visdom(port=server)
     reporter.on_start(named)
+    first = wait_for_the_address(capsys)
     reporter.on_end(END)
     reporter.close()
-    first, last = capsys.readouterr().out.splitlines()
+    [last] = capsys.readouterr().out.splitlines()
     address = f"http://localhost:{server}/env/50%25%20of%20a_b%3F%20%231%20%26%20%C3%BC"
     assert first == last == f"Dashboard: {address}"
     with urllib.request.urlopen(address) as answer:
@@ -257,12 +267,11 @@ def test_a_run_with_a_server_of_its_own_says_that_it_ends(
 ) -> None:
     reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
     reporter.on_start(run)
-    wait_for_answer(free_port)
+    address = f"http://localhost:{free_port}/env/Experiment-CV1%20%3Cfirst%3E"
+    assert wait_for_the_address(capsys) == f"Dashboard: {address}"
     reporter.on_end(END)
     reporter.close()
-    address = f"http://localhost:{free_port}/env/Experiment-CV1%20%3Cfirst%3E"
     assert capsys.readouterr().out.splitlines() == [
-        f"Dashboard: {address}",
         f"Dashboard: its server ends with the run; that of the next run shows it at {address}",
     ]
 

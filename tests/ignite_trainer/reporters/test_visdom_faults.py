@@ -80,12 +80,16 @@ def test_a_server_that_cannot_fetch_its_scripts(
 
 @pytest.mark.usefixtures("offline_bootstrap")
 def test_an_environment_folder_that_cannot_be_made(
-    run: RunStart, free_port: int, caplog: pytest.LogCaptureFixture
+    run: RunStart,
+    free_port: int,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (run.folder / "a file").touch()
     reporter = Visdom(port=free_port, env_path=str(run.folder / "a file" / "environments"))
     reporter.on_start(run)
     assert "its server ended with exit code 1" in carry_on_until_given_up(reporter, caplog)
+    assert capsys.readouterr().out == ""  # no address at which nothing answers
 
 
 def test_a_server_that_never_answers_its_run(
