@@ -104,9 +104,16 @@ def own_files(there: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("code", blocks("README.md", "python"))
 def test_python_of_the_readme_runs(
-    code: str, there: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    code: str,
+    there: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
-    if RESULTS not in code:  # else it runs as it stands after `make run`
+    if RESULTS in code:  # it runs as it stands after `make run`, and makes the quickstart's sounds if need be
+        monkeypatch.setenv("HOME", str(tmp_path))
+    else:
         request.getfixturevalue("own_files")
     names: dict[str, Any] = {}
     exec(code.replace('"AudioCLIP-Full-Training"', f'"{RESULTS}"'), names)
@@ -114,6 +121,8 @@ def test_python_of_the_readme_runs(
     said = capsys.readouterr()
     assert said.err == f"{RESULTS}: {file}\n" and file.name.startswith("best_") and there / file
     assert "tensor" in said.out
+    if "sounds" in names:
+        assert [clip.label for clip in names["sounds"].clips[:2]] == ["siren", "rain"]
     assert names["model"].audio.hop_length == 512 and not names["model"].training
     state = read_state_dict(file)
     assert all(torch.equal(value, state[name]) for name, value in names["model"].state_dict().items())
