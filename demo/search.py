@@ -116,9 +116,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(update: Update, index: FolderIndex) -> None:
-    counts = f"{len(index.paths('audio'))} sounds, {len(index.paths('image'))} pictures"
+    found = {"sound": len(index.paths("audio")), "picture": len(index.paths("image"))}
+    counts = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in found.items())
     print(
-        f"{counts}; embedded now: {update.embedded}, gone: {update.removed}, wrong: {len(update.wrong)}",
+        f"{counts}; embedded now: {update.embedded}, gone: {update.removed}, unreadable: {len(update.wrong)}",
         file=sys.stderr,
     )
     for path, why in [*update.wrong.items()][:_WRONG_SHOWN]:

@@ -295,9 +295,11 @@ def require_a_batch(blueprint: Blueprint, samples: int) -> None:
     setup = blueprint.protocol.setup
     batch = setup.batch_of_all(world_size(), train=True)
     if setup.epochs and samples < batch:
+        most = samples * setup.batch_train // batch
+        remedy = f"Lower it: -b {most}, or less." if most else "Start fewer processes."
         raise ProtocolError(
             f"Setup.batch_train is {setup.batch_train}{_of_all(batch)}, but the training split has {samples} "
-            "samples: not one complete batch. Lower it with -b."
+            f"samples: not one complete batch. {remedy}"
         )
 
 

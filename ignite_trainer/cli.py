@@ -59,7 +59,9 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     resumed = None if flags.resume in (None, AUTO) else Path(flags.resume)
     if not flags.config:
         flags.config = (
-            [str(resumed / "protocol.json")] if resumed else make_parser().error("name a protocol with -c")
+            [str(resumed / "protocol.json")]
+            if resumed
+            else make_parser().error("name a protocol, such as -c protocols/quickstart.json")
         )
     try:
         status = _command(argv, flags, overrides, defaults=defaults, resumed=resumed)

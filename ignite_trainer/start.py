@@ -40,8 +40,8 @@ def describe_start(
     facts = {
         "Started": environment["started"],
         "Model": protocol.model.path,
-        "Initial weights": weights or "none loaded from a file",
-        "Device": environment["accelerator"] or f"{parts.device} ({environment['threads']} threads)",
+        "Initial weights": weights or "random",
+        "Device": environment["accelerator"] or f"{parts.device} ({_threads(environment['threads'])})",
         "Precision": setup.precision,
         "Seed": str(environment["seed"]),
         **(trained if setup.epochs else {}),
@@ -63,6 +63,10 @@ def describe_start(
         sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / "sweep.json").exists() else None,
         gallery=RunGallery(parts, epochs=setup.epochs),
     )
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def _optimization(protocol: Protocol, parts: Parts) -> dict[str, str]:

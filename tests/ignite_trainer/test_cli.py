@@ -488,3 +488,12 @@ def test_a_word_that_is_too_long_for_a_name_is_refused_by_its_flag(
         command("--labels", "x" * 300, defaults=defaults)
     assert caught.value.code == 2
     assert "--labels" in capsys.readouterr().err
+
+
+def test_without_a_protocol_the_error_names_one_that_runs(
+    defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(defaults=defaults)
+    assert ended.value.code == 2
+    assert "error: name a protocol, such as -c protocols/quickstart.json\n" in capsys.readouterr().err

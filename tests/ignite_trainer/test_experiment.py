@@ -190,11 +190,13 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
     assert start.facts == {
         "Started": started,
         "Model": "toy_research.network.TwoTowers",
-        "Initial weights": "none loaded from a file",
+        "Initial weights": "random",
         "Optimizer": "SGD (momentum 0.9)",
         "Learning rate": "0.1",
         "Batch": "8 samples",
-        "Device": f"cpu ({torch.get_num_threads()} threads)",
+        "Device": "cpu (1 thread)"
+        if torch.get_num_threads() == 1
+        else f"cpu ({torch.get_num_threads()} threads)",
         "Precision": "fp32",
         "Seed": "7",
         "Parameters left\\..*|scale": "153 in 5 tensors, trained",
@@ -217,7 +219,7 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
         (
             {"Setup__batch_train": 21},
             "Setup.batch_train is 21, but the training split has 20 samples: not one complete batch. "
-            "Lower it with -b.",
+            "Lower it: -b 20, or less.",
         ),
         ({"Dataset__args": {"fold": 4}}, "Dataset.args.fold is 4; there are folds 1 to 3."),
         ({"Dataset__args": {"samples": 0}}, "Dataset.args leave the train split without a sample."),

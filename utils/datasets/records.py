@@ -192,12 +192,14 @@ class Records:
 def _tables_beside(table: Path) -> str:
     """Say which tables, or folders, are where a table is not."""
     if not table.parent.is_dir():
-        return f"There is no folder {table.parent}. {_TO_NAME_ANOTHER}"
+        return f"There is no folder {table.parent.absolute()}. {_TO_NAME_ANOTHER}"
     names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)
     near = difflib.get_close_matches(table.name, names, n=1)
     listed = [*near, *(name for name in names if name not in near)]
     more = f" and {len(listed) - _LISTED} more" * (len(listed) > _LISTED)
-    return f"{table.parent} has {', '.join(listed[:_LISTED]) or 'no table'}{more}. {_TO_NAME_ANOTHER}"
+    return (
+        f"{table.parent.absolute()} has {', '.join(listed[:_LISTED]) or 'no table'}{more}. {_TO_NAME_ANOTHER}"
+    )
 
 
 def _is_json(table: Path) -> bool:

@@ -305,7 +305,9 @@ def test_files_of_kinds_that_are_not_read_are_refused_by_name(folder: Path, text
         Table(folder / "own.csv", RATE)
 
 
-def test_a_table_that_is_not_there_is_told_from_those_that_are(folder: Path) -> None:
+def test_a_table_that_is_not_there_is_told_from_those_that_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a.csv", "notes.txt", "note.tsv"):
         (folder / name).touch()
     with pytest.raises(
@@ -318,3 +320,8 @@ def test_a_table_that_is_not_there_is_told_from_those_that_are(folder: Path) -> 
         Table(folder / "sounds/nope.tsv", RATE)
     with pytest.raises(FileNotFoundError, match=r"no such table\. There is no folder .*/none\."):
         Table(folder / "none/nope.tsv", RATE)
+    monkeypatch.chdir(folder)
+    with pytest.raises(
+        FileNotFoundError, match=rf"^nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv"
+    ):
+        Table("nope.tsv", RATE)
