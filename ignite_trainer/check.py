@@ -152,7 +152,7 @@ class Checker:
         """Ask the class of the data set for its findings, once for all folds."""
         inspect = getattr(blueprint.dataset, "inspect_data", None)
         args = blueprint.dataset_args
-        but_fold = {key: value for key, value in args.items() if not is_fold(f".{key}")}
+        but_fold = {key: value is not None if is_fold(f".{key}") else value for key, value in args.items()}
         key = digest([blueprint.protocol.dataset.path, but_fold])
         if key not in self._data:
             look = Inspection if inspect is None else lambda: build(inspect, args, where="Dataset")

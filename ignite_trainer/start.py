@@ -40,7 +40,7 @@ def describe_start(
     facts = {
         "Started": environment["started"],
         "Model": protocol.model.path,
-        "Initial weights": weights or "random",
+        "Initial weights": weights or "random, unless the model loads some itself",
         "Device": environment["accelerator"] or f"{parts.device} ({_threads(environment['threads'])})",
         "Precision": setup.precision,
         "Seed": str(environment["seed"]),

@@ -58,11 +58,7 @@ def read_state_dict(path: str | Path) -> StateDict:
     """
     path = Path(path)
     if is_before_training(path):
-        logger.warning(
-            "%s: the weights before the first step (epoch 0), as no trained epoch of that run was better. "
-            "Nothing was learned.",
-            path,
-        )
+        logger.warning("%s: the weights before the first step (epoch 0). Nothing was learned.", path)
     entries = read_entries(path)
     state = _find_state_dict(entries)
     if state is None:

@@ -106,10 +106,15 @@ def load_weights(
     )
     if gaps.missing or gaps.unexpected or gaps.misshapen:
         raise MisfitError(f"Weights do not fit {type(module).__name__}. {gaps}", gaps)
-    damaged = [name for name in sorted(fitting) if not given[name].isfinite().all()]
+    damaged = [
+        name
+        for name in sorted(fitting)
+        if given[name].is_floating_point()
+        and not given[name].float().isfinite().all()  # float8 has no isfinite
+    ]
     if damaged:
         logger.warning(
-            "%s: %d entries hold values that are not finite, such as %s; so will the embeddings.",
+            "%s: %d tensors have NaN or infinite values, such as %s; so will the embeddings.",
             source, len(damaged), damaged[0],
         )  # fmt: skip
     if report.misshapen:
@@ -135,7 +140,7 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
     """
     own = {name: name for name in state if name in known or name not in _ADDED_BY_WRAPPERS}
     candidates = list(_without_outer_wrappers(own, known))
-    fits = [sum(name in known for name in candidate.values()) for candidate in candidates]
+    fits = [len(set(candidate.values()).intersection(known)) for candidate in candidates]
     renamed = candidates[fits.index(max(fits)) if any(fits) else -1]
     twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
     if twice:

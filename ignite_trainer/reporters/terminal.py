@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NAME_SHARE = 0.45  # of the terminal's width
-_PADDING = 3  # columns of the terminal around a cell
+_PADDING = 3  # columns of the terminal around a cell, with the line between two of them
+_TIGHT = 2  # where all columns of figures fit into the terminal by that alone
 
 
 def make_table(title: str) -> Table:
@@ -43,7 +44,11 @@ def add_row(table: Table, *cells: str) -> None:
 
 
 def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a table of figures; where it is wider than the terminal, in parts, and no figure is cut short."""
+    """Print a table of figures; no figure is cut short.
+
+    Where it is wider than the terminal, columns stand closer together; if that is not enough, it is printed
+    in parts, each with the names of the rows.
+    """
     from rich.console import Console as Terminal
 
     widths = [
@@ -51,8 +56,11 @@ def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
         for number, name in enumerate(columns)
     ]
     room = Terminal().width - max((len(row) for row in rows), default=0) - 2 * _PADDING
-    for begin, end in _parts(widths, room):
+    wide, tight = (sum(widths) + padding * len(widths) for padding in (_PADDING, _TIGHT))
+    is_tight = tight <= room < wide
+    for begin, end in [(0, len(widths))] if is_tight else _parts(widths, room):
         table = make_table(title if not begin else "")
+        table.padding = (0, 1, 0, 0) if is_tight else (0, 1)
         table.add_column("", overflow="fold")
         for name in columns[begin:end]:
             table.add_column(visible(name), justify="right", no_wrap=True)

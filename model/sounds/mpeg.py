@@ -59,12 +59,16 @@ def mpeg_layout(file: BinaryIO, start: int) -> Layout:
     head = read_bytes(file, start, 64)
     stereo, version_1 = head[3] & 0xC0 != 0xC0, head[1] & 0x18 == 0x18
     at = 4 + ((32 if stereo else 17) if version_1 else (17 if stereo else 9))
-    flags, announced = (int.from_bytes(head[at + skip : at + skip + 4], "big") for skip in (4, 8))
-    frames, stop = _mpeg_frames(file, start)
+    flags, announced, size = (int.from_bytes(head[at + skip : at + skip + 4], "big") for skip in (4, 8, 12))
     if head[at : at + 4] in (b"Xing", b"Info") and not any(head[4:at]) and flags & 1 and announced:
-        if frames <= announced + 2:  # the header's own frame, and one that some encoders do not count
+        if flags & 2:
+            more = is_mpeg_frame(read_bytes(file, after_id3(file, start + size), 4))
+        else:  # the header's own frame, and one that some encoders do not count, are no more
+            more = _mpeg_frames(file, start)[0] > announced + 2
+        if not more:
             return Layout(views=(View(file, _ID3_TAG, start),))
         head = head[:at] + bytes(4) + head[at + 4 :]
+    stop = _mpeg_frames(file, start)[1]
     return Layout(
         views=(View(file, _ID3_TAG + head, start + len(head), stop, open_ended=True),), estimated=True
     )

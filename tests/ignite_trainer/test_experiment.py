@@ -190,7 +190,7 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
     assert start.facts == {
         "Started": started,
         "Model": "toy_research.network.TwoTowers",
-        "Initial weights": "random",
+        "Initial weights": "random, unless the model loads some itself",
         "Optimizer": "SGD (momentum 0.9)",
         "Learning rate": "0.1",
         "Batch": "8 samples",

@@ -206,7 +206,7 @@ def test_weights_that_are_not_finite_are_warned_of(caplog: pytest.LogCaptureFixt
     state = {"weight": torch.tensor([[1, math.nan], [0, 1]]), "bias": torch.zeros(2)}
     load_weights(module, state, source="x.pt")
     assert caplog.messages == [
-        "x.pt: 1 entries hold values that are not finite, such as weight; so will the embeddings."
+        "x.pt: 1 tensors have NaN or infinite values, such as weight; so will the embeddings."
     ]
 
 
@@ -215,6 +215,7 @@ def test_weights_that_are_not_finite_are_warned_of(caplog: pytest.LogCaptureFixt
     [
         (["model.a", "b"], {"model.a", "b"}, {"model.a", "b"}),  # an entry of that name, not a wrapper
         (["model.audio.a", "model.b", "loss.weight"], {"audio.a", "b"}, {"audio.a", "b", "loss.weight"}),
+        (["a", "b", "model.a"], {"a", "b"}, {"a", "b", "model.a"}),
         (["net.module.a", "net.module.b", "step"], {"a", "b"}, {"a", "b", "step"}),
         (["_forward_module.network.a", "_forward_module.network.b"], {"a", "b"}, {"a", "b"}),
     ],

@@ -37,7 +37,7 @@ def name_findings(names: Collection[str]) -> Iterator[Finding]:
         if name.lower() in _ABSENT:
             yield Finding(
                 severity="warning",
-                what="A class is named as programs write a value that is missing.",
+                what="A class name looks like a missing value.",
                 where=name,
                 remedy="Leave these cells empty, unless the class is meant.",
             )

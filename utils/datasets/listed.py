@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ignite_trainer.inspection import Inspection, Severity
+from ignite_trainer.inspection import NAMED, Inspection, Severity
 from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import HIGHEST_RATE, Segment
 from utils.datasets.cache import DecodedClips, OpenDecoded, is_decoded, plan_decoding
@@ -154,8 +154,12 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         """
         for said in filter(None, (self.notice, self.passed_over)):
             logger.warning("%s", said)
+        by_kind: dict[tuple[str, str], list[str]] = {}
         for one in self._doubtful_names:
-            logger.warning("%s: %s %s %s", self.title, one.what, one.where, one.remedy)
+            by_kind.setdefault((one.what, one.remedy), []).append(one.where)
+        for (what, remedy), names in by_kind.items():
+            more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+            logger.warning("%s: %s (%s%s) %s", self.title, what, "; ".join(names[:NAMED]), more, remedy)
         self.notice, self.passed_over, self._doubtful_names = None, None, []
         self._refuse_times_of_sources()
         if self._load_decoded is not None and self._decoded is None:

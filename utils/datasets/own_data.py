@@ -25,8 +25,8 @@ class Table(ListedDataset):
     `fold`, `split`, `start`, `end`, `duration`, `group`; an argument names it otherwise (false: there is
     none). Any value may be absent. Held out is what `fold` or `split` say, or else a share.
 
-    Cells that read `nan`, `NaN` or `<NA>` are empty; `Nan`, or `nan` within a longer text, is a word. Where
-    all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
+    Cells that read `nan`, `N/A`, `NULL` or the like are empty; `Nan`, or `nan` within a longer text, is a
+    word. Where all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
     A folder has a folder for each class, with sounds and pictures in it, a sound and a picture of one name as
     one sample. Links are followed, no folder is entered twice, and what is not read is counted in a warning.

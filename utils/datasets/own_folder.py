@@ -76,7 +76,9 @@ def read_folder(folder: Path) -> ClassFolders:
     classes = [f"{split}/{name}" for split in splits for name in folders_of(folder / split)]
     empty = [name for name in classes or folders_of(folder) if name not in with_samples]
     inside = {"/".join(stem.split("/")[: depth + 1]): stem.count("/") > depth for stem in by_stem}
-    passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all(inside.values()) else [])
+    passed_over = _passed_over(
+        kinds, stray, empty, repeated, sorted(inside) if all(inside.values()) and not splits else []
+    )
     if not by_stem:
         said = f" Not read: {passed_over}." if passed_over else ""
         raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
@@ -85,7 +87,9 @@ def read_folder(folder: Path) -> ClassFolders:
         parts = stem.split("/")
         for sound, picture in zip_longest(sounds, pictures):
             images = () if picture is None else (picture,)
-            entry = Entry(sound, images, labels=(one_line(parts[depth - 1].replace("_", " ")),))
+            entry = Entry(
+                sound, images, labels=(one_line(parts[depth - 1].replace("_", " ")) or parts[depth - 1],)
+            )
             rows.append(Row(entry, parts[0] if splits else None, stem))
     return ClassFolders(rows, _held_out(splits), passed_over)
 

@@ -12,8 +12,8 @@
 | end                  | an error asks which column is the start                              |
 | start, end, duration | an error asks, unless end and duration agree                         |
 
-Names are read word by word, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `t0`, `xmax` (of
-Praat), `stop`, `end_ms` (milliseconds). Of several columns for one time, the one in seconds counts.
+Names are read word by word, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `stop`, `end_ms`
+(milliseconds). Of several columns for one time, the one in seconds counts.
 
 An error asks about other columns of numbers whose names speak of a start or an end: of something
 (`call_start`, `from`, `time` beside a duration), in another unit (`start_sample`, `end_frame`), or of two for
@@ -58,10 +58,8 @@ _NOT_OF_A_PART = frozenset(
     page row column line char token audio recording video track total text caption
     """.split()  # noqa: SIM905
 )
-_PARTS = frozenset({"segment", "segments", "interval", "timestamps", "boundaries"})
 _GLUED = re.compile(r"\b(start|begin|onset|offset|end|stop)(?=(?:time|times|secs?|seconds?|ms)\b)")
-_SYMBOLS = re.compile(r"\b(?:(?:t|time) ?|x)(min|max|0|1)\b")
-_OF_SYMBOLS = {"min": "tmin", "0": "tmin", "max": "tmax", "1": "tmax"}
+_T_MIN = re.compile(r"\bt(?:ime)? (min|max)\b")
 _LIKE_A_TIME = re.compile(r"[\d.:,]+")
 _ARGUMENTS: tuple[Role, ...] = ("start", "end", "duration")
 _LOOKED_AT = 1000  # rows, for a value of each column
@@ -105,11 +103,6 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
     ]
     if questions:
         raise ValueError(f"{records.table}: {' '.join(questions)}")
-    if start is None and end is None and given["start"] is None and (pairs := _pairs(records)):
-        raise ValueError(
-            f"{records.table}: {pairs[0]} may be the part of the sound, but is a list: write start and end "
-            'into columns of their own; if it is something else, set "start": false.'
-        )
     if start is None and end is not None and given["start"] is None and given["end"] is None:
         raise ValueError(
             f"{records.table} has the column {end}, and none for the start that is known by its name; it "
@@ -201,8 +194,7 @@ def _in_another_unit(columns: Sequence[str], role: str) -> str:
 def _words(column: str) -> tuple[str, ...]:
     """Split the name of a column into lower-case words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower().replace("_", " ")
-    apart = _SYMBOLS.sub(lambda found: _OF_SYMBOLS[found[1]], _GLUED.sub(r"\1 ", apart))
-    return tuple(re.findall(r"[a-z]+", apart))
+    return tuple(re.findall(r"[a-z]+", _T_MIN.sub(r"t\1", _GLUED.sub(r"\1 ", apart))))
 
 
 def _per_second(column: str) -> int:
@@ -233,14 +225,6 @@ def _meaning(column: str) -> tuple[Role, bool] | None:
     if role == "offset" or named & {"from", "to"} or others & _NOT_OF_A_PART:
         return None
     return role, False
-
-
-def _pairs(records: Records) -> list[str]:
-    """Find columns that are called a segment and whose first value is a list of two numbers."""
-    columns = {name for name in records.columns if not _PARTS.isdisjoint(_words(name))}
-    first = next(iter(records), None) if columns else None
-    pairs = {name: first.texts(name) for name in sorted(columns) if first is not None}
-    return [name for name, two in pairs.items() if len(two) == 2 and all(map(_LIKE_A_TIME.fullmatch, two))]
 
 
 def _with_numbers(records: Records, columns: set[str]) -> set[str]:

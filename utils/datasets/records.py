@@ -32,7 +32,9 @@ MOST_ROWS = 20_000_000
 
 _LONGEST_TEXT = 5_000  # characters: a caption is longer than a label
 _MOST_VALUES = 1_000  # of a list
-_LIKE_A_LIST = re.compile(r"""\s*\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])""", re.DOTALL)
+_LIKE_A_LIST = re.compile(
+    r"""\s*(\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])|[({]\s*(['"]).*\3\s*,?\s*[)}]\s*$)""", re.DOTALL
+)
 _LISTED = 5  # tables
 _TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
 _ONE_OBJECT = "each line is one JSON object (a file that is one list of objects is called .json)."
@@ -139,7 +141,7 @@ def _number(text: str) -> float:
 
 
 def _list_of(text: str) -> list[Any] | None:
-    """Read a list as JSON writes it, or a list, tuple or set as Python does; None: it is none of these."""
+    """Read a list as JSON writes it, or a list or tuple as Python does; None: it is none of these."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -147,9 +149,7 @@ def _list_of(text: str) -> list[Any] | None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return None
-        if isinstance(value, set):  # each time in another order
-            value = sorted(value, key=text.find if all(isinstance(one, str) for one in value) else str)
-        elif repr(value) != text:  # such as ['a' 'b'], two texts of numpy and one of Python
+        if repr(value) != text:  # such as ['a' 'b'], two texts of numpy and one of Python
             return None
     return list(value) if isinstance(value, list | tuple) else None
 
@@ -265,7 +265,7 @@ def _delimiter(table: Path) -> str:
         return "\t"
     with table.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline(10_000)
-    return max(",;\t|", key=header.count)
+    return max(",;\t", key=header.count) if any(mark in header for mark in ",;\t") else "|"
 
 
 def _read_json(table: Path) -> Iterator[Record]:

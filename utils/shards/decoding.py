@@ -168,7 +168,9 @@ def _labels(said: Mapping[str, Any]) -> list[str]:
 
 def _texts(said: Mapping[str, Any]) -> list[str]:
     """Return the texts of a JSON file: one, or a list of captions as in the shards of LAION-CLAP."""
-    given = next((said[name] for name in _TEXTS if not is_empty(said.get(name))), None)
+    given = next(
+        (said[name] for name in _TEXTS if not is_empty(said.get(name)) and said[name] not in ("", [])), None
+    )
     several: list[Any] = given if isinstance(given, list) else [given]
     texts = [text for text in several if not is_empty(text) and text != ""]
     if not all(isinstance(text, str) for text in texts):

@@ -28,6 +28,8 @@ DESCRIBING = frozenset({".json", ".txt", ".cls"})
 """Suffixes of files that describe a sample."""
 
 _META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
+_SOUND_WORDS = frozenset({"audio", "sound"})
+_DESCRIBING_WORDS = ("meta", "metadata", "label", "labels", "text", "caption")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NUMBER = re.compile(r"[0-9]+")
 
@@ -78,23 +80,19 @@ def sample_keys(names: Sequence[str]) -> list[str]:
 
 
 def _joined(files: Sequence[_Name], keys: list[str]) -> list[str]:
-    """Give a sound and its description one key, if each would be alone: clip.audio.wav, clip.meta.json."""
+    """Give a sound and its description one key where their names say so: clip.audio.wav, clip.meta.json."""
     kinds = defaultdict[str, set[str]](set)
     for file, key in zip(files, keys, strict=True):
         kinds[key].add(file.kind)
-    alone = defaultdict[str, dict[str, str]](dict)  # by shorter key: kind of the files of each key
-    for file, key in zip(files, keys, strict=True):
-        if len(file.keys) > 1 and file.keys[0] not in kinds:
-            alone[file.keys[0]][key] = "".join(sorted(kinds[key]))
-    shorter = {
-        key: short
-        for short, found in alone.items()
-        if len(found) == 2
-        and len(AUDIO_SUFFIXES & set(found.values())) == 1
-        and len(DESCRIBING & set(found.values())) == 1
-        for key in found
-    }
-    return [shorter.get(key, key) for key in keys]
+    joined: dict[str, str] = {}
+    for key in kinds:
+        stem, _, word = key.rpartition(".")
+        if word not in _SOUND_WORDS or stem in kinds or not kinds[key] <= AUDIO_SUFFIXES:
+            continue
+        for other in (f"{stem}.{describing}" for describing in _DESCRIBING_WORDS):
+            if other in kinds and kinds[other] <= DESCRIBING:
+                joined |= {key: stem, other: stem}
+    return [joined.get(key, key) for key in keys]
 
 
 def key_of_sample(names: Sequence[str], expected: str) -> str:

@@ -173,7 +173,7 @@ def _without_samples(class_names: Sequence[str], labels: Container[str]) -> Iter
     if len(class_names) == 1:
         yield Finding(
             severity="warning",
-            what="There is one class, so every answer of a model is right.",
+            what="Only one class: every prediction is right.",
             where=class_names[0],
             remedy="Add clips of others.",
         )

@@ -131,6 +131,21 @@ def test_figures_are_whole_in_a_narrow_terminal(
         assert shown.count(f"{value:.4f}") == 2
 
 
+def test_columns_stand_closer_where_all_fit_by_that(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    values = {**{f"fold {fold}": fold / 7 for fold in range(1, 6)}, "mean": 3 / 7, "sd": 0.2259}
+    Console().on_measurement(
+        Measured(epoch=0, name="probe", table={"audio": values, "log-mel statistics": values})
+    )
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if "0.1429" in line]
+    figures = [f"{value:.4f}" for value in values.values()]
+    assert rows == [["audio", *figures], ["log-mel", "statistics", *figures]]
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_progress_bar_is_cleared_before_a_line_is_printed(
     run: RunStart, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,8 +57,8 @@ def segment(folder: Path, columns: dict[str, Any], **args: Any) -> tuple[float, 
         ({"start_time": 0.25, "end_time": 0.5}, (0.25, 0.5)),
         ({"begin": 0.25, "end": 0.5, "offset": 3}, (0.25, 0.5)),
         ({"start": 0.25, "end": 0.5, "duration": 0.26}, (0.25, 0.5)),
-        ({"t0": 0.25, "t1": 0.5}, (0.25, 0.5)),
-        ({"xmin": 0.25, "xmax": 0.5}, (0.25, 0.5)),
+        ({"xmin": 0.25, "ymin": 3, "xmax": 0.5, "ymax": 4}, None),  # a box in a picture
+        ({"x0": 0.25, "x1": 0.5, "x2": 0.75}, None),
         ({"start": 0.25}, (0.25, None)),
         ({"duration": 0.2}, None),
         ({"start": float("nan"), "end": float("nan")}, None),
@@ -162,7 +162,6 @@ def test_columns_that_are_no_times_of_a_part_are_not_asked_about(
         ),
         ({"Begin Time (s)": 9, "File Offset (s)": 0.4}, "Begin Time (s) or File Offset (s) may be the start"),
         ({"time": 0.3, "duration": 0.2}, "time may be the start of the part of the sound: if so"),
-        ({"segment": [0.3, 0.5]}, "segment may be the part of the sound, but is a list: write start and end"),
         ({"stop": 0.5}, "has the column stop, and none for the start that is known by its name"),
         ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a number of milliseconds after the start'),
         (
