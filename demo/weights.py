@@ -82,8 +82,9 @@ class Weights:
         others = [text for text in texts if _plain(text) not in known]
         if not known or not others:
             return None
+        them = "them" if self.trained_templates == ("{}",) else "these texts"
         return (
-            f"{self.trained_on} Not among them: {_listed(others)}. Their figures are far less reliable, "
+            f"{self.trained_on} Not among {them}: {_listed(others)}. Their figures are far less reliable, "
             "however high."
         )
 

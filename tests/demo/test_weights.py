@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,12 +109,17 @@ def test_towers_that_kept_random_weights_are_named(
         assert limits is None or (limits.startswith(expected) and limits.endswith("is arbitrary."))
 
 
-@pytest.mark.parametrize("damaged", ["protocol.json", "checkpoints/frozen_weights.pt"])
-def test_of_a_damaged_run_nothing_is_said(run: Callable[..., Path], damaged: str) -> None:
+def test_of_a_run_with_a_damaged_protocol_the_weights_are_refused(run: Callable[..., Path]) -> None:
     best = run(False, *CLIP)
-    (best.parents[1] / damaged).write_text("[]")
-    with contextlib.suppress(WeightsError):  # of the protocol, from which the model would be built
-        assert find_demo_weights(str(best)).limits is None
+    (best.parents[1] / "protocol.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"protocol\.json"):
+        find_demo_weights(str(best))
+
+
+def test_of_a_run_with_damaged_frozen_weights_nothing_is_said(run: Callable[..., Path]) -> None:
+    best = run(False, *CLIP)
+    (best.parent / "frozen_weights.pt").write_text("[]")
+    assert find_demo_weights(str(best)).limits is None
 
 
 MANY = tuple(f"class {number}" for number in range(14))
@@ -165,7 +169,7 @@ def test_a_label_in_another_template_was_not_trained() -> None:
     assert "Not among them: a dog, a rain. Their" in str(plain.caveat(["dog", "rain"], "a {}"))
     put = replace(plain, trained_templates=("a {}",))
     assert put.caveat(["Dog"], "A {}") is None
-    expected = 'a run on 2 labels in the text "a {}": dog, rain. Not among them: dog. Their'
+    expected = 'a run on 2 labels in the text "a {}": dog, rain. Not among these texts: dog. Their'
     assert expected in str(put.caveat(["dog"]))
 
 

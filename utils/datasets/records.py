@@ -37,7 +37,7 @@ _LIKE_A_LIST = re.compile(
 )
 _LISTED = 5  # tables
 _TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
-_ONE_OBJECT = "each line is one JSON object (a file that is one list of objects is called .json)."
+_ONE_OBJECT = "each line is one JSON object (or the whole file, called .json, is one list of objects)."
 
 
 @dataclass(frozen=True)

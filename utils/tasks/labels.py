@@ -41,6 +41,7 @@ class Classes:
                 raise ValueError(
                     f"{type(dataset).__name__} has no class_names; this task needs the list of its labels."
                     + f" Unused columns: {unused}." * bool(unused)
+                    + " Captions are what utils.tasks.Contrastive trains with: see protocols/own-pairs.json."
                 )
         names = list(datasets[0].class_names)
         if any(list(dataset.class_names) != names for dataset in datasets):
