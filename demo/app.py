@@ -147,7 +147,7 @@ def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]
 def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any]:
     """What the page says about folder and model, as JSON types."""
     return {
-        "folder": "made sounds and drawings" if made else str(index.folder),
+        "folder": "the synthetic examples" if made else str(index.folder),
         "counts": {kind: len(index.paths(kind)) for kind in KINDS},
         "weights": index.weights.name,
         "limits": index.weights.limits,
