@@ -109,7 +109,8 @@ def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
 
 
 def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:
-    facts = {"Samples": f"{sizes['train']:,} to train on, {sizes['test']:,} held out"}
+    held_out = f"{sizes['train']:,} to train on, {sizes['test']:,} held out"
+    facts = {"Samples": held_out if "training" in found.activities else f"{sizes['test']:,} to evaluate"}
     for activity, each in found.activities.items():
         whole, measured = each.whole, ", ".join(str(point.samples) for point in each.measured)
         how = (

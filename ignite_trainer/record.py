@@ -75,8 +75,9 @@ class RunRecord(_Facts):
         weights: files of the initial weights; none if they were random.
         dataset: what results on it may be called.
         samples: number of samples of each split.
-        held_out: numbers of the folds held out; none where the whole data set is evaluated.
+        held_out: numbers of the folds held out; none where no fold is, but another part or nothing.
         folds: numbers of all folds of the data set.
+        nothing_held_out: whether the samples evaluated are the whole data set.
         metric: label of the one that tables show; None if there is no metric.
         share: whether it is known to be a share of 1, which tables show in per cent.
         listed: whether the run stands in the table of all results.
@@ -100,6 +101,7 @@ class RunRecord(_Facts):
     samples: dict[str, int]
     held_out: tuple[int, ...]
     folds: tuple[int, ...]
+    nothing_held_out: bool = False
     seed: int
     epochs: int
     metric: str | None
@@ -133,6 +135,13 @@ class RunRecord(_Facts):
         """Whether the metrics are of samples that the model was trained on, since no fold was held out."""
         return bool(self.epochs and self.folds and not self.held_out)
 
+    @property
+    def evaluated(self) -> str:
+        """What was evaluated, where no fold was held out."""
+        if self.is_of_training_data:
+            return "training data"
+        return "whole set" if self.nothing_held_out or self.folds else "held-out part"
+
     def value(self, label: str) -> tuple[float | None, float | None]:
         """Return a held-out metric after the last epoch, and at its best; None where there is none."""
         best = next((entry.value for entry in self.best if entry.label == label), None)
@@ -163,6 +172,7 @@ def describe_run(
         samples={str(split): size for split, size in parts.sizes.items()},
         held_out=self_description.held_out_folds(dataset),
         folds=self_description.folds(dataset),
+        nothing_held_out=self_description.hold_nothing_out(parts.evaluation["train"].dataset, dataset),
         seed=protocol.setup.seed,
         epochs=protocol.setup.epochs,
         metric=shown.line_label if shown else None,

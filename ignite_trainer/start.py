@@ -14,7 +14,7 @@ from ignite_trainer.gallery import RunGallery
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Best, RunStart
 from ignite_trainer.section import ClassSpec
-from ignite_trainer.self_description import folds, held_out_folds, results_name
+from ignite_trainer.self_description import hold_nothing_out, results_name
 
 
 def describe_start(
@@ -36,7 +36,7 @@ def describe_start(
         "Training split": training,
     }
     dataset = parts.evaluation["test"].dataset
-    is_part = bool(held_out_folds(dataset)) or not folds(dataset)
+    is_whole = hold_nothing_out(parts.evaluation["train"].dataset, dataset)
     facts = {
         "Started": environment["started"],
         "Model": protocol.model.path,
@@ -46,7 +46,7 @@ def describe_start(
         "Seed": str(environment["seed"]),
         **(trained if setup.epochs else {}),
         "Data": results_name(dataset),
-        "Held-out split" if is_part else "Evaluated": f"{parts.sizes['test']:,} samples",
+        "Evaluated" if is_whole else "Held-out split": f"{parts.sizes['test']:,} samples",
         **({"Goes on from": gone_on} if gone_on else {}),
         "Results": str(folder),
     }

@@ -76,7 +76,7 @@ class Entry:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every sample was evaluated by a model that was not trained on it."""
+        """Whether all was evaluated that results on the data set are of, by models not trained on it."""
         if self.newest.is_of_training_data:
             return False
         held_out = self._held_out
@@ -84,12 +84,12 @@ class Entry:
 
     @property
     def extent(self) -> str:
-        """What was evaluated: "5 of 5 folds", "fold 1 of 5", "whole set", "training data"."""
+        """What was evaluated, such as "5 of 5 folds", "fold 1 of 5", "held-out part", "whole set"."""
         held_out = sorted(self._held_out)
         folds = {fold for run in self.runs for fold in run.record.folds}
         seeds = len({run.record.seed for run in self.runs})
         if not held_out:
-            what = "training data" if self.newest.is_of_training_data else "whole set"
+            what = self.newest.evaluated
         elif len(held_out) == 1:
             what = f"fold {held_out[0]} of {len(folds)}"
         else:
@@ -162,10 +162,8 @@ def _cell(record: RunRecord) -> tuple[Any, ...]:
 
 def _kind(record: RunRecord) -> tuple[str, str, str]:
     """What makes several cells of one, each in a row of its own; the variant is given a name later."""
-    if record.is_of_training_data:
-        extent = "training data"
-    elif not record.held_out:
-        extent = "whole set"
+    if not record.held_out:
+        extent = record.evaluated
     else:
         extent = "folds" if len(record.held_out) == 1 else f"{len(record.held_out)} folds a run"
     return record.variant, str(record.metric), extent

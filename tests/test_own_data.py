@@ -91,6 +91,24 @@ def test_a_table_trains_with_a_share_held_out(noises: Path) -> None:
     assert "own (12 samples, held out: 0.2 of the groups by hash)" in json.dumps(result)
 
 
+@pytest.mark.parametrize(
+    ("options", "extent", "fact"),
+    [
+        (["-e", "1"], "held-out part", "Held-out split"),
+        (["-e", "0"], "held-out part", "Held-out split"),
+        (["-e", "0", "--Dataset.args.share", "null"], "whole set", "Evaluated"),
+    ],
+)
+def test_a_share_that_is_held_out_is_never_called_the_whole_set(
+    noises: Path, options: list[str], extent: str, fact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = ["--Reporters", '[{"class": "ignite_trainer.reporters.Console"}]']
+    assert train(noises, "-b", "4", *options, *console) == 0
+    (cell,) = json.loads((noises.parent / "results/table.json").read_text())["cells"]
+    assert cell["extent"] == extent
+    assert re.search(rf"\b{fact} +\d+ samples", capsys.readouterr().out)
+
+
 def test_files_that_do_not_decode_are_left_out_and_counted_where_they_may_be(
     noises: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

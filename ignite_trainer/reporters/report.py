@@ -93,7 +93,7 @@ def _headline(end: RunEnd) -> str:
 def _sentence(label: str, end: RunEnd, best: Best | None) -> str:
     last = f" {readable(end.last[label])}" if label in end.last else ""
     if not end.last_epoch:
-        return f"**{inert(label)}{last}** on the held-out split."
+        return f"**{inert(label)}{last}** on the samples evaluated."
     text = f"**{inert(label)}{last}** after the last epoch ({end.last_epoch})"
     return f"{text}; best {readable(best.value)} (epoch {best.epoch})." if best else f"{text}."
 

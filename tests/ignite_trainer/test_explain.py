@@ -85,6 +85,14 @@ def test_a_protocol_is_explained_and_nothing_is_written(
     assert not (tmp_path / "results").exists()
 
 
+def test_of_an_evaluation_nothing_is_called_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(tmp_path, "-e", "0") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Samples +\d+ to evaluate", out) and " held out" not in out
+
+
 def test_without_data_the_rest_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explained(tmp_path, "--Dataset.args.fold", "99") == 0
     said = capsys.readouterr().out

@@ -69,7 +69,9 @@ def test_a_cell_is_the_mean_after_the_last_epoch_in_per_cent_with_the_number_of_
             "50.0 ± 0.0 (2 of 5 folds, 2 seeds, 3 runs)",
         ),
         ([run_record(fold=None, epochs=9)], "50.0 (training data)"),
-        ([run_record(epochs=9, folds=())], "50.0 (whole set)"),
+        ([run_record(epochs=9, folds=())], "50.0 (held-out part)"),
+        ([run_record(folds=())], "50.0 (held-out part)"),
+        ([run_record(folds=(), nothing_held_out=True)], "50.0 (whole set)"),
         ([run_record(fold=1, last=2.5, share=False)], "2.5000 (fold 1 of 5)"),
         ([run_record(fold=1, last=0.5, share=False)], "0.5000 (fold 1 of 5)"),
         ([run_record(fold=1, last=None)], "not finite (fold 1 of 5)"),
@@ -205,7 +207,7 @@ def test_a_whole_set_is_compared_only_where_nothing_was_trained_on_it() -> None:
     facts: dict[str, Any] = {"weights": (FULL,), "published": (published(),)}
     assert rows(run_record(**facts))[1][1:] == ["50.0 (whole set)", "97.15"]
     assert rows(run_record(epochs=9, **facts))[1][1:] == ["50.0 (training data)", ""]
-    assert rows(run_record(epochs=9, folds=(), **facts))[1][1:] == ["50.0 (whole set)", "97.15"]
+    assert rows(run_record(epochs=9, folds=(), **facts))[1][1:] == ["50.0 (held-out part)", "97.15"]
 
 
 def test_random_weights_are_compared_with_nothing_published() -> None:

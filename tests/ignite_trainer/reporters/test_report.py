@@ -77,7 +77,7 @@ def test_without_training_nothing_is_said_of_epochs(run: RunStart) -> None:
     (run.folder / "curve.png").touch()
     text = report(dataclasses.replace(run, epochs=0), end=the_end(last_epoch=0, best=()))
     assert (
-        "Nothing was trained: the model was evaluated as it was given. **Val. Acc. 0.7500** on the held-out"
+        "Nothing was trained: the model was evaluated as it was given. **Val. Acc. 0.7500** on the samples"
         in text
     )
     assert "best" not in text
