@@ -303,6 +303,16 @@ def require_a_batch(blueprint: Blueprint, samples: int) -> None:
         )
 
 
+def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
+    """The same, with the largest batch that so many samples complete; None if that is none or one sample."""
+    setup = blueprint.protocol.setup
+    most = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
+    if most <= 1:
+        return None
+    setup = setup.model_copy(update={"batch_train": most})
+    return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"setup": setup}))
+
+
 def try_out_model(blueprint: Blueprint) -> nn.Module:
     """Build the model, apply the rules for its parameters, build what trains it; all on the CPU.
 
@@ -317,12 +327,12 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
 def without_weights(blueprint: Blueprint) -> Blueprint:
     """The same, with random weights in place of those that would be fetched.
 
-    Models name their weights by the argument `pretrained`: a path, which is kept, or a name, or false.
+    Models name their weights by the argument `pretrained`: a path or false, which are kept, or a name.
     """
     model = blueprint.protocol.model
     named = model.args.get("pretrained")
     is_path = isinstance(named, str) and len(Path(named).parts) > 1
-    if is_path or "pretrained" not in inspect.signature(blueprint.model).parameters:
+    if named is False or is_path or "pretrained" not in inspect.signature(blueprint.model).parameters:
         return blueprint
     model = model.model_copy(update={"args": {**model.args, "pretrained": False}})
     return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"model": model}))

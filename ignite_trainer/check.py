@@ -21,6 +21,7 @@ from ignite_trainer.assembly import (
     training_device,
     try_out,
     try_out_model,
+    with_largest_batch,
     without_weights,
 )
 from ignite_trainer.blueprint import Blueprint, draw
@@ -92,6 +93,7 @@ class Checker:
         self._data: dict[str, Inspection] = {}
         self._models: dict[str, _ModelChecked] = {}
         self._tried: dict[str, list[str]] = {}
+        self._samples: dict[str, int] = {}  # to train on, where the data set can be built
         self._examined: dict[str, list[Finding]] = {}
         self._built: tuple[str, nn.Module | None] = ("", None)  # the last model
 
@@ -116,11 +118,17 @@ class Checker:
             there = not data.to_build and not any(
                 problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)]
             )
-            blueprint = blueprint if there else without_weights(blueprint)  # noqa: PLW2901
+            checked = blueprint if there else without_weights(blueprint)
+            if checked is not blueprint:
+                found.facts["Weights"] = "not looked at: first mend the data"
+            blueprint = checked  # noqa: PLW2901
             model = self._try_model(blueprint)
             found.findings += model.findings
-            if model.built and not self._tried[self._key(blueprint)]:
-                found.findings += self._examine(blueprint)
+            if (samples := self._samples.get(self._key(blueprint))) is not None:
+                _, too_few = _attempt(lambda: require_a_batch(blueprint, samples), "Setup")  # noqa: B023
+                found.findings += _of_problems(too_few)
+                fitting = with_largest_batch(blueprint, samples) if too_few else blueprint
+                found.findings += self._examine(fitting) if model.built and fitting is not None else []
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
             spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
@@ -164,11 +172,9 @@ class Checker:
         """Problems of what is quick to build; of a data set that fails only those that are of the fold."""
         key = self._key(blueprint)
         if key not in self._tried:
-
-            def build_parts() -> None:
-                require_a_batch(blueprint, try_out(blueprint)["train"])
-
-            self._tried[key] = _attempt(build_parts, "Dataset, Transforms or Task")[1]
+            samples, self._tried[key] = _attempt(lambda: try_out(blueprint), "Dataset, Transforms or Task")
+            if samples is not None:
+                self._samples[key] = samples["train"]
         return [
             problem
             for problem in self._tried[key]
@@ -177,9 +183,10 @@ class Checker:
 
     def _key(self, blueprint: Blueprint) -> str:
         """Runs whose data and task are alike."""
-        content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
-        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")]
-        return digest([*sections, setup.batch_train, setup.epochs])
+        content = blueprint.protocol.to_json()
+        return digest(
+            [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")]
+        )
 
     def _examine(self, blueprint: Blueprint) -> list[Finding]:
         """Ask the task, the evaluations and the metrics of a run whose parts can all be built."""
@@ -191,7 +198,9 @@ class Checker:
         if model is None:
             return []
         content, setup = blueprint.protocol.to_json(), blueprint.protocol.setup
-        batches = setup.model_dump(include={"batch_test", "batch_of", "chunk", "precision"})
+        batches = setup.model_dump(
+            include={"batch_train", "batch_test", "batch_of", "chunk", "precision", "epochs"}
+        )
         examined = digest([_model_key(blueprint), self._key(blueprint), content["Metrics"], batches])
         if examined not in self._examined:
             findings, problems = _attempt(lambda: examine(blueprint, model), "Task")

@@ -156,9 +156,12 @@ def kind_of(source: Any, *, name: str) -> Kind:
     if not isinstance(source, str | Path):
         raise ValueError(f'{name} is a {type(source).__name__}; say kind="audio" or kind="image".')
     kind = SUFFIXES.get(Path(source).suffix.lower())
+    if kind is None and Path(source).is_dir():
+        raise ValueError(f"{source} is a folder; pass the paths of its files.")
     if kind is None:
         raise ValueError(
-            f"{source}: neither a sound nor a picture by its name; known are {', '.join(SUFFIXES)}."
+            f"{source}: neither a sound nor a picture by its suffix, which is one such as .wav, .flac, .mp3, "
+            '.jpg or .png; or say kind="audio" or kind="image".'
         )
     return kind
 

@@ -226,7 +226,7 @@ def _undecodable(root: Path, said: Sequence[str], *, of: int) -> ValueError:
     return ValueError(
         f"root is {root}, but {len(said)} of its {of} clips cannot be decoded:\n  "
         + _first(said, 10, separator="\n  ")
-        + "\nFetch these files again, or take their lines out of the table; in a run, Faults.unreadable "
+        + "\nFetch these files again, or take them out of the data set; in a run, Faults.unreadable "
         '"skip" goes on without them.'
     )
 

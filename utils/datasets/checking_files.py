@@ -32,7 +32,7 @@ _FAULTS: Mapping[Fault, str] = {
     "not finite": "The file holds NaN or infinite samples.",
     "too loud": "The samples are in another unit than -1..1: far too loud.",
 }
-_FETCH_AGAIN = "Fetch it again, or take its line out of the table."
+_FETCH_AGAIN = "Fetch it again, or take it out of the data set."
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -117,6 +117,14 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
     if not heard:
         return
     usual = median(one.samples / one.rate for one in heard.values())
+    for rate in sorted({one.rate for one in heard.values() if one.rate < sample_rate}):
+        sounds = [sound for sound, one in heard.items() if one.rate == rate]
+        yield Finding(
+            severity="warning",
+            what=f"Sounds are resampled to the sample_rate of {sample_rate} Hz; frequencies above what their "
+            "own rate holds stay empty.",
+            where=sounds[0].said(f"{rate} Hz" + f", with {len(sounds) - 1} more" * (len(sounds) > 1)),
+        )
     for sound, one in heard.items():
         if one.note:
             yield Finding(
@@ -130,14 +138,7 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
                 severity="warning",
                 what="All samples are equal: silence.",
                 where=sound.said(),
-                remedy="Listen to it; take its line out of the table if it is not meant.",
-            )
-        if one.rate != sample_rate:
-            yield Finding(
-                severity="warning",
-                what=f"The rate is {one.rate} Hz, and sample_rate is {sample_rate}: it is resampled.",
-                where=sound.said(),
-                remedy="None is needed; from a lower rate, the upper band stays empty.",
+                remedy="Listen to it; take it out of the data set if it is not meant.",
             )
         if one.samples / one.rate < SHORT * usual:
             yield Finding(
@@ -197,7 +198,7 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
                 severity="error",
                 what=f"The same sound is in several {place}s: it would be trained on and measured by.",
                 where=where,
-                remedy="Keep one of them in the table.",
+                remedy="Keep one of them.",
             )
         elif len({sound.label for sound in sounds}) > 1:
             yield Finding(
@@ -211,7 +212,7 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
                 severity="warning",
                 what=f"The same sound is several times in one {place}: it counts as often.",
                 where=where,
-                remedy="Keep one of them in the table, unless that is meant.",
+                remedy="Keep one of them, unless that is meant.",
             )
 
 

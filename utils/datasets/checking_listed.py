@@ -120,7 +120,7 @@ def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Fin
             severity=absent,
             what="The file is not there.",
             where=path,
-            remedy="Fetch it, or take its line out of the table; --Dataset.args.missing skip does without "
+            remedy="Fetch it, or take it out of the data set; --Dataset.args.missing skip does without "
             "all such files.",
         )
 

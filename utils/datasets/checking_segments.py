@@ -193,7 +193,7 @@ def _in_several(parts: Sequence[Part], place: str) -> Finding:
         severity="error",
         what=f"The same part of a sound is in several {place}s: it would be trained on and measured by.",
         where=_listed(parts),
-        remedy="Keep one of them in the table.",
+        remedy="Keep one of them.",
     )
 
 

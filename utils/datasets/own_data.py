@@ -174,8 +174,12 @@ def _held_out(
         values = [row.entry.fold if split is None else row.split for row in rows]
         there = sorted({value for value in values if value is not None}, key=str)
         if not wanted or not set(there).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
-            found = ", ".join(map(str, there)) or "none"
-            raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} has {found}.")
+            has = f"has {', '.join(map(str, there))}"
+            if not there:
+                column = "" if table.is_dir() else f'name their column by "{name}_column", or '
+                remedy = f"{column}hold out a share: --Dataset.args.{name} null --Dataset.args.share 0.2"
+                has = f"has no {name}s; {remedy}"
+            raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} {has}.")
         chosen = np.array([value in wanted for value in values])
         said = "" if split is None else f", held out: {', '.join(map(str, wanted))}"
         notices += _without(name, values, rows)

@@ -40,7 +40,8 @@ class Classes:
                 unused = getattr(dataset, "unused_columns", "")
                 raise ValueError(
                     f"{type(dataset).__name__} has no class_names; this task needs the list of its labels."
-                    + f" Unused columns: {unused}." * bool(unused)
+                    + f" Unused columns: {unused}. If one holds them, name it: --Dataset.args.labels COLUMN."
+                    * bool(unused)
                     + " Captions are what utils.tasks.Contrastive trains with: see protocols/own-pairs.json."
                 )
         names = list(datasets[0].class_names)

@@ -195,8 +195,8 @@ def infinite(planted: Planted) -> Said:
 
 
 def another_rate(planted: Planted) -> Said:
-    said = "warning: The rate is 8000 Hz, and sample_rate is 44100"
-    return said, planted.write(np.linspace(-0.5, 0.5, 8000), rate=8000)
+    where = planted.write(np.linspace(-0.5, 0.5, 4000), rate=4000)
+    return "warning: Sounds are resampled to the sample_rate of 44100 Hz", f"{where} (4000 Hz)"
 
 
 def too_short(planted: Planted) -> Said:

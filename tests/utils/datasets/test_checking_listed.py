@@ -229,6 +229,31 @@ def test_the_command_checks_a_table(own: Path, tmp_path: Path, capsys: pytest.Ca
     assert "Setup.batch_train is 64, but the training split has 4 samples: not one complete batch." in report
 
 
+def test_a_batch_that_is_too_large_hides_no_other_error(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own.write_text(own.read_text().replace("label", "lable", 1))
+    performance = {"line_label": "Accuracy", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
+    protocol: dict[str, Any] = {
+        "Setup": {"name": "C", "batch_train": 64, "epochs": 1, "saved_models_path": str(tmp_path / "none")},
+        "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
+        "Task": {"class": "utils.tasks.Classification"},
+        "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.1}},
+        "Dataset": {
+            "class": "utils.datasets.Table",
+            "args": {"table": str(own), "sample_rate": RATE, "fold": 1},
+        },
+        "Metrics": {"Performance": {"lines": [performance]}},
+    }
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+    (tmp_path / "defaults.json").write_text("{}")
+    command = ["-c", str(tmp_path / "protocol.json"), "--check"]
+    assert cli.main(command, defaults=tmp_path / "defaults.json") == 1
+    report = capsys.readouterr().out
+    assert "training split has 4 samples: not one complete batch. Lower it: -b 4, or less." in report
+    assert 'Unused columns: lable (did you mean "label"?). If one holds them, name it: --Dataset' in report
+
+
 @pytest.mark.parametrize("held_out", [{"fold": 1}, {"fold": 1, "share": 0.2}, {"split": "test"}])
 def test_a_sound_on_both_sides_of_what_is_held_out_is_an_error(
     held_out: dict[str, Any], tmp_path: Path

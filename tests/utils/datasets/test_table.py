@@ -217,7 +217,13 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         (f"file,label\nsounds/0.wav,{'[' * 9000}\n", {}, 'line 2: label is "[[[['),
         ("file,label\nsounds/0.wav,a,b\n", {}, "line 2: more values than columns"),
         ("file,start,end\nsounds/0.wav,3,2\n", {}, 'line 2: end is "2"; a number of seconds after'),
-        ("file,fold\nsounds/0.wav,1\n", {"fold": 3}, "fold is 3;"),
+        ("file,fold\nsounds/0.wav,1\n", {"fold": 3}, "own.csv has 1."),
+        (
+            "file,label\nsounds/0.wav,dog\n",
+            {"fold": 3},
+            'own.csv has no folds; name their column by "fold_column", or hold out a share: '
+            "--Dataset.args.fold null --Dataset.args.share 0.2",
+        ),
         ("file\nsounds/0.wav\n", {"labels": "kind"}, "labels is 'kind';"),
         ("file,fold\nsounds/0.wav,1\n", {"fold": 1}, "all of its 1 rows are held out"),
         ("file\nsounds/0.wav\n", {"share": 2}, "share is 2;"),
