@@ -106,7 +106,8 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
     except _Failure as failure:
         raise FetchError(
             f"{target}: not there, and {_without_password(url)} could not be fetched: {failure}. Put the "
-            f"file there by other means ({file}), or name a mirror by {MIRROR_VARIABLE}."
+            f"file there by other means ({file}), or set {MIRROR_VARIABLE} to the address of a folder that "
+            "has it."
         ) from None
     except FetchError:
         raise
