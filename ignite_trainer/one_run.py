@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from ignite_trainer.distributed import is_main, main_says, share_state, world_si
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack
+from ignite_trainer.origin_of_weights import MEANING, caution
 from ignite_trainer.passes import PassResult, SplitPass
 from ignite_trainer.record import FILE_NAME, RunRecord, describe_run
 from ignite_trainer.reporters import Reporter
@@ -60,6 +62,7 @@ class Run:
         self._faults = FaultPolicy(
             self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
         )
+        self._caution = caution(parts.model, parts.evaluation["test"].dataset)
         data = DataIdentity(parts.training, parts.evaluation)
         found = {
             "optimizer": parts.optimizer,
@@ -142,6 +145,7 @@ class Run:
             evaluations=self._held_out.tables,
             multilabel=bool(self._held_out.predictions and self._held_out.predictions.multilabel),
             revision=environment["revision"],
+            caution=self._caution,
         )
         if is_main():  # last: it says that all is there
             results.write_json(self._folder / FILE_NAME, record.model_dump(mode="json"))
@@ -184,8 +188,17 @@ class Run:
         write_json(folder / "environment.json", environment)
         place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
         gone_on = place if resume else None
+        warning = MEANING.get(self._caution, "")
+        if warning:
+            logging.getLogger(__name__).warning(warning)
         start = describe_start(
-            self._protocol, self._parts, folder, environment, gone_on=gone_on, best=self._checkpoints.best
+            self._protocol,
+            self._parts,
+            folder,
+            environment,
+            gone_on=gone_on,
+            best=self._checkpoints.best,
+            caution=warning,
         )
         if resume:
             self._reporters.on_resume(start, resuming.take_up_log(folder, position))

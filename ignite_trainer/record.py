@@ -73,7 +73,9 @@ class RunRecord(_Facts):
         setting: "zero-shot", "trained" or what else the protocol's `Table` says.
         model: name of its class.
         weights: files of the initial weights; none if they were random.
+        caution: what the run that saved these had to do with the samples evaluated; "" if nothing is known.
         dataset: what results on it may be called.
+        whole_name: what the data set is called, whatever part of it is held out.
         samples: number of samples of each split.
         held_out: numbers of the folds held out; none where no fold is, but another part or nothing.
         folds: numbers of all folds of the data set.
@@ -97,7 +99,9 @@ class RunRecord(_Facts):
     setting: str
     model: str
     weights: tuple[WeightsFile, ...]
+    caution: str = ""
     dataset: str
+    whole_name: str = ""
     samples: dict[str, int]
     held_out: tuple[int, ...]
     folds: tuple[int, ...]
@@ -156,6 +160,7 @@ def describe_run(
     evaluations: Mapping[str, Table],
     multilabel: bool,
     revision: str | None,
+    caution: str,
 ) -> RunRecord:
     """Describe a run that has ended."""
     dataset = parts.evaluation["test"].dataset
@@ -168,7 +173,9 @@ def describe_run(
         setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
         model=protocol.model.path.rpartition(".")[-1],
         weights=parts.initial_weights,
+        caution=caution,
         dataset=self_description.results_name(dataset),
+        whole_name=self_description.whole_name(dataset),
         samples={str(split): size for split, size in parts.sizes.items()},
         held_out=self_description.held_out_folds(dataset),
         folds=self_description.folds(dataset),

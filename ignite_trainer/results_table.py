@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from ignite_trainer import markdown
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, identity
 from ignite_trainer.reporters.wording import readable, remarks_on_best
@@ -107,6 +108,8 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
     said += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):
         said.append('"Training data" is what a model reached on samples it was trained on: no result.')
+    marks = sorted({mark for entry in entries for mark in entry.cautions})
+    said += [f'"{mark[0].upper()}{mark[1:]}": {MEANING[mark]}' for mark in marks if mark in MEANING]
     if any(entry.newest.published for entry in entries):
         said.append(
             "What was published stands beside ours only where data set, setting, metric and weights are "

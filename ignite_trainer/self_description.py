@@ -3,6 +3,7 @@
 None of it is needed to train. Reports, tables and predictions are the better for it:
 
     dataset.results_name   what results on it may be called; of part of a data set not the whole one's name
+    dataset.whole_name     where `results_name` says which part is held out: the name of all of it
     dataset.folds          the numbers of all its folds
     dataset.held_out       the numbers of those held out
     dataset.to_hold_out    what in Dataset.args holds samples out, for messages
@@ -51,6 +52,11 @@ class WeightsFile(BaseModel):
 def results_name(dataset: Any) -> str:
     """Name the data set as results on it may: by itself, or else by its class."""
     return str(getattr(dataset, "results_name", type(dataset).__name__))
+
+
+def whole_name(dataset: Any) -> str:
+    """Name the data set, whatever part of it is held out."""
+    return str(getattr(dataset, "whole_name", results_name(dataset)))
 
 
 def folds(dataset: Any) -> tuple[int, ...]:

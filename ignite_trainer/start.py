@@ -25,6 +25,7 @@ def describe_start(
     *,
     gone_on: str | None,
     best: tuple[Best, ...],
+    caution: str,
 ) -> RunStart:
     """Describe a run in `folder`; if it does not begin, `gone_on` says from where, and it has its `best`."""
     setup = protocol.setup
@@ -60,6 +61,7 @@ def describe_start(
         epochs=setup.epochs,
         iterations_per_epoch=len(parts.training),
         best=best,
+        caution=caution,
         sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / "sweep.json").exists() else None,
         gallery=RunGallery(parts, epochs=setup.epochs),
     )

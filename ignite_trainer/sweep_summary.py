@@ -11,6 +11,7 @@ from pydantic import JsonValue as Json
 
 from ignite_trainer import markdown
 from ignite_trainer.combinations import Combination, is_fold
+from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.record import RunRecord
 from ignite_trainer.reporters.wording import readable, remarks_on_best
 from ignite_trainer.spread import Spread
@@ -132,6 +133,8 @@ def remarks(summary: Summary) -> list[str]:
     said += _said_of_means(summary)
     if summary.pooled:
         said.append(_said_of_predictions(summary.pooled))
+    cautions = {record.caution for record in summary.records.values()}
+    said += [sentence for mark, sentence in MEANING.items() if mark in cautions]
     totals = {sum(record.samples.values()) for record in summary.records.values()}
     if len(totals) > 1:
         listed = ", ".join(map(str, sorted(totals)))

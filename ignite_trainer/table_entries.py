@@ -77,7 +77,7 @@ class Entry:
     @property
     def is_whole(self) -> bool:
         """Whether all was evaluated that results on the data set are of, by models not trained on it."""
-        if self.newest.is_of_training_data:
+        if self.newest.is_of_training_data or self.cautions:
             return False
         held_out = self._held_out
         return not held_out or held_out == {fold for run in self.runs for fold in run.record.folds}
@@ -95,7 +95,13 @@ class Entry:
         else:
             what = f"{len(held_out)} of {len(folds)} folds"
         said = [what, *([f"{seeds} seeds"] if seeds > 1 else [])]
-        return ", ".join([*said, *([f"{len(self.runs)} runs"] if seeds > 1 and len(held_out) > 1 else [])])
+        said += [f"{len(self.runs)} runs"] if seeds > 1 and len(held_out) > 1 else []
+        return ", ".join([*said, *self.cautions])
+
+    @property
+    def cautions(self) -> list[str]:
+        """What the runs that saved the initial weights had to do with what was evaluated."""
+        return sorted({run.record.caution for run in self.runs} - {""})
 
     @property
     def published(self) -> float | None:

@@ -18,6 +18,7 @@ import soundfile
 from PIL import Image
 
 from ignite_trainer import cli
+from ignite_trainer.origin_of_weights import CHOSEN, OTHER_PART
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"
@@ -107,6 +108,16 @@ def test_a_share_that_is_held_out_is_never_called_the_whole_set(
     (cell,) = json.loads((noises.parent / "results/table.json").read_text())["cells"]
     assert cell["extent"] == extent
     assert re.search(rf"\b{fact} +\d+ samples", capsys.readouterr().out)
+
+
+def test_weights_that_had_a_share_held_out_are_marked_on_it_and_on_the_whole_set(noises: Path) -> None:
+    assert train(noises, "-b", "4", "-e", "1") == 0
+    [best] = (noises.parent / "results").rglob("best_*_epoch-1_*.pt")
+    for share, mark in (("0.2", CHOSEN), ("null", OTHER_PART)):
+        words = ["-e", "0", "--Model.args.pretrained", str(best), "--Dataset.args.share", share]
+        assert train(noises, *words) == 0
+        cells = json.loads((noises.parent / "results/table.json").read_text())["cells"]
+        assert [cell["extent"] for cell in cells if mark in cell["extent"]]
 
 
 def test_files_that_do_not_decode_are_left_out_and_counted_where_they_may_be(

@@ -103,6 +103,8 @@ class Console(Reporter):
                 cells.append(f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "")
             add_row(table, *cells)
         show(table)
+        if self._run.caution:
+            show(self._run.caution)
         for remark in remarks_on_best(entry.epoch for entry in end.best):
             show(remark)
         for what, count in end.faults.items():

@@ -54,6 +54,7 @@ class Report(Reporter):
         parts = [
             f"# {inert(run.name)}",
             _headline(end),
+            run.caution,
             _run_section(run, end),
             _curve(run) if run.epochs else "",
             *self._of_predictions(run),

@@ -81,6 +81,8 @@ class RunStart:
     """Name of the sweep that the run belongs to."""
     best: tuple[Best, ...] = ()
     """The best epochs so far of a run that goes on, by the files of weights that it kept."""
+    caution: str = ""
+    """What must be said wherever the figures of the run are shown."""
     gallery: Gallery = field(default_factory=Gallery)
     """What can be shown of samples and model; to be asked in the methods of a reporter, not in a thread."""
 
