@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import JsonValue as Json
 
-from ignite_trainer.record import RunRecord
+from ignite_trainer.record import RunRecord, digest
 from ignite_trainer.spread import Spread
 from ignite_trainer.validation import json_path
 
 HASH_DIGITS = 12
-_NAMED_KEYS = 3  # that tell a row from others; more are not read
+_NAMED_KEYS = 3  # at most, that tell a row from others; more are not read
 _LONGEST_VALUE = 40  # characters
 
 HeldOut = tuple[int, ...]
@@ -129,16 +129,25 @@ def make_entries(found: Iterable[Found]) -> list[Entry]:
     """Put results together in cells, ordered by row and column."""
     listed = [run for run in found if run.record.metric is not None and run.record.listed]
     cells: dict[tuple[Any, ...], dict[tuple[str, ...], list[Found]]] = defaultdict(dict)
+    models: dict[tuple[Any, ...], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(listed, key=lambda run: (run.record.finished, run.folder)):
-        cells[_cell(run.record)].setdefault(_kind(run.record), []).append(run)
+        cells[_cell(run)].setdefault(_kind(run.record), []).append(run)
+        models[run.record.model, _hashes(run.record)][_arguments(run)].append(run)
     labels = _weights_labels([run.record for run in listed])
+    built = {key: _labels("arguments", groups, section="Model") for key, groups in models.items()}
     entries = []
     for kinds in map(_told_apart, cells.values()):
-        variants = _variant_labels([runs[-1] for runs in kinds.values()])
-        named = {kind: (variants[kind[0]], *kind[1:]) for kind in kinds}
+        variants: dict[str, list[Found]] = defaultdict(list)
+        for kind, runs in kinds.items():
+            variants[kind[0]] += runs
+        named = _labels("variant", variants)
+        told = {kind: (named[kind[0]], *kind[1:]) for kind in kinds}
         for kind, runs in kinds.items():
             record = runs[0].record
-            row = [record.model, labels[_hashes(record)], *_differing(named[kind], named.values())]
+            weights = _hashes(record)
+            how = built[record.model, weights][_arguments(runs[0])]
+            row = [record.model, labels[weights], *([how] if how else [])]
+            row += _differing(told[kind], told.values())
             column = f"{record.dataset}, {record.setting}"
             latest = {(run.record.held_out, run.record.seed): run for run in runs}.values()
             apart = _apart(run.record.held_out for run in runs)
@@ -162,8 +171,14 @@ def _values(record: RunRecord) -> tuple[float | None, float | None]:
     return record.value(record.metric or "")
 
 
-def _cell(record: RunRecord) -> tuple[Any, ...]:
-    return record.model, _hashes(record), record.dataset, record.setting
+def _cell(run: Found) -> tuple[Any, ...]:
+    record = run.record
+    return record.model, _hashes(record), _arguments(run), record.dataset, record.setting
+
+
+def _arguments(run: Found) -> str:
+    """Tell models of one class apart by their arguments, those that name files of weights aside."""
+    return digest(run.identity.get("Model"))
 
 
 def _kind(record: RunRecord) -> tuple[str, str, str]:
@@ -239,25 +254,53 @@ def _weights_labels(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
     } | {(): "random weights"}
 
 
-def _variant_labels(runs: Iterable[Found]) -> dict[str, str]:
-    """What variants are called: by the keys in which they differ, by their digest where these do not do."""
-    keys = {run.record.variant: dict(_flat(dict(run.identity))) for run in runs}
-    every = sorted({key for values in keys.values() for key in values})
-    differing = [key for key in every if len({_text(values, key) for values in keys.values()}) > 1]
-    shown = differing[:_NAMED_KEYS]
-    labels = {
-        variant: ", ".join([f"{key} {_text(values, key)}" for key in shown])
-        for variant, values in keys.items()
+def _labels(
+    what: str, groups: Mapping[str, Sequence[Found]], *, section: str | None = None
+) -> dict[str, str]:
+    """Name what tells groups of runs apart, each given with its digest; nothing of a single one.
+
+    That is the key that differs, if it is one alone; else the names of their protocols; else the fewest keys,
+    with "..." for the others that differ; else the digests.
+
+    Args:
+        what: the digests are of.
+        section: of the protocols, that is compared; None: all of them.
+    """
+    if len(groups) == 1:
+        return dict.fromkeys(groups, "")
+    values = {
+        group: dict(_flat({key: part for key, part in runs[-1].identity.items() if section in (None, key)}))
+        for group, runs in groups.items()
     }
-    taken = list(labels.values())
-    if not all(keys.values()):
-        return {variant: f"variant {variant}" for variant in keys}
-    if len(differing) > len(shown):
-        return {variant: f"{label}, ... (variant {variant})" for variant, label in labels.items()}
+    names = {group: {run.record.name for run in runs} for group, runs in groups.items()}
+    of_one_group = {name for each in names.values() if len(each) == 1 for name in each}
+    every = sorted({key for each in values.values() for key in each})
+    differing = [key for key in every if len({_text(each, key) for each in values.values()}) > 1]
+    fewest = _fewest(values, differing) if all(values.values()) else []
+    if len(differing) > 1 and len(of_one_group) == len(groups):
+        return {group: "".join(each) for group, each in names.items()}
+    if not fewest:
+        return {group: f"{what} {group}" for group in groups}
+    more = ["..."] if len(differing) > len(fewest) else []
     return {
-        variant: label if label and taken.count(label) == 1 else f"variant {variant}"
-        for variant, label in labels.items()
+        group: ", ".join([*(f"{key} {_text(each, key)}" for key in fewest), *more])
+        for group, each in values.items()
     }
+
+
+def _fewest(values: Mapping[str, Mapping[str, Json]], differing: Sequence[str]) -> list[str]:
+    """Few keys whose values together tell all apart, first those that all have; none if it takes too many."""
+    chosen: list[str] = []
+
+    def apart(key: str) -> tuple[int, bool]:
+        texts = {tuple(_text(each, one) for one in (*chosen, key)) for each in values.values()}
+        return len(texts), all(key in each for each in values.values())
+
+    while differing and len(chosen) < _NAMED_KEYS:
+        chosen.append(max(differing, key=apart))
+        if apart(chosen[-1])[0] == len(values):
+            return chosen
+    return []
 
 
 def _flat(value: Json, location: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Json]]:

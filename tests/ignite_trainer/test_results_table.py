@@ -260,12 +260,53 @@ def test_rows_are_told_apart_by_the_keys_that_differ() -> None:
     assert row_labels(*transforms) == ["Transforms[0].p 0.5", "Transforms[0].p absent"]
 
 
-def test_of_many_differing_keys_three_are_named() -> None:
+def test_of_many_differing_keys_the_fewest_that_tell_rows_apart_are_named() -> None:
     many = [dict.fromkeys("abcd", value) for value in (1, 2)]
-    assert row_labels(*many) == [
-        "a 1, b 1, c 1, ... (variant 000000000000)",
-        "a 2, b 2, c 2, ... (variant 111111111111)",
-    ]
+    assert row_labels(*many) == ["a 1, ...", "a 2, ..."]
+    windows: list[dict[str, Any]] = [{"Task": {"length": 16, "template": "{}"}}, {"Task": {"length": 16}}]
+    epochs = [{**windows[min(number, 1)], "Setup": {"epochs": number}} for number in range(3)]
+    assert row_labels(*epochs) == [f"Setup.epochs {number}, ..." for number in range(3)]
+    pairs = [{"a": a, "b": b} for a in (1, 2) for b in (1, 2)]
+    assert row_labels(*pairs) == [f"a {each['a']}, b {each['b']}" for each in pairs]
+    powers = [{f"bit {bit}": number >> bit & 1 for bit in range(4)} for number in range(9)]
+    assert row_labels(*powers) == [f"variant {str(number) * 12}" for number in range(9)]
+
+
+def test_where_many_keys_differ_the_names_of_protocols_tell_rows_apart() -> None:
+    entries = make_entries(
+        Found(
+            folder=name,
+            record=run_record(fold=1, name=name, variant=name),
+            identity={"a": name, "b": name},
+        )
+        for name in ("large", "small")
+    )
+    assert [entry.row for entry in entries] == [f"TwoTowers, random weights, {n}" for n in ("large", "small")]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("Toy", "Toy"), ["Model.args.depth 2, ...", "Model.args.depth 8, ..."]),
+        (("large", "small"), ["large", "small"]),
+    ],
+)
+def test_models_of_other_arguments_have_rows_of_their_own_in_every_column(
+    names: tuple[str, str], labels: list[str]
+) -> None:
+    args = ({"depth": 8, "width": 512}, {"depth": 2, "width": 64})
+    entries = make_entries(
+        Found(
+            folder=f"{name} {dataset}",
+            record=run_record(fold=1, name=name, variant=name + dataset, dataset=dataset),
+            identity={"Model": {"class": "TwoTowers", "args": own}},
+        )
+        for name, own, datasets in zip(names, args, (("Tones", "Noises"), ("Sounds",)), strict=True)
+        for dataset in datasets
+    )
+    rows = {entry.row: [e.column.split(",")[0] for e in entries if e.row == entry.row] for entry in entries}
+    assert sorted(rows) == [f"TwoTowers, random weights, {label}" for label in labels]
+    assert sorted(map(sorted, rows.values())) == [["Noises", "Tones"], ["Sounds"]]
 
 
 @pytest.mark.parametrize("identities", [({"a": 1}, {}), ({"a": "x" * 50}, {"a": "x" * 51}), ({}, {})])
