@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ignite_trainer.percent import percent
 from ignite_trainer.projection import Projection
 from ignite_trainer.protocol import Setup
 from ignite_trainer.reporters.terminal import add_row, make_table, show
@@ -44,7 +45,7 @@ def _facts(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> Ta
             for name, size in found.peak_memory_bytes.items()
         },
         **{
-            f"Device at work, {name}": f"{activity.utilisation:.1%}"
+            f"Device at work, {name}": f"{percent(activity.utilisation)}%"
             for name, activity in found.activities.items()
             if activity.utilisation is not None
         },
@@ -96,5 +97,5 @@ def _shares(activities: Mapping[str, Activity]) -> Table:
         table.add_column(name, justify="right")
     for phase in dict.fromkeys(phase for activity in activities.values() for phase in activity.shares):
         shares = (activity.shares.get(phase) for activity in activities.values())
-        add_row(table, phase, *("" if share is None else f"{share:.1%}" for share in shares))
+        add_row(table, phase, *("" if share is None else f"{percent(share)}%" for share in shares))
     return table

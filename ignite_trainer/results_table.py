@@ -17,6 +17,7 @@ from filelock import FileLock
 from ignite_trainer import markdown
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.origin_of_weights import MEANING
+from ignite_trainer.percent import percent
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, identity
 from ignite_trainer.reporters.wording import readable, remarks_on_best
@@ -142,13 +143,13 @@ def _cell_texts(entry: Entry | None) -> tuple[str, str]:
     published = entry.published
     if published is None:
         return f"{figure} ({entry.extent})", ""
-    beside = f"{100 * published:.2f}" if entry.is_share else readable(published)
+    beside = percent(published, decimals=2) if entry.is_share else readable(published)
     return f"{figure} ({entry.extent})", beside
 
 
 def _spread(spread: Spread, *, share: bool) -> str:
     def write(value: float) -> str:
-        return f"{100 * value:.1f}" if share else readable(value)
+        return percent(value) if share else readable(value)
 
     return write(spread.mean) + ("" if spread.deviation is None else f" ± {write(spread.deviation)}")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ignite_trainer.percent import percent
+
 ROOT = Path(__file__).parent.parent
 SMALL = """
     -c protocols/quickstart.json -e 1 -b 6 -S
@@ -76,4 +78,4 @@ def test_a_sweep_killed_in_the_third_fold_repeats_neither_of_the_first_two(tmp_p
         (sweep / "sweep.md").read_text()
     )
     table = (tmp_path / "results/table.md").read_text()
-    assert f"| {100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds) |  |" in table
+    assert f"| {percent(mean)} ± {percent(deviation)} (5 of 5 folds) |  |" in table

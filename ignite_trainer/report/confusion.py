@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ignite_trainer.drawing import new_figure, short_name
+from ignite_trainer.percent import percent
 from ignite_trainer.report.statistics import Counts, Floats
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float
 def title_of(matrix: Counts, *, drawn: int) -> str:
     """Say how much is right, and on a second line how many of the classes are drawn, if not all."""
     samples = matrix.sum()
-    title = f"{samples:,} samples, {matrix.trace() / samples:.1%} right"
+    title = f"{samples:,} samples, {percent(matrix.trace() / samples)}% right"
     if drawn < len(matrix):
         title += f"\nthe {drawn} of {len(matrix)} classes most often confused"
     return title

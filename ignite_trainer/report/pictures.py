@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, short_name
+from ignite_trainer.percent import percent
 from ignite_trainer.report.statistics import Calibration, Floats, accuracy_interval
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def classes_figure(
     dress(axes, _classes_title(measure, drawn=len(order), known=len(known)), "", "")
     axes.barh(rows, values[order], height=0.7, color=_BLUE)
     mean = float(values[known].mean())
-    axes.axvline(mean, color=_RED, linewidth=1.4, linestyle="--", label=f"mean of the classes: {mean:.1%}")
+    axes.axvline(
+        mean, color=_RED, linewidth=1.4, linestyle="--", label=f"mean of the classes: {percent(mean)}%"
+    )
     for row, number in enumerate(order):
         axes.text(1.015, row, notes[number], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(rows, [short_name(class_names[number]) for number in order], fontsize=9)
@@ -74,10 +77,13 @@ def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
         calibration.mean_confidence,
         color=_RED,
         linestyle="--",
-        label=f"mean confidence {calibration.mean_confidence:.1%}",
+        label=f"mean confidence {percent(calibration.mean_confidence)}%",
     )
     lower.axvline(
-        calibration.accuracy, color=_BLUE, linestyle=":", label=f"share right {calibration.accuracy:.1%}"
+        calibration.accuracy,
+        color=_BLUE,
+        linestyle=":",
+        label=f"share right {percent(calibration.accuracy)}%",
     )
     lower.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ignite_trainer import drawing
 from ignite_trainer.markdown import folded, inert, picture, table
+from ignite_trainer.percent import percent
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import confusion, pictures, statistics
 from ignite_trainer.report.statistics import Calibration, Counts, Floats
@@ -151,7 +152,7 @@ def _interval(right: int, samples: int) -> str:
     if not samples:
         return ""
     low, high = statistics.accuracy_interval(int(right), int(samples))
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{percent(low)} to {percent(high)} %"
 
 
 def _count(number: int) -> str:
@@ -159,7 +160,7 @@ def _count(number: int) -> str:
 
 
 def _percent(value: float) -> str:
-    return "" if np.isnan(value) else f"{100 * value:.2f} %"
+    return "" if np.isnan(value) else f"{percent(value, decimals=2)} %"
 
 
 def _decimals(value: float) -> str:

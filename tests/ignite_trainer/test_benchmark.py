@@ -203,7 +203,7 @@ def test_the_table_says_how_busy_an_accelerator_was(
     capsys.readouterr()
     show_benchmark(found, toy_protocol(tmp_path).setup, environment)
     printed = " ".join(capsys.readouterr().out.split())
-    for text in ("Device at work, training 96.2%", "NVIDIA H100", "CUDA 13.0, cuDNN 91300"):
+    for text in ("Device at work, training 96.3%", "NVIDIA H100", "CUDA 13.0, cuDNN 91300"):
         assert text in printed, text
     assert "Device at work, evaluation" not in printed
 

@@ -72,6 +72,7 @@ def test_a_cell_is_the_mean_after_the_last_epoch_in_per_cent_with_the_number_of_
         ([run_record(epochs=9, folds=())], "50.0 (held-out part)"),
         ([run_record(folds=())], "50.0 (held-out part)"),
         ([run_record(folds=(), nothing_held_out=True)], "50.0 (whole set)"),
+        ([run_record(fold=1, last=39 / 48)], "81.3 (fold 1 of 5)"),
         ([run_record(fold=1, last=2.5, share=False)], "2.5000 (fold 1 of 5)"),
         ([run_record(fold=1, last=0.5, share=False)], "0.5000 (fold 1 of 5)"),
         ([run_record(fold=1, last=None)], "not finite (fold 1 of 5)"),

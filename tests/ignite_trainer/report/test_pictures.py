@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from ignite_trainer.report import statistics
-from ignite_trainer.report.confusion import confusion_figure
+from ignite_trainer.report.confusion import confusion_figure, title_of
 from ignite_trainer.report.pictures import calibration_figure, classes_figure
 
 NAMES = [f"{word} {thing}" for word in ("crackling", "pouring", "old") for thing in ("fire", "wood", "$5")]
@@ -55,6 +55,10 @@ def test_rows_of_the_confusion_matrix_are_right_classes_and_columns_predicted_on
     written = {text.get_position(): text.get_text() for text in axes.texts}
     assert written == {(0, 0): "3", (1, 0): "1"}  # (column, row)
     assert axes.get_title() == "4 samples, 75.0% right"
+
+
+def test_the_title_of_a_confusion_matrix_rounds_a_half_up() -> None:
+    assert title_of(np.array([[13, 3], [0, 0]]), drawn=2) == "16 samples, 81.3% right"
 
 
 @pytest.mark.parametrize("letters", ["", " and some more", " WWWWWWWWWWWWWW"])
