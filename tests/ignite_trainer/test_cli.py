@@ -244,6 +244,28 @@ def test_a_python_without_the_requirements_is_told_what_to_do(
     assert "`. .venv/bin/activate`" in bare.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(given: dict[str, str], expected: str) -> None:
+    script = (
+        "import atexit, os, runpy, sys; sys.argv[1:] = ['--help']\n"
+        "atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))\n"
+        "runpy.run_path('main.py', run_name='__main__')"
+    )
+    unset = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=unset | given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.splitlines()[-1] == expected, run.stderr
+
+
 def test_an_unknown_override_runs_nothing(
     write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
