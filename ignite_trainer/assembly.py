@@ -330,9 +330,10 @@ def without_weights(blueprint: Blueprint) -> Blueprint:
     Models name their weights by the argument `pretrained`: a path or false, which are kept, or a name.
     """
     model = blueprint.protocol.model
-    named = model.args.get("pretrained")
+    argument = inspect.signature(blueprint.model).parameters.get("pretrained")
+    named = model.args.get("pretrained", argument and argument.default)
     is_path = isinstance(named, str) and len(Path(named).parts) > 1
-    if named is False or is_path or "pretrained" not in inspect.signature(blueprint.model).parameters:
+    if named is False or is_path or argument is None:
         return blueprint
     model = model.model_copy(update={"args": {**model.args, "pretrained": False}})
     return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"model": model}))

@@ -120,7 +120,7 @@ class Checker:
             )
             checked = blueprint if there else without_weights(blueprint)
             if checked is not blueprint:
-                found.facts["Weights"] = "not looked at: first mend the data"
+                found.facts.setdefault("Weights", "not looked at: first mend the data")
             blueprint = checked  # noqa: PLW2901
             model = self._try_model(blueprint)
             found.findings += model.findings
@@ -184,9 +184,8 @@ class Checker:
     def _key(self, blueprint: Blueprint) -> str:
         """Runs whose data and task are alike."""
         content = blueprint.protocol.to_json()
-        return digest(
-            [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")]
-        )
+        sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")]
+        return digest([*sections, bool(blueprint.protocol.setup.epochs)])
 
     def _examine(self, blueprint: Blueprint) -> list[Finding]:
         """Ask the task, the evaluations and the metrics of a run whose parts can all be built."""

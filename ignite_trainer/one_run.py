@@ -62,7 +62,7 @@ class Run:
         self._faults = FaultPolicy(
             self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
         )
-        self._caution = caution(parts.model, parts.evaluation["test"].dataset)
+        self._caution = caution(parts.model, *(parts.evaluation[split].dataset for split in SPLITS))
         data = DataIdentity(parts.training, parts.evaluation)
         found = {
             "optimizer": parts.optimizer,

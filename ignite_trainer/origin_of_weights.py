@@ -12,42 +12,64 @@ from torch import nn
 
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.record import FILE_NAME, RunRecord
-from ignite_trainer.self_description import folds, held_out_folds, results_name, whole_name
+from ignite_trainer.self_description import (
+    digest,
+    folds,
+    held_out_folds,
+    held_out_splits,
+    hold_nothing_out,
+    whole_name,
+)
 
 CHOSEN = "weights chosen on it"
 OTHER_PART = "weights of a run that held another part out"
 MEANING = {
     CHOSEN: (
         "The initial weights are those of the epoch that was best on the samples evaluated here, which "
-        "flatters them; the last epoch of the run that saved them is the honest figure."
+        "flatters the figures. Those of the last epoch of that run do not."
     ),
     OTHER_PART: (
-        "The run that saved the initial weights held another part of this data set out: unless that part has "
-        "all samples evaluated here, the model was trained on some of them, and the figure is no result."
+        "The model was trained on samples that are evaluated here: the run that saved its initial weights "
+        "held out another part of the data set. The figures do not count."
     ),
 }
 """What the marks say, in sentences."""
 
 
-def caution(model: nn.Module, dataset: Any) -> str:
-    """Return `CHOSEN`, `OTHER_PART`, the graver one, or "" where neither is known.
+def caution(model: nn.Module, train: Any, test: Any) -> str:
+    """Return `OTHER_PART`, or else `CHOSEN`; "" where neither is known.
 
     Args:
         model: with its initial weights' files, if it says which they are.
-        dataset: the samples that are evaluated.
+        train: the data set's training split.
+        test: the samples that are evaluated.
     """
-    found = {_caution(Path(path), dataset) for path in getattr(model, "weights_files", ())}
+    found = {_caution(Path(path), train, test) for path in getattr(model, "weights_files", ())}
     return next((mark for mark in (OTHER_PART, CHOSEN) if mark in found), "")
 
 
-def _caution(file: Path, dataset: Any) -> str:
+def _caution(file: Path, train: Any, test: Any) -> str:
     run = _run_of(file.resolve())
-    if run is None or not run.epochs or (run.whole_name or run.dataset) != whole_name(dataset):
+    if run is None or not run.epochs or (run.whole_name or run.dataset) != whole_name(test):
         return ""
-    evaluated = set(held_out_folds(dataset) or folds(dataset))
-    if run.dataset != results_name(dataset) or not evaluated <= set(run.held_out):
+    held_out = _holds(run, train, test)
+    if held_out is None:
+        return ""
+    if not held_out or run.caution == OTHER_PART:
         return OTHER_PART
     return CHOSEN if file.name.startswith("best_") else run.caution
+
+
+def _holds(run: RunRecord, train: Any, test: Any) -> bool | None:
+    """Whether a run on the same data set held out all samples evaluated now; None where that is not known."""
+    if run.digest and run.digest == digest(test):
+        return True
+    if run.held_out:
+        evaluated = set(held_out_folds(test) or folds(test))
+        return evaluated <= set(run.held_out) if evaluated else None
+    if run.held_out_splits and held_out_splits(test):
+        return set(held_out_splits(test)) <= set(run.held_out_splits)
+    return False if run.nothing_held_out is False and hold_nothing_out(train, test) else None
 
 
 def _run_of(file: Path) -> RunRecord | None:

@@ -73,13 +73,15 @@ class RunRecord(_Facts):
         setting: "zero-shot", "trained" or what else the protocol's `Table` says.
         model: name of its class.
         weights: files of the initial weights; none if they were random.
-        caution: what the run that saved these had to do with the samples evaluated; "" if nothing is known.
+        caution: whether these were chosen by, or trained on, the samples evaluated; "" if neither is known.
         dataset: what results on it may be called.
         whole_name: what the data set is called, whatever part of it is held out.
         samples: number of samples of each split.
-        held_out: numbers of the folds held out; none where no fold is, but another part or nothing.
+        digest: of the samples evaluated; "" if the data set does not say.
+        held_out: numbers of the folds held out; empty if no fold is.
+        held_out_splits: names of the splits held out, where no fold is.
         folds: numbers of all folds of the data set.
-        nothing_held_out: whether the samples evaluated are the whole data set.
+        nothing_held_out: whether the samples evaluated are the whole data set; None if that is not known.
         metric: label of the one that tables show; None if there is no metric.
         share: whether it is known to be a share of 1, which tables show in per cent.
         listed: whether the run stands in the table of all results.
@@ -103,9 +105,11 @@ class RunRecord(_Facts):
     dataset: str
     whole_name: str = ""
     samples: dict[str, int]
+    digest: str = ""
     held_out: tuple[int, ...]
+    held_out_splits: tuple[str, ...] = ()
     folds: tuple[int, ...]
-    nothing_held_out: bool = False
+    nothing_held_out: bool | None = None
     seed: int
     epochs: int
     metric: str | None
@@ -144,6 +148,8 @@ class RunRecord(_Facts):
         """What was evaluated, where no fold was held out."""
         if self.is_of_training_data:
             return "training data"
+        if self.nothing_held_out is None and not self.folds:
+            return "evaluated split"
         return "whole set" if self.nothing_held_out or self.folds else "held-out part"
 
     def value(self, label: str) -> tuple[float | None, float | None]:
@@ -163,7 +169,8 @@ def describe_run(
     caution: str,
 ) -> RunRecord:
     """Describe a run that has ended."""
-    dataset = parts.evaluation["test"].dataset
+    train, dataset = parts.evaluation["train"].dataset, parts.evaluation["test"].dataset
+    says = bool(self_description.folds(dataset) or self_description.digest(dataset))
     shown = _shown_line(protocol)
     assert protocol.setup.seed is not None, "a run has a seed"
     return RunRecord(
@@ -177,9 +184,11 @@ def describe_run(
         dataset=self_description.results_name(dataset),
         whole_name=self_description.whole_name(dataset),
         samples={str(split): size for split, size in parts.sizes.items()},
+        digest=self_description.digest(dataset),
         held_out=self_description.held_out_folds(dataset),
+        held_out_splits=self_description.held_out_splits(dataset),
         folds=self_description.folds(dataset),
-        nothing_held_out=self_description.hold_nothing_out(parts.evaluation["train"].dataset, dataset),
+        nothing_held_out=self_description.hold_nothing_out(train, dataset) if says else None,
         seed=protocol.setup.seed,
         epochs=protocol.setup.epochs,
         metric=shown.line_label if shown else None,

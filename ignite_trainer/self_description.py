@@ -6,6 +6,7 @@ None of it is needed to train. Reports, tables and predictions are the better fo
     dataset.whole_name     where `results_name` says which part is held out: the name of all of it
     dataset.folds          the numbers of all its folds
     dataset.held_out       the numbers of those held out
+    dataset.held_out_splits  the names of the splits held out, where no fold is
     dataset.to_hold_out    what in Dataset.args holds samples out, for messages
     dataset.record(index)  which sample that is: a mapping of names to texts and numbers
     dataset.look_at(index) that sample without the slow work of `prepare`, for checks before a run;
@@ -69,10 +70,19 @@ def held_out_folds(dataset: Any) -> tuple[int, ...]:
     return tuple(getattr(dataset, "held_out", ()))
 
 
+def held_out_splits(dataset: Any) -> tuple[str, ...]:
+    """List the names of the splits held out, such as "test"; empty if none is."""
+    return tuple(getattr(dataset, "held_out_splits", ()))
+
+
+def digest(dataset: Any) -> str:
+    """Return what is equal for the same samples alone; "" if the data set does not say."""
+    return str(getattr(dataset, "digest", ""))
+
+
 def hold_nothing_out(train: Any, test: Any) -> bool:
     """Whether both splits are the same samples, as they say by their folds or their digest."""
-    digest = getattr(test, "digest", None)
-    same = isinstance(digest, str) and digest == getattr(train, "digest", None)
+    same = digest(test) != "" and digest(test) == digest(train)
     return same or (bool(folds(test)) and not held_out_folds(test))
 
 

@@ -76,7 +76,7 @@ class Entry:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all was evaluated that results on the data set are of, by models not trained on it."""
+        """Whether the figure covers all that published ones do, by models not trained on it."""
         if self.newest.is_of_training_data or self.cautions:
             return False
         held_out = self._held_out
@@ -259,7 +259,7 @@ def _labels(
 ) -> dict[str, str]:
     """Name what tells groups of runs apart, each given with its digest; nothing of a single one.
 
-    That is the key that differs, if it is one alone; else the names of their protocols; else the fewest keys,
+    That is the key that differs, if it is one alone; else the names of their protocols; else a few keys,
     with "..." for the others that differ; else the digests.
 
     Args:

@@ -1,5 +1,6 @@
 """Zero-shot classification: how probable labels are for sounds and pictures, by the learned scales."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -156,12 +157,12 @@ def kind_of(source: Any, *, name: str) -> Kind:
     if not isinstance(source, str | Path):
         raise ValueError(f'{name} is a {type(source).__name__}; say kind="audio" or kind="image".')
     kind = SUFFIXES.get(Path(source).suffix.lower())
-    if kind is None and Path(source).is_dir():
+    if kind is None and os.path.isdir(source):  # noqa: PTH112 - Path.is_dir raises on long texts
         raise ValueError(f"{source} is a folder; pass the paths of its files.")
     if kind is None:
         raise ValueError(
-            f"{source}: neither a sound nor a picture by its suffix, which is one such as .wav, .flac, .mp3, "
-            '.jpg or .png; or say kind="audio" or kind="image".'
+            f"{source}: neither a sound nor a picture by its suffix. Give a file with a known one (.wav, "
+            '.flac, .mp3, .jpg, .png ...), or say kind="audio" or kind="image".'
         )
     return kind
 

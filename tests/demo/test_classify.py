@@ -59,7 +59,7 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_classified(
     assert len(wrong) == 3
     assert wrong[0].startswith("absent.wav: no such audio file")
     assert wrong[1].startswith("broken.wav: not decodable as audio")
-    assert wrong[2].startswith("notes.txt: neither a sound nor a picture by its suffix, which")
+    assert wrong[2].startswith("notes.txt: neither a sound nor a picture by its suffix")
 
 
 def test_labels_that_were_not_trained_are_said_once(

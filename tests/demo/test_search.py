@@ -256,7 +256,10 @@ def test_names_with_joiners_are_embedded_and_printed_as_they_are(
     ("words", "said"),
     [
         (["index", "{tmp}/nowhere"], "{tmp}/nowhere: no such folder."),
-        (["search", "--like", "{tmp}/x.txt", "--in", "{mine}"], "neither a sound nor a picture by its name"),
+        (
+            ["search", "--like", "{tmp}/x.txt", "--in", "{mine}"],
+            "neither a sound nor a picture by its suffix",
+        ),
         (["search", "--like", "{tmp}/x.wav", "--in", "{mine}"], "{tmp}/x.wav: no such audio file."),
         (
             ["search", "x", "--in", "{mine}", "--weights", "absent.pt"],

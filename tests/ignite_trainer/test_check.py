@@ -65,6 +65,21 @@ def test_errors_come_first_and_many_of_a_kind_are_counted(check: Check) -> None:
     assert "\x1b" not in report and "some tones" in report
 
 
+@pytest.mark.parametrize("epochs", [(2, 0), (0, 2)])
+def test_of_several_protocols_only_those_that_train_must_hold_something_out(
+    epochs: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {"class": "toy_research.embedding.Points", "args": {"fold": None}}
+    for number, count in enumerate(epochs):
+        content = toy(tmp_path / "results", Dataset=points, Setup__epochs=count)
+        (tmp_path / f"part-{number}.json").write_text(json.dumps(content))
+    (tmp_path / "none.json").write_text("{}")
+    command = ["-c", str(tmp_path / "part-*.json"), "--check", "--trust", "toy_research"]
+    assert cli.main(command, defaults=tmp_path / "none.json") == 1
+    reports = re.split(r"(?m)^Check of ", capsys.readouterr().out)[1:]
+    assert ["hold nothing out" in report for report in reports] == [count > 0 for count in epochs]
+
+
 def test_warnings_alone_end_well(check: Check) -> None:
     status, report = check(Dataset=doubtful(odd=1))
     assert (status, "0 errors, 1 warning (" in report) == (0, True)

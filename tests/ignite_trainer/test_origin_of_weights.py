@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from toy_research.inspecting import Loaded
@@ -63,13 +63,48 @@ def test_of_several_folds_one_that_was_trained_on_is_enough(trained: RunResult) 
     for held_out, mark in (((1,), ""), ((1, 2), OTHER_PART), ((), OTHER_PART)):
         tones = Tones()
         tones.held_out = held_out
-        assert caution(model, tones) == mark
+        assert caution(model, Tones(train=True), tones) == mark
 
 
 def test_training_on_does_not_lose_the_mark(trained: RunResult, tmp_path: Path) -> None:
     further = evaluate(tmp_path, trained.end.last_checkpoint, 2, Setup__epochs=1)
     assert further.record.caution == OTHER_PART
     assert evaluate(tmp_path, further.end.last_checkpoint, 2).record.caution == OTHER_PART
+    assert evaluate(tmp_path, further.end.best[0].checkpoint, 2).record.caution == OTHER_PART
+
+
+class Part(NamedTuple):
+    """A data set that says what part it is by its splits and its digest, as far as these are given."""
+
+    whole_name: str = "Part"
+    held_out_splits: tuple[str, ...] = ()
+    digest: str = ""
+
+
+def mark(trained: RunResult, then: Part, now: Part, *, best: bool = False, train: Part | None = None) -> str:
+    """What is said of weights that were trained on `then`, with that held out, and evaluated on `now`."""
+    path = trained.folder / "result.json"
+    content = json.loads(path.read_text()) | then._asdict() | {"held_out": (), "folds": ()}
+    path.write_text(json.dumps(content | {"nothing_held_out": False}))
+    file = trained.end.best[0].checkpoint if best else trained.end.last_checkpoint
+    return caution(Loaded(file=str(file), sha256=""), train or Part(), now)
+
+
+def test_a_split_among_those_held_out_is_marked_for_the_best_epoch_alone(trained: RunResult) -> None:
+    both, test = Part(held_out_splits=("valid", "test")), Part(held_out_splits=("test",))
+    assert (mark(trained, both, test), mark(trained, both, test, best=True)) == ("", CHOSEN)
+    assert mark(trained, both, Part(held_out_splits=("test", "valid"))) == ""
+    assert mark(trained, test, both) == OTHER_PART  # the other was trained on
+
+
+def test_without_folds_and_splits_samples_are_told_by_their_digest(trained: RunResult) -> None:
+    assert mark(trained, Part(digest="a"), Part(digest="a"), best=True) == CHOSEN
+    assert mark(trained, Part(digest="a"), Part(digest="b"), best=True) == ""  # another share: not known
+    assert mark(trained, Part(digest="a"), Part(digest="b"), train=Part(digest="b")) == OTHER_PART  # all
+
+
+def test_of_a_data_set_that_says_nothing_nothing_is_said(trained: RunResult) -> None:
+    assert mark(trained, Part(), Part(), best=True) == ""
 
 
 def test_weights_of_another_data_set_and_of_no_run_are_not_marked(trained: RunResult, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_a_cell_is_the_mean_after_the_last_epoch_in_per_cent_with_the_number_of_
             "50.0 ± 0.0 (2 of 5 folds, 2 seeds, 3 runs)",
         ),
         ([run_record(fold=None, epochs=9)], "50.0 (training data)"),
-        ([run_record(epochs=9, folds=())], "50.0 (held-out part)"),
-        ([run_record(folds=())], "50.0 (held-out part)"),
+        ([run_record(epochs=9, folds=(), nothing_held_out=False)], "50.0 (held-out part)"),
+        ([run_record(folds=())], "50.0 (evaluated split)"),  # not known, as of earlier versions
         ([run_record(folds=(), nothing_held_out=True)], "50.0 (whole set)"),
         ([run_record(fold=1, last=39 / 48)], "81.3 (fold 1 of 5)"),
         ([run_record(fold=1, last=2.5, share=False)], "2.5000 (fold 1 of 5)"),
@@ -208,7 +208,7 @@ def test_a_whole_set_is_compared_only_where_nothing_was_trained_on_it() -> None:
     facts: dict[str, Any] = {"weights": (FULL,), "published": (published(),)}
     assert rows(run_record(**facts))[1][1:] == ["50.0 (whole set)", "97.15"]
     assert rows(run_record(epochs=9, **facts))[1][1:] == ["50.0 (training data)", ""]
-    assert rows(run_record(epochs=9, folds=(), **facts))[1][1:] == ["50.0 (held-out part)", "97.15"]
+    assert rows(run_record(epochs=9, folds=(), **facts))[1][1:] == ["50.0 (evaluated split)", "97.15"]
 
 
 def test_random_weights_are_compared_with_nothing_published() -> None:

@@ -106,7 +106,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         _check(sample_rate=sample_rate, train=train, mono=mono, frames=frames, cache=cache)
         self.root, self.sample_rate, self.mono = root, sample_rate, mono
         self.class_names = list(class_names)
-        self._described, self._frames = described, frames
+        self.described, self._frames = described, frames
         self._doubtful_names = [*name_findings(class_names)] if train else []
         all_rows = np.arange(len(entries))
         rows = all_rows if held_out is None else all_rows[held_out != train]
@@ -205,7 +205,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
 
     def _sample(self, entry: Entry, audio: Waveform | None) -> Sample | DescribedSample:
         image, labels = self._image(entry), list(entry.labels)
-        if self._described:
+        if self.described:
             return DescribedSample(audio, image, labels, entry.text)
         return Sample(audio, image, labels)
 

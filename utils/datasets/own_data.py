@@ -120,6 +120,7 @@ class Table(ListedDataset):
         there = {row.entry.fold for row in rows if by_fold} - {None}
         self.folds = tuple(sorted(number for number in there if number is not None))
         self.held_out = tuple(_listed(fold)) if fold is not None else ()
+        self.held_out_splits = tuple(map(str, _listed(split))) if split is not None else ()
         self.whole_name = f"{path.stem} ({len(rows)} samples)"
         self.results_name = f"{path.stem} ({len(rows)} samples{said})"
         names = dict.fromkeys(label for row in rows for label in row.entry.labels)

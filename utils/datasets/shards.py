@@ -97,7 +97,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         self.class_names = list(found.about.class_names)
         self.digest = digest(entry for _, entry in chosen)
         self.shards, self._suffixes = chosen, found.about.suffixes
-        self._described = found.about.texts
+        self.described = found.about.texts
         self._starts: NDArray[np.int64] = np.cumsum([0, *(len(entry) for _, entry in chosen)])
         self._named: tuple[int, list[str]] = (-1, [])
         self.results_name = found.about.name
@@ -224,7 +224,7 @@ class Shards(Dataset[Sample | DescribedSample]):
             every = self._frames == "all"
             frames = decoding.frames(content, place=place if every else "")
             image = frames if frames is None or every else frames[frames.central]
-            if self._described:
+            if self.described:
                 return DescribedSample(audio, image, about.labels, about.text)
             return Sample(audio, image, about.labels)
         except (OSError, ValueError) as error:

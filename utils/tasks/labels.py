@@ -43,6 +43,7 @@ class Classes:
                     + f" Unused columns: {unused}. If one holds them, name it: --Dataset.args.labels COLUMN."
                     * bool(unused)
                     + " Captions are what utils.tasks.Contrastive trains with: see protocols/own-pairs.json."
+                    * getattr(dataset, "described", False)
                 )
         names = list(datasets[0].class_names)
         if any(list(dataset.class_names) != names for dataset in datasets):

@@ -292,8 +292,12 @@ def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path)
     (folder / "own.csv").write_text("file,lable\nsounds/0.wav,dog\n")
     data = Table(folder / "own.csv", RATE)
     with pytest.raises(
-        ValueError, match=r'no class_names.* Unused columns: lable \(did you mean "label"\?\)\.'
+        ValueError, match=r'no class_names.* Unused columns: lable \(did you mean "label"\?\)\. If one holds'
     ):
+        Classes.of(data, data)
+    (folder / "own.csv").write_text("file,caption\nsounds/0.wav,a dog barks\n")
+    data = Table(folder / "own.csv", RATE)
+    with pytest.raises(ValueError, match=r"no class_names.* Captions are what utils\.tasks\.Contrastive"):
         Classes.of(data, data)
 
 
