@@ -145,7 +145,7 @@ def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]
 
 
 def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any]:
-    """What the page says about folder and model, as JSON types."""
+    """Describe the folder and the model for the page, as JSON types."""
     return {
         "folder": "the synthetic examples" if made else str(index.folder),
         "counts": {kind: len(index.paths(kind)) for kind in KINDS},

@@ -304,7 +304,7 @@ def require_a_batch(blueprint: Blueprint, samples: int) -> None:
 
 
 def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
-    """The same, with the largest batch that so many samples complete; None if that is none or one sample."""
+    """Return a copy whose training batch fits `samples`; None if fewer than two samples fit."""
     setup = blueprint.protocol.setup
     most = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
     if most <= 1:
@@ -327,7 +327,7 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
 def without_weights(blueprint: Blueprint) -> Blueprint:
     """The same, with random weights in place of those that would be fetched.
 
-    Models name their weights by the argument `pretrained`: a path or false, which are kept, or a name.
+    Models name their weights by the argument `pretrained`; a path, or false, is kept.
     """
     model = blueprint.protocol.model
     argument = inspect.signature(blueprint.model).parameters.get("pretrained")

@@ -34,6 +34,7 @@ from ignite_trainer.inspection import Finding, Inspection, Space
 from ignite_trainer.instantiate import build
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import digest
+from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.self_description import other_weights, weights_files
 
 _COUNTED = "weights, gradients and optimizer (--explain measures the batches, too)"
@@ -92,8 +93,7 @@ class Checker:
         self._trusted = frozenset(trusted)
         self._data: dict[str, Inspection] = {}
         self._models: dict[str, _ModelChecked] = {}
-        self._tried: dict[str, list[str]] = {}
-        self._samples: dict[str, int] = {}  # to train on, where the data set can be built
+        self._tried: dict[str, tuple[dict[Split, int] | None, list[str]]] = {}  # sizes of splits, problems
         self._examined: dict[str, list[Finding]] = {}
         self._built: tuple[str, nn.Module | None] = ("", None)  # the last model
 
@@ -115,20 +115,16 @@ class Checker:
             problems = self._try_out(blueprint, data_fails=data_fails)
             found.findings += [*data.findings, *_of_problems(problems)]
             # Weights that are not there yet are fetched only for data that are.
-            there = not data.to_build and not any(
-                problem.startswith("Dataset") for problem in self._tried[self._key(blueprint)]
-            )
+            sizes, tried = self._tried[self._key(blueprint)]
+            there = not data.to_build and not any(problem.startswith("Dataset") for problem in tried)
             checked = blueprint if there else without_weights(blueprint)
             if checked is not blueprint:
                 found.facts.setdefault("Weights", "not looked at: first mend the data")
             blueprint = checked  # noqa: PLW2901
             model = self._try_model(blueprint)
             found.findings += model.findings
-            if (samples := self._samples.get(self._key(blueprint))) is not None:
-                _, too_few = _attempt(lambda: require_a_batch(blueprint, samples), "Setup")  # noqa: B023
-                found.findings += _of_problems(too_few)
-                fitting = with_largest_batch(blueprint, samples) if too_few else blueprint
-                found.findings += self._examine(fitting) if model.built and fitting is not None else []
+            if sizes is not None:
+                found.findings += self._check_batch_and_task(blueprint, sizes["train"], built=model.built)
             found.facts |= {"Data": data.summary} if data.summary else {}
             found.facts |= {"Weights": model.weights} if model.weights else {}
             spaces += [*(space for space in data.space if space not in spaces), *model.space(blueprint)]
@@ -172,12 +168,10 @@ class Checker:
         """Problems of what is quick to build; of a data set that fails only those that are of the fold."""
         key = self._key(blueprint)
         if key not in self._tried:
-            samples, self._tried[key] = _attempt(lambda: try_out(blueprint), "Dataset, Transforms or Task")
-            if samples is not None:
-                self._samples[key] = samples["train"]
+            self._tried[key] = _attempt(lambda: try_out(blueprint), "Dataset, Transforms or Task")
         return [
             problem
-            for problem in self._tried[key]
+            for problem in self._tried[key][1]
             if not (data_fails and problem.startswith("Dataset")) or problem.startswith("Dataset.args.fold ")
         ]
 
@@ -186,6 +180,12 @@ class Checker:
         content = blueprint.protocol.to_json()
         sections = [content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")]
         return digest([*sections, bool(blueprint.protocol.setup.epochs)])
+
+    def _check_batch_and_task(self, blueprint: Blueprint, samples: int, *, built: bool) -> list[Finding]:
+        """Find a batch larger than the training split; then ask the task, with a batch that fits."""
+        _, problems = _attempt(lambda: require_a_batch(blueprint, samples), "Setup")
+        fitting = with_largest_batch(blueprint, samples) if problems else blueprint
+        return [*_of_problems(problems), *(self._examine(fitting) if built and fitting else [])]
 
     def _examine(self, blueprint: Blueprint) -> list[Finding]:
         """Ask the task, the evaluations and the metrics of a run whose parts can all be built."""

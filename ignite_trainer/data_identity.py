@@ -40,7 +40,7 @@ class DataIdentity:
             self._facts[f"digest of the {split} split's names and targets"] = _digest(loader.dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a state holds of it."""
+        """Return what a checkpoint stores about the data."""
         return {**self._facts, "processes": world_size()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a command does with each of its protocols: run, sweep or benchmark; one that fails stops no other."""
+"""Runs, sweeps or benchmarks each protocol of a command; a failure does not stop the others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether the run that saved a model's initial weights chose or trained them on the samples evaluated now.
+"""Warns of initial weights that an earlier run chose, or trained, on the samples evaluated now.
 
-That run is known by its `result.json`, beside the weights or beside their folder.
+That run is identified by its `result.json`, beside the weights or one folder up.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ MEANING = {
         "held out another part of the data set. The figures do not count."
     ),
 }
-"""What the marks say, in sentences."""
+"""Each mark spelt out."""
 
 
 def caution(model: nn.Module, train: Any, test: Any) -> str:
-    """Return `OTHER_PART`, or else `CHOSEN`; "" where neither is known.
+    """Return `OTHER_PART` or `CHOSEN`, the graver one first; "" if neither is known to apply.
 
     Args:
-        model: with its initial weights' files, if it says which they are.
-        train: the data set's training split.
-        test: the samples that are evaluated.
+        model: may list the files of its initial weights as `weights_files`.
+        train: the training split.
+        test: the split that is evaluated.
     """
     found = {_caution(Path(path), train, test) for path in getattr(model, "weights_files", ())}
     return next((mark for mark in (OTHER_PART, CHOSEN) if mark in found), "")
@@ -52,7 +52,7 @@ def _caution(file: Path, train: Any, test: Any) -> str:
     run = _run_of(file.resolve())
     if run is None or not run.epochs or (run.whole_name or run.dataset) != whole_name(test):
         return ""
-    held_out = _holds(run, train, test)
+    held_out = _held_out_by(run, train, test)
     if held_out is None:
         return ""
     if not held_out or run.caution == OTHER_PART:
@@ -60,8 +60,8 @@ def _caution(file: Path, train: Any, test: Any) -> str:
     return CHOSEN if file.name.startswith("best_") else run.caution
 
 
-def _holds(run: RunRecord, train: Any, test: Any) -> bool | None:
-    """Whether a run on the same data set held out all samples evaluated now; None where that is not known."""
+def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
+    """Return whether a run on the same data set held out all samples evaluated now; None if unknown."""
     if run.digest and run.digest == digest(test):
         return True
     if run.held_out:

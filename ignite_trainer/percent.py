@@ -1,4 +1,4 @@
-"""Shares in per cent, rounded as on paper: a half goes up, while Python's formats round 81.25 to 81.2."""
+"""Formats shares in per cent, rounding half up: 81.25 becomes 81.3, where Python's formats give 81.2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 
 def percent(share: float, *, decimals: int = 1) -> str:
-    """Write a share of 1 in per cent, without the sign; "nan" and "inf" stay so."""
+    """Format a share of 1 in per cent, without the sign; NaN and infinity stay as they are."""
     if not math.isfinite(share):
         return str(float(share))
     exact = 100 * Decimal(f"{share:.12f}")  # 0.2875 is slightly less as a float

@@ -273,7 +273,7 @@ class Protocol(Section):
 
     @property
     def schedules_steps(self) -> bool:
-        """Whether learning rates change with the optimizer's steps, not with epochs."""
+        """Return whether learning rates change after each optimizer step rather than each epoch."""
         return any(spec.interval == "step" for spec in self.schedules.values())
 
     @property

@@ -148,9 +148,9 @@ class RunRecord(_Facts):
         """What was evaluated, where no fold was held out."""
         if self.is_of_training_data:
             return "training data"
-        if self.nothing_held_out is None and not self.folds:
-            return "evaluated split"
-        return "whole set" if self.nothing_held_out or self.folds else "held-out part"
+        if self.nothing_held_out or self.folds:
+            return "whole set"
+        return "evaluated split" if self.nothing_held_out is None else "held-out part"
 
     def value(self, label: str) -> tuple[float | None, float | None]:
         """Return a held-out metric after the last epoch, and at its best; None where there is none."""
@@ -170,7 +170,6 @@ def describe_run(
 ) -> RunRecord:
     """Describe a run that has ended."""
     train, dataset = parts.evaluation["train"].dataset, parts.evaluation["test"].dataset
-    says = bool(self_description.folds(dataset) or self_description.digest(dataset))
     shown = _shown_line(protocol)
     assert protocol.setup.seed is not None, "a run has a seed"
     return RunRecord(
@@ -188,7 +187,7 @@ def describe_run(
         held_out=self_description.held_out_folds(dataset),
         held_out_splits=self_description.held_out_splits(dataset),
         folds=self_description.folds(dataset),
-        nothing_held_out=self_description.hold_nothing_out(train, dataset) if says else None,
+        nothing_held_out=self_description.hold_nothing_out(train, dataset),
         seed=protocol.setup.seed,
         epochs=protocol.setup.epochs,
         metric=shown.line_label if shown else None,

@@ -28,7 +28,7 @@ class RunningMetrics:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._put_back)
 
     def state_dict(self) -> dict[str, Any]:
-        """What each metric has added up."""
+        """Return the accumulated state of each metric."""
         return {name: _take(metric) for name, metric in self._metrics.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

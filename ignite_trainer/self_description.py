@@ -80,10 +80,11 @@ def digest(dataset: Any) -> str:
     return str(getattr(dataset, "digest", ""))
 
 
-def hold_nothing_out(train: Any, test: Any) -> bool:
-    """Whether both splits are the same samples, as they say by their folds or their digest."""
-    same = digest(test) != "" and digest(test) == digest(train)
-    return same or (bool(folds(test)) and not held_out_folds(test))
+def hold_nothing_out(train: Any, test: Any) -> bool | None:
+    """Return whether both splits are the same samples; None if they have neither folds nor a digest."""
+    if folds(test):
+        return not held_out_folds(test)
+    return digest(test) == digest(train) if digest(test) else None
 
 
 def to_hold_out(dataset: Any) -> str:

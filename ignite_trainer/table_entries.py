@@ -100,7 +100,7 @@ class Entry:
 
     @property
     def cautions(self) -> list[str]:
-        """What the runs that saved the initial weights had to do with what was evaluated."""
+        """Cautions about the initial weights, as in `RunRecord.caution`."""
         return sorted({run.record.caution for run in self.runs} - {""})
 
     @property
@@ -243,7 +243,7 @@ def _hashes(record: RunRecord) -> tuple[str, ...]:
 
 
 def _weights_labels(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
-    """What weights are called: by the names of their files, with hashes where several have these names."""
+    """Label weights by the names of their files, with hashes where several share a name."""
     names = {_hashes(record): " + ".join(file.name for file in record.weights) for record in records}
     taken = list(names.values())
     return {
@@ -257,14 +257,15 @@ def _weights_labels(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
 def _labels(
     what: str, groups: Mapping[str, Sequence[Found]], *, section: str | None = None
 ) -> dict[str, str]:
-    """Name what tells groups of runs apart, each given with its digest; nothing of a single one.
+    """Label each group of runs by what tells it from the others; a single group needs no label.
 
-    That is the key that differs, if it is one alone; else the names of their protocols; else a few keys,
-    with "..." for the others that differ; else the digests.
+    The label is the key that differs, if only one does; otherwise the protocol's name, a few keys ("..." if
+    more differ), or the group's digest, whichever comes first and is unique.
 
     Args:
-        what: the digests are of.
-        section: of the protocols, that is compared; None: all of them.
+        what: what the digests identify, such as "variant".
+        groups: runs by the digest of their group.
+        section: the section of the protocols to compare; None compares all sections.
     """
     if len(groups) == 1:
         return dict.fromkeys(groups, "")
@@ -276,20 +277,20 @@ def _labels(
     of_one_group = {name for each in names.values() if len(each) == 1 for name in each}
     every = sorted({key for each in values.values() for key in each})
     differing = [key for key in every if len({_text(each, key) for each in values.values()}) > 1]
-    fewest = _fewest(values, differing) if all(values.values()) else []
+    keys = _distinguishing_keys(values, differing) if all(values.values()) else []
     if len(differing) > 1 and len(of_one_group) == len(groups):
         return {group: "".join(each) for group, each in names.items()}
-    if not fewest:
+    if not keys:
         return {group: f"{what} {group}" for group in groups}
-    more = ["..."] if len(differing) > len(fewest) else []
+    more = ["..."] if len(differing) > len(keys) else []
     return {
-        group: ", ".join([*(f"{key} {_text(each, key)}" for key in fewest), *more])
+        group: ", ".join([*(f"{key} {_text(each, key)}" for key in keys), *more])
         for group, each in values.items()
     }
 
 
-def _fewest(values: Mapping[str, Mapping[str, Json]], differing: Sequence[str]) -> list[str]:
-    """Few keys whose values together tell all apart, first those that all have; none if it takes too many."""
+def _distinguishing_keys(values: Mapping[str, Mapping[str, Json]], differing: Sequence[str]) -> list[str]:
+    """Choose a few keys whose values tell all groups apart; return none if that takes too many."""
     chosen: list[str] = []
 
     def apart(key: str) -> tuple[int, bool]:

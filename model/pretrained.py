@@ -1,4 +1,4 @@
-"""Where the initial weights of an AudioCLIP come from: one file for all towers, or one for each part."""
+"""Initial weights of an AudioCLIP: one file for all towers, or one for each part."""
 
 from collections.abc import Mapping
 from pathlib import Path

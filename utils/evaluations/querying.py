@@ -161,7 +161,7 @@ class Querying(Evaluation):
 
 
 class _Side(NamedTuple):
-    """What queries, or what is queried.
+    """One side of a retrieval: the queries, or the items searched.
 
     Attributes:
         features: normalised, `[N, D]`.
