@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ignite_trainer.percent import percent
+from ignite_trainer.formatting import duration, percent
 from ignite_trainer.projection import Projection
 from ignite_trainer.protocol import Setup
 from ignite_trainer.reporters.terminal import add_row, make_table, show
-from ignite_trainer.reporters.wording import duration
 
 if TYPE_CHECKING:
     from rich.table import Table

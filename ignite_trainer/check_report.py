@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ignite_trainer.formatting import duration
 from ignite_trainer.inspection import NAMED, Finding, kinds
 from ignite_trainer.reporters.terminal import add_row, make_table, show
-from ignite_trainer.reporters.wording import duration
 from ignite_trainer.visible import is_seen
 
 

@@ -26,7 +26,7 @@ from ignite_trainer.distributed import all_say, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.gradient_cache import even_parts, usual_size
 from ignite_trainer.joint_steps import Joint
-from ignite_trainer.out_of_memory import is_out_of_memory
+from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.parameters import ParameterPlan
 from ignite_trainer.precision import autocast
 from ignite_trainer.protocol import Setup

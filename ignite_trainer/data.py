@@ -22,10 +22,10 @@ from ignite_trainer.samples import Step, TransformedSamples, collate_read
 from ignite_trainer.self_description import look_at, sample_name
 from ignite_trainer.signals import leave_signals_to_parent
 from ignite_trainer.sources import GivesBatches
+from ignite_trainer.streamed import Streamed
 from ignite_trainer.streams import (
     BatchNumbers,
     BatchPlan,
-    Streamed,
     StreamedBatches,
     fitting_workers,
 )
@@ -69,7 +69,7 @@ class SplitLoader:
 
     Every transform has a random stream of its own for each sample, so it makes no difference where it runs.
     Where all transforms take whole batches, and something gives such, there is nothing for workers to do: a
-    thread reads the next batch while a step runs. Of a data set that is `ignite_trainer.streams.Streamed`
+    thread reads the next batch while a step runs. Of a data set that is `ignite_trainer.streamed.Streamed`
     workers make whole batches, each of a stretch that it reads from end to end.
     """
 

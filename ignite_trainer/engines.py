@@ -21,14 +21,10 @@ from ignite_trainer.distributed import is_main, world_size
 from ignite_trainer.finite import StepWatch
 from ignite_trainer.gradient_cache import GradientCache
 from ignite_trainer.joint_steps import Joint
+from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.metrics import ReadBack, logged_steps, seeing_one_process
 from ignite_trainer.optimizer import OptimizerSteps
-from ignite_trainer.out_of_memory import (
-    evaluation_failed,
-    is_out_of_memory,
-    largest_that_fits,
-    training_failed,
-)
+from ignite_trainer.out_of_memory import evaluation_failed, largest_that_fits, training_failed
 from ignite_trainer.parameters import ParameterPlan
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import autocast, loss_scaler

@@ -73,3 +73,9 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     if len(allowed) > _LISTED:
         allowed = [*allowed[:_LISTED], f"and {len(allowed) - _LISTED} more"]
     return f"allowed: {', '.join(allowed)}." if allowed else "nothing is allowed here."
+
+
+def first_line(reason: object) -> str:
+    """What an error says, without the pages of advice that follow."""
+    lines = str(reason).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(reason).__name__

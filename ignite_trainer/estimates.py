@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ignite_trainer.assembly import Parts, with_other_batches
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.data import SplitLoader
-from ignite_trainer.out_of_memory import first_line
+from ignite_trainer.errors import first_line
 from ignite_trainer.projection import project
 from ignite_trainer.rehearsal import Overhead, rehearse
 from ignite_trainer.stopwatch import Stopwatch

@@ -22,6 +22,7 @@ from ignite_trainer.check import checkpoint_space
 from ignite_trainer.check_room import memory_findings, room_findings
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.estimates import Estimates, estimate
+from ignite_trainer.formatting import duration
 from ignite_trainer.origins import Value
 from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.progress import ProgressLines, is_terminal
@@ -29,7 +30,6 @@ from ignite_trainer.protocol import Protocol
 from ignite_trainer.rehearsal import Overhead
 from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.reporters.terminal import add_row, make_table, show
-from ignite_trainer.reporters.wording import duration
 
 _SEED = 0
 _KEY_WIDTH = 40

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.company import LeftOut
 from ignite_trainer.distributed import all_say, world_size
-from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
+from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, first_line
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
-from ignite_trainer.out_of_memory import first_line, is_out_of_memory
+from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.protocol import Faults
 from ignite_trainer.reporters.reporter import Fault, Reporter
 from ignite_trainer.self_description import listing, sample_name

@@ -1,4 +1,4 @@
-"""Host memory: what a step frees is kept for the next one.
+"""Memory: keeps what a step frees for the next one, and recognises out-of-memory errors.
 
 On a CPU a step allocates and frees the same hundreds of megabytes again and again. The C library gives large
 pieces back to the system at once; to get them anew costs a page fault and 4 KiB of zeros for every page.
@@ -13,9 +13,16 @@ import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+import torch
+
 _VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 # Numbers of parameters, in glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+# Where torch raises a plain RuntimeError; the last where every cuDNN engine needs more than is free.
+_SAID = (
+    *("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED"),
+    "unable to find an engine",
+)
 # Nothing is mapped apart, and nothing is given back.
 _KEEPING = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
 # What glibc comes to by itself once large pieces were freed; after it was told, it does not adapt anymore.
@@ -41,6 +48,13 @@ def freed_memory(*, kept: bool) -> Iterator[None]:
     finally:
         _keeping.reset(token)
         _apply(library, keep=outer)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the host or of a device, did not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)
 
 
 _keeping: ContextVar[bool] = ContextVar("keeping freed memory", default=False)

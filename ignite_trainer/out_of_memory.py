@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
-from ignite_trainer.errors import RunFailed
+from ignite_trainer.errors import RunFailed, first_line
+from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.protocol import Setup
-
-# Where torch raises a plain RuntimeError; the last where every cuDNN engine needs more than is free.
-_SAID = (
-    *("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED"),
-    "unable to find an engine",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the host or of a device, did not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)
 
 
 def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
@@ -82,12 +68,6 @@ def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
         f"Setup.batch_test with -B {max(size // 2, 1)}, say, also with --resume: results do not depend "
         "on it. What finished epochs reached is kept."
     )
-
-
-def first_line(reason: object) -> str:
-    """What an error says, without the pages of advice that follow."""
-    lines = str(reason).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(reason).__name__
 
 
 def _equal_step(total: int, most: int) -> tuple[int, int]:

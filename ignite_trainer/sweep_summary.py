@@ -11,9 +11,9 @@ from pydantic import JsonValue as Json
 
 from ignite_trainer import markdown
 from ignite_trainer.combinations import Combination, is_fold
+from ignite_trainer.formatting import readable, remarks_on_best
 from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.record import RunRecord
-from ignite_trainer.reporters.wording import readable, remarks_on_best
 from ignite_trainer.spread import Spread
 from ignite_trainer.sweep_groups import SEED, Figures, Group, make_groups
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ignite_trainer.distributed import all_say
 from ignite_trainer.errors import ProtocolError, RunFailed
-from ignite_trainer.out_of_memory import is_out_of_memory
+from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.self_description import listing, look_at, looked_at, sample_name
 
 

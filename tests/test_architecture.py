@@ -25,7 +25,7 @@ CONTRACTS = {
     "ignite_trainer.progress",
     "ignite_trainer.randomness",
     "ignite_trainer.self_description",
-    "ignite_trainer.streams",
+    "ignite_trainer.streamed",
     "ignite_trainer.task",
     "ignite_trainer.yardstick",
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, short_name
-from ignite_trainer.percent import percent
+from ignite_trainer.formatting import percent
 from ignite_trainer.report.statistics import Calibration, Floats, accuracy_interval
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from ignite_trainer import drawing
+from ignite_trainer.formatting import percent
 from ignite_trainer.markdown import folded, inert, picture, table
-from ignite_trainer.percent import percent
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import confusion, pictures, statistics
 from ignite_trainer.report.statistics import Calibration, Counts, Floats

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ignite_trainer.formatting import duration, readable, remarks_on_best
 from ignite_trainer.progress import is_terminal
 from ignite_trainer.reporters.reporter import (
     Evaluated,
@@ -19,7 +20,6 @@ from ignite_trainer.reporters.reporter import (
     RunStart,
 )
 from ignite_trainer.reporters.terminal import add_row, make_table, show, show_matrix
-from ignite_trainer.reporters.wording import duration, readable, remarks_on_best
 from ignite_trainer.self_description import listing
 
 _SPLITS = {"train": "training set", "test": "held-out set"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 
 from ignite_trainer.evaluation import Table
+from ignite_trainer.formatting import duration, readable, remarks_on_best
 from ignite_trainer.markdown import folded, inert, json_block, link, picture, table
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import exhibits, page, prediction_sections
 from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart
-from ignite_trainer.reporters.wording import duration, readable, remarks_on_best
 from ignite_trainer.results import write_text
 
 _FILES = {

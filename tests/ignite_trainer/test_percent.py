@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ignite_trainer.percent import percent
+from ignite_trainer.formatting import percent
 
 
 @pytest.mark.parametrize(

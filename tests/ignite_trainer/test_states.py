@@ -31,9 +31,9 @@ from ignite_trainer import checkpoint_files, durable
 from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.durable import checksum_of, is_intact, write_durably
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.formatting import EPOCH_0
 from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.optimizer import build_optimizer
-from ignite_trainer.reporters.wording import EPOCH_0
 from ignite_trainer.snapshot import snapshot
 from ignite_trainer.validation import validate
 from model.releases import WeightsError

@@ -18,7 +18,8 @@ from toy_research.streaming import TonesInStretches
 from ignite_trainer.data import Batch, FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.sources import batches_of
-from ignite_trainer.streams import BatchPlan, Streamed, fitting_workers
+from ignite_trainer.streamed import Streamed
+from ignite_trainer.streams import BatchPlan, fitting_workers
 from ignite_trainer.unreadable import UnreadableSamples
 
 STREAMED = "toy_research.streaming.TonesInStretches"

@@ -12,8 +12,8 @@ from toy_research.protocols import toy
 from toy_research.records import run_record, weights
 
 from ignite_trainer.combinations import Combination
+from ignite_trainer.formatting import EPOCH_0
 from ignite_trainer.record import BestEpoch, RunRecord
-from ignite_trainer.reporters.wording import EPOCH_0
 from ignite_trainer.sweep_summary import Pooled, Summary, remarks, to_cells, to_json, to_markdown
 from ignite_trainer.validation import validate
 

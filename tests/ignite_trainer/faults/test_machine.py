@@ -22,7 +22,8 @@ from toy_research.protocols import run_toy, sweep_toy
 from ignite_trainer.engines import make_trainer
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.folder_lock import alone_in
-from ignite_trainer.out_of_memory import is_out_of_memory, largest_that_fits, training_failed
+from ignite_trainer.memory import is_out_of_memory
+from ignite_trainer.out_of_memory import largest_that_fits, training_failed
 from ignite_trainer.protocol import Setup
 from ignite_trainer.task import StepOutput
 

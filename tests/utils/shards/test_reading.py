@@ -17,7 +17,8 @@ from toy_research.numbers import SaidNumbers, written
 from ignite_trainer.data import Batch, SplitLoader
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.samples import TransformedSamples
-from ignite_trainer.streams import BatchPlan, Streamed, StreamedBatches
+from ignite_trainer.streamed import Streamed
+from ignite_trainer.streams import BatchPlan, StreamedBatches
 from ignite_trainer.unreadable import UnreadableSamples
 from utils.datasets import Shards
 from utils.shards import reading

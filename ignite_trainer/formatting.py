@@ -1,9 +1,10 @@
-"""How numbers and times read, at the terminal and in the report."""
+"""Numbers, shares and durations as people read them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
 
 EPOCH_0 = (
     "Epoch 0 is before the first step. Where it is the best, no trained epoch was as good: its weights are "
@@ -31,3 +32,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def percent(share: float, *, decimals: int = 1) -> str:
+    """Format a fraction as a percentage without the sign, rounding half up: 0.8125 gives "81.3".
+
+    NaN and infinity are returned as they are.
+    """
+    if not math.isfinite(share):
+        return str(float(share))
+    exact = 100 * Decimal(f"{share:.12f}")  # 0.2875 is slightly less as a float
+    return str(exact.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
