@@ -14,15 +14,8 @@ from torch.profiler import record_function
 
 from model import embedding, zero_shot
 from model.built_from import NOT_DESCRIBED, arguments_for
-from model.clip import (
-    Text,
-    build_clip,
-    encode_tokens,
-    recompute_transformers,
-    refuse_both,
-    text_parameters,
-    tokenize,
-)
+from model.clip import build_clip, encode_tokens, recompute_transformers, refuse_both, text_parameters
+from model.clip_texts import Text, tokenize
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.hub import HubLayout, is_hub_layout
 from model.losses import Positives, Reduction, pairwise_contrastive_loss
@@ -292,7 +285,7 @@ class AudioCLIP(nn.Module, HubLayout):
         recompute_transformers(self)
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
-        """Turn texts into tokens for this model's context length; see `model.clip.tokenize`."""
+        """Turn texts into tokens for this model's context length; see `model.clip.texts.tokenize`."""
         return tokenize(text, base_str, context_length=self.context_length, clip=self.clip)
 
     def forward(

@@ -4,12 +4,14 @@ Decoding and batches are here; windows are windows.py's, the networks the model'
 eval mode without gradient, and the modes are put back afterwards.
 """
 
+# ruff: noqa: D102 (members of the protocol are documented in `AudioCLIP`)
+
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.audio_input import INT16_SCALE, Waveform, read_audio, resample
-from model.clip import Text, check_texts
-from model.image_input import ImageInput, preprocess_image
+from model.clip_texts import Text, check_texts
+from model.image_input import ImageInput, ImagePreprocessing, preprocess_image
 from model.inputs import (
     AUDIO_KINDS,
     IMAGE_KINDS,
@@ -32,9 +34,6 @@ from model.inputs import (
 from model.sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
 from model.windows import WindowedEmbedding
 
-if TYPE_CHECKING:
-    from model.audioclip import AudioCLIP
-
 AudioInput: TypeAlias = str | Path | BinaryIO | np.ndarray[Any, Any] | Tensor
 Units: TypeAlias = Literal["int16", "float"]
 T = TypeVar("T")
@@ -45,8 +44,29 @@ SAMPLE_RATE = 44100
 _SEVERAL_CLIPS = "Several clips, [B, T] or [B, C, T], are passed with batched=True or as a list of clips."
 
 
+class Towers(Protocol):
+    """The parts of an `AudioCLIP` that embedding uses."""
+
+    @property
+    def audio(self) -> Callable[..., Tensor]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def image_preprocessing(self) -> ImagePreprocessing: ...
+
+    def encode_image(self, image: Tensor, /) -> Tensor: ...
+
+    def encode_text(self, text: Text, base_str: str, /) -> Tensor: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> object: ...
+
+
 def embed_audio(
-    model: "AudioCLIP",
+    model: "Towers",
     inputs: AudioInput | Iterable[AudioInput],
     *,
     sample_rate: float | None = None,
@@ -96,7 +116,7 @@ def embed_audio(
 
 
 def embed_image(
-    model: "AudioCLIP", inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
+    model: "Towers", inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
 ) -> Tensor:
     """Embed images, prepared as the image tower was trained.
 
@@ -131,9 +151,7 @@ def embed_image(
     return F.normalize(_stacked(embeddings), dim=-1)
 
 
-def embed_text(
-    model: "AudioCLIP", texts: str | Text, template: str = "{}", *, batch_size: int = 256
-) -> Tensor:
+def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batch_size: int = 256) -> Tensor:
     """Embed texts.
 
     Args:
@@ -159,7 +177,7 @@ def embed_text(
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: "nn.Module | Towers") -> Iterator[None]:
     """Put a module into eval mode, and each of its children back into its own mode at the end."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()

@@ -1,9 +1,11 @@
 """Zero-shot classification: how probable labels are for sounds and pictures, by the learned scales."""
 
+# ruff: noqa: D102 (members of the protocol are documented in `AudioCLIP`)
+
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -11,12 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
-from model.embedding import Units, clips_of_batch
+from model.clip_texts import Text
+from model.embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
 from model.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from model.inputs import IMAGE_KINDS, MOST_CHANNELS, several
-
-if TYPE_CHECKING:
-    from model.audioclip import AudioCLIP
+from model.similarity import Logits
 
 Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")
@@ -28,8 +29,21 @@ SUFFIXES: dict[str, Kind] = {
 }
 
 
+class ScaledTowers(Towers, Protocol):
+    """The parts of an `AudioCLIP` that classification uses: its towers, tokenizer and learned scales."""
+
+    def tokenize(self, text: Text, base_str: str, /) -> Tensor: ...
+
+    def logits(
+        self,
+        audio_features: Tensor | None = None,
+        image_features: Tensor | None = None,
+        text_features: Tensor | None = None,
+    ) -> Logits: ...
+
+
 def classify(
-    model: "AudioCLIP",
+    model: "ScaledTowers",
     inputs: Any,
     labels: Iterable[str],
     *,
@@ -82,14 +96,14 @@ def classify(
         if rows:
             chosen = [sources[row] for row in rows]
             if each == "audio":
-                features = model.embed_audio(chosen, sample_rate=sample_rate, units=units)
+                features = embed_audio(model, chosen, sample_rate=sample_rate, units=units)
             else:
-                features = model.embed_image(chosen)
+                features = embed_image(model, chosen)
             found[rows] = label_probabilities(model, each, features, texts)
     return found
 
 
-def embed_labels(model: "AudioCLIP", labels: Iterable[str], template: str = "{}") -> Tensor:
+def embed_labels(model: "ScaledTowers", labels: Iterable[str], template: str = "{}") -> Tensor:
     """Embed the labels of a classification: float32 `[K, D]`, each of norm 1.
 
     Raises:
@@ -114,11 +128,11 @@ def embed_labels(model: "AudioCLIP", labels: Iterable[str], template: str = "{}"
                 f"labels[{before}] {names[before]!r} and labels[{place}] {names[place]!r} are the same text; "
                 "leave one out."
             )
-    return model.embed_text(names, template)
+    return embed_text(model, names, template)
 
 
 @torch.no_grad()
-def label_probabilities(model: "AudioCLIP", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
+def label_probabilities(model: "ScaledTowers", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
     """Compute the probabilities `[n, K]` of labels from embeddings of norm 1.
 
     Args:

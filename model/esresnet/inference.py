@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.esresnet.folding import folded
 from model.esresnet.fusing import can_fuse, fuse
 
-if TYPE_CHECKING:
-    from model.esresnet.esresnext import ESResNeXt
+Backbone = TypeVar("Backbone", bound=nn.Module)
 
 
-def inference_copy(backbone: ESResNeXt, dtype: torch.dtype) -> ESResNeXt:
+def inference_copy(backbone: Backbone, dtype: torch.dtype) -> Backbone:
     """Copy a backbone, which is in eval mode, for inference.
 
     Batch norms are folded. Weights behind the first convolution are cast to `dtype`, as autocast would do in
@@ -24,7 +23,7 @@ def inference_copy(backbone: ESResNeXt, dtype: torch.dtype) -> ESResNeXt:
     for name, child in copied.named_children():
         if name != "conv1":
             child.to(dtype)
-    if can_fuse(copied.conv1.weight.device, dtype):
+    if can_fuse(next(copied.parameters()).device, dtype):
         fuse(copied)
     return copied
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.audioclip import AudioCLIP
-from model.clip import tokenize
+from model.clip_texts import tokenize
 
 
 def test_importing_the_model_leaves_open_clip_alone() -> None:

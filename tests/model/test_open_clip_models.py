@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model import clip as clip_module
+from model import clip_texts
 from model.audioclip import AudioCLIP
-from model.clip import tokenize
+from model.clip_texts import tokenize
 from model.esresnet import ESResNeXt
 from model.image_input import ImagePreprocessing, preprocess_image
 from model.open_clip_models import find_tagged_weights, image_preprocessing
@@ -175,7 +176,7 @@ def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyP
             return torch.tensor([row + [-1] * (context_length - len(row)) for row in rows])
 
     monkeypatch.setattr("open_clip.get_tokenizer", lambda name: {"Tiny-ViT": Words()}[name])
-    clip_module._tokenizer.cache_clear()
+    clip_texts._tokenizer.cache_clear()
     try:
         assert tiny().tokenize(["a dog", ["rain", "wind"]]).tolist() == [
             [1, 3] + 14 * [-1],
@@ -184,7 +185,7 @@ def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyP
         with pytest.raises(ValueError, match=r"A text has 17 tokens .* takes 16: "):
             tiny().tokenize(["a " * 17])
     finally:
-        clip_module._tokenizer.cache_clear()
+        clip_texts._tokenizer.cache_clear()
 
 
 def test_a_tokenizer_that_cannot_be_had_is_an_error_that_names_the_model(
@@ -194,7 +195,7 @@ def test_a_tokenizer_that_cannot_be_had_is_an_error_that_names_the_model(
         raise ImportError("no module named transformers")
 
     monkeypatch.setattr("open_clip.get_tokenizer", missing)
-    clip_module._tokenizer.cache_clear()
+    clip_texts._tokenizer.cache_clear()
     with pytest.raises(
         ValueError, match=r'"Tiny-ViT", whose tokenizer is not part of open_clip .* transformers'
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ignite_trainer.inspection import Finding, Inspection, Space
 from model.audio_input import AUDIO_SUFFIXES
@@ -19,15 +19,12 @@ from utils.datasets.checking_files import (
     suspicious,
     too_long,
 )
-from utils.datasets.checking_table import read_leniently, table_findings
+from utils.datasets.checking_table import Folds, read_leniently, table_findings
 from utils.datasets.sample import Clip
 from utils.datasets.walking import files_below, shown
 
-if TYPE_CHECKING:
-    from utils.datasets.folds import FoldDataset
 
-
-def inspect_clips(kind: type[FoldDataset], args: Mapping[str, Any]) -> Inspection:
+def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
     """Look for faults in the whole data set, whatever the fold held out.
 
     Args:
@@ -69,7 +66,7 @@ def inspect_clips(kind: type[FoldDataset], args: Mapping[str, Any]) -> Inspectio
     )
 
 
-def _not_whole(dataset: FoldDataset) -> Iterator[Finding]:
+def _not_whole(dataset: Folds) -> Iterator[Finding]:
     """A part of a published data set, by which results are called."""
     if dataset.published is not None and dataset.results_name.startswith("part of "):
         yield Finding(
@@ -80,7 +77,7 @@ def _not_whole(dataset: FoldDataset) -> Iterator[Finding]:
         )
 
 
-def _not_named(dataset: FoldDataset, clips: Iterable[Clip]) -> Iterator[Finding]:
+def _not_named(dataset: Folds, clips: Iterable[Clip]) -> Iterator[Finding]:
     """Audio files that the table knows nothing of; it may name some that `read_table` leaves out."""
     paths = {clip.path for clip in clips}
     names = {Path(path).name for path in paths}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ignite_trainer.inspection import Finding, Inspection, Severity, Space
 from utils.datasets.cache import cache_folder
 from utils.datasets.checking_files import (
+    Decoding,
     Sound,
     broken,
     broken_pictures,
@@ -23,22 +26,39 @@ from utils.datasets.checking_files import (
 from utils.datasets.checking_names import name_findings
 from utils.datasets.checking_segments import place_of, segment_findings
 from utils.datasets.checking_table import BadLines, bad_lines, nothing_without, without_bad_lines
-from utils.datasets.entries import Entry
+from utils.datasets.entries import Entries, Entry
 from utils.datasets.hearing import Heard
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from utils.datasets.listed import ListedDataset
-
 T = TypeVar("T")
+
+
+class Listed(Decoding, Protocol):
+    """The parts of a `ListedDataset` that its check uses."""
+
+    title: ClassVar[str]
+    to_take_whole: ClassVar[str]
+    sample_rate: int
+    mono: bool | None
+    entries: Entries
+    class_names: list[str]
+    digest: str
+    notice: str | None
+    passed_over: str | None
+    absent: tuple[str, ...]
+    unused_columns: str
+    lines: Sequence[int] | NDArray[np.int64]
+    source: str
+
+    def is_to_be_decoded(self) -> bool:
+        """Return whether `prepare` has clips to decode."""
+
 
 MOST_LOOKED_AT = 20_000
 """Sounds, and pictures; of more than that so many are taken, evenly."""
 
 
 def inspect_listed(
-    build: Callable[[bool], ListedDataset],
+    build: Callable[[bool], Listed],
     *,
     cache: str | Path | bool | None = None,
     progress: bool = True,
@@ -104,7 +124,7 @@ def inspect_listed(
     )
 
 
-def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Finding]:
+def _left_out(splits: Iterable[Listed], absent: Severity) -> Iterator[Finding]:
     """Files that are not there, where they are known by name, or else how many samples are without."""
     for dataset in splits:
         if dataset.notice is not None and not dataset.absent:
@@ -125,7 +145,7 @@ def _left_out(splits: Iterable[ListedDataset], absent: Severity) -> Iterator[Fin
         )
 
 
-def _lines(splits: Iterable[ListedDataset]) -> dict[str, str]:
+def _lines(splits: Iterable[Listed]) -> dict[str, str]:
     """Where each file is listed first, by its path, if the data set knows."""
     lines: dict[str, str] = {}
     for dataset in splits:

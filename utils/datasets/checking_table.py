@@ -6,18 +6,35 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from ignite_trainer.inspection import Finding
+from utils.datasets.cache import DecodedClips, OpenDecoded
+from utils.datasets.checking_files import Decoding
 from utils.datasets.checking_names import name_findings
 from utils.datasets.sample import Clip
 from utils.datasets.table import Place, RowError, leaving_out
-
-if TYPE_CHECKING:
-    from utils.datasets.cache import DecodedClips, OpenDecoded
-    from utils.datasets.folds import FoldDataset
+from utils.published import Published
 
 T = TypeVar("T")
+
+
+class Folds(Decoding, Protocol):
+    """The parts of a `FoldDataset` that its check uses."""
+
+    title: ClassVar[str]
+    table: ClassVar[str]
+    published: ClassVar[Published | None]
+    classes: ClassVar[int | None]
+    file_names: ClassVar[str | None]
+    sample_rate: int
+    mono: bool | None
+    results_name: str
+
+    @property
+    def cache_settings(self) -> dict[str, Any]:
+        """What decoded clips depend on besides the files."""
+
 
 BadLines: TypeAlias = dict[Place, RowError]
 """Lines that cannot be read, and why."""
@@ -26,9 +43,7 @@ _BAD_LINES = 50  # then there is something else wrong with the table
 _REASONS = 3  # of many
 
 
-def read_leniently(
-    kind: type[FoldDataset], args: Mapping[str, Any]
-) -> tuple[FoldDataset, list[Clip], list[Finding]]:
+def read_leniently(kind: type[Any], args: Mapping[str, Any]) -> tuple[Folds, list[Clip], list[Finding]]:
     """Build a data set, passing over faults of its table, its files and its folds.
 
     Returns:
@@ -42,7 +57,7 @@ def read_leniently(
     listed: list[Clip] = []
     bad: BadLines = {}
 
-    class Lenient(kind):  # type: ignore[misc, valid-type]
+    class Lenient(kind):
         def read_table(self) -> list[Clip]:
             read = super().read_table
             return without_bad_lines(lambda: list(read()), bad)
@@ -104,7 +119,7 @@ def nothing_without(bad: BadLines, error: Exception) -> ValueError:
     return ValueError(f"{' '.join([*reasons.values()][:_REASONS])} {count} of the table cannot be read.")
 
 
-def table_findings(dataset: FoldDataset, clips: Sequence[Clip]) -> Iterator[Finding]:
+def table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
     """What is wrong with clips as the table lists them, by itself and by the names of their files."""
     yield from _listed_twice(clips)
     yield from _classes_at_odds(clips)
@@ -151,7 +166,7 @@ def _classes_at_odds(clips: Sequence[Clip]) -> Iterator[Finding]:
             )
 
 
-def _names_at_odds(dataset: FoldDataset, clips: Sequence[Clip]) -> Iterator[Finding]:
+def _names_at_odds(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
     """Clips whose file is named for another fold or class; names of another form say nothing."""
     if dataset.file_names is None:
         return

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ignite_trainer.inspection import Finding
 from model.audioclip import AudioCLIP
-from model.clip import TextTooLong, text_parameters
+from model.clip import text_parameters
+from model.clip_texts import TextTooLong
 from model.esresnet.kept import Kept
 from model.similarity import normalised
 
