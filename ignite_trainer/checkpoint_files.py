@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ignite_trainer.durable import is_intact, remove, write_durably
-from ignite_trainer.writing import writing
+from ignite_trainer.writing import is_intact, remove, write_durably
 
 BUILT_FROM = "built_from"
 """Key under which files of weights, and states, hold the protocol's section `Model`."""
@@ -67,8 +66,7 @@ def save_durably(path: Path, content: Mapping[str, Any]) -> str:
     Raises:
         RunFailed: it cannot be written; what was at `path` stays.
     """
-    with writing(path):
-        return write_durably(path, lambda file: torch.save(content, file))
+    return write_durably(path, lambda file: torch.save(content, file))
 
 
 def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[str, Any]) -> None:

@@ -28,13 +28,13 @@ from ignite_trainer.checkpoint_files import (
     states_of,
 )
 from ignite_trainer.distributed import all_say, is_main, main_says, rank, wait_for_all
-from ignite_trainer.durable import remove, remove_remains
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.frozen_weights import FrozenWeights, read_left_out
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Best
 from ignite_trainer.snapshot import snapshot
 from ignite_trainer.state_content import BEST_FILE, BEST_KEPT, BestEntry, Position, StateContent, checked
+from ignite_trainer.writing import remove, remove_remains
 
 __all__ = ["BEST_KEPT", "Checkpoints", "Position"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ignite_trainer.visible import visible
+from ignite_trainer.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,6 @@ def short_name(text: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG; an old picture stays whole until the new one replaces it."""
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    """Write a PNG file whole; raises a RunFailed where it cannot be written."""
+    with whole_file(path) as part:
+        figure.savefig(part, format="png")

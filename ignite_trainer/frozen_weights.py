@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ignite_trainer.checkpoint_files import bytes_of, read_intact, save_durably
-from ignite_trainer.durable import is_intact
+from ignite_trainer.writing import is_intact
 
 FILE_NAME = "frozen_weights.pt"
 _SHA256 = "frozen_weights"  # entry of a state: the sha256 of the file

@@ -17,7 +17,7 @@ import torch
 from toy_research.network import TwoTowers
 from toy_research.protocols import TRUSTED, run_toy, toy
 
-from ignite_trainer import check_room, checkpoint_files, cli, durable, rehearsal
+from ignite_trainer import check_room, checkpoint_files, cli, rehearsal, writing
 from ignite_trainer.assembly import assemble
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
@@ -167,7 +167,7 @@ def test_what_reporters_take_is_counted(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_state_is_written_beside_the_next_epoch_the_last_one_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = durable.write_durably
+    write = writing.write_durably
 
     def slowly(*args: Any) -> str:
         time.sleep(0.3)
@@ -215,7 +215,7 @@ def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_files, "write_durably", full)
+    monkeypatch.setattr(torch, "save", full)
     found = estimates(tmp_path)
     assert isinstance(found.beside_steps, str)
     assert found.beside_steps.startswith("a trial run of 4 samples failed: ")

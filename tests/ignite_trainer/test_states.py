@@ -27,15 +27,15 @@ from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
 from toy_research.sameness import differences
 
-from ignite_trainer import checkpoint_files, durable
+from ignite_trainer import checkpoint_files, writing
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.durable import checksum_of, is_intact, write_durably
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.formatting import EPOCH_0
 from ignite_trainer.model_preparation import put_channels_last
 from ignite_trainer.optimizer import build_optimizer
 from ignite_trainer.snapshot import snapshot
 from ignite_trainer.validation import validate
+from ignite_trainer.writing import checksum_of, is_intact, write_durably
 from model.releases import WeightsError
 from model.runs import best_checkpoint
 from model.weights import read_state_dict
@@ -46,7 +46,7 @@ FREEZE_RIGHT: dict[str, Any] = {"Parameters": [{"match": "left\\..*|scale"}, {"m
 _CRASH = """
 import os, sys
 from pathlib import Path
-from ignite_trainer.durable import checksum_of, is_intact, write_durably
+from ignite_trainer.writing import checksum_of, is_intact, write_durably
 
 left = int(sys.argv[2])
 
@@ -663,7 +663,7 @@ def test_weights_are_read_from_a_state_and_the_frozen_ones_beside_it(tmp_path: P
 @contextmanager
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Let no file be written before the event is set."""
-    go, write = threading.Event(), durable.write_durably
+    go, write = threading.Event(), writing.write_durably
 
     def waiting(*args: Any) -> str:
         assert go.wait(60)
@@ -677,7 +677,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2) -> None:
     """Let every file take a while."""
-    write = durable.write_durably
+    write = writing.write_durably
 
     def slowly(*args: Any) -> str:
         time.sleep(seconds)
@@ -692,7 +692,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint_files, "write_durably", fail)
+    monkeypatch.setattr(torch, "save", fail)
 
 
 def test_a_state_is_that_of_its_time_though_training_goes_on_while_it_is_written(
