@@ -207,11 +207,8 @@ def _put_together(blueprint: Blueprint, built: _Built, *, seed: int, device: tor
     )
 
 
-def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, limit: int | None = None) -> Parts:
-    """The parts with loaders of another `Setup`: of batch sizes, and workers; all else is the same.
-
-    An epoch, and a pass over a split, has `limit` batches at most; None: all.
-    """
+def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Parts:
+    """Return the parts with loaders of another `Setup`: its batch sizes and workers."""
     datasets = {split: parts.evaluation[split].dataset for split in SPLITS}
     training, evaluation = _build_loaders(
         blueprint,
@@ -220,7 +217,6 @@ def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int, limit: 
         seed=seed,
         device=parts.device,
         takes_unequal_lengths=parts.task.takes_unequal_lengths,
-        limit=limit,
     )
     return replace(parts, training=training, evaluation=evaluation)
 
@@ -419,7 +415,6 @@ def _build_loaders(
     seed: int,
     device: torch.device,
     takes_unequal_lengths: bool,
-    limit: int | None = None,
 ) -> tuple[SplitLoader, dict[Split, SplitLoader]]:
     """The training loader and one for the evaluation of each split."""
     setup = blueprint.protocol.setup
@@ -442,7 +437,6 @@ def _build_loaders(
         device=device,
         batches=batches["train"],
         unreadable=unreadable["train"],
-        limit=limit,
     )
     evaluation = {
         split: SplitLoader(
@@ -457,7 +451,6 @@ def _build_loaders(
             unequal_lengths=takes_unequal_lengths,
             batches=batches[split],
             unreadable=unreadable[split],
-            limit=limit,
         )
         for split in SPLITS
     }

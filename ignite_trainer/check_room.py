@@ -26,7 +26,7 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
     disks: dict[int, list[Space]] = defaultdict(list)
     places: dict[Path, None] = {}
     for space in spaces:
-        place = _existing(space.folder)
+        place = existing(space.folder)
         places[place] = None
         disks[place.stat().st_dev].append(space)
     findings = []
@@ -39,7 +39,7 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
                 unknown[place_of] = None
             else:
                 sizes[place_of] += space.size_bytes
-        free, needed = shutil.disk_usage(_existing(needs[0].folder)).free, sum(sizes.values())
+        free, needed = shutil.disk_usage(existing(needs[0].folder)).free, sum(sizes.values())
         what = ", ".join(f"{_readable(size)} for {purpose}" for purpose, size in sizes.items() if size)
         name = f"Disk {number}" if len(disks) > 1 else "Disk"
         more = f"not known for {', '.join(unknown)}" if unknown else ""
@@ -98,8 +98,8 @@ def _free_memory(device: torch.device) -> int | None:
     return free if limit == "max" else min(free, int(limit))
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+def existing(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -60,7 +59,6 @@ class Checkpoints:
 
     Attributes:
         damaged: names of the damaged files that made `restore` skip a state, and what lies there instead.
-        seconds_of_writing: seconds that the last state and best files took to write.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Checkpoints:
         self._frozen = FrozenWeights(folder, model)
         self._pending: Future[None] | None = None  # what is being written
         self.damaged: list[str] = []
-        self.seconds_of_writing = 0.0
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
         self._before: list[Path] = []  # states older than the last
@@ -234,7 +231,6 @@ class Checkpoints:
         self, path: Path, content: dict[str, Any], best: Iterable[Path], superseded: Iterable[Path]
     ) -> None:
         """Write a state and its weights as `best` files, then remove what it supersedes."""
-        start = time.monotonic()
         self._write_best(content["model"], best)
         save_durably(path, self._frozen.leave_out(content))
         try:
@@ -244,7 +240,6 @@ class Checkpoints:
             raise RunFailed(f"The state of the run cannot be saved as plain values: {error}") from error
         for file in superseded:
             remove_weights(file)
-        self.seconds_of_writing = time.monotonic() - start
 
     def _content(self, position: Position, randoms: list[dict[str, Any]]) -> dict[str, Any]:
         return {

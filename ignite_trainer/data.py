@@ -87,7 +87,6 @@ class SplitLoader:
         unequal_lengths: bool = False,
         batches: GivesBatches | None = None,
         unreadable: UnreadableSamples | None = None,
-        limit: int | None = None,
     ) -> None:
         """Look at the first sample to find the fields; load nothing else yet.
 
@@ -95,8 +94,7 @@ class SplitLoader:
         `unequal_lengths` lets batches pass that the transforms leave padded; else they are an error.
         Batches without a sample pass where `drop_last` is false: not in training.
         `batches` gives whole batches of the data set; see `ignite_trainer.sources`. `unreadable` decides
-        about samples that cannot be read; None: they end the run. An epoch has `limit` batches at
-        most; None: all.
+        about samples that cannot be read; None: they end the run.
         """
         self.dataset = dataset
         self.unreadable = unreadable or UnreadableSamples(dataset, split="given")
@@ -118,7 +116,6 @@ class SplitLoader:
             shuffle=shuffle,
             drop_last=drop_last,
             seed=seed,
-            limit=limit,
         )
         self._streamed: StreamedBatches | None = None
         if isinstance(dataset, Streamed):

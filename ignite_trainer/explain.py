@@ -1,11 +1,11 @@
-"""`--explain`: what a protocol comes to - every value with its origin, what is trained, shapes, time, memory.
+"""`--explain`: every value of a protocol with its origin, what is trained, shapes, time, memory and disk.
 
-Nothing is trained that is kept, and no results are written. What cannot be built (data that are not there,
-say) is said, and the rest explained.
+No results are written. Parts that cannot be built, such as missing data, are named and the rest is explained.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -27,7 +27,6 @@ from ignite_trainer.origins import Value
 from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.progress import ProgressLines, is_terminal
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.rehearsal import Overhead
 from ignite_trainer.reporters.reporter import Split
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 
@@ -41,7 +40,7 @@ def carry_out(
     """Explain protocols, each with its values.
 
     Returns:
-        0, or 2 if one names classes that there are not, or arguments that they do not have.
+        0, or 2 if one names classes that do not exist, or arguments that they do not take.
     """
     status = 0
     for path, (protocol, values) in explained.items():
@@ -92,12 +91,10 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
 
 
 def _explain_model(path: Path, blueprint: Blueprint) -> None:
-    """What is trained, where the model can be built though other parts cannot."""
-    try:
+    """Show what is trained if the model can be built; its problems are reported with those of other parts."""
+    with contextlib.suppress(ProtocolError):
         model = try_out_model(without_weights(blueprint))
         _show_rules(path, blueprint, apply_rules(model, blueprint.protocol.parameters))
-    except ProtocolError:
-        return  # said with the problems of the others
 
 
 def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
@@ -109,34 +106,30 @@ def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
 
 
 def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:
-    held_out = f"{sizes['train']:,} to train on, {sizes['test']:,} held out"
-    facts = {"Samples": held_out if "training" in found.activities else f"{sizes['test']:,} to evaluate"}
-    for activity, each in found.activities.items():
-        whole, measured = each.whole, ", ".join(str(point.samples) for point in each.measured)
-        how = (
-            "measured" if each.measured[-1].samples == whole.samples else f"from steps of {measured} samples"
-        )
-        facts[f"A step of {activity}"] = (
-            f"{whole.seconds:.3g} s for {whole.samples} samples ({how}), the first one "
-            f"{whole.seconds + whole.extra_of_first:.3g} s"
-        )
+    trains = "training" in found.steps
+    held_out = f"{sizes['test']:,}"
+    facts = {
+        "Samples": f"{sizes['train']:,} to train on, {held_out} held out"
+        if trains
+        else f"{held_out} to evaluate"
+    }
+    for activity, step in found.steps.items():
+        extrapolated = f", extrapolated from {step.measured}" if step.measured < step.samples else ""
+        facts[f"A step of {activity}"] = f"{step.seconds:.3g} s for {step.samples} samples{extrapolated}"
+    if isinstance(found.checkpoint, str):
+        facts["A checkpoint"] = f"not included, as none could be written: {found.checkpoint}"
+    elif trains:
+        facts["A checkpoint"] = f"{found.checkpoint.seconds:.3g} s, while the next epoch runs"
     facts["An epoch, evaluation included"] = f"about {duration(found.seconds_per_epoch)}"
     facts["The whole run"] = f"about {duration(found.seconds_per_run)}"
-    beside = found.beside_steps
-    if isinstance(beside, Overhead):
-        facts["Of that beside steps"] = (
-            f"{beside.per_epoch:.3g} s an epoch for what is saved and drawn, {beside.once:.3g} s once"
-        )
-    else:
-        facts["What is saved and drawn"] = f"is not in it, and could not be measured: {beside}"
-    facts["Not counted"] = "loader processes, Evaluations, states within an epoch, dashboards" + (
+    facts["Not counted"] = "loader processes, Evaluations, reporters, states within an epoch" + (
         "; measured without Setup.compile" if compiled else ""
     )
     return facts
 
 
 def _show_values(path: Path, values: Sequence[Value]) -> None:
-    """A line for each value, which is left whole, so that it can be searched and copied."""
+    """Print a line for each value, unfolded, so that it can be searched and copied."""
     lines = [
         f"{value.path:<{_KEY_WIDTH}} {json.dumps(value.value, ensure_ascii=False)}  ({value.origin})"
         for value in values

@@ -1,4 +1,4 @@
-"""Memory: keeps what a step frees for the next one, and recognises out-of-memory errors.
+"""Memory: keeps what a step frees for the next one, tells its peak, and recognises out-of-memory errors.
 
 On a CPU a step allocates and frees the same hundreds of megabytes again and again. The C library gives large
 pieces back to the system at once; to get them anew costs a page fault and 4 KiB of zeros for every page.
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 
@@ -55,6 +56,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)
+
+
+def peak_resident_bytes() -> int | None:
+    """Return the largest resident memory of this process so far; None if the system does not tell."""
+    # Not from getrusage, which begins with the memory of the process that started this one.
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(line.split()[1])
 
 
 _keeping: ContextVar[bool] = ContextVar("keeping freed memory", default=False)

@@ -103,15 +103,6 @@ class Run:
         finally:
             self._checkpoints.wait()
 
-    def wait_for_checkpoints(self) -> None:
-        """Wait until pending checkpoints are written."""
-        self._checkpoints.wait()
-
-    @property
-    def seconds_of_writing(self) -> float:
-        """Seconds that the last checkpoints took to write."""
-        return self._checkpoints.seconds_of_writing
-
     def _carry_out(self, seed: int, *, resume: bool) -> RunResult:
         position = self._restore() if resume else None
         log_to = position

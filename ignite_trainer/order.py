@@ -31,17 +31,13 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         shuffle: bool,
         drop_last: bool,
         seed: int,
-        limit: int | None = None,
     ) -> None:
         """Order `count` samples.
 
-        `batch_size` is that of all processes, `drop_last` leaves out the rest, and an epoch has
-        `limit` batches at most; None: as many as there are.
+        `batch_size` is that of all processes; `drop_last` leaves out an incomplete last batch.
         """
         self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
         self._used = count - count % batch_size if drop_last else count
-        if limit is not None:
-            self._used = min(self._used, limit * batch_size)
         self.epoch, self.start = 0, 0
 
     def _part(self, start: int, rank: int) -> tuple[int, int]:

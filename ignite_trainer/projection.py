@@ -1,4 +1,4 @@
-"""How long a whole experiment takes at the speeds that a benchmark measured."""
+"""Projects how long an experiment takes at measured speeds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from ignite_trainer.reporters.reporter import Split
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Epochs and evaluations of a protocol in seconds.
-
-    Not in it is what is done once (data fetched and decoded, towers compiled), nor checkpoints and reports.
+    """Duration of a protocol, without what happens once (preparing data, compiling), checkpoints and reports.
 
     Attributes:
         epochs: of a run.
         runs: one for each combination of the values in `Sweep`.
-        seconds_per_run: an evaluation before the first epoch, then training, and evaluations after each.
-        seconds: of all runs, one after the other.
+        seconds_per_run: an evaluation, then in each epoch training and evaluations.
+        seconds: all runs, one after the other.
     """
 
     epochs: int
@@ -32,10 +30,10 @@ class Projection:
 def project(
     protocol: Protocol, sizes: Mapping[Split, int], samples_per_second: Mapping[str, float]
 ) -> Projection:
-    """Multiply what a protocol wants with the time of a sample.
+    """Project the duration of a protocol.
 
     Args:
-        protocol: with its `Sweep`, of which all runs are taken to be as large as this one.
+        protocol: all runs of its `Sweep` are taken to be as large as this one.
         sizes: samples of each split.
         samples_per_second: in "evaluation", and in "training" where there are epochs.
     """
@@ -45,8 +43,8 @@ def project(
         evaluated += sizes["train"] * setup.epochs
     seconds = evaluated / samples_per_second["evaluation"]
     if setup.epochs:
-        # The last batch of an epoch, if it is not complete, is left out.
+        # An incomplete last batch is left out.
         trained = setup.epochs * (sizes["train"] - sizes["train"] % setup.batch_train)
         seconds += trained / samples_per_second["training"]
-    runs = math.prod(len(values) for values in protocol.sweep.values())
+    runs = math.prod(map(len, protocol.sweep.values()))
     return Projection(epochs=setup.epochs, runs=runs, seconds_per_run=seconds, seconds=runs * seconds)

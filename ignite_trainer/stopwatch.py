@@ -1,8 +1,4 @@
-"""Steps of a run carried out as many at a time as one likes, and how long they take.
-
-What is timed is the step of the run itself: the engine with its loader, metrics and augmentation, stopped
-after some iterations and taken up again.
-"""
+"""Times steps of a run: its engine, loader, metrics and augmentation, a few steps at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ _READY_BATCHES = 2  # of each loader process, torch's default
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """Some steps on end, and how long they took."""
+    """Duration of consecutive steps."""
 
     seconds: float
     steps: int
@@ -50,18 +46,24 @@ class Turn:
 
 
 class Stopwatch:
-    """Carries out steps of an engine over a loader, pass after pass, and times them.
+    """Runs and times steps of an engine over a loader, pass after pass.
 
-    On a CPU, whose processors loader and step share, a batch is made while a step is computed, and paid for
-    by that step. The first steps of a turn are not timed: they use up the batches that were made while others
-    had their turn, and get the memory that others gave back.
+    On a CPU, loader and step share the processors, so the time of a step includes making the next batch. The
+    first steps of a turn are not timed: they use up batches that were made during the turns of others, and
+    allocate the memory that others gave back.
+
+    Attributes:
+        steps_per_turn: number of timed steps.
     """
 
     def __init__(
-        self, engine: Engine, loader: SplitLoader, setup: Setup, *, device: torch.device, workers: int
+        self, engine: Engine, loader: SplitLoader, setup: Setup, *, workers: int, device: torch.device
     ) -> None:
-        self._engine, self._loader, self._device, self._workers = engine, loader, device, workers
+        self._engine = engine
+        self._loader = loader
         self._setup = setup
+        self._workers = workers
+        self._device = device
         # An engine that is left in the middle of a pass takes that for an error, and says so.
         engine.logger = logging.getLogger(__name__)
         engine.logger.setLevel(logging.CRITICAL)
@@ -73,7 +75,7 @@ class Stopwatch:
 
     @classmethod
     def of_training(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
-        """Time training steps; what is trained has an optimizer. Once for the same parts."""
+        """Time training steps, of parts with an optimizer; call it once for the same parts."""
         assert parts.optimizer is not None, "something is trained"
         setup = blueprint.protocol.setup
         engine = make_trainer(
@@ -90,23 +92,23 @@ class Stopwatch:
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: parts.training.set_epoch(engine.state.epoch))
         logged = metrics.logged_steps(setup.log_interval)
         engine.add_event_handler(logged, lambda: float(engine.state.metrics[RUNNING_LOSS]))
-        watch = cls(engine, parts.training, setup, device=parts.device, workers=setup.workers_train)
+        watch = cls(engine, parts.training, setup, workers=setup.workers_train, device=parts.device)
         watch._epochs = _WITHOUT_END
         return watch
 
     @classmethod
     def of_evaluation(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
-        """Time steps of the evaluation of the held-out split, its metrics included."""
+        """Time evaluation steps over the held-out split, with metrics."""
         setup = blueprint.protocol.setup
         engine = make_evaluator(parts.task, parts.model, setup, device=parts.device, title=None)
         metrics.attach_metrics(blueprint, engine, "test", device=parts.device)
         loader = parts.evaluation["test"]
-        return cls(engine, loader, setup, device=parts.device, workers=setup.workers_test)
+        return cls(engine, loader, setup, workers=setup.workers_test, device=parts.device)
 
     def warm_up(self, *, steps: int, turn_seconds: float) -> None:
-        """Carry out the first steps, which are slow, and see how many make a turn of `turn_seconds`.
+        """Run the first steps, which are slow, and choose as many steps per turn as fit in `turn_seconds`.
 
-        Where several batches make one step of the optimizer, a turn has whole ones.
+        A turn consists of whole optimizer steps, at least one.
         """
         with self.conditions():
             self.run(steps)
@@ -114,7 +116,7 @@ class Stopwatch:
             self.steps_per_turn = whole * max(1, round(turn_seconds / (whole * self.turn().seconds)))
 
     def turn(self) -> Turn:
-        """Carry out and time the steps of one turn."""
+        """Run one turn, and return how long it took."""
         with self.conditions():
             self.run(_READY_BATCHES * self._workers + 1)
             start, before = time.perf_counter(), self._samples
@@ -123,16 +125,17 @@ class Stopwatch:
         return Turn(seconds=seconds, steps=self.steps_per_turn, samples=self._samples - before)
 
     def run(self, steps: int = 1) -> None:
-        """Carry out steps, and wait until the device has done them."""
+        """Run steps, and wait until the device has finished them."""
         self._left = steps
         with self.conditions():
-            while self._left:  # an evaluation ends after each pass, and is begun again
+            while self._left:  # an evaluation ends after each pass, and starts again
                 self._engine.run(self._loader, max_epochs=self._epochs)
-        self._synchronise()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
-        """Have arithmetic and memory of the process as they are in a run of the protocol."""
+        """Set arithmetic and memory of the process as in a run of the protocol."""
         with float32_products(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
             yield
 
@@ -143,20 +146,9 @@ class Stopwatch:
         if self._left == 0:
             engine.interrupt()
 
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
 
 def _name_data_wait(engine: Engine) -> None:
-    """Make a phase of the time in which an engine waits for its next batch."""
+    """Make the time in which an engine waits for its next batch a phase."""
     waiting: list[record_function] = []
-
-    def start() -> None:
-        waiting.append(phase("data wait").__enter__())
-
-    def stop() -> None:
-        waiting.pop().__exit__(None, None, None)
-
-    engine.add_event_handler(Events.GET_BATCH_STARTED, start)
-    engine.add_event_handler(Events.GET_BATCH_COMPLETED, stop)
+    engine.add_event_handler(Events.GET_BATCH_STARTED, lambda: waiting.append(phase("data wait").__enter__()))
+    engine.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: waiting.pop().__exit__(None, None, None))

@@ -1,4 +1,4 @@
-"""--explain: where values come from, what is trained, shapes and estimates; without data, what is left."""
+"""--explain: origins of values, what is trained, shapes and estimates; without data, the rest of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,13 @@ import torch
 from toy_research.network import TwoTowers
 from toy_research.protocols import TRUSTED, run_toy, toy
 
-from ignite_trainer import check_room, checkpoint_files, cli, rehearsal, writing
+from ignite_trainer import check_room, checkpoint_files, cli, writing
 from ignite_trainer.assembly import assemble
-from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.estimates import Estimates, Point, _extrapolated, estimate
+from ignite_trainer.blueprint import draw
+from ignite_trainer.estimates import Checkpoint, Estimates, Step, estimate, extrapolate
 from ignite_trainer.extending import read_layers
 from ignite_trainer.origins import trace
 from ignite_trainer.overrides import split_overrides
-from ignite_trainer.rehearsal import Overhead
-from ignite_trainer.reporters import JsonLines, Report
-from ignite_trainer.reporters.reporter import Evaluated, RunEnd
 from ignite_trainer.validation import validate
 
 
@@ -106,19 +102,16 @@ def test_a_class_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_steps_of_two_sizes_give_a_line() -> None:
-    few, more = Point(4, 1.0, 0.5, 1000), Point(12, 2.0, 0.7, 1800)
-    whole = _extrapolated(few, more, 64)
-    assert (whole.samples, whole.peak_bytes) == (64, 1800 + 52 * 100)
-    assert (whole.seconds, whole.extra_of_first) == pytest.approx((2.0 + 52 / 8, 0.7 + 52 * 0.2 / 8))
+    few, more = Step(4, 1.0, 1000, 4), Step(12, 2.0, 1800, 12)
+    whole = extrapolate(few, more, 64)
+    assert whole.seconds == pytest.approx(2.0 + 52 / 8)
+    assert (whole.samples, whole.peak_bytes, whole.measured) == (64, 1800 + 52 * 100, 12)
     # Never less than was seen.
-    assert _extrapolated(few, Point(12, 0.9, 0.1, None), 64) == Point(64, 0.9, 0.1, None)
+    assert extrapolate(few, Step(12, 0.9, None, 12), 64) == Step(64, 0.9, None, 12)
 
 
 def estimates(root: Path, **changes: object) -> Estimates:
-    return estimated(draw(validate(toy(root, **changes)), trusted=TRUSTED))
-
-
-def estimated(blueprint: Blueprint) -> Estimates:
+    blueprint = draw(validate(toy(root, **changes)), trusted=TRUSTED)
     torch.manual_seed(0)
     parts = assemble(blueprint, seed=0)
     try:
@@ -129,87 +122,38 @@ def estimated(blueprint: Blueprint) -> Estimates:
 
 def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> None:
     found = estimates(tmp_path, Setup__epochs=2)
-    training, evaluation = (found.activities[name].whole for name in ("training", "evaluation"))
+    training, evaluation = found.steps["training"], found.steps["evaluation"]
     assert training.samples == 8
     sizes = assemble(draw(validate(toy(tmp_path)), trusted=TRUSTED), seed=0).sizes
     expected = sizes["train"] // 8 * training.seconds
     expected += (sizes["train"] + sizes["test"]) / evaluation.samples * evaluation.seconds
-    beside = found.beside_steps
-    assert isinstance(beside, Overhead)
-    assert found.seconds_per_epoch == pytest.approx(max(expected + beside.per_epoch, beside.writing))
+    assert isinstance(found.checkpoint, Checkpoint)
+    last = found.checkpoint.seconds
+    assert found.seconds_per_epoch == pytest.approx(max(expected, last))
     first = sizes["test"] / evaluation.samples * evaluation.seconds
-    cold = training.extra_of_first + evaluation.extra_of_first
-    assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + beside.once + cold)
+    assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + last)
 
 
-class Slow(JsonLines):
-    """A reporter that takes a while for every evaluation, and at the end."""
-
-    def on_evaluation(self, _: Evaluated) -> None:
-        time.sleep(0.2)
-
-    def on_end(self, _: RunEnd) -> None:
-        time.sleep(1.0)
-
-
-def test_what_reporters_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the three passes of a trial run two are of its epoch, and one is before it."""
-    monkeypatch.setattr(rehearsal, "_REHEARSED", (Slow,))
-    blueprint = draw(validate(toy(tmp_path, Setup__epochs=2)), trusted=TRUSTED)
-    plain = estimated(replace(blueprint, reporters=[])).beside_steps
-    slow = estimated(replace(blueprint, reporters=[(Slow, {})])).beside_steps
-    assert isinstance(plain, Overhead)
-    assert isinstance(slow, Overhead)
-    assert slow.per_epoch - plain.per_epoch == pytest.approx(0.4, abs=0.15)
-    assert slow.once - plain.once == pytest.approx(1.2, abs=0.3)
-
-
-def test_a_state_is_written_beside_the_next_epoch_the_last_one_after_it(
+def test_a_checkpoint_is_written_beside_the_next_epoch_and_the_last_one_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = writing.write_durably
 
     def slowly(*args: Any) -> str:
-        time.sleep(0.3)
+        time.sleep(1.0)
         return write(*args)
 
-    plain = estimates(tmp_path, Setup__epochs=2).beside_steps
     monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
     found = estimates(tmp_path, Setup__epochs=2)
-    beside = found.beside_steps
-    assert isinstance(plain, Overhead)
-    assert isinstance(beside, Overhead)
-    assert beside.writing - plain.writing == pytest.approx(0.6, abs=0.2)  # a state, and the best weights
-    assert beside.once - plain.once == pytest.approx(0.6, abs=0.3)
-    assert beside.per_epoch - plain.per_epoch == pytest.approx(0.0, abs=0.1)
-    assert found.seconds_per_epoch == beside.writing  # which an epoch of a few small steps waits for
+    assert isinstance(found.checkpoint, Checkpoint)
+    assert found.checkpoint.seconds == pytest.approx(2.0, abs=0.5)  # a state, and the best weights
+    assert found.seconds_per_epoch == found.checkpoint.seconds  # an epoch of a few small steps waits for it
     parameters = sum(value.nbytes for value in TwoTowers().parameters())
-    assert beside.state_bytes > 2 * parameters  # with their momentum
-
-
-def test_what_steps_take_is_not_counted_twice(tmp_path: Path) -> None:
-    sleepy = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.3}}
-    beside = estimates(tmp_path, Task=sleepy).beside_steps
-    assert isinstance(beside, Overhead)
-    assert beside.per_epoch < 0.25
-    assert beside.once < 0.25
-
-
-class Upload(Report):
-    """A user's own reporter, which does more than to write."""
-
-    def __init__(self) -> None:
-        raise AssertionError("it is not asked to")
-
-
-def test_a_trial_run_tells_no_reporter_of_others_and_leaves_nothing(tmp_path: Path) -> None:
-    blueprint = draw(validate(toy(tmp_path / "results")), trusted=TRUSTED)
-    found = estimated(replace(blueprint, reporters=[(Upload, {}), (JsonLines, {})]))
-    assert isinstance(found.beside_steps, Overhead)
+    assert found.checkpoint.copy_bytes > 2 * parameters  # with their momentum
     assert not list(tmp_path.iterdir())
 
 
-def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
+def test_without_room_for_a_checkpoint_the_steps_are_still_estimated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -217,9 +161,8 @@ def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
 
     monkeypatch.setattr(torch, "save", full)
     found = estimates(tmp_path)
-    assert isinstance(found.beside_steps, str)
-    assert found.beside_steps.startswith("a trial run of 4 samples failed: ")
-    assert "No space left on device" in found.beside_steps
+    assert isinstance(found.checkpoint, str)
+    assert "No space left on device" in found.checkpoint
     assert found.seconds_per_run > 0
     assert not list(tmp_path.iterdir())
 
@@ -238,21 +181,10 @@ def test_where_no_file_can_be_written_the_steps_are_estimated_all_the_same(
 )
 def test_what_is_small_or_unusual_is_estimated(tmp_path: Path, changes: dict[str, object]) -> None:
     found = estimates(tmp_path, **changes)
-    assert isinstance(found.beside_steps, Overhead)
+    assert isinstance(found.checkpoint, Checkpoint)
     assert found.seconds_per_run > 0
-    assert ("training" in found.activities) == (changes.get("Setup__epochs") != 0)
-
-
-def test_a_schedule_that_ends_before_what_is_measured_ends_nothing(tmp_path: Path) -> None:
-    """Of the two steps of the training OneCycleLR would refuse a third one."""
-    one_cycle = {
-        "class": "torch.optim.lr_scheduler.OneCycleLR",
-        "args": {"max_lr": 0.1},
-        "interval": "step",
-        "lasts": "rest",
-    }
-    found = estimates(tmp_path, Setup__epochs=1, Scheduler=[one_cycle])
-    assert isinstance(found.beside_steps, Overhead)
+    trains = changes.get("Setup__epochs") != 0
+    assert ("training" in found.steps) == (found.checkpoint.seconds > 0) == trains
 
 
 @pytest.mark.skipif(
@@ -267,7 +199,7 @@ def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
     changes = {
-        "Task": {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.05}},
+        "Task": {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.3}},
         "Setup__epochs": 4,
     }
     found = estimates(tmp_path, **changes)
