@@ -106,8 +106,7 @@ else
     for file in "$CLIPS"/audio/*; do
         for copy in 0 1 2 3 4; do ln -s "$(realpath "$file")" "$RAW/clips/audio/${copy}x${file##*/}"; done
     done
-    LONG=(-c tests/gpu/protocols/speed.json --Dataset.args.root "$RAW/clips")
-    OTHERS=("${LONG[@]}" --Yardsticks '{"bare-backbone": {"class": "utils.benchmarks.BareBackbone"}}')
+    LONG=(-c tests/gpu/protocols/speed.json --Dataset.args.root "$RAW/clips") OTHERS=("${LONG[@]}")
     SMALL=(-c protocols/quickstart.json -e 3 -L 1 --Reporters '[{"class": "ignite_trainer.reporters.JsonLines"}]')
     ROUNDS=5 EPOCHS=20 FOLDS=(1 2 3 4 5) BATCH=32
     long=2646000 # samples: 60 s, of which 64 clips want more than 100 GB
@@ -120,8 +119,8 @@ fi
 # As from random weights in the quickstart.
 ESC10=(--Optimizer '{"class": "torch.optim.AdamW", "args": {"lr": 5e-4, "weight_decay": 5e-4}}'
     --Scheduler.args.gamma 0.9 --Task.args.positives same_label -S -e "$EPOCHS" -b "$BATCH" -B 80)
-benchmark() { # NAME USUAL LIMIT OVERRIDES...
-    step "benchmark-$1" "$2" "$3" python main.py "${@:4}" --benchmark "$ROUNDS" -M "$RAW/benchmark-$1"
+benchmark() { # NAME USUAL LIMIT SCRIPT OVERRIDES...
+    step "benchmark-$1" "$2" "$3" python "${@:4}" --benchmark "$ROUNDS" -M "$RAW/benchmark-$1"
 }
 mode() { # NAME OVERRIDES...: one epoch
     step "mode-$1" 30 80 python main.py "${SPEED[@]}" -e 1 -S -M "$RAW/mode-$1" "${@:2}"
@@ -131,13 +130,13 @@ read -ra gpu_tests < <(grep -rl 'mark\.gpu' tests --include='test_*.py' | tr '\n
 step machine 5 30 python tests/gpu/machine.py --json "$RAW/machine.json"
 step tests 30 120 python -m pytest -m gpu -p no:cacheprovider "${gpu_tests[@]}"
 step parity 25 90 python tests/gpu/parity.py --json "$RAW/parity.json" --clips "$CLIPS" $REHEARSE
-benchmark bf16 45 120 "${LONG[@]}" --Setup.precision bf16
-benchmark bf16-compiled 90 300 "${OTHERS[@]}" --Setup.precision bf16 --Setup.compile true
+benchmark bf16 45 120 tests/benchmarks/published_way.py "${LONG[@]}" --Setup.precision bf16
+benchmark bf16-compiled 90 300 main.py "${OTHERS[@]}" --Setup.precision bf16 --Setup.compile true
 step profile 25 60 python tests/gpu/profile_step.py "${OTHERS[@]}" --Setup.precision bf16 --output "$RAW/profile.txt"
 step profile-compiled 40 120 python tests/gpu/profile_step.py "${OTHERS[@]}" --Setup.precision bf16 \
     --Setup.compile true --output "$RAW/profile-compiled.txt"
-benchmark fp16 35 90 "${OTHERS[@]}" --Setup.precision fp16
-benchmark fp32 35 90 "${OTHERS[@]}" --Setup.precision fp32
+benchmark fp16 35 90 main.py "${OTHERS[@]}" --Setup.precision fp16
+benchmark fp32 35 90 main.py "${OTHERS[@]}" --Setup.precision fp32
 step variants 40 100 python tests/gpu/variants.py --json "$RAW/variants.json" $REHEARSE
 step too-large 40 100 python tests/gpu/too_large.py --json "$RAW/too-large.json" -M "$RAW/too-large" \
     "${TOO_LARGE[@]}"

@@ -1,4 +1,4 @@
-"""The published way computes what the product computes; else it would be no fair yardstick."""
+"""The published model computes the same figures as ours, or it would be no fair yardstick."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
-from utils.benchmarks import ContrastiveEveryBatch, PublishedAudioCLIP
-from utils.benchmarks.published_model import PublishedTower, complex_wavelets
+from tests.benchmarks.published_model import PublishedAudioCLIP, PublishedTower, complex_wavelets
+from tests.benchmarks.published_way import ContrastiveEveryBatch
 from utils.datasets.sample import Sample
 from utils.tasks import AudioTextContrastive
 

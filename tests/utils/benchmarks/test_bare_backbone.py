@@ -1,0 +1,84 @@
+"""The bare backbone: the protocols it makes of the shipped ones, and its step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ignite_trainer import cli
+from ignite_trainer.benchmark import OURS, make_plan
+from ignite_trainer.errors import ProtocolError
+from ignite_trainer.overrides import split_overrides
+from ignite_trainer.protocol import Protocol
+from utils.benchmarks import Backbone, BackboneOnNoise, ClassNumbers
+from utils.benchmarks.bare_backbone import NumberSample
+
+PROTOCOLS = Path(__file__).parents[3] / "protocols"
+
+
+def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
+    _, overrides = split_overrides(words)
+    protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
+    return make_plan(protocol, rounds=7).protocols
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("audioclip-esc50", {"height": 341, "width": 392, "images_per_sample": 1}),
+        ("audioclip-us8k", {"height": 341, "width": 313, "images_per_sample": 2}),
+        ("esresnextfbsp-esc50", {"height": 341, "width": 392, "images_per_sample": 1}),
+        ("quickstart", {"height": 64, "width": 64, "images_per_sample": 1}),
+    ],
+)
+def test_the_bare_backbone_sees_images_as_large_as_the_tower(name: str, size: dict[str, int]) -> None:
+    protocols = protocols_of(name, "--Setup.precision", "bf16")
+    bare, ours = protocols["bare-backbone"], protocols[OURS]
+    assert bare.task.args == size
+    assert bare.setup == ours.setup
+    assert bare.optimizer == ours.optimizer
+    assert bare.transforms == []
+
+
+@pytest.mark.parametrize("path", sorted(PROTOCOLS.glob("*-*.json")), ids=lambda path: path.stem)
+def test_every_shipped_protocol_can_be_benchmarked(path: Path) -> None:
+    protocols = protocols_of(path.stem, "--Setup.recompute", "true")
+    assert protocols[OURS].setup.recompute
+    assert set(protocols) >= {OURS, "bare-backbone"}
+    assert not any(each.setup.recompute for name, each in protocols.items() if name != OURS)
+
+
+def test_the_length_of_clips_can_be_said() -> None:
+    without = ["--Transforms", "[]"]
+    with pytest.raises(ProtocolError, match=r"Yardsticks\.bare-backbone: samples is needed: no transform"):
+        protocols_of("audioclip-esc50", *without)
+    said = ["--Yardsticks.bare-backbone.args.samples", "44100"]
+    bare = protocols_of("audioclip-esc50", *without, *said)["bare-backbone"]
+    assert bare.task.args["width"] == 77  # 1 + ceil((44100 - 1654) / 561)
+    with pytest.raises(ProtocolError, match=r"Yardsticks\.bare-backbone\.args\.samples is 0; a clip has"):
+        protocols_of("audioclip-esc50", "--Yardsticks.bare-backbone.args.samples", "0")
+
+
+def test_the_bare_step_is_that_of_the_backbone_on_images_that_stay() -> None:
+    torch.manual_seed(0)
+    model = Backbone().eval()
+    task = BackboneOnNoise(height=32, width=48, images_per_sample=2)
+    batch = NumberSample(torch.tensor([3, 5]))  # type: ignore[arg-type]
+    with torch.inference_mode():
+        task.evaluation_step(model, batch)
+    first, second = (task.training_step(model, batch) for _ in range(2))
+    assert first.y_pred.shape == (4, 1000)
+    assert first.y.tolist() == [3, 3, 5, 5]
+    assert torch.equal(first.y_pred, second.y_pred)
+    assert first.loss is not None
+    log_probability = first.y_pred.log_softmax(dim=1)[torch.arange(4), first.y]
+    assert first.loss.item() == pytest.approx(-log_probability.mean().item(), rel=1e-5)
+    assert model.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_data_set_of_the_bare_backbone_costs_nothing_and_fills_any_batch() -> None:
+    data = ClassNumbers(train=False)
+    assert len(data) == 16384
+    assert data[1001] == NumberSample(1)
