@@ -1,31 +1,31 @@
-"""A benchmark as a person at a terminal reads it."""
+"""Prints a benchmark as tables: facts, speeds and phases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ignite_trainer.benchmark import OURS, Activity, Benchmark, Quartiles
 from ignite_trainer.formatting import duration, percent
 from ignite_trainer.projection import Projection
-from ignite_trainer.protocol import Setup
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ignite_trainer.benchmark import Activity, Benchmark, Spread
 
-
-def show_benchmark(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> None:
-    """Print tables of facts, speeds and phases."""
-    show(_facts(found, setup, environment))
+def show_benchmark(found: Benchmark) -> None:
+    """Print the tables."""
+    show(_facts(found))
     for name, activity in found.activities.items():
         show(_speeds(name, activity))
     show(_shares(found.activities))
 
 
-def _facts(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> Table:
-    table = make_table(f"{setup.name}: benchmark")
+def _facts(found: Benchmark) -> Table:
+    setup, environment = found.protocols[OURS]["Setup"], found.environment
+    batch_test = setup["batch_test"] or setup["batch_train"]
+    table = make_table(f"{setup['name']}: benchmark")
     table.show_header = False
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -34,22 +34,18 @@ def _facts(found: Benchmark, setup: Setup, environment: Mapping[str, Any]) -> Ta
     facts = {
         "Device": environment["accelerator"] or f"{environment['device']}, threads: {environment['threads']}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Precision": setup.precision,
-        "Channels last": str(setup.channels_last).lower(),
-        "Compiled": str(setup.compile).lower(),
-        "Batches": f"training {setup.batch_train}, evaluation {setup.batch_test or setup.batch_train}",
-        "Loader processes": f"training {setup.workers_train}, evaluation {setup.workers_test}",
-        **{
-            f"Peak memory, {name}": f"{size / 2**30:.2f} GiB"
-            for name, size in found.peak_memory_bytes.items()
-        },
-        **{
-            f"Device at work, {name}": f"{percent(activity.utilisation)}%"
-            for name, activity in found.activities.items()
-            if activity.utilisation is not None
-        },
-        "At this speed": _projected(found.projection),
+        "Precision": setup["precision"],
+        "Channels last": str(setup["channels_last"]).lower(),
+        "Compiled": str(setup["compile"]).lower(),
+        "Batches": f"training {setup['batch_train']}, evaluation {batch_test}",
+        "Loader processes": f"training {setup['workers_train']}, evaluation {setup['workers_test']}",
     }
+    for name, size in found.peak_memory_bytes.items():
+        facts[f"Peak memory, {name}"] = f"{size / 2**30:.2f} GiB"
+    for name, activity in found.activities.items():
+        if activity.utilisation is not None:
+            facts[f"Device at work, {name}"] = f"{percent(activity.utilisation)}%"
+    facts["At this speed"] = _projected(found.projection)
     for name, value in facts.items():
         add_row(table, name, value)
     return table
@@ -78,10 +74,9 @@ def _speeds(title: str, activity: Activity) -> Table:
     return table
 
 
-def _readable(spread: Spread, *, unit: float = 1.0) -> str:
-    median, first, third = (
-        _number(value / unit) for value in (spread.median, spread.first_quartile, spread.third_quartile)
-    )
+def _readable(quartiles: Quartiles, *, unit: float = 1.0) -> str:
+    values = (quartiles.median, quartiles.first_quartile, quartiles.third_quartile)
+    median, first, third = (_number(value / unit) for value in values)
     return f"{median} ({first}-{third})"
 
 

@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ignite_trainer import benchmark, experiment, sweep
+from ignite_trainer import benchmark, experiment, results, sweep
+from ignite_trainer.benchmark_table import show_benchmark
 from ignite_trainer.blueprint import draw
 from ignite_trainer.distributed import world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
@@ -40,8 +41,8 @@ def plan(
     jobs: dict[Path, Job] = {}
     for path, protocol in protocols.items():
         if rounds is not None:
-            compared = benchmark.make_plan(protocol, rounds=rounds, trusted=trusted, source=str(path))
-            jobs[path] = functools.partial(_measure, compared, trusted)
+            contenders = benchmark.contenders(protocol, trusted=trusted, source=str(path))
+            jobs[path] = functools.partial(_measure, contenders, rounds, trusted)
         elif protocol.sweep:
             runs = sweep.make_plan(protocol, trusted=trusted, source=str(path))
             jobs[path] = functools.partial(_run_all, runs, trusted)
@@ -89,6 +90,11 @@ def _run_all(runs: sweep.Plan, trusted: Sequence[str]) -> int:
     return 1 if sweep.carry_out(runs, trusted=trusted).missing else 0
 
 
-def _measure(compared: benchmark.Plan, trusted: Sequence[str]) -> int:
-    print(benchmark.carry_out(compared, trusted=trusted).path)
+def _measure(contenders: Mapping[str, Protocol], rounds: int, trusted: Sequence[str]) -> int:
+    protocol = contenders[benchmark.OURS]
+    results.check_writable(protocol)
+    found = benchmark.measure(contenders, rounds=rounds, trusted=trusted)
+    path = found.write(results.make_run_folder(protocol, seed=found.environment["seed"]))
+    show_benchmark(found)
+    print(path)
     return 0

@@ -21,7 +21,6 @@ from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, identity
 from ignite_trainer.results import write_json, write_text
-from ignite_trainer.spread import Spread
 from ignite_trainer.table_entries import HASH_DIGITS, Entry, Found, make_entries
 
 _REPORT = "report.md"
@@ -138,19 +137,12 @@ def _result_files(root: Path) -> Iterator[Path]:
 def _cell_texts(entry: Entry | None) -> tuple[str, str]:
     if entry is None:
         return "", ""
-    figure = "not finite" if entry.last is None else _spread(entry.last, share=entry.is_share)
+    figure = "not finite" if entry.last is None else entry.last.text(percent if entry.is_share else readable)
     published = entry.published
     if published is None:
         return f"{figure} ({entry.extent})", ""
     beside = percent(published, decimals=2) if entry.is_share else readable(published)
     return f"{figure} ({entry.extent})", beside
-
-
-def _spread(spread: Spread, *, share: bool) -> str:
-    def write(value: float) -> str:
-        return percent(value) if share else readable(value)
-
-    return write(spread.mean) + ("" if spread.deviation is None else f" ± {write(spread.deviation)}")
 
 
 def _details(entry: Entry) -> str:
@@ -160,7 +152,7 @@ def _details(entry: Entry) -> str:
         "Protocol": f"{record.name}, variant {record.variant}",
         "Epochs": str(record.epochs),
         "Metric": record.metric or "none",
-        "Best epochs": _spread(best, share=entry.is_share) if best else "",
+        "Best epochs": best.text(percent if entry.is_share else readable) if best else "",
         "Initial weights": weights or "random",
     }
     lines = "\n".join(f"- {name}: {markdown.inert(text)}" for name, text in facts.items() if text)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """What several figures are on the average.
+    """Mean and deviation of several figures.
 
     Attributes:
         mean: arithmetic mean.
         deviation: sample standard deviation, n - 1 in the denominator; None of a single figure.
-        n: how many figures there are.
+        n: number of figures.
     """
 
     mean: float
@@ -22,10 +22,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
-        """Average figures; None if there are none, or if one of them is missing."""
-        found = list(values)
-        present = [value for value in found if value is not None]
-        if not found or len(present) < len(found):
+        """Average figures; None if there are none, or one is missing."""
+        present: list[float] = []
+        for value in values:
+            if value is None:
+                return None
+            present.append(value)
+        if not present:
             return None
         deviation = statistics.stdev(present) if len(present) > 1 else None
         return cls(statistics.fmean(present), deviation, len(present))
@@ -35,7 +38,7 @@ class Spread(NamedTuple):
         """Average figures, each given with what its run held out, so that every fold counts alike.
 
         The seeds of a fold are averaged first; mean and deviation are those of the folds, and n is their
-        number. Where all runs held out the same, they are of the runs. None as in `of`.
+        number. Where all runs held out the same, they are those of the runs. None as in `of`.
         """
         folds: dict[Hashable, list[float | None]] = {}
         for held_out, value in values:
@@ -44,3 +47,7 @@ class Spread(NamedTuple):
             return cls.of(*folds.values())
         means = [cls.of(fold) for fold in folds.values()]
         return cls.of(mean.mean if mean else None for mean in means)
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """Format as "mean ± deviation", each number by `write`."""
+        return write(self.mean) + ("" if self.deviation is None else f" ± {write(self.deviation)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from ignite_trainer.combinations import Combination, is_fold
 from ignite_trainer.formatting import readable, remarks_on_best
 from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.record import RunRecord
-from ignite_trainer.spread import Spread
 from ignite_trainer.sweep_groups import SEED, Figures, Group, make_groups
 
 HONEST = (
@@ -235,7 +234,8 @@ def _mean_row(summary: Summary, group: Group) -> list[str]:
             row.append(_text(group.values[key]))
     for label in summary.labels:
         figures = group.metrics[label]
-        row += map(_spread, figures if label in summary.labels_of_best else [figures.last])
+        shown = figures if label in summary.labels_of_best else [figures.last]
+        row += [spread.text(readable) if spread else "" for spread in shown]
     return row
 
 
@@ -249,9 +249,3 @@ def _text(value: Json) -> str:
 
 def _figure(value: float | None) -> str:
     return "not finite" if value is None else readable(value)
-
-
-def _spread(spread: Spread | None, write: Callable[[float], str] = readable) -> str:
-    if spread is None:
-        return ""
-    return write(spread.mean) + ("" if spread.deviation is None else f" ± {write(spread.deviation)}")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ignite_trainer import cli
-from ignite_trainer.benchmark import OURS, make_plan
+from ignite_trainer.benchmark import OURS, contenders
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.overrides import split_overrides
 from ignite_trainer.protocol import ClassSpec, Protocol
@@ -27,7 +27,7 @@ PROTOCOLS = Path(__file__).parents[2] / "protocols"
 def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     _, overrides = split_overrides([*YARDSTICKS, *words])
     protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
-    return make_plan(protocol, rounds=7, trusted=["tests"]).protocols
+    return contenders(protocol, trusted=["tests"])
 
 
 def test_the_published_way_is_float32_eager_and_reads_every_loss() -> None:

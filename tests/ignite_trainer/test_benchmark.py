@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from toy_research.protocols import TRUSTED, run_toy, toy
 
 from ignite_trainer import cli
 from ignite_trainer.assembly import assemble
-from ignite_trainer.benchmark import OURS, Benchmark, Speed, Spread, carry_out, make_plan
+from ignite_trainer.benchmark import OURS, Benchmark, Quartiles, Speed, contenders, measure
 from ignite_trainer.benchmark_table import show_benchmark
 from ignite_trainer.blueprint import draw
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.results import describe_environment
 from ignite_trainer.stopwatch import Stopwatch
 from ignite_trainer.validation import validate
 
@@ -34,11 +32,11 @@ def toy_protocol(root: Path, **changes: Any) -> Protocol:
 
 
 def benchmark(root: Path, *, rounds: int = 3, turn_seconds: float = 0.0, **changes: Any) -> Benchmark:
-    plan = make_plan(toy_protocol(root, **changes), rounds=rounds, trusted=TRUSTED)
-    return carry_out(plan, trusted=TRUSTED, turn_seconds=turn_seconds)
+    protocols = contenders(toy_protocol(root, **changes), trusted=TRUSTED)
+    return measure(protocols, rounds=rounds, trusted=TRUSTED, turn_seconds=turn_seconds)
 
 
-def ratio(speed: Speed) -> Spread:
+def ratio(speed: Speed) -> Quartiles:
     assert speed.cost is not None
     return speed.cost
 
@@ -121,10 +119,9 @@ def test_a_protocol_is_compared_with_its_yardsticks_round_by_round(tmp_path: Pat
 
 @pytest.mark.parametrize("values", [[3.0], [1.0, 4.0], [5.0, 1.0, 2.0], [4.0, 1.0, 8.0, 2.0, 0.5]])
 def test_quartiles_are_those_of_numpy(values: list[float]) -> None:
-    spread = Spread.of(values)
+    found = Quartiles.of(values)
     expected = np.percentile(values, [50, 25, 75])
-    assert [spread.median, spread.first_quartile, spread.third_quartile] == pytest.approx(list(expected))
-    assert spread.median == pytest.approx(statistics.median(values))
+    assert [found.median, found.first_quartile, found.third_quartile] == pytest.approx(list(expected))
 
 
 def test_a_protocol_without_yardsticks_is_measured_alone(tmp_path: Path) -> None:
@@ -140,12 +137,11 @@ def test_a_protocol_that_trains_nothing_is_measured_in_evaluation(tmp_path: Path
 # What is left behind
 
 
-def test_everything_is_written_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP}, Setup__suffix="x")
-    assert found.path.parent.parent == tmp_path / "Toy"
-    assert found.path.parent.name.endswith("_benchmark_fold-1_seed-7")
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["benchmark.json"]
-    content = json.loads(found.path.read_text())
+def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP})
+    assert not list(tmp_path.iterdir())
+    content = json.loads(found.write(tmp_path).read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
     assert content["rounds"] == 3
     assert list(content["protocols"]) == [OURS, "asleep"]
     assert content["protocols"]["asleep"]["Task"]["args"] == {"seconds": 0.02}
@@ -162,18 +158,6 @@ def test_everything_is_written_and_nothing_else(tmp_path: Path, capsys: pytest.C
     speeds = content["activities"]["training"]["speeds"]
     assert speeds["asleep"]["cost"]["median"] == ratio(found.activities["training"].speeds["asleep"]).median
     assert speeds[OURS]["cost"] is None
-    printed = capsys.readouterr().out
-    for text in (
-        "Toy: benchmark",
-        "Precision",
-        "asleep",
-        "our time by its",
-        "At this speed",
-        "epochs with their evaluations take",
-        "Where our time goes",
-        "backward",
-    ):
-        assert text in printed, text
 
 
 def test_a_sweep_is_projected_whole_from_the_measured_speeds(
@@ -187,6 +171,7 @@ def test_a_sweep_is_projected_whole_from_the_measured_speeds(
     trained, evaluated = 2 * (training - training % batch), 2 * training + 3 * held_out
     expected = trained / rates["training"] + evaluated / rates["evaluation"]
     assert projection.seconds_per_run == pytest.approx(expected)
+    show_benchmark(found)
     assert ", 2 runs " in " ".join(capsys.readouterr().out.split())
 
 
@@ -195,13 +180,13 @@ def test_the_table_says_how_busy_an_accelerator_was(
 ) -> None:
     found = benchmark(tmp_path, rounds=1)
     training = replace(found.activities["training"], utilisation=0.9625)
-    found = replace(found, activities={**found.activities, "training": training})
-    environment = {
-        **describe_environment(seed=1, device=torch.device("cpu")),
-        **{"device": "cuda", "accelerator": "NVIDIA H100", "cuda": {"CUDA": "13.0", "cuDNN": 91300}},
-    }
-    capsys.readouterr()
-    show_benchmark(found, toy_protocol(tmp_path).setup, environment)
+    device = {"device": "cuda", "accelerator": "NVIDIA H100", "cuda": {"CUDA": "13.0", "cuDNN": 91300}}
+    found = replace(
+        found,
+        activities={**found.activities, "training": training},
+        environment={**found.environment, **device},
+    )
+    show_benchmark(found)
     printed = " ".join(capsys.readouterr().out.split())
     for text in ("Device at work, training 96.3%", "NVIDIA H100", "CUDA 13.0, cuDNN 91300"):
         assert text in printed, text
@@ -256,16 +241,30 @@ def write_defaults(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_takes_yardsticks_by_the_model_and_ends_with_the_path(
+def test_the_command_takes_yardsticks_by_the_model_prints_tables_and_ends_with_the_path(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ignite_trainer.benchmark.carry_out", functools.partial(carry_out, turn_seconds=0.0))
-    words = [*command, "--benchmark", "2", "--Yardsticks.asleep.args.seconds", "0.1"]
+    monkeypatch.setattr("ignite_trainer.benchmark.measure", functools.partial(measure, turn_seconds=0.0))
+    words = [*command, "--benchmark", "2", "--Yardsticks.asleep.args.seconds", "0.1", "--Setup.suffix", "x"]
     assert cli.main(words, defaults=write_defaults(tmp_path)) == 0
-    path = Path(capsys.readouterr().out.splitlines()[-1])
+    printed = capsys.readouterr().out
+    path = Path(printed.splitlines()[-1])
+    assert path.parent.parent == tmp_path / "results" / "Toy"
+    assert path.parent.name.endswith("_benchmark_fold-1_seed-7")
     content = json.loads(path.read_text())
     assert content["rounds"] == 2
     assert content["activities"]["training"]["speeds"]["asleep"]["seconds_per_step"]["median"] >= 0.1
+    for text in (
+        "Toy: benchmark",
+        "Precision",
+        "asleep",
+        "our time by its",
+        "At this speed",
+        "epochs with their evaluations take",
+        "Where our time goes",
+        "backward",
+    ):
+        assert text in printed, text
 
 
 def test_the_command_without_a_number_has_seven_rounds(
@@ -273,11 +272,11 @@ def test_the_command_without_a_number_has_seven_rounds(
 ) -> None:
     planned: list[int] = []
 
-    def make_plan(*_: Any, rounds: int, **__: Any) -> None:
+    def measured(*_: Any, rounds: int, **__: Any) -> None:
         planned.append(rounds)
         raise ProtocolError("enough")
 
-    monkeypatch.setattr("ignite_trainer.benchmark.make_plan", make_plan)
+    monkeypatch.setattr("ignite_trainer.benchmark.measure", measured)
     assert cli.main([*command, "--benchmark"], defaults=write_defaults(tmp_path)) == 2
     assert planned == [7]
 

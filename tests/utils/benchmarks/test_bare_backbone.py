@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ignite_trainer import cli
-from ignite_trainer.benchmark import OURS, make_plan
+from ignite_trainer.benchmark import OURS, contenders
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.overrides import split_overrides
 from ignite_trainer.protocol import Protocol
@@ -21,7 +21,7 @@ PROTOCOLS = Path(__file__).parents[3] / "protocols"
 def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     _, overrides = split_overrides(words)
     protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
-    return make_plan(protocol, rounds=7).protocols
+    return contenders(protocol)
 
 
 @pytest.mark.parametrize(
