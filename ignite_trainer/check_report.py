@@ -1,4 +1,4 @@
-"""What a check found as a person at a terminal reads it."""
+"""Prints what a check found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ignite_trainer.visible import is_seen
 def show_findings(
     title: str, findings: Sequence[Finding], facts: Mapping[str, str], *, seconds: float
 ) -> None:
-    """Print what was looked at, what was found, the gravest first, and how much that is."""
+    """Print facts, findings with errors first, and how many there are."""
     if facts:
         table = make_table(escaped(f"Check of {title}"))
         table.show_header = False
@@ -30,15 +30,12 @@ def show_findings(
 
 
 def escaped(text: str) -> str:
-    """Write what acts on a terminal, such as what moves the cursor, as Python does in a string: `\\x1b`.
-
-    Joiners and the like stay: letters and emoji need them.
-    """
+    """Escape control characters as Python does: `\\x1b`. Joiners stay, as letters and emoji need them."""
     return "".join(letter if is_seen(letter) else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _paragraphs(findings: Sequence[Finding]) -> list[str]:
-    """A text for each kind of finding: the first places are named, the others counted."""
+    """Describe each kind of finding: its first places are named, the others counted."""
     texts = []
     for kind in kinds(findings):
         places = kind.places

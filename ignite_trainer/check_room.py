@@ -1,27 +1,70 @@
-"""Room on the disks and in memory: what runs will take, held against what is free."""
+"""Room on disks and in memory: what runs take, compared with what is free."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
+from ignite_trainer import results
+from ignite_trainer.checkpoints import BEST_KEPT
 from ignite_trainer.inspection import Finding, Space
+from ignite_trainer.protocol import Protocol
 
 _MEMORY, _OWN = Path("/proc/meminfo"), Path("/proc/self/statm")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
-_FULL = 0.9  # of what is free; who needs more is warned
+_FULL = 0.9  # share of what is free; needing more is warned of
+_OPTIMIZER_STATE = 2  # numbers for each trained one: those of Adam, more than most optimizers have
+_LAST_KEPT = 3  # the last two states, and the next one until it is complete
+
+
+class ModelSize(NamedTuple):
+    """Bytes of a model's state dict, and of its trained and frozen parameters."""
+
+    state: int
+    trained: int
+    frozen: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ModelSize:
+        """Add up the tensors of a model."""
+        state = sum(value.nbytes for value in model.state_dict().values() if hasattr(value, "nbytes"))
+        parameters = list(model.parameters())
+        trained = sum(parameter.nbytes for parameter in parameters if parameter.requires_grad)
+        return cls(state, trained, sum(parameter.nbytes for parameter in parameters) - trained)
+
+
+def least_memory(protocol: Protocol, size: ModelSize) -> int:
+    """Return the bytes that weights, gradients and optimizer of a run take; activations come on top."""
+    trains = bool(protocol.setup.epochs)
+    return size.state + trains * (1 + _OPTIMIZER_STATE) * size.trained
+
+
+def checkpoint_space(protocol: Protocol, size: ModelSize | None) -> Space:
+    """Return the room for the checkpoints of one run; unknown if the model's size is None."""
+    setup = protocol.setup
+    size_bytes = None
+    if size:
+        lines = sum(line.is_checkpoint for line in protocol.lines.values())
+        # Epoch 0 is one of them; a superseded one is there until the next state is saved.
+        best = (min(BEST_KEPT, setup.epochs) + 1) * lines * size.state
+        copies = _OPTIMIZER_STATE + bool(setup.ema)
+        last = _LAST_KEPT * (size.state - size.frozen + copies * size.trained)
+        size_bytes = best + last + size.frozen if setup.epochs else 0
+    return Space(folder=results.root_of(protocol), size_bytes=size_bytes, purpose="checkpoints")
 
 
 def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Finding]:
-    """Look, disk by disk, whether all of this has room, and folder by folder whether it can be written.
+    """Check that every disk has room for all of this, and that its folders can be written.
 
-    What is needed and what is free is added to `facts`.
+    Adds what is needed and what is free to `facts`.
     """
     disks: dict[int, list[Space]] = defaultdict(list)
     places: dict[Path, None] = {}
@@ -31,21 +74,16 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
         disks[place.stat().st_dev].append(space)
     findings = []
     for number, needs in enumerate(disks.values(), start=1):
-        sizes: dict[str, int] = defaultdict(int)
-        unknown: dict[str, None] = {}
+        sizes: Counter[str] = Counter()
         for space in needs:
-            place_of = f"{space.purpose} in {space.folder}"
-            if space.size_bytes is None:
-                unknown[place_of] = None
-            else:
-                sizes[place_of] += space.size_bytes
-        free, needed = shutil.disk_usage(existing(needs[0].folder)).free, sum(sizes.values())
+            sizes[f"{space.purpose} in {space.folder}"] += space.size_bytes or 0
+        unknown = dict.fromkeys(f"{one.purpose} in {one.folder}" for one in needs if one.size_bytes is None)
+        free, needed = shutil.disk_usage(existing(needs[0].folder)).free, sizes.total()
         what = ", ".join(f"{_readable(size)} for {purpose}" for purpose, size in sizes.items() if size)
-        name = f"Disk {number}" if len(disks) > 1 else "Disk"
-        more = f"not known for {', '.join(unknown)}" if unknown else ""
-        facts[name] = "; ".join(
-            filter(None, [f"{_readable(free)} free", f"needed are about {what}" if what else "", more])
-        )
+        said = [f"{_readable(free)} free"]
+        said += [f"needed are about {what}"] if what else []
+        said += [f"not known for {', '.join(unknown)}"] if unknown else []
+        facts[f"Disk {number}" if len(disks) > 1 else "Disk"] = "; ".join(said)
         if needed > _FULL * free:
             findings.append(
                 Finding(
@@ -61,13 +99,15 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
 def memory_findings(
     needed_bytes: int, device: torch.device, facts: dict[str, str], *, at_least_for: str = ""
 ) -> list[Finding]:
-    """Warn where memory, of the device that trains, will not suffice; add what is needed and free to `facts`.
+    """Warn if the memory of the training device will not suffice.
+
+    Adds what is needed and what is free to `facts`.
 
     Args:
         needed_bytes: of the whole process on the CPU; else on the device.
         device: the one that trains.
         facts: what is shown, by name.
-        at_least_for: what that is counted for, where a run needs it for more than that.
+        at_least_for: uses that were counted, if a run has others, too.
     """
     free = _free_memory(device)
     name = "Memory" if device.type == "cpu" else f"Memory of {device}"
@@ -86,7 +126,7 @@ def memory_findings(
 
 
 def _free_memory(device: torch.device) -> int | None:
-    """Return the bytes that this process may use, with those it has; None if the system does not tell."""
+    """Return the bytes that this process may use, those in use included; None if the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if not _MEMORY.is_file():
@@ -117,7 +157,7 @@ def _not_writable(place: Path) -> Finding | None:
 
 
 def _readable(size_bytes: float) -> str:
-    """A size as a person reads it: "1.2 GB"."""
+    """Format a size: "1.2 GB"."""
     for unit in ("B", "kB", "MB"):
         if size_bytes < 1000:
             return f"{size_bytes:.3g} {unit}"

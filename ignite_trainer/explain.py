@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from ignite_trainer.assembly import assemble, try_out_model, without_weights
 from ignite_trainer.blueprint import Blueprint, draw
-from ignite_trainer.check import checkpoint_space
-from ignite_trainer.check_room import memory_findings, room_findings
+from ignite_trainer.check_room import ModelSize, checkpoint_space, memory_findings, room_findings
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.estimates import Estimates, estimate
 from ignite_trainer.formatting import duration
@@ -74,13 +73,13 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
         with tqdm(bar_format="{desc}", leave=False, disable=not is_terminal()) as line:
             tell = ProgressLines().say if line.disable else line.set_description_str
             found = estimate(blueprint, parts, seed=_SEED, tell=tell)
-        spaces = checkpoint_space(blueprint, parts.model)
+        space = checkpoint_space(protocol, ModelSize.of(parts.model))
     finally:
         parts.close()
     _show_rows(f"{path}: a batch", ("field", "shape"), found.batch.items())
     _show_rows(f"{path}: stages of the model", ("module", "gives"), found.stages.items())
     facts = _facts(found, parts.sizes, compiled=protocol.setup.compile)
-    findings = room_findings(spaces * runs, facts)
+    findings = room_findings([space] * runs, facts)
     if found.peak_bytes is None:
         facts["Memory"] = "not known: this system does not tell"
     else:
