@@ -1,4 +1,4 @@
-"""How the pictures of a run look, and how they are saved."""
+"""Look of the pictures of a run: sizes, colours, words; and how they are saved."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -22,7 +22,7 @@ _LONGEST_NAME = 32
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Figure:
-    """Make an empty picture of that many inches, whose parts make room for each other."""
+    """Make an empty picture, its size in inches, whose parts make room for each other."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float, *, dpi: int = 120) -> Figure:
 
 
 def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Give axes their words, a faint grid and no frame."""
+    """Give axes title and labels, a faint grid and no frame."""
     axes.set_title(plain(title), fontsize=11)
     axes.set_xlabel(plain(x_label))
     axes.set_ylabel(plain(y_label))
@@ -40,12 +40,12 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Keep dollar signs from being read as mathematics, and the font from lacking what cannot be seen."""
+    """Escape dollar signs, which begin mathematics, and replace characters that cannot be seen."""
     return visible(text).replace("$", r"\$")
 
 
 def short_name(text: str) -> str:
-    """Put the name of a class on one line of at most 32 characters."""
+    """Shorten the name of a class to one line of at most 32 characters."""
     text = " ".join(text.split())
     return plain(text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1].rstrip() + "…")
 

@@ -20,21 +20,21 @@ from ignite_trainer.writing import whole_file
 
 _SCORE = "score: "
 _SEPARATOR = "|"  # between the several labels of one sample
-# Of these beginnings a spreadsheet makes a formula, which can fetch and run; a "'" before them prevents it.
+# A spreadsheet takes such a cell for a formula, which can fetch and run; a "'" before it prevents that.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a model said of each sample of a split, in the split's order.
+    """Scores that a model gave each sample of a split, in the split's order.
 
     Attributes:
         scores: float32 `[N, K]`, one for each class.
         targets: bool `[N, K]`, which classes are right; one in each row unless `multilabel`.
         class_names: of the K columns.
-        records: for each sample which one it is, such as its file and its fold; the same names in all.
+        records: identity of each sample, such as its file and its fold; the same names in all.
         multilabel: whether a sample can have several classes, or none.
-        positions: of the samples in their data set; None: those of a file are not known.
+        positions: of the samples in their data set, or None where they were read from a file.
     """
 
     scores: NDArray[np.float32]
@@ -61,8 +61,8 @@ class Predictions:
     def write_csv(self, path: Path) -> None:
         """Write a line for each sample: its record, target, prediction and the scores.
 
-        Several targets of one sample are joined by `|`. Scores have nine digits: read again, they are equal.
-        A text that a spreadsheet would take for a formula has a `'` before it, which `read_csv` takes away.
+        Several targets of one sample are joined by `|`. Scores have nine digits, so they are equal when read
+        again. A text that a spreadsheet would take for a formula gets a `'`, which `read_csv` removes.
         """
         with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -77,10 +77,10 @@ class Predictions:
 
     @classmethod
     def read_csv(cls, path: Path, *, multilabel: bool = False) -> Predictions:
-        """Read what `write_csv` wrote.
+        """Read a file of `write_csv`.
 
         Raises:
-            ProtocolError: the file is not such a one.
+            ProtocolError: the file is not a table of predictions.
         """
         try:
             with path.open(newline="", encoding="utf-8") as file:
@@ -88,13 +88,9 @@ class Predictions:
             rows = [[_from_text(cell) for cell in row] for row in rows]
             at = header.index("target")
             classes = tuple(name.removeprefix(_SCORE) for name in header[at + 2 :])
-            targets = np.array(
-                [
-                    [name in (row[at].split(_SEPARATOR) if multilabel else [row[at]]) for name in classes]
-                    for row in rows
-                ],
-                dtype=bool,
-            ).reshape(len(rows), len(classes))
+            labels = [row[at].split(_SEPARATOR) if multilabel else [row[at]] for row in rows]
+            right = [[name in found for name in classes] for found in labels]
+            targets = np.array(right, dtype=bool).reshape(len(rows), len(classes))
             scores = np.array([row[at + 2 :] for row in rows], dtype=np.float32).reshape(targets.shape)
             records = tuple(dict(zip(header[:at], map(_value, row), strict=False)) for row in rows)
         except (OSError, ValueError, IndexError) as error:
@@ -105,15 +101,13 @@ class Predictions:
 
     @classmethod
     def pooled(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Put those of several splits, such as all folds, after each other.
+        """Concatenate predictions of several splits, such as all folds.
 
         Raises:
             ProtocolError: their classes differ.
         """
         first = parts[0]
-        if any(
-            (part.class_names, part.multilabel) != (first.class_names, first.multilabel) for part in parts
-        ):
+        if len({(part.class_names, part.multilabel) for part in parts}) > 1:
             raise ProtocolError("Predictions over different classes cannot be pooled.")
         return cls(
             scores=np.concatenate([part.scores for part in parts]),
@@ -125,14 +119,15 @@ class Predictions:
 
 
 class PredictionCollector:
-    """Gathers the scores of an evaluation, batch by batch in any order, without waiting for the device."""
+    """Collects the scores of an evaluation, batch by batch in any order, without waiting for the device."""
 
     def __init__(self, dataset: Any, class_names: Sequence[str]) -> None:
-        self._dataset, self._class_names = dataset, tuple(class_names)
+        self._dataset = dataset
+        self._class_names = tuple(class_names)
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def reset(self) -> None:
-        """Forget what was gathered."""
+        """Discard all batches."""
         self._parts = []
 
     def add(self, indices: Tensor, scores: Tensor, targets: Tensor) -> None:
@@ -140,10 +135,7 @@ class PredictionCollector:
         self._parts.append((indices, scores, targets))
 
     def predictions(self) -> Predictions | None:
-        """Return all that was gathered, in the data set's order.
-
-        None where scores are not one for each class of each sample.
-        """
+        """Return the predictions in the data set's order; None unless each sample has a score per class."""
         if not self._parts:
             return None
         indices, scores, targets = (torch.cat(column).cpu() for column in zip(*self._parts, strict=True))
@@ -157,13 +149,11 @@ class PredictionCollector:
         order = indices.argsort(stable=True)
         indices, scores, targets = indices[order], scores[order], targets[order]
         multilabel = targets.dim() == 2
-        chosen = (
-            targets.bool() if multilabel else torch.nn.functional.one_hot(targets, scores.shape[1]).bool()
-        )
+        chosen = targets if multilabel else torch.nn.functional.one_hot(targets, scores.shape[1])
         names = self._class_names if len(self._class_names) == scores.shape[1] else ()
         return Predictions(
             scores=scores.float().numpy(),
-            targets=chosen.numpy(),
+            targets=chosen.bool().numpy(),
             class_names=names or tuple(map(str, range(scores.shape[1]))),
             records=tuple(record(self._dataset, int(index)) for index in indices),
             multilabel=multilabel,

@@ -23,7 +23,7 @@ from ignite_trainer.record import FILE_NAME, RunRecord, identity
 from ignite_trainer.results import write_json, write_text
 from ignite_trainer.table_entries import HASH_DIGITS, Entry, Found, make_entries
 
-_REPORT = "report.md"
+_REPORT = "report.html"
 _PATIENCE_SECONDS = 60  # another process is done in much less
 _RUN_HEADER = ("run", "fold", "seed", "last", "best (epoch)", "last checkpoint, sha256", "source revision")
 

@@ -6,7 +6,7 @@
     fold-1/ fold-2/ ...     the runs; one that was not finished goes on from its last state, and is kept as
                             fold-2_unfinished-1 if it has none, with error.txt where it ended by an error
                             that nobody foresaw
-    summary.json sweep.md   written anew after every run; report.html is sweep.md with its pictures
+    summary.json sweep.md   written anew after every run; report.html is the table with all pictures
     predictions.csv         of all folds, once they are there, and pictures of them
 ```
 """
@@ -22,9 +22,9 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from ignite_trainer import experiment, markdown, results, resuming, sweep_summary
+from ignite_trainer import experiment, results, resuming, sweep_summary
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.distributed import is_main, main_says, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
@@ -33,6 +33,7 @@ from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord, purpose
 from ignite_trainer.report import exhibits, page, prediction_sections
+from ignite_trainer.report.page import Section
 from ignite_trainer.reporters.terminal import add_row, make_table, show
 from ignite_trainer.sweep_groups import varies_fold_alone
 from ignite_trainer.sweep_summary import Pooled, Summary
@@ -208,31 +209,30 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
             accuracy=None if predictions.multilabel else float(predictions.correct.mean()),
         )
         summary = replace(summary, pooled=pooled)
-    text, path = sweep_summary.to_markdown(summary), plan.folder / "predictions.csv"
+    header, runs, means = sweep_summary.to_cells(summary)
+    remarks = sweep_summary.remarks(summary)
+    lead = Section(title=f"Sweep of {summary.name}", text=remarks, header=header, rows=[*runs, *means])
+    sections: list[Section] = []
+    path, folders = plan.folder / "predictions.csv", [plan.folder / name for name in records]
     if predictions is not None:
         predictions.write_csv(path)
-        text += "\n" + prediction_sections(predictions, plan.folder)
-        text += "\n" + exhibits.hardest_of_all([plan.folder / name for name in records], plan.folder) + "\n"
+        sections += prediction_sections(predictions, plan.folder)
+        sections += exhibits.hardest_section(folders)
     else:
         path.unlink(missing_ok=True)  # of an earlier call, with other runs
+    if drawn := [folder for folder in folders if (folder / "curve.png").exists()][:_MOST_CURVES]:
+        sections.append(Section(title="Learning curves", parts=list(map(_curve, drawn))))
     results.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
-    text += "\n" + _curves(plan.folder, records)
-    results.write_text(plan.folder / "sweep.md", text)
-    title = f"Sweep of {summary.name}"
-    results.write_text(plan.folder / page.FILE_NAME, page.to_html(text, plan.folder, title=title))
+    results.write_text(plan.folder / "sweep.md", sweep_summary.to_markdown(summary))
+    results.write_text(plan.folder / page.FILE_NAME, page.render(lead, sections))
     return summary
 
 
-def _curves(folder: Path, runs: Iterable[str]) -> str:
-    """The learning curves of the first runs, each with a link to its report; "" if none has one."""
-    shown = [name for name in runs if (folder / name / "curve.png").exists()][:_MOST_CURVES]
-    parts = ["## Learning curves"] if shown else []
-    for name in shown:
-        parts.append(f"### {markdown.inert(name)}")
-        if (folder / name / page.FILE_NAME).exists():
-            parts.append(markdown.link(PurePath(name, page.FILE_NAME)))
-        parts.append(markdown.picture(PurePath(name, "curve.png"), f"Loss and metrics of {name} by epoch"))
-    return "\n\n".join(parts) + "\n" if parts else ""
+def _curve(folder: Path) -> Section:
+    """Show the learning curve of a run, with a link to its report."""
+    report = {f"{folder.name}/{page.FILE_NAME}": ""} if (folder / page.FILE_NAME).exists() else {}
+    shown = page.picture(folder / "curve.png", f"Loss and metrics of {folder.name} by epoch")
+    return Section(title=folder.name, links=report, exhibits=[shown])
 
 
 def _pool(plan: Plan, summary: Summary) -> Predictions | None:

@@ -1,4 +1,4 @@
-"""What the runs of a sweep reached: a row for each, then means and deviations; as data and as text."""
+"""Results of the runs of a sweep: a row for each, then means and deviations, as data and as text."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[st
 
 
 def to_markdown(summary: Summary) -> str:
-    """The summary as `sweep.md` begins with it."""
+    """The table and what must be said of it, as `sweep.md`."""
     header, runs, means = to_cells(summary)
     parts = [f"# Sweep of {markdown.inert(summary.name)}", markdown.table(header, [*runs, *means])]
     return "\n\n".join([*parts, *map(markdown.inert, remarks(summary))]) + "\n"

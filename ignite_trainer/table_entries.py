@@ -29,7 +29,7 @@ class Found:
         folder: its own, relative to the root of results.
         record: what it reached.
         identity: what it computed, as `record.identity` says; empty where that cannot be read.
-        has_report: whether there is a `report.md`.
+        has_report: whether there is a `report.html`.
     """
 
     folder: str

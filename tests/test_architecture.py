@@ -79,7 +79,6 @@ def test_every_import_of_a_third_party_is_in_the_requirements() -> None:
     listed = (ROOT / "requirements.txt").read_text().lower()
     distributions = {
         "PIL": "pillow",
-        "markdown_it": "markdown-it-py",
         "ignite": "pytorch-ignite",
         "open_clip": "open_clip_torch",
         "sklearn": "scikit-learn",
@@ -102,7 +101,6 @@ def test_every_requirement_is_imported() -> None:
     distributions = {
         "pillow": "PIL",
         "pytorch-ignite": "ignite",
-        "markdown-it-py": "markdown_it",
         "open_clip_torch": "open_clip",
         "scikit-learn": "sklearn",
     }

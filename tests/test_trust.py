@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 from toy_research.protocols import toy
 
 from ignite_trainer.cli import main
@@ -19,6 +18,7 @@ from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import prediction_sections
 from ignite_trainer.reporters import Console, LearningCurve, Report
 from ignite_trainer.reporters.reporter import Evaluated, Line, Measured, RunEnd, RunStart, Window
+from tests.page_elements import Elements
 
 DEFAULTS = Path(__file__).parents[1] / "protocols/defaults.json"
 LABELS = (
@@ -191,14 +191,14 @@ def tell(reporter: Any, run: RunStart, predictions: Predictions) -> None:
 
 def test_labels_in_a_report_are_text(run: RunStart, predictions: Predictions) -> None:
     tell(Report(), run, predictions)
-    text = (run.folder / "report.md").read_text(encoding="utf-8")
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
-    rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
-    ours = "h1 h2 p strong table thead tbody tr th td img details summary pre code"
-    assert set(re.findall(r"<([a-z0-9]+)", rendered)) == set(ours.split())
-    pictures = re.findall(r'<img src="([^"]*)"', rendered)
-    assert pictures == ["classes.png", "confusion.png", "calibration.png"]
-    assert rendered.count("&lt;script&gt;alert(1)&lt;/script&gt;") > len(LABELS)
+    page = Elements(text)
+    ours = "html head meta title style body main nav ul li a h1 h2 h3 p div img details summary table thead "
+    ours += "tbody tr th td pre code"
+    assert {tag for tag, _ in page.found} == set(ours.split())
+    assert len(page.of("img")) == 3
+    assert page.words.count(LABELS[0]) > len(LABELS)
 
 
 def test_labels_in_pictures_are_text(run: RunStart, predictions: Predictions) -> None:

@@ -1,6 +1,6 @@
-"""Predictions as people look at them: statistics, pictures, Markdown.
+"""A report: sections about predictions, samples and the model, and the HTML page they make.
 
-Importing this package is cheap: matplotlib and scikit-learn are loaded where something is drawn or computed.
+Importing it is cheap: matplotlib, scikit-learn and Jinja are loaded when they are used.
 """
 
 from ignite_trainer.report.sections import prediction_sections

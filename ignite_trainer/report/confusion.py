@@ -26,41 +26,40 @@ MOST_CLASSES = 60
 
 
 def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
-    """Draw a matrix of counts.
+    """Draw a matrix of counts `[K, K]`, a row for each right class and a column for each predicted one.
 
-    A row is the right class, a column the predicted one; the colour is the count's share of its row. Counts
-    are written where they fit. The picture grows with the number of classes, and with their names.
-
-    Args:
-        matrix: `[K, K]`, see `statistics.confusion_matrix`.
-        class_names: of the K classes.
+    The colour of a cell is its share of the row; counts are written where they fit. The picture grows with
+    the number of classes and with the length of their names.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import PercentFormatter
 
     chosen = chosen_classes(matrix)
-    shares = row_shares(matrix)[np.ix_(chosen, chosen)]
-    counts = matrix[np.ix_(chosen, chosen)]
+    cells = np.ix_(chosen, chosen)
+    shares, counts = row_shares(matrix)[cells], matrix[cells]
     names = [short_name(class_names[number]) for number in chosen]
-    cell = _cell_inches(len(names))
+    cell = min(max(0.2, 5.0 / len(names)), 1.2)  # inches; 0.2 hold a name at nine points
     side, name_inches = cell * len(names), _LETTER_INCHES * max(map(len, names))
     upright = name_inches > cell
-    figure = new_figure(
-        1.03 * side + name_inches + 1.9, side + (name_inches if upright else 0.2) + 1.2, dpi=150
-    )
+    height = side + (name_inches if upright else 0.2) + 1.2
+    figure = new_figure(1.03 * side + name_inches + 1.9, height, dpi=150)
     axes = figure.subplots()
     # Below linear, so that one error in forty shows.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.6, vmin=0, vmax=1))
     _write_counts(axes, counts, shares, cell)
     axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, fontsize=9)
     axes.set_yticks(range(len(names)), names, fontsize=9)
-    words = 11 if side < 7 else 14  # points
-    axes.set_xlabel("Predicted class", fontsize=words)
-    axes.set_ylabel("Right class", fontsize=words, labelpad=8)
-    axes.set_title(title_of(matrix, drawn=len(names)), fontsize=words)
-    _draw_lines(axes, len(names))
+    points = 11 if side < 7 else 14
+    axes.set_xlabel("Predicted class", fontsize=points)
+    axes.set_ylabel("Right class", fontsize=points, labelpad=8)
+    axes.set_title(title_of(matrix, drawn=len(names)), fontsize=points)
+    between = np.arange(0.5, len(names) - 1)  # faint lines lead the eye from a name to its cells
+    axes.set_xticks(between, minor=True)
+    axes.set_yticks(between, minor=True)
+    axes.grid(which="minor", color="#e4e4e4", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
     bar = figure.colorbar(
-        image, ax=axes, fraction=0.03, shrink=0.6, aspect=25, pad=0.02, format=PercentFormatter(1)
+        image, ax=axes, format=PercentFormatter(1), fraction=0.03, shrink=0.6, aspect=25, pad=0.02
     )
     bar.set_label("share of the row", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -78,41 +77,8 @@ def chosen_classes(matrix: Counts) -> Counts:
 
 def row_shares(matrix: Counts) -> Floats:
     """Divide each count by the sum of its row; 0 in a row without samples."""
-    samples = matrix.sum(axis=1, keepdims=True)
-    shares: Floats = np.divide(matrix, samples, out=np.zeros(matrix.shape), where=samples > 0)
+    shares: Floats = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     return shares
-
-
-def _cell_inches(classes: int) -> float:
-    """Side of a cell: 0.2 inches hold a name at nine points; few classes get more."""
-    return min(max(0.2, 5.0 / classes), 1.2)
-
-
-def _draw_lines(axes: Axes, classes: int) -> None:
-    """Faint lines between the cells lead the eye from a name to its cells."""
-    between = np.arange(0.5, classes - 1)
-    axes.set_xticks(between, minor=True)
-    axes.set_yticks(between, minor=True)
-    axes.grid(which="minor", color="#e4e4e4", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
-
-
-def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float) -> None:
-    digits = len(str(counts.max()))
-    size = min(10.0, 0.55 * cell_inches * _POINTS, 0.9 * cell_inches * _POINTS / (_DIGIT * digits))
-    if size < _SMALLEST_FONT:
-        return
-    for row, column in np.argwhere(counts):
-        written = axes.text(
-            column,
-            row,
-            str(counts[row, column]),
-            color="white" if shares[row, column] > 0.4 else "black",
-            fontsize=size,
-            ha="center",
-            va="center_baseline",
-        )
-        written.set_in_layout(False)  # thousands of them would take long, and none needs room
 
 
 def title_of(matrix: Counts, *, drawn: int) -> str:
@@ -122,3 +88,15 @@ def title_of(matrix: Counts, *, drawn: int) -> str:
     if drawn < len(matrix):
         title += f"\nthe {drawn} of {len(matrix)} classes most often confused"
     return title
+
+
+def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float) -> None:
+    digits = len(str(counts.max()))
+    size = min(10.0, 0.55 * cell_inches * _POINTS, 0.9 * cell_inches * _POINTS / (_DIGIT * digits))
+    if size < _SMALLEST_FONT:
+        return
+    for row, column in np.argwhere(counts):
+        colour = "white" if shares[row, column] > 0.4 else "black"
+        text = axes.text(column, row, str(counts[row, column]), color=colour, fontsize=size)
+        text.set(ha="center", va="center_baseline")
+        text.set_in_layout(False)  # thousands of them would take long, and none needs room

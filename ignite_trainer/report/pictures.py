@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, short_name
+from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, short_name
 from ignite_trainer.formatting import percent
 from ignite_trainer.report.statistics import Calibration, Floats, accuracy_interval
 
@@ -32,7 +32,7 @@ def classes_figure(
         values: in 0..1, `[K]`; NaN for a class that is not drawn.
         notes: written beside each bar, such as "37 of 40".
         class_names: of the K classes.
-        measure: what the values are.
+        measure: name of the values.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -41,12 +41,12 @@ def classes_figure(
     rows = range(len(order))
     figure = new_figure(8.0, 1.3 + _ROW_INCHES * max(4, len(order)), dpi=150)
     axes = figure.subplots()
-    dress(axes, _classes_title(measure, drawn=len(order), known=len(known)), "", "")
+    lowest = f": the {len(order)} lowest of {len(known)}" if len(order) < len(known) else ""
+    dress(axes, f"{measure} of each class{lowest}", "", "")
     axes.barh(rows, values[order], height=0.7, color=_BLUE)
     mean = float(values[known].mean())
-    axes.axvline(
-        mean, color=_RED, linewidth=1.4, linestyle="--", label=f"mean of the classes: {percent(mean)}%"
-    )
+    label = f"mean of the classes: {percent(mean)}%"
+    axes.axvline(mean, color=_RED, linewidth=1.4, linestyle="--", label=label)
     for row, number in enumerate(order):
         axes.text(1.015, row, notes[number], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_yticks(rows, [short_name(class_names[number]) for number in order], fontsize=9)
@@ -73,18 +73,9 @@ def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
     dress(lower, "", confidence, what.capitalize())
     edges = np.linspace(0, 1, len(calibration.counts) + 1)
     lower.bar(edges[:-1], calibration.counts, width=edges[1], align="edge", color=GREY, edgecolor="white")
-    lower.axvline(
-        calibration.mean_confidence,
-        color=_RED,
-        linestyle="--",
-        label=f"mean confidence {percent(calibration.mean_confidence)}%",
-    )
-    lower.axvline(
-        calibration.accuracy,
-        color=_BLUE,
-        linestyle=":",
-        label=f"share right {percent(calibration.accuracy)}%",
-    )
+    mean, accuracy = calibration.mean_confidence, calibration.accuracy
+    lower.axvline(mean, color=_RED, linestyle="--", label=f"mean confidence {percent(mean)}%")
+    lower.axvline(accuracy, color=_BLUE, linestyle=":", label=f"share right {percent(accuracy)}%")
     lower.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure
@@ -92,15 +83,14 @@ def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
 
 def _draw_reliability(axes: Axes, calibration: Calibration) -> None:
     filled = np.flatnonzero(calibration.counts)
-    counts, right = calibration.counts[filled], calibration.right[filled]
-    shares, confidences = right / counts, calibration.confidences[filled]
-    intervals = np.array([accuracy_interval(int(k), int(n)) for k, n in zip(right, counts, strict=True)])
-    whiskers = np.abs(intervals.T - shares)  # [2, bins]: below and above
+    counts, shares = calibration.counts[filled], calibration.shares[filled]
+    intervals = [accuracy_interval(round(p * n), int(n)) for p, n in zip(shares, counts, strict=True)]
+    whiskers = np.abs(np.transpose(intervals) - shares)  # [2, bins]: below and above
     width = 1 / len(calibration.counts)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle="--", label="as confident as right")
     axes.bar(filled * width, shares, width=width, align="edge", color=_BLUE, alpha=0.25, edgecolor="white")
     axes.errorbar(
-        confidences,
+        calibration.confidences[filled],
         shares,
         yerr=whiskers,
         color=_BLUE,
@@ -114,8 +104,3 @@ def _draw_reliability(axes: Axes, calibration: Calibration) -> None:
     axes.set_xlim(-0.015, 1.015)  # most confidences lie at an end
     axes.set_ylim(0, 1.02)
     axes.set_axisbelow(True)
-
-
-def _classes_title(measure: str, *, drawn: int, known: int) -> str:
-    of = f": the {drawn} lowest of {known}" if drawn < known else ""
-    return plain(f"{measure} of each class{of}")

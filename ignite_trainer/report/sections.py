@@ -1,151 +1,144 @@
-"""The part of a report that predictions make up: sections of Markdown, and the pictures they show."""
+"""Sections of a report about predictions, with the pictures they show."""
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ignite_trainer import drawing
+from ignite_trainer.exhibit import Exhibit
 from ignite_trainer.formatting import percent
-from ignite_trainer.markdown import folded, inert, picture, table
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import confusion, pictures, statistics
-from ignite_trainer.report.statistics import Calibration, Counts, Floats
+from ignite_trainer.report.page import Section, picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NAMED = 10  # classes without samples; more are only counted
 
 
-def prediction_sections(predictions: Predictions, folder: Path) -> str:
-    """Write `classes.png`, `confusion.png` and `calibration.png`, and describe the predictions beside them.
+def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]:
+    """Describe predictions, and write the pictures that are shown, such as `classes.png`, into a folder.
 
     There is no confusion matrix where a sample can have several classes, and no calibration where scores
     are no probabilities. Samples with scores that are not finite are left out, and counted in the text.
 
     Args:
         predictions: of one split, or of several, pooled.
-        folder: where the pictures go; each is whole or absent.
-
-    Returns:
-        Markdown sections of the second level; they name the pictures relative to `folder`.
+        folder: of the pictures; each is whole or absent.
     """
     kept = statistics.finite(predictions)
-    sections = []
-    left_out = len(predictions) - len(kept)
-    if left_out:
-        sections.append(
-            f"**{left_out:,} of {len(predictions):,} samples have scores that are not finite.** They are "
-            "left out of what follows."
-        )
+    text = []
+    if left_out := len(predictions) - len(kept):
+        of = f"{left_out:,} of {len(predictions):,} samples"
+        text.append(f"{of} have scores that are not finite. They are left out of what follows.")
     if not kept.scores.size:
-        return "\n\n".join(["## Predictions", *sections, "There are no scores to look at."]) + "\n"
-    if predictions.multilabel:
-        sections += _ranked_classes(kept, folder)
-    else:
-        matrix = statistics.confusion_matrix(kept)
-        sections += [*_classes(matrix, kept, folder), *_confusions(matrix, kept, folder)]
-    sections += _calibration(kept, folder)
-    return "\n\n".join(sections) + "\n"
+        return [Section(title="Predictions", text=[*text, "There are no scores to look at."])]
+    classes = _ranked_classes if kept.multilabel else _classes
+    confusions = [] if kept.multilabel else [_confusions(kept, folder)]
+    return [classes(kept, folder, text), *confusions, _calibration(kept, folder)]
 
 
-def _classes(matrix: Counts, predictions: Predictions, folder: Path) -> list[str]:
-    """Accuracy by class."""
-    names = predictions.class_names
-    values, samples, right = statistics.class_accuracies(matrix), matrix.sum(axis=1), matrix.diagonal()
+def _classes(predictions: Predictions, folder: Path, text: Sequence[str]) -> Section:
+    names, samples = predictions.class_names, predictions.targets.sum(axis=0)
+    right, values = predictions.targets[predictions.correct].sum(axis=0), statistics.recalls(predictions)
     notes = [f"{part:,} of {whole:,}" for part, whole in zip(right, samples, strict=True)]
     figure = pictures.classes_figure(values, notes, names, measure="Accuracy")
-    drawing.save(figure, folder / "classes.png")
-    intervals = [_interval(k, n) for k, n in zip(right, samples, strict=True)]
-    rows = zip(names, map(_count, samples), map(_count, right), map(_percent, values), intervals, strict=True)
-    return [
-        "## Classes",
+    columns = zip(names, samples, right, values, strict=True)
+    summary = (
         f"{right.sum():,} of {samples.sum():,} samples are right: an accuracy of "
         f"{_percent(right.sum() / samples.sum())} (95 % interval {_interval(right.sum(), samples.sum())}). "
         f"The mean of the classes' accuracies is {_percent(float(np.nanmean(values)))}."
-        f"{_absent(values, names)}{_loss(predictions)}",
+    )
+    explanation = (
         "An interval is Wilson's: the accuracies that so many samples leave plausible, if they are "
-        "independent of each other. It does not cover what another seed or other training data would change.",
-        picture(PurePath("classes.png"), "Accuracy of each class"),
-        folded("Every class", table(["class", "samples", "right", "accuracy", "95 % interval"], rows)),
-    ]
-
-
-def _ranked_classes(predictions: Predictions, folder: Path) -> list[str]:
-    """Average precision by class, where a sample can have several."""
-    names = predictions.class_names
-    values, positives = statistics.average_precisions(predictions), predictions.targets.sum(axis=0)
-    sections = ["## Classes"]
-    if not positives.any():
-        return [*sections, "No sample has any class, so no average precision is defined."]
-    notes = [f"{count:,} positive" for count in positives]
-    figure = pictures.classes_figure(values, notes, names, measure="Average precision")
-    drawing.save(figure, folder / "classes.png")
-    rows = zip(names, map(_count, positives), map(_decimals, values), strict=True)
-    return [
-        *sections,
-        f"{len(predictions):,} samples. The mean average precision over classes is "
-        f"{_decimals(float(np.nanmean(values)))}.{_absent(values, names)}{_loss(predictions)}",
-        picture(PurePath("classes.png"), "Average precision of each class"),
-        folded("Every class", table(["class", "positives", "average precision"], rows)),
-    ]
-
-
-def _confusions(matrix: Counts, predictions: Predictions, folder: Path) -> list[str]:
-    names = predictions.class_names
-    drawing.save(confusion.confusion_figure(matrix, names), folder / "confusion.png")
-    rows = [
-        (names[error.target], names[error.predicted], _count(error.count), _percent(error.share))
-        for error in statistics.most_confused(matrix)
-    ]
-    header = ["right class", "predicted class", "samples", "of the right class"]
-    worst = f"Most often confused:\n\n{table(header, rows, left=2)}" if rows else "Nothing is confused."
-    return [
-        "## Confusions",
-        picture(
-            PurePath("confusion.png"), "Confusion matrix: rows are right classes, columns predicted ones"
-        ),
-        worst,
-    ]
-
-
-def _calibration(predictions: Predictions, folder: Path) -> list[str]:
-    found = statistics.calibration(predictions)
-    if found is None:
-        return ["## Calibration", "Scores leave 0..1: they are no probabilities, and cannot be calibrated."]
-    figure = pictures.calibration_figure(found, multilabel=predictions.multilabel)
-    drawing.save(figure, folder / "calibration.png")
-    return [
-        "## Calibration",
-        _calibration_text(found, multilabel=predictions.multilabel),
-        picture(PurePath("calibration.png"), "Share that is right by confidence, over a histogram"),
-    ]
-
-
-def _calibration_text(found: Calibration, *, multilabel: bool) -> str:
-    what = "Every score of a class" if multilabel else "The highest score of a sample"
-    return (
-        f"The expected calibration error is {found.error:.4f}. {what} is a confidence; their mean is "
-        f"{_percent(found.mean_confidence)}, and {_percent(found.accuracy)} are right. The error is the mean "
-        f"gap between the two in {len(found.counts)} bins of equal width, weighted by the numbers in them."
+        "independent of each other. It does not cover what another seed or other training data would change."
+    )
+    return Section(
+        title="Classes",
+        text=[*text, " ".join([summary, *_absent(predictions), *_loss(predictions)]), explanation],
+        exhibits=[_save(figure, folder / "classes.png", "Accuracy of each class")],
+        folded="Every class",
+        header=["class", "samples", "right", "accuracy", "95 % interval"],
+        rows=[[name, f"{n:,}", f"{k:,}", _percent(value), _interval(k, n)] for name, n, k, value in columns],
     )
 
 
-def _absent(values: Floats, names: tuple[str, ...]) -> str:
-    """Say which classes have no value, to be added to a sentence."""
-    absent = [name for name, value in zip(names, values, strict=True) if np.isnan(value)]
+def _ranked_classes(predictions: Predictions, folder: Path, text: Sequence[str]) -> Section:
+    """Average precision of each class, where a sample can have several."""
+    names, positives = predictions.class_names, predictions.targets.sum(axis=0)
+    if not positives.any():
+        nothing = "No sample has any class, so no average precision is defined."
+        return Section(title="Classes", text=[*text, nothing])
+    values = statistics.average_precisions(predictions)
+    notes = [f"{count:,} positive" for count in positives]
+    figure = pictures.classes_figure(values, notes, names, measure="Average precision")
+    mean = f"The mean average precision over classes is {np.nanmean(values):.4f}."
+    summary = [f"{len(predictions):,} samples.", mean, *_absent(predictions), *_loss(predictions)]
+    columns = zip(names, positives, values, strict=True)
+    return Section(
+        title="Classes",
+        text=[*text, " ".join(summary)],
+        exhibits=[_save(figure, folder / "classes.png", "Average precision of each class")],
+        folded="Every class",
+        header=["class", "positives", "average precision"],
+        rows=[[name, f"{n:,}", f"{value:.4f}" if n else ""] for name, n, value in columns],
+    )
+
+
+def _confusions(predictions: Predictions, folder: Path) -> Section:
+    matrix, names = statistics.confusion_matrix(predictions), predictions.class_names
+    what = "Confusion matrix: rows are right classes, columns predicted ones"
+    shown = _save(confusion.confusion_figure(matrix, names), folder / "confusion.png", what)
+    rows = [
+        [names[error.target], names[error.predicted], f"{error.samples:,}", _percent(error.share)]
+        for error in statistics.most_confused(matrix)
+    ]
+    if not rows:
+        return Section(title="Confusions", text=["Nothing is confused."], exhibits=[shown])
+    header = ["right class", "predicted class", "samples", "of the right class"]
+    worst = Section(title="Most often confused", header=header, rows=rows, left=2)
+    return Section(title="Confusions", exhibits=[shown], parts=[worst])
+
+
+def _calibration(predictions: Predictions, folder: Path) -> Section:
+    found = statistics.calibration(predictions)
+    if found is None:
+        text = "Scores leave 0..1: they are no probabilities, and cannot be calibrated."
+        return Section(title="Calibration", text=[text])
+    figure = pictures.calibration_figure(found, multilabel=predictions.multilabel)
+    shown = _save(figure, folder / "calibration.png", "Share that is right by confidence, over a histogram")
+    confidence = "Every score of a class" if predictions.multilabel else "The highest score of a sample"
+    text = (
+        f"The expected calibration error is {found.error:.4f}. {confidence} is a confidence; their mean is "
+        f"{_percent(found.mean_confidence)}, and {_percent(found.accuracy)} are right. The error is the mean "
+        f"gap between the two in {len(found.counts)} bins of equal width, weighted by the numbers in them."
+    )
+    return Section(title="Calibration", text=[text], exhibits=[shown])
+
+
+def _save(figure: Figure, path: Path, what: str) -> Exhibit:
+    drawing.save(figure, path)
+    return picture(path, what)
+
+
+def _absent(predictions: Predictions) -> list[str]:
+    names, samples = predictions.class_names, predictions.targets.sum(axis=0)
+    absent = [name for name, count in zip(names, samples, strict=True) if not count]
     if not absent:
-        return ""
-    count = f" Classes without samples: {len(absent)} of {len(names)}"
-    return f"{count} ({', '.join(map(inert, absent))})." if len(absent) <= _NAMED else f"{count}."
+        return []
+    listed = f" ({', '.join(absent)})" if len(absent) <= _NAMED else ""
+    return [f"Classes without samples: {len(absent)} of {len(names)}{listed}."]
 
 
-def _loss(predictions: Predictions) -> str:
-    """Say how large the loss is, to be added to a sentence."""
+def _loss(predictions: Predictions) -> list[str]:
     loss = statistics.cross_entropy(predictions)
-    if loss is None:
-        return ""
     kind = "binary cross-entropy of every class" if predictions.multilabel else "cross-entropy"
-    return f" The loss (mean {kind}, in nats; without penalties) is {_decimals(loss)}."
+    return [] if loss is None else [f"The loss (mean {kind}, in nats; without penalties) is {loss:.4f}."]
 
 
 def _interval(right: int, samples: int) -> str:
@@ -155,13 +148,5 @@ def _interval(right: int, samples: int) -> str:
     return f"{percent(low)} to {percent(high)} %"
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
-def _percent(value: float) -> str:
-    return "" if np.isnan(value) else f"{percent(value, decimals=2)} %"
-
-
-def _decimals(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.4f}"
+def _percent(share: float) -> str:
+    return "" if np.isnan(share) else f"{percent(share, decimals=2)} %"

@@ -1,4 +1,4 @@
-"""What can be said of predictions in figures. All scores are finite here; `finite` leaves out the others."""
+"""Figures of predictions. All scores are finite here: `finite` leaves out the others."""
 
 # ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import, which `--help` need not pay)
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +19,12 @@ Counts = NDArray[np.int64]
 _ROUNDING = 1e-5  # by which probabilities in single precision may leave 0..1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Confusion:
-    """Samples of one class that were taken for another.
-
-    Attributes:
-        target: number of the right class.
-        predicted: number of the wrong one.
-        count: how many.
-        share: of all samples of the right class, above 0 and at most 1.
-    """
+class Confusion(NamedTuple):
+    """Samples of the class `target` that were taken for `predicted`: their number, and share of the class."""
 
     target: int
     predicted: int
-    count: int
+    samples: int
     share: float
 
 
@@ -41,15 +34,15 @@ class Calibration:
 
     Attributes:
         counts: number of confidences in each of M equal bins of 0..1, `[M]`.
-        right: how many of them were right, `[M]`.
-        confidences: their mean, NaN in an empty bin, `[M]`.
+        shares: share of each bin that was right, `[M]`; NaN in an empty bin.
+        confidences: mean of each bin, `[M]`; NaN in an empty bin.
         error: the expected calibration error, see `calibration`.
         mean_confidence: of all.
         accuracy: share of all that is right.
     """
 
     counts: Counts
-    right: Counts
+    shares: Floats
     confidences: Floats
     error: float
     mean_confidence: float
@@ -70,27 +63,31 @@ def finite(predictions: Predictions) -> Predictions:
 
 def confusion_matrix(predictions: Predictions) -> Counts:
     """Count samples by right class (row) and predicted class (column), int64 `[K, K]`."""
-    classes = len(predictions.class_names)
-    # By hand: scikit-learn's warns of a single class, which is none of its business here.
-    cells = classes * predictions.targets.argmax(axis=1) + predictions.predicted
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    from sklearn import metrics
+
+    right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
+    if len(labels) == 1:  # of which scikit-learn warns
+        return np.array([[len(right)]])
+    matrix: Counts = metrics.confusion_matrix(right, predictions.predicted, labels=labels)
+    return matrix
 
 
-def class_accuracies(matrix: Counts) -> Floats:
-    """Share of each class's samples that is right (its recall), `[K]`; NaN for a class without samples."""
-    samples = matrix.sum(axis=1)
-    shares: Floats = np.full(len(matrix), np.nan)
-    np.divide(matrix.diagonal(), samples, out=shares, where=samples > 0)
+def recalls(predictions: Predictions) -> Floats:
+    """Share of each class's samples that is right, `[K]`; NaN for a class without samples."""
+    from sklearn import metrics
+
+    right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
+    shares: Floats = metrics.recall_score(
+        right, predictions.predicted, labels=labels, average=None, zero_division=np.nan
+    )
     return shares
 
 
 def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
-    """Give the 95 % interval of an accuracy (Wilson 1927, JASA 22:209), lowest and highest share.
-
-    It says what so few samples can tell, if they are independent of each other.
+    """Return the lowest and highest share of the 95 % interval of an accuracy (Wilson 1927, JASA 22:209).
 
     Args:
-        right: 0 to `samples`.
+        right: 0 to `samples`, which are taken as independent of each other.
         samples: at least 1.
     """
     from scipy.stats import binomtest
@@ -100,43 +97,33 @@ def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
 
 
 def cross_entropy(predictions: Predictions) -> float | None:
-    """Average the negative logarithm of the probability that each sample's right class is given.
+    """Average the negative logarithm of the probability given to each sample's right class, in nats.
 
-    With several labels a sample, that of the binary cross-entropy: of every class, right or not.
-
-    Returns:
-        In nats; None where scores are no probabilities, or where a sample without several labels has none.
+    With several labels a sample, it is the binary cross-entropy over every class, right or not. None where
+    scores are no probabilities, or where a sample without several labels has none.
     """
     targets, scores = predictions.targets, predictions.scores
     if not _are_probabilities(scores) or not (predictions.multilabel or targets.any(axis=1).all()):
         return None
     given = np.where(targets, scores, 1.0 - scores) if predictions.multilabel else scores[targets]
     smallest = np.finfo(np.float32).tiny  # a probability that rounding made 0 stays finite
-    bounded = np.minimum(np.maximum(given.astype(np.float64), smallest), 1.0)
-    return float(-np.log(bounded).mean())
+    return float(-np.log(np.minimum(np.maximum(given.astype(np.float64), smallest), 1.0)).mean())
 
 
 def most_confused(matrix: Counts, *, limit: int = 10) -> list[Confusion]:
     """List the pairs of classes with most errors; of equal ones first those with the larger share."""
-    samples = matrix.sum(axis=1)
     errors = [
-        Confusion(
-            target=int(row),
-            predicted=int(column),
-            count=int(matrix[row, column]),
-            share=float(matrix[row, column] / samples[row]),
-        )
+        Confusion(int(row), int(column), int(matrix[row, column]), matrix[row, column] / matrix[row].sum())
         for row, column in np.argwhere(matrix)
         if row != column
     ]
-    return sorted(errors, key=lambda error: (-error.count, -error.share, error.target))[:limit]
+    return sorted(errors, key=lambda error: (-error.samples, -error.share, error.target))[:limit]
 
 
 def margins(predictions: Predictions) -> Floats:
     """How far the highest score of a wrong class is above the lowest one of a right class, `[N]`.
 
-    Of a sample with several classes each has to be above all others. Where no class is right, or none wrong,
-    its score counts as 0.
+    Where no class is right, or none wrong, its score counts as 0.
     """
     wrong = np.where(predictions.targets, -np.inf, predictions.scores).max(axis=1, initial=-np.inf)
     right = np.where(predictions.targets, predictions.scores, np.inf).min(axis=1, initial=np.inf)
@@ -152,43 +139,38 @@ def average_precisions(predictions: Predictions) -> Floats:
 
     columns = zip(predictions.targets.T, predictions.scores.T, strict=True)
     return np.array(
-        [
-            metrics.average_precision_score(right, scores) if right.any() else np.nan
-            for right, scores in columns
-        ]
+        [metrics.average_precision_score(*column) if column[0].any() else np.nan for column in columns]
     )
 
 
 def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | None:
-    """Hold confidences against how often they are right.
+    """Hold confidences against how often they are right; None where scores leave 0..1, or there are none.
 
     A sample's confidence is its highest score, right if that is the score of its class. With several labels
     a sample every score is a confidence by itself, right if its class is among the sample's.
 
-    The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) is the sum over the bins m
-    of `n_m / n * |right_m / n_m - mean confidence in m|`, with M bins of equal width, the m-th of them
-    `((m - 1) / M, m / M]`; 0 lies in the first. Empty bins add nothing.
-
-    Returns:
-        None where there is no score, or one outside 0..1: such scores are no probabilities.
+    The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) is the mean gap between
+    share and confidence of the bins, weighted by their counts. Of M bins the m-th is `((m - 1) / M, m / M]`;
+    0 lies in the first.
     """
+    from sklearn.calibration import calibration_curve
+
+    if not _are_probabilities(predictions.scores):
+        return None
     if predictions.multilabel:
         confidences, right = predictions.scores.ravel(), predictions.targets.ravel()
     else:
-        confidences, right = predictions.scores.max(axis=1, initial=-np.inf), predictions.correct
-    if not _are_probabilities(predictions.scores):
-        return None
+        confidences, right = predictions.scores.max(axis=1), predictions.correct
     confidences = np.minimum(np.maximum(confidences.astype(np.float64), 0.0), 1.0)
-    inner_edges = np.arange(1, bins) / bins
-    numbers = np.searchsorted(inner_edges, confidences, side="left")
-    counts = np.bincount(numbers, minlength=bins)
-    right_counts = np.bincount(numbers[right], minlength=bins)
-    sums = np.bincount(numbers, weights=confidences, minlength=bins)
+    inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
+    counts = np.bincount(np.searchsorted(inner_edges, confidences), minlength=bins)
+    curve = np.full((2, bins), np.nan)
+    curve[:, counts > 0] = calibration_curve(right, confidences, n_bins=bins)
     return Calibration(
         counts=counts,
-        right=right_counts,
-        confidences=np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0),
-        error=float(np.abs(right_counts - sums).sum() / len(confidences)),
+        shares=curve[0],
+        confidences=curve[1],
+        error=float(np.nansum(np.abs(curve[0] - curve[1]) * counts) / len(confidences)),
         mean_confidence=float(confidences.mean()),
         accuracy=float(right.mean()),
     )

@@ -410,7 +410,7 @@ def test_letters_that_the_encoding_of_the_terminal_lacks_are_replaced(
     sys.stdout.flush()
     said = printed.getvalue().decode(encoding)
     assert argv == "-e 0 -b x" or "?" in said
-    for report in tmp_path.rglob("report.md"):
+    for report in tmp_path.rglob("report.html"):
         assert "音" in report.read_text(encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from ignite_trainer.experiment import RunResult
 from ignite_trainer.origin_of_weights import CHOSEN, MEANING, OTHER_PART, caution
 from ignite_trainer.results_table import to_markdown
 from ignite_trainer.table_entries import Found, make_entries
+from tests.page_elements import Elements
 
 
 def loaded(file: Path | None) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def test_weights_of_the_best_epoch_are_marked_on_the_fold_that_chose_them(
     result = evaluate(tmp_path / "results", trained.end.best[0].checkpoint, 1)
     table = (tmp_path / "results/table.md").read_text()
     assert f"(fold 1 of 3, {CHOSEN})" in table and MEANING[CHOSEN] in table
-    assert MEANING[CHOSEN] in (result.folder / "report.md").read_text()
+    assert MEANING[CHOSEN] in Elements(result.folder / "report.html").words
     assert MEANING[CHOSEN] in " ".join(capsys.readouterr().out.split())
     assert MEANING[CHOSEN] in caplog.text
 

@@ -395,7 +395,7 @@ def test_rows_of_a_table_are_named_from_the_protocols_of_their_runs(tmp_path: Pa
     text = (tmp_path / "table.md").read_text()
     assert "| TwoTowers, random weights, Optimizer.args.lr 0.1 |" in text
     assert "| TwoTowers, random weights, Optimizer.args.lr 0.2 |" in text
-    report = f"{first.folder.relative_to(tmp_path).as_posix()}/report.md"
+    report = f"{first.folder.relative_to(tmp_path).as_posix()}/report.html"
     (line,) = [line for line in text.splitlines() if line.startswith("Reports: ")]
     assert line.endswith(f"]({report})")
 

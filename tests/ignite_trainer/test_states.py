@@ -380,9 +380,9 @@ def test_a_run_that_only_gets_worse_says_everywhere_that_epoch_0_was_the_best(
     checkpoints = result.folder / "checkpoints"
     assert is_intact(checkpoints / best.checkpoint)
     assert best_checkpoint(result.folder) == checkpoints / best.checkpoint
-    assert "(epoch 0)" in (result.folder / "report.md").read_text()
+    assert "(epoch 0)" in (result.folder / "report.html").read_text()
     assert EPOCH_0 in capsys.readouterr().out.splitlines()
-    for page in (result.folder / "report.md", tmp_path / "table.md"):
+    for page in (result.folder / "report.html", tmp_path / "table.md"):
         assert EPOCH_0 in page.read_text(), page
     assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so none is chosen
 

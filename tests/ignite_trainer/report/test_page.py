@@ -4,80 +4,43 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
-from html.parser import HTMLParser
-from pathlib import Path, PurePath
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from ignite_trainer import markdown
 from ignite_trainer.exhibit import Exhibit
 from ignite_trainer.report import page
+from ignite_trainer.report.page import Section
+from tests.page_elements import Elements
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | [a](javascript:b) `c` **d** & $e$"
-
-
-class Elements(HTMLParser):
-    """Every element with its attributes, and the text outside of style and title."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self._hidden = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        self._hidden = tag in ("style", "title")
-
-    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.words += data
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> | [a](javascript:b) {{ 1 }} & $e$"
 
 
-def content_of(source: str | None) -> bytes:
-    return base64.b64decode((source or "").partition(";base64,")[2])
+def rendered(*sections: Section, **lead: Any) -> Elements:
+    return Elements(page.render(Section(**{"title": "A run", **lead}), sections))
 
 
-def test_pictures_and_what_is_played_lie_inside_the_page(tmp_path: Path) -> None:
-    (tmp_path / "in it").mkdir()
-    (tmp_path / "in it" / "50%.png").write_bytes(b"a picture")
-    (tmp_path / "sound.ogg").write_bytes(b"a sound")
-    text = "\n\n".join(
-        [
-            markdown.picture(PurePath("in it/50%.png"), 'What "it" shows'),
-            markdown.player(PurePath("sound.ogg"), "Listen", "audio/ogg"),
-            markdown.link(PurePath("metrics.jsonl")),
-        ]
-    )
-    found = Elements(page.to_html(text, tmp_path, title="A run"))
-    (picture,) = found.of("img")
-    assert content_of(picture["src"]) == b"a picture"
+def test_pictures_and_what_is_played_lie_inside_the_page() -> None:
+    shown = [
+        Exhibit(what='What "it" shows', media_type="image/png", content=b"a picture", explanation="Look."),
+        Exhibit(what="Listen", media_type="audio/ogg", content=b"a sound"),
+    ]
+    found = rendered(exhibits=shown, links={"in it/50%.csv": "all of it"})
+    (picture,), (sound,) = found.of("img"), found.of("audio")
     assert picture["alt"] == 'What "it" shows'
-    (sound,) = found.of("audio")
-    assert (sound["src"] or "").startswith("data:audio/ogg;base64,")
-    assert content_of(sound["src"]) == b"a sound"
+    assert picture["src"] == f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}"
+    assert sound["src"] == f"data:audio/ogg;base64,{base64.b64encode(b'a sound').decode()}"
     assert "controls" in sound
-    assert found.of("a") == [{"href": "metrics.jsonl"}]
+    assert found.of("a") == [{"href": "in%20it/50%25.csv"}]
+    assert "Look." in found.words and "in it/50%.csv: all of it" in found.words
 
 
-def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
-    text = f"before {markdown.picture(PurePath('gone.png'), 'gone')} after"
-    found = Elements(page.to_html(text, tmp_path, title=""))
-    assert not found.of("img")
-    assert "before  after" in found.words
-
-
-def test_a_page_may_load_nothing_and_run_nothing(tmp_path: Path) -> None:
-    text = page.to_html("# A run", tmp_path, title="")
+def test_a_page_may_load_nothing_and_run_nothing() -> None:
+    text = page.render(Section(title="A run"), [])
     (policy,) = (meta for meta in Elements(text).of("meta") if "http-equiv" in meta)
     assert policy["http-equiv"] == "Content-Security-Policy"
     style = text.partition("<style>")[2].partition("</style>")[0]
@@ -93,61 +56,49 @@ def test_a_page_may_load_nothing_and_run_nothing(tmp_path: Path) -> None:
     }
 
 
-def test_no_text_acts_as_markup(tmp_path: Path) -> None:
-    text = "\n\n".join(
-        [
-            f"# {markdown.inert(HOSTILE)}",
-            markdown.table([HOSTILE, "b"], [[HOSTILE, "1"]]),
-            markdown.json_block({"label": HOSTILE}),
-            markdown.folded("Every class", markdown.inert(HOSTILE)),
-        ]
-    )
-    found = Elements(page.to_html(text, tmp_path, title=HOSTILE))
-    ours = "html head meta title style body main h1 div table thead tbody tr th td pre code details summary p"
-    assert {tag for tag, _ in found.found} <= set(ours.split())
-    assert found.words.count(HOSTILE) == 5
+def test_no_text_acts_as_markup() -> None:
+    picture = Exhibit(what=HOSTILE, media_type="image/png", content=b"", explanation=HOSTILE)
+    table = {"header": [HOSTILE, "b"], "rows": [[HOSTILE, "1"]], "folded": HOSTILE, "code": HOSTILE}
+    part = Section(title=HOSTILE, text=[HOSTILE], links={HOSTILE: HOSTILE}, exhibits=[picture], **table)  # type: ignore[arg-type]
+    found = rendered(Section(title=HOSTILE, parts=[part]), title=HOSTILE)
+    ours = "html head meta title style body main h1 h2 h3 nav ul li a p div img details summary table thead "
+    ours += "tbody tr th td pre code"
+    assert {tag for tag, _ in found.found} == set(ours.split())
+    assert found.words.count(HOSTILE) == 12
+    assert {address["href"] for address in found.of("a")} == {
+        "#section-1",
+        "%3Cscript%3Ealert%281%29%3C/script%3E%3Cimg%20src%3Dx%20onerror%3Dalert%282%29%3E%20%7C%20%5Ba%5D"
+        "%28javascript%3Ab%29%20%7B%7B%201%20%7D%7D%20%26%20%24e%24",
+    }
 
 
-@pytest.mark.parametrize(
-    "foreign", ["<script>x()</script>", "<details onclick=x>", "<details><summary><b>x</b></summary>"]
-)
-def test_html_that_is_not_ours_is_shown_as_text(tmp_path: Path, foreign: str) -> None:
-    found = Elements(page.to_html(f"{foreign}\n\nand {foreign}", tmp_path, title=""))
-    assert found.words.count(foreign) == 2
-    assert {tag for tag, _ in found.found} <= {"html", "head", "meta", "title", "style", "body", "main", "p"}
+def test_what_cannot_be_seen_is_replaced() -> None:
+    text = page.render(Section(title="nul\0", text=["\x1b[31mred \u202eturned \ud800"]), [])
+    assert "nul\ufffd" in text and "\ufffd[31mred \ufffdturned \ufffd" in text
+    text.encode()
 
 
-def test_cells_are_aligned_without_a_style_of_their_own(tmp_path: Path) -> None:
-    text = page.to_html(markdown.table(["name", "value"], [["a", "1"]]), tmp_path, title="")
+def test_figures_are_aligned_without_a_style_of_their_own() -> None:
+    text = page.render(Section(title="", header=["name", "value"], rows=[["a", "1"]]), [])
     assert 'style="' not in text
     assert Elements(text).of("td") == [{}, {"class": "number"}]
 
 
-def test_every_section_is_linked_below_the_title(tmp_path: Path) -> None:
-    names = ["Run", "Hardest samples", "Run", HOSTILE, "音", "!"]
-    text = "\n\n".join(["# Title", "Said first.", *(f"## {markdown.inert(name)}" for name in names)])
-    found = Elements(page.to_html(text, tmp_path, title=""))
-    anchors = [heading["id"] for heading in found.of("h2")]
-    assert [anchors[n] for n in (0, 1, 2, 4, 5)] == ["run", "hardest-samples", "run-2", "音", "section"]
-    assert len(set(anchors)) == len(names)
-    assert found.of("a") == [{"href": f"#{anchor}"} for anchor in anchors]
-    order = [tag for tag, _ in found.found if tag in ("h1", "nav", "p", "h2")]
-    assert order[:4] == ["h1", "nav", "p", "h2"]
-    assert found.words.count(HOSTILE) == 2  # its heading and its link
-
-
-def test_a_page_of_one_section_has_no_list_of_them(tmp_path: Path) -> None:
-    found = Elements(page.to_html("# Title\n\n## Run", tmp_path, title=""))
-    assert (found.of("nav"), found.of("h2")) == ([], [{"id": "run"}])
+def test_every_section_is_linked_below_the_title() -> None:
+    names = ["Run", "Hardest samples", "Run", HOSTILE]
+    found = rendered(*(Section(title=name) for name in names), text=["Said first."])
+    assert found.of("a") == [{"href": f"#{heading['id']}"} for heading in found.of("h2")]
+    assert len({heading["id"] for heading in found.of("h2")}) == len(names)
+    assert [tag for tag, _ in found.found if tag in ("h1", "nav", "p", "h2")][:4] == ["h1", "nav", "p", "h2"]
 
 
 @pytest.mark.parametrize("dots_per_inch", [100, 150])
-def test_a_picture_names_the_width_at_which_a_point_is_a_pixel(tmp_path: Path, dots_per_inch: int) -> None:
+def test_a_picture_names_the_width_at_which_a_point_is_a_pixel(dots_per_inch: int) -> None:
+    file = io.BytesIO()
     size = (6 * dots_per_inch, dots_per_inch)
-    Image.new("RGB", size).save(tmp_path / "a.png", dpi=(dots_per_inch, dots_per_inch))
-    shown = page.to_html(markdown.picture(PurePath("a.png"), "a"), tmp_path, title="")
-    (picture,) = Elements(shown).of("img")
-    assert picture["width"] == "432"
+    Image.new("RGB", size).save(file, format="png", dpi=(dots_per_inch, dots_per_inch))
+    shown = Exhibit(what="a", media_type="image/png", content=file.getvalue())
+    assert rendered(exhibits=[shown]).of("img")[0]["width"] == "432"
 
 
 def test_an_exhibit_has_a_media_type() -> None:
