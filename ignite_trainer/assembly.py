@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_trainer.blueprint import Blueprint
-from ignite_trainer.company import require_company
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.distributed import all_or_none, share_state, world_size
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.inspection import Finding
 from ignite_trainer.instantiate import build
+from ignite_trainer.lone_samples import refuse_single_values
 from ignite_trainer.model_preparation import build_model
 from ignite_trainer.optimization import build_optimization
 from ignite_trainer.parameters import ParameterPlan, apply_rules
@@ -156,7 +156,7 @@ def _check(
         task=built.task,
         evaluations={name: evaluation for name, (_, evaluation) in built.evaluations.items()},
     )
-    require_company(built.task, built.model, plan, training, blueprint.protocol.setup, device=device)
+    refuse_single_values(built.task, built.model, plan, training, blueprint.protocol.setup, device=device)
     return findings
 
 

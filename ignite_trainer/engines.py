@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 
 from ignite_trainer import joint_steps
 from ignite_trainer.batch import part_of
-from ignite_trainer.company import Company
 from ignite_trainer.data import Batch
 from ignite_trainer.distributed import is_main, world_size
 from ignite_trainer.finite import StepWatch
 from ignite_trainer.gradient_cache import GradientCache
 from ignite_trainer.joint_steps import Joint
+from ignite_trainer.lone_samples import LoneSamples
 from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.metrics import ReadBack, logged_steps, seeing_one_process
 from ignite_trainer.optimizer import OptimizerSteps
@@ -50,7 +50,7 @@ def make_trainer(
     watch: StepWatch | None = None,
     progress: bool = True,
     average: RunningAverage | None = None,
-    company: Company | None = None,
+    lone_samples: LoneSamples | None = None,
 ) -> Engine:
     """An engine whose step computes the task's loss and, every `accumulate` batches, moves the weights.
 
@@ -58,7 +58,7 @@ def make_trainer(
     with complete gradients is said in `OptimizerSteps`. `watch` looks at losses and gradients; the batches of
     a step that it leaves out have no loss (None) in the engine's output, and no metric counts them.
     `progress` shows a bar. `average` is that of the loss, made by `running_average`, where it goes with the
-    checkpoints. `company` leaves fields out of batches that would be alone in a batch norm.
+    checkpoints. `lone_samples` leaves fields out of batches that would be alone in a batch norm.
     """
     step = _TrainingStep(
         task,
@@ -68,7 +68,7 @@ def make_trainer(
         device=device,
         scaler=scaler or loss_scaler(setup.precision, device),
         watch=watch or StepWatch(),
-        company=company or Company(task, model, setup),
+        lone_samples=lone_samples or LoneSamples(task, model, setup),
     )
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
@@ -92,10 +92,10 @@ class _TrainingStep:
         device: torch.device,
         scaler: GradScaler,
         watch: StepWatch,
-        company: Company,
+        lone_samples: LoneSamples,
     ) -> None:
         self._task, self._model, self._optimizer, self._setup = task, model, optimizer, setup
-        self._device, self._watch, self._company = device, watch, company
+        self._device, self._watch, self._lone_samples = device, watch, lone_samples
         self._steps = OptimizerSteps(model, optimizer, scaler, can_drop=watch.leaves_out)
         self._cache: GradientCache | None = None
         if isinstance(task, EmbeddingTask) and setup.embeds_in_parts:
@@ -123,7 +123,7 @@ class _TrainingStep:
             watch.start_step()
             steps.start()
         forward = self._cache.forward if self._cache else self._forward
-        output, whole = self._company.take(batch, forward, **at)
+        output, whole = self._lone_samples.take(batch, forward, **at)
         if output is None or output.loss is None:
             raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has

@@ -15,10 +15,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.company import LeftOut
 from ignite_trainer.distributed import all_say, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, first_line
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
+from ignite_trainer.lone_samples import LeftOut
 from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.protocol import Faults
 from ignite_trainer.reporters.reporter import Fault, Reporter

@@ -18,12 +18,12 @@ from ignite_trainer import metrics, random_state, results, resuming
 from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
-from ignite_trainer.company import Company
 from ignite_trainer.data_identity import DataIdentity
 from ignite_trainer.distributed import is_main, main_says, share_state, world_size
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
 from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack
+from ignite_trainer.lone_samples import LoneSamples
 from ignite_trainer.origin_of_weights import MEANING, caution
 from ignite_trainer.passes import PassResult, SplitPass
 from ignite_trainer.record import FILE_NAME, RunRecord, describe_run
@@ -200,7 +200,7 @@ class Run:
         """Make the engine that trains; what it adds up becomes a part of the run's state."""
         parts, setup = self._parts, self._setup
         average = running_average(parts.device)
-        company = Company(
+        lone_samples = LoneSamples(
             parts.task,
             parts.model,
             setup,
@@ -217,7 +217,7 @@ class Run:
             scaler=parts.scaler,
             watch=self._faults.watch,
             average=average,
-            company=company,
+            lone_samples=lone_samples,
         )
         by_epoch = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
         self._state["running"] = RunningMetrics(

@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 from ignite_trainer import distributed, joint_steps
 from ignite_trainer.batch import collate
 from ignite_trainer.batch_norm import synchronise_batch_norms
-from ignite_trainer.company import Company
 from ignite_trainer.data import Batch, FieldTransform, SplitLoader
 from ignite_trainer.engines import make_trainer
 from ignite_trainer.faults import FaultPolicy
+from ignite_trainer.lone_samples import LoneSamples
 from ignite_trainer.parameters import apply_rules
 from ignite_trainer.protocol import Faults, ParameterRule, Setup
 from ignite_trainer.reporters import Together
@@ -229,7 +229,7 @@ def take_lonely_steps() -> dict[str, Any]:
     if distributed.world_size() > 1:
         synchronise_batch_norms(model)
     faults = FaultPolicy(Faults(), LonelyScenes(), folder=Path(), reporters=Together([]))
-    company = Company(
+    lone_samples = LoneSamples(
         Scoring(),
         model,
         Setup(name="x", batch_train=8, batch_of="all", epochs=1, saved_models_path="x"),
@@ -240,7 +240,7 @@ def take_lonely_steps() -> dict[str, Any]:
     for step, halves in enumerate(HALVES):
         own = halves[0] + halves[1] if distributed.world_size() == 1 else halves[distributed.rank()]
         sample = collate([LonelyScenes(dtype="float64")[index] for index in own])
-        joint = company.take(
+        joint = lone_samples.take(
             Batch(torch.tensor(own), sample),
             functools.partial(joint_steps.training_step, Scoring(), model),
             epoch=1,

@@ -14,11 +14,11 @@ from toy_research.lonely import Scene, Scenes, Scoring, SoundAndPicture
 from toy_research.protocols import run_toy
 
 from ignite_trainer.batch import PaddedBatch, PartialBatch, collate, rows_of, without_row
-from ignite_trainer.company import Company, LeftOut
 from ignite_trainer.data import Batch
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.gradient_cache import GradientCache
 from ignite_trainer.joint_steps import Joint
+from ignite_trainer.lone_samples import LeftOut, LoneSamples
 from ignite_trainer.setup_section import Setup
 from ignite_trainer.task import EmbeddingTask, StepOutput
 
@@ -80,14 +80,19 @@ def test_batches_of_one_are_trained_where_no_batch_norm_does(tmp_path: Path, cha
 
 
 def take(
-    company: Company, model: nn.Module, given: Batch, *, task: EmbeddingTask | None = None, iteration: int = 1
+    lone_samples: LoneSamples,
+    model: nn.Module,
+    given: Batch,
+    *,
+    task: EmbeddingTask | None = None,
+    iteration: int = 1,
 ) -> Batch:
     """Take the forward pass of a step, and return the batch that it was taken with."""
 
     def forward(batch: Batch) -> Joint:
         return Joint((task or Scoring()).training_step(model, batch.sample), batch)
 
-    return company.take(given, forward, epoch=2, iteration=iteration).batch
+    return lone_samples.take(given, forward, epoch=2, iteration=iteration).batch
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -96,14 +101,14 @@ def test_a_field_that_is_alone_in_a_batch_norm_is_left_out_and_told(compiled: bo
     model = SoundAndPicture().train()
     if compiled:
         model.sound.compile(backend="eager", dynamic=False)
-    company = Company(Scoring(), model, setup_of(), left_out=told.extend)
+    lone_samples = LoneSamples(Scoring(), model, setup_of(), left_out=told.extend)
     three = batch(1, 6, 2)
-    kept = take(company, model, three, iteration=5)
+    kept = take(lone_samples, model, three, iteration=5)
     assert kept.sample.sound is None
     assert torch.equal(kept.sample.picture, three.sample.picture)
     assert told == [LeftOut("sound", 6, 2, 5)]
     two = batch(0, 1, 6)
-    assert take(company, model, two) is two
+    assert take(lone_samples, model, two) is two
     assert len(told) == 1
 
 
@@ -119,7 +124,7 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_one_pass() -> 
     model.add_module("before", before)
     model.train()
     torch.manual_seed(0)
-    take(Company(Moving(), model, setup_of()), model, batch(1, 6, 2), task=Moving())
+    take(LoneSamples(Moving(), model, setup_of()), model, batch(1, 6, 2), task=Moving())
     torch.manual_seed(0)
     assert drawn == [float(torch.rand(()))] * 2
     assert int(before.get_buffer("num_batches_tracked")) == 1
@@ -127,7 +132,7 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_one_pass() -> 
 
 def test_nothing_is_left_out_of_a_model_whose_batch_norm_is_frozen() -> None:
     model = SoundAndPicture().eval()
-    kept = take(Company(Scoring(), model, setup_of()), model, batch(1, 6, 2))
+    kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch(1, 6, 2))
     assert rows_of(kept.sample.sound, 3).tolist() == [1]
 
 
@@ -135,9 +140,9 @@ def test_what_is_alone_in_its_part_of_a_batch_is_left_out_too() -> None:
     told: list[LeftOut] = []
     model, setup = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
     cache = GradientCache(Scoring(), model, setup, device=CPU)
-    company = Company(Scoring(), model, setup, left_out=told.extend)
+    lone_samples = LoneSamples(Scoring(), model, setup, left_out=told.extend)
     given = batch(0, 6, 1, 2, 12, 3)  # parts of three
-    kept = company.take(given, cache.forward, epoch=1, iteration=1).batch
+    kept = lone_samples.take(given, cache.forward, epoch=1, iteration=1).batch
     assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
     assert told == [LeftOut("sound", 12, 1, 1)]
     assert torch.equal(kept.sample.sound.values, batch(0, 6).sample.sound)
@@ -147,9 +152,9 @@ def test_other_errors_of_a_step_are_raised_as_they_are() -> None:
     def forward(batch: Batch) -> Joint:  # noqa: ARG001
         raise torch.OutOfMemoryError("out of memory")
 
-    company = Company(Scoring(), SoundAndPicture().train(), setup_of())
+    lone_samples = LoneSamples(Scoring(), SoundAndPicture().train(), setup_of())
     with pytest.raises(torch.OutOfMemoryError):
-        company.take(batch(1, 6, 2), forward, epoch=1, iteration=1)
+        lone_samples.take(batch(1, 6, 2), forward, epoch=1, iteration=1)
 
 
 def without_picture(only: Batch) -> Batch:
@@ -159,7 +164,7 @@ def without_picture(only: Batch) -> Batch:
 def test_the_only_sample_of_a_batch_that_is_left_with_nothing_ends_the_run() -> None:
     model = SoundAndPicture().train()
     with pytest.raises(RunFailed, match="of the batch with sample 0 of the training split nothing else can"):
-        take(Company(Scoring(), model, setup_of()), model, without_picture(batch(0)))
+        take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch(0)))
 
 
 def test_a_task_that_needs_none_of_its_fields_goes_on_without_them() -> None:
@@ -170,8 +175,8 @@ def test_a_task_that_needs_none_of_its_fields_goes_on_without_them() -> None:
 
     told: list[LeftOut] = []
     model = SoundAndPicture().train()
-    company = Company(Easy(), model, setup_of(), left_out=told.extend)
-    kept = take(company, model, without_picture(batch(0)), task=Easy())
+    lone_samples = LoneSamples(Easy(), model, setup_of(), left_out=told.extend)
+    kept = take(lone_samples, model, without_picture(batch(0)), task=Easy())
     assert kept.sample.sound is None and [left.position for left in told] == [0]
 
 
