@@ -6,7 +6,7 @@ import itertools
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ignite_trainer import random_state
+from ignite_trainer.ahead import in_thread
 from ignite_trainer.checkpoint_files import (
     BUILT_FROM,
     DamagedError,
@@ -112,7 +113,7 @@ class Checkpoints:
             best = [self._place_among_the_best(label, values[label], 0) for label in self._lines]
             with self._saved_weights():
                 weights = snapshot(dict(self._model.state_dict()))
-            self._begin_to_write(self._write_best, weights, [path for path in best if path])
+            self._pending = in_thread(self._write_best, weights, [path for path in best if path])
 
     def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
         """Save all that the run goes on with.
@@ -212,15 +213,9 @@ class Checkpoints:
                 content = snapshot(self._content(position, randoms))
             older = [self._last] if self._last and self._last != path else []
             superseded = {*self._before, *self._needed_by_the_one_before} - {path, *older}
-            self._begin_to_write(self._write, path, content, best, superseded)
+            self._pending = in_thread(self._write, path, content, best, superseded)
             self._before, self._needed_by_the_one_before, self._superseded = older, self._superseded, []
         self._last = path
-
-    def _begin_to_write(self, write: Callable[..., None], *content: Any) -> None:
-        # A new thread each time: none is left idle for loader processes to be forked beside.
-        writer = ThreadPoolExecutor(max_workers=1)
-        self._pending = writer.submit(write, *content)
-        writer.shutdown(wait=False)
 
     def _write_best(self, weights: Mapping[str, Any], best: Iterable[Path]) -> None:
         self._folder.mkdir(exist_ok=True)

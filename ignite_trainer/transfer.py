@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from ignite_trainer.batch import PaddedBatch, PartialBatch, rebuild
 
 
 class Sent(NamedTuple):
-    """A batch that is being copied."""
+    """A batch on its way to the device."""
 
     sample: Any
     arrival: torch.cuda.Event | None
@@ -34,23 +34,18 @@ class Transfer:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    @contextlib.contextmanager
-    def beside(self) -> Iterator[None]:
-        """Let what this thread does on the device run beside the steps."""
-        if self._stream is None:
-            yield
-        else:
-            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-                yield
+    def beside(self) -> AbstractContextManager[Any]:
+        """Return a context in which the device's work for this thread runs beside the steps."""
+        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
     def send(self, sample: Any) -> Sent:
-        """Start to send a collated sample, without waiting for it."""
+        """Start to copy a collated sample, without waiting for it."""
         fields = [on_tensor(field, self._to_device) for field in sample]
         arrival = self._stream.record_event() if self._stream else None
         return Sent(rebuild(sample, fields), arrival)
 
     def receive(self, sent: Sent) -> Any:
-        """Return the sample; steps that use it wait, on the device, until it is there."""
+        """Return the sample; the device waits for its arrival before it runs a step."""
         if sent.arrival is not None:
             steps = torch.cuda.current_stream(self._device)
             steps.wait_event(sent.arrival)
@@ -65,7 +60,7 @@ class Transfer:
 
 
 def _used_on(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
-    """Keep the tensor's memory from the sending stream until this one has used it."""
+    """Keep the sending stream from reusing the tensor's memory before this stream is done with it."""
     tensor.record_stream(stream)
     return tensor
 

@@ -10,8 +10,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
-from torch._C._autograd import DeviceType
-from torch.profiler import record_function
+from torch.profiler import DeviceType, record_function
 
 from ignite_trainer.phases import (
     Interval,
