@@ -1,14 +1,14 @@
-"""Fetch one file over HTTP: whole and right in its place, or not there at all.
+"""Download one file over HTTP, whole and verified, or leave nothing in its place.
 
-    CLIP.pt.lock       held by the one process that fetches; others wait for it and find the file there
-    CLIP.pt.partial    what came so far; the next try continues it, and a wrong one is thrown away
-    CLIP.pt            by renaming, after size and hash were found right
+    CLIP.pt.lock       held by the one process that downloads; others wait, and find the file
+    CLIP.pt.partial    bytes so far; the next attempt continues it
+    CLIP.pt            renamed from the partial file after size and hash were checked
 
-pooch does the hashing. Its `retrieve` deletes what a broken transfer left, does not lock and does not look at
-the room on the disk, so these are here, on requests: redirects, proxies of the environment and certificates
-are its part.
+requests handles redirects, proxies from the environment and certificates. Retries are here, since urllib3's
+`Retry` can neither continue a body that broke off nor start counting again when new bytes arrive.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -20,34 +20,33 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pooch
 import requests
 from filelock import FileLock
 from tqdm import tqdm
 
 MIRROR_VARIABLE = "AUDIOCLIP_MIRROR"
-"""Environment variable: an address under which the files lie by their names, instead of the published one."""
+"""Environment variable: URL of a folder that has the files by name, used instead of the published one."""
 
 PAUSE_SECONDS = 1.0
-"""Before the second attempt; each further pause is twice the one before."""
+"""Pause before the second attempt; each further pause is twice as long."""
 
 ATTEMPTS = 5
-"""In a row that bring nothing new."""
+"""Consecutive attempts without a new byte."""
 
 ATTEMPTS_UNREACHED = 2
-"""Where the server never answered: offline is to be known soon."""
+"""The same while the server has never answered, so that being offline is reported soon."""
 
 TIMEOUTS_SECONDS = (5.0, 60.0)
-"""For the connection, and for the next bytes to come."""
+"""For the connection, and for the next bytes."""
 
 _CHUNK_BYTES = 1 << 16
-_STATUS_WORTH_ANOTHER_TRY = {408, 425, 429}  # and all from 500
+_RETRIED_STATUS = {408, 425, 429}  # and all from 500
 
 logger = logging.getLogger(__name__)
 
 
 class FetchError(OSError):
-    """A file was not fetched; nothing is in its place, and the message says how to get it there."""
+    """A file could not be fetched; nothing is in its place, and the message says how to get it there."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class RemoteFile:
     """One published file."""
 
     name: str
-    """By which a mirror has it."""
+    """File name at a mirror."""
     url: str
     size_bytes: int | None = None
-    """None: not stable, and not checked."""
+    """None if it changes; then it is not checked."""
     digest: str | None = None
-    """Algorithm and hexadecimal digest, or the beginning of it, `sha256:0123...`; None: not checked."""
+    """Algorithm and hexadecimal digest or its beginning, `sha256:0123...`; None if not checked."""
 
     def __str__(self) -> str:
         parts = [self.url]
@@ -72,23 +71,23 @@ class RemoteFile:
 
 
 def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress: bool = True) -> Path:
-    """Make a file be there: fetch it, unless it is.
+    """Download a file unless it exists.
 
-    A file that is there is held against the size alone; the hash was taken when it was fetched.
+    Of an existing file only the size is checked; the hash was checked after the download.
 
     Args:
-        file: what to fetch.
-        target: where to put it; folders are made.
-        mirror: address under which a file of this name lies; None: `$AUDIOCLIP_MIRROR` if set, else the
-            published address.
-        progress: say what is fetched, and show a bar where there is a terminal.
+        file: what to download.
+        target: where to put it; missing folders are created.
+        mirror: URL of a folder that has the file; None for `$AUDIOCLIP_MIRROR` if set, else the published
+            URL.
+        progress: print what is downloaded, and show a bar in a terminal.
 
     Returns:
         The target.
 
     Raises:
-        FetchError: it cannot be had or written, is not what was published, or a file of another size is in
-            its place.
+        FetchError: the file cannot be downloaded or written, differs from the published one, or a file of
+            another size is in its place.
     """
     if _is_there(file, target):
         return target
@@ -111,7 +110,7 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
         ) from None
     except FetchError:
         raise
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         raise FetchError(
             f"{target}: not there, and cannot be written ({error}). Make room or another folder, or put the "
             f"file there by other means ({file})."
@@ -120,7 +119,7 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
-    """Raise a FetchError unless the disk of an existing folder has room."""
+    """Raise a FetchError if the disk of an existing folder has too little room."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise FetchError(
@@ -129,15 +128,15 @@ def check_room(folder: Path, needed_bytes: int) -> None:
 
 
 class _Failure(Exception):
-    """Why a file cannot be had; final. `fetch` makes an error of it."""
+    """The download failed for good; `fetch` turns this into a FetchError."""
 
 
 class _Broken(Exception):
-    """Why an attempt ended; another one may do better."""
+    """An attempt failed; another one may succeed."""
 
 
 class _Download:
-    """One file on its way into `partial`, over as many attempts as it takes."""
+    """The download of one file to `partial`, in as many attempts as it takes."""
 
     def __init__(self, file: RemoteFile, url: str, partial: Path, *, progress: bool) -> None:
         self.file = file
@@ -145,10 +144,10 @@ class _Download:
         self.partial = partial
         self.progress = progress
         self.reached = False
-        self.validator: str | None = None  # names the version that `partial` is the beginning of
+        self.validator: str | None = None  # identifies the version of the file that `partial` is from
 
     def run(self) -> None:
-        """Leave the whole file, size and hash as published, on the disk in `partial`."""
+        """Download the whole file to `partial`, and check its size and hash."""
         while True:
             continued = self._begun() > 0
             self._transfer()
@@ -156,18 +155,18 @@ class _Download:
                 return
             self.partial.unlink()
             if not continued:
-                raise _Failure(f"what came has not the {self._algorithm()} it should, and was thrown away")
-            logger.warning("%s: what an earlier try had left was wrong; fetching it anew", self.file.name)
+                raise _Failure(f"the downloaded file has the wrong {self._algorithm()}; deleted it")
+            logger.warning("%s: an earlier attempt left a wrong part; downloading all of it", self.file.name)
 
     def _transfer(self) -> None:
-        """Attempt until all is there."""
+        """Attempt until all bytes are here, or too many attempts brought none."""
         farthest, in_vain = self._begun(), 0
         while True:
             try:
                 self._attempt()
                 return
             except (requests.RequestException, _Broken) as error:
-                if isinstance(error, ValueError):  # an address that is none
+                if isinstance(error, ValueError):  # an invalid URL
                     raise _Failure(str(error)) from error
                 in_vain = 0 if self._begun() > farthest else in_vain + 1
                 farthest = max(farthest, self._begun())
@@ -179,9 +178,9 @@ class _Download:
                 time.sleep(pause)
 
     def _attempt(self) -> None:
-        """Ask once for what is missing and append it, or begin anew if the server wants that."""
+        """Request the missing bytes once and append them, or start over if the server sends all."""
         too_long = self.file.size_bytes is not None and self._begun() > self.file.size_bytes
-        if too_long or (self.file.digest is None and self.validator is None):  # of any version
+        if too_long or (self.file.digest is None and self.validator is None):  # version unknown
             self.partial.unlink(missing_ok=True)
         start = self._begun()
         if start and start == self.file.size_bytes:
@@ -215,17 +214,17 @@ class _Download:
         expected = total if self.file.size_bytes is None else self.file.size_bytes
         if expected is not None and self._begun() != expected:
             count = self._begun()
-            if count > expected or total is None:  # then it ended as the server meant it to
+            if count > expected or total is None:  # the server sent all that it has
                 self.partial.unlink()
             raise _Broken(f"{count} bytes came instead of {expected}")
 
     def _answer(self, response: requests.Response, start: int) -> tuple[int, int | None]:
-        """Where what the server sends begins, and how large its whole file is, if it says so."""
+        """Return the offset of the first byte sent, and the size of the server's file if it states one."""
         status = response.status_code
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             self.partial.unlink(missing_ok=True)
             raise _Broken("the server's file is shorter than what is already here")
-        if status >= 500 or status in _STATUS_WORTH_ANOTHER_TRY:
+        if status >= 500 or status in _RETRIED_STATUS:
             raise _Broken(f"the server answers {status} {response.reason}")
         if status == HTTPStatus.PARTIAL_CONTENT:
             answer = response.headers.get("Content-Range", "")
@@ -243,12 +242,12 @@ class _Download:
         if None not in (total, self.file.size_bytes) and total != self.file.size_bytes:
             raise _Failure(f"the server's file has {total} bytes instead of {self.file.size_bytes}")
         tag = response.headers.get("ETag", "")
-        weak = not tag or tag.startswith("W/")  # says too little for a range
+        weak = not tag or tag.startswith("W/")  # not valid for ranges
         self.validator = response.headers.get("Last-Modified") if weak else tag
         return start, total
 
     def _begun(self) -> int:
-        """Bytes that are here."""
+        """Return the size of the partial file."""
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def _algorithm(self) -> str:
@@ -257,8 +256,11 @@ class _Download:
     def _is_right(self) -> bool:
         if self.file.digest is None:
             return True
-        found = pooch.file_hash(str(self.partial), alg=self._algorithm())
-        return f"{self._algorithm()}:{found}".startswith(self.file.digest.lower())
+        found = hashlib.new(self._algorithm())
+        with self.partial.open("rb") as content:
+            while chunk := content.read(_CHUNK_BYTES):
+                found.update(chunk)
+        return f"{self._algorithm()}:{found.hexdigest()}".startswith(self.file.digest.lower())
 
 
 def _is_there(file: RemoteFile, target: Path) -> bool:
@@ -267,14 +269,14 @@ def _is_there(file: RemoteFile, target: Path) -> bool:
     size = target.stat().st_size
     if not target.is_file() or file.size_bytes not in (None, size):
         raise FetchError(
-            f"{target} has {size} bytes, the published file {file.size_bytes}: it is cut short, or another "
-            f"one. Take it away and it is fetched anew, or put the right one there ({file})."
+            f"{target} has {size} bytes, the published file {file.size_bytes}: it is incomplete, or a "
+            f"different one. Remove it to download it again, or put the right one there ({file})."
         )
     return True
 
 
 def _reason(error: BaseException) -> str:
-    """What lies at the bottom of nested network errors, without addresses and passwords."""
+    """Return the innermost of nested network errors, which has no URL and thus no password."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return str(error) or type(error).__name__

@@ -178,7 +178,7 @@ def test_a_file_that_changes_between_two_attempts_is_begun_anew(web: Web, tmp_pa
 
 def test_a_wrong_hash_leaves_nothing(web: Web, file: RemoteFile, target: Path) -> None:
     web.files["v1/weights.pt"] = CONTENT[:-1] + b"\0"
-    fails(file, target, "what came has not the sha256 it should, and was thrown away")
+    fails(file, target, "the downloaded file has the wrong sha256; deleted it")
     assert leftovers(target) == []
     assert ranges(web) == [""]
 
@@ -201,7 +201,7 @@ def test_md5_is_understood(web: Web, file: RemoteFile, target: Path) -> None:
     fetch(md5, target)
     target.unlink()
     web.files["v1/weights.pt"] = CONTENT[::-1]
-    with pytest.raises(FetchError, match="has not the md5 it should"):
+    with pytest.raises(FetchError, match="has the wrong md5"):
         fetch(md5, target)
 
 
@@ -235,7 +235,7 @@ def test_a_file_of_another_size_in_place_is_an_error_and_left_alone(
 ) -> None:
     target.parent.mkdir()
     target.write_bytes(CONTENT[:1000])
-    with pytest.raises(FetchError, match=r"has 1000 bytes, the published file 500000: .* Take it away"):
+    with pytest.raises(FetchError, match=r"has 1000 bytes, the published file 500000: .* Remove it"):
         fetch(file, target)
     assert target.read_bytes() == CONTENT[:1000]
     assert ranges(web) == []

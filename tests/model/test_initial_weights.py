@@ -100,7 +100,7 @@ def test_what_is_fetched_is_held_against_the_hash_in_its_name(
             started = tower(pretrained="imagenet", assets=tmp_path)
             assert torch.equal(started.conv1.weight, published["conv1.weight"])
         else:
-            with pytest.raises(WeightsError, match="what came has not the sha256 it should"):
+            with pytest.raises(WeightsError, match="the downloaded file has the wrong sha256"):
                 tower(pretrained="imagenet", assets=tmp_path)
             assert not (tmp_path / name).exists()
 

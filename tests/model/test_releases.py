@@ -75,7 +75,7 @@ def test_a_released_file_is_found_in_the_assets(
 
 def test_a_released_name_with_a_file_of_another_size_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "CLIP.pt").write_bytes(b"cut short")
-    with pytest.raises(WeightsError, match=r"CLIP\.pt has 9 bytes, the published file 408415159: .*anew"):
+    with pytest.raises(WeightsError, match=r"CLIP\.pt has 9 bytes, the published file 408415159: .*again"):
         find_weights("CLIP", assets=tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_released_file_that_is_absent_is_fetched(
 
     found.unlink()
     web.files["ESRNXFBSP.pt"] = content[::-1]
-    with pytest.raises(WeightsError, match="what came has not the sha256 it should"):
+    with pytest.raises(WeightsError, match="the downloaded file has the wrong sha256"):
         find_weights("ESRNXFBSP", assets=tmp_path / "new", mirror=web.url)
     assert not found.exists()
 
