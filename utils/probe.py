@@ -1,11 +1,11 @@
-"""Linear probe: how much of the classes a linear model reads off frozen features, over the official folds.
+"""Linear probe: how well a linear model classifies frozen features, cross-validated over the official folds.
 
     python -m utils.probe features.safetensors [--C 1.0] [--json]
 
-As the evaluation `utils.evaluations.LinearProbe` it is part of a run.
+A run does the same with the evaluation `utils.evaluations.LinearProbe`.
 """
 
-# ruff: noqa: PLC0415 (scikit-learn and rich take long to import, which naming this module need not pay)
+# ruff: noqa: PLC0415 (scikit-learn and rich are slow to import)
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.terminal import replace_unknown_letters
 from utils.features import FeatureTable
@@ -49,6 +48,14 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
         ValueError: there are no two folds, clips have no label or several, a fold leaves one class alone to
             train on, or C is out of range.
     """
+    from sklearn.dummy import DummyClassifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import PredefinedSplit, cross_validate
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
     check_penalty(C)
     targets, folds = table.targets, table.folds
     if targets is None:
@@ -57,55 +64,41 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
         raise ValueError(
             f"the probe needs at least two folds; {table.dataset} has {'none' if folds is None else 'one'}."
         )
-    rows: dict[str, dict[str, float]] = {kind: {} for kind in [*table.features, CHANCE]}
-    unfinished = 0
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        for kind, features in table.features.items():
-            accuracy, finished = _accuracy(features, targets, held_out, C=C)
-            rows[kind][f"fold {fold}"] = accuracy
-            unfinished += not finished
-        majority = np.bincount(targets[~held_out]).argmax()
-        rows[CHANCE][f"fold {fold}"] = float((targets[held_out] == majority).mean())
+    numbers, split = np.unique(folds, return_inverse=True)
+    probed = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=_MOST_STEPS))
+    chance = DummyClassifier(strategy="most_frequent")
+    rows, unfinished = {}, 0
+    # With several threads sums are rounded differently, and on a busy machine such short steps would wait.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one warning for all fits is below
+        for kind in [*table.features, CHANCE]:
+            features = table.features.get(kind, np.zeros((len(targets), 1)))
+            found = cross_validate(
+                chance if kind == CHANCE else probed,
+                features.astype(np.float64),  # in float32 the solver's line search gives up early
+                targets,
+                cv=PredefinedSplit(split),
+                return_estimator=True,
+                error_score="raise",
+            )
+            accuracies = [float(accuracy) for accuracy in found["test_score"]]
+            rows[kind] = {f"fold {number}": value for number, value in zip(numbers, accuracies, strict=True)}
+            rows[kind] |= {"mean": float(np.mean(accuracies)), "sd": float(np.std(accuracies, ddof=1))}
+            if kind != CHANCE:
+                unfinished += sum(fit[-1].n_iter_.max() >= _MOST_STEPS for fit in found["estimator"])
     if unfinished:
         logger.warning(
-            "%d of the linear probe's fits were not finished after %d steps; a smaller C than %g converges "
+            "%d of the linear probe's fits did not converge in %d steps; a smaller C than %g converges "
             "sooner.",
             *(unfinished, _MOST_STEPS, C),
         )
-    return {kind: {**row, **_mean_and_sd(list(row.values()))} for kind, row in rows.items()}
+    return rows
 
 
 def check_penalty(C: object) -> None:
     """Raise a ValueError unless C is a positive number."""
     if isinstance(C, bool) or not isinstance(C, int | float) or not 0 < C < math.inf:
         raise ValueError(f"C is {C}; a positive number is expected.")
-
-
-def _accuracy(
-    features: NDArray[np.float32], targets: NDArray[np.int64], held_out: NDArray[np.bool_], *, C: float
-) -> tuple[float, bool]:
-    """Accuracy on the clips that are held out, and whether training on the others converged."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
-    # In float32 the solver's line search gives up early.
-    wide = features.astype(np.float64)
-    classifier = LogisticRegression(C=C, max_iter=_MOST_STEPS)
-    model = make_pipeline(StandardScaler(), classifier)
-    # On several threads sums round otherwise, and on a busy machine these short steps wait for each other.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said once, of all fits
-        model.fit(wide[~held_out], targets[~held_out])
-    accuracy = float((model.predict(wide[held_out]) == targets[held_out]).mean())
-    return accuracy, int(classifier.n_iter_.max()) < _MOST_STEPS
-
-
-def _mean_and_sd(accuracies: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(accuracies)), "sd": float(np.std(accuracies, ddof=1))}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -101,7 +101,7 @@ def test_fits_that_do_not_converge_are_said_once(
     with caplog.at_level(logging.WARNING):
         probe(noisy_table(), C=1.0)
     assert [record.getMessage() for record in caplog.records] == [
-        "4 of the linear probe's fits were not finished after 2 steps; a smaller C than 1 converges sooner."
+        "4 of the linear probe's fits did not converge in 2 steps; a smaller C than 1 converges sooner."
     ]
 
 
