@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ignite.handlers.base_logger import BaseLogger
@@ -17,10 +18,20 @@ from torch.utils.data import Dataset
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.evaluation import Evaluation
 from ignite_trainer.instantiate import check_arguments, resolve, resolve_callable
+from ignite_trainer.known_classes import (
+    DATASET,
+    EVALUATION,
+    METRIC,
+    MODEL,
+    OPTIMIZER,
+    REPORTER,
+    SCHEDULER,
+    TASK,
+    YARDSTICK,
+    Kind,
+)
 from ignite_trainer.protocol import ClassSpec, ParameterRule, Protocol, ScheduleSpec, SplitArgument
-from ignite_trainer.reporters import Reporter, Visdom
-from ignite_trainer.reporters.ignite_loggers import IgniteLogger
-from ignite_trainer.schedule import lengths, sets_its_own_rates
+from ignite_trainer.reporters.reporter import Reporter
 from ignite_trainer.task import EmbeddingTask, Task
 from ignite_trainer.yardstick import Yardstick
 
@@ -48,7 +59,7 @@ class Blueprint:
         dataset_args: the data set's own arguments; those of the loader are apart.
         split: the argument that tells the training split from the held-out one.
         shuffle: whether the training split is shuffled.
-        reporters: classes with their arguments.
+        reporters: classes with their arguments; ignite's own loggers among them.
     """
 
     protocol: Protocol
@@ -64,7 +75,7 @@ class Blueprint:
     dataset_args: Mapping[str, Any]
     split: SplitArgument
     shuffle: bool
-    reporters: list[tuple[type[Reporter], Mapping[str, Any]]]
+    reporters: list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]
 
 
 def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Blueprint:
@@ -85,41 +96,37 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
     }
     optimizer = None
     if protocol.optimizer:
-        optimizer = find.find(protocol.optimizer, Optimizer, "Optimizer", supplied=("params",))
+        optimizer = find.find(protocol.optimizer, OPTIMIZER, "Optimizer")
         find.check_groups(protocol.parameters, protocol.optimizer, optimizer)
     schedulers = [find.scheduler(spec, where) for where, spec in protocol.schedules.items()]
     if len(schedulers) > 1:
         find.check_turns(schedulers)
-    task = find.find(protocol.task, Task, "Task")
+    task = find.find(protocol.task, TASK, "Task")
     find.check_parts(protocol, task)
     blueprint = Blueprint(
         protocol=protocol,
-        model=find.find(protocol.model, nn.Module, "Model"),
+        model=find.find(protocol.model, MODEL, "Model"),
         task=task,
         optimizer=optimizer,
         schedulers=schedulers,
         dataset=find.find(
             ClassSpec(path=protocol.dataset.path, args=dataset_args),
-            Dataset,
+            replace(DATASET, supplied=(split.key,)),
             "Dataset",
-            supplied=(split.key,),
         ),
         transforms=[
             find.callable(spec, f"Transforms[{index}]") for index, spec in enumerate(protocol.transforms)
         ],
-        metrics={
-            where: find.find(line, Metric, where, supplied=("output_transform",))
-            for where, line in protocol.lines.items()
-        },
+        metrics={where: find.find(line, METRIC, where) for where, line in protocol.lines.items()},
         evaluations={
-            name: find.find(spec, Evaluation, f"Evaluations.{name}")
+            name: find.find(spec, EVALUATION, f"Evaluations.{name}")
             for name, spec in protocol.evaluations.items()
         },
         dataset_args=dataset_args,
         split=split,
         shuffle=shuffle,
         yardsticks={
-            name: find.find(spec, Yardstick, f"Yardsticks.{name}")
+            name: find.find(spec, YARDSTICK, f"Yardsticks.{name}")
             for name, spec in protocol.yardsticks.items()
         },
         reporters=find.reporters(protocol),
@@ -136,13 +143,13 @@ class _Finder:
         self._trusted = trusted
         self.problems: list[str] = []
 
-    def find(self, spec: ClassSpec, kind: type[T], where: str, *, supplied: Iterable[str] = ()) -> type[T]:
+    def find(self, spec: ClassSpec, kind: Kind[T], where: str) -> type[T]:
         try:
-            found = resolve(spec, kind, where=where, trusted=self._trusted)
+            found = resolve(spec, kind.base, where=where, trusted=self._trusted)
         except ProtocolError as error:
             self.problems += error.problems
-            return kind  # stands in until the problems are raised
-        self.problems += check_arguments(found, spec.args, where=f"{where}.args", supplied=supplied)
+            return kind.base  # stands in until the problems are raised
+        self.problems += check_arguments(found, spec.args, where=f"{where}.args", supplied=kind.supplied)
         return found
 
     def callable(self, spec: ClassSpec, where: str) -> Callable[..., Callable[..., Any]]:
@@ -157,18 +164,18 @@ class _Finder:
     def scheduler(self, spec: ScheduleSpec, where: str) -> type[LRScheduler]:
         """The class of a scheduler; of its arguments the trainer may supply the length."""
         try:
-            found = resolve(spec, LRScheduler, where=where, trusted=self._trusted)
+            found = resolve(spec, SCHEDULER.base, where=where, trusted=self._trusted)
         except ProtocolError:
-            found = LRScheduler
-        args = {**lengths(found, spec), **spec.args}
-        kind = self.find(spec.model_copy(update={"args": args}), LRScheduler, where, supplied=("optimizer",))
-        self.check_step(kind, where)
-        return kind
+            found = SCHEDULER.base
+        args = {**spec.lengths(found), **spec.args}
+        found = self.find(spec.model_copy(update={"args": args}), SCHEDULER, where)
+        self.check_step(found, where)
+        return found
 
     def check_turns(self, schedulers: list[type[LRScheduler]]) -> None:
-        """Those that take turns all begin at the optimizer's rates."""
+        """Of several schedulers each begins at the optimizer's rates; one that sets its own cannot."""
         for index, kind in enumerate(schedulers):
-            if sets_its_own_rates(kind):
+            if "max_lr" in inspect.signature(kind).parameters:
                 self.problems.append(
                     f"Scheduler[{index}].class is {kind.__name__}, which sets rates of its own from the "
                     "beginning: a whole schedule, which takes no turns. Name it alone."
@@ -199,26 +206,29 @@ class _Finder:
         for index, rule in enumerate(rules):
             where = f"Parameters[{index}].args"
             required = spec.args | rule.args
-            unknown = check_arguments(optimizer, required, where=where, supplied=("params",))
+            unknown = check_arguments(optimizer, required, where=where, supplied=OPTIMIZER.supplied)
             self.problems += [
                 problem for problem in unknown if any(f"{where}.{key} " in problem for key in rule.args)
             ]
 
-    def reporters(self, protocol: Protocol) -> list[tuple[type[Reporter], Mapping[str, Any]]]:
-        found: list[tuple[type[Reporter], Mapping[str, Any]]] = []
+    def reporters(self, protocol: Protocol) -> list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]:
+        found: list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]] = []
         specs = _DEFAULT_REPORTERS if protocol.reporters is None else protocol.reporters
+        content = protocol.to_json()
         for index, spec in enumerate(specs):
             if logger := self.logger_of_ignite(spec, f"Reporters[{index}]"):
-                found.append((IgniteLogger, {"kind": logger, "args": spec.args}))
+                found.append((logger, spec.args))
                 continue
-            kind = self.find(spec, Reporter, f"Reporters[{index}]")
-            # The dashboard's address has a section of its own.
-            address = protocol.visdom.model_dump() if issubclass(kind, Visdom) else {}
-            found.append((kind, {**address, **spec.args}))
+            kind = self.find(spec, REPORTER, f"Reporters[{index}]")
+            section = content[kind.section] if kind.section else {}
+            found.append((kind, {**section, **spec.args}))
         return found
 
     def logger_of_ignite(self, spec: ClassSpec, where: str) -> type[BaseLogger] | None:
-        """The class of an entry of `Reporters` if it is one of ignite's loggers, which take any arguments."""
+        """Return the class of an entry of `Reporters` if it is one of ignite's loggers, else None.
+
+        These take any arguments.
+        """
         try:
             return resolve(spec, BaseLogger, where=where, trusted=self._trusted)
         except ProtocolError:

@@ -17,14 +17,13 @@ from ignite_trainer.distributed import is_main, main_says
 from ignite_trainer.errors import RunStopped
 from ignite_trainer.faults import explained
 from ignite_trainer.folder_lock import alone_in
-from ignite_trainer.instantiate import build
 from ignite_trainer.memory import freed_memory
 from ignite_trainer.one_run import Run, RunResult
 from ignite_trainer.precision import float32_products
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.report import page
 from ignite_trainer.reporters import Together
-from ignite_trainer.reporters.ignite_loggers import require_loggers
+from ignite_trainer.reporters.ignite_loggers import build_reporter, require_loggers
 from ignite_trainer.reporters.terminal import show
 from ignite_trainer.signals import stop_on_signals
 
@@ -97,7 +96,7 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
     manual_seed(seed)
     parts = assemble(blueprint, seed=seed)
     made = [
-        build(kind, args, where=f"Reporters[{index}]")
+        build_reporter(kind, args, where=f"Reporters[{index}]")
         for index, (kind, args) in enumerate(blueprint.reporters)
         if is_main()
     ]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from ignite.metrics import Metric
 from pydantic import TypeAdapter
@@ -21,38 +21,51 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from ignite_trainer.evaluation import Evaluation
-from ignite_trainer.reporters import Reporter
+from ignite_trainer.reporters.reporter import Reporter
 from ignite_trainer.task import Task
 from ignite_trainer.yardstick import Yardstick
 
 _ARGUMENTS = re.compile(r"^ *Args:\n((?:(?: {4,}.*)?\n)+)", re.MULTILINE)
 _ARGUMENT = re.compile(r"^(\w+(?:, \w+)*): (.*)", re.DOTALL)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What a section of a protocol takes.
+class Kind(Generic[T]):
+    """The classes that a section of a protocol takes.
 
     Attributes:
-        base: of its classes; None: whatever can be called and is of no other kind.
-        supplied: arguments that the trainer gives.
+        base: base class of all of them.
+        supplied: names of the arguments that the trainer supplies.
     """
 
-    base: type | None
+    base: type[T]
     supplied: tuple[str, ...] = ()
 
 
-KINDS: Mapping[str, Kind] = {
-    "Model": Kind(base=nn.Module),
-    "Task": Kind(base=Task),
-    "Optimizer": Kind(base=Optimizer, supplied=("params",)),
-    "Scheduler": Kind(base=LRScheduler, supplied=("optimizer",)),
-    "Dataset": Kind(base=Dataset, supplied=("train",)),
-    "Transforms": Kind(base=None),
-    "Metrics": Kind(base=Metric, supplied=("output_transform",)),
-    "Evaluations": Kind(base=Evaluation),
-    "Yardsticks": Kind(base=Yardstick),
-    "Reporters": Kind(base=Reporter),
+MODEL = Kind(base=nn.Module)
+TASK = Kind(base=Task)
+OPTIMIZER = Kind(base=Optimizer, supplied=("params",))
+SCHEDULER = Kind(base=LRScheduler, supplied=("optimizer",))
+DATASET: Kind[Dataset[Any]] = Kind(base=Dataset, supplied=("train",))
+TRANSFORM = Kind(base=object)  # what can be called and belongs to no other section
+METRIC = Kind(base=Metric, supplied=("output_transform",))
+EVALUATION = Kind(base=Evaluation)
+YARDSTICK = Kind(base=Yardstick)
+REPORTER = Kind(base=Reporter)
+
+KINDS: Mapping[str, Kind[Any]] = {
+    "Model": MODEL,
+    "Task": TASK,
+    "Optimizer": OPTIMIZER,
+    "Scheduler": SCHEDULER,
+    "Dataset": DATASET,
+    "Transforms": TRANSFORM,
+    "Metrics": METRIC,
+    "Evaluations": EVALUATION,
+    "Yardsticks": YARDSTICK,
+    "Reporters": REPORTER,
 }
 
 
@@ -82,9 +95,9 @@ def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, typ
 
 
 def kind_of(one: type) -> str | None:
-    """The section that takes a class; None: none does, or it is no more than the base of others."""
+    """Return the section that takes a class; None if none does, or if the class is a section's base."""
     for section, kind in KINDS.items():
-        if kind.base is not None and issubclass(one, kind.base):
+        if kind is not TRANSFORM and issubclass(one, kind.base):
             return None if one is kind.base else section
     return "Transforms" if any("__call__" in vars(base) for base in one.__mro__[:-1]) else None
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
@@ -13,9 +11,6 @@ from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.instantiate import build
 from ignite_trainer.section import ScheduleSpec
-
-# What torch's schedulers call their length.
-_LENGTHS = ("total_iters", "T_max", "total_steps")
 
 
 def build_schedule(
@@ -65,7 +60,7 @@ def build_schedule(
         length = spec.lasts
         if length == "rest":
             length = max(1, (start + 1 if total is None else total) - start)
-        args = {**lengths(kind, spec, length=length), **spec.args}
+        args = {**spec.lengths(kind, length=length), **spec.args}
         schedulers.append(build(kind, args, optimizer, where=where))
         start += length or 0
         milestones.append(start)
@@ -80,16 +75,3 @@ def build_schedule(
 
         optimizer.register_step_post_hook(follow)
     return scheduler
-
-
-def lengths(kind: type[LRScheduler], spec: ScheduleSpec, *, length: int | None = 1) -> dict[str, Any]:
-    """The arguments that say how long a schedule is, where it lasts some time and they are left out."""
-    if spec.lasts is None:
-        return {}
-    taken = inspect.signature(kind).parameters
-    return {name: length for name in _LENGTHS if name in taken and name not in spec.args}
-
-
-def sets_its_own_rates(kind: type[LRScheduler]) -> bool:
-    """Whether a schedule begins at rates of its own, and so cannot take its turn among others."""
-    return "max_lr" in inspect.signature(kind).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
 
+# The arguments by which torch's schedulers take their length.
+_LENGTHS = ("total_iters", "T_max", "total_steps")
 _DOTTED = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+"
 
 
@@ -57,6 +60,13 @@ class ScheduleSpec(ClassSpec):
         if value is None or value == "rest" or number:
             return value
         raise ValueError('write a number of intervals, 1 or more, or "rest"')
+
+    def lengths(self, scheduler: type, *, length: int | None = 1) -> dict[str, Any]:
+        """Return the length arguments that `scheduler` takes and `args` lacks; none unless `lasts` is set."""
+        if self.lasts is None:
+            return {}
+        taken = inspect.signature(scheduler).parameters
+        return {name: length for name in _LENGTHS if name in taken and name not in self.args}
 
 
 def implies(these: dict[str, Any], those: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers.base_logger import BaseLogger
 
 from ignite_trainer.errors import ProtocolError
+from ignite_trainer.instantiate import build
 from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
 
 _TAGS = {"train": "training set", "test": "held-out set"}
@@ -27,16 +28,32 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 """Packages of which a logger of ignite needs one, by its class; the first is what we install."""
 
 
-def require_loggers(reporters: Iterable[tuple[type[Reporter], Mapping[str, Any]]]) -> None:
+def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *, where: str) -> Reporter:
+    """Build an entry of `Reporters`; a logger of ignite becomes an `IgniteLogger`.
+
+    Args:
+        kind: class of the entry.
+        args: its arguments.
+        where: JSON path of the entry, for messages.
+
+    Raises:
+        ProtocolError: the class does not take these arguments.
+    """
+    if issubclass(kind, BaseLogger):
+        return IgniteLogger(kind, args)
+    return build(kind, args, where=where)
+
+
+def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]) -> None:
     """Raise a ProtocolError for each logger whose package is not installed.
 
     Args:
         reporters: classes and arguments, in the order of the protocol's `Reporters`.
     """
     problems = []
-    for index, (kind, args) in enumerate(reporters):
-        name = args["kind"].__name__ if kind is IgniteLogger else ""
-        packages = _PACKAGES.get(name, ())
+    for index, (kind, _) in enumerate(reporters):
+        name = kind.__name__
+        packages = _PACKAGES.get(name, ()) if issubclass(kind, BaseLogger) else ()
         if packages and not any(map(find_spec, packages)):
             problems.append(
                 f"Reporters[{index}].class is {name}, and {packages[0]} is not installed: run `pip install "

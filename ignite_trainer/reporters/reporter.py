@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ignite_trainer.evaluation import Table
 from ignite_trainer.exhibit import Gallery
@@ -166,7 +166,12 @@ class Reporter:
     """Base of all reporters: every method does nothing unless overridden.
 
     `close` is called once however the run ends; the others in the order of the run.
+
+    Attributes:
+        section: name of a protocol section whose keys are arguments of the class, or None.
     """
+
+    section: ClassVar[str | None] = None
 
     def on_start(self, run: RunStart) -> None:
         """The run is built and checked; the first evaluation follows."""

@@ -54,6 +54,8 @@ class Visdom(Reporter):
             its scripts from the network.
     """
 
+    section = "Visdom"
+
     def __init__(
         self,
         host: str | None = None,

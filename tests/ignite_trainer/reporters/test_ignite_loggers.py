@@ -10,7 +10,7 @@ import pytest
 from toy_research.protocols import TRUSTED, run_toy, toy
 
 from ignite_trainer.blueprint import draw
-from ignite_trainer.reporters.ignite_loggers import IgniteLogger
+from ignite_trainer.reporters.ignite_loggers import IgniteLogger, build_reporter
 from ignite_trainer.validation import validate
 
 TENSORBOARD = {
@@ -53,5 +53,5 @@ def test_any_logger_of_ignite_can_be_named(tmp_path: Path) -> None:
     for name in ("wandb_logger.WandBLogger", "mlflow_logger.MLflowLogger", "clearml_logger.ClearMLLogger"):
         protocol = validate(toy(tmp_path, Reporters=[{"class": f"ignite.handlers.{name}"}]))
         ((kind, args),) = draw(protocol, trusted=TRUSTED).reporters
-        assert kind is IgniteLogger
-        assert args["kind"].__name__ == name.partition(".")[2]
+        assert kind.__name__ == name.partition(".")[2]
+        assert isinstance(build_reporter(kind, args, where="Reporters[0]"), IgniteLogger)
