@@ -35,10 +35,10 @@ from ignite_trainer.check_room import (
 )
 from ignite_trainer.combinations import combinations, is_fold
 from ignite_trainer.errors import ProtocolError
+from ignite_trainer.identity import digest
 from ignite_trainer.inspection import Finding, Inspection, Space
 from ignite_trainer.instantiate import build
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import digest
 from ignite_trainer.self_description import other_weights, weights_files
 
 _COUNTED = "weights, gradients and optimizer (--explain measures the batches, too)"

@@ -14,9 +14,9 @@ from pydantic import JsonValue as Json
 from ignite_trainer.assembly import try_out
 from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.errors import ProtocolError
+from ignite_trainer.identity import digest
 from ignite_trainer.overrides import find_place, split_key
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import digest
 from ignite_trainer.results import slug
 from ignite_trainer.validation import json_path, validate
 

@@ -25,8 +25,9 @@ from ignite_trainer.errors import ProtocolError, RunStopped
 from ignite_trainer.faults import FaultPolicy, RollBack
 from ignite_trainer.lone_samples import LoneSamples
 from ignite_trainer.origin_of_weights import MEANING, caution
+from ignite_trainer.outcome import describe_run
 from ignite_trainer.passes import PassResult, SplitPass
-from ignite_trainer.record import FILE_NAME, RunRecord, describe_run
+from ignite_trainer.record import FILE_NAME, RunRecord
 from ignite_trainer.reporters import Reporter
 from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, RunEnd, Split
 from ignite_trainer.running import Elapsed, RunningMetrics

@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ignite_trainer import self_description
-from ignite_trainer.assembly import Parts
 from ignite_trainer.errors import ProtocolError
-from ignite_trainer.evaluation import Table
-from ignite_trainer.protocol import LineSpec, Protocol, PublishedFigure
-from ignite_trainer.reporters.reporter import RunEnd
+from ignite_trainer.protocol import PublishedFigure
 from ignite_trainer.self_description import WeightsFile
 
 FILE_NAME = "result.json"
-
-# Keys that say where things are, how fast they go or which part of an experiment this is, not what it is.
-# Data and weights are told apart by their names and hashes.
-_PLACES = {
-    "Setup": (
-        *("name", "suffix", "saved_models_path", "seed", "resume"),
-        *("workers_train", "workers_test", "log_interval", "skip_train_evaluation"),
-        *("channels_last", "compile", "recompute", "keep_memory"),
-        *("save_every_steps", "save_every_minutes"),
-    ),
-    "Dataset": ("root", "fold", "cache", "progress", "download"),
-    "Model": ("pretrained", "assets"),
-}
-# What changes no figure where nothing is trained.
-_OF_TRAINING = ("Parameters", "Optimizer", "Scheduler")
-_STEPS_OF_TRAINING = ("batch_train", "accumulate", "chunk", "ema")
-# Metrics, by the names of their classes, whose values are shares of 1; others are shown as they are.
-_SHARES = frozenset(
-    {
-        *("Accuracy", "MacroAccuracy", "TopKCategoricalAccuracy"),
-        *("Precision", "Recall", "AveragePrecision", "MeanAveragePrecision"),
-    }
-)
-_DEFINITION = {"path", "args", "best"}
-_NOT_OF_THE_FIGURES = ("$schema", "Visdom", "Reporters", "Faults")
-_NOT_OF_THE_DATA = ("cache", "progress", "download")
-_WHAT = ("Setup", "Model", "Task", "Parameters", "Optimizer", "Scheduler", "Dataset", "Transforms")
 
 
 class _Facts(BaseModel):
@@ -156,124 +119,3 @@ class RunRecord(_Facts):
         """Return a held-out metric after the last epoch, and at its best; None where there is none."""
         best = next((entry.value for entry in self.best if entry.label == label), None)
         return self.last.get(label), best
-
-
-def describe_run(
-    protocol: Protocol,
-    parts: Parts,
-    end: RunEnd,
-    *,
-    evaluations: Mapping[str, Table],
-    multilabel: bool,
-    revision: str | None,
-    caution: str,
-) -> RunRecord:
-    """Describe a run that has ended."""
-    train, dataset = parts.evaluation["train"].dataset, parts.evaluation["test"].dataset
-    shown = _shown_line(protocol)
-    assert protocol.setup.seed is not None, "a run has a seed"
-    return RunRecord(
-        name=protocol.setup.name,
-        suffix=protocol.setup.suffix,
-        variant=variant(protocol),
-        setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
-        model=protocol.model.path.rpartition(".")[-1],
-        weights=parts.initial_weights,
-        caution=caution,
-        dataset=self_description.results_name(dataset),
-        whole_name=self_description.whole_name(dataset),
-        samples={str(split): size for split, size in parts.sizes.items()},
-        digest=self_description.digest(dataset),
-        held_out=self_description.held_out_folds(dataset),
-        held_out_splits=self_description.held_out_splits(dataset),
-        folds=self_description.folds(dataset),
-        nothing_held_out=self_description.hold_nothing_out(train, dataset),
-        seed=protocol.setup.seed,
-        epochs=protocol.setup.epochs,
-        metric=shown.line_label if shown else None,
-        share=shown is not None and shown.path.rpartition(".")[-1] in _SHARES,
-        listed=protocol.table.listed,
-        last=_finite(end.last),
-        best=tuple(
-            BestEpoch(
-                label=best.label,
-                value=_finite({"": best.value})[""],
-                epoch=best.epoch,
-                checkpoint=best.checkpoint.name if best.checkpoint else None,
-            )
-            for best in end.best
-        ),
-        evaluations={
-            name: {row: _finite(values) for row, values in table.items()}
-            for name, table in evaluations.items()
-        },
-        multilabel=multilabel,
-        published=tuple(protocol.table.published),
-        checkpoint=WeightsFile.of(end.last_checkpoint) if end.last_checkpoint else None,
-        revision=revision,
-        seconds=end.seconds,
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        faults=dict(end.faults),
-    )
-
-
-def variant(protocol: Protocol) -> str:
-    """Tell experiments apart: 12 hexadecimal digits of what `identity` says."""
-    return digest(identity(protocol))
-
-
-def identity(protocol: Protocol) -> dict[str, Any]:
-    """Say what is computed, as JSON types: equal for protocols whose figures may be averaged.
-
-    These are the sections `Setup` to `Transforms` and, as `Metric`, the definition of the metric that tables
-    show. Fold, seed, data and weights may differ, and so may whatever says where things are and how fast they
-    go; the batch size of evaluation, too, and what belongs to training where there are no epochs.
-    """
-    content = {name: section for name, section in protocol.to_json().items() if name in _WHAT}
-    for name, keys in _PLACES.items():
-        section = content[name]
-        for place in (section, section.get("args", {})):
-            for key in keys:
-                place.pop(key, None)
-    del content["Setup"]["batch_test"]
-    if not protocol.setup.epochs:
-        for key in _STEPS_OF_TRAINING:
-            del content["Setup"][key]
-        for name in _OF_TRAINING:
-            del content[name]
-    shown = _shown_line(protocol)
-    content["Metric"] = shown.model_dump(mode="json", by_alias=True, include=_DEFINITION) if shown else None
-    return content
-
-
-def purpose(protocol: Protocol) -> str:
-    """Tell sweeps apart: 12 hexadecimal digits, equal for two whose runs reach the same figures.
-
-    Unlike in `variant`, data, weights, fold, seed and the sweep count; where results lie, who writes them
-    down and how many processes load the data do not.
-    """
-    content = {
-        name: section for name, section in protocol.to_json().items() if name not in _NOT_OF_THE_FIGURES
-    }
-    for key in set(_PLACES["Setup"]) - {"seed"}:
-        del content["Setup"][key]
-    for key in _NOT_OF_THE_DATA:
-        content["Dataset"]["args"].pop(key, None)
-    return digest(content)
-
-
-def digest(content: Any) -> str:
-    """Hash JSON types, whatever the order of their keys: 12 hexadecimal digits."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _shown_line(protocol: Protocol) -> LineSpec | None:
-    """The metric that tables show: the one named, else the first of checkpoints, else the first."""
-    lines = list(protocol.lines.values())
-    named = [line for line in lines if line.line_label == protocol.table.metric]
-    return next(iter([*named, *(line for line in lines if line.is_checkpoint), *lines]), None)
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {label: float(value) if math.isfinite(value) else None for label, value in values.items()}

@@ -17,9 +17,10 @@ from filelock import FileLock
 from ignite_trainer import markdown
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.formatting import percent, readable, remarks_on_best
+from ignite_trainer.identity import identity
 from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import FILE_NAME, RunRecord, identity
+from ignite_trainer.record import FILE_NAME, RunRecord
 from ignite_trainer.results import write_json, write_text
 from ignite_trainer.table_entries import HASH_DIGITS, Entry, Found, make_entries
 

@@ -29,9 +29,10 @@ from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.distributed import is_main, main_says, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.folder_lock import alone_in
+from ignite_trainer.identity import purpose
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import FILE_NAME, RunRecord, purpose
+from ignite_trainer.record import FILE_NAME, RunRecord
 from ignite_trainer.report import exhibits, page, prediction_sections
 from ignite_trainer.report.page import Section
 from ignite_trainer.reporters.terminal import add_row, make_table, show

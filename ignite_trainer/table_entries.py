@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import JsonValue as Json
 
-from ignite_trainer.record import RunRecord, digest
+from ignite_trainer.identity import digest
+from ignite_trainer.record import RunRecord
 from ignite_trainer.spread import Spread
 from ignite_trainer.validation import json_path
 
@@ -28,7 +29,7 @@ class Found:
     Attributes:
         folder: its own, relative to the root of results.
         record: what it reached.
-        identity: what it computed, as `record.identity` says; empty where that cannot be read.
+        identity: what it computed, as `identity.identity` says; empty where that cannot be read.
         has_report: whether there is a `report.html`.
     """
 

@@ -14,8 +14,9 @@ from toy_research.protocols import run_toy, toy
 from toy_research.watching import Notebook
 
 from ignite_trainer.errors import ProtocolError, RunFailed
+from ignite_trainer.identity import variant
 from ignite_trainer.predictions import PredictionCollector, Predictions
-from ignite_trainer.record import RunRecord, variant
+from ignite_trainer.record import RunRecord
 from ignite_trainer.self_description import WeightsFile
 from ignite_trainer.validation import validate
 

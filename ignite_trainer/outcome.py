@@ -1,0 +1,87 @@
+"""The record of a run that has ended, from its protocol and parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from ignite_trainer import self_description
+from ignite_trainer.assembly import Parts
+from ignite_trainer.evaluation import Table
+from ignite_trainer.identity import shown_line, variant
+from ignite_trainer.protocol import Protocol
+from ignite_trainer.record import BestEpoch, RunRecord
+from ignite_trainer.reporters.reporter import RunEnd
+from ignite_trainer.self_description import WeightsFile
+
+# Metrics, by the names of their classes, whose values are shares of 1; others are shown as they are.
+_SHARES = frozenset(
+    {
+        *("Accuracy", "MacroAccuracy", "TopKCategoricalAccuracy"),
+        *("Precision", "Recall", "AveragePrecision", "MeanAveragePrecision"),
+    }
+)
+
+
+def describe_run(
+    protocol: Protocol,
+    parts: Parts,
+    end: RunEnd,
+    *,
+    evaluations: Mapping[str, Table],
+    multilabel: bool,
+    revision: str | None,
+    caution: str,
+) -> RunRecord:
+    """Describe a run that has ended."""
+    train, dataset = parts.evaluation["train"].dataset, parts.evaluation["test"].dataset
+    shown = shown_line(protocol)
+    assert protocol.setup.seed is not None, "a run has a seed"
+    return RunRecord(
+        name=protocol.setup.name,
+        suffix=protocol.setup.suffix,
+        variant=variant(protocol),
+        setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
+        model=protocol.model.path.rpartition(".")[-1],
+        weights=parts.initial_weights,
+        caution=caution,
+        dataset=self_description.results_name(dataset),
+        whole_name=self_description.whole_name(dataset),
+        samples={str(split): size for split, size in parts.sizes.items()},
+        digest=self_description.digest(dataset),
+        held_out=self_description.held_out_folds(dataset),
+        held_out_splits=self_description.held_out_splits(dataset),
+        folds=self_description.folds(dataset),
+        nothing_held_out=self_description.hold_nothing_out(train, dataset),
+        seed=protocol.setup.seed,
+        epochs=protocol.setup.epochs,
+        metric=shown.line_label if shown else None,
+        share=shown is not None and shown.path.rpartition(".")[-1] in _SHARES,
+        listed=protocol.table.listed,
+        last=_finite(end.last),
+        best=tuple(
+            BestEpoch(
+                label=best.label,
+                value=_finite({"": best.value})[""],
+                epoch=best.epoch,
+                checkpoint=best.checkpoint.name if best.checkpoint else None,
+            )
+            for best in end.best
+        ),
+        evaluations={
+            name: {row: _finite(values) for row, values in table.items()}
+            for name, table in evaluations.items()
+        },
+        multilabel=multilabel,
+        published=tuple(protocol.table.published),
+        checkpoint=WeightsFile.of(end.last_checkpoint) if end.last_checkpoint else None,
+        revision=revision,
+        seconds=end.seconds,
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        faults=dict(end.faults),
+    )
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {label: float(value) if math.isfinite(value) else None for label, value in values.items()}
