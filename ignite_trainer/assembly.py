@@ -305,8 +305,7 @@ def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
     most = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
     if most <= 1:
         return None
-    setup = setup.model_copy(update={"batch_train": most})
-    return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"setup": setup}))
+    return blueprint.with_setup(batch_train=most)
 
 
 def try_out_model(blueprint: Blueprint) -> nn.Module:

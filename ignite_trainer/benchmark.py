@@ -118,7 +118,7 @@ class Benchmark:
 
 def contenders(
     protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None
-) -> dict[str, Protocol]:
+) -> dict[str, Blueprint]:
     """Derive the yardsticks' protocols, and check them and the protocol itself.
 
     Args:
@@ -127,7 +127,7 @@ def contenders(
         source: the file it was read from, for messages.
 
     Returns:
-        The protocol under the name `OURS`, then its yardsticks by name.
+        The blueprint of the protocol under the name `OURS`, then those of its yardsticks by name.
 
     Raises:
         ProtocolError: a class cannot be found, or has other arguments; a yardstick does not fit.
@@ -135,39 +135,33 @@ def contenders(
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
     setup = protocol.setup.model_copy(update={"seed": seed, "suffix": "benchmark"})
     protocol = protocol.model_copy(update={"setup": setup, "evaluations": {}, "reporters": []})
-    classes = draw(protocol, trusted=trusted, source=source).yardsticks
-    protocols = {OURS: protocol}
+    blueprints = {OURS: draw(protocol, trusted=trusted, source=source)}
     for name, spec in protocol.yardsticks.items():
         where = f"Yardsticks.{name}"
-        yardstick = build(classes[name], spec.args, where=where)
+        yardstick = build(blueprints[OURS].yardsticks[name], spec.args, where=where)
         raw = build(yardstick.protocol, {}, protocol.to_json(), where=where)
-        protocols[name] = validate(raw, source=where)
-        draw(protocols[name], trusted=trusted, source=where)
-    return protocols
+        blueprints[name] = draw(validate(raw, source=where), trusted=trusted, source=where)
+    return blueprints
 
 
-def measure(
-    protocols: Mapping[str, Protocol], *, rounds: int, trusted: Iterable[str] = (), turn_seconds: float = 0.5
-) -> Benchmark:
+def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: float = 0.5) -> Benchmark:
     """Measure the speeds of all contenders; nothing that is trained is kept.
 
     Args:
-        protocols: the result of `contenders`. A yardstick that cannot be built is left out with a warning.
+        blueprints: the result of `contenders`. A yardstick that cannot be built is left out with a warning.
         rounds: number of turns of each contender.
-        trusted: packages whose classes they may name besides the usual ones.
         turn_seconds: a turn has as many steps as fit in here, at least one.
 
     Raises:
         ProtocolError: something that the protocol itself names cannot be built.
     """
-    protocol = protocols[OURS]
     with contextlib.ExitStack() as stack:
-        ours = _Contender(protocol, trusted=trusted, stack=stack)
+        ours = _Contender(blueprints[OURS], stack)
         profiles, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
         built = {OURS: ours}
-        for name in [name for name in protocols if name != OURS]:
+        for name in [name for name in blueprints if name != OURS]:
             try:
-                built[name] = _Contender(protocols[name], trusted=trusted, stack=stack)
+                built[name] = _Contender(blueprints[name], stack)
             except ProtocolError as error:
                 logging.getLogger(__name__).warning("Yardsticks.%s is left out. %s", name, error)
         activities = {
@@ -182,20 +176,21 @@ def measure(
     return Benchmark(
         peak_memory_bytes=peak_memory,
         activities=dict(reversed(activities.items())),
-        projection=project(protocol, ours.parts.sizes, rates),
+        projection=project(ours.blueprint.protocol, ours.parts.sizes, rates),
         rounds=rounds,
         environment=results.describe_environment(seed=ours.seed, device=ours.parts.device),
-        protocols={name: each.to_json() for name, each in protocols.items()},
+        protocols={name: each.protocol.to_json() for name, each in blueprints.items()},
     )
 
 
 class _Contender:
     """A protocol that is built, and takes its turns."""
 
-    def __init__(self, protocol: Protocol, *, trusted: Iterable[str], stack: contextlib.ExitStack) -> None:
-        assert protocol.setup.seed is not None, "contenders have a seed"
-        self.seed = protocol.setup.seed
-        self.blueprint: Blueprint = draw(protocol, trusted=trusted)
+    def __init__(self, blueprint: Blueprint, stack: contextlib.ExitStack) -> None:
+        seed = blueprint.protocol.setup.seed
+        assert seed is not None, "contenders have a seed"
+        self.seed = seed
+        self.blueprint = blueprint
         manual_seed(self.seed)
         self.parts: Parts = assemble(self.blueprint, seed=self.seed)
         stack.callback(self.parts.close)

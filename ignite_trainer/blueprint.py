@@ -77,6 +77,11 @@ class Blueprint:
     shuffle: bool
     reporters: list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]
 
+    def with_setup(self, **changes: Any) -> Blueprint:
+        """Return a copy with other values of keys of `Setup`."""
+        setup = self.protocol.setup.model_copy(update=changes)
+        return replace(self, protocol=self.protocol.model_copy(update={"setup": setup}))
+
 
 def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Blueprint:
     """Find every class of a protocol and hold its arguments against the class's signature.

@@ -118,7 +118,7 @@ class Checker:
         try:
             if protocol.sweep:
                 runs = combinations(protocol, trusted=self._trusted, building=False)
-                return [draw(run.protocol, trusted=self._trusted) for run in runs], []
+                return [run.blueprint for run in runs], []
         except ProtocolError as error:
             problems = error.problems
         try:

@@ -40,12 +40,12 @@ class Combination:
     Attributes:
         name: of its folder, made of the values: "fold-3_seed-1".
         values: by key, as `Dataset.args.fold`.
-        protocol: with the values in their places, and no sweep.
+        blueprint: its protocol, with the values in their places and no sweep, and its classes.
     """
 
     name: str
     values: dict[str, Json]
-    protocol: Protocol
+    blueprint: Blueprint
 
 
 def combinations(
@@ -81,11 +81,11 @@ def combinations(
             parent, step, _ = find_place(raw, split_key(key), said=key)
             parent[step] = value
         try:
-            one = validate(raw)
-            blueprint = draw(one, trusted=trusted)
+            blueprint = draw(validate(raw), trusted=trusted)
             if building:
                 _try_out(blueprint, tried)
-            found.append(Combination(name=name, values=dict(zip(keys, row, strict=True)), protocol=one))
+            values = dict(zip(keys, row, strict=True))
+            found.append(Combination(name=name, values=values, blueprint=blueprint))
         except ProtocolError as error:
             problems += error.problems
     if problems:

@@ -13,7 +13,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -148,12 +148,10 @@ class _Measurement:
     def _measure(self, activity: Activity, samples: int, *, trial: bool = False) -> Step:
         """Measure a step; a trial records shapes, too, and leaves memory as it was."""
         self.tell(f"Measuring {activity} with batches of {samples}")
-        protocol = self.blueprint.protocol
         changes = {"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
         if trial:
             changes["keep_memory"] = False
-        setup = protocol.setup.model_copy(update=changes)
-        blueprint = replace(self.blueprint, protocol=protocol.model_copy(update={"setup": setup}))
+        blueprint = self.blueprint.with_setup(**changes)
         with contextlib.ExitStack() as stack:
             parts = with_other_batches(blueprint, self.parts, seed=self.seed)
             stack.callback(parts.close)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from ignite.utils import manual_seed
 
 from ignite_trainer import results, results_table, resuming
 from ignite_trainer.assembly import assemble
-from ignite_trainer.blueprint import Blueprint, draw
+from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.distributed import is_main, main_says
 from ignite_trainer.errors import RunStopped
 from ignite_trainer.faults import explained
@@ -30,17 +29,14 @@ from ignite_trainer.signals import stop_on_signals
 __all__ = ["RunResult", "run"]
 
 
-def run(
-    protocol: Protocol, *, trusted: Iterable[str] = (), folder: Path | None = None, resume: bool = False
-) -> RunResult:
+def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = False) -> RunResult:
     """Carry out one protocol, or go on with a run of it where it stopped.
 
     With `Setup.resume` "auto" and no folder, that is the newest unfinished run of the protocol; a new one if
     there is none. A finished run is left alone, and what it reached is returned.
 
     Args:
-        protocol: a validated protocol.
-        trusted: packages whose classes it may name besides the usual ones.
+        blueprint: a checked protocol with its classes.
         folder: the run's own, which must not be there yet; None: a new one under the root of results.
         resume: go on with the run in `folder`, which is there.
 
@@ -49,22 +45,22 @@ def run(
         RunFailed: it cannot go on: the loss is no longer finite, the disk is full, memory runs out ...
         RunStopped: a signal asked it to stop, and its state is saved.
     """
-    begun = main_says(lambda: _begin_or_find(protocol, trusted, folder, resume=resume))
+    begun = main_says(lambda: _begin_or_find(blueprint, folder, resume=resume))
     if isinstance(begun, RunResult):
         return begun
-    return _carry_out(draw(begun.protocol, trusted=trusted), begun.folder, resume=begun.resume)
+    return _carry_out(blueprint.with_setup(seed=begun.seed), begun.folder, resume=begun.resume)
 
 
 class _Begun(NamedTuple):
-    protocol: Protocol
+    seed: int
     folder: Path | None
     resume: bool
 
 
-def _begin_or_find(
-    protocol: Protocol, trusted: Iterable[str], folder: Path | None, *, resume: bool
-) -> RunResult | _Begun:
+def _begin_or_find(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> RunResult | _Begun:
     """Find the run to go on with, or see that one can begin; a finished one is all there is to do."""
+    protocol = blueprint.protocol
+    seed = protocol.setup.seed
     if folder is None and protocol.setup.resume == "auto":
         folder = resuming.newest_run(protocol)
         resume = folder is not None
@@ -80,12 +76,10 @@ def _begin_or_find(
             _say_where(folder)
             record, end = resuming.finished(folder)
             return RunResult(folder=folder, end=end, record=record)
-        protocol = _with_seed(protocol, resuming.seed_of(folder))
-    elif protocol.setup.seed is None:
-        protocol = _with_seed(protocol, torch.seed() % 2**32)
-    require_loggers(draw(protocol, trusted=trusted).reporters)
+        seed = resuming.seed_of(folder)
+    require_loggers(blueprint.reporters)
     results.check_writable(protocol)
-    return _Begun(protocol, folder, resume)
+    return _Begun(torch.seed() % 2**32 if seed is None else seed, folder, resume)
 
 
 def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> RunResult:
@@ -132,7 +126,3 @@ def _made_folder(protocol: Protocol, folder: Path | None, *, seed: int, resume: 
     if not resume:
         folder.mkdir(parents=True)
     return folder
-
-
-def _with_seed(protocol: Protocol, seed: int) -> Protocol:
-    return protocol.model_copy(update={"setup": protocol.setup.model_copy(update={"seed": seed})})

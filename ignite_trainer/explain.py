@@ -57,9 +57,8 @@ def carry_out(
 
 def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     protocol = blueprint.protocol
-    setup = protocol.setup.model_copy(update={"compile": False})
-    plain = protocol.model_copy(update={"setup": setup, "evaluations": {}})
-    blueprint = replace(blueprint, protocol=plain, evaluations={})
+    plain = protocol.model_copy(update={"evaluations": {}})
+    blueprint = replace(blueprint, protocol=plain, evaluations={}).with_setup(compile=False)
     manual_seed(_SEED)
     try:
         parts = assemble(blueprint, seed=_SEED)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ignite_trainer import benchmark, experiment, results, sweep
 from ignite_trainer.benchmark_table import show_benchmark
-from ignite_trainer.blueprint import draw
+from ignite_trainer.blueprint import Blueprint, draw
 from ignite_trainer.distributed import world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.protocol import Protocol
@@ -42,13 +42,13 @@ def plan(
     for path, protocol in protocols.items():
         if rounds is not None:
             contenders = benchmark.contenders(protocol, trusted=trusted, source=str(path))
-            jobs[path] = functools.partial(_measure, contenders, rounds, trusted)
+            jobs[path] = functools.partial(_measure, contenders, rounds)
         elif protocol.sweep:
             runs = sweep.make_plan(protocol, trusted=trusted, source=str(path))
-            jobs[path] = functools.partial(_run_all, runs, trusted)
+            jobs[path] = functools.partial(_run_all, runs)
         else:
-            draw(protocol, trusted=trusted, source=str(path))
-            jobs[path] = functools.partial(_run, protocol, trusted, resumed)
+            blueprint = draw(protocol, trusted=trusted, source=str(path))
+            jobs[path] = functools.partial(_run, blueprint, resumed)
     return jobs
 
 
@@ -81,19 +81,19 @@ def carry_out(jobs: Mapping[Path, Job]) -> int:
     return max(statuses.values())
 
 
-def _run(protocol: Protocol, trusted: Sequence[str], resumed: Path | None) -> int:
-    experiment.run(protocol, trusted=trusted, folder=resumed, resume=resumed is not None)
+def _run(blueprint: Blueprint, resumed: Path | None) -> int:
+    experiment.run(blueprint, folder=resumed, resume=resumed is not None)
     return 0
 
 
-def _run_all(runs: sweep.Plan, trusted: Sequence[str]) -> int:
-    return 1 if sweep.carry_out(runs, trusted=trusted).missing else 0
+def _run_all(runs: sweep.Plan) -> int:
+    return 1 if sweep.carry_out(runs).missing else 0
 
 
-def _measure(contenders: Mapping[str, Protocol], rounds: int, trusted: Sequence[str]) -> int:
-    protocol = contenders[benchmark.OURS]
+def _measure(contenders: Mapping[str, Blueprint], rounds: int) -> int:
+    protocol = contenders[benchmark.OURS].protocol
     results.check_writable(protocol)
-    found = benchmark.measure(contenders, rounds=rounds, trusted=trusted)
+    found = benchmark.measure(contenders, rounds=rounds)
     path = found.write(results.make_run_folder(protocol, seed=found.environment["seed"]))
     show_benchmark(found)
     print(path)

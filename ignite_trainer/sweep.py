@@ -70,7 +70,7 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
     return Plan(protocol=protocol, runs=runs, folder=folder)
 
 
-def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
+def carry_out(plan: Plan) -> Summary:
     """Carry out the runs that are not finished yet, one after the other; a run that fails stops no other.
 
     Raises:
@@ -85,7 +85,7 @@ def carry_out(plan: Plan, *, trusted: Iterable[str] = ()) -> Summary:
             if run.name in records:
                 continue
             show(f"Run {number} of {len(plan.runs)}: {run.name}")
-            reached = _attempt(run, plan.folder / run.name, seed=seed, trusted=trusted)
+            reached = _attempt(run, plan.folder / run.name, seed=seed)
             if isinstance(reached, RunRecord):
                 records[run.name] = reached
             else:
@@ -119,15 +119,14 @@ def _can_go_on(protocol: Protocol, folder: Path) -> bool:
     return False
 
 
-def _attempt(run: Combination, folder: Path, *, seed: int, trusted: Iterable[str]) -> RunRecord | str:
-    """Carry out a run; what it reached, or why it failed."""
-    setup = run.protocol.setup
-    if setup.seed is None:
-        setup = setup.model_copy(update={"seed": seed})
-    protocol = run.protocol.model_copy(update={"setup": setup})
+def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
+    """Carry out a run; return what it reached, or why it failed."""
+    blueprint = run.blueprint
+    if blueprint.protocol.setup.seed is None:
+        blueprint = blueprint.with_setup(seed=seed)
     try:
-        resume = main_says(lambda: _can_go_on(protocol, folder))
-        return experiment.run(protocol, trusted=trusted, folder=folder, resume=resume).record
+        resume = main_says(lambda: _can_go_on(blueprint.protocol, folder))
+        return experiment.run(blueprint, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
         if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
             raise

@@ -27,7 +27,7 @@ PROTOCOLS = Path(__file__).parents[2] / "protocols"
 def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     _, overrides = split_overrides([*YARDSTICKS, *words])
     protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
-    return contenders(protocol, trusted=["tests"])
+    return {name: each.protocol for name, each in contenders(protocol, trusted=["tests"]).items()}
 
 
 def test_the_published_way_is_float32_eager_and_reads_every_loss() -> None:

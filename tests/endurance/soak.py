@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from toy_research.protocols import TRUSTED, toy  # noqa: E402
 from toy_research.soaking import Watch  # noqa: E402
 
+from ignite_trainer.blueprint import draw  # noqa: E402
 from ignite_trainer.experiment import run  # noqa: E402
 from ignite_trainer.validation import validate  # noqa: E402
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
                 {"class": "ignite_trainer.reporters.Report"},
             ],
         }
-        run(validate(toy(Path(folder), **changes)), trusted=TRUSTED)
+        run(draw(validate(toy(Path(folder), **changes)), trusted=TRUSTED))
     found = grown(Watch.seen)
     print("; ".join(found) or "nothing grows after the first look")
     return int(bool(found))

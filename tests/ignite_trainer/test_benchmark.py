@@ -32,8 +32,8 @@ def toy_protocol(root: Path, **changes: Any) -> Protocol:
 
 
 def benchmark(root: Path, *, rounds: int = 3, turn_seconds: float = 0.0, **changes: Any) -> Benchmark:
-    protocols = contenders(toy_protocol(root, **changes), trusted=TRUSTED)
-    return measure(protocols, rounds=rounds, trusted=TRUSTED, turn_seconds=turn_seconds)
+    blueprints = contenders(toy_protocol(root, **changes), trusted=TRUSTED)
+    return measure(blueprints, rounds=rounds, turn_seconds=turn_seconds)
 
 
 def ratio(speed: Speed) -> Quartiles:

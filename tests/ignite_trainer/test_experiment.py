@@ -79,7 +79,7 @@ def test_a_run_has_a_folder_with_all_that_it_did(tmp_path: Path) -> None:
 
 def test_the_saved_protocol_runs_again_to_bit_equal_weights(tmp_path: Path) -> None:
     first = run_toy(tmp_path, Scheduler=EXPONENTIAL)
-    again = run(validate(read_json(first.folder / "protocol.json")), trusted=TRUSTED)
+    again = run(draw(validate(read_json(first.folder / "protocol.json")), trusted=TRUSTED))
     assert again.folder != first.folder
     assert_bit_equal(last_weights(first), last_weights(again))
     saved = [(result.folder / "protocol.json").read_text() for result in (first, again)]
@@ -102,7 +102,7 @@ def test_a_seed_of_null_is_drawn_and_written_down(tmp_path: Path) -> None:
     for result, seed in zip(drawn, seeds, strict=True):
         assert json.loads((result.folder / "environment.json").read_text())["seed"] == seed
         assert result.folder.name.endswith(f"_seed-{seed}")
-    again = run(validate(read_json(drawn[0].folder / "protocol.json")), trusted=TRUSTED)
+    again = run(draw(validate(read_json(drawn[0].folder / "protocol.json")), trusted=TRUSTED))
     assert_bit_equal(last_weights(drawn[0]), last_weights(again))
 
 

@@ -24,6 +24,7 @@ from toy_research.watching import Notebook
 from tqdm import tqdm
 
 from ignite_trainer import cli, results, resuming, sweep
+from ignite_trainer.blueprint import draw
 from ignite_trainer.checkpoints import Position
 from ignite_trainer.data import FieldTransform, SplitLoader
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
@@ -315,14 +316,14 @@ def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
     assert second.folder != first.folder
     raw = toy(tmp_path, **{**CHANGES, "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.3}}})
     with pytest.raises(ProtocolError) as caught:
-        run(validate(raw), trusted=TRUSTED, folder=first.folder, resume=True)
+        run(draw(validate(raw), trusted=TRUSTED), folder=first.folder, resume=True)
     assert str(caught.value) == (
         f'The run in {first.folder} is of another protocol: Optimizer.class is "torch.optim.SGD", and '
         '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3, and 0.02 there. '
         "Go on with the protocol it has, or start a new run without --resume."
     )
     with pytest.raises(ProtocolError, match=r"is no folder of a run: it has no protocol\.json"):
-        run(validate(raw), trusted=TRUSTED, folder=tmp_path, resume=True)
+        run(draw(validate(raw), trusted=TRUSTED), folder=tmp_path, resume=True)
 
 
 def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
@@ -332,7 +333,7 @@ def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
     content["Setup"]["seed"] = None
     (folder / "protocol.json").write_text(json.dumps(content))
     with pytest.raises(ProtocolError, match=r"protocol\.json has no Setup\.seed"):
-        run(validate(content), trusted=TRUSTED, folder=folder, resume=True)
+        run(draw(validate(content), trusted=TRUSTED), folder=folder, resume=True)
 
 
 def test_going_on_says_which_unfinished_run_is_of_another_protocol(

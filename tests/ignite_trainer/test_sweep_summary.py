@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_research.protocols import toy
+from toy_research.protocols import TRUSTED, toy
 from toy_research.records import run_record, weights
 
+from ignite_trainer.blueprint import draw
 from ignite_trainer.combinations import Combination
 from ignite_trainer.formatting import EPOCH_0
 from ignite_trainer.record import BestEpoch, RunRecord
@@ -18,13 +19,13 @@ from ignite_trainer.sweep_summary import Pooled, Summary, remarks, to_cells, to_
 from ignite_trainer.validation import validate
 
 FOLD, SEED, LR = "Dataset.args.fold", "Setup.seed", "Optimizer.args.lr"
-PROTOCOL = validate(toy(Path("none")))
+BLUEPRINT = draw(validate(toy(Path("none"))), trusted=TRUSTED)
 
 
 def planned(sweep: dict[str, list[Any]]) -> tuple[Combination, ...]:
     rows = itertools.product(*sweep.values())
     return tuple(
-        Combination(name=f"run {number}", values=dict(zip(sweep, row, strict=True)), protocol=PROTOCOL)
+        Combination(name=f"run {number}", values=dict(zip(sweep, row, strict=True)), blueprint=BLUEPRINT)
         for number, row in enumerate(rows)
     )
 

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from ignite_trainer.blueprint import draw
 from ignite_trainer.experiment import RunResult, run
 from ignite_trainer.sweep import carry_out, make_plan
 from ignite_trainer.sweep_summary import Summary
@@ -59,9 +60,9 @@ def toy(root: Path, **changes: Any) -> dict[str, Any]:
 
 def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summary:
     """Carry out a sweep of the toy protocol."""
-    return carry_out(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED), trusted=TRUSTED)
+    return carry_out(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED))
 
 
 def run_toy(root: Path, **changes: Any) -> RunResult:
     """Carry out the toy protocol."""
-    return run(validate(toy(root, **changes)), trusted=TRUSTED)
+    return run(draw(validate(toy(root, **changes)), trusted=TRUSTED))

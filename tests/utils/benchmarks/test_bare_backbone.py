@@ -21,7 +21,7 @@ PROTOCOLS = Path(__file__).parents[3] / "protocols"
 def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     _, overrides = split_overrides(words)
     protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
-    return contenders(protocol)
+    return {name: each.protocol for name, each in contenders(protocol).items()}
 
 
 @pytest.mark.parametrize(
