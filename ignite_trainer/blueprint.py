@@ -77,6 +77,11 @@ class Blueprint:
     shuffle: bool
     reporters: list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]
 
+    @property
+    def classes(self) -> dict[str, type]:
+        """The classes of `Dataset` and `Model`, which may say what their arguments affect."""
+        return {"Dataset": self.dataset, "Model": self.model}
+
     def with_setup(self, **changes: Any) -> Blueprint:
         """Return a copy with other values of keys of `Setup`."""
         setup = self.protocol.setup.model_copy(update=changes)

@@ -62,15 +62,15 @@ def _begin_or_find(blueprint: Blueprint, folder: Path | None, *, resume: bool) -
     protocol = blueprint.protocol
     seed = protocol.setup.seed
     if folder is None and protocol.setup.resume == "auto":
-        folder = resuming.newest_run(protocol)
+        folder = resuming.newest_run(blueprint)
         resume = folder is not None
         if folder is None:
-            if other := resuming.passed_over(protocol):
+            if other := resuming.passed_over(blueprint):
                 show(other)
             show(f"There is no run of {protocol.setup.name} to go on with; a new one begins.")
     if resume:
         assert folder is not None, "a run that goes on has a folder"
-        resuming.require_same(protocol, folder)
+        resuming.require_same(blueprint, folder)
         if resuming.is_finished(protocol, folder):
             show(f"The run is finished; its results are in {folder}")
             _say_where(folder)

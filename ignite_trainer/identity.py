@@ -4,74 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from ignite_trainer.protocol import LineSpec, Protocol
+from ignite_trainer import self_description
+from ignite_trainer.affects import Affects
+from ignite_trainer.protocol import LineSpec, Protocol, Setup
 
-# Keys that say where things are, how fast they go or which part of an experiment this is, not what it is.
-# Data and weights are told apart by their names and hashes.
-_PLACES = {
-    "Setup": (
-        *("name", "suffix", "saved_models_path", "seed", "resume"),
-        *("workers_train", "workers_test", "log_interval", "skip_train_evaluation"),
-        *("channels_last", "compile", "recompute", "keep_memory"),
-        *("save_every_steps", "save_every_minutes"),
-    ),
-    "Dataset": ("root", "fold", "cache", "progress", "download"),
-    "Model": ("pretrained", "assets"),
-}
-# What changes no figure where nothing is trained.
-_OF_TRAINING = ("Parameters", "Optimizer", "Scheduler")
-_STEPS_OF_TRAINING = ("batch_train", "accumulate", "chunk", "ema")
 _DEFINITION = {"path", "args", "best"}
-_NOT_OF_THE_FIGURES = ("$schema", "Visdom", "Reporters", "Faults")
-_NOT_OF_THE_DATA = ("cache", "progress", "download")
-_WHAT = ("Setup", "Model", "Task", "Parameters", "Optimizer", "Scheduler", "Dataset", "Transforms")
+
+Classes = Mapping[str, type]
+"""Classes of `Dataset` and `Model`, by section; one that is left out says nothing of its arguments."""
 
 
-def variant(protocol: Protocol) -> str:
+def variant(protocol: Protocol, classes: Classes = MappingProxyType({})) -> str:
     """Tell experiments apart: 12 hexadecimal digits of what `identity` says."""
-    return digest(identity(protocol))
+    return digest(identity(protocol, classes))
 
 
-def identity(protocol: Protocol) -> dict[str, Any]:
+def identity(protocol: Protocol, classes: Classes = MappingProxyType({})) -> dict[str, Any]:
     """Say what is computed, as JSON types: equal for protocols whose figures may be averaged.
 
-    These are the sections `Setup` to `Transforms` and, as `Metric`, the definition of the metric that tables
-    show. Fold, seed, data and weights may differ, and so may whatever says where things are and how fast they
-    go; the batch size of evaluation, too, and what belongs to training where there are no epochs.
+    That is what affects the result and, as `Metric`, the definition of the metric that tables show. What
+    affects training does not count where there are no epochs.
     """
-    content = {name: section for name, section in protocol.to_json().items() if name in _WHAT}
-    for name, keys in _PLACES.items():
-        section = content[name]
-        for place in (section, section.get("args", {})):
-            for key in keys:
-                place.pop(key, None)
-    del content["Setup"]["batch_test"]
-    if not protocol.setup.epochs:
-        for key in _STEPS_OF_TRAINING:
-            del content["Setup"][key]
-        for name in _OF_TRAINING:
-            del content[name]
+    counted = {Affects.RESULT, Affects.TRAINING} if protocol.setup.epochs else {Affects.RESULT}
+    content = selected(protocol, counted, classes)
     shown = shown_line(protocol)
     content["Metric"] = shown.model_dump(mode="json", by_alias=True, include=_DEFINITION) if shown else None
     return content
 
 
-def purpose(protocol: Protocol) -> str:
-    """Tell sweeps apart: 12 hexadecimal digits, equal for two whose runs reach the same figures.
+def purpose(protocol: Protocol, classes: Classes = MappingProxyType({})) -> str:
+    """Tell sweeps apart: 12 hexadecimal digits, equal for two whose runs reach the same figures."""
+    return digest(selected(protocol, set(Affects) - {Affects.FORM, Affects.HANDLING}, classes))
 
-    Unlike in `variant`, data, weights, fold, seed and the sweep count; where results lie, who writes them
-    down and how many processes load the data do not.
-    """
-    content = {
-        name: section for name, section in protocol.to_json().items() if name not in _NOT_OF_THE_FIGURES
-    }
-    for key in set(_PLACES["Setup"]) - {"seed"}:
-        del content["Setup"][key]
-    for key in _NOT_OF_THE_DATA:
-        content["Dataset"]["args"].pop(key, None)
-    return digest(content)
+
+def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) -> dict[str, Any]:
+    """Return the keys of a protocol that have one of these effects, as JSON types."""
+
+    def select(content: Mapping[str, Any], known: Mapping[str, Affects]) -> dict[str, Any]:
+        return {key: value for key, value in content.items() if known.get(key, Affects.RESULT) in effects}
+
+    content = select(protocol.to_json(), Protocol.affects())
+    content["Setup"] = select(content["Setup"], Setup.affects())
+    for section in ("Dataset", "Model"):
+        known = self_description.affects(classes.get(section))
+        content[section]["args"] = select(content[section]["args"], known)
+    return content
 
 
 def digest(content: Any) -> str:

@@ -131,7 +131,7 @@ class Run:
             self._held_out.predictions.write_csv(self._folder / "predictions.csv")
         self._reporters.on_end(end)
         record = describe_run(
-            self._protocol,
+            self._blueprint,
             self._parts,
             end,
             evaluations=self._held_out.tables,

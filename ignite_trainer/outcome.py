@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from ignite_trainer import self_description
 from ignite_trainer.assembly import Parts
+from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.evaluation import Table
-from ignite_trainer.identity import shown_line, variant
-from ignite_trainer.protocol import Protocol
+from ignite_trainer.identity import digest, identity, shown_line
 from ignite_trainer.record import BestEpoch, RunRecord
 from ignite_trainer.reporters.reporter import RunEnd
 from ignite_trainer.self_description import WeightsFile
@@ -25,7 +25,7 @@ _SHARES = frozenset(
 
 
 def describe_run(
-    protocol: Protocol,
+    blueprint: Blueprint,
     parts: Parts,
     end: RunEnd,
     *,
@@ -36,12 +36,15 @@ def describe_run(
 ) -> RunRecord:
     """Describe a run that has ended."""
     train, dataset = parts.evaluation["train"].dataset, parts.evaluation["test"].dataset
+    protocol = blueprint.protocol
+    computed = identity(protocol, blueprint.classes)
     shown = shown_line(protocol)
     assert protocol.setup.seed is not None, "a run has a seed"
     return RunRecord(
         name=protocol.setup.name,
         suffix=protocol.setup.suffix,
-        variant=variant(protocol),
+        variant=digest(computed),
+        identity=computed,
         setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
         model=protocol.model.path.rpartition(".")[-1],
         weights=parts.initial_weights,

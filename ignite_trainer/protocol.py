@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, WithJsonSchema, field_validator
 from pydantic import JsonValue as Json
 
+from ignite_trainer.affects import Affects
 from ignite_trainer.section import ClassSpec, Flag, Positive, ScheduleSpec, Section, implies
 from ignite_trainer.setup_section import Faults, Precision, Setup
 
@@ -193,6 +194,8 @@ _TRAINS: dict[str, Any] = {
 class Protocol(Section):
     """A whole experiment."""
 
+    # A section affects the result unless its annotation says otherwise.
+
     model_config = ConfigDict(
         alias_generator=str.capitalize,
         json_schema_extra={
@@ -201,7 +204,9 @@ class Protocol(Section):
         },
     )
 
-    schema_path: str | None = Field(default=None, alias="$schema", description="JSON Schema, for editors.")
+    schema_path: Annotated[str | None, Affects.HANDLING] = Field(
+        default=None, alias="$schema", description="JSON Schema, for editors."
+    )
     extends: Annotated[None, WithJsonSchema({"type": "string"})] = Field(
         default=None,
         alias="extends",
@@ -210,9 +215,11 @@ class Protocol(Section):
         "merged (of another class: replaced), lists and values replaced; null takes away what stood there, "
         "or is the value where a key takes null.",
     )
-    visdom: Visdom = Field(default_factory=Visdom, description="Where the dashboard is.")
+    visdom: Annotated[Visdom, Affects.HANDLING] = Field(
+        default_factory=Visdom, description="Where the dashboard is."
+    )
     setup: Setup = Field(description="How a run is carried out.")
-    faults: Faults = Field(
+    faults: Annotated[Faults, Affects.HANDLING] = Field(
         default_factory=Faults, description="What a run does about what goes wrong on its way."
     )
     model: ClassSpec = Field(description="The network, a torch.nn.Module.")
@@ -220,15 +227,15 @@ class Protocol(Section):
         description="What the model is trained for: loss and scores. Of models that defaults.json knows it "
         "can be left out, as Parameters and Yardsticks can."
     )
-    parameters: list[ParameterRule] = Field(
+    parameters: Annotated[list[ParameterRule], Affects.TRAINING] = Field(
         default_factory=lambda: [ParameterRule(match=".*")],
         description="What is trained, in which group of the optimizer: for every parameter of the model the "
         "first rule counts that matches its name.",
     )
-    optimizer: ClassSpec | None = Field(
+    optimizer: Annotated[ClassSpec | None, Affects.TRAINING] = Field(
         default=None, description="A torch.optim.Optimizer; needed where there are epochs."
     )
-    scheduler: OneOrSeveral | None = Field(
+    scheduler: Annotated[OneOrSeveral | None, Affects.TRAINING] = Field(
         default=None,
         description="How learning rates change: one scheduler, or a list of them, each in its turn.",
     )
@@ -238,22 +245,22 @@ class Protocol(Section):
     transforms: list[TransformSpec] = Field(
         default=[], description="What happens to a sample before the model sees it, in order."
     )
-    metrics: dict[str, WindowSpec] = Field(
+    metrics: Annotated[dict[str, WindowSpec], Affects.RUN] = Field(
         default={}, description="What is measured, by charts: each has lines, and each line is a metric."
     )
-    evaluations: dict[str, EvaluationSpec] = Field(
+    evaluations: Annotated[dict[str, EvaluationSpec], Affects.RUN] = Field(
         default={}, description="What else is measured on the held-out split, by name."
     )
-    sweep: dict[str, Annotated[list[Json], Field(min_length=1)]] = Field(
+    sweep: Annotated[dict[str, Annotated[list[Json], Field(min_length=1)]], Affects.SWEEP] = Field(
         default={}, description="Values of keys such as Dataset.args.fold: one run for every combination."
     )
-    table: TableEntry = Field(
+    table: Annotated[TableEntry, Affects.SWEEP] = Field(
         default_factory=TableEntry, description="How the table of all results shows this experiment."
     )
-    yardsticks: dict[str, ClassSpec] = Field(
+    yardsticks: Annotated[dict[str, ClassSpec], Affects.SWEEP] = Field(
         default={}, description="What --benchmark compares the protocol's speed with, by name."
     )
-    reporters: list[ClassSpec] | None = Field(
+    reporters: Annotated[list[ClassSpec] | None, Affects.HANDLING] = Field(
         default=None,
         description="Who writes down what happens; null: console, JSON lines, curve, report, Visdom.",
     )

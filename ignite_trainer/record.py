@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,7 +33,8 @@ class RunRecord(_Facts):
     Attributes:
         name: `Setup.name`.
         suffix: `Setup.suffix`.
-        variant: equal for runs that differ at most in fold, seed, data, weights and places.
+        variant: digest of `identity`.
+        identity: what was computed: equal for runs whose figures may be averaged. Empty in older records.
         setting: "zero-shot", "trained" or what else the protocol's `Table` says.
         model: name of its class.
         weights: files of the initial weights; none if they were random.
@@ -61,6 +63,7 @@ class RunRecord(_Facts):
     name: str
     suffix: str | None = None
     variant: str
+    identity: dict[str, Any] = {}
     setting: str
     model: str
     weights: tuple[WeightsFile, ...]

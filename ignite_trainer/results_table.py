@@ -51,11 +51,12 @@ def read_results(root: Path) -> tuple[list[Found], list[str]]:
     for path in sorted(_result_files(root)):
         folder = path.parent.relative_to(root).as_posix()
         try:
+            record = RunRecord.read(path)
             found.append(
                 Found(
                     folder=folder,
-                    record=RunRecord.read(path),
-                    identity=_identity(path.with_name("protocol.json")),
+                    record=record,
+                    identity=record.identity or _identity(path.with_name("protocol.json")),
                     has_report=path.with_name(_REPORT).exists(),
                 )
             )
@@ -119,7 +120,7 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
 
 
 def _identity(path: Path) -> Mapping[str, Any]:
-    """What a run computed, from its `protocol.json`; empty where that cannot be read, as after changes."""
+    """Return what a run computed, from its `protocol.json`: older records do not say. Empty if unreadable."""
     try:
         return identity(Protocol.model_validate_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ignite_trainer import results
+from ignite_trainer.affects import Affects
+from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Position
 from ignite_trainer.errors import ProtocolError
+from ignite_trainer.identity import selected
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord
 from ignite_trainer.reporters.reporter import Best, Evaluated, Event, Iteration, Measured, RunEnd
@@ -18,27 +21,21 @@ from ignite_trainer.validation import read_json, validate
 
 LOG = "metrics.jsonl"
 
-# What may be another: it says how a run is watched, kept and compared, and what it does about faults, not
-# what it computes where there are none.
-_FREE = ("$schema", "Visdom", "Reporters", "Faults", "Sweep", "Table", "Yardsticks")
-_FREE_IN_SETUP = (
-    *("saved_models_path", "resume", "epochs", "workers_train", "workers_test", "log_interval"),
-    *("batch_test", "keep_memory", "save_every_steps", "save_every_minutes"),
-)
-_FREE_IN_DATASET = ("cache", "progress", "download")
+_FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
 _NAMED = 3  # keys that differ; more are no help
 
 
-def newest_run(protocol: Protocol) -> Path | None:
-    """Find the newest run of a protocol that is not finished; else the newest one that is; None: no run."""
-    same = [folder for folder in _runs(protocol) if not _differences(protocol, folder)]
+def newest_run(blueprint: Blueprint) -> Path | None:
+    """Return the newest unfinished run of a protocol, else the newest finished one, else None."""
+    protocol = blueprint.protocol
+    same = [folder for folder in _runs(protocol) if not _differences(blueprint, folder)]
     return next((folder for folder in same if not is_finished(protocol, folder)), next(iter(same), None))
 
 
-def passed_over(protocol: Protocol) -> str | None:
-    """Say how the newest unfinished run of another protocol of that name differs; None: there is none."""
-    for folder in _runs(protocol):
-        if not (folder / FILE_NAME).exists() and (differences := _differences(protocol, folder)):
+def passed_over(blueprint: Blueprint) -> str | None:
+    """Say how the newest unfinished run of another protocol of that name differs; None if there is none."""
+    for folder in _runs(blueprint.protocol):
+        if not (folder / FILE_NAME).exists() and (differences := _differences(blueprint, folder)):
             return (
                 f"The unfinished run in {folder} is of another protocol: {_first(differences)}. "
                 f"--resume {folder} without -c goes on with it as it is."
@@ -76,19 +73,19 @@ def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
     return record, end
 
 
-def can_go_on(protocol: Protocol, folder: Path) -> bool:
-    """Whether a folder holds a state of a run of this protocol."""
+def can_go_on(blueprint: Blueprint, folder: Path) -> bool:
+    """Return whether a folder holds a state of a run of this protocol."""
     states = (folder / "checkpoints").glob("last_*.pt")
-    return (folder / "protocol.json").exists() and any(states) and not _differences(protocol, folder)
+    return (folder / "protocol.json").exists() and any(states) and not _differences(blueprint, folder)
 
 
-def require_same(protocol: Protocol, folder: Path) -> None:
+def require_same(blueprint: Blueprint, folder: Path) -> None:
     """Raise a ProtocolError that names what differs, unless the run in `folder` is one of this protocol."""
     if not (folder / "protocol.json").is_file():
         raise ProtocolError(
             f"{folder} is no folder of a run: it has no protocol.json. Name one, or leave --resume without."
         )
-    differences = _differences(protocol, folder)
+    differences = _differences(blueprint, folder)
     if differences:
         raise ProtocolError(
             f"The run in {folder} is of another protocol: {_first(differences)}. "
@@ -201,13 +198,15 @@ def _first(differences: list[str]) -> str:
     return "; ".join(differences[:_NAMED]) + more
 
 
-def _differences(protocol: Protocol, folder: Path) -> list[str]:
-    """What the run in a folder computes otherwise than the protocol says, a phrase for each key."""
+def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
+    """List in what the run in a folder differs from the protocol, a phrase for each key."""
+    protocol = blueprint.protocol
     try:
         other = validate(read_json(folder / "protocol.json"))
     except ProtocolError as error:
         return [f"its protocol.json cannot be read ({error.problems[0]})"]
-    ours, theirs = _compared(protocol), _compared(other)
+    ours, theirs = (dict(_flat(selected(each, _FIXED, blueprint.classes))) for each in (protocol, other))
+    del ours["Setup.epochs"], theirs["Setup.epochs"]  # compared below
     if protocol.setup.seed is None:  # any will do
         del ours["Setup.seed"], theirs["Setup.seed"]
     found = [
@@ -228,16 +227,6 @@ def _differences(protocol: Protocol, folder: Path) -> list[str]:
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key], ensure_ascii=False) if key in flat else "absent"
-
-
-def _compared(protocol: Protocol) -> dict[str, Any]:
-    """What must be equal, by dotted key."""
-    content = {name: section for name, section in protocol.to_json().items() if name not in _FREE}
-    for key in _FREE_IN_SETUP:
-        content["Setup"].pop(key)
-    for key in _FREE_IN_DATASET:
-        content["Dataset"]["args"].pop(key, None)
-    return dict(_flat(content))
 
 
 def _flat(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic import JsonValue as Json
 
+from ignite_trainer.affects import Affects
+
 # Strict: `true` is no number, and "no" is no boolean.
 Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
@@ -23,6 +25,16 @@ class Section(BaseModel):
     """A JSON object of fixed keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True)
+
+    @classmethod
+    def affects(cls) -> dict[str, Affects]:
+        """Return what each key affects: what its annotation says, or else the result."""
+        return {
+            field.alias or name: next(
+                (mark for mark in field.metadata if isinstance(mark, Affects)), Affects.RESULT
+            )
+            for name, field in cls.model_fields.items()
+        }
 
 
 class ClassSpec(Section):

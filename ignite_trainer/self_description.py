@@ -13,6 +13,9 @@ None of it is needed to train. Reports, tables and predictions are the better fo
                            if it has `prepare` alone, `--check` looks at no sample and asks no task, and a
                            run does so once the data set is prepared
     dataset.digest         a text that is another where names or targets are others, if that is quicker to say
+    dataset.affects        which arguments affect something else than the result, and what, by name, in the
+                           words of `affects.Affects`: {"root": "run", "cache": "handling"}
+    model.affects          likewise
     model.weights_files    the files that its initial weights came from
     model.weights_sha256   of those whose content is known, the hash they should have, by path
 """
@@ -28,6 +31,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from ignite_trainer.affects import Affects
+
+# What arguments of these names affect, unless their class says otherwise.
+_ARGUMENTS = {
+    **dict.fromkeys(("root", "fold", "pretrained", "assets"), Affects.RUN),
+    **dict.fromkeys(("cache", "progress", "download"), Affects.HANDLING),
+}
 _CHUNK = 2**20
 _LOOKED_AT = 50  # samples at the beginning, and as many more
 
@@ -48,6 +58,15 @@ class WeightsFile(BaseModel):
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         return cls(name=path.name, sha256=digest.hexdigest())
+
+
+def affects(kind: type | None) -> dict[str, Affects]:
+    """Return what arguments of a data set's or a model's class affect where that is not the result.
+
+    None stands for a class that does not say.
+    """
+    said = getattr(kind, "affects", {})
+    return {**_ARGUMENTS, **{name: Affects(effect) for name, effect in said.items()}}
 
 
 def results_name(dataset: Any) -> str:

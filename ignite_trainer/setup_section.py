@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ignite_trainer.affects import Affects
 from ignite_trainer.section import Flag, NonNegative, Positive, Section
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -14,30 +15,43 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 class Setup(Section):
     """How a run is carried out."""
 
-    name: str = Field(
+    # A key affects the result unless its annotation says otherwise.
+    name: Annotated[str, Affects.FORM] = Field(
         min_length=1, max_length=100, description="Name of the experiment: the folder of its runs."
     )
-    suffix: str | None = Field(default=None, max_length=60, description="Added to the name of the run.")
-    batch_train: Positive = Field(description="Training batch size, of one device unless batch_of says else.")
+    suffix: Annotated[str | None, Affects.FORM] = Field(
+        default=None, max_length=60, description="Added to the name of the run."
+    )
+    batch_train: Annotated[Positive, Affects.TRAINING] = Field(
+        description="Training batch size, of one device unless batch_of says else."
+    )
     batch_of: Literal["device", "all"] = Field(
         default="device",
         description='What batch sizes are of where several devices train. "device": of each; learning rates '
         'are multiplied by their number. "all": of all together; a run reaches the same on any number.',
     )
-    batch_test: Positive | None = Field(default=None, description="Evaluation batch size; null: batch_train.")
-    workers_train: NonNegative = Field(
+    batch_test: Annotated[Positive | None, Affects.SWEEP] = Field(
+        default=None, description="Evaluation batch size; null: batch_train."
+    )
+    workers_train: Annotated[NonNegative, Affects.HANDLING] = Field(
         default=0,
         description="Processes that load samples, at most one a processor, where they are loaded one by one.",
     )
-    workers_test: NonNegative = Field(default=0, description="The same, in evaluation.")
+    workers_test: Annotated[NonNegative, Affects.HANDLING] = Field(
+        default=0, description="The same, in evaluation."
+    )
     epochs: NonNegative = Field(description="Passes over the training split; 0 evaluates and stops.")
-    log_interval: Positive = Field(
+    log_interval: Annotated[Positive, Affects.HANDLING] = Field(
         default=10,
         description="Steps between two entries of the log; the last step of each epoch has one, too.",
     )
-    saved_models_path: str = Field(description="Root of all results; a run has a folder of its own in it.")
-    skip_train_evaluation: Flag = Field(default=False, description="Evaluate the held-out split only.")
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None = Field(
+    saved_models_path: Annotated[str, Affects.HANDLING] = Field(
+        description="Root of all results; a run has a folder of its own in it."
+    )
+    skip_train_evaluation: Annotated[Flag, Affects.FORM] = Field(
+        default=False, description="Evaluate the held-out split only."
+    )
+    seed: Annotated[Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None, Affects.RUN] = Field(
         default=None, description="Seed of everything random; null: drawn, and written to the results."
     )
     precision: Precision = Field(
@@ -45,14 +59,16 @@ class Setup(Section):
         description='Arithmetic of the step. "tf32": as "fp32", on CUDA with factors rounded to 10 bits. '
         '"fp16": with the loss scaled, for which the host waits in every step.',
     )
-    accumulate: Positive = Field(default=1, description="Batches whose gradients make one step.")
-    chunk: Positive | None = Field(
+    accumulate: Annotated[Positive, Affects.TRAINING] = Field(
+        default=1, description="Batches whose gradients make one step."
+    )
+    chunk: Annotated[Positive | None, Affects.TRAINING] = Field(
         default=None,
         description="Samples of a batch that are embedded at a time, where the loss compares embeddings; "
         "null: all. Gradients are those of the whole batch, for memory that goes with this number and one "
         "more forward pass; but batch norm in train mode sees no more samples than are embedded at a time.",
     )
-    ema: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = Field(
+    ema: Annotated[Annotated[float, Field(strict=True, gt=0, lt=1)] | None, Affects.TRAINING] = Field(
         default=None,
         description="Decay per step of an exponential moving average of the weights, such as 0.999, which is "
         "then what is evaluated and saved; null: the weights themselves.",
@@ -62,30 +78,33 @@ class Setup(Section):
         description="Have batch norm in train mode see the batch of all devices. false: each sees its own, "
         "and the first one's running statistics are kept.",
     )
-    channels_last: Flag = Field(
+    channels_last: Annotated[Flag, Affects.FORM] = Field(
         default=True, description="Channels of a pixel side by side, which convolutions are faster on."
     )
-    compile: Flag = Field(
+    compile: Annotated[Flag, Affects.FORM] = Field(
         default=False,
         description="Compile the model, for batches of one shape; its first steps take minutes.",
     )
-    recompute: Flag = Field(
+    recompute: Annotated[Flag, Affects.FORM] = Field(
         default=False,
         description="Compute activations anew in the backward pass: less memory for one more forward pass.",
     )
-    keep_memory: Flag = Field(
+    keep_memory: Annotated[Flag, Affects.HANDLING] = Field(
         default=True, description="Keep host memory that a step frees for the next one; needs glibc."
     )
-    resume: Literal["never", "auto"] = Field(
+    resume: Annotated[Literal["never", "auto"], Affects.HANDLING] = Field(
         default="never",
         description='"auto": go on with the newest unfinished run of this protocol; --resume says the same.',
     )
-    save_every_steps: Positive | None = Field(
+    save_every_steps: Annotated[Positive | None, Affects.HANDLING] = Field(
         default=None,
         description="Batches after which the state is saved within an epoch; null: not by steps.",
     )
-    save_every_minutes: Annotated[float, Field(strict=True, gt=0)] | None = Field(
-        default=10.0, description="Minutes after which the state is saved within an epoch; null: not by time."
+    save_every_minutes: Annotated[Annotated[float, Field(strict=True, gt=0)] | None, Affects.HANDLING] = (
+        Field(
+            default=10.0,
+            description="Minutes after which the state is saved within an epoch; null: not by time.",
+        )
     )
 
     def batch_of_all(self, devices: int, *, train: bool) -> int:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ignite_trainer import experiment, results, resuming, sweep_summary
+from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.distributed import is_main, main_says, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
@@ -65,7 +66,8 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
     """
     runs = combinations(protocol, trusted=trusted, source=source)
     suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
-    name = results.slug("_".join(filter(None, ["sweep", suffix, purpose(protocol)])))
+    own = purpose(protocol, runs[0].blueprint.classes)
+    name = results.slug("_".join(filter(None, ["sweep", suffix, own])))
     folder = results.runs_of(protocol) / name
     return Plan(protocol=protocol, runs=runs, folder=folder)
 
@@ -110,9 +112,9 @@ def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[s
     return _seed(plan), {name: record for name, record in found.items() if record}
 
 
-def _can_go_on(protocol: Protocol, folder: Path) -> bool:
-    """Whether a run goes on from its last state; one that cannot is set aside."""
-    if resuming.can_go_on(protocol, folder):
+def _can_go_on(blueprint: Blueprint, folder: Path) -> bool:
+    """Return whether a run goes on from its last state; set one aside that cannot."""
+    if resuming.can_go_on(blueprint, folder):
         show(f"{folder.name} was not finished; it goes on from its last state.")
         return True
     _set_aside(folder)
@@ -125,7 +127,7 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
     if blueprint.protocol.setup.seed is None:
         blueprint = blueprint.with_setup(seed=seed)
     try:
-        resume = main_says(lambda: _can_go_on(blueprint.protocol, folder))
+        resume = main_says(lambda: _can_go_on(blueprint, folder))
         return experiment.run(blueprint, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
         if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
@@ -155,7 +157,8 @@ def _seed(plan: Plan) -> int:
                 f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
                 "rename the folder and begin anew."
             ) from error
-        if purpose(held) != purpose(plan.protocol):
+        classes = plan.runs[0].blueprint.classes
+        if purpose(held, classes) != purpose(plan.protocol, classes):
             raise ProtocolError(
                 f"{plan.folder} holds the sweep of another protocol, which {path.name} has; name another "
                 "folder with -M, or rename this one."
