@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 from ignite_trainer import self_description
 from ignite_trainer.assembly import Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.evaluation import Table
 from ignite_trainer.identity import digest, identity, shown_line
-from ignite_trainer.record import BestEpoch, RunRecord
+from ignite_trainer.record import RunRecord
 from ignite_trainer.reporters.reporter import RunEnd
 from ignite_trainer.self_description import WeightsFile
 
@@ -62,20 +63,11 @@ def describe_run(
         metric=shown.line_label if shown else None,
         share=shown is not None and shown.path.rpartition(".")[-1] in _SHARES,
         listed=protocol.table.listed,
-        last=_finite(end.last),
+        last=dict(end.last),
         best=tuple(
-            BestEpoch(
-                label=best.label,
-                value=_finite({"": best.value})[""],
-                epoch=best.epoch,
-                checkpoint=best.checkpoint.name if best.checkpoint else None,
-            )
-            for best in end.best
+            replace(best, checkpoint=best.checkpoint and Path(best.checkpoint.name)) for best in end.best
         ),
-        evaluations={
-            name: {row: _finite(values) for row, values in table.items()}
-            for name, table in evaluations.items()
-        },
+        evaluations={name: dict(table) for name, table in evaluations.items()},
         multilabel=multilabel,
         published=tuple(protocol.table.published),
         checkpoint=WeightsFile.of(end.last_checkpoint) if end.last_checkpoint else None,
@@ -84,7 +76,3 @@ def describe_run(
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         faults=dict(end.faults),
     )
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {label: float(value) if math.isfinite(value) else None for label, value in values.items()}

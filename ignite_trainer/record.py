@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,13 @@ from pydantic import BaseModel, ConfigDict
 
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.protocol import PublishedFigure
+from ignite_trainer.reporters.reporter import Best, Figure
 from ignite_trainer.self_description import WeightsFile
 
 FILE_NAME = "result.json"
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class BestEpoch(_Facts):
-    """The epoch with the best held-out value of a metric that checkpoints are kept by."""
-
-    label: str
-    value: float | None
-    epoch: int
-    checkpoint: str | None
-
-
-class RunRecord(_Facts):
+class RunRecord(BaseModel):
     """What a finished run reached.
 
     Attributes:
@@ -50,7 +39,7 @@ class RunRecord(_Facts):
         metric: label of the one that tables show; None if there is no metric.
         share: whether it is known to be a share of 1, which tables show in per cent.
         listed: whether the run stands in the table of all results.
-        last: held-out metrics after the last epoch, by label; None for a value that is not finite.
+        last: held-out metrics after the last epoch, by label.
         best: best epochs, by metric.
         evaluations: tables of the protocol's `Evaluations`, by name.
         multilabel: whether a sample of `predictions.csv` can have several classes, or none.
@@ -59,6 +48,8 @@ class RunRecord(_Facts):
         revision: of the source.
         faults: what went wrong and was lived with: how often, by what it was.
     """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     suffix: str | None = None
@@ -81,9 +72,9 @@ class RunRecord(_Facts):
     metric: str | None
     share: bool = False
     listed: bool = True
-    last: dict[str, float | None]
-    best: tuple[BestEpoch, ...]
-    evaluations: dict[str, dict[str, dict[str, float | None]]]
+    last: dict[str, Figure]
+    best: tuple[Best, ...]
+    evaluations: dict[str, dict[str, dict[str, Figure]]]
     multilabel: bool = False
     published: tuple[PublishedFigure, ...]
     checkpoint: WeightsFile | None
@@ -119,6 +110,7 @@ class RunRecord(_Facts):
         return "evaluated split" if self.nothing_held_out is None else "held-out part"
 
     def value(self, label: str) -> tuple[float | None, float | None]:
-        """Return a held-out metric after the last epoch, and at its best; None where there is none."""
-        best = next((entry.value for entry in self.best if entry.label == label), None)
-        return self.last.get(label), best
+        """Return a held-out metric after the last epoch, and at its best; None where none is finite."""
+        best = next((entry.value for entry in self.best if entry.label == label), math.nan)
+        last = self.last.get(label, math.nan)
+        return last if math.isfinite(last) else None, best if math.isfinite(best) else None

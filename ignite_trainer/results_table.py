@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,12 +96,12 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
     if not entries:
         return []
     said = ["Figures are those after the last epoch; shares are in per cent."]
-    if any(entry.last and entry.last.deviation is not None for entry in entries):
+    if any(last and last.deviation is not None for last, _ in (entry.figures for entry in entries)):
         said.append(
             "A mean is that of the folds, ± their sample standard deviation, with the seeds of each fold "
             "averaged first; where all runs evaluated the same samples, it is that of the runs."
         )
-    if any(entry.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
+    if any(entry.figures.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
         said.append(
             "The fold that is held out also chooses the best epoch, so the last one is the honest figure."
         )
@@ -139,7 +139,8 @@ def _result_files(root: Path) -> Iterator[Path]:
 def _cell_texts(entry: Entry | None) -> tuple[str, str]:
     if entry is None:
         return "", ""
-    figure = "not finite" if entry.last is None else entry.last.text(percent if entry.is_share else readable)
+    last = entry.figures.last
+    figure = "not finite" if last is None else last.text(_writer(entry))
     published = entry.published
     if published is None:
         return f"{figure} ({entry.extent})", ""
@@ -147,14 +148,18 @@ def _cell_texts(entry: Entry | None) -> tuple[str, str]:
     return f"{figure} ({entry.extent})", beside
 
 
+def _writer(entry: Entry) -> Callable[[float], str]:
+    return percent if entry.is_share else readable
+
+
 def _details(entry: Entry) -> str:
-    record, best = entry.newest, entry.best
+    record, best = entry.newest, entry.figures.best
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in record.weights)
     facts = {
         "Protocol": f"{record.name}, variant {record.variant}",
         "Epochs": str(record.epochs),
         "Metric": record.metric or "none",
-        "Best epochs": best.text(percent if entry.is_share else readable) if best else "",
+        "Best epochs": best.text(_writer(entry)) if best else "",
         "Initial weights": weights or "random",
     }
     lines = "\n".join(f"- {name}: {markdown.inert(text)}" for name, text in facts.items() if text)
@@ -196,8 +201,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "row": entry.row,
         "column": entry.column,
         "extent": entry.extent,
-        "last": entry.last._asdict() if entry.last else None,
-        "best": entry.best._asdict() if entry.best else None,
+        **entry.figures.to_json(),
         "published": entry.published,
         **record.model_dump(
             mode="json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ignite_trainer.errors import ProtocolError
 from ignite_trainer.identity import selected
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import FILE_NAME, RunRecord
-from ignite_trainer.reporters.reporter import Best, Evaluated, Event, Iteration, Measured, RunEnd
+from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Measured, RunEnd
 from ignite_trainer.validation import read_json, validate
 
 LOG = "metrics.jsonl"
@@ -55,17 +56,11 @@ def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
     """What a finished run reached, from its folder."""
     record, checkpoints = RunRecord.read(folder / FILE_NAME), folder / "checkpoints"
     best = tuple(
-        Best(
-            label=entry.label,
-            value=_number(entry.value),
-            epoch=entry.epoch,
-            checkpoint=checkpoints / entry.checkpoint if entry.checkpoint else None,
-        )
-        for entry in record.best
+        replace(best, checkpoint=best.checkpoint and checkpoints / best.checkpoint) for best in record.best
     )
     end = RunEnd(
         last_epoch=record.epochs,
-        last=_numbers(record.last),
+        last=record.last,
         best=best,
         last_checkpoint=checkpoints / record.checkpoint.name if record.checkpoint else None,
         seconds=record.seconds,

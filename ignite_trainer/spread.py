@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Hashable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ignite_trainer.record import RunRecord
 
 
 class Spread(NamedTuple):
@@ -49,5 +51,29 @@ class Spread(NamedTuple):
         return cls.of(mean.mean if mean else None for mean in means)
 
     def text(self, write: Callable[[float], str]) -> str:
-        """Format as "mean ± deviation", each number by `write`."""
+        """Return the mean and, of several figures, ± the deviation."""
         return write(self.mean) + ("" if self.deviation is None else f" ± {write(self.deviation)}")
+
+
+class Figures(NamedTuple):
+    """A metric over several runs; None where a run has none, or one that is not finite.
+
+    Attributes:
+        last: after the last epoch.
+        best: at the epoch that is best on what is held out.
+    """
+
+    last: Spread | None
+    best: Spread | None
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord], label: str) -> Figures:
+        """Average a metric over runs so that every fold counts alike."""
+        values = [(record.held_out, record.value(label)) for record in records]
+        last = Spread.over_folds((held_out, last) for held_out, (last, _) in values)
+        best = Spread.over_folds((held_out, best) for held_out, (_, best) in values)
+        return cls(last, best)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return both as JSON types."""
+        return {name: spread._asdict() if spread else None for name, spread in self._asdict().items()}

@@ -6,13 +6,12 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pydantic import JsonValue as Json
 
 from ignite_trainer.combinations import Combination, is_fold
 from ignite_trainer.record import RunRecord
-from ignite_trainer.spread import Spread
+from ignite_trainer.spread import Figures
 
 SEED = "Setup.seed"
 _OF_THE_ORIGIN = ("Model", "Dataset")
@@ -20,13 +19,6 @@ _HASH_DIGITS = 12
 _MEND = "Rename the folders of those that shall be done again, and give the same command."
 
 Records = Mapping[str, RunRecord]
-
-
-class Figures(NamedTuple):
-    """A metric over the runs of a group; None where a run has none, or one that is not finite."""
-
-    last: Spread | None
-    best: Spread | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +90,7 @@ def _group(
         held_out=_union(record.held_out for record in reached),
         folds=_union(record.folds for record in reached),
         seeds=_union([record.seed] for record in reached),
-        metrics={
-            label: Figures(None, None)
-            if no_mean
-            else Figures(
-                last=Spread.over_folds((record.held_out, record.value(label)[0]) for record in reached),
-                best=Spread.over_folds((record.held_out, record.value(label)[1]) for record in reached),
-            )
-            for label in labels
-        },
+        metrics={label: Figures(None, None) if no_mean else Figures.of(reached, label) for label in labels},
         no_mean=no_mean,
     )
 

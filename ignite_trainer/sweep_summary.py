@@ -14,7 +14,7 @@ from ignite_trainer.combinations import Combination, is_fold
 from ignite_trainer.formatting import readable, remarks_on_best
 from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.record import RunRecord
-from ignite_trainer.sweep_groups import SEED, Figures, Group, make_groups
+from ignite_trainer.sweep_groups import SEED, Group, make_groups
 
 HONEST = (
     "The best epoch is chosen on the fold that is held out, which flatters it; the last epoch is the honest "
@@ -95,7 +95,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "missing": summary.missing,
         "runs": [_run_json(summary, run) for run in summary.runs],
         "groups": [
-            {**asdict(group), "metrics": {label: _spreads(pair) for label, pair in group.metrics.items()}}
+            {**asdict(group), "metrics": {label: pair.to_json() for label, pair in group.metrics.items()}}
             for group in summary.groups
         ],
         "pooled": asdict(summary.pooled) if summary.pooled else None,
@@ -196,10 +196,6 @@ def _run_json(summary: Summary, run: Combination) -> dict[str, Any]:
     }
     about = record.model_dump(include={"seed", "epochs", "samples", "held_out"}, mode="json")
     return {"run": run.name, "values": run.values, **about, "metrics": metrics}
-
-
-def _spreads(figures: Figures) -> dict[str, Any]:
-    return {name: spread._asdict() if spread else None for name, spread in figures._asdict().items()}
 
 
 def _run_cells(summary: Summary, name: str) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import JsonValue as Json
 
 from ignite_trainer.identity import digest
 from ignite_trainer.record import RunRecord
-from ignite_trainer.spread import Spread
+from ignite_trainer.spread import Figures
 from ignite_trainer.validation import json_path
 
 HASH_DIGITS = 12
@@ -61,14 +61,9 @@ class Entry:
         return max(self.runs, key=lambda run: run.record.finished).record
 
     @property
-    def last(self) -> Spread | None:
-        """The metric after the last epoch."""
-        return Spread.over_folds((run.record.held_out, _values(run.record)[0]) for run in self.runs)
-
-    @property
-    def best(self) -> Spread | None:
-        """The metric at the epoch that is best on what is held out."""
-        return Spread.over_folds((run.record.held_out, _values(run.record)[1]) for run in self.runs)
+    def figures(self) -> Figures:
+        """The metric that the table shows, over the runs."""
+        return Figures.of((run.record for run in self.runs), self.newest.metric or "")
 
     @property
     def is_share(self) -> bool:
@@ -166,10 +161,6 @@ def make_entries(found: Iterable[Found]) -> list[Entry]:
                     )
                 )
     return sorted(entries, key=lambda entry: (entry.row, entry.column))
-
-
-def _values(record: RunRecord) -> tuple[float | None, float | None]:
-    return record.value(record.metric or "")
 
 
 def _cell(run: Found) -> tuple[Any, ...]:

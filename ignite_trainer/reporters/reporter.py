@@ -6,13 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from ignite_trainer.evaluation import Table
 from ignite_trainer.exhibit import Gallery
 from ignite_trainer.predictions import Predictions
 
 Split = Literal["train", "test"]
+
+Figure = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
+]
+"""A number that may be not finite, for which JSON has null."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +53,11 @@ class Best:
     """One of the best held-out values of a metric marked `is_checkpoint`."""
 
     label: str
-    value: float
+    value: Figure
     epoch: int
     """0: before the first step."""
     checkpoint: Path | None
+    """Its weights; in `result.json` the name of the file in the folder of checkpoints."""
 
     def rank(self, *, better: Literal["max", "min"]) -> tuple[float, bool]:
         """Return what orders epochs, the best last.

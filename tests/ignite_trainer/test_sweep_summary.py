@@ -14,7 +14,8 @@ from toy_research.records import run_record, weights
 from ignite_trainer.blueprint import draw
 from ignite_trainer.combinations import Combination
 from ignite_trainer.formatting import EPOCH_0
-from ignite_trainer.record import BestEpoch, RunRecord
+from ignite_trainer.record import RunRecord
+from ignite_trainer.reporters.reporter import Best
 from ignite_trainer.sweep_summary import Pooled, Summary, remarks, to_cells, to_json, to_markdown
 from ignite_trainer.validation import validate
 
@@ -80,7 +81,7 @@ def test_every_run_has_a_row_with_last_beside_best_and_their_epochs() -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_what_a_best_epoch_of_0_means_is_said(epoch: int) -> None:
-    best = (BestEpoch(label="Acc.", value=0.6, epoch=epoch, checkpoint=None),)
+    best = (Best(label="Acc.", value=0.6, epoch=epoch, checkpoint=None),)
     found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2).model_copy(update={"best": best}))
     assert (EPOCH_0 in " ".join(remarks(found))) == (epoch == 0)
 

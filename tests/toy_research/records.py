@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from ignite_trainer.record import BestEpoch, RunRecord
+from ignite_trainer.record import RunRecord
+from ignite_trainer.reporters.reporter import Best
 from ignite_trainer.self_description import WeightsFile
 
 
@@ -33,7 +34,7 @@ def run_record(
         "metric": "Acc.",
         "share": True,
         "last": {"Acc.": last},
-        "best": () if fold is None else (BestEpoch(label="Acc.", value=best, epoch=4, checkpoint=None),),
+        "best": () if fold is None else (Best(label="Acc.", value=best, epoch=4, checkpoint=None),),
         "evaluations": {},
         "published": (),
         "checkpoint": weights("last.pt", str(fold)),
