@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ignite_trainer.task import StepOutput, Task
 
-Table = Mapping[str, Mapping[str, float]]
+FigureTable = Mapping[str, Mapping[str, float]]
 """Figures by row and column, such as by direction of retrieval and by metric."""
 
 
@@ -44,5 +44,5 @@ class Evaluation(ABC):
         """
 
     @abstractmethod
-    def finish(self, folder: Path) -> Table:
+    def finish(self, folder: Path) -> FigureTable:
         """Return the figures of the pass; files that belong to them go into `folder`, the run's own."""

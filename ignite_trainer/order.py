@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 from ignite_trainer.distributed import rank, world_size
-from ignite_trainer.streams import order_key
+from ignite_trainer.randomness import SampleRandom
 
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -71,3 +71,9 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         for begin in range(self.start * size, self._used, size):
             start, stop = self._part(begin, rank())
             yield [(self.epoch, index) for index in order[start:stop]]
+
+
+def order_key(*, seed: int, epoch: int) -> int:
+    """Draw what an epoch's order is drawn by: it is random as a sample is, that of no index."""
+    [key] = SampleRandom.of(seed=seed, epoch=epoch, indices=[-1]).seeds()
+    return key

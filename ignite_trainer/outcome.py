@@ -10,7 +10,7 @@ from pathlib import Path
 from ignite_trainer import self_description
 from ignite_trainer.assembly import Parts
 from ignite_trainer.blueprint import Blueprint
-from ignite_trainer.evaluation import Table
+from ignite_trainer.evaluation import FigureTable
 from ignite_trainer.identity import digest, identity, shown_line
 from ignite_trainer.record import RunRecord
 from ignite_trainer.reporters.reporter import RunEnd
@@ -30,7 +30,7 @@ def describe_run(
     parts: Parts,
     end: RunEnd,
     *,
-    evaluations: Mapping[str, Table],
+    evaluations: Mapping[str, FigureTable],
     multilabel: bool,
     revision: str | None,
     caution: str,

@@ -20,7 +20,7 @@ from ignite_trainer.data import Batch
 from ignite_trainer.distributed import is_main, main_says
 from ignite_trainer.engines import make_evaluator
 from ignite_trainer.errors import RunFailed
-from ignite_trainer.evaluation import Evaluation, Table
+from ignite_trainer.evaluation import Evaluation, FigureTable
 from ignite_trainer.precision import autocast
 from ignite_trainer.predictions import PredictionCollector, Predictions
 from ignite_trainer.reporters.reporter import Split
@@ -45,7 +45,7 @@ class PassResult:
 
     metrics: dict[str, float]
     predictions: Predictions | None
-    tables: dict[str, Table]
+    tables: dict[str, FigureTable]
     seconds: float
 
 
@@ -103,7 +103,7 @@ class SplitPass:
             seconds=time.monotonic() - started,
         )
 
-    def _finish(self) -> dict[str, Table]:
+    def _finish(self) -> dict[str, FigureTable]:
         return {name: evaluation.finish(self._folder) for name, evaluation in self._due.items()}
 
     @property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data import Dataset, Sampler
 
 from ignite_trainer.errors import ProtocolError
-from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.order import EpochOrder, order_key
 from ignite_trainer.samples import Batched, TransformedSamples, collate_read
 from ignite_trainer.streamed import Indices, Read, Streamed
 from ignite_trainer.unreadable import Unreadable
@@ -58,15 +58,6 @@ class BatchPlan:
 def fitting_workers(wanted: int, lanes: int) -> int:
     """The most workers of at most `wanted` that share the lanes evenly, so that none is read by two."""
     return max((number for number in range(1, min(wanted, lanes) + 1) if lanes % number == 0), default=0)
-
-
-class EpochOrder(Protocol):
-    """Which epoch is asked for, and from which of its batches on."""
-
-    epoch: int
-    start: int
-
-    def __len__(self) -> int: ...
 
 
 class BatchNumbers(Sampler[tuple[int, int]]):
@@ -181,12 +172,6 @@ class StreamedBatches(Dataset[Batched]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_epoch": None, "_order": (), "_open": {}}
-
-
-def order_key(*, seed: int, epoch: int) -> int:
-    """Draw what an epoch's order is drawn by: it is random as a sample is, that of no index."""
-    [key] = SampleRandom.of(seed=seed, epoch=epoch, indices=[-1]).seeds()
-    return key
 
 
 def _close(stream: Iterator[Read]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from ignite_trainer.evaluation import Table
+from ignite_trainer.evaluation import FigureTable
 from ignite_trainer.exhibit import Gallery
 from ignite_trainer.predictions import Predictions
 
@@ -137,7 +137,7 @@ class Measured:
     """0 before the first epoch."""
     name: str
     """Key of the entry."""
-    table: Table
+    table: FigureTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.evaluation import Evaluation, Table
+from ignite_trainer.evaluation import Evaluation, FigureTable
 from ignite_trainer.task import StepOutput, Task
 from toy_research.learning import Matching
 
@@ -36,7 +36,7 @@ class Confidence(Evaluation):
         for target, scores in zip(batch.target.tolist(), output.y_pred, strict=True):
             self._highest.setdefault(f"target {target}", []).append(float(scores.softmax(-1).max()))
 
-    def finish(self, folder: Path) -> Table:
+    def finish(self, folder: Path) -> FigureTable:
         if self._fail:
             raise ValueError("nothing to be confident of.")
         assert len(self._seen) == self._samples

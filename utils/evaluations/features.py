@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ignite_trainer.evaluation import Evaluation, Table
+from ignite_trainer.evaluation import Evaluation, FigureTable
 from ignite_trainer.task import StepOutput, Task
 from utils.evaluations.collecting import FeatureCollector
 from utils.features import FILE_NAME
@@ -31,7 +31,7 @@ class Features(Evaluation):
         """Keep the features of a batch."""
         self._collector.add(indices, batch.labels, output.features)
 
-    def finish(self, folder: Path) -> Table:
+    def finish(self, folder: Path) -> FigureTable:
         """Write the file; a later pass replaces it."""
         table = self._collector.table()
         table.write(folder / FILE_NAME)

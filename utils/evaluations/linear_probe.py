@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ignite_trainer.batch import PaddedBatch
-from ignite_trainer.evaluation import Evaluation, Table
+from ignite_trainer.evaluation import Evaluation, FigureTable
 from ignite_trainer.self_description import folds, held_out_folds
 from ignite_trainer.task import StepOutput, Task
 from utils.evaluations.collecting import FeatureCollector
@@ -68,7 +68,7 @@ class LinearProbe(Evaluation):
         if self._baseline:
             self._statistics.append(log_mel_statistics(_clips(batch.audio), self._dataset.sample_rate))
 
-    def finish(self, folder: Path) -> Table:  # noqa: ARG002
+    def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Train and test the probe."""
         table = self._collector.table()
         if self._baseline:

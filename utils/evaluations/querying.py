@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.evaluation import Evaluation, Table
+from ignite_trainer.evaluation import Evaluation, FigureTable
 from ignite_trainer.task import StepOutput, Task
 from utils.evaluations.collecting import FeatureCollector
 from utils.features import FeatureTable
@@ -87,7 +87,7 @@ class Querying(Evaluation):
             modalities = {*(output.features or ()), *(["text"] if self._class_features is not None else [])}
             self._directions = self._choose_directions(modalities)
 
-    def finish(self, folder: Path) -> Table:  # noqa: ARG002
+    def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Compute the figures of every direction."""
         sides = self._sides(self._collector.table())
         there = [

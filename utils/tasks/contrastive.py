@@ -13,9 +13,10 @@ from ignite_trainer.inspection import Finding
 from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
-from model.similarity import normalised, scaled_similarity
+from model.similarity import normalised
 from utils.datasets.sample import Listing
 from utils.tasks.clips import embed_clips
+from utils.tasks.contrasting import audioclip_of, check_options, class_scores
 from utils.tasks.labels import (
     SEVERAL,
     Classes,
@@ -67,12 +68,7 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
     ) -> None:
-        if positives not in ("diagonal", "same_label"):
-            raise ValueError(f'positives is "{positives}"; allowed: diagonal, same_label.')
-        if reduction not in ("factorial", "mean"):
-            raise ValueError(f'reduction is "{reduction}"; allowed: factorial, mean.')
-        if window_samples is not None and window_samples < 1:
-            raise ValueError(f"window_samples is {window_samples}; a positive number, or null, is expected.")
+        check_options(positives=positives, reduction=reduction, window_samples=window_samples)
         self._prompts = Prompts(template, class_texts)
         self._positives: Positives = positives
         self._reduction: Reduction = reduction
@@ -84,7 +80,7 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
         """Check model and data, and that every class name fits the text tower."""
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
         self.multilabel = audioclip.multilabel
@@ -102,7 +98,7 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
 
         In training several labels are one text; only scores need a single one.
         """
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         yield from check_rate(test)
         too_long = self._prompts.too_long(audioclip)
 
@@ -115,35 +111,32 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the texts of the classes."""
-        self.class_features = self._prompts.encode(_audioclip(model), [[name] for name in self.class_names])
+        self.class_features = self._prompts.encode(
+            audioclip_of(model, type(self)), [[name] for name in self.class_names]
+        )
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Embed the audio of the samples and the text of their labels, normalised `[B, D]`."""
-        return self._embed(_audioclip(model), batch)[0]
+        return self._embed(audioclip_of(model, type(self)), batch)[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss, and as scores which text of the batch each clip is closest to."""
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         return self._compare(audioclip, embeddings, batch, penalty=audioclip.audio.wavelet_penalty())
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return what `compare` does, with the wavelets made once for the embeddings and the penalty."""
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         embeddings, penalty = self._embed(audioclip, batch)
         return self._compare(audioclip, embeddings, batch, penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and embeddings of the audio and of images if given."""
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         features = {"audio": embed_clips(audioclip, batch.audio, window_samples=self._window_samples)}
         if batch.image is not None:
             features["image"] = normalised(audioclip.encode_image(batch.image))
-        if audioclip.multilabel:
-            scores = torch.sigmoid(features["audio"] @ self.class_features.T - 0.5)
-        else:
-            logits = scaled_similarity(audioclip.logit_scale_at, features["audio"], self.class_features)
-            assert logits is not None
-            scores = logits.softmax(dim=-1)
+        scores = class_scores(audioclip, features["audio"], self.class_features)
         targets = self._classes.targets(
             batch.labels, multilabel=audioclip.multilabel, device=audioclip.device
         )
@@ -172,12 +165,3 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         assert logits.audio_text is not None
         own = torch.arange(len(logits.audio_text), device=logits.audio_text.device)
         return StepOutput(logits.audio_text, own, loss)
-
-
-def _audioclip(model: nn.Module) -> AudioCLIP:
-    if not isinstance(model, AudioCLIP):
-        raise ValueError(
-            f"AudioTextContrastive needs an AudioCLIP model; Model.class is a {type(model).__name__}. For a "
-            "classifier use utils.tasks.Classification."
-        )
-    return model

@@ -13,9 +13,10 @@ from ignite_trainer.inspection import Finding
 from ignite_trainer.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, combined, label_ids_of, pairwise_contrastive_loss
-from model.similarity import normalised, scaled_similarity
+from model.similarity import normalised
 from utils.datasets.sample import Listing
 from utils.tasks.clips import embed_clips
+from utils.tasks.contrasting import audioclip_of, check_options, class_scores
 from utils.tasks.given import Given
 from utils.tasks.labels import (
     SEVERAL,
@@ -79,12 +80,7 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
     ) -> None:
-        if positives not in ("diagonal", "same_label"):
-            raise ValueError(f'positives is "{positives}"; allowed: diagonal, same_label.')
-        if reduction not in ("factorial", "mean"):
-            raise ValueError(f'reduction is "{reduction}"; allowed: factorial, mean.')
-        if window_samples is not None and window_samples < 1:
-            raise ValueError(f"window_samples is {window_samples}; a positive number, or null, is expected.")
+        check_options(positives=positives, reduction=reduction, window_samples=window_samples)
         if len(set(modalities)) < 2 or not set(modalities) <= set(MODALITIES):
             raise ValueError(
                 f"modalities is {modalities}; two or three of {', '.join(MODALITIES)} are expected."
@@ -101,7 +97,7 @@ class Contrastive(ShowsAudio, EmbeddingTask):
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
         """Check model and data, and that every class name fits the text tower."""
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         if getattr(train, "class_names", None):
             self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
@@ -118,7 +114,7 @@ class Contrastive(ShowsAudio, EmbeddingTask):
 
         Training needs no labels: a sample without a text and labels is compared by what else it has.
         """
-        audioclip = _audioclip(model)
+        audioclip = audioclip_of(model, type(self))
         yield from check_rate(test)
         labels_too_long = self._prompts.too_long(audioclip)
         text_too_long = self._descriptions.too_long(audioclip)
@@ -145,21 +141,21 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         """Embed the texts of the classes."""
         if self.class_names:
             names = [[name] for name in self.class_names]
-            self.class_features = self._prompts.encode(_audioclip(model), names)
+            self.class_features = self._prompts.encode(audioclip_of(model, type(self)), names)
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Embed what the samples have, normalised `[n, D]` each, a row for each sample that has it."""
-        return self._embed(_audioclip(model), Given.of(batch, self._modalities))[0]
+        return self._embed(audioclip_of(model, type(self)), Given.of(batch, self._modalities))[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss, and of the first pair which item of the batch each is closest to."""
-        audioclip, given = _audioclip(model), Given.of(batch, self._modalities)
+        audioclip, given = audioclip_of(model, type(self)), Given.of(batch, self._modalities)
         penalty = audioclip.audio.wavelet_penalty() if "audio" in embeddings else None
         return self._compare(audioclip, embeddings, given, penalty)
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return what `compare` does, with the wavelets made once for the embeddings and the penalty."""
-        audioclip, given = _audioclip(model), Given.of(batch, self._modalities)
+        audioclip, given = audioclip_of(model, type(self)), Given.of(batch, self._modalities)
         embeddings, penalty = self._embed(audioclip, given)
         return self._compare(audioclip, embeddings, given, penalty)
 
@@ -168,7 +164,7 @@ class Contrastive(ShowsAudio, EmbeddingTask):
 
         Of a modality that a sample lacks, its row of the features is NaN.
         """
-        audioclip, given = _audioclip(model), Given.of(batch, self._modalities)
+        audioclip, given = audioclip_of(model, type(self)), Given.of(batch, self._modalities)
         features: dict[str, Tensor] = {}
         embeddings, _ = self._embed(audioclip, given, evaluate=True)
         like = next(iter(embeddings.values()))
@@ -190,11 +186,7 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         first = torch.stack(list(features.values()))  # [modalities, B, D], NaN where there is none
         there = first.isnan().any(dim=2).logical_not()
         chosen = first[there.int().argmax(dim=0), torch.arange(first.shape[1], device=first.device)]
-        if model.multilabel:
-            return torch.sigmoid(chosen @ self.class_features.T - 0.5)
-        logits = scaled_similarity(model.logit_scale_at, chosen, self.class_features)
-        assert logits is not None
-        return logits.softmax(dim=-1)
+        return class_scores(model, chosen, self.class_features)
 
     def _embed(
         self, model: AudioCLIP, given: Given, *, evaluate: bool = False
@@ -269,12 +261,3 @@ def _agreement(features: Mapping[str, Tensor]) -> Tensor:
     given = list(features.values())
     cosines = [(a * b).sum(dim=1) for i, a in enumerate(given) for b in given[i + 1 :]]
     return torch.stack(cosines).nanmean(dim=0)
-
-
-def _audioclip(model: nn.Module) -> AudioCLIP:
-    if not isinstance(model, AudioCLIP):
-        raise ValueError(
-            f"Contrastive needs an AudioCLIP model; Model.class is a {type(model).__name__}. For a "
-            "classifier use utils.tasks.Classification."
-        )
-    return model
