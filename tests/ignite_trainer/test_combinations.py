@@ -36,7 +36,7 @@ def test_every_combination_is_a_run_and_the_last_key_varies_fastest() -> None:
         "lr-0.2_fold-1",
     ]
     assert runs[2].values == {LR: 0.2, FOLD: 3}
-    assert runs[2].protocol == validate(
+    assert runs[2].blueprint.protocol == validate(
         toy(Path("none"), Optimizer__args__lr=0.2, Dataset__args__fold=3, Sweep={})
     )
 
@@ -44,7 +44,7 @@ def test_every_combination_is_a_run_and_the_last_key_varies_fastest() -> None:
 def test_keys_may_be_new_arguments_and_positions_of_lists() -> None:
     runs = runs_of({"Model.args.dropout": [0.5], "Transforms.-3.args.level": [0.1, 0.2]})
     assert [run.name for run in runs] == ["dropout-0.5_level-0.1", "dropout-0.5_level-0.2"]
-    assert [run.protocol.transforms[1].args["level"] for run in runs] == [0.1, 0.2]
+    assert [run.blueprint.protocol.transforms[1].args["level"] for run in runs] == [0.1, 0.2]
     assert list(runs[0].values) == ["Model.args.dropout", "Transforms[1].args.level"]
 
 
