@@ -40,10 +40,9 @@ def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> No
     for row in hardest[:MOST_SAMPLES]:
         for portrait in gallery.held_out([kept.positions[row]]):
             room -= sum(len(exhibit.content) for exhibit in portrait.exhibits)
-            if room < 0:
-                break
-            files = _save(portrait.exhibits, folder, stem=f"hardest-{len(saved) + 1}")
-            saved.append({**_describe(kept, int(row)), "margin": float(margins[row]), "files": files})
+            if room >= 0:
+                files = _save(portrait.exhibits, folder, stem=f"hardest-{len(saved) + 1}")
+                saved.append({**_describe(kept, row), "margin": float(margins[row]), "files": files})
     if saved:
         write_json(folder / _HARDEST, saved)
 
@@ -73,13 +72,11 @@ def model_section(gallery: Gallery) -> list[Section]:
 
 
 def _describe(predictions: Predictions, row: int) -> dict[str, Any]:
-    names, scores = predictions.class_names, predictions.scores[row]
-    predicted = int(predictions.predicted[row])
-    right = np.flatnonzero(predictions.targets[row])
+    scores = [*zip(predictions.class_names, predictions.scores[row].tolist(), strict=True)]
     return {
         "record": dict(predictions.records[row]),
-        "right": [[names[number], float(scores[number])] for number in right],
-        "predicted": [names[predicted], float(scores[predicted])],
+        "right": [scores[number] for number in np.flatnonzero(predictions.targets[row])],
+        "predicted": scores[predictions.predicted[row]],
     }
 
 
@@ -99,10 +96,7 @@ def _sample(run: Path, entry: Mapping[str, Any]) -> Section:
     first, *others = entry["record"].items()
     right = ", ".join(f"{name} ({score:.3f})" for name, score in entry["right"]) or "none"
     name, score = entry["predicted"]
-    exhibits = [
-        Exhibit(content=(run / path).read_bytes(), **about)
-        for path, about in ((file.pop("path"), file) for file in entry["files"])
-    ]
+    exhibits = [Exhibit(content=(run / file.pop("path")).read_bytes(), **file) for file in entry["files"]]
     return Section(
         title=", ".join([str(first[1]), *(f"{key} {value}" for key, value in others)]),
         text=[f"Right: {right}. Predicted: {name} ({score:.3f})."],

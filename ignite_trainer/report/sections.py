@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,55 +37,53 @@ def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]
         text.append(f"{of} have scores that are not finite. They are left out of what follows.")
     if not kept.scores.size:
         return [Section(title="Predictions", text=[*text, "There are no scores to look at."])]
-    classes = _ranked_classes if kept.multilabel else _classes
     confusions = [] if kept.multilabel else [_confusions(kept, folder)]
-    return [classes(kept, folder, text), *confusions, _calibration(kept, folder)]
+    return [_classes(kept, folder, text), *confusions, _calibration(kept, folder)]
 
 
-def _classes(predictions: Predictions, folder: Path, text: Sequence[str]) -> Section:
+def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section:
+    """Accuracy of each class, or its average precision where a sample can have several."""
     names, samples = predictions.class_names, predictions.targets.sum(axis=0)
-    right, values = predictions.targets[predictions.correct].sum(axis=0), statistics.recalls(predictions)
-    notes = [f"{part:,} of {whole:,}" for part, whole in zip(right, samples, strict=True)]
-    figure = pictures.classes_figure(values, notes, names, measure="Accuracy")
-    columns = zip(names, samples, right, values, strict=True)
-    summary = (
-        f"{right.sum():,} of {samples.sum():,} samples are right: an accuracy of "
-        f"{_percent(right.sum() / samples.sum())} (95 % interval {_interval(right.sum(), samples.sum())}). "
-        f"The mean of the classes' accuracies is {_percent(float(np.nanmean(values)))}."
-    )
-    explanation = (
-        "An interval is Wilson's: the accuracies that so many samples leave plausible, if they are "
-        "independent of each other. It does not cover what another seed or other training data would change."
-    )
-    return Section(
-        title="Classes",
-        text=[*text, " ".join([summary, *_absent(predictions), *_loss(predictions)]), explanation],
-        exhibits=[_save(figure, folder / "classes.png", "Accuracy of each class")],
-        folded="Every class",
-        header=["class", "samples", "right", "accuracy", "95 % interval"],
-        rows=[[name, f"{n:,}", f"{k:,}", _percent(value), _interval(k, n)] for name, n, k, value in columns],
-    )
-
-
-def _ranked_classes(predictions: Predictions, folder: Path, text: Sequence[str]) -> Section:
-    """Average precision of each class, where a sample can have several."""
-    names, positives = predictions.class_names, predictions.targets.sum(axis=0)
-    if not positives.any():
+    if predictions.multilabel and not samples.any():
         nothing = "No sample has any class, so no average precision is defined."
         return Section(title="Classes", text=[*text, nothing])
-    values = statistics.average_precisions(predictions)
-    notes = [f"{count:,} positive" for count in positives]
-    figure = pictures.classes_figure(values, notes, names, measure="Average precision")
-    mean = f"The mean average precision over classes is {np.nanmean(values):.4f}."
-    summary = [f"{len(predictions):,} samples.", mean, *_absent(predictions), *_loss(predictions)]
-    columns = zip(names, positives, values, strict=True)
+    if predictions.multilabel:
+        measure, values = "Average precision", statistics.average_precisions(predictions)
+        mean = f"The mean average precision over classes is {np.nanmean(values):.4f}."
+        summary = [f"{len(predictions):,} samples.", mean]
+        explanation = []
+        notes = [f"{count:,} positive" for count in samples]
+        header = ["class", "positives", "average precision"]
+        columns = [
+            [f"{n:,}" for n in samples],
+            ["" if np.isnan(value) else f"{value:.4f}" for value in values],
+        ]
+    else:
+        measure, values = "Accuracy", statistics.recalls(predictions)
+        right = predictions.targets[predictions.correct].sum(axis=0)
+        k, n = right.sum(), samples.sum()
+        summary = [
+            f"{k:,} of {n:,} samples are right: an accuracy of {_percent(k / n)} "
+            f"(95 % interval {_interval(k, n)}).",
+            f"The mean of the classes' accuracies is {_percent(float(np.nanmean(values)))}.",
+        ]
+        explanation = [
+            "An interval is Wilson's: the accuracies that so many samples leave plausible, if they are "
+            "independent of each other. It does not cover what another seed or other training data would "
+            "change."
+        ]
+        notes = [f"{k:,} of {n:,}" for k, n in zip(right, samples, strict=True)]
+        header = ["class", "samples", "right", "accuracy", "95 % interval"]
+        counts = [[f"{count:,}" for count in column] for column in (samples, right)]
+        columns = [*counts, list(map(_percent, values)), list(map(_interval, right, samples))]
+    figure = pictures.classes_figure(values, notes, names, measure=measure)
     return Section(
         title="Classes",
-        text=[*text, " ".join(summary)],
-        exhibits=[_save(figure, folder / "classes.png", "Average precision of each class")],
+        text=[*text, " ".join([*summary, *_absent(predictions), *_loss(predictions)]), *explanation],
+        exhibits=[_save(figure, folder / "classes.png", f"{measure} of each class")],
         folded="Every class",
-        header=["class", "positives", "average precision"],
-        rows=[[name, f"{n:,}", f"{value:.4f}" if n else ""] for name, n, value in columns],
+        header=header,
+        rows=list(zip(names, *columns, strict=True)),
     )
 
 
@@ -95,8 +92,8 @@ def _confusions(predictions: Predictions, folder: Path) -> Section:
     what = "Confusion matrix: rows are right classes, columns predicted ones"
     shown = _save(confusion.confusion_figure(matrix, names), folder / "confusion.png", what)
     rows = [
-        [names[error.target], names[error.predicted], f"{error.samples:,}", _percent(error.share)]
-        for error in statistics.most_confused(matrix)
+        [names[right], names[predicted], f"{count:,}", _percent(share)]
+        for right, predicted, count, share in statistics.most_confused(matrix)
     ]
     if not rows:
         return Section(title="Confusions", text=["Nothing is confused."], exhibits=[shown])

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +16,6 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 _ROUNDING = 1e-5  # by which probabilities in single precision may leave 0..1
-
-
-class Confusion(NamedTuple):
-    """Samples of the class `target` that were taken for `predicted`: their number, and share of the class."""
-
-    target: int
-    predicted: int
-    samples: int
-    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +47,7 @@ def finite(predictions: Predictions) -> Predictions:
         scores=predictions.scores[kept],
         targets=predictions.targets[kept],
         records=tuple(compress(predictions.records, kept)),
-        positions=tuple(compress(predictions.positions, kept)) if predictions.positions else None,
+        positions=predictions.positions and tuple(compress(predictions.positions, kept)),
     )
 
 
@@ -77,9 +67,8 @@ def recalls(predictions: Predictions) -> Floats:
     from sklearn import metrics
 
     right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
-    shares: Floats = metrics.recall_score(
-        right, predictions.predicted, labels=labels, average=None, zero_division=np.nan
-    )
+    options = {"labels": labels, "average": None, "zero_division": np.nan}
+    shares: Floats = metrics.recall_score(right, predictions.predicted, **options)
     return shares
 
 
@@ -110,14 +99,14 @@ def cross_entropy(predictions: Predictions) -> float | None:
     return float(-np.log(np.minimum(np.maximum(given.astype(np.float64), smallest), 1.0)).mean())
 
 
-def most_confused(matrix: Counts, *, limit: int = 10) -> list[Confusion]:
-    """List the pairs of classes with most errors; of equal ones first those with the larger share."""
-    errors = [
-        Confusion(int(row), int(column), int(matrix[row, column]), matrix[row, column] / matrix[row].sum())
-        for row, column in np.argwhere(matrix)
-        if row != column
-    ]
-    return sorted(errors, key=lambda error: (-error.samples, -error.share, error.target))[:limit]
+def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, int, float]]:
+    """List right class, predicted class, samples and their share of the right class, most samples first.
+
+    Of pairs with as many samples, the one with the larger share comes first.
+    """
+    pairs = [(row, column) for row, column in np.argwhere(matrix) if row != column]
+    errors = [(*pair, matrix[pair], matrix[pair] / matrix[pair[0]].sum()) for pair in pairs]
+    return sorted(errors, key=lambda error: (-error[2], -error[3], error[0]))[:limit]
 
 
 def margins(predictions: Predictions) -> Floats:
@@ -131,16 +120,11 @@ def margins(predictions: Predictions) -> Floats:
 
 
 def average_precisions(predictions: Predictions) -> Floats:
-    """Average precision of each class's scores over the samples, `[K]`; NaN for a class without positives.
-
-    The precisions at every threshold, each weighted by the recall it adds; not interpolated.
-    """
-    from sklearn import metrics
+    """Average precision of each class's scores over the samples, `[K]`; NaN for a class without positives."""
+    from sklearn.metrics import average_precision_score
 
     columns = zip(predictions.targets.T, predictions.scores.T, strict=True)
-    return np.array(
-        [metrics.average_precision_score(*column) if column[0].any() else np.nan for column in columns]
-    )
+    return np.array([average_precision_score(*column) if column[0].any() else np.nan for column in columns])
 
 
 def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | None:
