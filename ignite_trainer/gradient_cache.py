@@ -28,7 +28,7 @@ from ignite_trainer.joint_steps import Joint, comparison
 from ignite_trainer.phases import phase
 from ignite_trainer.precision import autocast
 from ignite_trainer.protocol import Setup
-from ignite_trainer.task import EmbeddingTask
+from ignite_trainer.task import EmbeddingTask, Task
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class GradientCache:
 
     def __init__(self, task: EmbeddingTask, model: nn.Module, setup: Setup, *, device: torch.device) -> None:
         """Prepare the steps of `task`; `setup.chunk` is the largest part."""
-        assert setup.chunk is not None, "there are parts"
-        self._task, self._model, self._device = task, model, device
-        self._precision, self._chunk = setup.precision, setup.chunk
-        self._batch = usual_size(setup)
+        self._task = task
+        self._model = model
+        self._setup = setup
+        self._device = device
         self._parts: list[_Part] = []
         self._embeddings: dict[str, Tensor] = {}
         self._buffers: list[Tensor] = []
@@ -66,11 +66,11 @@ class GradientCache:
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
-        for part in even_parts(len(batch.indices), at_most=self._chunk, usual=self._batch):
+        for part in parts_of(len(batch.indices), self._setup, self._task):
             samples, random = part_of(batch.sample, part), self._random()
             # Parameters as 16-bit numbers are kept as long as a block of autocast lasts, and of this one
             # without their gradient.
-            with torch.no_grad(), autocast(self._precision, self._device):
+            with torch.no_grad(), autocast(self._setup.precision, self._device):
                 embeddings = self._task.embed(self._model, samples)
             rows = {}
             for name, values in embeddings.items():
@@ -82,7 +82,7 @@ class GradientCache:
             name: torch.cat(values).requires_grad_(values[0].is_floating_point())
             for name, values in embedded.items()
         }
-        with autocast(self._precision, self._device):
+        with autocast(self._setup.precision, self._device):
             return comparison(self._task, self._model, self._embeddings, batch)
 
     def backward(self) -> None:
@@ -97,7 +97,7 @@ class GradientCache:
         self._put_buffers(self._buffers)
         for part in parts:
             self._put_random(part.random)
-            with autocast(self._precision, self._device):
+            with autocast(self._setup.precision, self._device):
                 embeddings = self._task.embed(self._model, part.sample)
             learned = [name for name in gradients if name in embeddings and embeddings[name].requires_grad]
             if learned:
@@ -133,17 +133,16 @@ class GradientCache:
             buffer.copy_(value)
 
 
-def usual_size(setup: Setup) -> int:
-    """The size of a process's part of a batch, the largest of all."""
-    return math.ceil(setup.batch_of_all(world_size(), train=True) / world_size())
+def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
+    """Cut a process's batch into the parts that go through the model together.
 
-
-def even_parts(size: int, *, at_most: int, usual: int) -> list[slice]:
-    """Cut a batch into parts that differ by one sample at most, since batch norm cannot do with few.
-
-    Their number is that of a batch of the `usual` size, if there are enough samples: so it is the same in all
-    processes, which may have to wait for each other in each of them.
+    They differ by one sample at most, since batch norm needs several. Their number depends on the usual batch
+    size: all processes, which may have to wait for each other in each part, have equally many, unless a batch
+    has fewer samples.
     """
-    count = min(size, max(math.ceil(usual / at_most), math.ceil(size / at_most)))
-    ends = [size * index // count for index in range(count + 1)]
+    count = 1
+    if isinstance(task, EmbeddingTask) and setup.chunk:
+        usual = math.ceil(setup.batch_of_all(world_size(), train=True) / world_size())
+        count = max(1, min(samples, math.ceil(max(usual, samples) / setup.chunk)))
+    ends = [samples * index // count for index in range(count + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(ends)]

@@ -22,7 +22,7 @@ from ignite_trainer.batch_norm import SynchronisedBatchNorm
 from ignite_trainer.data import Batch, SplitLoader
 from ignite_trainer.distributed import all_say, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed
-from ignite_trainer.gradient_cache import even_parts, usual_size
+from ignite_trainer.gradient_cache import parts_of
 from ignite_trainer.joint_steps import Joint
 from ignite_trainer.memory import is_out_of_memory
 from ignite_trainer.parameters import ParameterPlan
@@ -83,7 +83,7 @@ class LoneSamples:
         Raises:
             RunFailed: nothing is left to train on.
         """
-        parts = _parts(len(batch.indices), self._setup, self._task)
+        parts = parts_of(len(batch.indices), self._setup, self._task)
         if world_size() > 1 and any(norm.training for norm in self._shared):
             fields = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
             same = all(others == fields for others in all_say(fields))
@@ -127,7 +127,7 @@ def refuse_single_values(
     Raises:
         ProtocolError: a batch norm in train mode would see one value for each channel.
     """
-    parts = _parts(setup.batch_of_all(world_size(), train=True) // world_size(), setup, task)
+    parts = parts_of(setup.batch_of_all(world_size(), train=True) // world_size(), setup, task)
     smallest = min(part.stop - part.start for part in parts)
     if not setup.epochs or smallest > 1 or (world_size() > 1 and setup.sync_batch_norm):
         return
@@ -157,13 +157,6 @@ def refuse_single_values(
     finally:
         hook.remove()
         restore()
-
-
-def _parts(samples: int, setup: Setup, task: Task) -> list[slice]:
-    """Return the parts of a process's batch that go through the model together."""
-    if isinstance(task, EmbeddingTask) and setup.embeds_in_parts and setup.chunk and samples:
-        return even_parts(samples, at_most=setup.chunk, usual=usual_size(setup))
-    return [slice(0, samples)]
 
 
 def _lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
