@@ -1,4 +1,4 @@
-"""The scores of every sample of a split, kept for reports: `predictions.csv` and what is computed from it."""
+"""Scores of every sample of a split, for reports and `predictions.csv`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _MOST_CURVES = 20  # in a report, which holds their pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A sweep that was checked and can be carried out: its runs, and the folder that they lie in."""
+    """A checked sweep: its runs, and the folder they lie in."""
 
     protocol: Protocol
     runs: tuple[Combination, ...]
@@ -54,7 +54,7 @@ class Plan:
 
 
 def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Plan:
-    """Check all runs of a sweep; nothing is written.
+    """Check all runs of a sweep without writing anything.
 
     Args:
         protocol: a validated protocol that has a `Sweep`.
@@ -73,10 +73,10 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
 
 
 def carry_out(plan: Plan) -> Summary:
-    """Carry out the runs that are not finished yet, one after the other; a run that fails stops no other.
+    """Carry out the unfinished runs one after the other; a run that fails does not stop the others.
 
     Raises:
-        ProtocolError: another process is at it, or its folder cannot be used.
+        ProtocolError: another process carries out this sweep, or its folder cannot be used.
     """
     with contextlib.ExitStack() as lock:
         seed, records = main_says(lambda: _begin_or_go_on(plan, lock))
@@ -104,7 +104,7 @@ def carry_out(plan: Plan) -> Summary:
 
 
 def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
-    """Take the sweep's folder; return the seed, and what finished runs reached."""
+    """Lock the sweep's folder; return the seed, and the records of finished runs by name."""
     results.check_writable(plan.protocol)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.enter_context(alone_in(plan.folder, name="sweep"))
@@ -113,7 +113,7 @@ def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[s
 
 
 def _can_go_on(blueprint: Blueprint, folder: Path) -> bool:
-    """Return whether a run goes on from its last state; set one aside that cannot."""
+    """Return whether a run goes on from its last state; set aside one that cannot."""
     if resuming.can_go_on(blueprint, folder):
         show(f"{folder.name} was not finished; it goes on from its last state.")
         return True
@@ -122,7 +122,7 @@ def _can_go_on(blueprint: Blueprint, folder: Path) -> bool:
 
 
 def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
-    """Carry out a run; return what it reached, or why it failed."""
+    """Carry out a run; return its record, or why it failed."""
     blueprint = run.blueprint
     if blueprint.protocol.setup.seed is None:
         blueprint = blueprint.with_setup(seed=seed)
@@ -185,10 +185,10 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Rename what is left of a run that was stopped: nothing that was computed is lost.
+    """Rename the folder of a run that was stopped, so that nothing it computed is lost.
 
     Raises:
-        ProtocolError: another process is at that run.
+        ProtocolError: another process carries out that run.
     """
     if not folder.exists():
         return
@@ -239,7 +239,7 @@ def _curve(folder: Path) -> Section:
 
 
 def _pool(plan: Plan, summary: Summary) -> Predictions | None:
-    """The predictions of all runs; None until all are there, or where they are not of separate folds."""
+    """Pool the predictions of all runs; None until all are there, or where they are not of separate folds."""
     records = summary.records
     if summary.missing or not varies_fold_alone(plan.runs) or any(group.no_mean for group in summary.groups):
         return None

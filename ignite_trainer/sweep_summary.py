@@ -24,7 +24,7 @@ HONEST = (
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """The predictions of several folds taken as those of one data set.
+    """Predictions of several folds, taken as those of one data set.
 
     Attributes:
         held_out: number of the folds.
@@ -41,13 +41,13 @@ class Pooled:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A sweep, as far as it is finished.
+    """The state of a sweep.
 
     Attributes:
-        runs: all that are planned, in order.
-        records: what the finished ones reached, by the name of the run.
-        failures: why runs failed, by their names; those of this call only.
-        pooled: once all runs are there, where nothing but the fold is swept and no two folds overlap.
+        runs: all planned runs, in order.
+        records: results of the finished runs by their names.
+        failures: why runs of this call failed, by their names.
+        pooled: present once all runs are finished, if only the fold is swept and no two folds overlap.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Summary:
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """The summary as JSON types."""
+    """Convert to JSON types."""
     return {
         "name": summary.name,
         "keys": summary.keys,
@@ -103,7 +103,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 
 
 def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """The summary as a table: its header, a row for each run, a row for each mean."""
+    """Return header, a row for each run and a row for each mean."""
     header = ["run", *(key.rpartition(".")[-1] for key in summary.keys)]
     for label in summary.labels:
         header.append(f"{label}, last (epoch)")
@@ -116,14 +116,14 @@ def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[st
 
 
 def to_markdown(summary: Summary) -> str:
-    """The table and what must be said of it, as `sweep.md`."""
+    """Write the table and its remarks as Markdown, for `sweep.md`."""
     header, runs, means = to_cells(summary)
     parts = [f"# Sweep of {markdown.inert(summary.name)}", markdown.table(header, [*runs, *means])]
     return "\n\n".join([*parts, *map(markdown.inert, remarks(summary))]) + "\n"
 
 
 def remarks(summary: Summary) -> list[str]:
-    """What must be said of the table for it to be understood: a sentence or two each."""
+    """Return the paragraphs needed to understand the table."""
     said = []
     if summary.missing:
         done = f"{len(summary.records)} of {len(summary.runs)} runs are finished."
@@ -145,7 +145,7 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _said_of_means(summary: Summary) -> list[str]:
-    """What the means are of, why some are missing, and which of two figures is the honest one."""
+    """Say what means are over, why some are missing, and which of two figures is the honest one."""
     groups, said = summary.groups, []
     reasons = dict.fromkeys(group.no_mean for group in groups if group.no_mean)
     said += [f"There is no mean: {reason}" for reason in reasons]
