@@ -16,6 +16,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ignite_trainer import file_names
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.extending import flatten, lost_schema, read_layers, read_protocol
 from ignite_trainer.flags import AUTO, SHORTHANDS, long_flags, make_parser
@@ -59,7 +60,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     resumed = None if flags.resume in (None, AUTO) else Path(flags.resume)
     if not flags.config:
         flags.config = (
-            [str(resumed / "protocol.json")]
+            [str(resumed / file_names.PROTOCOL)]
             if resumed
             else make_parser().error("name a protocol, such as -c protocols/quickstart.json")
         )

@@ -14,7 +14,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
-from ignite_trainer import metrics, random_state, results, resuming
+from ignite_trainer import file_names, metrics, random_state, results, resuming
 from ignite_trainer.assembly import SPLITS, Parts
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.checkpoints import Checkpoints, Position
@@ -27,7 +27,7 @@ from ignite_trainer.lone_samples import LoneSamples
 from ignite_trainer.origin_of_weights import MEANING, caution
 from ignite_trainer.outcome import describe_run
 from ignite_trainer.passes import PassResult, SplitPass
-from ignite_trainer.record import FILE_NAME, RunRecord
+from ignite_trainer.record import RunRecord
 from ignite_trainer.reporters import Reporter
 from ignite_trainer.reporters.reporter import Evaluated, Iteration, Measured, RunEnd, Split
 from ignite_trainer.running import Elapsed, RunningMetrics
@@ -77,7 +77,7 @@ class Run:
         }
         self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
         self._checkpoints = Checkpoints(
-            folder / "checkpoints",
+            folder / file_names.CHECKPOINTS,
             self._protocol,
             model=parts.model,
             state=self._state,
@@ -128,7 +128,7 @@ class Run:
             faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
         if self._held_out.predictions is not None and is_main():
-            self._held_out.predictions.write_csv(self._folder / "predictions.csv")
+            self._held_out.predictions.write_csv(self._folder / file_names.PREDICTIONS)
         self._reporters.on_end(end)
         record = describe_run(
             self._blueprint,
@@ -140,7 +140,7 @@ class Run:
             caution=self._caution,
         )
         if is_main():  # last: it says that all is there
-            results.write_json(self._folder / FILE_NAME, record.model_dump(mode="json"))
+            results.write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
 
     def _restore(self) -> Position | None:
@@ -149,7 +149,7 @@ class Run:
         Until all of it is found to fit, what the run left stays as it is.
         """
         position = self._checkpoints.restore()
-        result = self._folder / FILE_NAME
+        result = self._folder / file_names.RESULT
         if position is None:
             damaged = listing(list(dict.fromkeys(self._checkpoints.damaged)))
             if damaged or result.exists():
@@ -176,8 +176,8 @@ class Run:
         write_json, folder = results.write_json, self._folder
         if resume:
             environment = {**environment, "earlier": results.earlier_environments(folder)}
-        write_json(folder / "protocol.json", self._protocol.to_json())
-        write_json(folder / "environment.json", environment)
+        write_json(folder / file_names.PROTOCOL, self._protocol.to_json())
+        write_json(folder / file_names.ENVIRONMENT, environment)
         place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
         gone_on = place if resume else None
         warning = MEANING.get(self._caution, "")

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from ignite_trainer import file_names
 from ignite_trainer.errors import ProtocolError
-from ignite_trainer.record import FILE_NAME, RunRecord
+from ignite_trainer.record import RunRecord
 from ignite_trainer.self_description import (
     digest,
     folds,
@@ -75,7 +76,7 @@ def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
 def _run_of(file: Path) -> RunRecord | None:
     for folder in (file.parent, file.parent.parent):
         try:
-            return RunRecord.read(folder / FILE_NAME)
+            return RunRecord.read(folder / file_names.RESULT)
         except ProtocolError:
             continue
     return None

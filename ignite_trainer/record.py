@@ -13,8 +13,6 @@ from ignite_trainer.protocol import PublishedFigure
 from ignite_trainer.reporters.reporter import Best, Figure
 from ignite_trainer.self_description import WeightsFile
 
-FILE_NAME = "result.json"
-
 
 class RunRecord(BaseModel):
     """What a finished run reached.

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ignite_trainer import file_names
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.writing import whole_file
@@ -122,7 +123,7 @@ def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
 def earlier_environments(folder: Path) -> list[dict[str, Any]]:
     """What `environment.json` of a run says of the times it ran before, the first one first."""
     try:
-        last = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        last = json.loads((folder / file_names.ENVIRONMENT).read_text(encoding="utf-8"))
         return [*last.pop("earlier", []), last]
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # somebody wrote into it
         return []

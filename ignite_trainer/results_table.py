@@ -14,17 +14,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from ignite_trainer import markdown
+from ignite_trainer import file_names, markdown
 from ignite_trainer.errors import ProtocolError, RunFailed
 from ignite_trainer.formatting import percent, readable, remarks_on_best
 from ignite_trainer.identity import identity
 from ignite_trainer.origin_of_weights import MEANING
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import FILE_NAME, RunRecord
+from ignite_trainer.record import RunRecord
 from ignite_trainer.results import write_json, write_text
 from ignite_trainer.table_entries import HASH_DIGITS, Entry, Found, make_entries
 
-_REPORT = "report.html"
 _PATIENCE_SECONDS = 60  # another process is done in much less
 _RUN_HEADER = ("run", "fold", "seed", "last", "best (epoch)", "last checkpoint, sha256", "source revision")
 
@@ -56,12 +55,12 @@ def read_results(root: Path) -> tuple[list[Found], list[str]]:
                 Found(
                     folder=folder,
                     record=record,
-                    identity=record.identity or _identity(path.with_name("protocol.json")),
-                    has_report=path.with_name(_REPORT).exists(),
+                    identity=record.identity or _identity(path.with_name(file_names.PROTOCOL)),
+                    has_report=path.with_name(file_names.PAGE).exists(),
                 )
             )
         except ProtocolError:
-            unreadable.append(f"{folder}/{FILE_NAME}")
+            unreadable.append(f"{folder}/{file_names.RESULT}")
     return found, unreadable
 
 
@@ -131,9 +130,9 @@ def _result_files(root: Path) -> Iterator[Path]:
     """Results under the root; below one of them, and in hidden folders, there are none."""
     for folder, inner, names in os.walk(root):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        if FILE_NAME in names:
+        if file_names.RESULT in names:
             inner.clear()
-            yield Path(folder) / FILE_NAME
+            yield Path(folder) / file_names.RESULT
 
 
 def _cell_texts(entry: Entry | None) -> tuple[str, str]:
@@ -165,7 +164,7 @@ def _details(entry: Entry) -> str:
     lines = "\n".join(f"- {name}: {markdown.inert(text)}" for name, text in facts.items() if text)
     runs = _run_table(entry.runs)
     every = (*entry.runs, *entry.earlier)
-    reports = [markdown.link(PurePosixPath(run.folder, _REPORT)) for run in every if run.has_report]
+    reports = [markdown.link(PurePosixPath(run.folder, file_names.PAGE)) for run in every if run.has_report]
     parts = [f"## {markdown.inert(f'{entry.row}: {entry.column}')}", lines, runs]
     if entry.earlier:
         parts.append("Earlier runs of the same fold and seed, which the figures above leave out:")

@@ -9,18 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer import results
+from ignite_trainer import file_names, results
 from ignite_trainer.affects import Affects
 from ignite_trainer.blueprint import Blueprint
+from ignite_trainer.checkpoint_files import states_of
 from ignite_trainer.checkpoints import Position
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.identity import selected
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import FILE_NAME, RunRecord
+from ignite_trainer.record import RunRecord
 from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Measured, RunEnd
 from ignite_trainer.validation import read_json, validate
-
-LOG = "metrics.jsonl"
 
 _FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
 _NAMED = 3  # keys that differ; more are no help
@@ -36,7 +35,7 @@ def newest_run(blueprint: Blueprint) -> Path | None:
 def passed_over(blueprint: Blueprint) -> str | None:
     """Say how the newest unfinished run of another protocol of that name differs; None if there is none."""
     for folder in _runs(blueprint.protocol):
-        if not (folder / FILE_NAME).exists() and (differences := _differences(blueprint, folder)):
+        if not (folder / file_names.RESULT).exists() and (differences := _differences(blueprint, folder)):
             return (
                 f"The unfinished run in {folder} is of another protocol: {_first(differences)}. "
                 f"--resume {folder} without -c goes on with it as it is."
@@ -47,14 +46,14 @@ def passed_over(blueprint: Blueprint) -> str | None:
 def is_finished(protocol: Protocol, folder: Path) -> bool:
     """Whether the run in a folder has done all epochs of the protocol, and written all down."""
     try:
-        return RunRecord.read(folder / FILE_NAME).epochs >= protocol.setup.epochs
+        return RunRecord.read(folder / file_names.RESULT).epochs >= protocol.setup.epochs
     except ProtocolError:
         return False
 
 
 def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
     """What a finished run reached, from its folder."""
-    record, checkpoints = RunRecord.read(folder / FILE_NAME), folder / "checkpoints"
+    record, checkpoints = RunRecord.read(folder / file_names.RESULT), folder / file_names.CHECKPOINTS
     best = tuple(
         replace(best, checkpoint=best.checkpoint and checkpoints / best.checkpoint) for best in record.best
     )
@@ -70,13 +69,13 @@ def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
 
 def can_go_on(blueprint: Blueprint, folder: Path) -> bool:
     """Return whether a folder holds a state of a run of this protocol."""
-    states = (folder / "checkpoints").glob("last_*.pt")
-    return (folder / "protocol.json").exists() and any(states) and not _differences(blueprint, folder)
+    states = states_of(folder / file_names.CHECKPOINTS)
+    return bool((folder / file_names.PROTOCOL).exists() and states and not _differences(blueprint, folder))
 
 
 def require_same(blueprint: Blueprint, folder: Path) -> None:
     """Raise a ProtocolError that names what differs, unless the run in `folder` is one of this protocol."""
-    if not (folder / "protocol.json").is_file():
+    if not (folder / file_names.PROTOCOL).is_file():
         raise ProtocolError(
             f"{folder} is no folder of a run: it has no protocol.json. Name one, or leave --resume without."
         )
@@ -90,7 +89,7 @@ def require_same(blueprint: Blueprint, folder: Path) -> None:
 
 def seed_of(folder: Path) -> int:
     """Read the seed of a run; a ProtocolError if none is written down."""
-    path = folder / "protocol.json"
+    path = folder / file_names.PROTOCOL
     seed = validate(read_json(path), source=str(path)).setup.seed
     if seed is None:
         raise ProtocolError(f"{path} has no Setup.seed, which that of every run has. Start a new run.")
@@ -106,7 +105,7 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
     Raises:
         ProtocolError: a line is no event; but for the last one, which a killed run may not have finished.
     """
-    path = folder / LOG
+    path = folder / file_names.LOG
     if not path.exists():
         return []
     # Not splitlines: a string of JSON may hold what that takes for the end of a line, U+2028 for one.
@@ -197,7 +196,7 @@ def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
     """List in what the run in a folder differs from the protocol, a phrase for each key."""
     protocol = blueprint.protocol
     try:
-        other = validate(read_json(folder / "protocol.json"))
+        other = validate(read_json(folder / file_names.PROTOCOL))
     except ProtocolError as error:
         return [f"its protocol.json cannot be read ({error.problems[0]})"]
     ours, theirs = (dict(_flat(selected(each, _FIXED, blueprint.classes))) for each in (protocol, other))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer import metrics
+from ignite_trainer import file_names, metrics
 from ignite_trainer.assembly import Parts
 from ignite_trainer.distributed import world_size
 from ignite_trainer.gallery import RunGallery
@@ -62,7 +62,7 @@ def describe_start(
         iterations_per_epoch=len(parts.training),
         best=best,
         caution=caution,
-        sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / "sweep.json").exists() else None,
+        sweep=f"{setup.name} {folder.parent.name}" if (folder.parent / file_names.SWEEP).exists() else None,
         gallery=RunGallery(parts, epochs=setup.epochs),
     )
 

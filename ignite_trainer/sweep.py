@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ignite_trainer import experiment, results, resuming, sweep_summary
+from ignite_trainer import experiment, file_names, results, resuming, sweep_summary
 from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.combinations import Combination, combinations, is_fold
 from ignite_trainer.distributed import is_main, main_says, world_size
@@ -33,7 +33,7 @@ from ignite_trainer.folder_lock import alone_in
 from ignite_trainer.identity import purpose
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.protocol import Protocol
-from ignite_trainer.record import FILE_NAME, RunRecord
+from ignite_trainer.record import RunRecord
 from ignite_trainer.report import exhibits, page, prediction_sections
 from ignite_trainer.report.page import Section
 from ignite_trainer.reporters.terminal import add_row, make_table, show
@@ -147,7 +147,7 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
 
 def _seed(plan: Plan) -> int:
     """The seed of the runs that have none of their own: drawn the first time, and then kept."""
-    path = plan.folder / "sweep.json"
+    path = plan.folder / file_names.SWEEP
     if path.exists():
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ def _seed(plan: Plan) -> int:
 def _finished(folder: Path) -> RunRecord | None:
     """What the run in this folder reached; None unless it is finished."""
     try:
-        return RunRecord.read(folder / FILE_NAME)
+        return RunRecord.read(folder / file_names.RESULT)
     except ProtocolError:
         return None
 
@@ -216,25 +216,25 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
     remarks = sweep_summary.remarks(summary)
     lead = Section(title=f"Sweep of {summary.name}", text=remarks, header=header, rows=[*runs, *means])
     sections: list[Section] = []
-    path, folders = plan.folder / "predictions.csv", [plan.folder / name for name in records]
+    path, folders = plan.folder / file_names.PREDICTIONS, [plan.folder / name for name in records]
     if predictions is not None:
         predictions.write_csv(path)
         sections += prediction_sections(predictions, plan.folder)
         sections += exhibits.hardest_section(folders)
     else:
         path.unlink(missing_ok=True)  # of an earlier call, with other runs
-    if drawn := [folder for folder in folders if (folder / "curve.png").exists()][:_MOST_CURVES]:
+    if drawn := [folder for folder in folders if (folder / file_names.CURVE).exists()][:_MOST_CURVES]:
         sections.append(Section(title="Learning curves", parts=list(map(_curve, drawn))))
     results.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
     results.write_text(plan.folder / "sweep.md", sweep_summary.to_markdown(summary))
-    results.write_text(plan.folder / page.FILE_NAME, page.render(lead, sections))
+    results.write_text(plan.folder / file_names.PAGE, page.render(lead, sections))
     return summary
 
 
 def _curve(folder: Path) -> Section:
     """Show the learning curve of a run, with a link to its report."""
-    report = {f"{folder.name}/{page.FILE_NAME}": ""} if (folder / page.FILE_NAME).exists() else {}
-    shown = page.picture(folder / "curve.png", f"Loss and metrics of {folder.name} by epoch")
+    report = {f"{folder.name}/{file_names.PAGE}": ""} if (folder / file_names.PAGE).exists() else {}
+    shown = page.picture(folder / file_names.CURVE, f"Loss and metrics of {folder.name} by epoch")
     return Section(title=folder.name, links=report, exhibits=[shown])
 
 
@@ -246,7 +246,7 @@ def _pool(plan: Plan, summary: Summary) -> Predictions | None:
     folds = [fold for record in records.values() for fold in record.held_out]
     if not all(record.held_out for record in records.values()) or len(set(folds)) < len(folds):
         return None
-    paths = {run.name: plan.folder / run.name / "predictions.csv" for run in plan.runs}
+    paths = {run.name: plan.folder / run.name / file_names.PREDICTIONS for run in plan.runs}
     if not all(path.exists() for path in paths.values()):
         return None
     return Predictions.pooled(

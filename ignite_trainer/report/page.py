@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from ignite_trainer import file_names
 from ignite_trainer.exhibit import Exhibit
 from ignite_trainer.visible import visible
 
-FILE_NAME = "report.html"
 _POINTS = 72  # an inch
 
 
@@ -87,7 +87,7 @@ def picture(path: Path, what: str) -> Exhibit:
 
 def said(folder: Path) -> str | None:
     """Return the line that says where the report in a folder is, as a terminal links it; None without one."""
-    path = folder / FILE_NAME
+    path = folder / file_names.PAGE
     return f"Report: {path.resolve().as_uri()}" if path.exists() else None
 
 

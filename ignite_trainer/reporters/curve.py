@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ignite_trainer import file_names
 from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, save
 from ignite_trainer.reporters.reporter import (
     Best,
@@ -127,7 +128,7 @@ class LearningCurve(Reporter):
 
     def _draw(self) -> None:
         assert self._run is not None, "on_start comes first"
-        save(self.figure(), self._run.folder / "curve.png")
+        save(self.figure(), self._run.folder / file_names.CURVE)
         self._undrawn = False
 
     def _lines(self) -> Iterable[Line]:

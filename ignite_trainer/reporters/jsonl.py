@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ignite_trainer import file_names
 from ignite_trainer.reporters.reporter import (
     Evaluated,
     Event,
@@ -48,7 +49,7 @@ class JsonLines(Reporter):
 
     def on_start(self, run: RunStart) -> None:
         """Open the file, so that a folder which cannot be written is found before the first step."""
-        self._path = run.folder / "metrics.jsonl"
+        self._path = run.folder / file_names.LOG
         self._file = self._path.open("ab", buffering=0)
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002

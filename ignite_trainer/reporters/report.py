@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ignite_trainer import file_names
 from ignite_trainer.formatting import duration, readable, remarks_on_best
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import exhibits, page, prediction_sections
@@ -14,10 +15,10 @@ from ignite_trainer.reporters.reporter import Evaluated, Measured, Reporter, Run
 from ignite_trainer.results import write_text
 
 _FILES = {
-    "predictions.csv": "for every sample of the held-out split target, prediction and scores",
-    "metrics.jsonl": "every value of the run, in its order",
-    "protocol.json": "the whole protocol: runs again as it is",
-    "environment.json": "versions, device, seed, revision of the source, command",
+    file_names.PREDICTIONS: "for every sample of the held-out split target, prediction and scores",
+    file_names.LOG: "every value of the run, in its order",
+    file_names.PROTOCOL: "the whole protocol: runs again as it is",
+    file_names.ENVIRONMENT: "versions, device, seed, revision of the source, command",
 }
 
 
@@ -55,7 +56,7 @@ class Report(Reporter):
             facts["Revision"] = str(revision)
         facts["Duration"] = duration(end.seconds)
         sections = [Section(title="Run", rows=list(facts.items()), left=2)]
-        if run.epochs and (curve := run.folder / "curve.png").exists():
+        if run.epochs and (curve := run.folder / file_names.CURVE).exists():
             shown = page.picture(curve, "Loss and metrics by epoch")
             sections.append(Section(title="Learning curve", exhibits=[shown]))
         if predictions is not None:
@@ -68,7 +69,7 @@ class Report(Reporter):
             sections.append(Section(title="Task", code=_json(run.protocol["Task"])))
         sections.append(Section(title="Protocol", folded="All of it", code=_json(run.protocol)))
         sections.append(Section(title="Files", links=_files(run.folder, end)))
-        write_text(run.folder / page.FILE_NAME, page.render(_lead(run, end), sections))
+        write_text(run.folder / file_names.PAGE, page.render(_lead(run, end), sections))
 
 
 def _lead(run: RunStart, end: RunEnd) -> Section:

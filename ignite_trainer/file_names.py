@@ -1,0 +1,11 @@
+"""Names of the files in the folders of runs and sweeps."""
+
+CHECKPOINTS = "checkpoints"
+CURVE = "curve.png"
+ENVIRONMENT = "environment.json"
+LOG = "metrics.jsonl"
+PAGE = "report.html"
+PREDICTIONS = "predictions.csv"
+PROTOCOL = "protocol.json"
+RESULT = "result.json"
+SWEEP = "sweep.json"
