@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from ignite_trainer import file_names, results
 from ignite_trainer.affects import Affects
@@ -18,7 +19,8 @@ from ignite_trainer.errors import ProtocolError
 from ignite_trainer.identity import selected
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import RunRecord
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Measured, RunEnd
+from ignite_trainer.reporters import jsonl
+from ignite_trainer.reporters.reporter import Evaluated, Event, Fault, Iteration, Measured, RunEnd
 from ignite_trainer.validation import read_json, validate
 
 _FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
@@ -97,87 +99,61 @@ def seed_of(folder: Path) -> int:
 
 
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
-    """Cut from the log of a run what came after the state it goes on from; return what is left, in order.
+    """Cut the log of a run back to the state it goes on from, and return the events left, in order.
 
-    Of lines about the same, which a return to a checkpoint leaves, the last one stays, and every fault.
-    A value that was not finite, which JSON does not have, comes back as NaN.
+    Going back to a checkpoint leaves lines about the same thing; the last one stays. All faults stay. A value
+    that was not finite, which JSON does not have, is read as NaN.
 
     Raises:
-        ProtocolError: a line is no event; but for the last one, which a killed run may not have finished.
+        ProtocolError: a line is not an event. An unfinished last line, left by a killed run, is dropped.
     """
     path = folder / file_names.LOG
     if not path.exists():
         return []
-    # Not splitlines: a string of JSON may hold what that takes for the end of a line, U+2028 for one.
+    # Not splitlines: a JSON string may hold characters that it takes for the end of a line, such as U+2028.
     lines = path.read_bytes().rstrip().split(b"\n") if position else []
-    kept: dict[tuple[Any, ...], tuple[str, Event | None]] = {}
+    kept: dict[tuple[Any, ...], tuple[bytes, jsonl.Entry]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line.decode())
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):  # a killed run was writing it
+            entry = jsonl.ENTRY.validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if number == len(lines) and first["type"] == "json_invalid":
                 break
-            raise _unreadable(path, number, error) from error
-        try:
-            before = position is not None and _is_before(entry, position)
-            event, key = (_event(entry), _key(entry, number)) if before else (None, ())
-            hash(key)  # a name that is a list has none
-        except (LookupError, TypeError, AttributeError) as error:
-            raise _unreadable(path, number, error) from error
-        if before:
-            kept.pop(key, None)  # after a return to a checkpoint the later one counts, in its place
-            kept[key] = (line.decode() + "\n", event)
-    results.write_text(path, "".join(line for line, _ in kept.values()))
-    return [event for _, event in kept.values() if event is not None]
+            where = ".".join(map(str, first["loc"][1:]))
+            raise ProtocolError(
+                f"{path}, line {number} is no event of a run ({where}{': ' if where else ''}{first['msg']}). "
+                "Mend or remove that line, or start a new run without --resume."
+            ) from error
+        if position is not None and _is_before(entry, position):
+            key = _key(entry, number)
+            kept.pop(key, None)  # the later one takes its own place
+            kept[key] = (line + b"\n", entry)
+    results.write_text(path, b"".join(line for line, _ in kept.values()).decode())
+    return [entry for _, entry in kept.values() if isinstance(entry, Event)]
 
 
-def _unreadable(path: Path, number: int, error: Exception) -> ProtocolError:
-    return ProtocolError(
-        f"{path}, line {number} is no event of a run ({type(error).__name__}: {error}). Mend or remove that "
-        "line, or start a new run without --resume."
-    )
+def _is_before(entry: jsonl.Entry, position: Position) -> bool:
+    match entry:
+        case RunEnd():
+            return False
+        case Iteration() | Fault():
+            return entry.iteration <= position.iteration
+        case _:
+            return entry.epoch < position.epoch or (position.complete and entry.epoch == position.epoch)
 
 
-def _is_before(entry: Mapping[str, Any], position: Position) -> bool:
-    if entry["event"] == "end":
-        return False
-    if entry["event"] in ("iteration", "fault"):
-        return bool(entry["iteration"] <= position.iteration)
-    return bool(entry["epoch"] < position.epoch or (position.complete and entry["epoch"] == position.epoch))
-
-
-def _key(entry: Mapping[str, Any], number: int) -> tuple[Any, ...]:
-    """What a line of the log is about; another about the same comes in its stead."""
-    if entry["event"] == "fault":  # each happened
-        return ("fault", number)
-    place = entry["iteration"] if entry["event"] == "iteration" else entry["epoch"]
-    return (entry["event"], place, entry.get("split"), entry.get("name"))
-
-
-def _event(entry: Mapping[str, Any]) -> Event | None:
-    values = {key: value for key, value in entry.items() if key not in ("event", "time")}
-    if entry["event"] == "iteration":
-        del values["split"]
-        values["learning_rates"] = tuple(_number(rate) for rate in values["learning_rates"])
-        values["loss"] = _number(values["loss"])
-        values["samples_per_second"] = _number(values["samples_per_second"])
-        return Iteration(**{**values, "metrics": _numbers(values["metrics"])})
-    if entry["event"] == "evaluation":
-        return Evaluated(
-            **{**values, "metrics": _numbers(values["metrics"]), "seconds": _number(values["seconds"])}
-        )
-    if entry["event"] == "measurement":
-        table = {row: _numbers(cells) for row, cells in values["table"].items()}
-        return Measured(epoch=values["epoch"], name=values["name"], table=table)
-    return None
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {key: _number(value) for key, value in values.items()}
+def _key(entry: jsonl.Entry, number: int) -> tuple[Any, ...]:
+    """Identify the subject of a line; a later line with the same key replaces it."""
+    match entry:
+        case Iteration():
+            return ("iteration", entry.iteration)
+        case Evaluated():
+            return ("evaluation", entry.epoch, entry.split)
+        case Measured():
+            return ("measurement", entry.epoch, entry.name)
+        case _:
+            return ("fault", number)
 
 
 def _runs(protocol: Protocol) -> list[Path]:

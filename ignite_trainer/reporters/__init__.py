@@ -1,6 +1,6 @@
-"""What writes a run down: to the console, a file, a picture, a report, a dashboard.
+"""Reporters, which write a run to the console, a file, a picture, a report or a dashboard.
 
-Importing this package is cheap: matplotlib, rich and the dashboard are loaded when a reporter uses them.
+Importing this package is cheap: matplotlib, rich and visdom are imported when a reporter uses them.
 """
 
 from ignite_trainer.reporters.console import Console

@@ -1,6 +1,6 @@
-"""The run as a person at a terminal sees it: a table first, a line for each evaluation, a table last.
+"""The run at the terminal: a table first, a line for each evaluation, a table last.
 
-Progress bars are the engines' own.
+The engines draw the progress bars.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _SPLITS = {"train": "training set", "test": "held-out set"}
 class Console(Reporter):
     """Prints to standard output, above the progress bars.
 
-    Colours only where the output is a terminal and `NO_COLOR` is not set. Tables fold to the terminal's
-    width; the lines around them are left whole, so that their paths can be copied.
+    Uses colours only if the output is a terminal and `NO_COLOR` is not set. Tables fold to the width of the
+    terminal; other lines do not, so that paths can be copied.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class Console(Reporter):
         show(table)
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
-        """Print the start table again, and nothing else twice."""
+        """Print the start table; the history was printed before."""
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Print one line where there is no terminal, which has a bar."""
+        """Print one line, unless a terminal shows the progress bar."""
         assert self._run is not None, "on_start comes first"
         if not is_terminal():
             last = self._run.epochs * self._run.iterations_per_epoch
@@ -59,7 +59,7 @@ class Console(Reporter):
             show(f"step {step.iteration:>{len(str(last))}}/{last}  loss {readable(step.loss)}  ({rate})")
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Print one line."""
+        """Print one line of metrics."""
         assert self._run is not None, "on_start comes first"
         epochs = self._run.epochs
         epoch = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}"
@@ -75,7 +75,7 @@ class Console(Reporter):
         show(f"{epoch}  {_SPLITS[result.split]:<12}  {values}  ({result.seconds:.1f} s)")
 
     def on_measurement(self, result: Measured) -> None:
-        """Print a table."""
+        """Print a table of figures."""
         columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
         rows = {
             row: [readable(values[name]) if name in values else "" for name in columns]
@@ -84,12 +84,12 @@ class Console(Reporter):
         show_matrix(f"{result.name}, held-out set, epoch {result.epoch}", columns, rows)
 
     def on_fault(self, fault: Fault) -> None:
-        """Print one line, with the first of the samples."""
+        """Print one line, with the first few samples."""
         about = f" ({listing(fault.samples)})" if fault.samples else ""
         show(f"epoch {fault.epoch}, step {fault.iteration}: {fault.what}; {fault.done}{about}")
 
     def on_end(self, end: RunEnd) -> None:
-        """Print last epoch and, of a run that trained, best epoch side by side, and where things are."""
+        """Print last and best values side by side, then where the files are."""
         assert self._run is not None, "on_start comes first"
         best = {entry.label: entry for entry in end.best}
         table = make_table(f"Held-out set, after {duration(end.seconds)}")

@@ -35,9 +35,9 @@ _MARKERS = 26  # on a line at most: those of 50 epochs would hide it
 class LearningCurve(Reporter):
     """Redraws `curve.png` in the run's folder after every evaluation.
 
-    The old picture stays whole until the new one replaces it. Held-out lines are solid with filled
-    markers, training lines dashed with hollow ones; a metric has one colour on both. A star marks the best
-    held-out value of each metric that checkpoints are kept by.
+    Held-out lines are solid with filled markers, training lines dashed with hollow ones; a metric has one
+    colour on both. A star marks the best held-out value of each metric marked `is_checkpoint`. The old
+    picture stays whole until the new one replaces it.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class LearningCurve(Reporter):
         self._replaying = False
 
     def on_start(self, run: RunStart) -> None:
-        """Learn what will be drawn."""
+        """Note which metrics get a star."""
         self._run = run
         self._better = {
             line["line_label"]: line.get("best", "max")
@@ -60,7 +60,7 @@ class LearningCurve(Reporter):
         }
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Keep what was before, and draw it once."""
+        """Keep the values of the history, and draw them once."""
         self._replaying = True
         super().on_resume(run, history)
         self._replaying = False
@@ -68,7 +68,7 @@ class LearningCurve(Reporter):
         self._draw()
 
     def on_iteration(self, step: Iteration) -> None:
-        """Keep the loss and the lines that go by iteration."""
+        """Keep the loss and the metrics by iteration."""
         assert self._run is not None, "on_start comes first"
         self._loss.append((step.iteration, step.loss))
         epoch = step.iteration / max(1, self._run.iterations_per_epoch)
@@ -89,12 +89,12 @@ class LearningCurve(Reporter):
             self._draw()
 
     def on_end(self, end: RunEnd) -> None:
-        """Redraw with the best epochs as the run's checkpoints have them."""
+        """Redraw with the best epochs of the run's checkpoints."""
         self._note_best(end.best)
         self._draw()
 
     def close(self) -> None:
-        """Draw what an interrupted run had reached."""
+        """Draw what an interrupted run reached."""
         if self._undrawn:
             self._draw()
 
@@ -116,11 +116,11 @@ class LearningCurve(Reporter):
         return figure
 
     def _note_best(self, best: Iterable[Best]) -> None:
-        """Take over the best epochs that the checkpoints name."""
+        """Take over the best epochs of the checkpoints."""
         self._best = {one.label: one for one in best}
 
     def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
-        """Mark what the checkpoints will name once the epoch is saved."""
+        """Mark an epoch that the checkpoints will keep once it is saved."""
         new = Best(label=label, value=value, epoch=epoch, checkpoint=None)
         better = self._better[label]
         if label not in self._best or new.rank(better=better) > self._best[label].rank(better=better):
@@ -183,7 +183,7 @@ class LearningCurve(Reporter):
 
 
 def _span(axes: Axes, end: int) -> None:
-    """Leave room for the whole run, so that what is still to come shows, and both axes agree in time."""
+    """Scale an axis to the whole run, so that the part still to come shows and all panels agree."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, steps=[1, 2, 5, 10]))

@@ -1,13 +1,14 @@
-"""`metrics.jsonl`: every event of a run as one line of JSON, for whatever reads it later."""
+"""`metrics.jsonl`: the events of a run, one JSON object a line."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, BinaryIO
+
+from pydantic import Field, TypeAdapter
 
 from ignite_trainer import file_names
 from ignite_trainer.reporters.reporter import (
@@ -21,6 +22,10 @@ from ignite_trainer.reporters.reporter import (
     RunStart,
 )
 from ignite_trainer.writing import append
+
+Entry = Iteration | Evaluated | Measured | Fault | RunEnd
+ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="event")])
+"""Reads a line of the file as an event."""
 
 
 class JsonLines(Reporter):
@@ -39,8 +44,8 @@ class JsonLines(Reporter):
      "last_checkpoint": ..., "seconds": ..., "faults": {what: count}}
     ```
 
-    `time` is ISO 8601 in UTC. A value that is not finite is `null`, the one such value JSON has. A resumed
-    run appends to the file it finds, from which what came after its state was cut off.
+    `time` is ISO 8601 in UTC. A value that is not finite is `null`. A resumed run appends to the file, from
+    which the lines after the state that it goes on from were removed.
     """
 
     def __init__(self) -> None:
@@ -48,7 +53,7 @@ class JsonLines(Reporter):
         self._path = Path()
 
     def on_start(self, run: RunStart) -> None:
-        """Open the file, so that a folder which cannot be written is found before the first step."""
+        """Open the file, so that a folder that cannot be written to is found before the first step."""
         self._path = run.folder / file_names.LOG
         self._file = self._path.open("ab", buffering=0)
 
@@ -58,64 +63,23 @@ class JsonLines(Reporter):
 
     def on_iteration(self, step: Iteration) -> None:
         """Write the progress of training."""
-        self._write(
-            "iteration",
-            epoch=step.epoch,
-            iteration=step.iteration,
-            split="train",
-            loss=_number(step.loss),
-            learning_rates=[_number(rate) for rate in step.learning_rates],
-            samples_per_second=_number(step.samples_per_second),
-            metrics=_numbers(step.metrics),
-        )
+        self._write(step)
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Write what a split scored."""
-        self._write(
-            "evaluation",
-            epoch=result.epoch,
-            iteration=result.iteration,
-            split=result.split,
-            metrics=_numbers(result.metrics),
-            seconds=_number(result.seconds),
-        )
+        """Write the metrics of a split."""
+        self._write(result)
 
     def on_measurement(self, result: Measured) -> None:
-        """Write what an evaluation found."""
-        table = {row: _numbers(values) for row, values in result.table.items()}
-        self._write("measurement", epoch=result.epoch, name=result.name, split="test", table=table)
+        """Write the figures of an evaluation."""
+        self._write(result)
 
     def on_fault(self, fault: Fault) -> None:
-        """Write what went wrong, with the names of all its samples."""
-        self._write(
-            "fault",
-            epoch=fault.epoch,
-            iteration=fault.iteration,
-            what=fault.what,
-            done=fault.done,
-            samples=list(fault.samples),
-        )
+        """Write the fault with the names of all its samples."""
+        self._write(fault)
 
     def on_end(self, end: RunEnd) -> None:
-        """Write what the run leaves."""
-        self._write(
-            "end",
-            epoch=end.last_epoch,
-            split="test",
-            metrics=_numbers(end.last),
-            best=[
-                {
-                    "label": best.label,
-                    "value": _number(best.value),
-                    "epoch": best.epoch,
-                    "checkpoint": _path(best.checkpoint),
-                }
-                for best in end.best
-            ],
-            last_checkpoint=_path(end.last_checkpoint),
-            seconds=_number(end.seconds),
-            faults=dict(end.faults),
-        )
+        """Write the result of the run."""
+        self._write(end)
 
     def close(self) -> None:
         """Close the file."""
@@ -123,20 +87,10 @@ class JsonLines(Reporter):
             self._file.close()
             self._file = None
 
-    def _write(self, event: str, **values: Any) -> None:
+    def _write(self, event: Entry) -> None:
         assert self._file is not None, "on_start comes first"
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"event": event, "time": time, **values}, ensure_ascii=False, allow_nan=False)
-        append(self._file, f"{line}\n".encode(), path=self._path)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {label: _number(value) for label, value in values.items()}
-
-
-def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+        content = ENTRY.dump_python(event, mode="json", by_alias=True)
+        content = {"event": event.event, "time": time, **content}
+        line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+        append(self._file, line.encode(), path=self._path)

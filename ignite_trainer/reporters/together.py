@@ -1,4 +1,4 @@
-"""Several reporters as one, so that one which fails neither stops the run nor the others."""
+"""Several reporters as one: a reporter that fails stops neither the run nor the others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Together(Reporter):
-    """Tells every reporter the same, in order.
+    """Tells several reporters of each event, in their order.
 
-    A reporter that raises (a full disk, a closed pipe, a defect) is named once in the log, with its
-    traceback, and told nothing more but `close`.
+    A reporter that raises (because of a closed pipe or a defect, say) is named once in the log with its
+    traceback; from then on only its `close` is called. A `RunFailed` stops the run.
+
+    Args:
+        reporters: those to tell.
     """
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
@@ -36,7 +39,7 @@ class Together(Reporter):
         self._tell(lambda reporter: reporter.on_start(run))
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Pass on what was before."""
+        """Pass the history on."""
         self._tell(lambda reporter: reporter.on_resume(run, history))
 
     def on_iteration(self, step: Iteration) -> None:
@@ -69,7 +72,7 @@ class Together(Reporter):
                 continue
             try:
                 call(reporter)
-            except RunFailed:  # its file cannot be written: a full disk takes the rest of the run as well
+            except RunFailed:  # its file cannot be written, so the run's own files could not be either
                 if not failed_too:
                     raise
             except Exception as error:

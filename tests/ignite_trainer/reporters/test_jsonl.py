@@ -4,12 +4,73 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
+from ignite_trainer.predictions import Predictions
 from ignite_trainer.reporters import JsonLines
-from ignite_trainer.reporters.reporter import Best, Evaluated, Iteration, RunEnd, RunStart
+from ignite_trainer.reporters.jsonl import ENTRY
+from ignite_trainer.reporters.reporter import (
+    Best,
+    Evaluated,
+    Fault,
+    Iteration,
+    Measured,
+    RunEnd,
+    RunStart,
+)
+
+# A line of each kind as runs have written them since the first version.
+LINES = [
+    '{"event": "iteration", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "iteration": 10, '
+    '"split": "train", "loss": null, "learning_rates": [0.0001, 0.0], "samples_per_second": 64.0, '
+    '"metrics": {"Cost": 3.0}}',
+    '{"event": "evaluation", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "iteration": 10, '
+    '"split": "train", "metrics": {"Val. Acc.": 0.5}, "seconds": 1.5}',
+    '{"event": "measurement", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "name": "querying", '
+    '"split": "test", "table": {"audio to text": {"R@1": 0.25, "mAP": null}}}',
+    '{"event": "fault", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "iteration": 10, '
+    '"what": "The loss is nan", "done": "the step is left out", "samples": ["1-a.wav", "ü.wav"]}',
+    '{"event": "end", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 2, "split": "test", '
+    '"metrics": {"Val. Acc.": 0.8}, "best": [{"label": "Val. Acc.", "value": 0.9, "epoch": 1, '
+    '"checkpoint": "/runs/best.pt"}, {"label": "Cost", "value": null, "epoch": 0, "checkpoint": null}], '
+    '"last_checkpoint": "/runs/last.pt", "seconds": 60.0, "faults": {"steps left out": 2}}',
+]
+EVENTS = [
+    Iteration(
+        epoch=1,
+        iteration=10,
+        loss=math.nan,
+        learning_rates=(1e-4, 0.0),
+        samples_per_second=64.0,
+        metrics={"Cost": 3.0},
+    ),
+    Evaluated(epoch=1, iteration=10, split="train", metrics={"Val. Acc.": 0.5}, seconds=1.5),
+    Measured(epoch=1, name="querying", table={"audio to text": {"R@1": 0.25, "mAP": math.nan}}),
+    Fault(
+        epoch=1,
+        iteration=10,
+        what="The loss is nan",
+        done="the step is left out",
+        samples=("1-a.wav", "ü.wav"),
+    ),
+    RunEnd(
+        last_epoch=2,
+        last={"Val. Acc.": 0.8},
+        best=(
+            Best(label="Val. Acc.", value=0.9, epoch=1, checkpoint=Path("/runs/best.pt")),
+            Best(label="Cost", value=math.nan, epoch=0, checkpoint=None),
+        ),
+        last_checkpoint=Path("/runs/last.pt"),
+        seconds=60.0,
+        faults={"steps left out": 2},
+    ),
+]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -20,63 +81,56 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
-def test_every_event_is_on_disk_as_soon_as_it_is_told(run: RunStart) -> None:
+def test_every_event_is_on_disk_as_soon_as_it_is_told_and_no_character_of_the_format_changed(
+    run: RunStart,
+) -> None:
     reporter = JsonLines()
     reporter.on_start(run)
-    assert read(run.folder) == []
-    reporter.on_evaluation(
-        Evaluated(epoch=0, iteration=0, split="test", metrics={"Val. Acc.": 0.02}, seconds=1.5)
-    )
-    (evaluation,) = read(run.folder)
-    time = datetime.fromisoformat(evaluation.pop("time"))
-    assert timedelta(0) <= datetime.now(timezone.utc) - time < timedelta(minutes=1)
-    assert evaluation == {
-        "event": "evaluation",
-        "epoch": 0,
-        "iteration": 0,
-        "split": "test",
-        "metrics": {"Val. Acc.": 0.02},
-        "seconds": 1.5,
-    }
-    reporter.on_iteration(
-        Iteration(
-            epoch=1,
-            iteration=10,
-            loss=2.5,
-            learning_rates=(1e-4, 0.0),
-            samples_per_second=64.0,
-            metrics={"Cost": 3.0},
+    iteration, evaluated, measured, fault, end = EVENTS
+    assert isinstance(iteration, Iteration)
+    assert isinstance(evaluated, Evaluated)
+    assert isinstance(measured, Measured)
+    assert isinstance(fault, Fault)
+    assert isinstance(end, RunEnd)
+    calls: list[Callable[[], None]] = [
+        lambda: reporter.on_iteration(iteration),
+        lambda: reporter.on_evaluation(evaluated),
+        lambda: reporter.on_measurement(measured),
+        lambda: reporter.on_fault(fault),
+        lambda: reporter.on_end(end),
+    ]
+    path = run.folder / "metrics.jsonl"
+    for number, (call, expected) in enumerate(zip(calls, LINES, strict=True)):
+        call()
+        line = path.read_text("utf-8").split("\n")[number]
+        time = json.loads(line)["time"]
+        assert (
+            timedelta(0) <= datetime.now(timezone.utc) - datetime.fromisoformat(time) < timedelta(minutes=1)
         )
-    )
-    iteration = read(run.folder)[1]
-    del iteration["time"]
-    assert iteration == {
-        "event": "iteration",
-        "epoch": 1,
-        "iteration": 10,
-        "split": "train",
-        "loss": 2.5,
-        "learning_rates": [1e-4, 0.0],
-        "samples_per_second": 64.0,
-        "metrics": {"Cost": 3.0},
-    }
-    best = Best(label="Val. Acc.", value=0.9, epoch=1, checkpoint=run.folder / "best.pt")
-    reporter.on_end(
-        RunEnd(last_epoch=2, last={"Val. Acc.": 0.8}, best=(best,), last_checkpoint=None, seconds=60.0)
-    )
-    end = read(run.folder)[2]
-    del end["time"]
-    assert end == {
-        "event": "end",
-        "epoch": 2,
-        "split": "test",
-        "metrics": {"Val. Acc.": 0.8},
-        "best": [{"label": "Val. Acc.", "value": 0.9, "epoch": 1, "checkpoint": str(run.folder / "best.pt")}],
-        "last_checkpoint": None,
-        "seconds": 60.0,
-        "faults": {},
-    }
+        assert line == expected.replace("2026-11-28T04:54:00.123+00:00", time)
     reporter.close()
+
+
+@pytest.mark.parametrize(("line", "event"), [*zip(LINES, EVENTS, strict=True)])
+def test_a_line_of_each_kind_is_read_as_its_event(line: str, event: Any) -> None:
+    assert repr(ENTRY.validate_json(line)) == repr(event)  # NaN equals nothing, but reads the same
+
+
+def test_predictions_are_not_written(run: RunStart) -> None:
+    predictions = Predictions(
+        scores=np.eye(2, dtype=np.float32),
+        targets=np.eye(2, dtype=bool),
+        class_names=("a", "b"),
+        records=({"sample": 1},) * 2,
+    )
+    reporter = JsonLines()
+    reporter.on_start(run)
+    reporter.on_evaluation(
+        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predictions)
+    )
+    reporter.close()
+    (event,) = read(run.folder)
+    assert set(event) == {"event", "time", "epoch", "iteration", "split", "metrics", "seconds"}
 
 
 def test_values_that_are_not_finite_are_null(run: RunStart) -> None:
