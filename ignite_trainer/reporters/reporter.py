@@ -200,7 +200,7 @@ class Reporter:
     raises an exception, it is logged and the run goes on without that reporter.
 
     Attributes:
-        section: name of the protocol section whose keys are arguments of the class, such as "Visdom"; or None.
+        section: protocol section whose keys are arguments of the class, such as "Visdom"; None without one.
     """
 
     section: ClassVar[str | None] = None

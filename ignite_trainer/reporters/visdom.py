@@ -1,26 +1,23 @@
-"""The Visdom dashboard: finds or starts the server, and tells it; what is drawn is visdom_drawing.py's.
-
-Whatever happens to the dashboard, the run neither fails nor waits: a thread of its own does all of it.
-"""
+"""The Visdom dashboard: one queue and one thread, so that no dashboard delays or stops a run."""
 
 from __future__ import annotations
 
 import logging
 import math
 import queue
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
 from ignite_trainer.reporters.terminal import show
-from ignite_trainer.reporters.visdom_drawing import Drawing, Pictures, augmentation, learned
-from ignite_trainer.reporters.visdom_http import DashboardAbsent, DashboardError, Transport, visdom_client
-from ignite_trainer.reporters.visdom_server import Server
+from ignite_trainer.reporters.visdom_drawing import Drawing, Panel, augmented, learned
+from ignite_trainer.reporters.visdom_server import start_server
 
 if TYPE_CHECKING:
     import visdom
@@ -29,127 +26,91 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
 _FLUSH_SECONDS = 5.0
+_START_SECONDS = 120.0
 _LONGEST_QUEUE = 10_000
-_PICTURE_SECONDS = 10.0  # between two pictures of the model, which the run waits for
-
-_Told = Iteration | Evaluated | Pictures
+_PANEL_SECONDS = 10.0  # between two views of the model, which the run waits for
 
 
 class Visdom(Reporter):
-    """Draws the run on a Visdom dashboard, in the environment that has the run's name.
+    """Draws the run on a Visdom dashboard, in an environment named after the run.
 
-    Its address is printed once a server answers there, and when the run ends.
+    Prints the dashboard's address once a server answers there. If the host is this machine and nothing
+    listens on the port, the run starts a server on the loopback address; it writes to `visdom.log` in the
+    run's folder and stops with the run. A server that was already there keeps running. The environment is
+    saved after every evaluation, so the next server with the same `env_path` shows it again.
 
-    If the host is this machine and nothing answers on the port, the run starts a server of its own, on
-    the loopback address, with its output in `visdom.log` in the run's folder, and stops it at the end; a
-    server that was there is used and left alone. The environment is saved at every evaluation, so that the
-    next server with the same folder shows it again. If anything fails, one warning says what and where to
-    look, and the run goes on without a dashboard.
+    If the dashboard fails, one warning says why, and the run goes on without it.
 
     Args:
         host: name or URL of the server's machine; None is this one.
         port: None is 8097.
-        env_path: folder in which a server started by the run keeps the dashboards; None is `~/.visdom`.
-        start_timeout: seconds such a server may take until it answers; at its very first start it fetches
-            its scripts from the network.
+        env_path: folder in which a server started by the run keeps its environments; None is `~/.visdom`.
     """
 
     section = "Visdom"
 
-    def __init__(
-        self,
-        host: str | None = None,
-        port: int | None = None,
-        env_path: str | None = None,
-        *,
-        start_timeout: float = 120.0,
-    ) -> None:
-        self._host = host or "localhost"
-        self._port = port
+    def __init__(self, host: str | None = None, port: int | None = None, env_path: str | None = None) -> None:
+        address = urlsplit(host if host and "//" in host else f"http://{host or 'localhost'}")
+        self._host = address.hostname or "localhost"
+        self._port = port or address.port or 8097
+        self._machine = f"{address.scheme}://{address.netloc.removesuffix(f':{address.port}')}"
         self._environments = Path(env_path).expanduser().absolute() if env_path else None
-        self._start_timeout = start_timeout
-        self._events: queue.Queue[_Told | None] = queue.Queue(_LONGEST_QUEUE)
+        self._queue: queue.Queue[Sequence[Event | Panel] | None] = queue.Queue(_LONGEST_QUEUE)
         self._done = threading.Event()
         self._lock = threading.Lock()
-        self._transport: Transport | None = None
         self._thread: threading.Thread | None = None
-        self._answered = threading.Event()
-        self._ended = False
-        self._hint = ""
-        self._has_own_server = False
-        self._history: list[_Told] = []
+        self._server: subprocess.Popen[bytes] | None = None
         self._run: RunStart | None = None
-        self._pictured = -math.inf
+        self._last_panel = -math.inf
 
     def on_start(self, run: RunStart) -> None:
-        """Begin to look for the dashboard in the background, and say there where it is."""
+        """Look for the dashboard in the background."""
         self._run = run
-        transport = self._transport = Transport(self._host, self._port, timeout=_ANSWER_SECONDS)
-        # Imports, not in the thread, or a loader process forked meanwhile would inherit a held lock.
-        client = visdom_client(transport, environment=run.name)
-        import rich.console  # noqa: F401, PLC0415 - for `show`
+        # The thread imports nothing: a loader process forked meanwhile would inherit a held lock.
+        client = _make_client(self._machine, self._port, environment=run.name)
+        import rich.console  # noqa: F401, PLC0415
 
-        self._thread = threading.Thread(
-            target=self._work, args=(run, transport, client), name="visdom", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, args=(run, client), name="visdom", daemon=True)
         self._thread.start()
-        if pictures := augmentation(run.gallery):
-            self._tell(pictures)
+        self._put(augmented(run.gallery))
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Begin to look for the dashboard, where all is drawn anew."""
-        self._history = [event for event in history if isinstance(event, Iteration | Evaluated)]
+        """Look for the dashboard in the background, and draw the run again from its beginning."""
         self.on_start(run)
+        self._put(history)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Draw the loss and the lines that go by iteration."""
-        self._tell(step)
+        """Draw the loss, the learning rates, the speed and the metrics by iteration."""
+        self._put([step])
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Draw what a split scored, and what the model has learned."""
-        self._tell(result)
+        """Draw the metrics of a split and, after the held-out one, what the model has learned."""
+        if result.predictions is not None:
+            import sklearn.metrics  # noqa: F401, PLC0415 - for the confusion matrix
+        self._put([result])
         assert self._run is not None, "on_start comes first"
-        is_due = result.epoch == self._run.epochs or time.monotonic() - self._pictured > _PICTURE_SECONDS
+        is_due = result.epoch == self._run.epochs or time.monotonic() - self._last_panel > _PANEL_SECONDS
         if result.split == "test" and is_due and not self._done.is_set():
-            if pictures := learned(self._run.gallery, result.epoch):
-                self._tell(pictures)
-            self._pictured = time.monotonic()
-
-    def on_end(self, end: RunEnd) -> None:  # noqa: ARG002
-        """Say where the dashboard is, or will be again."""
-        self._ended = True
-        if self._answered.is_set() and not self._done.is_set():
-            self._say_where()
+            self._put(learned(self._run.gallery, result.epoch))
+            self._last_panel = time.monotonic()
 
     def close(self) -> None:
-        """Give the dashboard a few seconds for the last values, then stop a server of the run's own."""
+        """Give the dashboard a few seconds for the last values, then stop a server that the run started."""
         if self._thread is None:
             return
-        self._tell(None)
-        self._thread.join(_FLUSH_SECONDS)
+        self._put(None)
+        if not self._done.is_set():
+            self._thread.join(_FLUSH_SECONDS)
         if self._thread.is_alive():
             self._give_up(f"did not take the last values within {_FLUSH_SECONDS:g} s")
-            self._thread.join(_FLUSH_SECONDS)
+            if self._server is not None:
+                self._server.kill()  # which ends the request that the thread waits for
+                self._thread.join(_ANSWER_SECONDS)
 
-    def _address(self) -> str:
-        """URL of the run's environment, in whose name visdom replaces slashes."""
-        assert self._run is not None, "on_start comes first"
-        assert self._transport is not None, "on_start comes first"
-        return f"{self._transport.url}/env/{quote(self._run.name.replace('/', '_'), safe='')}"
-
-    def _say_where(self) -> None:
-        if self._ended and self._has_own_server:
-            show(
-                f"Dashboard: its server ends with the run; that of the next run shows it at {self._address()}"
-            )
-        else:
-            show(f"Dashboard: {self._address()}")
-
-    def _tell(self, event: _Told | None) -> None:
-        if self._done.is_set():
-            return
+    def _put(self, events: Sequence[Event | Panel] | None) -> None:
         try:
-            self._events.put_nowait(event)
+            if not self._done.is_set():
+                self._queue.put_nowait(events)
         except queue.Full:
             self._give_up(f"is slower than the run: {_LONGEST_QUEUE} events are waiting")
 
@@ -158,73 +119,98 @@ class Visdom(Reporter):
             if self._done.is_set():
                 return
             self._done.set()
-        assert self._transport is not None
-        self._transport.abort()
-        message = "The dashboard at %s %s.%s The run goes on without it."
-        logger.warning(message, self._transport.url, reason, self._hint)
+        log = f" Its output is in {self._run.folder / 'visdom.log'}." if self._server and self._run else ""
+        message = "The dashboard at %s:%s %s.%s The run goes on without it."
+        logger.warning(message, self._machine, self._port, reason, log)
 
     # Everything below runs in the thread.
 
-    def _work(self, run: RunStart, transport: Transport, client: visdom.Visdom) -> None:
-        with ExitStack() as stack:
-            try:
-                self._connect(run, transport, client, stack)
-                self._answered.set()
-                self._say_where()
-                drawing = Drawing(run, client)
-                drawing.draw(self._history)
-                while not self._done.is_set():
-                    self._draw_events(drawing, client)
-            except DashboardError as error:
-                self._give_up(str(error))
-            except Exception as error:  # a defect here must not end the run either
-                logger.debug("The dashboard's thread failed.", exc_info=True)
-                self._give_up(f"failed ({type(error).__name__}: {error})")
-
-    def _connect(self, run: RunStart, transport: Transport, client: visdom.Visdom, stack: ExitStack) -> None:
-        """Find a server, or start one that `stack` stops."""
+    def _work(self, run: RunStart, client: visdom.Visdom) -> None:
         try:
-            _greet(client)
-            return
-        except DashboardAbsent:
-            if transport.host not in {"localhost", "127.0.0.1", "::1"}:
-                raise
-        log = run.folder / "visdom.log"
-        self._hint = f" Its output is in {log}."
-        server = Server(transport.port, environments=self._environments, log=log)
-        self._has_own_server = True
-        stack.callback(server.stop)
-        deadline = time.monotonic() + self._start_timeout
-        while not self._done.wait(0.2):
-            # Before asking: it ends by itself where another run was faster to take the port.
-            exit_code = server.exit_code()
-            try:
-                _greet(client)
-                return
-            except DashboardAbsent:
-                if exit_code is not None:
-                    raise DashboardError(
-                        f"could not be started: its server ended with exit code {exit_code}"
-                        " (the first start on a machine needs the network, to fetch visdom's scripts)"
-                    ) from None
-                if time.monotonic() > deadline:
-                    raise DashboardError(
-                        f"could not be started: its server did not answer within {self._start_timeout:g} s"
-                    ) from None
+            self._connect(run, client)
+            # visdom replaces slashes in the names of environments.
+            page = f"{self._machine}:{self._port}/env/{quote(run.name.replace('/', '_'), safe='')}"
+            show(f"Dashboard: {page}" + (" (its server stops with the run)" if self._server else ""))
+            drawing = Drawing(run, client)
+            while not self._done.is_set():
+                self._draw_waiting(drawing, client)
+        except Exception as error:  # a defect here must not stop the run either
+            logger.debug("The dashboard's thread failed.", exc_info=True)
+            self._give_up(str(error) if isinstance(error, _DashboardError) else f"failed ({error!r})")
+        finally:
+            if self._server is not None:
+                self._server.kill()
+                self._server.communicate()
 
-    def _draw_events(self, drawing: Drawing, client: visdom.Visdom) -> None:
-        """Wait for an event, then draw all that there are: one update for each line that grew."""
-        events = [self._events.get()]
-        while events[-1] is not None and not self._events.empty():
-            events.append(self._events.get_nowait())
-        drawing.draw([event for event in events if event is not None])
-        if None in events or any(isinstance(event, Evaluated) for event in events):
+    def _connect(self, run: RunStart, client: visdom.Visdom) -> None:
+        """Find a server, or start one."""
+        listens = self._listens()
+        if not listens and self._host in ("localhost", "127.0.0.1", "::1"):
+            log, deadline = run.folder / "visdom.log", time.monotonic() + _START_SECONDS
+            self._server = start_server(self._port, environments=self._environments, log=log)
+            exit_code = None
+            while not listens and exit_code is None and time.monotonic() < deadline:
+                self._done.wait(0.2)
+                # Asked first: if another run was faster to take the port, its server listens by now.
+                exit_code = -1 if self._done.is_set() else self._server.poll()
+                listens = self._listens()
+            if not listens:
+                ended = "does not answer" if exit_code is None else f"ended with exit code {exit_code}"
+                raise _DashboardError(
+                    f"could not be started: its server {ended} (the first start on a machine needs the"
+                    " network, to fetch visdom's scripts)"
+                )
+        if not listens:
+            raise _DashboardError("is not there: nothing listens at the address")
+        if client.win_exists("") is None:
+            raise _DashboardError("does not answer as a Visdom server does")
+
+    def _listens(self) -> bool:
+        try:
+            with socket.create_connection((self._host, self._port), timeout=_ANSWER_SECONDS):
+                return True
+        except OSError:
+            return False
+
+    def _draw_waiting(self, drawing: Drawing, client: visdom.Visdom) -> None:
+        """Wait for events, then draw all that are there at once."""
+        batches = [self._queue.get()]
+        while not self._queue.empty():
+            batches.append(self._queue.get_nowait())
+        events = [event for batch in batches for event in batch or ()]
+        drawing.draw(events)
+        if None in batches or any(isinstance(event, Evaluated) for event in events):
             client.save(drawing.environments)
-        if None in events:
+        if None in batches:
             self._done.set()
 
 
-def _greet(client: visdom.Visdom) -> None:
-    """Make sure that a visdom server answers."""
-    if client.win_exists("") is None:
-        raise DashboardError("is no visdom server")
+class _DashboardError(Exception):
+    """Says what the dashboard does wrong, in words that follow its name; visdom's client lets it through."""
+
+
+def _make_client(machine: str, port: int, *, environment: str) -> visdom.Visdom:
+    """Import visdom and return its client; it makes no request yet, and none without a time limit."""
+    import requests  # noqa: PLC0415
+    import visdom  # noqa: PLC0415
+
+    class Session(requests.Session):
+        def request(self, *args: Any, **options: Any) -> Any:
+            try:
+                answer = super().request(*args, **{**options, "timeout": _ANSWER_SECONDS})
+                answer.raise_for_status()
+            except requests.RequestException as error:
+                raise _DashboardError(f"does not answer as a Visdom server does ({error})") from error
+            return answer
+
+    class Client(visdom.Visdom):
+        session = Session()
+        send: bool  # visdom's stubs lack it
+
+    Client.session.trust_env = False  # a proxy of the environment does not know this machine
+    # Without `send`, the constructor neither posts nor warns that no events will come back.
+    client = Client(
+        machine, port=port, env=environment, raise_exceptions=True, send=False, use_incoming_socket=False
+    )
+    client.send = True
+    return client

@@ -95,4 +95,6 @@ def nothing_left(children: Callable[[], set[int]]) -> Iterator[None]:
     threads = set(threading.enumerate())
     yield
     assert children() == set()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(5)  # one that waited for a port which is closed by now
     assert set(threading.enumerate()) - threads == set()

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ignite_trainer.drawing import COLOURS, GREY
+from ignite_trainer.drawing import COLOURS
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import confusion
 from ignite_trainer.reporters import Visdom, visdom_drawing
@@ -30,11 +30,10 @@ from ignite_trainer.reporters.reporter import (
     Iteration,
     Line,
     Reporter,
-    RunEnd,
     RunStart,
     Window,
 )
-from ignite_trainer.reporters.visdom_server import Server
+from ignite_trainer.reporters.visdom_server import start_server
 
 Windows = dict[str, dict[str, Any]]
 
@@ -95,12 +94,13 @@ def wait_for_the_address(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture
 def server(free_port: int, offline_bootstrap: str, tmp_path: Path) -> Iterator[int]:  # noqa: ARG001
     """Give the port of a visdom server that is there already."""
-    started = Server(free_port, environments=tmp_path / "theirs", log=tmp_path / "their.log")
+    started = start_server(free_port, environments=tmp_path / "theirs", log=tmp_path / "their.log")
     try:
         wait_for_answer(free_port)
         yield free_port
     finally:
-        started.stop()
+        started.kill()
+        started.communicate()
 
 
 def read_with_visdoms_own_client(port: int, name: str) -> Windows:
@@ -129,8 +129,8 @@ def test_the_dashboard_shows_what_was_told(
 
     windows = read_with_visdoms_own_client(server, run.name)  # answers: their server was left running
     metrics = ["metrics: Performance", "metrics: Cost in $"]
-    assert list(windows) == ["summary", "loss", *metrics, "learning rate", "throughput"]
-    loss, performance, cost = (windows[name] for name in list(windows)[1:4])
+    assert set(windows) == {"summary", "Loss", *metrics, "Learning rate", "Samples/s"}
+    loss, performance, cost = (windows[name] for name in ("Loss", *metrics))
     assert lines_of(loss) == {"Loss": ([10, 20], [4.0, 3.0])}
     assert lines_of(performance) == {
         "Val. Acc. Train.": ([1, 2], [0.9, 0.9]),
@@ -143,40 +143,51 @@ def test_the_dashboard_shows_what_was_told(
     assert (layout["xaxis"]["title"], layout["yaxis"]["title"]) == ("#Epochs", "Accuracy")
     assert layout["showlegend"] is True
     # As in the report: a colour for each metric, dashed and hollow for training.
-    assert [trace["line"] for trace in performance["content"]["data"]] == [
-        {"color": COLOURS[0], "dash": "dash"},
-        {"color": COLOURS[0], "dash": "solid"},
-    ]
-    assert [trace["marker"] for trace in performance["content"]["data"]] == [
-        {"color": COLOURS[0], "symbol": "circle-open"},
-        {"color": COLOURS[0], "symbol": "circle"},
-    ]
-    assert loss["content"]["data"][0]["line"]["color"] == GREY
+    styles = {trace["name"]: (trace["line"], trace["marker"]) for trace in performance["content"]["data"]}
+    assert styles == {
+        "Val. Acc. Train.": ({"color": COLOURS[0], "dash": "dash"}, {"symbol": "circle-open"}),
+        "Val. Acc. Eval.": ({"color": COLOURS[0], "dash": "solid"}, {"symbol": "circle"}),
+    }
     assert max(window["width"] for window in windows.values()) <= 1240  # what a browser of 1280 has room for
     assert (cost["title"], cost["width"], cost["height"]) == ("Cost in $", 900, 300)
 
 
-def test_the_summary_is_escaped(run: RunStart, server: int) -> None:
-    reporter = Visdom(host="http://127.0.0.1", port=server)
-    reporter.on_start(run)
-    reporter.close()
-    summary = read_with_visdoms_own_client(server, run.name)["summary"]
-    content = summary["content"]
-    assert summary["type"] == "text"
-    assert "<h4>Experiment-CV1 &lt;first&gt;</h4>" in content
-    assert "<tr><td><b>rule [a-z]</b></td><td>&lt;b&gt;12 &amp; 3&lt;/b&gt;</td></tr>" in content
-    assert "<script>" not in content
-    assert "/data/&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in content
+def test_a_resumed_run_draws_its_lines_again_and_leaves_those_of_other_runs(
+    run: RunStart, server: int
+) -> None:
+    """The first run of a sweep is resumed while nothing else is in the sweep's chart, and then a second."""
+    results = [
+        Evaluated(epoch=epoch, iteration=epoch, split="test", metrics={"Val. Acc.": epoch / 4}, seconds=1.0)
+        for epoch in (1, 2, 3)
+    ]
+    for folder, history, now in (("a", 0, 2), ("a", 1, 3), ("b", 0, 1)):
+        reporter = Visdom(port=server)
+        named = dataclasses.replace(run, name=f"Run {folder}", folder=run.folder / folder, sweep="Sweep")
+        reporter.on_resume(named, results[:history])
+        for result in results[history:now]:
+            reporter.on_evaluation(result)
+        reporter.close()
+    first, second = ([1, 2, 3], [0.25, 0.5, 0.75]), ([1], [0.25])
+    own = read_with_visdoms_own_client(server, "Run a")["metrics: Performance"]
+    assert lines_of(own) == {"Val. Acc. Eval.": first}
+    shared = read_with_visdoms_own_client(server, "Sweep")["Val. Acc. by run"]
+    assert lines_of(shared) == {"a": first, "b": second}
 
 
-def test_the_summary_is_whole_and_the_protocol_folded(run: RunStart, server: int) -> None:
+def test_the_summary_is_escaped_and_whole_and_the_protocol_folded(run: RunStart, server: int) -> None:
     long = dataclasses.replace(run, facts={**run.facts, "Rule": "x" * 1000})
-    reporter = Visdom(port=server)
+    reporter = Visdom(host="http://127.0.0.1", port=server)
     reporter.on_start(long)
     reporter.close()
     summary = read_with_visdoms_own_client(server, run.name)["summary"]
-    assert (summary["width"], summary["height"]) == (1230, 24 * (4 + 3 + 10))
-    assert "<details><summary>Protocol</summary><pre>{" in summary["content"]
+    content = summary["content"]
+    assert (summary["type"], summary["width"]) == ("text", 1230)
+    assert summary["height"] >= 24 * (4 + 3 + 10)
+    assert "<h4>Experiment-CV1 &lt;first&gt;</h4>" in content
+    assert "<tr><td><b>rule [a-z]</b></td><td>&lt;b&gt;12 &amp; 3&lt;/b&gt;</td></tr>" in content
+    assert "<details><summary>Protocol</summary><pre>{" in content
+    assert "<script>" not in content
+    assert "/data/&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in content
 
 
 def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
@@ -202,30 +213,9 @@ def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
     assert (window["width"] <= 1230, window["height"] - 7 * len(names[1]) > 300) == (True, True)
 
 
-def test_of_very_many_classes_the_most_confused_are_drawn(run: RunStart, server: int) -> None:
-    classes = 300
-    scores = np.eye(classes, dtype=np.float32)
-    targets = scores.astype(bool)
-    targets[[7, 9]] = targets[[9, 7]]
-    predictions = Predictions(
-        scores=scores,
-        targets=targets,
-        class_names=tuple(f"class {number}" for number in range(classes)),
-        records=({"sample": 1},) * classes,
-    )
-    reporter = Visdom(port=server)
-    reporter.on_start(run)
-    reporter.on_evaluation(
-        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predictions)
-    )
-    reporter.close()
-    (heat,) = read_with_visdoms_own_client(server, run.name)["confusion"]["content"]["data"]
-    assert heat["x"] == ["class 7", "class 9"]
-
-
 def test_the_colours_of_shares_are_those_of_the_report() -> None:
     (image, *_) = confusion.confusion_figure(np.array([[1, 1], [0, 2]]), ["a", "b"]).axes[0].images
-    for share, colour in visdom_drawing._SHARE_COLOURS:
+    for share, colour in visdom_drawing._BLUES:
         shown = np.array(image.cmap(image.norm(share))[:3])
         expected = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
         assert shown == pytest.approx(expected, abs=0.02)
@@ -240,40 +230,20 @@ def predicted(names: tuple[str, ...]) -> Predictions:
     )
 
 
-END = RunEnd(last_epoch=2, last={}, best=(), last_checkpoint=None, seconds=1.0)
-
-
 def test_the_address_that_is_printed_opens_the_environment_of_the_run(
     run: RunStart, server: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = dataclasses.replace(run, name="50% of a/b? #1 & ü")
     reporter = Visdom(port=server)
     reporter.on_start(named)
-    first = wait_for_the_address(capsys)
-    reporter.on_end(END)
+    said = wait_for_the_address(capsys)
     reporter.close()
-    [last] = capsys.readouterr().out.splitlines()
     address = f"http://localhost:{server}/env/50%25%20of%20a_b%3F%20%231%20%26%20%C3%BC"
-    assert first == last == f"Dashboard: {address}"
+    assert said == f"Dashboard: {address}"
     with urllib.request.urlopen(address) as answer:
         page = answer.read().decode()
     assert "var ACTIVE_ENV = '50% of a_b? #1 &amp; ü';" in page
     assert read_with_visdoms_own_client(server, named.name)["summary"]
-
-
-@pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
-def test_a_run_with_a_server_of_its_own_says_that_it_ends(
-    run: RunStart, free_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
-    reporter.on_start(run)
-    address = f"http://localhost:{free_port}/env/Experiment-CV1%20%3Cfirst%3E"
-    assert wait_for_the_address(capsys) == f"Dashboard: {address}"
-    reporter.on_end(END)
-    reporter.close()
-    assert capsys.readouterr().out.splitlines() == [
-        f"Dashboard: its server ends with the run; that of the next run shows it at {address}",
-    ]
 
 
 @pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
@@ -283,6 +253,7 @@ def test_a_server_of_the_runs_own_ends_with_it_and_leaves_the_dashboard(
     tmp_path: Path,
     children: Callable[[], set[int]],
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
     began = time.monotonic()
@@ -298,6 +269,8 @@ def test_a_server_of_the_runs_own_ends_with_it_and_leaves_the_dashboard(
     assert listening == {"0100007F"}  # 127.0.0.1 and nothing else
     (own_server,) = children()
     assert os.getpgid(own_server) != os.getpgrp()  # Ctrl-C reaches the run only
+    address = f"http://localhost:{free_port}/env/Experiment-CV1%20%3Cfirst%3E"
+    assert wait_for_the_address(capsys) == f"Dashboard: {address} (its server stops with the run)"
     reporter.close()
     reporter.close()
     assert caplog.messages == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
 import os
@@ -64,7 +65,11 @@ def the_only_warning(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_a_server_that_cannot_fetch_its_scripts(
-    run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: RunStart,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The real server. Where its scripts are there already, the environment folder makes it fail too."""
     for name in ("http_proxy", "https_proxy"):
@@ -76,29 +81,17 @@ def test_a_server_that_cannot_fetch_its_scripts(
     assert "could not be started: its server ended with exit code 1" in message
     assert f"Its output is in {run.folder / 'visdom.log'}." in message
     assert "Traceback" in (run.folder / "visdom.log").read_text()
-
-
-@pytest.mark.usefixtures("offline_bootstrap")
-def test_an_environment_folder_that_cannot_be_made(
-    run: RunStart,
-    free_port: int,
-    caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (run.folder / "a file").touch()
-    reporter = Visdom(port=free_port, env_path=str(run.folder / "a file" / "environments"))
-    reporter.on_start(run)
-    assert "its server ended with exit code 1" in carry_on_until_given_up(reporter, caplog)
     assert capsys.readouterr().out == ""  # no address at which nothing answers
 
 
 def test_a_server_that_never_answers_its_run(
     run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(visdom, "_START_SECONDS", 0.5)
     monkeypatch.setattr(visdom_server, "BOOTSTRAP", "import time; time.sleep(120)")
-    reporter = Visdom(port=free_port, start_timeout=0.5)
+    reporter = Visdom(port=free_port)
     reporter.on_start(run)
-    assert "its server did not answer within 0.5 s" in carry_on_until_given_up(reporter, caplog)
+    assert "could not be started: its server does not answer" in carry_on_until_given_up(reporter, caplog)
 
 
 def test_a_run_shorter_than_the_start_of_its_server(
@@ -128,7 +121,7 @@ def test_a_port_that_accepts_and_never_answers(
     monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 0.5)
     reporter = Visdom(port=silent_port)
     reporter.on_start(run)
-    assert "did not answer within 0.5 s" in carry_on_until_given_up(reporter, caplog)
+    assert "Read timed out" in carry_on_until_given_up(reporter, caplog)
 
 
 def test_a_run_that_ends_while_the_dashboard_hangs(
@@ -176,16 +169,17 @@ def test_a_port_that_something_else_has(
         message = carry_on_until_given_up(reporter, caplog)
         server.shutdown()
         thread.join()
-    assert "is no visdom server" in message
+    assert "does not answer as a Visdom server does" in message
     assert not (run.folder / "visdom.log").exists()
 
 
 def test_a_port_that_speaks_something_else(run: RunStart, caplog: pytest.LogCaptureFixture) -> None:
     def greet(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
-            connection.recv(1 << 16)
+        for _ in range(2):  # the first one only looks whether anybody listens
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+                connection.recv(1 << 16)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=greet, args=(listener,))
@@ -194,7 +188,8 @@ def test_a_port_that_speaks_something_else(run: RunStart, caplog: pytest.LogCapt
         reporter.on_start(run)
         message = carry_on_until_given_up(reporter, caplog)
         thread.join()
-    assert "broke off (BadStatusLine: SSH-2.0-OpenSSH_9.6" in message
+    assert "does not answer as a Visdom server does" in message
+    assert "SSH-2.0-OpenSSH_9.6" in message
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "https://127.0.0.2"])
@@ -227,7 +222,7 @@ def test_a_server_that_is_killed_midway(
     (server,) = children()
     os.kill(server, signal.SIGKILL)
     message = carry_on_until_given_up(reporter, caplog)
-    assert "is not there: nothing listens" in message or "broke off" in message
+    assert "does not answer as a Visdom server does" in message
     assert "visdom.log" in message
 
 

@@ -211,7 +211,8 @@ def test_it_shows_what_the_network_is_fed_with_and_what_it_learned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(visdom_server, "BOOTSTRAP", bootstrap)
-    sweep = dataclasses.replace(run, name="A run", gallery=Shown(), sweep="A sweep")
+    protocol = {"Parameters": [{"match": "audio.*"}, {"match": ".*"}]}
+    sweep = dataclasses.replace(run, name="A run", protocol=protocol, gallery=Shown(), sweep="A sweep")
     predictions = Predictions(
         scores=np.eye(3, dtype=np.float32)[[0, 1, 1, 2]],
         targets=np.eye(3, dtype=bool)[[0, 1, 2, 2]],
