@@ -187,11 +187,8 @@ class Checker:
 
     def _examine(self, run: Blueprint) -> list[Finding]:
         """Ask task, evaluations and metrics of a run whose parts can all be built."""
-        setup = run.protocol.setup
-        batches = setup.model_dump(
-            include={"batch_train", "batch_test", "batch_of", "chunk", "precision", "epochs"}
-        )
-        key = (*_model_key(run), *_data_key(run), run.protocol.to_json()["Metrics"], batches)
+        setup = run.protocol.setup.model_dump(exclude={"seed"})
+        key = (*_model_key(run), *_data_key(run), run.protocol.to_json()["Metrics"], setup)
         findings, problems = self._once("Task", lambda: examine(run, self._build_model(run)), *key)
         return findings or _errors(problems)
 

@@ -1,6 +1,6 @@
-"""What a data set or a model may say about itself, and what is assumed of one that says nothing.
+"""What a data set or a model may say about itself, and the defaults for one that says nothing.
 
-None of it is needed to train. Reports, tables and predictions are the better for it:
+None of it is needed to train, but it improves reports, tables and predictions:
 
     dataset.results_name   what results on it may be called; of part of a data set not the whole one's name
     dataset.whole_name     where `results_name` says which part is held out: the name of all of it
@@ -13,11 +13,15 @@ None of it is needed to train. Reports, tables and predictions are the better fo
                            if it has `prepare` alone, `--check` looks at no sample and asks no task, and a
                            run does so once the data set is prepared
     dataset.digest         a text that is another where names or targets are others, if that is quicker to say
-    dataset.affects        which arguments affect something else than the result, and what, by name, in the
-                           words of `affects.Affects`: {"root": "run", "cache": "handling"}
+    dataset.affects        class attribute: what arguments affect that do not affect the result, as
+                           `affects.Affects` names it, such as {"folder": "run", "verbose": "handling"}
     model.affects          likewise
     model.weights_files    the files that its initial weights came from
     model.weights_sha256   of those whose content is known, the hash they should have, by path
+
+Some arguments mean the same in every class that takes them, unless it says otherwise: `fold` is the fold or
+folds held out, `pretrained` the initial weights (false: random ones), `root` and `assets` are where data and
+weights lie, `cache`, `progress` and `download` how the data are fetched and kept.
 """
 
 from __future__ import annotations
