@@ -22,7 +22,7 @@ _LETTER_INCHES = 0.09  # width of a letter of a name, on average; where all are 
 _DIGIT = 0.62  # width of a digit, in heights of its font
 _SMALLEST_FONT = 5.0
 MOST_CLASSES = 60
-"""Rows of the picture; of more classes those are drawn that errors are most often about."""
+"""Rows of the picture; of more classes, it shows those with the most errors."""
 
 
 def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
@@ -67,7 +67,7 @@ def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
 
 
 def chosen_classes(matrix: Counts) -> Counts:
-    """Number the classes to draw, in their order: all, or those that errors are most often about."""
+    """Return the numbers of the classes to draw, in order: all, or those with the most errors."""
     if len(matrix) <= MOST_CLASSES:
         return np.arange(len(matrix))
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
@@ -82,7 +82,7 @@ def row_shares(matrix: Counts) -> Floats:
 
 
 def title_of(matrix: Counts, *, drawn: int) -> str:
-    """Say how much is right, and on a second line how many of the classes are drawn, if not all."""
+    """Return the accuracy and, on a second line, how many of the classes are drawn, if not all."""
     samples = matrix.sum()
     title = f"{samples:,} samples, {percent(matrix.trace() / samples)}% right"
     if drawn < len(matrix):

@@ -28,7 +28,7 @@ _HARDEST = f"{_FOLDER}/hardest.json"
 
 
 def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> None:
-    """Save the mistakes with the largest `statistics.margins` in a run's folder, the hardest first."""
+    """Save the mistakes with the largest `statistics.margins` in a run's folder, hardest first."""
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # of an earlier report
     kept = statistics.finite(predictions)
     if not kept.positions or not kept.scores.size:
@@ -48,7 +48,7 @@ def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> No
 
 
 def hardest_section(runs: Iterable[Path]) -> list[Section]:
-    """Show the hardest of the samples that were saved in the folders of runs; [] where there are none."""
+    """Show the hardest of the samples saved in the folders of runs; [] if there are none."""
     found = [
         (run, entry)
         for run in runs
@@ -93,12 +93,14 @@ def _save(exhibits: Sequence[Exhibit], folder: Path, *, stem: str) -> list[dict[
 
 
 def _sample(run: Path, entry: Mapping[str, Any]) -> Section:
-    first, *others = entry["record"].items()
+    names = [
+        str(value) if n == 0 else f"{key} {value}" for n, (key, value) in enumerate(entry["record"].items())
+    ]
     right = ", ".join(f"{name} ({score:.3f})" for name, score in entry["right"]) or "none"
     name, score = entry["predicted"]
-    exhibits = [Exhibit(content=(run / file.pop("path")).read_bytes(), **file) for file in entry["files"]]
+    files = [(run / file.pop("path"), file) for file in entry["files"]]
     return Section(
-        title=", ".join([str(first[1]), *(f"{key} {value}" for key, value in others)]),
+        title=", ".join(names),
         text=[f"Right: {right}. Predicted: {name} ({score:.3f})."],
-        exhibits=exhibits,
+        exhibits=[Exhibit(content=path.read_bytes(), **about) for path, about in files if path.is_file()],
     )

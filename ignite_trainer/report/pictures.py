@@ -1,4 +1,4 @@
-"""Pictures of predictions: accuracy by class, and reliability; the confusion matrix is confusion.py's."""
+"""Pictures of predictions: accuracy of each class and reliability; confusion.py draws the matrix."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BLUE, _RED = COLOURS[:2]
 _ROW_INCHES = 0.2
 MOST_CLASSES = 100
-"""Bars in one picture; of more classes the lowest are drawn."""
+"""Bars in one picture; of more classes, it shows the lowest."""
 
 
 def classes_figure(
@@ -61,7 +61,7 @@ def classes_figure(
 
 
 def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
-    """Draw how often confidences are right, by bins of confidence, over how many there are."""
+    """Draw a reliability diagram over a histogram of the confidences."""
     figure = new_figure(6.4, 7.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     count = int(calibration.counts.sum())

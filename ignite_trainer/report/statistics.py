@@ -40,7 +40,7 @@ class Calibration:
 
 
 def finite(predictions: Predictions) -> Predictions:
-    """Leave out the samples with a score that is not finite: they have no prediction to speak of."""
+    """Leave out samples with a score that is not finite: they have no meaningful prediction."""
     kept = np.asarray(np.isfinite(predictions.scores).all(axis=1))
     return replace(
         predictions,
@@ -63,7 +63,7 @@ def confusion_matrix(predictions: Predictions) -> Counts:
 
 
 def recalls(predictions: Predictions) -> Floats:
-    """Share of each class's samples that is right, `[K]`; NaN for a class without samples."""
+    """Return the share of each class's samples that is right, `[K]`; NaN for a class without samples."""
     from sklearn import metrics
 
     right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
@@ -110,7 +110,7 @@ def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, in
 
 
 def margins(predictions: Predictions) -> Floats:
-    """How far the highest score of a wrong class is above the lowest one of a right class, `[N]`.
+    """Return the highest score of a wrong class minus the lowest of a right class, `[N]`.
 
     Where no class is right, or none wrong, its score counts as 0.
     """
@@ -120,7 +120,7 @@ def margins(predictions: Predictions) -> Floats:
 
 
 def average_precisions(predictions: Predictions) -> Floats:
-    """Average precision of each class's scores over the samples, `[K]`; NaN for a class without positives."""
+    """Return the average precision of each class, `[K]`; NaN for a class without positives."""
     from sklearn.metrics import average_precision_score
 
     columns = zip(predictions.targets.T, predictions.scores.T, strict=True)
@@ -128,7 +128,7 @@ def average_precisions(predictions: Predictions) -> Floats:
 
 
 def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | None:
-    """Hold confidences against how often they are right; None where scores leave 0..1, or there are none.
+    """Compare confidences with how often they are right; None if there are no scores, or some leave 0..1.
 
     A sample's confidence is its highest score, right if that is the score of its class. With several labels
     a sample every score is a confidence by itself, right if its class is among the sample's.

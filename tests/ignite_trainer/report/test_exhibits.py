@@ -100,6 +100,9 @@ def test_a_sweep_shows_the_hardest_of_its_runs(eight: Predictions, predict: Pred
             exhibits.save_hardest(predictions, Samples(), folder)
     (section,) = exhibits.hardest_section(folders)
     assert [part.title for part in section.parts] == ["0", "7", "6", "5", "4", "3"]
+    (folders[1] / "exhibits/hardest-1-1.ogg").unlink()
+    (section,) = exhibits.hardest_section(folders)
+    assert [len(part.exhibits) for part in section.parts] == [0, 1, 1, 1, 1, 1]
     assert exhibits.hardest_section(folders[2:]) == []
 
 
