@@ -144,24 +144,22 @@ class Visdom(Reporter):
 
     def _connect(self, run: RunStart, client: visdom.Visdom) -> None:
         """Find a server, or start one."""
-        listens = self._listens()
-        if not listens and self._host in ("localhost", "127.0.0.1", "::1"):
-            log, deadline = run.folder / "visdom.log", time.monotonic() + _START_SECONDS
-            self._server = start_server(self._port, environments=self._environments, log=log)
-            exit_code = None
-            while not listens and exit_code is None and time.monotonic() < deadline:
-                self._done.wait(0.2)
-                # Asked first: if another run was faster to take the port, its server listens by now.
-                exit_code = -1 if self._done.is_set() else self._server.poll()
-                listens = self._listens()
-            if not listens:
-                ended = "does not answer" if exit_code is None else f"ended with exit code {exit_code}"
-                raise _DashboardError(
-                    f"could not be started: its server {ended} (the first start on a machine needs the"
-                    " network, to fetch visdom's scripts)"
-                )
-        if not listens:
-            raise _DashboardError("is not there: nothing listens at the address")
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._listens():
+            if self._server is not None:
+                exit_code = self._server.poll()
+                if exit_code is not None or self._done.is_set() or time.monotonic() > deadline:
+                    ended = "does not answer" if exit_code is None else f"ended with exit code {exit_code}"
+                    raise _DashboardError(
+                        f"could not be started: its server {ended} (the first start on a machine needs the"
+                        " network, to fetch visdom's scripts)"
+                    )
+            elif self._host in ("localhost", "127.0.0.1", "::1"):
+                log = run.folder / "visdom.log"
+                self._server = start_server(self._port, environments=self._environments, log=log)
+            else:
+                raise _DashboardError("is not there: nothing listens at the address")
+            self._done.wait(0.2)
         if client.win_exists("") is None:
             raise _DashboardError("does not answer as a Visdom server does")
 

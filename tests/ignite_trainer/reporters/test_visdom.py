@@ -25,14 +25,7 @@ from ignite_trainer.drawing import COLOURS
 from ignite_trainer.predictions import Predictions
 from ignite_trainer.report import confusion
 from ignite_trainer.reporters import Visdom, visdom_drawing
-from ignite_trainer.reporters.reporter import (
-    Evaluated,
-    Iteration,
-    Line,
-    Reporter,
-    RunStart,
-    Window,
-)
+from ignite_trainer.reporters.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
 from ignite_trainer.reporters.visdom_server import start_server
 
 Windows = dict[str, dict[str, Any]]
