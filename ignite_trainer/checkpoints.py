@@ -52,9 +52,9 @@ class Checkpoints:
     Each file gets its name when it is complete and verified, and has its checksum beside it. The last two
     states stay, with all best files that they name, until `finish`.
 
-    What is saved is copied, then written by a thread while training goes on; `save`, `save_state`,
-    `restore`, `finish` and `wait` first wait for what was saved before, and raise the RunFailed of a file
-    that cannot be written. Call `wait` before a run ends.
+    What is saved is copied, then written by a thread while training goes on; `save`, `save_state`, `finish`
+    and `wait` first wait for what was saved before, and raise the RunFailed of a file that cannot be written.
+    Call `wait` before a run ends. `restore` is for the beginning of a run, when nothing was saved yet.
 
     Of several processes, which all call it, the main one writes, and all read what is there.
 
@@ -151,9 +151,7 @@ class Checkpoints:
 
         Raises:
             ProtocolError: the state is of another model, optimizer or data set, or holds what no run saves.
-            RunFailed: what was saved before cannot be written.
         """
-        main_says(self.wait)
         self.damaged = []
         for candidate in main_says(lambda: states_of(self._folder)):
             try:

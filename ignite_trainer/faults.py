@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
-from ignite_trainer.checkpoints import Checkpoints, Position
 from ignite_trainer.distributed import all_say, world_size
 from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped, first_line
 from ignite_trainer.finite import NotFinite, StepWatch, not_finite_weights
@@ -28,11 +26,9 @@ from ignite_trainer.unreadable import UnreadableSamples
 from ignite_trainer.writing import failed_writing
 
 STEPS_LEFT_OUT = "steps left out"
-ROLLBACKS = "returns to a checkpoint"
 SAMPLES_SKIPPED = "samples skipped"
 FIELDS_LEFT_OUT = '"{}" left out of a step, alone in its batch'
 STEPS_UNSYNCHRONISED = "steps in which batch norm was not shared by the processes"
-_RATES = {"lr", "initial_lr", "max_lr", "min_lr"}
 # What gloo and NCCL say when a process they talk to is gone.
 _OF_OTHERS = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -62,38 +58,15 @@ class FaultPolicy:
         """Look at all steps since the last call, and at the weights of a model that is about to be saved.
 
         Raises:
-            RollBack: something is not finite, and the run is to return to a checkpoint.
-            RunFailed: something is not finite, and the run is to end.
+            RunFailed: something is not finite.
         """
         found = self.watch.first()
         if not found and model is not None and (spoiled := not_finite_weights(model)):
             what = f"What the last step left of {listing(spoiled, most=3)} is not finite"
             found = NotFinite(what, epoch, iteration, [])
-        if found and self._faults.not_finite == "rollback":
-            self._count(found, ROLLBACKS, "the run returns to its last checkpoint, at lower rates")
-            raise RollBack(self._ended(found))
         if found:
             self._tell(found, "the run ends")
             raise self._ended(found)
-
-    def roll_back(
-        self, why: RollBack, checkpoints: Checkpoints, optimizer: Optimizer, scheduler: Any
-    ) -> Position:
-        """Put back the state of the last checkpoint, with lower rates; return how far the run had come then.
-
-        Raises:
-            RunFailed: there is no checkpoint yet.
-        """
-        done = self.counts[ROLLBACKS]
-        position = checkpoints.restore()
-        if position is None:
-            raise why.otherwise
-        # The checkpoint has the rates of the returns before it, and their number.
-        lower_rates(optimizer, scheduler, self._faults.rollback_rate ** (done - self.counts[ROLLBACKS]))
-        self.counts[ROLLBACKS] = done
-        self.watch.first()  # whatever it holds is of steps that are undone
-        self._not_shared.clear()
-        return position
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
@@ -144,15 +117,12 @@ class FaultPolicy:
             self._reporters.on_fault(fault)
 
     def _leave_out(self, found: NotFinite) -> None:
-        self._count(found, STEPS_LEFT_OUT, "the step is left out")
-
-    def _count(self, found: NotFinite, what: str, done: str) -> None:
-        """Count and tell what is done, or end the run where it was done often enough."""
-        if self.counts[what] >= self._faults.not_finite_at_most:
+        """Count and report a step that is left out, or end the run if there were too many."""
+        if self.counts[STEPS_LEFT_OUT] >= self._faults.not_finite_at_most:
             self._tell(found, "the run ends")
             raise self._ended(found)
-        self.counts[what] += 1
-        self._tell(found, done)
+        self.counts[STEPS_LEFT_OUT] += 1
+        self._tell(found, "the step is left out")
 
     def _tell(self, found: NotFinite, done: str) -> None:
         names = tuple(sample_name(self._dataset, index) for index in found.indices)
@@ -171,24 +141,6 @@ class FaultPolicy:
             f"What earlier epochs reached is kept in {self._folder}. Look at these samples, or lower "
             f"Optimizer.args.lr, say, in a new run.{advice}"
         )
-
-
-class RollBack(Exception):
-    """Training is to go on from the last checkpoint; `otherwise` is raised where there is none."""
-
-    def __init__(self, otherwise: RunFailed) -> None:
-        super().__init__(str(otherwise))
-        self.otherwise = otherwise
-
-
-def lower_rates(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
-    """Multiply all learning rates of an optimizer, and those that its scheduler computes them from."""
-    for group in optimizer.param_groups:
-        for name in _RATES & group.keys():
-            group[name] = group[name] * factor
-    for each in (scheduler, *getattr(scheduler, "_schedulers", ())):
-        if hasattr(each, "base_lrs"):
-            each.base_lrs = [rate * factor for rate in each.base_lrs]
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from ignite_trainer.data_identity import DataIdentity
 from ignite_trainer.distributed import is_main, main_says, share_state, world_size
 from ignite_trainer.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
 from ignite_trainer.errors import ProtocolError, RunStopped
-from ignite_trainer.faults import FaultPolicy, RollBack
+from ignite_trainer.faults import FaultPolicy
 from ignite_trainer.lone_samples import LoneSamples
 from ignite_trainer.origin_of_weights import MEANING, caution
 from ignite_trainer.outcome import describe_run
@@ -115,8 +115,8 @@ class Run:
             self._evaluate("test", epoch=0, iteration=0)
             if self._trainer is not None:
                 self._checkpoints.save_untrained(self._held_out.metrics)
-        if self._trainer is not None and self._parts.optimizer is not None:
-            self._train(self._trainer, self._parts.optimizer, position)
+        if self._trainer is not None:
+            self._train(self._trainer, position)
         self._checkpoints.finish()
         self._share_unreadable()
         end = RunEnd(
@@ -240,19 +240,8 @@ class Run:
         for loader in self._parts.evaluation.values():  # that of training counts with the one of its split
             loader.unreadable.share()
 
-    def _train(self, trainer: Engine, optimizer: Optimizer, position: Position | None) -> None:
-        """Train from the position on to the last epoch, also where that takes returns to a checkpoint."""
-        while True:
-            try:
-                self._train_from(position, trainer)
-            except RollBack as why:
-                trainer = self._make_trainer(optimizer)
-                position = self._faults.roll_back(why, self._checkpoints, optimizer, self._parts.scheduler)
-                self._saver.note_saved(position.iteration)
-            else:
-                return
-
-    def _train_from(self, position: Position | None, trainer: Engine) -> None:
+    def _train(self, trainer: Engine, position: Position | None) -> None:
+        """Train from the position, or from the beginning, to the last epoch."""
         batches, epochs = len(self._parts.training), self._setup.epochs
         if position is not None:
             trainer.load_state_dict(

@@ -20,7 +20,7 @@ from ignite_trainer.identity import selected
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.record import RunRecord
 from ignite_trainer.reporters import jsonl
-from ignite_trainer.reporters.reporter import Evaluated, Event, Fault, Iteration, Measured, RunEnd
+from ignite_trainer.reporters.reporter import Event, Fault, Iteration, RunEnd
 from ignite_trainer.validation import read_json, validate
 
 _FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
@@ -101,8 +101,7 @@ def seed_of(folder: Path) -> int:
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
     """Cut the log of a run back to the state it goes on from, and return the events left, in order.
 
-    Going back to a checkpoint leaves lines about the same thing; the last one stays. All faults stay. A value
-    that was not finite, which JSON does not have, is read as NaN.
+    A value that was not finite, which JSON does not have, is read as NaN.
 
     Raises:
         ProtocolError: a line is not an event. An unfinished last line, left by a killed run, is dropped.
@@ -112,7 +111,7 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
         return []
     # Not splitlines: a JSON string may hold characters that it takes for the end of a line, such as U+2028.
     lines = path.read_bytes().rstrip().split(b"\n") if position else []
-    kept: dict[tuple[Any, ...], tuple[bytes, jsonl.Entry]] = {}
+    kept: list[tuple[bytes, jsonl.Entry]] = []
     for number, line in enumerate(lines, start=1):
         try:
             entry = jsonl.ENTRY.validate_json(line)
@@ -126,11 +125,9 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
                 "Mend or remove that line, or start a new run without --resume."
             ) from error
         if position is not None and _is_before(entry, position):
-            key = _key(entry, number)
-            kept.pop(key, None)  # the later one takes its own place
-            kept[key] = (line + b"\n", entry)
-    results.write_text(path, b"".join(line for line, _ in kept.values()).decode())
-    return [entry for _, entry in kept.values() if isinstance(entry, Event)]
+            kept.append((line + b"\n", entry))
+    results.write_text(path, b"".join(line for line, _ in kept).decode())
+    return [entry for _, entry in kept if isinstance(entry, Event)]
 
 
 def _is_before(entry: jsonl.Entry, position: Position) -> bool:
@@ -141,19 +138,6 @@ def _is_before(entry: jsonl.Entry, position: Position) -> bool:
             return entry.iteration <= position.iteration
         case _:
             return entry.epoch < position.epoch or (position.complete and entry.epoch == position.epoch)
-
-
-def _key(entry: jsonl.Entry, number: int) -> tuple[Any, ...]:
-    """Identify the subject of a line; a later line with the same key replaces it."""
-    match entry:
-        case Iteration():
-            return ("iteration", entry.iteration)
-        case Evaluated():
-            return ("evaluation", entry.epoch, entry.split)
-        case Measured():
-            return ("measurement", entry.epoch, entry.name)
-        case _:
-            return ("fault", number)
 
 
 def _runs(protocol: Protocol) -> list[Path]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ignite_trainer.affects import Affects
 from ignite_trainer.section import Flag, NonNegative, Positive, Section
@@ -125,18 +125,14 @@ class Setup(Section):
 class Faults(Section):
     """What a run does about what goes wrong on its way."""
 
-    not_finite: Literal["stop", "skip", "rollback"] = Field(
+    not_finite: Literal["stop", "skip"] = Field(
         default="stop",
-        description="What follows a loss, or gradients, that are not finite. "
-        '"stop": the run ends, and keeps what it has; seen when the log is written, so no step waits. '
-        '"skip": the step is left out, as if it had not been; for this the host waits in every step. '
-        '"rollback": the state of the last checkpoint comes back, and the rates become lower.',
+        description="What happens when the loss or a gradient is not finite. "
+        '"stop": the run ends and keeps what it has; checked when the log is written, so no step waits. '
+        '"skip": the step is left out; the host waits for the device in every step.',
     )
     not_finite_at_most: NonNegative = Field(
-        default=10, description="Steps left out, or returns to a checkpoint, before the run ends after all."
-    )
-    rollback_rate: Annotated[float, Field(strict=True, gt=0, le=1)] = Field(
-        default=0.5, description="What the learning rates are multiplied by at every return."
+        default=10, description="Number of steps that may be left out; one more ends the run."
     )
     unreadable: Literal["stop", "skip"] = Field(
         default="stop",
@@ -146,3 +142,11 @@ class Faults(Section):
     unreadable_at_most: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
         default=0.01, description="Share of a split that may be skipped before the run ends after all."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_key(cls, given: Any) -> Any:
+        """Drop `rollback_rate`, which is in every protocol that an earlier version saved."""
+        if isinstance(given, dict):
+            return {key: value for key, value in given.items() if key != "rollback_rate"}
+        return given

@@ -31,7 +31,7 @@ from ignite_trainer.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.experiment import run
 from ignite_trainer.faults import explained
 from ignite_trainer.progress import Progress
-from ignite_trainer.reporters.reporter import Evaluated, Iteration
+from ignite_trainer.reporters.reporter import Evaluated
 from ignite_trainer.signals import StopRequest, leave_signals_to_parent, stop_on_signals
 from ignite_trainer.validation import validate
 
@@ -231,7 +231,6 @@ def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path
     [
         *(b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"),
         pytest.param(b"[" * 100_000, id="deep"),
-        b'{"event": "other", "epoch": 1, "split": []}',
     ],
 )
 def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path) -> None:
@@ -258,26 +257,6 @@ def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
     path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
     resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
-
-
-def test_of_what_a_return_to_a_checkpoint_repeats_the_last_is_kept(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {
-        "Task": {"class": "toy_research.learning.Matching", "args": {"explode_at": 4}},
-        "Setup__save_every_steps": 2,
-        "Setup__log_interval": 1,
-        "Faults": {"not_finite": "rollback"},
-    }
-    folder = run_toy(tmp_path, **{**CHANGES, **changes}).folder
-    path = folder / "metrics.jsonl"
-    written = [json.loads(line) for line in path.read_text().splitlines()]
-    steps = [line["iteration"] for line in written if line["event"] == "iteration"]
-    assert steps == [1, 2, 3, *range(3, 16)]
-    events = resuming.take_up_log(folder, Position(epoch=3, iteration=15, complete=True))
-    assert [event.iteration for event in events if isinstance(event, Iteration)] == list(range(1, 16))
-    kept = [json.loads(line) for line in path.read_text().splitlines()]
-    first = next(line for line in written if line["event"] == "iteration" and line["iteration"] == 3)
-    assert kept == [line for line in written if line != first and line["event"] != "end"]
-    assert sum(line["event"] == "fault" for line in kept) == 1
 
 
 # Which run goes on
@@ -358,6 +337,28 @@ def test_faults_and_the_batch_of_evaluation_may_be_others(tmp_path: Path) -> Non
     others = {"Setup__batch_test": 3, "Faults": {"not_finite": "skip", "unreadable": "skip"}}
     assert finish(tmp_path, **others) == only_run(tmp_path)
     assert (only_run(tmp_path) / "result.json").exists()
+
+
+def test_a_run_that_an_earlier_version_saved_goes_on(tmp_path: Path, whole: Path) -> None:
+    """Protocols saved then have a key more: the factor on learning rates after a return to a checkpoint."""
+    stopped(tmp_path, signalled(step=9))
+    path = only_run(tmp_path) / "protocol.json"
+    saved = json.loads(path.read_text())
+    assert "rollback_rate" not in saved["Faults"]
+    saved["Faults"]["rollback_rate"] = 0.5
+    path.write_text(json.dumps(saved))
+    assert validate(saved) == validate({**saved, "Faults": {}})
+    compare(tmp_path, whole)
+
+
+def test_a_run_that_was_to_return_to_a_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    stopped(tmp_path, signalled(step=9))
+    path = only_run(tmp_path) / "protocol.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "Faults": {"not_finite": "rollback"}}))
+    message = r"its protocol\.json cannot be read \(Faults\.not_finite is \"rollback\"; .*'stop' or 'skip'"
+    with pytest.raises(ProtocolError, match=message):
+        run(draw(validate(saved), trusted=TRUSTED), folder=only_run(tmp_path), resume=True)
 
 
 def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) -> None:

@@ -141,18 +141,6 @@ def test_a_step_that_is_left_out_does_not_count(tmp_path: Path) -> None:
     assert state["average"]["steps"] == 2 * 2 - 1
 
 
-def test_a_return_to_a_checkpoint_takes_its_averages(tmp_path: Path) -> None:
-    exploding = {"class": "toy_research.learning.Matching", "args": {"explode_at": 3}}
-    faults = {"not_finite": "rollback", "rollback_rate": 1.0}
-    there_and_back = run_toy(tmp_path / "a", Setup__ema=0.9, Task=exploding, Faults=faults, Metrics=METRICS)
-    straight = run_toy(tmp_path / "b", Setup__ema=0.9, Metrics=METRICS)
-    states = [load(checkpoints(each.folder) / "last_epoch-2.pt") for each in (there_and_back, straight)]
-    for part in ("model", "average"):
-        one, other = (state[part] if part == "model" else {**state[part]["weights"]} for state in states)
-        for name, value in one.items():
-            assert torch.equal(value, other[name]), (part, name)
-
-
 @pytest.mark.parametrize("decay", [0, 1, 1.5, "0.9", True])
 def test_a_decay_lies_between_0_and_1(tmp_path: Path, decay: Any) -> None:
     with pytest.raises(ProtocolError, match=r"Setup\.ema is "):

@@ -174,60 +174,6 @@ def test_so_many_steps_are_left_out_and_no_more(tmp_path: Path) -> None:
         )
 
 
-# Returns to a checkpoint
-
-
-def rates() -> list[tuple[int, float]]:
-    steps = Notebook.last.of("iteration")
-    return [(step.iteration, step.learning_rates[0]) for step in steps]
-
-
-def test_a_run_returns_to_its_checkpoint_at_lower_rates(tmp_path: Path) -> None:
-    task = {"class": "toy_research.failing.Steep", "args": {"at": [4, 6]}}
-    result = run_toy(
-        tmp_path,
-        Task=task,
-        Setup__epochs=3,
-        Scheduler={"class": "torch.optim.lr_scheduler.StepLR", "args": {"step_size": 2, "gamma": 0.1}},
-        Faults={"not_finite": "rollback", "rollback_rate": 0.5},
-    )
-    # The fourth and the sixth step taken are bad: both are the second step of the second epoch.
-    taken = [(1, 0.1), (2, 0.1), (3, 0.1), (3, 0.05), (3, 0.025), (4, 0.025), (5, 0.0025), (6, 0.0025)]
-    assert [iteration for iteration, _ in rates()] == [iteration for iteration, _ in taken]
-    assert [rate for _, rate in rates()] == pytest.approx([rate for _, rate in taken])
-    assert [(fault.epoch, fault.iteration) for fault in Notebook.last.of("fault")] == [(2, 4), (2, 4)]
-    assert result.record.faults == {"returns to a checkpoint": 2}
-    assert result.end.last_epoch == 3
-    assert result.end.last_checkpoint is not None
-    assert result.end.last_checkpoint.name == "last_epoch-3.pt"
-
-
-def test_after_a_return_a_run_is_one_that_had_the_lower_rate_from_there(tmp_path: Path) -> None:
-    bad = {"class": "toy_research.failing.Steep", "args": {"at": [3]}}
-    returned = run_toy(tmp_path / "a", Task=bad, Faults={"not_finite": "rollback", "rollback_rate": 0.5})
-    halved = {"class": "torch.optim.lr_scheduler.StepLR", "args": {"step_size": 1, "gamma": 0.5}}
-    plain = run_toy(tmp_path / "b", Scheduler=halved)
-    first, second = (
-        torch.load(result.folder / "checkpoints" / "last_epoch-2.pt", weights_only=True)
-        for result in (returned, plain)
-    )
-    assert_equal(first["model"], second["model"])
-
-
-def test_so_many_returns_and_no_more(tmp_path: Path) -> None:
-    bad = {"class": "toy_research.failing.Steep", "args": {"at": list(range(3, 99))}}
-    policy = {"not_finite": "rollback", "not_finite_at_most": 2}
-    with pytest.raises(RunFailed, match=r"epoch 2, iteration 3, .* Returns to a checkpoint before: 2\."):
-        run_toy(tmp_path, Task=bad, Faults=policy)
-    assert len(list(tmp_path.rglob("last_epoch-1.pt"))) == 1
-
-
-def test_without_a_checkpoint_there_is_nothing_to_return_to(tmp_path: Path) -> None:
-    bad = {"class": "toy_research.failing.Steep", "args": {"at": [1]}}
-    with pytest.raises(RunFailed, match=r"^The gradients are not finite at epoch 1, iteration 1, of sample"):
-        run_toy(tmp_path, Task=bad, Faults={"not_finite": "rollback"})
-
-
 @pytest.mark.gpu
 def test_looking_at_steps_does_not_wait_for_the_device() -> None:
     watch, loss = StepWatch(), torch.full((), torch.nan, device="cuda")
