@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import nn
 
 from ignite_trainer.errors import ProtocolError
 from ignite_trainer.protocol import ParameterRule
-
-_MATCHING_SECONDS = 5.0  # well-behaved patterns take milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +49,13 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule], *, rate: float
     named = dict(model.named_parameters())
     taken: list[list[str]] = [[] for _ in rules]
     orphans = []
-    with _limited_seconds(_MATCHING_SECONDS):
-        for name in named:
-            position = next((i for i, rule in enumerate(rules) if re.fullmatch(rule.match, name)), None)
-            if position is None:
-                orphans.append(name)
-            else:
-                taken[position].append(name)
-        _raise_problems(rules, taken, orphans, list(named))
+    for name in named:
+        position = next((i for i, rule in enumerate(rules) if re.fullmatch(rule.match, name)), None)
+        if position is None:
+            orphans.append(name)
+        else:
+            taken[position].append(name)
+    _raise_problems(rules, taken, orphans, list(named))
 
     groups, summary, in_eval = [], {}, set[str]()
     for rule, names in zip(rules, taken, strict=True):
@@ -78,32 +72,6 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule], *, rate: float
             f" ({options})" if options else ""
         )
     return ParameterPlan(groups=groups, frozen_modules=_modules_of(model, in_eval), summary=summary)
-
-
-@contextmanager
-def _limited_seconds(seconds: float) -> Iterator[None]:
-    """Raise a ProtocolError when matching takes longer: a pattern can ask for more steps than there is time.
-
-    Python looks for signals while it matches. In other threads than the first one, which gets none, there is
-    no limit.
-    """
-
-    def give_up(*_: object) -> NoReturn:
-        raise ProtocolError(
-            f"Parameters: matching the patterns took more than {seconds:g} s; leave out repetitions of what "
-            "repeats itself, such as (a+)+."
-        )
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:

@@ -186,10 +186,3 @@ def test_weight_decay_and_momentum_do_not_move_what_is_frozen(tmp_path: Path) ->
     optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
     after, before = trained_and_before(tmp_path, Parameters=FREEZE_RIGHT, Optimizer__args=optimizer)
     assert torch.equal(after["right.linear.weight"], before["right.linear.weight"])
-
-
-def test_a_pattern_that_would_match_for_years_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ignite_trainer.parameters._MATCHING_SECONDS", 0.2)
-    model = nn.ModuleDict({"a" * 60: nn.Linear(1, 1)})
-    with pytest.raises(ProtocolError, match=r"matching the patterns took more than 0\.2 s"):
-        plan_of(model, {"match": r"(a+)+"}, {"match": ".*"})
