@@ -27,30 +27,36 @@ _HOLDERS = {
     "Metrics": "LineSpec",
     "Evaluations": "EvaluationSpec",
 }
-_EXTENDING = "Extending."
+# Sections that are lists, whose entries are never merged: an argument that their class needs must be there.
+_LISTS = ("Transforms", "Metrics", "Reporters")
+_ANNOTATIONS = ("description", "default", "examples")
 Schema = dict[str, Any]
 
 
 def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
-    """The JSON Schema (draft 2020-12) of the protocols in a folder.
+    """Make the JSON Schema (draft 2020-12) of the protocols in a folder.
+
+    Keys and values are checked alike in every protocol. Only in one that extends no other some keys are
+    required: what an object leaves out, the protocol that is extended may supply.
 
     Args:
-        folder: classes that its protocols and their defaults name are among those that are known.
-        packages: the others are those that these packages list, see `find_classes`.
+        folder: its protocols, and their defaults, name classes that are to be known.
+        packages: the classes that these list are known, too; see `find_classes`.
     """
     whole = _without_titles(Protocol.model_json_schema(by_alias=True))
     definitions: Schema = {**whole.pop("$defs"), "Protocol": whole}
     whole["required"] = [name for name in whole["required"] if name != "Task"]  # the defaults supply it
     _add_classes(definitions, find_classes(packages, _classes_named_in(folder)))
+    required = {**_required_in(whole, definitions), "if": whole["if"], "then": whole["then"]}
     for name in _reached("Protocol", definitions):
-        definitions[_EXTENDING + name] = _loosened(definitions[name])
+        definitions[name] = _as_layer(definitions[name])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Protocol",
         "description": "Written by python -m ignite_trainer.schema",
+        "$ref": "#/$defs/Protocol",
         "if": {"required": ["extends"]},
-        "then": {"$ref": f"#/$defs/{_EXTENDING}Protocol"},
-        "else": {"$ref": "#/$defs/Protocol"},
+        "else": required,
         "$defs": dict(sorted(definitions.items())),
     }
 
@@ -113,7 +119,8 @@ def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
         if section == "Dataset":
             schema["properties"] |= _loader_arguments(definitions)
         definitions[path] = schema
-        required[path] = schema.pop("required", [])
+        needed = schema.pop("required", [])
+        required[path] = needed if section in _LISTS else []
     for section, paths in by_section.items():
         name = _HOLDERS.get(section, section)
         definitions[name] = _of_classes(
@@ -186,54 +193,40 @@ def _references(node: Any) -> Iterator[str]:
                 yield from _references(each)
 
 
-def _loosened(node: Schema) -> Schema:
-    """An object's definition where another protocol supplies what it leaves out: null takes that away."""
-    # What a part implies of another is seen in the whole alone.
-    loose = {key: value for key, value in node.items() if key not in {"required", "if", "then"}}
-    if "properties" in node:
-        loose["properties"] = {key: _loosened_value(value) for key, value in node["properties"].items()}
-    if isinstance(node.get("additionalProperties"), dict):
-        loose["additionalProperties"] = _loosened_value(node["additionalProperties"])
-    if "allOf" in node:
-        loose["allOf"] = [{**rule, "then": _optional(rule["then"])} for rule in node["allOf"]]
-    return loose
-
-
-def _optional(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    return {key: _optional(value) for key, value in node.items() if key != "required"}
-
-
-def _loosened_value(node: Schema) -> Schema:
-    nothing = {"type": "null"}
-    node = _loosened(node)
+def _required_in(node: Schema, definitions: Schema) -> Schema:
+    """The keys that an object, and the objects in it, must have, as a schema; lists keep their own."""
     if "$ref" in node:
-        about = {key: value for key, value in node.items() if key != "$ref"}
-        return {**about, "anyOf": [_relinked({"$ref": node["$ref"]}), nothing]}
-    for alternatives in ("anyOf", "oneOf"):
-        if alternatives in node:
-            options = [_loosened_option(option) for option in node[alternatives]]
-            return {**node, alternatives: options if nothing in options else [*options, nothing]}
-    if "enum" in node:
-        node["enum"] = [*node["enum"], None]
-    if isinstance(node.get("type"), str):
-        node["type"] = [node["type"], "null"]
-    return node
+        return _required_in(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
+    found: Schema = {}
+    for option in (*node.get("anyOf", ()), *node.get("oneOf", ())):
+        found |= _required_in(option, definitions)
+    inside = {key: _required_in(value, definitions) for key, value in node.get("properties", {}).items()}
+    if inside := {key: value for key, value in inside.items() if value}:
+        found["properties"] = inside
+    others = node.get("additionalProperties")
+    if isinstance(others, dict) and (of_others := _required_in(others, definitions)):
+        found["additionalProperties"] = of_others
+    if "required" in node:
+        found["required"] = node["required"]
+    return found
 
 
-def _loosened_option(node: Schema) -> Schema:
-    if "oneOf" in node:
-        return {**node, "oneOf": [_loosened_option(option) for option in node["oneOf"]]}
-    return _relinked(node) if "items" not in node else node
+def _as_layer(node: Schema) -> Schema:
+    """An object that may leave out any key, and take away by null what another protocol has there."""
+    layer = {key: value for key, value in node.items() if key not in {"required", "if", "then"}}
+    if "properties" in node:
+        layer["properties"] = {key: _or_null(value) for key, value in node["properties"].items()}
+    if isinstance(node.get("additionalProperties"), dict):
+        layer["additionalProperties"] = _or_null(node["additionalProperties"])
+    return layer
 
 
-def _relinked(node: Schema) -> Schema:
-    """The node with a loosened definition in place of the strict one."""
-    return {
-        key: value.replace("#/$defs/", f"#/$defs/{_EXTENDING}") if key == "$ref" else value
-        for key, value in node.items()
-    }
+def _or_null(node: Schema) -> Schema:
+    node, nothing = _as_layer(node), {"type": "null"}
+    if nothing in node.get("anyOf", ()):
+        return node
+    annotations = {key: node.pop(key) for key in _ANNOTATIONS if key in node}
+    return {**annotations, "anyOf": [node, nothing]}
 
 
 def _without_titles(node: Any) -> Any:
