@@ -53,8 +53,9 @@ class Visdom(Reporter):
         address = urlsplit(host if host and "//" in host else f"http://{host or 'localhost'}")
         self._host = address.hostname or "localhost"
         self._port = port or address.port or 8097
-        self._machine = f"{address.scheme}://{address.netloc.removesuffix(f':{address.port}')}"
-        self._environments = Path(env_path).expanduser().absolute() if env_path else None
+        machine = address.netloc.rpartition("@")[2].removesuffix(f":{address.port}")
+        self._machine = f"{address.scheme}://{machine}"
+        self._environments = Path(env_path or "~/.visdom").expanduser().absolute()
         self._queue: queue.Queue[Sequence[Event | Panel] | None] = queue.Queue(_LONGEST_QUEUE)
         self._done = threading.Event()
         self._lock = threading.Lock()

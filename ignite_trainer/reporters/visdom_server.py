@@ -25,26 +25,20 @@ runpy.run_module("visdom.server", run_name="__main__", alter_sys=True)
 """
 
 
-def start_server(port: int, *, environments: Path | None, log: Path) -> subprocess.Popen[bytes]:
+def start_server(port: int, *, environments: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start `python -m visdom.server` on 127.0.0.1, in a session that Ctrl-C does not reach.
 
     Args:
         port: where it listens.
-        environments: folder in which it keeps the dashboards; None is visdom's own, `~/.visdom`.
+        environments: folder in which it keeps the dashboards.
         log: file to which its output is appended.
     """
-    command = [
-        sys.executable,
-        "-c",
-        BOOTSTRAP,
-        "-port",
-        str(port),
-        "-bind_local",
-        "-logging_level",
-        "WARNING",
-    ]
-    command += ["-env_path", str(environments)] if environments else []
+    options = ("-port", str(port), "-bind_local", "-logging_level", "WARNING", "-env_path", str(environments))
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
+            [sys.executable, "-c", BOOTSTRAP, *options],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
