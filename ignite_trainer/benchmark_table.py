@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ignite_trainer.benchmark import OURS, Activity, Benchmark, Quartiles
 from ignite_trainer.formatting import duration, percent
-from ignite_trainer.projection import Projection
-from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.reporters.terminal import add_row, make_table, show, show_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,20 +15,16 @@ if TYPE_CHECKING:
 
 def show_benchmark(found: Benchmark) -> None:
     """Print the tables."""
-    show(_facts(found))
+    setup = found.protocols[OURS]["Setup"]
+    show_rows(f"{setup['name']}: benchmark", _facts(found, setup).items())
     for name, activity in found.activities.items():
         show(_speeds(name, activity))
     show(_shares(found.activities))
 
 
-def _facts(found: Benchmark) -> Table:
-    setup, environment = found.protocols[OURS]["Setup"], found.environment
+def _facts(found: Benchmark, setup: Mapping[str, Any]) -> dict[str, str]:
+    environment, packages = found.environment, found.environment["packages"]
     batch_test = setup["batch_test"] or setup["batch_train"]
-    table = make_table(f"{setup['name']}: benchmark")
-    table.show_header = False
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    packages = environment["packages"]
     versions = {name: packages[name] for name in ("torch", "torchvision")} | (environment["cuda"] or {})
     facts = {
         "Device": environment["accelerator"] or f"{environment['device']}, threads: {environment['threads']}",
@@ -45,16 +40,10 @@ def _facts(found: Benchmark) -> Table:
     for name, activity in found.activities.items():
         if activity.utilisation is not None:
             facts[f"Device at work, {name}"] = f"{percent(activity.utilisation)}%"
-    facts["At this speed"] = _projected(found.projection)
-    for name, value in facts.items():
-        add_row(table, name, value)
-    return table
-
-
-def _projected(projection: Projection) -> str:
-    once = f"{projection.epochs} epochs with their evaluations take {duration(projection.seconds_per_run)}"
-    runs = f", {projection.runs} runs {duration(projection.seconds)}" if projection.runs > 1 else ""
-    return once + runs
+    time = found.projection
+    whole = f"{time.epochs} epochs with their evaluations take {duration(time.seconds_per_run)}"
+    whole += f", {time.runs} runs {duration(time.seconds)}" if time.runs > 1 else ""
+    return {**facts, "At this speed": whole}
 
 
 def _speeds(title: str, activity: Activity) -> Table:

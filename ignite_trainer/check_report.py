@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ignite_trainer.formatting import duration
 from ignite_trainer.inspection import NAMED, Finding, kinds
-from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.reporters.terminal import show, show_rows
 from ignite_trainer.visible import is_seen
 
 
@@ -15,13 +15,7 @@ def show_findings(
 ) -> None:
     """Print facts, findings with errors first, and how many there are."""
     if facts:
-        table = make_table(escaped(f"Check of {title}"))
-        table.show_header = False
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
-        for name, value in facts.items():
-            add_row(table, name, escaped(value))
-        show(table)
+        show_rows(escaped(f"Check of {title}"), [(name, escaped(value)) for name, value in facts.items()])
     for text in _paragraphs(findings):
         show(text)
     count = {kind: sum(finding.severity == kind for finding in findings) for kind in ("error", "warning")}

@@ -27,7 +27,7 @@ from ignite_trainer.parameters import ParameterPlan, apply_rules
 from ignite_trainer.progress import ProgressLines, is_terminal
 from ignite_trainer.protocol import Protocol
 from ignite_trainer.reporters.reporter import Split
-from ignite_trainer.reporters.terminal import add_row, make_table, show
+from ignite_trainer.reporters.terminal import show, show_rows
 
 _SEED = 0
 _KEY_WIDTH = 40
@@ -75,15 +75,15 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
         space = checkpoint_space(protocol, ModelSize.of(parts.model))
     finally:
         parts.close()
-    _show_rows(f"{path}: a batch", ("field", "shape"), found.batch.items())
-    _show_rows(f"{path}: stages of the model", ("module", "gives"), found.stages.items())
+    show_rows(f"{path}: a batch", found.batch.items(), columns=("field", "shape"))
+    show_rows(f"{path}: stages of the model", found.stages.items(), columns=("module", "gives"))
     facts = _facts(found, parts.sizes, compiled=protocol.setup.compile)
     findings = room_findings([space] * runs, facts)
     if found.peak_bytes is None:
         facts["Memory"] = "not known: this system does not tell"
     else:
         findings += memory_findings(found.peak_bytes, parts.device, facts)
-    _show_rows(f"{path}: estimates", ("", ""), facts.items())
+    show_rows(f"{path}: estimates", facts.items())
     for finding in findings:
         show(" ".join(filter(None, [f"warning: {finding.what}", finding.where, finding.remedy])))
 
@@ -100,16 +100,15 @@ def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
     for rule in blueprint.protocol.parameters:
         rows.append((rule.match, plan.summary[rule.match], f"group {group}" if rule.train else ""))
         group += rule.train
-    _show_rows(f"{path}: what is trained", ("names", "parameters", "optimizer"), rows)
+    show_rows(f"{path}: what is trained", rows, columns=("names", "parameters", "optimizer"))
 
 
 def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:
     trains = "training" in found.steps
-    held_out = f"{sizes['test']:,}"
     facts = {
-        "Samples": f"{sizes['train']:,} to train on, {held_out} held out"
+        "Samples": f"{sizes['train']:,} to train on, {sizes['test']:,} held out"
         if trains
-        else f"{held_out} to evaluate"
+        else f"{sizes['test']:,} to evaluate"
     }
     for activity, step in found.steps.items():
         extrapolated = f", extrapolated from {step.measured}" if step.measured < step.samples else ""
@@ -133,13 +132,3 @@ def _show_values(path: Path, values: Sequence[Value]) -> None:
         for value in values
     ]
     show("\n".join([f"{path}: every value, and who says so", *lines]))
-
-
-def _show_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = make_table(title)
-    table.show_header = any(columns)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        add_row(table, *row)
-    show(table)

@@ -19,7 +19,7 @@ from ignite_trainer.reporters.reporter import (
     RunEnd,
     RunStart,
 )
-from ignite_trainer.reporters.terminal import add_row, make_table, show, show_matrix
+from ignite_trainer.reporters.terminal import add_row, make_table, show, show_matrix, show_rows
 from ignite_trainer.self_description import listing
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
@@ -38,13 +38,7 @@ class Console(Reporter):
     def on_start(self, run: RunStart) -> None:
         """Print the start table."""
         self._run = run
-        table = make_table(run.name)
-        table.show_header = False
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
-        for name, value in run.facts.items():
-            add_row(table, name, value)
-        show(table)
+        show_rows(run.name, run.facts.items())
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
         """Print the start table; the history was printed before."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ignite_trainer.visible import visible
@@ -41,6 +41,20 @@ def add_row(table: Table, *cells: str) -> None:
     folded = textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False)
     # Text, not str: brackets in a path or a pattern are no markup.
     table.add_row(*map(Text, ["\n".join(folded), *others]))
+
+
+def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
+    """Print rows of texts under the names of their columns; without any, rows are names and values."""
+    table = make_table(title)
+    table.show_header = bool(columns)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    if not columns:
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+    for row in rows:
+        add_row(table, *row)
+    show(table)
 
 
 def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
