@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ignite_trainer.distributed import gather_rows, sum_over_all, world_size
 
@@ -24,21 +23,30 @@ def synchronise_batch_norms(model: nn.Module) -> None:
                 setattr(module, name, _synchronised(child))
 
 
-class SynchronisedBatchNorm(_BatchNorm):
-    """A batch norm whose mean and variance are those of all processes, while `synchronised` is true.
+class SynchronisedBatchNorm(nn.Module):
+    """Mixin for batch norms: mean and variance are those of all processes, while `synchronised` is true.
 
     With n values of a channel in all, mean m and biased variance v = sum (x - m)^2 / n: the output is
     (x - m) / sqrt(v + eps), the running variance follows v n / (n - 1), as in torch's.
     """
 
     synchronised = True
+    eps: float
+    momentum: float | None
+    affine: bool
+    track_running_stats: bool
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Normalise `[B, C, ...]`, in train mode by the statistics of all processes."""
         alone = world_size() == 1 or not self.synchronised
         if alone or not self.training or not self.track_running_stats:
-            return super().forward(input)
-        self._check_input_dim(input)
+            normalised: Tensor = super().forward(input)
+            return normalised
         assert self.num_batches_tracked is not None, "there are running statistics"
         self.num_batches_tracked.add_(1)
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

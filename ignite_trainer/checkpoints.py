@@ -253,8 +253,6 @@ class Checkpoints:
             part.load_state_dict(content[name])
             if isinstance(part, Optimizer):
                 _lay_out_like_parameters(part)
-                # A scheduler warns of its step if it saw none of the optimizer, which took them in the past.
-                part._opt_called = True  # type: ignore[attr-defined]
         self._kept = {
             label: [
                 Best(

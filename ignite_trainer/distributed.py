@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from ignite_trainer.errors import ProtocolError
@@ -78,6 +78,7 @@ def several_processes() -> Iterator[None]:
     # torchrun keeps its store when it starts processes anew: without a prefix they find dead addresses there.
     found, number, count = next(rendezvous("env://", timeout=_PATIENCE))
     store = PrefixStore(f"start {restarts()}", found)
+    _STORE.append(store)
     dist.init_process_group(
         "nccl" if on_cuda else "gloo",
         store=store,
@@ -91,6 +92,7 @@ def several_processes() -> Iterator[None]:
     idist.sync()
     yield
     _CONTROL.clear()
+    _STORE.clear()
     idist.finalize()
 
 
@@ -113,9 +115,10 @@ def restarts() -> int:
 
 @contextlib.contextmanager
 def seen_as_one() -> Iterator[None]:
-    """In a block of it ignite takes this process for the only one.
+    """Have ignite take this process for the only one, within a `with` block.
 
-    Every process gives its metrics the outputs of all, so that they have to add nothing up between them.
+    Every process gives its metrics the outputs of all, so that they have nothing to add up between them.
+    ignite has no public switch for that.
     """
     from ignite.distributed import utils as ignite_utils  # noqa: PLC0415
     from ignite.distributed.comp_models.base import _SerialModel  # noqa: PLC0415
@@ -158,9 +161,7 @@ def first_to_speak() -> bool:
     if not _is_several():
         return True
     try:
-        spoken: int = dist.distributed_c10d._get_default_store().add(
-            f"errors told after {restarts()} restarts", 1
-        )
+        spoken: int = _STORE[0].add("errors told", 1)
     except (RuntimeError, ValueError):  # it went with the process that kept count
         return is_main()
     return spoken == 1
@@ -300,6 +301,7 @@ class _Sum(torch.autograd.Function):
 
 
 _CONTROL: list[Any] = []  # the group of the CPUs, where it is not the default one
+_STORE: list[PrefixStore] = []  # that of the process group
 
 
 def _control() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.compiler import config as compiler_config
 
 from ignite_trainer.batch_norm import synchronise_batch_norms
 from ignite_trainer.blueprint import Blueprint
@@ -45,7 +46,7 @@ def compile_model(model: nn.Module) -> None:
     One that knows which of its parts are worth it has a method `compile_towers`.
     """
     # Blocks of one class share this bound, and a network has more kinds of them than the default of 8.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS_COMPILED)
+    compiler_config.recompile_limit = max(compiler_config.recompile_limit, _VARIANTS_COMPILED)
     compile_towers = getattr(model, "compile_towers", None)
     if callable(compile_towers):
         compile_towers()

@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -303,7 +304,10 @@ class Run:
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:
         if self._parts.scheduler and not self._protocol.schedules_steps:
-            self._parts.scheduler.step()
+            with warnings.catch_warnings():
+                # torch does not know of the steps that a run took before it was stopped.
+                warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
+                self._parts.scheduler.step()
         self._share_unreadable()
         self._checkpoints.save(
             self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)

@@ -60,7 +60,6 @@ def _build(
     )
     if rehearsed:
         build(optimizer.step, {}, where="Optimizer")
-        optimizer._opt_called = True  # type: ignore[attr-defined] # a schedule sees steps after it is built
     scheduler = build_schedule(
         protocol.schedules,
         blueprint.schedulers,
@@ -70,8 +69,10 @@ def _build(
         accumulate=protocol.setup.accumulate,
     )
     if rehearsed and scheduler:
+        # Schedules are stepped after optimizers; one by steps takes its first step with this.
+        build(optimizer.step, {}, where="Scheduler")
         # One that is longer says what is wrong with it in its first steps, if anything is.
-        for _ in range(min(MOST_REHEARSED, _steps(protocol, batches))):
+        for _ in range(int(protocol.schedules_steps), min(MOST_REHEARSED, _steps(protocol, batches))):
             build(scheduler.step, {}, where="Scheduler")
     return optimizer, scheduler
 

@@ -166,7 +166,7 @@ class OptimizerSteps:
         if self._scaler.is_enabled():
             return None
         given = [weight.grad for group in self._optimizer.param_groups for weight in group["params"]]
-        dense = [grad._values() if grad.is_sparse else grad for grad in given if grad is not None]
+        dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in given if grad is not None]
         if any(grad.device.type != "cpu" for grad in dense):
             return torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
         # On a CPU that norm takes ten times as long as to read the gradients once.

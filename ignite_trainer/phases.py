@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch._C._profiler import _ExperimentalConfig
+from torch._C._profiler import _ExperimentalConfig  # no public name lets all threads be profiled
 from torch.profiler import DeviceType, ProfilerActivity, profile, record_function
 
 PREFIX = "step/"

@@ -85,7 +85,7 @@ def _put(metric: Metric, values: Mapping[str, Any]) -> None:
 def _copy(value: Any, metric: Metric) -> Any:
     """A copy of its own, since metrics add to theirs in place; tensors on the metric's device."""
     if isinstance(value, Tensor):
-        return value.to(metric._device, copy=True)
+        return value.to(metric._device, copy=True)  # ignite has no public name for it
     if isinstance(value, list | tuple):
         return type(value)(_copy(item, metric) for item in value)
     if isinstance(value, dict):

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ignite_trainer.parameters import ParameterPlan
+
+_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 
 
 class WeightAverage:
@@ -32,7 +36,7 @@ class WeightAverage:
         }
         frozen = {module for each in plan.frozen_modules for module in each.modules()}
         for prefix, module in model.named_modules():
-            if isinstance(module, _NormBase) and module not in frozen:
+            if isinstance(module, _NORMS) and module not in frozen:
                 buffers = module.named_buffers(prefix)
                 self._weights.update((name, one) for name, one in buffers if one.is_floating_point())
         # What is not in the model: the averages, or in a block the model's own weights.

@@ -197,7 +197,7 @@ class AudioCLIP(nn.Module, HubLayout):
             self.add_module(name, child)
         for name, parameter in clip.named_parameters(recurse=False):
             self.register_parameter(name, parameter)  # positional_embedding, text_projection, logit_scale
-        if "text" not in self._modules:
+        if not hasattr(self, "text"):
             self.register_buffer("attn_mask", cast(Any, clip).attn_mask, persistent=False)
             self.text_pool_type, self.text_eos_id = clip.text_pool_type, clip.text_eos_id
 

@@ -93,7 +93,7 @@ def refuse_both(clip: str, published: Mapping[str, object], defaults: Mapping[st
 def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
     """Encode tokens `[B, L]` with the text tower of a module that has one of open_clip's: `[B, D]`."""
     towers = cast(Any, clip)
-    if "text" in clip._modules:  # a tower of its own, with its projection
+    if hasattr(clip, "text"):  # a tower of its own, with its projection
         features = towers.text(tokens)
         encoded: Tensor = features[0] if isinstance(features, tuple) else features
         return encoded
@@ -110,10 +110,10 @@ def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
 def recompute_transformers(clip: nn.Module) -> None:
     """Have transformers of the towers keep, in training, only what enters their blocks."""
     for name in ("visual", "text"):
-        if name in clip._modules:
-            cast(Any, clip._modules[name]).set_grad_checkpointing(True)
-    if "transformer" in clip._modules:
-        cast(Any, clip._modules["transformer"]).grad_checkpointing = True
+        if hasattr(clip, name):
+            getattr(clip, name).set_grad_checkpointing(True)
+    if hasattr(clip, "transformer"):
+        cast(Any, clip).transformer.grad_checkpointing = True
 
 
 def text_parameters(clip: nn.Module) -> list[nn.Parameter]:

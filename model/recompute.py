@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Recomputed(nn.Sequential):
@@ -48,7 +49,7 @@ def _statistics_unmoved(block: nn.Module) -> Iterator[None]:
 
     Modules stay as they are, so that what was compiled for the first pass serves the second.
     """
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
+    norms = [module for module in block.modules() if isinstance(module, _BATCH_NORMS) and module.training]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     try:
         yield

@@ -299,6 +299,7 @@ class ESResNeXt(nn.Module):
         """In eval mode without gradient, give a copy of the backbone that comes to the same numbers sooner.
 
         It is kept until a weight changes or the mode is switched. Hooks want the modules themselves.
+        torch has no public way to find hooks, or to copy a module without some of its children.
         """
         if (
             torch.is_grad_enabled()

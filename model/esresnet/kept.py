@@ -45,7 +45,7 @@ class Kept(Generic[T]):
 def _state(sources: tuple[Tensor, ...]) -> tuple[object, ...]:
     """What changes when a tensor is written in place, cast or moved, or inference mode switched.
 
-    Inference tensors count no versions; under them every state is new.
+    The version of a tensor has no public name. Inference tensors have none; under them every state is new.
     """
     return (
         torch.is_inference_mode_enabled(),
