@@ -1,4 +1,4 @@
-"""The contract of a yardstick: another protocol, whose speed a benchmark compares with."""
+"""The interface of yardsticks: protocols whose speed a benchmark compares with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Yardstick(ABC):
-    """An entry of the protocol's `Yardsticks`: what else could be done on the same machine.
+    """An entry of a protocol's `Yardsticks`.
 
-    It turns a protocol into the one to compare with: the same work done otherwise, or a part of it. A
-    benchmark builds and steps both in the same way.
+    It derives the protocol to compare with: the same work done in another way, or a part of it. A benchmark
+    builds and steps both in the same way.
     """
 
     @abstractmethod
@@ -19,9 +19,8 @@ class Yardstick(ABC):
         """Return the protocol to compare with.
 
         Args:
-            protocol: the one that is benchmarked, as JSON types with every default in place; not to be
-                changed.
+            protocol: the benchmarked protocol as JSON types, with every default in place; do not change it.
 
         Raises:
-            ValueError: this protocol has nothing that the yardstick could be derived from.
+            ValueError: no yardstick can be derived from this protocol.
         """

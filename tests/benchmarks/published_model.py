@@ -1,7 +1,7 @@
-"""AudioCLIP with the audio tower computed as published: equal figures, by the longer way.
+"""AudioCLIP with its audio tower computed as published: the same figures, more slowly.
 
-Written from the definition in arXiv 2104.11587 and 2106.13043. It shares weights and names with the product,
-and no line of its forward pass.
+Written from the definitions in arXiv 2104.11587 and 2106.13043. It shares weights and names with `AudioCLIP`,
+but no line of the audio tower's forward pass.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from model.esresnet.fbsp import SplineWavelets
 
 
 class PublishedAudioCLIP(AudioCLIP):
-    """An AudioCLIP whose texts are never taken from memory, and whose audio tower is a `PublishedTower`.
+    """An AudioCLIP that caches no texts, and whose audio tower is a `PublishedTower`.
 
-    Arguments are those of `AudioCLIP`.
+    It takes the arguments of `AudioCLIP`.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -31,17 +31,17 @@ class PublishedAudioCLIP(AudioCLIP):
 
     @property
     def text_is_frozen(self) -> bool:
-        """False: as if the text tower could have changed since the last batch."""
+        """False, so that every batch encodes its texts."""
         return False
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
-        """Turn texts into tokens, every batch anew."""
+        """Turn texts into tokens, without the cache."""
         tokens_of.cache_clear()
         return super().tokenize(text, base_str)
 
 
 class PublishedTower(nn.Module):
-    """The audio tower over the modules and parameters of an `ESResNeXt` with learned wavelets and gates.
+    """An audio tower on the modules and parameters of an `ESResNeXt` with learned wavelets and gates.
 
     ```text
     frames     gathered by index, n_fft samples each, times a window padded with zeros

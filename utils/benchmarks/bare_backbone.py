@@ -1,4 +1,4 @@
-"""The yardstick for what cannot be saved: torchvision's ResNeXt-50 alone, on images the tower would see."""
+"""A yardstick: torchvision's ResNeXt-50 alone, on images of the size that the audio tower sees."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from model.esresnet.spectrogram import frame_count
 
 
 class BareBackbone(Yardstick):
-    """A step of the bare backbone: forward, cross-entropy, backward, optimizer; no data, audio or text.
+    """Steps of the bare backbone: forward, cross-entropy, backward, optimizer; no data, audio or text.
 
     Precision, compilation, batch size and optimizer are those of the protocol; images are as large as the
     spectrograms of its training clips: `[B, 3, 341, 392]` for 5 s.
 
     Args:
-        samples: of a clip; None: the `out_len` of the last transform of training that has one, else of the
-            held-out split.
+        samples: length of a clip; by default the `out_len` of the last training transform that has one, or
+            else of the last such transform of the held-out split.
     """
 
     def __init__(self, *, samples: int | None = None) -> None:
@@ -68,12 +68,12 @@ class Backbone(nn.Module):
 
 
 class BackboneOnNoise(Task):
-    """Cross-entropy of the backbone on images that are the same in every step, and on the device already.
+    """Cross-entropy of the backbone on the same images in every step, which stay on the device.
 
     Args:
-        height: of the images.
-        width: of the images.
-        images_per_sample: the batch has as many for each of its samples.
+        height: height of the images.
+        width: width of the images.
+        images_per_sample: number of images for each sample of a batch.
     """
 
     def __init__(self, *, height: int, width: int, images_per_sample: int = 1) -> None:
@@ -90,24 +90,24 @@ class BackboneOnNoise(Task):
         """Return logits and targets."""
         targets = batch.target.repeat_interleave(self._images_per_sample)
         if len(self._images) != len(targets):
-            with torch.inference_mode(False):  # training uses those of an evaluation, too
+            with torch.inference_mode(False):  # training uses the images of an evaluation, too
                 images = torch.randn(len(targets), 3, *self._size)
                 self._images = images.to(targets.device, memory_format=torch.channels_last)
         return StepOutput(model(self._images), targets)
 
 
 class NumberSample(NamedTuple):
-    """One sample: the number of a class."""
+    """A sample: the number of a class."""
 
     target: int
 
 
 class ClassNumbers(Dataset[NumberSample]):
-    """A data set that costs nothing: numbers of classes.
+    """A data set of class numbers that takes no time to load.
 
     Args:
-        train: either split is the same.
-        samples: as many as any batch needs.
+        train: ignored; both splits are the same.
+        samples: length of the data set.
     """
 
     def __init__(self, *, train: bool = True, samples: int = 2**14) -> None:
@@ -122,7 +122,7 @@ class ClassNumbers(Dataset[NumberSample]):
 
 
 def _clip_length(protocol: Mapping[str, Any]) -> int:
-    """Samples of the clips in training."""
+    """Return the number of samples of a training clip."""
     for split in ("train", "test"):
         for spec in reversed(protocol["Transforms"]):
             if spec[split] and "out_len" in spec["args"]:
@@ -131,7 +131,7 @@ def _clip_length(protocol: Mapping[str, Any]) -> int:
 
 
 def _image_size(model_args: Mapping[str, Any], samples: int) -> tuple[int, int]:
-    """Height and width of the spectrograms of clips of so many samples."""
+    """Return height and width of the spectrogram of a clip with this number of samples."""
     defaults = {name: item.default for name, item in inspect.signature(ESResNeXt).parameters.items()}
     args = {**defaults, **model_args}
     win_length = args["win_length"] or args["n_fft"]
