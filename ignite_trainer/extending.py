@@ -96,7 +96,7 @@ def _schema_of(layer: Layer) -> str | None:
     try:
         path = (layer.path.parent / named).resolve()
         return str(path) if path.is_file() else None
-    except (OSError, ValueError):  # no name of a file
+    except OSError:  # in a folder that this user may not look into, say
         return None
 
 

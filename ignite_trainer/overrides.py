@@ -6,7 +6,6 @@ import copy
 import difflib
 import functools
 import json
-import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -206,7 +205,7 @@ def _position(parent: Any, key: str, location: tuple[str | int, ...], said: str)
     if isinstance(parent, dict):
         return key
     if isinstance(parent, list):
-        if re.fullmatch(r"-?\d{1,9}", key) and -len(parent) <= int(key) < len(parent):
+        if re.fullmatch(r"-?\d+", key) and -len(parent) <= int(key) < len(parent):
             return int(key) % len(parent)
         raise ProtocolError(
             f'{said}: {json_path(location)} is a list of {len(parent)}; "{key}" is no position '
@@ -284,10 +283,9 @@ def _scalar(word: str, present: Any, override: Override) -> Any:
 
 def _json_or_word(word: str) -> Any:
     try:
-        value = float(word) if _NUMBER.fullmatch(word) else parse(word)
+        return float(word) if _NUMBER.fullmatch(word) else parse(word)
     except ValueError:
         return word
-    return word if value in (math.inf, -math.inf) else value
 
 
 def _as_json(word: str, override: Override, what: str, kind: type | tuple[type, ...]) -> Any:

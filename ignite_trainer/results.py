@@ -125,7 +125,7 @@ def earlier_environments(folder: Path) -> list[dict[str, Any]]:
     try:
         last = json.loads((folder / file_names.ENVIRONMENT).read_text(encoding="utf-8"))
         return [*last.pop("earlier", []), last]
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # somebody wrote into it
+    except (OSError, ValueError):  # not there, or cut off
         return []
 
 

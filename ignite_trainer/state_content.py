@@ -1,4 +1,4 @@
-"""What a saved state must hold before anything of it is used: it may come from elsewhere, or be crafted."""
+"""What a saved state must hold before anything of it is used: it may come from elsewhere."""
 
 from __future__ import annotations
 
@@ -58,21 +58,15 @@ class BestEntry(BaseModel):
         return name
 
 
-class _Elapsed(BaseModel):
-    seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-
-
 class StateContent(BaseModel):
     """What is known of every state; its other parts are checked by those that load them."""
 
     position: Position
-    best: dict[str, Annotated[list[BestEntry], Field(max_length=BEST_KEPT)]]
+    best: dict[str, list[BestEntry]]
     model: dict[str, Any]
     random: dict[str, Any]
     random_of_other_processes: list[dict[str, Any]] = []
     frozen_weights: str | None = None
-    elapsed: _Elapsed | None = None
-    faults: dict[str, _Count] = {}
 
     @property
     def processes(self) -> int:

@@ -152,7 +152,7 @@ def _seed(plan: Plan) -> int:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             drawn, held = int(content["seed"]), validate(content["protocol"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise ProtocolError(
                 f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
                 "rename the folder and begin anew."

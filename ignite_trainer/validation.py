@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ignite_trainer.errors import ProtocolError, suggest
-from ignite_trainer.json_input import LARGEST_BYTES, parse, without_comments
+from ignite_trainer.json_input import parse, without_comments
 from ignite_trainer.protocol import ONE, SEVERAL, LineSpec, Protocol, ScheduleSpec
 
 _MESSAGES = {
@@ -33,8 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     content = b""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
+        content = path.read_bytes()
         is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes it
         raw = parse(without_comments(content.decode("utf-16" if is_utf_16 else "utf-8-sig")))
     except FileNotFoundError:

@@ -359,8 +359,7 @@ def test_optimizer_arguments_of_what_is_not_trained_are_refused() -> None:
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("a{99999999999}", "is not a regular expression: the repetition number is too large"),
-        ("(" * 5000 + ")" * 5000, "string should have at most 1000 characters"),
+        ("(a", "is not a regular expression: missing ), unterminated subpattern"),
         ("[[a]--b]", "is not a regular expression: Possible nested set"),
     ],
 )

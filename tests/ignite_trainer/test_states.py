@@ -292,11 +292,10 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
             "position.epoch: Input should be a valid",
         ),
         ("position", {"epoch": 9, "iteration": 3, "complete": True}, "it is that of last_epoch-9.pt"),
-        ("faults", {"steps left out": -5}, "faults.steps left out: Input should be greater than"),
         ("optimizer", None, "optimizer: Field required"),
     ],
 )
-def test_a_crafted_state_is_refused_before_anything_of_it_is_used(
+def test_a_state_that_no_run_saved_is_refused_before_anything_of_it_is_used(
     tmp_path: Path, place: str, content: Any, problem: str
 ) -> None:
     outside = tmp_path / "victim.pt"

@@ -331,8 +331,8 @@ def test_a_sweep_whose_seed_cannot_be_read_is_not_gone_on_with(tmp_path: Path) -
         f"{path} cannot be read (KeyError('seed')); it holds the seed of the runs there. Restore it, or "
         "rename the folder and begin anew."
     )
-    path.write_text("[" * 100_000)
-    with pytest.raises(ProtocolError, match=r"cannot be read \(Recursion"):
+    path.write_text('{"seed": 5, "prot')
+    with pytest.raises(ProtocolError, match=r"cannot be read \(JSONDecodeError"):
         sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
 
 
