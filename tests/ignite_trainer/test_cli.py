@@ -16,6 +16,7 @@ import pytest
 from toy_research.protocols import toy
 
 from ignite_trainer import cli, experiment
+from ignite_trainer.blueprint import Blueprint
 from ignite_trainer.errors import RunFailed
 from ignite_trainer.protocol import Protocol
 
@@ -45,7 +46,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[Protocol]:
     """The protocols that were run; nothing is built."""
     protocols: list[Protocol] = []
-    monkeypatch.setattr(experiment, "run", lambda protocol, **_: protocols.append(protocol))
+    monkeypatch.setattr(experiment, "run", lambda blueprint, **_: protocols.append(blueprint.protocol))
     return protocols
 
 
@@ -183,10 +184,10 @@ def test_an_error_that_nobody_foresaw_stops_no_other_protocol(
 ) -> None:
     done: list[str] = []
 
-    def run(protocol: Protocol, **_: Any) -> None:
-        if protocol.setup.name == "Bad":
+    def run(blueprint: Blueprint, **_: Any) -> None:
+        if blueprint.protocol.setup.name == "Bad":
             raise AttributeError("no such thing")
-        done.append(protocol.setup.name)
+        done.append(blueprint.protocol.setup.name)
 
     monkeypatch.setattr(experiment, "run", run)
     write("a.json", Setup__name="Bad")
