@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 try:
-    from ignite_trainer.cli import main
+    from ignite_trainer.commands.cli import main
 
     if not find_spec("torch"):  # which the command imports later than the rest, as it takes seconds
         raise ModuleNotFoundError("No module named 'torch'")

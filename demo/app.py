@@ -24,9 +24,9 @@ from demo.indexing import FolderIndex, Update
 from demo.made import made_collection
 from demo.queries import Queries
 from demo.weights import Weights, find_demo_weights
-from model.image_input import read_image
-from model.releases import WeightsError
+from model.clip.image_input import read_image
 from model.terminal import replace_unknown_letters
+from model.weights.releases import WeightsError
 from model.zero_shot import KINDS
 
 HOST, PORT = "127.0.0.1", 7860

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from demo.store import Stored, read_store, record_file, write_store
 from demo.weights import Weights
-from ignite_trainer.progress import Progress
+from ignite_trainer.support.progress import Progress
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.audioclip import AudioCLIP
-from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
+from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
 from model.zero_shot import KINDS, SUFFIXES, Kind
-from utils.datasets.cache import default_cache_folder
-from utils.datasets.cells import is_plain
-from utils.datasets.walking import files_below
+from utils.datasets.sources.cache import default_cache_folder
+from utils.datasets.sources.cells import is_plain
+from utils.datasets.sources.walking import files_below
 
 Embedding: TypeAlias = NDArray[np.float32]
 

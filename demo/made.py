@@ -9,9 +9,9 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
-from utils.datasets.cache import default_cache_folder
 from utils.datasets.made_sounds import SOUNDS
-from utils.datasets.once import make_once
+from utils.datasets.sources.cache import default_cache_folder
+from utils.fetching.atomic_folder import make_once
 
 SECONDS = 3.0
 SIZE = 320

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from model.audio_input import read_audio
+from model.clip.image_input import read_image
 from model.embedding import SAMPLE_RATE
-from model.image_input import read_image
 
 _THUMBNAIL = 200  # pixels
 _WAVEFORM_POINTS = 400

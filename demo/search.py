@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from demo.indexing import Embedding, FolderIndex, Update, embed_files
 from demo.weights import Weights, find_demo_weights
 from model.audioclip import AudioCLIP
-from model.releases import WeightsError
 from model.terminal import replace_unknown_letters
+from model.weights.releases import WeightsError
 from model.zero_shot import KINDS, embed_labels, kind_of, label_probabilities
-from utils.datasets.cells import is_plain, turns_text
+from utils.datasets.sources.cells import is_plain, turns_text
 
 _TITLES = {"audio": "Sounds", "image": "Pictures"}
 _WRONG_SHOWN = 20

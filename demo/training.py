@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from model.releases import WeightsError
-from model.weight_files import read_entries
+from model.weights.files import read_entries
+from model.weights.releases import WeightsError
 
 _SCORE = "score: "
 _ABOUT = {"image": "pictures", "text": "texts that are no trained labels", "audio": "sounds"}

@@ -12,9 +12,9 @@ import torch
 
 from demo.training import labels_of_run, limits_of_run, templates_of_run
 from model.audioclip import AudioCLIP
-from model.built_from import arguments_for
-from model.hub import CONFIG, WEIGHTS, is_hub_layout
-from model.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
+from model.weights.built_from import arguments_for
+from model.weights.hub import CONFIG, WEIGHTS, is_hub_layout
+from model.weights.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
 
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"

@@ -6,7 +6,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from model.sounds.decoding import AudioReader, Block, Segment, UnusableAudio
+from .sounds.decoding import AudioReader, Block, Segment, UnusableAudio
 
 INT16_SCALE = 32768.0
 """16-bit units per unit of decoded audio: full scale, 1.0, is 32768."""

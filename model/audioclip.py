@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from model import embedding, zero_shot
-from model.built_from import NOT_DESCRIBED, arguments_for
-from model.clip import build_clip, encode_tokens, recompute_transformers, refuse_both, text_parameters
-from model.clip_texts import Text, tokenize
-from model.esresnet.esresnext import AudioFeatures, ESResNeXt
-from model.hub import HubLayout, is_hub_layout
-from model.losses import Positives, Reduction, pairwise_contrastive_loss
-from model.open_clip_models import build_named_clip
-from model.pretrained import Pretrained, find_sources, load_sources
-from model.recompute import recompute
-from model.releases import find_weights, released_hashes
-from model.similarity import Features, Logits, scaled_similarity
-from model.weights import MisfitError
+from . import embedding, zero_shot
+from .clip.open_clip_models import build_named_clip
+from .clip.texts import Text, tokenize
+from .clip.towers import build_clip, encode_tokens, recompute_transformers, refuse_both, text_parameters
+from .esresnet.esresnext import AudioFeatures, ESResNeXt
+from .losses import Positives, Reduction, pairwise_contrastive_loss
+from .pretrained import Pretrained, find_sources, load_sources
+from .recompute import recompute
+from .similarity import Features, Logits, scaled_similarity
+from .weights.built_from import NOT_DESCRIBED, arguments_for
+from .weights.hub import HubLayout, is_hub_layout
+from .weights.loading import MisfitError
+from .weights.releases import find_weights, released_hashes
 
 
 class AudioCLIP(nn.Module, HubLayout):
@@ -285,7 +285,7 @@ class AudioCLIP(nn.Module, HubLayout):
         recompute_transformers(self)
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
-        """Turn texts into tokens for this model's context length; see `model.clip.texts.tokenize`."""
+        """Turn texts into tokens for this model's context length; see `model.clip.towers.texts.tokenize`."""
         return tokenize(text, base_str, context_length=self.context_length, clip=self.clip)
 
     def forward(

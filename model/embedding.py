@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.audio_input import INT16_SCALE, Waveform, read_audio, resample
-from model.clip_texts import Text, check_texts
-from model.image_input import ImageInput, ImagePreprocessing, preprocess_image
-from model.inputs import (
+from .audio_input import INT16_SCALE, Waveform, read_audio, resample
+from .clip.image_input import ImageInput, ImagePreprocessing, preprocess_image
+from .clip.texts import Text, check_texts
+from .inputs import (
     AUDIO_KINDS,
     IMAGE_KINDS,
     MOST_CHANNELS,
@@ -31,8 +31,8 @@ from model.inputs import (
     searchable,
     several,
 )
-from model.sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
-from model.windows import WindowedEmbedding
+from .sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
+from .windows import WindowedEmbedding
 
 AudioInput: TypeAlias = str | Path | BinaryIO | np.ndarray[Any, Any] | Tensor
 Units: TypeAlias = Literal["int16", "float"]

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from model.audioclip import AudioCLIP
-from model.embedding import evaluating
-from model.esresnet import spectrogram
-from model.esresnet.attention import Gate
-from model.esresnet.esresnext import ESResNeXt
-from model.esresnet.folding import folded
-from model.zero_shot import embed_labels
+from .audioclip import AudioCLIP
+from .embedding import evaluating
+from .esresnet import spectrogram
+from .esresnet.attention import Gate
+from .esresnet.esresnext import ESResNeXt
+from .esresnet.folding import folded
+from .zero_shot import embed_labels
 
 ONNX_OPSET = 18
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import nn
 
-from model.built_from import warn_of_other_arguments
-from model.esresnet.esresnext import ESResNeXt
-from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
-from model.releases import RANDOM_INSTEAD, RELEASES, find_weights
-from model.weights import load_weights, read_state_dict, rename_to_fit
+from .esresnet.esresnext import ESResNeXt
+from .esresnet.initial_weights import find_initial_weights, load_initial_weights
+from .weights.built_from import warn_of_other_arguments
+from .weights.loading import load_weights, read_state_dict, rename_to_fit
+from .weights.releases import RANDOM_INSTEAD, RELEASES, find_weights
 
 Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
 """False: random. True: the released CLIP.pt and ESRNXFBSP.pt. A path or a released name: all towers. A
@@ -113,7 +113,7 @@ def _find_clip(source: str | Path, *, clip: str | None, assets: str | Path | Non
     is_path = path.is_file() or len(path.parts) > 1 or path.suffix
     if clip is None or is_path or path.name in RELEASES:
         return find_weights(source, assets=assets, instead=RANDOM_INSTEAD)
-    from model.open_clip_models import find_tagged_weights  # noqa: PLC0415 - open_clip takes seconds
+    from .clip.open_clip_models import find_tagged_weights  # noqa: PLC0415 - open_clip takes seconds
 
     return find_tagged_weights(clip, str(source), folder=Path(assets) if assets else None)
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
-from model.clip_texts import Text
-from model.embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
-from model.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
-from model.inputs import IMAGE_KINDS, MOST_CHANNELS, several
-from model.similarity import Logits
+from .audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
+from .clip.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from .clip.texts import Text
+from .embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
+from .inputs import IMAGE_KINDS, MOST_CHANNELS, several
+from .similarity import Logits
 
 Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")

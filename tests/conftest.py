@@ -52,7 +52,7 @@ def nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """
     monkeypatch.setenv("AUDIOCLIP_MIRROR", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("model.fetch.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("model.weights.fetch.PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture

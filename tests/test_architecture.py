@@ -1,52 +1,81 @@
-"""The two rules that keep the trainer generic: imports run one way, and it names no research code."""
+"""Imports run one way between packages and rooms, without a circle; the trainer names no research code."""
 
 import ast
 import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("ignite_trainer", "model", "utils")
+MOST_MODULES = 14
+"""In one folder."""
 
-# What each package may import of ours: main -> ignite_trainer; utils -> its contracts, and model.
+# What each package may import of ours.
 ALLOWED = {
     "ignite_trainer": {"ignite_trainer"},
     "model": {"model"},
     "utils": {"utils", "model", "ignite_trainer"},
 }
-CONTRACTS = {
-    "ignite_trainer.batch",
-    "ignite_trainer.evaluation",
-    "ignite_trainer.errors",
-    "ignite_trainer.exhibit",
-    "ignite_trainer.inspection",
-    "ignite_trainer.named_data",
-    "ignite_trainer.progress",
-    "ignite_trainer.randomness",
-    "ignite_trainer.self_description",
-    "ignite_trainer.streamed",
-    "ignite_trainer.task",
-    "ignite_trainer.yardstick",
-}
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Every module a file imports, wherever in it the import stands."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-    return found
+# From the ground up: a room imports only rooms that stand before it, and itself.
+ROOMS = (
+    "support",
+    "api",
+    "protocol",
+    "data",
+    "training",
+    "checkpoints",
+    "results",
+    "reporters",
+    "runs",
+    "commands",
+)
+# What research code sees of the trainer, and what its own commands see besides.
+SEEN_BY_RESEARCH_CODE = ("ignite_trainer.support", "ignite_trainer.api")
+SEEN_BY_COMMANDS = {"utils.shards.__main__": {"ignite_trainer.commands.named_data"}}
 
 
 def files(package: str) -> list[Path]:
     found = sorted((ROOT / package).rglob("*.py"))
     assert found
     return found
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    return {name_of(path): path for package in PACKAGES for path in files(package)}
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield every module a file imports, inside functions too, and the number of dots before its name."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join([*parents, *filter(None, [node.module])])
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                yield (name if name in modules() else base), node.level
+
+
+def imported_modules(path: Path) -> set[str]:
+    return {name for name, _ in imports(path)}
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module of the trainer; None: it is the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else None
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -57,15 +86,49 @@ def test_imports_run_one_way(package: str) -> None:
         assert not wrong, f"{path} imports {wrong}"
 
 
+def test_a_room_imports_only_rooms_below_it() -> None:
+    for path in files("ignite_trainer"):
+        room = room_of(name_of(path))
+        below = ROOMS[: ROOMS.index(room) + 1] if room else ()
+        ours = {name for name in imported_modules(path) if name.startswith("ignite_trainer.")}
+        wrong = {name for name in ours if room_of(name) not in below}
+        assert not wrong, f"{path} imports {wrong}"
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    """Imports for type checkers, and inside functions, count."""
+    graph = {name: imported_modules(path) & set(modules()) - {name} for name, path in modules().items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "demo"])
+def test_no_folder_has_too_many_modules(package: str) -> None:
+    for folder in {path.parent for path in files(package)}:
+        count = len(list(folder.glob("*.py")))
+        assert count <= MOST_MODULES + (folder / "__init__.py").exists(), f"{folder} has {count}"
+
+
+def test_only_the_networks_import_relatively() -> None:
+    for package in PACKAGES:
+        for path in files(package):
+            for name, level in imports(path):
+                ours = name.split(".")[0] in PACKAGES
+                assert (level > 0) == (ours and package == "model"), f"{path} imports {name}"
+
+
 def test_research_code_sees_only_the_contracts_of_the_trainer() -> None:
     for path in files("utils"):
         ours = {name for name in imported_modules(path) if name.startswith("ignite_trainer")}
-        assert ours <= CONTRACTS, f"{path} imports {ours - CONTRACTS}"
+        wrong = {name for name in ours if not name.startswith(SEEN_BY_RESEARCH_CODE)}
+        assert wrong <= SEEN_BY_COMMANDS.get(name_of(path), set()), f"{path} imports {wrong}"
 
 
 def test_the_program_is_reached_through_the_trainer_alone() -> None:
     ours = {name for name in imported_modules(ROOT / "main.py") if name.split(".")[0] in PACKAGES}
-    assert ours == {"ignite_trainer.cli"}
+    assert ours == {"ignite_trainer.commands.cli"}
 
 
 def test_the_trainer_names_no_research_code() -> None:
@@ -79,11 +142,12 @@ def test_every_import_of_a_third_party_is_in_the_requirements() -> None:
     listed = (ROOT / "requirements.txt").read_text().lower()
     distributions = {
         "PIL": "pillow",
+        "markdown_it": "markdown-it-py",
         "ignite": "pytorch-ignite",
         "open_clip": "open_clip_torch",
         "sklearn": "scikit-learn",
     }
-    standard = {"__future__", *__import__("sys").stdlib_module_names}
+    standard = {"__future__", *sys.stdlib_module_names}
     for package in PACKAGES:
         for path in files(package):
             for module in {name.split(".")[0] for name in imported_modules(path)} - set(PACKAGES) - standard:
@@ -101,6 +165,7 @@ def test_every_requirement_is_imported() -> None:
     distributions = {
         "pillow": "PIL",
         "pytorch-ignite": "ignite",
+        "markdown-it-py": "markdown_it",
         "open_clip_torch": "open_clip",
         "scikit-learn": "sklearn",
     }

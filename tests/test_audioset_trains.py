@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ignite_trainer import cli
-from ignite_trainer.extending import read_protocol
+from ignite_trainer.commands import cli
+from ignite_trainer.protocol.extending import read_protocol
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--Dataset.args.seconds", "0.2", "--Dataset.args.clips_per_class_and_fold", "1"]

@@ -17,11 +17,11 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from ignite_trainer import model_preparation
-from ignite_trainer.assembly import assemble
-from ignite_trainer.blueprint import draw
-from ignite_trainer.engines import make_trainer
-from ignite_trainer.validation import validate
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs import model_preparation
+from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.training.engines import make_trainer
 from model.audio_input import read_audio
 from model.esresnet import ESResNeXt
 from utils.datasets import ESC50, MadeSounds
@@ -73,7 +73,7 @@ def test_the_fast_path_loses_as_the_plain_one_for_twenty_steps(
     losses: dict[bool, list[float]] = {}
     for plain in (False, True):
         if plain:
-            monkeypatch.setattr("ignite_trainer.assembly.batches_of", lambda *_: None)
+            monkeypatch.setattr("ignite_trainer.runs.assembly.batches_of", lambda *_: None)
         raw = protocol(sounds.root, weights=weights, cache=tmp_path, samples=13230, plain=plain)
         blueprint = draw(validate(raw))
         parts = assemble(blueprint, seed=1)
@@ -148,7 +148,7 @@ def test_a_second_start_takes_seconds_and_no_memory_for_the_data(
         built.append(time.monotonic())
         return model
 
-    monkeypatch.setattr("ignite_trainer.assembly.build_model", noting)
+    monkeypatch.setattr("ignite_trainer.runs.assembly.build_model", noting)
     model, weights = ESResNeXt(num_classes=6), tmp_path / "weights.pt"
     torch.save(model.state_dict(), weights)
     raw = protocol(two_thousand_clips, weights=weights, cache=tmp_path, samples=220500)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
 from utils.datasets import MadeSounds
 

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ignite_trainer import cli
-from ignite_trainer.origin_of_weights import CHOSEN, OTHER_PART
+from ignite_trainer.commands import cli
+from ignite_trainer.results.leakage import CHOSEN, OTHER_PART
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"

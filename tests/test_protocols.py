@@ -10,12 +10,12 @@ import soundfile
 import torch
 from jsonschema import Draft202012Validator
 
-from ignite_trainer import cli
-from ignite_trainer.blueprint import draw
-from ignite_trainer.extending import read_protocol
-from ignite_trainer.overrides import split_overrides
+from ignite_trainer.commands import cli
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.overrides import split_overrides
 from model.esresnet import ESResNeXt
-from model.weights import read_state_dict
+from model.weights.loading import read_state_dict
 from utils.datasets import MadeSounds
 
 ROOT = Path(__file__).parent.parent

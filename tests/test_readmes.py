@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 
 ROOT = Path(__file__).parent.parent
 OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
-from ignite_trainer.predictions import Predictions
+from ignite_trainer.api.media import Exhibit, Gallery, Portrait
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Evaluated, RunEnd, RunStart
 from ignite_trainer.reporters import Report
-from ignite_trainer.reporters.reporter import Evaluated, RunEnd, RunStart
 from tests.browser import watched_page
-from utils.tasks.portraits import Portraits
+from utils.tasks.clip_media import Portraits
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ignite_trainer.formatting import percent
+from ignite_trainer.support.formatting import percent
 
 ROOT = Path(__file__).parent.parent
 SMALL = """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from toy_research.ranks import on_ranks
 
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from demo import search
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
-from model.weights import read_state_dict
+from model.weights.loading import read_state_dict
 from utils import export
 
 ROOT = Path(__file__).parent.parent

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from toy_research.protocols import toy
 
-from ignite_trainer.cli import main
-from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import prediction_sections
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Evaluated, Line, Measured, RunEnd, RunStart, Window
+from ignite_trainer.commands.cli import main
 from ignite_trainer.reporters import Console, LearningCurve, Report
-from ignite_trainer.reporters.reporter import Evaluated, Line, Measured, RunEnd, RunStart, Window
+from ignite_trainer.reporters.page import prediction_sections
 from tests.page_elements import Elements
 
 DEFAULTS = Path(__file__).parents[1] / "protocols/defaults.json"
@@ -76,7 +76,7 @@ SECTIONS = (
         ("torch.utils.cpp_extension.load", "torch.utils.cpp_extension.load: "),
         ("torch.serialization.pickle.loads", 'which is code of "_pickle"'),
         ("torch.nn.Module.__init__.__globals__", '"__init__" is a private name'),
-        ("utils.unpack.unpack", "utils.unpack.unpack: "),
+        ("utils.fetching.unpack.unpack", "utils.fetching.unpack.unpack: "),
     ],
 )
 def test_a_hostile_class_is_refused_in_every_section(

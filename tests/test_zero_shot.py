@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ import torch
 from model import exporting
 from model.audioclip import AudioCLIP
 from model.embedding import SAMPLE_RATE
-from model.releases import WeightsError
 from model.terminal import replace_unknown_letters
+from model.weights.releases import WeightsError
 
 _FORMATS = (".onnx", ".pt2")
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ignite_trainer.errors import suggest
-from model.fetch import MIRROR_VARIABLE, FetchError, fetch
-from model.releases import DEFAULT_ASSETS, RELEASES
+from ignite_trainer.support.errors import suggest
 from model.terminal import replace_unknown_letters
-from utils.published import DATA_SETS, fetch_data_set
-from utils.unpack import ArchiveError
+from model.weights.fetch import MIRROR_VARIABLE, FetchError, fetch
+from model.weights.releases import DEFAULT_ASSETS, RELEASES
+from utils.fetching.published import DATA_SETS, fetch_data_set
+from utils.fetching.unpack import ArchiveError
 
 DEFAULT_DATA = Path("data")
 """Where the shipped protocols look for data sets, seen from the repository."""

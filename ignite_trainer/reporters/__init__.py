@@ -3,11 +3,11 @@
 Importing this package is cheap: matplotlib, rich and visdom are imported when a reporter uses them.
 """
 
+from ignite_trainer.api.reporter import Reporter
 from ignite_trainer.reporters.console import Console
 from ignite_trainer.reporters.curve import LearningCurve
 from ignite_trainer.reporters.jsonl import JsonLines
 from ignite_trainer.reporters.report import Report
-from ignite_trainer.reporters.reporter import Reporter
 from ignite_trainer.reporters.together import Together
 from ignite_trainer.reporters.visdom import Visdom
 

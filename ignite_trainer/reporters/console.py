@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ignite_trainer.formatting import duration, readable, remarks_on_best
-from ignite_trainer.progress import is_terminal
-from ignite_trainer.reporters.reporter import (
+from ignite_trainer.api.reporter import (
     Evaluated,
     Event,
     Fault,
@@ -19,8 +17,10 @@ from ignite_trainer.reporters.reporter import (
     RunEnd,
     RunStart,
 )
-from ignite_trainer.reporters.terminal import add_row, make_table, show, show_matrix, show_rows
-from ignite_trainer.self_description import listing
+from ignite_trainer.api.self_description import listing
+from ignite_trainer.support.formatting import duration, readable, remarks_on_best
+from ignite_trainer.support.progress import is_terminal
+from ignite_trainer.support.terminal import add_row, make_table, show, show_matrix, show_rows
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
 

@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ignite_trainer import file_names
-from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, plain, save
-from ignite_trainer.reporters.reporter import (
+from ignite_trainer.api import file_names
+from ignite_trainer.api.reporter import (
     Best,
     Evaluated,
     Event,
@@ -22,6 +21,7 @@ from ignite_trainer.reporters.reporter import (
     RunStart,
     Window,
 )
+from ignite_trainer.reporters.drawing import COLOURS, GREY, dress, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

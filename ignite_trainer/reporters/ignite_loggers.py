@@ -9,9 +9,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from ignite.handlers.base_logger import BaseLogger
 
-from ignite_trainer.errors import ProtocolError
-from ignite_trainer.instantiate import build
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
+from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Reporter, RunStart
+from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.support.errors import ProtocolError
 
 _TAGS = {"train": "training set", "test": "held-out set"}
 

@@ -10,8 +10,8 @@ from typing import Annotated, BinaryIO
 
 from pydantic import Field, TypeAdapter
 
-from ignite_trainer import file_names
-from ignite_trainer.reporters.reporter import (
+from ignite_trainer.api import file_names
+from ignite_trainer.api.reporter import (
     Evaluated,
     Event,
     Fault,
@@ -21,7 +21,7 @@ from ignite_trainer.reporters.reporter import (
     RunEnd,
     RunStart,
 )
-from ignite_trainer.writing import append
+from ignite_trainer.support.files import append
 
 Entry = Iteration | Evaluated | Measured | Fault | RunEnd
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="event")])

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer import file_names
-from ignite_trainer.formatting import duration, readable, remarks_on_best
-from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import exhibits, page, prediction_sections
-from ignite_trainer.report.page import Section
-from ignite_trainer.reporters.reporter import Evaluated, Measured, Reporter, RunEnd, RunStart
-from ignite_trainer.results import write_text
+from ignite_trainer.api import file_names
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Evaluated, Measured, Reporter, RunEnd, RunStart
+from ignite_trainer.reporters.page import media, prediction_sections, render
+from ignite_trainer.reporters.page.render import Section
+from ignite_trainer.results.run_folder import write_text
+from ignite_trainer.support.formatting import duration, readable, remarks_on_best
 
 _FILES = {
     file_names.PREDICTIONS: "for every sample of the held-out split target, prediction and scores",
@@ -57,19 +57,19 @@ class Report(Reporter):
         facts["Duration"] = duration(end.seconds)
         sections = [Section(title="Run", rows=list(facts.items()), left=2)]
         if run.epochs and (curve := run.folder / file_names.CURVE).exists():
-            shown = page.picture(curve, "Loss and metrics by epoch")
+            shown = render.picture(curve, "Loss and metrics by epoch")
             sections.append(Section(title="Learning curve", exhibits=[shown]))
         if predictions is not None:
-            exhibits.save_hardest(predictions, run.gallery, run.folder)
+            media.save_hardest(predictions, run.gallery, run.folder)
             sections += prediction_sections(predictions, run.folder)
-            sections += exhibits.hardest_section([run.folder])
-        sections += exhibits.model_section(run.gallery)
+            sections += media.hardest_section([run.folder])
+        sections += media.model_section(run.gallery)
         sections += map(_measured, self._measured.values())
         if "Task" in run.protocol:
             sections.append(Section(title="Task", code=_json(run.protocol["Task"])))
         sections.append(Section(title="Protocol", folded="All of it", code=_json(run.protocol)))
         sections.append(Section(title="Files", links=_files(run.folder, end)))
-        write_text(run.folder / file_names.PAGE, page.render(_lead(run, end), sections))
+        write_text(run.folder / file_names.PAGE, render.render(_lead(run, end), sections))
 
 
 def _lead(run: RunStart, end: RunEnd) -> Section:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from ignite_trainer.errors import RunFailed
-from ignite_trainer.reporters.reporter import (
+from ignite_trainer.api.reporter import (
     Evaluated,
     Event,
     Fault,
@@ -16,6 +15,7 @@ from ignite_trainer.reporters.reporter import (
     RunEnd,
     RunStart,
 )
+from ignite_trainer.support.errors import RunFailed
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Reporter, RunStart
-from ignite_trainer.reporters.terminal import show
+from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Reporter, RunStart
 from ignite_trainer.reporters.visdom_drawing import Drawing, Panel, augmented, learned
 from ignite_trainer.reporters.visdom_server import start_server
+from ignite_trainer.support.terminal import show
 
 if TYPE_CHECKING:
     import visdom

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ignite_trainer.drawing import COLOURS
-from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
-from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import confusion, statistics
-from ignite_trainer.report.page import element
-from ignite_trainer.reporters.reporter import Evaluated, Event, Iteration, Line, RunStart, Split, Window
-from ignite_trainer.visible import visible
+from ignite_trainer.api.media import Exhibit, Gallery, Portrait
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Line, RunStart, Split, Window
+from ignite_trainer.reporters.drawing import COLOURS
+from ignite_trainer.reporters.page import confusion, statistics
+from ignite_trainer.reporters.page.render import element
+from ignite_trainer.support.sanitize import visible
 
 if TYPE_CHECKING:
     import visdom

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model.esresnet.products import exact_linear
+from .products import exact_linear
 
 
 class Gate(nn.Module):

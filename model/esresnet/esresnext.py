@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torchvision.models import resnext50_32x4d
 
-from model.esresnet import spectrogram
-from model.esresnet.attention import Gate
-from model.esresnet.fbsp import SplineWavelets
-from model.esresnet.inference import computing_dtype, inference_copy
-from model.esresnet.initial_weights import find_initial_weights, load_initial_weights
-from model.esresnet.kept import Kept
-from model.esresnet.products import ExactLinear
-from model.recompute import Recomputed, recompute
-from model.releases import released_hashes
+from ..recompute import Recomputed, recompute
+from ..weights.releases import released_hashes
+from . import spectrogram
+from .attention import Gate
+from .cached_value import Kept
+from .fbsp import SplineWavelets
+from .inference import computing_dtype, inference_copy
+from .initial_weights import find_initial_weights, load_initial_weights
+from .products import ExactLinear
 
 
 class AudioFeatures(NamedTuple):

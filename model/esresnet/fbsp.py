@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model.esresnet.kept import Kept
+from .cached_value import Kept
 
 
 class SplineWavelets(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from model.esresnet.attention import Gate
+from .attention import Gate
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:

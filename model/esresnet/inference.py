@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from model.esresnet.folding import folded
-from model.esresnet.fusing import can_fuse, fuse
+from .folding import folded
+from .fusing import can_fuse, fuse
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
 

@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 from torchvision.models import ResNeXt50_32X4D_Weights
 
-from model.built_from import warn_of_other_arguments
-from model.fetch import FetchError, RemoteFile, fetch
-from model.releases import DEFAULT_ASSETS, RANDOM_INSTEAD, WeightsError, find_pretrained
-from model.weight_files import StateDict
-from model.weights import LoadReport, load_weights, read_state_dict, rename_to_fit
+from ..weights.built_from import warn_of_other_arguments
+from ..weights.fetch import FetchError, RemoteFile, fetch
+from ..weights.files import StateDict
+from ..weights.loading import LoadReport, load_weights, read_state_dict, rename_to_fit
+from ..weights.releases import DEFAULT_ASSETS, RANDOM_INSTEAD, WeightsError, find_pretrained
 
 IMAGENET = "imagenet"
 """A value of `pretrained`: start as the published tower did."""

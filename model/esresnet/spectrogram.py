@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.esresnet.products import products, wants_exact_product
+from .products import products, wants_exact_product
 
 POWER_FLOOR = 1e-18
 """What a power of exactly 0 becomes before decibels: -180 dB."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
-from model.sounds.view import Layout, View, read_bytes, size_of
+from .view import Layout, View, read_bytes, size_of
 
 _PLACEHOLDER = 0x7F000000
 """Sizes in bytes from here on, and 0, stand for "until the end": sox writes 0x7F000000 and 0x7FFFF000,

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from model.file_kinds import beginning_of, name_placeholder
-from model.sounds.layout import is_flac_behind_flac, read_layout
+from ..file_kinds import beginning_of, name_placeholder
+from .layout import is_flac_behind_flac, read_layout
 
 Segment: TypeAlias = tuple[float, float | None]
 """Part of a recording: seconds where it begins and where it ends; None: with the recording."""

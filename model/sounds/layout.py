@@ -6,9 +6,9 @@ length is taken from the file itself, and libsndfile is shown a corrected header
 
 from typing import BinaryIO
 
-from model.sounds.chunks import chunk_layout
-from model.sounds.mpeg import after_id3, is_mpeg_frame, mpeg_layout, next_mpeg_frame
-from model.sounds.view import ID3V1_TAG, Layout, View, read_bytes, size_of
+from .chunks import chunk_layout
+from .mpeg import after_id3, is_mpeg_frame, mpeg_layout, next_mpeg_frame
+from .view import ID3V1_TAG, Layout, View, read_bytes, size_of
 
 _FLAC_UNKNOWN = 2**36 - 1  # the largest number of samples that a header can say
 _FLAC_BEGINS = b"fLaC\0\0\0\x22"

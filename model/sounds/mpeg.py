@@ -3,7 +3,7 @@
 import re
 from typing import BinaryIO
 
-from model.sounds.view import Layout, View, read_bytes, size_of
+from .view import Layout, View, read_bytes, size_of
 
 _KBPS = {  # by whether the version is 1, and by layer; versions 2 and 2.5 have one row for layers 2 and 3
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
-from model.clip_texts import Text, tokens_of
+from model.clip.texts import Text, tokens_of
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.esresnet.fbsp import SplineWavelets
 

@@ -22,8 +22,8 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer.task import StepOutput  # noqa: E402
-from ignite_trainer.yardstick import Yardstick  # noqa: E402
+from ignite_trainer.api.task import StepOutput  # noqa: E402
+from ignite_trainer.api.yardstick import Yardstick  # noqa: E402
 from utils.tasks.contrastive import AudioTextContrastive  # noqa: E402
 
 T = TypeVar("T")

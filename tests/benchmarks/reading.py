@@ -31,9 +31,9 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer.results import describe_environment, write_json  # noqa: E402
+from ignite_trainer.results.run_folder import describe_environment, write_json  # noqa: E402
 from model.audio_input import Waveform, read_audio, resample  # noqa: E402
-from model.image_input import preprocess_image  # noqa: E402
+from model.clip.image_input import preprocess_image  # noqa: E402
 from utils.datasets import ESC50, MadeSounds, Sample, Shards  # noqa: E402
 from utils.shards.making import Options, make  # noqa: E402
 from utils.shards.reading import PIPES_VARIABLE  # noqa: E402

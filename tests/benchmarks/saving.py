@@ -20,12 +20,12 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer.blueprint import draw  # noqa: E402
-from ignite_trainer.checkpoints import Checkpoints, Position  # noqa: E402
-from ignite_trainer.cli import load  # noqa: E402
-from ignite_trainer.memory import freed_memory  # noqa: E402
-from ignite_trainer.optimizer import build_optimizer  # noqa: E402
-from ignite_trainer.parameters import apply_rules  # noqa: E402
+from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position  # noqa: E402
+from ignite_trainer.commands.cli import load  # noqa: E402
+from ignite_trainer.protocol.blueprint import draw  # noqa: E402
+from ignite_trainer.support.memory import freed_memory  # noqa: E402
+from ignite_trainer.training.optimizer import build_optimizer  # noqa: E402
+from ignite_trainer.training.parameters import apply_rules  # noqa: E402
 
 
 def main() -> None:

@@ -30,14 +30,14 @@ from matplotlib.ticker import StrMethodFormatter
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer import cli  # noqa: E402
-from ignite_trainer.assembly import Parts, assemble  # noqa: E402
-from ignite_trainer.blueprint import Blueprint, draw  # noqa: E402
-from ignite_trainer.drawing import COLOURS, GREY, dress, new_figure, save  # noqa: E402
-from ignite_trainer.overrides import split_overrides  # noqa: E402
-from ignite_trainer.results import describe_environment, write_json  # noqa: E402
-from ignite_trainer.stopwatch import Stopwatch  # noqa: E402
-from utils.retrieval import PositivePairs, retrieval_metrics  # noqa: E402
+from ignite_trainer.commands import cli  # noqa: E402
+from ignite_trainer.commands.stopwatch import Stopwatch  # noqa: E402
+from ignite_trainer.protocol.blueprint import Blueprint, draw  # noqa: E402
+from ignite_trainer.protocol.overrides import split_overrides  # noqa: E402
+from ignite_trainer.reporters.drawing import COLOURS, GREY, dress, new_figure, save  # noqa: E402
+from ignite_trainer.results.run_folder import describe_environment, write_json  # noqa: E402
+from ignite_trainer.runs.assembly import Parts, assemble  # noqa: E402
+from utils.evaluations.retrieval import PositivePairs, retrieval_metrics  # noqa: E402
 
 CLIPS = (100, 400, 1600)
 CLASSES = (10, 100, 500)

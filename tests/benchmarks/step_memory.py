@@ -48,10 +48,10 @@ def main() -> None:
 def _measure(options: argparse.Namespace) -> None:
     import torch
 
-    from ignite_trainer.data import Batch
-    from ignite_trainer.engines import make_trainer
-    from ignite_trainer.parameters import apply_rules
-    from ignite_trainer.protocol import ParameterRule, Setup
+    from ignite_trainer.data.loader import Batch
+    from ignite_trainer.protocol.sections import ParameterRule, Setup
+    from ignite_trainer.training.engines import make_trainer
+    from ignite_trainer.training.parameters import apply_rules
     from model.audioclip import AudioCLIP
     from utils.datasets import Sample
     from utils.tasks import AudioTextContrastive

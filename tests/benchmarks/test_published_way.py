@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from ignite_trainer import cli
-from ignite_trainer.benchmark import OURS, contenders
-from ignite_trainer.data import FieldTransform, SplitLoader
-from ignite_trainer.overrides import split_overrides
-from ignite_trainer.protocol import ClassSpec, Protocol
+from ignite_trainer.commands import cli
+from ignite_trainer.commands.benchmark import OURS, contenders
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from tests.benchmarks import published_way
 from tests.benchmarks.published_way import YARDSTICKS, OneAtATime
 from utils.transforms import RandomCrop, RandomNoise, RandomScale, ToTensor1D

@@ -12,9 +12,9 @@ import torch
 
 from demo import search
 from demo.weights import LIMITS, RELEASED, UNTRAINED, Weights, find_demo_weights
-from model import releases
 from model.audioclip import AudioCLIP
-from model.releases import RELEASES, WeightsError
+from model.weights import releases
+from model.weights.releases import RELEASES, WeightsError
 
 
 def test_without_released_weights_they_are_random_and_what_that_means_is_said(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from toy_research.protocols import TRUSTED, toy  # noqa: E402
 from toy_research.soaking import Watch  # noqa: E402
 
-from ignite_trainer.blueprint import draw  # noqa: E402
-from ignite_trainer.experiment import run  # noqa: E402
-from ignite_trainer.validation import validate  # noqa: E402
+from ignite_trainer.protocol.blueprint import draw  # noqa: E402
+from ignite_trainer.protocol.validation import validate  # noqa: E402
+from ignite_trainer.runs.experiment import run  # noqa: E402
 
 SHARE, MIB = 0.10, 32.0
 

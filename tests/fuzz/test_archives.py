@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from utils.unpack import ArchiveError, unpack
+from utils.fetching.unpack import ArchiveError, unpack
 
 Limits = Callable[[], AbstractContextManager[None]]
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ignite_trainer.blueprint import draw
-from ignite_trainer.cli import load
-from ignite_trainer.errors import ProtocolError
-from ignite_trainer.extending import read_protocol
-from ignite_trainer.overrides import split_overrides
+from ignite_trainer.commands.cli import load
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.support.errors import ProtocolError
 
 Limits = Callable[[], AbstractContextManager[None]]
 Places = list[tuple[Any, Any]]
@@ -44,8 +44,9 @@ CLASSES = """
     torchvision.datasets.MNIST torchvision.models.resnet18 torchvision.transforms.Lambda torchaudio.load
     ignite.handlers.DiskSaver ignite.handlers.Checkpoint ignite.distributed.Parallel ignite.utils.setup_logger
     ignite.metrics.Loss ignite.metrics.EpochMetric ignite.engine.Engine numpy.ndarray numpy.fromfile
-    ignite_trainer.cli.main ignite_trainer.experiment.run ignite_trainer.task.Task ignite_trainer.cli.glob
-    ignite_trainer.reporters.Console utils.fetch.main utils.unpack.unpack model.fetch.fetch main.main
+    ignite_trainer.commands.cli.main ignite_trainer.runs.experiment.run ignite_trainer.api.task.Task
+    ignite_trainer.commands.cli.glob ignite_trainer.reporters.Console
+    utils.fetch.main utils.fetching.unpack.unpack model.weights.fetch.fetch main.main
     a. .a a..b torch..nn torch/nn torch.nn.Linear() torch.nn\u2024Linear \u0442orch.nn.Linear
 """.split()  # noqa: SIM905 - a list of so many words fills a page
 TEXTS = [

@@ -18,11 +18,11 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from ignite_trainer.assembly import assemble  # noqa: E402
-from ignite_trainer.blueprint import draw  # noqa: E402
-from ignite_trainer.cli import load  # noqa: E402
-from ignite_trainer.overrides import split_overrides  # noqa: E402
-from ignite_trainer.stopwatch import Stopwatch  # noqa: E402
+from ignite_trainer.commands.cli import load  # noqa: E402
+from ignite_trainer.commands.stopwatch import Stopwatch  # noqa: E402
+from ignite_trainer.protocol.blueprint import draw  # noqa: E402
+from ignite_trainer.protocol.overrides import split_overrides  # noqa: E402
+from ignite_trainer.runs.assembly import assemble  # noqa: E402
 
 WARM_UP_STEPS = 6
 STEPS = 3

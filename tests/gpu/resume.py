@@ -31,7 +31,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from ignite_trainer import cli  # noqa: E402
+from ignite_trainer.commands import cli  # noqa: E402
 
 STOPPED = cli.EXIT_STOPPED
 TOLERATED = 10.0  # times the difference between two undisturbed runs

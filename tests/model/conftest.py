@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import releases
 from model.audioclip import AudioCLIP
+from model.weights import releases
 
 SMALL = {
     "embed_dim": 16,

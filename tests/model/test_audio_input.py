@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES, read_audio, resample
-from model.image_input import (
+from model.clip.image_input import (
     IMAGE_SUFFIXES,
     UNDECODED_IMAGE_SUFFIXES,
     ImagePreprocessing,
     preprocess_image,
     read_image,
 )
-from utils.datasets.checking_files import broken_pictures
+from utils.datasets.checks.files import broken_pictures
 
 FORMATS = {  # of libsndfile, where it is not named as the suffix
     **dict.fromkeys((".wave", ".bwf"), "WAV"),

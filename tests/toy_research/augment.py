@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ignite_trainer.batch import BatchTransform, PaddedBatch
-from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
 
 
 class Fit(BatchTransform):

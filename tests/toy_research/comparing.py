@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ignite_trainer.task import StepOutput
-from ignite_trainer.yardstick import Yardstick
+from ignite_trainer.api.task import StepOutput
+from ignite_trainer.api.yardstick import Yardstick
 from toy_research.learning import Matching
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.api.task import StepOutput, Task
 
 DIMENSIONS = 8
 

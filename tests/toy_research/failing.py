@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import get_worker_info
 
-from ignite_trainer.errors import RunFailed
-from ignite_trainer.reporters.reporter import Iteration, Reporter, RunStart
-from ignite_trainer.task import StepOutput
+from ignite_trainer.api.reporter import Iteration, Reporter, RunStart
+from ignite_trainer.api.task import StepOutput
+from ignite_trainer.support.errors import RunFailed
 from toy_research.learning import Matching, wait_for
 from toy_research.signals import Tone, Tones
 
@@ -63,7 +63,7 @@ class Prepared(Tones):
         self._folder, self._signal = Path(folder), signal
 
     def prepare(self) -> None:
-        from utils.datasets.once import make_once
+        from utils.fetching.atomic_folder import make_once
 
         def fill(partial: Path) -> None:
             marker = self._folder.with_name("signalled")
@@ -87,7 +87,7 @@ class TonesInBatches(FaultyTones):
     """The same, which can also be read in whole batches."""
 
     def read_batch(self, indices: Sequence[int]) -> Any:
-        from ignite_trainer.batch import collate
+        from ignite_trainer.api.batch import collate
 
         return collate([self[index] for index in indices])
 

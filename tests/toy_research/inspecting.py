@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer.inspection import Finding, Inspection, Space
+from ignite_trainer.api.findings import Finding, Inspection, Space
 from toy_research.network import TwoTowers
 from toy_research.signals import Tones
 

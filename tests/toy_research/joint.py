@@ -14,17 +14,18 @@ from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ignite_trainer import distributed, joint_steps
-from ignite_trainer.batch import collate
-from ignite_trainer.batch_norm import synchronise_batch_norms
-from ignite_trainer.data import Batch, FieldTransform, SplitLoader
-from ignite_trainer.engines import make_trainer
-from ignite_trainer.faults import FaultPolicy
-from ignite_trainer.lone_samples import LoneSamples
-from ignite_trainer.parameters import apply_rules
-from ignite_trainer.protocol import Faults, ParameterRule, Setup
+from ignite_trainer.api.batch import collate
+from ignite_trainer.api.task import Task
+from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.protocol.sections import Faults, ParameterRule, Setup
 from ignite_trainer.reporters import Together
-from ignite_trainer.task import Task
+from ignite_trainer.runs.faults import FaultPolicy
+from ignite_trainer.support import distributed
+from ignite_trainer.training import distributed_steps
+from ignite_trainer.training.batch_norm import synchronise_batch_norms
+from ignite_trainer.training.engines import make_trainer
+from ignite_trainer.training.lone_samples import LoneSamples
+from ignite_trainer.training.parameters import apply_rules
 from toy_research.augment import Fit, Hiss
 from toy_research.learning import Matching
 from toy_research.lonely import Scenes as LonelyScenes
@@ -242,7 +243,7 @@ def take_lonely_steps() -> dict[str, Any]:
         sample = collate([LonelyScenes(dtype="float64")[index] for index in own])
         joint = lone_samples.take(
             Batch(torch.tensor(own), sample),
-            functools.partial(joint_steps.training_step, Scoring(), model),
+            functools.partial(distributed_steps.training_step, Scoring(), model),
             epoch=1,
             iteration=step + 1,
         )

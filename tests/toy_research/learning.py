@@ -14,7 +14,7 @@ from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.api.task import StepOutput, Task
 from toy_research.network import TwoTowers
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ignite_trainer.batch import rows_of, values_of
-from ignite_trainer.inspection import Finding
-from ignite_trainer.task import EmbeddingTask, StepOutput
+from ignite_trainer.api.batch import rows_of, values_of
+from ignite_trainer.api.findings import Finding
+from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from toy_research.learning import Matching
 
 LENGTH = 4

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.evaluation import Evaluation, FigureTable
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.task import StepOutput, Task
 from toy_research.learning import Matching
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ignite_trainer.task import EmbeddingTask, StepOutput
+from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from toy_research.network import TwoTowers
 
 

@@ -6,11 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer.blueprint import draw
-from ignite_trainer.experiment import RunResult, run
-from ignite_trainer.sweep import carry_out, make_plan
-from ignite_trainer.sweep_summary import Summary
-from ignite_trainer.validation import validate
+from ignite_trainer.commands.sweeps.sweep import carry_out, make_plan
+from ignite_trainer.commands.sweeps.sweep_summary import Summary
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs.experiment import RunResult, run
 
 TRUSTED = ("toy_research",)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from ignite_trainer.distributed import rank, several_processes
+from ignite_trainer.support.distributed import rank, several_processes
 
 
 def on_ranks(count: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:

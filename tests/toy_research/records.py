@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from ignite_trainer.record import RunRecord
-from ignite_trainer.reporters.reporter import Best
-from ignite_trainer.self_description import WeightsFile
+from ignite_trainer.api.reporter import Best
+from ignite_trainer.api.self_description import WeightsFile
+from ignite_trainer.results.record import RunRecord
 
 
 def weights(name: str, content: str = "") -> WeightsFile:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ignite_trainer import data
-from ignite_trainer.data import SplitLoader
-from ignite_trainer.errors import RunStopped
+from ignite_trainer.data import loader
+from ignite_trainer.data.loader import SplitLoader
+from ignite_trainer.support.errors import RunStopped
 from toy_research.protocols import run_toy
 
 Batches = list[list[int]]
@@ -34,7 +34,7 @@ def read_shards(manifest: str, batch_size: int, workers: Sequence[int]) -> dict[
     from utils.datasets import Shards
 
     multiprocessing.set_start_method("fork", force=True)  # as in processes that torchrun starts
-    data._processors = lambda: max(workers)  # those of a larger machine
+    loader._processors = lambda: max(workers)  # those of a larger machine
 
     def batches(count: int, *, epoch: int, start: int = 0, end: int | None = None) -> tuple[Batches, Any]:
         loader = SplitLoader(

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-from ignite_trainer.reporters.reporter import Evaluated, Reporter
+from ignite_trainer.api.reporter import Evaluated, Reporter
 
 LOOKED_AT = (10, 50, 100, 200, 300)
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ignite_trainer.reporters.reporter import (
-    Evaluated,
-    Fault,
-    Iteration,
-    Measured,
-    Reporter,
-    RunEnd,
-    RunStart,
-)
+from ignite_trainer.api.reporter import Evaluated, Fault, Iteration, Measured, Reporter, RunEnd, RunStart
 
 
 class Notebook(Reporter):

@@ -14,8 +14,8 @@ from torch import Tensor
 from toy_research.protocols import run_toy
 from toy_research.watching import Notebook
 
-from ignite_trainer.errors import RunFailed
-from ignite_trainer.predictions import Predictions
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.support.errors import RunFailed
 from utils.metrics import MacroAccuracy, MeanAveragePrecision
 
 

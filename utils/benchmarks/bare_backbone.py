@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.models import resnext50_32x4d
 
-from ignite_trainer.task import StepOutput, Task
-from ignite_trainer.yardstick import Yardstick
+from ignite_trainer.api.task import StepOutput, Task
+from ignite_trainer.api.yardstick import Yardstick
 from model.esresnet import ESResNeXt
 from model.esresnet.spectrogram import frame_count
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from utils.datasets.audioset_media import Media, find_media
-from utils.datasets.audioset_tables import (
+from utils.datasets.folds import check_flag
+from utils.datasets.listed import FramesWanted, ListedDataset
+from utils.datasets.sources.audioset_media import Media, find_media
+from utils.datasets.sources.audioset_tables import (
     CLASSES,
     ONTOLOGY,
     SEGMENTS,
@@ -18,9 +20,7 @@ from utils.datasets.audioset_tables import (
     read_parents,
     read_segments,
 )
-from utils.datasets.entries import Entries, Entry
-from utils.datasets.folds import check_flag
-from utils.datasets.listed import FramesWanted, ListedDataset
+from utils.datasets.sources.entries import Entries, Entry
 
 PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
 """Segments of each table."""
@@ -53,8 +53,8 @@ class Counted:
 class AudioSet(ListedDataset):
     """What is there of AudioSet: official tables, and sounds and pictures in any folders, found by name.
 
-    `utils.datasets.audioset_media` lists the names. Segments of which nothing is there are left out; how many
-    is told by `prepare`, and in `counted`. Labels are names as `class_labels_indices.csv` has them.
+    `sources/audioset_media.py` lists the names. Segments of which nothing is there are left out; how many is
+    told by `prepare`, and in `counted`. Labels are names as `class_labels_indices.csv` has them.
 
     Args:
         root: folder of the tables, or in which a folder `csv` or `metadata` has them.

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from model.audio_input import Waveform, read_audio
 from utils.datasets.folds import RESAMPLED, FoldDataset, check_flag
 from utils.datasets.sample import Clip
-from utils.datasets.table import read_rows
-from utils.published import ESC_50, Published
+from utils.datasets.sources.table import read_rows
+from utils.fetching.published import ESC_50, Published
 
 
 class ESC50(FoldDataset):

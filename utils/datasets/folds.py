@@ -24,14 +24,14 @@ from typing import Any, ClassVar, cast
 
 from torch.utils.data import Dataset
 
-from ignite_trainer.batch import collate, collate_field
-from ignite_trainer.inspection import Inspection
+from ignite_trainer.api.batch import collate, collate_field
+from ignite_trainer.api.findings import Inspection
 from model.audio_input import Waveform
 from model.sounds.decoding import HIGHEST_RATE
-from utils.datasets.cache import DecodedClips, OpenDecoded, plan_decoding
-from utils.datasets.checking import inspect_clips
+from utils.datasets.checks.folds import inspect_clips
 from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
-from utils.published import Published, fetch_data_set
+from utils.datasets.sources.cache import DecodedClips, OpenDecoded, plan_decoding
+from utils.fetching.published import Published, fetch_data_set
 
 RESAMPLED = "resampled"
 """The rule that does no more than `model.audio_input.read_audio`."""
@@ -56,7 +56,7 @@ class FoldDataset(Dataset[Sample], ABC):
         mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
         transform_audio: applied to the audio, float32 numpy `[C, T]`, of every sample.
         target_transform: applied to the labels, `list[str]`, of every sample.
-        cache: folder for decoded audio; None: that of `utils.datasets.cache.default_cache_folder`.
+        cache: folder for decoded audio; None: that of `utils.datasets.sources.cache.default_cache_folder`.
         progress: show a bar while fetching and decoding, or lines where there is no terminal.
         download: if the root is not there, or empty, fetch the data set and unpack it there.
 

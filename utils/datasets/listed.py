@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ignite_trainer.inspection import NAMED, Inspection, Severity
+from ignite_trainer.api.findings import NAMED, Inspection, Severity
 from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import HIGHEST_RATE, Segment
-from utils.datasets.cache import DecodedClips, OpenDecoded, is_decoded, plan_decoding
-from utils.datasets.checking_listed import inspect_listed
-from utils.datasets.checking_names import name_findings
-from utils.datasets.checking_segments import times_of_sources
-from utils.datasets.entries import Entries, Entry
+from utils.datasets.checks.listed import inspect_listed
+from utils.datasets.checks.names import name_findings
+from utils.datasets.checks.segments import times_of_sources
 from utils.datasets.folds import RESAMPLED, check_flag
-from utils.datasets.frames import Frames
 from utils.datasets.sample import DescribedSample, Listing, Sample, SampleFiles
+from utils.datasets.sources.cache import DecodedClips, OpenDecoded, is_decoded, plan_decoding
+from utils.datasets.sources.entries import Entries, Entry
+from utils.datasets.sources.frames import Frames
 
 MOST_CACHED = 10_000
 """Clips that are decoded once and kept, where nothing is said; 10 s each in mono are 9 GB."""

@@ -19,9 +19,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from model.audio_input import Waveform
-from utils.datasets.cache import default_cache_folder
 from utils.datasets.esc50 import ESC50
-from utils.datasets.once import flush, make_once
+from utils.datasets.sources.cache import default_cache_folder
+from utils.fetching.atomic_folder import flush, make_once
 
 Signal = NDArray[np.float64]
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ignite_trainer.inspection import Inspection, Severity
-from utils.datasets.entries import Entries, Entry
+from ignite_trainer.api.findings import Inspection, Severity
 from utils.datasets.listed import FramesWanted, ListedDataset
-from utils.datasets.own_columns import Columns, Row, read_table
-from utils.datasets.own_folder import read_folder
-from utils.datasets.own_times import Column
+from utils.datasets.sources.entries import Entries, Entry
+from utils.datasets.sources.own_columns import Columns, Row, read_table
+from utils.datasets.sources.own_folder import read_folder
+from utils.datasets.sources.own_times import Column
 
 
 class Table(ListedDataset):
@@ -46,7 +46,7 @@ class Table(ListedDataset):
         missing: "error", or "skip": do without files that are not there, and say how many.
         audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
             `start` with `end` or `duration`, in seconds or, by their names, milliseconds, are the part of the
-            sound file, by the rules of `utils.datasets.own_times`; rows of one `group`, by default of one
+            sound file, by the rules of `sources/own_times.py`; rows of one `group`, by default of one
             file, are held out together or not at all.
         mono, frames, cache, progress: as those of `utils.datasets.listed.ListedDataset`.
 

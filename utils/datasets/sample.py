@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     Attributes:
         audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or what `transform_audio` makes
             of it.
-        image: uint8 tensor `[3, H, W]`, or `utils.datasets.frames.Frames`; None in a data set of sounds.
+        image: uint8 tensor `[3, H, W]`, or `sources.frames.Frames`; None in a data set of sounds.
         labels: the clip's labels, `list[str]`, or what `target_transform` makes of it.
     """
 
@@ -75,7 +75,7 @@ class SampleFiles(NamedTuple):
     """The files that a sample is decoded from, and what is said of it, for those who copy instead of decode.
 
     A data set has a method `files(index)` that gives these, or None where a sample is more than what
-    `model.audio_input` and `model.image_input` make of its files.
+    `model.audio_input` and `model.clip.image_input` make of its files.
 
     Attributes:
         audio: the file of its sound; None: it has none.

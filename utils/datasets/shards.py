@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ignite_trainer.inspection import Finding, Inspection
-from ignite_trainer.streamed import Indices
+from ignite_trainer.api.findings import Finding, Inspection
+from ignite_trainer.api.streamed import Indices
 from model.sounds.decoding import HIGHEST_RATE
 from utils.datasets.folds import check_flag
 from utils.datasets.listed import FramesWanted, check_frames

@@ -10,8 +10,8 @@ import numpy as np
 from model.audio_input import Waveform, read_audio
 from utils.datasets.folds import FoldDataset
 from utils.datasets.sample import Clip
-from utils.datasets.table import read_rows
-from utils.published import URBAN_SOUND_8K, Published
+from utils.datasets.sources.table import read_rows
+from utils.fetching.published import URBAN_SOUND_8K, Published
 
 CLIP_SECONDS = 4
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ignite_trainer.batch import rows_of, values_of
-from ignite_trainer.self_description import record, results_name
-from ignite_trainer.task import Task
-from utils.features import FeatureTable
+from ignite_trainer.api.batch import rows_of, values_of
+from ignite_trainer.api.self_description import record, results_name
+from ignite_trainer.api.task import Task
+from utils.evaluations.feature_files import FeatureTable
 
 
 class FeatureCollector:

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ignite_trainer.evaluation import Evaluation, FigureTable
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.task import StepOutput, Task
 from utils.evaluations.collecting import FeatureCollector
-from utils.features import FILE_NAME
+from utils.evaluations.feature_files import FILE_NAME
 
 
 class Features(Evaluation):
-    """Write what the task embeds to `features.safetensors` (see `utils.features`).
+    """Write what the task embeds to `features.safetensors` (see `utils.evaluations.feature_files`).
 
     With `Dataset.args.fold` null that is the whole data set. Its table counts items and dimensions.
     """

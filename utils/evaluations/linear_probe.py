@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ignite_trainer.batch import PaddedBatch
-from ignite_trainer.evaluation import Evaluation, FigureTable
-from ignite_trainer.self_description import folds, held_out_folds
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.api.batch import PaddedBatch
+from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.self_description import folds, held_out_folds
+from ignite_trainer.api.task import StepOutput, Task
 from utils.evaluations.collecting import FeatureCollector
-from utils.log_mel import log_mel_statistics
-from utils.probe import check_penalty, probe
+from utils.evaluations.log_mel import log_mel_statistics
+from utils.evaluations.probe import check_penalty, probe
 
 BASELINE_ROW = "log-mel statistics"
 
@@ -26,11 +26,11 @@ class LinearProbe(Evaluation):
     """Train a linear classifier on frozen features, each fold of the data set held out in turn.
 
     The features are what the task embeds in a pass over the whole data set, `Dataset.args.fold` null; the
-    table is that of `utils.probe.probe`.
+    table is that of `utils.evaluations.probe.probe`.
 
     Args:
         C: inverse strength of the probe's L2 penalty, above 0.
-        baseline: "log-mel": also probe the statistics of each clip's log-mel spectrogram (`utils.log_mel`),
+        baseline: "log-mel": also probe the statistics of each clip's log-mel spectrogram (`log_mel.py`),
             computed from the audio that the task was given.
     """
 

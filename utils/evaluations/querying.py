@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.evaluation import Evaluation, FigureTable
-from ignite_trainer.task import StepOutput, Task
+from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.task import StepOutput, Task
 from utils.evaluations.collecting import FeatureCollector
-from utils.features import FeatureTable
-from utils.retrieval import PositivePairs, retrieval_metrics
+from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.retrieval import PositivePairs, retrieval_metrics
 
 Pairs = Literal["label", "pair"]
 
@@ -24,7 +24,7 @@ _ORDER = ("audio", "image", "text")
 
 
 class Querying(Evaluation):
-    """Rank the items of one modality by the queries of another, as `utils.retrieval` defines the figures.
+    """Rank the items of one modality by the queries of another, as `retrieval.py` defines the figures.
 
     Audio and images are those of the samples. Texts are the task's classes, one for each (its `class_names`
     and `class_features`), unless it embeds texts of samples. A query's positives are the items that share a

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ignite_trainer.errors import ProtocolError
+from ignite_trainer.support.errors import ProtocolError
 from model.terminal import replace_unknown_letters
 from utils.shards.manifest import FILE_NAME, Manifest
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from ignite_trainer.named_data import of_class, of_protocol  # noqa: PLC0415 - torch takes seconds
+    from ignite_trainer.commands.named_data import of_class, of_protocol  # noqa: PLC0415
     from utils.shards.making import Options, make  # noqa: PLC0415
 
     if given.config:
@@ -117,7 +117,7 @@ def _media(manifest: Manifest) -> str:
 
 def _advice(suffix: str) -> str:
     from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES  # noqa: PLC0415 - takes seconds
-    from model.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES  # noqa: PLC0415
+    from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES  # noqa: PLC0415
 
     kind = f".{suffix.rpartition('.')[2]}"
     if kind in UNDECODED_AUDIO_SUFFIXES:

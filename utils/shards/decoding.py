@@ -15,9 +15,9 @@ from model.audio_input import (
     Waveform,
     read_audio,
 )
-from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
-from utils.datasets.cells import is_empty, whole
-from utils.datasets.frames import Frames
+from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.sources.cells import is_empty, whole
+from utils.datasets.sources.frames import Frames
 from utils.shards.reading import Content
 
 _TEXTS = ("text", "caption", "captions")

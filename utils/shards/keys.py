@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from model.audio_input import AUDIO_SUFFIXES
-from model.image_input import IMAGE_SUFFIXES
+from model.clip.image_input import IMAGE_SUFFIXES
 
 DESCRIBING = frozenset({".json", ".txt", ".cls"})
 """Suffixes of files that describe a sample."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ignite_trainer.self_description import record, results_name
+from ignite_trainer.api.self_description import record, results_name
 from utils.shards.decoding import suffixes
 from utils.shards.manifest import FILE_NAME, FORMAT, TAR_BLOCK, Manifest, SetEntry, ShardEntry, write_whole
 from utils.shards.parallel import in_processes

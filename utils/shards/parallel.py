@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from ignite_trainer.progress import Progress
+from ignite_trainer.support.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")

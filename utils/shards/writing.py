@@ -16,11 +16,11 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from ignite_trainer.self_description import record
+from ignite_trainer.api.self_description import record
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
-from model.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
-from utils.datasets.frames import Frames
+from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
 from utils.datasets.sample import SampleFiles
+from utils.datasets.sources.frames import Frames
 from utils.shards import decoding
 from utils.shards.examples import Example, choose_examples
 from utils.shards.manifest import ShardEntry, write_whole

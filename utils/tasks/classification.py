@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.batch import rows_of, values_of
-from ignite_trainer.inspection import Finding
-from ignite_trainer.task import StepOutput
+from ignite_trainer.api.batch import rows_of, values_of
+from ignite_trainer.api.findings import Finding
+from ignite_trainer.api.task import StepOutput
 from model.esresnet import ESResNeXt
 from utils.datasets.sample import Listing
+from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, check_samples
-from utils.tasks.portraits import Portraits, ShowsAudio
 
 
 class Classification(ShowsAudio):

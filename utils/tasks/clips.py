@@ -6,7 +6,7 @@ from itertools import repeat
 
 from torch import Tensor
 
-from ignite_trainer.batch import PaddedBatch
+from ignite_trainer.api.batch import PaddedBatch
 from model.audioclip import AudioCLIP
 from model.similarity import normalised
 from model.windows import WindowedEmbedding

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.inspection import Finding
-from ignite_trainer.task import EmbeddingTask, StepOutput
+from ignite_trainer.api.findings import Finding
+from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, label_ids_of, sample_weights
 from model.similarity import normalised
 from utils.datasets.sample import Listing
+from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.clips import embed_clips
 from utils.tasks.contrasting import audioclip_of, check_options, class_scores
 from utils.tasks.labels import (
@@ -26,7 +27,6 @@ from utils.tasks.labels import (
     check_samples,
     check_sound,
 )
-from utils.tasks.portraits import Portraits, ShowsAudio
 from utils.tasks.prompts import Prompts
 
 

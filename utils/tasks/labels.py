@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ignite_trainer.inspection import Finding
-from ignite_trainer.self_description import look_at, looked_at
+from ignite_trainer.api.findings import Finding
+from ignite_trainer.api.self_description import look_at, looked_at
 from utils.datasets.sample import Listing
 
 SAMPLE_RATE = 44100

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ignite_trainer.inspection import Finding
+from ignite_trainer.api.findings import Finding
 from model.audioclip import AudioCLIP
-from model.clip import text_parameters
-from model.clip_texts import TextTooLong
-from model.esresnet.kept import Kept
+from model.clip.texts import TextTooLong
+from model.clip.towers import text_parameters
+from model.esresnet.cached_value import Kept
 from model.similarity import normalised
 
 Labels = Sequence[Sequence[str]]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.inspection import Finding
-from ignite_trainer.task import EmbeddingTask, StepOutput
+from ignite_trainer.api.findings import Finding
+from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, combined, label_ids_of, pairwise_contrastive_loss
 from model.similarity import normalised
 from utils.datasets.sample import Listing
+from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.clips import embed_clips
 from utils.tasks.contrasting import audioclip_of, check_options, class_scores
-from utils.tasks.given import Given
 from utils.tasks.labels import (
     SEVERAL,
     Classes,
@@ -26,7 +26,7 @@ from utils.tasks.labels import (
     check_rate,
     check_samples,
 )
-from utils.tasks.portraits import Portraits, ShowsAudio
+from utils.tasks.modalities import Given
 from utils.tasks.prompts import Prompts
 
 Modality = Literal["audio", "image", "text"]

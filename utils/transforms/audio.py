@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchaudio.functional import add_noise
 
-from ignite_trainer.batch import BatchTransform, PaddedBatch
-from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
 from utils.transforms.padded import column, gather, std, to_device_of, windows, zero_beyond_
 
 FlipAxis = Literal["channel", "time"]

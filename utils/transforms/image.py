@@ -22,10 +22,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ignite_trainer.batch import BatchTransform, PaddedBatch
-from ignite_trainer.randomness import SampleRandom
-from model.image_input import CLIP_PREPROCESSING
-from utils.datasets.frames import Frames
+from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
+from model.clip.image_input import CLIP_PREPROCESSING
+from utils.datasets.sources.frames import Frames
 
 Size = int | Sequence[int]
 """Height and width in pixels; a number means both."""
@@ -38,7 +38,7 @@ _LARGEST = 10_000
 class OneImage:
     """Make of whatever pictures a sample has one of a given size, so that a batch can be made of them.
 
-    Of several pictures (`utils.datasets.frames.Frames`) one is chosen and decoded. It is scaled until it
+    Of several pictures (`Frames`) one is chosen and decoded. It is scaled until it
     covers the size, and the middle is kept. Takes one sample at a time, so it runs where samples are loaded,
     and precedes what runs on the device.
 
@@ -162,7 +162,7 @@ class NormaliseImage(BatchTransform):
     ) -> None:
         preprocessing = CLIP_PREPROCESSING
         if clip is not None:
-            from model.open_clip_models import image_preprocessing
+            from model.clip.open_clip_models import image_preprocessing
 
             preprocessing = image_preprocessing(clip)
         self._mean, self._std = tuple(mean or preprocessing.mean), tuple(std or preprocessing.std)

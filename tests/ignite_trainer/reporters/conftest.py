@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ignite_trainer.api.reporter import Line, RunStart, Window
 from ignite_trainer.reporters import visdom_server
-from ignite_trainer.reporters.reporter import Line, RunStart, Window
 
 OFFLINE_BOOTSTRAP = visdom_server.BOOTSTRAP.replace(
     "runpy.run_module",

@@ -8,8 +8,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
+from ignite_trainer.api.reporter import Best, Evaluated, Measured, RunEnd, RunStart
 from ignite_trainer.reporters import Console
-from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, RunEnd, RunStart
 
 ACCURACY = Evaluated(
     epoch=1, iteration=10, split="test", metrics={"Val. Acc.": 0.97125, "[b]Loss[/b]": 1e-7}, seconds=12.34

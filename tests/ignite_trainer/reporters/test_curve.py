@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ignite_trainer.api.reporter import Best, Evaluated, Iteration, RunEnd, RunStart, Split
 from ignite_trainer.reporters import LearningCurve
-from ignite_trainer.reporters.reporter import Best, Evaluated, Iteration, RunEnd, RunStart, Split
 
 
 def evaluated(epoch: int, split: Split, value: float) -> Evaluated:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from toy_research.protocols import TRUSTED, run_toy, toy
 
-from ignite_trainer.blueprint import draw
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
 from ignite_trainer.reporters.ignite_loggers import IgniteLogger, build_reporter
-from ignite_trainer.validation import validate
 
 TENSORBOARD = {
     "class": "ignite.handlers.tensorboard_logger.TensorboardLogger",

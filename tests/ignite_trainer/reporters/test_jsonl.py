@@ -12,18 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ignite_trainer.predictions import Predictions
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Best, Evaluated, Fault, Iteration, Measured, RunEnd, RunStart
 from ignite_trainer.reporters import JsonLines
 from ignite_trainer.reporters.jsonl import ENTRY
-from ignite_trainer.reporters.reporter import (
-    Best,
-    Evaluated,
-    Fault,
-    Iteration,
-    Measured,
-    RunEnd,
-    RunStart,
-)
 
 # A line of each kind as runs have written them since the first version.
 LINES = [

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from toy_research.protocols import run_toy
 
-from ignite_trainer.predictions import Predictions
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart, Split
 from ignite_trainer.reporters import Report
-from ignite_trainer.reporters.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart, Split
 from tests.page_elements import Elements
 
 HONEST = "The held-out split also chose the best epoch, so the figure of the last epoch is the honest one."

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from ignite_trainer.api.reporter import Evaluated, RunStart
 from ignite_trainer.reporters import Reporter, Together
-from ignite_trainer.reporters.reporter import Evaluated, RunStart
 
 
 class Recorder(Reporter):

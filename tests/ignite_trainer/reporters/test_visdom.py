@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ignite_trainer.drawing import COLOURS
-from ignite_trainer.predictions import Predictions
-from ignite_trainer.report import confusion
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
 from ignite_trainer.reporters import Visdom, visdom_drawing
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
+from ignite_trainer.reporters.drawing import COLOURS
+from ignite_trainer.reporters.page import confusion
 from ignite_trainer.reporters.visdom_server import start_server
 
 Windows = dict[str, dict[str, Any]]
@@ -281,7 +281,7 @@ def test_a_killed_run_takes_its_server_along(
         import time
         from pathlib import Path
         from ignite_trainer.reporters import Visdom, visdom_server
-        from ignite_trainer.reporters.reporter import RunStart
+        from ignite_trainer.api.reporter import RunStart
         visdom_server.BOOTSTRAP = {offline_bootstrap!r}
         reporter = Visdom(port={free_port}, env_path={str(run.folder)!r})
         folder = Path({str(run.folder)!r})

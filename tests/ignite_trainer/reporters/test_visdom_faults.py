@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ignite_trainer.api.reporter import Evaluated, Iteration, RunStart
 from ignite_trainer.reporters import Visdom, visdom, visdom_server
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, RunStart
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 import torch
 
-from ignite_trainer.exhibit import Exhibit, Gallery, Portrait
-from ignite_trainer.predictions import Predictions
+from ignite_trainer.api.media import Exhibit, Gallery, Portrait
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.api.reporter import Evaluated, Iteration, RunStart
 from ignite_trainer.reporters import Visdom, visdom_server
-from ignite_trainer.reporters.reporter import Evaluated, Iteration, RunStart
 from model.esresnet import ESResNeXt
-from utils.tasks.portraits import Portraits
+from utils.tasks.clip_media import Portraits
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

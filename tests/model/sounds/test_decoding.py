@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from model.audio_input import read_audio
-from model.image_input import read_image
+from model.clip.image_input import read_image
 from model.sounds.decoding import AudioReader, UnusableAudio
-from utils.datasets.hearing import Heard, listen
+from utils.datasets.sources.hearing import Heard, listen
 
 RATE = 44100
 SAMPLES = 60_000

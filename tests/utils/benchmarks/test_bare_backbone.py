@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ignite_trainer import cli
-from ignite_trainer.benchmark import OURS, contenders
-from ignite_trainer.errors import ProtocolError
-from ignite_trainer.overrides import split_overrides
-from ignite_trainer.protocol import Protocol
+from ignite_trainer.commands import cli
+from ignite_trainer.commands.benchmark import OURS, contenders
+from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.support.errors import ProtocolError
 from utils.benchmarks import Backbone, BackboneOnNoise, ClassNumbers
 from utils.benchmarks.bare_backbone import NumberSample
 

@@ -15,9 +15,9 @@ import soundfile
 from PIL import Image
 
 from utils.datasets import AudioSet
-from utils.datasets.frames import Frames
 from utils.datasets.sample import Sample
-from utils.datasets.table import Place, leaving_out
+from utils.datasets.sources.frames import Frames
+from utils.datasets.sources.table import Place, leaving_out
 
 RATE = 8000
 CLASSES = {

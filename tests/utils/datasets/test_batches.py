@@ -11,10 +11,10 @@ import pytest
 import soundfile
 import torch
 
-from ignite_trainer.batch import PaddedBatch, collate
-from ignite_trainer.data import FieldTransform, SplitLoader
-from ignite_trainer.errors import ProtocolError
-from ignite_trainer.sources import GivesBatches
+from ignite_trainer.api.batch import PaddedBatch, collate
+from ignite_trainer.data.batch_sources import GivesBatches
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.support.errors import ProtocolError
 from utils.datasets import ESC50, Sample, UrbanSound8K
 from utils.datasets.folds import FoldDataset
 from utils.transforms import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D

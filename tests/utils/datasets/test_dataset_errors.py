@@ -235,5 +235,5 @@ def test_a_table_beyond_any_size_is_not_read(esc50: Path, monkeypatch: pytest.Mo
         file.truncate(10**12)
     fails(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table of clips has at most 100,000,000.")
     (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category\n" + "a.wav,1,0,dog\n" * 11)
-    monkeypatch.setattr("utils.datasets.table.MOST_ROWS", 10)
+    monkeypatch.setattr("utils.datasets.sources.table.MOST_ROWS", 10)
     fails(esc50, "meta/esc50.csv has more than 10 rows.")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ignite_trainer.batch import PartialBatch, collate
+from ignite_trainer.api.batch import PartialBatch, collate
 from utils.datasets import MadeScenes
 
 SHORT: dict[str, Any] = {"seconds": 0.1, "image_size": 32}

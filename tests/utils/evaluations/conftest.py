@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from toy_research.protocols import run_toy
 
-from ignite_trainer.experiment import RunResult
+from ignite_trainer.runs.experiment import RunResult
 
 
 @pytest.fixture

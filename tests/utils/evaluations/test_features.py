@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from toy_research.embedding import Points
 
-from ignite_trainer.errors import ProtocolError
-from ignite_trainer.experiment import RunResult
-from utils.features import FeatureTable
+from ignite_trainer.runs.experiment import RunResult
+from ignite_trainer.support.errors import ProtocolError
+from utils.evaluations.feature_files import FeatureTable
 
 Measure = Callable[..., RunResult]
 

@@ -12,14 +12,14 @@ import torch
 from scipy.signal import get_window
 from toy_research.embedding import Embedding, Points
 
-from ignite_trainer.batch import PaddedBatch
-from ignite_trainer.errors import ProtocolError
-from ignite_trainer.experiment import RunResult
-from ignite_trainer.task import StepOutput
+from ignite_trainer.api.batch import PaddedBatch
+from ignite_trainer.api.task import StepOutput
+from ignite_trainer.runs.experiment import RunResult
+from ignite_trainer.support.errors import ProtocolError
 from utils.evaluations import LinearProbe
-from utils.features import FeatureTable
-from utils.log_mel import log_mel_statistics
-from utils.probe import probe
+from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.log_mel import log_mel_statistics
+from utils.evaluations.probe import probe
 
 Measure = Callable[..., RunResult]
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from toy_research.embedding import DIMENSIONS, Embedding, Points
 
-from ignite_trainer.batch import PartialBatch
-from ignite_trainer.errors import ProtocolError, RunFailed
-from ignite_trainer.experiment import RunResult
-from ignite_trainer.task import StepOutput
+from ignite_trainer.api.batch import PartialBatch
+from ignite_trainer.api.task import StepOutput
+from ignite_trainer.runs.experiment import RunResult
+from ignite_trainer.support.errors import ProtocolError, RunFailed
 from utils.evaluations import Querying
 
 Measure = Callable[..., RunResult]

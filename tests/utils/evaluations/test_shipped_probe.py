@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ignite_trainer import cli
+from ignite_trainer.commands import cli
 from utils.datasets import MadeSounds
-from utils.features import FeatureTable
-from utils.probe import main
+from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.probe import main
 
 ROOT = Path(__file__).parents[3]
 

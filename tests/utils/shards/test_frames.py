@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from toy_research.numbers import Numbers, written
 
-from ignite_trainer.data import FieldTransform, SplitLoader
-from ignite_trainer.errors import RunFailed
-from ignite_trainer.unreadable import UnreadableSamples
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.data.unreadable import UnreadableSamples
+from ignite_trainer.support.errors import RunFailed
 from utils.datasets import Shards, Table
-from utils.datasets.frames import Frames
 from utils.datasets.sample import DescribedSample, Sample
+from utils.datasets.sources.frames import Frames
 from utils.shards import decoding
 from utils.shards.checking import index
 from utils.shards.making import Options, make

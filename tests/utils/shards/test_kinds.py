@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from model.audio_input import AUDIO_SUFFIXES
-from model.image_input import IMAGE_SUFFIXES
+from model.clip.image_input import IMAGE_SUFFIXES
 from utils.datasets import Shards
 from utils.datasets.own_data import Table
 from utils.datasets.sample import SampleFiles

@@ -14,12 +14,12 @@ import pytest
 import torch
 from toy_research.numbers import SaidNumbers, written
 
-from ignite_trainer.data import Batch, SplitLoader
-from ignite_trainer.errors import RunFailed
-from ignite_trainer.samples import TransformedSamples
-from ignite_trainer.streamed import Streamed
-from ignite_trainer.streams import BatchPlan, StreamedBatches
-from ignite_trainer.unreadable import UnreadableSamples
+from ignite_trainer.api.streamed import Streamed
+from ignite_trainer.data.loader import Batch, SplitLoader
+from ignite_trainer.data.samples import TransformedSamples
+from ignite_trainer.data.streams import BatchPlan, StreamedBatches
+from ignite_trainer.data.unreadable import UnreadableSamples
+from ignite_trainer.support.errors import RunFailed
 from utils.datasets import Shards
 from utils.shards import reading
 from utils.shards.checking import verify
@@ -112,7 +112,7 @@ def values(shards: Shards, batches: list[Batch]) -> dict[int, float]:
 def test_ten_thousand_samples_come_once_in_each_epoch_at_any_number_of_workers(
     many: str, order: list[list[int]], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ignite_trainer.data._processors", lambda: 4)
+    monkeypatch.setattr("ignite_trainer.data.loader._processors", lambda: 4)
     shards = Shards(many)
     batches = loader(shards, batch_size=64, workers=workers)
     found = epoch(batches)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from toy_research.numbers import FOLDS, Numbers, written
 
-from ignite_trainer.inspection import Finding
+from ignite_trainer.api.findings import Finding
 from utils.datasets import Shards
 from utils.shards import reading
 from utils.shards.__main__ import main

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ignite_trainer.inspection import Finding
+from ignite_trainer.api.findings import Finding
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from tests.utils.tasks.test_tasks import Clips, batch_of, tiny_audioclip

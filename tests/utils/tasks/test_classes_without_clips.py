@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ignite_trainer import cli
-from ignite_trainer.inspection import Finding
+from ignite_trainer.api.findings import Finding
+from ignite_trainer.commands import cli
 from tests.utils.tasks.test_tasks import tiny_audioclip
 from utils.datasets import ESC50, AudioSet, MadeScenes, Shards, Table, UrbanSound8K
 from utils.shards.making import Options, make

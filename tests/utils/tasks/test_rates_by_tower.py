@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ignite_trainer.parameters import apply_rules
-from ignite_trainer.protocol import ParameterRule
+from ignite_trainer.protocol.sections import ParameterRule
+from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
 
 RATES = {

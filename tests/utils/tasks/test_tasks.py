@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ignite_trainer.batch import PaddedBatch
+from ignite_trainer.api.batch import PaddedBatch
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from utils.datasets import Sample

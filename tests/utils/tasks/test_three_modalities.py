@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.batch import PartialBatch
-from ignite_trainer.data import Batch
-from ignite_trainer.gradient_cache import GradientCache
-from ignite_trainer.parameters import apply_rules
-from ignite_trainer.protocol import ParameterRule, Setup
+from ignite_trainer.api.batch import PartialBatch
+from ignite_trainer.data.loader import Batch
+from ignite_trainer.protocol.sections import ParameterRule, Setup
+from ignite_trainer.training.gradient_cache import GradientCache
+from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
 from utils.datasets import MadeScenes, Sample
 from utils.datasets.sample import DescribedSample

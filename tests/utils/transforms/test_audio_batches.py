@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ignite_trainer.batch import BatchTransform, PaddedBatch
-from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
 from utils.transforms import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D
 
 LENGTHS = [64, 1, 200, 7, 63, 65, 333, 64]

@@ -12,8 +12,8 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
-from ignite_trainer.batch import PaddedBatch
-from ignite_trainer.randomness import SampleRandom
+from ignite_trainer.api.batch import PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
 from utils.transforms import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D
 
 

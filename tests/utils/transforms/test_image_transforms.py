@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from ignite_trainer.batch import PaddedBatch
-from ignite_trainer.data import FieldTransform, SplitLoader
-from ignite_trainer.randomness import SampleRandom
-from model.image_input import preprocess_image
-from utils.datasets.frames import Frames
+from ignite_trainer.api.batch import PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from model.clip.image_input import preprocess_image
 from utils.datasets.sample import Sample
+from utils.datasets.sources.frames import Frames
 from utils.transforms import FitImage, NormaliseImage, OneImage, RandomImageCrop, RandomImageFlip
 
 

@@ -1,0 +1,158 @@
+"""Batches of samples of unequal length, and the transforms that act on them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ignite_trainer.api.randomness import SampleRandom
+from ignite_trainer.support.errors import ProtocolError
+
+
+class PaddedBatch(NamedTuple):
+    """Samples of unequal length, stacked.
+
+    Attributes:
+        values: `[B, ..., L]`, L the longest sample; what lies beyond a sample's length is zero.
+        lengths: int64 `[B]`, on the CPU: lengths decide shapes, and shapes are the host's business.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def stack(cls, samples: list[Tensor]) -> PaddedBatch:
+        """Stack samples that differ at most in their last axis, padding with zeros at its end.
+
+        Their device and type are kept.
+
+        Raises:
+            ProtocolError: other axes differ, or the types of the values.
+        """
+        kinds = {(tuple(sample.shape[:-1]), str(sample.dtype).removeprefix("torch.")) for sample in samples}
+        if len(kinds) > 1:
+            found = " and ".join(f"{kind} {[*shape, 'L']}" for shape, kind in sorted(kinds)).replace("'", "")
+            raise ProtocolError(f"samples of one batch are {found}; only their lengths L may differ.")
+        lengths = torch.tensor([sample.shape[-1] for sample in samples])
+        if int(lengths.min()) == int(lengths.max()):
+            return cls(torch.stack(samples), lengths)
+        values = samples[0].new_zeros((len(samples), *samples[0].shape[:-1], int(lengths.max())))
+        for row, sample in zip(values, samples, strict=True):
+            row[..., : sample.shape[-1]] = sample
+        return cls(values, lengths)
+
+
+class PartialBatch(NamedTuple):
+    """What only some samples of a batch have.
+
+    Attributes:
+        rows: int64 `[n]`, on the CPU, ascending: positions in the batch of the samples that have it.
+        values: theirs, collated.
+    """
+
+    rows: Tensor
+    values: Any
+
+
+class BatchTransform(ABC):
+    """A transform that runs on whole batches, on whatever device they are.
+
+    Called with one sample, as `torchvision` and the published code do, it transforms a batch of one.
+    """
+
+    @abstractmethod
+    def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
+        """Transform every sample by random numbers of its own; leave the argument as it is."""
+
+    def __call__(self, sample: Tensor, random: SampleRandom | None = None) -> Tensor:
+        """Transform one sample, `[..., L]`; without `random` torch's global generator seeds it."""
+        lengths = torch.tensor([sample.shape[-1]])
+        batch = self.batch(
+            PaddedBatch(sample[None], lengths), SampleRandom.from_torch() if random is None else random
+        )
+        return batch.values[0, ..., : int(batch.lengths[0])]
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Make of several samples one of the same type, every field of which holds all of theirs.
+
+    Arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list; None stays where all have it,
+    and where some have it, there is a `PartialBatch` of the others.
+
+    Example:
+        >>> batch = collate([(np.zeros((1, 3)), None, "dog"), (np.ones((1, 2)), np.ones(4), "rain")])
+        >>> batch[0].values.shape, batch[0].lengths.tolist()
+        (torch.Size([2, 1, 3]), [3, 2])
+        >>> rows_of(batch[1], count=2).tolist(), batch[2]
+        ([1], ['dog', 'rain'])
+    """
+    columns = zip(*samples, strict=True)
+    return rebuild(samples[0], [collate_field(list(column)) for column in columns])
+
+
+def collate_field(values: list[Any]) -> Any:
+    """Put the values that one field has in several samples together, as `collate` does."""
+    if all(value is None for value in values):
+        return None
+    if any(value is None for value in values):
+        rows = [row for row, value in enumerate(values) if value is not None]
+        return PartialBatch(torch.tensor(rows), collate_field([values[row] for row in rows]))
+    if all(isinstance(value, np.ndarray | Tensor) for value in values):
+        tensors = [torch.as_tensor(value) for value in values]
+        return PaddedBatch.stack(tensors) if tensors[0].ndim else torch.stack(tensors)
+    if all(isinstance(value, int | float | np.number | np.bool_) for value in values):
+        return torch.tensor(values)
+    return values
+
+
+def rebuild(like: Any, fields: list[Any]) -> Any:
+    """Make a sample of the type of `like` (a named tuple, tuple or list) with these fields."""
+    return like._make(fields) if hasattr(like, "_make") else type(like)(fields)
+
+
+def part_of(sample: Any, part: slice) -> Any:
+    """Some samples of a collated batch, on end, as a batch; `part` has a start and a stop."""
+    return rebuild(sample, [_part(field, part) for field in sample])
+
+
+def rows_of(field: Any, count: int) -> Tensor:
+    """Which samples of a collated batch of `count` have a field: int64 `[n]` on the CPU, ascending."""
+    if isinstance(field, PartialBatch):
+        return field.rows
+    return torch.arange(0 if field is None else count)
+
+
+def values_of(field: Any) -> Any:
+    """What the samples that have a field have, collated; None if none has it."""
+    return field.values if isinstance(field, PartialBatch) else field
+
+
+def without_row(field: Any, row: int, count: int) -> Any:
+    """The arrays of a collated batch of `count` samples without those of one sample."""
+    rows, values = rows_of(field, count), values_of(field)
+    kept = rows != row
+    if not kept.any():
+        return None
+    if isinstance(values, PaddedBatch):
+        return PartialBatch(
+            rows[kept], PaddedBatch(values.values[kept.to(values.values.device)], values.lengths[kept])
+        )
+    return PartialBatch(rows[kept], values[kept.to(values.device)])
+
+
+def _part(field: Any, part: slice) -> Any:
+    if isinstance(field, PartialBatch):
+        inside = [row - part.start for row in field.rows.tolist() if part.start <= row < part.stop]
+        first = int((field.rows < part.start).sum())
+        if not inside:
+            return None
+        values = _part(field.values, slice(first, first + len(inside)))
+        return values if len(inside) == part.stop - part.start else PartialBatch(torch.tensor(inside), values)
+    if isinstance(field, PaddedBatch):
+        return PaddedBatch(field.values[part], field.lengths[part])
+    return field[part] if isinstance(field, Tensor | list) else field

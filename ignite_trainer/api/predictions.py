@@ -1,0 +1,173 @@
+"""Scores of every sample of a split, for reports and `predictions.csv`."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ignite_trainer.api.self_description import record
+from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.support.files import whole_file
+
+_SCORE = "score: "
+_SEPARATOR = "|"  # between the several labels of one sample
+# A spreadsheet takes such a cell for a formula, which can fetch and run; a "'" before it prevents that.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Scores that a model gave each sample of a split, in the split's order.
+
+    Attributes:
+        scores: float32 `[N, K]`, one for each class.
+        targets: bool `[N, K]`, which classes are right; one in each row unless `multilabel`.
+        class_names: of the K columns.
+        records: identity of each sample, such as its file and its fold; the same names in all.
+        multilabel: whether a sample can have several classes, or none.
+        positions: of the samples in their data set, or None where they were read from a file.
+    """
+
+    scores: NDArray[np.float32]
+    targets: NDArray[np.bool_]
+    class_names: tuple[str, ...]
+    records: tuple[Mapping[str, str | int], ...]
+    multilabel: bool = False
+    positions: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Column of the highest score of each sample, int64 `[N]`."""
+        best: NDArray[np.int64] = self.scores.argmax(axis=1)
+        return best
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the highest score is that of a right class, `[N]`."""
+        return self.targets[np.arange(len(self)), self.predicted]
+
+    def write_csv(self, path: Path) -> None:
+        """Write a line for each sample: its record, target, prediction and the scores.
+
+        Several targets of one sample are joined by `|`. Scores have nine digits, so they are equal when read
+        again. A text that a spreadsheet would take for a formula gets a `'`, which `read_csv` removes.
+        """
+        with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            about = list(self.records[0]) if self.records else []
+            writer.writerow([*about, "target", "prediction", *(_SCORE + name for name in self.class_names)])
+            names = np.array(self.class_names, dtype=object)
+            rows = zip(self.records, self.targets, names[self.predicted], self.scores, strict=True)
+            for sample, targets, prediction, scores in rows:
+                right = _SEPARATOR.join(names[targets])
+                texts = [_as_text(value) for value in (*sample.values(), right, prediction)]
+                writer.writerow([*texts, *(f"{score:.9g}" for score in scores)])
+
+    @classmethod
+    def read_csv(cls, path: Path, *, multilabel: bool = False) -> Predictions:
+        """Read a file of `write_csv`.
+
+        Raises:
+            ProtocolError: the file is not a table of predictions.
+        """
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            rows = [[_from_text(cell) for cell in row] for row in rows]
+            at = header.index("target")
+            classes = tuple(name.removeprefix(_SCORE) for name in header[at + 2 :])
+            labels = [row[at].split(_SEPARATOR) if multilabel else [row[at]] for row in rows]
+            right = [[name in found for name in classes] for found in labels]
+            targets = np.array(right, dtype=bool).reshape(len(rows), len(classes))
+            scores = np.array([row[at + 2 :] for row in rows], dtype=np.float32).reshape(targets.shape)
+            records = tuple(dict(zip(header[:at], map(_value, row), strict=False)) for row in rows)
+        except (OSError, ValueError, IndexError) as error:
+            raise ProtocolError(f"{path} is not a table of predictions: {error}") from error
+        return cls(
+            scores=scores, targets=targets, class_names=classes, records=records, multilabel=multilabel
+        )
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Concatenate predictions of several splits, such as all folds.
+
+        Raises:
+            ProtocolError: their classes differ.
+        """
+        first = parts[0]
+        if len({(part.class_names, part.multilabel) for part in parts}) > 1:
+            raise ProtocolError("Predictions over different classes cannot be pooled.")
+        return cls(
+            scores=np.concatenate([part.scores for part in parts]),
+            targets=np.concatenate([part.targets for part in parts]),
+            class_names=first.class_names,
+            records=tuple(sample for part in parts for sample in part.records),
+            multilabel=first.multilabel,
+        )
+
+
+class PredictionCollector:
+    """Collects the scores of an evaluation, batch by batch in any order, without waiting for the device."""
+
+    def __init__(self, dataset: Any, class_names: Sequence[str]) -> None:
+        self._dataset = dataset
+        self._class_names = tuple(class_names)
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def reset(self) -> None:
+        """Discard all batches."""
+        self._parts = []
+
+    def add(self, indices: Tensor, scores: Tensor, targets: Tensor) -> None:
+        """Keep the scores `[B, K]` and targets `[B]` or `[B, K]` of a batch."""
+        self._parts.append((indices, scores, targets))
+
+    def predictions(self) -> Predictions | None:
+        """Return the predictions in the data set's order; None unless each sample has a score per class."""
+        if not self._parts:
+            return None
+        indices, scores, targets = (torch.cat(column).cpu() for column in zip(*self._parts, strict=True))
+        if (
+            scores.dim() != 2
+            or len(scores) != len(indices)
+            or targets.is_floating_point()
+            or targets.shape not in (scores.shape[:1], scores.shape)
+        ):
+            return None
+        order = indices.argsort(stable=True)
+        indices, scores, targets = indices[order], scores[order], targets[order]
+        multilabel = targets.dim() == 2
+        chosen = targets if multilabel else torch.nn.functional.one_hot(targets, scores.shape[1])
+        names = self._class_names if len(self._class_names) == scores.shape[1] else ()
+        return Predictions(
+            scores=scores.float().numpy(),
+            targets=chosen.bool().numpy(),
+            class_names=names or tuple(map(str, range(scores.shape[1]))),
+            records=tuple(record(self._dataset, int(index)) for index in indices),
+            multilabel=multilabel,
+            positions=tuple(indices.tolist()),
+        )
+
+
+def _as_text(value: str | int) -> str | int:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _from_text(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _value(text: str) -> str | int:
+    return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text

@@ -1,0 +1,1 @@
+"""Checkpoints and the whole states of runs: written, verified, read."""

@@ -1,0 +1,1 @@
+"""The commands: run, sweep, check, explain and benchmark."""

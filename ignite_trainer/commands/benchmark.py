@@ -1,0 +1,253 @@
+"""Measures how fast a protocol trains and evaluates, in turns with its yardsticks in the same process.
+
+A machine that others use, or that grows warm, changes its speed by more than the differences to be measured.
+Protocol and yardsticks therefore take turns, and the result is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.utils import manual_seed
+
+from ignite_trainer.commands.projection import Projection, project
+from ignite_trainer.commands.stopwatch import Stopwatch, Turn
+from ignite_trainer.protocol.blueprint import Blueprint, draw
+from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.results import run_folder
+from ignite_trainer.runs.assembly import Parts, assemble
+from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.support.memory import peak_resident_bytes
+from ignite_trainer.support.profiling import Profile, profile_steps
+from ignite_trainer.support.progress import Progress
+
+OURS = "this protocol"
+FILE_NAME = "benchmark.json"
+
+_WARM_UP_STEPS = 6  # until the memory of a step has been seen once
+_PROFILED_STEPS = {"cpu": 3, "cuda": 10}  # a device waits before the first of them
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """Median and quartiles of several measurements."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Quartiles:
+        """Compute quartiles by linear interpolation between the ordered values."""
+        values = list(values)
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, first, third)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Speed of a protocol, or a yardstick, at one activity.
+
+    Attributes:
+        seconds_per_step: over the rounds.
+        samples_per_second: median over the rounds.
+        steps_per_round: number of consecutive steps timed in each round.
+        cost: the protocol's time per sample divided by this yardstick's in the same round; None for the
+            protocol itself.
+        gain: the inverse, computed round by round.
+    """
+
+    seconds_per_step: Quartiles
+    samples_per_second: float
+    steps_per_round: int
+    cost: Quartiles | None
+    gain: Quartiles | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """Training or evaluation.
+
+    Attributes:
+        speeds: of the protocol and its yardsticks, by name.
+        shares: share of each phase in a profile of the protocol's steps.
+        utilisation: share of that profile in which the accelerator was busy; None without one.
+    """
+
+    speeds: dict[str, Speed]
+    shares: dict[str, float]
+    utilisation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What was measured; the content of `benchmark.json`.
+
+    Attributes:
+        peak_memory_bytes: of this process and of its accelerator, before any yardstick was built.
+        activities: "training", where the protocol trains, and "evaluation".
+        projection: how long the protocol takes at these speeds.
+        rounds: number of turns of each contender.
+        environment: versions and hardware.
+        protocols: all contenders by name, as JSON types.
+    """
+
+    peak_memory_bytes: dict[str, int]
+    activities: dict[str, Activity]
+    projection: Projection
+    rounds: int
+    environment: dict[str, Any]
+    protocols: dict[str, dict[str, Any]]
+
+    def write(self, folder: Path) -> Path:
+        """Write `benchmark.json` into a folder, and return its path."""
+        run_folder.write_json(folder / FILE_NAME, asdict(self))
+        return folder / FILE_NAME
+
+
+def contenders(
+    protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None
+) -> dict[str, Blueprint]:
+    """Derive the yardsticks' protocols, and check them and the protocol itself.
+
+    Args:
+        protocol: a validated protocol; its evaluations and reporters are left out.
+        trusted: packages whose classes it may name besides the usual ones.
+        source: the file it was read from, for messages.
+
+    Returns:
+        The blueprint of the protocol under the name `OURS`, then those of its yardsticks by name.
+
+    Raises:
+        ProtocolError: a class cannot be found, or has other arguments; a yardstick does not fit.
+    """
+    seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
+    setup = protocol.setup.model_copy(update={"seed": seed, "suffix": "benchmark"})
+    protocol = protocol.model_copy(update={"setup": setup, "evaluations": {}, "reporters": []})
+    blueprints = {OURS: draw(protocol, trusted=trusted, source=source)}
+    for name, spec in protocol.yardsticks.items():
+        where = f"Yardsticks.{name}"
+        yardstick = build(blueprints[OURS].yardsticks[name], spec.args, where=where)
+        raw = build(yardstick.protocol, {}, protocol.to_json(), where=where)
+        blueprints[name] = draw(validate(raw, source=where), trusted=trusted, source=where)
+    return blueprints
+
+
+def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: float = 0.5) -> Benchmark:
+    """Measure the speeds of all contenders; nothing that is trained is kept.
+
+    Args:
+        blueprints: the result of `contenders`. A yardstick that cannot be built is left out with a warning.
+        rounds: number of turns of each contender.
+        turn_seconds: a turn has as many steps as fit in here, at least one.
+
+    Raises:
+        ProtocolError: something that the protocol itself names cannot be built.
+    """
+    with contextlib.ExitStack() as stack:
+        ours = _Contender(blueprints[OURS], stack)
+        profiles, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
+        built = {OURS: ours}
+        for name in [name for name in blueprints if name != OURS]:
+            try:
+                built[name] = _Contender(blueprints[name], stack)
+            except ProtocolError as error:
+                logging.getLogger(__name__).warning("Yardsticks.%s is left out. %s", name, error)
+        activities = {
+            name: Activity(
+                speeds=_race(name, built, rounds=rounds, turn_seconds=turn_seconds),
+                shares=profile.shares,
+                utilisation=profile.utilisation,
+            )
+            for name, profile in profiles.items()
+        }
+    rates = {name: activity.speeds[OURS].samples_per_second for name, activity in activities.items()}
+    return Benchmark(
+        peak_memory_bytes=peak_memory,
+        activities=dict(reversed(activities.items())),
+        projection=project(ours.blueprint.protocol, ours.parts.sizes, rates),
+        rounds=rounds,
+        environment=run_folder.describe_environment(seed=ours.seed, device=ours.parts.device),
+        protocols={name: each.protocol.to_json() for name, each in blueprints.items()},
+    )
+
+
+class _Contender:
+    """A protocol that is built, and takes its turns."""
+
+    def __init__(self, blueprint: Blueprint, stack: contextlib.ExitStack) -> None:
+        seed = blueprint.protocol.setup.seed
+        assert seed is not None, "contenders have a seed"
+        self.seed = seed
+        self.blueprint = blueprint
+        manual_seed(self.seed)
+        self.parts: Parts = assemble(self.blueprint, seed=self.seed)
+        stack.callback(self.parts.close)
+        self._training = Stopwatch.of_training(self.blueprint, self.parts) if self.parts.optimizer else None
+
+    def stopwatch(self, activity: str) -> Stopwatch:
+        """Prepare for an activity; only for one at a time, as both use the model and set its mode."""
+        if activity == "evaluation":
+            return Stopwatch.of_evaluation(self.blueprint, self.parts)
+        assert self._training is not None, "something is trained"
+        self.parts.plan.train_mode(self.parts.model)
+        return self._training
+
+    def profile(self) -> dict[str, Profile]:
+        """Profile each activity."""
+        profiles, device = {}, self.parts.device
+        # As in a run, the first evaluation comes before the first step, which uses what it leaves in memory.
+        for activity in ("evaluation", "training") if self._training else ("evaluation",):
+            watch = self.stopwatch(activity)
+            with watch.conditions():
+                watch.run(_WARM_UP_STEPS)
+                profiles[activity] = profile_steps(
+                    watch.run, count=_PROFILED_STEPS[device.type], device=device
+                )
+        return profiles
+
+
+def _race(
+    activity: str, built: Mapping[str, _Contender], *, rounds: int, turn_seconds: float
+) -> dict[str, Speed]:
+    watches = {name: contender.stopwatch(activity) for name, contender in built.items()}
+    for watch in watches.values():
+        watch.warm_up(steps=_WARM_UP_STEPS, turn_seconds=turn_seconds)
+    turns: dict[str, list[Turn]] = {name: [] for name in watches}
+    for _ in Progress(range(rounds), desc=f"Timing {activity}", unit="rounds"):
+        for name, watch in watches.items():
+            turns[name].append(watch.turn())
+    return {name: _speed(own, turns[OURS] if name != OURS else None) for name, own in turns.items()}
+
+
+def _speed(turns: list[Turn], ours: list[Turn] | None) -> Speed:
+    costs = [
+        one.seconds_per_sample / other.seconds_per_sample
+        for one, other in zip(ours or (), turns, strict=ours is not None)
+    ]
+    return Speed(
+        seconds_per_step=Quartiles.of(turn.seconds_per_step for turn in turns),
+        samples_per_second=statistics.median(1 / turn.seconds_per_sample for turn in turns),
+        steps_per_round=turns[0].steps,
+        cost=Quartiles.of(costs) if costs else None,
+        gain=Quartiles.of(1 / cost for cost in costs) if costs else None,
+    )
+
+
+def _peak_memory(device: torch.device) -> dict[str, int]:
+    resident = peak_resident_bytes()
+    found = {} if resident is None else {"resident": resident}
+    if device.type == "cuda":
+        found["device"] = torch.cuda.max_memory_allocated(device)
+    return found

@@ -1,0 +1,241 @@
+"""`--check`: finds what would fail before a run: protocol, data, model and weights, room on disks, memory.
+
+It trains nothing, but fetches what a run would fetch first.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ignite_trainer.api.findings import Finding, Inspection, Space
+from ignite_trainer.api.self_description import other_weights, weights_files
+from ignite_trainer.commands.check_report import show_findings
+from ignite_trainer.commands.check_room import (
+    ModelSize,
+    checkpoint_space,
+    least_memory,
+    memory_findings,
+    room_findings,
+)
+from ignite_trainer.commands.sweeps.combinations import combinations, is_fold
+from ignite_trainer.protocol.blueprint import Blueprint, draw
+from ignite_trainer.protocol.identity import digest
+from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.runs.assembly import (
+    examine,
+    require_a_batch,
+    training_device,
+    try_out,
+    try_out_model,
+    with_largest_batch,
+    without_weights,
+)
+from ignite_trainer.support.errors import ProtocolError
+
+_COUNTED = "weights, gradients and optimizer (--explain measures the batches, too)"
+
+
+@dataclass
+class Checked:
+    """Result of the check of one protocol.
+
+    Attributes:
+        findings: each once, errors first.
+        facts: a line about each thing that was looked at, by name.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class _ModelChecked(NamedTuple):
+    findings: tuple[Finding, ...]
+    weights: str
+    size: ModelSize
+
+
+def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
+    """Check protocols and print a report of each.
+
+    Args:
+        loads: reads and validates each protocol, by its file.
+        trusted: packages whose classes they may name besides the usual ones.
+
+    Returns:
+        0 if no error was found, 1 if one was, 2 if a protocol cannot be read.
+    """
+    checker = Checker(trusted)
+    status = 0
+    for path, load in loads.items():
+        started = time.monotonic()
+        try:
+            found = checker.check(load())
+            code = int(_has_error(found.findings))
+        except ProtocolError as error:
+            where = "" if error.source in (None, str(path)) else str(error.source)
+            found = Checked(findings=_errors(error.problems, where=where))
+            code = 2
+        show_findings(str(path), found.findings, found.facts, seconds=time.monotonic() - started)
+        status = max(status, code)
+    return status
+
+
+class Checker:
+    """Checks protocols; data and models that several of them share are looked at once."""
+
+    def __init__(self, trusted: Iterable[str] = ()) -> None:
+        self._trusted = frozenset(trusted)
+        self._done: dict[str, tuple[Any, list[str]]] = {}
+        self._last_model: tuple[str, nn.Module] | None = None
+
+    def check(self, protocol: Protocol) -> Checked:
+        """Check a validated protocol, with all runs of its sweep."""
+        found = Checked()
+        runs, problems = self._runs(protocol)
+        found.findings += _errors(problems)
+        if not runs:
+            found.facts["Data and model"] = "not looked at: first mend what the protocol names"
+            return found
+        spaces: list[Space] = []
+        for run in runs:
+            self._check_run(run, found, spaces)
+        found.findings += room_findings(spaces, found.facts)
+        found.findings = sorted(dict.fromkeys(found.findings), key=lambda finding: finding.severity)
+        return found
+
+    def _runs(self, protocol: Protocol) -> tuple[list[Blueprint], list[str]]:
+        """Draw all runs; if some of a sweep cannot be, return the problems and a run without the sweep."""
+        problems: list[str] = []
+        try:
+            if protocol.sweep:
+                runs = combinations(protocol, trusted=self._trusted, building=False)
+                return [run.blueprint for run in runs], []
+        except ProtocolError as error:
+            problems = error.problems
+        try:
+            return [draw(protocol.model_copy(update={"sweep": {}}), trusted=self._trusted)], problems
+        except ProtocolError as error:
+            return [], list(dict.fromkeys([*problems, *error.problems]))
+
+    def _check_run(self, run: Blueprint, found: Checked, spaces: list[Space]) -> None:
+        """Check one run; add to what was found of the protocol, and to the room its runs need."""
+        data = self._inspect_data(run)
+        run = replace(run, dataset_args={**run.dataset_args, **data.to_build})
+        sizes, problems = self._once("Dataset, Transforms or Task", partial(try_out, run), *_data_key(run))
+        of_data = [problem for problem in problems if problem.startswith("Dataset")]
+        if of_data or data.to_build:  # weights are fetched only for data that are there
+            complete, run = run, without_weights(run)
+            if run is not complete:
+                found.facts.setdefault("Weights", "not looked at: first mend the data")
+        if _has_error(data.findings):  # they tell why it cannot be built
+            told = [problem for problem in of_data if not problem.startswith("Dataset.args.fold ")]
+            problems = [problem for problem in problems if problem not in told]
+        found.findings += [*data.findings, *_errors(problems)]
+        if data.summary:
+            found.facts["Data"] = data.summary
+        spaces += [space for space in data.space if space not in spaces]
+
+        model, problems = self._once("Model", partial(self._check_model, run), *_model_key(run))
+        found.findings += _errors(problems)
+        if sizes is not None:
+            _, problems = _attempt("Setup", partial(require_a_batch, run, sizes["train"]))
+            found.findings += _errors(problems)
+            fitting = with_largest_batch(run, sizes["train"]) if problems else run
+            if model and fitting:
+                found.findings += self._examine(fitting)
+        spaces.append(checkpoint_space(run.protocol, model.size if model else None))
+        if model is None:
+            found.facts["Memory"] = "not known: the model could not be built"
+            return
+        found.findings += model.findings
+        if model.weights:
+            found.facts["Weights"] = model.weights
+        needed = least_memory(run.protocol, model.size)
+        found.findings += memory_findings(needed, training_device(), found.facts, at_least_for=_COUNTED)
+
+    def _inspect_data(self, run: Blueprint) -> Inspection:
+        """Ask the class of the data set for its findings, once for all folds."""
+        inspect = getattr(run.dataset, "inspect_data", None)
+        args = run.dataset_args
+        but_fold = {key: value is not None if is_fold(f".{key}") else value for key, value in args.items()}
+        look = partial(build, inspect, args, where="Dataset") if inspect else Inspection
+        inspection, problems = self._once("Dataset", look, run.protocol.dataset.path, but_fold)
+        return inspection or Inspection(findings=tuple(_errors(problems)))
+
+    def _check_model(self, run: Blueprint) -> _ModelChecked:
+        model = self._build_model(run)
+        damaged = [
+            Finding(
+                severity="error",
+                what="A file of weights is damaged, or not the one it is named for: another sha256.",
+                where=str(path),
+                remedy="Take it away and fetch it again, or name it otherwise.",
+            )
+            for path in other_weights(model)
+        ]
+        files = [f"{file.name} (sha256 {file.sha256[:12]}...)" for file in weights_files(model)]
+        return _ModelChecked(tuple(damaged), ", ".join(files), ModelSize.of(model))
+
+    def _examine(self, run: Blueprint) -> list[Finding]:
+        """Ask task, evaluations and metrics of a run whose parts can all be built."""
+        setup = run.protocol.setup.model_dump(exclude={"seed"})
+        key = (*_model_key(run), *_data_key(run), run.protocol.to_json()["Metrics"], setup)
+        findings, problems = self._once("Task", lambda: examine(run, self._build_model(run)), *key)
+        return findings or _errors(problems)
+
+    def _build_model(self, run: Blueprint) -> nn.Module:
+        """Build the model of a run, unless it is the one that was built last."""
+        key = digest(_model_key(run))
+        if self._last_model is None or self._last_model[0] != key:
+            self._last_model = None
+            gc.collect()
+            self._last_model = (key, try_out_model(run))
+        return self._last_model[1]
+
+    def _once(self, where: str, step: Callable[[], Any], *key: Any) -> tuple[Any, list[str]]:
+        """Carry out a step once for equal keys; return its result, or None, and its problems."""
+        name = digest([where, *key])
+        if name not in self._done:
+            self._done[name] = _attempt(where, step)
+        return self._done[name]
+
+
+def _data_key(run: Blueprint) -> tuple[Any, ...]:
+    """Return what runs with the same data and task have in common."""
+    content = run.protocol.to_json()
+    sections = ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")
+    return (*map(content.get, sections), bool(run.protocol.setup.epochs))
+
+
+def _model_key(run: Blueprint) -> tuple[Any, ...]:
+    """Return what runs with the same model have in common."""
+    content, setup = run.protocol.to_json(), run.protocol.setup
+    sections = ("Model", "Parameters", "Optimizer", "Scheduler")
+    return (*map(content.get, sections), setup.precision, setup.epochs)
+
+
+def _attempt(where: str, step: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """Return the result of a step, or None, and its problems."""
+    try:
+        return step(), []
+    except ProtocolError as error:
+        return None, error.problems
+    except Exception as error:  # classes of a protocol may raise anything
+        return None, [f"{where}: {type(error).__name__}: {error}"]
+
+
+def _errors(problems: Iterable[str], *, where: str = "") -> list[Finding]:
+    return [Finding(severity="error", what=problem, where=where) for problem in problems]
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)

@@ -1,0 +1,262 @@
+"""Estimates what a run will take from a few of its steps and one checkpoint: time, memory and tensor shapes.
+
+Steps are measured at the protocol's batch size where that is quick; otherwise at two smaller sizes, and
+extrapolated linearly. The larger size goes first: the memory that smaller steps leave to the process comes in
+pieces too small for larger ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.commands.check_room import existing
+from ignite_trainer.commands.projection import project
+from ignite_trainer.commands.stopwatch import Stopwatch
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.results import run_folder
+from ignite_trainer.runs.assembly import Parts, with_other_batches
+from ignite_trainer.support.errors import RunFailed
+from ignite_trainer.support.memory import peak_resident_bytes
+
+Activity = Literal["training", "evaluation"]
+
+_FEW = 4  # samples of the smaller batch
+# Seconds that a measured step may take. Memory of training grows evenly with the batch; that of an evaluation
+# may not.
+_SECONDS: Mapping[Activity, float] = {"training": 8.0, "evaluation": 30.0}
+_QUICK, _REPEATED = 1.0, 4  # a step that takes fewer seconds is measured so many times
+_DEEPEST = 2  # levels of modules whose outputs are shown
+_PEAK_RESET = Path("/proc/self/clear_refs")
+
+
+class Step(NamedTuple):
+    """A step with one batch size.
+
+    Attributes:
+        samples: batch size.
+        seconds: duration once warm.
+        peak_bytes: largest resident memory of the process, or of tensors on an accelerator; None if unknown.
+        measured: largest batch size that was measured.
+    """
+
+    samples: int
+    seconds: float
+    peak_bytes: int | None
+    measured: int
+
+
+class Checkpoint(NamedTuple):
+    """Writing time of a state and its best files in seconds, and memory of the copy that is written."""
+
+    seconds: float = 0.0
+    copy_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """What a run will take.
+
+    Attributes:
+        steps: a step of each activity.
+        checkpoint: what a checkpoint takes, or the reason why none could be written.
+        seconds_per_epoch: training and the evaluations after it; without training, the evaluation alone.
+        seconds_per_run: all epochs, the evaluation before the first and the checkpoint after the last.
+        peak_bytes: largest memory of all activities; None if unknown.
+        batch: shape of each field of a batch, by name; of training, if anything is trained.
+        stages: shape of each module's output, by name; B is the batch.
+    """
+
+    steps: dict[Activity, Step]
+    checkpoint: Checkpoint | str
+    seconds_per_epoch: float
+    seconds_per_run: float
+    peak_bytes: int | None
+    batch: dict[str, str]
+    stages: dict[str, str]
+
+
+def estimate(
+    blueprint: Blueprint, parts: Parts, *, seed: int, tell: Callable[[str], object] = lambda _: None
+) -> Estimates:
+    """Carry out a few steps of each activity; this changes the model's weights.
+
+    `tell` is called with a description of each measurement before it starts.
+    """
+    setup, sizes = blueprint.protocol.setup, parts.sizes
+    measurement = _Measurement(blueprint, parts, seed, tell)
+    evaluated = min(setup.batch_test or setup.batch_train, sizes["test"])
+    steps: dict[Activity, Step] = {"evaluation": measurement.step("evaluation", evaluated)}
+    if parts.optimizer:
+        steps["training"] = measurement.step("training", setup.batch_train)
+    tell("Measuring a checkpoint")
+    checkpoint = _write_checkpoint(blueprint, parts)
+    writing, copy_bytes = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint()
+    rates: dict[str, float] = {name: step.samples / step.seconds for name, step in steps.items()}
+    projection = project(blueprint.protocol, sizes, rates)
+    first = sizes["test"] / rates["evaluation"]
+    seconds_per_epoch = first
+    if epochs := projection.epochs:
+        # A state is not copied before the previous one is written.
+        seconds_per_epoch = max((projection.seconds_per_run - first) / epochs, writing)
+    # On the CPU, a state that is being written takes memory besides the steps.
+    beside = copy_bytes if parts.device.type == "cpu" else 0
+    peaks = [step.peak_bytes + beside for step in steps.values() if step.peak_bytes is not None]
+    return Estimates(
+        steps=steps,
+        checkpoint=checkpoint,
+        seconds_per_epoch=seconds_per_epoch,
+        seconds_per_run=first + epochs * seconds_per_epoch + writing,
+        peak_bytes=max(peaks, default=None),
+        batch=measurement.batch,
+        stages=measurement.stages,
+    )
+
+
+@dataclass
+class _Measurement:
+    """Measures steps with batches of several sizes, and records shapes on the way."""
+
+    blueprint: Blueprint
+    parts: Parts
+    seed: int
+    tell: Callable[[str], object]
+    batch: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+
+    def step(self, activity: Activity, samples: int) -> Step:
+        """Measure a step of the whole batch, or extrapolate from two batches for which there is time."""
+        few = max(_FEW, self.blueprint.protocol.setup.chunk or 0)
+        trial = self._measure(activity, min(few, samples), trial=True)
+        affordable = max(3 * few, int(_SECONDS[activity] / trial.seconds * trial.samples))
+        more = self._measure(activity, min(samples, affordable))
+        if more.samples == samples:
+            return more
+        return extrapolate(self._measure(activity, more.samples // 3), more, samples)
+
+    def _measure(self, activity: Activity, samples: int, *, trial: bool = False) -> Step:
+        """Measure a step; a trial records shapes, too, and leaves memory as it was."""
+        self.tell(f"Measuring {activity} with batches of {samples}")
+        changes = {"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
+        if trial:
+            changes["keep_memory"] = False
+        blueprint = self.blueprint.with_setup(**changes)
+        with contextlib.ExitStack() as stack:
+            parts = with_other_batches(blueprint, self.parts, seed=self.seed)
+            stack.callback(parts.close)
+            if activity == "training":
+                watch, loader = Stopwatch.of_training(blueprint, parts), parts.training
+                parts.plan.train_mode(parts.model)
+            else:
+                watch, loader = Stopwatch.of_evaluation(blueprint, parts), parts.evaluation["test"]
+            _reset_peak(parts.device)
+            stack.enter_context(watch.conditions())
+            if trial:
+                sample = next(batch.sample for batch in loader if batch.sample is not None)
+                self.batch = _shapes_of_fields(sample, samples)
+                stack.enter_context(_recorded_shapes(parts.model, samples, self.stages))
+            turn = watch.turn()
+            if turn.seconds < _QUICK:
+                watch.steps_per_turn = _REPEATED
+                turn = watch.turn()
+            return Step(samples, turn.seconds_per_sample * samples, _peak(parts.device), samples)
+
+
+def extrapolate(few: Step, more: Step, samples: int) -> Step:
+    """Continue the line through two steps to a larger batch; never below what was measured."""
+
+    def line(one: float, other: float) -> float:
+        slope = max(0.0, (other - one) / (more.samples - few.samples))
+        return other + slope * (samples - more.samples)
+
+    peak = None
+    if few.peak_bytes is not None and more.peak_bytes is not None:
+        peak = int(line(few.peak_bytes, more.peak_bytes))
+    return Step(samples, line(few.seconds, more.seconds), peak, more.samples)
+
+
+def _write_checkpoint(blueprint: Blueprint, parts: Parts) -> Checkpoint | str:
+    """Save as after the best epoch so far, on the disk of the results; return an error as text."""
+    if not parts.optimizer:
+        return Checkpoint()
+    protocol = blueprint.protocol
+    state = {"optimizer": parts.optimizer, **({"average": parts.average} if parts.average else {})}
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix="explain-", dir=existing(run_folder.root_of(protocol))
+        ) as folder:
+            checkpoints = Checkpoints(
+                Path(folder),
+                protocol,
+                model=parts.model,
+                state=state,
+                saved_weights=parts.evaluated_weights,
+            )
+            start = time.monotonic()
+            values = {line.line_label: 0.0 for line in protocol.lines.values()}
+            checkpoints.save(values, position=Position(epoch=1, iteration=1, complete=True))
+            checkpoints.wait()
+            seconds = time.monotonic() - start
+            return Checkpoint(seconds, sum(path.stat().st_size for path in Path(folder).glob("last_*.pt")))
+    except (OSError, RunFailed) as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def _recorded_shapes(model: nn.Module, samples: int, shapes: dict[str, str]) -> Iterator[None]:
+    """Record the shapes of modules' first outputs within a block."""
+
+    def record(name: str, module: nn.Module, _: object, output: object) -> None:
+        shapes.setdefault(name, f"{type(module).__name__} {_shape(output, samples)}")
+
+    hooks = [
+        module.register_forward_hook(functools.partial(record, name))
+        for name, module in model.named_modules()
+        if name and name.count(".") < _DEEPEST
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _shapes_of_fields(sample: Any, samples: int) -> dict[str, str]:
+    if not isinstance(sample, Mapping):
+        sample = dict(zip(getattr(sample, "_fields", range(len(sample))), sample, strict=True))
+    return {str(name): _shape(field, samples) for name, field in sample.items()}
+
+
+def _shape(value: Any, samples: int) -> str:
+    """Describe the shape and type of a tensor, or of those in a list; B stands for the batch."""
+    if isinstance(value, Tensor):
+        sizes = ["B" if size == samples and not axis else str(size) for axis, size in enumerate(value.shape)]
+        return f"[{', '.join(sizes)}] {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, tuple | list) and any(isinstance(each, Tensor) for each in value):
+        return ", ".join(_shape(each, samples) for each in value if isinstance(each, Tensor))
+    if isinstance(value, list):
+        return f"list of {'B' if len(value) == samples else len(value)}"
+    return type(value).__name__
+
+
+def _reset_peak(device: torch.device) -> None:
+    gc.collect()  # a former loader may hold a copy of the data on the device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _PEAK_RESET.exists():
+        _PEAK_RESET.write_text("5")  # resets the peak to what is in use
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()

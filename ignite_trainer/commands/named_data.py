@@ -1,0 +1,75 @@
+"""The data set that a protocol or a class names, for commands that work with it without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from torch.utils.data import Dataset
+
+from ignite_trainer.api.self_description import folds, held_out_folds
+from ignite_trainer.commands import cli
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.instantiate import build, check_arguments, resolve
+from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.protocol.section import ClassSpec
+from ignite_trainer.runs.assembly import SPLITS, build_dataset
+from ignite_trainer.support.errors import ProtocolError
+
+
+class NamedData(NamedTuple):
+    """A data set that was named.
+
+    Attributes:
+        splits: the data set of each split; None: it is not in splits, or both are all of it.
+        made_from: class and arguments, as JSON types.
+    """
+
+    splits: dict[str | None, Any]
+    made_from: dict[str, Any]
+
+
+def of_protocol(
+    path: Path, overrides: Sequence[str] = (), *, trusted: Sequence[str] = (), defaults: Path
+) -> NamedData:
+    """Build both splits of a protocol's data set.
+
+    Args:
+        path: of the protocol.
+        overrides: words of the command line that replace keys of it.
+        trusted: packages whose classes it may name besides the usual ones.
+        defaults: the file that supplies what published protocols lack.
+
+    Raises:
+        ProtocolError: with what is wrong.
+    """
+    rest, found = split_overrides(overrides)
+    if rest:
+        raise ProtocolError(f"{' '.join(rest)}: neither a flag nor a key of the protocol.")
+    protocol = cli.load(path, found, defaults=defaults)
+    blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
+    splits: dict[str | None, Any] = {split: build_dataset(blueprint, split) for split in SPLITS}
+    if folds(splits["test"]) and not held_out_folds(splits["test"]):
+        splits = {None: splits["test"]}
+    spec = protocol.dataset.model_dump(mode="json", by_alias=True)
+    return NamedData(splits, spec)
+
+
+def of_class(path: str, args: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> NamedData:
+    """Build one data set, whatever split its arguments mean.
+
+    Raises:
+        ProtocolError: with what is wrong.
+    """
+    try:
+        spec = ClassSpec.model_validate({"class": path, "args": args})
+    except ValidationError as error:
+        raise ProtocolError([f"Dataset: {one['msg']}" for one in error.errors()]) from error
+    kind = resolve(spec, Dataset, where="Dataset", trusted=trusted)
+    problems = check_arguments(kind, spec.args, where="Dataset.args")
+    if problems:
+        raise ProtocolError(problems)
+    made: Any = build(kind, spec.args, where="Dataset")
+    return NamedData({None: made}, spec.model_dump(mode="json", by_alias=True))

@@ -1,0 +1,154 @@
+"""Times steps of a run: its engine, loader, metrics and augmentation, a few steps at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from ignite.engine import Engine, Events
+from torch.profiler import record_function
+
+from ignite_trainer.data.loader import SplitLoader
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.protocol.sections import Setup
+from ignite_trainer.runs.assembly import Parts
+from ignite_trainer.support.memory import freed_memory
+from ignite_trainer.support.profiling import phase
+from ignite_trainer.training import metrics
+from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
+from ignite_trainer.training.precision import float32_products
+
+_WITHOUT_END = 2**31
+_READY_BATCHES = 2  # of each loader process, torch's default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Duration of consecutive steps."""
+
+    seconds: float
+    steps: int
+    samples: int
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean over the turn."""
+        return self.seconds / self.steps
+
+    @property
+    def seconds_per_sample(self) -> float:
+        """Mean over the turn; the last batch of a pass may be smaller than others."""
+        return self.seconds / self.samples
+
+
+class Stopwatch:
+    """Runs and times steps of an engine over a loader, pass after pass.
+
+    On a CPU, loader and step share the processors, so the time of a step includes making the next batch. The
+    first steps of a turn are not timed: they use up batches that were made during the turns of others, and
+    allocate the memory that others gave back.
+
+    Attributes:
+        steps_per_turn: number of timed steps.
+    """
+
+    def __init__(
+        self, engine: Engine, loader: SplitLoader, setup: Setup, *, workers: int, device: torch.device
+    ) -> None:
+        self._engine = engine
+        self._loader = loader
+        self._setup = setup
+        self._workers = workers
+        self._device = device
+        # An engine that is left in the middle of a pass takes that for an error, and says so.
+        engine.logger = logging.getLogger(__name__)
+        engine.logger.setLevel(logging.CRITICAL)
+        self._epochs: int | None = None
+        self._left = self._samples = 0
+        self.steps_per_turn = 1
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        _name_data_wait(engine)
+
+    @classmethod
+    def of_training(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
+        """Time training steps, of parts with an optimizer; call it once for the same parts."""
+        assert parts.optimizer is not None, "something is trained"
+        setup = blueprint.protocol.setup
+        engine = make_trainer(
+            parts.task,
+            parts.model,
+            parts.optimizer,
+            parts.plan,
+            setup,
+            device=parts.device,
+            scaler=parts.scaler,
+            progress=False,
+        )
+        metrics.attach_running_metrics(blueprint, engine, device=parts.device)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: parts.training.set_epoch(engine.state.epoch))
+        logged = metrics.logged_steps(setup.log_interval)
+        engine.add_event_handler(logged, lambda: float(engine.state.metrics[RUNNING_LOSS]))
+        watch = cls(engine, parts.training, setup, workers=setup.workers_train, device=parts.device)
+        watch._epochs = _WITHOUT_END
+        return watch
+
+    @classmethod
+    def of_evaluation(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
+        """Time evaluation steps over the held-out split, with metrics."""
+        setup = blueprint.protocol.setup
+        engine = make_evaluator(parts.task, parts.model, setup, device=parts.device, title=None)
+        metrics.attach_metrics(blueprint, engine, "test", device=parts.device)
+        loader = parts.evaluation["test"]
+        return cls(engine, loader, setup, workers=setup.workers_test, device=parts.device)
+
+    def warm_up(self, *, steps: int, turn_seconds: float) -> None:
+        """Run the first steps, which are slow, and choose as many steps per turn as fit in `turn_seconds`.
+
+        A turn consists of whole optimizer steps, at least one.
+        """
+        with self.conditions():
+            self.run(steps)
+            whole = self._setup.accumulate
+            self.steps_per_turn = whole * max(1, round(turn_seconds / (whole * self.turn().seconds)))
+
+    def turn(self) -> Turn:
+        """Run one turn, and return how long it took."""
+        with self.conditions():
+            self.run(_READY_BATCHES * self._workers + 1)
+            start, before = time.perf_counter(), self._samples
+            self.run(self.steps_per_turn)
+            seconds = time.perf_counter() - start
+        return Turn(seconds=seconds, steps=self.steps_per_turn, samples=self._samples - before)
+
+    def run(self, steps: int = 1) -> None:
+        """Run steps, and wait until the device has finished them."""
+        self._left = steps
+        with self.conditions():
+            while self._left:  # an evaluation ends after each pass, and starts again
+                self._engine.run(self._loader, max_epochs=self._epochs)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    @contextlib.contextmanager
+    def conditions(self) -> Iterator[None]:
+        """Set arithmetic and memory of the process as in a run of the protocol."""
+        with float32_products(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
+            yield
+
+    def _count(self, engine: Engine) -> None:
+        assert engine.state.batch is not None, "a step has a batch"
+        self._samples += len(engine.state.batch.indices)  # type: ignore[attr-defined]
+        self._left -= 1
+        if self._left == 0:
+            engine.interrupt()
+
+
+def _name_data_wait(engine: Engine) -> None:
+    """Make the time in which an engine waits for its next batch a phase."""
+    waiting: list[record_function] = []
+    engine.add_event_handler(Events.GET_BATCH_STARTED, lambda: waiting.append(phase("data wait").__enter__()))
+    engine.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: waiting.pop().__exit__(None, None, None))

@@ -1,0 +1,1 @@
+"""Sweeps: one run for each combination of values, and what they reach together."""

@@ -1,0 +1,171 @@
+"""A sweep as a list of protocols, one for every combination of its values; all are checked at once."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue as Json
+
+from ignite_trainer.protocol.blueprint import Blueprint, draw
+from ignite_trainer.protocol.identity import digest
+from ignite_trainer.protocol.overrides import find_place, split_key
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.validation import json_path, validate
+from ignite_trainer.results.run_folder import slug
+from ignite_trainer.runs.assembly import try_out
+from ignite_trainer.support.errors import ProtocolError
+
+Location = tuple[str | int, ...]
+
+# What is the same for all runs of a sweep, and why.
+_FIXED: dict[Location, str] = {
+    ("Sweep",): "a sweep has no sweeps",
+    ("Setup", "saved_models_path"): "all runs of a sweep lie in one folder",
+    ("Setup", "name"): "all runs of a sweep lie in one folder",
+    ("Visdom",): "what is watched changes no figure",
+    ("Reporters",): "what is written down changes no figure",
+}
+_LONGEST_VALUE = 40  # characters of a value in the name of a folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """One run of a sweep.
+
+    Attributes:
+        name: of its folder, made of the values: "fold-3_seed-1".
+        values: by key, as `Dataset.args.fold`.
+        blueprint: its protocol, with the values in their places and no sweep, and its classes.
+    """
+
+    name: str
+    values: dict[str, Json]
+    blueprint: Blueprint
+
+
+def combinations(
+    protocol: Protocol,
+    *,
+    trusted: Iterable[str] = (),
+    source: str | None = None,
+    building: bool = True,
+) -> tuple[Combination, ...]:
+    """List the runs of a sweep; what is slow to build of them (model, decoded data) is not built.
+
+    The last key varies fastest.
+
+    Args:
+        protocol: a validated protocol that has a `Sweep`.
+        trusted: packages whose classes it may name besides the usual ones.
+        source: the file it was read from, for messages.
+        building: whether what is quick to build is built, to see that it can be.
+
+    Raises:
+        ProtocolError: with every problem of every combination, each once.
+    """
+    base = {**protocol.to_json(), "Sweep": {}}
+    locations = _locate_keys(base, protocol.sweep, source=source)
+    keys = [json_path(location) for location in locations]
+    rows = list(itertools.product(*protocol.sweep.values()))
+    problems: list[str] = []
+    tried: set[str] = set()
+    found = []
+    for name, row in zip(_names(locations, rows), rows, strict=True):
+        raw = copy.deepcopy(base)
+        for key, value in zip(protocol.sweep, row, strict=True):
+            parent, step, _ = find_place(raw, split_key(key), said=key)
+            parent[step] = value
+        try:
+            blueprint = draw(validate(raw), trusted=trusted)
+            if building:
+                _try_out(blueprint, tried)
+            values = dict(zip(keys, row, strict=True))
+            found.append(Combination(name=name, values=values, blueprint=blueprint))
+        except ProtocolError as error:
+            problems += error.problems
+    if problems:
+        raise ProtocolError(dict.fromkeys(problems), source=source)
+    return tuple(found)
+
+
+def is_fold(key: str) -> bool:
+    """Whether a swept key chooses the fold that is held out."""
+    return key.endswith(".fold")
+
+
+def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
+    """Build what is quick to build, unless that was `tried`."""
+    content = blueprint.protocol.to_json()
+    key = digest([content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")])
+    if key not in tried:
+        tried.add(key)
+        try_out(blueprint)
+
+
+def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: str | None) -> list[Location]:
+    """The places of all keys; a ProtocolError says what is wrong with keys and values by themselves."""
+    locations: list[Location] = []
+    problems: list[str] = []
+    for key, values in sweep.items():
+        try:
+            location = find_place(copy.deepcopy(base), split_key(key), said=f"Sweep.{key}").location
+        except ProtocolError as error:
+            problems += error.problems
+            continue
+        problems += [
+            f"Sweep.{key} cannot be swept: {reason}; remove it."
+            for fixed, reason in _FIXED.items()
+            if _overlap(location, fixed)
+        ]
+        problems += [
+            f"Sweep.{key} and Sweep.{json_path(other)} are of one place; keep one of them."
+            for other in locations
+            if _overlap(location, other)
+        ]
+        locations.append(location)
+        texts = [json.dumps(value) for value in values]
+        repeated = sorted({text for text in texts if texts.count(text) > 1})
+        problems += [f"Sweep.{key} lists {text} twice; keep one." for text in repeated]
+    if problems:
+        raise ProtocolError(problems, source=source)
+    return locations
+
+
+def _overlap(first: Location, second: Location) -> bool:
+    return all(one == other for one, other in zip(first, second, strict=False))
+
+
+def _names(locations: Sequence[Location], rows: Sequence[Sequence[Json]]) -> list[str]:
+    """Names of folders, each another one whatever the case."""
+    lasts = [location[-1] for location in locations]
+    labels = [
+        str(last) if isinstance(last, str) and lasts.count(last) == 1 else slug(json_path(location))
+        for last, location in zip(lasts, locations, strict=True)
+    ]
+    names: list[str] = []
+    taken: set[str] = set()
+    for row in rows:
+        name = slug(
+            "_".join(f"{label}-{_value_name(value)}" for label, value in zip(labels, row, strict=True))
+        )
+        numbered = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+        name = next(candidate for candidate in numbered if candidate.casefold() not in taken)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _value_name(value: Json) -> str:
+    """A value as part of a folder's name; numbers keep their sign and size."""
+    if isinstance(value, list):
+        text = "-".join(map(_value_name, value))
+    elif isinstance(value, int | float):
+        text = json.dumps(value).replace("e+", "e")  # of 1e+30 a slug would make 1e-30
+    else:
+        text = slug(value if isinstance(value, str) else json.dumps(value))
+    return text if len(text) <= _LONGEST_VALUE else digest(value)

@@ -1,0 +1,272 @@
+"""A sweep: one run for every combination of the values in a protocol's `Sweep`, carried on where it stopped.
+
+```text
+<saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix where the fold is swept: it names one
+    sweep.json              protocol, seed, and which run has which values
+    fold-1/ fold-2/ ...     the runs; one that was not finished goes on from its last state, and is kept as
+                            fold-2_unfinished-1 if it has none, with error.txt where it ended by an error
+                            that nobody foresaw
+    summary.json sweep.md   written anew after every run; report.html is the table with all pictures
+    predictions.csv         of all folds, once they are there, and pictures of them
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import secrets
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ignite_trainer.api import file_names
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.commands.sweeps import sweep_summary
+from ignite_trainer.commands.sweeps.combinations import Combination, combinations, is_fold
+from ignite_trainer.commands.sweeps.groups import varies_fold_alone
+from ignite_trainer.commands.sweeps.sweep_summary import Pooled, Summary
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.protocol.identity import purpose
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.reporters.page import media, prediction_sections, render
+from ignite_trainer.reporters.page.render import Section
+from ignite_trainer.results import run_folder
+from ignite_trainer.results.record import RunRecord
+from ignite_trainer.runs import experiment, resuming
+from ignite_trainer.support.distributed import is_main, main_says, world_size
+from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.folder_lock import alone_in
+from ignite_trainer.support.terminal import add_row, make_table, show
+
+_MOST_CURVES = 20  # in a report, which holds their pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A checked sweep: its runs, and the folder they lie in."""
+
+    protocol: Protocol
+    runs: tuple[Combination, ...]
+    folder: Path
+
+
+def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Plan:
+    """Check all runs of a sweep without writing anything.
+
+    Args:
+        protocol: a validated protocol that has a `Sweep`.
+        trusted: packages whose classes it may name besides the usual ones.
+        source: the file it was read from, for messages.
+
+    Raises:
+        ProtocolError: with every problem of every run, each once.
+    """
+    runs = combinations(protocol, trusted=trusted, source=source)
+    suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
+    own = purpose(protocol, runs[0].blueprint.classes)
+    name = run_folder.slug("_".join(filter(None, ["sweep", suffix, own])))
+    folder = run_folder.runs_of(protocol) / name
+    return Plan(protocol=protocol, runs=runs, folder=folder)
+
+
+def carry_out(plan: Plan) -> Summary:
+    """Carry out the unfinished runs one after the other; a run that fails does not stop the others.
+
+    Raises:
+        ProtocolError: another process carries out this sweep, or its folder cannot be used.
+    """
+    with contextlib.ExitStack() as lock:
+        seed, records = main_says(lambda: _begin_or_go_on(plan, lock))
+        if records:
+            show(f"{len(records)} of {len(plan.runs)} runs are finished, and skipped: {', '.join(records)}")
+        failures: dict[str, str] = {}
+        for number, run in enumerate(plan.runs, start=1):
+            if run.name in records:
+                continue
+            show(f"Run {number} of {len(plan.runs)}: {run.name}")
+            reached = _attempt(run, plan.folder / run.name, seed=seed)
+            if isinstance(reached, RunRecord):
+                records[run.name] = reached
+            else:
+                print(f"error: {run.name}: {reached}", file=sys.stderr)
+                failures[run.name] = reached
+            gc.collect()  # engines and handlers refer to each other, and to the model
+            if is_main():
+                _write_summary(plan, records, failures)
+        summary = main_says(lambda: _write_summary(plan, records, failures))
+    _show_summary(summary)
+    if is_main() and (said := render.said(plan.folder)):
+        show(said)
+    return summary
+
+
+def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
+    """Lock the sweep's folder; return the seed, and the records of finished runs by name."""
+    run_folder.check_writable(plan.protocol)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    lock.enter_context(alone_in(plan.folder, name="sweep"))
+    found = {run.name: _finished(plan.folder / run.name) for run in plan.runs}
+    return _seed(plan), {name: record for name, record in found.items() if record}
+
+
+def _can_go_on(blueprint: Blueprint, folder: Path) -> bool:
+    """Return whether a run goes on from its last state; set aside one that cannot."""
+    if resuming.can_go_on(blueprint, folder):
+        show(f"{folder.name} was not finished; it goes on from its last state.")
+        return True
+    _set_aside(folder)
+    return False
+
+
+def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
+    """Carry out a run; return its record, or why it failed."""
+    blueprint = run.blueprint
+    if blueprint.protocol.setup.seed is None:
+        blueprint = blueprint.with_setup(seed=seed)
+    try:
+        resume = main_says(lambda: _can_go_on(blueprint, folder))
+        return experiment.run(blueprint, folder=folder, resume=resume).record
+    except (RunFailed, ProtocolError) as error:
+        if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
+            raise
+        return str(error)
+    except KeyboardInterrupt:
+        show("The sweep is stopped; the same command goes on with it.")
+        raise
+    except Exception as error:  # of a layer, of the device's memory: the other runs may well go through
+        if world_size() > 1:
+            raise
+        path = folder / "error.txt"
+        folder.mkdir(parents=True, exist_ok=True)
+        run_folder.write_text(path, traceback.format_exc())
+        return f"{type(error).__name__}: {error} (where it was raised: {path})"
+
+
+def _seed(plan: Plan) -> int:
+    """The seed of the runs that have none of their own: drawn the first time, and then kept."""
+    path = plan.folder / file_names.SWEEP
+    if path.exists():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            drawn, held = int(content["seed"]), validate(content["protocol"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ProtocolError(
+                f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
+                "rename the folder and begin anew."
+            ) from error
+        classes = plan.runs[0].blueprint.classes
+        if purpose(held, classes) != purpose(plan.protocol, classes):
+            raise ProtocolError(
+                f"{plan.folder} holds the sweep of another protocol, which {path.name} has; name another "
+                "folder with -M, or rename this one."
+            )
+        return drawn
+    seed = plan.protocol.setup.seed
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    content = {
+        "protocol": plan.protocol.to_json(),
+        "seed": seed,
+        "keys": list(plan.runs[0].values),
+        "runs": {run.name: run.values for run in plan.runs},
+    }
+    run_folder.write_json(path, content)
+    return seed
+
+
+def _finished(folder: Path) -> RunRecord | None:
+    """What the run in this folder reached; None unless it is finished."""
+    try:
+        return RunRecord.read(folder / file_names.RESULT)
+    except ProtocolError:
+        return None
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the folder of a run that was stopped, so that nothing it computed is lost.
+
+    Raises:
+        ProtocolError: another process carries out that run.
+    """
+    if not folder.exists():
+        return
+    with alone_in(folder, name="run"):
+        pass
+    names = (folder.with_name(f"{folder.name}_unfinished-{number}") for number in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
+    folder.rename(kept)
+    show(f"{folder.name} was not finished; what it left is kept as {kept.name}, and it is done again.")
+
+
+def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mapping[str, str]) -> Summary:
+    summary = Summary(name=plan.protocol.setup.name, runs=plan.runs, records=records, failures=failures)
+    predictions = _pool(plan, summary)
+    if predictions is not None:
+        (group,) = summary.groups
+        pooled = Pooled(
+            held_out=len(group.held_out),
+            folds=len(group.folds),
+            samples=len(predictions),
+            accuracy=None if predictions.multilabel else float(predictions.correct.mean()),
+        )
+        summary = replace(summary, pooled=pooled)
+    header, runs, means = sweep_summary.to_cells(summary)
+    remarks = sweep_summary.remarks(summary)
+    lead = Section(title=f"Sweep of {summary.name}", text=remarks, header=header, rows=[*runs, *means])
+    sections: list[Section] = []
+    path, folders = plan.folder / file_names.PREDICTIONS, [plan.folder / name for name in records]
+    if predictions is not None:
+        predictions.write_csv(path)
+        sections += prediction_sections(predictions, plan.folder)
+        sections += media.hardest_section(folders)
+    else:
+        path.unlink(missing_ok=True)  # of an earlier call, with other runs
+    if drawn := [folder for folder in folders if (folder / file_names.CURVE).exists()][:_MOST_CURVES]:
+        sections.append(Section(title="Learning curves", parts=list(map(_curve, drawn))))
+    run_folder.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
+    run_folder.write_text(plan.folder / "sweep.md", sweep_summary.to_markdown(summary))
+    run_folder.write_text(plan.folder / file_names.PAGE, render.render(lead, sections))
+    return summary
+
+
+def _curve(folder: Path) -> Section:
+    """Show the learning curve of a run, with a link to its report."""
+    report = {f"{folder.name}/{file_names.PAGE}": ""} if (folder / file_names.PAGE).exists() else {}
+    shown = render.picture(folder / file_names.CURVE, f"Loss and metrics of {folder.name} by epoch")
+    return Section(title=folder.name, links=report, exhibits=[shown])
+
+
+def _pool(plan: Plan, summary: Summary) -> Predictions | None:
+    """Pool the predictions of all runs; None until all are there, or where they are not of separate folds."""
+    records = summary.records
+    if summary.missing or not varies_fold_alone(plan.runs) or any(group.no_mean for group in summary.groups):
+        return None
+    folds = [fold for record in records.values() for fold in record.held_out]
+    if not all(record.held_out for record in records.values()) or len(set(folds)) < len(folds):
+        return None
+    paths = {run.name: plan.folder / run.name / file_names.PREDICTIONS for run in plan.runs}
+    if not all(path.exists() for path in paths.values()):
+        return None
+    return Predictions.pooled(
+        [Predictions.read_csv(path, multilabel=records[name].multilabel) for name, path in paths.items()]
+    )
+
+
+def _show_summary(summary: Summary) -> None:
+    header, runs, means = sweep_summary.to_cells(summary)
+    table = make_table(f"Sweep of {summary.name}")
+    for number, title in enumerate(header):
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
+    for row in runs:
+        add_row(table, *row)
+    table.add_section()
+    for row in means:
+        add_row(table, *row)
+    show(table)
+    for remark in sweep_summary.remarks(summary):
+        show(remark)

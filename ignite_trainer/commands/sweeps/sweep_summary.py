@@ -1,0 +1,247 @@
+"""Results of the runs of a sweep: a row for each, then means and deviations, as data and as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import JsonValue as Json
+
+from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
+from ignite_trainer.commands.sweeps.groups import SEED, Group, make_groups
+from ignite_trainer.results import markdown
+from ignite_trainer.results.leakage import MEANING
+from ignite_trainer.results.record import RunRecord
+from ignite_trainer.support.formatting import readable, remarks_on_best
+
+HONEST = (
+    "The best epoch is chosen on the fold that is held out, which flatters it; the last epoch is the honest "
+    "figure."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """Predictions of several folds, taken as those of one data set.
+
+    Attributes:
+        held_out: number of the folds.
+        folds: number of all folds of the data set.
+        accuracy: share of samples whose highest score is that of the right class; None where a sample can
+            have several classes.
+    """
+
+    held_out: int
+    folds: int
+    samples: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The state of a sweep.
+
+    Attributes:
+        runs: all planned runs, in order.
+        records: results of the finished runs by their names.
+        failures: why runs of this call failed, by their names.
+        pooled: present once all runs are finished, if only the fold is swept and no two folds overlap.
+    """
+
+    name: str
+    runs: tuple[Combination, ...]
+    records: Mapping[str, RunRecord]
+    failures: Mapping[str, str]
+    pooled: Pooled | None = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the runs that are not finished."""
+        return [run.name for run in self.runs if run.name not in self.records]
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the metrics."""
+        found = (label for record in self._in_order for label in _labels(record))
+        return list(dict.fromkeys(found))
+
+    @property
+    def labels_of_best(self) -> set[str]:
+        """Labels of the metrics that have best epochs."""
+        return {best.label for record in self.records.values() for best in record.best}
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that are swept."""
+        return list(self.runs[0].values)
+
+    @property
+    def groups(self) -> list[Group]:
+        """Runs that are averaged together, in the order of their first ones."""
+        return make_groups(self.runs, self.records, self.labels)
+
+    @property
+    def _in_order(self) -> list[RunRecord]:
+        return [self.records[run.name] for run in self.runs if run.name in self.records]
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Convert to JSON types."""
+    return {
+        "name": summary.name,
+        "keys": summary.keys,
+        "missing": summary.missing,
+        "runs": [_run_json(summary, run) for run in summary.runs],
+        "groups": [
+            {**asdict(group), "metrics": {label: pair.to_json() for label, pair in group.metrics.items()}}
+            for group in summary.groups
+        ],
+        "pooled": asdict(summary.pooled) if summary.pooled else None,
+    }
+
+
+def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Return header, a row for each run and a row for each mean."""
+    header = ["run", *(key.rpartition(".")[-1] for key in summary.keys)]
+    for label in summary.labels:
+        header.append(f"{label}, last (epoch)")
+        if label in summary.labels_of_best:
+            header.append(f"{label}, best (epoch)")
+    runs = [
+        [run.name, *map(_text, run.values.values()), *_run_cells(summary, run.name)] for run in summary.runs
+    ]
+    return header, runs, [_mean_row(summary, group) for group in summary.groups if group.finished]
+
+
+def to_markdown(summary: Summary) -> str:
+    """Write the table and its remarks as Markdown, for `sweep.md`."""
+    header, runs, means = to_cells(summary)
+    parts = [f"# Sweep of {markdown.inert(summary.name)}", markdown.table(header, [*runs, *means])]
+    return "\n\n".join([*parts, *map(markdown.inert, remarks(summary))]) + "\n"
+
+
+def remarks(summary: Summary) -> list[str]:
+    """Return the paragraphs needed to understand the table."""
+    said = []
+    if summary.missing:
+        done = f"{len(summary.records)} of {len(summary.runs)} runs are finished."
+        said.append(f"{done} Missing: {', '.join(summary.missing)}. The same command goes on from here.")
+    said += [f"{name} failed: {reason}" for name, reason in summary.failures.items()]
+    said += _said_of_means(summary)
+    if summary.pooled:
+        said.append(_said_of_predictions(summary.pooled))
+    cautions = {record.caution for record in summary.records.values()}
+    said += [sentence for mark, sentence in MEANING.items() if mark in cautions]
+    totals = {sum(record.samples.values()) for record in summary.records.values()}
+    if len(totals) > 1:
+        listed = ", ".join(map(str, sorted(totals)))
+        said.append(f"The runs have different numbers of samples, both splits taken together: {listed}.")
+    revisions = sorted({str(record.revision) for record in summary.records.values()})
+    if len(revisions) > 1:
+        said.append(f"The runs are of several source revisions: {', '.join(revisions)}.")
+    return said
+
+
+def _said_of_means(summary: Summary) -> list[str]:
+    """Say what means are over, why some are missing, and which of two figures is the honest one."""
+    groups, said = summary.groups, []
+    reasons = dict.fromkeys(group.no_mean for group in groups if group.no_mean)
+    said += [f"There is no mean: {reason}" for reason in reasons]
+    averaged = [group for group in groups if _has_deviation(group)]
+    if averaged:
+        of_folds = any(group.finished > group.parts > 1 for group in averaged)
+        what = "n folds, the seeds of each averaged first" if of_folds else "n runs"
+        said.append(f"± is the sample standard deviation over {what}.")
+    if any(record.epochs and record.best for record in summary.records.values()):
+        said.append(HONEST)
+        said += remarks_on_best(
+            best.epoch for record in summary.records.values() if record.epochs for best in record.best
+        )
+    return [" ".join(said)] if said else []
+
+
+def _has_deviation(group: Group) -> bool:
+    spreads = (spread for figures in group.metrics.values() for spread in figures)
+    return any(spread is not None and spread.deviation is not None for spread in spreads)
+
+
+def _said_of_predictions(pooled: Pooled) -> str:
+    if pooled.held_out == pooled.folds:
+        which = f"all {pooled.folds} folds"
+    else:
+        which = f"the {pooled.held_out} folds held out (of {pooled.folds})"
+    text = f"predictions.csv has the predictions of {which} after the last epoch: {pooled.samples} samples"
+    if pooled.accuracy is None:
+        return f"{text}."
+    return (
+        f"{text}; pooled accuracy {readable(pooled.accuracy)}. Every sample counts alike here, in the mean "
+        "every fold: the two differ where folds differ in size."
+    )
+
+
+def _run_json(summary: Summary, run: Combination) -> dict[str, Any]:
+    record = summary.records.get(run.name)
+    if record is None:
+        return {"run": run.name, "values": run.values, "failed": summary.failures.get(run.name)}
+    epochs = {best.label: best.epoch for best in record.best}
+    metrics = {
+        label: {
+            "last": record.value(label)[0],
+            "best": record.value(label)[1],
+            "best_epoch": epochs.get(label),
+        }
+        for label in _labels(record)
+    }
+    about = record.model_dump(include={"seed", "epochs", "samples", "held_out"}, mode="json")
+    return {"run": run.name, "values": run.values, **about, "metrics": metrics}
+
+
+def _run_cells(summary: Summary, name: str) -> list[str]:
+    record = summary.records.get(name)
+    if record is None:
+        word = "failed" if name in summary.failures else "missing"
+        return [word] * (len(summary.labels) + len(summary.labels_of_best))
+    epochs = {best.label: best.epoch for best in record.best}
+    cells = []
+    for label in summary.labels:
+        last, best = record.value(label)
+        cells.append(f"{_figure(last)} ({record.epochs})" if label in record.last else "")
+        if label in summary.labels_of_best:
+            cells.append(f"{_figure(best)} ({epochs[label]})" if label in epochs else "")
+    return cells
+
+
+def _mean_row(summary: Summary, group: Group) -> list[str]:
+    n = str(group.finished) if group.finished == group.planned else f"{group.finished} of {group.planned}"
+    if group.finished > group.parts > 1:
+        n = f"{group.parts} folds, {n} runs"
+    if group.no_mean:
+        row = [f"no mean, n = {n}"]
+    else:
+        row = [f"mean ± sd, n = {n}" if group.finished > 1 else f"n = {n}"]
+    for key in summary.keys:
+        if is_fold(key):
+            row.append(f"{len(group.held_out)} of {len(group.folds)} folds" if group.held_out else "")
+        elif key == SEED:
+            row.append(f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}")
+        else:
+            row.append(_text(group.values[key]))
+    for label in summary.labels:
+        figures = group.metrics[label]
+        shown = figures if label in summary.labels_of_best else [figures.last]
+        row += [spread.text(readable) if spread else "" for spread in shown]
+    return row
+
+
+def _labels(record: RunRecord) -> list[str]:
+    return list(dict.fromkeys([*record.last, *(best.label for best in record.best)]))
+
+
+def _text(value: Json) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else readable(value)

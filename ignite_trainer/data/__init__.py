@@ -1,0 +1,1 @@
+"""Batches: their order, loading, collation and copying to the device."""

@@ -1,0 +1,1 @@
+"""A protocol from JSON to its classes: read, merged, overridden, validated, resolved."""

@@ -1,8 +1,0 @@
-"""A report: sections about predictions, samples and the model, and the HTML page they make.
-
-Importing it is cheap: matplotlib, scikit-learn and Jinja are loaded when they are used.
-"""
-
-from ignite_trainer.report.sections import prediction_sections
-
-__all__ = ["prediction_sections"]

@@ -1,0 +1,106 @@
+"""Exhibits of a report: the samples a model is most wrong about, and what the model has learned.
+
+The samples lie in `exhibits/` of the run's folder, where the report of its sweep finds them again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ignite_trainer.api.media import Exhibit, Gallery
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.reporters.page import statistics
+from ignite_trainer.reporters.page.render import Section
+from ignite_trainer.results.run_folder import write_json
+from ignite_trainer.support.files import whole_file
+
+MOST_SAMPLES = 6
+MOST_BYTES = 4 * 2**20
+"""Of all samples in the report of a run."""
+_FOLDER = "exhibits"
+_HARDEST = f"{_FOLDER}/hardest.json"
+
+
+def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> None:
+    """Save the mistakes with the largest `statistics.margins` in a run's folder, hardest first."""
+    shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # of an earlier report
+    kept = statistics.finite(predictions)
+    if not kept.positions or not kept.scores.size:
+        return
+    margins = statistics.margins(kept)
+    hardest = [row for row in np.argsort(-margins, kind="stable") if not kept.correct[row]]
+    saved: list[dict[str, Any]] = []
+    room = MOST_BYTES
+    for row in hardest[:MOST_SAMPLES]:
+        for portrait in gallery.held_out([kept.positions[row]]):
+            room -= sum(len(exhibit.content) for exhibit in portrait.exhibits)
+            if room >= 0:
+                files = _save(portrait.exhibits, folder, stem=f"hardest-{len(saved) + 1}")
+                saved.append({**_describe(kept, row), "margin": float(margins[row]), "files": files})
+    if saved:
+        write_json(folder / _HARDEST, saved)
+
+
+def hardest_section(runs: Iterable[Path]) -> list[Section]:
+    """Show the hardest of the samples saved in the folders of runs; [] if there are none."""
+    found = [
+        (run, entry)
+        for run in runs
+        if (run / _HARDEST).exists()
+        for entry in json.loads((run / _HARDEST).read_text(encoding="utf-8"))
+    ]
+    hardest = sorted(found, key=lambda pair: -pair[1]["margin"])[:MOST_SAMPLES]
+    if not hardest:
+        return []
+    text = (
+        "Samples of the held-out split whose highest score is of a wrong class: those in which it exceeds "
+        "the score of the right class most."
+    )
+    return [Section(title="Hardest samples", text=[text], parts=[_sample(*pair) for pair in hardest])]
+
+
+def model_section(gallery: Gallery) -> list[Section]:
+    """Show what the model has learned; [] if its task shows nothing."""
+    exhibits = gallery.model()
+    return [Section(title="What was learned", exhibits=exhibits)] if exhibits else []
+
+
+def _describe(predictions: Predictions, row: int) -> dict[str, Any]:
+    scores = [*zip(predictions.class_names, predictions.scores[row].tolist(), strict=True)]
+    return {
+        "record": dict(predictions.records[row]),
+        "right": [scores[number] for number in np.flatnonzero(predictions.targets[row])],
+        "predicted": scores[predictions.predicted[row]],
+    }
+
+
+def _save(exhibits: Sequence[Exhibit], folder: Path, *, stem: str) -> list[dict[str, str]]:
+    (folder / _FOLDER).mkdir(exist_ok=True)
+    files = []
+    for number, exhibit in enumerate(exhibits, start=1):
+        path = f"{_FOLDER}/{stem}-{number}{exhibit.suffix}"
+        with whole_file(folder / path) as part:
+            part.write_bytes(exhibit.content)
+        about = {"media_type": exhibit.media_type, "what": exhibit.what, "explanation": exhibit.explanation}
+        files.append({"path": path, **about})
+    return files
+
+
+def _sample(run: Path, entry: Mapping[str, Any]) -> Section:
+    names = [
+        str(value) if n == 0 else f"{key} {value}" for n, (key, value) in enumerate(entry["record"].items())
+    ]
+    right = ", ".join(f"{name} ({score:.3f})" for name, score in entry["right"]) or "none"
+    name, score = entry["predicted"]
+    files = [(run / file.pop("path"), file) for file in entry["files"]]
+    return Section(
+        title=", ".join(names),
+        text=[f"Right: {right}. Predicted: {name} ({score:.3f})."],
+        exhibits=[Exhibit(content=path.read_bytes(), **about) for path, about in files if path.is_file()],
+    )

@@ -1,0 +1,164 @@
+"""Figures of predictions. All scores are finite here: `finite` leaves out the others."""
+
+# ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import, which `--help` need not pay)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ignite_trainer.api.predictions import Predictions
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+_ROUNDING = 1e-5  # by which probabilities in single precision may leave 0..1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How far confidences are from how often they are right.
+
+    Attributes:
+        counts: number of confidences in each of M equal bins of 0..1, `[M]`.
+        shares: share of each bin that was right, `[M]`; NaN in an empty bin.
+        confidences: mean of each bin, `[M]`; NaN in an empty bin.
+        error: the expected calibration error, see `calibration`.
+        mean_confidence: of all.
+        accuracy: share of all that is right.
+    """
+
+    counts: Counts
+    shares: Floats
+    confidences: Floats
+    error: float
+    mean_confidence: float
+    accuracy: float
+
+
+def finite(predictions: Predictions) -> Predictions:
+    """Leave out samples with a score that is not finite: they have no meaningful prediction."""
+    kept = np.asarray(np.isfinite(predictions.scores).all(axis=1))
+    return replace(
+        predictions,
+        scores=predictions.scores[kept],
+        targets=predictions.targets[kept],
+        records=tuple(compress(predictions.records, kept)),
+        positions=predictions.positions and tuple(compress(predictions.positions, kept)),
+    )
+
+
+def confusion_matrix(predictions: Predictions) -> Counts:
+    """Count samples by right class (row) and predicted class (column), int64 `[K, K]`."""
+    from sklearn import metrics
+
+    right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
+    if len(labels) == 1:  # of which scikit-learn warns
+        return np.array([[len(right)]])
+    matrix: Counts = metrics.confusion_matrix(right, predictions.predicted, labels=labels)
+    return matrix
+
+
+def recalls(predictions: Predictions) -> Floats:
+    """Return the share of each class's samples that is right, `[K]`; NaN for a class without samples."""
+    from sklearn import metrics
+
+    right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
+    options = {"labels": labels, "average": None, "zero_division": np.nan}
+    shares: Floats = metrics.recall_score(right, predictions.predicted, **options)
+    return shares
+
+
+def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
+    """Return the lowest and highest share of the 95 % interval of an accuracy (Wilson 1927, JASA 22:209).
+
+    Args:
+        right: 0 to `samples`, which are taken as independent of each other.
+        samples: at least 1.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, samples).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def cross_entropy(predictions: Predictions) -> float | None:
+    """Average the negative logarithm of the probability given to each sample's right class, in nats.
+
+    With several labels a sample, it is the binary cross-entropy over every class, right or not. None where
+    scores are no probabilities, or where a sample without several labels has none.
+    """
+    targets, scores = predictions.targets, predictions.scores
+    if not _are_probabilities(scores) or not (predictions.multilabel or targets.any(axis=1).all()):
+        return None
+    given = np.where(targets, scores, 1.0 - scores) if predictions.multilabel else scores[targets]
+    smallest = np.finfo(np.float32).tiny  # a probability that rounding made 0 stays finite
+    return float(-np.log(np.minimum(np.maximum(given.astype(np.float64), smallest), 1.0)).mean())
+
+
+def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, int, float]]:
+    """List right class, predicted class, samples and their share of the right class, most samples first.
+
+    Of pairs with as many samples, the one with the larger share comes first.
+    """
+    pairs = [(row, column) for row, column in np.argwhere(matrix) if row != column]
+    errors = [(*pair, matrix[pair], matrix[pair] / matrix[pair[0]].sum()) for pair in pairs]
+    return sorted(errors, key=lambda error: (-error[2], -error[3], error[0]))[:limit]
+
+
+def margins(predictions: Predictions) -> Floats:
+    """Return the highest score of a wrong class minus the lowest of a right class, `[N]`.
+
+    Where no class is right, or none wrong, its score counts as 0.
+    """
+    wrong = np.where(predictions.targets, -np.inf, predictions.scores).max(axis=1, initial=-np.inf)
+    right = np.where(predictions.targets, predictions.scores, np.inf).min(axis=1, initial=np.inf)
+    return np.where(np.isfinite(wrong), wrong, 0.0) - np.where(np.isfinite(right), right, 0.0)
+
+
+def average_precisions(predictions: Predictions) -> Floats:
+    """Return the average precision of each class, `[K]`; NaN for a class without positives."""
+    from sklearn.metrics import average_precision_score
+
+    columns = zip(predictions.targets.T, predictions.scores.T, strict=True)
+    return np.array([average_precision_score(*column) if column[0].any() else np.nan for column in columns])
+
+
+def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | None:
+    """Compare confidences with how often they are right; None if there are no scores, or some leave 0..1.
+
+    A sample's confidence is its highest score, right if that is the score of its class. With several labels
+    a sample every score is a confidence by itself, right if its class is among the sample's.
+
+    The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) is the mean gap between
+    share and confidence of the bins, weighted by their counts. Of M bins the m-th is `((m - 1) / M, m / M]`;
+    0 lies in the first.
+    """
+    from sklearn.calibration import calibration_curve
+
+    if not _are_probabilities(predictions.scores):
+        return None
+    if predictions.multilabel:
+        confidences, right = predictions.scores.ravel(), predictions.targets.ravel()
+    else:
+        confidences, right = predictions.scores.max(axis=1), predictions.correct
+    confidences = np.minimum(np.maximum(confidences.astype(np.float64), 0.0), 1.0)
+    inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
+    counts = np.bincount(np.searchsorted(inner_edges, confidences), minlength=bins)
+    curve = np.full((2, bins), np.nan)
+    curve[:, counts > 0] = calibration_curve(right, confidences, n_bins=bins)
+    return Calibration(
+        counts=counts,
+        shares=curve[0],
+        confidences=curve[1],
+        error=float(np.nansum(np.abs(curve[0] - curve[1]) * counts) / len(confidences)),
+        mean_confidence=float(confidences.mean()),
+        accuracy=float(right.mean()),
+    )
+
+
+def _are_probabilities(scores: NDArray[np.float32]) -> bool:
+    return scores.size > 0 and bool((scores >= -_ROUNDING).all() and (scores <= 1 + _ROUNDING).all())

@@ -1,0 +1,82 @@
+"""Warns of initial weights that an earlier run chose, or trained, on the samples evaluated now.
+
+That run is identified by its `result.json`, beside the weights or one folder up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ignite_trainer.api import file_names
+from ignite_trainer.api.self_description import (
+    digest,
+    folds,
+    held_out_folds,
+    held_out_splits,
+    hold_nothing_out,
+    whole_name,
+)
+from ignite_trainer.results.record import RunRecord
+from ignite_trainer.support.errors import ProtocolError
+
+CHOSEN = "weights chosen on it"
+OTHER_PART = "weights of a run that held another part out"
+MEANING = {
+    CHOSEN: (
+        "The initial weights are those of the epoch that was best on the samples evaluated here, which "
+        "flatters the figures. Those of the last epoch of that run do not."
+    ),
+    OTHER_PART: (
+        "The model was trained on samples that are evaluated here: the run that saved its initial weights "
+        "held out another part of the data set. The figures do not count."
+    ),
+}
+"""Each mark spelt out."""
+
+
+def caution(model: nn.Module, train: Any, test: Any) -> str:
+    """Return `OTHER_PART` or `CHOSEN`, the graver one first; "" if neither is known to apply.
+
+    Args:
+        model: may list the files of its initial weights as `weights_files`.
+        train: the training split.
+        test: the split that is evaluated.
+    """
+    found = {_caution(Path(path), train, test) for path in getattr(model, "weights_files", ())}
+    return next((mark for mark in (OTHER_PART, CHOSEN) if mark in found), "")
+
+
+def _caution(file: Path, train: Any, test: Any) -> str:
+    run = _run_of(file.resolve())
+    if run is None or not run.epochs or (run.whole_name or run.dataset) != whole_name(test):
+        return ""
+    held_out = _held_out_by(run, train, test)
+    if held_out is None:
+        return ""
+    if not held_out or run.caution == OTHER_PART:
+        return OTHER_PART
+    return CHOSEN if file.name.startswith("best_") else run.caution
+
+
+def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
+    """Return whether a run on the same data set held out all samples evaluated now; None if unknown."""
+    if run.digest and run.digest == digest(test):
+        return True
+    if run.held_out:
+        evaluated = set(held_out_folds(test) or folds(test))
+        return evaluated <= set(run.held_out) if evaluated else None
+    if run.held_out_splits and held_out_splits(test):
+        return set(held_out_splits(test)) <= set(run.held_out_splits)
+    return False if run.nothing_held_out is False and hold_nothing_out(train, test) else None
+
+
+def _run_of(file: Path) -> RunRecord | None:
+    for folder in (file.parent, file.parent.parent):
+        try:
+            return RunRecord.read(folder / file_names.RESULT)
+        except ProtocolError:
+            continue
+    return None

@@ -1,0 +1,1 @@
+"""One run: its parts are built, carried out, evaluated, resumed."""

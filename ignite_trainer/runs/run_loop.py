@@ -1,0 +1,344 @@
+"""One run under way: evaluate, train, save, and tell the reporters."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+from ignite_trainer.api import file_names
+from ignite_trainer.api.reporter import Evaluated, Iteration, Measured, RunEnd, Split
+from ignite_trainer.api.self_description import listing
+from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.running_metrics import Elapsed, RunningMetrics
+from ignite_trainer.checkpoints.save_schedule import Saver
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.reporters import Reporter
+from ignite_trainer.results import run_folder
+from ignite_trainer.results.leakage import MEANING, caution
+from ignite_trainer.results.record import RunRecord
+from ignite_trainer.runs import resuming
+from ignite_trainer.runs.assembly import SPLITS, Parts
+from ignite_trainer.runs.data_identity import DataIdentity
+from ignite_trainer.runs.evaluation_pass import PassResult, SplitPass
+from ignite_trainer.runs.faults import FaultPolicy
+from ignite_trainer.runs.outcome import describe_run
+from ignite_trainer.runs.run_start import describe_start
+from ignite_trainer.support import random_state
+from ignite_trainer.support.distributed import is_main, main_says, share_state, world_size
+from ignite_trainer.support.errors import ProtocolError, RunStopped
+from ignite_trainer.support.signals import StopRequest
+from ignite_trainer.training import metrics
+from ignite_trainer.training.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
+from ignite_trainer.training.lone_samples import LoneSamples
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Where a finished run is, and what it reached."""
+
+    folder: Path
+    end: RunEnd
+    record: RunRecord
+
+
+class Run:
+    """One run under way: engines, what they have reached, and who is told."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        parts: Parts,
+        folder: Path,
+        reporters: Reporter,
+        request: StopRequest,
+    ) -> None:
+        self._blueprint, self._protocol, self._setup = blueprint, blueprint.protocol, blueprint.protocol.setup
+        self._parts, self._folder, self._reporters = parts, folder, reporters
+        self._elapsed = Elapsed()
+        self._faults = FaultPolicy(
+            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
+        )
+        self._caution = caution(parts.model, *(parts.evaluation[split].dataset for split in SPLITS))
+        data = DataIdentity(parts.training, parts.evaluation)
+        found = {
+            "optimizer": parts.optimizer,
+            "scheduler": parts.scheduler,
+            "scaler": parts.scaler if parts.scaler.is_enabled() else None,
+            "average": parts.average,
+            "elapsed": self._elapsed,
+            "faults": self._faults,
+            "data": data,
+            **{f"unreadable_{split}": loader.unreadable for split, loader in parts.evaluation.items()},
+        }
+        self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
+        self._checkpoints = Checkpoints(
+            folder / file_names.CHECKPOINTS,
+            self._protocol,
+            model=parts.model,
+            state=self._state,
+            saved_weights=parts.evaluated_weights,
+            may_go_on=data.require_same_parts,
+        )
+        self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
+        self._passes = {
+            split: SplitPass(blueprint, parts, split, folder=folder, after_batch=self._saver.stop_if_asked)
+            for split in SPLITS
+        }
+        self._trainer = self._make_trainer(parts.optimizer) if parts.optimizer else None
+        self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
+        self._step_clock = time.monotonic()
+        self._left_out = 0  # batches of the first epoch, which were trained on before
+
+    def carry_out(self, seed: int, *, resume: bool) -> RunResult:
+        """Evaluate, train for the epochs of the protocol, and tell the reporters.
+
+        Waits for pending checkpoints, also after an error.
+        """
+        try:
+            return self._carry_out(seed, resume=resume)
+        finally:
+            self._checkpoints.wait()
+
+    def _carry_out(self, seed: int, *, resume: bool) -> RunResult:
+        position = self._restore() if resume else None
+        log_to = position
+        if position and position.epoch == self._setup.epochs:
+            log_to = replace(position, complete=False)  # its evaluation is done again, for the predictions
+        environment = run_folder.describe_environment(seed=seed, device=self._parts.device)
+        self._announce(environment, log_to, resume=resume)
+        if position is None:
+            self._evaluate("test", epoch=0, iteration=0)
+            if self._trainer is not None:
+                self._checkpoints.save_untrained(self._held_out.metrics)
+        if self._trainer is not None:
+            self._train(self._trainer, position)
+        self._checkpoints.finish()
+        self._share_unreadable()
+        end = RunEnd(
+            last_epoch=self._setup.epochs,
+            last=self._held_out.metrics,
+            best=self._checkpoints.best,
+            last_checkpoint=self._checkpoints.last,
+            seconds=self._elapsed.seconds,
+            faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
+        )
+        if self._held_out.predictions is not None and is_main():
+            self._held_out.predictions.write_csv(self._folder / file_names.PREDICTIONS)
+        self._reporters.on_end(end)
+        record = describe_run(
+            self._blueprint,
+            self._parts,
+            end,
+            evaluations=self._held_out.tables,
+            multilabel=bool(self._held_out.predictions and self._held_out.predictions.multilabel),
+            revision=environment["revision"],
+            caution=self._caution,
+        )
+        if is_main():  # last: it says that all is there
+            run_folder.write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
+        return RunResult(folder=self._folder, end=end, record=record)
+
+    def _restore(self) -> Position | None:
+        """Put back the last state of the run; None if it was killed before its first one was saved.
+
+        Until all of it is found to fit, what the run left stays as it is.
+        """
+        position = self._checkpoints.restore()
+        result = self._folder / file_names.RESULT
+        if position is None:
+            damaged = listing(list(dict.fromkeys(self._checkpoints.damaged)))
+            if damaged or result.exists():
+                raise ProtocolError(
+                    f"The run in {self._folder} has no state that is intact: "
+                    f"{damaged or 'none is there any more'}. "
+                    "It cannot be gone on with, and stays as it is; start a new run without --resume."
+                )
+            return None
+        batches, epochs = len(self._parts.training), self._setup.epochs
+        if position.epoch > epochs or position.epoch != math.ceil(position.iteration / batches):
+            raise ProtocolError(
+                f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
+                f"batches, and an epoch has {batches} now: the data set is another. Start a new run."
+            )
+        if is_main():
+            result.unlink(missing_ok=True)
+        self._saver.note_saved(position.iteration)
+        return position
+
+    def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
+        if not is_main():
+            return
+        write_json, folder = run_folder.write_json, self._folder
+        if resume:
+            environment = {**environment, "earlier": run_folder.earlier_environments(folder)}
+        write_json(folder / file_names.PROTOCOL, self._protocol.to_json())
+        write_json(folder / file_names.ENVIRONMENT, environment)
+        place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
+        gone_on = place if resume else None
+        warning = MEANING.get(self._caution, "")
+        if warning:
+            logging.getLogger(__name__).warning(warning)
+        start = describe_start(
+            self._protocol,
+            self._parts,
+            folder,
+            environment,
+            gone_on=gone_on,
+            best=self._checkpoints.best,
+            caution=warning,
+        )
+        if resume:
+            self._reporters.on_resume(start, resuming.take_up_log(folder, position))
+        else:
+            self._reporters.on_start(start)
+
+    def _make_trainer(self, optimizer: Optimizer) -> Engine:
+        """Make the engine that trains; what it adds up becomes a part of the run's state."""
+        parts, setup = self._parts, self._setup
+        average = running_average(parts.device)
+        lone_samples = LoneSamples(
+            parts.task,
+            parts.model,
+            setup,
+            left_out=self._faults.left_out,
+            unsynchronised=self._faults.unsynchronised,
+        )
+        trainer = make_trainer(
+            parts.task,
+            parts.model,
+            optimizer,
+            parts.plan,
+            setup,
+            device=parts.device,
+            scaler=parts.scaler,
+            watch=self._faults.watch,
+            average=average,
+            lone_samples=lone_samples,
+        )
+        by_epoch = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
+        self._state["running"] = RunningMetrics(
+            trainer, {RUNNING_LOSS: average, **by_epoch}, across_epochs=[RUNNING_LOSS]
+        )
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        log = functools.partial(self._log_steps, optimizer=optimizer)
+        trainer.add_event_handler(metrics.logged_steps(setup.log_interval), log)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._finish_epoch)
+        self._saver.attach(trainer, before_saving=self._before_saving)
+        return trainer
+
+    def _before_saving(self, epoch: int, iteration: int) -> None:
+        self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._faults.share()
+        self._share_unreadable()
+
+    def _share_unreadable(self) -> None:
+        for loader in self._parts.evaluation.values():  # that of training counts with the one of its split
+            loader.unreadable.share()
+
+    def _train(self, trainer: Engine, position: Position | None) -> None:
+        """Train from the position, or from the beginning, to the last epoch."""
+        batches, epochs = len(self._parts.training), self._setup.epochs
+        if position is not None:
+            trainer.load_state_dict(
+                {"iteration": position.iteration, "epoch_length": batches, "max_epochs": epochs}
+            )
+            self._left_out = position.iteration % batches
+            if not self._left_out and not position.complete:
+                self._evaluate_epoch(position.epoch, position.iteration)
+                self._close_epoch(position.epoch, position.iteration)
+            elif position.complete and position.epoch == epochs:
+                self._evaluate_epoch(position.epoch, position.iteration)  # for its predictions
+            if position.iteration == batches * epochs:
+                return
+        trainer.run(self._parts.training, max_epochs=epochs)
+
+    def _start_epoch(self, trainer: Engine) -> None:
+        self._parts.training.set_epoch(trainer.state.epoch, start=self._left_out)
+        self._left_out = 0
+        self._step_clock = time.monotonic()
+
+    def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
+        now, state = time.monotonic(), trainer.state
+        position = (state.iteration - 1) % len(self._parts.training) + 1
+        every = self._setup.log_interval
+        steps = min(state.iteration % every or every, position)
+        self._faults.require_finite(state.epoch, state.iteration)
+        self._reporters.on_iteration(
+            Iteration(
+                epoch=state.epoch,
+                iteration=state.iteration,
+                loss=running_loss(trainer),
+                learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
+                samples_per_second=steps
+                * self._setup.batch_of_all(world_size(), train=True)
+                / (now - self._step_clock),
+                metrics=metrics.values(trainer, self._protocol),
+            )
+        )
+        self._step_clock = time.monotonic()
+
+    def _finish_epoch(self, trainer: Engine) -> None:
+        epoch, iteration = trainer.state.epoch, trainer.state.iteration
+        self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._faults.share()
+        self._evaluate_epoch(epoch, iteration)
+        self._close_epoch(epoch, iteration)
+
+    def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
+        random = random_state.capture()
+        share_state(self._parts.model, buffers_alone=True)  # running statistics that each had for itself
+        try:
+            if not self._setup.skip_train_evaluation:
+                self._evaluate("train", epoch=epoch, iteration=iteration)
+            self._evaluate("test", epoch=epoch, iteration=iteration)
+        except RunStopped:  # the steps of the epoch are done, and it goes on with its evaluation
+            self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
+            main_says(self._checkpoints.wait)
+            raise
+
+    def _close_epoch(self, epoch: int, iteration: int) -> None:
+        if self._parts.scheduler and not self._protocol.schedules_steps:
+            with warnings.catch_warnings():
+                # torch does not know of the steps that a run took before it was stopped.
+                warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
+                self._parts.scheduler.step()
+        self._share_unreadable()
+        self._checkpoints.save(
+            self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
+        )
+        self._saver.note_saved(iteration)
+
+    def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
+        result = self._passes[split].run(self._due(epoch) if split == "test" else ())
+        if split == "test":
+            self._held_out = result
+        self._reporters.on_evaluation(
+            Evaluated(
+                epoch=epoch,
+                iteration=iteration,
+                split=split,
+                metrics=result.metrics,
+                seconds=result.seconds,
+                predictions=result.predictions,
+            )
+        )
+        for name, table in result.tables.items():
+            self._reporters.on_measurement(Measured(epoch=epoch, name=name, table=table))
+
+    def _due(self, epoch: int) -> list[str]:
+        """The evaluations that take part in the pass after this epoch: after the last one all."""
+        return [
+            name
+            for name, (spec, _) in self._parts.evaluations.items()
+            if epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0)
+        ]

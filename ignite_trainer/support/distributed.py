@@ -1,0 +1,334 @@
+"""Several processes that train one model: who this one is, and what all say to each other.
+
+The processes are started by torchrun (or anything that sets its variables), one for each device. Each
+embeds its part of a batch; then all compute the same loss of the whole batch, from the embeddings of all.
+
+Gradients. Let W processes compute the same loss L, each from a copy of all rows. By a row's own process L is
+differentiated once; the backward pass of `gather_rows` multiplies that by W, and the mean of the parameters'
+gradients over all processes (`average_gradients`) divides by W again. So what lies behind the rows has the
+sum over all rows of dL/d(row) d(row)/d(parameter), as in one process, and what is part of the loss itself,
+such as a scale, has the mean of W equal gradients. The backward pass needs no message of its own. torch's
+DistributedDataParallel, which sees one forward pass through one module, could not do this: a step calls
+several methods of a model, or each of them several times.
+
+Control messages (lists, flags, sizes) go between the CPUs, so that no device has to be waited for. So do CPU
+tensors, which NCCL does not take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from ignite_trainer.support.errors import ProtocolError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=12)
+"""Timeout of control messages: one process may be decoding a data set. A dead one is noticed at once."""
+
+_PATIENCE_OF_DEVICES = timedelta(minutes=10)
+"""Timeout of NCCL, which does not notice a dead process. Long waits go through control messages instead."""
+
+_PARTING = timedelta(seconds=30)
+
+_BUCKET_BYTES = 64 * 2**20
+
+
+def world_size() -> int:
+    """The number of processes; 1 where there is one."""
+    return dist.get_world_size() if _is_several() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _is_several() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def several_processes() -> Iterator[None]:
+    """Join the process group if torchrun started several processes, and destroy it at the end.
+
+    After an error the group is not destroyed: NCCL would wait for the other processes, which may be waiting
+    for this one. This process must then exit; torchrun ends the others.
+
+    Raises:
+        ProtocolError: there are fewer GPUs than processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_several():
+        yield
+        return
+    import ignite.distributed as idist  # noqa: PLC0415 - takes a while, and data sets import this module
+
+    on_cuda = torch.cuda.is_available()
+    # torchrun keeps its store when it starts processes anew: without a prefix they find dead addresses there.
+    found, number, count = next(rendezvous("env://", timeout=_PATIENCE))
+    store = PrefixStore(f"start {restarts()}", found)
+    _STORE.append(store)
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        store=store,
+        rank=number,
+        world_size=count,
+        timeout=_PATIENCE_OF_DEVICES if on_cuda else _PATIENCE,
+    )
+    if on_cuda:
+        _take_device()
+    _control()  # a collective call: all processes create the group here
+    idist.sync()
+    yield
+    _CONTROL.clear()
+    _STORE.clear()
+    idist.finalize()
+
+
+def _take_device() -> None:
+    """Give each process of this machine a GPU of its own."""
+    processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if devices < processes:
+        gpus = "GPU" if devices == 1 else "GPUs"
+        raise ProtocolError(
+            f"{processes} processes on this machine, {devices} {gpus}: start torchrun with "
+            f"--nproc-per-node {devices}, or hide the {gpus} with CUDA_VISIBLE_DEVICES=''."
+        )
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes anew after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+@contextlib.contextmanager
+def seen_as_one() -> Iterator[None]:
+    """Have ignite take this process for the only one, within a `with` block.
+
+    Every process gives its metrics the outputs of all, so that they have nothing to add up between them.
+    ignite has no public switch for that.
+    """
+    from ignite.distributed import utils as ignite_utils  # noqa: PLC0415
+    from ignite.distributed.comp_models.base import _SerialModel  # noqa: PLC0415
+
+    before = ignite_utils._model
+    ignite_utils._model = _SerialModel()
+    try:
+        yield
+    finally:
+        ignite_utils._model = before
+
+
+def all_say(value: T) -> list[T]:
+    """What every process says, by rank; anything that can be pickled, between the CPUs."""
+    if not _is_several():
+        return [value]
+    said: list[Any] = [None] * world_size()
+    dist.all_gather_object(said, value, group=_control())
+    return said
+
+
+def main_says(find: Callable[[], T]) -> T:
+    """Let the main process find something out, or fail: all return what it found, or raise its error."""
+    if not _is_several():
+        return find()
+    said: list[Any] = [None, None]
+    if is_main():
+        try:
+            said[0] = find()
+        except Exception as error:
+            said[1] = error
+    dist.broadcast_object_list(said, src=0, group=_control())
+    if said[1] is not None:
+        raise said[1]
+    return said[0]  # type: ignore[no-any-return]
+
+
+def first_to_speak() -> bool:
+    """Whether no other process has an error to tell yet: what all find, or suffer from, is told once."""
+    if not _is_several():
+        return True
+    try:
+        spoken: int = _STORE[0].add("errors told", 1)
+    except (RuntimeError, ValueError):  # it went with the process that kept count
+        return is_main()
+    return spoken == 1
+
+
+def all_or_none(make: Callable[[], T]) -> T:
+    """Make something in every process; if that fails in one of them, raise its error in all."""
+    if not _is_several():
+        return make()
+    made: T | None = None
+    error: Exception | None = None
+    try:
+        made = make()
+    except Exception as caught:
+        error = caught
+    failed = next((one for one in all_say(error) if one is not None), None)
+    if error is not None or failed is not None:
+        raise error or failed  # type: ignore[misc]
+    return made  # type: ignore[return-value]
+
+
+def any_says(*flags: bool) -> tuple[bool, ...]:
+    """Of each flag, whether it is set in any process."""
+    if not _is_several():
+        return flags
+    numbers = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=_control())
+    return tuple(bool(number) for number in numbers.tolist())
+
+
+def wait_for_all() -> None:
+    """Go on when all processes are here."""
+    if _is_several():
+        all_say(None)
+
+
+def wait_to_part() -> None:
+    """Wait until all processes get here, at most half a minute: another may not have been asked to stop."""
+    if _is_several():
+        with contextlib.suppress(RuntimeError):
+            dist.monitored_barrier(group=_control(), timeout=_PARTING)
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Put the rows of all processes one below the other, by rank; differentiable, see above.
+
+    Args:
+        rows: `[n, ...]` of this process.
+        counts: n of every process; the other sizes are equal in all.
+
+    Returns:
+        `[sum of counts, ...]`; the argument where there is one process.
+    """
+    if not _is_several():
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows, tuple(counts))
+    return gathered
+
+
+def sum_over_all(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; its backward pass is the sum of the gradients."""
+    if not _is_several():
+        return value
+    total: Tensor = _Sum.apply(value)
+    return total
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Let every parameter have the mean of its gradients over all processes.
+
+    Where only some processes have a gradient, the others count as zero; what none has one of stays without.
+    """
+    if not _is_several():
+        return
+    parameters = list(parameters)
+    has_one = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+    dist.all_reduce(has_one, op=dist.ReduceOp.MAX, group=_control())
+    gradients = []
+    for parameter, exists in zip(parameters, has_one.tolist(), strict=True):
+        if exists:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+            gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        dist.all_reduce(flat, group=_group_of(flat))
+        flat /= world_size()
+        for gradient, values in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(values.view(gradient.shape))
+
+
+@torch.no_grad()
+def share_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
+    """Give every process the main one's parameters and buffers."""
+    if not _is_several():
+        return
+    tensors = [*model.buffers(), *([] if buffers_alone else model.parameters())]
+    for tensor in tensors:
+        if tensor.numel():
+            values = tensor.contiguous()
+            dist.broadcast(values, src=0, group=_group_of(values))
+            tensor.copy_(values)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.start, ctx.count = sum(counts[: rank()]), counts[rank()]
+        # Of equal size for nccl, which is the fastest so; padding is cut off again.
+        most = max(counts)
+        padded = rows.new_zeros((most, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded, group=_group_of(padded))
+        return torch.cat([of_rank[:count] for of_rank, count in zip(gathered, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.start : ctx.start + ctx.count] * world_size(), None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        total = value.clone()
+        dist.all_reduce(total, group=_group_of(total))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total, group=_group_of(total))
+        return total
+
+
+_CONTROL: list[Any] = []  # the group of the CPUs, where it is not the default one
+_STORE: list[PrefixStore] = []  # that of the process group
+
+
+def _control() -> Any:
+    if dist.get_backend() == "gloo":
+        return dist.group.WORLD
+    if not _CONTROL:
+        _CONTROL.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
+    return _CONTROL[0]
+
+
+def _group_of(tensor: Tensor) -> Any:
+    """Return the group that carries a tensor; all processes hold theirs on the same kind of device."""
+    return _control() if tensor.device.type == "cpu" else dist.group.WORLD
+
+
+def _is_several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one type in groups of some megabytes, in their order."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(one.nbytes for one in bucket) >= _BUCKET_BYTES
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

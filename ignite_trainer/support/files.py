@@ -1,0 +1,200 @@
+"""Write files whole or not at all, on request with a checksum; leaves their format to others."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from ignite_trainer.support.errors import RunFailed
+
+_TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream")  # torch.save raises a RuntimeError
+_CHUNK_BYTES = 2**20
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to, and rename it to `path` on success.
+
+    On failure the temporary file is removed, and an older file at `path` stays.
+
+    Raises:
+        RunFailed: the file cannot be written, for example because the disk is full.
+    """
+    with _explaining(path), _replacing(path) as part:
+        yield part
+
+
+def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
+    """Write a file that survives a crash, with its checksum in `<name>.sha256`, as sha256sum reads it.
+
+    The old file at `path` stays until the new one is on disk and has been read back.
+
+    Args:
+        path: where to write.
+        write: writes the content to the binary file that it is given.
+
+    Returns:
+        The sha256 of the file.
+
+    Raises:
+        RunFailed: the file cannot be written, or reads differently from what was written.
+    """
+    with _explaining(path):
+        with _replacing(path) as part:
+            with _HashingFile(part) as file:
+                write(file)
+                _sync(file)
+            sha256 = file.digest.hexdigest()
+            if _sha256(part) != sha256:
+                raise OSError(f"{part} reads differently from what was written; the disk may be failing")
+            line = f"{sha256}  {path.name}\n".encode()
+            old_lines = _checksum_lines(path) if path.exists() else b""
+            # List both checksums until the file is replaced: a crash leaves either file intact.
+            _write_checksum(path, line + old_lines)
+        _sync_folder(path.parent)
+        if old_lines:
+            with contextlib.suppress(OSError):  # an outdated line does no harm
+                _write_checksum(path, line)
+    return sha256
+
+
+def append(file: BinaryIO, line: bytes, *, path: Path) -> None:
+    """Append to an unbuffered file, or leave the file as it was if not all of the line fits.
+
+    Raises:
+        RunFailed: the line cannot be written.
+    """
+    size_before = os.fstat(file.fileno()).st_size
+    rest = memoryview(line)
+    try:
+        while rest:  # a nearly full disk takes a part of it without an error
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.truncate(size_before)
+        raise failed_writing(path, error) from error
+
+
+def is_intact(path: Path, sha256: str | None = None) -> bool:
+    """Return whether a file is byte for byte what `write_durably` wrote.
+
+    Args:
+        path: the file.
+        sha256: the expected hash; None for the one in the checksum file, without which no file is intact.
+    """
+    try:
+        actual = _sha256(path)
+        if sha256:
+            return actual == sha256
+        return f"{actual}  {path.name}".encode() in _checksum_lines(path).splitlines()
+    except OSError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file and its checksum, if they exist."""
+    path.unlink(missing_ok=True)
+    checksum_of(path).unlink(missing_ok=True)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what a crash may leave in a folder: half-written files and checksums without a file."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+    for checksum in folder.glob("*.sha256"):
+        if not checksum.with_suffix("").exists():
+            checksum.unlink(missing_ok=True)
+
+
+def checksum_of(path: Path) -> Path:
+    """Return the path of a file's checksum."""
+    return path.with_name(path.name + ".sha256")
+
+
+def failed_writing(path: Path, error: BaseException) -> RunFailed:
+    """Build the error for a file that cannot be written: why, what is kept and how to go on."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return RunFailed(
+        f"{path} cannot be written ({reason}). What was finished before is kept. Make room on that disk, "
+        "and give the same command with --resume; or name a folder on another disk with -M."
+    )
+
+
+@contextlib.contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Turn errors that say that a file cannot be written into a RunFailed that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise failed_writing(path, error) from error
+    except RuntimeError as error:
+        if any(word in str(error) for word in _TORCH_WRITER):
+            raise failed_writing(path, error) from error
+        raise
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+class _HashingFile(io.BufferedWriter):
+    """A new binary file that hashes what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.digest = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return super().write(content)
+
+
+def _write_checksum(path: Path, lines: bytes) -> None:
+    with _replacing(checksum_of(path)) as part, part.open("wb") as file:
+        file.write(lines)
+        _sync(file)
+    _sync_folder(path.parent)
+
+
+def _checksum_lines(path: Path) -> bytes:
+    """Read the checksum file; b"" if there is none."""
+    try:
+        return checksum_of(path).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put new file names on disk too, where folders can be synchronised."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

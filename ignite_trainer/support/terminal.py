@@ -1,0 +1,113 @@
+"""What is printed at a terminal: tables, and lines above the progress bars."""
+
+# ruff: noqa: PLC0415 (rich and tqdm take 0.15 s to import, which `--help` need not pay)
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ignite_trainer.support.sanitize import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_NAME_SHARE = 0.45  # of the terminal's width
+_PADDING = 3  # columns of the terminal around a cell, with the line between two of them
+_TIGHT = 2  # where all columns of figures fit into the terminal by that alone
+
+
+def make_table(title: str) -> Table:
+    """Make a table without rows or columns."""
+    from rich import box
+    from rich.console import Console as Terminal
+    from rich.table import Table
+    from rich.text import Text
+
+    # Folded here, to the width of the terminal; rich folds to that of the table.
+    folded = "\n".join(textwrap.wrap(visible(title), max(1, Terminal().width)))
+    heading = Text(folded, style="bold", no_wrap=True, overflow="ignore")
+    return Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of texts; a long first one, its name, is folded so that no line of it looks like a row."""
+    from rich.console import Console as Terminal
+    from rich.text import Text
+
+    name, *others = map(visible, cells)
+    width = max(1, int(_NAME_SHARE * Terminal().width))
+    folded = textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False)
+    # Text, not str: brackets in a path or a pattern are no markup.
+    table.add_row(*map(Text, ["\n".join(folded), *others]))
+
+
+def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
+    """Print rows of texts under the names of their columns; without any, rows are names and values."""
+    table = make_table(title)
+    table.show_header = bool(columns)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    if not columns:
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+    for row in rows:
+        add_row(table, *row)
+    show(table)
+
+
+def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Print a table of figures; no figure is cut short.
+
+    Where it is wider than the terminal, columns stand closer together; if that is not enough, it is printed
+    in parts, each with the names of the rows.
+    """
+    from rich.console import Console as Terminal
+
+    widths = [
+        max(map(len, (name, *(cells[number] for cells in rows.values()))))
+        for number, name in enumerate(columns)
+    ]
+    room = Terminal().width - max((len(row) for row in rows), default=0) - 2 * _PADDING
+    wide, tight = (sum(widths) + padding * len(widths) for padding in (_PADDING, _TIGHT))
+    is_tight = tight <= room < wide
+    for begin, end in [(0, len(widths))] if is_tight else _parts(widths, room):
+        table = make_table(title if not begin else "")
+        table.padding = (0, 1, 0, 0) if is_tight else (0, 1)
+        table.add_column("", overflow="fold")
+        for name in columns[begin:end]:
+            table.add_column(visible(name), justify="right", no_wrap=True)
+        for row, cells in rows.items():
+            add_row(table, row, *cells[begin:end])
+        show(table)
+
+
+def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
+    """From which column to which goes into each part."""
+    begin, taken = 0, 0
+    for number, width in enumerate(widths):
+        if number > begin and taken + width + _PADDING > room:
+            yield begin, number
+            begin, taken = number, 0
+        taken += width + _PADDING
+    yield begin, len(widths)
+
+
+def show(content: Table | str) -> None:
+    """Print above the progress bars, which are cleared and drawn again; of several processes the main one."""
+    from rich.console import Console as Terminal
+    from tqdm import tqdm
+
+    from ignite_trainer.support.distributed import is_main
+
+    if not is_main():
+        return
+
+    # Made anew each time: standard output and its width may have changed.
+    terminal = Terminal(markup=False, highlight=False, emoji=False)
+    with tqdm.external_write_mode():
+        if isinstance(content, str):
+            terminal.print(visible(content), soft_wrap=True)
+        else:
+            terminal.print(content)

@@ -1,0 +1,1 @@
+"""A training step: engines, gradients, optimizer, schedule, precision and metrics."""

@@ -1,0 +1,234 @@
+"""Keep single values away from batch norm in train mode, which needs two for each channel.
+
+A batch size of 1 is refused before training. Where a single sample of a batch has a sound, for example, and a
+batch norm refuses it, the step is repeated without the sound, and the sound is counted.
+
+Processes that share batch norm wait for each other in each layer. In steps in which their samples have
+different fields, each process uses its own statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ignite_trainer.api.batch import PaddedBatch, part_of, rebuild, rows_of, values_of, without_row
+from ignite_trainer.api.self_description import looked_at
+from ignite_trainer.api.task import EmbeddingTask, Task
+from ignite_trainer.data.loader import Batch, SplitLoader
+from ignite_trainer.protocol.sections import Setup
+from ignite_trainer.support import random_state
+from ignite_trainer.support.distributed import all_say, world_size
+from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.memory import is_out_of_memory
+from ignite_trainer.training.batch_norm import SynchronisedBatchNorm
+from ignite_trainer.training.distributed_steps import Joint
+from ignite_trainer.training.gradient_cache import parts_of
+from ignite_trainer.training.parameters import ParameterPlan
+from ignite_trainer.training.precision import autocast
+
+
+class LeftOut(NamedTuple):
+    """A field of one sample that was left out of a step.
+
+    Attributes:
+        field: its name.
+        position: index of the sample in the data set.
+        epoch: from 1.
+        iteration: since the start of training, from 1.
+    """
+
+    field: str
+    position: int
+    epoch: int
+    iteration: int
+
+
+class LoneSamples:
+    """Takes the forward pass of training steps, without fields of single samples that batch norm refuses.
+
+    Args:
+        task: the task.
+        model: the model.
+        setup: the `Setup` of the run.
+        left_out: called with the fields that this process left out of a step.
+        unsynchronised: called with epoch and iteration of a step in which batch norm is not shared.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        setup: Setup,
+        *,
+        left_out: Callable[[list[LeftOut]], None] = lambda _: None,
+        unsynchronised: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
+        self._task = task
+        self._model = model
+        self._setup = setup
+        self._left_out = left_out
+        self._unsynchronised = unsynchronised
+        self._shared = [module for module in model.modules() if isinstance(module, SynchronisedBatchNorm)]
+
+    def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
+        """Return `forward(batch)`, or that of the batch without the fields that batch norm refuses.
+
+        Random numbers and buffers are as after a single pass.
+
+        Raises:
+            RunFailed: nothing is left to train on.
+        """
+        parts = parts_of(len(batch.indices), self._setup, self._task)
+        if world_size() > 1 and any(norm.training for norm in self._shared):
+            fields = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
+            same = all(others == fields for others in all_say(fields))
+            for norm in self._shared:
+                norm.synchronised = same
+            if not same:
+                self._unsynchronised(epoch, iteration)
+        lone = _lone_rows(batch, parts)
+        if not lone:
+            return forward(batch)
+        restore = _snapshot(self._model)
+        for names in dict.fromkeys([(), *((name,) for name in lone), tuple(lone)]):
+            reduced = _without(batch, {name: lone[name] for name in names})
+            try:
+                joint = forward(reduced)
+            except Exception as error:
+                if not _is_refusal(error):
+                    if _arrays(reduced.sample) or is_out_of_memory(error):
+                        raise
+                    raise _nothing_left(batch) from error
+            else:
+                if names:
+                    left = [(name, int(batch.indices[row])) for name in names for row in lone[name]]
+                    self._left_out([LeftOut(*each, epoch, iteration) for each in left])
+                return joint
+            restore()
+        raise _nothing_left(batch)
+
+
+def refuse_single_values(
+    task: Task,
+    model: nn.Module,
+    plan: ParameterPlan,
+    training: SplitLoader,
+    setup: Setup,
+    *,
+    device: torch.device,
+) -> None:
+    """Try samples one at a time where steps will embed them so, to find a batch norm that refuses them.
+
+    Raises:
+        ProtocolError: a batch norm in train mode would see one value for each channel.
+    """
+    parts = parts_of(setup.batch_of_all(world_size(), train=True) // world_size(), setup, task)
+    smallest = min(part.stop - part.start for part in parts)
+    if not setup.epochs or smallest > 1 or (world_size() > 1 and setup.sync_batch_norm):
+        return
+    known: set[str] = set()
+    entered: list[nn.Module] = []
+    restore = _snapshot(model)
+    plan.train_mode(model)
+    hook = register_module_forward_pre_hook(lambda module, _: entered.append(module))
+    try:
+        for index in looked_at(len(training.dataset)):  # type: ignore[arg-type]
+            try:
+                sample = training.one(index, epoch=0)
+            except ProtocolError:  # unreadable
+                continue
+            if _arrays(sample).keys() <= known:
+                continue
+            known |= _arrays(sample).keys()
+            entered.clear()
+            with torch.no_grad(), autocast(setup.precision, device), torch.compiler.set_stance("force_eager"):
+                step = task.embed if isinstance(task, EmbeddingTask) else task.training_step
+                step(model, sample)
+    except (ValueError, RuntimeError) as error:
+        if not _is_refusal(error):
+            raise
+        name = next((name for name, module in model.named_modules() if module in entered[-1:]), "")
+        raise ProtocolError(_refusal(setup, name, parts=len(parts))) from None
+    finally:
+        hook.remove()
+        restore()
+
+
+def _lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
+    """Return, for each array field, the rows that are the only ones to have it in their part of the batch."""
+    found: dict[str, list[int]] = {}
+    for name, at in _arrays(batch.sample).items():
+        rows = rows_of(batch.sample[at], len(batch.indices)).tolist()
+        of_parts = [[row for row in rows if part.start <= row < part.stop] for part in parts]
+        lone = [of_part[0] for of_part in of_parts if len(of_part) == 1]
+        if lone:
+            found[name] = lone
+    return found
+
+
+def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
+    fields, at = list(batch.sample), _arrays(batch.sample)
+    for name, of_field in rows.items():
+        for row in of_field:
+            fields[at[name]] = without_row(fields[at[name]], row, len(batch.indices))
+    return Batch(batch.indices, rebuild(batch.sample, fields))
+
+
+def _arrays(sample: Any) -> dict[str, int]:
+    """Return the positions of the fields of a collated batch that hold arrays, by name."""
+    names = getattr(sample, "_fields", range(len(sample)))
+    values = [values_of(field) for field in sample]
+    return {
+        str(name): at
+        for at, (name, value) in enumerate(zip(names, values, strict=True))
+        if isinstance(value, PaddedBatch) or (isinstance(value, Tensor) and value.dim() > 1)
+    }
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether torch's batch norm refuses a single value; a compiled module raises a RuntimeError."""
+    return isinstance(error, ValueError | RuntimeError) and "Expected more than 1 value per" in str(error)
+
+
+def _snapshot(model: nn.Module) -> Callable[[], None]:
+    """Copy a model's buffers and modes and the random state; return a function that restores them."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    random = random_state.capture()
+
+    @torch.no_grad()
+    def restore() -> None:
+        for module, mode in modes:
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        random_state.reinstate(random)
+
+    return restore
+
+
+def _nothing_left(batch: Batch) -> RunFailed:
+    return RunFailed(
+        "Batch norm in train mode needs two values for each channel, and of the batch with sample "
+        f"{int(batch.indices[0])} of the training split nothing else can be trained on. Repair or remove "
+        "samples that cannot be read, or raise the batch size with -b. What finished epochs reached is kept."
+    )
+
+
+def _refusal(setup: Setup, norm: str, *, parts: int) -> str:
+    why = f"the batch norm {norm} is in train mode, and would see one value for each channel, which has no "
+    why += "variance"
+    otherwise = 'or keep it as it is: "mode": "eval" in Parameters'
+    if parts > 1:
+        return f"Setup.chunk is {setup.chunk}, which leaves parts of 1 sample: {why}. Raise it, {otherwise}."
+    if setup.batch_train > 1 or world_size() > 1:
+        return (
+            f"Setup.batch_train is {setup.batch_train}, 1 on a device, and Setup.sync_batch_norm is false: "
+            f"{why}. Set it to true, raise the batch size with -b, {otherwise}."
+        )
+    return f"Setup.batch_train is 1: {why}. Take 2 or more (-b 2), {otherwise}."

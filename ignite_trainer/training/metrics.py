@@ -1,0 +1,236 @@
+"""The `Metrics` section: ignite metrics attached to engines, and the charts they are drawn in."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.exceptions import NotComputableError
+from ignite.metrics import Metric
+from ignite.metrics.metric import MetricUsage
+from torch import Tensor
+
+from ignite_trainer.api.reporter import Line, Split, Window
+from ignite_trainer.api.task import StepOutput
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.protocol.sections import LineSpec, Protocol
+from ignite_trainer.support.distributed import seen_as_one
+from ignite_trainer.support.errors import ProtocolError
+
+# As the published labels read: "Val. Acc. Train.", "Val. Acc. Eval.".
+_SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
+
+
+def logged_steps(every: int) -> Any:
+    """Return the event of the training steps that are logged: every so many, and the last of each epoch."""
+
+    def is_logged(trainer: Engine, step: int) -> bool:
+        return step % every == 0 or step % (trainer.state.epoch_length or 1) == 0
+
+    return Events.ITERATION_COMPLETED(event_filter=is_logged)
+
+
+class ReadBack(MetricUsage):
+    """Updated by every training step that is taken; its value, for which the host waits, is read seldom.
+
+    Args:
+        started: when it begins anew.
+        every: steps after which it is read, as it is after the last of an epoch.
+    """
+
+    def __init__(self, *, started: Events, every: int) -> None:
+        taken: Any = Events.ITERATION_COMPLETED(event_filter=_was_taken)
+        super().__init__(started=started, completed=logged_steps(every), iteration_completed=taken)
+
+
+class OfBatchesRead(MetricUsage):
+    """Updated by every evaluation step whose batch has a sample; computed at the end."""
+
+    def __init__(self) -> None:
+        has_one: Any = Events.ITERATION_COMPLETED(
+            event_filter=lambda engine, _: engine.state.output is not None
+        )
+        super().__init__(
+            started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=has_one
+        )
+
+
+def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
+    """Attach to an evaluator every line of the protocol that is computed on its split."""
+    for where, line in blueprint.protocol.lines.items():
+        if line.update_rate == "epoch" and split in _splits(line):
+            _metric(blueprint, where, line, device).attach(evaluator, line.line_label, OfBatchesRead())
+
+
+def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str]:
+    """Compute every line by epoch on made-up outputs of evaluation steps.
+
+    Args:
+        blueprint: of the run.
+        outputs: of each form that they may have; nothing is tried without one.
+
+    Returns:
+        For each metric that can take none of them what it says, with its JSON path.
+    """
+    problems = []
+    for where, line in blueprint.protocol.lines.items():
+        said = [_trial(blueprint, where, line, output) for output in outputs if line.update_rate == "epoch"]
+        if said and all(said):
+            problems.append(said[0])
+    return problems
+
+
+def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput) -> str:
+    """Try a metric on one output; return its error message, or "" if it works."""
+    metric = _metric(blueprint, where, line, torch.device("cpu"))
+    try:
+        with warnings.catch_warnings(record=True):  # they would be of made-up scores
+            metric.reset()
+            metric.update(scores_and_targets(output))
+            _number(metric.compute(), line.line_label)
+    except NotComputableError:
+        return ""
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        columns = f"; the task scores {output.y_pred.shape[1]} classes" if output.y_pred.dim() == 2 else ""
+        return f"{where}: {str(error).rstrip('.')}{columns}."
+    return ""
+
+
+def attach_running_metrics(
+    blueprint: Blueprint, trainer: Engine, *, device: torch.device
+) -> dict[str, Metric]:
+    """Attach to the trainer every line of the protocol that is computed by iteration; return all by label."""
+    usage = ReadBack(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
+    attached = {}
+    for where, line in blueprint.protocol.lines.items():
+        if line.update_rate == "iteration":
+            metric = attached[line.line_label] = _metric(blueprint, where, line, device)
+            metric.compute = _nan_of_nothing(metric.compute)  # type: ignore[method-assign]
+            metric.attach(trainer, line.line_label, usage)
+    return attached
+
+
+def values(engine: Engine, protocol: Protocol) -> dict[str, float]:
+    """The values of the protocol's metrics that an engine has computed, by label."""
+    labels = [line.line_label for line in protocol.lines.values()]
+    return {
+        label: _number(engine.state.metrics[label], label)
+        for label in labels
+        if label in engine.state.metrics
+    }
+
+
+def windows(protocol: Protocol) -> tuple[Window, ...]:
+    """The charts of the protocol, as reporters draw them."""
+    return tuple(
+        Window(
+            name=window.window_name or name,
+            x_label=window.x_label,
+            y_label=window.y_label,
+            width=window.width,
+            height=window.height,
+            lines=tuple(
+                Line(
+                    key=line.line_label,
+                    label=f"{line.line_label} {_SPLIT_LABELS[split]}",
+                    split=split,
+                    by_iteration=line.update_rate == "iteration",
+                )
+                for line in window.lines
+                for split in _splits(line)
+            ),
+        )
+        for name, window in protocol.metrics.items()
+    )
+
+
+def scores_and_targets(output: StepOutput) -> tuple[Tensor, Tensor]:
+    """What ignite's metrics take of a step."""
+    return output.y_pred, output.y
+
+
+def _was_taken(trainer: Engine, _: int) -> bool:
+    """Whether the step's batch counts: one of a step that was left out has no loss."""
+    output: Any = trainer.state.output
+    return output.loss is not None
+
+
+def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.device) -> Metric:
+    """Build a metric; where it can, it counts on the device, so that no step has to wait for it."""
+    kind = blueprint.metrics[where]
+    args: dict[str, Any] = {**line.args, "output_transform": scores_and_targets}
+    if "device" in inspect.signature(kind).parameters:
+        args.setdefault("device", device)
+    metric = build(kind, args, where=where)
+    metric.update = _named(metric.update, line)  # type: ignore[method-assign, assignment]
+    return seeing_one_process(metric)
+
+
+M = TypeVar("M", bound=Metric)
+
+
+def seeing_one_process(metric: M) -> M:
+    """Have a metric that is given the outputs of all processes add up nothing between them."""
+    metric.update = _as_one(metric.update)  # type: ignore[method-assign]
+    metric.compute = _as_one(metric.compute)  # type: ignore[method-assign]
+    return metric
+
+
+def _as_one(method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        with seen_as_one():
+            return method(*args)
+
+    return call
+
+
+def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], None]:
+    """Let what a metric cannot take be an error that names the metric."""
+
+    def update_or_name(output: Any) -> None:
+        try:
+            update(output)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:
+            arguments = f" with {json.dumps(line.args)}" if line.args else ""
+            raise ValueError(f'the metric "{line.line_label}"{arguments}: {error}.') from error
+
+    return update_or_name
+
+
+def _nan_of_nothing(compute: Callable[[], Any]) -> Callable[[], Any]:
+    """Let a metric that has seen no sample, since all steps were left out, be no number."""
+
+    def compute_or_nan() -> Any:
+        try:
+            return compute()
+        except NotComputableError:
+            return math.nan
+
+    return compute_or_nan
+
+
+def _splits(line: LineSpec) -> list[Split]:
+    splits: list[Split] = ["train", "test"]
+    if line.update_rate == "iteration":
+        return ["train"]
+    return [split for split in splits if getattr(line, split)]
+
+
+def _number(value: Any, label: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+        raise ProtocolError(
+            f'The metric "{label}" gives a {type(value).__name__} {what}, and a line is drawn from one '
+            "number; give its class the arguments that make it one, such as an average."
+        ) from error

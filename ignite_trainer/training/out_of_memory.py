@@ -1,0 +1,76 @@
+"""A step that asks for more memory than there is: what would fit, and how to keep the size of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ignite_trainer.protocol.sections import Setup
+from ignite_trainer.support.errors import RunFailed, first_line
+from ignite_trainer.support.memory import is_out_of_memory
+
+
+def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
+    """Halve a size until an attempt with so many samples goes through.
+
+    Returns:
+        The first of size / 2, size / 4 ... that does; None if none does, or if one fails otherwise.
+    """
+    while size := size // 2:
+        try:
+            attempt(size)
+        except Exception as error:  # of layers that cannot take so few, say
+            if not is_out_of_memory(error):
+                return None
+        else:
+            return size
+    return None
+
+
+def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool = False) -> RunFailed:
+    """Say that a training step needs too much memory, and which numbers to try.
+
+    Args:
+        reason: what torch said.
+        setup: has the sizes that were too much.
+        fits: samples for which memory sufficed; None: unknown.
+        embeds: whether a batch can be embedded in parts.
+    """
+    at_once = setup.chunk if embeds and setup.chunk and setup.embeds_in_parts else setup.batch_train
+    smaller = fits or at_once // 2
+    found = f"A batch of {smaller} fits; use" if fits else "Try"
+    if at_once == 1:
+        advice = (
+            'One sample is the least there is: use a smaller model, or Setup.precision "bf16", in a new run.'
+        )
+    elif embeds:
+        advice = (
+            f"{found} --Setup.chunk {smaller}, which embeds so many samples at a time and compares all "
+            f'{setup.batch_train}, or Setup.precision "bf16"; either in a new run.'
+        )
+    else:
+        batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, smaller)
+        advice = (
+            f"{found} -b {batch} --Setup.accumulate {accumulate}, which makes as many samples a step, or "
+            'Setup.precision "bf16"; either in a new run.'
+        )
+    parts = f", {at_once} at a time," if at_once < setup.batch_train else ""
+    return RunFailed(
+        f"Memory does not suffice for a training step of {setup.batch_train} samples{parts} "
+        f"({first_line(reason)}). {advice} What finished epochs reached is kept."
+    )
+
+
+def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
+    """Say that a step of evaluation needs too much memory."""
+    size = setup.batch_test or setup.batch_train
+    return RunFailed(
+        f"Memory does not suffice for an evaluation step of {size} samples ({first_line(reason)}). Lower "
+        f"Setup.batch_test with -B {max(size // 2, 1)}, say, also with --resume: results do not depend "
+        "on it. What finished epochs reached is kept."
+    )
+
+
+def _equal_step(total: int, most: int) -> tuple[int, int]:
+    """The largest batch of at most `most` that divides a step of `total` samples, and how many make it."""
+    batch = next((size for size in range(most, 0, -1) if total % size == 0), 1)
+    return batch, total // batch

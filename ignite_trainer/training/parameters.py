@@ -1,0 +1,116 @@
+"""What is trained: rules over parameter names decide gradients, optimizer groups and eval mode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ignite_trainer.protocol.sections import ParameterRule
+from ignite_trainer.support.errors import ProtocolError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterPlan:
+    """The rules of a protocol, applied to one model.
+
+    Attributes:
+        groups: the optimizer's parameter groups, one for each rule that trains.
+        frozen_modules: the largest modules whose parameters all stay in eval mode; with them their batch
+            norm statistics and dropout.
+        summary: for each rule its pattern and what it means, in words.
+    """
+
+    groups: list[dict[str, Any]]
+    frozen_modules: tuple[nn.Module, ...]
+    summary: dict[str, str]
+
+    def train_mode(self, model: nn.Module) -> None:
+        """Put the model in train mode, but for what is frozen."""
+        model.train()
+        for module in self.frozen_modules:
+            module.eval()
+
+
+def apply_rules(model: nn.Module, rules: Sequence[ParameterRule], *, rate: float = 1.0) -> ParameterPlan:
+    """Apply the first rule that matches each parameter's whole name.
+
+    Args:
+        model: its parameters' `requires_grad` is set.
+        rules: in order of precedence.
+        rate: factor on the learning rate of groups that have one of their own.
+
+    Raises:
+        ProtocolError: a rule that no parameter is left for, or a parameter that no rule matches.
+    """
+    named = dict(model.named_parameters())
+    taken: list[list[str]] = [[] for _ in rules]
+    orphans = []
+    for name in named:
+        position = next((i for i, rule in enumerate(rules) if re.fullmatch(rule.match, name)), None)
+        if position is None:
+            orphans.append(name)
+        else:
+            taken[position].append(name)
+    _raise_problems(rules, taken, orphans, list(named))
+
+    groups, summary, in_eval = [], {}, set[str]()
+    for rule, names in zip(rules, taken, strict=True):
+        for name in names:
+            named[name].requires_grad_(rule.train)
+        if rule.train:
+            groups.append({"params": [named[name] for name in names], **at_rate(rule.args, rate)})
+        if rule.keeps_eval_mode:
+            in_eval.update(names)
+        count = sum(named[name].numel() for name in names)
+        options = ", ".join(f"{key} {value}" for key, value in rule.args.items())
+        how = ("trained" if rule.train else "frozen") + (", eval mode" if rule.keeps_eval_mode else "")
+        summary[rule.match] = f"{count:,} in {len(names)} tensors, {how}" + (
+            f" ({options})" if options else ""
+        )
+    return ParameterPlan(groups=groups, frozen_modules=_modules_of(model, in_eval), summary=summary)
+
+
+def at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    """Optimizer arguments with the learning rate, if there is one, multiplied by `rate`.
+
+    One that is no number stays as it is, for the optimizer to refuse.
+    """
+    return {
+        key: rate * value if key == "lr" and isinstance(value, int | float) else value
+        for key, value in args.items()
+    }
+
+
+def _raise_problems(
+    rules: Sequence[ParameterRule], taken: list[list[str]], orphans: list[str], names: list[str]
+) -> None:
+    problems = []
+    for index, (rule, own) in enumerate(zip(rules, taken, strict=True)):
+        if own:
+            continue
+        shadowed = any(re.fullmatch(rule.match, name) for name in names)
+        why = "earlier rules take all it matches" if shadowed else "it matches no parameter of the model"
+        children = ", ".join(sorted({name.split(".")[0] for name in names})[:12])
+        problems.append(f'Parameters[{index}].match is "{rule.match}"; {why}. Names begin with {children}.')
+    if orphans:
+        shown = ", ".join(orphans[:3]) + (f" and {len(orphans) - 3} more" if len(orphans) > 3 else "")
+        problems.append(
+            f'Parameters: no rule matches {shown}; end the list with {{"match": ".*", "train": false}}, say.'
+        )
+    if not any(rule.train for rule in rules):
+        problems.append('Parameters: no rule trains anything; set "train": true in one.')
+    if problems:
+        raise ProtocolError(problems)
+
+
+def _modules_of(model: nn.Module, names: set[str], prefix: str = "") -> tuple[nn.Module, ...]:
+    """The largest modules all of whose parameters, of which there are some, are among `names`."""
+    own = [prefix + name for name, _ in model.named_parameters()]
+    if own and names.issuperset(own):
+        return (model,)
+    children = model.named_children()
+    return tuple(found for name, child in children for found in _modules_of(child, names, f"{prefix}{name}."))

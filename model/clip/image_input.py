@@ -1,0 +1,226 @@
+"""Pictures to the input of an image tower: decoding, resizing, cropping and normalising, nothing learned."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ..file_kinds import beginning_of, name_placeholder
+from ..inputs import IMAGE_KINDS, describe, searchable
+
+ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
+"""Path or content of a file, PIL image, array `[H, W]` or `[H, W, 3]`, tensor `[3, H, W]`."""
+
+IMAGE_SUFFIXES = frozenset(
+    """
+    .jpg .jpeg .jpe .jfif .png .apng .gif .webp .avif .tif .tiff .bmp .dib .jp2 .j2k .ppm .pgm .pbm .pnm
+    .tga
+    """.split()  # noqa: SIM905 - one a line would fill a page
+)
+"""Suffixes, in lower case, of pictures that Pillow decodes: data sets, shards and the demo read these."""
+UNDECODED_IMAGE_SUFFIXES = frozenset(
+    """
+    .heic .heif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf
+    """.split()  # noqa: SIM905 - one a line would fill a page
+)
+"""Suffixes of pictures that it does not decode."""
+CONVERT_IMAGE = "convert it, as by `magick x.heic x.jpg`"
+
+_TIFF_WHITE = 262  # tag: 0 where the smallest sample is white
+_NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+"""What PIL raises for the content of a file; SyntaxError for that of a PNG."""
+
+
+class ImagePreprocessing(NamedTuple):
+    """How an image tower was trained to see pictures; by default OpenAI's CLIP.
+
+    Attributes:
+        size: (height, width) of the input, pixels.
+        mean: of red, green and blue in 0..1, which is taken off.
+        std: by which they are divided then.
+        interpolation: "bicubic" or "bilinear".
+        resize_mode: "shortest": the shorter side gets the size, the middle of the longer one is kept;
+            "longest": the longer side does, and the rest is filled; "squash": both do.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+
+CLIP_PREPROCESSING = ImagePreprocessing()
+
+
+def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
+    """Take a path, the content of a file, a PIL image, an array or a tensor, and return an RGB image.
+
+    Files and PIL images are turned upright, as their EXIF data say. Grey samples of 16 bits are scaled from
+    the smallest of 0..255, 0..4095 (12 bits, as cameras and microscopes have) and 0..65535 that holds them to
+    0..255; those in floating point from 0..1 or 0..255.
+
+    Args:
+        source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`; tensors `[H, W]`,
+            `[1, H, W]` or `[3, H, W]`, uint8, or floating point in 0..1.
+        name: of the picture in messages, where it has no path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not decode, has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), its
+            samples have a range that is unknown, or the source is of another kind.
+    """
+    if isinstance(source, str | Path):
+        source, name = Path(source), name or str(source)
+        if not source.is_file():
+            raise FileNotFoundError(f"{name}: no such image file.")
+    name = name or "image"
+    if isinstance(source, Tensor):
+        source = _array_of_tensor(source, name)
+    if isinstance(source, np.ndarray):
+        if (
+            source.dtype != np.uint8
+            or source.shape[2:] not in ((), (3,))
+            or source.ndim < 2
+            or not source.size
+        ):
+            raise ValueError(
+                f"{name}: the array is {source.dtype} {list(source.shape)}; expected uint8 [H, W] or "
+                "[H, W, 3]. Scale other types: `(array * 255).round().astype(np.uint8)` from 0..1, "
+                "`(array // 257).astype(np.uint8)` from 16 bits."
+            )
+        source = Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, name)
+    if not isinstance(source, Path) and not hasattr(source, "read"):
+        raise ValueError(f"{name} is {describe(source)}; {IMAGE_KINDS}.")
+    source = source if isinstance(source, Path) else searchable(source, name)
+    try:
+        opened = Image.open(source)
+    except _NOT_DECODABLE as error:
+        raise _not_decodable(name, error, source) from None
+    with opened:
+        return _upright_rgb(opened, name)
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    try:
+        image.load()
+    except _NOT_DECODABLE as error:
+        raise _not_decodable(name, error) from None
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # what Pillow raises of damaged EXIF is of many kinds
+        upright = image  # the picture itself is whole
+    if upright.mode == "F" or upright.mode.startswith("I"):
+        more_than_8_bits, upright = upright.mode, _in_8_bits(upright, name)
+        if more_than_8_bits == "I;16" and getattr(image, "tag_v2", {}).get(_TIFF_WHITE) == 0:
+            upright = ImageOps.invert(upright)  # as in radiographs; with 8 bits Pillow does it
+    if "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
+    return upright.convert("RGB")
+
+
+def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Bring a grey picture of more than 8 bits to 0..255, by the range of its samples."""
+    samples = np.asarray(image)
+    low, high = float(samples.min()), float(samples.max())  # NaN if one is
+    ranges: tuple[int, ...]
+    if image.mode == "F":
+        # Resampling overshoots a little. A picture in 0..255 that is nowhere brighter than 16 is none.
+        ranges, known = (1, 255), (low >= -0.1 and high <= 1.1) or (low >= -25 and 16 < high <= 280)
+        most = 1 if high <= 1.1 else 255
+    else:
+        ranges, known = (255, 4095, 65535), low >= 0 and high <= 65535
+        most = next((largest for largest in ranges if high <= largest), 65535)
+    if not known:
+        *some, last = (f"0..{largest}" for largest in ranges)
+        raise ValueError(
+            f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the ranges "
+            f"{', '.join(some)} and {last} are known. Scale it to 8 bits."
+        )
+    scaled = (samples.clip(0, most) * (255 / most)).round()
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
+    """Turn a picture `[H, W]` or `[C, H, W]` into an array `[H, W]` or `[H, W, 3]`."""
+    picture = tensor.detach().cpu()
+    is_picture = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[0] in (1, 3))
+    if (
+        not is_picture
+        or not picture.numel()
+        or not (picture.dtype == torch.uint8 or picture.is_floating_point())
+    ):
+        raise ValueError(
+            f"{name}: the tensor is {tensor.dtype} {list(tensor.shape)}; expected [3, H, W], [1, H, W] or "
+            "[H, W] of uint8, or of floating point in 0..1."
+        )
+    if picture.dtype != torch.uint8:
+        picture = picture.float()
+        low, high = picture.min().item(), picture.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"{name}: the tensor's values are {low:.6g} to {high:.6g}; in floating point 0..1 is "
+                "expected. Pictures that are normalised already go to encode_image."
+            )
+        picture = (picture * 255).round().to(torch.uint8)
+    if picture.ndim == 3:
+        picture = picture[0] if picture.shape[0] == 1 else picture.permute(1, 2, 0)
+    array: npt.NDArray[np.uint8] = picture.contiguous().numpy()
+    return array
+
+
+def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None = None) -> ValueError:
+    known = None if source is None else name_placeholder(beginning_of(source))
+    if known is not None:
+        return ValueError(f"{name}: is {known}")
+    advice = f"; {CONVERT_IMAGE}" if Path(name).suffix.lower() in UNDECODED_IMAGE_SUFFIXES else ""
+    return ValueError(f"{name}: not decodable as an image ({error}){advice}.")
+
+
+def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:
+    """Decode a picture as samples have it: uint8 `[3, H, W]`; takes and raises what `read_image` does."""
+    pixels = np.asarray(read_image(source, name=name))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def preprocess_image(
+    source: ImageInput,
+    *,
+    preprocessing: ImagePreprocessing = CLIP_PREPROCESSING,
+    name: str | None = None,
+) -> Tensor:
+    """Prepare a picture for `AudioCLIP.encode_image` as its image tower was trained.
+
+    Args:
+        source: see `read_image`.
+        preprocessing: that of the tower.
+        name: of the picture in messages, where it has no path.
+
+    Returns:
+        float32 `[3, height, width]`, normalised.
+    """
+    prepared: Tensor = _transform(preprocessing)(read_image(source, name=name))
+    return prepared
+
+
+@cache
+def _transform(preprocessing: ImagePreprocessing) -> Callable[[Image.Image], Any]:
+    from open_clip.transform import image_transform  # noqa: PLC0415 - takes seconds
+
+    transform: Callable[[Image.Image], Any] = image_transform(
+        preprocessing.size,
+        is_train=False,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        resize_mode=preprocessing.resize_mode,
+    )
+    return transform

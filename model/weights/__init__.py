@@ -1,0 +1,1 @@
+"""Weights: released files, fetching, reading, and loading into modules."""

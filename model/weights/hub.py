@@ -1,0 +1,111 @@
+"""Models in the layout of the Hugging Face hub: weights beside a config, in a folder or fetched."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import nn
+
+from .built_from import NOT_OF_THE_NETWORK
+from .loading import load_weights, read_state_dict
+from .releases import WeightsError
+
+Model = TypeVar("Model", bound="HubLayout")
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+_CARD = """\
+---
+{{ card_data }}
+---
+
+An AudioCLIP: audio, images and text in one embedding space (arXiv 2106.13043). Load it with
+
+    from model.audioclip import AudioCLIP
+    model = AudioCLIP.from_pretrained("FOLDER, OR OWNER/NAME")
+"""
+
+
+class HubLayout(
+    ModelHubMixin,
+    library_name="audioclip",
+    paper_url="https://arxiv.org/abs/2106.13043",
+    tags=["audio", "zero-shot", "clip"],
+    model_card_template=_CARD,
+):
+    """Adds `save_pretrained`, `push_to_hub`, and what `from_pretrained` needs to a network.
+
+    The config is the constructor's arguments, without those that name other files of weights.
+    """
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **others: Any
+    ) -> str | None:
+        """Write weights, config and a card to a folder, which is made; see `ModelHubMixin` for the rest."""
+        given = cast(dict[str, Any], self._hub_mixin_config or {}) if config is None else config
+        kept = {name: value for name, value in given.items() if name not in NOT_OF_THE_NETWORK}
+        return super().save_pretrained(save_directory, config=kept, **others)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        state = cast(nn.Module, self).state_dict()
+        save_file({name: value.contiguous() for name, value in state.items()}, save_directory / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls: type[Model], source: str | Path, **arguments: Any) -> Model:  # type: ignore[override]
+        """Build a network from a folder in this layout, or from a repository `owner/name` of the hub.
+
+        Args:
+            source: the folder, or the repository's name.
+            arguments: constructor arguments that are to be others than the config says; and `revision`,
+                `token`, `cache_dir`, `local_files_only`, as huggingface_hub takes them.
+
+        Raises:
+            WeightsError: it is not there, cannot be fetched, or does not fit.
+        """
+        try:
+            return super().from_pretrained(source, **arguments)
+        except LocalEntryNotFoundError as error:
+            raise WeightsError(
+                f"{source}: no folder here, and not in the cache of the Hugging Face hub, which cannot be "
+                f"reached ({error}). Where there is a network, fetch {CONFIG} and {WEIGHTS}, and name their "
+                "folder."
+            ) from None
+        except json.JSONDecodeError as error:
+            raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from None
+        except (HfHubHTTPError, OSError) as error:
+            raise WeightsError(
+                f"{source}: no folder here, and not to be had from the Hugging Face hub: {error}"
+            ) from None
+
+    @classmethod
+    def _from_pretrained(cls: type[Model], *, model_id: str, **arguments: Any) -> Model:
+        hub = {
+            name: arguments.pop(name)
+            for name in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        }
+        local = Path(model_id) / WEIGHTS
+        path = local if Path(model_id).is_dir() else Path(hf_hub_download(model_id, WEIGHTS, **hub))
+        network = cls(**{**arguments, "pretrained": False})
+        load_weights(cast(nn.Module, network), read_state_dict(path), source=path)
+        return network
+
+
+def is_hub_layout(source: str | Path) -> bool:
+    """Return whether a source of weights is a folder in this layout, or looks like a repository `owner/name`.
+
+    What would lie in a folder that is here, or where this project puts its own files, is no repository.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return (path / CONFIG).is_file()
+    if path.parent.name in _OWN_FOLDERS or (path.parent != Path() and path.parent.is_dir()):
+        return False
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source))) and path.suffix not in _OF_FILES
+
+
+_OWN_FOLDERS = ("results", "assets")
+_OF_FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")

@@ -1,0 +1,101 @@
+"""Fields that only some samples have: collated, cut, augmented as if nobody else were in the batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+from toy_research.augment import Fit, Hiss
+
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, part_of, rows_of, values_of
+from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.support.errors import ProtocolError
+
+
+class Scene(NamedTuple):
+    sound: Any
+    picture: Any
+    label: Any
+
+
+class Scenes(Dataset[Scene]):
+    """Every second has no sound, every third no picture."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Scene:
+        sound = None if index % 2 == 0 else np.full((1, 10 + index), index, np.float32)
+        picture = None if index % 3 == 0 else np.full((3, 2, 2), index, np.uint8)
+        return Scene(sound, picture, f"scene {index}")
+
+
+def batches(size: int, workers: int = 0) -> list[Batch]:
+    transforms: list[Any] = [(Hiss(level=0.1), "sound"), (Fit(length=16), "sound")]
+    loader = SplitLoader(
+        Scenes(),
+        [FieldTransform(apply=apply, field=field) for apply, field in transforms],
+        batch_size=size,
+        workers=workers,
+        shuffle=False,
+        drop_last=False,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+    return list(loader)
+
+
+def test_what_only_some_samples_have_keeps_its_rows() -> None:
+    batch = collate([Scenes()[index] for index in range(6)])
+    assert isinstance(batch.sound, PartialBatch) and isinstance(batch.sound.values, PaddedBatch)
+    assert batch.sound.rows.tolist() == [1, 3, 5]
+    assert batch.sound.values.lengths.tolist() == [11, 13, 15]
+    assert batch.picture.rows.tolist() == [1, 2, 4, 5]
+    assert batch.label == [f"scene {index}" for index in range(6)]
+    assert collate([Scenes()[0], Scenes()[6]]).sound is None
+    assert rows_of(batch.sound, 6).tolist() == [1, 3, 5]
+    assert rows_of(batch.label, 6).tolist() == list(range(6))
+    assert rows_of(None, 6).tolist() == []
+    assert values_of(None) is None and values_of(batch.label) is batch.label
+
+
+def test_a_part_of_a_partial_batch_is_the_batch_of_its_samples() -> None:
+    scenes = [Scenes()[index] for index in range(12)]
+    whole = collate(scenes)
+    for start, stop in ((0, 12), (0, 1), (1, 2), (2, 7), (5, 12)):
+        part, alone = part_of(whole, slice(start, stop)), collate(scenes[start:stop])
+        assert rows_of(part.picture, stop - start).tolist() == rows_of(alone.picture, stop - start).tolist()
+        assert (values_of(part.picture) is None) == (values_of(alone.picture) is None)
+        if values_of(alone.picture) is not None:
+            assert torch.equal(values_of(part.picture).values, values_of(alone.picture).values)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_does_not_depend_on_who_else_is_in_the_batch(workers: int) -> None:
+    alone = {int(batch.indices): batch.sample.sound for batch in batches(1)}
+    for batch in batches(5, workers):
+        rows = rows_of(batch.sample.sound, len(batch.indices))
+        for row, sound in zip(rows.tolist(), values_of(batch.sample.sound), strict=True):
+            assert torch.equal(sound, alone[int(batch.indices[row])][0])
+    assert alone[0] is None and alone[1].shape == (1, 1, 16)
+
+
+def test_a_transform_of_what_no_sample_has_is_an_error() -> None:
+    class Silent(Scenes):
+        def __getitem__(self, index: int) -> Scene:
+            return super().__getitem__(index)._replace(sound=None)
+
+    with pytest.raises(ProtocolError, match=r'field is "sound", which no sample looked at has'):
+        SplitLoader(
+            Silent(),
+            [FieldTransform(apply=Hiss(), field="sound")],
+            batch_size=2,
+            workers=0,
+            shuffle=False,
+            drop_last=False,
+            seed=1,
+            device=torch.device("cpu"),
+        )

@@ -1,0 +1,811 @@
+"""Whole states of a run: what they hold, what damage they survive, which stay on disk."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_research.protocols import run_toy, toy
+from toy_research.sameness import differences
+
+from ignite_trainer.checkpoints import checkpoint_files
+from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.snapshot import snapshot
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs.model_preparation import put_channels_last
+from ignite_trainer.support import files
+from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.files import checksum_of, is_intact, write_durably
+from ignite_trainer.support.formatting import EPOCH_0
+from ignite_trainer.training.optimizer import build_optimizer
+from model.weights.loading import read_state_dict
+from model.weights.releases import WeightsError
+from model.weights.run_folders import best_checkpoint
+
+ROOT = Path(__file__).parents[3]
+FREEZE_RIGHT: dict[str, Any] = {"Parameters": [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]}
+# Writes a file anew, and is killed before a rename, when so many are done.
+_CRASH = """
+import os, sys
+from pathlib import Path
+from ignite_trainer.support.files import checksum_of, is_intact, write_durably
+
+left = int(sys.argv[2])
+
+def look(event, args):
+    global left
+    if event == "os.rename":
+        if not left:
+            os._exit(9)
+        left -= 1
+
+sys.addaudithook(look)
+write_durably(Path(sys.argv[1]), lambda file: file.write(b"new"))
+"""
+
+
+def network(*, channels_last: bool = False) -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+    if channels_last:
+        put_channels_last(model)
+    return model
+
+
+class Training:
+    """A small model in training, and its checkpoints."""
+
+    def __init__(self, folder: Path, *, channels_last: bool = False, kind: Any = torch.optim.AdamW) -> None:
+        self.model = network(channels_last=channels_last)
+        args = {"lr": 0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {})}
+        self.optimizer = build_optimizer(kind, args, [{"params": list(self.model.parameters())}])
+        self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [1, 3], gamma=0.5)
+        self.checkpoints = Checkpoints(
+            folder,
+            validate(toy(folder)),
+            model=self.model,
+            state={"optimizer": self.optimizer, "scheduler": self.scheduler},
+        )
+
+    def epoch(self) -> float:
+        for _ in range(3):
+            loss = self.model(torch.randn(2, 3, 5, 5)).square().mean() + random.random() * np.random.rand()  # noqa: NPY002
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.scheduler.step()
+        return float(loss.detach())
+
+    def save(self, epoch: int, accuracy: float) -> None:
+        self.checkpoints.save({"Val. Acc.": accuracy}, position=at(epoch))
+        self.checkpoints.wait()
+
+    def save_state(self, position: Position) -> None:
+        self.checkpoints.save_state(position)
+        self.checkpoints.wait()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+def at(epoch: int) -> Position:
+    return Position(epoch=epoch, iteration=3 * epoch, complete=True)
+
+
+def seed(number: int) -> None:
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002
+
+
+def names(folder: Path, pattern: str = "*.pt") -> set[str]:
+    return {path.name for path in folder.glob(pattern)}
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_restored_run_goes_on_as_one_that_was_not_interrupted(
+    tmp_path: Path, kind: Any, channels_last: bool
+) -> None:
+    seed(1)
+    first = Training(tmp_path, channels_last=channels_last, kind=kind)
+    first.epoch()
+    first.save(1, 0.5)
+    losses = [first.epoch() for _ in range(3)]
+    seed(2)
+    second = Training(tmp_path, channels_last=channels_last, kind=kind)
+    assert second.checkpoints.restore() == at(1)
+    assert [second.epoch() for _ in range(3)] == losses
+    assert all(torch.equal(value, first.weights()[name]) for name, value in second.weights().items())
+    assert second.scheduler.get_last_lr() == first.scheduler.get_last_lr()
+    assert [best.value for best in second.checkpoints.best] == [0.5]
+
+
+def test_what_the_optimizer_keeps_has_the_layout_of_the_parameters(tmp_path: Path) -> None:
+    first = Training(tmp_path, kind=torch.optim.SGD)
+    first.epoch()
+    first.save_state(at(1))
+    second = Training(tmp_path, channels_last=True, kind=torch.optim.SGD)
+    second.checkpoints.restore()
+    weight, expected = second.model.get_parameter("0.weight"), first.model.get_parameter("0.weight")
+    buffer = second.optimizer.state[weight]["momentum_buffer"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not expected.is_contiguous(memory_format=torch.channels_last)
+    assert buffer.stride() == weight.stride()
+    # One step of each, with a gradient given: fused kernels would mix up what lies differently.
+    gradient = torch.randn(weight.shape)
+    for training, parameter in ((first, expected), (second, weight)):
+        for other in training.model.parameters():
+            other.grad = torch.zeros_like(other)
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        training.optimizer.step()
+    assert torch.equal(weight.contiguous(), expected)
+
+
+def test_the_last_two_states_stay_with_all_the_best_files_they_name(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
+        training.save(epoch, accuracy)
+    best = {f"best_val-acc_epoch-{epoch}_0.{epoch}000.pt" for epoch in (1, 2, 3, 4)}
+    assert names(tmp_path) == {"last_epoch-3.pt", "last_epoch-4.pt", *best}
+    training.save_state(Position(epoch=5, iteration=13))
+    assert names(tmp_path, "last*.pt") == {"last_epoch-4.pt", "last_epoch-5_step-13.pt"}
+    assert names(tmp_path, "best*.pt") == best - {"best_val-acc_epoch-1_0.1000.pt"}
+    training.checkpoints.finish()
+    assert names(tmp_path, "last*") == {"last_epoch-5_step-13.pt", "last_epoch-5_step-13.pt.sha256"}
+
+
+def test_going_back_removes_what_was_written_after(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
+        training.save(epoch, accuracy)
+    for remains in ("last_epoch-5.pt.part", "last_epoch-5.pt.sha256"):
+        (tmp_path / remains).touch()
+    (tmp_path / "last_epoch-4.pt").write_bytes(b"")
+    again = Training(tmp_path)
+    assert again.checkpoints.restore() == at(3)
+    assert names(tmp_path, "*") & {"last_epoch-4.pt", *names(tmp_path, "last_epoch-5*")} == set()
+    assert names(tmp_path, "best*.pt") == {f"best_val-acc_epoch-{n}_0.{n}000.pt" for n in (1, 2, 3)}
+    again.save(4, 0.5)
+    assert names(tmp_path, "best*.pt") == {
+        *(f"best_val-acc_epoch-{n}_0.{n}000.pt" for n in (1, 2, 3)),
+        "best_val-acc_epoch-4_0.5000.pt",
+    }
+    again.checkpoints.finish()
+    assert len(names(tmp_path, "best*.pt")) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_any_damage_is_detected_and_the_state_before_is_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(tmp_path)
+    training.epoch()
+    training.save(1, 0.5)
+    expected = training.weights()
+    training.epoch()
+    training.save_state(Position(epoch=2, iteration=4))
+    path = tmp_path / "last_epoch-2_step-4.pt"
+    whole, checksum = path.read_bytes(), path.with_name(path.name + ".sha256").read_bytes()
+    for offset in np.random.default_rng(0).choice(len(whole), size=50, replace=False):
+        flipped = bytes([whole[offset] ^ (1 << offset % 8)])
+        path.write_bytes(whole[:offset] + (b"" if damage == "cut" else flipped + whole[offset + 1 :]))
+        path.with_name(path.name + ".sha256").write_bytes(checksum)
+        caplog.clear()
+        again = Training(tmp_path)
+        with caplog.at_level(logging.WARNING):
+            assert again.checkpoints.restore() == at(1)
+        assert f"The checkpoint {path} is damaged or incomplete" in caplog.text
+        assert all(torch.equal(value, expected[name]) for name, value in again.weights().items())
+    path.write_bytes(whole)
+    path.with_name(path.name + ".sha256").write_bytes(checksum)
+    assert Training(tmp_path).checkpoints.restore() == Position(epoch=2, iteration=4)
+
+
+def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.save(1, 0.5)
+    (tmp_path / "last_epoch-1.pt.sha256").unlink()
+    before = training.weights()
+    assert training.checkpoints.restore() is None
+    assert names(tmp_path, "last*") == {"last_epoch-1.pt"}
+    assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
+
+
+@pytest.mark.parametrize("what", ["damaged", "removed", "other data", "more data", "other names"])
+def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: str) -> None:
+    changes: dict[str, Any] = {"Setup__batch_train": 4, "Setup__epochs": 1}
+    folder = run_toy(tmp_path, **changes).folder
+    state = folder / "checkpoints/last_epoch-1.pt"
+    if what == "damaged":
+        state.write_bytes(state.read_bytes()[:-1])
+    elif what == "removed":
+        state.unlink()
+    else:  # the file of samples is another, say
+        args = {"other data": {"samples": 15}, "more data": {"samples": 31}}.get(what, {"folds": 3})
+        kind = "toy_research.failing.FaultyTones" if what == "other names" else "toy_research.signals.Tones"
+        changes["Dataset"] = {"class": kind, "args": {"fold": 1, **args}}
+        raw = json.loads((folder / "protocol.json").read_text())
+        (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        "damaged": "no state that is intact: last_epoch-1.pt. It cannot",
+        "removed": "no state that is intact: none is there any more. It cannot",
+        "other data": "the data set is another: batches of an epoch 5 then and 2 now; samples of the train ",
+        "more data": "the data set is another: samples of the test split 10 then and 11 now",
+        "other names": "the data set is another: digest of the train split's names and targets",
+    }
+    with pytest.raises(ProtocolError, match=expected[what]):
+        run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path).folder
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "result.json").unlink()
+    assert run_toy(tmp_path, Setup__resume="auto").folder == folder
+    assert (folder / "result.json").exists()
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    Training(tmp_path).save_state(at(1))
+    other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
+    with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit what the protocol describes: "):
+        other.restore()
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "problem"),
+    [
+        ("best", {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3}, "no name of a file"),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "../victim.pt"}] * 3},
+            "no name of a file",
+        ),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "best_x/../../_epoch-1_0.5.pt"}]},
+            "no name of a file",
+        ),
+        (
+            "position",
+            {"epoch": "1", "iteration": 3, "complete": True},
+            "position.epoch: Input should be a valid",
+        ),
+        ("position", {"epoch": 9, "iteration": 3, "complete": True}, "it is that of last_epoch-9.pt"),
+        ("optimizer", None, "optimizer: Field required"),
+    ],
+)
+def test_a_state_that_no_run_saved_is_refused_before_anything_of_it_is_used(
+    tmp_path: Path, place: str, content: Any, problem: str
+) -> None:
+    outside = tmp_path / "victim.pt"
+    outside.write_text("precious")
+    folder = tmp_path / "checkpoints"
+    Training(folder).save(1, 0.5)
+    path = folder / "last_epoch-1.pt"
+    saved = torch.load(path, weights_only=True)
+    if content is None:
+        del saved[place]
+    else:
+        saved[place] = json.loads(json.dumps(content).replace("{outside}", str(outside)))
+    write_durably(path, lambda file: torch.save(saved, file))
+    again = Training(folder)
+    with pytest.raises(ProtocolError) as caught:
+        again.checkpoints.restore()
+        for epoch in (2, 3, 4):  # what is not among the best any more is removed
+            again.save(epoch, 0.6)
+    assert str(caught.value).startswith(f"The checkpoint {path} holds what no run of this version saves (")
+    assert problem in str(caught.value)
+    assert outside.read_text() == "precious"
+
+
+def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_others_are_as_good(
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(2, 2)
+    weight = model.weight.detach().clone()
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=model, state={})
+    kept.save_untrained({"Val. Acc.": 0.5})
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    for epoch, value in enumerate((0.4, 0.3), start=1):
+        kept.save({"Val. Acc.": value}, position=at(epoch))
+    assert [(best.value, best.epoch) for best in kept.best] == [(0.5, 0)]
+    kept.finish()
+    assert kept.best[0].checkpoint == tmp_path / "best_val-acc_epoch-0_0.5000.pt"
+    assert torch.equal(torch.load(kept.best[0].checkpoint, weights_only=True)["weight"], weight)
+    again = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
+    again.restore()
+    assert again.best == kept.best
+    for epoch in (3, 4, 5):
+        again.save({"Val. Acc.": 0.5}, position=at(epoch))
+    again.finish()
+    assert [(best.value, best.epoch) for best in again.best] == [(0.5, 3)]  # the first trained one of equals
+    assert names(tmp_path, "best_*.pt") == {f"best_val-acc_epoch-{epoch}_0.5000.pt" for epoch in (3, 4, 5)}
+
+
+def test_a_state_that_names_epoch_0_before_its_equals_is_gone_on_with_in_the_order_of_now(
+    tmp_path: Path,
+) -> None:
+    first = Training(tmp_path)
+    first.checkpoints.save_untrained({"Val. Acc.": 0.5})
+    first.save(1, 0.5)
+    (path,) = tmp_path.glob("last_*.pt")
+    content = torch.load(path, weights_only=True)
+    content["best"]["Val. Acc."].sort(key=lambda entry: entry["epoch"])  # as earlier versions had it
+    write_durably(path, lambda file: torch.save(content, file))
+    again = Training(tmp_path)
+    again.checkpoints.restore()
+    again.save(2, 0.5)
+    assert [best.epoch for best in again.checkpoints._kept["Val. Acc."]] == [1, 2, 0]
+
+
+def test_a_run_that_only_gets_worse_says_everywhere_that_epoch_0_was_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "JsonLines", "Report")]
+    least = {
+        "class": "ignite.metrics.Accuracy",
+        "line_label": "Val. Acc.",
+        "is_checkpoint": True,
+        "best": "min",
+    }
+    metrics = {"Performance": {"lines": [least]}}
+    result = run_toy(tmp_path, Setup__epochs=2, Metrics=metrics, Reporters=reporters)
+    (best,) = result.record.best
+    evaluated = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert (best.epoch, best.value) == (0, evaluated[0]["metrics"]["Val. Acc."])
+    assert best.checkpoint is not None
+    checkpoints = result.folder / "checkpoints"
+    assert is_intact(checkpoints / best.checkpoint)
+    assert best_checkpoint(result.folder) == checkpoints / best.checkpoint
+    assert "(epoch 0)" in (result.folder / "report.html").read_text()
+    assert EPOCH_0 in capsys.readouterr().out.splitlines()
+    for page in (result.folder / "report.html", tmp_path / "table.md"):
+        assert EPOCH_0 in page.read_text(), page
+    assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so none is chosen
+
+
+def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "Dataset": {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "gone": [1, 6]}},
+        "Faults": {"unreadable": "skip", "unreadable_at_most": 0.1},
+    }
+    folder = run_toy(tmp_path, **changes, Setup__epochs=1).folder
+    changes["Dataset"]["args"]["gone"] = []  # it can be read again
+    raw = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
+    again = run_toy(tmp_path, **changes, Setup__resume="auto")
+    assert again.folder == folder
+    assert again.record.faults == {"samples skipped": 2}
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, renames: int) -> None:
+    path = tmp_path / "state.pt"
+    write_durably(path, lambda file: file.write(b"old"))
+    crashed = subprocess.run([sys.executable, "-c", _CRASH, str(path), str(renames)], cwd=ROOT, check=False)
+    assert crashed.returncode == (9 if renames < 3 else 0)
+    assert path.read_bytes() == (b"old" if renames < 2 else b"new")
+    assert is_intact(path)
+    write_durably(path, lambda file: file.write(b"newer"))
+    assert is_intact(path)
+    assert checksum_of(path).read_text() == f"{hashlib.sha256(b'newer').hexdigest()}  state.pt\n"
+    assert names(tmp_path, "*.part") <= {"state.pt.part"}
+
+
+def test_weights_of_every_type_and_shape_are_saved_bit_by_bit_and_once(tmp_path: Path) -> None:
+    types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
+    weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
+    weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
+    checkpoint_files.save_weights(tmp_path / "best.pt", weights, built_from={})
+    assert names(tmp_path, "*") == {"best.pt", "best.pt.sha256"}
+    saved = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert saved.keys() == weights.keys()
+    for name, value in weights.items():
+        assert (saved[name].dtype, saved[name].shape) == (value.dtype, value.shape)
+        assert torch.equal(saved[name].nan_to_num(), value.nan_to_num()), name
+
+
+def test_what_earlier_versions_wrote_beside_best_weights_goes_with_them(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
+    kept.save({"Val. Acc.": 0.1}, position=at(1))
+    kept.wait()
+    beside = tmp_path / "best_val-acc_epoch-1_0.1000.safetensors"
+    beside.touch()
+    for epoch in range(2, 6):
+        kept.save({"Val. Acc.": epoch / 10}, position=at(epoch))
+    kept.finish()
+    assert not beside.exists()
+
+
+# On the CPU
+
+
+def test_a_snapshot_copies_every_tensor_however_deep_and_keeps_the_kinds_of_its_containers() -> None:
+    weight = nn.Parameter(torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
+    tied = {"one": weight, "other": weight.detach()}
+    state: dict[str, Any] = {
+        "tied": tied,
+        "lists": [[weight.detach()], (weight.detach(), 1.5)],
+        "steps": Counter({3: 2}),
+    }
+    taken = snapshot(state)
+    copies = [*taken["tied"].values(), taken["lists"][0][0], taken["lists"][1][0]]
+    expected = weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+    state["steps"][3] = 9
+    state["lists"][0].append("later")
+    assert len({copy.data_ptr() for copy in copies}) == 4
+    for copy in copies:
+        assert (type(copy), copy.device.type, copy.requires_grad) == (Tensor, "cpu", False)
+        assert copy.is_contiguous()
+        assert torch.equal(copy, expected)
+    assert taken["steps"] == Counter({3: 2})
+    assert type(taken["steps"]) is Counter
+    assert len(taken["lists"][0]) == 1
+
+
+def test_whatever_is_read_of_a_state_is_read_onto_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is read to verify it: on a full device there is no room for it."""
+    loaded: list[tuple[str, Any]] = []
+    load = torch.load
+
+    def noting(path: Path, **options: Any) -> Any:
+        loaded.append((path.name, options.get("map_location")))
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", noting)
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    assert training.checkpoints.restore() == at(1)
+    assert {name for name, _ in loaded} == {"last_epoch-1.pt", "frozen_weights.pt"}
+    assert {place for _, place in loaded} == {"cpu"}
+
+
+@pytest.mark.gpu
+def test_what_a_run_on_a_device_saves_loads_on_a_machine_without_one(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder / "checkpoints"
+    script = "import sys, torch; [torch.load(path, weights_only=True) for path in sys.argv[1:]]"
+    files = [str(path) for path in folder.glob("*.pt")]
+    assert len(files) == 4
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", script, *files], check=True, env=environment)
+
+
+# Frozen weights
+
+
+class Frozen(Training):
+    """A training of which the convolution is frozen."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.model[0].requires_grad_(False)
+        self.checkpoints = Checkpoints(
+            folder,
+            validate(toy(folder)),
+            model=self.model,
+            state={"optimizer": self.optimizer, "scheduler": self.scheduler},
+        )
+
+
+def saved_names(path: Path) -> set[str]:
+    return set(torch.load(path, weights_only=True)["model"])
+
+
+def test_frozen_weights_are_written_once_and_every_state_has_the_others(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    frozen = tmp_path / "frozen_weights.pt"
+    others = training.weights().keys() - {"0.weight", "0.bias"}
+    written = set()
+    for epoch in (1, 2, 3):
+        training.epoch()
+        training.save(epoch, epoch / 10)
+        written.add(frozen.stat().st_ino)
+        assert saved_names(tmp_path / f"last_epoch-{epoch}.pt") == others
+        best = torch.load(tmp_path / f"best_val-acc_epoch-{epoch}_0.{epoch}000.pt", weights_only=True)
+        assert best.keys() == training.weights().keys()
+    training.checkpoints.finish()
+    assert torch.load(frozen, weights_only=True).keys() == {"0.weight", "0.bias"}
+    assert is_intact(frozen)
+    again = Frozen(tmp_path)
+    assert again.checkpoints.restore() == at(3)
+    assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
+    again.epoch()
+    again.save(4, 0.4)
+    assert saved_names(tmp_path / "last_epoch-4.pt") == others
+    assert {*written, frozen.stat().st_ino} == written
+    assert len(written) == 1
+
+
+def test_a_model_without_frozen_weights_has_no_file_of_them(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.save(1, 0.5)
+    assert not (tmp_path / "frozen_weights.pt").exists()
+    assert saved_names(tmp_path / "last_epoch-1.pt") == training.weights().keys()
+
+
+@pytest.mark.parametrize("value", [0.25, -0.0, torch.nan])
+def test_a_frozen_weight_that_was_moved_all_the_same_is_in_the_state(tmp_path: Path, value: float) -> None:
+    training = Frozen(tmp_path)
+    with torch.no_grad():
+        training.model.get_parameter("0.bias").zero_()
+    training.save(1, 0.5)
+    with torch.no_grad():
+        training.model.get_parameter("0.bias")[1] = value  # a task that follows with a teacher, say
+    training.save(2, 0.5)
+    assert "0.bias" in saved_names(tmp_path / "last_epoch-2.pt")
+    assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
+    again = Frozen(tmp_path)
+    again.checkpoints.restore()
+    bias = again.weights()["0.bias"]
+    assert torch.equal(bias.view(torch.int32), training.weights()["0.bias"].view(torch.int32))
+
+
+def test_a_weight_that_is_nan_is_frozen_like_others(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    with torch.no_grad():
+        training.model.get_parameter("0.bias")[1] = torch.nan
+    training.save(1, 0.5)
+    assert "0.bias" not in saved_names(tmp_path / "last_epoch-1.pt")
+
+
+def test_a_state_with_all_weights_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    path, frozen = tmp_path / "last_epoch-1.pt", tmp_path / "frozen_weights.pt"
+    state = torch.load(path, weights_only=True)
+    del state["frozen_weights"]
+    write_durably(path, lambda file: torch.save({**state, "model": training.weights()}, file))
+    frozen.unlink()
+    again = Frozen(tmp_path)
+    assert again.checkpoints.restore() == at(1)
+    assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
+    again.save(2, 0.5)
+    assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
+    assert Frozen(tmp_path).checkpoints.restore() == at(2)
+
+
+@pytest.mark.parametrize("damage", ["removed", "damaged", "of another run"])
+def test_without_its_frozen_weights_a_run_cannot_go_on_and_names_their_file(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
+    path = folder / "checkpoints/frozen_weights.pt"
+    if damage == "removed":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        write_durably(path, lambda file: torch.save({}, file))
+    before = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    with pytest.raises(ProtocolError, match=r"no state that is intact: frozen_weights\.pt\. It cannot"):
+        run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
+    assert f"{path} is damaged or incomplete; the state before last_epoch-2.pt is tried" in caplog.text
+    assert {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "a Git LFS pointer; run `git lfs pull`",
+        ),
+        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["last_epoch-2.pt", "frozen_weights.pt"])
+def test_what_lies_in_place_of_a_state_is_said_by_its_name(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
+    (folder / "checkpoints" / name).write_bytes(content)
+    with pytest.raises(ProtocolError, match=f"no state that is intact: .*{re.escape(f'{name} ({said}')}"):
+        run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
+
+
+def test_a_file_of_frozen_weights_that_was_deleted_by_hand_is_written_anew(tmp_path: Path) -> None:
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    (tmp_path / "frozen_weights.pt").unlink()
+    training.save(2, 0.5)
+    assert Frozen(tmp_path).checkpoints.restore() == at(2)
+
+
+def test_weights_are_read_from_a_state_and_the_frozen_ones_beside_it(tmp_path: Path) -> None:
+    """As a protocol's `pretrained` reads them."""
+    training = Frozen(tmp_path)
+    training.save(1, 0.5)
+    path = tmp_path / "last_epoch-1.pt"
+    read = read_state_dict(path)
+    assert read.keys() == training.weights().keys()
+    assert all(torch.equal(value, training.weights()[name]) for name, value in read.items())
+    (tmp_path / "frozen_weights.pt").rename(tmp_path / "elsewhere.pt")
+    with pytest.raises(
+        WeightsError, match=r"frozen weights are in frozen_weights\.pt .* is missing\. Put it"
+    ):
+        read_state_dict(path)
+    torch.save({}, tmp_path / "frozen_weights.pt")
+    with pytest.raises(WeightsError, match=r"that file is damaged or of another run\. .* best_\*\.pt"):
+        read_state_dict(path)
+
+
+# Written while training goes on
+
+
+@contextmanager
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let no file be written before the event is set."""
+    go, write = threading.Event(), files.write_durably
+
+    def waiting(*args: Any) -> str:
+        assert go.wait(60)
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files, "write_durably", waiting)
+        yield go
+        go.set()
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2) -> None:
+    """Let every file take a while."""
+    write = files.write_durably
+
+    def slowly(*args: Any) -> str:
+        time.sleep(seconds)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
+
+
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be no room for a file."""
+
+    def fail(*_: Any) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+
+
+def test_a_state_is_that_of_its_time_though_training_goes_on_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(1)
+    training = Training(tmp_path)
+    training.epoch()
+    with held_up(monkeypatch) as go:
+        training.checkpoints.save({"Val. Acc.": 0.5}, position=at(1))
+        losses = [training.epoch() for _ in range(3)]
+        assert not names(tmp_path)
+        go.set()
+        training.checkpoints.wait()
+    seed(2)
+    again = Training(tmp_path)
+    assert again.checkpoints.restore() == at(1)
+    assert [again.epoch() for _ in range(3)] == losses
+
+
+def test_at_most_one_state_is_written_and_the_next_save_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    with held_up(monkeypatch) as go:
+        training.checkpoints.save_state(at(1))
+        opened = threading.Timer(0.3, go.set)
+        opened.start()
+        training.checkpoints.save_state(at(2))
+        assert go.is_set()
+        assert names(tmp_path) >= {"last_epoch-1.pt"}
+        training.checkpoints.wait()
+        opened.join()
+    assert names(tmp_path) == {"last_epoch-1.pt", "last_epoch-2.pt"}
+
+
+@pytest.mark.parametrize("then", ["save_state", "finish", "wait"])
+def test_a_state_that_cannot_be_written_fails_at_whatever_comes_next_and_the_others_stay(
+    tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    for epoch in (1, 2):
+        training.save(epoch, 0.5)
+    before = names(tmp_path, "*")
+    full(monkeypatch)
+    training.checkpoints.save_state(at(3))
+    following = getattr(training.checkpoints, then)
+    with pytest.raises(RunFailed, match=r"last_epoch-3\.pt cannot be written \(no space left"):
+        following(*[at(4)] * (then == "save_state"))
+    training.checkpoints.wait()  # it was told
+    assert names(tmp_path, "*") == before
+
+
+def test_a_state_that_could_not_be_written_is_known_before_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path)
+    full(monkeypatch)
+    training.checkpoints.save_state(at(1))
+    assert training.checkpoints._pending is not None
+    concurrent.futures.wait([training.checkpoints._pending], timeout=30)
+    assert training.checkpoints.failed
+    with pytest.raises(RunFailed, match=r"last_epoch-1\.pt cannot be written"):
+        training.checkpoints.wait()
+    assert not training.checkpoints.failed  # it was told
+
+
+def test_a_state_with_more_than_plain_values_is_refused_and_removed(tmp_path: Path) -> None:
+    class Part:
+        def state_dict(self) -> dict[str, Any]:
+            return {"path": tmp_path}
+
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=network(), state={"part": Part()})
+    kept.save_state(at(1))
+    with pytest.raises(RunFailed, match=r"^The state of the run cannot be saved as plain values: "):
+        kept.wait()
+    assert not names(tmp_path, "*")
+
+
+@pytest.mark.parametrize("kind", ["Interrupted", "Matching"])
+def test_however_a_run_ends_what_was_saved_is_written(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task: dict[str, Any] = {"class": f"toy_research.learning.{kind}"}
+    if kind == "Matching":
+        task["args"] = {"explode_at": 3}
+    slow(monkeypatch)
+    with pytest.raises(KeyboardInterrupt if kind == "Interrupted" else RunFailed):
+        run_toy(tmp_path, Task=task)
+    (state,) = tmp_path.glob("Toy/*/checkpoints/last_*.pt")
+    assert state.name == "last_epoch-1.pt"
+    assert is_intact(state)
+
+
+def test_a_run_that_is_stopped_and_cannot_write_its_state_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 1}}
+    full(monkeypatch)
+    with pytest.raises(RunFailed, match=r"last_epoch-1_step-1\.pt cannot be written"):
+        run_toy(tmp_path, Task=task, Metrics={})
+
+
+def test_a_run_whose_states_take_long_to_write_is_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loaders fork while a checkpoint is being written."""
+    changes: dict[str, Any] = {
+        "Setup__epochs": 3,
+        "Setup__workers_train": 2,
+        "Setup__workers_test": 1,
+        **FREEZE_RIGHT,
+    }
+    quick = run_toy(tmp_path / "quick", **changes).folder
+    slow(monkeypatch, seconds=0.1)
+    assert differences(quick, run_toy(tmp_path / "slow", **changes).folder) == []

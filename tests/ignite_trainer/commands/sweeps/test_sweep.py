@@ -1,0 +1,418 @@
+"""Whole sweeps of the toy package: what they leave, and how they go on where they stopped."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from toy_research.network import TwoTowers
+from toy_research.protocols import TRUSTED, sweep_toy, toy
+from toy_research.signals import Tones
+
+from ignite_trainer.commands import cli
+from ignite_trainer.commands.sweeps.sweep import make_plan
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.support.errors import ProtocolError
+
+ROOT = Path(__file__).parents[4]
+FOLD = "Dataset.args.fold"
+SEED = "Setup.seed"
+FOLDS = {FOLD: [1, 2, 3]}
+# 11, 10 and 10 samples: folds that differ in size.
+UNEQUAL = {"Dataset__args": {"samples": 31}}
+
+
+@pytest.fixture(autouse=True)
+def _collect_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than a toy run."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below, with the time it was written."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def accuracies(run: Path) -> list[float]:
+    """Of the held-out split, by epoch, from the run's own log."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        line["metrics"]["Val. Acc."]
+        for line in lines
+        if (line["event"], line.get("split")) == ("evaluation", "test")
+    ]
+
+
+def seeds(folder: Path) -> list[int]:
+    return [json.loads(path.read_text())["seed"] for path in sorted(folder.glob("*/result.json"))]
+
+
+def test_a_sweep_has_a_folder_of_all_its_runs_and_their_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = sweep_toy(tmp_path, FOLDS, Setup__suffix="CV 1", **UNEQUAL)
+    folder = only(tmp_path / "Toy")
+    assert re.fullmatch(r"sweep_[0-9a-f]{12}", folder.name), "a suffix names one fold"
+    assert {path.name for path in folder.iterdir()} - {"sweep.lock"} == {
+        *("fold-1", "fold-2", "fold-3"),
+        *(
+            "sweep.json",
+            "summary.json",
+            "sweep.md",
+            "report.html",
+            "predictions.csv",
+            "classes.png",
+            "confusion.png",
+        ),
+    }
+    assert 'alt="Confusion matrix' in (folder / "report.html").read_text()
+    assert summary.missing == []
+    runs = [accuracies(folder / f"fold-{fold}") for fold in (1, 2, 3)]
+    last, best = [run[-1] for run in runs], [max(run[1:]) for run in runs]
+    (group,) = json.loads((folder / "summary.json").read_text())["groups"]
+    for name, values in (("last", last), ("best", best)):
+        mean = sum(values) / 3
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 2)
+        found = group["metrics"]["Val. Acc."][name]
+        assert found == {"mean": pytest.approx(mean), "deviation": pytest.approx(deviation), "n": 3}
+        assert f"{mean:.4f} ± {deviation:.4f}" in (folder / "sweep.md").read_text()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Run 1 of 3: fold-1"
+    assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
+    assert any(line.split()[:4] == ["fold-2", "2", f"{last[1]:.4f}", "(2)"] for line in lines)
+    assert any("the last epoch is the honest figure" in line for line in lines)
+
+
+def test_a_sweep_of_other_keys_than_the_fold_has_the_suffix_in_its_name(tmp_path: Path) -> None:
+    raw = toy(tmp_path, Sweep={SEED: [1]}, Setup__suffix="CV 1")
+    plan = make_plan(validate(raw), trusted=TRUSTED)
+    assert re.fullmatch(r"sweep_CV-1_[0-9a-f]{12}", plan.folder.name)
+
+
+def test_the_protocol_of_a_run_runs_again_without_the_others(tmp_path: Path) -> None:
+    sweep_toy(tmp_path, {FOLD: [2]})
+    saved = json.loads((only(tmp_path / "Toy") / "fold-2/protocol.json").read_text())
+    assert saved["Sweep"] == {}
+    assert saved["Dataset"]["args"] == {"fold": 2}
+    assert saved["Setup"]["seed"] == 7
+
+
+def test_predictions_of_all_folds_are_pooled_over_samples(tmp_path: Path) -> None:
+    summary = sweep_toy(tmp_path, FOLDS, **UNEQUAL)
+    folder = only(tmp_path / "Toy")
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 31
+    right = sum(row["target"] == row["prediction"] for row in rows)
+    last = [accuracies(folder / f"fold-{fold}")[-1] for fold in (1, 2, 3)]
+    assert right == round(11 * last[0] + 10 * last[1] + 10 * last[2])
+    assert summary.pooled is not None
+    assert summary.pooled.accuracy == pytest.approx(right / 31)
+    said = (folder / "sweep.md").read_text()
+    assert f"31 samples; pooled accuracy {right / 31:.4f}." in said
+    assert "the two differ where folds differ in size" in said
+
+
+@pytest.mark.parametrize("sweep", [{SEED: [1, 2]}, {FOLD: [1, 2], SEED: [1, 2]}, {FOLD: [1]}])
+def test_nothing_else_is_pooled(tmp_path: Path, sweep: dict[str, list[Any]]) -> None:
+    summary = sweep_toy(tmp_path, sweep, Setup__epochs=0)
+    assert summary.pooled is None
+    assert not (only(tmp_path / "Toy") / "predictions.csv").exists()
+
+
+def test_folds_of_one_given_seed_are_pooled(tmp_path: Path) -> None:
+    assert sweep_toy(tmp_path, {FOLD: [1, 2], SEED: [5]}, Setup__epochs=0).pooled is not None
+
+
+def test_some_folds_are_not_called_all_of_them(tmp_path: Path) -> None:
+    sweep_toy(tmp_path, {FOLD: [1, 3]}, Setup__epochs=0)
+    said = (only(tmp_path / "Toy") / "sweep.md").read_text()
+    assert "the predictions of the 2 folds held out (of 3) after" in said
+
+
+def test_a_run_that_held_nothing_out_is_not_pooled_with_a_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    construct = Tones.__init__
+
+    def nothing_held_out_of_fold_2(self: Tones, **args: Any) -> None:
+        construct(self, **args)
+        self.held_out = tuple(fold for fold in self.held_out if fold != 2)
+
+    monkeypatch.setattr(Tones, "__init__", nothing_held_out_of_fold_2)
+    summary = sweep_toy(tmp_path, {FOLD: [1, 2]}, Setup__epochs=0)
+    assert [record.held_out for record in summary.records.values()] == [(1,), ()]
+    assert summary.pooled is None
+    assert not (only(tmp_path / "Toy") / "predictions.csv").exists()
+
+
+# Going on
+
+
+def test_a_sweep_gone_on_with_from_other_weights_has_no_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights.pt"
+    monkeypatch.setattr(TwoTowers, "weights_files", (file,), raising=False)
+    file.write_text("old")
+    sweep_toy(tmp_path, {FOLD: [1, 2]}, Setup__epochs=0)
+    folder = only(tmp_path / "Toy")
+    assert (folder / "predictions.csv").exists()
+    (folder / "fold-2/result.json").unlink()
+    file.write_text("new")
+    summary = sweep_toy(tmp_path, {FOLD: [1, 2]}, Setup__epochs=0)
+    assert summary.pooled is None
+    assert not (folder / "predictions.csv").exists()
+    said = (folder / "sweep.md").read_text()
+    assert "There is no mean: the initial weights are not the same: weights.pt (sha256 " in said
+    assert "| no mean, n = 2 | 2 of 3 folds |  |" in said
+
+
+def test_finished_runs_are_skipped_whatever_is_written_down_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_toy(tmp_path, FOLDS)
+    folder = only(tmp_path / "Toy")
+    before = {fold: content(folder / fold) for fold in ("fold-1", "fold-2", "fold-3")}
+    capsys.readouterr()
+    reporters = [{"class": "toy_research.watching.Notebook"}]
+    sweep_toy(tmp_path, FOLDS, Reporters=reporters, Setup__workers_test=1, Setup__log_interval=9)
+    assert {fold: content(folder / fold) for fold in before} == before
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 of 3 runs are finished, and skipped: fold-1, fold-2, fold-3"
+    assert not any(line.startswith("Run ") for line in lines)
+    assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
+
+
+@pytest.mark.parametrize(
+    ("sweep", "changes"),
+    [
+        ({FOLD: [1, 2]}, {}),
+        ({FOLD: [1]}, {"Setup__epochs": 1}),
+        ({FOLD: [1]}, {"Setup__seed": 8}),
+        ({FOLD: [1]}, {"Model__args": {"dropout": 0.1}}),
+    ],
+)
+def test_another_sweep_has_another_folder(
+    tmp_path: Path, sweep: dict[str, list[Any]], changes: dict[str, Any]
+) -> None:
+    first = make_plan(validate(toy(tmp_path, Sweep={FOLD: [1]})), trusted=TRUSTED)
+    other = make_plan(validate(toy(tmp_path, Sweep=sweep, **changes)), trusted=TRUSTED)
+    assert first.folder != other.folder
+    assert first.folder.parent == other.folder.parent
+
+
+def test_an_unfinished_run_without_a_state_is_kept_and_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_toy(tmp_path, FOLDS)
+    folder = only(tmp_path / "Toy")
+    for attempt in (1, 2):
+        for state in (folder / "fold-2/checkpoints").glob("last_*"):
+            state.unlink()
+        log = (folder / "fold-2/metrics.jsonl").read_text()
+        (folder / "fold-2/result.json").write_text("{") if attempt == 2 else (
+            folder / "fold-2/result.json"
+        ).unlink()
+        capsys.readouterr()
+        assert sweep_toy(tmp_path, FOLDS).missing == []
+        kept = folder / f"fold-2_unfinished-{attempt}"
+        assert (kept / "metrics.jsonl").read_text() == log
+        assert (folder / "fold-2/result.json").exists()
+        assert (
+            f"fold-2 was not finished; what it left is kept as {kept.name}, and it is done again.\n"
+            in capsys.readouterr().out
+        )
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = sweep_toy(tmp_path, {"Task.args.explode_at": [3, None], FOLD: [1, 2]})
+    folder = only(tmp_path / "Toy")
+    assert summary.missing == ["explode_at-3_fold-1", "explode_at-3_fold-2"]
+    assert {path.parent.name for path in folder.glob("*/result.json")} == {
+        "explode_at-null_fold-1",
+        "explode_at-null_fold-2",
+    }
+    assert "error: explode_at-3_fold-1: The loss is inf at epoch 2" in capsys.readouterr().err
+    said = (folder / "sweep.md").read_text()
+    assert "2 of 4 runs are finished. Missing: explode\\_at-3\\_fold-1, explode\\_at-3\\_fold-2." in said
+    assert "explode\\_at-3\\_fold-1 failed: The loss is inf" in said
+    assert "| explode\\_at-3\\_fold-2 | 3 | 2 | failed | failed |" in said
+
+
+def test_what_a_run_alone_finds_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = sweep_toy(tmp_path, {"Setup.batch_train": [21, 20]}, Setup__epochs=1)
+    assert summary.missing == ["batch_train-21"]
+    assert "error: batch_train-21: Setup.batch_train is 21, but the training split has 20" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_error_that_nobody_foresaw_stops_no_other_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Signals have 16 values.
+    summary = sweep_toy(tmp_path, {"Model.args.length": [15, 16]}, Setup__epochs=1)
+    folder = only(tmp_path / "Toy")
+    assert summary.missing == ["length-15"]
+    path = folder / "length-15/error.txt"
+    assert path.read_text().startswith("Traceback (most recent call last):\n")
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in path.read_text()
+    said = capsys.readouterr().err
+    assert said.startswith("error: length-15: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert said.endswith(f"(where it was raised: {path})\n")
+    assert "length-15 failed: RuntimeError" in (folder / "sweep.md").read_text()
+
+
+def test_an_interruption_ends_the_whole_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sweep_toy(tmp_path, FOLDS, Task__class="toy_research.learning.Interrupted")
+    folder = only(tmp_path / "Toy")
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["fold-1"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "The sweep is stopped; the same command goes on with it."
+
+
+# Seeds
+
+
+def test_a_seed_is_drawn_once_for_the_whole_sweep_and_kept(tmp_path: Path) -> None:
+    sweep_toy(tmp_path, FOLDS, Setup__seed=None, Setup__epochs=0)
+    folder = only(tmp_path / "Toy")
+    (seed,) = set(seeds(folder))
+    assert json.loads((folder / "sweep.json").read_text())["seed"] == seed
+    (folder / "fold-2/result.json").unlink()
+    sweep_toy(tmp_path, FOLDS, Setup__seed=None, Setup__epochs=0)
+    assert seeds(folder) == [seed, seed, seed]
+
+
+def test_two_sweeps_draw_two_seeds(tmp_path: Path) -> None:
+    for root in ("a", "b"):
+        sweep_toy(tmp_path / root, {FOLD: [1]}, Setup__seed=None, Setup__epochs=0)
+    first, second = (seeds(only(tmp_path / root / "Toy")) for root in ("a", "b"))
+    assert first != second
+
+
+def test_seeds_of_the_sweep_win(tmp_path: Path) -> None:
+    sweep_toy(tmp_path, {SEED: [3, 4]}, Setup__epochs=0)
+    folder = only(tmp_path / "Toy")
+    assert seeds(folder) == [3, 4]
+    assert "2 seeds" in (folder / "sweep.md").read_text()
+
+
+def test_a_sweep_whose_seed_cannot_be_read_is_not_gone_on_with(tmp_path: Path) -> None:
+    sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
+    path = only(tmp_path / "Toy") / "sweep.json"
+    path.write_text("{}")
+    with pytest.raises(ProtocolError) as caught:
+        sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
+    assert str(caught.value) == (
+        f"{path} cannot be read (KeyError('seed')); it holds the seed of the runs there. Restore it, or "
+        "rename the folder and begin anew."
+    )
+    path.write_text('{"seed": 5, "prot')
+    with pytest.raises(ProtocolError, match=r"cannot be read \(JSONDecodeError"):
+        sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
+
+
+# Two processes
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.0)
+    plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
+    plan.folder.mkdir(parents=True)
+    with FileLock(plan.folder / "sweep.lock"), pytest.raises(ProtocolError) as caught:
+        sweep_toy(tmp_path, FOLDS)
+    assert str(caught.value) == (
+        f"{plan.folder} is in use by another process: two at a time would spoil each other's results. "
+        "Wait until it ends, or end it."
+    )
+    assert not list(plan.folder.glob("fold-*"))
+
+
+def test_a_run_that_another_process_is_at_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.0)
+    plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
+    (plan.folder / "fold-2").mkdir(parents=True)
+    with FileLock(plan.folder / "fold-2" / "run.lock"):
+        assert sweep_toy(tmp_path, FOLDS).missing == ["fold-2"]
+    assert "fold-2 is in use by another process" in capsys.readouterr().err
+    assert not list(plan.folder.glob("*_unfinished-*"))
+    assert sweep_toy(tmp_path, FOLDS).missing == []
+
+
+def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> None:
+    marker = tmp_path / "kill"
+    marker.touch()
+    task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}
+    path = tmp_path / "toy.json"
+    path.write_text(
+        json.dumps(
+            toy(tmp_path / "results", Task=task, Dataset__args={"folds": 5}, Setup__save_every_steps=2)
+        )
+    )
+    words = ["-c", str(path), "--trust", "toy_research", *f"--Sweep.{FOLD} 1 2 3 4 5".split()]
+    killed = subprocess.run(
+        [sys.executable, "main.py", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr
+    folder = only(tmp_path / "results/Toy")
+    before = {fold: content(folder / fold) for fold in ("fold-1", "fold-2", "fold-3")}
+    assert "result.json" not in before["fold-3"]
+    assert json.loads((folder / "summary.json").read_text())["missing"] == ["fold-3", "fold-4", "fold-5"]
+
+    marker.unlink()
+    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 0
+    assert only(tmp_path / "results/Toy") == folder
+    for fold in ("fold-1", "fold-2"):
+        assert content(folder / fold) == before[fold]
+    assert not (folder / "fold-3_unfinished-1").exists()
+    log = (folder / "fold-3/metrics.jsonl").read_text()
+    assert log.startswith(before["fold-3"]["metrics.jsonl"][0].decode()), "it went on from its second step"
+    values = [accuracies(folder / f"fold-{fold}")[-1] for fold in range(1, 6)]
+    mean = sum(values) / 5
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)
+    assert f"| mean ± sd, n = 5 | 5 of 5 folds | {mean:.4f} ± {deviation:.4f} |" in (
+        (folder / "sweep.md").read_text()
+    )
+    table = (tmp_path / "results/table.md").read_text()
+    assert f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds)" in table
+
+
+def test_its_report_shows_the_curve_of_every_run(tmp_path: Path) -> None:
+    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("LearningCurve", "Report")]
+    sweep_toy(tmp_path, {"Dataset.args.fold": [1, 2]}, Setup__epochs=1, Reporters=reporters)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    page = (folder / "report.html").read_text()
+    for name in ("fold-1", "fold-2"):
+        assert f'alt="Loss and metrics of {name} by epoch"' in page
+        assert f'<a href="{name}/report.html">' in page

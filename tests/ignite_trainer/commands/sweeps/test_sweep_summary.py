@@ -1,0 +1,244 @@
+"""The table of a sweep: which runs are averaged together, and what is said of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_research.protocols import TRUSTED, toy
+from toy_research.records import run_record, weights
+
+from ignite_trainer.api.reporter import Best
+from ignite_trainer.commands.sweeps.combinations import Combination
+from ignite_trainer.commands.sweeps.sweep_summary import (
+    Pooled,
+    Summary,
+    remarks,
+    to_cells,
+    to_json,
+    to_markdown,
+)
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.results.record import RunRecord
+from ignite_trainer.support.formatting import EPOCH_0
+
+FOLD, SEED, LR = "Dataset.args.fold", "Setup.seed", "Optimizer.args.lr"
+BLUEPRINT = draw(validate(toy(Path("none"))), trusted=TRUSTED)
+
+
+def planned(sweep: dict[str, list[Any]]) -> tuple[Combination, ...]:
+    rows = itertools.product(*sweep.values())
+    return tuple(
+        Combination(name=f"run {number}", values=dict(zip(sweep, row, strict=True)), blueprint=BLUEPRINT)
+        for number, row in enumerate(rows)
+    )
+
+
+def summary(sweep: dict[str, list[Any]], *records: RunRecord | None, **facts: Any) -> Summary:
+    """A summary whose runs have these records, in order; None: not finished."""
+    runs = planned(sweep)
+    found = {run.name: record for run, record in zip(runs, records, strict=True) if record}
+    return Summary(name="Toy", runs=runs, records=found, failures={}, **facts)
+
+
+def test_folds_and_seeds_are_averaged_over_and_other_keys_are_not() -> None:
+    values = [0.50, 0.60, 0.70, 0.90, 0.10, 0.20, 0.30, 0.20]
+    records = [
+        run_record(fold=fold, seed=seed, last=value, best=value + 0.05)
+        for (_, fold, seed), value in zip(itertools.product((0, 1), (1, 2), (3, 4)), values, strict=True)
+    ]
+    found = summary({LR: [0.1, 0.2], FOLD: [1, 2], SEED: [3, 4]}, *records)
+    first, second = found.groups
+    assert (first.values, second.values) == ({LR: 0.1}, {LR: 0.2})
+    assert (first.held_out, first.folds, first.seeds) == ((1, 2), (1, 2, 3, 4, 5), (3, 4))
+    last, best = first.metrics["Acc."]
+    # Of the folds' means over their seeds, 0.55 and 0.80.
+    assert last == pytest.approx((0.675, math.sqrt(2 * 0.125**2), 2))
+    assert best == pytest.approx((0.725, last[1], 2))  # type: ignore[index]
+    _, _, means = to_cells(found)
+    wide = ["2 of 5 folds", "2 seeds"]
+    assert means == [
+        ["mean ± sd, n = 2 folds, 4 runs", "0.1", *wide, "0.6750 ± 0.1768", "0.7250 ± 0.1768"],
+        ["mean ± sd, n = 2 folds, 4 runs", "0.2", *wide, "0.2000 ± 0.0707", "0.2500 ± 0.0707"],
+    ]
+    assert remarks(found)[0].startswith(
+        "± is the sample standard deviation over n folds, the seeds of each averaged first. The best epoch"
+    )
+
+
+def test_every_fold_counts_alike_however_many_seeds_of_it_are_finished() -> None:
+    values = {(1, 3): 0.9, (1, 4): 0.7, (2, 3): 0.2}
+    records = [run_record(fold=fold, seed=seed, last=value) for (fold, seed), value in values.items()]
+    found = summary({FOLD: [1, 2], SEED: [3, 4]}, *records, None)
+    # Not (0.9 + 0.7 + 0.2) / 3.
+    assert found.groups[0].metrics["Acc."].last == pytest.approx((0.5, math.sqrt(2 * 0.3**2), 2))
+    assert to_cells(found)[2][0][0] == "mean ± sd, n = 2 folds, 3 of 4 runs"
+
+
+def test_every_run_has_a_row_with_last_beside_best_and_their_epochs() -> None:
+    header, runs, means = to_cells(summary({FOLD: [1, 2]}, run_record(fold=1), None))
+    assert header == ["run", "fold", "Acc., last (epoch)", "Acc., best (epoch)"]
+    assert runs == [["run 0", "1", "0.5000 (9)", "0.6000 (4)"], ["run 1", "2", "missing", "missing"]]
+    assert means == [["n = 1 of 2", "1 of 5 folds", "0.5000", "0.6000"]]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_what_a_best_epoch_of_0_means_is_said(epoch: int) -> None:
+    best = (Best(label="Acc.", value=0.6, epoch=epoch, checkpoint=None),)
+    found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2).model_copy(update={"best": best}))
+    assert (EPOCH_0 in " ".join(remarks(found))) == (epoch == 0)
+
+
+def test_metrics_are_side_by_side_and_one_without_a_best_epoch_has_no_column_of_it() -> None:
+    record = run_record(fold=1, last=0.5).model_copy(update={"last": {"Acc.": 0.5, "Loss": 1e-7}})
+    header, runs, means = to_cells(summary({FOLD: [1, 2]}, record, None))
+    assert header[3:] == ["Acc., best (epoch)", "Loss, last (epoch)"]
+    assert [row[3:] for row in runs] == [["0.6000 (4)", "1.000e-07 (9)"], ["missing", "missing"]]
+    assert means[0][3:] == ["0.6000", "1.000e-07"]
+
+
+def test_a_sweep_of_evaluations_has_no_column_of_best_epochs() -> None:
+    header, runs, means = to_cells(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2)))
+    assert header == ["run", "seed", "Acc., last (epoch)"]
+    assert {len(row) for row in (*runs, *means)} == {3}
+
+
+def test_a_figure_that_is_not_finite_is_not_averaged_away() -> None:
+    found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2, last=None))
+    _, runs, means = to_cells(found)
+    assert runs[1][2] == "not finite (9)"
+    assert means[0][2:] == ["", "0.6000 ± 0.0000"]
+    assert to_json(found)["groups"][0]["metrics"]["Acc."]["last"] is None
+
+
+def test_nothing_is_averaged_before_a_run_is_finished() -> None:
+    found = summary({FOLD: [1, 2]}, None, None)
+    assert to_cells(found)[2] == []
+    assert remarks(found) == [
+        "0 of 2 runs are finished. Missing: run 0, run 1. The same command goes on from here."
+    ]
+
+
+HONEST = (
+    "The best epoch is chosen on the fold that is held out, which flatters it; the last epoch is the honest "
+    "figure."
+)
+
+
+def test_the_reader_is_told_which_figure_is_the_honest_one() -> None:
+    assert remarks(summary({FOLD: [1]}, run_record(fold=1))) == [HONEST]
+    assert remarks(summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2))) == [
+        f"± is the sample standard deviation over n runs. {HONEST}"
+    ]
+
+
+def test_nothing_is_said_that_does_not_apply() -> None:
+    assert remarks(summary({SEED: [1]}, run_record(seed=1))) == []
+    assert remarks(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2))) == [
+        "± is the sample standard deviation over n runs."
+    ]
+    unfinite = [run_record(seed=seed, last=None) for seed in (1, 2)]
+    assert remarks(summary({SEED: [1, 2]}, *unfinite)) == []
+
+
+@pytest.mark.parametrize(
+    ("held_out", "accuracy", "said"),
+    [
+        (5, None, "predictions.csv has the predictions of all 5 folds after the last epoch: 10 samples."),
+        (
+            2,
+            0.25,
+            "predictions.csv has the predictions of the 2 folds held out (of 5) after the last epoch: 10 "
+            "samples; pooled accuracy 0.2500. Every sample counts alike here, in the mean every fold: the "
+            "two differ where folds differ in size.",
+        ),
+    ],
+)
+def test_whose_predictions_are_pooled_is_said(held_out: int, accuracy: float | None, said: str) -> None:
+    pooled = Pooled(held_out=held_out, folds=5, samples=10, accuracy=accuracy)
+    assert remarks(summary({FOLD: [1]}, run_record(fold=1), pooled=pooled))[-1] == said
+
+
+# What is not averaged
+
+
+REDO = "Rename the folders of those that shall be done again, and give the same command."
+
+
+def no_mean(sweep: dict[str, list[Any]], *records: RunRecord) -> list[str | None]:
+    found = summary(sweep, *records)
+    for group in found.groups:
+        empty = all(figures == (None, None) for figures in group.metrics.values())
+        assert empty is (group.no_mean is not None)
+    return [group.no_mean for group in found.groups]
+
+
+def test_runs_from_different_weights_are_not_averaged() -> None:
+    old, new = weights("a.pt"), weights("a.pt", "new")
+    records = [run_record(fold=1, weights=(old,)), run_record(fold=2, weights=(new,))]
+    (said,) = no_mean({FOLD: [1, 2]}, *records)
+    assert said == (
+        f"the initial weights are not the same: a.pt (sha256 {old.sha256[:12]}...) in run 0; "
+        f"a.pt (sha256 {new.sha256[:12]}...) in run 1. {REDO}"
+    )
+    found = summary({FOLD: [1, 2]}, *records)
+    assert to_cells(found)[2] == [["no mean, n = 2", "2 of 5 folds", "", ""]]
+    assert remarks(found) == [f"There is no mean: {said} {HONEST}"]
+
+
+def test_weights_may_differ_between_swept_models_but_not_between_learning_rates() -> None:
+    records = [run_record(fold=1), run_record(fold=1, weights=(weights("a.pt"),))]
+    assert no_mean({"Model.args.pretrained": [False, "a.pt"]}, *records) == [None, None]
+    first, second = no_mean({LR: [0.1, 0.2]}, *records)
+    assert first == second
+    assert (first or "").startswith("the initial weights are not the same: random weights in run 0; a.pt ")
+
+
+def test_runs_of_different_data_are_not_averaged() -> None:
+    other = run_record(fold=2, dataset="part of Tones")
+    assert no_mean({FOLD: [1, 2]}, run_record(fold=1), other) == [
+        f"the data sets are not the same: Tones in run 0; part of Tones in run 1. {REDO}"
+    ]
+    assert no_mean({"Dataset.args.part": [False, True]}, run_record(fold=1), other) == [None, None]
+    fewer = run_record(fold=1, seed=8, samples={"train": 19, "test": 10})
+    assert no_mean({SEED: [7, 8]}, run_record(fold=1), fewer) == [
+        "the numbers of samples are not the same: 10 (test) and 20 (train) in run 0; "
+        f"10 (test) and 19 (train) in run 1. {REDO}"
+    ]
+
+
+def test_folds_may_differ_in_size_and_other_totals_are_told() -> None:
+    sizes = [{"train": 20, "test": 10}, {"train": 21, "test": 9}, {"train": 20, "test": 8}]
+    records = [run_record(fold=fold, samples=size) for fold, size in enumerate(sizes, start=1)]
+    assert no_mean({FOLD: [1, 2, 3]}, *records) == [None]
+    assert remarks(summary({FOLD: [1, 2]}, *records[:2])) == [
+        f"± is the sample standard deviation over n runs. {HONEST}"
+    ]
+    assert remarks(summary({FOLD: [1, 2, 3]}, *records))[-1] == (
+        "The runs have different numbers of samples, both splits taken together: 28, 30."
+    )
+
+
+@pytest.mark.parametrize("other", [(), (1, 2)])
+def test_folds_that_overlap_are_not_averaged(other: tuple[int, ...]) -> None:
+    assert no_mean({FOLD: [1, None]}, run_record(fold=1), run_record(fold=2, held_out=other)) == [
+        "run 0 and run 1 evaluated partly the same samples; sweep folds that do not overlap."
+    ]
+
+
+def test_runs_of_several_revisions_are_told() -> None:
+    found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2, revision="def456"))
+    assert remarks(found)[-1] == "The runs are of several source revisions: abc123, def456."
+
+
+def test_names_are_no_markup() -> None:
+    text = to_markdown(
+        summary({LR: ["<b>|x"]}, run_record(fold=1).model_copy(update={"last": {"A|<i>": 0.5}, "best": ()}))
+    )
+    assert "&lt;b&gt;\\|x" in text
+    assert "A\\|&lt;i&gt;, last" in text
+    assert "<" not in text

@@ -1,0 +1,291 @@
+"""The benchmark on toy protocols: what is timed, what is compared, and what is left behind."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.utils import manual_seed
+from toy_research.protocols import TRUSTED, run_toy, toy
+
+from ignite_trainer.commands import cli
+from ignite_trainer.commands.benchmark import OURS, Benchmark, Quartiles, Speed, contenders, measure
+from ignite_trainer.commands.benchmark_table import show_benchmark
+from ignite_trainer.commands.stopwatch import Stopwatch
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.support.errors import ProtocolError
+
+ASLEEP = {"class": "toy_research.comparing.Asleep", "args": {"seconds": 0.02}}
+
+
+def toy_protocol(root: Path, **changes: Any) -> Protocol:
+    return validate(toy(root, **changes))
+
+
+def benchmark(root: Path, *, rounds: int = 3, turn_seconds: float = 0.0, **changes: Any) -> Benchmark:
+    blueprints = contenders(toy_protocol(root, **changes), trusted=TRUSTED)
+    return measure(blueprints, rounds=rounds, turn_seconds=turn_seconds)
+
+
+def ratio(speed: Speed) -> Quartiles:
+    assert speed.cost is not None
+    return speed.cost
+
+
+# What is timed
+
+
+@pytest.mark.parametrize("turns", [[1] * 7, [3, 4], [2, 5]])
+def test_timed_steps_are_those_of_a_run(turns: list[int], tmp_path: Path) -> None:
+    """Two epochs of two batches, and three batches of the third and fourth; nothing of them is skipped."""
+    weights = []
+    for parts_of_a_run in (turns, [sum(turns)]):
+        blueprint = draw(toy_protocol(tmp_path), trusted=TRUSTED)
+        manual_seed(7)
+        parts = assemble(blueprint, seed=7)
+        watch = Stopwatch.of_training(blueprint, parts)
+        for steps in parts_of_a_run:
+            watch.run(steps)
+        weights.append(parts.model.state_dict())
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_steps_of_whole_epochs_leave_the_weights_of_a_run(tmp_path: Path) -> None:
+    # Every pass over a loader takes a number from the generator that dropout draws from.
+    blueprint = draw(toy_protocol(tmp_path, Model__args__dropout=0.0), trusted=TRUSTED)
+    manual_seed(7)
+    parts = assemble(blueprint, seed=7)
+    watch = Stopwatch.of_training(blueprint, parts)
+    for _ in range(2 * len(parts.training)):
+        watch.run()
+    folder = run_toy(tmp_path, Model__args__dropout=0.0).folder
+    saved = torch.load(folder / "checkpoints/last_epoch-2.pt", weights_only=True)["model"]
+    for name, tensor in parts.model.state_dict().items():
+        torch.testing.assert_close(tensor, saved[name], msg=name)
+
+
+def test_a_turn_has_as_many_steps_as_fit_and_counts_the_samples_of_smaller_batches(tmp_path: Path) -> None:
+    protocol = toy_protocol(tmp_path, Setup__batch_test=4)
+    blueprint = draw(protocol, trusted=TRUSTED)
+    parts = assemble(blueprint, seed=7)
+    watch = Stopwatch.of_evaluation(blueprint, parts)
+    held_out = len(parts.evaluation["test"].dataset)  # type: ignore[arg-type]
+    assert held_out == 10
+    turns = [watch.turn() for _ in range(6)]
+    assert [turn.samples for turn in turns] == [4, 4, 2, 4, 4, 2]
+    assert all(turn.steps == 1 for turn in turns)
+    watch.warm_up(steps=1, turn_seconds=0.2)
+    turn = watch.turn()
+    assert turn.steps == watch.steps_per_turn > 1
+    assert turn.seconds_per_step * turn.steps == pytest.approx(turn.seconds)
+    assert 2 * turn.steps < turn.samples <= 4 * turn.steps
+
+
+# What is compared
+
+
+def test_a_protocol_is_compared_with_its_yardsticks_round_by_round(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP})
+    assert list(found.activities) == ["training", "evaluation"]
+    for activity in found.activities.values():
+        ours, asleep = activity.speeds[OURS], activity.speeds["asleep"]
+        assert ours.cost is None
+        assert ours.gain is None
+        assert asleep.seconds_per_step.first_quartile >= 0.02
+        assert asleep.gain is not None
+        assert asleep.gain.median == pytest.approx(1 / ratio(asleep).median)  # of an odd number of rounds
+        assert asleep.gain.median > 1
+        assert ratio(asleep).first_quartile <= ratio(asleep).median <= ratio(asleep).third_quartile
+        assert asleep.steps_per_round == 1
+        shares = activity.shares
+        beside = {name for name in shares if "beside" in name}
+        assert sum(share for name, share in shares.items() if name not in beside) == pytest.approx(1)
+    training = set(found.activities["training"].shares)
+    assert {"data wait", "backward", "optimizer", "other"} <= training
+    assert "backward" not in found.activities["evaluation"].shares
+    speed = found.activities["training"].speeds["asleep"]
+    assert speed.samples_per_second * speed.seconds_per_step.median == pytest.approx(8)  # the batch
+
+
+@pytest.mark.parametrize("values", [[3.0], [1.0, 4.0], [5.0, 1.0, 2.0], [4.0, 1.0, 8.0, 2.0, 0.5]])
+def test_quartiles_are_those_of_numpy(values: list[float]) -> None:
+    found = Quartiles.of(values)
+    expected = np.percentile(values, [50, 25, 75])
+    assert [found.median, found.first_quartile, found.third_quartile] == pytest.approx(list(expected))
+
+
+def test_a_protocol_without_yardsticks_is_measured_alone(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, rounds=1)
+    assert [list(activity.speeds) for activity in found.activities.values()] == [[OURS], [OURS]]
+
+
+def test_a_protocol_that_trains_nothing_is_measured_in_evaluation(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, rounds=1, Setup__epochs=0, Yardsticks={"asleep": ASLEEP})
+    assert list(found.activities) == ["evaluation"]
+
+
+# What is left behind
+
+
+def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
+    found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP})
+    assert not list(tmp_path.iterdir())
+    content = json.loads(found.write(tmp_path).read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
+    assert content["rounds"] == 3
+    assert list(content["protocols"]) == [OURS, "asleep"]
+    assert content["protocols"]["asleep"]["Task"]["args"] == {"seconds": 0.02}
+    again = validate(content["protocols"][OURS])
+    assert again.setup.seed == 7
+    assert content["environment"]["packages"]["torch"]
+    assert content["environment"]["cuda"] is None
+    assert str(tmp_path) not in json.dumps({**content, "protocols": None})  # it may be kept elsewhere
+    assert content["projection"] == asdict(found.projection)
+    assert content["activities"]["training"]["utilisation"] is None
+    assert content["peak_memory_bytes"] == found.peak_memory_bytes
+    if Path("/proc/self/status").is_file():
+        assert 2**26 < found.peak_memory_bytes["resident"] < 2**36
+    speeds = content["activities"]["training"]["speeds"]
+    assert speeds["asleep"]["cost"]["median"] == ratio(found.activities["training"].speeds["asleep"]).median
+    assert speeds[OURS]["cost"] is None
+
+
+def test_a_sweep_is_projected_whole_from_the_measured_speeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benchmark(tmp_path, rounds=1, Sweep={"Dataset.args.fold": [1, 2]})
+    projection = found.projection
+    assert (projection.runs, projection.epochs) == (2, 2)
+    rates = {name: activity.speeds[OURS].samples_per_second for name, activity in found.activities.items()}
+    training, held_out, batch = 20, 10, 8
+    trained, evaluated = 2 * (training - training % batch), 2 * training + 3 * held_out
+    expected = trained / rates["training"] + evaluated / rates["evaluation"]
+    assert projection.seconds_per_run == pytest.approx(expected)
+    show_benchmark(found)
+    assert ", 2 runs " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_table_says_how_busy_an_accelerator_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benchmark(tmp_path, rounds=1)
+    training = replace(found.activities["training"], utilisation=0.9625)
+    device = {"device": "cuda", "accelerator": "NVIDIA H100", "cuda": {"CUDA": "13.0", "cuDNN": 91300}}
+    found = replace(
+        found,
+        activities={**found.activities, "training": training},
+        environment={**found.environment, **device},
+    )
+    show_benchmark(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    for text in ("Device at work, training 96.3%", "NVIDIA H100", "CUDA 13.0, cuDNN 91300"):
+        assert text in printed, text
+    assert "Device at work, evaluation" not in printed
+
+
+# What cannot work
+
+
+def test_a_yardstick_that_cannot_be_built_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_recomputation = {"class": "toy_research.comparing.Recomputing"}
+    found = benchmark(tmp_path, Yardsticks={"recomputing": without_recomputation})
+    assert set(found.activities["training"].speeds) == {OURS}
+    assert "Yardsticks.recomputing is left out. Setup.recompute is true, for which" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"class": "toy_research.comparing.Asleep"}, "Yardsticks.asleep.args.seconds is required."),
+        ({"class": "toy_research.comparing.Asleeep"}, 'did you mean "Asleep"?'),
+        ({"class": "toy_research.learning.Matching"}, "of ignite_trainer.api.yardstick.Yardstick is"),
+        ({"class": "toy_research.comparing.Unfit"}, "Yardsticks.asleep: there is nothing of its kind."),
+        (
+            {"class": "toy_research.comparing.Unfit", "args": {"broken": True}},
+            "Yardsticks.asleep: Setup.batch_train is 0; ",
+        ),
+    ],
+)
+def test_a_yardstick_that_does_not_fit_is_named(spec: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError) as error:
+        benchmark(tmp_path, Yardsticks={"asleep": spec})
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+# The command
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(toy(tmp_path / "results")))
+    return ["-c", str(path), "--trust", "toy_research"]
+
+
+def write_defaults(tmp_path: Path) -> Path:
+    path = tmp_path / "defaults.json"
+    path.write_text(json.dumps({"toy_research.network.TwoTowers": {"Yardsticks": {"asleep": ASLEEP}}}))
+    return path
+
+
+def test_the_command_takes_yardsticks_by_the_model_prints_tables_and_ends_with_the_path(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = functools.partial(measure, turn_seconds=0.0)
+    monkeypatch.setattr("ignite_trainer.commands.benchmark.measure", quick)
+    words = [*command, "--benchmark", "2", "--Yardsticks.asleep.args.seconds", "0.1", "--Setup.suffix", "x"]
+    assert cli.main(words, defaults=write_defaults(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    path = Path(printed.splitlines()[-1])
+    assert path.parent.parent == tmp_path / "results" / "Toy"
+    assert path.parent.name.endswith("_benchmark_fold-1_seed-7")
+    content = json.loads(path.read_text())
+    assert content["rounds"] == 2
+    assert content["activities"]["training"]["speeds"]["asleep"]["seconds_per_step"]["median"] >= 0.1
+    for text in (
+        "Toy: benchmark",
+        "Precision",
+        "asleep",
+        "our time by its",
+        "At this speed",
+        "epochs with their evaluations take",
+        "Where our time goes",
+        "backward",
+    ):
+        assert text in printed, text
+
+
+def test_the_command_without_a_number_has_seven_rounds(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[int] = []
+
+    def measured(*_: Any, rounds: int, **__: Any) -> None:
+        planned.append(rounds)
+        raise ProtocolError("enough")
+
+    monkeypatch.setattr("ignite_trainer.commands.benchmark.measure", measured)
+    assert cli.main([*command, "--benchmark"], defaults=write_defaults(tmp_path)) == 2
+    assert planned == [7]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "few"])
+def test_the_number_of_rounds_is_positive(
+    word: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*command, f"--benchmark={word}"], defaults=write_defaults(tmp_path))
+    assert f'argument --benchmark: "{word}" is no positive number' in capsys.readouterr().err

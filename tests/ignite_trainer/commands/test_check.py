@@ -1,0 +1,236 @@
+"""`--check`: what is found without a run, how it is said, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.network import TwoTowers
+from toy_research.protocols import toy
+
+from ignite_trainer.commands import check_room, cli
+
+Check = Callable[..., tuple[int, str]]
+RULES = [{"match": "left.*"}, {"match": "middle.*"}, {"match": ".*", "train": False}]
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Check a toy protocol with changes; return status and report."""
+
+    def check(*argv: str, **changes: Any) -> tuple[int, str]:
+        path, defaults = tmp_path / "toy.json", tmp_path / "defaults" / "none.json"
+        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
+        defaults.parent.mkdir(exist_ok=True)
+        defaults.write_text("{}")
+        status = cli.main(["-c", str(path), "--check", "--trust", "toy_research", *argv], defaults=defaults)
+        output = capsys.readouterr()
+        assert output.err == ""
+        assert not (tmp_path / "results").exists()
+        return status, output.out
+
+    return check
+
+
+def doubtful(**args: Any) -> dict[str, Any]:
+    return {"class": "toy_research.inspecting.Doubtful", "args": {"told": args}}
+
+
+def test_a_protocol_that_can_run_passes(check: Check) -> None:
+    status, report = check()
+    assert status == 0
+    assert "0 errors, 0 warnings" in report and " free; needed are about " in report
+
+
+def test_errors_come_first_and_many_of_a_kind_are_counted(check: Check) -> None:
+    status, report = check(Dataset=doubtful(bad=7, odd=2))
+    assert status == 1
+    lines = report.split("error: ", 1)[1].splitlines()
+    assert lines[:9] == [
+        "It is [red]broken\\x1b[0m. (7 times)",
+        *(f"    tone\\r{number}" for number in range(5)),
+        "    and 2 more",
+        "  Mend it.",
+        "warning: It is odd. (2 times)",
+    ]
+    assert ": 7 errors, 2 warnings (" in lines[-1]
+    assert "\x1b" not in report and "some tones" in report
+
+
+@pytest.mark.parametrize("epochs", [(2, 0), (0, 2)])
+def test_of_several_protocols_only_those_that_train_must_hold_something_out(
+    epochs: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {"class": "toy_research.embedding.Points", "args": {"fold": None}}
+    for number, count in enumerate(epochs):
+        content = toy(tmp_path / "results", Dataset=points, Setup__epochs=count)
+        (tmp_path / f"part-{number}.json").write_text(json.dumps(content))
+    (tmp_path / "none.json").write_text("{}")
+    command = ["-c", str(tmp_path / "part-*.json"), "--check", "--trust", "toy_research"]
+    assert cli.main(command, defaults=tmp_path / "none.json") == 1
+    reports = re.split(r"(?m)^Check of ", capsys.readouterr().out)[1:]
+    assert ["hold nothing out" in report for report in reports] == [count > 0 for count in epochs]
+
+
+def test_warnings_alone_end_well(check: Check) -> None:
+    status, report = check(Dataset=doubtful(odd=1))
+    assert (status, "0 errors, 1 warning (" in report) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"Parameters": RULES}, 'Parameters[1].match is "middle.*"; it matches no parameter of the model.'),
+        ({"Optimizer__args": {"lr": -1.0}}, "Optimizer: Invalid learning rate: -1.0"),
+        ({"Optimizer__args": {"momentun": 1}}, "Optimizer.args.momentun is not an argument"),
+        ({"Setup__batch_train": 21}, "Setup.batch_train is 21, but the training split has 20 samples"),
+        ({"Dataset__args": {"fold": 9}}, "Dataset.args.fold is 9; there are folds 1 to 3."),
+        ({"Dataset": doubtful(raises="a tone of wood")}, "Dataset: RuntimeError: a tone of wood"),
+        ({"Dataset": doubtful(room=10**18)}, "About 1,000,000,000 GB are needed of a disk with "),
+        ({"Dataset": doubtful(folder="/dev/null")}, "Nothing can be written there, and a run has to."),
+        ({"Sweep": {"Dataset.args.fold": [1, 9]}}, "Dataset.args.fold is 9; there are folds 1 to 3."),
+        ({"Sweep": {"Setup.batch_train": [8, 21]}}, "Setup.batch_train is 21, but the training split"),
+        ({"Sweep": {"Optimizer.args.lr": [0.1, -2]}}, "Optimizer: Invalid learning rate: -2"),
+        ({"Sweep": {"Optimizer.args.speed": [1]}}, "Optimizer.args.speed is not an argument"),
+        (
+            {"Dataset": doubtful(bad=1), "Sweep": {"Dataset.args.fold": [1, 9]}},
+            "Dataset.args.fold is 9; there are folds 1 to 3.",
+        ),
+        (
+            {"Dataset": doubtful(bad=1), "Sweep": {"Setup.nmae": ["a"]}},
+            "It is [red]broken",
+        ),
+    ],
+)
+def test_what_would_end_a_run_is_found(check: Check, changes: dict[str, Any], said: str) -> None:
+    status, report = check(**changes)
+    assert status == 1
+    assert report.count(f"error: {said}") == 1, report
+
+
+def test_a_disk_that_becomes_nearly_full_is_suspicious(check: Check, tmp_path: Path) -> None:
+    room = int(0.95 * shutil.disk_usage(tmp_path).free)
+    status, report = check(Dataset=doubtful(room=room, folder=str(tmp_path)))
+    assert (status, "warning: About " in report) == (0, True)
+
+
+def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(check: Check) -> None:
+    model = TwoTowers()
+    whole = sum(value.nbytes for value in model.state_dict().values())
+    adam = 2 * sum(value.nbytes for value in model.parameters())
+    for epochs, best in ((2, 3), (50, 4)):
+        _, report = check(Setup__epochs=epochs)
+        size = best * whole + 3 * (whole + adam)  # two states, and the next
+        assert f"needed are about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
+    assert "for checkpoints" not in check(Setup__epochs=0)[1]
+
+
+def test_the_room_for_checkpoints_has_frozen_weights_once_beside_the_states(check: Check) -> None:
+    model = TwoTowers()
+    whole = sum(value.nbytes for value in model.state_dict().values())
+    frozen = sum(value.nbytes for value in model.right.parameters())
+    trained = sum(value.nbytes for value in model.parameters()) - frozen
+    rules = [{"match": r"right\..*", "train": False}, {"match": ".*"}]
+    _, report = check(Setup__epochs=2, Parameters=rules)
+    size = 3 * whole + frozen + 3 * (whole - frozen + 2 * trained)
+    assert f"needed are about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
+
+
+def test_weights_are_held_against_the_hash_they_should_have(check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "toy.pt"
+    file.write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    model = {"class": "toy_research.inspecting.Loaded", "args": {"file": str(file), "sha256": right}}
+    status, report = check(Model=model)
+    assert (status, f"toy.pt (sha256 {right[:12]}...)" in report) == (0, True)
+    file.write_bytes(b"weighty")
+    status, report = check(Model=model)
+    assert status == 1
+    assert (
+        f"error: A file of weights is damaged, or not the one it is named for: another sha256.\n    {file}"
+        in report
+    )
+
+
+def test_one_that_cannot_be_read_leaves_the_others_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defaults = tmp_path / "defaults" / "none.json"
+    defaults.parent.mkdir()
+    defaults.write_text("{}")
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text(json.dumps(toy(tmp_path / "results", Setup__epochs=-1)))
+    (tmp_path / "c.json").write_text(json.dumps(toy(tmp_path / "results")))
+    argv = ["-c", str(tmp_path / "*.json"), "--check", "--trust", "toy_research"]
+    assert cli.main(argv, defaults=defaults) == 2
+    report = capsys.readouterr().out
+    assert "error: line 1, column 2: " in report
+    assert "error: Setup.epochs is -1;" in report
+    assert f"{tmp_path / 'c.json'}: 0 errors, 0 warnings" in report
+
+
+def test_memory_that_will_not_suffice_is_a_warning(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = TwoTowers()
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    trained = sum(value.nbytes for value in model.parameters())
+    needed = weights + 3 * trained  # the gradients, and two numbers for each weight by the optimizer
+    _, report = check(Setup__epochs=2)
+    said = " ".join(report.split())
+    assert f"at least {needed / 1000:.3g} kB needed for weights, gradients and optimizer (--explain" in said
+    assert "of memory" not in report
+    (tmp_path / "limit").write_text(f"{needed // 2}\n")  # bytes, of a container
+    monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
+    status, report = check(Setup__epochs=2)
+    sizes = [f"{size / 1000:.3g} kB" for size in (needed, needed // 2)]
+    said = f"warning: The run needs at least {sizes[0]} of memory; {sizes[1]} are free."
+    assert (status, said in " ".join(report.split())) == (0, True)
+
+
+def test_without_a_model_memory_and_checkpoints_are_not_known_and_it_is_tried_once(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = list[str]()
+
+    def fail(_self: TwoTowers, **_: Any) -> None:
+        tries.append("")
+        raise ValueError("no weights")
+
+    monkeypatch.setattr(TwoTowers, "__init__", fail)
+    status, report = check()
+    assert (status, len(tries)) == (1, 1)
+    said = " ".join(report.split())
+    assert "Memory not known: the model could not be built" in said
+    assert re.search(r"Disk [\d.,]+ GB free; not known for checkpoints in ", said)
+    assert "0 B" not in said
+
+
+def test_a_limit_of_memory_that_is_none_limits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "limit").write_text("max\n")
+    (tmp_path / "memory").write_text("MemTotal: 2000 kB\nMemFree: 10 kB\nMemAvailable: 1000 kB\n")
+    (tmp_path / "own").write_text("9 2 1 1 0 1 0\n")  # pages
+    for name, file in (("_LIMIT", "limit"), ("_MEMORY", "memory"), ("_OWN", "own")):
+        monkeypatch.setattr(check_room, name, tmp_path / file)
+    free = 1_024_000 + 2 * os.sysconf("SC_PAGE_SIZE")
+    facts: dict[str, str] = {}
+    assert not check_room.memory_findings(int(0.9 * free), torch.device("cpu"), facts)
+    assert check_room.memory_findings(int(0.9 * free) + 1, torch.device("cpu"), facts)
+    monkeypatch.setattr(check_room, "_MEMORY", tmp_path / "none")  # another system
+    assert not check_room.memory_findings(10**18, torch.device("cpu"), facts)
+
+
+def test_a_base_that_is_not_there_is_named(check: Check, tmp_path: Path) -> None:
+    status, report = check(extends="elsewhere.json")
+    assert status == 2
+    assert f"{tmp_path / 'toy.json'} extends {tmp_path / 'elsewhere.json'}" in report.replace("\n", "")

@@ -1,0 +1,523 @@
+"""The command: flags of the published one, patterns, exit statuses, and what `--help` costs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from toy_research.protocols import toy
+
+from ignite_trainer.commands import cli
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.runs import experiment
+from ignite_trainer.support.errors import RunFailed
+
+ROOT = Path(__file__).parents[3]
+TRUST = ["--trust", "toy_research"]
+
+
+@pytest.fixture
+def defaults(tmp_path: Path) -> Path:
+    path = tmp_path / "defaults" / "defaults.json"
+    path.parent.mkdir()
+    path.write_text("{}")
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, **changes: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Protocol]:
+    """The protocols that were run; nothing is built."""
+    protocols: list[Protocol] = []
+    monkeypatch.setattr(experiment, "run", lambda blueprint, **_: protocols.append(blueprint.protocol))
+    return protocols
+
+
+def command(*argv: str | Path, defaults: Path) -> int:
+    return cli.main([*map(str, argv), *TRUST], defaults=defaults)
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "value"),
+    [
+        ("-H dashboard.example", "visdom.host", "dashboard.example"),
+        ("--visdom-host h", "visdom.host", "h"),
+        ("-P 8099", "visdom.port", 8099),
+        ("--visdom-port 8099", "visdom.port", 8099),
+        ("-E /tmp/envs", "visdom.env_path", "/tmp/envs"),
+        ("--visdom-env-path e", "visdom.env_path", "e"),
+        ("-b 4", "setup.batch_train", 4),
+        ("-b 4", "setup.batch_test", 4),
+        ("--batch-train 4", "setup.batch_test", 4),
+        ("-b 4 -B 3", "setup.batch_test", 3),
+        ("-b 4 --Setup.batch_test 5", "setup.batch_test", 5),
+        ("--batch-test 3", "setup.batch_train", 8),
+        ("-w 2", "setup.workers_train", 2),
+        ("--workers-train 2", "setup.workers_test", 0),
+        ("-W 1", "setup.workers_test", 1),
+        ("--workers-test 1", "setup.workers_test", 1),
+        ("-e 0", "setup.epochs", 0),
+        ("--epochs 9", "setup.epochs", 9),
+        ("-L 5", "setup.log_interval", 5),
+        ("--log-interval 5", "setup.log_interval", 5),
+        ("-M elsewhere", "setup.saved_models_path", "elsewhere"),
+        ("--saved-models-path 5", "setup.saved_models_path", "5"),
+        ("-R 99", "setup.seed", 99),
+        ("--random-seed 99", "setup.seed", 99),
+        ("-s 02", "setup.suffix", "02"),
+        ("--suffix CV2", "setup.suffix", "CV2"),
+        ("-S", "setup.skip_train_evaluation", True),
+        ("--skip-train-val", "setup.skip_train_evaluation", True),
+        ("", "setup.batch_test", None),
+    ],
+)
+def test_flags_stand_for_keys(
+    argv: str, key: str, value: Any, write: Callable[..., Path], ran: list[Protocol], defaults: Path
+) -> None:
+    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+    section, name = key.split(".")
+    assert getattr(getattr(ran[0], section), name) == value
+
+
+def test_task_and_parameters_can_be_overridden_where_the_defaults_supply_them(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path
+) -> None:
+    path = write("a.json")
+    raw = json.loads(path.read_text())
+    task = raw.pop("Task")
+    path.write_text(json.dumps(raw))
+    rules = [{"match": "left.*", "args": {"lr": 0.1}}, {"match": ".*", "train": False}]
+    defaults.write_text(json.dumps({raw["Model"]["class"]: {"Task": task, "Parameters": rules}}))
+    argv = ["--Task.args.smoothing", "0.25", "--Parameters.0.args.lr", "0.5"]
+    assert command("-c", path, *argv, defaults=defaults) == 0
+    assert ran[0].task.args == {"smoothing": 0.25}
+    assert ran[0].parameters[0].args == {"lr": 0.5}
+
+
+def test_every_file_that_matches_runs_once_and_in_order(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
+) -> None:
+    for name in ("b2", "a", "b1", "c"):
+        write(f"{name}.json", Setup__name=name)
+    patterns: list[str | Path] = ["-c", tmp_path / "b*.json", tmp_path / "b1.json", "-c", tmp_path / "a.json"]
+    assert command(*patterns, defaults=defaults) == 0
+    assert [protocol.setup.name for protocol in ran] == ["b1", "b2", "a"]
+
+
+def test_the_name_of_a_file_may_have_what_patterns_are_made_of(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a[b]").mkdir()
+    path = write("a[b]/c*.json")
+    write("a[b]/c2.json")
+    assert command("-c", path, defaults=defaults) == 0
+    assert len(ran) == 1
+    path.rename(path.with_name("protocol.json"))
+    ran.clear()
+    assert command("--resume", path.parent, defaults=defaults) == 0
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"Setup__epochs": -1}, "Setup.epochs is -1; input should be greater than or equal to 0."),
+        ({"Model__class": "toy_research.network.Towers"}, "Model.class is toy_research.network.Towers; "),
+        (
+            {"Optimizer__args": {"momentun": 1}},
+            'Optimizer.args.momentun is not an argument; did you mean "momentum"?',
+        ),
+    ],
+)
+def test_all_are_checked_before_the_first_runs(
+    changes: dict[str, Any],
+    said: str,
+    write: Callable[..., Path],
+    ran: list[Protocol],
+    defaults: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.json")
+    bad = write("b.json", **changes)
+    assert command("-c", tmp_path / "*.json", defaults=defaults) == 2
+    assert ran == []
+    assert f"error: {bad}: {said}" in capsys.readouterr().err
+
+
+def test_a_protocol_that_turns_out_not_to_work_stops_no_other(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write("a.json", Setup__batch_train=21)  # only its data tell
+    second = write("b.json", Task__args={"explode_at": 1})
+    third = write("c.json", Setup__name="Third", Setup__epochs=0)
+    assert command("-c", first, second, third, defaults=defaults) == 2
+    said = capsys.readouterr().err
+    assert "error: Setup.batch_train is 21, but the training split has 20" in said
+    assert said.endswith(f"2 of 3 protocols failed: {first}, {second}\n")
+    assert len(list((tmp_path / "results/Third").glob("*/result.json"))) == 1
+
+
+def test_an_error_that_nobody_foresaw_stops_no_other_protocol(
+    write: Callable[..., Path],
+    defaults: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done: list[str] = []
+
+    def run(blueprint: Blueprint, **_: Any) -> None:
+        if blueprint.protocol.setup.name == "Bad":
+            raise AttributeError("no such thing")
+        done.append(blueprint.protocol.setup.name)
+
+    monkeypatch.setattr(experiment, "run", run)
+    write("a.json", Setup__name="Bad")
+    write("b.json", Setup__name="Good")
+    assert command("-c", tmp_path / "*.json", defaults=defaults) == 1
+    assert done == ["Good"]
+    assert "AttributeError: no such thing" in capsys.readouterr().err
+    with pytest.raises(AttributeError):
+        command("-c", tmp_path / "a.json", defaults=defaults)
+
+
+def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near = write("protocol.json")
+    assert command("-c", tmp_path / "protcol.json", defaults=defaults) == 2
+    missing = tmp_path / "protcol.json"
+    said = f'error: --config: no file matches "{missing}"; did you mean "{near}"?\n'
+    assert capsys.readouterr().err == said
+
+
+def test_where_there_are_no_protocols_a_shipped_one_is_named(
+    defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = defaults.parent / "shipped.json"
+    shipped.write_text("{}")
+    assert command("-c", tmp_path / "mine.json", defaults=defaults) == 2
+    said = capsys.readouterr().err
+    assert f'no file matches "{tmp_path / "mine.json"}"; ' in said
+    assert str(shipped) in said
+    assert command("-c", "shipped", defaults=defaults) == 2
+    assert capsys.readouterr().err.endswith(f'no file matches "shipped"; did you mean "{shipped}"?\n')
+
+
+@pytest.mark.parametrize(
+    "present", [(), ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")]
+)
+def test_a_python_without_the_requirements_is_told_what_to_do(
+    present: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Also one that has what reading protocols takes, and no torch."""
+    packages = Path(pydantic.__file__).parents[1]
+    for name in (*present, *["typing_extensions.py"] * bool(present)):
+        (tmp_path / name).symlink_to(packages / name)
+    bare = subprocess.run(
+        [sys.executable, "-S", "main.py", "-c", "x.json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bare.returncode == 1
+    assert bare.stderr.startswith(f"error: No module named '{'torch' if present else 'pydantic'}")
+    assert "`. .venv/bin/activate`" in bare.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(given: dict[str, str], expected: str) -> None:
+    script = (
+        "import atexit, os, runpy, sys; sys.argv[1:] = ['--help']\n"
+        "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT')))\n"
+        "runpy.run_path('main.py', run_name='__main__')"
+    )
+    unset = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=unset | given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.splitlines()[-1] == f"False {expected}", run.stderr  # torch reads it when imported
+
+
+def test_an_unknown_override_runs_nothing(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("a.json")
+    assert command("-c", path, "--Setup.epohs", "3", "-b", "0", defaults=defaults) == 2
+    assert ran == []
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: 3 problems:\n")
+    assert '  - --Setup.epohs: Setup has no "epohs"; did you mean "epochs"?\n' in error
+    assert "  - Setup.batch_train is 0;" in error
+
+
+@pytest.mark.parametrize("argv", [[], ["-c"], ["-c", "x", "--epoch", "3"], ["-c", "x", "-b"]])
+def test_a_command_that_is_none_exits_with_2(argv: list[str], defaults: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv, defaults=defaults)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("-c {} --lr 1e-4", "--lr is no flag; did you mean --Optimizer.args.lr?"),
+        ("-c {} --epoch 3", "--epoch is no flag; did you mean --epochs?"),
+        ("-c {} -epochs 3", "-epochs has two hyphens: --epochs"),
+        ("-config {}", "-config has two hyphens: --config"),
+        ("{}", '"{}" stands without a flag; write -c {}'),
+        ("{} --lr 3", "write -c {}; --lr is no flag; did you mean --Optimizer.args.lr?"),
+        ("--lr 3", "--lr is no flag; see --help. Keys of the protocol are written whole"),
+    ],
+)
+def test_words_that_nothing_takes_say_what_may_be_meant(
+    argv: str,
+    said: str,
+    write: Callable[..., Path],
+    ran: list[Protocol],
+    defaults: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = str(write("a.json"))
+    with pytest.raises(SystemExit) as caught:
+        command(*(word.replace("{}", path) for word in argv.split()), defaults=defaults)
+    assert caught.value.code == 2
+    assert ran == []
+    assert said.replace("{}", path) in capsys.readouterr().err
+
+
+def test_a_copied_protocol_is_told_where_its_schema_is(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (defaults.parent / "schema.json").write_text("{}")
+    path = write("copy.json", **{"$schema": "./schema.json"})
+    assert command("-c", path, defaults=defaults) == 0
+    assert f'{path}: "$schema" is "./schema.json", and no such file is there' in caplog.text
+    assert 'Write "$schema": "defaults/schema.json".' in caplog.text
+    caplog.clear()
+    path = write("copy.json", **{"$schema": "defaults/schema.json"})
+    assert command("-c", path, defaults=defaults) == 0
+    assert caplog.text == ""
+    assert ran[-1].schema_path == str((defaults.parent / "schema.json").resolve())
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (RunFailed("The loss is nan."), 1, "error: The loss is nan.\n"),
+        (KeyboardInterrupt(), 130, "interrupted; what is saved is kept, and --resume goes on with it\n"),
+    ],
+)
+def test_a_run_that_ends_early_has_a_status_of_its_own(
+    error: BaseException,
+    status: int,
+    said: str,
+    write: Callable[..., Path],
+    defaults: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(experiment, "run", fail)
+    assert command("-c", write("a.json"), defaults=defaults) == status
+    assert capsys.readouterr().err == said
+
+
+def test_code_is_run_only_if_it_is_trusted(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["-c", str(write("a.json"))], defaults=defaults) == 2
+    assert ran == []
+    assert "If you know this code, add --trust toy_research." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv", ["", "--check", "--explain", "--benchmark 1", "--Sweep.Dataset.args.fold 98 99", "--epochs 0"]
+)
+def test_what_is_wrong_with_the_data_is_said_before_weights_are_fetched(
+    argv: str,
+    tmp_path: Path,
+    write: Callable[..., Path],
+    defaults: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fetched = tmp_path / "fetched"
+    model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched)}}
+    path = write("a.json", Model=model, Dataset__args={"fold": 99})
+    command("-c", path, *argv.split(), defaults=defaults)
+    captured = capsys.readouterr()
+    assert "Dataset.args.fold is 99; there are folds 1 to 3." in captured.out + captured.err
+    assert not fetched.exists()
+
+
+def test_with_the_data_missing_the_model_is_still_looked_at_and_with_them_weights_are_fetched(
+    tmp_path: Path, write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched = tmp_path / "fetched"
+    model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched), "width": 0}}
+    for argv in ([], ["--check"]):
+        command("-c", write("a.json", Model=model, Dataset__args={"fold": 99}), *argv, defaults=defaults)
+        captured = capsys.readouterr()
+        assert "width is 0; it is at least 1." in captured.out + captured.err
+    model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched)}}
+    assert command("-c", write("b.json", Model=model), "-e", "0", defaults=defaults) == 0
+    assert fetched.exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    "argv", ["-e 0", "--check", "--explain -e 0", "--Sweep.Setup.seed 1 2 -e 0", "-e 0 -b x"]
+)
+def test_letters_that_the_encoding_of_the_terminal_lacks_are_replaced(
+    encoding: str, argv: str, tmp_path: Path, defaults: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = toy(tmp_path / "results", Setup__name="Vögel 音")
+    protocol["Reporters"] = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "Report")]
+    path = tmp_path / "音.json"
+    path.write_text(json.dumps(protocol, ensure_ascii=False), encoding="utf-8")
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding))
+    assert command("-c", path, *argv.split(), defaults=defaults) == (2 if "x" in argv.split() else 0)
+    sys.stdout.flush()
+    said = printed.getvalue().decode(encoding)
+    assert argv == "-e 0 -b x" or "?" in said
+    for report in tmp_path.rglob("report.html"):
+        assert "音" in report.read_text(encoding="utf-8")
+
+
+def test_help_needs_neither_torch_nor_ignite() -> None:
+    code = (
+        "import sys; from pathlib import Path; from ignite_trainer.commands.cli import main\n"
+        "try:\n    main(['--help'], defaults=Path('none'))\n"
+        "finally:\n    print('loaded', sorted({'torch', 'ignite', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--Section.key.key VALUE" in found.stdout
+    assert "loaded []" in found.stdout
+
+
+def test_a_protocol_runs_from_the_command_line(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path
+) -> None:
+    argv = "-e 1 -b 5 -w 0 -S -s CV2 --Dataset.args.fold 2 --Optimizer.args.lr 1e-2 --Model.args.dropout .5"
+    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+    (folder,) = (tmp_path / "results" / "Toy").iterdir()
+    assert folder.name.endswith("_CV2_fold-2_seed-7")
+    saved = json.loads((folder / "protocol.json").read_text())
+    assert (saved["Setup"]["batch_test"], saved["Setup"]["skip_train_evaluation"]) == (5, True)
+    assert saved["Optimizer"]["args"] == {"lr": 0.01, "momentum": 0.9}
+    assert saved["Model"]["args"] == {"dropout": 0.5}
+    assert (folder / "checkpoints" / "last_epoch-1.pt").exists()
+
+
+# Sweeps
+
+
+def test_a_sweep_runs_from_the_command_line(
+    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = "-e 0 --Sweep.Dataset.args.fold 1 2 --Sweep.Setup.seed 3"
+    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+    (folder,) = (tmp_path / "results" / "Toy").iterdir()
+    assert {path.name for path in folder.glob("fold-*")} == {"fold-1_seed-3", "fold-2_seed-3"}
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {(folder / 'report.html').as_uri()}"
+    assert (tmp_path / "results" / "table.md").exists()
+
+
+def test_a_sweep_of_the_protocol_can_be_switched_off(
+    write: Callable[..., Path], ran: list[Protocol], defaults: Path
+) -> None:
+    path = write("a.json", Sweep={"Dataset.args.fold": [1, 2]})
+    assert command("-c", path, "--Sweep", "null", "--Dataset.args.fold", "3", defaults=defaults) == 0
+    assert [protocol.dataset.args["fold"] for protocol in ran] == [3]
+
+
+def test_one_value_and_a_sweep_over_the_same_key_are_refused(
+    write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write("a.json", Sweep={"Setup.seed": [1, 2]})
+    assert command("-c", path, "-R", "3", defaults=defaults) == 2
+    assert capsys.readouterr().err == (
+        f"error: {path}: --Setup.seed gives one value to what Sweep.Setup.seed gives several; remove one of "
+        "the two (--Sweep null switches a protocol's sweep off).\n"
+    )
+
+
+def test_every_run_of_every_sweep_is_checked_before_anything_runs(
+    write: Callable[..., Path],
+    ran: list[Protocol],
+    defaults: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("a.json")
+    bad = write("b.json", Sweep={"Dataset.args.fold": [1, 6], "Setup.seed": [1, 2]})
+    assert command("-c", tmp_path / "*.json", defaults=defaults) == 2
+    assert ran == []
+    assert capsys.readouterr().err == f"error: {bad}: Dataset.args.fold is 6; there are folds 1 to 3.\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_that_fails_in_a_sweep_is_a_failure_of_the_command(
+    write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--Sweep.Task.args.explode_at", "1", "null", "-e", "1"]
+    assert command("-c", write("a.json"), *argv, defaults=defaults) == 1
+    captured = capsys.readouterr()
+    assert "error: explode_at-1: The loss is inf" in captured.err
+    assert "1 of 2 runs are finished. Missing: explode_at-1." in captured.out
+
+
+def test_help_tells_of_sweeps(capsys: pytest.CaptureFixture[str], defaults: Path) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"], defaults=defaults)
+    assert "--Sweep.Dataset.args.fold 1 2 3 4 5" in capsys.readouterr().out
+
+
+def test_a_word_that_is_too_long_for_a_name_is_refused_by_its_flag(
+    defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command("--labels", "x" * 300, defaults=defaults)
+    assert caught.value.code == 2
+    assert "--labels" in capsys.readouterr().err
+
+
+def test_without_a_protocol_the_error_names_one_that_runs(
+    defaults: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(defaults=defaults)
+    assert ended.value.code == 2
+    assert "error: name a protocol, such as -c protocols/quickstart.json\n" in capsys.readouterr().err

@@ -1,0 +1,223 @@
+"""--explain: origins of values, what is trained, shapes and estimates; without data, the rest of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.network import TwoTowers
+from toy_research.protocols import TRUSTED, run_toy, toy
+
+from ignite_trainer.checkpoints import checkpoint_files
+from ignite_trainer.commands import check_room, cli
+from ignite_trainer.commands.estimates import Checkpoint, Estimates, Step, estimate, extrapolate
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.extending import read_layers
+from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.protocol.value_origins import trace
+from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.support import files
+
+
+def write(folder: Path) -> Path:
+    """A toy protocol that extends another, without what the defaults supply."""
+    base = toy(folder / "results", Setup__seed=None)
+    del base["Task"]
+    (folder / "base.json").write_text(json.dumps(base))
+    (folder / "own.json").write_text(json.dumps({"extends": "base.json", "Setup": {"epochs": 3}}))
+    defaults = {base["Model"]["class"]: {"Task": {"class": "toy_research.learning.Matching"}}}
+    (folder / "defaults.json").write_text(json.dumps(defaults))
+    return folder / "own.json"
+
+
+def explained(folder: Path, *words: str) -> int:
+    path = write(folder)
+    command = ["-c", str(path), "--explain", "--trust", "toy_research", *words]
+    return cli.main(command, defaults=folder / "defaults.json")
+
+
+def test_every_value_has_its_origin(tmp_path: Path) -> None:
+    path, defaults = write(tmp_path), tmp_path / "defaults.json"
+    _, overrides = split_overrides(
+        ["--Setup.log_interval", "5", "--Transforms[-1].args.length", "16", "--Sweep.Setup.seed", "1", "2"]
+    )
+    protocol = cli.load(path, overrides, defaults=defaults)
+    by_model = json.loads(defaults.read_text())
+    values = trace(protocol, read_layers(path), overrides, defaults=defaults, by_model=by_model)
+    origins = {value.path: value.origin for value in values}
+    assert origins["Setup.epochs"] == "own.json"
+    assert origins["Setup.name"] == "base.json"
+    assert origins["Setup.log_interval"] == "--Setup.log_interval"
+    assert origins["Transforms[3].args.length"] == "--Transforms.-1.args.length"
+    assert origins["Transforms[2].args.length"] == "base.json"
+    assert origins["Task.class"] == "defaults.json"
+    assert origins["Task.args"] == "default"
+    assert origins["Setup.precision"] == "default"
+    assert origins["Sweep.Setup.seed"] == "--Sweep.Setup.seed"
+    assert {value.path.split(".")[0].split("[")[0] for value in values} == set(protocol.to_json())
+
+
+def test_a_protocol_is_explained_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(tmp_path, "-b", "8") == 0
+    said = capsys.readouterr().out
+    assert "Setup.batch_train" in said
+    assert "(--Setup.batch_train)" in said
+    assert "trained" in said
+    assert "group 0" in said
+    assert "[B, " in said
+    for line in ("A step of training", "A step of evaluation", "An epoch", "The whole run", "Memory"):
+        assert line in said
+    assert len(re.findall(r"about [\d.]+ [kMG]B needed; [\d.,]+ GB free", " ".join(said.split()))) == 1
+    assert "GiB" not in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_of_an_evaluation_nothing_is_called_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explained(tmp_path, "-e", "0") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Samples +\d+ to evaluate", out) and " held out" not in out
+
+
+def test_without_data_the_rest_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(tmp_path, "--Dataset.args.fold", "99") == 0
+    said = capsys.readouterr().out
+    assert "group 0" in said
+    assert "cannot be told without data and model:\n  Dataset.args.fold is 99" in said
+
+
+def test_a_class_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(tmp_path, "--Dataset.class", "toy_research.signals.Nothing") == 2
+    assert "Dataset.class is toy_research.signals.Nothing" in capsys.readouterr().out
+
+
+def test_steps_of_two_sizes_give_a_line() -> None:
+    few, more = Step(4, 1.0, 1000, 4), Step(12, 2.0, 1800, 12)
+    whole = extrapolate(few, more, 64)
+    assert whole.seconds == pytest.approx(2.0 + 52 / 8)
+    assert (whole.samples, whole.peak_bytes, whole.measured) == (64, 1800 + 52 * 100, 12)
+    # Never less than was seen.
+    assert extrapolate(few, Step(12, 0.9, None, 12), 64) == Step(64, 0.9, None, 12)
+
+
+def estimates(root: Path, **changes: object) -> Estimates:
+    blueprint = draw(validate(toy(root, **changes)), trusted=TRUSTED)
+    torch.manual_seed(0)
+    parts = assemble(blueprint, seed=0)
+    try:
+        return estimate(blueprint, parts, seed=0)
+    finally:
+        parts.close()
+
+
+def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> None:
+    found = estimates(tmp_path, Setup__epochs=2)
+    training, evaluation = found.steps["training"], found.steps["evaluation"]
+    assert training.samples == 8
+    sizes = assemble(draw(validate(toy(tmp_path)), trusted=TRUSTED), seed=0).sizes
+    expected = sizes["train"] // 8 * training.seconds
+    expected += (sizes["train"] + sizes["test"]) / evaluation.samples * evaluation.seconds
+    assert isinstance(found.checkpoint, Checkpoint)
+    last = found.checkpoint.seconds
+    assert found.seconds_per_epoch == pytest.approx(max(expected, last))
+    first = sizes["test"] / evaluation.samples * evaluation.seconds
+    assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + last)
+
+
+def test_a_checkpoint_is_written_beside_the_next_epoch_and_the_last_one_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = files.write_durably
+
+    def slowly(*args: Any) -> str:
+        time.sleep(1.0)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
+    found = estimates(tmp_path, Setup__epochs=2)
+    assert isinstance(found.checkpoint, Checkpoint)
+    assert found.checkpoint.seconds == pytest.approx(2.0, abs=0.5)  # a state, and the best weights
+    assert found.seconds_per_epoch == found.checkpoint.seconds  # an epoch of a few small steps waits for it
+    parameters = sum(value.nbytes for value in TwoTowers().parameters())
+    assert found.checkpoint.copy_bytes > 2 * parameters  # with their momentum
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_room_for_a_checkpoint_the_steps_are_still_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    found = estimates(tmp_path)
+    assert isinstance(found.checkpoint, str)
+    assert "No space left on device" in found.checkpoint
+    assert found.seconds_per_run > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Setup__epochs": 0},
+        {"Setup__batch_train": 2},
+        {"Setup__batch_test": 1},
+        {"Setup__ema": 0.9},
+        {"Setup__accumulate": 2, "Setup__skip_train_evaluation": True},
+        {"Dataset__args": {"folds": 30, "fold": 1}},  # one sample is held out
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_is_small_or_unusual_is_estimated(tmp_path: Path, changes: dict[str, object]) -> None:
+    found = estimates(tmp_path, **changes)
+    assert isinstance(found.checkpoint, Checkpoint)
+    assert found.seconds_per_run > 0
+    trains = changes.get("Setup__epochs") != 0
+    assert ("training" in found.steps) == (found.checkpoint.seconds > 0) == trains
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a peak of memory"
+)
+def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
+    peak = estimates(tmp_path).peak_bytes
+    resident = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
+    assert peak == pytest.approx(resident, rel=0.3)
+
+
+@pytest.mark.slow
+def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
+    changes = {
+        "Task": {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.3}},
+        "Setup__epochs": 4,
+    }
+    found = estimates(tmp_path, **changes)
+    start = time.perf_counter()
+    run_toy(tmp_path, **changes)
+    assert found.seconds_per_run == pytest.approx(time.perf_counter() - start, rel=0.3)
+
+
+def test_memory_and_disk_that_will_not_suffice_are_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "limit").write_text("1000\n")
+    monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert explained(tmp_path) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of memory; 1 kB are free. Lower the batch" in said
+    assert "are needed of a disk with 1 kB free" in said

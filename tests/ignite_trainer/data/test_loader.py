@@ -1,0 +1,340 @@
+"""Loading: what a sample becomes does not depend on workers, batch size or place, only on (seed, epoch)."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from toy_research.augment import Fit, GlobalHiss, Hiss, reverse_name, scale
+from toy_research.signals import Tones
+
+from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
+from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.samples import TransformedSamples
+from ignite_trainer.support.errors import ProtocolError
+
+BATCHED: list[Any] = [Hiss(), Fit(length=16), Hiss(level=0.2)]
+FOREIGN: list[Any] = [
+    GlobalHiss(),
+    GlobalHiss(level=0.2),
+    functools.partial(scale, factor=2.0),
+    Fit(length=16),
+]
+MIXED: list[Any] = [Hiss(), Fit(length=16), GlobalHiss(), Hiss(level=0.3)]
+
+
+class Samples(Dataset[Any]):
+    def __init__(self, samples: Sequence[Any]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._samples[index]
+
+
+def loader(*steps: Any, dataset: Dataset[Any] | None = None, **options: Any) -> SplitLoader:
+    transforms = [
+        step if isinstance(step, FieldTransform) else FieldTransform(apply=step, where=f"Transforms[{index}]")
+        for index, step in enumerate(steps)
+    ]
+    settings: dict[str, Any] = {"batch_size": 4, "workers": 0, "shuffle": True, "drop_last": False, "seed": 5}
+    return SplitLoader(
+        Tones() if dataset is None else dataset, transforms, device=torch.device("cpu"), **settings | options
+    )
+
+
+def epoch(batches: SplitLoader, number: int = 1) -> list[Batch]:
+    batches.set_epoch(number)
+    return list(batches)
+
+
+def signals(batches: list[Batch]) -> dict[int, Tensor]:
+    """Every sample's first field by the sample's index."""
+    return {
+        int(index): row
+        for batch in batches
+        for index, row in zip(batch.indices, batch.sample[0], strict=True)
+    }
+
+
+def assert_equal(first: dict[int, Tensor], second: dict[int, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for index, signal in first.items():
+        torch.testing.assert_close(signal, second[index], rtol=0, atol=0)
+
+
+# Reproducible
+
+
+@pytest.mark.parametrize("steps", [BATCHED, FOREIGN, MIXED], ids=["batched", "foreign", "mixed"])
+def test_batches_are_the_same_with_and_without_workers(steps: list[Any]) -> None:
+    alone, helped = epoch(loader(*steps)), epoch(loader(*steps, workers=2))
+    assert [batch.indices.tolist() for batch in alone] == [batch.indices.tolist() for batch in helped]
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one.sample.signal, other.sample.signal)
+        assert torch.equal(one.sample.target, other.sample.target)
+        assert one.sample.name == other.sample.name
+
+
+@pytest.mark.parametrize("steps", [BATCHED, FOREIGN, MIXED], ids=["batched", "foreign", "mixed"])
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+def test_a_sample_is_augmented_alike_in_batches_of_any_size(steps: list[Any], batch_size: int) -> None:
+    assert_equal(signals(epoch(loader(*steps))), signals(epoch(loader(*steps, batch_size=batch_size))))
+
+
+def test_it_makes_no_difference_whether_a_transform_runs_in_the_worker_or_on_the_device() -> None:
+    on_device = signals(epoch(loader(Hiss(), Fit(length=16))))
+    in_worker = signals(epoch(loader(Hiss(), Fit(length=16), lambda value: value)))
+    assert_equal(on_device, in_worker)
+
+
+def test_augmentation_does_not_depend_on_the_order() -> None:
+    assert_equal(signals(epoch(loader(*MIXED))), signals(epoch(loader(*MIXED, shuffle=False))))
+
+
+@pytest.mark.parametrize("steps", [BATCHED, FOREIGN], ids=["batched", "foreign"])
+def test_epochs_and_seeds_augment_differently(steps: list[Any]) -> None:
+    one = signals(epoch(loader(*steps)))
+    for other in (signals(epoch(loader(*steps), 2)), signals(epoch(loader(*steps, seed=6)))):
+        assert all(not torch.equal(one[index], other[index]) for index in one)
+
+
+def test_each_step_has_random_numbers_of_its_own() -> None:
+    once = signals(epoch(loader(Hiss(level=1.0), Fit(length=16, train=False))))
+    clean = signals(epoch(loader(Fit(length=16, train=False))))
+    twice = signals(epoch(loader(Hiss(level=1.0), Hiss(level=1.0), Fit(length=16, train=False))))
+    for index, signal in clean.items():
+        assert not torch.allclose(twice[index] - signal, 2 * (once[index] - signal))
+
+
+def test_equal_seeds_give_equal_orders_and_epochs_different_ones() -> None:
+    def order(number: int, **options: Any) -> list[int]:
+        found = [
+            int(index)
+            for batch in epoch(loader(Fit(length=16), **options), number)
+            for index in batch.indices
+        ]
+        assert sorted(found) == list(range(20))
+        return found
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1) != order(1, seed=6)
+    assert order(1, shuffle=False) == order(2, shuffle=False) == list(range(20))
+
+
+def test_an_epoch_can_be_given_again_after_others() -> None:
+    batches = loader(*MIXED)
+    first = signals(epoch(batches, 1))
+    epoch(batches, 2)
+    assert_equal(first, signals(epoch(batches, 1)))
+
+
+def test_states_of_global_generators_are_left_as_they_were() -> None:
+    def states() -> tuple[Any, ...]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
+
+    samples = TransformedSamples(Tones(), [(0, 0, GlobalHiss())], seed=5)
+    before = states()
+    samples[(1, 0)]
+    assert states() == before
+
+    def failing(_: Any) -> None:
+        torch.rand(3)
+        random.random()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        TransformedSamples(Tones(), [(0, 0, failing)], seed=5)[(1, 0)]
+    assert states() == before
+
+
+def test_global_generators_are_seeded_by_the_sample_not_by_their_state() -> None:
+    first = signals(epoch(loader(*FOREIGN)))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    random.seed(99)
+    assert_equal(first, signals(epoch(loader(*FOREIGN))))
+
+
+# Batches
+
+
+def test_an_incomplete_batch_is_kept_or_dropped() -> None:
+    for drop_last, sizes in ((False, [8, 8, 4]), (True, [8, 8])):
+        batches = loader(Fit(length=16), batch_size=8, drop_last=drop_last)
+        assert [len(batch.indices) for batch in epoch(batches)] == sizes
+        assert len(batches) == len(sizes)
+
+
+def test_every_field_is_collated_by_what_it_holds() -> None:
+    (batch,) = epoch(loader(Fit(length=16), batch_size=20, shuffle=False))
+    dataset, sample = Tones(), batch.sample
+    assert type(sample) is type(dataset[0])
+    assert sample.signal.shape == (20, 1, 16)
+    assert sample.signal.dtype == torch.float32
+    assert sample.picture is None
+    assert sample.name == [dataset[index].name for index in range(20)]
+    assert sample.target.tolist() == [dataset[index].target for index in range(20)]
+    assert sample.target.dtype == torch.int64
+    assert sample.weight.tolist() == [dataset[index].weight for index in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2], torch.tensor([1, 2])),
+        ([True, False], torch.tensor([True, False])),
+        ([np.int64(1), np.int64(2)], torch.tensor([1, 2])),
+        ([np.float32(0.5), np.float32(2)], torch.tensor([0.5, 2.0])),
+        ([np.bool_(True), np.bool_(False)], torch.tensor([True, False])),
+        ([torch.tensor(1), torch.tensor(2)], torch.tensor([1, 2])),
+        ([np.array(1.5), np.array(2.5)], torch.tensor([1.5, 2.5], dtype=torch.float64)),
+        ([np.arange(2), np.arange(2)], torch.tensor([[0, 1], [0, 1]])),
+        (["a", "b"], ["a", "b"]),
+        ([["a"], ["b", "c"]], [["a"], ["b", "c"]]),
+        ([None, None], None),
+    ],
+)
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_fields_of_any_type_are_collated(values: list[Any], expected: Any, kind: Callable[..., Any]) -> None:
+    dataset = Samples([kind((np.zeros(3), value)) for value in values])
+    (batch,) = epoch(loader(dataset=dataset, shuffle=False))
+    assert isinstance(batch.sample, tuple | list)
+    found = batch.sample[1]
+    if isinstance(expected, Tensor):
+        assert torch.equal(found, expected)
+        assert found.dtype == expected.dtype
+    else:
+        assert found == expected
+
+
+def test_samples_of_unequal_length_are_refused_unless_transforms_make_them_equal() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        epoch(loader(Hiss(), batch_size=20))  # folds leave out multiples of 3, and with them length 16
+    assert str(caught.value) == (
+        "Transforms leave samples of 17 to 21 values in one batch, and padding would change what the model "
+        "sees; add transforms that make them equally long."
+    )
+    assert len(epoch(loader(Hiss(), batch_size=1))) == 20
+
+
+def test_samples_of_unequal_length_pass_where_they_are_asked_for() -> None:
+    [batch] = epoch(loader(Hiss(), batch_size=20, unequal_lengths=True))
+    signal = batch.sample.signal
+    assert isinstance(signal, PaddedBatch)
+    assert (int(signal.lengths.min()), int(signal.lengths.max())) == (17, 21)
+    alone = epoch(loader(Hiss(), batch_size=1, unequal_lengths=True))
+    assert all(isinstance(one.sample.signal, Tensor) for one in alone)
+    for one in alone:
+        row = int((batch.indices == one.indices).nonzero())
+        assert torch.equal(signal.values[row, :, : signal.lengths[row]], one.sample.signal[0])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (np.zeros((2, 5), np.float32), np.zeros((1, 5), np.float32), "float32 [1, L] and float32 [2, L]"),
+        (np.zeros((1, 5), np.float32), np.zeros(5, np.float32), "float32 [L] and float32 [1, L]"),
+        (np.zeros(5, np.int16), np.zeros(5, np.float32), "float32 [L] and int16 [L]"),
+    ],
+)
+def test_samples_that_differ_in_more_than_length_are_refused(first: Any, second: Any, said: str) -> None:
+    for samples in ([first, second], [second, first]):
+        with pytest.raises(ProtocolError) as caught:
+            epoch(loader(dataset=Samples([(sample,) for sample in samples])))
+        assert str(caught.value) == f"samples of one batch are {said}; only their lengths L may differ."
+
+
+def test_a_sample_is_a_tuple() -> None:
+    with pytest.raises(
+        ProtocolError, match=r"Dataset\.class gives a dict as a sample; it must give a \(named\) tup"
+    ):
+        epoch(loader(dataset=Samples([{"signal": np.zeros(3)}])))
+
+
+def test_padding_is_zero_and_lengths_are_told() -> None:
+    seen: list[PaddedBatch] = []
+
+    class Watch(BatchTransform):
+        def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
+            seen.append(batch)
+            assert len(random) == len(batch.lengths)
+            return batch
+
+    epoch(loader(Watch(), Fit(length=16), batch_size=20, shuffle=False))
+    (batch,) = seen
+    for index, (row, length) in enumerate(zip(batch.values, batch.lengths, strict=True)):
+        signal = torch.from_numpy(Tones()[index].signal)
+        assert length == signal.shape[-1]
+        assert torch.equal(row[:, :length], signal)
+        assert not row[:, length:].any()
+    assert batch.lengths.dtype == torch.int64
+
+
+def test_a_batch_transform_can_be_called_with_one_sample() -> None:
+    sample = torch.randn(1, 30)
+    torch.manual_seed(0)
+    first, second = Fit(length=16)(sample), Fit(length=16)(sample)
+    torch.manual_seed(0)
+    assert torch.equal(Fit(length=16)(sample), first)
+    assert first.shape == second.shape == (1, 16)
+
+
+# Fields
+
+
+class Pair(NamedTuple):
+    sound: Any
+    image: Any
+    nothing: None = None
+
+
+def pairs() -> Dataset[Any]:
+    return Samples(
+        [Pair(np.full(4, index, np.float32), np.full((3, 2), index, np.float32)) for index in range(4)]
+    )
+
+
+def on(field: str | None, apply: Any) -> FieldTransform:
+    return FieldTransform(apply=apply, field=field, where="Transforms[0]")
+
+
+def test_a_transform_acts_on_the_field_it_names_and_else_on_the_first() -> None:
+    double = functools.partial(scale, factor=2.0)
+    for field, sound, image in ((None, 2, 1), ("sound", 2, 1), ("image", 1, 2)):
+        (batch,) = epoch(loader(on(field, double), dataset=pairs(), shuffle=False))
+        assert batch.sample.sound[3, 0] == 3 * sound
+        assert batch.sample.image[3, 0, 0] == 3 * image
+        assert batch.sample.nothing is None
+    (batch,) = epoch(loader(on("image", Fit(length=1)), dataset=pairs(), shuffle=False))
+    assert batch.sample.image.shape == (4, 3, 1)
+    assert batch.sample.sound.shape == (4, 4)
+
+
+def test_a_field_need_not_be_numeric() -> None:
+    (batch,) = epoch(loader(Fit(length=16), on("name", reverse_name), batch_size=20, shuffle=False))
+    assert batch.sample.name[2] == Tones()[2].name[::-1]
+
+
+def test_an_unknown_field_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        loader(on("imag", Hiss()), dataset=pairs())
+    assert str(caught.value) == 'Transforms[0].field is "imag", which samples lack; did you mean "image"?'
+
+
+def test_a_field_that_is_none_cannot_be_transformed() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        loader(on("nothing", Hiss()), dataset=pairs())
+    said = 'Transforms[0].field is "nothing", which no sample looked at has: there is nothing to transform.'
+    assert str(caught.value) == said

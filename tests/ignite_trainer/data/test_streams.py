@@ -1,0 +1,225 @@
+"""Streamed data sets: each sample once, whatever the workers; what is before a start is not read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.augment import Fit, GlobalHiss
+from toy_research.protocols import run_toy
+from toy_research.sameness import differences
+from toy_research.signals import Tones
+from toy_research.streaming import TonesInStretches
+
+from ignite_trainer.api.streamed import Streamed
+from ignite_trainer.data.batch_sources import batches_of
+from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.streams import BatchPlan, fitting_workers
+from ignite_trainer.data.unreadable import UnreadableSamples
+from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
+
+STREAMED = "toy_research.streaming.TonesInStretches"
+
+
+def loader(dataset: Any, *, at_most: float | None = None, **options: Any) -> SplitLoader:
+    settings: dict[str, Any] = {"batch_size": 4, "workers": 0, "shuffle": True, "drop_last": False, "seed": 5}
+    return SplitLoader(
+        dataset,
+        [FieldTransform(apply=GlobalHiss()), FieldTransform(apply=Fit(length=16))],
+        device=torch.device("cpu"),
+        unreadable=UnreadableSamples(dataset, split="given", at_most=at_most),
+        **settings | options,
+    )
+
+
+def epoch(batches: SplitLoader, number: int = 1, start: int = 0) -> list[Batch]:
+    batches.set_epoch(number, start=start)
+    return list(batches)
+
+
+def indices(batches: list[Batch]) -> list[list[int]]:
+    return [batch.indices.tolist() for batch in batches]
+
+
+def flat(lists: list[list[int]]) -> list[int]:
+    return [index for one in lists for index in one]
+
+
+# The plan
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 8])
+@pytest.mark.parametrize("sizes", [[4] * 7 + [2], [3], [4] * 3, []])
+def test_batches_share_out_the_part_of_a_process(sizes: list[int], lanes: int) -> None:
+    plan = BatchPlan(sizes, first=10, lanes=lanes)
+    spans = [plan.span(number) for number in range(len(sizes))]
+    assert [end - start for start, end in spans] == sizes
+    assert sorted(position for span in spans for position in range(*span)) == list(range(10, 10 + sum(sizes)))
+    assert (plan.first, plan.end) == (10, 10 + sum(sizes))
+
+
+def test_a_lane_is_read_from_its_beginning_to_its_end() -> None:
+    plan = BatchPlan([4, 4, 4, 4, 4, 2], first=0, lanes=2)
+    assert [plan.span(number) for number in (0, 2, 4)] == [(0, 4), (4, 8), (8, 12)]
+    assert [plan.span(number) for number in (1, 3, 5)] == [(12, 16), (16, 20), (20, 22)]
+    assert [plan.lane_end(number) for number in range(6)] == [12, 22, 12, 22, 12, 22]
+
+
+def test_workers_share_lanes_evenly() -> None:
+    assert [fitting_workers(wanted, 8) for wanted in range(10)] == [0, 1, 2, 2, 4, 4, 4, 4, 8, 8]
+    assert fitting_workers(5, 6) == 3
+
+
+# Order and workers
+
+
+def test_the_toy_is_streamed_and_others_are_not() -> None:
+    assert isinstance(TonesInStretches(), Streamed)
+    assert not isinstance(Tones(), Streamed)
+    assert batches_of(TonesInStretches(), torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("batch_size", [3, 4, 20])
+def test_every_sample_comes_once_and_workers_change_nothing(
+    workers: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ignite_trainer.data.loader._processors", lambda: 4)
+    alone = epoch(loader(TonesInStretches(), batch_size=batch_size))
+    helped = epoch(loader(TonesInStretches(), batch_size=batch_size, workers=workers))
+    assert sorted(flat(indices(alone))) == list(range(20))
+    assert indices(helped) == indices(alone)
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one.sample.signal, other.sample.signal)
+
+
+def test_samples_are_what_they_are_one_by_one() -> None:
+    streamed = {
+        int(index): row
+        for batch in epoch(loader(TonesInStretches()))
+        for index, row in zip(batch.indices, batch.sample.signal, strict=True)
+    }
+    for batch in epoch(loader(Tones())):
+        for index, row in zip(batch.indices, batch.sample.signal, strict=True):
+            assert torch.equal(streamed[int(index)], row)
+
+
+def test_epochs_differ_and_come_again() -> None:
+    batches = loader(TonesInStretches())
+    first, second = indices(epoch(batches, 1)), indices(epoch(batches, 2))
+    assert first != second
+    assert indices(epoch(batches, 1)) == indices(epoch(batches, 1)) == first
+    assert indices(epoch(loader(TonesInStretches(lanes=1), shuffle=False))) == [
+        list(range(start, start + 4)) for start in range(0, 20, 4)
+    ]
+
+
+def test_an_incomplete_batch_is_dropped_as_it_is_of_other_data_sets() -> None:
+    batches = loader(TonesInStretches(), batch_size=8, drop_last=True)
+    assert len(batches) == 2
+    assert [len(batch) for batch in indices(epoch(batches))] == [8, 8]
+    assert len(set(flat(indices(epoch(batches))))) == 16
+
+
+def test_what_is_before_a_start_is_not_read() -> None:
+    dataset = TonesInStretches()
+    batches = loader(dataset)
+    whole = indices(epoch(batches))
+    for start in range(1, 5):
+        dataset.read = []
+        assert indices(epoch(batches, start=start)) == whole[start:]
+        assert sorted(flat(dataset.read)) == sorted(flat(whole[start:]))
+
+
+def test_each_lane_is_read_in_one_go() -> None:
+    dataset = TonesInStretches(lanes=2)
+    whole = indices(epoch(loader(dataset)))
+    assert dataset.read == [whole[0] + whole[2] + whole[4], whole[1] + whole[3]]
+
+
+def test_a_pass_that_was_broken_off_is_followed_by_a_whole_one() -> None:
+    batches = loader(TonesInStretches())
+    whole = indices(epoch(batches))
+    iterator: Iterator[Batch] = iter(batches)
+    next(iterator)
+    del iterator
+    assert indices(epoch(batches)) == whole
+
+
+# Faults
+
+
+def test_what_cannot_be_read_is_left_out_of_its_batch() -> None:
+    [whole] = [epoch(loader(TonesInStretches()))]
+    batches = loader(TonesInStretches(gone=[7]), at_most=0.1)
+    assert indices(epoch(batches)) == [[index for index in batch if index != 7] for batch in indices(whole)]
+    assert batches.unreadable.state_dict() == {7: "7 is cut off"}
+
+
+def test_one_that_cannot_be_read_ends_the_run_where_none_may_be_skipped() -> None:
+    with pytest.raises(RunFailed, match=r"sample 7 of the given split cannot be read: 7 is cut off\."):
+        epoch(loader(TonesInStretches(gone=[7])))
+
+
+def test_others_stand_in_for_a_training_batch_of_which_nothing_can_be_read() -> None:
+    whole = indices(epoch(loader(TonesInStretches(), drop_last=True)))
+    gone = [*whole[1], whole[0][0]]
+    batches = loader(TonesInStretches(gone=gone), at_most=0.5, drop_last=True)
+    found = indices(epoch(batches))
+    assert found[0] == whole[0][1:]
+    assert found[2:] == whole[2:]
+    assert len(found[1]) == 4
+    assert not set(found[1]) & set(gone)
+    assert found[1:] == indices(epoch(batches, start=1))  # the same after a resume
+    assert sorted(batches.unreadable.state_dict()) == sorted(gone)
+
+
+def test_an_epoch_of_which_nothing_can_be_read_ends_the_run() -> None:
+    dataset = TonesInStretches(gone=range(19))  # the last one is not used
+    with pytest.raises(RunFailed, match="There is no other sample in its batch"):
+        epoch(loader(dataset, at_most=1.0, batch_size=3, drop_last=True, shuffle=False))
+
+
+@pytest.mark.parametrize(
+    ("faulty", "said"),
+    [
+        ({"stream": lambda *_: iter(())}, "stream of Faulty ended after fewer samples"),
+        ({"epoch_order": lambda *_: range(3)}, "epoch_order of Faulty has 3 indices instead of 20"),
+    ],
+)
+def test_a_defect_of_the_data_sets_code_is_told(faulty: dict[str, Any], said: str) -> None:
+    kind = type("Faulty", (TonesInStretches,), faulty)
+    with pytest.raises(ProtocolError, match=said):
+        epoch(loader(kind()))
+
+
+# Runs
+
+
+def streamed(**args: Any) -> dict[str, Any]:
+    return {"class": STREAMED, "args": {"fold": 1, **args}}
+
+
+def test_a_run_goes_on_within_an_epoch_to_the_same_end(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"Dataset": streamed(), "Setup__batch_train": 4, "Setup__resume": "auto"}
+    signal = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM"}}
+    whole = run_toy(tmp_path / "whole", Task=signal, **options)
+    stop = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 8}}
+    with pytest.raises(RunStopped):
+        run_toy(tmp_path / "parts", Task=stop, **options)
+    [folder] = (tmp_path / "parts/Toy").iterdir()
+    saved = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": signal}))  # else it is another run
+    parts = run_toy(tmp_path / "parts", Task=signal, Setup__workers_train=2, **options)
+    assert parts.folder == folder
+    assert not differences(whole.folder, parts.folder)
+
+
+def test_samples_that_cannot_be_read_are_counted_in_a_run(tmp_path: Path) -> None:
+    faults = {"unreadable": "skip", "unreadable_at_most": 0.2}
+    result = run_toy(tmp_path, Dataset=streamed(gone=[3]), Faults=faults)
+    assert result.record.faults == {"samples skipped": 2}

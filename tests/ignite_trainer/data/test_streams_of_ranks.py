@@ -1,0 +1,106 @@
+"""Streamed data sets in two processes: what is predicted, and with how many of them a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_research.protocols import run_toy
+from toy_research.ranks import on_ranks
+from toy_research.shared_out import STOPPED, STREAMED, WHOLE, run_beginnings
+from toy_research.signals import Tones
+
+from ignite_trainer.support.errors import ProtocolError
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    on_ranks(2, folder, run_beginnings, folder)
+    return folder
+
+
+def go_on(folder: Path, **changes: Any) -> Path:
+    options = {"Dataset": STREAMED, "Task": STOPPED, "Setup__batch_train": 4, "Setup__batch_of": "all"}
+    return run_toy(folder, **{**options, "Setup__resume": "auto", **changes}).folder
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = (folder / "Toy").iterdir()
+    return found
+
+
+def predicted(folder: Path) -> list[list[str]]:
+    with (folder / "predictions.csv").open() as file:
+        return list(csv.reader(file))
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_predictions_are_in_the_order_of_the_data_set(by_two: Path, tmp_path: Path) -> None:
+    held_out = Tones(fold=1, train=False)
+    header, *rows = predicted(only_run(by_two / "whole"))
+    assert [row[header.index("target")] for row in rows] == [
+        ("low", "middle", "high")[held_out[index].target] for index in range(len(held_out))
+    ]
+    assert [int(row[0]) for row in rows] == list(range(len(held_out)))
+    # Those of one process, whose lanes lie otherwise, of a network that is not trained.
+    scores = []
+    for name, dataset in (("streamed", STREAMED), ("listed", {"class": "toy_research.signals.Tones"})):
+        options = {"Dataset": {**dataset, "args": {"fold": 1}}, "Setup__epochs": 0, "Setup__batch_test": 4}
+        scores.append(predicted(run_toy(tmp_path / name, **options).folder))
+    assert scores[0] == scores[1]
+
+
+def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tmp_path: Path) -> None:
+    shutil.copytree(by_two / "stopped", tmp_path / "stopped")
+    states = only_run(tmp_path / "stopped") / "checkpoints"
+    before = content(tmp_path)
+    said = (
+        f"The state {states}/last_epoch-2_step-7.pt was saved by 2 processes after 2 of the 5 batches of "
+        "epoch 2, and there is 1 now: of a data set that is read in streams, some samples would come twice "
+        "in this epoch and others not at all. Go on with 2 processes; "
+    )
+    with pytest.raises(ProtocolError) as caught:
+        go_on(tmp_path / "stopped")
+    assert str(caught.value) == said + (
+        "or remove last_epoch-2_step-7.pt: from last_epoch-1.pt, the end of an epoch, any number goes on."
+    )
+    assert content(tmp_path) == before
+    (states / "last_epoch-1.pt").unlink()
+    with pytest.raises(ProtocolError) as caught:
+        go_on(tmp_path / "stopped")
+    assert str(caught.value) == said + "from the end of the epoch on it may be any number."
+
+
+def test_it_goes_on_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
+    """What the message says to do."""
+    shutil.copytree(by_two / "stopped", tmp_path / "stopped")
+    for state in only_run(tmp_path / "stopped").glob("checkpoints/last_*_step-*.pt"):
+        state.unlink()
+    folder = go_on(tmp_path / "stopped")
+    assert folder == only_run(tmp_path / "stopped")
+    assert (folder / "result.json").exists()
+
+
+def test_a_run_of_several_processes_is_gone_on_with_by_one_after_an_epoch(
+    by_two: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(by_two / "whole", tmp_path / "whole")
+    assert go_on(tmp_path / "whole", Task=WHOLE, Setup__epochs=3) == only_run(tmp_path / "whole")
+
+
+def test_batches_of_each_process_are_told_from_another_data_set(by_two: Path, tmp_path: Path) -> None:
+    shutil.copytree(by_two / "each", tmp_path / "each")
+    with pytest.raises(ProtocolError) as caught:
+        run_toy(tmp_path / "each", Task=WHOLE, Setup__resume="auto")
+    assert (
+        "batches of an epoch 1 then and 2 now, as it was saved by 2 processes, and there is 1 now, each with "
+        'its own batches. Start 2 again; a run whose Setup.batch_of is "all" goes on with any number of them.'
+    ) in str(caught.value)

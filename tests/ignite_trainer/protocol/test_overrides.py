@@ -1,0 +1,396 @@
+"""Dotted overrides: which words belong to them, how they are typed, and what is no place of the protocol."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from ignite_trainer.protocol.overrides import Override, apply_overrides, split_overrides, swept_twice
+from ignite_trainer.support.errors import ProtocolError
+
+RAW: dict[str, Any] = {
+    "Setup": {"name": "Toy", "epochs": 5, "batch_train": 8, "suffix": None, "skip_train_evaluation": False},
+    "Model": {
+        "class": "a.Model",
+        "args": {
+            "pretrained": "weights.pt",
+            "layers": [3, 4, 6, 3],
+            "rates": [0.1, 0.2],
+            "names": ["a", "b"],
+            "empty": [],
+            "flag": True,
+            "factor": 0.5,
+            "nothing": None,
+            "nested": {"deep": {"er": 1}},
+        },
+    },
+    "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 5e-5}},
+    "Dataset": {"class": "a.Data"},
+    "Transforms": [{"class": "a.T", "args": {"p": 0.5}}, {"class": "a.U"}],
+    "Metrics": {"Performance": {"lines": [{"class": "a.M", "line_label": "Acc."}]}},
+}
+
+
+def override(*argv: str) -> dict[str, Any]:
+    own, overrides = split_overrides(argv)
+    assert own == []
+    changed, problems = apply_overrides(RAW, overrides)
+    if problems:
+        raise ProtocolError(problems)
+    return changed
+
+
+def arg(*argv: str) -> Any:
+    """Value of the model's argument that is named as `--NAME words`."""
+    name = argv[0].removeprefix("--").split("=")[0]
+    return override(argv[0].replace("--", "--Model.args.", 1), *argv[1:])["Model"]["args"][name]
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        override(*argv)
+    (problem,) = caught.value.problems
+    return problem
+
+
+# Which words belong to an override
+
+
+def test_an_override_takes_the_words_up_to_the_next_flag() -> None:
+    argv = (
+        "-c a.json b.json --Model.args.layers 1 2 -3 -b 8 --Dataset.args.root=/x --trust toy --Setup.seed 1"
+    )
+    own, overrides = split_overrides(argv.split())
+    assert own == ["-c", "a.json", "b.json", "-b", "8", "--trust", "toy"]
+    assert overrides == [
+        Override(("Model", "args", "layers"), ("1", "2", "-3")),
+        Override(("Dataset", "args", "root"), ("/x",)),
+        Override(("Setup", "seed"), ("1",)),
+    ]
+
+
+def test_a_value_after_an_equals_sign_is_the_only_one() -> None:
+    own, overrides = split_overrides(["--Setup.name=-a b=c", "word"])
+    assert own == ["word"]
+    assert overrides == [Override(("Setup", "name"), ("-a b=c",))]
+
+
+def test_positions_of_a_list_are_written_in_either_way() -> None:
+    for flag in ("--Transforms.0.args.p", "--Transforms[0].args.p", "--Transforms.-2.args.p"):
+        assert override(flag, "0.25")["Transforms"][0]["args"] == {"p": 0.25}
+    assert override("--Model.args.layers[-1]", "7")["Model"]["args"]["layers"] == [3, 4, 6, 7]
+    assert override("--Model.args.layers.1=7")["Model"]["args"]["layers"] == [3, 7, 6, 3]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--setup.epochs", "--dataset.args.root", "--Steup.epochs", "--model.args.x=1"]
+)
+def test_a_misspelt_section_is_an_error_with_the_nearest_one(flag: str) -> None:
+    section = flag[2:].split(".", maxsplit=1)[0]
+    right = {"setup": "Setup", "Steup": "Setup", "dataset": "Dataset", "model": "Model"}[section]
+    said = refusal(flag, *([] if "=" in flag else ["1"]))
+    name = flag.split("=", maxsplit=1)[0]
+    assert said == f'{name}: the protocol has no "{section}"; did you mean "{right}"?'
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--Model.factor", "Model.args.factor"),
+        ("--factor.x", None),
+        ("--Factor", "Model.args.factor"),
+        ("--Setup.factor", "Model.args.factor"),
+        ("--Sweep.factor", "Model.args.factor"),
+        ("--args.factor", "Model.args.factor"),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_an_error_with_its_place(flag: str, meant: str | None) -> None:
+    said = refusal(flag, "1")
+    assert (f'did you mean "{meant}"?' in said) == (meant is not None)
+
+
+# Types
+
+
+@pytest.mark.parametrize("form", [["--factor", "{}"], ["--factor={}"]])
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("2", 2),
+        ("0.25", 0.25),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("1e-3", 0.001),
+        ("-1", -1),
+        ("-.5", -0.5),
+        ("1.E2", 100.0),
+    ],
+)
+def test_a_number_replaces_a_number(form: list[str], word: str, value: float) -> None:
+    found = arg(*[part.format(word) for part in form])
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "layers", "flag", "factor", "nothing", "nested"])
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("false", False), ("null", None)])
+def test_json_literals_replace_anything(name: str, word: str, value: bool | None) -> None:
+    if name == "layers" and value is not None:
+        value = [value]  # type: ignore[assignment]
+    assert arg(f"--{name}", word) == value
+
+
+@pytest.mark.parametrize("word", ['"null"', "'true'", '"5"', "''"])
+@pytest.mark.parametrize("name", ["pretrained", "factor", "flag", "nothing", "new"])
+def test_quotes_make_a_string(name: str, word: str) -> None:
+    assert arg(f"--{name}", word) == word[1:-1]
+
+
+@pytest.mark.parametrize("word", ["5", "1e-3", "[1]", "True", "", "a=b", "é", "NaN", '"'])
+def test_a_word_that_replaces_text_is_that_text(word: str) -> None:
+    assert arg(f"--pretrained={word}") == word
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("3", 3),
+        (".5", 0.5),
+        ("text", "text"),
+        ("[1, 2]", [1, 2]),
+        ('{"a": null}', {"a": None}),
+        ("007", "007"),
+    ],
+)
+@pytest.mark.parametrize("name", ["nothing", "new"])
+def test_what_replaces_nothing_is_json_or_else_text(name: str, word: str, value: Any) -> None:
+    assert arg(f"--{name}", word) == value
+
+
+@pytest.mark.parametrize("word", ["1.10", "1e3", "007", "5", "[a]"])
+def test_text_that_is_null_so_far_keeps_what_was_typed(word: str) -> None:
+    assert override("--Setup.suffix", word)["Setup"]["suffix"] == word
+    assert override("--Visdom.host", word)["Visdom"] == {"host": word}
+    assert override("--Setup.suffix", "null")["Setup"]["suffix"] is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--layers", "1", "2"], [1, 2]),
+        (["--layers", "5"], [5]),
+        (["--layers=[1, [2]]"], [1, [2]]),
+        (["--layers", "[]"], []),
+        (["--layers", "null"], None),
+        (["--rates", "1e-3", "-1"], [0.001, -1]),
+        (["--names", "x", "5", "null"], ["x", "5", None]),
+        (["--empty", "x", "5", ".5"], ["x", 5, 0.5]),
+        (["--new", "x", "5"], ["x", 5]),
+        (["--nothing", "1", "2"], [1, 2]),
+    ],
+)
+def test_lists_take_several_words_or_json(argv: list[str], value: Any) -> None:
+    assert arg(*argv) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["factor", "fast"], 'is "fast"; it replaces a number, so write a number.'),
+        (["factor", "NaN"], 'is "NaN"; it replaces a number, so write a number.'),
+        (["factor", "1e999"], 'is "1e999"; it replaces a number, so write a number.'),
+        (["flag", "yes"], 'is "yes"; write true or false.'),
+        (["flag", "1"], 'is "1"; write true or false.'),
+        (["layers", "3", "x"], 'is "x"; it replaces a number, so write a number.'),
+        (["layers", "[1, 2"], 'is "[1, 2"; it replaces a JSON list, so write a JSON list.'),
+        (["nested", "5"], 'is "5"; it replaces a JSON object, so write a JSON object.'),
+        (["flag", "flase"], 'is "flase"; write true or false.'),
+        (["factor", "1", "x"], 'is "x"; it replaces a number, so write a number.'),
+        (["factor"], "has no value; write --Model.args.factor VALUE."),
+    ],
+)
+def test_words_of_another_type_are_refused(argv: list[str], said: str) -> None:
+    flag = f"--Model.args.{argv[0]}"
+    assert refusal(flag, *argv[1:]) == f"{flag} {said}"
+
+
+def test_an_object_is_replaced_by_json() -> None:
+    assert arg("--nested", '{"a": [1]}') == {"a": [1]}
+    reporters = '[{"class": "a.Reporter"}]'
+    assert override("--Reporters", reporters)["Reporters"] == [{"class": "a.Reporter"}]
+    assert override("--Scheduler", '{"class": "a.S"}')["Scheduler"] == {"class": "a.S"}
+    assert override("--Scheduler", '[{"class": "a.S"}]')["Scheduler"] == [{"class": "a.S"}]
+    assert override("--Setup.suffix=x", "--Optimizer", "null")["Optimizer"] is None
+
+
+def test_an_argument_can_become_a_list_or_a_text() -> None:
+    assert override("--Model.args.factor", "1", "2")["Model"]["args"]["factor"] == [1, 2]
+    assert override("--Model.args.flag", "weights.pt")["Model"]["args"]["flag"] == "weights.pt"
+
+
+def test_a_key_of_a_section_takes_one_value() -> None:
+    assert refusal("--Setup.name", "a", "b") == "--Setup.name takes one value, not 2: a b"
+
+
+# Places
+
+
+def test_arguments_may_be_new() -> None:
+    changed = override("--Dataset.args.root", "/data", "--Model.args.nested.deep.new", "2")
+    assert changed["Dataset"]["args"] == {"root": "/data"}
+    assert changed["Model"]["args"]["nested"] == {"deep": {"er": 1, "new": 2}}
+
+
+def test_sections_that_are_left_out_are_made() -> None:
+    changed = override("--Visdom.port", "9000", "--Scheduler.class", "a.S", "--Scheduler.args.gamma", "0.9")
+    assert changed["Visdom"] == {"port": 9000}
+    assert changed["Scheduler"] == {"class": "a.S", "args": {"gamma": 0.9}}
+    assert override("--Transforms.1.args.length", "3")["Transforms"][1] == {
+        "class": "a.U",
+        "args": {"length": 3},
+    }
+
+
+def test_keys_of_a_section_may_be_new() -> None:
+    assert override("--Setup.seed", "3")["Setup"]["seed"] == 3
+    assert override("--Transforms.0.test", "false")["Transforms"][0]["test"] is False
+    line = override("--Metrics.Performance.lines.0.best", "min")["Metrics"]["Performance"]["lines"][0]
+    assert line["best"] == "min"
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--Setup.epohs", 'Setup has no "epohs"; did you mean "epochs"?'),
+        ("--Dataset.arg.root", 'Dataset has no "arg"; did you mean "args"?'),
+        ("--Optimizer.lr", 'Optimizer has no "lr"; did you mean "Optimizer.args.lr"?'),
+        ("--Metrics.Perfomance.width", 'Metrics has no "Perfomance"; did you mean "Performance"?'),
+        (
+            "--Metrics.Performance.lines.0.label",
+            'Metrics.Performance.lines[0] has no "label"; did you mean "line_label"?',
+        ),
+        ("--Model.args.nestd.deep", 'Model.args has no "nestd"; did you mean "nested"?'),
+        ("--Transforms.2.args.p", 'Transforms is a list of 2; "2" is no position in it. Write 0 to 1.'),
+        ("--Transforms.first.args", 'Transforms is a list of 2; "first" is no position in it. Write 0 to 1.'),
+        ("--Transforms.-3.args", 'Transforms is a list of 2; "-3" is no position in it. Write 0 to 1.'),
+        ("--Model.args.empty.0", 'Model.args.empty is a list of 0; "0" is no position in it. Give it whole.'),
+        ("--Setup.epochs.x", "Setup.epochs is 5; it has no keys."),
+        ("--Model.args.nothing.x", "Model.args.nothing is null; it has no keys."),
+        ("--Setup..epochs", 'Setup has no ""; allowed: '),
+    ],
+)
+def test_a_place_that_is_none_is_refused_with_the_nearest(flag: str, said: str) -> None:
+    assert refusal(flag, "1").startswith(f"{flag}: {said}")
+
+
+def test_a_list_that_is_left_out_has_no_positions() -> None:
+    assert refusal("--Reporters.0.class", "a.B") == (
+        "--Reporters.0.class: the protocol leaves Reporters out; give all of it, --Reporters '[...]'."
+    )
+
+
+def test_every_problem_is_said_at_once() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        override("--Setup.epohs", "1", "--Model.args.factor", "x", "--Setup.epochs", "3", "--Nowhere.x", "1")
+    assert [problem.split(":")[0].split(" is")[0] for problem in caught.value.problems] == [
+        "--Setup.epohs",
+        "--Model.args.factor",
+        "--Nowhere.x",
+    ]
+
+
+def test_the_last_of_equal_overrides_counts() -> None:
+    assert override("--Setup.epochs", "1", "--Setup.epochs=2")["Setup"]["epochs"] == 2
+
+
+def test_the_protocol_that_was_read_is_left_as_it_is() -> None:
+    before = copy.deepcopy(RAW)
+    override("--Model.args.layers.0", "9", "--Visdom.port", "1", "--Dataset.args.root", "x")
+    assert before == RAW
+
+
+# Sweeps
+
+
+@pytest.mark.parametrize(
+    ("argv", "sweep"),
+    [
+        (["--Sweep.Optimizer.args.lr", "1e-3", ".5", "1"], {"Optimizer.args.lr": [0.001, 0.5, 1]}),
+        (["--Sweep.Setup.epochs=3"], {"Setup.epochs": [3]}),
+        (["--Sweep.Setup.seed", "1", "2"], {"Setup.seed": [1, 2]}),
+        (["--Sweep.Setup.suffix", "01", "null"], {"Setup.suffix": ["01", None]}),
+        (["--Sweep.Model.args.pretrained", "5", "true"], {"Model.args.pretrained": ["5", True]}),
+        (["--Sweep.Model.args.layers", "[1, 2]", "3"], {"Model.args.layers": [[1, 2], [3]]}),
+        (["--Sweep.Model.args.new", "x", "2"], {"Model.args.new": ["x", 2]}),
+        (["--Sweep.Scheduler.args.gamma", ".9"], {"Scheduler.args.gamma": [0.9]}),
+        (["--Sweep.Transforms.-2.args.p", "0", "1"], {"Transforms[0].args.p": [0, 1]}),
+        (
+            ["--Sweep", '{"Setup.epochs": [1]}', "--Sweep.Setup.seed", "4"],
+            {"Setup.epochs": [1], "Setup.seed": [4]},
+        ),
+        (["--Sweep.Setup.seed", "4", "--Sweep", "null"], {}),
+        (["--Sweep.Setup.seed", "4", "--Sweep", "{}"], {}),
+    ],
+)
+def test_the_words_of_a_swept_key_are_a_list_of_values_typed_like_its_own(
+    argv: list[str], sweep: dict[str, Any]
+) -> None:
+    changed = override(*argv)
+    assert changed["Sweep"] == sweep
+    assert {name: section for name, section in changed.items() if name != "Sweep"} == RAW
+
+
+def test_swept_values_are_typed_after_all_other_overrides() -> None:
+    changed = override("--Sweep.Model.args.flag", "2", "--Model.args.flag", "null")
+    assert changed["Sweep"] == {"Model.args.flag": [2]}
+
+
+def test_the_command_replaces_the_values_of_a_key_that_the_protocol_sweeps() -> None:
+    raw = {**RAW, "Sweep": {"Transforms.0.args.p": [0.1], "Setup.epochs": [1]}}
+    _, overrides = split_overrides(["--Sweep.Transforms[0].args.p", "0.2", "0.3"])
+    changed, problems = apply_overrides(raw, overrides)
+    assert (changed["Sweep"], problems) == ({"Setup.epochs": [1], "Transforms[0].args.p": [0.2, 0.3]}, [])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--Sweep.Setup.epohs", "1"], '--Sweep.Setup.epohs: Setup has no "epohs"; did you mean "epochs"?'),
+        (
+            ["--Sweep.Setup.epochs", "1", "x"],
+            '--Sweep.Setup.epochs is "x"; it replaces a number, so write a number.',
+        ),
+        (["--Sweep.Setup.epochs"], "--Sweep.Setup.epochs has no value; write --Sweep.Setup.epochs VALUE."),
+        (["--Sweep", "5"], '--Sweep is "5"; it replaces a JSON object, so write a JSON object.'),
+    ],
+)
+def test_a_sweep_that_names_no_place_or_no_value_of_it_is_refused(argv: list[str], said: str) -> None:
+    assert refusal(*argv) == said
+
+
+def test_a_key_cannot_have_one_value_and_several() -> None:
+    raw = {"Sweep": {"Dataset.args.fold": [1, 2], "Optimizer.args": [{}], "Transforms[1].args.p": [0.1]}}
+    argv = "--Dataset.args.fold 3 --Optimizer.args.lr 1 --Transforms.1.args.p 0 --Dataset.args.root x"
+    _, overrides = split_overrides(argv.split())
+    assert [problem.split(" gives")[0] for problem in swept_twice(raw, overrides)] == [
+        "--Dataset.args.fold",
+        "--Optimizer.args.lr",
+        "--Transforms.1.args.p",
+    ]
+    assert swept_twice(raw, overrides)[0] == (
+        "--Dataset.args.fold gives one value to what Sweep.Dataset.args.fold gives several; remove one of "
+        "the two (--Sweep null switches a protocol's sweep off)."
+    )
+    assert swept_twice({"Sweep": {}}, overrides) == swept_twice({}, overrides) == []
+
+
+@pytest.mark.parametrize("word", ["[1,", '{"a": 1, "a": 2}', "[1e999]"])
+def test_words_that_are_no_json_do_not_replace_what_has_to_be(word: str) -> None:
+    assert "so write a JSON object" in refusal("--Model.args.nested", word)
+    assert "so write a number" in refusal("--Model.args.factor", word)
+
+
+def test_bytes_of_the_command_line_that_are_no_text_are_refused() -> None:
+    assert refusal("--Setup.name", "a\udcff") == "--Setup.name has 'a\\udcff'; write UTF-8."

@@ -1,0 +1,276 @@
+"""The schema that editors read: current, of all protocols there are, and of one mind with the program."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+
+from ignite_trainer.commands.cli import load
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.schema import FILE_NAME, make_schema, to_text
+from ignite_trainer.protocol.validation import json_path
+from ignite_trainer.support.errors import ProtocolError
+
+FOLDER = Path(__file__).parents[3] / "protocols"
+DEFAULTS = FOLDER / "defaults.json"
+SHIPPED = sorted(set(FOLDER.glob("*.json")) - {DEFAULTS, FOLDER / FILE_NAME})
+SCHEMA: dict[str, Any] = json.loads((FOLDER / FILE_NAME).read_text())
+VALIDATOR = Draft202012Validator(SCHEMA, format_checker=FormatChecker(["regex"]))
+
+
+def paths_of(errors: list[ValidationError]) -> Iterator[str]:
+    """Where a schema's errors are, as the program writes it; of alternatives those of the nearest one."""
+    for error in errors:
+        if error.validator in {"anyOf", "oneOf"} and error.context:
+            options: dict[Any, list[ValidationError]] = {}
+            for inner in error.context:
+                options.setdefault(inner.schema_path[0], []).append(inner)
+            of_type = [
+                some for some in options.values() if all(e.validator != "type" or e.path for e in some)
+            ]
+            if of_type:
+                yield from paths_of(min(of_type, key=len))
+                continue
+        keys: list[str] = []
+        if error.validator == "required":
+            keys = [str(re.search(r"'(.+)' is a required property", error.message)[1])]  # type: ignore[index]
+        elif error.validator == "additionalProperties":
+            keys = sorted(set(error.instance) - set(error.schema["properties"]))
+        elif error.validator in {"then", "else", "allOf"} and error.context:
+            yield from paths_of(list(error.context))
+            continue
+        yield from (json_path((*error.absolute_path, *more)) for more in ([[key] for key in keys] or [[]]))
+
+
+def by_schema(raw: dict[str, Any]) -> set[str]:
+    return set(paths_of(list(VALIDATOR.iter_errors(raw))))
+
+
+def by_program(raw: dict[str, Any], folder: Path) -> set[str]:
+    """The first word of every problem: its path."""
+    path = folder / "protocol.json"
+    path.write_text(json.dumps(raw))
+    try:
+        draw(load(path, defaults=DEFAULTS))
+    except ProtocolError as error:
+        return {problem.split()[0].rstrip(":") for problem in error.problems}
+    return set()
+
+
+def test_the_schema_is_current() -> None:
+    made = to_text(make_schema(FOLDER))
+    assert made == (FOLDER / FILE_NAME).read_text(), "run python -m ignite_trainer.protocol.schema"
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_protocols_are_of_the_schema_as_they_are_and_made_whole(path: Path) -> None:
+    raw = json.loads(path.read_text())
+    assert raw["$schema"] == "./schema.json"
+    assert by_schema(raw) == set()
+    assert by_schema(read_protocol(path)) == set()
+    whole = load(path, defaults=DEFAULTS).to_json()
+    assert by_schema(whole) == set()
+
+
+def test_every_key_of_a_protocol_is_described() -> None:
+    for name, definition in SCHEMA["$defs"].items():
+        if "." not in name:
+            for key, value in definition.get("properties", {}).items():
+                whole = SCHEMA["$defs"][value["$ref"].rsplit("/", 1)[-1]] if "$ref" in value else {}
+                options = value.get("anyOf", [{}])
+                if "$ref" in options[0]:
+                    whole = SCHEMA["$defs"][options[0]["$ref"].rsplit("/", 1)[-1]]
+                assert value.get("description") or whole.get("description"), f"{name}.{key}"
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Give a place another value."""
+
+    def apply(raw: dict[str, Any]) -> None:
+        *above, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
+        place: Any = raw
+        for key in above:
+            place = place[key]
+        place[last] = value
+
+    return apply
+
+
+def remove(path: str) -> Callable[[dict[str, Any]], None]:
+    def apply(raw: dict[str, Any]) -> None:
+        *above, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
+        place: Any = raw
+        for key in above:
+            place = place[key]
+        del place[last]
+
+    return apply
+
+
+LINE = "Metrics.Performance.lines"
+MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "epochs below zero": (change("Setup.epochs", -1), "Setup.epochs"),
+    "epochs in quotes": (change("Setup.epochs", "50"), "Setup.epochs"),
+    "half an epoch": (change("Setup.epochs", 0.5), "Setup.epochs"),
+    "epochs true": (change("Setup.epochs", True), "Setup.epochs"),
+    "a batch of none": (change("Setup.batch_train", 0), "Setup.batch_train"),
+    "a misspelt key": (change("Setup.batch_trian", 64), "Setup.batch_trian"),
+    "a misspelt section": (change("Optimiser", {"class": "torch.optim.SGD"}), "Optimiser"),
+    "a section in lower case": (change("setup", {}), "setup"),
+    "no name": (remove("Setup.name"), "Setup.name"),
+    "an empty name": (change("Setup.name", ""), "Setup.name"),
+    "no model": (remove("Model"), "Model"),
+    "no data set": (remove("Dataset"), "Dataset"),
+    "training without an optimizer": (remove("Optimizer"), "Optimizer"),
+    "an arithmetic that there is not": (change("Setup.precision", "fp64"), "Setup.precision"),
+    "yes for true": (change("Setup.compile", "yes"), "Setup.compile"),
+    "1 for true": (change("Setup.skip_train_evaluation", 1), "Setup.skip_train_evaluation"),
+    "a seed below zero": (change("Setup.seed", -5), "Setup.seed"),
+    "a decay of one": (change("Setup.ema", 1), "Setup.ema"),
+    "a port that there is not": (change("Visdom.port", 80_000), "Visdom.port"),
+    "a name for a class": (change("Model.class", "AudioCLIP"), "Model.class"),
+    "a class in brackets": (change("Task.class", "utils.tasks.AudioTextContrastive()"), "Task.class"),
+    "a class without one": (remove("Optimizer.class"), "Optimizer.class"),
+    "a model's argument misspelt": (change("Model.args.pretraind", True), "Model.args.pretraind"),
+    "an optimizer's argument misspelt": (change("Optimizer.args.momentun", 0.9), "Optimizer.args.momentun"),
+    "a scheduler's argument misspelt": (change("Scheduler.args.gama", 0.9), "Scheduler.args.gama"),
+    "a data set's argument misspelt": (change("Dataset.args.folds", 1), "Dataset.args.folds"),
+    "a transform's argument misspelt": (change("Transforms.1.args.prob", 0.5), "Transforms[1].args.prob"),
+    "an argument that the trainer supplies": (change("Dataset.args.train", True), "Dataset.args.train"),
+    "arguments in a list": (change("Optimizer.args", [0.1]), "Optimizer.args"),
+    "one transform without its list": (change("Transforms", {"class": "utils.x.Y"}), "Transforms"),
+    "a transform's split misspelt": (change("Transforms.1.tset", False), "Transforms[1].tset"),
+    "a metric without a label": (remove(f"{LINE}.0.line_label"), f"{LINE}[0].line_label"),
+    "the better end of a metric": (change(f"{LINE}.0.best", "high"), f"{LINE}[0].best"),
+    "checkpoints by a metric of training": (change(f"{LINE}.0.test", False), f"{LINE}[0].is_checkpoint"),
+    "a pattern that is none": (change("Parameters.0.match", "audio.("), "Parameters[0].match"),
+    "arguments of what is frozen": (change("Parameters.1.args", {"lr": 1.0}), "Parameters[1].args"),
+    "an interval of neither": (change("Scheduler.interval", "batch"), "Scheduler.interval"),
+    "no value to sweep": (change("Sweep", {"Dataset.args.fold": []}), "Sweep.Dataset.args.fold"),
+    "one value to sweep, without its list": (change("Sweep", {"Setup.seed": 1}), "Sweep.Setup.seed"),
+    "a hash cut short": (change("Table.published.0.weights", "2441d35b"), "Table.published[0].weights"),
+    "an evaluation never": (change("Evaluations.probe.every", 0), "Evaluations.probe.every"),
+    "reporters by their names": (change("Reporters", ["Console"]), "Reporters[0]"),
+    "faults that are lived with": (change("Faults.not_finite", "ignore"), "Faults.not_finite"),
+}
+
+
+@pytest.fixture(scope="module")
+def right() -> dict[str, Any]:
+    """A protocol with all that the mistakes are made in."""
+    raw = load(FOLDER / "audioclip-esc50.json", defaults=DEFAULTS).to_json()
+    raw["Parameters"] = [{"match": "audio\\..*"}, {"match": ".*", "train": False}]
+    raw["Evaluations"] = {"probe": {"class": "utils.evaluations.LinearProbe"}}
+    return raw
+
+
+def test_without_a_mistake_nothing_is_reported(right: dict[str, Any], tmp_path: Path) -> None:
+    assert by_schema(right) == by_program(right, tmp_path) == set()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_schema_and_program_report_a_mistake_at_the_same_place(
+    mistake: str, right: dict[str, Any], tmp_path: Path
+) -> None:
+    make, place = MISTAKES[mistake]
+    raw = copy.deepcopy(right)
+    make(raw)
+    assert by_schema(raw) == by_program(raw, tmp_path) == {place}
+
+
+# Protocols that extend another
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Setup": {"epochs": 3}},
+        {"Optimizer": {"args": {"lr": 1e-3}}, "Scheduler": None, "Evaluations": {"probe": None}},
+        {"Model": {"class": "my.own.Model"}, "Task": None, "Transforms": None},
+        {"Setup": {"log_interval": None, "precision": None}, "Sweep": None},
+    ],
+)
+def test_a_protocol_that_extends_another_leaves_out_what_that_one_says(change: dict[str, Any]) -> None:
+    assert by_schema({"extends": "audioclip-esc50.json", **change}) == set()
+    assert by_schema(change) != set()
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"Setup": {"epoch": 3}}, "Setup.epoch"),
+        ({"Setup": {"epochs": "3"}}, "Setup.epochs"),
+        ({"Optimizer": {"class": "torch.optim.SGD", "args": {"momentun": 0.9}}}, "Optimizer.args.momentun"),
+        ({"Transforms": [{"args": {}}]}, "Transforms[0].class"),
+        ({"Optimiser": None}, "Optimiser"),
+    ],
+)
+def test_what_it_does_say_is_held_against_the_schema(
+    change: dict[str, Any], place: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.json"
+    base.write_text((FOLDER / "audioclip-esc50.json").read_text())
+    raw = {"extends": "base.json", **change}
+    assert by_schema(raw) == by_program(raw, tmp_path) == {place}
+
+
+# Arguments of classes
+
+
+def test_arguments_have_their_types_defaults_and_the_words_of_their_docstring() -> None:
+    fold = SCHEMA["$defs"]["utils.datasets.ESC50"]["properties"]["fold"]
+    assert {"type": "integer"} in fold["anyOf"]
+    assert fold["default"] is None
+    assert fold["description"].startswith("number or numbers of the held-out folds.")  # of its base class
+    assert SCHEMA["$defs"]["utils.transforms.RandomFlip"]["properties"]["axis"]["enum"] == ["channel", "time"]
+    assert list(SCHEMA["$defs"]["torch.optim.SGD"]["properties"])[:2] == ["lr", "momentum"]
+
+
+def test_every_shipped_class_is_offered_where_it_belongs() -> None:
+    offered = {
+        name: definition["properties"]["class"]["examples"]
+        for name, definition in SCHEMA["$defs"].items()
+        if "examples" in definition.get("properties", {}).get("class", {})
+    }
+    assert "model.audioclip.AudioCLIP" in offered["Model"]
+    assert "utils.datasets.UrbanSound8K" in offered["Dataset"]
+    assert "utils.tasks.Classification" in offered["Task"]
+    assert "utils.transforms.RandomNoise" in offered["TransformSpec"]
+    assert "utils.evaluations.Querying" in offered["EvaluationSpec"]
+    assert "torch.optim.AdamW" in offered["Optimizer"]
+    assert "torch.optim.lr_scheduler.LinearLR" in offered["ScheduleSpec"]
+    assert "ignite.metrics.Accuracy" in offered["LineSpec"]
+    assert "ignite_trainer.reporters.Console" in offered["Reporters"]
+
+
+def test_the_readme_of_the_protocols_has_every_key() -> None:
+    written = (FOLDER / "README.md").read_text()
+    for name, definition in SCHEMA["$defs"].items():
+        if "." not in name:
+            for key in definition.get("properties", {}):
+                assert re.search(rf"(?m)^\| `([A-Za-z]+\.)?{re.escape(key)}` \|", written), f"{name}.{key}"
+
+
+def test_what_the_readme_says_to_write_is_of_the_schema() -> None:
+    rows = re.findall(
+        r"^\| .* \| `(\{.*?\}|\"[A-Z]\w+\": .*?)`", (FOLDER / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 10
+    for row in rows:
+        if '"match"' in row and not row.startswith('"'):  # an entry of a list
+            continue
+        text = row if row.startswith("{") else "{" + row + "}"
+        if "..." not in text and not text.endswith('"Transforms"}'):
+            assert by_schema({"extends": "audioclip-esc50.json", **json.loads(text)}) == set(), row

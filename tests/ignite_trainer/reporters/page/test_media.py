@@ -1,0 +1,112 @@
+"""The samples that a model is most wrong about are shown, within bounds, and found again for a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ignite_trainer.api.media import Exhibit, Gallery, Portrait
+from ignite_trainer.api.predictions import Predictions
+from ignite_trainer.reporters.page import media, statistics
+from ignite_trainer.reporters.page.render import Section
+
+Predict = Callable[..., Predictions]
+
+
+class Samples(Gallery):
+    """Shows a sound of so many bytes of each sample; not of those that are gone."""
+
+    def __init__(self, size: int = 10, gone: Sequence[int] = ()) -> None:
+        self._size, self._gone, self.asked = size, gone, list[int]()
+
+    def held_out(self, positions: Sequence[int]) -> list[Portrait]:
+        self.asked += positions
+        sound = Exhibit(what="Sound", media_type="audio/ogg", content=bytes(self._size))
+        return [Portrait(record={}, exhibits=[sound]) for one in positions if one not in self._gone]
+
+    def model(self) -> list[Exhibit]:
+        return [Exhibit(what="Weights", media_type="image/png", content=b"png", explanation="A line rises.")]
+
+
+@pytest.fixture
+def eight(predict: Predict) -> Predictions:
+    """Eight samples of class 0, all but the first two wrong, the later the more, at positions 10 to 17."""
+    right = np.linspace(0.6, 0.125, 8)
+    made = predict(np.stack([right, 1 - right], axis=1), [0] * 8, ["dog <b>", "cat"])
+    return replace(made, positions=tuple(range(10, 18)))
+
+
+def test_margins_are_those_of_the_formula(predict: Predict) -> None:
+    one = predict([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]], [0, 2])
+    assert statistics.margins(one) == pytest.approx([0.2 - 0.7, 0.6 - 0.3])
+    several = predict([[0.7, 0.2, 0.4], [0.5, 0.1, 0.1], [0.3, 0.2, 0.1]], [[0, 1], [], [0, 1, 2]])
+    assert statistics.margins(several) == pytest.approx([0.4 - 0.2, 0.5 - 0.0, 0.0 - 0.1])
+
+
+def hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> list[Section]:
+    """Save them, and show them again: a section for each."""
+    media.save_hardest(predictions, gallery, folder)
+    return [part for section in media.hardest_section([folder]) for part in section.parts]
+
+
+def test_the_hardest_come_first_and_are_few(eight: Predictions, tmp_path: Path) -> None:
+    gallery = Samples()
+    shown = hardest(eight, gallery, tmp_path)
+    assert gallery.asked == [17, 16, 15, 14, 13, 12]
+    assert shown[0] == Section(
+        title="7",
+        text=["Right: dog <b> (0.125). Predicted: cat (0.875)."],
+        exhibits=[Exhibit(what="Sound", media_type="audio/ogg", content=bytes(10))],
+    )
+    assert len(list((tmp_path / "exhibits").glob("*.ogg"))) == len(shown) == media.MOST_SAMPLES
+
+
+def test_what_was_classified_right_is_no_mistake(predict: Predict, tmp_path: Path) -> None:
+    gallery = Samples()
+    right = replace(predict([[0.5, 0.5], [0.9, 0.1]], [0, 0], ["dog", "cat"]), positions=(1, 2))
+    assert hardest(right, gallery, tmp_path) == []
+    assert gallery.asked == []
+    three = replace(predict([[0.5, 0.5], [0.1, 0.9], [0.5, 0.5]], [0, 0, 1]), positions=(1, 2, 3))
+    assert len(hardest(three, gallery, tmp_path)) == 2
+    assert gallery.asked == [2, 3]
+    # Of several classes that are right the highest score is of one.
+    several = replace(predict([[0.9, 0.2, 0.5], [0.2, 0.9, 0.5]], [[0, 1], [0, 2]]), positions=(1, 2))
+    gallery = Samples()
+    hardest(several, gallery, tmp_path)
+    assert gallery.asked == [2]
+
+
+def test_what_is_shown_is_bounded_in_size(eight: Predictions, tmp_path: Path) -> None:
+    assert len(hardest(eight, Samples(size=media.MOST_BYTES // 2), tmp_path)) == 2
+
+
+def test_samples_that_cannot_be_shown_are_left_out(eight: Predictions, tmp_path: Path) -> None:
+    assert len(hardest(eight, Samples(gone=[17]), tmp_path)) == 5
+    assert hardest(eight, Gallery(), tmp_path) == []
+    assert not (tmp_path / "exhibits").exists()  # nor is there anything of the report before
+    assert hardest(replace(eight, positions=None), Samples(), tmp_path) == []
+
+
+def test_a_sweep_shows_the_hardest_of_its_runs(eight: Predictions, predict: Predict, tmp_path: Path) -> None:
+    worse = replace(predict([[0.05, 0.95]], [0], ["dog <b>", "cat"]), positions=(3,))
+    folders = [tmp_path / f"fold-{number}" for number in (1, 2, 3)]
+    for folder, predictions in zip(folders, (eight, worse, None), strict=True):
+        folder.mkdir()
+        if predictions:
+            media.save_hardest(predictions, Samples(), folder)
+    (section,) = media.hardest_section(folders)
+    assert [part.title for part in section.parts] == ["0", "7", "6", "5", "4", "3"]
+    (folders[1] / "exhibits/hardest-1-1.ogg").unlink()
+    (section,) = media.hardest_section(folders)
+    assert [len(part.exhibits) for part in section.parts] == [0, 1, 1, 1, 1, 1]
+    assert media.hardest_section(folders[2:]) == []
+
+
+def test_what_was_learned_is_shown_as_its_task_does() -> None:
+    (section,) = media.model_section(Samples())
+    assert section.exhibits == Samples().model()
+    assert media.model_section(Gallery()) == []

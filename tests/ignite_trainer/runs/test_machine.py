@@ -1,0 +1,361 @@
+"""What the machine does to a run: a full disk, a killed process, no memory, two in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import Timeout
+from torch import nn
+from toy_research.protocols import run_toy, sweep_toy
+
+from ignite_trainer.api.task import StepOutput
+from ignite_trainer.protocol.sections import Setup
+from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.folder_lock import alone_in
+from ignite_trainer.support.memory import is_out_of_memory
+from ignite_trainer.training.engines import make_trainer
+from ignite_trainer.training.out_of_memory import largest_that_fits, training_failed
+
+NOTEBOOK = {"class": "toy_research.watching.Notebook"}
+JSON_LINES = {"class": "ignite_trainer.reporters.JsonLines"}
+FILLING = {"class": "toy_research.failing.FillsTheDisk"}
+ROOT = Path(__file__).parents[3]
+
+
+def python(code: str, *words: str) -> subprocess.Popen[str]:
+    """Start a process that can import what a test can."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+# Full disks
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    yield folder
+    # Lazily: torch leaves a file open that it could not write.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("reporters", "missed"),
+    [([JSON_LINES, FILLING], r"metrics\.jsonl"), ([FILLING], r"checkpoints/(best|last)_.*epoch-2.*\.pt")],
+)
+def test_a_full_disk_costs_nothing_that_was_finished(
+    small_disk: Path, reporters: list[dict[str, Any]], missed: str
+) -> None:
+    with pytest.raises(RunFailed) as caught:
+        # Of so many steps that their lines do not go into the rest of a page that the log has already.
+        args = {"fold": 1, "samples": 120}
+        run_toy(small_disk, Setup__epochs=3, Setup__batch_train=2, Dataset__args=args, Reporters=reporters)
+    (folder,) = (small_disk / "Toy").iterdir()
+    assert re.match(rf"{re.escape(str(folder))}/{missed} cannot be written \(", str(caught.value))
+    assert "Make room on that disk, and give the same command with --resume" in str(caught.value)
+    state = torch.load(folder / "checkpoints" / "last_epoch-1.pt", weights_only=True)
+    assert {"model", "optimizer"} <= state.keys()
+    assert len(list(folder.glob("checkpoints/best*.pt"))) == 2  # of epochs 0 and 1
+    assert not list(folder.rglob("*.part"))
+    if JSON_LINES in reporters:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["epoch"] == 2
+        assert all(line.startswith("{") and line.endswith("}") for line in lines)
+    (small_disk / "filling").unlink()
+    assert run_toy(small_disk).end.last_epoch == 2
+
+
+def test_a_full_disk_is_found_before_training(small_disk: Path) -> None:
+    (small_disk / "filling").write_bytes(bytes(2 * 2**20))
+    with pytest.raises(ProtocolError, match=r"nothing can be written \(No space left on device\)"):
+        run_toy(small_disk)
+
+
+LIMITED = """
+import resource, sys
+from ignite_trainer.support.errors import RunFailed
+from toy_research.protocols import run_toy
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_FSIZE, (6500, 6500))
+try:
+    run_toy(Path(sys.argv[1]))
+except RunFailed as error:
+    print(error)
+"""
+
+
+def test_a_file_that_may_not_grow_is_named_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    said, errors = python(LIMITED, str(tmp_path)).communicate(timeout=120)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    assert said.startswith(f"{folder / 'checkpoints' / 'last_epoch-1.pt'} cannot be written ("), errors
+    kept = {path.suffix for path in (folder / "checkpoints").iterdir()}
+    assert kept <= {".pt", ".sha256"}
+    for path in folder.glob("checkpoints/*.pt"):  # of the best epoch, which is smaller
+        torch.load(path, weights_only=True)
+    events = [json.loads(line)["event"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # The state is written beside the next epoch, some steps of which may have been taken by then.
+    assert events[:5] == ["evaluation", "iteration", "iteration", "evaluation", "evaluation"]
+
+
+def test_a_results_folder_on_a_read_only_disk_is_refused(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(ProtocolError, match=r"nothing can be written \(Read-only file system\)"):
+        run_toy(small_disk)
+
+
+# Killed
+
+
+def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
+    faulty = {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "fatal": [4]}}
+    with pytest.raises(RunFailed) as caught:
+        run_toy(tmp_path, Dataset=faulty, Setup__workers_train=1, Setup__skip_train_evaluation=True)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    assert re.fullmatch(
+        r"A process that loads samples \(pid [\d, ]+\) was killed, which the system does where memory runs "
+        rf"out\. Lower Setup\.workers_train .* kept in {re.escape(str(folder))}\.",
+        str(caught.value),
+    )
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["event"] == "evaluation"
+
+
+# Memory
+
+
+def test_a_step_that_wants_too_much_is_told_a_smaller_batch_of_an_equal_step(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as caught:
+        run_toy(tmp_path, Task={"class": "toy_research.failing.Greedy", "args": {"most": 4}})
+    message = str(caught.value)
+    assert message.startswith("Memory does not suffice for a training step of 8 samples (")
+    assert "allocate" in message
+    assert "Try -b 4 --Setup.accumulate 2, which makes as many samples a step" in message
+    advised = run_toy(
+        tmp_path,
+        Task={"class": "toy_research.failing.Greedy", "args": {"most": 4}},
+        Setup__batch_train=4,
+        Setup__accumulate=2,
+    )
+    assert advised.end.last_epoch == 2
+
+
+def test_an_evaluation_that_wants_too_much_is_told_a_smaller_batch(tmp_path: Path) -> None:
+    task = {"class": "toy_research.failing.Greedy", "args": {"most": 4, "evaluating": True}}
+    with pytest.raises(RunFailed, match=r"an evaluation step of 8 samples .* -B 4, say"):
+        run_toy(tmp_path, Task=task)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "fits", "advice"),
+    [
+        (64, 1, 16, "A batch of 16 fits; use -b 16 --Setup.accumulate 4"),
+        (50, 1, 12, "A batch of 12 fits; use -b 10 --Setup.accumulate 5"),
+        (48, 2, 24, "A batch of 24 fits; use -b 24 --Setup.accumulate 4"),
+        (7, 1, None, "Try -b 1 --Setup.accumulate 7"),
+        (1, 4, None, "One sample is the least there is"),
+    ],
+)
+def test_the_advice_keeps_the_samples_of_a_step(
+    batch: int, accumulate: int, fits: int | None, advice: str
+) -> None:
+    setup = Setup(name="x", batch_train=batch, accumulate=accumulate, epochs=1, saved_models_path="x")
+    assert advice in str(training_failed("no memory", setup, fits=fits))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "fits", "advice"),
+    [
+        (
+            None,
+            None,
+            "step of 64 samples (no memory). Try --Setup.chunk 32, which embeds so many samples at a",
+        ),
+        (None, 16, "A batch of 16 fits; use --Setup.chunk 16"),
+        (64, None, "Try --Setup.chunk 32"),
+        (8, None, "step of 64 samples, 8 at a time, (no memory). Try --Setup.chunk 4"),
+        (1, None, "One sample is the least there is"),
+    ],
+)
+def test_a_batch_that_can_be_embedded_in_parts_is_kept(
+    chunk: int | None, fits: int | None, advice: str
+) -> None:
+    setup = Setup(name="x", batch_train=64, chunk=chunk, epochs=1, saved_models_path="x")
+    assert advice in str(training_failed("no memory", setup, fits=fits, embeds=True))
+
+
+def test_the_size_that_fits_is_found_by_halving() -> None:
+    tried: list[int] = []
+
+    def attempt(size: int) -> None:
+        tried.append(size)
+        if size > 5:
+            torch.empty(2**50, dtype=torch.uint8)
+
+    assert largest_that_fits(attempt, 50) == 3
+    assert tried == [25, 12, 6, 3]
+    assert largest_that_fits(lambda size: attempt(size + 5), 8) is None
+
+
+@pytest.mark.gpu
+def test_a_device_out_of_memory_is_told_a_batch_that_fits() -> None:
+    from toy_research.failing import HungryOnDevice
+    from toy_research.network import TwoTowers
+    from toy_research.signals import Tone
+
+    from ignite_trainer.data.loader import Batch
+    from ignite_trainer.protocol.sections import ParameterRule
+    from ignite_trainer.training.parameters import apply_rules
+
+    device = torch.device("cuda")
+    model = TwoTowers(dropout=0.0).to(device)
+    plan = apply_rules(model, [ParameterRule(match=".*")])
+    optimizer = torch.optim.SGD(plan.groups, lr=0.1)
+    setup = Setup(name="x", batch_train=32, epochs=1, saved_models_path="x")
+    trainer = make_trainer(HungryOnDevice(share=1 / 12), model, optimizer, plan, setup, device=device)
+    signal, target = torch.randn(32, 1, 16, device=device), torch.zeros(32, dtype=torch.int64, device=device)
+    with pytest.raises(RunFailed, match=r"A batch of 8 fits; use -b 8 --Setup\.accumulate 4"):
+        trainer.run([Batch(torch.arange(32), Tone(signal, None, 0.0, "", target))], max_epochs=1)
+
+
+@pytest.mark.gpu
+def test_the_batch_that_fits_leaves_room_for_what_the_optimizer_remembers() -> None:
+    from toy_research.failing import HungryOnDevice
+    from toy_research.network import TwoTowers
+    from toy_research.signals import Tone
+
+    from ignite_trainer.data.loader import Batch
+    from ignite_trainer.protocol.sections import ParameterRule
+    from ignite_trainer.training.parameters import apply_rules
+
+    class Heavy(HungryOnDevice):
+        def training_step(self, model: nn.Module, batch: Tone) -> StepOutput:
+            output = super().training_step(model, batch)
+            assert output.loss is not None
+            weights = model.get_submodule("memory").parameters()
+            return output._replace(loss=output.loss + 0 * sum(weight.sum() for weight in weights))
+
+    device = torch.device("cuda")
+    model = TwoTowers(dropout=0.0).to(device)
+    hundredth = torch.cuda.get_device_properties(0).total_memory // 400  # in float32
+    model.add_module("memory", nn.ParameterList(torch.zeros(hundredth, device=device) for _ in range(20)))
+    plan = apply_rules(model, [ParameterRule(match=".*")])
+    optimizer = torch.optim.SGD(plan.groups, lr=0.1, momentum=0.9)
+    setup = Setup(name="x", batch_train=16, epochs=1, saved_models_path="x")
+    trainer = make_trainer(Heavy(share=1 / 12), model, optimizer, plan, setup, device=device)
+    signal, target = torch.randn(16, 1, 16, device=device), torch.zeros(16, dtype=torch.int64, device=device)
+    # Of 8 samples 8/12 and the weights' 0.2 fit, with the momentum's 0.2 no longer.
+    with pytest.raises(RunFailed, match=r"A batch of 4 fits; use -b 4 --Setup\.accumulate 4"):
+        trainer.run([Batch(torch.arange(16), Tone(signal, None, 0.0, "", target))], max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "FIND was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_libraries_of_a_device_say_otherwise_that_memory_is_short(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+
+
+def test_other_errors_are_not_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert is_out_of_memory(MemoryError())
+
+
+# Two at a time
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from ignite_trainer.support.folder_lock import alone_in
+with alone_in(Path(sys.argv[1]), name=sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.2)
+
+
+def test_a_folder_in_use_is_refused_by_who_uses_it_until_that_process_is_killed(
+    tmp_path: Path,
+    impatient: None,  # noqa: ARG001
+) -> None:
+    holder = python(HOLDING, str(tmp_path), "run")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ProtocolError) as caught, alone_in(tmp_path, name="run"):
+        pytest.fail("two are in the folder")
+    assert str(caught.value) == (
+        f"{tmp_path} is in use by process {holder.pid} on {socket.gethostname()}: two at a time would spoil "
+        "each other's results. Wait until it ends, or end it."
+    )
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with alone_in(tmp_path, name="run"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} <= {"run.lock"}
+
+
+def test_a_sweep_that_another_process_carries_out_is_refused(tmp_path: Path, impatient: None) -> None:  # noqa: ARG001
+    folds = {"Dataset.args.fold": [1, 2]}
+    sweep_toy(tmp_path, folds, Setup__epochs=1)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    holder = python(HOLDING, str(folder), "sweep")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(ProtocolError, match=rf"in use by process {holder.pid} on "):
+            sweep_toy(tmp_path, folds, Setup__epochs=1)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    folds = {"Dataset.args.fold": [1, 2]}
+    sweep_toy(tmp_path, folds, Setup__epochs=1)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    content = json.loads((folder / "sweep.json").read_text())
+    content["protocol"]["Optimizer"]["args"]["lr"] = 0.7
+    (folder / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(ProtocolError) as caught:
+        sweep_toy(tmp_path, folds, Setup__epochs=1)
+    assert str(caught.value).startswith(f"{folder} holds the sweep of another protocol")
+    assert json.loads((folder / "sweep.json").read_text()) == content
+
+
+def test_a_timeout_of_what_is_done_in_a_folder_is_not_that_of_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(Timeout), alone_in(tmp_path, name="run"):
+        raise Timeout("some other lock")
+    with alone_in(tmp_path, name="run"):  # it was let go of
+        pass

@@ -1,0 +1,147 @@
+"""What is known of a run before its first step: a run does not begin, and `--check` says the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_research.learning import Matching
+from toy_research.protocols import run_toy, sweep_toy, toy
+
+from ignite_trainer.api.findings import Finding, said
+from ignite_trainer.api.task import Task
+from ignite_trainer.commands import cli
+from ignite_trainer.support.errors import ProtocolError
+
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Check a toy protocol with changes; return status and report."""
+
+    def check(**changes: Any) -> tuple[int, str]:
+        path, defaults = tmp_path / "toy.json", tmp_path / "none.json"
+        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
+        defaults.write_text("{}")
+        status = cli.main(["-c", str(path), "--check", "--trust", "toy_research"], defaults=defaults)
+        return status, " ".join(capsys.readouterr().out.split())
+
+    return check
+
+
+def line(path: str, **args: Any) -> dict[str, Any]:
+    label = {"line_label": "Val. Acc.", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
+    return {"Performance": {"lines": [label, {"line_label": "Other", "class": path, "args": args}]}}
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"Metrics": line("ignite.metrics.TopKCategoricalAccuracy", k=5)},
+        'Metrics.Performance.lines[1]: the metric "Other" with {"k": 5}: selected index k out of range; the '
+        "task scores 3 classes.",
+    ),
+    ({"Metrics": line("ignite.metrics.Recall")}, 'The metric "Other" gives a Tensor of shape [3]'),
+    (
+        {"Task": {"class": "toy_research.lonely.Finicky", "args": {"errors": 2}}},
+        "A tone is flat. (2 times)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "said_of_it"), REFUSED)
+def test_a_run_that_would_fail_later_does_not_begin(
+    check: Check, tmp_path: Path, changes: dict[str, Any], said_of_it: str
+) -> None:
+    status, report = check(**changes)
+    assert status == 1
+    assert said_of_it in report
+    with pytest.raises(ProtocolError) as error:
+        run_toy(tmp_path / "results", **changes)
+    assert said_of_it.removesuffix(" (2 times)").rstrip(".") in str(error.value)
+    assert not (tmp_path / "results" / "Toy").exists()
+
+
+def test_a_metric_may_take_either_form_of_targets_where_a_task_does_not_say_which(check: Check) -> None:
+    assert check(Metrics=line("ignite.metrics.AveragePrecision"))[0] == 0
+    assert check(Metrics=line("ignite.metrics.TopKCategoricalAccuracy", k=3))[0] == 0
+
+
+def test_warnings_of_a_task_are_told_and_the_run_goes_on(
+    check: Check, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = {"class": "toy_research.lonely.Finicky", "args": {"warnings": 7}}
+    status, report = check(Task=task)
+    assert (status, "warning: A tone is sharp. (7 times)" in report) == (0, True)
+    with caplog.at_level(logging.WARNING):
+        run_toy(tmp_path / "results", Task=task)
+    assert "A tone is sharp (7 times): tone 0; tone 1; tone 2; tone 3; tone 4, and 2 more." in caplog.messages
+
+
+def test_findings_that_are_alike_are_said_in_one_line() -> None:
+    flat = Finding(severity="error", what="A tone is flat.", where="tones.csv, line 3", remedy="Tune it.")
+    alone = Finding(severity="error", what="Nothing sounds.")
+    assert said([flat, alone]) == ["A tone is flat: tones.csv, line 3. Tune it.", "Nothing sounds."]
+
+
+def test_a_logger_that_is_not_installed_is_known_before_a_run(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "ignite_trainer.reporters.ignite_loggers.find_spec",
+        lambda name: None if name == "wandb" else find(name),
+    )
+    reporters = [
+        {"class": "ignite_trainer.reporters.JsonLines"},
+        {"class": "ignite.handlers.WandBLogger", "args": {"project": "tones"}},
+    ]
+    needed = (
+        "Reporters[1].class is WandBLogger, and wandb is not installed: run `pip install wandb`, or remove "
+        "the entry."
+    )
+    status, report = check(Reporters=reporters)
+    assert (status, report.count(needed)) == (1, 1)
+    for start in (
+        lambda: run_toy(tmp_path / "results", Reporters=reporters),
+        lambda: sweep_toy(tmp_path / "results", {"Setup.seed": [1, 2]}, Reporters=reporters),
+    ):
+        with pytest.raises(ProtocolError) as error:
+            start()
+        assert error.value.problems == [needed]
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_data_set_is_not_prepared_by_a_check_which_says_what_it_leaves_out(
+    check: Check, tmp_path: Path
+) -> None:
+    (tmp_path / "signalled").touch()  # so that no signal would come
+    args = {"fold": 2, "folder": str(tmp_path / "prepared"), "signal": "SIGTERM"}
+    data = {"class": "toy_research.failing.Prepared", "args": args}
+    status, report = check(Dataset=data)
+    assert status == 0
+    assert "warning: toy_research.failing.Prepared was not prepared" in report
+    assert "Not checked: samples, the task, evaluations, metrics, fields of transforms." in report
+    assert not (tmp_path / "prepared").exists()
+    assert "not one complete batch" in check(Dataset=data, Setup__batch_train=1000)[1]
+
+
+def test_where_nothing_is_trained_no_sample_to_train_on_is_judged(check: Check, tmp_path: Path) -> None:
+    task = {"class": "toy_research.lonely.ForTraining"}
+    assert "error: There is a training split." in check(Task=task)[1]
+    assert "error: It is scored." in check(Task=task)[1]
+    assert "error: It is scored." not in check(Task=task, Setup__skip_train_evaluation=True)[1]
+    assert check(Task=task, Setup__epochs=0)[0] == 0
+    run_toy(tmp_path / "results", Task=task, Setup__epochs=0)
+
+
+@pytest.mark.parametrize(("classes", "outputs"), [(1000, {(1000, 1000)}), (1001, set())])
+def test_metrics_are_not_tried_on_very_many_classes(classes: int, outputs: set[tuple[int, int]]) -> None:
+    task: Task = Matching()
+    task.class_names = tuple(map(str, range(classes)))
+    assert {output.y_pred.shape for output in task.example_outputs()} == outputs

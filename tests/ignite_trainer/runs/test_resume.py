@@ -1,0 +1,555 @@
+"""Runs that are stopped or killed, and go on: what they leave is what an uninterrupted run leaves."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.protocols import TRUSTED, run_toy, toy
+from toy_research.sameness import differences
+from toy_research.signals import Tone, Tones
+from toy_research.watching import Notebook
+from tqdm import tqdm
+
+from ignite_trainer.api.reporter import Evaluated
+from ignite_trainer.checkpoints.checkpoints import Position
+from ignite_trainer.commands import cli
+from ignite_trainer.commands.sweeps import sweep
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.results import run_folder
+from ignite_trainer.runs import resuming
+from ignite_trainer.runs.experiment import run
+from ignite_trainer.runs.faults import explained
+from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
+from ignite_trainer.support.progress import Progress
+from ignite_trainer.support.signals import StopRequest, leave_signals_to_parent, stop_on_signals
+
+ROOT = Path(__file__).parents[3]
+SEEN = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
+ACCURACY = {"class": "ignite.metrics.Accuracy", "is_checkpoint": True, "line_label": "Val. Acc."}
+# All that a state has to carry: momentum, dropout, a scheduler, averaged weights, accumulated gradients, sums
+# over steps; and what it goes with, frozen weights.
+CHANGES: dict[str, Any] = {
+    "Setup__epochs": 3,
+    "Setup__batch_train": 4,
+    "Setup__batch_test": 4,
+    "Setup__accumulate": 2,
+    "Setup__ema": 0.9,
+    "Parameters": [{"match": r"right\.linear\..*", "train": False}, {"match": ".*"}],
+    "Optimizer": {"class": "torch.optim.AdamW", "args": {"lr": 0.02}},
+    "Scheduler": {"class": "torch.optim.lr_scheduler.MultiStepLR", "args": {"milestones": [1, 2]}},
+    "Metrics": {"Performance": {"lines": [ACCURACY, SEEN]}},
+    "Evaluations": {"Confidence": {"class": "toy_research.measuring.Confidence", "every": 2}},
+}
+
+
+def signalled(**args: Any) -> dict[str, Any]:
+    return {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", **args}}
+
+
+def go_on(root: Path, **changes: Any) -> Any:
+    return run_toy(root, **{**CHANGES, "Setup__resume": "auto", **changes})
+
+
+def only_run(root: Path) -> Path:
+    (found,) = (root / "Toy").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was not interrupted."""
+    return run_toy(tmp_path_factory.mktemp("whole"), Task=signalled(), **CHANGES).folder
+
+
+@pytest.fixture
+def handlers_are_put_back() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def stopped(root: Path, *tasks: dict[str, Any], **changes: Any) -> None:
+    """Begin a run, and go on with it, stopped each time by the signal that the task sends."""
+    for task in tasks:
+        if root.exists() and list(root.glob("Toy/*")):
+            _rewrite(only_run(root), task)
+        with pytest.raises(RunStopped):
+            go_on(root, Task=task, **changes)
+
+
+def _rewrite(folder: Path, task: dict[str, Any]) -> None:
+    """Let the run in a folder be one with this task: what differs is only when a signal comes."""
+    saved = json.loads((folder / "protocol.json").read_text())
+    saved["Task"] = task
+    (folder / "protocol.json").write_text(json.dumps(saved))
+
+
+def finish(root: Path, **changes: Any) -> Path:
+    _rewrite(only_run(root), signalled())
+    return Path(go_on(root, Task=signalled(), **changes).folder)
+
+
+def compare(root: Path, whole: Path, **changes: Any) -> None:
+    finished = finish(root, **changes)
+    assert differences(whole, finished) == []
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("step", "saved"), [(1, 2), (5, 5), (6, 7)])
+def test_a_run_stopped_within_an_epoch_goes_on_bit_equal(
+    tmp_path: Path, whole: Path, step: int, saved: int, workers: int
+) -> None:
+    changes = {"Setup__workers_train": workers}
+    stopped(tmp_path, signalled(step=step), **changes)
+    (state,) = (only_run(tmp_path) / "checkpoints").glob("last_*_step-*.pt")
+    assert state.stem.endswith(f"_step-{saved}"), "between two steps of the optimizer: 2, 4, 5 of an epoch"
+    compare(tmp_path, whole, **changes)
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.parametrize("batch", [1, 5, 9, 17, 25])
+def test_a_run_stopped_in_an_evaluation_goes_on_bit_equal(tmp_path: Path, whole: Path, batch: int) -> None:
+    stopped(tmp_path, signalled(batch=batch))
+    compare(tmp_path, whole)
+
+
+def test_a_run_stopped_again_and_again_goes_on_bit_equal(tmp_path: Path, whole: Path) -> None:
+    stopped(tmp_path, *[signalled(step=3), signalled(batch=6), signalled(step=1)])
+    compare(tmp_path, whole)
+
+
+def test_runs_of_two_seeds_are_told_apart(tmp_path: Path, whole: Path) -> None:
+    found = differences(whole, run_toy(tmp_path, **CHANGES, Setup__seed=8).folder)
+    assert {"metrics.jsonl", "predictions.csv"} <= set(found)
+    assert any("last_epoch-3.pt: .optimizer.state" in one for one in found)
+
+
+def _child(root: Path) -> None:
+    task = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.02}}
+    go_on(root, Task=task, Setup__save_every_steps=2, Setup__epochs=5)
+
+
+def _killed_child(root: Path) -> None:
+    # Forked processes share tqdm's lock: one that is killed while it draws would never give it back.
+    for bar in (tqdm, Progress):
+        bar.set_lock(threading.RLock())
+    _child(root)
+
+
+def test_a_run_killed_at_random_moments_goes_on_bit_equal(tmp_path: Path) -> None:
+    context, draw = multiprocessing.get_context("fork"), random.Random(3)
+    _child(tmp_path / "whole")
+    for _ in range(3):
+        process = context.Process(target=_killed_child, args=(tmp_path / "killed",))
+        process.start()
+        time.sleep(draw.uniform(0.3, 1.2))
+        process.kill()
+        process.join()
+    _child(tmp_path / "killed")
+    assert differences(only_run(tmp_path / "whole"), only_run(tmp_path / "killed")) == []
+
+
+def test_a_run_whose_last_state_is_damaged_goes_on_from_the_one_before(
+    tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped(tmp_path, signalled(step=9))
+    (state,) = (only_run(tmp_path) / "checkpoints").glob("last_*_step-9.pt")
+    state.write_bytes(state.read_bytes()[:-1])
+    compare(tmp_path, whole)
+    assert f"The checkpoint {state} is damaged or incomplete" in caplog.text
+
+
+def test_reporters_are_told_what_was_before_once(tmp_path: Path) -> None:
+    reporters = [{"class": "toy_research.watching.Notebook"}, *toy(tmp_path)["Reporters"][1:]]
+    stopped(tmp_path, signalled(step=7), Reporters=reporters)
+    finish(tmp_path, Reporters=reporters)
+    steps = [step.iteration for step in Notebook.last.of("iteration")]
+    assert steps == list(range(1, 16))
+    (start,) = Notebook.last.of("start")
+    assert start.facts["Goes on from"] == "epoch 2, iteration 7"
+    assert [found.epoch for found in Notebook.last.of("evaluation")] == [0, 1, 1, 2, 2, 3, 3]
+    environment = json.loads((only_run(tmp_path) / "environment.json").read_text())
+    assert len(environment["earlier"]) == 1
+
+
+def test_states_are_saved_by_steps_and_by_time(tmp_path: Path) -> None:
+    for changes, expected in (
+        ({"Setup__save_every_steps": 3}, "last_epoch-2_step-9.pt"),
+        ({"Setup__save_every_minutes": 1e-9}, "last_epoch-2_step-9.pt"),
+        ({"Setup__save_every_minutes": None}, "last_epoch-1.pt"),
+    ):
+        root = tmp_path / expected / str(len(changes)) / next(iter(changes))
+        task = {"class": "toy_research.learning.Matching", "args": {"explode_at": 10}}
+        with pytest.raises(RuntimeError, match="The loss is inf"):
+            run_toy(root, **{**CHANGES, "Task": task, **changes})
+        names = sorted(path.name for path in (only_run(root) / "checkpoints").glob("last_*.pt"))
+        assert names[-1] == expected
+
+
+# What is left of the log
+
+SCORES = {"event": "evaluation", "time": "", "iteration": 5, "split": "test", "seconds": 1.0}
+
+
+def write_log(folder: Path, *lines: dict[str, Any] | bytes) -> Path:
+    path = folder / "metrics.jsonl"
+    encoded = [
+        line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in lines
+    ]
+    path.write_bytes(b"".join(line + b"\n" for line in encoded))
+    return path
+
+
+def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path) -> None:
+    names = [f"Val.{mark}Acc." for mark in ("\u2028", "\u0085", "\u000b")]
+    whole = [{**SCORES, "epoch": epoch, "metrics": {name: 0.5}} for epoch, name in enumerate(names, start=1)]
+    path = write_log(tmp_path, *whole, b'{"event": "evalu')
+    events = resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    assert [event.metrics for event in events if isinstance(event, Evaluated)] == [
+        {name: 0.5} for name in names
+    ]
+    lines = path.read_bytes().split(b"\n")
+    assert [json.loads(line) for line in lines[:-1]] == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"),
+    ],
+)
+def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path) -> None:
+    scores = {**SCORES, "epoch": 1, "metrics": {}}
+    path = write_log(tmp_path, scores, line, scores)
+    before = path.read_bytes()
+    with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is no event of a run (")):
+        resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    assert path.read_bytes() == before
+
+
+def test_an_environment_that_was_cut_off_is_none_of_an_earlier_time(tmp_path: Path) -> None:
+    (tmp_path / "environment.json").write_text('{"started": "20')
+    assert run_folder.earlier_environments(tmp_path) == []
+
+
+def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
+    fault = {"event": "fault", "time": "", "epoch": 2, "what": "The loss is nan", "done": "", "samples": []}
+    path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
+    resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
+    assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
+
+
+# Which run goes on
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = go_on(tmp_path)
+    assert "There is no run of Toy to go on with; a new one begins." in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
+    again = go_on(tmp_path)
+    assert f"The run is finished; its results are in {first.folder}" in capsys.readouterr().out.replace(
+        "\n", ""
+    )
+    assert (again.folder, again.end.best) == (first.folder, first.end.best)
+    assert again.end.last == first.end.last
+    assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
+
+
+def test_a_finished_run_goes_on_for_more_epochs(tmp_path: Path, whole: Path) -> None:
+    go_on(tmp_path, Setup__epochs=2, Task=signalled())
+    finished = go_on(tmp_path, Task=signalled())
+    assert only_run(tmp_path) == finished.folder
+    assert differences(whole, finished.folder) == []
+
+
+def test_the_seed_of_a_run_that_drew_one_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped):
+        go_on(tmp_path, Task=signalled(step=13), Setup__seed=None)
+    drawn = json.loads((only_run(tmp_path) / "protocol.json").read_text())["Setup"]["seed"]
+    assert go_on(tmp_path, Task=signalled(step=13), Setup__seed=None, Setup__epochs=3).record.seed == drawn
+
+
+def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
+    first = go_on(tmp_path)
+    second = go_on(tmp_path, Optimizer={"class": "torch.optim.SGD", "args": {"lr": 0.3}})
+    assert second.folder != first.folder
+    raw = toy(tmp_path, **{**CHANGES, "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.3}}})
+    with pytest.raises(ProtocolError) as caught:
+        run(draw(validate(raw), trusted=TRUSTED), folder=first.folder, resume=True)
+    assert str(caught.value) == (
+        f'The run in {first.folder} is of another protocol: Optimizer.class is "torch.optim.SGD", and '
+        '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3, and 0.02 there. '
+        "Go on with the protocol it has, or start a new run without --resume."
+    )
+    with pytest.raises(ProtocolError, match=r"is no folder of a run: it has no protocol\.json"):
+        run(draw(validate(raw), trusted=TRUSTED), folder=tmp_path, resume=True)
+
+
+def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
+    folder = run_toy(tmp_path).folder
+    (folder / "result.json").unlink()
+    content = json.loads((folder / "protocol.json").read_text())
+    content["Setup"]["seed"] = None
+    (folder / "protocol.json").write_text(json.dumps(content))
+    with pytest.raises(ProtocolError, match=r"protocol\.json has no Setup\.seed"):
+        run(draw(validate(content), trusted=TRUSTED), folder=folder, resume=True)
+
+
+def test_going_on_says_which_unfinished_run_is_of_another_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunStopped):
+        go_on(tmp_path, Task=signalled(step=3))
+    folder = only_run(tmp_path)
+    capsys.readouterr()
+    go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"The unfinished run in {folder} is of another protocol: Setup.batch_train is 5, and 4 there; "
+        in said
+    )
+    assert 'Task.args.name is "SIGURG", and "SIGTERM" there.' in said
+    assert f"--resume {folder} without -c goes on with it as it is." in said
+
+
+def test_faults_and_the_batch_of_evaluation_may_be_others(tmp_path: Path) -> None:
+    stopped(tmp_path, signalled(step=9))
+    others = {"Setup__batch_test": 3, "Faults": {"not_finite": "skip", "unreadable": "skip"}}
+    assert finish(tmp_path, **others) == only_run(tmp_path)
+    assert (only_run(tmp_path) / "result.json").exists()
+
+
+def test_a_run_that_an_earlier_version_saved_goes_on(tmp_path: Path, whole: Path) -> None:
+    """Protocols saved then have a key more: the factor on learning rates after a return to a checkpoint."""
+    stopped(tmp_path, signalled(step=9))
+    path = only_run(tmp_path) / "protocol.json"
+    saved = json.loads(path.read_text())
+    assert "rollback_rate" not in saved["Faults"]
+    saved["Faults"]["rollback_rate"] = 0.5
+    path.write_text(json.dumps(saved))
+    assert validate(saved) == validate({**saved, "Faults": {}})
+    compare(tmp_path, whole)
+
+
+def test_a_run_that_was_to_return_to_a_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    stopped(tmp_path, signalled(step=9))
+    path = only_run(tmp_path) / "protocol.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "Faults": {"not_finite": "rollback"}}))
+    message = r"its protocol\.json cannot be read \(Faults\.not_finite is \"rollback\"; .*'stop' or 'skip'"
+    with pytest.raises(ProtocolError, match=message):
+        run(draw(validate(saved), trusted=TRUSTED), folder=only_run(tmp_path), resume=True)
+
+
+def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped):
+        go_on(tmp_path, Task=signalled(step=15))
+    unfinished = only_run(tmp_path)
+    finished = run_toy(tmp_path, **{**CHANGES, "Task": signalled(step=15, name="SIGURG")}).folder
+    (finished / "protocol.json").write_text((unfinished / "protocol.json").read_text())
+    assert go_on(tmp_path, Task=signalled(step=15)).folder == unfinished
+
+
+# Signals
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_ends_the_command_with_75_and_the_command_that_goes_on(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "toy.json"
+    path.write_text(
+        json.dumps(toy(tmp_path / "results", **{**CHANGES, "Task": signalled(name=name, step=9)}))
+    )
+    words = ["-c", str(path), "--trust", "toy_research"]
+    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    folder = only_run(tmp_path / "results")
+    said = capsys.readouterr().err
+    assert f"stopped by {name}; what is done is kept in {folder}\n" in said
+    assert said.endswith(f"-c {path} --trust toy_research --resume {folder}\n")
+    # The step of the signal is behind it, and that many are not left.
+    assert cli.main([*words, "--resume", str(folder)], defaults=ROOT / "protocols/defaults.json") == 0
+    assert (folder / "result.json").exists()
+    alone = ["--resume", str(folder), "--trust", "toy_research"]
+    assert cli.main(alone, defaults=ROOT / "protocols/defaults.json") == 0
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_while_data_are_prepared_ends_the_command_the_same_way(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, made = tmp_path / "toy.json", tmp_path / "made"
+    dataset = {"class": "toy_research.failing.Prepared", "args": {"folder": str(made), "signal": name}}
+    path.write_text(json.dumps(toy(tmp_path / "results", Setup__epochs=1, Dataset=dataset)))
+    words = ["-c", str(path), "--trust", "toy_research"]
+    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    said = capsys.readouterr().err
+    assert f"stopped by {name}; no run was under way\n" in said
+    assert said.endswith(f"-c {path} --trust toy_research --resume\n")
+    assert not made.exists() and not list(tmp_path.glob("*.partial"))
+    assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
+    assert made.exists()
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+def test_a_signal_between_two_runs_of_a_sweep_ends_the_command_the_same_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write_summary = tmp_path / "toy.json", sweep._write_summary
+
+    def signalled_then_written(*args: Any) -> Any:
+        monkeypatch.setattr(sweep, "_write_summary", write_summary)
+        signal.raise_signal(signal.SIGTERM)
+        return write_summary(*args)
+
+    monkeypatch.setattr(sweep, "_write_summary", signalled_then_written)
+    path.write_text(json.dumps(toy(tmp_path / "results", Sweep={"Dataset.args.fold": [1, 2]})))
+    words = ["-c", str(path), "--trust", "toy_research"]
+    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    assert capsys.readouterr().err.endswith(f"-c {path} --trust toy_research --resume\n")
+    assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
+    assert "1 of 2 runs are finished, and skipped: fold-1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+def test_a_second_interrupt_ends_at_once() -> None:
+    with stop_on_signals() as request, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert request.signal == "SIGINT"
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("handlers_are_put_back")
+def test_in_another_thread_no_signal_is_noted() -> None:
+    seen: list[Any] = []
+
+    def look() -> None:
+        with stop_on_signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+# Batches
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_left_out_are_not_loaded(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Tones(samples=30, spread=0)
+    loader = SplitLoader(
+        data,
+        [FieldTransform(apply=torch.as_tensor)],
+        batch_size=4,
+        workers=workers,
+        shuffle=True,
+        drop_last=True,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+    loader.set_epoch(3)
+    everything = [batch.indices.tolist() for batch in loader]
+    assert len(loader) == len(everything) == 5
+    asked: list[int] = []
+    get = Tones.__getitem__
+
+    def noting(self: Tones, position: int) -> Tone:
+        asked.append(position)
+        return get(self, position)
+
+    monkeypatch.setattr(Tones, "__getitem__", noting)
+    loader.set_epoch(3, start=3)
+    assert [batch.indices.tolist() for batch in loader] == everything[3:]
+    assert len(loader) == 5
+    if not workers:
+        assert asked == [index for batch in everything[3:] for index in batch]
+    loader.set_epoch(4)
+    assert len(list(loader)) == 5
+    loader.close()
+
+
+# Signals to all processes
+
+
+def _child_of_its_own_group(root: Path, changes: dict[str, Any]) -> None:
+    os.setsid()
+    try:
+        go_on(root, **changes)
+    except RunStopped:
+        os._exit(75)
+
+
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_run(tmp_path: Path) -> None:
+    task = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.05}}
+    changes = {"Task": task, "Setup__workers_train": 2, "Setup__workers_test": 1, "Setup__epochs": 2}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = multiprocessing.get_context("fork").Process(
+        target=_child_of_its_own_group, args=(killed, changes)
+    )
+    process.start()
+    deadline = time.monotonic() + 60
+    while not any(path.read_text().count('"iteration", ') > 5 for path in killed.glob("Toy/*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 75
+    with pytest.raises(ProcessLookupError):  # none of the group is left
+        os.killpg(process.pid, 0)
+    assert list((only_run(killed) / "checkpoints").glob("last_*_step-*.pt"))
+    assert differences(go_on(whole, **changes).folder, go_on(killed, **changes).folder) == []
+
+
+def test_a_worker_that_dies_after_a_request_to_stop_stops_the_run(tmp_path: Path) -> None:
+    request = StopRequest()
+    request.signal = "SIGTERM"
+    with pytest.raises(RunStopped, match="SIGTERM"), explained(tmp_path, request):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    with pytest.raises(RunFailed, match="was killed"), explained(tmp_path, StopRequest()):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+
+
+def test_a_worker_ends_when_its_parent_ends_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def work() -> None:
+        leave_signals_to_parent(0)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.raise_signal(number)
+        started.touch()
+        time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    while not started.exists() and process.is_alive():
+        time.sleep(0.01)
+    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)  # the sender is another
+    process.join(0.3)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0

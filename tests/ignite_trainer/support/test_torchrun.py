@@ -1,0 +1,126 @@
+"""Runs that torchrun starts: killed, failed, stopped, and gone on with; two processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.protocols import toy
+
+ROOT = Path(__file__).parents[3]
+
+
+def torchrun(path: Path, *words: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *(f"--max-restarts={restarts}", "main.py", "-c", str(path), "--trust", "toy_research", *words),
+    ]
+    search = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def protocol(folder: Path, how: str, *, parts_together: bool = False, **changes: Any) -> Path:
+    """A run of three epochs of two steps, whose second process is to fail in the fifth."""
+    marker = folder / "marker"
+    marker.touch()
+    args = {"marker": str(marker), "how": how, "parts_together": parts_together}
+    task = {"class": "toy_research.failing.FailingRank", "args": args}
+    raw = toy(folder, Setup__epochs=4, Setup__batch_of="all", Setup__save_every_steps=1, Task=task, **changes)
+    raw["Reporters"] = raw["Reporters"][1:]
+    path = folder / "toy.json"
+    path.write_text(json.dumps(raw))
+    return path
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = (folder / "Toy").iterdir()
+    return found
+
+
+def test_a_killed_process_ends_the_job_which_goes_on_by_itself_bit_equal(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    killed = torchrun(protocol(tmp_path / "a", "SIGKILL"), restarts=1)
+    assert killed.returncode == 0, killed.stderr[-3000:]
+    assert "exitcode: -9" in killed.stderr
+    assert "Another process has ended, and this one cannot go on alone" in killed.stderr
+    whole = protocol(tmp_path / "b", "SIGKILL")
+    (tmp_path / "b" / "marker").unlink()
+    assert torchrun(whole).returncode == 0
+    runs = [only_run(tmp_path / name) for name in "ab"]
+    states = [torch.load(next(run.glob("checkpoints/last_*.pt")), weights_only=True) for run in runs]
+    for name, value in states[1]["model"].items():
+        assert torch.equal(states[0]["model"][name], value), name
+    assert (runs[0] / "predictions.csv").read_text() == (runs[1] / "predictions.csv").read_text()
+    figures = [
+        [
+            (entry["epoch"], entry["split"], entry["metrics"])
+            for entry in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+            if entry["event"] == "evaluation"
+        ]
+        for run in runs
+    ]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) == 9
+
+
+def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+    failed = torchrun(protocol(tmp_path, "raises"))
+    assert failed.returncode == 1
+    assert failed.stderr.count("error: the fan of rank 1 is broken.") == 1
+    assert "(process 1 of 2, from 0)" in failed.stderr
+    assert "error: Another process" not in failed.stderr
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(("how", "said"), [("raises", "error: the fan"), ("breaks", "TypeError: the fan")])
+def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path: Path, how: str, said: str) -> None:
+    """With NCCL, parting waits for the others, and they wait for this one in the next step."""
+    failed = torchrun(protocol(tmp_path, how, parts_together=True))
+    assert failed.returncode == 1
+    assert failed.stderr.count(said) == 1
+
+
+def test_data_that_one_process_cannot_prepare_are_an_error_of_all(tmp_path: Path) -> None:
+    raw = toy(tmp_path, Dataset__class="toy_research.failing.PreparedByOne")
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(raw))
+    failed = torchrun(path)
+    assert failed.returncode == 1
+    assert failed.stderr.count("error: Dataset: the disk of rank 1 is gone.") == 1
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    path = protocol(tmp_path, "SIGUSR1")
+    stopped = torchrun(path)
+    assert "stopped by SIGUSR1; what is done is kept in" in stopped.stderr
+    assert stopped.stderr.count("go on with:") == 1
+    assert list(only_run(tmp_path).glob("checkpoints/last_epoch-3_step-5.pt"))
+    assert torchrun(path, "--resume").returncode == 0
+    assert (only_run(tmp_path) / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_is_carried_out_by_several_processes(tmp_path: Path) -> None:
+    path = protocol(tmp_path, "raises", Sweep={"Dataset.args.fold": [1, 2]})
+    assert torchrun(path).returncode == 1
+    assert torchrun(path).returncode == 0
+    (folder,) = (tmp_path / "Toy").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["missing"] == []
+
+
+def test_a_check_is_for_one_process(tmp_path: Path) -> None:
+    refused = torchrun(protocol(tmp_path, "raises"), "--check")
+    assert refused.returncode == 1
+    assert "--check, --explain and --benchmark are for one process; leave torchrun out." in refused.stderr

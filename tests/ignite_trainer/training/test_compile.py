@@ -1,0 +1,134 @@
+"""`Setup.compile`: who is compiled, and that neither names nor values change by it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_research.protocols import TRUSTED, toy
+
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.runs.model_preparation import compile_model
+from model.audioclip import AudioCLIP
+from model.esresnet import ESResNeXt
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The modules that were to be compiled; none is."""
+    modules: list[nn.Module] = []
+
+    def note(module: nn.Module, **options: Any) -> None:
+        assert options == {"dynamic": False}
+        modules.append(module)
+
+    monkeypatch.setattr(nn.Module, "compile", note)
+    return modules
+
+
+class Towers(nn.Module):
+    asked = 0
+
+    def compile_towers(self) -> None:
+        self.asked += 1
+
+
+def test_a_model_decides_what_of_it_is_compiled_and_else_it_is_all(compiled: list[nn.Module]) -> None:
+    towers, plain = Towers(), nn.Linear(2, 2)
+    compile_model(towers)
+    compile_model(plain)
+    assert towers.asked == 1
+    assert compiled == [plain]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_compiles_if_the_protocol_says_so(
+    tmp_path: Any, compiled: list[nn.Module], asked: bool
+) -> None:
+    parts = assemble(draw(validate(toy(tmp_path, Setup__compile=asked)), trusted=TRUSTED), seed=1)
+    assert compiled == ([parts.model] if asked else [])
+
+
+def test_what_is_recomputed_is_compiled_block_by_block(compiled: list[nn.Module]) -> None:
+    tower = ESResNeXt(num_classes=3)
+    tower.recompute_activations()
+    tower.compile_towers()
+    assert not tower.compiled
+    assert compiled == [block for stage, _ in tower._stages() for block in stage.children()]
+
+
+def test_audioclip_compiles_what_sees_and_hears(compiled: list[nn.Module]) -> None:
+    small: dict[str, Any] = {"transformer_width": 32, "transformer_heads": 2, "transformer_layers": 1}
+    model = AudioCLIP(
+        embed_dim=32,
+        image_resolution=32,
+        vision_layers=(1, 1, 1, 1),
+        vision_width=8,
+        vocab_size=49408,
+        pretrained=False,
+        **small,
+    )
+    model.compile_towers()
+    assert model.audio.compiled
+    assert compiled == [model.visual]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.parametrize("training", [True, False])
+def test_the_audio_tower_is_one_graph(training: bool) -> None:
+    tower = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200).train(training)
+    audio = torch.randn(2, 1, 9000) * 3000
+    found = torch._dynamo.explain(tower.forward_with_penalty)(audio, check_units=False)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_equal_values_under_equal_names() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    names, inputs = list(model.state_dict()), torch.randn(3, 4)
+    expected = model(inputs)
+    expected.sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    compile_model(model)
+    found = model(inputs)
+    found.sum().backward()
+    torch.testing.assert_close(found, expected)
+    assert list(model.state_dict()) == names
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # dynamo looks at each input
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_compiled_tower_gives_what_the_eager_one_does(recomputed: bool) -> None:
+    """Features in evaluation; features and a gradient in training, in float64. Minutes of compilation."""
+    torch.manual_seed(0)
+    tower = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200)
+    audio = torch.randn(4, 1, 20000) * 3000
+    found = []
+    for compiles in (False, True):
+        each = copy.deepcopy(tower)
+        if compiles:
+            if recomputed:
+                each.recompute_activations()
+            each.compile_towers()
+        with torch.inference_mode():
+            evaluated = each.eval()(audio)
+        features = each.double().train()(audio)
+        features.square().mean().backward()
+        found.append((evaluated, features, each.conv1.weight.grad))
+    for one, other, tolerance in zip(*found, (1e-5, 1e-9, 1e-7), strict=True):
+        torch.testing.assert_close(
+            other, one, rtol=tolerance, atol=tolerance * float(one.detach().abs().max())
+        )

@@ -1,0 +1,223 @@
+"""Batch norm in train mode never sees one value: that is refused, or left out where it comes by chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_research.lonely import Scene, Scenes, Scoring, SoundAndPicture
+from toy_research.protocols import run_toy
+
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rows_of, without_row
+from ignite_trainer.api.task import EmbeddingTask, StepOutput
+from ignite_trainer.data.loader import Batch
+from ignite_trainer.protocol.setup_section import Setup
+from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
+from ignite_trainer.training.distributed_steps import Joint
+from ignite_trainer.training.gradient_cache import GradientCache
+from ignite_trainer.training.lone_samples import LeftOut, LoneSamples
+
+CPU = torch.device("cpu")
+SCENES: dict[str, Any] = {
+    "Model": {"class": "toy_research.lonely.SoundAndPicture"},
+    "Task": {"class": "toy_research.lonely.Scoring"},
+    "Dataset": {"class": "toy_research.lonely.Scenes"},
+    "Transforms": [],
+}
+
+
+def setup_of(**changes: Any) -> Setup:
+    return Setup(name="Toy", batch_train=4, epochs=1, saved_models_path="results").model_copy(update=changes)
+
+
+def batch(*indices: int) -> Batch:
+    sample = collate([Scenes()[index] for index in indices])
+    fields = [
+        field._replace(values=field.values.values) if isinstance(field, PartialBatch) else field
+        for field in sample
+    ]
+    plain = [field.values if isinstance(field, PaddedBatch) else field for field in fields]
+    return Batch(torch.tensor(indices), Scene(*plain))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"Setup__batch_train": 1},
+            "Setup.batch_train is 1: the batch norm left.norm is in train mode, and ",
+        ),
+        (
+            {"Setup__batch_train": 3, "Setup__chunk": 2, "Task": {"class": "toy_research.pairing.Pairing"}},
+            "Setup.chunk is 2, which leaves parts of 1 sample: the batch norm left.norm is in train mode",
+        ),
+    ],
+)
+def test_steps_of_one_sample_are_refused_where_a_batch_norm_trains(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ProtocolError, match="one value for each channel, which has no variance") as error:
+        run_toy(tmp_path, **changes)
+    assert str(error.value).startswith(said)
+    assert not (tmp_path / "Toy").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Model__args": {"norm": False}},
+        {"Parameters": [{"match": r"(left|right)\..*", "mode": "eval"}, {"match": ".*"}]},
+    ],
+)
+def test_batches_of_one_are_trained_where_no_batch_norm_does(tmp_path: Path, changes: dict[str, Any]) -> None:
+    end = run_toy(tmp_path, Setup__batch_train=1, Setup__epochs=1, **changes).end
+    assert end.last_epoch == 1
+
+
+def take(
+    lone_samples: LoneSamples,
+    model: nn.Module,
+    given: Batch,
+    *,
+    task: EmbeddingTask | None = None,
+    iteration: int = 1,
+) -> Batch:
+    """Take the forward pass of a step, and return the batch that it was taken with."""
+
+    def forward(batch: Batch) -> Joint:
+        return Joint((task or Scoring()).training_step(model, batch.sample), batch)
+
+    return lone_samples.take(given, forward, epoch=2, iteration=iteration).batch
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_field_that_is_alone_in_a_batch_norm_is_left_out_and_told(compiled: bool) -> None:
+    told: list[LeftOut] = []
+    model = SoundAndPicture().train()
+    if compiled:
+        model.sound.compile(backend="eager", dynamic=False)
+    lone_samples = LoneSamples(Scoring(), model, setup_of(), left_out=told.extend)
+    three = batch(1, 6, 2)
+    kept = take(lone_samples, model, three, iteration=5)
+    assert kept.sample.sound is None
+    assert torch.equal(kept.sample.picture, three.sample.picture)
+    assert told == [LeftOut("sound", 6, 2, 5)]
+    two = batch(0, 1, 6)
+    assert take(lone_samples, model, two) is two
+    assert len(told) == 1
+
+
+def test_a_repeated_step_has_the_random_numbers_and_statistics_of_one_pass() -> None:
+    class Moving(Scoring):
+        def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            before(torch.ones(2, 1))
+            drawn.append(float(torch.rand(())))
+            return super().embed(model, batch)
+
+    drawn: list[float] = []
+    model, before = SoundAndPicture(), nn.BatchNorm1d(1)
+    model.add_module("before", before)
+    model.train()
+    torch.manual_seed(0)
+    take(LoneSamples(Moving(), model, setup_of()), model, batch(1, 6, 2), task=Moving())
+    torch.manual_seed(0)
+    assert drawn == [float(torch.rand(()))] * 2
+    assert int(before.get_buffer("num_batches_tracked")) == 1
+
+
+def test_nothing_is_left_out_of_a_model_whose_batch_norm_is_frozen() -> None:
+    model = SoundAndPicture().eval()
+    kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch(1, 6, 2))
+    assert rows_of(kept.sample.sound, 3).tolist() == [1]
+
+
+def test_what_is_alone_in_its_part_of_a_batch_is_left_out_too() -> None:
+    told: list[LeftOut] = []
+    model, setup = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
+    cache = GradientCache(Scoring(), model, setup, device=CPU)
+    lone_samples = LoneSamples(Scoring(), model, setup, left_out=told.extend)
+    given = batch(0, 6, 1, 2, 12, 3)  # parts of three
+    kept = lone_samples.take(given, cache.forward, epoch=1, iteration=1).batch
+    assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
+    assert told == [LeftOut("sound", 12, 1, 1)]
+    assert torch.equal(kept.sample.sound.values, batch(0, 6).sample.sound)
+
+
+def test_other_errors_of_a_step_are_raised_as_they_are() -> None:
+    def forward(batch: Batch) -> Joint:  # noqa: ARG001
+        raise torch.OutOfMemoryError("out of memory")
+
+    lone_samples = LoneSamples(Scoring(), SoundAndPicture().train(), setup_of())
+    with pytest.raises(torch.OutOfMemoryError):
+        lone_samples.take(batch(1, 6, 2), forward, epoch=1, iteration=1)
+
+
+def without_picture(only: Batch) -> Batch:
+    return only._replace(sample=only.sample._replace(picture=None))
+
+
+def test_the_only_sample_of_a_batch_that_is_left_with_nothing_ends_the_run() -> None:
+    model = SoundAndPicture().train()
+    with pytest.raises(RunFailed, match="of the batch with sample 0 of the training split nothing else can"):
+        take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch(0)))
+
+
+def test_a_task_that_needs_none_of_its_fields_goes_on_without_them() -> None:
+    class Easy(Scoring):
+        def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:  # noqa: ARG002
+            del embeddings
+            return StepOutput(torch.zeros(1, 3), batch.target, torch.tensor(0.0))
+
+    told: list[LeftOut] = []
+    model = SoundAndPicture().train()
+    lone_samples = LoneSamples(Easy(), model, setup_of(), left_out=told.extend)
+    kept = take(lone_samples, model, without_picture(batch(0)), task=Easy())
+    assert kept.sample.sound is None and [left.position for left in told] == [0]
+
+
+def test_a_batch_without_one_row_keeps_the_others() -> None:
+    full = torch.arange(6.0).reshape(3, 2)
+    field = without_row(full, 1, 3)
+    assert (field.rows.tolist(), field.values.tolist()) == ([0, 2], [[0.0, 1.0], [4.0, 5.0]])
+    padded = PartialBatch(torch.tensor([0, 4]), PaddedBatch(full[:2], torch.tensor([1, 2])))
+    field = without_row(padded, 0, 5)
+    assert (field.rows.tolist(), field.values.lengths.tolist()) == ([4], [2])
+    assert without_row(field, 4, 5) is None
+
+
+def test_lone_sounds_are_counted_in_the_result_and_told_once_whatever_the_workers(tmp_path: Path) -> None:
+    results = {}
+    for workers in (0, 2):
+        root = tmp_path / str(workers)
+        result = run_toy(root, Setup__workers_train=workers, Setup__epochs=3, Setup__batch_train=4, **SCENES)
+        log = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+        faults = [event for event in log if event["event"] == "fault"]
+        assert len(faults) == 1
+        assert faults[0]["what"] == '"sound" of one sample is alone in its batch, and batch norm needs two'
+        results[workers] = (result.record.faults, result.end.last, faults[0]["samples"])
+    [(what, count)] = results[0][0].items()
+    assert what == '"sound" left out of a step, alone in its batch' and 0 < count <= 12
+    assert results[0] == results[2]
+
+
+def test_lone_sounds_are_counted_across_an_interruption(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {**SCENES, "Setup__epochs": 3, "Setup__batch_train": 4, "Setup__resume": "auto"}
+
+    def task(step: int) -> dict[str, Any]:
+        return {"class": "toy_research.lonely.Interrupted", "args": {"step": step}}
+
+    whole = run_toy(tmp_path / "whole", **{**changes, "Task": task(0)})
+    with pytest.raises(RunStopped):
+        run_toy(tmp_path / "stopped", **{**changes, "Task": task(10)})
+    (folder,) = (tmp_path / "stopped" / "Toy").iterdir()
+    saved = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": task(0)}))
+    gone_on = run_toy(tmp_path / "stopped", **{**changes, "Task": task(0)})
+    assert gone_on.folder == folder
+    assert gone_on.record.faults == whole.record.faults != {}
+    assert gone_on.end.last == whole.end.last

@@ -1,0 +1,187 @@
+"""Losses and gradients that are not finite: which samples they came from, what is saved, what is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.learning import Matching
+from toy_research.network import TwoTowers
+from toy_research.protocols import run_toy
+from toy_research.signals import Tone
+from toy_research.watching import Notebook
+
+from ignite_trainer.data.loader import Batch
+from ignite_trainer.protocol.sections import ParameterRule, Setup
+from ignite_trainer.support.errors import RunFailed
+from ignite_trainer.training.engines import make_trainer, running_loss
+from ignite_trainer.training.not_finite import NotFinite, StepWatch, not_finite_weights
+from ignite_trainer.training.optimizer import OptimizerSteps
+from ignite_trainer.training.parameters import apply_rules
+from ignite_trainer.training.precision import loss_scaler
+
+CPU = torch.device("cpu")
+FAULTY = "toy_research.failing.FaultyTones"
+
+
+def batches(*values: float) -> list[Batch]:
+    """Batches of four signals, each multiplied by a value."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Batch(
+            torch.arange(4),
+            Tone(
+                value * torch.randn(4, 1, 16, generator=generator),
+                *(None, 0.0, ""),
+                torch.randint(3, (4,), generator=generator),
+            ),
+        )
+        for value in values
+    ]
+
+
+def train(data: list[Batch], watch: StepWatch, **changes: Any) -> tuple[dict[str, Any], Any]:
+    """Train on the batches; return all states, and the trainer."""
+    setup = Setup(name="x", batch_train=4, epochs=1, saved_models_path="x", log_interval=1, **changes)
+    torch.manual_seed(0)
+    model = TwoTowers(dropout=0.0)
+    plan = apply_rules(model, [ParameterRule(match=".*")])
+    optimizer = torch.optim.Adam(plan.groups, lr=0.01)
+    scaler = loss_scaler(setup.precision, CPU)
+    trainer = make_trainer(Matching(), model, optimizer, plan, setup, device=CPU, scaler=scaler, watch=watch)
+    trainer.run(data, max_epochs=1)
+    moments = {
+        f"{number} {name}": value
+        for number, moved in optimizer.state_dict()["state"].items()
+        for name, value in moved.items()
+    }
+    return {**model.state_dict(), **moments, **scaler.state_dict()}, trainer
+
+
+def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        assert same, name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_left_out_moves_nothing_at_all(precision: str) -> None:
+    bad, good = batches(1, torch.nan, 1, 1), batches(1, 1, 1, 1)
+    left_out: list[NotFinite] = []
+    with_it, trainer = train(bad, StepWatch(left_out.append), precision=precision)
+    without, plain = train([good[0], *good[2:]], StepWatch(), precision=precision)
+    assert_equal(with_it, without)
+    assert [(found.iteration, found.indices) for found in left_out] == [(2, [0, 1, 2, 3])]
+    assert running_loss(trainer) == running_loss(plain)
+
+
+def test_all_batches_of_a_step_are_left_out_with_the_one_that_spoils_it() -> None:
+    good = batches(1, 1, 1, 1)
+    left_out: list[NotFinite] = []
+    with_it, _ = train([*batches(1, torch.inf), *good[2:]], StepWatch(left_out.append), accumulate=2)
+    without, _ = train(good[2:], StepWatch(), accumulate=2)
+    assert_equal(with_it, without)
+    assert [found.iteration for found in left_out] == [2]
+
+
+def test_steps_are_seen_later_where_none_is_left_out() -> None:
+    watch = StepWatch()
+    train(batches(1, 1, torch.nan, torch.nan), watch)
+    found = watch.first()
+    assert found == NotFinite("The loss is nan", 1, 3, [0, 1, 2, 3])
+    assert watch.first() is None, "it was read"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "sound"), [(-1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)]
+)
+def test_gradients_are_sound_while_each_is_finite_however_large(gradient: float, sound: bool) -> None:
+    kinds = ((100, torch.float32), (3, torch.float64), (0, torch.float32))
+    weights = [torch.nn.Parameter(torch.ones(count, dtype=kind)) for count, kind in kinds]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    weights[0].grad[70] = gradient  # type: ignore[index]
+    steps = OptimizerSteps(torch.nn.Identity(), torch.optim.SGD(weights, lr=0.1), loss_scaler("fp32", CPU))
+    watch = StepWatch()
+    largest = steps.largest_gradient()
+    assert largest is not None
+    assert largest.item() == pytest.approx(abs(gradient), nan_ok=True)
+    watch.gradients(largest, epoch=1, iteration=1)
+    assert (watch.first() is None) == sound
+
+
+def test_a_watch_tells_weights_that_are_not_finite_by_name() -> None:
+    model = TwoTowers()
+    assert not_finite_weights(model) == []
+    weight = model.get_parameter("left.linear.weight")
+    with torch.no_grad():
+        weight[0, 0] = torch.inf
+    assert not_finite_weights(model) == ["left.linear.weight"]
+    weight.requires_grad_(False)
+    assert not_finite_weights(model) == []
+
+
+@pytest.mark.parametrize("log_interval", [1, 100])
+def test_a_run_stops_names_the_samples_and_keeps_its_good_checkpoint(
+    tmp_path: Path, log_interval: int
+) -> None:
+    task = {"class": "toy_research.failing.Steep", "args": {"at": [4]}}
+    with pytest.raises(RunFailed) as caught:
+        run_toy(tmp_path, Setup__log_interval=log_interval, Setup__epochs=3, Task=task)
+    (stopped,) = Notebook.last.of("fault")
+    assert (stopped.epoch, stopped.iteration, len(stopped.samples)) == (2, 4, 8)
+    assert str(caught.value).startswith("The gradients are not finite at epoch 2, iteration 4, of sample ")
+    assert all(name in str(caught.value) for name in stopped.samples)
+    (folder,) = (tmp_path / "Toy").iterdir()
+    (last,) = folder.glob("checkpoints/last*.pt")
+    assert last.name == "last_epoch-1.pt"
+    weights = torch.load(last, weights_only=True)["model"]
+    assert all(value.isfinite().all() for value in weights.values())
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert events[-1]["samples"] == list(stopped.samples)
+
+
+def test_weights_that_the_last_step_spoiled_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"^What the last step left of .* is not finite at epoch 1, iteration 1\."
+    ):
+        run_toy(tmp_path, Setup__batch_train=16, Optimizer__args={"lr": 3e38, "momentum": 0.9})
+    assert [path.name[:22] for path in tmp_path.rglob("*.pt")] == ["best_val-acc_epoch-0_0"]
+
+
+def test_a_run_leaves_steps_out_and_says_so_in_its_result(tmp_path: Path) -> None:
+    args = {"fold": 1, "nan": [4]}
+    result = run_toy(tmp_path, Dataset={"class": FAULTY, "args": args}, Faults={"not_finite": "skip"})
+    faults = Notebook.last.of("fault")
+    assert [fault.epoch for fault in faults] == [1, 2]  # two of three steps an epoch had none of it
+    assert all("tone 4.wav" in fault.samples for fault in faults)
+    assert result.record.faults == {"steps left out": 2}
+    assert json.loads((result.folder / "result.json").read_text())["faults"] == {"steps left out": 2}
+    assert all(torch.isfinite(torch.tensor(step.loss)) for step in Notebook.last.of("iteration")[1:])
+
+
+def test_so_many_steps_are_left_out_and_no_more(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"^The loss is nan at epoch 1, .* Steps left out before: 1\."):
+        run_toy(
+            tmp_path,
+            Dataset={"class": FAULTY, "args": {"fold": 1, "nan": list(range(30))}},
+            Setup__epochs=1,
+            Faults={"not_finite": "skip", "not_finite_at_most": 1},
+        )
+
+
+@pytest.mark.gpu
+def test_looking_at_steps_does_not_wait_for_the_device() -> None:
+    watch, loss = StepWatch(), torch.full((), torch.nan, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        watch.start_step()
+        assert watch.loss(loss, torch.arange(3), epoch=1, iteration=1)
+        assert watch.gradients(loss, epoch=1, iteration=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert watch.first() == NotFinite("The loss is nan", 1, 1, [0, 1, 2])

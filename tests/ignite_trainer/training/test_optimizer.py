@@ -1,0 +1,195 @@
+"""The optimizer that is built, and its steps: equal to the plain one, left out where float16 overflows."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
+
+from ignite_trainer.runs.model_preparation import put_channels_last
+from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.training.optimizer import OptimizerSteps, build_optimizer
+from ignite_trainer.training.precision import loss_scaler
+
+CPU = torch.device("cpu")
+NESTEROV = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(32, 3))
+    put_channels_last(model)
+    return model
+
+
+def build(kind: type[Optimizer] = SGD, *groups: dict[str, Any], **args: Any) -> Optimizer:
+    return build_optimizer(kind, {"lr": 0.1, **args}, groups or [{"params": [nn.Parameter(torch.ones(2))]}])
+
+
+# Which one
+
+
+@pytest.mark.parametrize(("kind", "args"), [(SGD, NESTEROV), (Adam, {"lr": 0.1}), (AdamW, {"lr": 0.1})])
+def test_a_fused_kernel_is_chosen_and_steps_as_the_plain_one(kind: Any, args: dict[str, Any]) -> None:
+    fast, plain = network(), network()
+    optimizers = [
+        build_optimizer(kind, args, [{"params": list(fast.parameters())}]),
+        kind([{"params": list(plain.parameters())}], **args, foreach=False),
+    ]
+    assert all(group["fused"] for group in optimizers[0].param_groups)
+    for step in range(5):
+        images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(step))
+        for model, optimizer in zip((fast, plain), optimizers, strict=True):
+            model(images).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [(SGD, NESTEROV), (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2}), (SGD, {}), (AdamW, {"lr": 0.1})],
+)
+def test_weights_that_get_no_gradient_at_first_step_as_in_the_plain_one(
+    kind: Any, args: dict[str, Any]
+) -> None:
+    """A batch lacks what a part of the model is for, as with several modalities; so does a later one."""
+    begin = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    fast, plain = ([nn.Parameter(row.clone()) for row in begin] for _ in range(2))
+    optimizers = [
+        build_optimizer(kind, {"lr": 0.1, **args}, [{"params": fast}]),
+        kind([{"params": plain}], **{"lr": 0.1, **args}, foreach=False),
+    ]
+    assert bool(optimizers[0].param_groups[0]["fused"]) != ("dampening" in args)
+    for step, given in enumerate([(0,), (0, 1), (1,), (), (0, 1)]):
+        for weights, optimizer in zip((fast, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            for index in given:
+                weights[index].grad = torch.sin(begin[index] + step)
+            optimizer.step()
+    torch.testing.assert_close(fast, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("named", [{"fused": False}, {"foreach": True}, {"foreach": False}])
+def test_a_protocol_that_names_an_implementation_has_it(named: dict[str, bool]) -> None:
+    group = {"params": [nn.Parameter(torch.ones(2))]}
+    for optimizer in (build(SGD, **named), build(SGD, {**group, **named})):
+        [found] = optimizer.param_groups
+        assert not found["fused"]
+        assert all(found[key] == value for key, value in named.items())
+
+
+def test_what_has_no_fused_kernel_is_built_without() -> None:
+    assert "fused" not in inspect.signature(Rprop).parameters
+    assert isinstance(build(Rprop), Rprop)
+    [group] = build(SGD, differentiable=True).param_groups
+    assert not group["fused"]
+
+
+def test_the_groups_of_the_plan_are_left_as_they_are() -> None:
+    group: dict[str, Any] = {"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.5}
+    optimizer = build(SGD, group)
+    assert group.keys() == {"params", "weight_decay"}
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_wrong_arguments_are_said_with_their_path() -> None:
+    with pytest.raises(ProtocolError, match=r"^Optimizer: Invalid learning rate: -1$"):
+        build(SGD, lr=-1)
+
+
+def test_fp16_takes_no_fused_kernel() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(2))]}]
+    assert not build_optimizer(SGD, {"lr": 0.1}, groups, precision="fp16").param_groups[0]["fused"]
+    with pytest.raises(ProtocolError) as caught:
+        build_optimizer(SGD, {"lr": 0.1, "fused": True}, groups, precision="fp16")
+    assert str(caught.value) == (
+        'Optimizer.args.fused is true, and Setup.precision is "fp16", where a step is left out if its '
+        "gradients overflow; a fused one cannot be. Remove it, or choose bf16."
+    )
+
+
+# Its steps
+
+
+class Watched(nn.Linear):
+    """Notes the gradients it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2, bias=False)
+        self.seen: list[Tensor] = []
+
+    def before_optimizer_step(self) -> None:
+        assert self.weight.grad is not None
+        self.seen.append(self.weight.grad.clone())
+
+
+def scaled() -> tuple[Watched, OptimizerSteps, GradScaler]:
+    torch.manual_seed(0)
+    model, scaler = Watched(), loss_scaler("fp16", CPU)
+    optimizer = build_optimizer(SGD, {"lr": 0.5}, [{"params": list(model.parameters())}], precision="fp16")
+    return model, OptimizerSteps(model, optimizer, scaler), scaler
+
+
+def test_gradients_are_complete_and_unscaled_when_modules_and_optimizer_see_them() -> None:
+    model, steps, _ = scaled()
+    before, inputs = model.weight.detach().clone(), [torch.randn(4, 3), torch.randn(4, 3)]
+    for one in inputs:
+        steps.backward(model(one).square().mean())
+    assert model.weight.grad is not None
+    assert model.weight.grad.norm() > 1000 * model.weight.norm()  # as the loss, times 65536
+    steps.take()
+    reference = before.clone().requires_grad_()
+    total = sum((one @ reference.T).square().mean() for one in inputs)
+    [expected] = torch.autograd.grad(total, [reference])  # type: ignore[arg-type]
+    [seen] = model.seen
+    torch.testing.assert_close(seen, expected)
+    torch.testing.assert_close(model.weight.detach(), before - 0.5 * expected)
+    assert model.weight.grad is None
+
+
+def test_a_step_whose_gradients_overflow_is_left_out_and_the_loss_scaled_down() -> None:
+    model, steps, scaler = scaled()
+    before, scale = model.weight.detach().clone(), scaler.get_scale()
+    steps.backward(model(torch.full((1, 3), torch.inf)).sum())
+    steps.take()
+    assert torch.equal(model.weight, before)
+    assert (model.seen, steps.skipped, scaler.get_scale()) == ([], 1, scale / 2)
+    steps.backward(model(torch.ones(1, 3)).sum())
+    steps.take()
+    assert not torch.equal(model.weight, before)
+    assert (len(model.seen), steps.skipped) == (1, 1)
+
+
+def test_a_run_whose_gradients_always_overflow_ends() -> None:
+    model, steps, _ = scaled()
+    with pytest.raises(RunFailed) as caught:
+        for _ in range(50):
+            steps.backward(model(torch.full((1, 3), torch.inf)).sum())
+            steps.take()
+    assert (steps.skipped, model.seen) == (41, [])
+    assert str(caught.value) == (
+        "Gradients were not finite in 41 steps in succession, however the loss was scaled. "
+        'Set Setup.precision to "bf16" or "fp32" in a new run.'
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_nothing_is_scaled_in_other_precisions(precision: Any) -> None:
+    scaler = loss_scaler(precision, CPU)
+    assert not scaler.is_enabled()
+    model = Watched()
+    steps = OptimizerSteps(model, SGD(model.parameters(), lr=0.1), scaler)
+    reference = copy.deepcopy(model)
+    steps.backward(model(torch.ones(1, 3)).sum())
+    reference(torch.ones(1, 3)).sum().backward()
+    steps.take()
+    assert reference.weight.grad is not None
+    assert torch.equal(model.seen[0], reference.weight.grad)

@@ -1,0 +1,188 @@
+"""Rules over parameter names: who is trained, in which group, and what frozen means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_research.network import TwoTowers
+from toy_research.protocols import run_toy
+
+from ignite_trainer.protocol.sections import ParameterRule
+from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.training.parameters import ParameterPlan, apply_rules, at_rate
+from model.weights.loading import read_state_dict
+
+FREEZE_RIGHT: list[dict[str, Any]] = [
+    {"match": "left\\..*|scale"},
+    {"match": ".*", "train": False},
+]
+
+
+def plan_of(model: nn.Module, *rules: dict[str, Any], rate: float = 1.0) -> ParameterPlan:
+    return apply_rules(model, [ParameterRule(**rule) for rule in rules], rate=rate)
+
+
+def problems(*rules: dict[str, Any]) -> list[str]:
+    with pytest.raises(ProtocolError) as caught:
+        plan_of(TwoTowers(), *rules)
+    return caught.value.problems
+
+
+def names(model: nn.Module, group: dict[str, Any]) -> set[str]:
+    return {name for name, one in model.named_parameters() if any(one is other for other in group["params"])}
+
+
+def test_the_first_rule_that_matches_the_whole_name_takes_a_parameter() -> None:
+    model = TwoTowers()
+    plan = plan_of(
+        model,
+        {"match": "left\\.linear\\.bias|scale", "args": {"weight_decay": 0.0}},
+        {"match": "left\\..*", "args": {"lr": 0.5}},
+        {"match": "left\\.norm|.*\\.norm\\..*", "train": False},
+        {"match": ".*"},
+    )
+    first, second, fourth = plan.groups
+    assert names(model, first) == {"left.linear.bias", "scale"}
+    assert names(model, second) == {"left.linear.weight", "left.norm.weight", "left.norm.bias"}
+    assert names(model, fourth) == {"right.linear.weight", "right.linear.bias"}
+    assert (first["weight_decay"], second["lr"]) == (0.0, 0.5)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"right.norm.weight", "right.norm.bias"}
+
+
+def test_a_rule_that_trains_thaws_what_was_frozen() -> None:
+    model = TwoTowers().requires_grad_(False)
+    plan_of(model, {"match": ".*"})
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_part_of_a_name_is_no_match() -> None:
+    assert problems({"match": "left"}, {"match": ".*"}) == [
+        'Parameters[0].match is "left"; it matches no parameter of the model. Names begin with left, '
+        "right, scale."
+    ]
+
+
+def test_a_rule_for_which_nothing_is_left_is_told_apart_from_one_that_matches_nothing() -> None:
+    assert problems({"match": ".*"}, {"match": "left\\..*"}) == [
+        'Parameters[1].match is "left\\..*"; earlier rules take all it matches. Names begin with left, '
+        "right, scale."
+    ]
+
+
+def test_parameters_that_no_rule_matches_are_named() -> None:
+    assert problems({"match": "left\\..*"}) == [
+        "Parameters: no rule matches scale, right.linear.weight, right.linear.bias and 2 more; end the list "
+        'with {"match": ".*", "train": false}, say.'
+    ]
+
+
+def test_a_plan_that_trains_nothing_is_refused() -> None:
+    assert problems({"match": ".*", "train": False}) == [
+        'Parameters: no rule trains anything; set "train": true in one.'
+    ]
+
+
+def test_every_problem_is_said_at_once() -> None:
+    assert len(problems({"match": "left", "train": False}, {"match": "none", "train": False})) == 4
+    assert len(problems()) == 2
+
+
+def test_learning_rates_of_groups_are_multiplied_by_the_number_of_devices() -> None:
+    plan = plan_of(TwoTowers(), {"match": ".*", "args": {"lr": 0.1, "momentum": 0.5}}, rate=4.0)
+    assert (plan.groups[0]["lr"], plan.groups[0]["momentum"]) == (0.4, 0.5)
+    given = {"lr": 0.1}
+    assert at_rate(given, 2.0) == {"lr": 0.2}
+    assert given == {"lr": 0.1}
+
+
+def test_the_summary_counts_numbers_and_tensors() -> None:
+    plan = plan_of(
+        TwoTowers(), {"match": "left\\..*|scale", "args": {"lr": 0.1}}, {"match": ".*", "train": False}
+    )
+    # left: 16*8 + 8 and 2*8 of the norm; scale: 1; right: 3*8 + 8 and 16.
+    assert plan.summary == {
+        "left\\..*|scale": "153 in 5 tensors, trained (lr 0.1)",
+        ".*": "48 in 4 tensors, frozen, eval mode",
+    }
+
+
+# Modes
+
+
+def modes(model: nn.Module, *rules: dict[str, Any]) -> dict[str, bool]:
+    plan = plan_of(model, *rules)
+    model.eval()
+    plan.train_mode(model)
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def test_frozen_modules_stay_in_eval_mode_with_all_that_is_in_them() -> None:
+    found = modes(TwoTowers(), *FREEZE_RIGHT)
+    assert {name for name, training in found.items() if not training} == {
+        "right",
+        "right.linear",
+        "right.norm",
+        "right.nonlinearity",
+        "right.dropout",
+    }
+
+
+def test_a_module_with_one_trained_parameter_stays_in_train_mode() -> None:
+    found = modes(
+        TwoTowers(), {"match": "right\\.norm\\.bias|scale|left\\..*"}, {"match": ".*", "train": False}
+    )
+    assert {name for name, training in found.items() if not training} == {"right.linear"}
+
+
+def test_the_mode_of_a_rule_overrides_what_follows_from_training() -> None:
+    right = "right\\..*"
+    assert modes(TwoTowers(), {"match": right, "train": False, "mode": "train"}, {"match": ".*"})[
+        "right.norm"
+    ]
+    found = modes(TwoTowers(), {"match": right, "mode": "eval"}, {"match": ".*"})
+    assert not found["right.norm"]
+    assert found["left.norm"]
+
+
+def test_a_whole_model_can_be_trained_in_eval_mode() -> None:
+    assert not any(modes(TwoTowers(), {"match": ".*", "mode": "eval"}).values())
+
+
+# Acceptance 6: a real training run
+
+
+def trained_and_before(tmp_path: Path, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """State dicts after a run of three epochs and after one of none: the same seed builds the same model."""
+    result = run_toy(tmp_path, Setup__epochs=3, **changes)
+    assert result.end.last_checkpoint is not None
+    after = read_state_dict(result.end.last_checkpoint)
+    torch.manual_seed(7)
+    return after, TwoTowers().state_dict()
+
+
+def test_frozen_parameters_and_statistics_do_not_move_and_the_trained_ones_do(tmp_path: Path) -> None:
+    after, before = trained_and_before(tmp_path, Parameters=FREEZE_RIGHT)
+    # Batch norm takes off again what the bias before it adds: its gradient is 0, but for rounding.
+    constants = {"calls", "classes", "left.linear.bias"}
+    moved = {name for name in before if not torch.equal(after[name], before[name])} - {"left.linear.bias"}
+    assert moved == {name for name in before if not name.startswith("right.")} - constants
+    assert "left.norm.running_mean" in moved
+    assert after["right.norm.num_batches_tracked"] == 0
+
+
+def test_statistics_of_a_frozen_tower_in_train_mode_do_move(tmp_path: Path) -> None:
+    rules = [{"match": "right\\..*", "train": False, "mode": "train"}, {"match": ".*"}]
+    after, before = trained_and_before(tmp_path, Parameters=rules)
+    assert not torch.equal(after["right.norm.running_mean"], before["right.norm.running_mean"])
+    assert torch.equal(after["right.norm.weight"], before["right.norm.weight"])
+
+
+def test_weight_decay_and_momentum_do_not_move_what_is_frozen(tmp_path: Path) -> None:
+    optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
+    after, before = trained_and_before(tmp_path, Parameters=FREEZE_RIGHT, Optimizer__args=optimizer)
+    assert torch.equal(after["right.linear.weight"], before["right.linear.weight"])

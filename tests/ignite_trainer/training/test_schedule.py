@@ -1,0 +1,193 @@
+"""Schedules of learning rates: one or several in turn, by epoch or by step, against formulas."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_research.protocols import TRUSTED, run_toy, toy
+from toy_research.sameness import differences
+from toy_research.watching import Notebook
+
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs import resuming
+from ignite_trainer.support.errors import ProtocolError
+
+LINEAR, COSINE = "torch.optim.lr_scheduler.LinearLR", "torch.optim.lr_scheduler.CosineAnnealingLR"
+SGD = {"class": "torch.optim.SGD", "args": {"lr": 0.4}}
+WARM_UP = {"class": LINEAR, "args": {"start_factor": 0.25}, "interval": "step", "lasts": 3}
+ANNEAL = {"class": COSINE, "args": {}, "interval": "step", "lasts": "rest"}
+# 20 samples in batches of 4: five steps an epoch.
+SMALL: dict[str, Any] = {"Setup__batch_train": 4, "Optimizer": SGD}
+
+
+def rates(root: Path, **changes: Any) -> list[float]:
+    """The learning rate after each step, which is that of the next one."""
+    run_toy(root, **{**SMALL, **changes})
+    found: list[float] = [step.learning_rates[0] for step in Notebook.last.of("iteration")]
+    return found
+
+
+def warm_up_then_cosine(*, steps: int, warm_up: int, start: float = 0.25) -> list[float]:
+    """Written from the definitions: a straight line up to 1, then half a wave down to 0."""
+    line = [start + (1 - start) * step / warm_up for step in range(warm_up)]
+    wave = [(1 + math.cos(math.pi * step / (steps - warm_up))) / 2 for step in range(steps - warm_up + 1)]
+    return [0.4 * factor for factor in (*line, *wave)]
+
+
+def test_a_warm_up_and_a_cosine_to_the_end_by_step(tmp_path: Path) -> None:
+    found = rates(tmp_path, Setup__epochs=2, Scheduler=[WARM_UP, ANNEAL])
+    assert found == pytest.approx(warm_up_then_cosine(steps=10, warm_up=3)[1:])
+    assert found[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_by_epoch_a_rate_stays_for_the_epoch(tmp_path: Path) -> None:
+    by_epoch = [{**each, "interval": "epoch"} for each in ({**WARM_UP, "lasts": 2}, ANNEAL)]
+    found = rates(tmp_path, Setup__epochs=4, Scheduler=by_epoch)
+    expected = warm_up_then_cosine(steps=4, warm_up=2)[:4]
+    assert found == pytest.approx([rate for rate in expected for _ in range(5)])
+
+
+def test_a_step_of_several_batches_counts_once(tmp_path: Path) -> None:
+    found = rates(tmp_path, Setup__epochs=2, Setup__accumulate=2, Scheduler=[WARM_UP, ANNEAL])
+    expected = warm_up_then_cosine(steps=6, warm_up=3)  # three steps an epoch, the last of one batch
+    assert found == pytest.approx([expected[step] for step in (0, 1, 1, 2, 3, 3, 4, 4, 5, 6)])
+
+
+def test_a_single_cosine_by_step_lasts_as_long_as_the_training(tmp_path: Path) -> None:
+    found = rates(tmp_path, Setup__epochs=2, Scheduler=ANNEAL)
+    assert found == pytest.approx(warm_up_then_cosine(steps=10, warm_up=0)[1:])
+
+
+def test_what_the_arguments_say_counts(tmp_path: Path) -> None:
+    halved = {**WARM_UP, "args": {"start_factor": 0.5, "total_iters": 10}, "lasts": 3}
+    constant = {"class": "torch.optim.lr_scheduler.ConstantLR", "args": {"factor": 1.0}, "interval": "step"}
+    found = rates(tmp_path, Setup__epochs=1, Scheduler=[halved, constant])
+    assert found == pytest.approx([0.4 * factor for factor in (0.55, 0.6, 1, 1, 1)])
+
+
+def test_one_cycle_is_told_its_length(tmp_path: Path) -> None:
+    one_cycle = {"class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 0.4, "pct_start": 0.5}}
+    found = rates(tmp_path, Setup__epochs=2, Scheduler={**one_cycle, "interval": "step", "lasts": "rest"})
+    used = found[:-1]  # by steps 2 to 10
+    assert len(used) == 9
+    assert max(used) == pytest.approx(0.4)
+    assert used[-1] == min(used) == pytest.approx(0.4 / 25 / 1e4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "taken"),
+    [("fp32", (1, 1, 2, 3, 4)), ("fp16", (0, 0, 1, 2, 3))],  # of the latter the first gradients overflow
+)
+def test_a_step_that_is_left_out_does_not_count(
+    tmp_path: Path, precision: str, taken: tuple[int, ...]
+) -> None:
+    exploding = {"class": "toy_research.learning.Matching", "args": {"explode_at": 2}}
+    found = rates(
+        tmp_path,
+        Setup__epochs=1,
+        Setup__precision=precision,
+        Task=exploding,
+        Faults={"not_finite": "skip"},
+        Scheduler=[WARM_UP, ANNEAL],
+    )
+    expected = warm_up_then_cosine(steps=5, warm_up=3)
+    assert found == pytest.approx([expected[step] for step in taken])
+
+
+def test_a_run_goes_on_with_its_schedule_to_the_bit(tmp_path: Path) -> None:
+    changes = {**SMALL, "Setup__epochs": 3, "Setup__save_every_steps": 1, "Scheduler": [WARM_UP, ANNEAL]}
+    whole = run_toy(tmp_path / "whole", **changes)
+    exploding = {"class": "toy_research.learning.Interrupted"}
+    begun = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(begun, **{**changes, "Task": exploding})
+    (folder,) = (begun / "Toy").iterdir()
+    protocol = folder / "protocol.json"
+    protocol.write_text(protocol.read_text().replace("Interrupted", "Matching"))
+    gone_on = run_toy(begun, **changes, Setup__resume="auto")
+    assert gone_on.folder == folder
+    assert differences(whole.folder, folder) == []
+
+
+def test_epochs_that_a_schedule_counts_on_cannot_be_raised(tmp_path: Path) -> None:
+    done = run_toy(tmp_path, **SMALL, Scheduler=ANNEAL)
+    longer = validate(toy(tmp_path, **SMALL, Scheduler=ANNEAL, Setup__epochs=3))
+    message = r'Setup\.epochs is 3, and 2 there, which its Scheduler counts on, as it lasts the "rest"'
+    with pytest.raises(ProtocolError, match=message):
+        resuming.require_same(draw(longer, trusted=TRUSTED), done.folder)
+    free = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.5}, "interval": "step"}
+    done = run_toy(tmp_path, **SMALL, Scheduler=free)
+    free_longer = validate(toy(tmp_path, **SMALL, Scheduler=free, Setup__epochs=3))
+    resuming.require_same(draw(free_longer, trusted=TRUSTED), done.folder)
+
+
+def problems(root: Path, scheduler: Any, **changes: Any) -> list[str]:
+    with pytest.raises(ProtocolError) as caught:
+        draw(validate(toy(root, **SMALL, Scheduler=scheduler, **changes)), trusted=("toy_research",))
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ([{**WARM_UP, "lasts": None}, ANNEAL], "Scheduler[0].lasts is null; another one follows, so write"),
+        ([{**WARM_UP, "lasts": "rest"}, ANNEAL], 'Scheduler[0].lasts is "rest"; another one follows'),
+        ([WARM_UP, {**ANNEAL, "lasts": 9}], "Scheduler[1].lasts is 9; the last one goes on to the end"),
+        ([WARM_UP, {**ANNEAL, "interval": "epoch"}], 'Scheduler: "interval" is the same for all'),
+        ({**WARM_UP, "lasts": 0}, 'Scheduler.lasts is 0; write a number of intervals, 1 or more, or "rest".'),
+        ([{**WARM_UP, "lasts": True}], "Scheduler[0].lasts is true; write a number of intervals"),
+        (
+            {**WARM_UP, "interval": "batch"},
+            "Scheduler.interval is \"batch\"; input should be 'epoch' or 'step'.",
+        ),
+        (
+            [WARM_UP, {**ANNEAL, "last": 3}],
+            'Scheduler[1].last is not a key of a protocol; did you mean "lasts"?',
+        ),
+        ([], "Scheduler is []; list should have at least 1 item"),
+        ("cosine", "Scheduler must be a JSON object."),
+        ([WARM_UP, {"class": COSINE, "interval": "step"}], "Scheduler[1].args.T_max is required."),
+        (
+            [{**WARM_UP, "args": {"start": 1}}, ANNEAL],
+            "Scheduler[0].args.start is not an argument; allowed: end_factor, last_epoch",
+        ),
+        (
+            [WARM_UP, {**ANNEAL, "class": "torch.optim.SGD"}],
+            "Scheduler[1].class is torch.optim.SGD: a Optimizer",
+        ),
+        (
+            [WARM_UP, {**ANNEAL, "class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 1}}],
+            "Scheduler[1].class is OneCycleLR, which sets rates of its own from the beginning",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_said(tmp_path: Path, scheduler: Any, expected: str) -> None:
+    (problem,) = problems(tmp_path, scheduler)
+    assert problem.startswith(expected)
+
+
+def test_turns_that_do_not_fit_the_training_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        run_toy(tmp_path, **SMALL, Scheduler=[{**WARM_UP, "lasts": 10}, ANNEAL])
+    assert caught.value.problems == [
+        "Scheduler[1] would begin after 10 steps, and the training has 10. Shorten what comes before it, or "
+        "train for more epochs."
+    ]
+
+
+def test_the_published_form_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    published = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.96}}
+    protocol = validate(toy(tmp_path, Scheduler=published))
+    written = protocol.to_json()["Scheduler"]
+    assert {**written, "interval": "epoch", "lasts": None} == {
+        **published,
+        "interval": "epoch",
+        "lasts": None,
+    }
+    assert validate(protocol.to_json()) == protocol
+    several = validate(toy(tmp_path, Scheduler=[WARM_UP, ANNEAL]))
+    assert validate(several.to_json()) == several

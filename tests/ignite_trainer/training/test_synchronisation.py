@@ -1,0 +1,168 @@
+"""The host does not wait for the device but at the log interval: nothing computed there is read in between.
+
+On a CPU there is nothing to wait for, so the tests watch what is read: float32 is what a device would hold,
+while lengths, labels and random decisions (whole numbers, float64) are the host's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch.utils._python_dispatch import TorchDispatchMode
+from toy_research.protocols import TRUSTED, toy
+
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
+from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.training import metrics
+from ignite_trainer.training.engines import make_trainer
+from utils.datasets import MadeSounds
+
+aten = torch.ops.aten
+READS = (aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.is_nonzero.default)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what the host reads of float32 tensors; `restart` gives the count so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in READS and args[0].dtype in (torch.float32, torch.bfloat16, torch.float16)
+        return func(*args, **(kwargs or {}))
+
+    def restart(self) -> int:
+        count, self.count = self.count, 0
+        return count
+
+
+ITERATION_METRICS = {
+    "Performance": {
+        "lines": [
+            {"line_label": "Acc.", "class": "ignite.metrics.Accuracy", "update_rate": "iteration"},
+            {
+                "line_label": "Top",
+                "class": "ignite.metrics.TopKCategoricalAccuracy",
+                "args": {"k": 2},
+                "update_rate": "iteration",
+            },
+        ]
+    }
+}
+
+
+def training(raw: dict[str, Any], *, trusted: tuple[str, ...] = ()) -> tuple[Engine, Callable[[], Any]]:
+    """The trainer of a protocol as a run attaches it, and what runs it over its data."""
+    blueprint = draw(validate(raw), trusted=trusted)
+    parts = assemble(blueprint, seed=1)
+    assert parts.optimizer is not None
+    setup = blueprint.protocol.setup
+    trainer = make_trainer(
+        parts.task, parts.model, parts.optimizer, parts.plan, setup, device=parts.device, scaler=parts.scaler
+    )
+    metrics.attach_running_metrics(blueprint, trainer, device=parts.device)
+    return trainer, lambda: trainer.run(parts.training, max_epochs=setup.epochs)
+
+
+def small_tower(tmp_path: Path, **setup: Any) -> dict[str, Any]:
+    sounds = MadeSounds(tmp_path / "sounds", seconds=0.2, clips_per_class_and_fold=2, cache=tmp_path)
+    length = {"out_len": 6000}
+    return {
+        "Setup": {"name": "x", "batch_train": 8, "epochs": 1, "saved_models_path": "x", **setup},
+        "Model": {
+            "class": "model.esresnet.ESResNeXt",
+            "args": {"num_classes": 6, "spec_height": 32, "spec_width": 32},
+        },
+        "Task": {"class": "utils.tasks.Classification"},
+        "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 1e-4, "momentum": 0.9}},
+        "Dataset": {
+            "class": "utils.datasets.ESC50",
+            "args": {"root": str(sounds.root), "fold": 1, "cache": str(tmp_path)},
+        },
+        "Transforms": [
+            {"class": "utils.transforms.ToTensor1D"},
+            {"class": "utils.transforms.RandomFlip", "args": {"axis": "time"}},
+            {"class": "utils.transforms.RandomScale"},
+            {"class": "utils.transforms.RandomPadding", "args": length},
+            {"class": "utils.transforms.RandomCrop", "args": length},
+            {"class": "utils.transforms.RandomNoise", "args": {"p": 0.5}},
+        ],
+        "Metrics": ITERATION_METRICS,
+    }
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_losses_and_metrics_are_read_back_at_the_log_interval_and_the_end_of_an_epoch_only(
+    tmp_path: Path, accumulate: int
+) -> None:
+    raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=4, Setup__accumulate=accumulate)
+    raw["Metrics"] = ITERATION_METRICS
+    raw["Transforms"] = raw["Transforms"][2:]  # without one that reads its own numbers
+    trainer, run = training(raw, trusted=TRUSTED)
+    reads, counts = Reads(), list[int]()
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: reads.restart() and None)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: counts.append(reads.restart()))
+    with reads:
+        run()
+    assert len(counts) == 20
+    assert [iteration for iteration, count in enumerate(counts, start=1) if count] == [4, 8, 10, 12, 16, 20]
+
+
+def test_the_values_read_at_the_log_interval_are_those_of_all_steps(tmp_path: Path) -> None:
+    found: dict[int, list[Any]] = {}
+    for every in (1, 4):
+        raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=every)
+        raw["Metrics"] = ITERATION_METRICS
+        torch.manual_seed(0)
+        trainer, run = training(raw, trusted=TRUSTED)
+        seen = found[every] = list[Any]()
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED(every=4),
+            lambda engine, seen=seen: seen.append(dict(engine.state.metrics)),
+        )
+        trainer.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda engine, seen=seen: seen.append(dict(engine.state.metrics))
+        )
+        run()
+    assert found[1] == found[4]
+    assert len(found[4]) == 7
+
+
+def test_a_step_of_the_tower_with_its_augmentation_reads_nothing_back(tmp_path: Path) -> None:
+    trainer, run = training(small_tower(tmp_path, log_interval=100))
+    reads, counts = Reads(), list[int]()
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: reads.restart() and None)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: counts.append(reads.restart()))
+    with reads:
+        run()
+    assert counts[:-1] == [0] * 5
+    assert counts[-1]  # the loss, at the end of the epoch
+
+
+@pytest.fixture
+def watched_device() -> Iterator[None]:
+    """Ends a test with synchronisation allowed again."""
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_step_waits_for_the_device(tmp_path: Path, precision: str, watched_device: None) -> None:  # noqa: ARG001
+    trainer, run = training(small_tower(tmp_path, log_interval=100, precision=precision))
+    # After two steps, as the first ones set up libraries, and before the last, whose loss is read.
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=2), lambda: torch.cuda.set_sync_debug_mode("error")
+    )
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=5), lambda: torch.cuda.set_sync_debug_mode("default")
+    )
+    run()
+    assert trainer.state.iteration == 6

@@ -1,0 +1,241 @@
+"""The audio tower: gates, channels, front ends, precision and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.esresnet.attention import Gate
+from model.esresnet.esresnext import ESResNeXt
+from model.weights.releases import WeightsError
+
+Clips = Callable[..., Tensor]
+SHORT = {"n_fft": 256, "hop_length": 100, "win_length": 200, "num_classes": 7}
+
+
+def tower(**arguments: object) -> ESResNeXt:
+    torch.manual_seed(0)
+    return ESResNeXt(**{**SHORT, **arguments}).eval()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def learned() -> ESResNeXt:
+    return tower()
+
+
+@torch.no_grad()
+def test_gate_is_the_sigmoid_of_pooled_and_convolved_input() -> None:
+    torch.manual_seed(0)
+    gate = Gate(4, 6, kernel_size=(1, 5)).eval()
+    x = torch.randn(2, 4, 7, 9)
+    pooled = torch.nn.functional.adaptive_max_pool2d(x, (4, 5))
+    padded = torch.nn.functional.pad(pooled, (2, 2))
+    depth = gate.conv_depth.weight[:, 0, 0]  # [4, 5]
+    columns = torch.stack([(padded[..., i : i + 5] * depth[:, None, :]).sum(-1) for i in range(5)], dim=-1)
+    assert gate.conv_depth.bias is not None and gate.conv_point.bias is not None
+    columns = columns + gate.conv_depth.bias[:, None, None]
+    point = torch.einsum("oi,bihw->bohw", gate.conv_point.weight[..., 0, 0], columns)
+    point = point + gate.conv_point.bias[:, None, None]
+    opening = torch.sigmoid(point / (1 + 1e-5) ** 0.5)  # batch norm with mean 0 and variance 1
+    output = torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(gate(x, output), output * opening)
+
+
+@pytest.mark.parametrize("kernel_size", [(1, 5), (3, 1), (3, 5)])
+@pytest.mark.parametrize("size", [(7, 9), (4, 5), (1, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gate_and_its_gradients_are_those_of_its_modules(
+    kernel_size: tuple[int, int], size: tuple[int, int], memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    gate = Gate(4, 6, kernel_size=kernel_size).double()
+    x = torch.randn(3, 4, 7, 9, dtype=torch.float64).contiguous(memory_format=memory_format)
+    output = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format)
+    inputs = [x.requires_grad_(), output.requires_grad_(), *gate.parameters()]
+    pooled = torch.nn.functional.adaptive_max_pool2d(x, size)
+    expected = output * torch.sigmoid(gate.bn(gate.conv_point(gate.conv_depth(pooled))))
+    gated = gate(x, output)
+    torch.testing.assert_close(gated, expected)
+    towards = torch.randn_like(gated)
+    ours, theirs = (torch.autograd.grad(y, inputs, towards) for y in (gated, expected))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gates_stand_beside_the_stages(learned: ESResNeXt) -> None:
+    kernels = {f"att{i}": getattr(learned, f"att{i}").conv_depth.kernel_size for i in range(1, 6)}
+    assert kernels == {"att1": (3, 1), "att2": (1, 5), "att3": (3, 1), "att4": (1, 5), "att5": (3, 5)}
+
+
+@torch.no_grad()
+def test_wide_open_gates_are_no_gates(clips: Clips) -> None:
+    gated, plain = tower(), tower(apply_attention=False)
+    plain.load_state_dict({k: v for k, v in gated.state_dict().items() if not k.startswith("att")})
+    for number in range(1, 6):
+        batch_norm = getattr(gated, f"att{number}").bn
+        batch_norm.weight.zero_()
+        batch_norm.bias.fill_(1e4)
+    torch.testing.assert_close(gated(clips(2)), plain(clips(2)))
+    for number in range(1, 6):
+        getattr(gated, f"att{number}").bn.bias.fill_(-1e4)
+    torch.testing.assert_close(gated(clips(2)), gated.fc.bias.expand(2, -1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@torch.no_grad()
+def test_channels_pass_one_by_one_and_are_added(training: bool, clips: Clips) -> None:
+    module = tower().train(training)
+    stereo = clips(3, channels=2)
+    left, right = (module(stereo[:, [channel]]) for channel in (0, 1))
+    torch.testing.assert_close(module(stereo), left + right - module.fc.bias, rtol=1e-4, atol=1e-4)
+
+
+def test_front_ends_agree_on_frames_and_bands(learned: ESResNeXt, clips: Clips) -> None:
+    fourier = tower(spectrum="stft")
+    assert not any(name.startswith("fbsp") for name in fourier.state_dict())
+    for samples in (50, 200, 201, 4000):
+        audio = clips(1, samples=samples)
+        a, b = learned.decibels(audio), fourier.decibels(audio)
+        assert a.shape == b.shape
+        assert a.shape[:4] == (1, 1, 3, 43)
+    # Fresh wavelets are nearly Fourier's, the more so at low frequency.
+    low = [front_end.power(audio)[:, :, 0, :10] for front_end in (learned, fourier)]
+    assert (low[0] - low[1]).abs().max() < 0.05 * low[1].max()
+    features, penalty = fourier.forward_with_penalty(audio)
+    assert features.shape == (1, 7)
+    assert penalty.item() == 0
+
+
+def test_audio_is_rescaled_to_one() -> None:
+    module = tower(spectrum="stft", window=None, normalized=False).double()
+    full_scale = torch.tensor([-32768.0, 32767.0]).repeat(100)[None, None].double()
+    highest_bin = module.power(full_scale)[0, 0].flatten(0, 1)
+    # +-1 alternating over 200 samples: power 200 ** 2 at the Nyquist frequency, which is bin 128 of 0..128
+    matrix = torch.exp(-2j * torch.pi * 127 * torch.arange(200) / 256)
+    expected = (matrix * torch.tensor([-1.0, 1.0]).repeat(100)).sum().abs() ** 2
+    assert highest_bin[127, 0].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_spectrogram_can_be_resized_and_two_sided(clips: Clips) -> None:
+    assert tower(spec_height=32, spec_width=20).decibels(clips(1)).shape == (1, 1, 3, 32, 20)
+    assert tower(spec_width=20).decibels(clips(1)).shape == (1, 1, 3, 43, 20)
+    double = tower(onesided=False)
+    assert double.fbsp is not None and double.fbsp.m.shape == (256,)
+    power = double.power(clips(1))
+    assert power.shape[2:4] == (3, 2 * 256 // 3)
+    assert tower(onesided=False, spectrum="stft").power(clips(1)).shape[2:4] == (3, 2 * 129 // 3)
+
+
+def test_penalty_is_that_of_the_bank_and_both_reach_the_wavelets(clips: Clips) -> None:
+    module = tower().train()
+    features, penalty = module.forward_with_penalty(clips(2))
+    assert module.fbsp is not None
+    torch.testing.assert_close(penalty, module.fbsp.norm_penalty(module.fbsp.bank()))
+    for output in (features.square().sum(), penalty + 0 * penalty.square()):
+        (gradient,) = torch.autograd.grad(output, [module.fbsp.fb], retain_graph=True)
+        assert gradient.isfinite().all()
+
+
+def test_no_gradient_flows_to_the_waveform(learned: ESResNeXt, clips: Clips) -> None:
+    audio = clips(1).requires_grad_()
+    learned(audio).sum().backward()
+    assert audio.grad is None
+    learned.zero_grad()
+
+
+@torch.no_grad()
+def test_spectrogram_keeps_float32_under_autocast(learned: ESResNeXt, clips: Clips) -> None:
+    plain = learned.decibels(clips(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(learned.decibels(clips(1)), plain)
+
+
+@torch.no_grad()
+def test_precision_follows_the_module(clips: Clips) -> None:
+    module = tower()
+    single = module(clips(1))
+    torch.testing.assert_close(module.double()(clips(1).double()).float(), single, rtol=1e-3, atol=1e-3)
+    assert module.decibels(clips(1)).dtype == torch.float64
+    assert module.bfloat16().decibels(clips(1)).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_int16_audio_is_taken_as_it_is(learned: ESResNeXt, clips: Clips) -> None:
+    audio = clips(1).round().to(torch.int16)
+    assert torch.equal(learned(audio), learned(audio.float()))
+
+
+def test_window_is_exact_when_built_in_float64() -> None:
+    from scipy.signal import get_window
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        window = tower().window
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (window.numpy() == get_window("blackmanharris", 200, fftbins=True)).all()
+
+
+def test_training_stays_possible_in_float32_from_the_first_step(clips: Clips) -> None:
+    module = tower().train()
+    features, penalty = module.forward_with_penalty(clips(2))
+    (features.square().sum() + penalty).backward()
+    assert module.fbsp is not None
+    module.fbsp.before_optimizer_step()
+    for parameter in module.fbsp.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max().item() == pytest.approx(1.0)
+
+
+def test_audio_in_unit_range_is_refused_in_eval_mode_only(learned: ESResNeXt, clips: Clips) -> None:
+    quiet = clips(2) / 32768
+    with pytest.raises(ValueError, match=r"peak of 0\.\d+.*Multiply by 32768"):
+        learned(quiet)
+    with torch.no_grad():
+        learned(torch.zeros(1, 1, 4000))  # silence is silence in any units
+        learned.forward_with_penalty(quiet, check_units=False)
+        tower().train()(quiet)
+
+
+@pytest.mark.parametrize("shape", [(4000,), (2, 4000), (1, 1, 0)])
+def test_wrong_shapes_are_refused(shape: tuple[int, ...], learned: ESResNeXt) -> None:
+    with pytest.raises(ValueError, match=r"expected \[B, C, T\]"):
+        learned(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"win_length": 257}, "win_length 257"),
+        ({"hop_length": 0}, "hop_length 0"),
+        ({"n_fft": 255, "win_length": 255}, "even n_fft"),
+        ({"window": "triangel"}, "window is 'triangel'"),
+        ({"spectrum": "mel"}, "spectrum is 'mel'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tower(**arguments)
+
+
+def test_frame_lengths_have_defaults() -> None:
+    module = tower(win_length=None, hop_length=None, window=None)
+    assert module.window.shape == (256,)
+    assert module.hop_length == 64
+
+
+def test_released_classifier_is_loaded_and_its_head_dropped_where_it_differs(
+    tmp_path: Path, take_for_released: Callable[[Path], None]
+) -> None:
+    released = ESResNeXt(num_classes=4, n_fft=256, hop_length=100, win_length=200)
+    torch.save({f"audio.{k}": v for k, v in released.state_dict().items()}, tmp_path / "ESRNXFBSP.pt")
+    take_for_released(tmp_path / "ESRNXFBSP.pt")
+    module = tower(pretrained=True, assets=tmp_path)
+    assert torch.equal(module.conv1.weight, released.conv1.weight)
+    assert module.fc.weight.shape == (7, 2048)
+    same = tower(pretrained="ESRNXFBSP", num_classes=4, assets=tmp_path)
+    assert torch.equal(same.fc.weight, released.fc.weight)
+    with pytest.raises(WeightsError, match=r"fc\.weight \[4, 2048\] for \[7, 2048\]"):
+        tower(pretrained=tmp_path / "ESRNXFBSP.pt")

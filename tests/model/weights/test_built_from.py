@@ -1,0 +1,270 @@
+"""A checkpoint says which model it is of: in the file itself, or by the protocol of its run."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ignite_trainer.checkpoints import checkpoint_files
+from model.audioclip import AudioCLIP
+from model.weights.built_from import built_from
+from model.weights.releases import WeightsError
+
+PATH = "model.audioclip.AudioCLIP"
+BEST = "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
+
+
+@pytest.fixture(scope="module")
+def arguments(small_arguments: dict[str, Any]) -> dict[str, Any]:
+    """As a protocol has them."""
+    plain: dict[str, Any] = json.loads(json.dumps(small_arguments))
+    return {**plain, "pretrained": True, "assets": "/nowhere", "hop_length": 120}
+
+
+@pytest.fixture(scope="module")
+def trained(arguments: dict[str, Any]) -> AudioCLIP:
+    return AudioCLIP(**{**arguments, "pretrained": False})
+
+
+def is_same(one: AudioCLIP, other: AudioCLIP) -> bool:
+    state = other.state_dict()
+    return one.audio.hop_length == other.audio.hop_length and all(
+        torch.equal(value, state[name]) for name, value in one.state_dict().items()
+    )
+
+
+def write_protocol(folder: Path, path: str, args: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "protocol.json").write_text(json.dumps({"Model": {"class": path, "args": args}}))
+
+
+def test_weights_that_the_trainer_saved_are_built_from_the_file_alone(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    described, moved = {"class": PATH, "args": arguments}, tmp_path / "mine.pt"
+    checkpoint_files.save_weights(moved, trained.state_dict(), built_from=described)
+    loaded = AudioCLIP.from_pretrained(moved)
+    assert not loaded.training and is_same(loaded, trained)
+    assert loaded.weights_files == (moved,)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("best_accuracy_epoch-0_0.9000.pt", True),
+        ("best_accuracy_epoch-10_0.9000.pt", False),
+        ("last_epoch-1.pt", False),
+    ],
+)
+def test_weights_before_the_first_step_are_loaded_and_said_to_have_learned_nothing(
+    name: str,
+    said: bool,
+    arguments: dict[str, Any],
+    trained: AudioCLIP,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    described = {"class": PATH, "args": arguments}
+    checkpoint_files.save_weights(tmp_path / name, trained.state_dict(), built_from=described)
+    loaded = AudioCLIP.from_pretrained(tmp_path / name)
+    assert is_same(loaded, trained)
+    expected = f"{tmp_path / name}: the weights before the first step (epoch 0). Nothing was learned."
+    assert caplog.messages == ([expected] if said else [])
+
+
+def test_a_saved_state_is_still_a_plain_state_dict(trained: AudioCLIP, tmp_path: Path) -> None:
+    checkpoint_files.save_weights(tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH})
+    state = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert type(state) is OrderedDict and state.keys() == trained.state_dict().keys()
+    trained.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", [BEST, "run/best.pt", "run/checkpoints/best.safetensors"])
+def test_of_an_older_checkpoint_the_protocol_of_its_run_says_it(
+    name: str, arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path / "run", PATH, arguments)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    (save_file if path.suffix == ".safetensors" else torch.save)(trained.state_dict(), path)
+    assert is_same(AudioCLIP.from_pretrained(path), trained)
+    found = built_from(path)
+    assert found and found.path == PATH and found.source == tmp_path / "run/protocol.json"
+    assert not {"pretrained", "assets"} & found.args.keys()
+
+
+def test_the_file_counts_more_than_the_protocol_beside_it(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path, PATH, {"embed_dim": 3})
+    checkpoint_files.save_weights(
+        tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH, "args": arguments}
+    )
+    assert is_same(AudioCLIP.from_pretrained(tmp_path / "best.pt"), trained)
+
+
+def test_arguments_that_are_given_count_most(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path, PATH, arguments)
+    torch.save(trained.state_dict(), tmp_path / "best.pt")
+    assert AudioCLIP.from_pretrained(tmp_path / "best.pt", hop_length=90).audio.hop_length == 90
+
+
+@pytest.mark.parametrize("where", ["run", "run/checkpoints", ".", "experiment of a sweep"])
+def test_a_folder_stands_for_its_best_weights_and_which_these_are_is_said(
+    where: str,
+    arguments: dict[str, Any],
+    trained: AudioCLIP,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / ("sweep/folds" if "sweep" in where else "")
+    write_protocol(folder / "run", PATH, arguments)
+    best = {"label": "Accuracy", "value": 0.9, "epoch": 3, "checkpoint": Path(BEST).name}
+    result = {"finished": "2026-01-01T00:00:00+00:00", "best": [best], "checkpoint": None}
+    (folder / "run/result.json").write_text(json.dumps(result))
+    (folder / "run/checkpoints").mkdir()
+    torch.save(trained.state_dict(), folder / BEST)
+    source = tmp_path / "sweep" if "sweep" in where else tmp_path / where
+    assert is_same(AudioCLIP.from_pretrained(source), trained)
+    assert capsys.readouterr().err == f"{source}: {folder / BEST}\n"
+
+
+def test_what_was_loaded_is_saved_with_its_arguments(
+    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+) -> None:
+    write_protocol(tmp_path, PATH, arguments)
+    torch.save(trained.state_dict(), tmp_path / "best.pt")
+    AudioCLIP.from_pretrained(tmp_path / "best.pt").save_pretrained(tmp_path / "hub")
+    assert is_same(AudioCLIP.from_pretrained(tmp_path / "hub"), trained)
+
+
+def test_of_another_class_the_message_says_what_to_call(tmp_path: Path) -> None:
+    from model.esresnet import ESResNeXt
+
+    args = {"n_fft": 256, "hop_length": 100, "win_length": 200, "num_classes": 4, "pretrained": False}
+    tower = ESResNeXt(**args)  # type: ignore[arg-type]
+    write_protocol(tmp_path, "model.esresnet.ESResNeXt", args)
+    torch.save(tower.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(WeightsError) as caught:
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+    said, _, call = str(caught.value).partition(" Build that: ")
+    assert said == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
+    names: dict[str, Any] = {}
+    exec(call, names)  # what the message says is to be true
+    assert not names["model"].training and names["model"].hop_length == 100
+    assert all(
+        torch.equal(value, tower.state_dict()[key]) for key, value in names["model"].state_dict().items()
+    )
+
+
+def test_of_a_class_from_elsewhere_the_message_says_where_it_is(tmp_path: Path) -> None:
+    write_protocol(tmp_path, "mine.nets.Net", {"width": 3})
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
+    with pytest.raises(
+        WeightsError, match=r"Build that, Net\(width=3\) of mine\.nets, and load the file with"
+    ):
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", r"protocol\.json: not the protocol of a run \(.*Mend or remove it"),
+        ("[]", r"protocol\.json: does not say which model was trained"),
+        ('{"Model": {"class": 3}}', r"protocol\.json: does not say which model was trained"),
+        (
+            f'{{"Model": {{"class": "{PATH}", "args": {{"depth": 3}}}}}}',
+            r'AudioCLIP was built with the argument "depth", which it lacks here',
+        ),
+    ],
+)
+def test_a_wrong_protocol_beside_the_weights_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "protocol.json").write_text(text)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
+    with pytest.raises(WeightsError, match=said):
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+
+
+def test_a_crafted_description_reads_no_other_file(tmp_path: Path) -> None:
+    described = {"class": PATH, "args": {"pretrained": "/etc/passwd", "assets": "/etc"}}
+    checkpoint_files.save_weights(tmp_path / "best.pt", {"weight": torch.zeros(1)}, built_from=described)
+    found = built_from(tmp_path / "best.pt")
+    assert found and found.args == {}
+
+
+def test_where_nothing_says_the_arguments_the_message_asks_for_them(
+    small_model: AudioCLIP, tmp_path: Path
+) -> None:
+    torch.save(small_model.state_dict(), tmp_path / "best.pt")
+    with pytest.raises(
+        WeightsError, match=r"misshapen(.|\n)*does not say which arguments its model was built"
+    ):
+        AudioCLIP.from_pretrained(tmp_path / "best.pt")
+
+
+def other_values(caught: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the warnings say of arguments that were others in training."""
+    found = [record.getMessage() for record in caught.records if record.name == "model.weights.built_from"]
+    caught.clear()
+    return found
+
+
+@pytest.fixture(scope="module")
+def best(arguments: dict[str, Any], trained: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "best.pt"
+    described = {"class": PATH, "args": {**arguments, "transformer_heads": 2}}
+    checkpoint_files.save_weights(path, trained.state_dict(), built_from=described)
+    return path
+
+
+def test_an_argument_without_weights_that_was_another_in_training_is_a_warning(
+    arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**arguments, "assets": None, "pretrained": best}
+    AudioCLIP(**given)
+    assert other_values(caplog) == []
+    AudioCLIP(**{**given, "vision_layers": tuple(arguments["vision_layers"]), "multilabel": False})
+    assert other_values(caplog) == []
+    AudioCLIP(**{**given, "hop_length": 90, "normalized": False, "transformer_heads": 4})
+    assert other_values(caplog) == [
+        f"{best} was trained with other arguments: transformer_heads is 4, but was 2; hop_length is 90, but "
+        "was 120; normalized is False, but was True. Give transformer_heads=2, hop_length=120, "
+        "normalized=True (in a protocol, under Model.args), unless you mean to change that."
+    ]
+    AudioCLIP.from_pretrained(best, spec_height=64)
+    assert [text.partition(". Give")[0] for text in other_values(caplog)] == [
+        f"{best} was trained with other arguments: spec_height is 64, but was -1"
+    ]
+
+
+def test_of_a_file_for_one_part_the_arguments_of_that_part_are_compared(
+    arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {**arguments, "assets": None, "hop_length": 90, "transformer_heads": 4}
+    for part, name in (("clip", "transformer_heads"), ("audio", "hop_length")):
+        AudioCLIP(**{**given, "pretrained": {part: best}})
+        (text,) = other_values(caplog)
+        assert f"arguments: {name} is" in text and ";" not in text
+
+
+def test_an_audio_tower_by_itself_is_compared_too(best: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from model.esresnet import ESResNeXt
+
+    ESResNeXt(n_fft=256, hop_length=90, win_length=200, num_classes=16, pretrained=best)
+    assert ["hop_length is 90, but was 120" in text for text in other_values(caplog)] == [True]
+
+
+def test_arguments_that_do_not_fit_are_named_before_the_weights_are_refused(
+    arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(WeightsError, match="misshapen"):
+        AudioCLIP(**{**arguments, "assets": None, "transformer_width": 64, "pretrained": best})
+    assert ["transformer_width is 64, but was 32" in text for text in other_values(caplog)] == [True]

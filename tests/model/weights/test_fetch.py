@@ -1,0 +1,393 @@
+"""Fetching from a server that does all that servers and networks do: the right file, or a clear error."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from model.weights import fetch as fetching
+from model.weights.fetch import FetchError, RemoteFile, check_room, fetch
+
+if TYPE_CHECKING:
+    from tests.conftest import Web
+
+CONTENT = np.random.default_rng(0).bytes(500_000)
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+@pytest.fixture
+def file(web: Web, monkeypatch: pytest.MonkeyPatch) -> RemoteFile:
+    """A published file of 500,000 bytes, served right unless a test tells otherwise."""
+    monkeypatch.delenv("AUDIOCLIP_MIRROR")
+    web.files["v1/weights.pt"] = CONTENT
+    return RemoteFile("weights.pt", f"{web.url}/v1/weights.pt", len(CONTENT), SHA256)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "assets" / "weights.pt"
+
+
+def ranges(web: Web) -> list[str]:
+    return web.asked["/v1/weights.pt"]
+
+
+def fails(file: RemoteFile, target: Path, reason: str, **arguments: Any) -> None:
+    """Fetching must fail for this reason, say how to help oneself, and leave nothing in place."""
+    with pytest.raises(FetchError, match=re.escape(reason)) as caught:
+        fetch(file, target, **arguments)
+    for part in (str(target), file.url, str(file.size_bytes), SHA256.removeprefix("sha256:")):
+        assert part in str(caught.value)
+    assert not target.exists()
+
+
+def leftovers(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir() if path.suffix != ".lock")
+
+
+def test_a_file_is_fetched_once(web: Web, file: RemoteFile, target: Path) -> None:
+    assert fetch(file, target) == target
+    assert target.read_bytes() == CONTENT
+    assert leftovers(target) == ["weights.pt"]
+    assert fetch(file, target) == target
+    assert ranges(web) == [""]
+
+
+def test_what_is_fetched_is_said_and_a_bar_shown_on_a_terminal_alone(
+    file: RemoteFile, target: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(file, target)
+    captured = capsys.readouterr()
+    assert captured.err == f"Fetching {file.url} to {target}\n"
+    assert captured.out == ""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for progress in (True, False):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        target.unlink()
+        fetch(file, target, progress=progress)
+        assert ("weights.pt: 100%" in terminal.getvalue()) is progress
+        assert bool(terminal.getvalue()) is progress
+
+
+@pytest.mark.parametrize("word", ["cut 200000", "500", "503", "429"])
+def test_what_may_pass_is_tried_again(word: str, web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = [word, word]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert len(ranges(web)) == 3
+
+
+def test_a_server_that_hangs_up_is_asked_again(web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = ["drop"]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_broken_transfer_is_continued_where_it_broke(web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = ["cut 200000", "cut 150000", "500"]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    starts = [int(asked.strip("bytes=-") or 0) for asked in ranges(web)]
+    assert starts[0] == 0 < starts[1] < starts[2] == starts[3]
+    assert starts[1] > 100_000
+    assert starts[2] > 250_000
+
+
+def test_pauses_double_and_attempts_end(
+    web: Web, file: RemoteFile, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(fetching, "PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    web.script[:] = ["502"] * 9
+    fails(file, target, "could not be fetched: the server answers 502 Bad Gateway. Put the file there")
+    assert [pause for pause in pauses if pause] == [1, 2, 4, 8]
+    assert len(ranges(web)) == 5
+
+
+def test_many_breaks_are_borne_as_long_as_something_new_comes(
+    web: Web, file: RemoteFile, target: Path
+) -> None:
+    web.script[:] = ["cut 70000"] * 7
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_later_call_continues_what_a_killed_process_left(web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = ["cut 300000", "404"]
+    fails(file, target, "the server answers 404 Not Found")
+    kept = target.with_name("weights.pt.partial").stat().st_size
+    assert kept > 200_000
+    web.etag = '"another node of the same service"'
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(web)[-1] == f"bytes={kept}-"
+
+
+def test_a_server_without_ranges_starts_anew(web: Web, file: RemoteFile, target: Path) -> None:
+    web.ranges = False
+    web.script[:] = ["cut 200000", "cut 100000"]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(web)[1].startswith("bytes=")
+    target.unlink()
+    web.script[:] = ["cut 200000"] * 9
+    fails(file, target, "could not be fetched")  # and ends, though bytes come each time
+
+
+def test_a_range_that_was_not_asked_for_is_not_taken(web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = ["cut 200000", "strange"]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(web)[-1] == ""
+
+
+def test_a_file_that_changes_between_two_attempts_is_begun_anew(web: Web, tmp_path: Path) -> None:
+    file = RemoteFile("archive.zip", f"{web.url}/archive.zip")
+    web.files["archive.zip"] = CONTENT
+    for etag, continues in ('"new"', True), ('W/"weak"', False), ("", False):
+        web.etag = etag
+        web.script[:] = ["cut 200000"]
+        fetch(file, tmp_path / "archive.zip", mirror=web.url)
+        assert (tmp_path / "archive.zip").read_bytes() == CONTENT
+        assert bool(web.asked["/archive.zip"][-1]) is continues
+        (tmp_path / "archive.zip").unlink()
+
+    (tmp_path / "archive.zip.partial").write_bytes(b"of an older version")
+    fetch(file, tmp_path / "archive.zip", mirror=web.url)
+    assert (tmp_path / "archive.zip").read_bytes() == CONTENT
+
+
+def test_a_wrong_hash_leaves_nothing(web: Web, file: RemoteFile, target: Path) -> None:
+    web.files["v1/weights.pt"] = CONTENT[:-1] + b"\0"
+    fails(file, target, "the downloaded file has the wrong sha256; deleted it")
+    assert leftovers(target) == []
+    assert ranges(web) == [""]
+
+
+def test_a_wrong_beginning_is_thrown_away_and_all_fetched_anew(
+    web: Web, file: RemoteFile, target: Path
+) -> None:
+    target.parent.mkdir()
+    for wrong in (b"x" * 1000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)):
+        target.with_name("weights.pt.partial").write_bytes(wrong)
+        fetch(file, target)
+        assert target.read_bytes() == CONTENT
+        assert leftovers(target) == ["weights.pt"]
+        target.unlink()
+    assert ranges(web) == ["bytes=1000-", "", "", ""]
+
+
+def test_md5_is_understood(web: Web, file: RemoteFile, target: Path) -> None:
+    md5 = RemoteFile(file.name, file.url, file.size_bytes, f"md5:{hashlib.md5(CONTENT).hexdigest()}")
+    fetch(md5, target)
+    target.unlink()
+    web.files["v1/weights.pt"] = CONTENT[::-1]
+    with pytest.raises(FetchError, match="has the wrong md5"):
+        fetch(md5, target)
+
+
+def test_another_file_at_the_address_is_not_even_transferred(
+    web: Web, file: RemoteFile, target: Path
+) -> None:
+    web.files["v1/weights.pt"] = b"<html>Log in to the hotel's network</html>"
+    fails(file, target, "the server's file has 42 bytes instead of 500000")
+    web.script[:] = ["open"] * 9  # without announcing it
+    fails(file, target, "42 bytes came instead of 500000")
+    web.files["v1/weights.pt"] = CONTENT + b"more"
+    web.script[:] = ["open"] * 9
+    fails(file, target, "500004 bytes came instead of 500000")
+
+
+def test_a_length_that_is_not_announced_is_no_obstacle(web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = ["open"]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", ["404", "403"])
+def test_a_refusal_is_final(status: str, web: Web, file: RemoteFile, target: Path) -> None:
+    web.script[:] = [status]
+    fails(file, target, f"the server answers {status}")
+    assert len(ranges(web)) == 1
+
+
+def test_a_file_of_another_size_in_place_is_an_error_and_left_alone(
+    web: Web, file: RemoteFile, target: Path
+) -> None:
+    target.parent.mkdir()
+    target.write_bytes(CONTENT[:1000])
+    with pytest.raises(FetchError, match=r"has 1000 bytes, the published file 500000: .* Remove it"):
+        fetch(file, target)
+    assert target.read_bytes() == CONTENT[:1000]
+    assert ranges(web) == []
+
+
+def test_offline_is_known_soon(file: RemoteFile, target: Path) -> None:
+    unreachable = RemoteFile(file.name, "http://127.0.0.1:9/weights.pt", file.size_bytes, file.digest)
+    began = time.monotonic()
+    fails(unreachable, target, "could not be fetched: [Errno 111] Connection refused. Put the file there by")
+    nowhere = RemoteFile(file.name, "http://no.such.host.invalid/weights.pt", file.size_bytes, file.digest)
+    fails(nowhere, target, "could not be fetched: ")
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_stalls_is_given_up(
+    web: Web, file: RemoteFile, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "TIMEOUTS_SECONDS", (0.05, 0.05))
+    web.delay_seconds = 0.3
+    fails(file, target, "timed out")
+
+
+def test_a_mirror_is_named_by_argument_or_by_the_environment(
+    web: Web, file: RemoteFile, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.files["mirror/weights.pt"] = CONTENT
+    fetch(file, target, mirror=f"{web.url}/mirror/")
+    target.unlink()
+    monkeypatch.setenv("AUDIOCLIP_MIRROR", f"{web.url}/mirror")
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert len(web.asked["/mirror/weights.pt"]) == 2
+    assert ranges(web) == []
+    target.unlink()
+    fails(file, target, "404", mirror=f"{web.url}/elsewhere")
+    fails(file, target, "No connection adapters were found", mirror="file:///tmp")
+    fails(file, target, "Invalid URL", mirror="nowhere")
+
+
+def test_a_password_in_an_address_is_not_shown(
+    file: RemoteFile, target: Path, web: Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror = web.url.replace("//", "//user:secret@") + "/none"
+    fails(file, target, f"{web.url}/none/weights.pt could not be fetched", mirror=mirror)
+    assert "secret" not in capsys.readouterr().err
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from model.weights.fetch import RemoteFile, fetch
+url, size, digest, target = sys.argv[1:]
+fetch(RemoteFile("weights.pt", url, int(size), digest), Path(target))
+"""
+
+
+@pytest.fixture
+def start(file: RemoteFile, target: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Start a process that fetches the file."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        arguments = [file.url, str(file.size_bytes), str(file.digest), str(target)]
+        command = [sys.executable, "-c", SCRIPT, *arguments]
+        started.append(subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_processes_that_ask_together_fetch_once(
+    web: Web, target: Path, start: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    web.delay_seconds = 1.0
+    processes = [start() for _ in range(4)]
+    assert [process.wait(30) for process in processes] == [0, 0, 0, 0]
+    assert target.read_bytes() == CONTENT
+    assert ranges(web) == [""]
+
+
+def test_a_process_killed_in_a_transfer_leaves_no_lock_and_no_file(
+    web: Web, file: RemoteFile, target: Path, start: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    web.script[:] = ["cut 300000"] + ["503"] * 2  # the first process is in a pause when it is killed
+    process = start()
+    partial = target.with_name("weights.pt.partial")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (partial.exists() and len(ranges(web)) >= 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert not target.exists()
+    web.script.clear()
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert ranges(web)[-1].startswith("bytes=")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a file system cannot be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_small_disk_is_seen_before_the_transfer(file: RemoteFile, small_disk: Path) -> None:
+    with pytest.raises(FetchError, match=rf"{small_disk}: no room; 500000 bytes are needed, \d+ are free"):
+        fetch(file, small_disk / "weights.pt")
+    assert leftovers(small_disk / "weights.pt") == []
+
+
+def test_a_disk_that_fills_up_is_an_error(web: Web, small_disk: Path) -> None:
+    web.files["weights.pt"] = CONTENT
+    web.script[:] = ["open"]  # so that it is not seen before
+    file = RemoteFile("weights.pt", "http://127.0.0.1:9/published")
+    target = small_disk / "weights.pt"
+    with pytest.raises(FetchError, match=r"weights\.pt: not there, and cannot be written \(.*No space left"):
+        fetch(file, target, mirror=web.url)
+    assert not target.exists()
+
+
+def test_a_full_disk_is_an_error_and_what_came_is_kept(
+    web: Web, file: RemoteFile, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        fails(file, target, "cannot be written ([Errno 28] No space left on device). Make room")
+    assert leftovers(target) == ["weights.pt.partial"]
+    fetch(file, target)
+    assert target.read_bytes() == CONTENT
+    assert len(ranges(web)) == 1
+
+
+def test_room_is_measured(tmp_path: Path) -> None:
+    check_room(tmp_path, 1)
+    with pytest.raises(FetchError, match="no room; 1000000000000000000 bytes are needed"):
+        check_room(tmp_path, 10**18)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(file: RemoteFile, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    fails(file, tmp_path / "a file" / "weights.pt", "cannot be written (")

@@ -1,0 +1,442 @@
+"""`--check` on sets with one planted fault each: all are found, and the clean sets pass."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from ignite_trainer.commands import cli
+from utils.datasets import ESC50, MadeSounds
+from utils.datasets.sources.cache import default_cache_folder
+
+SMALL: dict[str, Any] = {"seconds": 0.3, "clips_per_class_and_fold": 2}
+KINDS: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {
+    # class, its arguments, columns of file, target and class
+    "made": ("MadeSounds", SMALL, ("filename", "target", "category")),
+    "us8k": ("UrbanSound8K", {"mono": False}, ("slice_file_name", "classID", "class")),
+}
+
+
+@dataclass
+class Planted:
+    """A data set to spoil: its table as rows, which `save` writes, and where their files are."""
+
+    kind: str
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.name, self.args, (self.file, self.target, self.label) = KINDS[self.kind]
+        (self.table,) = self.root.glob("meta*/*.csv")
+        with self.table.open(newline="") as file:
+            self.rows = list(csv.DictReader(file))
+
+        def found(first: dict[str, str], *, same_fold: bool) -> dict[str, str] | None:
+            return next(
+                (
+                    row
+                    for row in self.rows
+                    if row is not first
+                    and row[self.label] == first[self.label]
+                    and (row["fold"] == first["fold"]) == same_fold
+                ),
+                None,
+            )
+
+        # One clip, with others of its class, in its own fold and in another one.
+        pairs = ((row, found(row, same_fold=True), found(row, same_fold=False)) for row in self.rows)
+        first, here, elsewhere = next(pair for pair in pairs if pair[1] and pair[2])
+        assert here is not None and elsewhere is not None
+        self.first, self.here, self.elsewhere = first, here, elsewhere
+        self.fold = int(first["fold"])
+
+    def relative(self, row: dict[str, str]) -> str:
+        return (
+            f"audio/{row[self.file]}" if self.kind == "made" else f"audio/fold{row['fold']}/{row[self.file]}"
+        )
+
+    def path(self, row: dict[str, str]) -> Path:
+        return self.root / self.relative(row)
+
+    def save(self) -> None:
+        with self.table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.rows[0].keys())
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def write(self, samples: Any, *, rate: int = 44100, subtype: str = "PCM_16") -> str:
+        """Put other samples into the first clip; return its path."""
+        soundfile.write(self.path(self.first), samples, rate, subtype=subtype)
+        return self.relative(self.first)
+
+    def check(self, *more: str) -> int:
+        """Run the command."""
+        protocol = {
+            "Setup": {
+                "name": "C",
+                "batch_train": 4,
+                "epochs": 0,
+                "saved_models_path": str(self.root / "none"),
+            },
+            "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
+            "Task": {"class": "utils.tasks.Classification"},
+            "Dataset": {
+                "class": f"utils.datasets.{self.name}",
+                "args": {"root": str(self.root), "fold": self.fold, **self.args},
+            },
+        }
+        path = self.root.parent / "protocol.json"
+        path.write_text(json.dumps(protocol))
+        defaults = path.with_name("defaults.json")
+        defaults.write_text("{}")
+        return cli.main(["-c", str(path), "--check", *more], defaults=defaults)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "set"
+    MadeSounds(root, progress=False, cache=root.parent, **SMALL)
+    return root
+
+
+@pytest.fixture(params=["made", pytest.param("us8k", marks=pytest.mark.real_data)])
+def planted(
+    request: pytest.FixtureRequest, made: Path, real_data: Callable[[str], Path], tmp_path: Path
+) -> Planted:
+    """A copy of each of the two sets."""
+    source = made if request.param == "made" else real_data("us8k-mini")
+    shutil.copytree(source, tmp_path / "set")
+    return Planted(request.param, tmp_path / "set")
+
+
+def test_a_clean_set_passes_and_nothing_is_written(
+    planted: Planted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(planted.root.rglob("*"))
+    assert planted.check() == 0
+    report = capsys.readouterr().out
+    assert "error:" not in report and "0 errors" in report
+    assert sorted(planted.root.rglob("*")) == before
+    assert not list(Path(os.environ["AUDIOCLIP_CACHE"]).glob("*"))
+    if planted.kind == "made":
+        assert "0 errors, 0 warnings" in report
+
+
+# Each plants one fault and returns what the report must say: what, and where.
+Said = tuple[str, str]
+
+
+def missing(planted: Planted) -> Said:
+    planted.path(planted.first).unlink()
+    return "error: The file is not there.", planted.relative(planted.first)
+
+
+def empty(planted: Planted) -> Said:
+    planted.path(planted.first).write_bytes(b"")
+    return "error: The file is empty.", f"{planted.relative(planted.first)} (0 bytes)"
+
+
+def without_samples(planted: Planted) -> Said:
+    return "error: The file is empty.", f"{planted.write(np.zeros(0))} (no samples)"
+
+
+def unreadable(planted: Planted) -> Said:
+    planted.path(planted.first).write_text("<html>404</html>")
+    return "error: The file cannot be decoded.", planted.relative(planted.first)
+
+
+def folder(planted: Planted) -> Said:
+    planted.path(planted.first).unlink()
+    planted.path(planted.first).mkdir()
+    return "error: The file cannot be decoded.", planted.relative(planted.first)
+
+
+def truncated(planted: Planted) -> Said:
+    path = planted.path(planted.first)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "error: The file is truncated.", f"{planted.relative(planted.first)} (its header promises"
+
+
+def truncated_with_a_mended_length(planted: Planted) -> Said:
+    path = planted.path(planted.first)
+    content = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+    return "error: The file is truncated.", f"{planted.relative(planted.first)} (its header promises"
+
+
+def silent(planted: Planted) -> Said:
+    return "warning: All samples are equal", planted.write(np.zeros(44100))
+
+
+def constant(planted: Planted) -> Said:
+    return "warning: All samples are equal", planted.write(np.full((44100, 2), 0.25))
+
+
+def nan(planted: Planted) -> Said:
+    samples = np.linspace(-0.5, 0.5, 44100)
+    samples[77] = np.nan
+    return "error: The file holds NaN or infinite samples.", planted.write(samples, subtype="FLOAT")
+
+
+def infinite(planted: Planted) -> Said:
+    samples = np.linspace(-0.5, 0.5, 44100)
+    samples[-1] = -np.inf
+    return "error: The file holds NaN or infinite samples.", planted.write(samples, subtype="FLOAT")
+
+
+def another_rate(planted: Planted) -> Said:
+    where = planted.write(np.linspace(-0.5, 0.5, 4000), rate=4000)
+    return "warning: Sounds are resampled to the sample_rate of 44100 Hz", f"{where} (4000 Hz)"
+
+
+def too_short(planted: Planted) -> Said:
+    return "warning: Much shorter than the others", planted.write(np.linspace(-0.5, 0.5, 441))
+
+
+def other_channels(planted: Planted) -> Said:
+    where = planted.write(np.linspace(-0.5, 0.5, 3 * 44100).reshape(-1, 3))
+    return "error: Most clips have", f"{where} (3)"
+
+
+def column(planted: Planted) -> Said:
+    text = planted.table.read_text()
+    planted.table.write_text(text.replace(f"{planted.label}", "kind", 1))
+    return "error: Dataset: ", f"has no column {planted.label}"
+
+
+def empty_table(planted: Planted) -> Said:
+    planted.table.write_text(planted.table.read_text().splitlines()[0] + "\n")
+    return "error: Dataset.args.root", "lists no clips"
+
+
+def malformed_fold(planted: Planted) -> Said:
+    planted.first["fold"] = "one"
+    planted.save()
+    return "error: A line of the table cannot be read.", 'fold is "one"; a whole number is expected.'
+
+
+def no_label(planted: Planted) -> Said:
+    planted.here[planted.label] = ""
+    planted.save()
+    return "error: A line of the table cannot be read.", f'{planted.label} is ""; some text is expected.'
+
+
+def another_fold(planted: Planted) -> Said:
+    planted.first["fold"] = "2" if planted.first["fold"] == "1" else "1"
+    planted.save()
+    kind = "The name of the file says another fold" if planted.kind == "made" else "The file is not there."
+    return f"error: {kind}", planted.relative(planted.first)
+
+
+def another_label(planted: Planted) -> Said:
+    planted.first[planted.label] = next(
+        row[planted.label] for row in planted.rows if row[planted.label] != planted.first[planted.label]
+    )
+    planted.save()
+    return "error: Target and label contradict other clips.", planted.relative(planted.first)
+
+
+def another_target(planted: Planted) -> Said:
+    planted.first[planted.target] = str((int(planted.first[planted.target]) + 1) % 6)
+    planted.save()
+    return "error: Target and label contradict other clips.", planted.relative(planted.first)
+
+
+def another_class(planted: Planted) -> Said:
+    other = next(row for row in planted.rows if row[planted.label] != planted.first[planted.label])
+    planted.first |= {key: other[key] for key in (planted.target, planted.label)}
+    planted.save()
+    return "error: The name of the file says another target", planted.relative(planted.first)
+
+
+def target_out_of_range(planted: Planted) -> Said:
+    planted.first |= {planted.target: "999", planted.label: "new"}
+    planted.save()
+    return "warning: The target is out of range", f"{planted.relative(planted.first)} (999, new)"
+
+
+def class_absent_from_a_fold(planted: Planted) -> Said:
+    label, fold = planted.first[planted.label], planted.first["fold"]
+    gone = [row for row in planted.rows if (row[planted.label], row["fold"]) == (label, fold)]
+    planted.rows = [row for row in planted.rows if row not in gone]
+    for row in gone:
+        planted.path(row).unlink()
+    planted.save()
+    return "warning: A fold has no clip of a class.", f"fold {fold}: {label.replace('_', ' ')}"
+
+
+def equal_in_two_folds(planted: Planted) -> Said:
+    shutil.copy(planted.path(planted.first), planted.path(planted.elsewhere))
+    return "error: The same sound is in several folds", planted.relative(planted.elsewhere)
+
+
+def equal_in_two_folds_as_another_file(planted: Planted) -> Said:
+    samples, rate = soundfile.read(planted.path(planted.first), dtype="float32", always_2d=True)
+    doubled = samples if samples.shape[1] == 2 else samples.repeat(2, axis=1)
+    soundfile.write(planted.path(planted.elsewhere), doubled, rate, subtype="FLOAT")
+    return "error: The same sound is in several folds", planted.relative(planted.elsewhere)
+
+
+def equal_in_one_fold(planted: Planted) -> Said:
+    shutil.copy(planted.path(planted.first), planted.path(planted.here))
+    return "warning: The same sound is several times in one fold", planted.relative(planted.here)
+
+
+def equal_with_another_label(planted: Planted) -> Said:
+    fold, label = planted.first["fold"], planted.first[planted.label]
+    other = next(row for row in planted.rows if row["fold"] == fold and row[planted.label] != label)
+    shutil.copy(planted.path(planted.first), planted.path(other))
+    return "error: The same sound has several labels.", planted.relative(other)
+
+
+def listed_twice(planted: Planted) -> Said:
+    planted.rows.append(planted.first)
+    planted.save()
+    return "error: The table lists a clip several times.", f"{planted.relative(planted.first)} (2 lines)"
+
+
+def not_in_the_table(planted: Planted) -> Said:
+    path = planted.path(planted.first).with_name("stray.flac")
+    soundfile.write(path, np.zeros(10), 44100)
+    return "warning: The table does not name this file", path.relative_to(planted.root).as_posix()
+
+
+def control_characters(planted: Planted) -> Said:
+    label = planted.first[planted.label]
+    for row in planted.rows:
+        row[planted.label] = row[planted.label].replace(label, "\x1b[2J[red]" + label)
+    planted.save()
+    return "error: A line of the table cannot be read", "without control characters"
+
+
+FAULTS = (
+    missing,
+    empty,
+    without_samples,
+    unreadable,
+    folder,
+    truncated,
+    truncated_with_a_mended_length,
+    silent,
+    constant,
+    nan,
+    infinite,
+    another_rate,
+    too_short,
+    other_channels,
+    column,
+    empty_table,
+    malformed_fold,
+    no_label,
+    another_fold,
+    another_label,
+    another_target,
+    another_class,
+    target_out_of_range,
+    class_absent_from_a_fold,
+    equal_in_two_folds,
+    equal_in_two_folds_as_another_file,
+    equal_in_one_fold,
+    equal_with_another_label,
+    listed_twice,
+    not_in_the_table,
+    control_characters,
+)
+
+
+@pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_found(
+    planted: Planted, plant: Callable[[Planted], Said], capsys: pytest.CaptureFixture[str]
+) -> None:
+    what, where = plant(planted)
+    status = planted.check()
+    report = capsys.readouterr().out
+    assert status == (1 if "error:" in report else 0)
+    kinds = re.split(r"\n(?=error: |warning: )", report)
+    assert [kind for kind in kinds if kind.startswith(what) and where in kind], report
+    assert "\x1b" not in report
+    assert not list(Path(os.environ["AUDIOCLIP_CACHE"]).glob("*"))
+
+
+def test_all_faults_of_a_set_are_in_one_report(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "set")
+    planted = Planted("made", tmp_path / "set")
+    for row in planted.rows[10:20]:
+        planted.path(row).unlink()
+    planted.path(planted.rows[20]).write_bytes(b"")
+    soundfile.write(planted.path(planted.rows[21]), np.zeros(13230), 44100)
+    planted.rows[22]["fold"] = planted.rows[23]["target"] = "none"
+    planted.save()
+    assert planted.check("--Dataset.args.fold", "9") == 1
+    report = capsys.readouterr().out
+    assert "error: The file is not there. (10 times)\n" in report
+    assert "    and 5 more\n" in report
+    assert "error: The file is empty.\n" in report
+    assert "error: A line of the table cannot be read. (2 times)\n" in report
+    assert "warning: All samples are equal: silence.\n" in report
+    assert report.rindex("error: ") < report.index("warning: ")
+
+
+@pytest.mark.parametrize(("count", "said"), [(20, "20 lines"), (60, "50 lines and more")])
+def test_a_table_without_a_line_that_can_be_read_is_said_once(
+    count: int, said: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "set")
+    planted = Planted("made", tmp_path / "set")
+    planted.rows = planted.rows[:count]
+    for row in planted.rows:
+        row["target"] = "-1"
+    planted.save()
+    assert planted.check() == 1
+    report = capsys.readouterr().out
+    assert (
+        f'line 2: target is "-1"; a whole number is expected. {said} of the table cannot be read.' in report
+    )
+    assert "1 error, 0 warnings" in report
+
+
+def test_a_fold_that_is_not_there_is_found_beside_missing_files(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, tmp_path / "set")
+    planted = Planted("made", tmp_path / "set")
+    assert planted.check("--Sweep.Dataset.args.fold", "1", "9") == 1
+    report = capsys.readouterr().out
+    assert "error: Dataset.args.fold is 9; MadeSounds has folds 1 to 5.\n" in report
+    assert "1 error, 0 warnings" in report
+
+
+def test_clips_that_the_set_leaves_out_are_no_strangers(esc50: Path) -> None:
+    assert ESC50.inspect_data(root=str(esc50), esc10=True).summary.startswith("ESC-50: 10 clips, 2 classes")
+    found = ESC50.inspect_data(root=str(esc50), esc10=True).findings
+    assert not [finding for finding in found if "does not name" in finding.what]
+
+
+def test_a_part_of_a_published_set_is_a_warning_that_calls_it_what_the_run_does(esc50: Path) -> None:
+    found = [one for one in ESC50.inspect_data(root=str(esc50)).findings if "Part of the data" in one.what]
+    assert [(one.severity, one.where) for one in found] == [
+        ("warning", "part of ESC-50 (15 clips, 3 classes); 2,000 clips are published")
+    ]
+    assert found[0].where.startswith(ESC50(esc50).results_name)
+
+
+def test_the_room_for_decoded_clips_is_what_they_take(made: Path) -> None:
+    args: dict[str, Any] = {"root": str(made), "sample_rate": 32000, "progress": False, **SMALL}
+    (space,) = MadeSounds.inspect_data(**args).space
+    assert space.folder == default_cache_folder()
+    MadeSounds(**args).prepare()
+    (audio,) = space.folder.glob("*/audio.bin")
+    assert space.size_bytes == pytest.approx(audio.stat().st_size, rel=0.01)
+    assert MadeSounds.inspect_data(**args).space == ()

@@ -1,0 +1,266 @@
+"""Cells of a user's table: which are empty, what is a number, which text is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+from PIL import Image
+
+from utils.datasets import ESC50, Table
+from utils.datasets.checks.names import name_findings
+
+RATE = 8000
+WILL = "\u0645\u06cc\u200c\u0634\u0648\u062f"  # Persian, with the non-joiner that its spelling needs
+ASTRONAUT = "\U0001f469\u200d\U0001f680"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("0", "1", "2", "3", "do\u200dg"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(100, 9, np.int16), RATE)
+    return tmp_path
+
+
+def write(path: Path, values: Sequence[Any], *, column: str = "label") -> Path:
+    """A table of as many rows, with these values in one column; in CSV as str, None as nothing."""
+    rows = [{"file": f"{i}.wav", column: value} for i, value in enumerate(values)]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        lines = [f"{row['file']},{'' if row[column] is None else row[column]}" for row in rows]
+        path.write_text("\n".join([f"file,{column}", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def labels(table: Path, **args: Any) -> list[list[str]]:
+    return [list(entry.labels) for entry in Table(table, RATE, **args).entries]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_label_that_is_nan_is_none(folder: Path, suffix: str) -> None:
+    values = ["dog", None, "nan", "NaN"]
+    assert labels(write(folder / f"own.{suffix}", values)) == [["dog"], [], [], []]
+    assert Table(folder / f"own.{suffix}", RATE).class_names == ["dog"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_number_that_is_nan_is_none(folder: Path, suffix: str) -> None:
+    assert labels(write(folder / f"own.{suffix}", [0.5, float("nan")])) == [["0.5"], []]
+
+
+@pytest.mark.parametrize("word", ["#N/A", "N/A", "n/a", "NULL", "null", "\\N", "-nan", "1.#QNAN", "-1.#IND"])
+def test_missing_values_of_other_programs_are_no_classes(folder: Path, word: str) -> None:
+    assert labels(write(folder / "own.csv", ["dog", word])) == [["dog"], []]
+
+
+def test_what_may_be_a_class_or_a_missing_value_is_a_class_and_a_run_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table(write(folder / "own.csv", ["dog", "None", "NA"]), RATE, cache=False)
+    assert table.class_names == ["NA", "None", "dog"]
+    with caplog.at_level(logging.WARNING):
+        table.prepare()
+        table.prepare()
+    assert caplog.messages == [
+        "Table: A class name looks like a missing value. (NA; None) Leave these cells empty, unless the "
+        "class is meant."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "where"),
+    [
+        (["dog", "Dog", "sea"], "Several classes have names that look alike.", "'Dog', 'dog'"),
+        (
+            ["sea", "sea; rain"],
+            "The name of a class consists of others, as if a row had several labels.",
+            "sea; rain",
+        ),
+    ],
+)
+def test_classes_that_may_be_mistyped_are_named(names: list[str], what: str, where: str) -> None:
+    assert [(one.what, one.where) for one in name_findings(names)] == [(what, where)]
+
+
+def test_a_comma_in_the_name_of_a_class_is_none_of_its_parts() -> None:
+    assert list(name_findings(["fan, electric", "dog, small", "sea"])) == []
+
+
+def test_words_that_begin_like_nan_are_words(folder: Path) -> None:
+    assert labels(write(folder / "own.csv", ["Nan", "nan bread", "naan", "<NA>"])) == [
+        ["Nan"],
+        ["nan bread"],
+        ["naan"],
+        [],
+    ]
+
+
+def test_a_list_goes_without_its_empty_values(folder: Path) -> None:
+    values = [["dog", None, "nan"], [1, 2], "x"]
+    assert labels(write(folder / "own.jsonl", values)) == [["dog"], ["1", "2"], ["x"]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_whole_numbers_with_a_missing_one_are_whole(folder: Path, suffix: str) -> None:
+    table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 10.0])
+    assert labels(table) == [["1"], ["2"], [], ["10"]]
+    table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 1.0], column="fold")
+    assert [entry.fold for entry in Table(table, RATE, fold=1).entries] == [2, None]
+    table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 1.0], column="split")
+    assert len(Table(table, RATE, split="1", train=False)) == 2
+
+
+def test_labels_of_which_one_is_no_whole_number_stay(folder: Path) -> None:
+    assert labels(write(folder / "own.csv", ["1.0", "1.5", "2.0"])) == [["1.0"], ["1.5"], ["2.0"]]
+    assert labels(write(folder / "own.csv", ["1.0", "dog"])) == [["1.0"], ["dog"]]
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "None", "null", "N/A", "<NA>"])
+def test_a_number_that_is_missing_may_be_a_word(folder: Path, word: str) -> None:
+    assert [
+        entry.fold for entry in Table(write(folder / "own.csv", ["1", word], column="fold"), RATE).entries
+    ] == [1, None]
+
+
+@pytest.mark.parametrize(
+    "text", [WILL, ASTRONAUT, "soft\u00adhyphen", "\u202bok\u202c", "a\u00a0b", "\ufeffx"]
+)
+def test_format_characters_belong_to_text(folder: Path, text: str) -> None:
+    assert labels(write(folder / "own.csv", [text])) == [[text]]
+    assert labels(write(folder / "own.jsonl", [[text, "b"]])) == [[text, "b"]]
+    table = write(folder / "own.csv", [text], column="caption")
+    assert Table(table, RATE).entries[0].text == text
+
+
+def test_a_file_may_be_named_with_a_joiner(folder: Path) -> None:
+    (folder / "own.csv").write_text("file,label\ndo\u200dg.wav,dog\n", encoding="utf-8")
+    assert Table(folder / "own.csv", RATE)[0].audio.shape == (1, 100)
+
+
+def test_a_label_of_which_nothing_can_be_seen_is_none(folder: Path) -> None:
+    assert labels(write(folder / "own.csv", ["\u200b", "\u202e\u200d"])) == [[], []]
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x07b", "a\x85b", "a\u2028b", "a\nb", "a\tb"])
+def test_control_characters_are_refused(folder: Path, text: str) -> None:
+    table = write(folder / "own.jsonl", [text])
+    with pytest.raises(ValueError, match=r"label is .*without control characters, is expected") as caught:
+        Table(table, RATE)
+    assert not set(str(caught.value)) & {"\x1b", "\x07", "\x85", "\u2028", "\n", "\t"}
+
+
+def test_joiners_stay_in_messages(folder: Path) -> None:
+    table = write(folder / "own.jsonl", [f"{WILL}\x1b"])
+    with pytest.raises(ValueError, match=f'label is "{WILL}\ufffd"'):
+        Table(table, RATE)
+
+
+def test_lines_of_a_caption_are_joined(folder: Path) -> None:
+    (folder / "own.csv").write_text('file,caption\n0.wav,"a dog\r\n  barks\n"\n1.wav,a  sea\n', newline="")
+    assert [entry.text for entry in Table(folder / "own.csv", RATE).entries] == ["a dog barks", "a  sea"]
+
+
+def test_a_quote_that_is_not_closed_does_not_swallow_rows(folder: Path) -> None:
+    (folder / "own.csv").write_text('file,caption\n0.wav,"a dog\n1.wav,the sea\n2.wav,"rain"\n')
+    with pytest.raises(ValueError, match=r"own\.csv, line 4: 3 lines are one row .*; close the quote"):
+        Table(folder / "own.csv", RATE)
+    (folder / "own.csv").write_text('file,caption\n0.wav,"a dog\n1.wav,the sea\n')
+    with pytest.raises(ValueError, match=r"own\.csv, line 3: 2 lines are one row .*; close the quote"):
+        Table(folder / "own.csv", RATE)
+
+
+def test_lists_are_read_as_python_writes_them(folder: Path) -> None:
+    (folder / "own.csv").write_text('file,labels\n0.wav,"[\'dog\', \'the ""x""\']"\n1.wav,[]\n')
+    assert labels(folder / "own.csv") == [["dog", 'the "x"'], []]
+    (folder / "own.tsv").write_text("file\tlabels\n0.wav\t('dog', 'sea')\n1.wav\t['b', 'a']\n2.wav\t(x)\n")
+    assert labels(folder / "own.tsv") == [["dog", "sea"], ["b", "a"], ["(x)"]]
+
+
+def test_values_may_be_separated_by_bars(folder: Path) -> None:
+    (folder / "own.csv").write_text("file|label\n0.wav|sea, rough\n")
+    assert labels(folder / "own.csv") == [["sea, rough"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "['a' 'b']",
+        "['a', 'b'",
+        "[dog, rain]",
+        "[dog",
+        "[nan]",
+        "['a', nan]",
+        "['a']+['b']",
+        "{'a', 'b'}",
+        "('a','b')",
+    ],
+)
+def test_what_is_no_list_is_told_how_to_write_one(folder: Path, text: str) -> None:
+    (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n")
+    with pytest.raises(ValueError, match=re.escape('a JSON list of texts such as ["dog", "rain"]')):
+        Table(folder / "own.tsv", RATE)
+
+
+@pytest.mark.parametrize("text", ["[laughter]", "[noise] dog", "[1].jpg", "[a, b].jpg"])
+def test_text_in_brackets_is_no_list(folder: Path, text: str) -> None:
+    assert labels(write(folder / "own.jsonl", [text, [text, "b"]])) == [[text], [text, "b"]]
+    (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n1.wav\t[1]\n2.wav\t[1, 2]\n")
+    assert labels(folder / "own.tsv") == [[text], ["1"], ["1", "2"]]
+
+
+def test_pictures_may_be_named_in_brackets(folder: Path) -> None:
+    for name in ("[1].jpg", "[2].jpg"):
+        Image.new("RGB", (8, 8), "red").save(folder / name)
+    (folder / "own.csv").write_text('image,label\n[1].jpg,a\n"[""[1].jpg"", ""[2].jpg""]",a\n')
+    entries = Table(folder / "own.csv", RATE).entries
+    assert [entry.images for entry in entries] == [("[1].jpg",), ("[1].jpg", "[2].jpg")]
+
+
+def test_contents_of_files_are_told_to_be_written_to_files(folder: Path) -> None:
+    content = (folder / "0.wav").read_bytes()
+    table = write(folder / "own.parquet", ["dog"])
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"audio": {"bytes": content, "path": "0.wav"}, "label": "dog"}]), table
+    )
+    with pytest.raises(ValueError, match=r"line 1: audio is .*write each content to a file, and its path"):
+        Table(table, RATE)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"audio": {"bytes": None, "path": "0.wav"}, "label": "dog"}]), table
+    )
+    assert Table(table, RATE).record(0) == {"clip": "0.wav"}
+
+
+def test_folds_with_names_can_be_held_out_as_splits(folder: Path) -> None:
+    table = write(folder / "own.csv", ["fold1", "fold2"], column="fold")
+    with pytest.raises(ValueError, match='fold is "fold1"; a whole number') as caught:
+        Table(table, RATE)
+    assert '"fold_column": false, "split_column": "fold"' in str(caught.value)
+    test = Table(table, RATE, fold_column=False, split_column="fold", split="fold2", train=False)
+    assert test.record(0) == {"clip": "1.wav"}
+
+
+def test_a_published_layout_reads_whole_numbers_that_are_written_as_floats(esc50: Path) -> None:
+    table = esc50 / "meta/esc50.csv"
+    before = ESC50(esc50, fold=1)
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    floats = [lines[0], *([one[0], f"{one[1]}.0", f"{one[2]}.0", *one[3:]] for one in lines[1:])]
+    table.write_text("\n".join(map(",".join, floats)) + "\n")
+    assert ESC50(esc50, fold=1).clips == before.clips
+
+
+def test_a_published_layout_takes_format_characters(esc50: Path) -> None:
+    table = esc50 / "meta/esc50.csv"
+    table.write_text(table.read_text().replace("frog", WILL), encoding="utf-8")
+    assert WILL in ESC50(esc50).class_names

@@ -1,0 +1,124 @@
+"""Tables of features: what was written is read again, and what is not one is refused with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from utils.evaluations.feature_files import FeatureTable
+
+
+def a_table(**changes: Any) -> FeatureTable:
+    random = np.random.default_rng(0)
+    table = FeatureTable(
+        features={
+            "audio": random.normal(size=(3, 4)).astype(np.float32),
+            "image": random.normal(size=(3, 2)).astype(np.float32),
+        },
+        clips=("audio/1-a.ogg", "audio/2-ü.ogg", 'audio/3 "c".ogg'),
+        labels=(("dog",), ("rain",), ("dog",)),
+        class_names=("rain", "dog"),
+        dataset="ESC-10",
+        folds=np.array([1, 2, 2]),
+    )
+    return replace(table, **changes)
+
+
+def written(folder: Path, table: FeatureTable) -> Path:
+    path = folder / "features.safetensors"
+    table.write(path)
+    return path
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    table = a_table()
+    again = FeatureTable.read(written(tmp_path, table))
+    assert list(again.features) == ["audio", "image"]
+    for kind, features in table.features.items():
+        assert again.features[kind].dtype == np.float32
+        assert np.array_equal(again.features[kind], features)
+    assert again.folds is not None
+    assert again.folds.tolist() == [1, 2, 2]
+    assert (again.clips, again.labels, again.class_names) == (table.clips, table.labels, table.class_names)
+    assert again.dataset == "ESC-10"
+    assert [path.name for path in tmp_path.iterdir()] == ["features.safetensors"]
+
+
+def test_the_file_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    assert written(tmp_path, a_table()).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_any_reader_of_safetensors_finds_folds_and_targets(tmp_path: Path) -> None:
+    tensors = load_file(written(tmp_path, a_table()))
+    assert tensors.keys() == {"audio", "image", "fold", "target"}
+    assert tensors["fold"].dtype == tensors["target"].dtype == np.int64
+    assert tensors["target"].tolist() == [1, 0, 1]
+
+
+def test_there_are_no_targets_where_a_clip_has_not_exactly_one_label(tmp_path: Path) -> None:
+    for labels in ((("dog",), (), ("rain",)), (("dog",), ("rain", "dog"), ("rain",))):
+        path = written(tmp_path, a_table(labels=labels, folds=None))
+        assert load_file(path).keys() == {"audio", "image"}
+        again = FeatureTable.read(path)
+        assert again.labels == labels
+        assert again.targets is None
+        assert again.folds is None
+
+
+def test_features_in_another_order_of_memory_are_written_as_they_read(tmp_path: Path) -> None:
+    columns = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
+    again = FeatureTable.read(written(tmp_path, a_table(features={"audio": columns[:, ::2]})))
+    assert again.features["audio"].tolist() == [[0, 2], [4, 6], [8, 10]]
+
+
+def test_a_file_cut_short_is_an_error_wherever_it_was_cut(tmp_path: Path) -> None:
+    path = written(tmp_path, a_table())
+    whole = path.read_bytes()
+    for size in (0, 4, 20, 200, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError) as caught:
+            FeatureTable.read(path)
+        assert str(caught.value).startswith(f"{path} is not a table of features, or cut short: ")
+
+
+def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"audio": np.zeros((2, 2), np.float32)}, path)
+    with pytest.raises(ValueError, match='its metadata lacks format: "features of a data set, 1"'):
+        FeatureTable.read(path)
+    path.write_text("clip,fold\n")
+    with pytest.raises(ValueError, match="is not a table of features, or cut short"):
+        FeatureTable.read(path)
+    with pytest.raises(ValueError, match="is not a table of features, or cut short"):
+        FeatureTable.read(tmp_path)
+    about = {"format": "features of a data set, 1", "kinds": '["audio"]', "dataset": "ESC-10"}
+    save_file({"audio": np.zeros((2, 2), np.float32)}, path, about)
+    with pytest.raises(ValueError, match=r"is not a table of features: 'clips' is missing\.$"):
+        FeatureTable.read(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors is not there; the evaluation Features"):
+        FeatureTable.read(tmp_path / "none.safetensors")
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"clips": ("a", "b")}, "the numbers of clips differ: 3 of audio, 3 of image, 2 of clips, 3 of labels"),
+    ({"folds": np.array([1])}, "3 of labels, 1 of fold"),
+    ({"labels": (("dog",), ("cat",), ())}, 'the label "cat" is none of the 2 classes'),
+    ({"features": {}}, "there are no features"),
+    ({"features": {"fold": np.zeros((3, 1), np.float32)}}, 'features cannot be called "fold"'),
+    ({"features": {"audio": np.zeros((3, 1))}}, r'"audio" is float64 of shape \[3, 1\]; expected float32'),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=[message[:30] for _, message in MISTAKES])
+def test_a_table_that_does_not_fit_together_is_an_error(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        a_table(**changes)

@@ -1,0 +1,421 @@
+"""Retrieval metrics against the definitions in plain loops, over every order of tied items."""
+
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils.evaluations.retrieval import PositivePairs, RetrievalResult, retrieval_metrics
+
+ROOT = Path(__file__).parents[3]
+KS = (1, 2, 4)
+
+
+# The definitions once more, in fractions.
+
+
+def figures_of_ranking(relevant: Sequence[bool], ks: Sequence[int]) -> dict[str, Fraction]:
+    """The figures of one ranking, best item first, without ties."""
+    total = sum(relevant)
+    figures = {"P@1": Fraction(int(relevant[0]))}
+    for k in ks:
+        figures[f"R@{k}"] = Fraction(sum(relevant[:k]), total)
+        figures[f"hit@{k}"] = Fraction(int(any(relevant[:k])))
+    for name, last in (("mAP", len(relevant)), (f"mAP@{max(ks)}", max(ks))):
+        precisions = Fraction(0)
+        for rank in range(1, min(last, len(relevant)) + 1):
+            if relevant[rank - 1]:
+                precisions += Fraction(sum(relevant[:rank]), rank)
+        figures[name] = precisions / min(last, total)
+    return figures
+
+
+def orders(scores: Sequence[Fraction], relevant: Sequence[bool]) -> Iterator[list[bool]]:
+    """Every ranking that ties allow, as what is relevant at each rank; all equally probable."""
+    groups = []
+    for score in sorted(set(scores), reverse=True):
+        tied = [flag for value, flag in zip(scores, relevant, strict=True) if value == score]
+        places = itertools.combinations(range(len(tied)), sum(tied))
+        groups.append([[place in chosen for place in range(len(tied))] for chosen in places])
+    for pattern in itertools.product(*groups):
+        yield [flag for group in pattern for flag in group]
+
+
+def brute_force(
+    queries: Tensor, items: Tensor, matches: Callable[[int, int], bool], ks: Sequence[int]
+) -> RetrievalResult:
+    """Mean over queries of the mean over orders."""
+    item_vectors = [[Fraction(x) for x in vector] for vector in items.tolist()]
+    of_queries: list[dict[str, Fraction]] = []
+    for i, query in enumerate(queries.tolist()):
+        relevant = [matches(i, j) for j in range(len(items))]
+        if not any(relevant):
+            continue
+        vector = [Fraction(x) for x in query]
+        scores = [sum((a * b for a, b in zip(vector, v, strict=True)), Fraction(0)) for v in item_vectors]
+        rankings = [figures_of_ranking(order, ks) for order in orders(scores, relevant)]
+        of_queries.append({name: mean([ranking[name] for ranking in rankings]) for name in rankings[0]})
+    values = {name: float(mean([figures[name] for figures in of_queries])) for name in of_queries[0]}
+    return RetrievalResult(values, queries=len(of_queries), left_out=len(queries) - len(of_queries))
+
+
+def mean(values: Sequence[Fraction]) -> Fraction:
+    return sum(values, Fraction(0)) / len(values)
+
+
+class Problem(NamedTuple):
+    queries: Tensor
+    items: Tensor
+    positives: PositivePairs
+    swapped_positives: PositivePairs
+    matches: Callable[[int, int], bool]
+
+    def swapped(self) -> "Problem":
+        return Problem(
+            self.items, self.queries, self.swapped_positives, self.positives, lambda i, j: self.matches(j, i)
+        )
+
+
+def random_vectors(rng: random.Random, count: int, kind: str) -> Tensor:
+    """Unit vectors that tie: of a lattice (even unequal ones do), copies of a few, or hardly ever."""
+    if kind == "lattice":
+        halves = [list(signs) for signs in itertools.product((-0.5, 0.5), repeat=4)]
+        axes = [[0.0] * i + [1.0] + [0.0] * (3 - i) for i in range(4)]
+        return torch.tensor([rng.choice(halves + axes) for _ in range(count)])
+    few = [[rng.gauss(0, 1) for _ in range(4)] for _ in range(3 if kind == "copies" else count)]
+    dtype = rng.choice([torch.float32, torch.float64])
+    vectors = F.normalize(torch.tensor(few, dtype=dtype), dim=1)
+    return vectors[[rng.randrange(3) for _ in range(count)]] if kind == "copies" else vectors
+
+
+def random_problem(seed: int) -> Problem:
+    rng = random.Random(seed)
+    form = rng.choice(["numbers", "names", "sets", "index"])
+    query_count = rng.randint(1, 6)
+    item_count = query_count if form == "index" else rng.randint(1, 9)
+    kind = rng.choice(["lattice", "copies", "distinct"])
+    queries = random_vectors(rng, query_count, kind)
+    items = random_vectors(rng, item_count, kind)
+    if form == "index":
+        pairs = PositivePairs.by_index(query_count)
+        return Problem(queries, items, pairs, pairs, lambda i, j: i == j)
+    if form == "sets":
+        sets = [
+            [set(rng.sample("abcde", rng.randint(0, 3))) for _ in range(n)] for n in (query_count, item_count)
+        ]
+        sets[0][0] = sets[1][-1] = {"a"}
+        return Problem(
+            queries,
+            items,
+            PositivePairs.by_label_sets(*sets),
+            PositivePairs.by_label_sets(sets[1], [sorted(labels) for labels in sets[0]]),
+            lambda i, j: bool(sets[0][i] & sets[1][j]),
+        )
+    labels = [[rng.randrange(3) for _ in range(n)] for n in (query_count, item_count)]
+    labels[1][-1] = labels[0][0]
+    if form == "names":
+        names = [[f"class {label}" for label in of_one] for of_one in labels]
+        pairs, swapped = PositivePairs.by_label(*names), PositivePairs.by_label(*names[::-1])
+    else:
+        tensors = [torch.tensor(of_one) for of_one in labels]
+        pairs, swapped = PositivePairs.by_label(*tensors), PositivePairs.by_label(*tensors[::-1])
+    return Problem(queries, items, pairs, swapped, lambda i, j: labels[0][i] == labels[1][j])
+
+
+def measure(problem: Problem, chunk: int | None = None) -> RetrievalResult:
+    queries, items = problem.queries, problem.items
+    return retrieval_metrics(queries, items, problem.positives, k=KS, queries_per_chunk=chunk)
+
+
+# Against brute force
+
+
+def test_metrics_are_the_mean_over_all_orders_of_ties_on_200_random_problems() -> None:
+    ties = several = left_out = 0
+    for seed in range(200):
+        for problem in (random_problem(seed), random_problem(seed).swapped()):
+            expected = brute_force(problem.queries, problem.items, problem.matches, KS)
+            found = measure(problem)
+            assert found.values == pytest.approx(expected.values, abs=1e-12), f"seed {seed}"
+            assert (found.queries, found.left_out) == (expected.queries, expected.left_out)
+            ties += len(problem.items.unique(dim=0)) < len(problem.items)
+            several += any(len(problem.positives.items_of(i)) > 1 for i in range(len(problem.queries)))
+            left_out += found.left_out > 0
+    assert min(ties, several, left_out) > 50, "the problems are not what they are meant to be"
+
+
+def test_chunks_change_no_bit() -> None:
+    for seed in range(200):
+        problem = random_problem(seed)
+        whole = measure(problem)
+        assert all(measure(problem, chunk) == whole for chunk in (1, 2, 3, 100))
+
+
+def larger_problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Many ties in a dimension and a size that matrix products split into unequal tiles."""
+    generator = torch.Generator().manual_seed(0)
+    items = F.normalize(torch.randn(170, 1023, generator=generator), dim=1).repeat(3, 1)
+    queries = F.normalize(items[:301] + 0.05 * torch.randn(301, 1023, generator=generator), dim=1)
+    labels = torch.randint(0, 40, (811,), generator=generator)
+    return queries, items, labels[:301], labels[301:]
+
+
+def test_neither_chunks_nor_the_order_of_items_and_queries_change_a_bit_of_a_larger_problem() -> None:
+    queries, items, query_labels, item_labels = larger_problem()
+    whole = retrieval_metrics(queries, items, PositivePairs.by_label(query_labels, item_labels))
+    for chunk in (1, 7, 64, 300):
+        generator = torch.Generator().manual_seed(chunk)
+        q, i = torch.randperm(301, generator=generator), torch.randperm(510, generator=generator)
+        positives = PositivePairs.by_label(query_labels[q], item_labels[i])
+        assert retrieval_metrics(queries[q], items[i], positives, queries_per_chunk=chunk) == whole
+
+
+def test_copies_tie_whichever_tile_of_a_product_they_fall_in() -> None:
+    # Each item once as the positive and once more as a stranger: an even chance of the first rank.
+    generator = torch.Generator().manual_seed(1)
+    vectors = F.normalize(torch.randn(501, 1024, generator=generator), dim=1)
+    positives = PositivePairs.by_label(range(501), [*range(501), *[-1] * 501])
+    found = retrieval_metrics(vectors, vectors.repeat(2, 1), positives)
+    assert found.values["P@1"] == found.values["R@1"] == 0.5
+    assert found.values["mAP"] == pytest.approx(0.75, abs=1e-12)
+    assert found.values["R@5"] == 1.0
+
+
+def test_float64_and_autocast_give_the_figures_of_float32() -> None:
+    queries, items, query_labels, item_labels = larger_problem()
+    positives = PositivePairs.by_label(query_labels, item_labels)
+    expected = retrieval_metrics(queries, items, positives)
+    assert retrieval_metrics(queries.double(), items.double(), positives) == expected
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert retrieval_metrics(queries, items, positives) == expected
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_figures_of_the_cpu_to_the_bit() -> None:
+    queries, items, query_labels, item_labels = larger_problem()
+    positives = PositivePairs.by_label(query_labels, item_labels)
+    expected = retrieval_metrics(queries, items, positives)
+    assert retrieval_metrics(queries.cuda(), items.cuda(), positives) == expected
+
+
+# By hand
+
+
+def ranked(*relevant: int) -> tuple[Tensor, Tensor, PositivePairs]:
+    """One query whose ranking has positives where there is a 1."""
+    angles = torch.arange(len(relevant)) * (math.pi / len(relevant))
+    items = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return torch.tensor([[1.0, 0.0]]), items, PositivePairs.by_label([1], list(relevant))
+
+
+def test_one_ranking_by_hand() -> None:
+    found = retrieval_metrics(*ranked(1, 0, 1, 0, 0, 1)).values
+    assert list(found) == ["P@1", "R@1", "R@5", "R@10", "hit@1", "hit@5", "hit@10", "mAP", "mAP@10"]
+    assert found["P@1"] == 1
+    assert found["R@1"] == pytest.approx(1 / 3)  # one positive of three: here P@1 and R@1 differ
+    assert found["R@5"] == pytest.approx(2 / 3)
+    assert found["R@10"] == 1  # more ranks than items
+    assert found["hit@1"] == found["hit@5"] == 1
+    assert found["mAP"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 6) / 3)
+    assert found["mAP@10"] == found["mAP"]
+
+
+def test_what_lies_beyond_k_by_hand() -> None:
+    found = retrieval_metrics(*ranked(0, 1, 0, 1, 1, 1), k=(1, 2)).values
+    assert found["P@1"] == found["R@1"] == found["hit@1"] == 0
+    assert found["R@2"] == pytest.approx(1 / 4)
+    assert found["hit@2"] == 1
+    assert found["mAP"] == pytest.approx((1 / 2 + 2 / 4 + 3 / 5 + 4 / 6) / 4)
+    assert found["mAP@2"] == pytest.approx((1 / 2) / 2)  # divided by min(2, 4)
+
+
+def test_map_at_10_reaches_1_with_more_than_10_positives() -> None:
+    found = retrieval_metrics(*ranked(*[1] * 12, 0, 0)).values
+    assert found["mAP@10"] == found["mAP"] == found["P@1"] == 1
+    assert found["R@10"] == pytest.approx(10 / 12)
+
+
+def test_a_tie_by_hand() -> None:
+    # Behind one stranger three items tie, two of them positives: their ranks are 2, 3 and 4 in any order.
+    query = torch.tensor([[1.0, 0.0]])
+    items = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [-1.0, 0.0]])
+    positives = PositivePairs.by_label([1], [0, 1, 0, 1, 0])
+    found = retrieval_metrics(query, items, positives, k=(2, 3)).values
+    assert found["R@2"] == pytest.approx((2 / 3) / 2)
+    assert found["R@3"] == pytest.approx((4 / 3) / 2)
+    assert found["hit@2"] == pytest.approx(2 / 3)
+    assert found["hit@3"] == 1
+    two_and_three, two_and_four, three_and_four = 1 / 2 + 2 / 3, 1 / 2 + 2 / 4, 1 / 3 + 2 / 4
+    assert found["mAP"] == pytest.approx((two_and_three + two_and_four + three_and_four) / 3 / 2)
+    assert found["mAP@3"] == pytest.approx((two_and_three + 1 / 2 + 1 / 3) / 3 / 2)
+
+
+def test_a_model_that_embeds_everything_alike_scores_like_chance() -> None:
+    embeddings = torch.tensor([[0.6, 0.8]]).expand(40, 2)
+    found = retrieval_metrics(embeddings, embeddings, PositivePairs.by_index(40)).values
+    assert found["P@1"] == pytest.approx(1 / 40)
+    assert [found["R@10"], found["hit@10"]] == pytest.approx([10 / 40] * 2)
+    assert found["mAP"] == pytest.approx(sum(1 / rank for rank in range(1, 41)) / 40)
+
+
+def test_a_perfect_model_scores_exactly_1_though_all_texts_of_a_class_are_equal() -> None:
+    labels = torch.arange(50).repeat_interleave(7)
+    embeddings = torch.eye(50)[labels]
+    found = retrieval_metrics(embeddings, embeddings, PositivePairs.by_label(labels, labels)).values
+    assert [found[name] for name in ("P@1", "hit@10", "R@10", "mAP", "mAP@10")] == [1.0] * 5
+    assert found["R@1"] == pytest.approx(1 / 7)
+
+
+def test_both_directions_by_hand() -> None:
+    # Two texts, three clips; the third clip is nearer to the wrong text.
+    texts = torch.eye(2)
+    clips = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
+    text_labels, clip_labels = ["dog", "rain"], ["dog", "rain", "rain"]
+    to_clips = retrieval_metrics(texts, clips, PositivePairs.by_label(text_labels, clip_labels)).values
+    assert to_clips["P@1"] == 1
+    assert to_clips["R@1"] == pytest.approx((1 + 1 / 2) / 2)
+    assert to_clips["mAP"] == 1
+    to_texts = retrieval_metrics(clips, texts, PositivePairs.by_label(clip_labels, text_labels)).values
+    assert to_texts["P@1"] == to_texts["R@1"] == pytest.approx(2 / 3)
+    assert to_texts["mAP"] == pytest.approx((1 + 1 + 1 / 2) / 3)
+
+
+def test_queries_without_positives_are_left_out_and_counted() -> None:
+    embeddings = torch.eye(4)
+    positives = PositivePairs.by_label_sets([["a"], [], ["c", "d"], ["x"]], [["a"], ["b"], ["d", "c"], []])
+    for chunk in (None, 1, 2):
+        found = retrieval_metrics(embeddings, embeddings, positives, queries_per_chunk=chunk)
+        assert (found.queries, found.left_out) == (2, 2)
+        assert found.values["P@1"] == found.values["R@1"] == 1.0
+
+
+def test_an_item_that_shares_several_labels_is_one_positive() -> None:
+    positives = PositivePairs.by_label_sets([["a", "b", "a"]], [["a", "b"], ["c"], ["b"], ["a", "a"]])
+    assert positives.items_of(0).tolist() == [0, 2, 3]
+    assert (positives.query_count, positives.item_count) == (1, 4)
+
+
+def test_the_embeddings_given_are_left_as_they_are() -> None:
+    embeddings = F.normalize(torch.randn(5, 3, dtype=torch.float64), dim=1).requires_grad_()
+    before = embeddings.detach().clone()
+    retrieval_metrics(embeddings, embeddings, PositivePairs.by_index(5))
+    assert torch.equal(embeddings, before)
+
+
+# What is refused
+
+
+def test_shapes_that_do_not_fit_are_errors() -> None:
+    two, pairs = torch.eye(2), PositivePairs.by_index(2)
+    with pytest.raises(ValueError, match=r"The queries have shape \[2\]; expected \[N, D\]"):
+        retrieval_metrics(torch.ones(2), two, pairs)
+    with pytest.raises(ValueError, match=r"The items have shape \[0, 2\]; expected \[N, D\], none of them 0"):
+        retrieval_metrics(two, two[:0], pairs)
+    with pytest.raises(ValueError, match=r"queries have shape \[2, 2\] and the items \[3, 3\]"):
+        retrieval_metrics(two, torch.eye(3), pairs)
+
+
+def test_embeddings_that_are_not_normalised_are_an_error() -> None:
+    two, pairs = torch.eye(2), PositivePairs.by_index(2)
+    with pytest.raises(ValueError, match=r"Row 1 of the items has the norm 3 \(1 of 2 are off\)"):
+        retrieval_metrics(two, torch.tensor([[1.0, 0.0], [0.0, 3.0]]), pairs)
+    with pytest.raises(ValueError, match=r"Row 0 of the queries has the norm nan"):
+        retrieval_metrics(two * math.nan, two, pairs)
+    with pytest.raises(ValueError, match=r"The queries are torch.float16; expected float32 or float64"):
+        retrieval_metrics(two.half(), two, pairs)
+
+
+def test_embeddings_on_different_devices_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"The queries are on meta, the items on cpu"):
+        retrieval_metrics(torch.empty(2, 2, device="meta"), torch.eye(2), PositivePairs.by_index(2))
+
+
+def test_positives_of_another_size_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"positives are of 3 queries and 3 items; the embeddings are 2"):
+        retrieval_metrics(torch.eye(2), torch.eye(2), PositivePairs.by_index(3))
+
+
+def test_no_positive_at_all_is_an_error() -> None:
+    positives = PositivePairs.by_label(["dog", "rain"], ["Dog", "Rain"])
+    with pytest.raises(ValueError, match=r"None of the 2 queries has a positive among the 2 items"):
+        retrieval_metrics(torch.eye(2), torch.eye(2), positives)
+
+
+def test_labels_of_the_wrong_form_are_errors() -> None:
+    with pytest.raises(ValueError, match=r"torch.int64 with shape \[2, 3\]; expected integers, one for each"):
+        PositivePairs.by_label(torch.zeros(2, 3, dtype=torch.int64), [1, 2])
+    with pytest.raises(ValueError, match=r"torch.float32 with shape \[2\]; expected integers"):
+        PositivePairs.by_label([1, 2], torch.zeros(2))
+    with pytest.raises(ValueError, match=r'is the string "dog"; give a collection such as \["dog"\]'):
+        PositivePairs.by_label_sets([["dog"]], ["dog"])
+
+
+def test_options_out_of_range_are_errors() -> None:
+    two, pairs = torch.eye(2), PositivePairs.by_index(2)
+    with pytest.raises(ValueError, match=r"k is \[0, 5\]; expected one or more ranks"):
+        retrieval_metrics(two, two, pairs, k=(0, 5))
+    with pytest.raises(ValueError, match=r"k is \[\]"):
+        retrieval_metrics(two, two, pairs, k=())
+    with pytest.raises(ValueError, match=r"queries_per_chunk is 0; expected at least 1, or None"):
+        retrieval_metrics(two, two, pairs, queries_per_chunk=0)
+
+
+# Time and memory
+
+COST = r"""
+import json, re, sys, time
+from pathlib import Path
+import torch
+from utils.evaluations.retrieval import PositivePairs, retrieval_metrics
+
+count, labels, threads = map(int, sys.argv[1:])
+torch.set_num_threads(threads)
+generator = torch.Generator().manual_seed(0)
+queries, items = (
+    torch.nn.functional.normalize(torch.randn(count, 1024, generator=generator), dim=1) for _ in range(2)
+)
+ids = torch.arange(count) % labels
+start = time.perf_counter()
+result = retrieval_metrics(queries, items, PositivePairs.by_label(ids, ids))
+seconds = time.perf_counter() - start
+# Not ru_maxrss: a process starts with that of the one that made it.
+kib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+print(json.dumps({"seconds": seconds, "gib": kib / 2**20, "values": result.values}))
+"""
+
+
+def cost(count: int, *, labels: int, threads: int) -> tuple[float, float]:
+    """Seconds and peak GiB of a process that ranks count by count random embeddings at D = 1024."""
+    command = [sys.executable, "-c", COST, str(count), str(labels), str(threads)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    print(f"{count} x {count}, {labels} labels: {report}")
+    assert report["values"]["P@1"] == pytest.approx(1 / labels, abs=0.05)
+    return report["seconds"], report["gib"]
+
+
+def test_2000_by_2000_is_quick_and_small() -> None:
+    seconds, gib = cost(2000, labels=50, threads=1)
+    assert seconds < 30
+    assert gib < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [20_000, 50, 2])
+def test_20000_by_20000_takes_less_than_2_minutes_and_4_gib(labels: int) -> None:
+    """With one, 400 and 10,000 positives for each query."""
+    seconds, gib = cost(20_000, labels=labels, threads=2)
+    assert seconds < 120
+    assert gib < 4

@@ -1,0 +1,425 @@
+"""Data sets fetched and unpacked: whole, inside their folder, by one process, by argument and by command."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from model.weights import releases
+from model.weights.fetch import FetchError
+from utils import fetch as command
+from utils.datasets import ESC50, FoldDataset, MadeSounds, UrbanSound8K
+from utils.fetching import published
+from utils.fetching.published import ESC_50, URBAN_SOUND_8K, Published, fetch_data_set
+from utils.fetching.unpack import ArchiveError, unpack
+
+if TYPE_CHECKING:
+    from tests.conftest import Web
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def tarred(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def sound() -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.arange(100, dtype=np.int16), 44100, format="WAV")
+    return out.getvalue()
+
+
+ESC_FILES = {
+    "ESC-50-master/": b"",
+    "ESC-50-master/README.md": b"read me",
+    "ESC-50-master/meta/esc50.csv": b"filename,fold,target,category,esc10\n"
+    b"1-1-A-0.wav,1,0,dog,True\n2-2-A-1.wav,2,1,sea_waves,False\n",
+    "ESC-50-master/audio/1-1-A-0.wav": sound(),
+    "ESC-50-master/audio/2-2-A-1.wav": sound(),
+}
+URBAN_FILES = {
+    "._UrbanSound8K": b"a Macintosh was here",
+    "UrbanSound8K/metadata/UrbanSound8K.csv": b"slice_file_name,fold,classID,class\n"
+    b"1-0-0-0.wav,1,0,air_conditioner\n2-1-0-0.wav,2,1,car_horn\n",
+    "UrbanSound8K/audio/fold1/1-0-0-0.wav": sound(),
+    "./UrbanSound8K/audio/fold2/2-1-0-0.wav": sound(),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep decoded audio of a test away from the user's cache folder."""
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def publish(web: Web, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Published]]:
+    """Put small archives on the server in place of the published ones, and describe these instead."""
+
+    def publish() -> dict[str, Published]:
+        web.files["ESC-50-master.zip"] = zipped(ESC_FILES)
+        web.files["UrbanSound8K.tar.gz"] = tarred(URBAN_FILES)
+        small = {}
+        for data_set, kind in ((ESC_50, ESC50), (URBAN_SOUND_8K, UrbanSound8K)):
+            archive = replace(data_set.archive, size_bytes=None, digest=None)
+            few = replace(data_set, archive=archive, clips=2, archive_bytes=1000, unpacked_bytes=1000)
+            monkeypatch.setattr(kind, "published", few)
+            small[few.name] = few
+        monkeypatch.setattr(published, "DATA_SETS", small)
+        monkeypatch.setattr(command, "DATA_SETS", small)
+        monkeypatch.setenv("AUDIOCLIP_MIRROR", web.url)
+        return small
+
+    return publish
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in a folder but locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_the_published_data_sets_are_described() -> None:
+    assert ESC_50.archive.url == "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+    assert (ESC_50.clips, URBAN_SOUND_8K.clips) == (2000, 8732)
+    assert URBAN_SOUND_8K.archive.url.endswith("/1203745/files/UrbanSound8K.tar.gz")
+    for data_set, kind in ((ESC_50, ESC50), (URBAN_SOUND_8K, UrbanSound8K)):
+        assert kind.published is data_set
+        assert kind.table == data_set.table
+        assert kind.title == data_set.name
+
+
+@pytest.mark.parametrize("kind", [ESC50, UrbanSound8K])
+def test_a_data_set_that_is_absent_is_fetched_and_unpacked(
+    kind: type[FoldDataset], publish: Callable[[], object], web: Web, tmp_path: Path
+) -> None:
+    publish()
+    root = tmp_path / "data" / kind.title
+    for _ in range(2):
+        assert len(kind(root, fold=1, download=True)) == 1
+    assert names(root.parent) == [kind.title]
+    assert sum(map(len, web.asked.values())) == 1
+    assert len(kind(root)) == 2
+
+
+def test_an_empty_root_is_filled_and_another_one_left_alone(
+    publish: Callable[[], object], web: Web, tmp_path: Path
+) -> None:
+    publish()
+    (tmp_path / "data/empty").mkdir(parents=True)
+    assert len(ESC50(tmp_path / "data/empty", download=True)) == 2
+    with pytest.raises(FileNotFoundError, match=r"a folder deeper: use .*/empty"):
+        ESC50(tmp_path / "data", download=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.tex").write_text("")
+    with pytest.raises(FetchError, match=r"other: holds something else than ESC-50\. Name a folder"):
+        ESC50(tmp_path / "other", download=True)
+    assert names(tmp_path / "other") == ["thesis.tex"]
+    assert sum(map(len, web.asked.values())) == 1
+
+
+def test_nothing_is_fetched_unless_asked_for(publish: Callable[[], object], web: Web, tmp_path: Path) -> None:
+    publish()
+    with pytest.raises(FileNotFoundError, match="is not a folder; ESC-50 is expected there"):
+        ESC50(tmp_path / "data")
+    with pytest.raises(ValueError, match="download is 'false'; true or false is expected"):
+        ESC50(tmp_path / "data", download="false")  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"download": True}
+    with pytest.raises(TypeError, match="download"):
+        MadeSounds(tmp_path / "data", **arguments)
+
+    class Mine(UrbanSound8K):
+        published = None
+
+    with pytest.raises(ValueError, match="can only be put into its root by hand"):
+        Mine(tmp_path / "data", download=True)
+    assert not web.asked
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (
+            lambda files: files.pop("ESC-50-master/audio/1-1-A-0.wav"),
+            "1 clips and a table of 2; ESC-50 has 2",
+        ),
+        (
+            lambda files: files.update({"ESC-50-master/meta/esc50.csv": b"filename\n1-1-A-0.wav\n"}),
+            "1 clips and a table of 1; ESC-50 has 2",
+        ),
+        (lambda files: files.pop("ESC-50-master/meta/esc50.csv"), "its meta/esc50.csv cannot be read"),
+        (lambda files: files.update({"ESC-50-master/meta/esc50.csv": b"a,b\n1,2\n"}), "cannot be read"),
+        (lambda files: files.clear(), "has no folder ESC-50-master; it is another archive"),
+    ],
+)
+def test_an_archive_that_lacks_something_is_thrown_away(
+    damage: Callable[[dict[str, bytes]], object],
+    complaint: str,
+    publish: Callable[[], object],
+    web: Web,
+    tmp_path: Path,
+) -> None:
+    publish()
+    files = dict(ESC_FILES)
+    damage(files)
+    web.files["ESC-50-master.zip"] = zipped(files)
+    with pytest.raises(ArchiveError, match=re.escape(complaint)):
+        ESC50(tmp_path / "data/ESC-50", download=True)
+    assert names(tmp_path / "data") == []
+    web.files["ESC-50-master.zip"] = zipped(ESC_FILES)
+    assert len(ESC50(tmp_path / "data/ESC-50", download=True)) == 2
+
+
+def test_an_archive_cut_short_is_thrown_away(publish: Callable[[], object], web: Web, tmp_path: Path) -> None:
+    publish()
+    for name, kind in (("ESC-50-master.zip", ESC50), ("UrbanSound8K.tar.gz", UrbanSound8K)):
+        whole = web.files[name]
+        for cut in (whole[: len(whole) // 2], whole[:-10], b"<html>", b"", _flipped(whole)):
+            web.files[name] = cut
+            with pytest.raises((ArchiveError, FetchError), match=re.escape(name)):
+                kind(tmp_path / "data/set", download=True)
+            assert names(tmp_path / "data") == []
+
+
+def _flipped(content: bytes) -> bytes:
+    """A bit of the last third of the first member, about, turned over."""
+    where = 200
+    return content[:where] + bytes([content[where] ^ 16]) + content[where + 1 :]
+
+
+def test_an_archive_put_there_by_hand_is_used_and_left(
+    publish: Callable[[], object], web: Web, tmp_path: Path
+) -> None:
+    publish()
+    (tmp_path / "ESC-50-master.zip").write_bytes(zipped({"a": b""}))
+    with pytest.raises(ArchiveError, match=r"another archive\. Take it away, and it is fetched anew\."):
+        ESC50(tmp_path / "ESC-50", download=True)
+    (tmp_path / "ESC-50-master.zip").write_bytes(web.files["ESC-50-master.zip"])
+    assert len(ESC50(tmp_path / "ESC-50", download=True)) == 2
+    assert (tmp_path / "ESC-50-master.zip").exists()
+    assert not web.asked
+
+
+def test_of_several_that_ask_together_one_fetches(
+    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "_ROOM", 10_000)
+    data_set = publish()["UrbanSound8K"]
+    web.delay_seconds = 0.2
+    with ThreadPoolExecutor(4) as pool:
+        roots = list(pool.map(lambda _: fetch_data_set(data_set, tmp_path / "data/US8K"), range(4)))
+    assert roots == [tmp_path / "data/US8K"] * 4
+    assert web.asked["/UrbanSound8K.tar.gz"] == [""]
+
+
+def test_a_disk_without_room_is_seen_before_anything_is_fetched(
+    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path
+) -> None:
+    huge = replace(publish()["ESC-50"], unpacked_bytes=10**18)
+    with pytest.raises(FetchError, match=r"no room; 1\d{18} bytes are needed"):
+        fetch_data_set(huge, tmp_path / "data/ESC-50")
+    assert not web.asked
+    assert names(tmp_path / "data") == []
+
+
+def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_data_set(
+    publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "_ROOM", 10_000)
+    data_set = publish()["UrbanSound8K"]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a file system cannot be mounted here: {error}")
+    try:
+        web.files["UrbanSound8K.tar.gz"] = tarred({**URBAN_FILES, "UrbanSound8K/zeros": bytes(10**6)})
+        with pytest.raises(FetchError, match=r"UrbanSound8K cannot be written there .*No space left"):
+            fetch_data_set(data_set, disk / "set")
+        assert names(disk) == ["UrbanSound8K.tar.gz"]
+        web.files["ESC-50-master.zip"] = zipped({**ESC_FILES, "ESC-50-master/zeros": bytes(10**6)})
+        with pytest.raises(FetchError, match=r"no room; 1\d{6} bytes are needed"):  # a zip archive tells
+            fetch_data_set(published.DATA_SETS["ESC-50"], disk / "other")
+        assert names(disk) == ["ESC-50-master.zip", "UrbanSound8K.tar.gz"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+HOSTILE_NAMES = ["../evil", "top/../../evil", "/tmp/evil", "top/a\\..\\..\\evil"]
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_name_that_leads_elsewhere_is_refused(
+    pack: Callable[[dict[str, bytes]], bytes], name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "archive").write_bytes(pack({"top/good": b"1", name: b"2"}))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match=r"unsafe; .* would be written outside"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+    assert names(tmp_path) == ["archive", "folder"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_archive_are_refused(kind: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        entry = tarfile.TarInfo("top/link")
+        entry.type, entry.linkname = kind, "target"
+        archive.addfile(entry)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; top/link is a link or a device"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+    assert names(tmp_path / "folder") == []
+
+
+def test_links_in_a_zip_archive_are_refused(tmp_path: Path) -> None:
+    entry = zipfile.ZipInfo("top/link")
+    entry.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        archive.writestr(entry, "/etc")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; top/link is a link or a device"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_that_would_fill_the_disk_is_refused(
+    pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path
+) -> None:
+    content = pack({"top/small": b"1", "top/zeros": bytes(10**7)})
+    assert len(content) < 20_000
+    (tmp_path / "archive").write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; it holds more than 100,000 files or 1,000,000 bytes"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=10**6)
+    assert sum(path.stat().st_size for path in (tmp_path / "folder").iterdir()) <= 1
+
+
+def test_a_tar_archive_with_a_hole_of_a_petabyte_is_refused(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("top/hole")
+    entry.size, entry.pax_headers = 0, {"GNU.sparse.size": str(10**15), "GNU.sparse.map": "0,0"}
+    with tarfile.open(tmp_path / "archive", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(entry)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; it holds more than"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=10**6)
+
+
+def test_an_archive_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.fetching.unpack.MOST_FILES", 10)
+    (tmp_path / "archive").write_bytes(zipped({f"top/{number}": b"" for number in range(11)}))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match="unsafe; it holds more than 10 files"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+
+
+@pytest.mark.parametrize("second", ["top/a/b", "top/a"])
+def test_a_name_that_is_there_twice_is_refused(second: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        for name in ("top/a", second):
+            archive.addfile(tarfile.TarInfo(name))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ArchiveError, match=f"unsafe; {second} is there twice, or is a file and a folder"):
+        unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+
+
+def test_unpacked_files_have_the_rights_of_new_ones(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        entry = tarfile.TarInfo("top/program")
+        entry.mode = 0o4777
+        archive.addfile(entry)
+    (tmp_path / "folder").mkdir()
+    unpack(tmp_path / "archive", tmp_path / "folder", top="top", most_bytes=1000)
+    assert not (tmp_path / "folder/program").stat().st_mode & 0o7111
+
+
+def test_the_command_fetches_what_it_is_told(
+    publish: Callable[[], object],
+    web: Web,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish()
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["ESC-50", "UrbanSound8K", "ESC-50"]) == 0
+    assert (tmp_path / "data/ESC-50/meta/esc50.csv").is_file()
+    assert (
+        capsys.readouterr().out
+        == f"ESC-50: {tmp_path}/data/ESC-50\nUrbanSound8K: {tmp_path}/data/UrbanSound8K\n"
+    )
+    assert command.main(["ESC-50", "--to", "elsewhere", "--mirror", f"{web.url}/none"]) == 1
+    assert "elsewhere/ESC-50-master.zip: not there, and" in capsys.readouterr().err
+
+    web.files["CLIP.pt"] = b"not the published file"
+    assert command.main(["CLIP", "ESC-50", "--to", "here"]) == 1
+    captured = capsys.readouterr()
+    assert "the server's file has 22 bytes instead of 408415159" in captured.err
+    assert captured.out == f"ESC-50: {tmp_path}/here/ESC-50\n"
+    assert names(tmp_path / "here") == ["ESC-50"]
+
+
+def test_the_command_puts_weights_into_the_assets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "DEFAULT_ASSETS", tmp_path)
+    assert releases.DEFAULT_ASSETS == REPOSITORY / "assets"
+    (tmp_path / "CLIP.pt").write_bytes(b"weights")
+    clip = replace(releases.RELEASES["CLIP"], size_bytes=7)
+    monkeypatch.setattr(command, "RELEASES", {"CLIP": clip})
+    assert command.main(["CLIP"]) == 0
+    assert capsys.readouterr().out == f"CLIP: {tmp_path}/CLIP.pt\n"
+
+
+def test_the_help_lists_names_sizes_and_places_and_does_without_torch() -> None:
+    run = [sys.executable, "-X", "importtime", "-m", "utils.fetch", "--help"]
+    result = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for name in (*releases.RELEASES, *published.DATA_SETS):
+        assert f"  {name} " in result.stdout
+    for part in (
+        "537 MB  assets/AudioCLIP-Full-Training.pt",
+        "6024 MB  data/UrbanSound8K/",
+        "AUDIOCLIP_MIRROR",
+    ):
+        assert part in result.stdout
+    assert not re.search(r"\| +torch$", result.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("AudioCLIP-Full-Traning", "AudioCLIP-Full-Training"), ("ESC50", "ESC-50"), ("esc50", "ESC-50")],
+)
+def test_a_misspelt_name_gets_the_one_that_is_near(
+    name: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["ESC-50", name])
+    assert f'"{name}" is no name of weights or data; did you mean "{meant}"?' in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What `--check` finds wrong with the files of a data set."""

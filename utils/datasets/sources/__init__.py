@@ -1,0 +1,1 @@
+"""What data sets are made from: tables, folders, decoded audio."""

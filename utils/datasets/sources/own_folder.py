@@ -1,0 +1,184 @@
+"""A folder with a folder for each class, as rows of a table are: what is read, held out and passed over."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
+from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.sources.cells import one_line
+from utils.datasets.sources.entries import Entry
+from utils.datasets.sources.own_columns import Row
+from utils.datasets.sources.walking import files_below, folders_of, shown
+
+_TRAINED_ON = frozenset({"train", "training", "trn"})
+_MEASURED_BY = frozenset(
+    """
+    test testing tst val valid validation validate dev development eval evaluation holdout
+    """.split()  # noqa: SIM905
+)
+_READ = AUDIO_SUFFIXES | IMAGE_SUFFIXES
+_MEDIA = _READ | UNDECODED_AUDIO_SUFFIXES | UNDECODED_IMAGE_SUFFIXES
+_NAMED = 5
+
+
+class ClassFolders(NamedTuple):
+    """Contents of a folder of classes.
+
+    Attributes:
+        rows: its samples; the split of a row is the folder of its classes, where there are such.
+        held_out: folders of classes that are held out, where nothing else is said.
+        passed_over: says what is not read; empty: nothing.
+    """
+
+    rows: list[Row]
+    held_out: tuple[str, ...]
+    passed_over: str
+
+
+def read_folder(folder: Path) -> ClassFolders:
+    """List `<folder>/<label>/**`: sounds and pictures, a sound and a picture of one name as one sample.
+
+    Several sounds or pictures of that name, such as `1.jpg` and `1.gif`, may or may not have one content, so
+    none is left out: the first sound goes with the first picture, the second with the second, and so on. All
+    are of one group, so that they are held out together or not at all.
+
+    `_` in the name of a class stands for a space. Where all folders are named as splits are, `train`, `test`,
+    `valid` ..., and have folders themselves, those are the classes.
+
+    Raises:
+        ValueError: there are no sounds or pictures, a name is not UTF-8, or the folder is not of this form.
+        OSError: a folder cannot be read.
+    """
+    repeated = list[str]()
+    found = files_below(folder, on_repeated=repeated.append)
+    paths = [PurePosixPath(parent + name) for parent, name in found]
+    _refuse_other_encodings(folder, [path for path in paths if path.suffix.lower() in _READ])
+    splits = _splits(folder, paths)
+    depth = 2 if splits else 1  # of folders above a sample
+    kinds, stray, with_samples = Counter[str](), list[str](), set[str]()
+    by_stem = defaultdict[str, tuple[list[str], list[str]]](lambda: ([], []))  # sounds and pictures
+    for path in paths:
+        kind = path.suffix.lower()
+        if len(path.parts) <= depth:
+            stray += [str(path)] * (kind in _MEDIA)
+            continue
+        if kind not in _READ:
+            kinds[kind] += 1
+            continue
+        by_stem[path.with_suffix("").as_posix()][kind in IMAGE_SUFFIXES].append(path.as_posix())
+        with_samples.add("/".join(path.parts[:depth]))
+    classes = [f"{split}/{name}" for split in splits for name in folders_of(folder / split)]
+    empty = [name for name in classes or folders_of(folder) if name not in with_samples]
+    inside = {"/".join(stem.split("/")[: depth + 1]): stem.count("/") > depth for stem in by_stem}
+    passed_over = _passed_over(
+        kinds, stray, empty, repeated, sorted(inside) if all(inside.values()) and not splits else []
+    )
+    if not by_stem:
+        said = f" Not read: {passed_over}." if passed_over else ""
+        raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
+    rows = []
+    for stem, (sounds, pictures) in by_stem.items():
+        parts = stem.split("/")
+        for sound, picture in zip_longest(sounds, pictures):
+            images = () if picture is None else (picture,)
+            entry = Entry(
+                sound, images, labels=(one_line(parts[depth - 1].replace("_", " ")) or parts[depth - 1],)
+            )
+            rows.append(Row(entry, parts[0] if splits else None, stem))
+    return ClassFolders(rows, _held_out(splits), passed_over)
+
+
+def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
+    """Names of the folders that are splits, in their order; none if the folders are classes.
+
+    A class can be "train", too, but hardly will all classes have names of splits.
+    """
+    flat, deep = Counter[str](), Counter[str]()
+    for path in paths:
+        if path.suffix.lower() in _MEDIA and len(path.parts) > 1:
+            (flat if len(path.parts) == 2 else deep)[path.parts[0]] += 1
+    there = sorted(flat.keys() | deep.keys())
+    named = [name for name in there if _plain(name) in _TRAINED_ON | _MEASURED_BY]
+    with_classes = [name for name in named if deep[name] > flat[name]]
+    if len(named) < len(there):
+        if len(with_classes) > 1 and any(_plain(name) in _TRAINED_ON for name in with_classes):
+            others = ", ".join(name for name in there if name not in named)
+            raise ValueError(
+                f"{folder} has the splits {' and '.join(with_classes)}, with a folder for each class, and "
+                f"besides {others}; move what is not of a split elsewhere."
+            )
+        return []
+    if with_classes == named or len(named) == 1:
+        return with_classes
+    without = " and ".join(name for name in named if name not in with_classes)
+    raise ValueError(
+        f"{folder} has the splits {' and '.join(named)}, but not a folder for each class in {without}; sort "
+        "the files there into such folders, or move them elsewhere."
+    )
+
+
+def _plain(name: str) -> str:
+    """Return the name of a split in lower case, without "set" or the like at its end."""
+    return re.sub(r"[ _-]?(set|data|split)$", "", name.lower())
+
+
+def _held_out(splits: Sequence[str]) -> tuple[str, ...]:
+    """All but what is trained on; nothing where either is missing."""
+    others = tuple(name for name in splits if _plain(name) not in _TRAINED_ON)
+    return others if len(others) < len(splits) else ()
+
+
+def _passed_over(
+    kinds: Mapping[str, int],
+    stray: Sequence[str],
+    empty: Sequence[str],
+    repeated: Sequence[str],
+    inside: Sequence[str],
+) -> str:
+    """Say what is not read.
+
+    Args:
+        kinds: suffixes of files, and how many there are.
+        stray: files outside the classes.
+        empty: classes without files.
+        repeated: further links to a folder.
+        inside: folders inside the classes, where all files are in such.
+    """
+    by_advice = defaultdict[str, list[str]](list)
+    for kind, count in sorted(kinds.items()):
+        advice = CONVERT_AUDIO if kind in UNDECODED_AUDIO_SUFFIXES else ""
+        advice = CONVERT_IMAGE if kind in UNDECODED_IMAGE_SUFFIXES else advice
+        by_advice[advice].append(f"{count:,} {shown(kind) or 'without a suffix'}")
+    said = [", ".join(counts) + f" ({advice})" * bool(advice) for advice, counts in by_advice.items()]
+    if stray:
+        said.append(f"{len(stray):,} in no folder of a class, such as {shown(stray[0])}")
+    if empty:
+        said.append(f"classes without a sound or picture that is read: {_some(empty)}")
+    if repeated:
+        said.append(f"links to folders that are read elsewhere: {_some([path[:-1] for path in repeated])}")
+    if inside:
+        said.append(
+            f"names of the folders inside of classes: {_some(inside)} (if those are the classes, name the "
+            "folder above them, or call splits train and test)"
+        )
+    return "; ".join(said)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+    return ", ".join(map(shown, names[:_NAMED])) + more
+
+
+def _refuse_other_encodings(folder: Path, paths: Sequence[PurePosixPath]) -> None:
+    wrong = [str(path) for path in paths if any("\ud800" <= mark <= "\udfff" for mark in str(path))]
+    if wrong:
+        raise ValueError(
+            f"{folder} has names that are not UTF-8: {_some(wrong)}; rename them, as by "
+            "`convmv -f latin1 -t utf8 -r --notest`."
+        )

@@ -1,0 +1,144 @@
+"""Linear probe: how well a linear model classifies frozen features, cross-validated over the official folds.
+
+    python -m utils.evaluations.probe features.safetensors [--C 1.0] [--json]
+
+A run does the same with the evaluation `utils.evaluations.LinearProbe`.
+"""
+
+# ruff: noqa: PLC0415 (scikit-learn and rich are slow to import)
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.terminal import replace_unknown_letters
+from utils.evaluations.feature_files import FeatureTable
+
+logger = logging.getLogger(__name__)
+
+CHANCE = "chance"
+_MOST_STEPS = 2000
+
+
+def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]:
+    """Train on all folds but one and test on that one, for every fold and every kind of features.
+
+    The probe is scikit-learn's logistic regression (L2 penalty, L-BFGS) on features of zero mean and unit
+    variance in the training folds. Nothing of it is random, nor does it depend on the number of threads.
+
+    Args:
+        table: features of a whole data set with folds, one label for each clip.
+        C: inverse strength of the penalty, above 0.
+
+    Returns:
+        For each kind of features a row of accuracies: "fold 1" and so on, their "mean" and sample standard
+        deviation "sd". The row "chance" is what always giving the training folds' most frequent class
+        reaches.
+
+    Raises:
+        ValueError: there are no two folds, clips have no label or several, a fold leaves one class alone to
+            train on, or C is out of range.
+    """
+    from sklearn.dummy import DummyClassifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import PredefinedSplit, cross_validate
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    check_penalty(C)
+    targets, folds = table.targets, table.folds
+    if targets is None:
+        raise ValueError(f"the probe needs exactly one label for each clip, which {table.dataset} has not.")
+    if folds is None or len(np.unique(folds)) < 2:
+        raise ValueError(
+            f"the probe needs at least two folds; {table.dataset} has {'none' if folds is None else 'one'}."
+        )
+    numbers, split = np.unique(folds, return_inverse=True)
+    probed = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=_MOST_STEPS))
+    chance = DummyClassifier(strategy="most_frequent")
+    rows, unfinished = {}, 0
+    # With several threads sums are rounded differently, and on a busy machine such short steps would wait.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one warning for all fits is below
+        for kind in [*table.features, CHANCE]:
+            features = table.features.get(kind, np.zeros((len(targets), 1)))
+            found = cross_validate(
+                chance if kind == CHANCE else probed,
+                features.astype(np.float64),  # in float32 the solver's line search gives up early
+                targets,
+                cv=PredefinedSplit(split),
+                return_estimator=True,
+                error_score="raise",
+            )
+            accuracies = [float(accuracy) for accuracy in found["test_score"]]
+            rows[kind] = {f"fold {number}": value for number, value in zip(numbers, accuracies, strict=True)}
+            rows[kind] |= {"mean": float(np.mean(accuracies)), "sd": float(np.std(accuracies, ddof=1))}
+            if kind != CHANCE:
+                unfinished += sum(fit[-1].n_iter_.max() >= _MOST_STEPS for fit in found["estimator"])
+    if unfinished:
+        logger.warning(
+            "%d of the linear probe's fits did not converge in %d steps; a smaller C than %g converges "
+            "sooner.",
+            *(unfinished, _MOST_STEPS, C),
+        )
+    return rows
+
+
+def check_penalty(C: object) -> None:
+    """Raise a ValueError unless C is a positive number."""
+    if isinstance(C, bool) or not isinstance(C, int | float) or not 0 < C < math.inf:
+        raise ValueError(f"C is {C}; a positive number is expected.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; 0: the table is printed, 1: there is none, and why."""
+    replace_unknown_letters()
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.evaluations.probe",
+        description="Probe stored features linearly, over the folds of their data set.",
+    )
+    parser.add_argument("features", type=Path, metavar="FILE", help="features.safetensors of a run")
+    parser.add_argument("--C", type=float, default=1.0, help="inverse strength of the penalty (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    given = parser.parse_args(arguments)
+    try:
+        table = FeatureTable.read(given.features)
+        rows = probe(table, C=given.C)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if given.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print(rows, title=f"Linear probe, {table.dataset}: {len(table):,} clips, C = {given.C:g}")
+    return 0
+
+
+def _print(rows: Mapping[str, Mapping[str, float]], *, title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    drawn.add_column("accuracy")
+    for column in next(iter(rows.values())):
+        drawn.add_column(column, justify="right")
+    for kind, row in rows.items():
+        drawn.add_row(Text(kind), *(f"{value:.4f}" for value in row.values()))
+    Console(highlight=False).print(drawn)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

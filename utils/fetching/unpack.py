@@ -1,0 +1,148 @@
+"""Unpack a downloaded archive: plain files into one folder and nowhere else, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+from ignite_trainer.support.progress import Progress
+from model.weights.fetch import FetchError, check_room
+
+MOST_FILES = 100_000
+"""Limit for one archive; UrbanSound8K has 8,745 files."""
+
+# Raised by the standard library's readers; ValueError and IndexError where a header makes no sense.
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
+    *(EOFError, RuntimeError, ValueError, IndexError),
+)
+# OSErrors that are no fault of the disk: from bz2 (no number), from seeking, from names that are too long.
+_DAMAGED_NUMBERS = (None, errno.EINVAL, errno.ENAMETOOLONG)
+
+
+class ArchiveError(ValueError):
+    """An archive is damaged, is a different one, or holds something that no data set needs."""
+
+
+class _File(NamedTuple):
+    path: PurePosixPath
+    size_bytes: int
+    content: IO[bytes]
+
+
+def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: bool = True) -> None:
+    """Write the files of a zip or tar archive into a folder, without the archive's top folder.
+
+        ESC-50-master/meta/esc50.csv  ->  <folder>/meta/esc50.csv
+
+    Members must be plain files or folders with relative names without `..`. Files get the permissions of new
+    files. (The filters of `tarfile` would allow links, and zip archives have no filters.)
+
+    Args:
+        archive: the archive file.
+        folder: an existing folder; delete it if unpacking fails, since it then holds some of the files.
+        top: the archive's top folder; files outside of it are left out.
+        most_bytes: limit for the unpacked size, so that a small archive cannot fill the disk.
+        progress: show a bar, or lines without a terminal.
+
+    Raises:
+        ArchiveError: the archive is damaged or unsafe, has no such top folder, or exceeds a limit.
+        FetchError: the disk has too little room.
+        OSError: the folder cannot be written.
+    """
+    found, left = False, most_bytes
+    with (
+        _open(archive) as (files, total),
+        Progress(desc=f"Unpacking {archive.name}", total=total, unit="B", shown=progress) as bar,
+    ):
+        if (total or 0) > most_bytes:
+            raise _too_much(archive, most_bytes)
+        check_room(folder, archive.stat().st_size if total is None else total)
+        for count, file in enumerate(files):
+            left -= file.size_bytes
+            if count >= MOST_FILES or left < 0:
+                raise _too_much(archive, most_bytes)
+            if file.path.parts[:1] == (top,) and len(file.path.parts) > 1:
+                found = True
+                _write(file, folder.joinpath(*file.path.parts[1:]), archive)
+            bar.update(file.size_bytes)
+    if not found:
+        raise ArchiveError(f"{archive}: has no folder {top}; it is another archive.")
+
+
+def _too_much(archive: Path, most_bytes: int) -> ArchiveError:
+    return ArchiveError(
+        f"{archive}: unsafe; it holds more than {MOST_FILES:,} files or {most_bytes:,} bytes, which is more "
+        "than its data set has."
+    )
+
+
+def _write(file: _File, path: Path, archive: Path) -> None:
+    """Write one file; neither reader returns more bytes than the archive states."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out = path.open("xb")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArchiveError(
+            f"{archive}: unsafe; {file.path} is there twice, or is a file and a folder."
+        ) from error
+    with out:
+        shutil.copyfileobj(file.content, out, 1 << 20)
+        if out.tell() != file.size_bytes:
+            raise ArchiveError(f"{archive}: damaged; {file.path} does not have the stated size.")
+
+
+@contextmanager
+def _open(archive: Path) -> Iterator[tuple[Iterator[_File], int | None]]:
+    """Open an archive; yield its files and, if it has a list of them, their total size in bytes."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                yield _zip_files(opened, archive), sum(entry.file_size for entry in opened.infolist())
+        else:
+            with tarfile.open(archive) as opened_tar:
+                yield _tar_files(opened_tar, archive), None
+    except (ArchiveError, FetchError):
+        raise
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _DAMAGED_NUMBERS:
+            raise
+        raise ArchiveError(f"{archive}: damaged, or no archive ({error}).") from error
+
+
+def _zip_files(opened: zipfile.ZipFile, archive: Path) -> Iterator[_File]:
+    for entry in opened.infolist():
+        kind = entry.external_attr >> 16 & 0o170000  # as in Unix; 0 in archives from other systems
+        path = _checked(entry.filename, archive, plain=kind in (0, 0o100000, 0o040000))
+        if not entry.is_dir():
+            with opened.open(entry) as content:
+                yield _File(path, entry.file_size, content)
+
+
+def _tar_files(opened: tarfile.TarFile, archive: Path) -> Iterator[_File]:
+    for entry in opened:
+        path = _checked(entry.name, archive, plain=entry.isfile() or entry.isdir())
+        if content := opened.extractfile(entry):  # None for a folder
+            with content:
+                yield _File(path, entry.size, content)
+    rest: Any = opened.fileobj  # to the very end, where the checksum of the compressed data is
+    while rest.read(1 << 20):
+        pass
+
+
+def _checked(name: str, archive: Path, *, plain: bool) -> PurePosixPath:
+    if not plain:
+        raise ArchiveError(f"{archive}: unsafe; {name} is a link or a device.")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ArchiveError(f"{archive}: unsafe; {name} would be written outside of the data set's folder.")
+    return path

@@ -1,0 +1,248 @@
+"""How tasks show a clip, and what an audio tower has learned: to listen to, and as pictures."""
+
+# ruff: noqa: PLC0415 (matplotlib takes a second to import, which a run without reports need not pay)
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch
+from ignite_trainer.api.media import Exhibit
+from ignite_trainer.api.task import Task
+from model.esresnet import ESResNeXt
+from utils.tasks.labels import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LONGEST_SECONDS = 10.0
+"""Of a longer clip the beginning is shown."""
+_BLUE, _GREY = "#0072B2", "#999999"
+_COLOURS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_DYNAMICS_DB = 80.0  # below the loudest: what is quieter is black
+_BLOCK = 2**14  # samples encoded at a time: libsndfile's Vorbis encoder keeps all of a block on its stack
+
+
+class Portraits:
+    """Shows clips and wavelets; a task makes one when it is prepared, from the weights as they are then.
+
+    Args:
+        tower: the audio tower; None: there is none to be shown, and spectrograms are those of a Fourier
+            transform.
+        sample_rate: of the clips, Hz.
+    """
+
+    def __init__(self, tower: ESResNeXt | None = None, *, sample_rate: int = SAMPLE_RATE) -> None:
+        self._tower, self._rate = tower, sample_rate
+        self._initial: dict[str, Tensor] = {}
+        if tower is not None and tower.fbsp is not None:
+            self._initial = {name: _value(tower, name) for name in ("m", "fb", "fc")}
+            with torch.no_grad():
+                self._initial_bank = tower.fbsp.bank().detach().cpu().clone()
+
+    @classmethod
+    def of(cls, tower: nn.Module | None, dataset: Any) -> Portraits:
+        """Look at the tower, if it is an `ESResNeXt`, and at the rate of the data set."""
+        rate = int(getattr(dataset, "sample_rate", SAMPLE_RATE))
+        return cls(tower if isinstance(tower, ESResNeXt) else None, sample_rate=rate)
+
+    def sample(self, audio: Any) -> Sequence[Exhibit]:
+        """Show the one clip of a batch `[1, C, T]` in 16-bit units; nothing if it has no sound."""
+        if isinstance(audio, PartialBatch):
+            audio = audio.values
+        if isinstance(audio, PaddedBatch):
+            audio = audio.values
+        if audio is None:
+            return ()
+        clip = audio[0, :, : round(LONGEST_SECONDS * self._rate)].float()
+        return (
+            Exhibit(what="The clip", media_type="audio/ogg", content=encoded(clip, self._rate)),
+            Exhibit(what="Waveform and spectrogram", media_type="image/png", content=self._picture(clip)),
+        )
+
+    def wavelets(self) -> Sequence[Exhibit]:
+        """Show the filters as they are beside what they were; nothing without learned ones."""
+        if self._tower is None or self._tower.fbsp is None:
+            return ()
+        what = "Frequency responses of some filters; frequency, bandwidth and order of all; now and initially"
+        return (
+            Exhibit(
+                what=what,
+                media_type="image/png",
+                content=_png(self._wavelet_figure()),
+                explanation=self._wavelet_words(),
+            ),
+        )
+
+    def decibels(self, clip: Tensor) -> NDArray[np.float32]:
+        """Power of a clip `[C, T]` in dB, frequency by frame, `[K, N]`: what the backbone sees, low first."""
+        if self._tower is None:
+            window = torch.hann_window(1024, device=clip.device)
+            spectrum = torch.stft(clip[0] / 32768, 1024, 512, window=window, return_complex=True)
+            image = 10 * torch.log10(spectrum.abs().square() + 1e-12)
+        else:
+            image = self._tower.decibels(clip[None])[0, 0].flatten(0, 1)  # [3, H, W] -> [3H, W]
+        shown: NDArray[np.float32] = image.detach().float().cpu().numpy()
+        return shown
+
+    def _picture(self, clip: Tensor) -> bytes:
+        image, seconds = self.decibels(clip), clip.shape[-1] / self._rate
+        figure = _figure(7.2, 3.4)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
+        mono = clip[0].cpu().numpy() / 32768
+        # Of each pixel the lowest and the highest sample: half a million points would take seconds.
+        columns = np.array_split(mono, min(1200, len(mono)))
+        times = np.linspace(0, seconds, len(columns))
+        upper.fill_between(times, [c.min() for c in columns], [c.max() for c in columns], color=_BLUE, lw=0.4)
+        upper.set_ylim(-1, 1)
+        upper.set_yticks([-1, 0, 1])
+        top = float(image.max())
+        shown = lower.imshow(
+            image,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, seconds, 0, self._rate / 2000),
+            vmin=top - _DYNAMICS_DB,
+            vmax=top,
+        )
+        lower.set_xlabel("Time (s)", fontsize=9)
+        lower.set_ylabel("Frequency (kHz)", fontsize=9)
+        for axes in (upper, lower):
+            axes.tick_params(labelsize=8)
+        bar = figure.colorbar(shown, ax=lower, pad=0.01, fraction=0.04)
+        bar.set_label("dB", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+        return _png(figure)
+
+    def responses(self, bank: Tensor, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Say how strongly filters respond to a tone of each frequency, the window of the frames included.
+
+        Args:
+            bank: `[2, K, taps]`, real and imaginary parts.
+            rows: numbers of the R filters.
+
+        Returns:
+            Frequencies in Hz, `[F]`, and responses in dB, `[R, F]`; 0 is the peak of an untrained filter.
+        """
+        assert self._tower is not None
+        window = self._tower.window.detach().double().cpu()
+        left = (bank.shape[2] - len(window)) // 2
+        real, imaginary = bank[:, rows, left : left + len(window)].double() * window
+        points = 8 * bank.shape[2]
+        # A filter is the conjugate of the tone that it responds to.
+        amplitudes = torch.fft.fft(torch.complex(real, -imaginary), n=points).abs()[:, : points // 2 + 1]
+        amplitudes /= window.sum() * self._initial_bank.double().square().sum(dim=0).mean().sqrt()
+        frequencies = np.arange(points // 2 + 1) * self._rate / points
+        return frequencies, 20 * np.log10(amplitudes.numpy() + 1e-9)
+
+    def _shifts_hz(self) -> Tensor:
+        """Return how far the centre frequency of each filter has moved."""
+        assert self._tower is not None
+        moved: Tensor = (
+            (_value(self._tower, "fc") - self._initial["fc"]) * self._rate / self._initial_bank.shape[2]
+        )
+        return moved
+
+    def _wavelet_words(self) -> str:
+        assert self._tower is not None
+        moved = self._shifts_hz().abs()
+        bandwidth = (_value(self._tower, "fb") / self._initial["fb"] - 1).abs()
+        return (
+            f"The audio tower hears through a bank of {len(moved)} filters, each tuned to a frequency, and "
+            "training adjusts them. Above: how strongly some of them respond to a tone of each frequency, "
+            "now (coloured) and before training (grey, dashed). A peak elsewhere means that the filter "
+            "listens to another frequency, a wider one that it takes in more of what surrounds it. Below: "
+            "the same for every filter, by its frequency. The centre frequencies have moved by "
+            f"{moved.mean():.3g} Hz on average, {moved.max():.3g} Hz at most; the bandwidths have changed by "
+            f"{100 * bandwidth.max():.2g} % at most. Where the curves coincide, training has left the "
+            "filters as they were."
+        )
+
+    def _wavelet_figure(self) -> Figure:
+        assert self._tower is not None
+        assert self._tower.fbsp is not None
+        figure = _figure(9.0, 5.8)
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1))[:, 0]
+        self._draw_responses(upper.subplots(), self._tower.fbsp.bank().detach().float().cpu())
+        kilohertz = (self._initial["fc"] * self._rate / self._initial_bank.shape[2] / 1000).numpy()
+        panels = {
+            "Shift of the centre frequency (Hz)": (self._shifts_hz(), torch.zeros_like(self._initial["fc"])),
+            "Bandwidth fb": (_value(self._tower, "fb"), self._initial["fb"]),
+            "Order m": (_value(self._tower, "m"), self._initial["m"]),
+        }
+        for axes, (title, (learned, initial)) in zip(lower.subplots(1, 3), panels.items(), strict=True):
+            axes.plot(kilohertz, initial.numpy(), color=_GREY, lw=1.2, ls="--", label="initial")
+            axes.plot(kilohertz, learned.numpy(), color=_BLUE, lw=1.0, label="learned")
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("Initial centre frequency (kHz)", fontsize=8)
+            axes.tick_params(labelsize=8)
+            axes.ticklabel_format(axis="y", useOffset=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        return figure
+
+    def _draw_responses(self, axes: Axes, bank: Tensor) -> None:
+        rows = np.geomspace(2, 0.8 * bank.shape[1], len(_COLOURS)).round().astype(np.int64)
+        frequencies, before = self.responses(self._initial_bank.float(), rows)
+        _, now = self.responses(bank, rows)
+        for number, (row, initial, learned) in enumerate(zip(rows, before, now, strict=True)):
+            axes.plot(frequencies[1:], learned[1:], color=_COLOURS[number], lw=1.4, label=f"filter {row}")
+            axes.plot(frequencies[1:], initial[1:], color=_GREY, lw=1.2, ls="--")
+        axes.set_xscale("log")
+        axes.set_xlim(frequencies[rows[0] * 4], self._rate / 2)
+        axes.set_ylim(-60, 5)
+        axes.set_xlabel("Frequency of a tone (Hz)", fontsize=8)
+        axes.set_ylabel("Response (dB)", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(rows), frameon=False)
+
+
+class ShowsAudio(Task):
+    """A task that shows what `portraits` does; it makes them anew when it is prepared."""
+
+    portraits = Portraits()
+
+    def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:  # noqa: ARG002
+        """Show a clip: to listen to, its waveform, and the spectrogram that the backbone sees."""
+        return self.portraits.sample(batch.audio)
+
+    def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:  # noqa: ARG002
+        """Show the wavelets as they are beside what they were at first."""
+        return self.portraits.wavelets()
+
+
+def encoded(clip: Tensor, sample_rate: int) -> bytes:
+    """Encode a clip `[C, T]` in 16-bit units as Ogg Vorbis; what is beyond the range is cut off."""
+    import soundfile
+
+    samples = (clip.float().cpu().numpy().T / 32768).clip(-1, 1)  # [T, C]
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", sample_rate, clip.shape[0], format="OGG", subtype="VORBIS") as sound:
+        for start in range(0, len(samples), _BLOCK):
+            sound.write(samples[start : start + _BLOCK])
+    return file.getvalue()
+
+
+def _value(tower: ESResNeXt, name: str) -> Tensor:
+    value: Tensor = getattr(tower.fbsp, name)
+    return value.detach().float().cpu().clone()
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
