@@ -117,8 +117,8 @@ def _carry_out(blueprint: Blueprint, folder: Path | None, *, resume: bool) -> Ru
 
 def _say_where(folder: Path) -> None:
     """The last line of a run leads to its report."""
-    if said := render.said(folder):
-        show(said)
+    if line := render.report_line(folder):
+        show(line)
 
 
 def _made_folder(protocol: Protocol, folder: Path | None, *, seed: int, resume: bool) -> Path:

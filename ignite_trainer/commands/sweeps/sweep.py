@@ -1,13 +1,12 @@
-"""A sweep: one run for every combination of the values in a protocol's `Sweep`, carried on where it stopped.
+"""A sweep: one run for every combination of the values in a protocol's `Sweep`; it resumes where it stopped.
 
 ```text
 <saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix where the fold is swept: it names one
     sweep.json              protocol, seed, and which run has which values
-    fold-1/ fold-2/ ...     the runs; one that was not finished goes on from its last state, and is kept as
-                            fold-2_unfinished-1 if it has none, with error.txt where it ended by an error
-                            that nobody foresaw
-    summary.json sweep.md   written anew after every run; report.html is the table with all pictures
-    predictions.csv         of all folds, once they are there, and pictures of them
+    fold-1/ fold-2/ ...     the runs; an unfinished one goes on from its last state, or is kept as
+                            fold-2_unfinished-1 if it has none; error.txt holds an unexpected error
+    summary.json sweep.md   updated after every run, like report.html, which adds pictures to the table
+    predictions.csv         of all folds once they are finished, with pictures of them
 ```
 """
 
@@ -101,8 +100,8 @@ def carry_out(plan: Plan) -> Summary:
                 _write_summary(plan, records, failures)
         summary = main_says(lambda: _write_summary(plan, records, failures))
     _show_summary(summary)
-    if is_main() and (said := render.said(plan.folder)):
-        show(said)
+    if is_main() and (line := render.report_line(plan.folder)):
+        show(line)
     return summary
 
 
@@ -149,7 +148,7 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
 
 
 def _seed(plan: Plan) -> int:
-    """The seed of the runs that have none of their own: drawn the first time, and then kept."""
+    """Return the seed of runs without one of their own, drawn once and kept in `sweep.json`."""
     path = plan.folder / file_names.SWEEP
     if path.exists():
         try:
@@ -180,7 +179,7 @@ def _seed(plan: Plan) -> int:
 
 
 def _finished(folder: Path) -> RunRecord | None:
-    """What the run in this folder reached; None unless it is finished."""
+    """Return the record of the run in this folder; None unless it is finished."""
     try:
         return RunRecord.read(folder / file_names.RESULT)
     except ProtocolError:

@@ -85,8 +85,8 @@ def picture(path: Path, what: str) -> Exhibit:
     return Exhibit(what=what, media_type="image/png", content=path.read_bytes())
 
 
-def said(folder: Path) -> str | None:
-    """Return the line that says where the report in a folder is, as a terminal links it; None without one."""
+def report_line(folder: Path) -> str | None:
+    """Return the address of the report in a folder as a terminal links it; None if there is no report."""
     path = folder / file_names.PAGE
     return f"Report: {path.resolve().as_uri()}" if path.exists() else None
 

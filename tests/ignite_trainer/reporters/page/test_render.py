@@ -109,8 +109,8 @@ def test_an_exhibit_has_a_media_type() -> None:
 
 
 def test_a_terminal_is_told_where_the_report_is(tmp_path: Path) -> None:
-    assert render.said(tmp_path) is None
+    assert render.report_line(tmp_path) is None
     folder = tmp_path / "with space"
     folder.mkdir()
     (folder / "report.html").touch()
-    assert render.said(folder) == f"Report: file://{tmp_path}/with%20space/report.html"
+    assert render.report_line(folder) == f"Report: file://{tmp_path}/with%20space/report.html"
