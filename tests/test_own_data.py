@@ -156,7 +156,7 @@ def test_table_and_commands_of_the_readme_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As they stand, with a small model; three more clips make a batch to train on."""
-    section = (ROOT / "README.md").read_text().partition("### Your own data")[2]
+    section = (ROOT / "README.md").read_text().partition("## Your own data")[2]
     listed, copy, command = re.findall(
         r"```text\n(.*?)```.*?```sh\n(cp .*?)\n(python .*?)\n```", section, re.DOTALL
     )[0]
