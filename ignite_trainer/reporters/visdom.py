@@ -1,4 +1,4 @@
-"""The Visdom dashboard: one queue and one thread, so that no dashboard delays or stops a run."""
+"""The Visdom dashboard. A thread does all the work, so a slow or broken dashboard never holds up a run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import math
 import queue
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlsplit
+
+import requests
 
 from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Reporter, RunStart
 from ignite_trainer.reporters.visdom_drawing import Drawing, Panel, augmented, learned
-from ignite_trainer.reporters.visdom_server import start_server
 from ignite_trainer.support.terminal import show
-
-if TYPE_CHECKING:
-    import visdom
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,25 @@ _ANSWER_SECONDS = 5.0
 _FLUSH_SECONDS = 5.0
 _START_SECONDS = 120.0
 _LONGEST_QUEUE = 10_000
-_PANEL_SECONDS = 10.0  # between two views of the model, which the run waits for
+_PANEL_SECONDS = 10.0  # least time between two views of the model, which the run waits for
+
+# The server ends with the run, even with one that is killed: the run holds the other end of standard input.
+# `os.read`, because a buffered read would hold a lock that the interpreter needs to exit. Without torch,
+# which visdom imports if it can, the server starts seconds sooner in far less memory. Since tornado 6.6,
+# `static_url` refuses "../user/style.css", which visdom's page names, so its addresses carry no version.
+BOOTSTRAP = """
+import os, runpy, sys, threading
+def end_with_the_run():
+    os.read(0, 1)
+    os._exit(0)
+threading.Thread(target=end_with_the_run, daemon=True).start()
+sys.modules["torch"] = None
+import tornado.web
+def static_url(handler, path, *_, **__):
+    return handler.settings.get("static_url_prefix", "/static/") + path
+tornado.web.RequestHandler.static_url = static_url
+runpy.run_module("visdom.server", run_name="__main__", alter_sys=True)
+"""
 
 
 class Visdom(Reporter):
@@ -54,29 +71,27 @@ class Visdom(Reporter):
         self._host = address.hostname or "localhost"
         self._port = port or address.port or 8097
         machine = address.netloc.rpartition("@")[2].removesuffix(f":{address.port}")
-        self._machine = f"{address.scheme}://{machine}"
+        self._url = f"{address.scheme}://{machine}:{self._port}"
         self._environments = Path(env_path or "~/.visdom").expanduser().absolute()
         self._queue: queue.Queue[Sequence[Event | Panel] | None] = queue.Queue(_LONGEST_QUEUE)
         self._done = threading.Event()
-        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._run: RunStart | None = None
         self._last_panel = -math.inf
 
     def on_start(self, run: RunStart) -> None:
-        """Look for the dashboard in the background."""
-        self._run = run
+        """Start the thread, which looks for the dashboard."""
         # The thread imports nothing: a loader process forked meanwhile would inherit a held lock.
-        client = _make_client(self._machine, self._port, environment=run.name)
         import rich.console  # noqa: F401, PLC0415
 
-        self._thread = threading.Thread(target=self._work, args=(run, client), name="visdom", daemon=True)
+        self._run = run
+        self._thread = threading.Thread(target=self._work, args=(run,), name="visdom", daemon=True)
         self._thread.start()
         self._put(augmented(run.gallery))
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Look for the dashboard in the background, and draw the run again from its beginning."""
+        """Start the thread, and draw the run again from its beginning."""
         self.on_start(run)
         self._put(history)
 
@@ -105,7 +120,7 @@ class Visdom(Reporter):
         if self._thread.is_alive():
             self._give_up(f"did not take the last values within {_FLUSH_SECONDS:g} s")
             if self._server is not None:
-                self._server.kill()  # which ends the request that the thread waits for
+                self._server.kill()  # ends the request that the thread waits for
                 self._thread.join(_ANSWER_SECONDS)
 
     def _put(self, events: Sequence[Event | Panel] | None) -> None:
@@ -116,53 +131,63 @@ class Visdom(Reporter):
             self._give_up(f"is slower than the run: {_LONGEST_QUEUE} events are waiting")
 
     def _give_up(self, reason: str) -> None:
-        with self._lock:
-            if self._done.is_set():
-                return
+        if not self._done.is_set():
             self._done.set()
-        log = f" Its output is in {self._run.folder / 'visdom.log'}." if self._server and self._run else ""
-        message = "The dashboard at %s:%s %s.%s The run goes on without it."
-        logger.warning(message, self._machine, self._port, reason, log)
+            log = (
+                f" Its output is in {self._run.folder / 'visdom.log'}." if self._server and self._run else ""
+            )
+            message = "The dashboard at %s %s.%s The run goes on without it."
+            logger.warning(message, self._url, reason, log)
 
     # Everything below runs in the thread.
 
-    def _work(self, run: RunStart, client: visdom.Visdom) -> None:
+    def _work(self, run: RunStart) -> None:
         try:
-            self._connect(run, client)
-            # visdom replaces slashes in the names of environments.
-            page = f"{self._machine}:{self._port}/env/{quote(run.name.replace('/', '_'), safe='')}"
-            show(f"Dashboard: {page}" + (" (its server stops with the run)" if self._server else ""))
-            drawing = Drawing(run, client)
-            while not self._done.is_set():
-                self._draw_waiting(drawing, client)
+            with requests.Session() as session:
+                session.trust_env = False  # a proxy cannot reach this machine
+
+                def post(endpoint: str, message: Mapping[str, Any]) -> str:
+                    answer = session.post(f"{self._url}/{endpoint}", json=message, timeout=_ANSWER_SECONDS)
+                    answer.raise_for_status()
+                    text: str = answer.text
+                    return text
+
+                self._connect(run)
+                if post("win_exists", {"win": "", "eid": run.name}) != "false":
+                    raise requests.RequestException("its answer was of another kind")
+                # visdom replaces slashes in the names of environments.
+                page = f"{self._url}/env/{quote(run.name.replace('/', '_'), safe='')}"
+                show(f"Dashboard: {page}" + (" (its server stops with the run)" if self._server else ""))
+                drawing = Drawing(run, post)
+                while not self._done.is_set():
+                    self._draw_waiting(drawing)
+        except requests.RequestException as error:
+            self._give_up(f"does not answer as a Visdom server does ({error})")
         except Exception as error:  # a defect here must not stop the run either
             logger.debug("The dashboard's thread failed.", exc_info=True)
-            self._give_up(str(error) if isinstance(error, _DashboardError) else f"failed ({error!r})")
+            self._give_up(str(error) if isinstance(error, ConnectionError) else f"failed ({error!r})")
         finally:
             if self._server is not None:
                 self._server.kill()
                 self._server.communicate()
 
-    def _connect(self, run: RunStart, client: visdom.Visdom) -> None:
-        """Find a server, or start one."""
+    def _connect(self, run: RunStart) -> None:
+        """Wait for a server to listen; start one if it can run on this machine."""
         deadline = time.monotonic() + _START_SECONDS
         while not self._listens():
-            if self._server is not None:
-                exit_code = self._server.poll()
-                if exit_code is not None or self._done.is_set() or time.monotonic() > deadline:
-                    ended = "does not answer" if exit_code is None else f"ended with exit code {exit_code}"
-                    raise _DashboardError(
-                        f"could not be started: its server {ended} (the first start on a machine needs the"
-                        " network, to fetch visdom's scripts)"
-                    )
-            elif self._host in ("localhost", "127.0.0.1", "::1"):
+            if self._server is None:
+                if self._host not in ("localhost", "127.0.0.1", "::1"):
+                    raise ConnectionError("is not there: nothing listens at the address")
                 log = run.folder / "visdom.log"
                 self._server = start_server(self._port, environments=self._environments, log=log)
-            else:
-                raise _DashboardError("is not there: nothing listens at the address")
+            exit_code = self._server.poll()
+            if exit_code is not None or self._done.is_set() or time.monotonic() > deadline:
+                ended = "does not answer" if exit_code is None else f"ended with exit code {exit_code}"
+                raise ConnectionError(
+                    f"could not be started: its server {ended} (the first start on a machine needs a network "
+                    "to fetch visdom's scripts)"
+                )
             self._done.wait(0.2)
-        if client.win_exists("") is None:
-            raise _DashboardError("does not answer as a Visdom server does")
 
     def _listens(self) -> bool:
         try:
@@ -171,45 +196,27 @@ class Visdom(Reporter):
         except OSError:
             return False
 
-    def _draw_waiting(self, drawing: Drawing, client: visdom.Visdom) -> None:
-        """Wait for events, then draw all that are there at once."""
+    def _draw_waiting(self, drawing: Drawing) -> None:
+        """Wait for events, then draw all that have come."""
         batches = [self._queue.get()]
         while not self._queue.empty():
             batches.append(self._queue.get_nowait())
-        events = [event for batch in batches for event in batch or ()]
-        drawing.draw(events)
-        if None in batches or any(isinstance(event, Evaluated) for event in events):
-            client.save(drawing.environments)
+        drawing.draw([event for batch in batches for event in batch or ()], is_last=None in batches)
         if None in batches:
             self._done.set()
 
 
-class _DashboardError(Exception):
-    """Says what the dashboard does wrong, in words that follow its name; visdom's client lets it through."""
+def start_server(port: int, *, environments: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start `python -m visdom.server` on 127.0.0.1, in a session that Ctrl-C does not reach.
 
-
-def _make_client(machine: str, port: int, *, environment: str) -> visdom.Visdom:
-    """Import visdom and return its client; it makes no request yet, and none without a time limit."""
-    import requests  # noqa: PLC0415
-    import visdom  # noqa: PLC0415
-
-    class Session(requests.Session):
-        def request(self, *args: Any, **options: Any) -> Any:
-            try:
-                answer = super().request(*args, **{**options, "timeout": _ANSWER_SECONDS})
-                answer.raise_for_status()
-            except requests.RequestException as error:
-                raise _DashboardError(f"does not answer as a Visdom server does ({error})") from error
-            return answer
-
-    class Client(visdom.Visdom):
-        session = Session()
-        send: bool  # visdom's stubs lack it
-
-    Client.session.trust_env = False  # a proxy of the environment does not know this machine
-    # Without `send`, the constructor neither posts nor warns that no events will come back.
-    client = Client(
-        machine, port=port, env=environment, raise_exceptions=True, send=False, use_incoming_socket=False
-    )
-    client.send = True
-    return client
+    Args:
+        port: where it listens.
+        environments: folder in which it keeps the dashboards.
+        log: file to which its output is appended.
+    """
+    options = ("-port", str(port), "-bind_local", "-logging_level", "WARNING", "-env_path", str(environments))
+    command = [sys.executable, "-c", BOOTSTRAP, *options]
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
+        )

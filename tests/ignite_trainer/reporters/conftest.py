@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ignite_trainer.api.reporter import Line, RunStart, Window
-from ignite_trainer.reporters import visdom_server
+from ignite_trainer.reporters import visdom
 
-OFFLINE_BOOTSTRAP = visdom_server.BOOTSTRAP.replace(
+OFFLINE_BOOTSTRAP = visdom.BOOTSTRAP.replace(
     "runpy.run_module",
     "import visdom.server.run_server as run_server\n"
     "run_server.download_scripts = lambda: None\n"
@@ -73,7 +73,7 @@ def free_port() -> int:
 @pytest.fixture
 def offline_bootstrap(monkeypatch: pytest.MonkeyPatch) -> str:
     """Let visdom's server start without its front-end scripts, which it would fetch from the network."""
-    monkeypatch.setattr(visdom_server, "BOOTSTRAP", OFFLINE_BOOTSTRAP)
+    monkeypatch.setattr(visdom, "BOOTSTRAP", OFFLINE_BOOTSTRAP)
     return OFFLINE_BOOTSTRAP
 
 

@@ -23,10 +23,9 @@ import pytest
 
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
-from ignite_trainer.reporters import Visdom, visdom_drawing
+from ignite_trainer.reporters import Visdom
 from ignite_trainer.reporters.drawing import COLOURS
-from ignite_trainer.reporters.page import confusion
-from ignite_trainer.reporters.visdom_server import start_server
+from ignite_trainer.reporters.visdom import start_server
 
 Windows = dict[str, dict[str, Any]]
 
@@ -99,10 +98,10 @@ def server(free_port: int, offline_bootstrap: str, tmp_path: Path) -> Iterator[i
 def read_with_visdoms_own_client(port: int, name: str) -> Windows:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The 'warn' method is deprecated", DeprecationWarning)
-        import visdom
+        import visdom as package
 
         # Any: its type stubs lack `session`.
-        client: Any = visdom.Visdom(port=port, env=name, raise_exceptions=True, use_incoming_socket=False)
+        client: Any = package.Visdom(port=port, env=name, raise_exceptions=True, use_incoming_socket=False)
     try:
         windows: Windows = json.loads(client.get_window_data())
         return windows
@@ -206,14 +205,6 @@ def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
     assert (window["width"] <= 1230, window["height"] - 7 * len(names[1]) > 300) == (True, True)
 
 
-def test_the_colours_of_shares_are_those_of_the_report() -> None:
-    (image, *_) = confusion.confusion_figure(np.array([[1, 1], [0, 2]]), ["a", "b"]).axes[0].images
-    for share, colour in visdom_drawing._BLUES:
-        shown = np.array(image.cmap(image.norm(share))[:3])
-        expected = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
-        assert shown == pytest.approx(expected, abs=0.02)
-
-
 def predicted(names: tuple[str, ...]) -> Predictions:
     return Predictions(
         scores=np.eye(3, dtype=np.float32)[[0, 1, 1, 2]],
@@ -280,9 +271,9 @@ def test_a_killed_run_takes_its_server_along(
     script = f"""
         import time
         from pathlib import Path
-        from ignite_trainer.reporters import Visdom, visdom_server
+        from ignite_trainer.reporters import Visdom, visdom
         from ignite_trainer.api.reporter import RunStart
-        visdom_server.BOOTSTRAP = {offline_bootstrap!r}
+        visdom.BOOTSTRAP = {offline_bootstrap!r}
         reporter = Visdom(port={free_port}, env_path={str(run.folder)!r})
         folder = Path({str(run.folder)!r})
         reporter.on_start(RunStart(folder=folder, name="killed", protocol={{}}, environment={{}}, facts={{}},

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ignite_trainer.api.reporter import Evaluated, Iteration, RunStart
-from ignite_trainer.reporters import Visdom, visdom, visdom_server
+from ignite_trainer.reporters import Visdom, visdom
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -87,7 +87,7 @@ def test_a_server_that_never_answers_its_run(
     run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(visdom, "_START_SECONDS", 0.5)
-    monkeypatch.setattr(visdom_server, "BOOTSTRAP", "import time; time.sleep(120)")
+    monkeypatch.setattr(visdom, "BOOTSTRAP", "import time; time.sleep(120)")
     reporter = Visdom(port=free_port)
     reporter.on_start(run)
     assert "could not be started: its server does not answer" in carry_on_until_given_up(reporter, caplog)
@@ -97,7 +97,7 @@ def test_a_run_shorter_than_the_start_of_its_server(
     run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(visdom, "_FLUSH_SECONDS", 0.5)
-    monkeypatch.setattr(visdom_server, "BOOTSTRAP", "import time; time.sleep(120)")
+    monkeypatch.setattr(visdom, "BOOTSTRAP", "import time; time.sleep(120)")
     reporter = Visdom(port=free_port)
     reporter.on_start(run)
     carry_on(reporter)

@@ -23,7 +23,7 @@ import torch
 from ignite_trainer.api.media import Exhibit, Gallery, Portrait
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Evaluated, Iteration, RunStart
-from ignite_trainer.reporters import Visdom, visdom_server
+from ignite_trainer.reporters import Visdom, visdom
 from model.esresnet import ESResNeXt
 from utils.tasks.clip_media import Portraits
 
@@ -64,11 +64,11 @@ POINTS = """title => {
 @pytest.fixture(scope="module")
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Start visdom from a copy of its package that has the scripts."""
-    import visdom
+    import visdom as installed
 
     packages = npm_packages(sorted({package for package, _, _ in SCRIPTS}))
     copy = tmp_path_factory.mktemp("server") / "visdom"
-    shutil.copytree(Path(visdom.__file__).parent, copy)
+    shutil.copytree(Path(installed.__file__).parent, copy)
     for package, source, target in SCRIPTS:
         path = packages / package.rpartition("@")[0] / source
         place = copy / "static" / target
@@ -78,7 +78,7 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
             place = place / path.name if target.endswith("/") else place
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-    return visdom_server.BOOTSTRAP.replace(
+    return visdom.BOOTSTRAP.replace(
         "runpy.run_module",
         f"sys.path.insert(0, {str(copy.parent)!r})\n"
         "import visdom.server.run_server as run_server\n"
@@ -144,8 +144,8 @@ def test_the_dashboard_grows_while_a_run_trains(
     script = f"""
         from pathlib import Path
         from toy_research.protocols import run_toy
-        from ignite_trainer.reporters import visdom_server
-        visdom_server.BOOTSTRAP = {bootstrap!r}
+        from ignite_trainer.reporters import visdom
+        visdom.BOOTSTRAP = {bootstrap!r}
         visdom = {{"class": "ignite_trainer.reporters.Visdom"}}
         run_toy(Path({str(tmp_path)!r}), Setup__epochs=100000, Reporters=[visdom],
                 Visdom={{"port": {free_port}, "env_path": {str(tmp_path)!r}}})
@@ -210,7 +210,7 @@ def test_it_shows_what_the_network_is_fed_with_and_what_it_learned(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(visdom_server, "BOOTSTRAP", bootstrap)
+    monkeypatch.setattr(visdom, "BOOTSTRAP", bootstrap)
     protocol = {"Parameters": [{"match": "audio.*"}, {"match": ".*"}]}
     sweep = dataclasses.replace(run, name="A run", protocol=protocol, gallery=Shown(), sweep="A sweep")
     predictions = Predictions(
