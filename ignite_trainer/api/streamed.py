@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Read = Callable[[], Any]
-"""Reads one sample; raises an OSError or a ValueError, or what `data/unreadable.py` takes for one."""
+"""Reads one sample, or raises an OSError or a ValueError (see `ignite_trainer.data.samples`)."""
 
 
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]

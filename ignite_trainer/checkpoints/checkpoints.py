@@ -36,7 +36,7 @@ from ignite_trainer.checkpoints.state_validation import (
     StateContent,
     checked,
 )
-from ignite_trainer.data.prefetch import in_thread
+from ignite_trainer.data.transfer import in_thread
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support import random_state
 from ignite_trainer.support.distributed import all_say, is_main, main_says, rank, wait_for_all

@@ -1,11 +1,13 @@
-"""Samples one by one, with the transforms that run where they are loaded."""
+"""Reads samples one by one, with the transforms that run in workers; names and counts unreadable samples."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,36 +16,59 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.api.batch import BatchTransform, collate, rebuild
 from ignite_trainer.api.randomness import SampleRandom
-from ignite_trainer.data.unreadable import Unreadable, as_unreadable
-from ignite_trainer.support.errors import ProtocolError, SampleUnreadable
+from ignite_trainer.api.self_description import listing, look_at, looked_at, sample_name
+from ignite_trainer.support.distributed import all_say
+from ignite_trainer.support.errors import ProtocolError, RunFailed, SampleUnreadable
+from ignite_trainer.support.memory import is_out_of_memory
+
+_BUGS = (ProtocolError, NotImplementedError, RecursionError)
+_KEPT = "What finished epochs reached is kept."
 
 Step = tuple[int, int, Callable[..., Any]]
-"""Position of a field in the sample, position in the pipeline, transform."""
+"""The position of a field in the sample, a transform's position in the pipeline, and the transform."""
 
-Batched = tuple[Tensor, Any, list[Unreadable]]
-"""Indices of the samples of a batch that were read, these collated (None: there are none), and the others."""
+
+class Unreadable(NamedTuple):
+    """The position of a sample that cannot be read, and the error message."""
+
+    position: int
+    error: str
+
+
+class Read(NamedTuple):
+    """The readable samples of a batch.
+
+    Attributes:
+        indices: positions of the samples that were read, int64 `[B]`.
+        sample: those samples collated, or None if none was read.
+        failed: the samples that could not be read.
+    """
+
+    indices: Tensor
+    sample: Any
+    failed: list[Unreadable]
 
 
 class TransformedSamples(Dataset[Any]):
-    """A data set asked for by (epoch, index), with the steps that take one sample at a time.
+    """A data set indexed by (epoch, index), with the transforms that take one sample at a time.
 
-    It gives the index and the sample, or an `Unreadable` in its place.
+    An item is the index and the sample, or an `Unreadable` in place of the sample.
     """
 
     def __init__(self, dataset: Dataset[Any], steps: list[Step], seed: int) -> None:
-        self._dataset, self._steps, self._seed = dataset, steps, seed
+        self._dataset = dataset
+        self._steps = steps
+        self._seed = seed
 
     def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
         return self.load(reference, lambda: self._dataset[reference[1]])
 
     def load(self, reference: tuple[int, int], read: Callable[[], Any]) -> tuple[int, Any]:
-        """Load the sample of a reference by a function that gives it or raises."""
+        """Call `read`, which returns the sample or raises, and transform the sample."""
         epoch, index = reference
-        try:
-            sample = read()
-        except Exception as error:
-            # Passed on, since what is raised in another process arrives as pages of text.
-            return index, as_unreadable(error, index)
+        sample = attempt(read, index)  # an error raised in a worker would arrive as pages of traceback
+        if isinstance(sample, Unreadable):
+            return index, sample
         if not isinstance(sample, tuple | list):
             raise ProtocolError(
                 f"Dataset.class gives a {type(sample).__name__} as a sample; "
@@ -62,12 +87,146 @@ class TransformedSamples(Dataset[Any]):
         return index, rebuild(sample, fields)
 
 
-def collate_read(items: list[tuple[int, Any]]) -> Batched:
-    """Collate the samples that were read."""
+def collate_read(items: list[tuple[int, Any]]) -> Read:
+    """Collate the items of `TransformedSamples` that were read."""
     failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
     read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
     samples = collate([sample for _, sample in read]) if read else None
-    return torch.tensor([index for index, _ in read], dtype=torch.int64), samples, failed
+    return Read(torch.tensor([index for index, _ in read], dtype=torch.int64), samples, failed)
+
+
+def read_readable(source: Any, indices: list[int]) -> Read:
+    """Read a batch, without its unreadable samples if there are any."""
+    try:
+        return Read(torch.tensor(indices), source.read_batch(indices), [])
+    except Exception as error:
+        as_unreadable(error, indices[0])  # raises bugs again
+        single = [attempt(partial(source.read_batch, [index]), index) for index in indices]
+        failed = [batch for batch in single if isinstance(batch, Unreadable)]
+        if not failed:  # the samples are readable, but not the batch
+            raise
+    left = [index for index in indices if index not in dict(failed)]
+    sample = source.read_batch(left) if left else None
+    return Read(torch.tensor(left, dtype=torch.int64), sample, failed)
+
+
+def attempt(read: Callable[[], Any], index: int) -> Any:
+    """Call `read`, and return its result, or an `Unreadable` if the sample cannot be read."""
+    try:
+        return read()
+    except Exception as error:
+        return as_unreadable(error, index)
+
+
+def as_unreadable(error: Exception, index: int) -> Unreadable:
+    """Describe a sample that cannot be read; raise the error again if it is a bug in the data set's code.
+
+    A missing or broken file causes an OSError, a ValueError, an EOFError or a RuntimeError (from a decoder).
+    A ValueError or RuntimeError may also be a bug, so the description includes its type and where it was
+    raised.
+    """
+    from_file = isinstance(error, OSError | ValueError | EOFError | RuntimeError)
+    if not from_file or isinstance(error, _BUGS) or is_out_of_memory(error):
+        raise error
+    message = str(error) or type(error).__name__
+    if isinstance(error, OSError | EOFError):
+        return Unreadable(index, message)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return Unreadable(index, f"{message.rstrip('.')} ({type(error).__name__} in {place.name})")
+
+
+def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
+    """Return the first `wanted` sample among those that checks look at, or None.
+
+    Raises:
+        ProtocolError: none of them can be read.
+    """
+    failed: list[Unreadable] = []
+    indices = looked_at(len(dataset))
+    for index in indices:
+        sample = attempt(partial(look_at, dataset, index), index)
+        if isinstance(sample, Unreadable):
+            failed.append(sample)
+        elif wanted(sample):
+            return sample
+    if len(failed) < len(indices):
+        return None
+    raise ProtocolError(f"Dataset: none of {len(failed)} samples looked at can be read: {failed[0].error}")
+
+
+class UnreadableSamples:
+    """The unreadable samples of a split found so far.
+
+    Args:
+        dataset: the split.
+        split: its name, for messages.
+        at_most: share of the split that may be skipped; None ends the run at the first unreadable sample.
+    """
+
+    def __init__(self, dataset: Any, *, split: str, at_most: float | None = None) -> None:
+        self._dataset = dataset
+        self._split = split
+        self._at_most = at_most
+        self._found: dict[int, str] = {}
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether samples may be skipped."""
+        return self._at_most is not None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the samples."""
+        return [sample_name(self._dataset, index) for index in self._found]
+
+    def state_dict(self) -> dict[int, str]:
+        """Return the error messages by the position of the sample."""
+        return dict(self._found)
+
+    def load_state_dict(self, state: Mapping[int, str]) -> None:
+        """Resume from a state; raise a ValueError if it belongs to another split."""
+        if not all(type(index) is int and 0 <= index < len(self._dataset) for index in state):
+            raise ValueError(f"the unreadable samples are not in the {self._split} split.")
+        self._found = {index: str(error) for index, error in state.items()}
+
+    def share(self) -> None:
+        """Combine the samples found by all processes; raise a RunFailed if they are too many."""
+        for found in all_say(self._found):
+            self._found |= found
+        self._limit(f"Samples of the {self._split} split cannot be read.")
+
+    def add(self, failed: list[Unreadable], *, of: int, needs_one: bool = True) -> None:
+        """Count the unreadable samples of a batch.
+
+        Args:
+            failed: the unreadable samples.
+            of: size of the batch with them.
+            needs_one: whether the batch needs at least one readable sample.
+
+        Raises:
+            RunFailed: too many samples are unreadable, or all of a batch that needs one.
+        """
+        if not failed:
+            return
+        self._found |= dict(failed)
+        name = sample_name(self._dataset, failed[0].position)
+        what = f"{name} of the {self._split} split cannot be read: {failed[0].error.rstrip('.')}."
+        if self._at_most is None:
+            raise RunFailed(f'{what} Repair or remove it, or set Faults.unreadable to "skip". {_KEPT}')
+        self._limit(what)
+        if needs_one and len(failed) == of:
+            raise RunFailed(
+                f"{what} There is no other sample in its batch, and a step needs one; remove "
+                f"{listing(self.names)} from the data set. {_KEPT}"
+            )
+
+    def _limit(self, what: str) -> None:
+        if self._at_most is not None and len(self._found) > self._at_most * len(self._dataset):
+            raise RunFailed(
+                f"{what} {len(self._found)} of {len(self._dataset)} samples are unreadable, more than "
+                f"Faults.unreadable_at_most allows ({self._at_most:.3g} of all): {listing(self.names)}. "
+                f"{_KEPT}"
+            )
 
 
 def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRandom) -> Any:
@@ -79,7 +238,7 @@ def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRan
 
 @contextlib.contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
-    """Seed every global generator for a foreign transform, and put back their states after it."""
+    """Seed all global generators for a third-party transform, and restore their states."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002

@@ -1,22 +1,83 @@
-"""Data sets that are read forward in long stretches, and the batches that workers make of them."""
+"""The order of an epoch, its batches, and the batches that workers read from streamed data sets."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset, Sampler
 
-from ignite_trainer.api.streamed import Indices, Read, Streamed
-from ignite_trainer.data.epoch_order import EpochOrder, order_key
-from ignite_trainer.data.samples import Batched, TransformedSamples, collate_read
-from ignite_trainer.data.unreadable import Unreadable
+from ignite_trainer.api import streamed
+from ignite_trainer.api.randomness import SampleRandom
+from ignite_trainer.api.streamed import Indices, Streamed
+from ignite_trainer.data.samples import Read, TransformedSamples, Unreadable, collate_read
+from ignite_trainer.support.distributed import rank, world_size
 from ignite_trainer.support.errors import ProtocolError
 
 
+class EpochOrder(Sampler[list[tuple[int, int]]]):
+    """This process's part of each batch of an epoch, as lists of (epoch, index).
+
+    ```text
+    order      |----- batch 1 -----|----- batch 2 -----|-- 3 --|
+    processes  | rank 0  | rank 1  | rank 0  | rank 1  | 0 | 1 |
+    ```
+
+    The parts of a batch differ by at most one sample.
+
+    Args:
+        count: number of samples.
+        batch_size: size of the batches of all processes together.
+        shuffle: whether the order is random.
+        drop_last: whether an incomplete last batch is left out.
+        seed: of the order, together with the epoch.
+    """
+
+    def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
+        self._count = count
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._used = count - count % batch_size if drop_last else count
+        self.epoch = 0
+        self.start = 0
+
+    def _parts(self, rank: int) -> list[tuple[int, int]]:
+        """Return the start and end, in the order, of each batch's part of one process."""
+        ranks = world_size()
+        parts = []
+        for start in range(0, self._used, self._batch_size):
+            size = min(self._batch_size, self._used - start)
+            parts.append((start + size * rank // ranks, start + size * (rank + 1) // ranks))
+        return parts
+
+    def sizes(self, rank: int) -> list[int]:
+        """Return the sizes of the batches of one process."""
+        return [stop - start for start, stop in self._parts(rank)]
+
+    def __len__(self) -> int:
+        return math.ceil(self._used / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = list(range(self._count))
+        if self._shuffle:
+            key = _order_key(seed=self._seed, epoch=self.epoch)
+            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
+        for start, stop in self._parts(rank())[self.start :]:
+            yield [(self.epoch, index) for index in order[start:stop]]
+
+
+def _order_key(*, seed: int, epoch: int) -> int:
+    """Derive the seed of an epoch's order, as that of a sample with index -1."""
+    [key] = SampleRandom.of(seed=seed, epoch=epoch, indices=[-1]).seeds()
+    return key
+
+
 class BatchPlan:
-    """Which stretch of an epoch's order each batch of a process is.
+    """The stretch of an epoch's order that each batch of a process covers.
 
     ```text
     order     |--------- rank 0 ---------|--------- rank 1 ---------| left out |
@@ -24,44 +85,42 @@ class BatchPlan:
     batches    0  3  6   1  4  7  2  5
     ```
 
-    A batch is as large as it would be without lanes; they decide which samples are in it. Their number is the
-    data set's and not that of the workers, so workers change nothing. Each lane is read by one worker.
+    Lanes decide which samples are in a batch, not its size. Their number belongs to the data set, so the
+    number of workers makes no difference. Each lane is read by one worker.
 
     Args:
-        sizes: of the batches of this process, in the order they are asked for.
-        first: position in the order where the part of this process begins.
-        lanes: into how many stretches the part is cut, at most.
+        sizes: sizes of this process's batches, in the order they are asked for.
+        first: position in the order where this process's part starts.
+        lanes: largest number of stretches the part is cut into.
     """
 
     def __init__(self, sizes: Sequence[int], *, first: int, lanes: int) -> None:
         self.lanes = lanes
-        self.first, self.end = first, first + sum(sizes)
+        self.first = first
+        self.end = first + sum(sizes)
         by_lane = sorted(range(len(sizes)), key=lambda number: (number % lanes, number))
-        ends = accumulate((sizes[number] for number in by_lane), initial=first)
+        starts = accumulate((sizes[number] for number in by_lane), initial=first)
         self._spans = {
-            number: (start, start + sizes[number]) for number, start in zip(by_lane, ends, strict=False)
+            number: (start, start + sizes[number]) for number, start in zip(by_lane, starts, strict=False)
         }
         self._lane_ends = {number % lanes: self._spans[number][1] for number in by_lane}
 
-    def __len__(self) -> int:
-        return len(self._spans)
-
     def span(self, number: int) -> tuple[int, int]:
-        """Where in the order a batch begins and ends."""
+        """Return the start and end of a batch in the order."""
         return self._spans[number]
 
     def lane_end(self, number: int) -> int:
-        """Where in the order the lane of a batch ends."""
+        """Return the end, in the order, of the lane that a batch is in."""
         return self._lane_ends[number % self.lanes]
 
 
 def fitting_workers(wanted: int, lanes: int) -> int:
-    """The most workers of at most `wanted` that share the lanes evenly, so that none is read by two."""
+    """Return the largest number of workers up to `wanted` that divides the lanes evenly."""
     return max((number for number in range(1, min(wanted, lanes) + 1) if lanes % number == 0), default=0)
 
 
 class BatchNumbers(Sampler[tuple[int, int]]):
-    """The batches of an epoch, each as (epoch, number), from the one where `order` starts."""
+    """The batches of an epoch as (epoch, number), from the one where `order` starts."""
 
     def __init__(self, order: EpochOrder) -> None:
         self._order = order
@@ -74,20 +133,20 @@ class BatchNumbers(Sampler[tuple[int, int]]):
         return ((epoch, number) for number in range(self._order.start, len(self._order)))
 
 
-class StreamedBatches(Dataset[Batched]):
-    """The batches of a streamed data set, asked for by (epoch, number), by each worker those of some lanes.
+class StreamedBatches(Dataset[Read]):
+    """The batches of a streamed data set, indexed by (epoch, number); each worker reads some lanes.
 
-    Each lane is read on from where its last batch ended. One that is asked for another batch than the next,
-    as when a run goes on within an epoch, begins there: what is before is not read.
+    A lane is read on from the end of its last batch. After a jump, such as a resume within an epoch, reading
+    starts at the batch itself; earlier samples are not read.
 
     Args:
         dataset: the data set.
         samples: loads and transforms one sample.
-        plan: which batch is where in the order.
-        seed: of the order, with the epoch.
-        shuffle: whether the order is drawn.
-        stand_in: whether others are read in place of a batch of which nothing can be read, so that all ranks
-            take as many steps: those that follow in this process's part of the order, at its end the first.
+        plan: where each batch is in the order.
+        seed: of the order, together with the epoch.
+        shuffle: whether the order is random.
+        stand_in: whether other samples of this process replace a batch that is entirely unreadable: those
+            that follow it, then those from the start. All processes then take equally many steps.
     """
 
     def __init__(
@@ -100,16 +159,22 @@ class StreamedBatches(Dataset[Batched]):
         shuffle: bool,
         stand_in: bool,
     ) -> None:
-        self._dataset, self._samples, self._plan = dataset, samples, plan
-        self._seed, self._shuffle, self._stand_in = seed, shuffle, stand_in
+        self._dataset = dataset
+        self._samples = samples
+        self._plan = plan
+        self._seed = seed
+        self._shuffle = shuffle
+        self._stand_in = stand_in
         self._epoch: int | None = None
         self._order: Indices = ()
-        self._open: dict[int, tuple[int, Iterator[Read]]] = {}
+        self._open: dict[int, tuple[int, Iterator[streamed.Read]]] = {}
 
-    def __getitem__(self, reference: tuple[int, int]) -> Batched:
+    def __getitem__(self, reference: tuple[int, int]) -> Read:
         epoch, number = reference
         if epoch != self._epoch:
-            self._close()
+            for _, stream in self._open.values():
+                _close(stream)
+            self._open = {}
             self._epoch, self._order = epoch, self._draw(epoch)
         start, end = self._plan.span(number)
         indices = self._order[start:end]
@@ -125,7 +190,7 @@ class StreamedBatches(Dataset[Batched]):
         return collate_read(items)
 
     def _draw(self, epoch: int) -> Indices:
-        key = order_key(seed=self._seed, epoch=epoch) if self._shuffle else None
+        key = _order_key(seed=self._seed, epoch=epoch) if self._shuffle else None
         order = self._dataset.epoch_order(key)
         if len(order) != len(self._dataset):
             raise ProtocolError(
@@ -134,8 +199,8 @@ class StreamedBatches(Dataset[Batched]):
             )
         return order
 
-    def _lane(self, number: int) -> Iterator[Read]:
-        """What reads the batch of this number, and then the rest of its lane."""
+    def _lane(self, number: int) -> Iterator[streamed.Read]:
+        """Return the stream that reads this batch and then the rest of its lane."""
         lane = number % self._plan.lanes
         expected, stream = self._open.get(lane, (-1, iter(())))
         if expected != number:
@@ -146,9 +211,9 @@ class StreamedBatches(Dataset[Batched]):
         self._open[lane] = (number + self._plan.lanes, stream)
         return stream
 
-    def _load(self, indices: Indices, stream: Iterator[Read]) -> list[tuple[int, Any]]:
+    def _load(self, indices: Indices, stream: Iterator[streamed.Read]) -> list[tuple[int, Any]]:
         assert self._epoch is not None
-        # The index comes first: after the last one nothing more is taken from the stream.
+        # The index comes first in `zip`, so nothing is taken from the stream after the last one.
         return [
             self._samples.load((self._epoch, index), read)
             for index, read in zip(map(int, indices), stream, strict=False)
@@ -165,17 +230,12 @@ class StreamedBatches(Dataset[Batched]):
         _close(stream)
         return found
 
-    def _close(self) -> None:
-        for _, stream in self._open.values():
-            _close(stream)
-        self._open = {}
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_epoch": None, "_order": (), "_open": {}}
 
 
-def _close(stream: Iterator[Read]) -> None:
-    """End a stream where it is: what it has open is closed."""
+def _close(stream: Iterator[streamed.Read]) -> None:
+    """Close what the stream has open, if it is a generator."""
     close = getattr(stream, "close", None)
     if callable(close):
         close()

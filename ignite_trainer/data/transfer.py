@@ -1,15 +1,95 @@
-"""Copies the next batch to the device while the current step runs."""
+"""Whole batches: read from a data set or from its copy on the device, and sent there while a step runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, rebuild
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rebuild
+from ignite_trainer.data.samples import Unreadable, attempt
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+SHARE_OF_DEVICE = 0.25
+"""Largest share of a device's free memory that a copy of a data set takes; the rest is for steps."""
+
+
+@runtime_checkable
+class GivesBatches(Protocol):
+    """A data set that reads many samples at once, faster than one by one."""
+
+    def read_batch(self, indices: Sequence[int]) -> Any:
+        """Return the samples at these positions, collated as `ignite_trainer.api.batch.collate` does.
+
+        The method is called in a thread, one call at a time. Arrays may have a smaller type that holds the
+        same numbers, such as int16 for float32; on the device they get the type that single samples have.
+        """
+
+
+class OnDevice:
+    """Reads batches from a copy of a data set on a device if it fits, and from the data set otherwise.
+
+    The copy is made when the first batch is read; it keeps the types that `read_batch` returns.
+
+    Args:
+        dataset: the data set.
+        device: where the copy is.
+        room: returns the bytes that the copy may take; called when it is made.
+    """
+
+    def __init__(self, dataset: Any, device: torch.device, *, room: Callable[[], float]) -> None:
+        self._dataset = dataset
+        self._device = device
+        self._room = room
+        self._samples: list[Any] | None = None
+        self._looked = False
+
+    def read_batch(self, indices: Sequence[int]) -> Any:
+        """Read a batch as `GivesBatches.read_batch` does; its tensors are on the device if the copy is."""
+        if not self._looked:
+            self._samples, self._looked = self._copy(), True
+        if self._samples is None:
+            return self._dataset.read_batch(indices)
+        chosen = [self._samples[index] for index in indices]
+        for sample in chosen:
+            if isinstance(sample, Unreadable):
+                raise OSError(sample.error)
+        columns = zip(*chosen, strict=True)
+        samples = zip(*map(_of_one_type, columns), strict=True)
+        return collate([rebuild(chosen[0], list(fields)) for fields in samples])
+
+    def _copy(self) -> list[Any] | None:
+        """Copy all samples to the device; return None if they do not fit."""
+        room = self._room()
+        samples: list[Any] = []
+        for index in range(len(self._dataset)):
+            batch = attempt(functools.partial(self._dataset.read_batch, [index]), index)
+            if isinstance(batch, Unreadable):
+                samples.append(batch)
+                continue
+            fields = [_first(field, self._device) for field in batch]
+            room -= sum(field.nbytes for field in fields if isinstance(field, Tensor))
+            if room < 0:
+                return None
+            samples.append(rebuild(batch, fields))
+        return samples
+
+
+def batches_of(dataset: Dataset[Any], device: torch.device) -> GivesBatches | None:
+    """Return what reads whole batches of a data set for steps on a device, or None."""
+    if not isinstance(dataset, GivesBatches):
+        return None
+    if device.type != "cuda":
+        return dataset
+    return OnDevice(dataset, device, room=lambda: SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0])
 
 
 class Sent(NamedTuple):
@@ -20,7 +100,7 @@ class Sent(NamedTuple):
 
 
 class Transfer:
-    """Sends batches to a device: to CUDA from pinned memory, on a stream of its own.
+    """Sends batches to a device: to CUDA from pinned memory, on a separate stream.
 
     One instance serves all passes of a loader: memory freed on a stream is only reused on that stream.
 
@@ -35,7 +115,7 @@ class Transfer:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def beside(self) -> AbstractContextManager[Any]:
-        """Return a context in which the device's work for this thread runs beside the steps."""
+        """Return a context in which this thread's device work runs in parallel with the steps."""
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
     def send(self, sample: Any) -> Sent:
@@ -49,8 +129,14 @@ class Transfer:
         if sent.arrival is not None:
             steps = torch.cuda.current_stream(self._device)
             steps.wait_event(sent.arrival)
+
+            def keep(tensor: Tensor) -> Tensor:
+                # The sending stream must not reuse this memory before the steps are done with it.
+                tensor.record_stream(steps)
+                return tensor
+
             for field in sent.sample:
-                on_tensor(field, lambda tensor: _used_on(tensor, steps))
+                on_tensor(field, keep)
         return sent.sample
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -59,16 +145,54 @@ class Transfer:
         return tensor.to(self._device, non_blocking=True)
 
 
-def _used_on(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
-    """Keep the sending stream from reusing the tensor's memory before this stream is done with it."""
-    tensor.record_stream(stream)
-    return tensor
-
-
 def on_tensor(field: Any, apply: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the tensor that a field holds, if any; lengths and rows stay on the CPU."""
+    """Apply a function to the tensor of a field, if it has one; lengths and rows stay on the CPU."""
     if isinstance(field, PartialBatch):
         return field._replace(values=on_tensor(field.values, apply))
     if isinstance(field, PaddedBatch):
         return field._replace(values=apply(field.values))
     return apply(field) if isinstance(field, Tensor) else field
+
+
+def one_ahead(make: Callable[[S], T], sources: Iterable[S]) -> Iterator[T]:
+    """Yield `make(source)` for each source, each made in a thread while the previous one is used.
+
+        thread:     make 1  make 2     make 3
+        consumer:           |  step 1  |  step 2  |  step 3
+
+    One is made at a time. An error of `make` is raised where its result would be yielded.
+    """
+    coming: Future[T] | None = None
+    for source in sources:
+        if coming:
+            wait([coming])
+        ready, coming = coming, in_thread(make, source)
+        if ready:
+            yield ready.result()
+    if coming:
+        yield coming.result()
+
+
+def in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
+    """Start a call in a thread that ends with it: loader processes must not be forked beside idle threads."""
+    executor = ThreadPoolExecutor(max_workers=1)
+    future = executor.submit(function, *args)
+    executor.shutdown(wait=False)
+    return future
+
+
+def _of_one_type(values: Sequence[Any]) -> Sequence[Any]:
+    """Convert the arrays of one field to the smallest type that holds all of them."""
+    if not all(isinstance(value, Tensor) for value in values):
+        return values
+    dtype = functools.reduce(torch.promote_types, [value.dtype for value in values])
+    return [value.to(dtype) for value in values]
+
+
+def _first(field: Any, device: torch.device) -> Any:
+    """Return the only value of a batch of one; an array is on the device."""
+    if isinstance(field, PaddedBatch):
+        field = field.values
+    if isinstance(field, Tensor):
+        return field[0].to(device)
+    return field if field is None else field[0]

@@ -28,9 +28,9 @@ from ignite_trainer.api.self_description import (
     weights_files,
 )
 from ignite_trainer.api.task import Task
-from ignite_trainer.data.batch_sources import batches_of
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
-from ignite_trainer.data.unreadable import UnreadableSamples
+from ignite_trainer.data.samples import UnreadableSamples
+from ignite_trainer.data.transfer import batches_of
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.protocol.sections import EvaluationSpec

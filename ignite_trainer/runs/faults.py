@@ -15,7 +15,7 @@ from torch import nn
 
 from ignite_trainer.api.reporter import Fault, Reporter
 from ignite_trainer.api.self_description import listing, sample_name
-from ignite_trainer.data.unreadable import UnreadableSamples
+from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.protocol.sections import Faults
 from ignite_trainer.support.distributed import all_say, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped, first_line

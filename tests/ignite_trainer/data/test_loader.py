@@ -1,4 +1,4 @@
-"""Loading: what a sample becomes does not depend on workers, batch size or place, only on (seed, epoch)."""
+"""Loading: augmentation depends on (seed, epoch, index), not on workers, batch size or device."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def epoch(batches: SplitLoader, number: int = 1) -> list[Batch]:
 
 
 def signals(batches: list[Batch]) -> dict[int, Tensor]:
-    """Every sample's first field by the sample's index."""
+    """Return every sample's first field by its index."""
     return {
         int(index): row
         for batch in batches
@@ -88,11 +88,11 @@ def test_batches_are_the_same_with_and_without_workers(steps: list[Any]) -> None
 
 @pytest.mark.parametrize("steps", [BATCHED, FOREIGN, MIXED], ids=["batched", "foreign", "mixed"])
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
-def test_a_sample_is_augmented_alike_in_batches_of_any_size(steps: list[Any], batch_size: int) -> None:
+def test_augmentation_does_not_depend_on_the_batch_size(steps: list[Any], batch_size: int) -> None:
     assert_equal(signals(epoch(loader(*steps))), signals(epoch(loader(*steps, batch_size=batch_size))))
 
 
-def test_it_makes_no_difference_whether_a_transform_runs_in_the_worker_or_on_the_device() -> None:
+def test_a_transform_gives_the_same_in_a_worker_and_on_the_device() -> None:
     on_device = signals(epoch(loader(Hiss(), Fit(length=16))))
     in_worker = signals(epoch(loader(Hiss(), Fit(length=16), lambda value: value)))
     assert_equal(on_device, in_worker)
@@ -109,7 +109,7 @@ def test_epochs_and_seeds_augment_differently(steps: list[Any]) -> None:
         assert all(not torch.equal(one[index], other[index]) for index in one)
 
 
-def test_each_step_has_random_numbers_of_its_own() -> None:
+def test_each_transform_has_separate_random_numbers() -> None:
     once = signals(epoch(loader(Hiss(level=1.0), Fit(length=16, train=False))))
     clean = signals(epoch(loader(Fit(length=16, train=False))))
     twice = signals(epoch(loader(Hiss(level=1.0), Hiss(level=1.0), Fit(length=16, train=False))))
@@ -133,14 +133,14 @@ def test_equal_seeds_give_equal_orders_and_epochs_different_ones() -> None:
     assert order(1, shuffle=False) == order(2, shuffle=False) == list(range(20))
 
 
-def test_an_epoch_can_be_given_again_after_others() -> None:
+def test_an_epoch_can_be_repeated_after_others() -> None:
     batches = loader(*MIXED)
     first = signals(epoch(batches, 1))
     epoch(batches, 2)
     assert_equal(first, signals(epoch(batches, 1)))
 
 
-def test_states_of_global_generators_are_left_as_they_were() -> None:
+def test_the_states_of_global_generators_are_restored() -> None:
     def states() -> tuple[Any, ...]:
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
 
@@ -159,7 +159,7 @@ def test_states_of_global_generators_are_left_as_they_were() -> None:
     assert states() == before
 
 
-def test_global_generators_are_seeded_by_the_sample_not_by_their_state() -> None:
+def test_the_sample_seeds_the_global_generators() -> None:
     first = signals(epoch(loader(*FOREIGN)))
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
@@ -177,7 +177,7 @@ def test_an_incomplete_batch_is_kept_or_dropped() -> None:
         assert len(batches) == len(sizes)
 
 
-def test_every_field_is_collated_by_what_it_holds() -> None:
+def test_fields_are_collated_by_their_type() -> None:
     (batch,) = epoch(loader(Fit(length=16), batch_size=20, shuffle=False))
     dataset, sample = Tones(), batch.sample
     assert type(sample) is type(dataset[0])
@@ -219,7 +219,7 @@ def test_fields_of_any_type_are_collated(values: list[Any], expected: Any, kind:
         assert found == expected
 
 
-def test_samples_of_unequal_length_are_refused_unless_transforms_make_them_equal() -> None:
+def test_samples_of_unequal_length_are_refused() -> None:
     with pytest.raises(ProtocolError) as caught:
         epoch(loader(Hiss(), batch_size=20))  # folds leave out multiples of 3, and with them length 16
     assert str(caught.value) == (
@@ -229,7 +229,7 @@ def test_samples_of_unequal_length_are_refused_unless_transforms_make_them_equal
     assert len(epoch(loader(Hiss(), batch_size=1))) == 20
 
 
-def test_samples_of_unequal_length_pass_where_they_are_asked_for() -> None:
+def test_samples_of_unequal_length_pass_on_request() -> None:
     [batch] = epoch(loader(Hiss(), batch_size=20, unequal_lengths=True))
     signal = batch.sample.signal
     assert isinstance(signal, PaddedBatch)
@@ -263,7 +263,7 @@ def test_a_sample_is_a_tuple() -> None:
         epoch(loader(dataset=Samples([{"signal": np.zeros(3)}])))
 
 
-def test_padding_is_zero_and_lengths_are_told() -> None:
+def test_padding_is_zero_and_lengths_are_given() -> None:
     seen: list[PaddedBatch] = []
 
     class Watch(BatchTransform):
@@ -310,7 +310,7 @@ def on(field: str | None, apply: Any) -> FieldTransform:
     return FieldTransform(apply=apply, field=field, where="Transforms[0]")
 
 
-def test_a_transform_acts_on_the_field_it_names_and_else_on_the_first() -> None:
+def test_a_transform_acts_on_the_named_field_or_the_first() -> None:
     double = functools.partial(scale, factor=2.0)
     for field, sound, image in ((None, 2, 1), ("sound", 2, 1), ("image", 1, 2)):
         (batch,) = epoch(loader(on(field, double), dataset=pairs(), shuffle=False))
@@ -327,13 +327,13 @@ def test_a_field_need_not_be_numeric() -> None:
     assert batch.sample.name[2] == Tones()[2].name[::-1]
 
 
-def test_an_unknown_field_is_an_error_with_the_nearest() -> None:
+def test_an_unknown_field_is_an_error_that_suggests_the_nearest() -> None:
     with pytest.raises(ProtocolError) as caught:
         loader(on("imag", Hiss()), dataset=pairs())
     assert str(caught.value) == 'Transforms[0].field is "imag", which samples lack; did you mean "image"?'
 
 
-def test_a_field_that_is_none_cannot_be_transformed() -> None:
+def test_a_field_that_is_always_none_cannot_be_transformed() -> None:
     with pytest.raises(ProtocolError) as caught:
         loader(on("nothing", Hiss()), dataset=pairs())
     said = 'Transforms[0].field is "nothing", which no sample looked at has: there is nothing to transform.'

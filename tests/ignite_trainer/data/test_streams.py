@@ -1,4 +1,4 @@
-"""Streamed data sets: each sample once, whatever the workers; what is before a start is not read."""
+"""Streamed data sets give each sample once, with any number of workers, and resume without rereading."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from toy_research.sameness import differences
 from toy_research.signals import Tones
 from toy_research.streaming import TonesInStretches
 
-from ignite_trainer.api.streamed import Streamed
-from ignite_trainer.data.batch_sources import batches_of
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.data.streams import BatchPlan, fitting_workers
-from ignite_trainer.data.unreadable import UnreadableSamples
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 
 STREAMED = "toy_research.streaming.TonesInStretches"
@@ -54,7 +52,7 @@ def flat(lists: list[list[int]]) -> list[int]:
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])
 @pytest.mark.parametrize("sizes", [[4] * 7 + [2], [3], [4] * 3, []])
-def test_batches_share_out_the_part_of_a_process(sizes: list[int], lanes: int) -> None:
+def test_the_batches_of_a_plan_divide_the_part_of_a_process(sizes: list[int], lanes: int) -> None:
     plan = BatchPlan(sizes, first=10, lanes=lanes)
     spans = [plan.span(number) for number in range(len(sizes))]
     assert [end - start for start, end in spans] == sizes
@@ -62,7 +60,7 @@ def test_batches_share_out_the_part_of_a_process(sizes: list[int], lanes: int) -
     assert (plan.first, plan.end) == (10, 10 + sum(sizes))
 
 
-def test_a_lane_is_read_from_its_beginning_to_its_end() -> None:
+def test_the_batches_of_a_lane_are_contiguous() -> None:
     plan = BatchPlan([4, 4, 4, 4, 4, 2], first=0, lanes=2)
     assert [plan.span(number) for number in (0, 2, 4)] == [(0, 4), (4, 8), (8, 12)]
     assert [plan.span(number) for number in (1, 3, 5)] == [(12, 16), (16, 20), (20, 22)]
@@ -75,12 +73,6 @@ def test_workers_share_lanes_evenly() -> None:
 
 
 # Order and workers
-
-
-def test_the_toy_is_streamed_and_others_are_not() -> None:
-    assert isinstance(TonesInStretches(), Streamed)
-    assert not isinstance(Tones(), Streamed)
-    assert batches_of(TonesInStretches(), torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
@@ -97,7 +89,7 @@ def test_every_sample_comes_once_and_workers_change_nothing(
         assert torch.equal(one.sample.signal, other.sample.signal)
 
 
-def test_samples_are_what_they_are_one_by_one() -> None:
+def test_samples_equal_those_loaded_one_by_one() -> None:
     streamed = {
         int(index): row
         for batch in epoch(loader(TonesInStretches()))
@@ -108,7 +100,7 @@ def test_samples_are_what_they_are_one_by_one() -> None:
             assert torch.equal(streamed[int(index)], row)
 
 
-def test_epochs_differ_and_come_again() -> None:
+def test_epochs_differ_and_are_reproducible() -> None:
     batches = loader(TonesInStretches())
     first, second = indices(epoch(batches, 1)), indices(epoch(batches, 2))
     assert first != second
@@ -118,14 +110,14 @@ def test_epochs_differ_and_come_again() -> None:
     ]
 
 
-def test_an_incomplete_batch_is_dropped_as_it_is_of_other_data_sets() -> None:
+def test_an_incomplete_batch_can_be_dropped() -> None:
     batches = loader(TonesInStretches(), batch_size=8, drop_last=True)
     assert len(batches) == 2
     assert [len(batch) for batch in indices(epoch(batches))] == [8, 8]
     assert len(set(flat(indices(epoch(batches))))) == 16
 
 
-def test_what_is_before_a_start_is_not_read() -> None:
+def test_samples_before_the_start_are_not_read() -> None:
     dataset = TonesInStretches()
     batches = loader(dataset)
     whole = indices(epoch(batches))
@@ -135,13 +127,13 @@ def test_what_is_before_a_start_is_not_read() -> None:
         assert sorted(flat(dataset.read)) == sorted(flat(whole[start:]))
 
 
-def test_each_lane_is_read_in_one_go() -> None:
+def test_each_lane_is_read_by_one_stream() -> None:
     dataset = TonesInStretches(lanes=2)
     whole = indices(epoch(loader(dataset)))
     assert dataset.read == [whole[0] + whole[2] + whole[4], whole[1] + whole[3]]
 
 
-def test_a_pass_that_was_broken_off_is_followed_by_a_whole_one() -> None:
+def test_an_interrupted_pass_is_followed_by_a_complete_one() -> None:
     batches = loader(TonesInStretches())
     whole = indices(epoch(batches))
     iterator: Iterator[Batch] = iter(batches)
@@ -153,19 +145,19 @@ def test_a_pass_that_was_broken_off_is_followed_by_a_whole_one() -> None:
 # Faults
 
 
-def test_what_cannot_be_read_is_left_out_of_its_batch() -> None:
-    [whole] = [epoch(loader(TonesInStretches()))]
+def test_unreadable_samples_are_left_out_of_their_batch() -> None:
+    whole = epoch(loader(TonesInStretches()))
     batches = loader(TonesInStretches(gone=[7]), at_most=0.1)
     assert indices(epoch(batches)) == [[index for index in batch if index != 7] for batch in indices(whole)]
     assert batches.unreadable.state_dict() == {7: "7 is cut off"}
 
 
-def test_one_that_cannot_be_read_ends_the_run_where_none_may_be_skipped() -> None:
+def test_an_unreadable_sample_ends_the_run_by_default() -> None:
     with pytest.raises(RunFailed, match=r"sample 7 of the given split cannot be read: 7 is cut off\."):
         epoch(loader(TonesInStretches(gone=[7])))
 
 
-def test_others_stand_in_for_a_training_batch_of_which_nothing_can_be_read() -> None:
+def test_other_samples_replace_an_unreadable_training_batch() -> None:
     whole = indices(epoch(loader(TonesInStretches(), drop_last=True)))
     gone = [*whole[1], whole[0][0]]
     batches = loader(TonesInStretches(gone=gone), at_most=0.5, drop_last=True)
@@ -178,7 +170,7 @@ def test_others_stand_in_for_a_training_batch_of_which_nothing_can_be_read() -> 
     assert sorted(batches.unreadable.state_dict()) == sorted(gone)
 
 
-def test_an_epoch_of_which_nothing_can_be_read_ends_the_run() -> None:
+def test_an_unreadable_epoch_ends_the_run() -> None:
     dataset = TonesInStretches(gone=range(19))  # the last one is not used
     with pytest.raises(RunFailed, match="There is no other sample in its batch"):
         epoch(loader(dataset, at_most=1.0, batch_size=3, drop_last=True, shuffle=False))
@@ -191,7 +183,7 @@ def test_an_epoch_of_which_nothing_can_be_read_ends_the_run() -> None:
         ({"epoch_order": lambda *_: range(3)}, "epoch_order of Faulty has 3 indices instead of 20"),
     ],
 )
-def test_a_defect_of_the_data_sets_code_is_told(faulty: dict[str, Any], said: str) -> None:
+def test_defects_of_a_data_set_are_reported(faulty: dict[str, Any], said: str) -> None:
     kind = type("Faulty", (TonesInStretches,), faulty)
     with pytest.raises(ProtocolError, match=said):
         epoch(loader(kind()))
@@ -204,7 +196,7 @@ def streamed(**args: Any) -> dict[str, Any]:
     return {"class": STREAMED, "args": {"fold": 1, **args}}
 
 
-def test_a_run_goes_on_within_an_epoch_to_the_same_end(tmp_path: Path) -> None:
+def test_a_run_resumed_within_an_epoch_ends_the_same(tmp_path: Path) -> None:
     options: dict[str, Any] = {"Dataset": streamed(), "Setup__batch_train": 4, "Setup__resume": "auto"}
     signal = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM"}}
     whole = run_toy(tmp_path / "whole", Task=signal, **options)
@@ -219,7 +211,7 @@ def test_a_run_goes_on_within_an_epoch_to_the_same_end(tmp_path: Path) -> None:
     assert not differences(whole.folder, parts.folder)
 
 
-def test_samples_that_cannot_be_read_are_counted_in_a_run(tmp_path: Path) -> None:
+def test_unreadable_samples_are_counted_in_a_run(tmp_path: Path) -> None:
     faults = {"unreadable": "skip", "unreadable_at_most": 0.2}
     result = run_toy(tmp_path, Dataset=streamed(gone=[3]), Faults=faults)
     assert result.record.faults == {"samples skipped": 2}

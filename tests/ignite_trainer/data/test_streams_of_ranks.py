@@ -1,4 +1,4 @@
-"""Streamed data sets in two processes: what is predicted, and with how many of them a run goes on."""
+"""Streamed data sets in two processes: their predictions, and how many processes may resume a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ignite_trainer.support.errors import ProtocolError
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of runs of two processes."""
+    """Return the folder of runs of two processes."""
     folder = tmp_path_factory.mktemp("two")
     on_ranks(2, folder, run_beginnings, folder)
     return folder
@@ -50,7 +50,7 @@ def test_predictions_are_in_the_order_of_the_data_set(by_two: Path, tmp_path: Pa
         ("low", "middle", "high")[held_out[index].target] for index in range(len(held_out))
     ]
     assert [int(row[0]) for row in rows] == list(range(len(held_out)))
-    # Those of one process, whose lanes lie otherwise, of a network that is not trained.
+    # One process has other lanes; the network is not trained.
     scores = []
     for name, dataset in (("streamed", STREAMED), ("listed", {"class": "toy_research.signals.Tones"})):
         options = {"Dataset": {**dataset, "args": {"fold": 1}}, "Setup__epochs": 0, "Setup__batch_test": 4}
@@ -79,8 +79,8 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     assert str(caught.value) == said + "from the end of the epoch on it may be any number."
 
 
-def test_it_goes_on_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
-    """What the message says to do."""
+def test_one_process_resumes_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
+    """As the message advises."""
     shutil.copytree(by_two / "stopped", tmp_path / "stopped")
     for state in only_run(tmp_path / "stopped").glob("checkpoints/last_*_step-*.pt"):
         state.unlink()
@@ -89,14 +89,12 @@ def test_it_goes_on_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> No
     assert (folder / "result.json").exists()
 
 
-def test_a_run_of_several_processes_is_gone_on_with_by_one_after_an_epoch(
-    by_two: Path, tmp_path: Path
-) -> None:
+def test_one_process_resumes_a_finished_run_of_two(by_two: Path, tmp_path: Path) -> None:
     shutil.copytree(by_two / "whole", tmp_path / "whole")
     assert go_on(tmp_path / "whole", Task=WHOLE, Setup__epochs=3) == only_run(tmp_path / "whole")
 
 
-def test_batches_of_each_process_are_told_from_another_data_set(by_two: Path, tmp_path: Path) -> None:
+def test_separate_batches_of_each_process_are_named_as_the_cause(by_two: Path, tmp_path: Path) -> None:
     shutil.copytree(by_two / "each", tmp_path / "each")
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path / "each", Task=WHOLE, Setup__resume="auto")

@@ -11,7 +11,7 @@ import pytest
 from toy_research.failing import FaultyTones
 from toy_research.protocols import run_toy
 
-from ignite_trainer.data.unreadable import Unreadable, UnreadableSamples, as_unreadable, first_readable
+from ignite_trainer.data.samples import Unreadable, UnreadableSamples, as_unreadable, first_readable
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 ONE_BY_ONE, IN_BATCHES = "toy_research.failing.FaultyTones", "toy_research.failing.TonesInBatches"
@@ -36,8 +36,8 @@ def test_a_sample_that_cannot_be_read_ends_the_run_by_its_name(
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Dataset=dataset(kind, 7), Setup__skip_train_evaluation=True, **more)
     assert str(caught.value) == (
-        "tone 7.wav of the training split cannot be read: 7.wav is cut off. Mend or remove it, or have such "
-        'samples skipped by Faults.unreadable "skip". What finished epochs reached is kept.'
+        "tone 7.wav of the training split cannot be read: 7.wav is cut off. Repair or remove it, or set "
+        'Faults.unreadable to "skip". What finished epochs reached is kept.'
     )
     (log,) = tmp_path.rglob("metrics.jsonl")
     assert json.loads(log.read_text().splitlines()[0])["event"] == "evaluation"
@@ -64,9 +64,8 @@ def test_no_more_samples_are_skipped_than_is_said(tmp_path: Path) -> None:
             Dataset=dataset(ONE_BY_ONE, 0, 6),
             Faults={"unreadable": "skip", "unreadable_at_most": 0.1},
         )
-    assert (
-        "It is one of 2 of 10 samples, more than Faults.unreadable_at_most lets be skipped (0.1 of all): "
-        in str(caught.value)
+    assert "2 of 10 samples are unreadable, more than Faults.unreadable_at_most allows (0.1 of all): " in str(
+        caught.value
     )
 
 
@@ -93,7 +92,7 @@ def test_a_batch_of_training_of_which_nothing_can_be_read_ends_the_run() -> None
     samples = UnreadableSamples(FaultyTones(gone=[3]), split="training", at_most=0.5)
     failed = [Unreadable(0, "cut off")]
     samples.add(failed, of=1, needs_one=False)
-    with pytest.raises(RunFailed, match=r"There is no other sample in its batch.*take tone 1\.wav out"):
+    with pytest.raises(RunFailed, match=r"There is no other sample in its batch.*remove tone 1\.wav from"):
         samples.add(failed, of=1)
 
 
@@ -124,7 +123,7 @@ def test_of_a_data_set_that_cannot_be_read_samples_from_all_over_it_are_looked_a
             asked.append(index)
             raise OSError(f"{index}.wav is gone")
 
-    with pytest.raises(ProtocolError, match=r"of 99 samples looked at none can be read: 0\.wav is gone"):
+    with pytest.raises(ProtocolError, match=r"none of 99 samples looked at can be read: 0\.wav is gone"):
         first_readable(Gone())
     assert asked == [*range(50), *range(20_000, 1_000_000, 20_000)]
 

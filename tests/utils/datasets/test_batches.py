@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from ignite_trainer.api.batch import PaddedBatch, collate
-from ignite_trainer.data.batch_sources import GivesBatches
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.data.transfer import GivesBatches
 from ignite_trainer.support.errors import ProtocolError
 from utils.datasets import ESC50, Sample, UrbanSound8K
 from utils.datasets.folds import FoldDataset

@@ -15,7 +15,7 @@ from PIL import Image
 from toy_research.numbers import Numbers, written
 
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
-from ignite_trainer.data.unreadable import UnreadableSamples
+from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.support.errors import RunFailed
 from utils.datasets import Shards, Table
 from utils.datasets.sample import DescribedSample, Sample

@@ -16,9 +16,8 @@ from toy_research.numbers import SaidNumbers, written
 
 from ignite_trainer.api.streamed import Streamed
 from ignite_trainer.data.loader import Batch, SplitLoader
-from ignite_trainer.data.samples import TransformedSamples
+from ignite_trainer.data.samples import TransformedSamples, UnreadableSamples
 from ignite_trainer.data.streams import BatchPlan, StreamedBatches
-from ignite_trainer.data.unreadable import UnreadableSamples
 from ignite_trainer.support.errors import RunFailed
 from utils.datasets import Shards
 from utils.shards import reading
@@ -285,7 +284,7 @@ def test_a_damaged_shard_stops_the_run_where_none_may_be_skipped(numbers: Path, 
 
 def test_no_more_is_skipped_than_is_said(numbers: Path, tmp_path: Path) -> None:
     shards = Shards(str(damaged(numbers, tmp_path) / "manifest.jsonl"))
-    with pytest.raises(RunFailed, match=r"more than Faults\.unreadable_at_most lets be skipped \(0\.05"):
+    with pytest.raises(RunFailed, match=r"more than Faults\.unreadable_at_most allows \(0\.05"):
         epoch(loader(shards, at_most=0.05))
 
 
@@ -335,5 +334,5 @@ def test_two_ranks_read_each_sample_once(many: str) -> None:
         batches = StreamedBatches(
             shards, TransformedSamples(shards, [], 5), plan, seed=5, shuffle=True, stand_in=False
         )
-        parts += [index for number in range(len(plan)) for index in batches[1, number][0].tolist()]
+        parts += [index for number in range(len(sizes[rank])) for index in batches[1, number][0].tolist()]
     assert Counter(parts) == Counter(range(COUNT))

@@ -1,7 +1,9 @@
-"""Whole batches from a data set or from its copy on a device: those of its samples, bit for bit."""
+"""Whole batches equal the collated samples bit for bit, and the next one is read while a step runs."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +17,8 @@ from toy_research.augment import Fit, GlobalHiss, Hiss
 from toy_research.signals import Tones
 
 from ignite_trainer.api.batch import PaddedBatch, collate
-from ignite_trainer.data.batch_sources import GivesBatches, OnDevice, batches_of
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
-from ignite_trainer.data.transfer import Transfer
+from ignite_trainer.data.transfer import GivesBatches, OnDevice, Transfer, batches_of, one_ahead
 from ignite_trainer.support.errors import ProtocolError
 
 CPU = torch.device("cpu")
@@ -61,19 +62,13 @@ def no_thread_is_left() -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def loader(
-    dataset: Any, *steps: Any, batches: GivesBatches | None, workers: int = 0, size: int = 3
-) -> SplitLoader:
+def loader(dataset: Any, *steps: Any, batches: GivesBatches | None, **options: Any) -> SplitLoader:
+    settings: dict[str, Any] = {"batch_size": 3, "workers": 0, "shuffle": True, "drop_last": False, "seed": 5}
     return SplitLoader(
         dataset,
         [FieldTransform(apply=step) for step in steps],
-        batch_size=size,
-        workers=workers,
-        shuffle=True,
-        drop_last=False,
-        seed=5,
-        device=CPU,
         batches=batches,
+        **{"device": CPU, **settings, **options},
     )
 
 
@@ -99,7 +94,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [1, 2])
-def test_batches_are_those_of_the_samples_wherever_they_come_from(workers: int, number: int) -> None:
+def test_batches_equal_the_samples_wherever_they_come_from(workers: int, number: int) -> None:
     dataset = Numbers()
     one_by_one = epoch(loader(dataset, *STEPS, batches=None, workers=workers), number)
     assert dataset.reads == 0
@@ -107,11 +102,11 @@ def test_batches_are_those_of_the_samples_wherever_they_come_from(workers: int, 
     assert dataset.reads == 3
     held = copy(dataset)
     assert_equal(one_by_one, epoch(loader(dataset, *STEPS, batches=held, workers=workers), number))
-    assert held.held
+    assert dataset.reads == 3 + len(dataset)
     assert one_by_one[0].sample.values.dtype == torch.float32
 
 
-def test_batches_are_read_beside_the_step_and_small() -> None:
+def test_batches_are_read_in_a_thread_and_in_their_small_type() -> None:
     dataset, kinds = Numbers(), []
 
     class Kind(Fit):
@@ -126,7 +121,7 @@ def test_batches_are_read_beside_the_step_and_small() -> None:
     assert threading.current_thread() not in dataset.threads
 
 
-def test_transforms_of_single_samples_are_given_single_samples() -> None:
+def test_transforms_of_single_samples_get_single_samples() -> None:
     dataset = Numbers()
     steps = [GlobalHiss(), Fit(length=4)]
     expected = epoch(loader(dataset, *steps, batches=None))
@@ -134,7 +129,7 @@ def test_transforms_of_single_samples_are_given_single_samples() -> None:
     assert dataset.reads == 0
 
 
-def test_a_pass_that_ends_early_can_be_followed_by_others() -> None:
+def test_an_interrupted_pass_can_be_followed_by_another() -> None:
     dataset = Numbers()
     batches = loader(dataset, *STEPS, batches=dataset)
     expected = epoch(batches, 1)
@@ -143,7 +138,7 @@ def test_a_pass_that_ends_early_can_be_followed_by_others() -> None:
     assert_equal(expected, epoch(batches, 1))
 
 
-def test_what_cannot_be_read_is_told_as_it_is() -> None:
+def test_a_defect_of_the_data_set_is_raised_unchanged() -> None:
     class Torn(Numbers):
         def read_batch(self, indices: Sequence[int]) -> Number:
             if 4 in indices:
@@ -155,7 +150,7 @@ def test_what_cannot_be_read_is_told_as_it_is() -> None:
             epoch(loader(Torn(), *STEPS, batches=batches))
 
 
-def test_loading_leaves_torchs_generator_alone() -> None:
+def test_loading_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     epoch(loader(Numbers(), *STEPS, batches=Numbers()))
     epoch(loader(Numbers(), *STEPS, batches=None))
@@ -165,10 +160,10 @@ def test_loading_leaves_torchs_generator_alone() -> None:
 # On the device
 
 
-def test_samples_are_copied_once_at_the_first_batch_in_the_type_of_batches() -> None:
+def test_samples_are_copied_once_at_the_first_batch_in_its_type() -> None:
     dataset = Numbers()
     held = copy(dataset)
-    assert (held.held, dataset.reads) == (False, 0)
+    assert dataset.reads == 0
     for _ in range(3):
         batch = held.read_batch([4, 0, 4])
         assert batch.values.values.dtype == torch.int16
@@ -179,10 +174,10 @@ def test_samples_are_copied_once_at_the_first_batch_in_the_type_of_batches() -> 
             None,
             [4, 0, 4],
         )
-    assert (held.held, dataset.reads) == (True, len(dataset))
+    assert dataset.reads == len(dataset)
 
 
-def test_samples_that_are_stored_in_different_types_are_batched_in_one() -> None:
+def test_samples_of_different_types_are_batched_in_one_type() -> None:
     class Mixed(Numbers):
         def __init__(self) -> None:
             super().__init__()
@@ -202,25 +197,25 @@ def test_samples_that_are_stored_in_different_types_are_batched_in_one() -> None
 
 
 @pytest.mark.parametrize("spare", [-1, 0])
-def test_samples_that_have_no_room_are_read_as_they_are_needed(spare: int) -> None:
+def test_samples_that_do_not_fit_on_the_device_are_read_batch_by_batch(spare: int) -> None:
     dataset = Numbers()
     needed = sum(dataset[index].values.size * 2 + 8 for index in range(len(dataset)))  # int16; the target
     held = copy(dataset, room=needed + spare)
     expected = dataset.read_batch([1, 2])
     found = held.read_batch([1, 2])
-    assert held.held == (spare == 0)
+    assert dataset.reads == 1 + len(dataset) + (spare < 0)
     assert torch.equal(found.values.values, expected.values.values)
     assert found.labels == expected.labels
 
 
-def test_only_a_data_set_that_gives_batches_is_asked_for_them() -> None:
+def test_only_data_sets_that_give_batches_are_asked_for_them() -> None:
     assert batches_of(Tones(), CPU) is None
     dataset = Numbers()
     assert batches_of(dataset, CPU) is dataset
 
 
 def test_all_passes_of_a_loader_send_their_batches_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA has 32 streams for all, and what is freed on one of them is not used again on another."""
+    """CUDA has 32 streams, and memory freed on one is not reused on another."""
     made: list[Transfer] = []
 
     class Noted(Transfer):
@@ -238,50 +233,71 @@ def test_all_passes_of_a_loader_send_their_batches_on_one_stream(monkeypatch: py
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.0, 0.25])
-def test_batches_on_a_device_are_those_of_the_cpu(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ignite_trainer.data.batch_sources.SHARE_OF_DEVICE", share)
+def test_batches_on_a_device_equal_those_on_the_cpu(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ignite_trainer.data.transfer.SHARE_OF_DEVICE", share)
     dataset, device = Numbers(), torch.device("cuda", 0)
     expected = epoch(loader(dataset, Fit(length=4), batches=dataset))
-    transforms = [FieldTransform(apply=Fit(length=4))]
-    source = batches_of(dataset, device)
-    found = SplitLoader(
-        dataset,
-        transforms,
-        batch_size=3,
-        workers=0,
-        shuffle=True,
-        drop_last=False,
-        seed=5,
-        device=device,
-        batches=source,
-    )
+    found = loader(dataset, Fit(length=4), batches=batches_of(dataset, device), device=device)
     for one, other in zip(expected, epoch(found), strict=True):
         assert other.sample.values.is_cuda
         assert torch.equal(one.sample.values, other.sample.values.cpu())
-    assert isinstance(source, OnDevice)
-    assert source.held == (share > 0)
+    assert dataset.reads == 3 + (len(dataset) if share else 1 + 3)
+
+
+# One ahead
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_the_next_batch_is_made_while_the_last_one_is_used_and_no_further(count: int) -> None:
+    made = [threading.Event() for _ in range(count)]
+    threads: set[threading.Thread] = set()
+    lock = threading.Lock()
+
+    def make(number: int) -> int:
+        assert lock.acquire(blocking=False), "one is made at a time"
+        threads.add(threading.current_thread())
+        made[number].set()
+        lock.release()
+        return number * number
+
+    found = []
+    for number, square in enumerate(one_ahead(make, range(count))):
+        found.append(square)
+        if number + 1 < count:
+            assert made[number + 1].wait(timeout=5)
+        assert not any(event.is_set() for event in made[number + 2 :])
+    assert found == [number * number for number in range(count)]
+    assert threading.current_thread() not in threads
+
+
+def test_an_error_is_raised_where_the_result_would_be_yielded() -> None:
+    def make(number: int) -> int:
+        if number == 2:
+            raise OSError("sample 2 cannot be read")
+        return number
+
+    batches = one_ahead(make, range(5))
+    assert [next(batches), next(batches)] == [0, 1]
+    with pytest.raises(OSError, match=r"^sample 2 cannot be read$"):
+        next(batches)
 
 
 # Workers
 
 
-def test_workers_stay_for_the_next_epoch_and_end_when_they_are_told() -> None:
+def test_workers_stay_for_the_next_epoch_and_end_on_close() -> None:
     class Processes(Dataset[Any]):
         def __len__(self) -> int:
             return 4
 
         def __getitem__(self, index: int) -> Any:
-            import os
-
             return (os.getpid(), index)
 
-    batches = loader(Processes(), batches=None, workers=1, size=4)
+    batches = loader(Processes(), batches=None, workers=1, batch_size=4)
     [[first]] = [batch.sample[0].unique().tolist() for batch in epoch(batches, 1)]
     [[second]] = [batch.sample[0].unique().tolist() for batch in epoch(batches, 2)]
     assert first == second
     batches.close()
-    import multiprocessing
-
     assert first not in [child.pid for child in multiprocessing.active_children()]
     [[third]] = [batch.sample[0].unique().tolist() for batch in epoch(batches, 1)]
     assert third != first
