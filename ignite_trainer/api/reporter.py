@@ -185,7 +185,7 @@ class RunEnd:
     seconds: Figure
     """Duration of the run, over all its sessions."""
     faults: Mapping[str, int] = field(default_factory=dict)
-    """Figure of faults of each kind, such as {"steps left out": 2}."""
+    """Number of faults of each kind, such as {"steps left out": 2}."""
 
 
 Event = Iteration | Evaluated | Measured

@@ -26,6 +26,7 @@ from ignite_trainer.protocol.validation import validate
 from ignite_trainer.results import run_folder
 from ignite_trainer.runs.assembly import Parts, assemble
 from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.support.files import write_json
 from ignite_trainer.support.memory import peak_resident_bytes
 from ignite_trainer.support.profiling import Profile, profile_steps
 from ignite_trainer.support.progress import Progress
@@ -112,7 +113,7 @@ class Benchmark:
 
     def write(self, folder: Path) -> Path:
         """Write `benchmark.json` into a folder, and return its path."""
-        run_folder.write_json(folder / FILE_NAME, asdict(self))
+        write_json(folder / FILE_NAME, asdict(self))
         return folder / FILE_NAME
 
 

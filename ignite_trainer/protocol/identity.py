@@ -8,9 +8,12 @@ from collections.abc import Container, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import JsonValue as Json
+
 from ignite_trainer.api import self_description
 from ignite_trainer.api.affects import Affects
 from ignite_trainer.protocol.sections import LineSpec, Protocol, Setup
+from ignite_trainer.protocol.validation import json_path
 
 _DEFINITION = {"path", "args", "best"}
 
@@ -66,3 +69,15 @@ def shown_line(protocol: Protocol) -> LineSpec | None:
     lines = list(protocol.lines.values())
     named = [line for line in lines if line.line_label == protocol.table.metric]
     return next(iter([*named, *(line for line in lines if line.is_checkpoint), *lines]), None)
+
+
+def values_by_path(content: Json, location: tuple[str | int, ...] = ()) -> dict[str, Json]:
+    """Return the values inside JSON content by their paths; empty objects and lists have none."""
+    if not isinstance(content, dict | list):
+        return {json_path(location): content}
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    return {
+        path: value
+        for step, inner in items
+        for path, value in values_by_path(inner, (*location, step)).items()
+    }

@@ -11,7 +11,7 @@ from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Evaluated, Measured, Reporter, RunEnd, RunStart
 from ignite_trainer.reporters.page import media, prediction_sections, render
 from ignite_trainer.reporters.page.render import Section
-from ignite_trainer.results.run_folder import write_text
+from ignite_trainer.support.files import write_text
 from ignite_trainer.support.formatting import duration, readable, remarks_on_best
 
 _FILES = {

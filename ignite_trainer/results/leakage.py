@@ -26,31 +26,31 @@ CHOSEN = "weights chosen on it"
 OTHER_PART = "weights of a run that held another part out"
 MEANING = {
     CHOSEN: (
-        "The initial weights are those of the epoch that was best on the samples evaluated here, which "
-        "flatters the figures. Those of the last epoch of that run do not."
+        "The initial weights come from the epoch that was best on the samples evaluated here, which flatters "
+        "the figures. The weights of that run's last epoch do not."
     ),
     OTHER_PART: (
         "The model was trained on samples that are evaluated here: the run that saved its initial weights "
         "held out another part of the data set. The figures do not count."
     ),
 }
-"""Each mark spelt out."""
+"""The marks, spelt out."""
 
 
 def caution(model: nn.Module, train: Any, test: Any) -> str:
-    """Return `OTHER_PART` or `CHOSEN`, the graver one first; "" if neither is known to apply.
+    """Return `OTHER_PART` or else `CHOSEN` if the initial weights call for it, otherwise "".
 
     Args:
         model: may list the files of its initial weights as `weights_files`.
-        train: the training split.
-        test: the split that is evaluated.
+        train: training split.
+        test: evaluated split.
     """
-    found = {_caution(Path(path), train, test) for path in getattr(model, "weights_files", ())}
+    found = {_caution(Path(path).resolve(), train, test) for path in getattr(model, "weights_files", ())}
     return next((mark for mark in (OTHER_PART, CHOSEN) if mark in found), "")
 
 
 def _caution(file: Path, train: Any, test: Any) -> str:
-    run = _run_of(file.resolve())
+    run = _run_of(file)
     if run is None or not run.epochs or (run.whole_name or run.dataset) != whole_name(test):
         return ""
     held_out = _held_out_by(run, train, test)
@@ -62,7 +62,7 @@ def _caution(file: Path, train: Any, test: Any) -> str:
 
 
 def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
-    """Return whether a run on the same data set held out all samples evaluated now; None if unknown."""
+    """Return True if a run on the same data set held out all samples evaluated now; None if unknown."""
     if run.digest and run.digest == digest(test):
         return True
     if run.held_out:

@@ -1,50 +1,70 @@
-"""`result.json`: what a finished run reached, and from what, so that tables can be made of many runs."""
+"""`result.json`, the record of a finished run, and averages of its figures over several runs."""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from ignite_trainer.api.reporter import Best, Figure
+from ignite_trainer.api import self_description
+from ignite_trainer.api.evaluation import FigureTable
+from ignite_trainer.api.reporter import Best, Figure, RunEnd
 from ignite_trainer.api.self_description import WeightsFile
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.protocol.identity import digest, identity, shown_line
 from ignite_trainer.protocol.sections import PublishedFigure
 from ignite_trainer.support.errors import ProtocolError
 
+# Classes of metrics whose values are shares of 1; others are shown unscaled.
+_SHARES = frozenset(
+    {
+        *("Accuracy", "MacroAccuracy", "TopKCategoricalAccuracy"),
+        *("Precision", "Recall", "AveragePrecision", "MeanAveragePrecision"),
+    }
+)
+
 
 class RunRecord(BaseModel):
-    """What a finished run reached.
+    """Result of a finished run, and its origin.
 
     Attributes:
         name: `Setup.name`.
         suffix: `Setup.suffix`.
         variant: digest of `identity`.
-        identity: what was computed: equal for runs whose figures may be averaged. Empty in older records.
-        setting: "zero-shot", "trained" or what else the protocol's `Table` says.
-        model: name of its class.
-        weights: files of the initial weights; none if they were random.
-        caution: whether these were chosen by, or trained on, the samples evaluated; "" if neither is known.
-        dataset: what results on it may be called.
-        whole_name: what the data set is called, whatever part of it is held out.
-        samples: number of samples of each split.
-        digest: of the samples evaluated; "" if the data set does not say.
-        held_out: numbers of the folds held out; empty if no fold is.
-        held_out_splits: names of the splits held out, where no fold is.
+        identity: everything in the protocol that affects the result; runs with equal ones may be averaged.
+            Empty in older records.
+        setting: the protocol's `Table.setting`, or "trained" or "evaluated".
+        model: class name.
+        weights: files of the initial weights; empty if they were random.
+        caution: a mark of `leakage`, if these weights were chosen by or trained on the samples evaluated.
+        dataset: name of the data set, or of the part used.
+        whole_name: name of the whole data set.
+        samples: number of samples by split.
+        digest: of the samples evaluated; "" if unknown.
+        held_out: numbers of the held-out folds.
+        held_out_splits: names of the held-out splits, for data sets without folds.
         folds: numbers of all folds of the data set.
-        nothing_held_out: whether the samples evaluated are the whole data set; None if that is not known.
-        metric: label of the one that tables show; None if there is no metric.
-        share: whether it is known to be a share of 1, which tables show in per cent.
-        listed: whether the run stands in the table of all results.
+        nothing_held_out: True if the whole data set was evaluated; None if unknown.
+        metric: label of the metric shown in tables.
+        share: True if this metric is known to be a share of 1, which tables show in per cent.
+        listed: True if the run appears in the table of all results.
         last: held-out metrics after the last epoch, by label.
-        best: best epochs, by metric.
+        best: best epoch by each metric.
         evaluations: tables of the protocol's `Evaluations`, by name.
-        multilabel: whether a sample of `predictions.csv` can have several classes, or none.
-        published: figures that the metric may be compared with.
-        checkpoint: the last one.
-        revision: of the source.
-        faults: what went wrong and was lived with: how often, by what it was.
+        multilabel: True if samples of `predictions.csv` can have several classes or none.
+        published: figures to compare the metric with.
+        checkpoint: file of the last state.
+        revision: commit of the source.
+        seconds: duration of the run.
+        finished: time, in ISO format.
+        faults: number of faults of each kind that did not stop the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -82,25 +102,75 @@ class RunRecord(BaseModel):
     faults: dict[str, int] = {}
 
     @classmethod
-    def read(cls, path: Path) -> RunRecord:
-        """Read a `result.json`.
+    def of(
+        cls,
+        blueprint: Blueprint,
+        end: RunEnd,
+        *,
+        train: Any,
+        test: Any,
+        weights: tuple[WeightsFile, ...],
+        evaluations: Mapping[str, FigureTable],
+        multilabel: bool,
+        revision: str | None,
+        caution: str,
+    ) -> RunRecord:
+        """Describe a run that has just ended; `train` and `test` are its data sets."""
+        protocol, shown = blueprint.protocol, shown_line(blueprint.protocol)
+        computed = identity(protocol, blueprint.classes)
+        assert protocol.setup.seed is not None, "a run has a seed"
+        return cls(
+            name=protocol.setup.name,
+            suffix=protocol.setup.suffix,
+            variant=digest(computed),
+            identity=computed,
+            setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
+            model=protocol.model.path.rpartition(".")[-1],
+            weights=weights,
+            caution=caution,
+            dataset=self_description.results_name(test),
+            whole_name=self_description.whole_name(test),
+            samples={"train": len(train), "test": len(test)},
+            digest=self_description.digest(test),
+            held_out=self_description.held_out_folds(test),
+            held_out_splits=self_description.held_out_splits(test),
+            folds=self_description.folds(test),
+            nothing_held_out=self_description.hold_nothing_out(train, test),
+            seed=protocol.setup.seed,
+            epochs=protocol.setup.epochs,
+            metric=shown.line_label if shown else None,
+            share=shown is not None and shown.path.rpartition(".")[-1] in _SHARES,
+            listed=protocol.table.listed,
+            last=dict(end.last),
+            best=tuple(
+                replace(best, checkpoint=best.checkpoint and Path(best.checkpoint.name)) for best in end.best
+            ),
+            evaluations={name: dict(table) for name, table in evaluations.items()},
+            multilabel=multilabel,
+            published=tuple(protocol.table.published),
+            checkpoint=WeightsFile.of(end.last_checkpoint) if end.last_checkpoint else None,
+            revision=revision,
+            seconds=end.seconds,
+            finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            faults=dict(end.faults),
+        )
 
-        Raises:
-            ProtocolError: it cannot be read.
-        """
+    @classmethod
+    def read(cls, path: Path) -> RunRecord:
+        """Read a `result.json`; raise a ProtocolError if it is not one."""
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:  # bytes that are no text, text that is no record
+        except (OSError, ValueError) as error:
             raise ProtocolError(f"{path} is not the result of a run: {error}") from error
 
     @property
     def is_of_training_data(self) -> bool:
-        """Whether the metrics are of samples that the model was trained on, since no fold was held out."""
+        """True if the model was trained on the samples evaluated, because no fold was held out."""
         return bool(self.epochs and self.folds and not self.held_out)
 
     @property
     def evaluated(self) -> str:
-        """What was evaluated, where no fold was held out."""
+        """Name of the samples evaluated, for runs without held-out folds."""
         if self.is_of_training_data:
             return "training data"
         if self.nothing_held_out or self.folds:
@@ -108,7 +178,73 @@ class RunRecord(BaseModel):
         return "evaluated split" if self.nothing_held_out is None else "held-out part"
 
     def value(self, label: str) -> tuple[float | None, float | None]:
-        """Return a held-out metric after the last epoch, and at its best; None where none is finite."""
+        """Return a held-out metric after the last epoch and at its best; None if not finite."""
         best = next((entry.value for entry in self.best if entry.label == label), math.nan)
         last = self.last.get(label, math.nan)
         return last if math.isfinite(last) else None, best if math.isfinite(best) else None
+
+
+class Spread(NamedTuple):
+    """Mean and spread of several figures.
+
+    Attributes:
+        mean: arithmetic mean.
+        deviation: sample standard deviation (n - 1 in the denominator); None for a single figure.
+        n: number of figures.
+    """
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Spread | None:
+        """Average figures; return None if one is missing or there are none."""
+        present = [value for value in values if value is not None]
+        if not present or len(present) < len(values):
+            return None
+        deviation = statistics.stdev(present) if len(present) > 1 else None
+        return cls(statistics.fmean(present), deviation, len(present))
+
+    @classmethod
+    def over_folds(cls, values: Iterable[tuple[Hashable, float | None]]) -> Spread | None:
+        """Average figures so that every fold counts alike; each comes with the folds its run held out.
+
+        The seeds of a fold are averaged first; mean, deviation and n are those of the folds. If all runs held
+        out the same folds, they are those of the runs.
+        """
+        folds: dict[Hashable, list[float | None]] = defaultdict(list)
+        for held_out, value in values:
+            folds[held_out].append(value)
+        if len(folds) == 1:
+            return cls.of(*folds.values())
+        means = [cls.of(fold) for fold in folds.values()]
+        return cls.of([mean.mean if mean else None for mean in means])
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """Write the mean and, for several figures, ± the deviation."""
+        return write(self.mean) + ("" if self.deviation is None else f" ± {write(self.deviation)}")
+
+
+class Figures(NamedTuple):
+    """A metric averaged over several runs; None if a run lacks it, or its value is not finite.
+
+    Attributes:
+        last: after the last epoch.
+        best: at the best epoch.
+    """
+
+    last: Spread | None
+    best: Spread | None
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord], label: str) -> Figures:
+        """Average a metric over runs so that every fold counts alike."""
+        values = [(record.held_out, record.value(label)) for record in records]
+        last = Spread.over_folds((held_out, last) for held_out, (last, _) in values)
+        best = Spread.over_folds((held_out, best) for held_out, (_, best) in values)
+        return cls(last, best)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON types."""
+        return {name: spread._asdict() if spread else None for name, spread in self._asdict().items()}

@@ -1,4 +1,4 @@
-"""The folder of a run, and what was true of the machine when it ran."""
+"""The folder of a run, and the description of the machine it ran on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import torch
 from ignite_trainer.api import file_names
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support.errors import ProtocolError
-from ignite_trainer.support.files import whole_file
 
 _RECORDED_PACKAGES = (
     "torch",
@@ -32,25 +31,25 @@ _RECORDED_PACKAGES = (
 
 
 def root_of(protocol: Protocol) -> Path:
-    """Root of all results."""
+    """Return the root of all results."""
     return Path(protocol.setup.saved_models_path).expanduser()
 
 
 def runs_of(protocol: Protocol) -> Path:
-    """The folder of all runs of that name, under the root of results."""
+    """Return the folder of all runs with the protocol's name, under the root of results."""
     return root_of(protocol) / slug(protocol.setup.name)
 
 
 def check_writable(protocol: Protocol) -> None:
-    """Raise a ProtocolError unless results can be written; their root is made if it is absent."""
+    """Raise a ProtocolError unless results can be written; create their root if needed."""
     root = root_of(protocol)
     for folder in (root, runs_of(protocol)):
         try:
-            if folder != root and not folder.exists():  # which fails where the name cannot be one
+            if folder != root and not folder.exists():  # raises an error if the name is not possible
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(4096))  # on a full disk a file can be made, and nothing written to it
+                file.write(bytes(4096))  # on a full disk, only writing fails
                 file.flush()
         except OSError as error:
             place = f"in {folder.name[:50]} " if folder != root else ""
@@ -61,14 +60,16 @@ def check_writable(protocol: Protocol) -> None:
 
 
 def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
-    """Make `<saved_models_path>/<name>/<time>[_<suffix>][_fold-<fold>]_seed-<seed>`, new for every run."""
+    """Create `<saved_models_path>/<name>/<time>[_<suffix>][_fold-<fold>]_seed-<seed>`, new for every run."""
+    fold = protocol.dataset.args.get("fold")
+    folds = fold if isinstance(fold, list) else [fold]
     parts = [
-        datetime.now().strftime("%Y%m%d-%H%M%S"),  # local time is what people look for
+        datetime.now().strftime("%Y%m%d-%H%M%S"),  # local time, as people look for it
         protocol.setup.suffix,
-        _fold_part(protocol),
+        None if fold is None else f"fold-{'-'.join(map(str, folds))}",
         f"seed-{seed}",
     ]
-    name = slug("_".join(part for part in parts if part))
+    name = slug("_".join(filter(None, parts)))
     parent = runs_of(protocol)
     for attempt in range(1, 1000):
         folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
@@ -76,7 +77,7 @@ def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:  # another run of the same second
             continue
-        except OSError as error:  # its name is longer than the file system takes, say
+        except OSError as error:  # a name too long for the file system, for example
             raise ProtocolError(
                 f"The folder of the run, {folder}, cannot be made ({error.strerror}); choose another "
                 "Setup.name, Setup.suffix or, with -M, another root."
@@ -86,23 +87,12 @@ def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
 
 
 def slug(text: str) -> str:
-    """A folder name: what a file system may not take becomes a hyphen."""
+    """Make a folder name: replace characters that a file system may refuse by hyphens."""
     return re.sub(r"[^\w.\-]+", "-", text).strip(".-") or "run"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, in UTF-8; a RunFailed says why that cannot be."""
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
 def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
-    """Versions, machine, seed and source revision, as JSON types."""
+    """Return versions, machine, seed and source revision as JSON types."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     cuda = {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
     return {
@@ -121,20 +111,12 @@ def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
 
 
 def earlier_environments(folder: Path) -> list[dict[str, Any]]:
-    """What `environment.json` of a run says of the times it ran before, the first one first."""
+    """Read the environments of the earlier sessions of a run, the first one first."""
     try:
         last = json.loads((folder / file_names.ENVIRONMENT).read_text(encoding="utf-8"))
         return [*last.pop("earlier", []), last]
-    except (OSError, ValueError):  # not there, or cut off
+    except (OSError, ValueError):  # missing or cut off
         return []
-
-
-def _fold_part(protocol: Protocol) -> str | None:
-    """The held-out fold of cross-validation, so that folds never share a folder's name."""
-    fold = protocol.dataset.args.get("fold")
-    if fold is None:
-        return None
-    return "fold-" + "-".join(str(number) for number in (fold if isinstance(fold, list) else [fold]))
 
 
 def _version(package: str) -> str | None:
@@ -145,11 +127,10 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """Commit of the source, with "+changes" if the tree differs from it; None outside a repository."""
-    here = Path(__file__).resolve().parent
+    """Return the commit of the source, with "+changes" if files differ; None outside a repository."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
+        command = ["git", "-C", str(Path(__file__).resolve().parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:

@@ -1,25 +1,21 @@
-"""Which results make one cell of the table of all results, and what the rows of it are called."""
+"""Groups results into the cells of the table of all results, and names its rows."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import JsonValue as Json
 
-from ignite_trainer.protocol.identity import digest
-from ignite_trainer.protocol.validation import json_path
+from ignite_trainer.protocol.identity import digest, values_by_path
 from ignite_trainer.results.record import RunRecord
-from ignite_trainer.results.spread import Figures
 
 HASH_DIGITS = 12
-_NAMED_KEYS = 3  # at most, that tell a row from others; more are not read
+_MOST_KEYS = 3  # in a row's name
 _LONGEST_VALUE = 40  # characters
-
-HeldOut = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +23,10 @@ class Found:
     """A finished run.
 
     Attributes:
-        folder: its own, relative to the root of results.
-        record: what it reached.
-        identity: what it computed, as `identity.identity` says; empty where that cannot be read.
-        has_report: whether there is a `report.html`.
+        folder: relative to the root of results.
+        record: its `result.json`.
+        identity: as in the record; for older records read from the protocol, or empty.
+        has_report: True if there is a `report.html`.
     """
 
     folder: str
@@ -41,12 +37,12 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Runs that differ at most in fold and seed: one cell.
+    """One cell: runs that differ only in fold and seed.
 
     Attributes:
-        runs: those that are averaged, by fold and seed; of equal ones the latest.
-        earlier: the others of these folds and seeds, in the order in which they finished.
-        row: model and weights, and what else tells its row from others.
+        runs: runs to average, the latest of each fold and seed, in that order.
+        earlier: the other runs of these folds and seeds, in the order in which they finished.
+        row: model and weights, and whatever tells this row from others.
         column: data set and setting.
     """
 
@@ -57,221 +53,195 @@ class Entry:
 
     @property
     def newest(self) -> RunRecord:
-        """The run that was finished last."""
+        """The run that finished last."""
         return max(self.runs, key=lambda run: run.record.finished).record
 
     @property
-    def figures(self) -> Figures:
-        """The metric that the table shows, over the runs."""
-        return Figures.of((run.record for run in self.runs), self.newest.metric or "")
-
-    @property
-    def is_share(self) -> bool:
-        """Whether the metric is a share of 1, which is shown in per cent."""
-        return self.newest.share
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the figure covers all that published ones do, by models not trained on it."""
-        if self.newest.is_of_training_data or self.cautions:
-            return False
-        held_out = self._held_out
-        return not held_out or held_out == {fold for run in self.runs for fold in run.record.folds}
-
-    @property
-    def extent(self) -> str:
-        """What was evaluated, such as "5 of 5 folds", "fold 1 of 5", "held-out part", "whole set"."""
-        held_out = sorted(self._held_out)
-        folds = {fold for run in self.runs for fold in run.record.folds}
-        seeds = len({run.record.seed for run in self.runs})
-        if not held_out:
-            what = self.newest.evaluated
-        elif len(held_out) == 1:
-            what = f"fold {held_out[0]} of {len(folds)}"
-        else:
-            what = f"{len(held_out)} of {len(folds)} folds"
-        said = [what, *([f"{seeds} seeds"] if seeds > 1 else [])]
-        said += [f"{len(self.runs)} runs"] if seeds > 1 and len(held_out) > 1 else []
-        return ", ".join([*said, *self.cautions])
-
-    @property
     def cautions(self) -> list[str]:
-        """Cautions about the initial weights, as in `RunRecord.caution`."""
+        """Marks of `leakage` about the initial weights."""
         return sorted({run.record.caution for run in self.runs} - {""})
 
     @property
-    def published(self) -> float | None:
-        """The figure published for this data set, setting and metric, and one of these weights.
+    def extent(self) -> str:
+        """The samples evaluated, such as "5 of 5 folds", "fold 1 of 5", "held-out part", "whole set"."""
+        held_out, folds = sorted(self._held_out), self._folds
+        seeds = len({run.record.seed for run in self.runs})
+        if not held_out:
+            words = [self.newest.evaluated]
+        elif len(held_out) == 1:
+            words = [f"fold {held_out[0]} of {len(folds)}"]
+        else:
+            words = [f"{len(held_out)} of {len(folds)} folds"]
+        if seeds > 1:
+            words.append(f"{seeds} seeds")
+            words += [f"{len(self.runs)} runs"] * (len(held_out) > 1)
+        return ", ".join([*words, *self.cautions])
 
-        None unless what was evaluated is the whole data set.
+    @property
+    def published(self) -> float | None:
+        """The figure published for the same data set, setting, metric and weights.
+
+        None if part of the data set was not evaluated, or by models that were trained on it.
         """
-        record = self.newest
-        ours = {weights.sha256 for weights in record.weights}
-        figures = (
-            one.value
-            for one in record.published
-            if (one.dataset, one.setting, one.metric or record.metric)
-            == (record.dataset, record.setting, record.metric)
-            and one.weights in ours
+        record, held_out = self.newest, self._held_out
+        if record.is_of_training_data or self.cautions or (held_out and held_out != self._folds):
+            return None
+        ours = (record.dataset, record.setting, record.metric)
+        hashes = _hashes(record)
+        return next(
+            (
+                figure.value
+                for figure in record.published
+                if (figure.dataset, figure.setting, figure.metric or record.metric) == ours
+                and figure.weights in hashes
+            ),
+            None,
         )
-        return next(figures, None) if self.is_whole else None
 
     @property
     def _held_out(self) -> set[int]:
         return {fold for run in self.runs for fold in run.record.held_out}
 
+    @property
+    def _folds(self) -> set[int]:
+        return {fold for run in self.runs for fold in run.record.folds}
+
 
 def make_entries(found: Iterable[Found]) -> list[Entry]:
-    """Put results together in cells, ordered by row and column."""
+    """Group results into cells, ordered by row and column."""
     listed = [run for run in found if run.record.metric is not None and run.record.listed]
-    cells: dict[tuple[Any, ...], dict[tuple[str, ...], list[Found]]] = defaultdict(dict)
+    cells: dict[tuple[Any, ...], list[Found]] = defaultdict(list)
     models: dict[tuple[Any, ...], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for run in sorted(listed, key=lambda run: (run.record.finished, run.folder)):
-        cells[_cell(run)].setdefault(_kind(run.record), []).append(run)
-        models[run.record.model, _hashes(run.record)][_arguments(run)].append(run)
-    labels = _weights_labels([run.record for run in listed])
-    built = {key: _labels("arguments", groups, section="Model") for key, groups in models.items()}
+        record, arguments = run.record, digest(run.identity.get("Model"))
+        model = (record.model, _hashes(record))
+        cell = (*model, arguments, record.dataset, record.setting)
+        cells[cell].append(run)
+        models[model][arguments].append(run)
+    weights_names = _weights_names([run.record for run in listed])
+    arguments_names = {
+        model: _names("arguments", groups, section="Model") for model, groups in models.items()
+    }
     entries = []
-    for kinds in map(_told_apart, cells.values()):
-        variants: dict[str, list[Found]] = defaultdict(list)
-        for kind, runs in kinds.items():
-            variants[kind[0]] += runs
-        named = _labels("variant", variants)
-        told = {kind: (named[kind[0]], *kind[1:]) for kind in kinds}
-        for kind, runs in kinds.items():
-            record = runs[0].record
-            weights = _hashes(record)
-            how = built[record.model, weights][_arguments(runs[0])]
-            row = [record.model, labels[weights], *([how] if how else [])]
-            row += _differing(told[kind], told.values())
-            column = f"{record.dataset}, {record.setting}"
-            latest = {(run.record.held_out, run.record.seed): run for run in runs}.values()
-            apart = _apart(run.record.held_out for run in runs)
-            for sets in apart:
-                members = [run for run in latest if run.record.held_out in sets]
-                ordered = sorted(members, key=lambda run: (run.record.held_out, run.record.seed))
-                earlier = [run for run in runs if run.record.held_out in sets and run not in members]
-                which = [f"held out {' and '.join(map(_joined, sets))}"] if len(apart) > 1 else []
+    for (model, weights, arguments, dataset, setting), runs in cells.items():
+        row = [model, weights_names[weights], arguments_names[model, weights][arguments]]
+        for kind, alike in _kinds(runs).items():
+            latest = {(run.record.held_out, run.record.seed): run for run in alike}
+            groups = _without_overlap(run.record.held_out for run in alike)
+            for folds in groups:
+                members = [
+                    run for key, run in sorted(latest.items(), key=lambda item: item[0]) if key[0] in folds
+                ]
+                held_out = " and ".join("+".join(map(str, one)) for one in folds)
+                words = [*row, *kind, f"held out {held_out}" if len(groups) > 1 else ""]
                 entries.append(
                     Entry(
-                        runs=tuple(ordered),
-                        earlier=tuple(earlier),
-                        row=", ".join([*row, *which]),
-                        column=column,
+                        runs=tuple(members),
+                        earlier=tuple(
+                            run for run in alike if run.record.held_out in folds and run not in members
+                        ),
+                        row=", ".join(filter(None, words)),
+                        column=f"{dataset}, {setting}",
                     )
                 )
     return sorted(entries, key=lambda entry: (entry.row, entry.column))
 
 
-def _cell(run: Found) -> tuple[Any, ...]:
-    record = run.record
-    return record.model, _hashes(record), _arguments(run), record.dataset, record.setting
+def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
+    """Split a cell into runs that may be averaged; the keys are the words that tell them apart.
 
-
-def _arguments(run: Found) -> str:
-    """Tell models of one class apart by their arguments, those that name files of weights aside."""
-    return digest(run.identity.get("Model"))
-
-
-def _kind(record: RunRecord) -> tuple[str, str, str]:
-    """What makes several cells of one, each in a row of its own; the variant is given a name later."""
-    if not record.held_out:
+    Runs must agree in variant, metric and extent, in the size of their data and, if two of them held out the
+    same folds, in name and suffix.
+    """
+    same: dict[tuple[str, ...], list[Found]] = defaultdict(list)
+    variants: dict[str, list[Found]] = defaultdict(list)
+    for run in runs:
+        record = run.record
         extent = record.evaluated
-    else:
-        extent = "folds" if len(record.held_out) == 1 else f"{len(record.held_out)} folds a run"
-    return record.variant, str(record.metric), extent
-
-
-def _told_apart(kinds: Mapping[tuple[str, ...], list[Found]]) -> dict[tuple[str, ...], list[Found]]:
-    """Part runs of one kind that differ in the size of their data or, with equal folds, in name or suffix."""
-    result: dict[tuple[str, ...], list[Found]] = {}
-    for kind, runs in kinds.items():
-        named = _repeats((run.record.name, run.record.held_out) for run in runs)
-        suffixed = _repeats((run.record.suffix, run.record.held_out) for run in runs)
-        sized = len({_samples(run.record) for run in runs}) > 1
-        for run in runs:
+        if record.held_out:
+            extent = "folds" if len(record.held_out) == 1 else f"{len(record.held_out)} folds a run"
+        same[record.variant, str(record.metric), extent].append(run)
+    for (variant, *_), members in same.items():
+        variants[variant] += members
+    variant_names = _names("variant", variants)
+    kinds: dict[tuple[str, ...], list[Found]] = defaultdict(list)
+    for (variant, *words), members in same.items():
+        records = [run.record for run in members]
+        folds = len({record.held_out for record in records})
+        named = len({(record.name, record.held_out) for record in records}) > folds
+        suffixed = len({(record.suffix, record.held_out) for record in records}) > folds
+        sized = len({_samples(record) for record in records}) > 1
+        for run in members:
             suffix = f"suffix {run.record.suffix}" if run.record.suffix else "no suffix"
             size = f"{_samples(run.record):,} samples"
-            part = (run.record.name if named else "", suffix if suffixed else "", size if sized else "")
-            result.setdefault((*kind, *part), []).append(run)
-    return result
-
-
-def _repeats(held_out: Iterable[tuple[str | None, HeldOut]]) -> bool:
-    """Return whether one fold has several names; otherwise the names may be those of the folds."""
-    pairs = set(held_out)
-    return len(pairs) > len({folds for _, folds in pairs})
+            parts = (run.record.name if named else "", suffix if suffixed else "", size if sized else "")
+            kind = (variant_names[variant], *words, *parts)
+            kinds[kind].append(run)
+    differing = [len(set(words)) > 1 for words in zip(*kinds, strict=True)]
+    return {
+        tuple(word for word, differs in zip(kind, differing, strict=True) if differs): members
+        for kind, members in kinds.items()
+    }
 
 
 def _samples(record: RunRecord) -> int:
-    """Number of samples of the whole data set, or of what was evaluated where it has no folds."""
+    """Size of the whole data set or, without folds, of the samples evaluated."""
     return sum(record.samples.values()) if record.held_out else record.samples.get("test", 0)
 
 
-def _differing(kind: tuple[str, ...], kinds: Iterable[tuple[str, ...]]) -> list[str]:
-    """What of a kind is not the same for all."""
-    return [one for one, *others in zip(kind, *kinds, strict=True) if one and len(set(others)) > 1]
-
-
-def _apart(held_out: Iterable[HeldOut]) -> list[list[HeldOut]]:
-    """Put what runs held out into groups in which no two overlap, so that each may be averaged."""
-    groups: list[list[HeldOut]] = []
-    for one in sorted(set(held_out)):
-        free = (group for group in groups if not any(set(one) & set(other) for other in group))
-        group = next(free, None)
-        if group is None:
-            groups.append([one])
+def _without_overlap(held_out: Iterable[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """Group sets of folds so that no two of a group overlap."""
+    groups: list[list[tuple[int, ...]]] = []
+    for folds in sorted(set(held_out)):
+        for group in groups:
+            if not any(set(folds) & set(other) for other in group):
+                group.append(folds)
+                break
         else:
-            group.append(one)
+            groups.append([folds])
     return groups
-
-
-def _joined(folds: HeldOut) -> str:
-    return "+".join(map(str, folds))
 
 
 def _hashes(record: RunRecord) -> tuple[str, ...]:
     return tuple(weights.sha256 for weights in record.weights)
 
 
-def _weights_labels(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
-    """Label weights by the names of their files, with hashes where several share a name."""
+def _weights_names(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
+    """Name weights by their files, with hashes if several share a name."""
     names = {_hashes(record): " + ".join(file.name for file in record.weights) for record in records}
     taken = list(names.values())
-    return {
-        hashes: name
-        if taken.count(name) == 1
-        else f"{name} ({' + '.join(sha256[:HASH_DIGITS] for sha256 in hashes)})"
-        for hashes, name in names.items()
-    } | {(): "random weights"}
+    for hashes, name in names.items():
+        if taken.count(name) > 1:
+            names[hashes] = f"{name} ({' + '.join(sha256[:HASH_DIGITS] for sha256 in hashes)})"
+    return names | {(): "random weights"}
 
 
-def _labels(
-    what: str, groups: Mapping[str, Sequence[Found]], *, section: str | None = None
-) -> dict[str, str]:
-    """Label each group of runs by what tells it from the others; a single group needs no label.
+def _names(what: str, groups: Mapping[str, Sequence[Found]], *, section: str | None = None) -> dict[str, str]:
+    """Name each group of runs by the difference from the others; a single group needs no name.
 
-    The label is the key that differs, if only one does; otherwise the protocol's name, a few keys ("..." if
+    The name is the key that differs, if only one does; otherwise the protocol's name, a few keys ("..." if
     more differ), or the group's digest, whichever comes first and is unique.
 
     Args:
         what: what the digests identify, such as "variant".
         groups: runs by the digest of their group.
-        section: the section of the protocols to compare; None compares all sections.
+        section: section of the protocols to compare; None for all.
     """
     if len(groups) == 1:
         return dict.fromkeys(groups, "")
     values = {
-        group: dict(_flat({key: part for key, part in runs[-1].identity.items() if section in (None, key)}))
+        group: values_by_path(
+            {key: part for key, part in runs[-1].identity.items() if section in (None, key)}
+        )
         for group, runs in groups.items()
     }
-    names = {group: {run.record.name for run in runs} for group, runs in groups.items()}
-    of_one_group = {name for each in names.values() if len(each) == 1 for name in each}
     every = sorted({key for each in values.values() for key in each})
     differing = [key for key in every if len({_text(each, key) for each in values.values()}) > 1]
+    protocols = {group: {run.record.name for run in runs} for group, runs in groups.items()}
+    unique = {name for names in protocols.values() if len(names) == 1 for name in names}
+    if len(differing) > 1 and len(unique) == len(groups):
+        return {group: "".join(names) for group, names in protocols.items()}
     keys = _distinguishing_keys(values, differing) if all(values.values()) else []
-    if len(differing) > 1 and len(of_one_group) == len(groups):
-        return {group: "".join(each) for group, each in names.items()}
     if not keys:
         return {group: f"{what} {group}" for group in groups}
     more = ["..."] if len(differing) > len(keys) else []
@@ -289,20 +259,11 @@ def _distinguishing_keys(values: Mapping[str, Mapping[str, Json]], differing: Se
         texts = {tuple(_text(each, one) for one in (*chosen, key)) for each in values.values()}
         return len(texts), all(key in each for each in values.values())
 
-    while differing and len(chosen) < _NAMED_KEYS:
+    while differing and len(chosen) < _MOST_KEYS:
         chosen.append(max(differing, key=apart))
         if apart(chosen[-1])[0] == len(values):
             return chosen
     return []
-
-
-def _flat(value: Json, location: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Json]]:
-    """The values at the ends of JSON, by their paths; what is empty has none."""
-    if isinstance(value, dict | list):
-        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _flat(inner, (*location, step))
-    else:
-        yield json_path(location), value
 
 
 def _text(values: Mapping[str, Json], key: str) -> str:

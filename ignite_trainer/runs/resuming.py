@@ -23,6 +23,7 @@ from ignite_trainer.reporters import jsonl
 from ignite_trainer.results import run_folder
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.support.files import write_text
 
 _FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
 _NAMED = 3  # keys that differ; more are no help
@@ -127,7 +128,7 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
             ) from error
         if position is not None and _is_before(entry, position):
             kept.append((line + b"\n", entry))
-    run_folder.write_text(path, b"".join(line for line, _ in kept).decode())
+    write_text(path, b"".join(line for line, _ in kept).decode())
     return [entry for _, entry in kept if isinstance(entry, Event)]
 
 

@@ -31,11 +31,11 @@ from ignite_trainer.runs.assembly import SPLITS, Parts
 from ignite_trainer.runs.data_identity import DataIdentity
 from ignite_trainer.runs.evaluation_pass import PassResult, SplitPass
 from ignite_trainer.runs.faults import FaultPolicy
-from ignite_trainer.runs.outcome import describe_run
 from ignite_trainer.runs.run_start import describe_start
 from ignite_trainer.support import random_state
 from ignite_trainer.support.distributed import is_main, main_says, share_state, world_size
 from ignite_trainer.support.errors import ProtocolError, RunStopped
+from ignite_trainer.support.files import write_json
 from ignite_trainer.support.signals import StopRequest
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import RUNNING_LOSS, make_trainer, running_average, running_loss
@@ -135,17 +135,19 @@ class Run:
         if self._held_out.predictions is not None and is_main():
             self._held_out.predictions.write_csv(self._folder / file_names.PREDICTIONS)
         self._reporters.on_end(end)
-        record = describe_run(
+        record = RunRecord.of(
             self._blueprint,
-            self._parts,
             end,
+            train=self._parts.evaluation["train"].dataset,
+            test=self._parts.evaluation["test"].dataset,
+            weights=self._parts.initial_weights,
             evaluations=self._held_out.tables,
             multilabel=bool(self._held_out.predictions and self._held_out.predictions.multilabel),
             revision=environment["revision"],
             caution=self._caution,
         )
         if is_main():  # last: it says that all is there
-            run_folder.write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
+            write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
 
     def _restore(self) -> Position | None:
@@ -178,7 +180,7 @@ class Run:
     def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
         if not is_main():
             return
-        write_json, folder = run_folder.write_json, self._folder
+        folder = self._folder
         if resume:
             environment = {**environment, "earlier": run_folder.earlier_environments(folder)}
         write_json(folder / file_names.PROTOCOL, self._protocol.to_json())

@@ -1,15 +1,27 @@
-"""Numbers, shares and durations as people read them."""
+"""Numbers, durations and Markdown tables for people to read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import PurePath
+from urllib.parse import quote
+
+from ignite_trainer.support.sanitize import visible
 
 EPOCH_0 = (
     "Epoch 0 is before the first step. Where it is the best, no trained epoch was as good: its weights are "
     "those that training began with, and nothing was learned."
 )
+
+# Characters with a meaning in Markdown, in its tables, or in the mathematics that some viewers render.
+_MARKS = re.compile(r"([\\`*_\[\]|~$])")
+# Beginnings of a line that make it a heading, a list, a quotation or a rule.
+_LEADING = re.compile(r"^([#+=-]|\d+(?=[.)](?:\s|$)))")
+# Addresses become links without any mark.
+_ADDRESS = re.compile(r"(?i)(:)(?=//)|\b(www)(?=\.)|(?<=\w)(@)(?=\w)")
 
 
 def readable(value: float) -> str:
@@ -43,3 +55,30 @@ def percent(share: float, *, decimals: int = 1) -> str:
         return str(float(share))
     exact = 100 * Decimal(f"{share:.12f}")  # 0.2875 is slightly less as a float
     return str(exact.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP))
+
+
+def inert(text: str) -> str:
+    """Escape text so that Markdown shows it unchanged, on one line of a paragraph or a table cell.
+
+    White space becomes single spaces, and invisible characters a replacement character.
+    """
+    text = visible(" ".join(text.split()))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _MARKS.sub(r"\\\1", text)
+    text = _ADDRESS.sub(lambda found: f"{found[0][:-1]}&#{ord(found[0][-1])};", text)
+    leading = _LEADING.match(text)
+    if leading and leading[0].isdigit():
+        return f"{leading[0]}\\{text[leading.end() :]}"
+    return f"\\{text}" if leading else text
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table of escaped cells, the first column left-aligned, the others right-aligned."""
+    rules = [":--", *["--:"] * (len(header) - 1)]
+    lines = [[inert(cell) for cell in header], rules, *([inert(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_link(path: PurePath) -> str:
+    """Link a file by its relative path."""
+    return f"[{inert(path.as_posix())}]({quote(path.as_posix(), safe='/')})"

@@ -31,7 +31,8 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer.results.run_folder import describe_environment, write_json  # noqa: E402
+from ignite_trainer.results.run_folder import describe_environment  # noqa: E402
+from ignite_trainer.support.files import write_json  # noqa: E402
 from model.audio_input import Waveform, read_audio, resample  # noqa: E402
 from model.clip.image_input import preprocess_image  # noqa: E402
 from utils.datasets import ESC50, MadeSounds, Sample, Shards  # noqa: E402

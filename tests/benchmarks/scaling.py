@@ -35,8 +35,9 @@ from ignite_trainer.commands.stopwatch import Stopwatch  # noqa: E402
 from ignite_trainer.protocol.blueprint import Blueprint, draw  # noqa: E402
 from ignite_trainer.protocol.overrides import split_overrides  # noqa: E402
 from ignite_trainer.reporters.drawing import COLOURS, GREY, dress, new_figure, save  # noqa: E402
-from ignite_trainer.results.run_folder import describe_environment, write_json  # noqa: E402
+from ignite_trainer.results.run_folder import describe_environment  # noqa: E402
 from ignite_trainer.runs.assembly import Parts, assemble  # noqa: E402
+from ignite_trainer.support.files import write_json  # noqa: E402
 from utils.evaluations.retrieval import PositivePairs, retrieval_metrics  # noqa: E402
 
 CLIPS = (100, 400, 1600)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue as Json
 
 from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
-from ignite_trainer.results.record import RunRecord
-from ignite_trainer.results.spread import Figures
+from ignite_trainer.results.record import Figures, RunRecord
 
 SEED = "Setup.seed"
 _OF_THE_ORIGIN = ("Model", "Dataset")

@@ -40,6 +40,7 @@ from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import experiment, resuming
 from ignite_trainer.support.distributed import is_main, main_says, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.files import write_json, write_text
 from ignite_trainer.support.folder_lock import alone_in
 from ignite_trainer.support.terminal import add_row, make_table, show
 
@@ -143,7 +144,7 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
             raise
         path = folder / "error.txt"
         folder.mkdir(parents=True, exist_ok=True)
-        run_folder.write_text(path, traceback.format_exc())
+        write_text(path, traceback.format_exc())
         return f"{type(error).__name__}: {error} (where it was raised: {path})"
 
 
@@ -174,7 +175,7 @@ def _seed(plan: Plan) -> int:
         "keys": list(plan.runs[0].values),
         "runs": {run.name: run.values for run in plan.runs},
     }
-    run_folder.write_json(path, content)
+    write_json(path, content)
     return seed
 
 
@@ -227,9 +228,9 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
         path.unlink(missing_ok=True)  # of an earlier call, with other runs
     if drawn := [folder for folder in folders if (folder / file_names.CURVE).exists()][:_MOST_CURVES]:
         sections.append(Section(title="Learning curves", parts=list(map(_curve, drawn))))
-    run_folder.write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
-    run_folder.write_text(plan.folder / "sweep.md", sweep_summary.to_markdown(summary))
-    run_folder.write_text(plan.folder / file_names.PAGE, render.render(lead, sections))
+    write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
+    write_text(plan.folder / "sweep.md", sweep_summary.to_markdown(summary))
+    write_text(plan.folder / file_names.PAGE, render.render(lead, sections))
     return summary
 
 

@@ -11,10 +11,9 @@ from pydantic import JsonValue as Json
 
 from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
 from ignite_trainer.commands.sweeps.groups import SEED, Group, make_groups
-from ignite_trainer.results import markdown
 from ignite_trainer.results.leakage import MEANING
 from ignite_trainer.results.record import RunRecord
-from ignite_trainer.support.formatting import readable, remarks_on_best
+from ignite_trainer.support.formatting import inert, markdown_table, readable, remarks_on_best
 
 HONEST = (
     "The best epoch is chosen on the fold that is held out, which flatters it; the last epoch is the honest "
@@ -118,8 +117,8 @@ def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[st
 def to_markdown(summary: Summary) -> str:
     """Write the table and its remarks as Markdown, for `sweep.md`."""
     header, runs, means = to_cells(summary)
-    parts = [f"# Sweep of {markdown.inert(summary.name)}", markdown.table(header, [*runs, *means])]
-    return "\n\n".join([*parts, *map(markdown.inert, remarks(summary))]) + "\n"
+    parts = [f"# Sweep of {inert(summary.name)}", markdown_table(header, [*runs, *means])]
+    return "\n\n".join([*parts, *map(inert, remarks(summary))]) + "\n"
 
 
 def remarks(summary: Summary) -> list[str]:

@@ -17,8 +17,7 @@ from ignite_trainer.api.media import Exhibit, Gallery
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.reporters.page import statistics
 from ignite_trainer.reporters.page.render import Section
-from ignite_trainer.results.run_folder import write_json
-from ignite_trainer.support.files import whole_file
+from ignite_trainer.support.files import whole_file, write_json
 
 MOST_SAMPLES = 6
 MOST_BYTES = 4 * 2**20

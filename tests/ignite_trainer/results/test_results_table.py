@@ -325,14 +325,14 @@ def test_only_what_applies_is_said_of_the_table() -> None:
     shares = "Figures are those after the last epoch; shares are in per cent."
     assert said(run_record()) == shares
     assert said(run_record(fold=1)) == (
-        f"{shares} The fold that is held out also chooses the best epoch, so the last one is the honest "
-        "figure."
+        f"{shares} The held-out fold also chooses the best epoch, so the last epoch's figure is the "
+        "honest one."
     )
     assert "sample standard deviation" in said(run_record(fold=1), run_record(fold=2))
     assert said(run_record(epochs=9)).endswith(
-        '"Training data" is what a model reached on samples it was trained on: no result.'
+        '"Training data" marks figures on samples that the model was trained on: not a result.'
     )
-    assert "What was published stands beside ours only where" in said(run_record(published=(published(),)))
+    assert "A published figure is shown only for" in said(run_record(published=(published(),)))
     assert to_markdown([], []).split("\n\n")[2:] == []
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ignite_trainer.results.spread import Spread
+from ignite_trainer.results.record import Spread
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:

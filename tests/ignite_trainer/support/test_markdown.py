@@ -9,7 +9,7 @@ from pathlib import PurePath
 import pytest
 from markdown_it import MarkdownIt
 
-from ignite_trainer.results.markdown import inert, link, table
+from ignite_trainer.support.formatting import inert, markdown_link, markdown_table
 
 RENDER = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render
 
@@ -59,7 +59,7 @@ def test_a_paragraph_of_it_is_that_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_cell_of_it_is_that_text(text: str) -> None:
-    rendered = RENDER(table([text, "b"], [["1", text], [text, "2"]]))
+    rendered = RENDER(markdown_table([text, "b"], [["1", text], [text, "2"]]))
     assert tags(rendered) == {"table", "thead", "tbody", "tr", "th", "td"}
     cells = [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", rendered)]
     assert cells == [text, "b", "1", text, text, "2"]
@@ -67,7 +67,7 @@ def test_a_cell_of_it_is_that_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_link_with_it_stays_one_link(text: str) -> None:
-    rendered = RENDER(link(PurePath("folder", text)))
+    rendered = RENDER(markdown_link(PurePath("folder", text)))
     assert tags(rendered) == {"p", "a"}
     assert shown(rendered) == PurePath("folder", text).as_posix()
 
@@ -90,4 +90,4 @@ def test_plain_text_is_left_as_it_is() -> None:
 
 
 def test_the_first_column_is_aligned_left_and_the_others_right() -> None:
-    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| :-- | --: |\n| x | 1 |"
+    assert markdown_table(["a", "b"], [["x", "1"]]) == "| a | b |\n| :-- | --: |\n| x | 1 |"
