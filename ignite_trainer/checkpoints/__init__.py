@@ -1,1 +1,1 @@
-"""Checkpoints and the whole states of runs: written, verified, read."""
+"""Checkpoints and complete states of runs: written, verified, restored."""

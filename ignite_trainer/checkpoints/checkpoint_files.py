@@ -1,7 +1,8 @@
-"""Checkpoint files: written atomically, verified when read, removed with the files that belong to them."""
+"""Checkpoint files: copied to the CPU, written atomically, verified when read."""
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import re
@@ -10,15 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ignite_trainer.support.files import is_intact, remove, write_durably
 
 BUILT_FROM = "built_from"
-"""Key under which files of weights, and states, hold the protocol's section `Model`."""
+"""Key of the protocol's section `Model` in states, and attribute of saved weights."""
 
 _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 
@@ -26,31 +25,31 @@ _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 class DamagedError(Exception):
     """A file is missing, or its content has changed since it was written.
 
-    The message is its path, and what lies there instead, where that is plain.
+    The message is its path and, if recognised, the content found instead.
 
     Attributes:
-        name: the same with its name in place of the path.
+        name: the message with the file's name in place of its path.
     """
 
     def __init__(self, file: Path) -> None:
-        instead = _name_replacement(file)
+        instead = _content_instead(file)
         super().__init__(f"{file}{instead}")
         self.name = f"{file.name}{instead}"
 
 
 def states_of(folder: Path) -> list[Path]:
-    """The states in a folder, the newest first, whether they are intact or not."""
+    """List the states in a folder, intact or not, the newest first."""
     found = [(match, path) for path in folder.glob("last_*.pt") if (match := _STATE.fullmatch(path.name))]
-    # A state without a step is that of a complete epoch.
+    # A state without a step comes after the complete epoch.
     found.sort(key=lambda one: (int(one[0][1]), float(one[0][2] or math.inf)), reverse=True)
     return [path for _, path in found]
 
 
 def read_intact(path: Path, sha256: str | None = None) -> Any:
-    """Read what `save_durably` wrote, tensors onto the CPU.
+    """Read a file written by `save_durably`, tensors onto the CPU.
 
     Raises:
-        DamagedError: the file has another sha256 than this or, without this, than the checksum beside it.
+        DamagedError: the file does not have this sha256, by default the one in the checksum file beside it.
     """
     if not is_intact(path, sha256):
         raise DamagedError(path)
@@ -61,43 +60,52 @@ def read_intact(path: Path, sha256: str | None = None) -> Any:
 
 
 def save_durably(path: Path, content: Mapping[str, Any]) -> str:
-    """Write a file that `torch.load` reads; return its sha256.
-
-    Raises:
-        RunFailed: it cannot be written; what was at `path` stays.
-    """
+    """Write a file for `torch.load` and return its sha256; on a RunFailed, an old file at `path` stays."""
     return write_durably(path, lambda file: torch.save(content, file))
 
 
 def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[str, Any]) -> None:
-    """Write weights as a state dict, which says in its attribute `built_from` how the model is built.
-
-    Args:
-        path: where the weights will be.
-        weights: contiguous tensors on the CPU that share no memory, by name; or else what a model saves.
-        built_from: class and arguments of the model, JSON types.
-
-    Raises:
-        RunFailed: they cannot be written.
-    """
+    """Write a state dict with an attribute `built_from`: the class and arguments of its model."""
     described = OrderedDict(weights)
     vars(described)[BUILT_FROM] = dict(built_from)
     save_durably(path, described)
 
 
-def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
-    """View a contiguous tensor on the CPU as the bytes it has in memory."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
 def remove_weights(path: Path) -> None:
-    """Remove weights, or a state, and what earlier versions wrote beside them."""
+    """Remove weights or a state, and the files that earlier versions wrote beside them."""
     remove(path)
     remove(path.with_suffix(".safetensors"))
 
 
-def _name_replacement(path: Path) -> str:
-    """Name what commonly lies in place of a file, in parentheses; "" for anything else."""
+def snapshot(state: Any) -> Any:
+    """Copy a state, and the tensors nested in its dicts, lists and tuples to the CPU.
+
+    Returns:
+        The same structure. Its tensors are contiguous, and share no memory with the state or each other.
+    """
+    copied = _copy(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # once for all copies, which are asynchronous
+    return copied
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(
+            "cpu", copy=True, non_blocking=value.is_cuda, memory_format=torch.contiguous_format
+        )
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # keeps the class, such as Counter
+        for key, item in value.items():
+            copied[key] = _copy(item)
+        return copied
+    if type(value) in (list, tuple):
+        return type(value)(map(_copy, value))
+    return copy.deepcopy(value)
+
+
+def _content_instead(path: Path) -> str:
+    """Recognise what commonly lies in place of a file, in parentheses; return "" for anything else."""
     try:
         with path.open("rb") as file:
             head = file.read(256).lstrip().lower()

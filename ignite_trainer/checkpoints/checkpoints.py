@@ -1,14 +1,14 @@
-"""Checkpoints of a run: the best few by each metric that asks for it, and the last two whole states."""
+"""Checkpoints of a run: the best epochs by each metric marked `is_checkpoint`, and the last two states."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ from ignite_trainer.checkpoints.checkpoint_files import (
     remove_weights,
     save_durably,
     save_weights,
+    snapshot,
     states_of,
 )
 from ignite_trainer.checkpoints.frozen_weights import FrozenWeights, read_left_out
-from ignite_trainer.checkpoints.snapshot import snapshot
 from ignite_trainer.checkpoints.state_validation import (
     BEST_FILE,
     BEST_KEPT,
-    BestEntry,
     Position,
     StateContent,
     checked,
@@ -51,22 +50,19 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """Writes `best_<metric>_epoch-<n>_<value>.pt` and the states `last_epoch-<n>[_step-<iteration>].pt`.
 
-    The best files are the model's state dict, and load wherever weights load; epoch 0 is that before the
-    first step. A state holds all that a run goes on with: model, the parts named to it, position, random
-    states, and which files are the best; frozen weights are in a file beside the states. All tensors are on
-    the CPU.
-    States and best files hold the protocol's section `Model`, from which the model can be built again.
-    Each file gets its name when it is complete and verified, and has its checksum beside it. The last two
-    states stay, with all best files that they name, until `finish`.
+    A best file is the model's state dict; epoch 0 is before the first step. A state holds everything needed
+    to resume: model, parts, position, random states, and the names of the best files; frozen weights are in a
+    file beside the states. Both hold the protocol's section `Model`, from which the model can be built again.
+    All tensors are on the CPU. The last two states stay, with the best files that they name, until `finish`.
 
-    What is saved is copied, then written by a thread while training goes on; `save`, `save_state`, `finish`
-    and `wait` first wait for what was saved before, and raise the RunFailed of a file that cannot be written.
-    Call `wait` before a run ends. `restore` is for the beginning of a run, when nothing was saved yet.
+    A checkpoint is copied, then written in a thread while training continues. `save`, `save_state`, `finish`
+    and `wait` first wait for the one before, and raise its RunFailed if it could not be written. Call `wait`
+    before a run ends. Call `restore` only at the beginning of a run.
 
-    Of several processes, which all call it, the main one writes, and all read what is there.
+    All processes call these methods; the main one writes.
 
     Attributes:
-        damaged: names of the damaged files that made `restore` skip a state, and what lies there instead.
+        damaged: names of the damaged files that made `restore` skip a state, and what lies in their place.
     """
 
     def __init__(
@@ -79,85 +75,88 @@ class Checkpoints:
         saved_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
         may_go_on: Callable[[Path, StateContent], None] = lambda *_: None,
     ) -> None:
-        """Prepare to save and restore `model`, and the parts of `state`, under `folder`.
+        """Prepare to save and restore a model and the other parts of a run.
 
-        A part has `state_dict()`, of plain values and tensors, and `load_state_dict(...)`, called after the
-        model has its weights. Whatever is saved is read in a block of `saved_weights`. `may_go_on` raises a
-        ProtocolError where a state that fits otherwise cannot be gone on with; then no file is changed.
+        Args:
+            folder: for the checkpoints.
+            protocol: names the metrics marked `is_checkpoint`.
+            model: its weights are restored before the parts.
+            state: parts by name, with `state_dict()`, of plain values and tensors, and `load_state_dict()`.
+            saved_weights: context in which the model has the weights to save.
+            may_go_on: raises a ProtocolError if a run cannot resume from a state for another reason; then no
+                file is changed.
         """
-        self._folder, self._model, self._state = folder, model, state
-        self._saved_weights, self._may_go_on = saved_weights, may_go_on
+        self._folder = folder
+        self._model = model
+        self._state = state
+        self._saved_weights = saved_weights
+        self._may_go_on = may_go_on
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
         self._built_from = protocol.to_json()["Model"]
         self._frozen = FrozenWeights(folder, model)
-        self._pending: Future[None] | None = None  # what is being written
-        self.damaged: list[str] = []
+        self._pending: Future[None] | None = None  # the checkpoint being written
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
         self._last: Path | None = None
-        self._before: list[Path] = []  # states older than the last
-        # Best files that the last state does not name any more, and those that the one before it names.
-        self._superseded: list[Path] = []
-        self._needed_by_the_one_before: list[Path] = []
+        self._needed: set[Path] = set()  # the last state and the best files that it names
+        self.damaged: list[str] = []
 
-    def save(self, values: Mapping[str, float], *, position: Position) -> None:
-        """Save what the held-out `values` of this epoch call for, and the state after it.
+    @property
+    def best(self) -> tuple[Best, ...]:
+        """Best epoch by each metric; of equal ones the earliest, except for epoch 0."""
+        return tuple(kept[0] for kept in self._kept.values() if kept)
 
-        Raises:
-            RunFailed: what was saved before cannot be written; the files there are stay.
-        """
-        labels = self._lines if is_main() else ()
-        best = [self._place_among_the_best(label, values[label], position.epoch) for label in labels]
-        self._save(position, random_state.capture(), best=[path for path in best if path])
-
-    def save_untrained(self, values: Mapping[str, float]) -> None:
-        """Save the weights before the first step as the best so far, by the held-out `values` they reach.
-
-        Raises:
-            RunFailed: what was saved before cannot be written.
-        """
-        main_says(self.wait)
-        if is_main():
-            best = [self._place_among_the_best(label, values[label], 0) for label in self._lines]
-            with self._saved_weights():
-                weights = snapshot(dict(self._model.state_dict()))
-            self._pending = in_thread(self._write_best, weights, [path for path in best if path])
-
-    def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
-        """Save all that the run goes on with.
-
-        Args:
-            position: between two steps of the optimizer: gradients are not saved.
-            random: the global random states, if others than those of now.
-
-        Raises:
-            RunFailed: what was saved before cannot be written; the files there are stay. Or a part of it
-                holds what a file of plain values cannot.
-        """
-        self._save(position, random_state.capture() if random is None else dict(random))
-
-    def wait(self) -> None:
-        """Wait until what was saved is written.
-
-        Raises:
-            RunFailed: it cannot be written; the files there are stay.
-        """
-        pending, self._pending = self._pending, None
-        if pending:
-            pending.result()
+    @property
+    def last(self) -> Path | None:
+        """Path of the last state, even while it is being written."""
+        return self._last
 
     @property
     def failed(self) -> bool:
         """True once this process knows that a file could not be written; `wait` raises the error."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
+    def save(self, values: Mapping[str, float], *, position: Position) -> None:
+        """Save the state after an epoch and, if its held-out `values` are among the best, the weights."""
+        self._save(position, random_state.capture(), best=self._place_among_the_best(values, position.epoch))
+
+    def save_untrained(self, values: Mapping[str, float]) -> None:
+        """Save the weights before the first step as the best so far, with their held-out `values`."""
+        main_says(self.wait)
+        if is_main():
+            best = self._place_among_the_best(values, 0)
+            with self._saved_weights():
+                weights = snapshot(dict(self._model.state_dict()))
+            self._pending = in_thread(self._write_best, weights, best)
+
+    def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
+        """Save everything needed to resume.
+
+        Args:
+            position: between two steps of the optimizer, as gradients are not saved.
+            random: global random states, by default the current ones.
+        """
+        self._save(position, random_state.capture() if random is None else dict(random))
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written; raise a RunFailed if it could not be."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint, then remove all but the last state and the best files."""
+        main_says(self.wait)
+        if is_main() and self._last:
+            self._remove_all_but(self._needed)
+
     def restore(self) -> Position | None:
-        """Put everything back as it was when the newest intact state was saved; name the others in the log.
+        """Restore the newest intact state, and log a warning for each newer, damaged one.
 
         Returns:
-            How far the run had come then; None if there is no intact state, and nothing was changed.
+            The position of the state; None if there is no intact one, and nothing was changed.
 
         Raises:
-            ProtocolError: the state is of another model, optimizer or data set, or holds what no run saves.
+            ProtocolError: the state belongs to another model, optimizer or data set, or is not a state.
         """
         self.damaged = []
         for candidate in main_says(lambda: states_of(self._folder)):
@@ -172,8 +171,8 @@ class Checkpoints:
                 )
                 self.damaged.append(error.name)
                 continue
-            state = checked(content, candidate, self._state)
             try:
+                state = checked(content, candidate, self._state)
                 self._load({**content, "model": {**frozen, **state.model}}, state)
                 self._may_go_on(candidate, state)
             except ProtocolError:
@@ -182,45 +181,26 @@ class Checkpoints:
                 raise ProtocolError(
                     f"The checkpoint {candidate} does not fit what the protocol describes: {error}"
                 ) from error
-            wait_for_all()  # until they have read it, before anything beside it is removed
+            wait_for_all()  # until every process has read it, before files beside it are removed
             if is_main():
                 self._take_over(candidate, state)
             return state.position
         return None
 
-    def finish(self) -> None:
-        """Remove what only a run under way needs: the state before the last, best files it alone names.
-
-        Raises:
-            RunFailed: what was saved last cannot be written.
-        """
-        main_says(self.wait)
-        for path in (*self._before, *self._needed_by_the_one_before, *self._superseded):
-            remove_weights(path)
-        self._before, self._needed_by_the_one_before, self._superseded = [], [], []
-
-    @property
-    def best(self) -> tuple[Best, ...]:
-        """The best epoch by each metric marked `is_checkpoint`, the earliest of equals but for epoch 0."""
-        return tuple(kept[0] for kept in self._kept.values() if kept)
-
-    @property
-    def last(self) -> Path | None:
-        """Path of the last state, also while it is being written."""
-        return self._last
-
-    def _save(self, position: Position, random: dict[str, Any], *, best: Sequence[Path] = ()) -> None:
+    def _save(self, position: Position, random: dict[str, Any], *, best: Iterable[Path] = ()) -> None:
         path = self._folder / position.file_name
-        main_says(self.wait)  # the others wait for the message, and raise the same error
+        main_says(self.wait)  # all processes raise the main one's error
         randoms = all_say(random)
         if is_main():
             with self._saved_weights():
                 content = snapshot(self._content(position, randoms))
-            older = [self._last] if self._last and self._last != path else []
-            superseded = {*self._before, *self._needed_by_the_one_before} - {path, *older}
-            self._pending = in_thread(self._write, path, content, best, superseded)
-            self._before, self._needed_by_the_one_before, self._superseded = older, self._superseded, []
+            needed_before, self._needed = self._needed, self._needed_by(path)
+            self._pending = in_thread(self._write, path, content, best, needed_before | self._needed)
         self._last = path
+
+    def _needed_by(self, state: Path) -> set[Path]:
+        best = {entry.checkpoint for kept in self._kept.values() for entry in kept if entry.checkpoint}
+        return {state, *best}
 
     def _write_best(self, weights: Mapping[str, Any], best: Iterable[Path]) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -228,9 +208,9 @@ class Checkpoints:
             save_weights(file, weights, built_from=self._built_from)
 
     def _write(
-        self, path: Path, content: dict[str, Any], best: Iterable[Path], superseded: Iterable[Path]
+        self, path: Path, content: dict[str, Any], best: Iterable[Path], needed: Collection[Path]
     ) -> None:
-        """Write a state and its weights as `best` files, then remove what it supersedes."""
+        """Write the best files and the state, then remove the checkpoints no longer needed."""
         self._write_best(content["model"], best)
         save_durably(path, self._frozen.leave_out(content))
         try:
@@ -238,14 +218,27 @@ class Checkpoints:
         except pickle.UnpicklingError as error:
             remove(path)
             raise RunFailed(f"The state of the run cannot be saved as plain values: {error}") from error
-        for file in superseded:
-            remove_weights(file)
+        self._remove_all_but(needed)
+
+    def _remove_all_but(self, needed: Collection[Path]) -> None:
+        best = (path for path in self._folder.glob("best_*.pt") if BEST_FILE.fullmatch(path.name))
+        for path in (*states_of(self._folder), *best):
+            if path not in needed:
+                remove_weights(path)
 
     def _content(self, position: Position, randoms: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "position": asdict(position),
             "best": {
-                label: [_entry(best).model_dump() for best in kept] for label, kept in self._kept.items()
+                label: [
+                    {
+                        "value": best.value,
+                        "epoch": best.epoch,
+                        "file": best.checkpoint and best.checkpoint.name,
+                    }
+                    for best in kept
+                ]
+                for label, kept in self._kept.items()
             },
             BUILT_FROM: self._built_from,
             "random": randoms[0],
@@ -260,71 +253,53 @@ class Checkpoints:
             part.load_state_dict(content[name])
             if isinstance(part, Optimizer):
                 _lay_out_like_parameters(part)
-        self._kept = {
-            label: [
-                Best(
-                    label=label,
-                    value=entry.value,
-                    epoch=entry.epoch,
-                    checkpoint=self._folder / entry.file if entry.file else None,
-                )
-                for entry in state.best.get(label, [])
+        for label, kept in self._kept.items():
+            kept[:] = [
+                replace(best, checkpoint=best.checkpoint and self._folder / best.checkpoint)
+                for best in state.best.get(label, [])
             ]
-            for label in self._lines
-        }
-        for kept in self._kept.values():
-            kept.sort(key=self._rank, reverse=True)  # earlier versions had epoch 0 before its equals
-        randoms = [content["random"], *content.get("random_of_other_processes", [])]
+            kept.sort(key=self._rank, reverse=True)  # earlier versions put epoch 0 before its equals
+        randoms = [state.random, *state.random_of_other_processes]
         random_state.reinstate(randoms[rank() if rank() < len(randoms) else 0])
 
     def _take_over(self, restored: Path, state: StateContent) -> None:
-        """Go on from a state: what was written after it is removed, what it supersedes is noted."""
-        states, position = states_of(self._folder), state.position
+        """Continue from a state: remove everything written after it."""
         self._frozen.sha256 = state.frozen_weights
-        at = states.index(restored)
-        for newer in states[:at]:
+        self._last = restored
+        self._needed = self._needed_by(restored)
+        states = states_of(self._folder)
+        for newer in states[: states.index(restored)]:
             remove(newer)
-        self._last, self._before = restored, states[at + 1 :]
         remove_remains(self._folder)
-        named = {best.checkpoint for kept in self._kept.values() for best in kept}
-        done = position.epoch if position.complete else position.epoch - 1
-        self._superseded, self._needed_by_the_one_before = [], []
-        for path in sorted(self._folder.glob("best_*.pt")):
+        done = state.position.epoch - (not state.position.complete)
+        for path in self._folder.glob("best_*.pt"):
             match = BEST_FILE.fullmatch(path.name)
-            if path in named or not match:
-                continue
-            if int(match[1]) > done:
+            if match and int(match[1]) > done and path not in self._needed:
                 remove_weights(path)
-            else:
-                self._needed_by_the_one_before.append(path)
 
-    def _place_among_the_best(self, label: str, value: float, epoch: int) -> Path | None:
-        """Return the file for the weights of this epoch, or None if they are not among the best."""
-        kept = self._kept[label]
-        path = self._folder / f"best_{self._lines[label].file_name}_epoch-{epoch}_{value:.4f}.pt"
-        new = Best(label=label, value=value, epoch=epoch, checkpoint=path)
-        place = sum(self._rank(one) >= self._rank(new) for one in kept)
-        if place == BEST_KEPT:
-            return None
-        kept.insert(place, new)
-        self._superseded += [best.checkpoint for best in kept[BEST_KEPT:] if best.checkpoint]
-        del kept[BEST_KEPT:]
-        return path
+    def _place_among_the_best(self, values: Mapping[str, float], epoch: int) -> list[Path]:
+        """Return a file for the weights of this epoch by each metric of which it is among the best."""
+        files = []
+        for label, line in self._lines.items() if is_main() else ():
+            value, kept = values[label], self._kept[label]
+            path = self._folder / f"best_{line.file_name}_epoch-{epoch}_{value:.4f}.pt"
+            new = Best(label=label, value=value, epoch=epoch, checkpoint=path)
+            place = sum(self._rank(one) >= self._rank(new) for one in kept)
+            if place < BEST_KEPT:
+                kept.insert(place, new)
+                del kept[BEST_KEPT:]
+                files.append(path)
+        return files
 
     def _rank(self, best: Best) -> tuple[float, bool]:
         return best.rank(better=self._lines[best.label].best)
 
 
-def _entry(best: Best) -> BestEntry:
-    file = best.checkpoint.name if best.checkpoint else None
-    return BestEntry(value=best.value, epoch=best.epoch, file=file)
-
-
 def _lay_out_like_parameters(optimizer: Optimizer) -> None:
-    """Give what the optimizer keeps of a parameter that parameter's layout in memory.
+    """Give the optimizer's tensors the memory layout of their parameters.
 
-    torch's fused kernels for the CPU walk through both as they lie, and are silently wrong where the two
-    differ: where the model was put channels last after the state was saved, say.
+    torch's fused kernels for the CPU walk through both in memory order, and are silently wrong if the layouts
+    differ: if the model was put channels last after the state was saved, for example.
     """
     parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""Frozen weights: written once, into a file beside the states of a run."""
+"""Frozen weights, written once into a file beside the states of a run."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.checkpoints.checkpoint_files import bytes_of, read_intact, save_durably
+from ignite_trainer.checkpoints.checkpoint_files import read_intact, save_durably
 from ignite_trainer.support.files import is_intact
 
 FILE_NAME = "frozen_weights.pt"
-_SHA256 = "frozen_weights"  # entry of a state: the sha256 of the file
+_SHA256 = "frozen_weights"  # key in a state: sha256 of the file
 
 
 class FrozenWeights:
     """Keeps the parameters that are frozen at the start in one file, and leaves them out of states.
 
-    A parameter that differs from the file, such as a teacher that a task moves, stays in the state.
+    A parameter that differs from the file, such as a teacher moved by a task, stays in the state.
 
     Attributes:
-        sha256: of the file; None: it is written with the next state.
+        sha256: hash of the file; None until the first state is written.
     """
 
     def __init__(self, folder: Path, model: nn.Module) -> None:
-        """Note which parameters of `model` have no gradient; the file will be in `folder`."""
+        """Note which parameters of `model` need no gradient; the file will be in `folder`."""
         self._path = folder / FILE_NAME
         self._names = [
             name
@@ -36,11 +36,7 @@ class FrozenWeights:
         self.sha256: str | None = None
 
     def leave_out(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return the content of a state without what the file holds, which is written if it is not there.
-
-        Raises:
-            RunFailed: it cannot be written.
-        """
+        """Return the content of a state without the weights in the file; write the file if it is missing."""
         if not self._names:
             return content
         weights: dict[str, Any] = content["model"]
@@ -60,8 +56,8 @@ def read_left_out(state: Path, content: Any) -> dict[str, Any]:
     """Read the weights that a state leaves out.
 
     Args:
-        state: its file.
-        content: what that holds, not checked yet.
+        state: file of the state.
+        content: its content, not yet checked.
 
     Raises:
         DamagedError: the file of frozen weights beside the state is not the one it was saved with.
@@ -72,9 +68,8 @@ def read_left_out(state: Path, content: Any) -> dict[str, Any]:
 
 def _are_identical(one: Tensor, other: Tensor) -> bool:
     """Compare type, shape and bits of two tensors: NaN equals NaN, and 0.0 differs from -0.0."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
     # numpy compares in this thread only; torch would take threads from training.
-    return (
-        one.dtype == other.dtype
-        and one.shape == other.shape
-        and np.array_equal(bytes_of(one), bytes_of(other))
-    )
+    ours, theirs = (tensor.reshape(-1).view(torch.uint8).numpy() for tensor in (one, other))
+    return np.array_equal(ours, theirs)

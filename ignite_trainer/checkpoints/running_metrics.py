@@ -1,4 +1,4 @@
-"""What an epoch under way has added up, as plain values that a state of the run holds."""
+"""Resumable state of the running metrics and of the clock, as plain values."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from torch import Tensor
 class RunningMetrics:
     """The metrics that a trainer updates in every step: running averages, and lines by iteration.
 
-    Of a metric what is a tensor, a number, a text or made of these is carried, and so are metrics that it
-    holds; its functions and devices are those it was built with.
+    The state of a metric is its attributes that are tensors, numbers, texts or containers of these, and the
+    metrics that it holds. Its functions and devices are those it was built with.
     """
 
     def __init__(
         self, trainer: Engine, metrics: Mapping[str, Metric], *, across_epochs: Collection[str]
     ) -> None:
-        """Carry `metrics`, attached to the trainer, by name; but `across_epochs`, they begin anew in each."""
-        self._metrics, self._across_epochs = dict(metrics), set(across_epochs)
+        """Save and restore `metrics`, which are attached to the trainer.
+
+        All but those named by `across_epochs` are reset in every epoch.
+        """
+        self._metrics = dict(metrics)
+        self._across_epochs = set(across_epochs)
         self._pending: Mapping[str, Any] = {}
-        # After the metrics' own handlers, which begin anew.
-        trainer.add_event_handler(Events.EPOCH_STARTED, self._put_back)
+        # Added after the metrics' own handlers, which reset them.
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._restore)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the accumulated state of each metric."""
         return {name: _take(metric) for name, metric in self._metrics.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what each has added up: now, and once more when the trainer begins."""
+        """Restore each metric, now and again when the trainer starts."""
         self._pending = state
         for name, metric in self._metrics.items():
             _put(metric, state[name])
 
-    def _put_back(self, trainer: Engine) -> None:
+    def _restore(self, trainer: Engine) -> None:
         within = trainer.state.iteration % (trainer.state.epoch_length or 1)
         for name, values in self._pending.items():
             if within or name in self._across_epochs:
@@ -46,23 +50,25 @@ class RunningMetrics:
 
 
 class Elapsed:
-    """Seconds that a run has taken, over all its parts."""
+    """Seconds that a run has taken, over all its sessions."""
 
     def __init__(self) -> None:
-        self._started, self._before = time.monotonic(), 0.0
+        self._started = time.monotonic()
+        self._before = 0.0
 
     @property
     def seconds(self) -> float:
-        """Until now."""
+        """Seconds until now."""
         return self._before + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds until now."""
+        """Return the seconds until now."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Count on from what is given."""
-        self._started, self._before = time.monotonic(), state["seconds"]
+        """Continue from saved seconds."""
+        self._started = time.monotonic()
+        self._before = state["seconds"]
 
 
 def _take(metric: Metric) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _put(metric: Metric, values: Mapping[str, Any]) -> None:
 
 
 def _copy(value: Any, metric: Metric) -> Any:
-    """A copy of its own, since metrics add to theirs in place; tensors on the metric's device."""
+    """Copy, as metrics add to their values in place; put tensors on the metric's device."""
     if isinstance(value, Tensor):
         return value.to(metric._device, copy=True)  # ignite has no public name for it
     if isinstance(value, list | tuple):

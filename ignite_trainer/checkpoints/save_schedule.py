@@ -1,4 +1,4 @@
-"""When the state of a run is saved within an epoch, and when the run stops because a signal asks it to."""
+"""Saves states within an epoch, and stops the run when a signal asks for it."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ from ignite_trainer.support.signals import StopRequest
 
 
 class Saver:
-    """Saves every so many steps and minutes, always between two steps of the optimizer.
+    """Saves at intervals of steps or minutes, always between two steps of the optimizer.
 
-    A request to stop is met at the next such place, or after the next batch of an evaluation.
+    A request to stop is followed at the next such place, or after the next batch of an evaluation.
     """
 
     def __init__(self, checkpoints: Checkpoints, setup: Setup, request: StopRequest, *, folder: Path) -> None:
-        """Save to `checkpoints`, of the run in `folder`."""
-        self._checkpoints, self._setup, self._request, self._folder = checkpoints, setup, request, folder
-        self._saved_at, self._saved = time.monotonic(), 0  # the iteration
+        """Save to `checkpoints`; `folder` is the run's, for messages."""
+        self._checkpoints = checkpoints
+        self._setup = setup
+        self._request = request
+        self._folder = folder
+        self.note_saved(0)
 
     def attach(self, trainer: Engine, *, before_saving: Callable[[int, int], None]) -> None:
-        """Look after every step; attach it last.
+        """Check after every step whether to save; attach this last.
 
-        `before_saving` is called with epoch and iteration, and raises where the state is not worth it.
+        Args:
+            trainer: the engine that trains.
+            before_saving: called with epoch and iteration; may raise an error if the state is not worth it.
         """
-        trainer.add_event_handler(
-            Events.ITERATION_COMPLETED, lambda: self._after_step(trainer, before_saving)
-        )
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_step, before_saving)
 
     def note_saved(self, iteration: int) -> None:
-        """A state was saved otherwise, or restored: the next one is due as long after it."""
-        self._saved_at, self._saved = time.monotonic(), iteration
+        """Restart the intervals, as a state was saved or restored."""
+        self._saved_at = time.monotonic()
+        self._saved = iteration
 
     def stop_if_asked(self) -> None:
-        """Raise RunStopped if a signal has come, to any process."""
+        """Raise RunStopped if any process has received a signal."""
         if any_says(self._request.signal is not None)[0]:
             self._stop()
 
     def save(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
-        """Save the state, unless the last one is of this very place."""
+        """Save the state, unless the last one has the same position."""
         if position.iteration > self._saved:
             self._checkpoints.save_state(position, random=random)
             self.note_saved(position.iteration)
@@ -56,7 +60,7 @@ class Saver:
         batches = state.epoch_length or 1
         done = (state.iteration - 1) % batches + 1
         if done % setup.accumulate and done < batches:
-            return  # gradients wait for more
+            return  # gradients are still accumulating
         # Clocks differ: the main process's counts.
         asked, due, failed = any_says(
             self._request.signal is not None,

@@ -1,4 +1,4 @@
-"""What a saved state must hold before anything of it is used: it may come from elsewhere."""
+"""The content of a saved state, checked before anything of it is used, as it may come from elsewhere."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from ignite_trainer.api.reporter import Best
 from ignite_trainer.support.errors import ProtocolError
 
 BEST_KEPT = 3
-# A plain name, which leads to no other folder: files so named are removed when better ones are there.
+# A plain file name: files with these names are removed once they are no longer among the best.
 BEST_FILE = re.compile(r"best_[^/\\\0]*_epoch-(\d+)_-?(?:\d+\.\d+|inf|nan)\.pt")
-
-_Count = Annotated[int, Field(strict=True, ge=0)]
-_Positive = Annotated[int, Field(strict=True, ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,60 +23,64 @@ class Position:
     """How far a run has come.
 
     Attributes:
-        epoch: that of the last step, from 1.
+        epoch: epoch of the last step, from 1.
         iteration: steps since the start of training, over all epochs.
-        complete: whether the epoch is trained and evaluated and its checkpoints are kept; else what is
-            missing of it follows.
+        complete: True once the epoch is trained, evaluated and its checkpoints are written.
     """
 
-    epoch: _Positive
-    iteration: _Count
+    epoch: Annotated[int, Field(strict=True, ge=1)]
+    iteration: Annotated[int, Field(strict=True, ge=0)]
     complete: Annotated[bool, Field(strict=True)] = False
 
     @property
     def file_name(self) -> str:
-        """Name of the file of a state at this position."""
+        """File name of a state saved at this position."""
         return f"last_epoch-{self.epoch}{'' if self.complete else f'_step-{self.iteration}'}.pt"
 
 
-class BestEntry(BaseModel):
-    """One of the best epochs by a metric, as a state holds it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    value: Annotated[float, Field(strict=True)]
-    epoch: _Count
-    file: str | None
-
-    @field_validator("file")
-    @classmethod
-    def _is_plain(cls, name: str | None) -> str | None:
-        if name is not None and not BEST_FILE.fullmatch(name):
-            raise ValueError(f'"{name}" is no name of a file of best weights.')
-        return name
-
-
 class StateContent(BaseModel):
-    """What is known of every state; its other parts are checked by those that load them."""
+    """The entries that every state has; the parts of a run check their own.
+
+    Attributes:
+        best: best epochs by label, the best one first; checkpoints are file names.
+        frozen_weights: sha256 of the file with the frozen weights, if there are any.
+    """
 
     position: Position
-    best: dict[str, list[BestEntry]]
+    best: dict[str, list[Best]]
     model: dict[str, Any]
     random: dict[str, Any]
     random_of_other_processes: list[dict[str, Any]] = []
     frozen_weights: str | None = None
 
+    @field_validator("best", mode="before")
+    @classmethod
+    def _complete(cls, best: Any) -> Any:
+        """Add what a state holds otherwise: labels, as keys, and checkpoints, as `file`."""
+        return {
+            label: [{"label": label, "checkpoint": entry["file"], **entry} for entry in kept]
+            for label, kept in best.items()
+        }
+
+    @field_validator("best")
+    @classmethod
+    def _require_plain_names(cls, best: dict[str, list[Best]]) -> dict[str, list[Best]]:
+        for file in (entry.checkpoint for kept in best.values() for entry in kept):
+            if file and not BEST_FILE.fullmatch(str(file)):
+                raise ValueError(f'"{file}" is not the name of a file of best weights')
+        return best
+
     @property
     def processes(self) -> int:
-        """How many processes saved it together."""
+        """Number of processes that saved the state together."""
         return 1 + len(self.random_of_other_processes)
 
 
 def checked(content: Any, path: Path, parts: Iterable[str]) -> StateContent:
-    """Check what the file of a state held, which is to have all `parts`.
+    """Check the content of a state file, which must have all `parts`.
 
     Raises:
-        ProtocolError: with the file and all that is wrong.
+        ProtocolError: lists everything that is wrong.
     """
     try:
         state = StateContent.model_validate(content)
@@ -87,7 +89,7 @@ def checked(content: Any, path: Path, parts: Iterable[str]) -> StateContent:
     else:
         problems = [f"{name}: Field required" for name in parts if name not in content]
         if state.position.file_name != path.name:
-            problems.append(f"position: it is that of {state.position.file_name}")
+            problems.append(f"position: its file would be {state.position.file_name}")
         if not problems:
             return state
     raise ProtocolError(

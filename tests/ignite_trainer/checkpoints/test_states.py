@@ -28,8 +28,8 @@ from toy_research.protocols import run_toy, toy
 from toy_research.sameness import differences
 
 from ignite_trainer.checkpoints import checkpoint_files
+from ignite_trainer.checkpoints.checkpoint_files import snapshot
 from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
-from ignite_trainer.checkpoints.snapshot import snapshot
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.model_preparation import put_channels_last
 from ignite_trainer.support import files
@@ -276,23 +276,27 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "content", "problem"),
     [
-        ("best", {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3}, "no name of a file"),
+        (
+            "best",
+            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3},
+            "is not the name of a file",
+        ),
         (
             "best",
             {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "../victim.pt"}] * 3},
-            "no name of a file",
+            "is not the name of a file",
         ),
         (
             "best",
             {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "best_x/../../_epoch-1_0.5.pt"}]},
-            "no name of a file",
+            "is not the name of a file",
         ),
         (
             "position",
             {"epoch": "1", "iteration": 3, "complete": True},
             "position.epoch: Input should be a valid",
         ),
-        ("position", {"epoch": 9, "iteration": 3, "complete": True}, "it is that of last_epoch-9.pt"),
+        ("position", {"epoch": 9, "iteration": 3, "complete": True}, "its file would be last_epoch-9.pt"),
         ("optimizer", None, "optimizer: Field required"),
     ],
 )
