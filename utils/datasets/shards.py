@@ -21,8 +21,7 @@ from utils.datasets.listed import FramesWanted, check_frames
 from utils.datasets.sample import DescribedSample, Listing, Sample
 from utils.shards import decoding
 from utils.shards.manifest import ShardEntry, digest
-from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, local_path
-from utils.shards.sets import find
+from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, find, local_path
 
 
 class Shards(Dataset[Sample | DescribedSample]):
@@ -147,7 +146,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         return {label for labels in named for label in labels or ()}
 
     def listings(self) -> Iterator[Listing]:
-        """Say what some samples of each shard have, by which all can be checked: see `utils.shards.examples`.
+        """Say what some samples of each shard have, by which all can be checked: see `utils.shards.manifest`.
 
         Nothing is said of shards with an older manifest.
         """

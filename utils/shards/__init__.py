@@ -1,5 +1,5 @@
-"""Sets of samples in tar files, as the library webdataset writes and reads them, with a manifest.
+"""Data sets in webdataset's tar files, each set with a manifest.
 
-`python -m utils.shards make` writes them from any data set, `index` makes the manifest of those that are
-there, `verify` compares them with it; `utils.datasets.Shards` is the data set.
+`python -m utils.shards make` writes them from any data set, `index` makes a manifest for existing ones, and
+`verify` compares them with theirs; `utils.datasets.Shards` reads them.
 """

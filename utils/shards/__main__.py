@@ -1,4 +1,4 @@
-"""The command `python -m utils.shards`: make, index and verify sets of shards."""
+"""The command `python -m utils.shards`: make, index and verify shards."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from model.terminal import replace_unknown_letters
 from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
-_NOTICES = ("notice", "passed_over")  # of data sets, on what they leave out
+_NOTICES = ("notice", "passed_over")  # attributes of data sets that say what they leave out
 _EPILOG = """\
-make      writes the data set of a protocol, both of its splits, or one named by its class, as shards with a
-          manifest. The same command goes on where it was stopped.
+make      writes shards and a manifest, from the data set of a protocol with both splits, or from one named by
+          its class. If it was stopped, the same command resumes it.
 
   python -m utils.shards make --to shards -c protocols/audioclip-esc50.json --Dataset.args.root data/ESC-50
   python -m utils.shards make --to shards --dataset utils.datasets.ESC50 --args '{"root": "data/ESC-50"}'
 
-index     makes the manifest of shards that have none
+index     makes a manifest for shards without one
 
   python -m utils.shards index 'shards/train-{000000..000127}.tar' --to shards/manifest.jsonl
 
-verify    compares shards with their manifest, by their sha256
+verify    compares shards with their manifest, by sha256
 
   python -m utils.shards verify shards/manifest.jsonl
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0: done, and nothing is wrong, 1: something is, 2: it cannot be done."""
+    """Run the command; return 0 on success, 1 if something is wrong with the data, 2 on an error."""
     replace_unknown_letters()
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on with it.", file=sys.stderr)
+        print("\ninterrupted; the same command resumes it.", file=sys.stderr)
         return 130
 
 
@@ -60,7 +60,7 @@ def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     notices = [getattr(split, name, None) for split in data.splits.values() for name in _NOTICES]
     if given.dataset and (held_out := getattr(data.splits[None], "held_out_folders", ())):
         notices.append(
-            f"held out, so not written: {', '.join(held_out)}. A protocol (-c) has both splits written."
+            f"held out, so not written: {', '.join(held_out)}. With a protocol (-c) both splits are written."
         )
     for notice in filter(None, notices):
         print(notice, file=sys.stderr)
@@ -85,8 +85,8 @@ def _index(given: argparse.Namespace, _: Sequence[str]) -> int:
     from utils.shards.checking import index  # noqa: PLC0415
 
     if given.to.exists():
-        raise ValueError(f"{given.to} is there already. Name another file, or remove it.")
-    manifest, passed_over = index(
+        raise ValueError(f"{given.to} already exists. Name another file, or remove it.")
+    manifest, unread = index(
         given.urls,
         name=given.name or given.to.resolve().parent.name,
         class_names=json.loads(given.classes.read_text(encoding="utf-8-sig")) if given.classes else (),
@@ -94,7 +94,7 @@ def _index(given: argparse.Namespace, _: Sequence[str]) -> int:
     )
     manifest.write(given.to)
     print(f"{given.to}: {len(manifest):,} samples in {len(manifest.shards):,} shards; {_media(manifest)}")
-    for suffix, count in passed_over.items():
+    for suffix, count in unread.items():
         print(f"not read: {count:,} {suffix}{_advice(suffix)}", file=sys.stderr)
     return 0
 
@@ -103,7 +103,7 @@ def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
     from utils.shards.checking import verify  # noqa: PLC0415
 
     found = verify(given.urls, manifest=given.manifest, decode=given.decode, processes=given.processes)
-    print("\n".join(found.wrong) if found.wrong else "all shards are as their manifest says")
+    print("\n".join(found.wrong) or "all shards match their manifest")
     print(f"{found.samples:,} samples, {found.sounds:,} sounds, {found.pictures:,} pictures")
     return int(bool(found.wrong))
 
@@ -128,7 +128,7 @@ def _advice(suffix: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m utils.shards",
-        description="Make, index and verify sets of samples in tar files, for utils.datasets.Shards.",
+        description="Make, index and verify data sets in tar files, for utils.datasets.Shards.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -136,34 +136,34 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", allow_abbrev=False, help="write a data set as shards")
     source = make.add_mutually_exclusive_group(required=True)
-    source.add_argument("-c", "--config", type=Path, metavar="PROTOCOL", help="whose data set is written")
+    source.add_argument("-c", "--config", type=Path, metavar="PROTOCOL", help="protocol with the data set")
     source.add_argument("--dataset", metavar="CLASS", help="dotted path of the data set's class")
     make.add_argument("--args", default="{}", metavar="JSON", help="arguments of that class")
-    make.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where the shards go")
-    make.add_argument("--samples", type=_positive, default=1000, help="in a shard, at most (1000)")
-    make.add_argument("--megabytes", type=float, default=100, help="of a shard, about, at most (100)")
+    make.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder for the shards")
+    make.add_argument("--samples", type=_positive, default=1000, help="per shard, at most (1000)")
+    make.add_argument("--megabytes", type=float, default=100, help="per shard, approximate maximum (100)")
     make.add_argument(
         "--audio",
         choices=("keep", "flac", "ogg", "wav"),
         default="keep",
-        help="keep: copy files as they are, and encode as flac what has none; else encode all (flac: 16 bit)",
+        help="keep: copy files, and encode sounds without one as flac; otherwise encode all (flac: 16 bit)",
     )
-    make.add_argument("--seed", type=int, default=0, help="of the order that samples are put in (0)")
-    make.add_argument("--in-order", action="store_true", help="that of the data set instead")
-    make.add_argument("--skip-unreadable", action="store_true", help="leave out and name what cannot be read")
-    make.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="of your own classes")
-    index = commands.add_parser("index", allow_abbrev=False, help="make the manifest of shards")
-    index.add_argument("urls", nargs="+", metavar="URL", help="of shards; a pattern")
+    make.add_argument("--seed", type=int, default=0, help="of the random order of samples (0)")
+    make.add_argument("--in-order", action="store_true", help="keep the order of the data set instead")
+    make.add_argument("--skip-unreadable", action="store_true", help="leave out unreadable samples, by name")
+    make.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="with your own classes")
+    index = commands.add_parser("index", allow_abbrev=False, help="make a manifest for shards")
+    index.add_argument("urls", nargs="+", metavar="URL", help="of shards, or a pattern")
     index.add_argument("--to", type=Path, default=Path(FILE_NAME), help=f"the manifest ({FILE_NAME})")
-    index.add_argument("--name", help="of the set, in results (that of the manifest's folder)")
-    index.add_argument("--classes", type=Path, metavar="JSON", help="file of a list of all labels, in order")
+    index.add_argument("--name", help="of the set, in results (the name of the manifest's folder)")
+    index.add_argument("--classes", type=Path, metavar="JSON", help="file with all labels, in order")
     verify = commands.add_parser("verify", allow_abbrev=False, help="compare shards with their manifest")
     verify.add_argument("urls", nargs="+", metavar="URL", help="of shards, or of the manifest")
-    verify.add_argument("--manifest", metavar="URL", help="its address, where it is not beside the shards")
-    verify.add_argument("--decode", action="store_true", help="decode every sample, too")
+    verify.add_argument("--manifest", metavar="URL", help="its address, unless it is beside the shards")
+    verify.add_argument("--decode", action="store_true", help="also decode every sample")
     for command in (make, index, verify):
         command.add_argument(
-            "-j", "--processes", type=_positive, default=os.cpu_count() or 1, help="(as many as processors)"
+            "-j", "--processes", type=_positive, default=os.cpu_count() or 1, help="(one per processor)"
         )
     return parser
 
@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
 
 

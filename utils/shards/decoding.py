@@ -1,12 +1,14 @@
-"""The files of one sample in a shard, to what models take."""
+"""Decode the files of one sample of a shard."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from pydantic import BaseModel
 
 from model.audio_input import (
     AUDIO_SUFFIXES,
@@ -18,22 +20,23 @@ from model.audio_input import (
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.sources.cells import is_empty, whole
 from utils.datasets.sources.frames import Frames
+from utils.shards.manifest import Example, ShardEntry, choose_examples
 from utils.shards.reading import Content
 
 _TEXTS = ("text", "caption", "captions")
-"""Names of the text in a json, of img2dataset too; the first that is there counts."""
+"""Keys of the text in a json, img2dataset's too; the first one present counts."""
 _NOT_READ = frozenset({"tag", "tags", "category", "class", "classes", "description", "sentence"})
-"""Further names that a table would know, counted as not read."""
+"""Keys that a table would know, counted as not read."""
 _NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
 
 
 class About(NamedTuple):
-    """What a sample's `json` says of it, and its `txt` and `cls` in sets of others.
+    """The description of a sample: from its `json`, or from `txt` and `cls` in shards made elsewhere.
 
     Attributes:
-        name: what it is called; None: not said.
+        name: of the sample, or None.
         labels: names of its classes.
-        text: that describes it, of several the first; None: there is none.
+        text: its first text, or None.
     """
 
     name: str | None
@@ -41,20 +44,33 @@ class About(NamedTuple):
     text: str | None
 
 
+class Summary(BaseModel):
+    """A shard's line of the manifest, and facts for the line of the set.
+
+    Attributes:
+        entry: the line.
+        suffixes: of the files that each sample has.
+        texts: whether any sample has a text.
+    """
+
+    entry: ShardEntry
+    suffixes: list[str]
+    texts: bool
+
+
 def suffixes(content: Content) -> set[str]:
-    """The suffixes of a sample's files, such as "flac" and "json"."""
+    """Return the suffixes of a sample's files, such as "flac" and "json"."""
     return {suffix for suffix in content if not suffix.startswith("__")}
 
 
 def require(content: Content, expected: Collection[str]) -> None:
     """Raise a ValueError if files are missing that every sample of the set has."""
-    missing = sorted(set(expected) - content.keys())
-    if missing:
+    if missing := sorted(set(expected) - content.keys()):
         raise ValueError(f"it has no {' and no '.join(missing)}, as all samples of the set have")
 
 
 def refuse_undecoded(content: Content) -> None:
-    """Raise a ValueError if a sample has sounds or pictures, and none that is decoded."""
+    """Raise a ValueError if a sample has only sounds or pictures that cannot be decoded."""
     if sound(content) or pictures(content):
         return
     for kinds, advice in (
@@ -66,57 +82,48 @@ def refuse_undecoded(content: Content) -> None:
 
 
 def about(content: Content, class_names: list[str]) -> About:
-    """Read what is said of a sample.
+    """Read the description of a sample.
 
     Args:
-        content: of the sample.
-        class_names: of which a `cls` is the number.
+        content: the sample.
+        class_names: the names that the number in a `cls` selects from.
 
     Raises:
-        ValueError: it is not text, or not of the kind that is expected.
+        ValueError: it is not text, or has the wrong type.
     """
-    said = _said(content)
+    said = _json(content)
     if "labels" in said or "label" in said:
         labels = _labels(said)
     else:
         number = _text_of(content, "cls")
         labels = [] if number is None else [_class_name(number, class_names)]
-    texts = _texts(said)
-    texts = texts or [_text_of(content, "txt") or ""]
+    texts = _texts(said) or [_text_of(content, "txt") or ""]
     name = said.get("clip")
     if not isinstance(name, str):
         if not is_empty(name):
-            raise ValueError("the text and the name of its json have to be texts")
+            raise ValueError("the text and the name in its json have to be texts")
         name = None
     return About(name, labels, texts[0] or None)
 
 
-def fold(content: Content) -> int | None:
-    """Read which fold a sample is in; None: not said."""
-    found = _said(content).get("fold")
-    return found if type(found) is int else None
-
-
 def sound(content: Content) -> str | None:
-    """The suffix of the sound of a sample: of several the shortest, then the first; None: it has none."""
-    return min(
-        _of_kind(content, AUDIO_SUFFIXES), key=lambda suffix: (suffix.count("."), suffix), default=None
-    )
+    """Return the suffix of a sample's sound, the shortest of several, or None."""
+    return min(_of_kind(content, AUDIO_SUFFIXES), key=lambda suffix: suffix.count("."), default=None)
 
 
 def pictures(content: Content) -> list[str]:
-    """The suffixes of the pictures of a sample: those with a number, `0.jpg`, `1.jpg` ..., in their order.
+    """Return the suffixes of a sample's pictures: the numbered ones, `0.jpg`, `1.jpg` ..., in order.
 
-    Where none has a number it is the first one alone: others are something else, such as masks.
+    If none has a number, only the first: the others are something else, such as masks.
     """
     found = _of_kind(content, IMAGE_SUFFIXES)
     numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
     return sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
 
 
-def passed_over(content: Content) -> list[str]:
-    """List what is not read of a sample: suffixes of files, texts beyond the first, entries of its json."""
-    said = _said(content)
+def unread(content: Content) -> list[str]:
+    """List the parts of a sample that are not read: files by suffix, further texts, entries of its json."""
+    said = _json(content)
     described = {_describing(content, kind) for kind in ("json", "txt", "cls")}
     read = {sound(content), *pictures(content), *described}
     beyond = ["texts beyond the first of a sample"] * (len(_texts(said)) > 1)
@@ -125,7 +132,7 @@ def passed_over(content: Content) -> list[str]:
 
 
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
-    """Decode the sound of a sample as `model.audio_input.read_audio` does; None: it has none."""
+    """Decode the sound of a sample as `model.audio_input.read_audio` does; None if it has none."""
     suffix = sound(content)
     if suffix is None:
         return None
@@ -133,10 +140,7 @@ def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | N
 
 
 def frames(content: Content, *, place: str = "") -> Frames | None:
-    """The pictures of a sample, not decoded; None: there is none.
-
-    What is said of one that does not decode begins with `place`.
-    """
+    """Return the pictures of a sample, undecoded, or None; messages about them begin with `place`."""
     chosen = pictures(content)
     if not chosen:
         return None
@@ -145,61 +149,95 @@ def frames(content: Content, *, place: str = "") -> Frames | None:
     )
 
 
+def summarise(contents: Sequence[Content], class_names: list[str] | None = None, **facts: Any) -> Summary:
+    """Describe a shard.
+
+    Args:
+        contents: its samples, which need the contents of descriptive files only.
+        class_names: the names that the number in a `cls` selects from.
+        facts: the other fields of its manifest entry; `fold` is by default the one that all samples name.
+
+    Raises:
+        ValueError: a sample is described wrongly.
+    """
+    names, examples = list[str](), list[Example]()
+    for position, content in enumerate(contents):
+        try:
+            name, labels, text = about(content, class_names or [])
+        except ValueError as error:
+            raise ValueError(f"{content['__key__']}: {error}") from error
+        names.append(name or content["__key__"])
+        has_sound = sound(content) is not None
+        examples.append(Example(position=position, labels=labels, text=text, sound=has_sound))
+    folds = [_json(content).get("fold") for content in contents]
+    same = type(folds[0]) is int and folds.count(folds[0]) == len(folds)
+    entry = ShardEntry.from_json(
+        {
+            "fold": folds[0] if same else None,
+            **facts,
+            "sounds": sum(example.sound for example in examples),
+            "pictures": sum(len(pictures(content)) for content in contents),
+            "labels": sorted({label for example in examples for label in example.labels}),
+            "examples": choose_examples(examples),
+            "names": names,
+        }
+    )
+    common = sorted(set.intersection(*map(suffixes, contents)))
+    return Summary(entry=entry, suffixes=common, texts=any(example.text is not None for example in examples))
+
+
 def _class_name(text: str, class_names: list[str]) -> str:
     if not text.isdecimal():
         raise ValueError(f"its cls is {text[:80]!r}; the number of a class is expected")
     if int(text) >= len(class_names):
         raise ValueError(
-            f"its cls is {text}, and the set has {len(class_names)} names of classes (name them to the index "
-            "with --classes)"
+            f"its cls is {text}, but the set has {len(class_names)} class names (pass them to the index with "
+            "--classes)"
         )
     return class_names[int(text)]
 
 
 def _labels(said: Mapping[str, Any]) -> list[str]:
-    """Return the labels of a JSON file: `labels` or `label`, one or a list; numbers become text."""
+    """Return `labels` or `label` of a json, one or a list; numbers become text."""
     given = said["labels"] if "labels" in said else said["label"]
-    several = given if isinstance(given, list) else [given]
-    there = [one for one in several if not is_empty(one)]
-    if not all(isinstance(one, str | int | float) for one in there):
+    labels = [label for label in (given if isinstance(given, list) else [given]) if not is_empty(label)]
+    if not all(isinstance(label, str | int | float) for label in labels):
         raise ValueError(f"its labels are {given!r}; a list of texts is expected")
-    return [one if isinstance(one, str) else whole(str(one)) for one in there]
+    return [label if isinstance(label, str) else whole(str(label)) for label in labels]
 
 
 def _texts(said: Mapping[str, Any]) -> list[str]:
-    """Return the texts of a JSON file: one, or a list of captions as in the shards of LAION-CLAP."""
-    given = next(
-        (said[name] for name in _TEXTS if not is_empty(said.get(name)) and said[name] not in ("", [])), None
-    )
-    several: list[Any] = given if isinstance(given, list) else [given]
-    texts = [text for text in several if not is_empty(text) and text != ""]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("the text and the name of its json have to be texts")
-    return texts
+    """Return the texts of a json: one, or a list of captions as in the shards of LAION-CLAP."""
+    for name in _TEXTS:
+        given = said.get(name)
+        several: list[Any] = given if isinstance(given, list) else [given]
+        texts = [text for text in several if not is_empty(text) and text != ""]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("the text and the name in its json have to be texts")
+        if texts:
+            return texts
+    return []
 
 
 def _describing(content: Content, kind: str) -> str | None:
-    """Find the suffix of the file that describes a sample: `json`, or `meta.json` if all have two parts."""
+    """Find the suffix of a descriptive file: `json`, or `meta.json` if all suffixes have two parts."""
     if kind in content:
         return kind
-    there = suffixes(content)
-    found = [suffix for suffix in there if suffix.endswith(f".{kind}")]
-    return found[0] if len(found) == 1 and all("." in suffix for suffix in there) else None
+    present = suffixes(content)
+    found = [suffix for suffix in present if suffix.endswith(f".{kind}")]
+    return found[0] if len(found) == 1 and all("." in suffix for suffix in present) else None
 
 
 def _text_of(content: Content, kind: str) -> str | None:
-    """Decode the text file of a kind, if there is one, without the byte order mark that Windows writes."""
+    """Decode the descriptive file of a kind, if present, without the byte order mark that Windows writes."""
     suffix = _describing(content, kind)
-    if suffix is None:
-        return None
     try:
-        text: str = content[suffix].decode("utf-8-sig").strip()
+        return None if suffix is None else str(content[suffix], "utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"its {suffix} is not UTF-8: {error}") from error
-    return text
 
 
-def _said(content: Content) -> Mapping[str, Any]:
+def _json(content: Content) -> Mapping[str, Any]:
     suffix = _describing(content, "json")
     try:
         said: Any = {} if suffix is None else json.loads(content[suffix])
@@ -211,5 +249,5 @@ def _said(content: Content) -> Mapping[str, Any]:
 
 
 def _of_kind(content: Content, kinds: frozenset[str]) -> list[str]:
-    """The suffixes of one of these kinds, sorted; of `0.jpg` the kind is jpg."""
+    """Return the suffixes of these kinds, sorted; the kind of `0.jpg` is jpg."""
     return sorted(suffix for suffix in suffixes(content) if f".{suffix.rpartition('.')[2]}" in kinds)

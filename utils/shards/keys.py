@@ -1,15 +1,15 @@
-"""Group the files of a shard into samples: a file's name is the sample's key, a dot and a suffix.
+"""Group the files of a shard into samples: a file is named by its sample's key, a dot and a suffix.
 
-Keys and suffixes may have dots. The library webdataset ends a key at the first one, which makes
-`blues.00000.wav` and `blues.00001.wav` two sounds of one sample. Here a key ends at the last dot, and earlier
-only where other files of the sample say so:
+Keys and suffixes may contain dots. The webdataset library ends a key at its first dot, which makes
+`blues.00000.wav` and `blues.00001.wav` two sounds of one sample. Here a key ends at its last dot, or earlier
+if other files of the sample show that it does:
 
     blues.00000.wav, blues.00000.png      key blues.00000    suffixes wav, png
     clip.flac, clip.0.jpg, clip.1.jpg     key clip           suffixes flac, 0.jpg, 1.jpg (numbered pictures)
-    blues.00000.jpg, blues.00001.jpg      two samples, where no sample of the shard has numbered pictures
+    blues.00000.jpg, blues.00001.jpg      two samples, if no sample of the shard has numbered pictures
     clip.jpg, clip.mask.png               key clip           suffixes jpg, mask.png
     clip.audio.wav, clip.meta.json        key clip           suffixes audio.wav, meta.json
-    clip.tokens.npy, clip.mean.npy        key clip           suffixes tokens.npy, mean.npy (of no known kind)
+    clip.tokens.npy, clip.mean.npy        key clip           suffixes tokens.npy, mean.npy (unknown kinds)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model.clip.image_input import IMAGE_SUFFIXES
 DESCRIBING = frozenset({".json", ".txt", ".cls"})
 """Suffixes of files that describe a sample."""
 
-_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
+_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
 _SOUND_WORDS = frozenset({"audio", "sound"})
 _DESCRIBING_WORDS = ("meta", "metadata", "label", "labels", "text", "caption")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -38,9 +38,9 @@ class _Name(NamedTuple):
     kind: str
     """The last suffix in lower case, with its dot."""
     keys: list[str]
-    """Possible keys, the shortest first; the last one is all but the last suffix."""
+    """Possible keys, the shortest first; the last one is the name without its last suffix."""
     is_numbered: bool
-    """Return whether a number stands before the suffix, which may be that of a picture."""
+    """Whether a number precedes the suffix, perhaps that of a picture."""
 
 
 def is_of_a_sample(member: tarfile.TarInfo) -> bool:
@@ -50,28 +50,28 @@ def is_of_a_sample(member: tarfile.TarInfo) -> bool:
 
 
 def sample_keys(names: Sequence[str]) -> list[str]:
-    """Find the key of each file, given the names of all files of a shard or of a sample."""
-    files = [_taken_apart(name) for name in names]
-    # Keys that are certain of files of a known kind, and those of sounds among them.
+    """Return the key of each file, given the names of all files of a shard or a sample."""
+    files = [_parsed(name) for name in names]
+    sounds = [file.kind in AUDIO_SUFFIXES for file in files]
+    # Keys of files of a known kind are certain.
     known = AUDIO_SUFFIXES | IMAGE_SUFFIXES | DESCRIBING
     plain = {file.keys[-1] for file in files if file.kind in known and not file.is_numbered}
-    sounding = {file.keys[-1] for file in files if file.kind in AUDIO_SUFFIXES}
-    # A sound is a sample of its own, unless a shorter key has files but no sound: clip.json, clip.left.wav.
+    sounding = {file.keys[-1] for file, is_sound in zip(files, sounds, strict=True) if is_sound}
+    # A sound is its own sample, unless a shorter key has files but no sound: clip.json, clip.left.wav.
     of_sound = {
         file.keys[-1]: next((key for key in file.keys[:-1] if key in plain - sounding), file.keys[-1])
-        for file in files
-        if file.kind in AUDIO_SUFFIXES
+        for file, is_sound in zip(files, sounds, strict=True)
+        if is_sound
     }
     with_sound = set(of_sound.values())
     found = list[str | None]()
-    for file in files:
+    for file, is_sound in zip(files, sounds, strict=True):
         likeliest = [
             *(key for key in reversed(file.keys) if key in with_sound),
             *(key for key in file.keys if key in plain),
         ]
-        is_sound = file.kind in AUDIO_SUFFIXES
         found.append(of_sound[file.keys[-1]] if is_sound else next(iter(likeliest), None))
-    # A number before the suffix is part of the key, unless another sample shows that it counts pictures.
+    # A number before the suffix belongs to the key, unless another sample shows that numbers count pictures.
     counts = any(file.is_numbered and key in file.keys[:-1] for file, key in zip(files, found, strict=True))
     alone = [
         file.keys[0] if not file.is_numbered else file.keys[-2] if counts else file.keys[-1] for file in files
@@ -79,39 +79,38 @@ def sample_keys(names: Sequence[str]) -> list[str]:
     return _joined(files, [key or own for key, own in zip(found, alone, strict=True)])
 
 
-def _joined(files: Sequence[_Name], keys: list[str]) -> list[str]:
-    """Give a sound and its description one key where their names say so: clip.audio.wav, clip.meta.json."""
-    kinds = defaultdict[str, set[str]](set)
-    for file, key in zip(files, keys, strict=True):
-        kinds[key].add(file.kind)
-    joined: dict[str, str] = {}
-    for key in kinds:
-        stem, _, word = key.rpartition(".")
-        if word not in _SOUND_WORDS or stem in kinds or not kinds[key] <= AUDIO_SUFFIXES:
-            continue
-        for other in (f"{stem}.{describing}" for describing in _DESCRIBING_WORDS):
-            if other in kinds and kinds[other] <= DESCRIBING:
-                joined |= {key: stem, other: stem}
-    return [joined.get(key, key) for key in keys]
-
-
 def key_of_sample(names: Sequence[str], expected: str) -> str:
-    """Find the key that all files of one sample share.
+    """Return the key that all files of one sample share.
 
     Args:
         names: of its files.
-        expected: its name in the manifest: the key, unless a file of the sample says another.
+        expected: its name in the manifest, which is the key unless a file of the sample gives another name.
     """
     if all(name.startswith(f"{expected}.") for name in names):
         return expected
     keys = set(sample_keys(names))
     if len(keys) == 1:
         return keys.pop()
-    # An older manifest, whose keys end at the first dot.
+    # Keys of older manifests end at the first dot.
     return ".".join(os.path.commonprefix([name.split(".")[:-1] for name in names]))
 
 
-def _taken_apart(name: str) -> _Name:
+def _joined(files: Sequence[_Name], keys: list[str]) -> list[str]:
+    """Give a sound and its description one key if their names say so: clip.audio.wav, clip.meta.json."""
+    kinds = defaultdict[str, set[str]](set)
+    for file, key in zip(files, keys, strict=True):
+        kinds[key].add(file.kind)
+    joined: dict[str, str] = {}
+    for key in kinds:
+        stem, _, word = key.rpartition(".")
+        if word in _SOUND_WORDS and stem not in kinds and kinds[key] <= AUDIO_SUFFIXES:
+            for other in (f"{stem}.{describing}" for describing in _DESCRIBING_WORDS):
+                if other in kinds and kinds[other] <= DESCRIBING:
+                    joined |= {key: stem, other: stem}
+    return [joined.get(key, key) for key in keys]
+
+
+def _parsed(name: str) -> _Name:
     key, _, suffix = name.rpartition(".")
     kind, keys, is_numbered = f".{suffix.lower()}", [key], False
     while True:

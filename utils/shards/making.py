@@ -1,4 +1,4 @@
-"""A data set written as shards: planned, written by several processes, gone on with where it stopped."""
+"""Write a data set as shards: plan them, write them in several processes, resume after an interruption."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
+from torch.utils.data import DataLoader, Dataset
 
 from ignite_trainer.api.self_description import record, results_name
-from utils.shards.decoding import suffixes
-from utils.shards.manifest import FILE_NAME, FORMAT, TAR_BLOCK, Manifest, SetEntry, ShardEntry, write_whole
-from utils.shards.parallel import in_processes
+from ignite_trainer.support.progress import Progress
+from utils.shards.decoding import Summary, suffixes
+from utils.shards.manifest import FILE_NAME, FORMAT, TAR_BLOCK, Manifest, SetEntry, write_whole
 from utils.shards.writing import Audio, Job, Written, encode, write_shard
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 _PARTS = ".unfinished"
-_TRIED = 32  # samples encoded to see how large they are
+_SAMPLED = 32  # samples encoded to estimate their size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +35,11 @@ class Options:
 
     Attributes:
         samples: in a shard, at most.
-        size_bytes: of a shard, about, at most.
+        size_bytes: of a shard, at most, approximately.
         audio: how sounds are kept.
-        seed: of the order; None: that of the data set.
-        skip: leave out what cannot be read.
-        processes: that write, each a shard at a time.
+        seed: of the order; None for the data set's own order.
+        skip: leave out unreadable samples.
+        processes: that write, each one shard at a time.
     """
 
     samples: int = 1000
@@ -45,50 +49,45 @@ class Options:
     skip: bool = False
     processes: int = 1
 
-    def to_json(self) -> dict[str, Any]:
-        """What decides the content of the shards."""
-        names = ("samples", "size_bytes", "audio", "seed", "skip")
-        return {name: getattr(self, name) for name in names}
-
 
 def make(
     splits: Mapping[str | None, Any], folder: Path, options: Options, *, made_from: Mapping[str, Any]
 ) -> tuple[Manifest, dict[str, str]]:
-    """Write a data set as shards, or what is missing of them.
+    """Write a data set as shards, or the shards that are missing.
 
-    The samples of each fold, or else of each split, are in shards of their own, and in random order, so that
-    those read together are of all kinds. Shards of one fold or split are equally long.
+    Each fold, or otherwise each split, gets shards of its own, equally long. Their samples are in random
+    order, so samples that are read together are of all classes.
 
     Args:
-        splits: the data set, or both of its splits by their names.
-        folder: to write to; what was finished there by the same call is kept.
-        options: how.
-        made_from: what the data set is, as JSON types.
+        splits: the data set, or both of its splits by name.
+        folder: where to write; shards that the same call finished there are kept.
+        options: how to write them.
+        made_from: description of the data set, as JSON types.
 
     Returns:
-        The manifest, which is in the folder; and what was left out, with what was said of it.
+        The manifest, which is also in the folder; and the samples left out, with the reason.
 
     Raises:
-        ValueError: the folder has something else, or a sample cannot be read.
-        OSError: it cannot be written.
+        ValueError: the folder contains something else, or a sample cannot be read.
+        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         jobs = plan(splits, options)
-        about = {**made_from, "options": options.to_json()}
+        # The number of processes does not affect the shards.
+        about = {**made_from, "options": {k: v for k, v in asdict(options).items() if k != "processes"}}
         parts = _begin(folder, jobs, about)
         _write_missing(splits, folder, parts, jobs, options)
-        done = [_read_part(folder, parts, job) for job in jobs]
-        written = [one for one in done if one is not None]
-        assert len(written) == len(jobs), "each job leaves a part"
-        manifest = _manifest(splits, written, about)
+        written = [note for job in jobs if (note := _read_note(folder, parts, job))]
+        assert len(written) == len(jobs), "each job leaves a note"
+        manifest = _manifest(splits, [note.summary for note in written if note.summary], about)
         manifest.write(folder / FILE_NAME)
         shutil.rmtree(parts)
-    return manifest, {name: said for one in written for name, said in one.left_out.items()}
+    return manifest, {name: why for note in written for name, why in note.left_out.items()}
 
 
 def plan(splits: Mapping[str | None, Any], options: Options) -> list[Job]:
-    """Say which samples are in which shard."""
+    """Assign samples to shards."""
     jobs = []
     for number, (group, (source, indices)) in enumerate(_groups(splits).items()):
         order = indices
@@ -104,8 +103,59 @@ def plan(splits: Mapping[str | None, Any], options: Options) -> list[Job]:
     return jobs
 
 
+def in_processes(
+    call: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    processes: int,
+    title: str,
+    unit: str = "shards",
+    size: Callable[[T], int] = lambda _: 1,
+) -> Iterator[R]:
+    """Yield `call(item)` for every item, in order, and show the progress.
+
+    Args:
+        call: a picklable function; an OSError or ValueError that it raises is raised here.
+        items: its arguments.
+        processes: at most; 1 for this one.
+        title: of the progress bar.
+        unit: of `size`.
+        size: share of an item in the whole.
+    """
+    workers = min(processes, len(items)) if processes > 1 else 0
+    # torch's loader sends `call` to each process once, and ends the processes with this one.
+    loader = DataLoader(_Calls(call, items), batch_size=None, num_workers=workers, collate_fn=_identity)
+    with Progress(desc=title, total=sum(map(size, items)), unit=unit) as bar:
+        for item, result in zip(items, loader, strict=True):
+            if isinstance(result, Exception):
+                raise result
+            yield result
+            bar.update(size(item))
+
+
+@dataclass(frozen=True)
+class _Calls(Dataset[Any]):
+    """The results of calls, or the errors that they raise: from a process an error would arrive as text."""
+
+    call: Callable[[Any], Any]
+    items: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.call(self.items[number])
+        except (OSError, ValueError) as error:
+            return error
+
+
+def _identity(result: Any) -> Any:
+    return result
+
+
 def _groups(splits: Mapping[str | None, Any]) -> dict[int | str | None, tuple[str | None, list[int]]]:
-    """Samples by fold, where all are in one, else by split; each with the data set that has them."""
+    """Group the samples by fold if each is in one, otherwise by split; with the data set they come from."""
     by_fold: dict[Any, tuple[str | None, list[int]]] = {}
     for split, dataset in splits.items():
         for index in range(len(dataset)):
@@ -117,26 +167,27 @@ def _groups(splits: Mapping[str | None, Any]) -> dict[int | str | None, tuple[st
 
 
 def _mean_bytes(dataset: Any, indices: Sequence[int], audio: Audio) -> float:
-    """What a sample takes of a shard, about, by the first that can be read: files with their headers."""
-    sizes = []
-    for index in indices[: 4 * _TRIED]:
+    """Estimate the bytes of a sample in a shard, headers included, from the first readable ones."""
+    sizes = list[int]()
+    for index in indices[: 4 * _SAMPLED]:
         try:
             content = encode(dataset, index, audio=audio)
         except (OSError, ValueError):
             continue
-        files = [content[suffix] for suffix in suffixes(content)]
-        sizes.append(sum(TAR_BLOCK * (1 + math.ceil(len(file) / TAR_BLOCK)) for file in files))
-        if len(sizes) == _TRIED:
+        sizes.append(sum(TAR_BLOCK * (1 + -(-len(content[name]) // TAR_BLOCK)) for name in suffixes(content)))
+        if len(sizes) == _SAMPLED:
             break
     return float(np.mean(sizes)) if sizes else 1.0
 
 
 def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> Path:
-    """The folder of what is done so far; raises if the shards there are of another plan."""
-    parts, key = folder / _PARTS, _key(jobs, about)
+    """Return the folder that notes finished shards; raise if existing shards belong to another plan."""
+    content = [[job.file, job.source, list(job.indices)] for job in jobs]
+    key = hashlib.sha256(json.dumps([content, about], default=str).encode()).hexdigest()
+    parts = folder / _PARTS
     noted = parts / "plan"
     if (folder / FILE_NAME).exists():
-        raise ValueError(f"{folder} has a set of shards already, with a manifest. Name another folder.")
+        raise ValueError(f"{folder} already has a set of shards with a manifest. Name another folder.")
     if noted.exists() and noted.read_text() != key:
         raise ValueError(
             f"{folder} has the beginning of another set of shards. Name another folder, or remove this one."
@@ -145,26 +196,23 @@ def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> Path:
         raise ValueError(f"{folder} has tar files that this command did not begin. Name another folder.")
     parts.mkdir(exist_ok=True)
     write_whole(noted, lambda file: file.write(key.encode()))
-    _remove_halves(folder)
+    _remove_remains(folder)
     return parts
-
-
-def _key(jobs: Sequence[Job], about: Mapping[str, Any]) -> str:
-    content = [[job.file, job.source, list(job.indices)] for job in jobs]
-    return hashlib.sha256(json.dumps([content, about], default=str).encode()).hexdigest()
 
 
 def _write_missing(
     splits: Mapping[str | None, Any], folder: Path, parts: Path, jobs: Sequence[Job], options: Options
 ) -> None:
-    missing = [job for job in jobs if _read_part(folder, parts, job) is None]
+    missing = [job for job in jobs if _read_note(folder, parts, job) is None]
     for dataset in splits.values():
         prepare = getattr(dataset, "prepare", None)
-        if callable(prepare) and missing and _decodes(dataset, options.audio):
-            prepare()  # once, and not in every process
+        decodes = options.audio != "keep" or not hasattr(dataset, "files") or dataset.files(0) is None
+        if callable(prepare) and missing and decodes:
+            prepare()  # once instead of in every process
+    write = _Write(splits, folder, parts, options)
     try:
         for _ in in_processes(
-            _Write(splits, folder, parts, options),
+            write,
             missing,
             processes=options.processes,
             title="Writing shards",
@@ -173,17 +221,12 @@ def _write_missing(
         ):
             pass
     finally:
-        _remove_halves(folder)
-
-
-def _decodes(dataset: Any, audio: Audio) -> bool:
-    """Whether samples are decoded, not only their files copied."""
-    return audio != "keep" or not hasattr(dataset, "files") or dataset.files(0) is None
+        _remove_remains(folder)
 
 
 @dataclass(frozen=True)
 class _Write:
-    """Writes one shard, and notes that it is done."""
+    """Writes one shard and notes that it is finished."""
 
     splits: Mapping[str | None, Any]
     folder: Path
@@ -193,58 +236,53 @@ class _Write:
     def __call__(self, job: Job) -> None:
         dataset, options = self.splits[job.source], self.options
         written = write_shard(self.folder, job, dataset, audio=options.audio, skip=options.skip)
-        content = {**written._asdict(), "entry": written.entry.to_json() if written.entry else None}
-        write_whole(_part(self.parts, job), lambda file: file.write(json.dumps(content).encode()))
+        content = written.model_dump_json(by_alias=True).encode()
+        write_whole(_note(self.parts, job), lambda file: file.write(content))
 
 
-def _part(parts: Path, job: Job) -> Path:
+def _note(parts: Path, job: Job) -> Path:
     return parts / f"{job.file}.json"
 
 
-def _read_part(folder: Path, parts: Path, job: Job) -> Written | None:
-    """What is noted of a shard that is done; None: it is not, or not there any more."""
+def _read_note(folder: Path, parts: Path, job: Job) -> Written | None:
+    """Read the note of a finished shard; None if it is missing or unreadable, or the shard is not there."""
     try:
-        content = json.loads(_part(parts, job).read_bytes())
-        entry = ShardEntry.from_json(content["entry"]) if content["entry"] else None
+        written = Written.model_validate_json(_note(parts, job).read_bytes())
+        entry = written.summary.entry if written.summary else None
         whole = entry is None or (folder / entry.file).stat().st_size == entry.size_bytes
-        return Written(**{**content, "entry": entry}) if whole else None
-    except (OSError, ValueError, TypeError, LookupError):
-        return None  # no note, or none that can be read: the shard is made anew
+        return written if whole else None
+    except (OSError, ValueError):
+        return None
 
 
 def _manifest(
-    splits: Mapping[str | None, Any], written: Sequence[Written], made_from: Mapping[str, Any]
+    splits: Mapping[str | None, Any], shards: Sequence[Summary], made_from: Mapping[str, Any]
 ) -> Manifest:
-    entries = [one.entry for one in written if one.entry]
-    if not entries:
+    if not shards:
         raise ValueError("no sample could be read: there is no shard.")
-    common = set.intersection(*(set(one.suffixes) for one in written if one.entry))
-    datasets = list(splits.values())
-    names = [name for dataset in datasets for name in getattr(dataset, "class_names", None) or ()]
+    names = [name for dataset in splits.values() for name in getattr(dataset, "class_names", None) or ()]
     about = SetEntry(
         format=FORMAT,
-        name=" and ".join(dict.fromkeys(results_name(dataset) for dataset in datasets)),
+        name=" and ".join(dict.fromkeys(map(results_name, splits.values()))),
         class_names=list(dict.fromkeys(names)),
-        suffixes=sorted(common),
-        texts=any(one.texts for one in written),
+        suffixes=sorted(set.intersection(*(set(shard.suffixes) for shard in shards))),
+        texts=any(shard.texts for shard in shards),
         made_from=dict(made_from),
     )
-    return Manifest(about=about, shards=tuple(entries))
+    return Manifest(about=about, shards=tuple(shard.entry for shard in shards))
 
 
-def _remove_halves(folder: Path) -> None:
-    """Remove what processes that were ended had begun."""
+def _remove_remains(folder: Path) -> None:
+    """Remove the files that killed processes had begun."""
     for left in folder.glob("*.tar.part-*"):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """A block in which no other process writes to a folder."""
+    """Keep other processes from writing to a folder."""
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise ValueError(
-            f"{folder} is being written to by another process. Wait for it, or end it."
-        ) from None
+        raise ValueError(f"Another process is writing to {folder}. Wait for it, or end it.") from None

@@ -1,8 +1,8 @@
-"""The samples of one shard as they lie there, undecoded: read forward from anywhere, or picked by offset.
+"""Find shards by address and read their samples, undecoded: forward from the beginning, or by offset.
 
-Addresses are paths, `file:`, `http:` and `https:` addresses, and `pipe:` with a command that writes a shard.
-Such a command is run by the shell, so a protocol with one is a program: it is refused unless the environment
-variable `AUDIOCLIP_PIPES` is 1.
+An address is a path, a `file:`, `http:` or `https:` address, or `pipe:` with a command that writes a shard.
+The shell runs this command, so a protocol that contains one is a program: it is refused unless the
+environment variable `AUDIOCLIP_PIPES` is 1.
 """
 
 from __future__ import annotations
@@ -13,54 +13,99 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from braceexpand import braceexpand
 
 from utils.shards.keys import is_of_a_sample, key_of_sample
-from utils.shards.manifest import TAR_BLOCK, ShardEntry
+from utils.shards.manifest import FILE_NAME, TAR_BLOCK, Manifest, SetEntry, ShardEntry
 
 PIPES_VARIABLE = "AUDIOCLIP_PIPES"
-MOST_SHARDS = 1_000_000
 ATTEMPTS = 3
-"""How often a shard is asked of elsewhere before it counts as damaged: connections break."""
+"""How often a remote shard is requested before it counts as damaged; connections break."""
+
+_INDEX = "`python -m utils.shards index` makes one"
+_SHOWN = 5
 
 Content = dict[str, Any]
-"""A sample of webdataset: `__key__`, and the bytes of each of its files by their suffix, such as "flac"."""
+"""A sample as webdataset has it: `__key__`, and the bytes of each file by its suffix, such as "flac"."""
+
+
+class ShardSet(NamedTuple):
+    """Shards in the order of their addresses.
+
+    Attributes:
+        about: facts about all their sets together.
+        shards: address and manifest entry of each.
+        whole: whether these are all shards that the manifests name.
+    """
+
+    about: SetEntry
+    shards: list[tuple[str, ShardEntry]]
+    whole: bool
+
+
+def find(urls: str | Sequence[str], manifest: str | Sequence[str] | None = None) -> ShardSet:
+    """Look up shards in their manifests.
+
+    Args:
+        urls: addresses of shards or of manifests, which stand for all of their shards; or patterns.
+        manifest: addresses of the manifests that name the shards; None for the ones beside them.
+
+    Raises:
+        ValueError: an address or a manifest is wrong, or no manifest names a shard.
+        OSError: a manifest cannot be read.
+    """
+    addresses = expand(urls)
+    given = [url for url in addresses if _is_manifest(url)]
+    others = [url for url in addresses if not _is_manifest(url)]
+    named = [*given, *(expand(manifest) if manifest is not None else map(_manifest_beside, others))]
+    manifests = {url: _load(url) for url in dict.fromkeys(named)}
+    shards = list[tuple[str, ShardEntry]]()
+    for url in given:
+        shards += [(beside(url, entry.file) or entry.file, entry) for entry in manifests[url].shards]
+    known: dict[str, ShardEntry] = {}
+    for entry in chain.from_iterable(read.shards for read in manifests.values()) if others else ():
+        if known.setdefault(entry.file, entry).sha256 != entry.sha256:
+            raise ValueError(f"manifest: {entry.file} is in two manifests, with different contents.")
+    if unknown := [url for url in others if file_name(url) not in known]:
+        more = f" and {len(unknown) - _SHOWN} more" * (len(unknown) > _SHOWN)
+        raise ValueError(
+            f"urls has shards that the manifest does not name: {', '.join(unknown[:_SHOWN])}{more}; {_INDEX}."
+        )
+    shards += [(url, known[file_name(url)]) for url in others]
+    if len({url for url, _ in shards}) < len(shards):
+        raise ValueError("urls names a shard twice; every sample is read once, so name it once.")
+    whole = len(shards) == sum(len(read.shards) for read in manifests.values())
+    return ShardSet(_merged([read.about for read in manifests.values()]), shards, whole)
 
 
 def expand(urls: str | Sequence[str]) -> list[str]:
-    """Write out patterns such as `data/train-{000000..000127}.tar`.
+    """Expand patterns such as `data/train-{000000..000127}.tar`.
 
     Raises:
-        ValueError: there is no address, one of a kind that is not read, or too many.
+        ValueError: there is no address, or one of an unsupported kind.
     """
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given or not all(given):
         raise ValueError(
             f"urls is {urls!r}; an address, a pattern of addresses or a list of these is expected."
         )
-    ranges = [re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern) for pattern in given]
-    most = max((abs(int(last) - int(first)) for found in ranges for first, last in found), default=0)
-    if most > MOST_SHARDS:
-        raise ValueError(f"urls is {urls!r}: more than {MOST_SHARDS:,} shards.")
     try:
-        found = [url for pattern in given for url in islice(braceexpand(pattern), MOST_SHARDS + 1)]
-    except ValueError as error:  # unbalanced
+        found = [url for pattern in given for url in braceexpand(pattern)]
+    except ValueError as error:
         raise ValueError(f"urls is {urls!r}, whose braces do not close.") from error
-    if len(found) > MOST_SHARDS:
-        raise ValueError(f"urls is {urls!r}: more than {MOST_SHARDS:,} shards.")
     for url in found:
-        _check_kind(url)
+        _check_scheme(url)
     return found
 
 
 def local_path(url: str) -> Path | None:
-    """Where a shard lies on this machine; None: elsewhere."""
+    """Return the path of a shard on this machine, or None for a remote one."""
     parts = urlparse(url)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
@@ -68,7 +113,7 @@ def local_path(url: str) -> Path | None:
 
 
 def file_name(url: str) -> str:
-    """The name of a shard's file, by which the manifest knows it; of a command the last word with .tar."""
+    """Return the file name that the manifest knows a shard by; of a command, the last word with .tar."""
     if url.startswith("pipe:"):
         words = re.findall(r"[^\s/'\"]+\.tar\b", url)
         return words[-1] if words else url
@@ -76,26 +121,25 @@ def file_name(url: str) -> str:
 
 
 def beside(url: str, name: str) -> str | None:
-    """The address of another file in the same folder; None: a command has no folder."""
+    """Return the address of another file in the same folder; None for a command, which has no folder."""
     if url.startswith("pipe:"):
         return None
-    if "?" in url or "#" in url:
-        url = re.split(r"[?#]", url, maxsplit=1)[0]
-    return f"{url.rpartition('/')[0]}/{name}" if "/" in url else name
+    folder = re.split(r"[?#]", url, maxsplit=1)[0].rpartition("/")
+    return f"{folder[0]}{folder[1]}{name}"
 
 
 @contextlib.contextmanager
 def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
-    """Open what is at an address, to be read from its beginning.
+    """Open an address for reading from its beginning.
 
     Args:
         url: the address.
-        to_the_end: it will be read to its end; else a transfer is broken off when the block is left.
+        to_the_end: whether it will be read to its end; otherwise leaving the block aborts the transfer.
 
     Raises:
-        OSError: it cannot be opened, or a transfer that is to be whole has failed.
+        OSError: it cannot be opened, or a transfer that was read to its end has failed.
     """
-    _check_kind(url)
+    _check_scheme(url)
     path = local_path(url)
     if path is not None:
         with path.open("rb") as file:
@@ -111,16 +155,12 @@ def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
     finally:
         if not finished:
             stream.ignore_errors = True
-            stream.proc.terminate()  # it may wait for a network, and would not notice
+            stream.proc.terminate()  # it may wait for a network and not notice
         stream.close()
 
 
 def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
-    """Read the samples of an open shard in their order.
-
-    Raises:
-        ValueError: from there on it cannot be read.
-    """
+    """Read the samples of an open shard in order; raises a ValueError at the first damage."""
     names, ends = entry.names, entry.offsets[1:].tolist()
     number, reached, files = 0, 0, list[tuple[str, bytes]]()
     try:
@@ -134,7 +174,7 @@ def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
                     assert file is not None, "a regular file has content"
                     files.append((member.name, file.read()))
                 reached = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-                tar.members = []  # type: ignore[attr-defined]  # else it keeps one for every file
+                tar.members = []  # type: ignore[attr-defined]  # it would keep one for every file
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
     if number < len(ends) and files and reached >= ends[number]:
@@ -142,10 +182,10 @@ def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
 
 
 def content_of(files: Sequence[tuple[str, bytes]], name: str) -> Content:
-    """Make a sample of its files: their names and contents; `name` is its own in the manifest.
+    """Make a sample of the names and contents of its files; `name` is its own in the manifest.
 
     Raises:
-        ValueError: there is none, or two have one name.
+        ValueError: there is no file, or two have one name.
     """
     if not files:
         raise ValueError("no sample there")
@@ -160,24 +200,20 @@ def content_of(files: Sequence[tuple[str, bytes]], name: str) -> Content:
 
 
 class LocalShard:
-    """A shard in a file of this machine: any sample is read at once, by its offset."""
+    """A shard in a file on this machine: reads any sample directly, by its offset."""
 
     def __init__(self, path: Path, entry: ShardEntry) -> None:
-        """Open nothing yet."""
         self._path, self._entry = path, entry
         self._names = entry.names
         self._file: BinaryIO | None = None
 
     def read(self, positions: Sequence[int]) -> Iterator[Callable[[], Content]]:
-        """Give what reads each of these samples, at the time it is called."""
+        """Yield a function for each of these samples, which reads it when called."""
         if self._file is None:
-            with contextlib.suppress(OSError):  # said by each sample
+            with contextlib.suppress(OSError):  # each sample reports it
                 self._file = self._path.open("rb")
         if self._file is not None and len(positions) > 1 and hasattr(os, "posix_fadvise"):
-            start, end = (
-                int(self._entry.offsets[min(positions)]),
-                int(self._entry.offsets[max(positions) + 1]),
-            )
+            start, end = map(int, self._entry.offsets[[min(positions), max(positions) + 1]])
             os.posix_fadvise(self._file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
         return (lambda position=position: self._at(position) for position in positions)  # type: ignore[misc]
 
@@ -195,16 +231,21 @@ class LocalShard:
         if len(data) < end - start:
             raise ValueError(f"{self._path} is cut short: it ends in or before this sample")
         try:
-            return content_of(_files(data), self._names[position])
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+                files = [
+                    (member.name, data[member.offset_data : member.offset_data + member.size])
+                    for member in tar
+                    if is_of_a_sample(member)
+                ]
+            return content_of(files, self._names[position])
         except (tarfile.TarError, ValueError) as error:
             raise ValueError(f"{self._path} is damaged at byte {start:,} ({error})") from error
 
 
 class RemoteShard:
-    """A shard elsewhere: read forward, and what is not wanted is passed over."""
+    """A shard elsewhere: reads forward and drops the samples that are not wanted."""
 
     def __init__(self, url: str, entry: ShardEntry) -> None:
-        """Ask for nothing yet."""
         self._url, self._entry = url, entry
         self._samples: Iterator[Content] | None = None
         self._stack = contextlib.ExitStack()
@@ -212,11 +253,11 @@ class RemoteShard:
         self._error: Exception | None = None
 
     def read(self, positions: Sequence[int]) -> Iterator[Callable[[], Content]]:
-        """Give what reads each of these samples; what comes before its turn is held, undecoded, meanwhile."""
+        """Yield a function for each of these samples, which returns it; holds early ones, undecoded."""
         wanted, held = set(positions), dict[int, Content]()
         for position in positions:
             error = self._advance(position, wanted, held) if position not in held else None
-            yield _raising(error) if error else _giving(held.pop(position))
+            yield _raising(error) if error else _returning(held.pop(position))
             wanted.discard(position)
 
     def close(self) -> None:
@@ -226,7 +267,7 @@ class RemoteShard:
             self._stack.close()
 
     def _advance(self, position: int, wanted: Collection[int], held: dict[int, Content]) -> Exception | None:
-        """Read up to a position and hold what is wanted; return what is wrong if it cannot be reached."""
+        """Read up to a position and hold wanted samples; return the error if it cannot be reached."""
         if self._error is not None and position >= self._next:
             return self._error
         for attempt in range(ATTEMPTS):
@@ -244,28 +285,16 @@ class RemoteShard:
                     self._next += 1
                 return None
             except (OSError, ValueError) as error:
-                reached = self._next
                 self.close()
                 if attempt == ATTEMPTS - 1:
-                    self._next = reached
                     self._error = ValueError(
-                        f"{self._url} is damaged or cannot be reached: {reached} of its {len(self._entry)} "
-                        f"samples could be read ({error})"
+                        f"{self._url} is damaged or cannot be reached: {self._next} of its "
+                        f"{len(self._entry)} samples could be read ({error})"
                     )
         return self._error
 
 
-def _files(data: bytes) -> list[tuple[str, bytes]]:
-    """The files of a piece of a tar file."""
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        return [
-            (member.name, data[member.offset_data : member.offset_data + member.size])
-            for member in tar
-            if is_of_a_sample(member)
-        ]
-
-
-def _giving(content: Content) -> Callable[[], Content]:
+def _returning(content: Content) -> Callable[[], Content]:
     return lambda: content
 
 
@@ -276,15 +305,47 @@ def _raising(error: Exception) -> Callable[[], Content]:
     return fail
 
 
-def _check_kind(url: str) -> None:
+def _check_scheme(url: str) -> None:
     scheme = urlparse(url).scheme
     if scheme == "pipe" and os.environ.get(PIPES_VARIABLE) != "1":
         raise ValueError(
-            f"urls has {url}, a command that would be run. If you know it, set the environment variable "
+            f"urls has {url}, a command that would be run. If you trust it, set the environment variable "
             f"{PIPES_VARIABLE} to 1."
         )
     if len(scheme) > 1 and scheme not in ("file", "http", "https", "pipe"):
         raise ValueError(
-            f"urls has {url}; paths, file:, http: and https: addresses are read. For {scheme}: write a pipe: "
-            "with the command that gets it."
+            f"urls has {url}; paths, file:, http: and https: addresses can be read. For {scheme}: write a "
+            "pipe: with the command that fetches it."
         )
+
+
+def _is_manifest(url: str) -> bool:
+    return file_name(url).endswith(".jsonl")
+
+
+def _manifest_beside(shard: str) -> str:
+    url = beside(shard, FILE_NAME)
+    if url is None:
+        raise ValueError("manifest is not given, and a command (pipe:) has no folder to look in; name it.")
+    return url
+
+
+def _load(url: str) -> Manifest:
+    try:
+        with opened(url, to_the_end=True) as file:
+            return Manifest.parse(io.BytesIO(file.read()), source=url)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"The shards have no manifest: {url} does not exist; {_INDEX}.") from error
+
+
+def _merged(sets: Sequence[SetEntry]) -> SetEntry:
+    """Describe several sets as one: all class names, and the files that all samples have."""
+    if len(sets) == 1:
+        return sets[0]
+    return SetEntry(
+        format=sets[0].format,
+        name=" and ".join(dict.fromkeys(one.name for one in sets)),
+        class_names=list(dict.fromkeys(name for one in sets for name in one.class_names)),
+        suffixes=sorted(set.intersection(*(set(one.suffixes) for one in sets))),
+        texts=any(one.texts for one in sets),
+    )

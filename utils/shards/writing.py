@@ -1,29 +1,30 @@
-"""One shard written: samples of a data set as the files that a tar file has of them."""
+"""Write one shard: encode samples of a data set as the files of a tar file."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel
 
 from ignite_trainer.api.self_description import record
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
 from utils.datasets.sample import SampleFiles
 from utils.datasets.sources.frames import Frames
-from utils.shards import decoding
-from utils.shards.examples import Example, choose_examples
-from utils.shards.manifest import ShardEntry, write_whole
+from utils.shards.decoding import Summary, suffixes, summarise
+from utils.shards.manifest import write_whole
 from utils.shards.reading import Content
 
 Audio = Literal["keep", "flac", "ogg", "wav"]
@@ -34,14 +35,14 @@ _OWN_RATE = 44100
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A shard to be written.
+    """A shard to write.
 
     Attributes:
         file: its name.
-        source: key of the data set that its samples are of.
-        indices: of the samples, in their order.
-        fold: that all of them are in.
-        split: likewise.
+        source: key of the data set that its samples come from.
+        indices: of the samples, in order.
+        fold: of all its samples, or None.
+        split: of all its samples, or None.
     """
 
     file: str
@@ -51,53 +52,37 @@ class Job:
     split: str | None
 
 
-class Written(NamedTuple):
+class Written(BaseModel):
     """A shard that was written.
 
     Attributes:
-        entry: its line of the manifest; None: none of its samples could be read, and there is no file.
-        suffixes: of the files that each of its samples has.
-        left_out: samples that could not be read, with what was said of them.
-        texts: whether any of its samples has a text.
+        summary: of the shard; None if no sample was readable, and so no file was kept.
+        left_out: unreadable samples, with the reason.
     """
 
-    entry: ShardEntry | None
-    suffixes: list[str]
+    summary: Summary | None
     left_out: dict[str, str]
-    texts: bool
-
-
-def sample_name(dataset: Any, index: int) -> str:
-    """What a sample is called in the manifest: the first entry of its record."""
-    return str(next(iter(record(dataset, index).values())))
 
 
 def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: bool) -> Written:
     """Write a shard, whole or not at all.
 
     Args:
-        folder: to write it to.
-        job: which samples it has.
-        dataset: that they are of.
+        folder: where to write it.
+        job: the samples to write.
+        dataset: the data set they come from.
         audio: how sounds are kept; see `encode`.
-        skip: leave out what cannot be read.
+        skip: leave out unreadable samples.
 
     Raises:
         ValueError, OSError: a sample cannot be read, or the shard cannot be written.
     """
-    from webdataset import TarWriter  # noqa: PLC0415 - takes seconds
-
-    offsets, names, left_out = list[int](), list[str](), dict[str, str]()
-    common: set[str] | None = None
-    sounds = pictures = 0
-    examples = list[Example]()
+    offsets, contents, left_out = list[int](), list[Content](), dict[str, str]()
     hashing = _Hashing()
 
     def write(file: BinaryIO) -> None:
-        nonlocal common, sounds, pictures
         hashing.file = file
-        # Of no time, so that equal samples make equal shards.
-        with TarWriter(hashing, encoder=False, mtime=0) as tar:
+        with tarfile.open(fileobj=cast(BinaryIO, hashing), mode="w|", format=tarfile.USTAR_FORMAT) as tar:
             for index in job.indices:
                 name = sample_name(dataset, index)
                 try:
@@ -107,52 +92,53 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
                         raise ValueError(f"{name} cannot be read: {error}") from error
                     left_out[name] = str(error)
                     continue
-                offsets.append(tar.tarstream.offset)
-                names.append(name)
-                tar.write(content)
-                has_sound = decoding.sound(content) is not None
-                sounds += has_sound
-                pictures += len(decoding.pictures(content))
-                common = decoding.suffixes(content) if common is None else common & decoding.suffixes(content)
-                said = decoding.about(content, [])
-                examples.append(
-                    Example(position=len(examples), labels=said.labels, text=said.text, sound=has_sound)
-                )
-            offsets.append(tar.tarstream.offset)
+                offsets.append(tar.offset)
+                _add(tar, content)
+                contents.append({**dict.fromkeys(content, b""), "__key__": name, "json": content["json"]})
+            offsets.append(tar.offset)
 
     path = folder / job.file
     write_whole(path, write)
-    if not names:
+    if not contents:
         path.unlink()
-        return Written(None, [], left_out, texts=False)
-    entry = ShardEntry.of(
+        return Written(summary=None, left_out=left_out)
+    summary = summarise(
+        contents,
         file=job.file,
         size_bytes=path.stat().st_size,
         sha256=hashing.digest.hexdigest(),
         fold=job.fold,
         split=job.split,
-        sounds=sounds,
-        pictures=pictures,
-        labels=sorted({label for one in examples for label in one.labels}),
-        examples=choose_examples(examples),
         offsets=offsets,
-        names=names,
     )
-    texts = any(one.text is not None for one in examples)
-    return Written(entry, sorted(common or ()), left_out, texts)
+    return Written(summary=summary, left_out=left_out)
+
+
+def sample_name(dataset: Any, index: int) -> str:
+    """Return the name of a sample in the manifest: the first entry of its record."""
+    return str(next(iter(record(dataset, index).values())))
+
+
+def _add(tar: tarfile.TarFile, content: Content) -> None:
+    """Add the files of a sample, with the headers that webdataset writes but no time: shards repeat."""
+    for suffix in sorted(suffixes(content)):
+        member = tarfile.TarInfo(f"{content['__key__']}.{suffix}")
+        member.size, member.mode = len(content[suffix]), 0o444
+        member.uname = member.gname = "bigdata"
+        tar.addfile(member, io.BytesIO(content[suffix]))
 
 
 def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
     """Make the files of one sample.
 
     Args:
-        dataset: its data set. Of one with a method `files` these are copied, else the sample is encoded.
-        index: its position there.
-        audio: "keep" copies what there is a file of, and makes flac of the rest. "flac" is lossless for 16
-            bit and rounds what has more, "ogg" is Vorbis, which is lossy, "wav" is float32 and keeps all.
+        dataset: its data set. If it has a method `files`, these are copied; otherwise samples are encoded.
+        index: the sample's position in it.
+        audio: "keep" copies files and encodes anything else as FLAC. "flac" is lossless for 16 bit and
+            rounds finer samples, "ogg" is Vorbis, which is lossy, and "wav" is float32 and lossless.
 
     Raises:
-        ValueError, OSError: it cannot be read, or has what cannot be kept.
+        ValueError, OSError: it cannot be read, or contains something that cannot be kept.
     """
     about = dict(record(dataset, index))
     files: SampleFiles | None = dataset.files(index) if hasattr(dataset, "files") else None
@@ -160,9 +146,9 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
     if files is None or (audio != "keep" and files.audio is not None):
         sample = dataset[index]
     content: Content = {"__key__": f"{index:09d}"}
+    labels: Any
     if files is not None:
-        labels: Any = files.labels
-        text = files.text
+        labels, text = files.labels, files.text
         for number, path in enumerate(files.images):
             data = path.read_bytes()
             content[f"{number}.{_picture_kind(str(path), data)}"] = data
@@ -177,17 +163,15 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
         content[kind] = _sound(sample.audio, getattr(dataset, "sample_rate", _OWN_RATE), kind)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}; a list of names is expected")
-    said = {
-        "clip": sample_name(dataset, index),
-        "labels": list(labels),
-        **({} if text is None else {"text": text}),
-    }
-    content["json"] = json.dumps({**about, **said}, ensure_ascii=False).encode()
+    said = {**about, "clip": sample_name(dataset, index), "labels": list(labels)}
+    if text is not None:
+        said["text"] = text
+    content["json"] = json.dumps(said, ensure_ascii=False).encode()
     return content
 
 
 def _sound_kind(path: Path) -> str:
-    """The suffix that a sound is kept by, such as "flac": its own, or if that is not known, its format."""
+    """Return the suffix under which a sound is kept, such as "flac": its own, or that of its format."""
     kind = path.suffix[1:].lower()
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         with suppress(RuntimeError, TypeError):  # TypeError: x.raw
@@ -198,7 +182,7 @@ def _sound_kind(path: Path) -> str:
 
 
 def _picture_kind(name: str, content: bytes) -> str:
-    """The suffix that a picture is kept by, such as "jpg": its own, or if that is not known, its format."""
+    """Return the suffix under which a picture is kept, such as "jpg": its own, or that of its format."""
     kind = name.rpartition(".")[2].lower()
     if f".{kind}" not in IMAGE_SUFFIXES:
         with suppress(OSError), Image.open(io.BytesIO(content)) as image:
@@ -223,7 +207,7 @@ def _sound(audio: Any, sample_rate: int, kind: str) -> bytes:
 
 
 def _pictures(image: Any) -> dict[str, bytes]:
-    """The files of a sample's pictures: those of `Frames` as they are, one that is decoded as png."""
+    """Return the files of a sample's pictures: `Frames` unchanged, a decoded picture as PNG."""
     if image is None:
         return {}
     if not isinstance(image, Frames):
@@ -247,7 +231,7 @@ def _png(image: Any) -> bytes:
 
 
 class _Hashing:
-    """A file that hashes what is written to it."""
+    """Hashes what is written to a file."""
 
     file: BinaryIO
 

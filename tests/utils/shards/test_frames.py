@@ -23,7 +23,7 @@ from utils.datasets.sources.frames import Frames
 from utils.shards import decoding
 from utils.shards.checking import index
 from utils.shards.making import Options, make
-from utils.shards.sets import find
+from utils.shards.reading import find
 from utils.shards.writing import encode
 
 COUNTS = (12, 1, 0, 2)

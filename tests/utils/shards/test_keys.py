@@ -132,7 +132,7 @@ def test_shards_whose_manifest_counts_nothing_are_read_and_verified(tmp_path: Pa
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["a.wav", "b.wav", "a.json"], "the files of a do not lie one after the other; pack it anew with"),
+        (["a.wav", "b.wav", "a.json"], "the files of a are not adjacent; pack it again with"),
         (["caf\udce9.wav"], r"the name 'caf\udce9' is not UTF-8; rename it"),
     ],
 )
@@ -231,7 +231,9 @@ def test_a_sound_and_what_describes_it_are_one_sample_where_each_has_a_name_of_i
 def test_a_compressed_shard_is_told_to_be_unpacked(tmp_path: Path) -> None:
     packed = gzip.compress(tar(tmp_path / "a.tar", [("a.txt", b"dog")]).read_bytes())
     (tmp_path / "a.tar.gz").write_bytes(packed)
-    with pytest.raises(ValueError, match=r"a\.tar\.gz cannot be indexed: .* unpack it, as by gunzip\."):
+    with pytest.raises(
+        ValueError, match=r"a\.tar\.gz cannot be indexed: .* unpack it, for example with gunzip\."
+    ):
         index(str(tmp_path / "a.tar.gz"), name="set")
 
 

@@ -136,5 +136,5 @@ def test_what_a_folder_of_classes_leaves_out_is_said(
     assert "1 samples in 1 shards" in said.out
     assert said.err.splitlines() == [
         f"{tmp_path}/own: Not read: 1 .m4a (convert it, as by `ffmpeg -i x.m4a x.flac`).",
-        "held out, so not written: test, valid. A protocol (-c) has both splits written.",
+        "held out, so not written: test, valid. With a protocol (-c) both splits are written.",
     ]

@@ -211,7 +211,7 @@ def test_several_processes_write_what_one_does(tmp_path: Path) -> None:
 
 def test_another_set_is_not_mixed_into_a_folder(tmp_path: Path) -> None:
     written(tmp_path / "done")
-    with pytest.raises(ValueError, match="has a set of shards already, with a manifest"):
+    with pytest.raises(ValueError, match="already has a set of shards with a manifest"):
         written(tmp_path / "done")
     with pytest.raises(ValueError, match="cannot be read"):
         written(tmp_path / "begun", Numbers(100, gone=[70]), seed=None)
@@ -253,14 +253,12 @@ def test_the_command_makes_and_verifies_shards(tmp_path: Path, capsys: pytest.Ca
     assert main(words) == 0
     assert capsys.readouterr().out == f"{tmp_path}: 30 samples in 3 shards, 0.1 MB; 30 sounds, 0 pictures\n"
     assert main(["verify", str(tmp_path / "manifest.jsonl"), "-j", "1", "--decode"]) == 0
-    assert capsys.readouterr().out == (
-        "all shards are as their manifest says\n30 samples, 30 sounds, 0 pictures\n"
-    )
+    assert capsys.readouterr().out == ("all shards match their manifest\n30 samples, 30 sounds, 0 pictures\n")
     made_from = read(tmp_path / "manifest.jsonl").about.made_from
     assert made_from["class"] == "toy_research.numbers.Numbers"
     assert made_from["args"] == {"count": 30}
     assert main(words) == 2
-    assert "has a set of shards already" in capsys.readouterr().err
+    assert "already has a set of shards" in capsys.readouterr().err
 
 
 def test_the_command_takes_both_splits_of_a_protocol(
