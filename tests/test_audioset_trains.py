@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from ignite_trainer.commands import cli
-from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.reading import read_protocol
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"

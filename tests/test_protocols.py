@@ -12,8 +12,9 @@ from jsonschema import Draft202012Validator
 
 from ignite_trainer.commands import cli
 from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.protocol.reading import read_protocol
 from model.esresnet import ESResNeXt
 from model.weights.loading import read_state_dict
 from utils.datasets import MadeSounds
@@ -123,7 +124,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_protocol_names_classes_with_arguments_they_have(path: Path) -> None:
-    protocol = cli.load(path, defaults=DEFAULTS)
+    protocol = load(path, defaults=DEFAULTS)
     blueprint = draw(protocol)
     assert blueprint.split.key == "train"
     assert protocol.setup.saved_models_path == "results"
@@ -134,7 +135,7 @@ def test_every_shipped_protocol_names_classes_with_arguments_they_have(path: Pat
 def test_a_published_figure_is_of_the_setting_and_the_metric_that_the_protocol_has(
     data_set: str, suffix: str, setting: str
 ) -> None:
-    protocol = cli.load(ROOT / f"protocols/audioclip-{data_set}{suffix}.json", defaults=DEFAULTS)
+    protocol = load(ROOT / f"protocols/audioclip-{data_set}{suffix}.json", defaults=DEFAULTS)
     (figure,) = protocol.table.published
     assert (figure.setting, figure.metric) == (setting, "Val. Acc.")
     assert figure.setting == (protocol.table.setting or "trained")
@@ -222,7 +223,7 @@ def test_frozen_towers_do_not_move_and_the_audio_tower_does(sounds: Path, tmp_pa
     assert cli.main([*command, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
     torch.manual_seed(5)
     _, overrides = split_overrides([*SMALL, "--Model.args.pretrained", "false"])
-    protocol = cli.load(path, overrides, defaults=DEFAULTS)
+    protocol = load(path, overrides, defaults=DEFAULTS)
     before = draw(protocol).model(**protocol.model.args).state_dict()
     after = read_state_dict(next(tmp_path.rglob("last_epoch-1.pt")))
     constant = {"audio.window", "audio.fbsp.bias"}  # logit_scale_ai has no gradient: there are no images
@@ -313,7 +314,7 @@ def test_the_classifier_starts_from_the_released_tower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Built as the protocol says, from a file of the released one's name and shape."""
-    protocol = cli.load(ROOT / "protocols/esresnextfbsp-esc50.json", defaults=DEFAULTS)
+    protocol = load(ROOT / "protocols/esresnextfbsp-esc50.json", defaults=DEFAULTS)
     released = ESResNeXt(num_classes=527)
     torch.save(released.state_dict(), tmp_path / "weights.pt")
     found = (tmp_path / "weights.pt",)

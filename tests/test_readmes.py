@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ignite_trainer.commands import cli
+from ignite_trainer.protocol.loading import load
 
 ROOT = Path(__file__).parent.parent
 OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}
@@ -63,7 +63,7 @@ def test_the_protocol_of_the_readme_extends_a_shipped_one(tmp_path: Path) -> Non
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
     mine = tmp_path / "protocols/mine.json"
     mine.write_text(written)
-    protocol = cli.load(mine, defaults=ROOT / "protocols/defaults.json")
+    protocol = load(mine, defaults=ROOT / "protocols/defaults.json")
     assert protocol.setup.epochs == 10 and protocol.setup.name == "Multimodal-Audio"
     assert protocol.optimizer is not None and protocol.optimizer.args["lr"] == 1e-4
 

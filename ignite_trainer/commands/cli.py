@@ -14,22 +14,19 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ignite_trainer.api import file_names
 from ignite_trainer.commands.flags import AUTO, SHORTHANDS, long_flags, make_parser
-from ignite_trainer.protocol.extending import flatten, lost_schema, read_layers, read_protocol
-from ignite_trainer.protocol.key_search import explain_words
-from ignite_trainer.protocol.overrides import Override, apply_overrides, split_overrides, swept_twice
+from ignite_trainer.protocol.loading import load, supply_defaults, trace
+from ignite_trainer.protocol.overrides import Override, explain_words, split_overrides
+from ignite_trainer.protocol.reading import read_json, read_protocol
 from ignite_trainer.protocol.sections import Protocol
-from ignite_trainer.protocol.validation import read_json, validate
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.support.signals import stopped_by_signals
 from ignite_trainer.support.user_home import ensure_home
 
 EXIT_STOPPED = 75
-# Overrides of what the defaults supply, and of the keys that are swept, need it to be there.
-_LATE = ("Task", "Parameters", "Yardsticks", "Sweep")
 
 
 def main(argv: Sequence[str], *, defaults: Path) -> int:
@@ -202,58 +199,12 @@ def _explain(
     trusted: Sequence[str],
 ) -> int:
     from ignite_trainer.commands import explain  # noqa: PLC0415 - importing torch takes seconds
-    from ignite_trainer.protocol.value_origins import trace  # noqa: PLC0415
 
-    by_model = read_json(defaults)
     explained = {
-        path: (
-            protocol,
-            trace(protocol, read_layers(path), overrides, defaults=defaults, by_model=by_model),
-        )
+        path: (protocol, trace(protocol, path, overrides, defaults=defaults))
         for path, protocol in ((path, load_one()) for path, load_one in loads.items())
     }
     return explain.carry_out(explained, trusted=trusted)
-
-
-def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> Protocol:
-    """Read a protocol file, replace what the command line says, supply what it leaves out, check it whole."""
-    by_model = read_json(defaults)
-    late = [override for override in overrides if override.location[0] in _LATE]
-    early = [override for override in overrides if override not in late]
-    layers = read_layers(path)
-    if lost := lost_schema(layers[-1]):
-        schema = os.path.relpath(defaults.with_name("schema.json"), path.parent)
-        logging.getLogger(__name__).warning(
-            '%s: "$schema" is "%s", and no such file is there: an editor cannot complete the protocol. '
-            'Write "$schema": "%s".',
-            *(path, lost, Path(schema).as_posix()),
-        )
-    raw, problems = apply_overrides(flatten(layers), early)
-    raw, more = apply_overrides(supply_defaults(raw, by_model), late)
-    problems += [*more, *swept_twice(raw, overrides)]
-    try:
-        protocol = validate(raw, source=str(path))
-    except ProtocolError as error:
-        problems += _with_hint(error.problems, raw, by_model)
-    if problems:
-        raise ProtocolError(problems, source=str(path))
-    return protocol
-
-
-def _with_hint(problems: list[str], raw: Mapping[str, Any], by_model: Mapping[str, Any]) -> list[str]:
-    """The problems, with the reason why a task is missing: the class of the model is none we know."""
-    if "Task" in raw:
-        return problems
-    model = raw["Model"].get("class") if isinstance(raw.get("Model"), dict) else None
-    hint = f"Task: none is given, and none is known for Model.class {model}; {suggest(str(model), by_model)}"
-    return [*(problem for problem in problems if not problem.startswith("Task ")), hint]
-
-
-def supply_defaults(raw: Mapping[str, Any], by_model: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sections that published files lack, by the class of their model."""
-    model = raw.get("Model")
-    known = by_model.get(str(model.get("class")), {}) if isinstance(model, dict) else {}
-    return {**{section: content for section, content in known.items() if section not in raw}, **raw}
 
 
 def _command_that_goes_on(argv: Sequence[str], folder: Path | None) -> str:

@@ -20,8 +20,8 @@ from ignite_trainer.api.reporter import Split
 from ignite_trainer.commands.check_room import ModelSize, checkpoint_space, memory_findings, room_findings
 from ignite_trainer.commands.estimates import Estimates, estimate
 from ignite_trainer.protocol.blueprint import Blueprint, draw
+from ignite_trainer.protocol.loading import Value
 from ignite_trainer.protocol.sections import Protocol
-from ignite_trainer.protocol.value_origins import Value
 from ignite_trainer.runs.assembly import assemble, try_out_model, without_weights
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration

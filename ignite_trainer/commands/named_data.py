@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from torch.utils.data import Dataset
 
 from ignite_trainer.api.self_description import folds, held_out_folds
-from ignite_trainer.commands import cli
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.instantiate import build, check_arguments, resolve
+from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
-from ignite_trainer.protocol.section import ClassSpec
+from ignite_trainer.protocol.sections import ClassSpec
 from ignite_trainer.runs.assembly import SPLITS, build_dataset
 from ignite_trainer.support.errors import ProtocolError
 
@@ -48,7 +48,7 @@ def of_protocol(
     rest, found = split_overrides(overrides)
     if rest:
         raise ProtocolError(f"{' '.join(rest)}: neither a flag nor a key of the protocol.")
-    protocol = cli.load(path, found, defaults=defaults)
+    protocol = load(path, found, defaults=defaults)
     blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
     splits: dict[str | None, Any] = {split: build_dataset(blueprint, split) for split in SPLITS}
     if folds(splits["test"]) and not held_out_folds(splits["test"]):

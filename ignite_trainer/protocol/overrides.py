@@ -1,4 +1,4 @@
-"""Dotted overrides: `--Section.key.0.key value...` over a protocol that is still plain JSON."""
+"""Dotted overrides: `--Section.key.0.key value...` on a protocol that is still plain JSON."""
 
 from __future__ import annotations
 
@@ -8,27 +8,38 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ignite_trainer.protocol.json_input import parse
-from ignite_trainer.protocol.key_search import keys_ending
-from ignite_trainer.protocol.validation import json_path, keys_at, takes_one_or_several, takes_text
+from ignite_trainer.protocol.reading import parse
+from ignite_trainer.protocol.validation import Location, json_path, keys_at, takes_one_or_several, takes_text
 from ignite_trainer.support.errors import ProtocolError, suggest
 
-# Whatever has a dot is meant as an override, even where its section is misspelt.
+# Any flag with a dot is an override, even if its section is misspelt.
 _FLAG = re.compile(r"--([A-Z$][^=\s]*|\w[^=\s.]*\.[^=\s]*)(?:=(.*))?", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # ".5" and "5." are numbers to people
+_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # JSON has neither .5 nor 5.
 _SWEEP = "Sweep"
 _LITERALS = {"true": True, "false": False, "null": None}
+_MOST_SUGGESTED = 3
+# Keys by their names in other programs.
+_SYNONYMS = {
+    **dict.fromkeys(("batch", "batch_size", "bs"), "batch_train"),
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    **dict.fromkeys(("workers", "num_workers"), "workers_train"),
+    **dict.fromkeys(("output", "output_dir", "out_dir", "save_dir"), "saved_models_path"),
+    **dict.fromkeys(("data_root", "data_dir", "data_path"), "root"),
+    **dict.fromkeys(("checkpoint", "ckpt", "weights"), "pretrained"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "precision"),
+}
 
 
 class Override(NamedTuple):
-    """A value for one place of the protocol.
+    """A value from the command line.
 
     Attributes:
-        location: keys from the root; positions of a list are integers once it is applied.
-        words: the words of the command line after the flag.
+        location: keys from the root of the protocol, as they were typed.
+        words: words after the flag.
     """
 
     location: tuple[str, ...]
@@ -36,12 +47,33 @@ class Override(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """The flag as it is written."""
+        """The flag on the command line."""
         return "--" + ".".join(self.location)
 
 
+class Place(NamedTuple):
+    """A place in a protocol that is still plain JSON: `parent[step]`, at `location` from the root."""
+
+    parent: Any
+    step: Any
+    location: Location
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether this is an argument of a class, which may take values of several types."""
+        return "args" in self.location[:-1]
+
+    @property
+    def sample(self) -> Any:
+        """A value of the expected type: the current one, or "" for text; None if any type may do."""
+        if (self.is_argument and self.step == "fold") or takes_one_or_several(self.location):
+            return None
+        value = self.parent.get(self.step) if isinstance(self.parent, dict) else self.parent[self.step]
+        return "" if value is None and takes_text(self.location) else value
+
+
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """Separate the program's own flags from the dotted overrides, which begin with a capital or have a dot.
+    """Separate the program's own flags from overrides, which begin with a capital letter or contain a dot.
 
     An override takes every word up to the next flag; `-1` and `-1e-3` are words, not flags.
     """
@@ -49,9 +81,9 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     overrides: list[Override] = []
     taking = False
     for word in argv:
-        found = _FLAG.fullmatch(word)
-        if found:
-            key, value = found.groups()
+        match = _FLAG.fullmatch(word)
+        if match:
+            key, value = match.groups()
             overrides.append(Override(split_key(key), () if value is None else (value,)))
             taking = value is None
         elif word.startswith("-") and not re.match(r"-[\d.]", word):
@@ -64,171 +96,160 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     return own, overrides
 
 
-class Place(NamedTuple):
-    """A place of a protocol that is still plain JSON: `parent[step]`, at `location` from the root."""
-
-    parent: Any
-    step: Any
-    location: tuple[str | int, ...]
-
-    @property
-    def present(self) -> Any:
-        """What stands there; "" where it is text that is null or left out so far, else None."""
-        found = self.parent.get(self.step) if isinstance(self.parent, dict) else self.parent[self.step]
-        return "" if found is None and takes_text(self.location) else found
-
-    @property
-    def sample(self) -> Any:
-        """A value of the type that is expected; None where it is for the class to say what it takes.
-
-        Which folds there are is the data set's to say, and why there is no other split.
-        """
-        if (self.is_free and self.step == "fold") or takes_one_or_several(self.location):
-            return None
-        return self.present
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the types are the business of a class, whose arguments these are."""
-        return "args" in self.location[:-1]
+def split_key(key: str) -> tuple[str, ...]:
+    """Split `Transforms[2].args.p`, or `Transforms.2.args.p`, at the dots."""
+    return tuple(re.sub(r"\[(-?\d+)\]", r".\1", key).split("."))
 
 
 def apply_overrides(
     raw: Mapping[str, Any], overrides: Sequence[Override]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Replace values in a copy of `raw`, each typed like the value it replaces.
+    """Replace values in a copy of `raw`; each new value gets the type of the value it replaces.
 
-    `true`, `false` and `null` are always JSON literals, a quoted word is always a string. What follows
-    `Sweep.` is the key to be swept, its words are the values; they are typed last, like the value it has.
+    `true`, `false` and `null` are JSON literals, and a quoted word is a string. After `Sweep.` follows the
+    key to sweep; the words are its values. Those are applied last, to get the type of the key's final value.
 
     Returns:
-        The copy, and a problem for every override that names no place, or whose words are not of the place's
-        type; such overrides change nothing.
+        The copy, and a problem for each override that has no place, or a value of the wrong type; these
+        overrides change nothing.
     """
     result = copy.deepcopy(dict(raw))
     problems = []
     for override in sorted(overrides, key=lambda override: override.location[0] == _SWEEP):
         try:
+            if not override.words:
+                raise ProtocolError(f"{override.flag} has no value; write {override.flag} VALUE.")
             if override.location[0] == _SWEEP:
                 _apply_to_sweep(result, override)
             else:
-                _apply(result, override)
+                place = find_place(result, override.location, said=override.flag)
+                place.parent[place.step] = _value(override, place)
         except ProtocolError as error:
             problems += error.problems
     return result, problems
 
 
 def swept_twice(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
-    """Name the overrides whose value a `Sweep` over the same key would replace."""
+    """Report overrides of keys that the protocol's `Sweep` would replace again."""
     sweep = raw.get(_SWEEP)
-    keys = list(sweep) if isinstance(sweep, dict) else []
     return [
         f"{override.flag} gives one value to what Sweep.{key} gives several; remove one of the two "
         "(--Sweep null switches a protocol's sweep off)."
         for override in overrides
-        for key in keys
+        for key in (sweep if isinstance(sweep, dict) else ())
         if override.location[: len(split_key(key))] == split_key(key)
     ]
 
 
-def split_key(key: str) -> tuple[str, ...]:
-    """Split `Transforms[2].args.p`, or `Transforms.2.args.p`, at the dots."""
-    return tuple(re.sub(r"\[(-?\d+)\]", r".\1", key).split("."))
-
-
 def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Place:
-    """Find the place of a key, and make the objects on the way to it that a protocol may leave out.
+    """Find the place of a key; create sections and `args` on the way that the protocol leaves out.
 
     Args:
         root: a protocol as plain JSON.
-        path: the parts of the key; positions of a list are numbers.
-        said: how the user wrote it, for messages.
+        path: the parts of the key; positions in a list are numbers.
+        said: the key as the user wrote it, for messages.
 
     Raises:
-        ProtocolError: there is no such place; with the nearest key.
+        ProtocolError: There is no such place; suggests the nearest key.
     """
-    location: tuple[str | int, ...] = ()
+    location: Location = ()
     parent: Any = root
-    step: Any
     *above, last = path
     for key in above:
-        step = _position(parent, key, location, said)
+        step: Any = _position(parent, key, location, said)
         if isinstance(parent, dict) and parent.get(step) is None and _is_left_out(location, step):
             parent[step] = {}
         if isinstance(parent, dict) and step not in parent:
             raise ProtocolError(_unknown(said, location, root, path))
         parent, location = parent[step], (*location, step)
     step = _position(parent, last, location, said)
-    if isinstance(parent, dict) and step not in parent and not _may_be_added(location, step):
+    may_be_added = "args" in location or last in keys_at(location)
+    if isinstance(parent, dict) and step not in parent and not may_be_added:
         raise ProtocolError(_unknown(said, location, root, path))
     return Place(parent, step, (*location, step))
 
 
-def _apply(root: dict[str, Any], override: Override) -> None:
-    _require_words(override)
-    place = find_place(root, override.location, said=override.flag)
-    place.parent[place.step] = _typed(override, place.sample, free=place.is_free)
+def explain_words(words: Sequence[str], *, flags: Iterable[str], content: Mapping[str, Any]) -> str:
+    """Explain words of the command line that are neither flags nor their values, and suggest what to write.
+
+    Args:
+        words: unknown words in order; the value of an unknown flag follows it.
+        flags: all known flags.
+        content: the protocol as plain JSON; empty if unknown.
+    """
+    said: list[str] = []
+    after_flag = False
+    for word in words:
+        if re.match(r"--?[^\W\d]", word):
+            said.append(_explain_flag(word.partition("=")[0], flags, content))
+            after_flag = "=" not in word
+        elif word.endswith((".json", ".jsonc")):
+            said.append(f'"{word}" stands without a flag; write -c {word}')
+            after_flag = False
+        elif not after_flag:
+            said.append(f'"{word}" stands without a flag; protocols are named with -c')
+    return "; ".join(dict.fromkeys(said))
+
+
+def keys_ending(content: Any, tail: Sequence[str], location: Location = ()) -> list[str]:
+    """List the dotted keys below `content` that end with the words of `tail`, the shortest first.
+
+    Case is ignored, and a hyphen equals an underscore. Keys directly at `location` are left out.
+
+    Args:
+        content: a protocol as plain JSON, or the part of it at `location`.
+        tail: the last keys, in order.
+        location: keys from the root of the protocol to `content`.
+    """
+    wanted = [_plain(word) for word in tail]
+    found = [
+        ".".join(map(str, path))
+        for path in _paths(content, location)
+        if len(path) > len(location) + len(tail)
+        and [_plain(str(key)) for key in path[-len(tail) :]] == wanted
+    ]
+    return sorted(found, key=lambda key: key.count("."))[:_MOST_SUGGESTED]
 
 
 def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:
-    _require_words(override)
     _, *path = override.location
-    if not path and len(override.words) > 1:
-        raise ProtocolError(
-            "--Sweep takes all of the section, as JSON; for one key write --Sweep.Dataset.args.fold 1 2, say."
-        )
     if not path:
-        root[_SWEEP] = {} if override.words == ("null",) else _typed(override, {}, free=False)
+        if len(override.words) > 1:
+            raise ProtocolError("--Sweep takes one JSON object; for one key write --Sweep.Setup.seed 1 2.")
+        root[_SWEEP] = {} if override.words == ("null",) else _scalar(override.words[0], {}, override)
         return
     place = find_place(copy.deepcopy(root), tuple(path), said=override.flag)
-    values = [
-        _typed(override._replace(words=(word,)), place.sample, free=place.is_free) for word in override.words
-    ]
+    values = [_value(override._replace(words=(word,)), place) for word in override.words]
     present = root.get(_SWEEP) or {}
-    if isinstance(present, dict):  # else the check of the whole says what is wrong
+    if isinstance(present, dict):  # otherwise validation reports the section
         key = json_path(place.location)
         others = {name: kept for name, kept in present.items() if split_key(name) != split_key(key)}
         root[_SWEEP] = {**others, key: values}
 
 
-def _require_words(override: Override) -> None:
-    if not override.words:
-        raise ProtocolError(f"{override.flag} has no value; write {override.flag} VALUE.")
-    for word in (*override.location, *override.words):
-        try:
-            word.encode()
-        except UnicodeEncodeError:  # what Python makes of bytes of the command line that are none
-            raise ProtocolError(f"{override.flag} has {word[:40]!a}; write UTF-8.") from None
-
-
-def _position(parent: Any, key: str, location: tuple[str | int, ...], said: str) -> str | int:
+def _position(parent: Any, key: str, location: Location, said: str) -> str | int:
     if isinstance(parent, dict):
         return key
-    if isinstance(parent, list):
-        if re.fullmatch(r"-?\d+", key) and -len(parent) <= int(key) < len(parent):
-            return int(key) % len(parent)
-        raise ProtocolError(
-            f'{said}: {json_path(location)} is a list of {len(parent)}; "{key}" is no position '
-            f"in it. {f'Write 0 to {len(parent) - 1}.' if parent else 'Give it whole.'}"
-        )
-    raise ProtocolError(f"{said}: {json_path(location)} is {json.dumps(parent)}; it has no keys.")
+    if not isinstance(parent, list):
+        raise ProtocolError(f"{said}: {json_path(location)} is {json.dumps(parent)}; it has no keys.")
+    if re.fullmatch(r"-?\d+", key) and -len(parent) <= int(key) < len(parent):
+        return int(key) % len(parent)
+    what = (
+        f"a list of {len(parent)}; write 0 to {len(parent) - 1}, not {key}" if parent else "empty; replace it"
+    )
+    raise ProtocolError(f"{said}: {json_path(location)} is {what}.")
 
 
-def _is_left_out(location: tuple[str | int, ...], key: str | int) -> bool:
-    """Whether an object can be made at this key: a section of the protocol, or the `args` of a class."""
+def _is_left_out(location: Location, key: str) -> bool:
+    """Return whether an object can be created at this key: a section, or the `args` of a class."""
     return key in keys_at(location) and (key == "args" or bool(keys_at((*location, key))))
 
 
-def _may_be_added(location: tuple[str | int, ...], key: str | int) -> bool:
-    """Keys of `args` are the business of the class they go to; others must be keys of a protocol."""
-    return "args" in location or key in keys_at(location)
-
-
-def _unknown(said: str, location: tuple[str | int, ...], root: dict[str, Any], path: tuple[str, ...]) -> str:
-    """Say that the object at `location` has not the next key of `path`, and which one may be meant."""
+def _unknown(said: str, location: Location, root: dict[str, Any], path: tuple[str, ...]) -> str:
+    """Say that the object at `location` lacks the next key of `path`, and which key may be meant."""
     parent, tail = functools.reduce(operator.getitem, location, root), path[len(location) :]  # type: ignore[arg-type]
     key, where = tail[0], json_path(location) or "the protocol"
-    if key in keys_at(location):  # a list: it has no positions to speak of
+    if key in keys_at(location):  # a list, which has no positions yet
         whole = json_path((*location, key))
         return f"{said}: {where} leaves {key} out; give all of it, --{whole} '[...]'."
     near = suggest(key, [*parent, *keys_at(location)])
@@ -238,47 +259,45 @@ def _unknown(said: str, location: tuple[str | int, ...], root: dict[str, Any], p
     return f'{said}: {where} has no "{key}"; {near}'
 
 
-def _typed(override: Override, present: Any, *, free: bool) -> Any:
-    """Read the words as a value of the type of `present`, the value they replace.
+def _value(override: Override, place: Place) -> Any:
+    """Read the words as a value of the type of the place's sample.
 
-    Where the types are `free`, among arguments of a class, several words make a list of what was one value,
-    and a text may replace a truth value, unless it looks like a misspelt one.
+    For an argument of a class, several words make a list even if it had one value, and a text may replace a
+    boolean, unless it looks like a misspelt one.
     """
-    words = override.words
-    if isinstance(present, list):
+    words, sample = override.words, place.sample
+    if isinstance(sample, list):
         if words == ("null",):
             return None
         if len(words) == 1 and words[0].startswith("["):
             return _as_json(words[0], override, "a JSON list", list)
-        sample = present[0] if present else None
-        return [_scalar(word, sample, override) for word in words]
+        return [_scalar(word, sample[0] if sample else None, override) for word in words]
     if len(words) > 1:
-        if present is not None and not free:
+        if sample is not None and not place.is_argument:
             raise ProtocolError(f"{override.flag} takes one value, not {len(words)}: {' '.join(words)}")
-        return [_scalar(word, present, override) for word in words]
-    if free and isinstance(present, bool) and not _looks_boolean(words[0]):
-        present = ""
-    return _scalar(words[0], present, override)
+        return [_scalar(word, sample, override) for word in words]
+    if place.is_argument and isinstance(sample, bool) and not _looks_boolean(words[0]):
+        sample = ""
+    return _scalar(words[0], sample, override)
 
 
 def _looks_boolean(word: str) -> bool:
-    """Whether somebody may have meant true or false: by a near miss, or by a habit from elsewhere."""
     near = difflib.get_close_matches(word.lower(), ("true", "false"), cutoff=0.5)
     return bool(near) or word.lower() in {"yes", "no", "on", "off", "0", "1", "t", "f", "y", "n"}
 
 
-def _scalar(word: str, present: Any, override: Override) -> Any:
+def _scalar(word: str, sample: Any, override: Override) -> Any:
     if word in _LITERALS:
         return _LITERALS[word]
     if len(word) >= 2 and word[0] == word[-1] and word[0] in "\"'":
         return word[1:-1]
-    if isinstance(present, bool):
+    if isinstance(sample, bool):
         raise ProtocolError(f'{override.flag} is "{word}"; write true or false.')
-    if isinstance(present, int | float):
+    if isinstance(sample, int | float):
         return _as_json(word, override, "a number", (int, float))
-    if isinstance(present, dict):
+    if isinstance(sample, dict):
         return _as_json(word, override, "a JSON object", dict)
-    return word if isinstance(present, str) else _json_or_word(word)
+    return word if isinstance(sample, str) else _json_or_word(word)
 
 
 def _json_or_word(word: str) -> Any:
@@ -291,6 +310,36 @@ def _json_or_word(word: str) -> Any:
 def _as_json(word: str, override: Override, what: str, kind: type | tuple[type, ...]) -> Any:
     value = _json_or_word(word)
     if not isinstance(value, kind):
-        shown = word if len(word) <= 80 else f"{word[:80]}..."
-        raise ProtocolError(f'{override.flag} is "{shown}"; it replaces {what}, so write {what}.')
+        raise ProtocolError(f'{override.flag} is "{word[:80]}"; it replaces {what}, so write {what}.')
     return value
+
+
+def _explain_flag(flag: str, flags: Iterable[str], content: Mapping[str, Any]) -> str:
+    name = _plain(flag)
+    name = _SYNONYMS.get(name, name)
+    by_name = {_plain(known): known for known in flags if known.startswith("--")}
+    keys = {_plain(str(path[-1])): path for path in _paths(content, ()) if len(path) > 1}
+    if name in by_name:
+        meant = [by_name[name]]
+    elif not (meant := [f"--{key}" for key in keys_ending(content, [name])]):
+        near = difflib.get_close_matches(name, [*by_name, *keys], n=1, cutoff=0.6)
+        meant = [by_name.get(match) or f"--{'.'.join(map(str, keys[match]))}" for match in near]
+    if meant:
+        return f"{flag} is not a flag; did you mean {' or '.join(meant)}?"
+    return f"{flag} is not a flag; see --help. Write keys of the protocol in full, as --Optimizer.args.lr"
+
+
+def _paths(content: Any, location: Location) -> Iterator[Location]:
+    """Yield the keys of objects at every depth, with those that a protocol may leave out."""
+    if isinstance(content, list):
+        for position, value in enumerate(content):
+            yield from _paths(value, (*location, position))
+        return
+    own = content if isinstance(content, Mapping) else {}
+    for key in dict.fromkeys([*own, *keys_at(location)]):
+        yield (*location, key)
+        yield from _paths(own.get(key), (*location, key))
+
+
+def _plain(word: str) -> str:
+    return word.lstrip("-").lower().replace("-", "_")

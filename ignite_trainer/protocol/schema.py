@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ignite_trainer.protocol.known_classes import KINDS, arguments, find_classes, kind_of
+from ignite_trainer.protocol.reading import read_json
 from ignite_trainer.protocol.sections import Protocol, SplitArgument
-from ignite_trainer.protocol.validation import read_json
 
 FILE_NAME = "schema.json"
 PACKAGES = ("ignite_trainer", "model", "utils", "torch.optim", "torch.optim.lr_scheduler")

@@ -1,12 +1,13 @@
-"""The typed protocol: what an experiment is. Reading one and checking it whole is validation.py's part.
+"""The typed protocol of an experiment.
 
 The sections and keys of the published protocol files keep their names and meaning; `Task`, `Parameters`
-and `Reporters` are ours. Whatever lies in an `args` object is checked later, against the signature of the
+and `Reporters` are ours. The content of an `args` object is checked later, against the signature of the
 class that takes it (see `instantiate`).
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from typing import Annotated, Any, Literal
@@ -15,8 +16,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, With
 from pydantic import JsonValue as Json
 
 from ignite_trainer.api.affects import Affects
-from ignite_trainer.protocol.section import ClassSpec, Flag, Positive, ScheduleSpec, Section, implies
-from ignite_trainer.protocol.setup_section import Faults, Precision, Setup
+from ignite_trainer.protocol.setup_section import Faults, Flag, Positive, Precision, Section, Setup
 
 __all__ = [
     "ClassSpec",
@@ -32,9 +32,18 @@ __all__ = [
     "SplitArgument",
 ]
 
+# Arguments of torch's schedulers for their length.
+_LENGTHS = ("total_iters", "T_max", "total_steps")
+_DOTTED = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+"
+
+
+def _implies(these: dict[str, Any], those: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema: if an object's keys are there and match `these`, others match `those`."""
+    return {"if": {"properties": these, "required": list(these)}, "then": {"properties": those}}
+
 
 class Visdom(Section):
-    """Where the dashboard is."""
+    """Address of the dashboard."""
 
     host: str | None = Field(default=None, description="Host of the server; null: localhost.")
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(
@@ -43,8 +52,52 @@ class Visdom(Section):
     env_path: str | None = Field(default=None, description="Folder of its sessions; null: ~/.visdom.")
 
 
+class ClassSpec(Section):
+    """A class by dotted path, and its keyword arguments."""
+
+    path: str = Field(
+        alias="class", description="Dotted path of a class.", json_schema_extra={"pattern": f"^{_DOTTED}$"}
+    )
+    args: dict[str, Json] = Field(default={}, description="Its keyword arguments.")
+
+    @field_validator("path")
+    @classmethod
+    def _is_dotted(cls, path: str) -> str:
+        if not re.fullmatch(_DOTTED, path):
+            raise ValueError("write the dotted path of a class, such as torch.optim.SGD")
+        return path
+
+
+class ScheduleSpec(ClassSpec):
+    """A scheduler of learning rates, and its duration."""
+
+    interval: Literal["epoch", "step"] = Field(
+        default="epoch", description="When the rates change: after each epoch, or each optimizer step."
+    )
+    lasts: Positive | Literal["rest"] | None = Field(
+        default=None,
+        description='Duration in intervals; "rest": until the end of training. Also the default of the '
+        "arguments total_iters, T_max and total_steps. null: up to the scheduler.",
+    )
+
+    @field_validator("lasts", mode="before")
+    @classmethod
+    def _is_a_time(cls, value: object) -> object:
+        number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+        if value is None or value == "rest" or number:
+            return value
+        raise ValueError('write a number of intervals, 1 or more, or "rest"')
+
+    def lengths(self, scheduler: type, *, length: int | None = 1) -> dict[str, Any]:
+        """Return the length arguments that `scheduler` takes and `args` lacks; none unless `lasts` is set."""
+        if self.lasts is None:
+            return {}
+        taken = inspect.signature(scheduler).parameters
+        return {name: length for name in _LENGTHS if name in taken and name not in self.args}
+
+
 class SplitArgument(Section):
-    """The data set's argument that tells its training split from its held-out one."""
+    """The data set's argument that selects the training or the held-out split."""
 
     key: str = Field(description="Name of the argument.")
     yes: Json = Field(description="Its value for the training split.")
@@ -56,24 +109,23 @@ class TransformSpec(ClassSpec):
 
     train: Flag = Field(default=True, description="Applied to the training split.")
     test: Flag = Field(default=True, description="Applied to the held-out split.")
-    field: str | None = Field(default=None, description="Field of the sample it acts on; null: the first.")
+    field: str | None = Field(default=None, description="Field of the sample to transform; null: the first.")
 
 
 class LineSpec(ClassSpec):
     """One metric, drawn as one line for each split it is computed on."""
 
-    # Checkpoints are chosen on the held-out split after an epoch; see validation.
     model_config = ConfigDict(
         json_schema_extra={
             "allOf": [
-                implies({"test": {"const": False}}, {"is_checkpoint": {"const": False}}),
-                implies({"update_rate": {"const": "iteration"}}, {"is_checkpoint": {"const": False}}),
+                _implies({"test": {"const": False}}, {"is_checkpoint": {"const": False}}),
+                _implies({"update_rate": {"const": "iteration"}}, {"is_checkpoint": {"const": False}}),
             ]
         }
     )
     line_label: str = Field(min_length=1, description="Name of the metric in logs and legends.")
     is_checkpoint: Flag = Field(default=False, description="Keep the best checkpoints by this metric.")
-    best: Literal["max", "min"] = Field(default="max", description="Which end of the metric is the better.")
+    best: Literal["max", "min"] = Field(default="max", description="Whether high or low values are better.")
     train: Flag = Field(default=True, description="Computed on the training split.")
     test: Flag = Field(default=True, description="Computed on the held-out split.")
     update_rate: Literal["epoch", "iteration"] = Field(
@@ -82,7 +134,7 @@ class LineSpec(ClassSpec):
 
     @property
     def file_name(self) -> str:
-        """The label as part of a file's name: "Val. Acc." is val-acc."""
+        """The label as part of a file name: "Val. Acc." is val-acc."""
         return re.sub(r"\W+", "-", self.line_label).strip("-").lower()
 
 
@@ -92,28 +144,26 @@ class WindowSpec(Section):
     window_name: str | None = Field(default=None, description="Title; null: the key of this object.")
     x_label: str = Field(default="#Epochs", description="Label of the horizontal axis.")
     y_label: str = Field(default="", description="Label of the vertical axis.")
-    width: Positive = Field(default=1890, description="Of the dashboard's chart, pixels.")
-    height: Positive = Field(default=416, description="Of the dashboard's chart, pixels.")
+    width: Positive = Field(default=1890, description="Width on the dashboard, pixels.")
+    height: Positive = Field(default=416, description="Height on the dashboard, pixels.")
     lines: list[LineSpec] = Field(description="The metrics drawn in it.")
 
 
 class EvaluationSpec(ClassSpec):
-    """Something measured on the held-out split besides the metrics."""
+    """A measurement on the held-out split in addition to the metrics."""
 
     every: Positive | None = Field(
-        default=None, description="Measured every so many epochs; null: after the last one only."
+        default=None, description="Epochs between two measurements; null: only after the last epoch."
     )
 
 
 class PublishedFigure(Section):
-    """A figure that somebody published, to be shown beside ours."""
+    """A published figure, shown beside ours."""
 
-    dataset: str = Field(description="The whole data set it was measured on.")
-    weights: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="sha256 of the file of weights it was reached from."
-    )
-    setting: str = Field(description='How the data set was used, as the table has it: "trained", say.')
-    metric: str | None = Field(default=None, description="A line_label; null: whichever the table shows.")
+    dataset: str = Field(description="Name of the whole data set.")
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the file of initial weights.")
+    setting: str = Field(description='Setting of the experiment, as in the table, such as "trained".')
+    metric: str | None = Field(default=None, description="A line_label; null: the one that the table shows.")
     value: float = Field(description="In the metric's unit: an accuracy lies in 0..1.")
 
 
@@ -123,35 +173,35 @@ class TableEntry(Section):
     setting: str | None = Field(
         default=None, description='Such as "zero-shot"; null: "trained", or "evaluated" after 0 epochs.'
     )
-    metric: str | None = Field(default=None, description="A line_label; null: the first one of checkpoints.")
+    metric: str | None = Field(default=None, description="A line_label; null: the first with is_checkpoint.")
     listed: Flag = Field(
-        default=True, description="false: runs of it are left out, such as where only Evaluations count."
+        default=True, description="false: leave its runs out, for example if only Evaluations matter."
     )
-    published: list[PublishedFigure] = Field(default=[], description="What ours is compared with.")
+    published: list[PublishedFigure] = Field(default=[], description="Published figures to compare with.")
 
 
 class ParameterRule(Section):
-    """What happens to the parameters whose whole name matches, unless an earlier rule took them."""
+    """Treatment of the parameters whose whole name matches, unless an earlier rule matches them."""
 
     model_config = ConfigDict(
-        json_schema_extra=implies({"train": {"const": False}}, {"args": {"maxProperties": 0}})
+        json_schema_extra=_implies({"train": {"const": False}}, {"args": {"maxProperties": 0}})
     )
     match: str = Field(
-        description="Regular expression over the whole name of a parameter.",
+        description="Regular expression for the whole name of a parameter.",
         json_schema_extra={"format": "regex"},
     )
-    train: Flag = Field(default=True, description="Whether the optimizer gets them: one group a rule.")
+    train: Flag = Field(default=True, description="Train them, in an optimizer group of their own.")
     mode: Literal["train", "eval"] | None = Field(
         default=None,
-        description='"eval" keeps modules of such parameters in eval mode; null: "eval" if not trained.',
+        description='"eval": keep their modules in eval mode; null: "eval" if not trained.',
     )
     args: dict[str, Json] = Field(default={}, description="Optimizer arguments of this group.")
 
     @field_validator("args")
     @classmethod
-    def _reach_the_optimizer(cls, args: dict[str, Json], known: ValidationInfo) -> dict[str, Json]:
+    def _are_of_the_optimizer(cls, args: dict[str, Json], known: ValidationInfo) -> dict[str, Json]:
         if args and known.data.get("train") is False:
-            raise ValueError("the optimizer does not get parameters that are not trained; remove args")
+            raise ValueError("parameters that are not trained have no optimizer arguments; remove args")
         return args
 
     @field_validator("match")
@@ -159,7 +209,7 @@ class ParameterRule(Section):
     def _compiles(cls, pattern: str) -> str:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # what future versions of Python read in another way
+                warnings.simplefilter("error")  # patterns whose meaning changes in future versions of Python
                 re.compile(pattern)
         except (re.error, Warning) as error:
             raise ValueError(f"is not a regular expression: {error}") from error
@@ -167,22 +217,16 @@ class ParameterRule(Section):
 
     @property
     def keeps_eval_mode(self) -> bool:
-        """Whether modules that hold only such parameters stay in eval mode."""
+        """Whether modules that hold only these parameters stay in eval mode."""
         return (self.mode or ("train" if self.train else "eval")) == "eval"
 
 
-def _number(value: Any) -> str:
-    return SEVERAL if isinstance(value, list) else ONE
-
-
-# Marks in the locations of errors, which are no keys.
+# Marks of the alternatives in the locations of errors; not keys.
 ONE, SEVERAL = "(one)", "(several)"
 OneOrSeveral = Annotated[
     Annotated[ScheduleSpec, Tag(ONE)] | Annotated[list[ScheduleSpec], Tag(SEVERAL), Field(min_length=1)],
-    Discriminator(_number),
+    Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
 ]
-
-
 _TRAINS: dict[str, Any] = {
     "properties": {"epochs": {"type": "integer", "minimum": 1}},
     "required": ["epochs"],
@@ -191,8 +235,6 @@ _TRAINS: dict[str, Any] = {
 
 class Protocol(Section):
     """A whole experiment."""
-
-    # A section affects the result unless its annotation says otherwise.
 
     model_config = ConfigDict(
         alias_generator=str.capitalize,
@@ -208,46 +250,46 @@ class Protocol(Section):
     extends: Annotated[None, WithJsonSchema({"type": "string"})] = Field(
         default=None,
         alias="extends",
-        exclude=True,  # of the file, which was put over the one it names before it came here
-        description="Another protocol, relative to this file, which then says only what differs: objects are "
-        "merged (of another class: replaced), lists and values replaced; null takes away what stood there, "
-        "or is the value where a key takes null.",
+        exclude=True,
+        description="Another protocol, relative to this file, which then only says what differs: objects are "
+        "merged (replaced if of another class), lists and values replaced; null removes a key, or is its "
+        "value where a key takes null.",
     )
     visdom: Annotated[Visdom, Affects.HANDLING] = Field(
-        default_factory=Visdom, description="Where the dashboard is."
+        default_factory=Visdom, description="Address of the dashboard."
     )
     setup: Setup = Field(description="How a run is carried out.")
     faults: Annotated[Faults, Affects.HANDLING] = Field(
-        default_factory=Faults, description="What a run does about what goes wrong on its way."
+        default_factory=Faults, description="How a run responds to faults."
     )
     model: ClassSpec = Field(description="The network, a torch.nn.Module.")
     task: ClassSpec = Field(
-        description="What the model is trained for: loss and scores. Of models that defaults.json knows it "
-        "can be left out, as Parameters and Yardsticks can."
+        description="What the model is trained for: loss and scores. Task, Parameters and Yardsticks may be "
+        "left out for models in defaults.json."
     )
     parameters: Annotated[list[ParameterRule], Affects.TRAINING] = Field(
         default_factory=lambda: [ParameterRule(match=".*")],
-        description="What is trained, in which group of the optimizer: for every parameter of the model the "
-        "first rule counts that matches its name.",
+        description="What is trained, in which optimizer group: for each parameter of the model, the first "
+        "rule that matches its name counts.",
     )
     optimizer: Annotated[ClassSpec | None, Affects.TRAINING] = Field(
-        default=None, description="A torch.optim.Optimizer; needed where there are epochs."
+        default=None, description="A torch.optim.Optimizer; required unless epochs is 0."
     )
     scheduler: Annotated[OneOrSeveral | None, Affects.TRAINING] = Field(
         default=None,
-        description="How learning rates change: one scheduler, or a list of them, each in its turn.",
+        description="How learning rates change: one scheduler, or a list that runs one after another.",
     )
     dataset: ClassSpec = Field(
-        description="Both splits. Of its arguments the trainer supplies the one that tells them apart."
+        description="Both splits; the trainer supplies the argument that selects one of them."
     )
     transforms: list[TransformSpec] = Field(
-        default=[], description="What happens to a sample before the model sees it, in order."
+        default=[], description="Transforms of a sample before the model sees it, in order."
     )
     metrics: Annotated[dict[str, WindowSpec], Affects.RUN] = Field(
-        default={}, description="What is measured, by charts: each has lines, and each line is a metric."
+        default={}, description="Metrics, by charts: each has lines, and each line is a metric."
     )
     evaluations: Annotated[dict[str, EvaluationSpec], Affects.RUN] = Field(
-        default={}, description="What else is measured on the held-out split, by name."
+        default={}, description="Further measurements on the held-out split, by name."
     )
     sweep: Annotated[dict[str, Annotated[list[Json], Field(min_length=1)]], Affects.SWEEP] = Field(
         default={}, description="Values of keys such as Dataset.args.fold: one run for every combination."
@@ -260,25 +302,25 @@ class Protocol(Section):
     )
     reporters: Annotated[list[ClassSpec] | None, Affects.HANDLING] = Field(
         default=None,
-        description="Who writes down what happens; null: console, JSON lines, curve, report, Visdom.",
+        description="Outputs of a run; null: console, JSON lines, curve, report, Visdom.",
     )
 
     @field_validator("extends", mode="before")
     @classmethod
     def _is_whole(cls, base: object) -> None:
         if base is not None:
-            raise ValueError("this has to be a whole protocol; write here what that file says")
+            raise ValueError("this must be a whole protocol; copy the content of that file")
 
     @property
     def schedules(self) -> dict[str, ScheduleSpec]:
-        """The schedulers in their turn, by JSON path."""
+        """The schedulers in order, by JSON path."""
         if isinstance(self.scheduler, list):
             return {f"Scheduler[{index}]": spec for index, spec in enumerate(self.scheduler)}
         return {"Scheduler": self.scheduler} if self.scheduler else {}
 
     @property
     def schedules_steps(self) -> bool:
-        """Return whether learning rates change after each optimizer step rather than each epoch."""
+        """Whether learning rates change after each optimizer step rather than each epoch."""
         return any(spec.interval == "step" for spec in self.schedules.values())
 
     @property
@@ -291,5 +333,5 @@ class Protocol(Section):
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The protocol as JSON types; reading it again gives an equal protocol."""
+        """Return the protocol as JSON types, which validate to an equal protocol."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=False)

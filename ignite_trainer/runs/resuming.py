@@ -17,8 +17,9 @@ from ignite_trainer.checkpoints.checkpoint_files import states_of
 from ignite_trainer.checkpoints.checkpoints import Position
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.identity import selected
+from ignite_trainer.protocol.reading import read_json
 from ignite_trainer.protocol.sections import Protocol
-from ignite_trainer.protocol.validation import read_json, validate
+from ignite_trainer.protocol.validation import validate
 from ignite_trainer.reporters import jsonl
 from ignite_trainer.results import run_folder
 from ignite_trainer.results.record import RunRecord

@@ -10,8 +10,7 @@ from typing import Any
 from ignite_trainer.api import file_names
 from ignite_trainer.api.reporter import Best, RunStart
 from ignite_trainer.api.self_description import hold_nothing_out, results_name
-from ignite_trainer.protocol.section import ClassSpec
-from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.runs.sample_media import RunGallery
 from ignite_trainer.support.distributed import world_size

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from ignite_trainer.protocol.instantiate import build
-from ignite_trainer.protocol.section import ScheduleSpec
+from ignite_trainer.protocol.sections import ScheduleSpec
 from ignite_trainer.support.errors import ProtocolError
 
 

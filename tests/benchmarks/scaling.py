@@ -30,9 +30,9 @@ from matplotlib.ticker import StrMethodFormatter
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer.commands import cli  # noqa: E402
 from ignite_trainer.commands.stopwatch import Stopwatch  # noqa: E402
 from ignite_trainer.protocol.blueprint import Blueprint, draw  # noqa: E402
+from ignite_trainer.protocol.loading import load  # noqa: E402
 from ignite_trainer.protocol.overrides import split_overrides  # noqa: E402
 from ignite_trainer.reporters.drawing import COLOURS, GREY, dress, new_figure, save  # noqa: E402
 from ignite_trainer.results.run_folder import describe_environment  # noqa: E402
@@ -170,7 +170,7 @@ def build(root: Path) -> tuple[Blueprint, Parts]:
     words = [*SMALL, "--Dataset.args.root", str(root), "--Dataset.args.cache", str(root.parent / "cache")]
     _, overrides = split_overrides(words)
     folder = ROOT / "protocols"
-    blueprint = draw(cli.load(folder / "quickstart.json", overrides, defaults=folder / "defaults.json"))
+    blueprint = draw(load(folder / "quickstart.json", overrides, defaults=folder / "defaults.json"))
     torch.manual_seed(0)
     return blueprint, assemble(blueprint, seed=0)
 

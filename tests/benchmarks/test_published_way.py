@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from ignite_trainer.commands import cli
 from ignite_trainer.commands.benchmark import OURS, contenders
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from tests.benchmarks import published_way
@@ -26,7 +26,7 @@ PROTOCOLS = Path(__file__).parents[2] / "protocols"
 
 def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     _, overrides = split_overrides([*YARDSTICKS, *words])
-    protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
+    protocol = load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
     return {name: each.protocol for name, each in contenders(protocol, trusted=["tests"]).items()}
 
 

@@ -1,6 +1,6 @@
 """Protocols that are a little wrong: each is a protocol, or an error in our words.
 
-They are mutated from the shipped ones, and go the way of the command: `cli.load`, then `draw`.
+They are mutated from the shipped ones, and go the way of the command: `load`, then `draw`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ignite_trainer.commands.cli import load
 from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
+from ignite_trainer.protocol.reading import read_protocol
 from ignite_trainer.support.errors import ProtocolError
 
 Limits = Callable[[], AbstractContextManager[None]]

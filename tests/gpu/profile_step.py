@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from ignite_trainer.commands.cli import load  # noqa: E402
 from ignite_trainer.commands.stopwatch import Stopwatch  # noqa: E402
 from ignite_trainer.protocol.blueprint import draw  # noqa: E402
+from ignite_trainer.protocol.loading import load  # noqa: E402
 from ignite_trainer.protocol.overrides import split_overrides  # noqa: E402
 from ignite_trainer.runs.assembly import assemble  # noqa: E402
 

@@ -290,13 +290,13 @@ def test_a_command_that_is_none_exits_with_2(argv: list[str], defaults: Path) ->
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("-c {} --lr 1e-4", "--lr is no flag; did you mean --Optimizer.args.lr?"),
-        ("-c {} --epoch 3", "--epoch is no flag; did you mean --epochs?"),
+        ("-c {} --lr 1e-4", "--lr is not a flag; did you mean --Optimizer.args.lr?"),
+        ("-c {} --epoch 3", "--epoch is not a flag; did you mean --epochs?"),
         ("-c {} -epochs 3", "-epochs has two hyphens: --epochs"),
         ("-config {}", "-config has two hyphens: --config"),
         ("{}", '"{}" stands without a flag; write -c {}'),
-        ("{} --lr 3", "write -c {}; --lr is no flag; did you mean --Optimizer.args.lr?"),
-        ("--lr 3", "--lr is no flag; see --help. Keys of the protocol are written whole"),
+        ("{} --lr 3", "write -c {}; --lr is not a flag; did you mean --Optimizer.args.lr?"),
+        ("--lr 3", "--lr is not a flag; see --help. Write keys of the protocol in full"),
     ],
 )
 def test_words_that_nothing_takes_say_what_may_be_meant(

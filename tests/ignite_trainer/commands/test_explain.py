@@ -20,10 +20,7 @@ from ignite_trainer.checkpoints import checkpoint_files
 from ignite_trainer.commands import check_room, cli
 from ignite_trainer.commands.estimates import Checkpoint, Estimates, Step, estimate, extrapolate
 from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.extending import read_layers
-from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.validation import validate
-from ignite_trainer.protocol.value_origins import trace
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.support import files
 
@@ -43,27 +40,6 @@ def explained(folder: Path, *words: str) -> int:
     path = write(folder)
     command = ["-c", str(path), "--explain", "--trust", "toy_research", *words]
     return cli.main(command, defaults=folder / "defaults.json")
-
-
-def test_every_value_has_its_origin(tmp_path: Path) -> None:
-    path, defaults = write(tmp_path), tmp_path / "defaults.json"
-    _, overrides = split_overrides(
-        ["--Setup.log_interval", "5", "--Transforms[-1].args.length", "16", "--Sweep.Setup.seed", "1", "2"]
-    )
-    protocol = cli.load(path, overrides, defaults=defaults)
-    by_model = json.loads(defaults.read_text())
-    values = trace(protocol, read_layers(path), overrides, defaults=defaults, by_model=by_model)
-    origins = {value.path: value.origin for value in values}
-    assert origins["Setup.epochs"] == "own.json"
-    assert origins["Setup.name"] == "base.json"
-    assert origins["Setup.log_interval"] == "--Setup.log_interval"
-    assert origins["Transforms[3].args.length"] == "--Transforms.-1.args.length"
-    assert origins["Transforms[2].args.length"] == "base.json"
-    assert origins["Task.class"] == "defaults.json"
-    assert origins["Task.args"] == "default"
-    assert origins["Setup.precision"] == "default"
-    assert origins["Sweep.Setup.seed"] == "--Sweep.Setup.seed"
-    assert {value.path.split(".")[0].split("[")[0] for value in values} == set(protocol.to_json())
 
 
 def test_a_protocol_is_explained_and_nothing_is_written(

@@ -1,4 +1,4 @@
-"""Dotted overrides: which words belong to them, how they are typed, and what is no place of the protocol."""
+"""Dotted overrides: their words, types and places, and suggestions for unknown keys and flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from ignite_trainer.protocol.overrides import Override, apply_overrides, split_overrides, swept_twice
+from ignite_trainer.commands.flags import long_flags, make_parser
+from ignite_trainer.protocol.overrides import (
+    Override,
+    apply_overrides,
+    explain_words,
+    keys_ending,
+    split_overrides,
+    swept_twice,
+)
 from ignite_trainer.support.errors import ProtocolError
 
 RAW: dict[str, Any] = {
@@ -77,7 +85,7 @@ def test_a_value_after_an_equals_sign_is_the_only_one() -> None:
     assert overrides == [Override(("Setup", "name"), ("-a b=c",))]
 
 
-def test_positions_of_a_list_are_written_in_either_way() -> None:
+def test_positions_in_a_list_have_two_notations() -> None:
     for flag in ("--Transforms.0.args.p", "--Transforms[0].args.p", "--Transforms.-2.args.p"):
         assert override(flag, "0.25")["Transforms"][0]["args"] == {"p": 0.25}
     assert override("--Model.args.layers[-1]", "7")["Model"]["args"]["layers"] == [3, 4, 6, 7]
@@ -87,7 +95,7 @@ def test_positions_of_a_list_are_written_in_either_way() -> None:
 @pytest.mark.parametrize(
     "flag", ["--setup.epochs", "--dataset.args.root", "--Steup.epochs", "--model.args.x=1"]
 )
-def test_a_misspelt_section_is_an_error_with_the_nearest_one(flag: str) -> None:
+def test_a_misspelt_section_is_told_the_nearest_one(flag: str) -> None:
     section = flag[2:].split(".", maxsplit=1)[0]
     right = {"setup": "Setup", "Steup": "Setup", "dataset": "Dataset", "model": "Model"}[section]
     said = refusal(flag, *([] if "=" in flag else ["1"]))
@@ -106,7 +114,7 @@ def test_a_misspelt_section_is_an_error_with_the_nearest_one(flag: str) -> None:
         ("--args.factor", "Model.args.factor"),
     ],
 )
-def test_a_key_that_stands_elsewhere_is_an_error_with_its_place(flag: str, meant: str | None) -> None:
+def test_a_key_of_another_place_is_told_that_place(flag: str, meant: str | None) -> None:
     said = refusal(flag, "1")
     assert (f'did you mean "{meant}"?' in said) == (meant is not None)
 
@@ -165,12 +173,12 @@ def test_a_word_that_replaces_text_is_that_text(word: str) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["nothing", "new"])
-def test_what_replaces_nothing_is_json_or_else_text(name: str, word: str, value: Any) -> None:
+def test_a_new_value_is_json_or_else_text(name: str, word: str, value: Any) -> None:
     assert arg(f"--{name}", word) == value
 
 
 @pytest.mark.parametrize("word", ["1.10", "1e3", "007", "5", "[a]"])
-def test_text_that_is_null_so_far_keeps_what_was_typed(word: str) -> None:
+def test_a_text_key_that_is_null_takes_words_unchanged(word: str) -> None:
     assert override("--Setup.suffix", word)["Setup"]["suffix"] == word
     assert override("--Visdom.host", word)["Visdom"] == {"host": word}
     assert override("--Setup.suffix", "null")["Setup"]["suffix"] is None
@@ -243,7 +251,7 @@ def test_arguments_may_be_new() -> None:
     assert changed["Model"]["args"]["nested"] == {"deep": {"er": 1, "new": 2}}
 
 
-def test_sections_that_are_left_out_are_made() -> None:
+def test_missing_sections_are_created() -> None:
     changed = override("--Visdom.port", "9000", "--Scheduler.class", "a.S", "--Scheduler.args.gamma", "0.9")
     assert changed["Visdom"] == {"port": 9000}
     assert changed["Scheduler"] == {"class": "a.S", "args": {"gamma": 0.9}}
@@ -272,26 +280,32 @@ def test_keys_of_a_section_may_be_new() -> None:
             'Metrics.Performance.lines[0] has no "label"; did you mean "line_label"?',
         ),
         ("--Model.args.nestd.deep", 'Model.args has no "nestd"; did you mean "nested"?'),
-        ("--Transforms.2.args.p", 'Transforms is a list of 2; "2" is no position in it. Write 0 to 1.'),
-        ("--Transforms.first.args", 'Transforms is a list of 2; "first" is no position in it. Write 0 to 1.'),
-        ("--Transforms.-3.args", 'Transforms is a list of 2; "-3" is no position in it. Write 0 to 1.'),
-        ("--Model.args.empty.0", 'Model.args.empty is a list of 0; "0" is no position in it. Give it whole.'),
+        ("--Transforms.2.args.p", "Transforms is a list of 2; write 0 to 1, not 2."),
+        (
+            "--Transforms.first.args",
+            "Transforms is a list of 2; write 0 to 1, not first.",
+        ),
+        ("--Transforms.-3.args", "Transforms is a list of 2; write 0 to 1, not -3."),
+        (
+            "--Model.args.empty.0",
+            "Model.args.empty is empty; replace it.",
+        ),
         ("--Setup.epochs.x", "Setup.epochs is 5; it has no keys."),
         ("--Model.args.nothing.x", "Model.args.nothing is null; it has no keys."),
         ("--Setup..epochs", 'Setup has no ""; allowed: '),
     ],
 )
-def test_a_place_that_is_none_is_refused_with_the_nearest(flag: str, said: str) -> None:
+def test_an_unknown_place_is_told_the_nearest_one(flag: str, said: str) -> None:
     assert refusal(flag, "1").startswith(f"{flag}: {said}")
 
 
-def test_a_list_that_is_left_out_has_no_positions() -> None:
+def test_a_missing_list_has_no_positions() -> None:
     assert refusal("--Reporters.0.class", "a.B") == (
         "--Reporters.0.class: the protocol leaves Reporters out; give all of it, --Reporters '[...]'."
     )
 
 
-def test_every_problem_is_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ProtocolError) as caught:
         override("--Setup.epohs", "1", "--Model.args.factor", "x", "--Setup.epochs", "3", "--Nowhere.x", "1")
     assert [problem.split(":")[0].split(" is")[0] for problem in caught.value.problems] == [
@@ -301,11 +315,11 @@ def test_every_problem_is_said_at_once() -> None:
     ]
 
 
-def test_the_last_of_equal_overrides_counts() -> None:
+def test_the_last_of_equal_overrides_wins() -> None:
     assert override("--Setup.epochs", "1", "--Setup.epochs=2")["Setup"]["epochs"] == 2
 
 
-def test_the_protocol_that_was_read_is_left_as_it_is() -> None:
+def test_the_given_protocol_does_not_change() -> None:
     before = copy.deepcopy(RAW)
     override("--Model.args.layers.0", "9", "--Visdom.port", "1", "--Dataset.args.root", "x")
     assert before == RAW
@@ -334,9 +348,7 @@ def test_the_protocol_that_was_read_is_left_as_it_is() -> None:
         (["--Sweep.Setup.seed", "4", "--Sweep", "{}"], {}),
     ],
 )
-def test_the_words_of_a_swept_key_are_a_list_of_values_typed_like_its_own(
-    argv: list[str], sweep: dict[str, Any]
-) -> None:
+def test_values_of_a_swept_key_have_the_type_of_its_value(argv: list[str], sweep: dict[str, Any]) -> None:
     changed = override(*argv)
     assert changed["Sweep"] == sweep
     assert {name: section for name, section in changed.items() if name != "Sweep"} == RAW
@@ -366,7 +378,7 @@ def test_the_command_replaces_the_values_of_a_key_that_the_protocol_sweeps() -> 
         (["--Sweep", "5"], '--Sweep is "5"; it replaces a JSON object, so write a JSON object.'),
     ],
 )
-def test_a_sweep_that_names_no_place_or_no_value_of_it_is_refused(argv: list[str], said: str) -> None:
+def test_a_sweep_of_an_unknown_place_or_a_wrong_value_is_refused(argv: list[str], said: str) -> None:
     assert refusal(*argv) == said
 
 
@@ -387,10 +399,72 @@ def test_a_key_cannot_have_one_value_and_several() -> None:
 
 
 @pytest.mark.parametrize("word", ["[1,", '{"a": 1, "a": 2}', "[1e999]"])
-def test_words_that_are_no_json_do_not_replace_what_has_to_be(word: str) -> None:
+def test_invalid_json_does_not_replace_json(word: str) -> None:
     assert "so write a JSON object" in refusal("--Model.args.nested", word)
     assert "so write a number" in refusal("--Model.args.factor", word)
 
 
-def test_bytes_of_the_command_line_that_are_no_text_are_refused() -> None:
-    assert refusal("--Setup.name", "a\udcff") == "--Setup.name has 'a\\udcff'; write UTF-8."
+# Suggestions
+
+CONTENT = {
+    "Setup": {"epochs": 3, "batch_train": 8},
+    "Model": {"class": "a.B", "args": {"layers": [1], "nested": {"rate": 1}, "pretrained": True}},
+    "Optimizer": {"class": "a.C", "args": {"lr": 0.1, "weight_decay": 0.0}},
+    "Dataset": {"class": "a.D", "args": {"fold": 1, "root": "data"}},
+    "Transforms": [{"class": "a.E", "args": {"p": 0.5}}, {"class": "a.F", "args": {"max_scale": 1.5}}],
+}
+
+
+def explained(*words: str) -> str:
+    return explain_words(words, flags=long_flags(make_parser()), content=CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--lr", "--Optimizer.args.lr"),
+        ("-lr", "--Optimizer.args.lr"),
+        ("--lr=1e-4", "--Optimizer.args.lr"),
+        ("--learning-rate", "--Optimizer.args.lr"),
+        ("--weight-decay", "--Optimizer.args.weight_decay"),
+        ("--weight_decy", "--Optimizer.args.weight_decay"),
+        ("--epoch", "--epochs"),
+        ("--batch_size", "--batch-train"),
+        ("--batch_test", "--batch-test"),
+        ("--num-workers", "--workers-train"),
+        ("--workers", "--workers-train"),
+        ("--batch", "--batch-train"),
+        ("--data-root", "--Dataset.args.root"),
+        ("--checkpoint", "--Model.args.pretrained"),
+        ("--fp16", "--Setup.precision"),
+        ("--confg", "--config"),
+        ("--fold", "--Dataset.args.fold"),
+        ("--seed", "--Setup.seed"),
+        ("--precision", "--Setup.precision"),
+        ("--max_scale", "--Transforms.1.args.max_scale"),
+        ("--rate", "--Model.args.nested.rate"),
+        ("--explian", "--explain"),
+    ],
+)
+def test_an_unknown_flag_is_told_the_nearest_key_or_flag(word: str, meant: str) -> None:
+    assert explained(word, "1") == f"{word.partition('=')[0]} is not a flag; did you mean {meant}?" + (
+        '; "1" stands without a flag; protocols are named with -c' if "=" in word else ""
+    )
+
+
+def test_a_flag_without_a_near_one_leads_to_the_help() -> None:
+    assert explained("--zzz", "-3").startswith("--zzz is not a flag; see --help.")
+
+
+def test_a_protocol_without_a_flag_is_told_its_flag() -> None:
+    assert (
+        explained("protocols/x.json") == '"protocols/x.json" stands without a flag; write -c protocols/x.json'
+    )
+    assert explained("--lr", "1", "x.jsonc").endswith("write -c x.jsonc")
+    assert explained("train") == '"train" stands without a flag; protocols are named with -c'
+
+
+def test_the_three_shortest_keys_of_a_name_are_suggested() -> None:
+    assert keys_ending(CONTENT, ["class"]) == ["Model.class", "Optimizer.class", "Dataset.class"]
+    assert keys_ending(CONTENT["Optimizer"], ["LR"], ("Optimizer",)) == ["Optimizer.args.lr"]
+    assert keys_ending(CONTENT, ["Setup", "epochs"]) == []  # not below: it is at the root

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from ignite_trainer.commands.cli import load
 from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.extending import read_protocol
+from ignite_trainer.protocol.loading import load
+from ignite_trainer.protocol.reading import read_protocol
 from ignite_trainer.protocol.schema import FILE_NAME, make_schema, to_text
 from ignite_trainer.protocol.validation import json_path
 from ignite_trainer.support.errors import ProtocolError

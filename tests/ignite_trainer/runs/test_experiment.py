@@ -21,7 +21,8 @@ from toy_research.watching import Notebook
 
 from ignite_trainer.api.task import StepOutput
 from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.validation import read_json, validate
+from ignite_trainer.protocol.reading import read_json
+from ignite_trainer.protocol.validation import validate
 from ignite_trainer.results import run_folder
 from ignite_trainer.runs import experiment
 from ignite_trainer.runs.assembly import assemble

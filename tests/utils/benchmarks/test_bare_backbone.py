@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ignite_trainer.commands import cli
 from ignite_trainer.commands.benchmark import OURS, contenders
+from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support.errors import ProtocolError
@@ -20,7 +20,7 @@ PROTOCOLS = Path(__file__).parents[3] / "protocols"
 
 def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     _, overrides = split_overrides(words)
-    protocol = cli.load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
+    protocol = load(PROTOCOLS / f"{name}.json", overrides, defaults=PROTOCOLS / "defaults.json")
     return {name: each.protocol for name, each in contenders(protocol).items()}
 
 
