@@ -24,8 +24,8 @@ from demo.indexing import FolderIndex, Update
 from demo.made import made_collection
 from demo.queries import Queries
 from demo.weights import Weights, find_demo_weights
+from ignite_trainer.support.terminal import replace_unknown_letters
 from model.clip.image_input import read_image
-from model.terminal import replace_unknown_letters
 from model.weights.releases import WeightsError
 from model.zero_shot import KINDS
 

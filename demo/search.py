@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from demo.indexing import Embedding, FolderIndex, Update, embed_files
 from demo.weights import Weights, find_demo_weights
+from ignite_trainer.support.terminal import replace_unknown_letters
 from model.audioclip import AudioCLIP
-from model.terminal import replace_unknown_letters
 from model.weights.releases import WeightsError
 from model.zero_shot import KINDS, embed_labels, kind_of, label_probabilities
 from utils.datasets.sources.cells import is_plain, turns_text

@@ -1,4 +1,4 @@
-"""AudioCLIP: audio, images and text in one embedding space (arXiv 2106.13043)."""
+"""AudioCLIP: audio, images and text in one embedding space (Guzhov et al., arXiv 2106.13043)."""
 
 import inspect
 import math
@@ -13,62 +13,72 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from . import embedding, zero_shot
-from .clip.open_clip_models import build_named_clip
 from .clip.texts import Text, tokenize
-from .clip.towers import build_clip, encode_tokens, recompute_transformers, refuse_both, text_parameters
-from .esresnet.esresnext import AudioFeatures, ESResNeXt
-from .losses import Positives, Reduction, pairwise_contrastive_loss
-from .pretrained import Pretrained, find_sources, load_sources
+from .clip.towers import (
+    build_clip,
+    build_named_clip,
+    encode_tokens,
+    recompute_transformers,
+    text_parameters,
+)
+from .esresnet.esresnext import ARCHITECTURE, AudioFeatures, ESResNeXt
+from .losses import Features, Logits, Positives, Reduction, pairwise_contrastive_loss, scaled_similarity
 from .recompute import recompute
-from .similarity import Features, Logits, scaled_similarity
 from .weights.built_from import NOT_DESCRIBED, arguments_for
 from .weights.hub import HubLayout, is_hub_layout
+from .weights.initial import Pretrained, find_sources, load_sources
 from .weights.loading import MisfitError
 from .weights.releases import find_weights, released_hashes
 
 
 class AudioCLIP(nn.Module, HubLayout):
-    """Three towers with one embedding space, and a similarity scale for each pair of them.
+    """Three towers with one embedding space, and a learned similarity scale for each pair of modalities.
 
-    Image and text towers are OpenAI's CLIP (RN50 by default, with QuickGELU) or any other of open_clip's, the
-    audio tower is ESResNeXt-fbsp. State-dict names are those of the released checkpoints, and of open_clip.
+        audio [B, C, T] -> ESResNeXt-fbsp   -> [B, D] --.--- logit_scale_ai --.
+        image [B, 3, H, W] -> CLIP's visual -> [B, D] --|--- logit_scale -----|-- logits [B, B], loss
+        text (strings) -> CLIP's transformer -> [B, D] -'--- logit_scale_at --'
 
-    Like any module it is in train mode once built; `from_pretrained` returns it in eval mode.
+    The image and text towers are those of OpenAI's CLIP (RN50 with QuickGELU by default, arXiv 2103.00020) or
+    of any other open_clip model. State-dict names are those of the released checkpoints and of open_clip.
+    Like any module, a new one is in train mode; `from_pretrained` returns it in eval mode.
 
     Args:
         embed_dim: dimension D of the embedding space.
         image_resolution: height and width of images, pixels.
-        vision_layers: blocks of each stage of a ResNet; the number of layers of a vision transformer.
-        vision_width: channels of the first stage; width of a vision transformer.
-        vision_patch_size: of a vision transformer, pixels; None makes a ResNet.
-        context_length: tokens of a text, start and end included.
-        vocab_size: tokens known; CLIP's tokenizer has 49408.
-        transformer_width, transformer_heads, transformer_layers: of the text tower.
+        vision_layers: numbers of blocks of a ResNet's four stages, or number of layers of a vision
+            transformer.
+        vision_width: channels of a ResNet's first stage, or width of a vision transformer.
+        vision_patch_size: patch size of a vision transformer, pixels; None for a ResNet.
+        context_length: tokens per text, start and end included.
+        vocab_size: size of the vocabulary; CLIP's tokenizer has 49408 tokens.
+        transformer_width: width of the text tower.
+        transformer_heads: attention heads of the text tower.
+        transformer_layers: layers of the text tower.
         n_fft, hop_length, win_length, window, normalized, onesided, spec_height, spec_width,
-        apply_attention: of the audio tower, see `ESResNeXt`.
-        multilabel: whether samples carry several labels. The network is the same; tasks read it to choose
-            between softmax and independent scores.
-        pretrained: False: random weights. A path of a file or of a folder of runs (the best of the newest),
-            or the name of a released file: those weights, all of them. True: CLIP.pt for image and text and
-            ESRNXFBSP.pt for audio, from `assets`. A mapping: of "clip" (image and text), a path, a released
-            name or one of open_clip's tags; of "audio", a path, a released name or "imagenet"; a part that is
-            not in it is random.
-        clip: name of a model of open_clip, such as "ViT-B-32-quickgelu", in place of the arguments
-            `embed_dim` to `transformer_layers`, which are left out then. D is its own.
-        spectrum: of the audio tower, "fbsp" or "stft".
-        assets: folder of the released weights; None: the repository's `assets/`.
+        apply_attention: arguments of the audio tower, see `ESResNeXt`.
+        multilabel: whether samples have several labels. Tasks read it to choose between softmax and
+            independent scores; the network does not depend on it.
+        pretrained: False for random weights. A path (a file, or a folder of runs for the best checkpoint of
+            the newest one) or the name of a released file for the weights of all towers. True for CLIP.pt and
+            ESRNXFBSP.pt, as released. A mapping for separate parts, where parts left out stay random: "clip"
+            (image and text) from a path, a released name or an open_clip tag, and "audio" from a path, a
+            released name or "imagenet".
+        clip: name of an open_clip model, such as "ViT-B-32-quickgelu", in place of the arguments
+            `embed_dim` to `transformer_layers`.
+        spectrum: "fbsp" or "stft", see `ESResNeXt`.
+        assets: folder of the released weights; None for the repository's `assets/`.
 
     Attributes:
-        image_preprocessing: how pictures are prepared for the image tower.
-        weights_files: the files that the initial weights were read from; none if they are random.
-        weights_sha256: of those that are released ones, by name and size, the hash they should have.
+        image_preprocessing: how images for the image tower are preprocessed.
+        weights_files: files from which the initial weights were read; empty if they are random.
+        weights_sha256: expected hash of each of these files that is a released one, by name and size.
 
     Raises:
-        ValueError: arguments that do not fit together.
-        WeightsError: the weights are not there or do not fit.
+        ValueError: the arguments do not fit together.
+        WeightsError: the weights are missing or do not fit.
 
     Example:
-        A small one with random weights.
+        A small model with random weights.
 
         >>> import numpy as np
         >>> model = AudioCLIP(
@@ -113,68 +123,47 @@ class AudioCLIP(nn.Module, HubLayout):
         spectrum: Literal["fbsp", "stft"] = "fbsp",
         assets: str | Path | None = None,
     ) -> None:
+        given: dict[str, Any] = dict(locals())
         super().__init__()
-        published: dict[str, Any] = {
-            "embed_dim": embed_dim,
-            "image_resolution": image_resolution,
-            "vision_layers": vision_layers,
-            "vision_width": vision_width,
-            "vision_patch_size": vision_patch_size,
-            "context_length": context_length,
-            "vocab_size": vocab_size,
-            "transformer_width": transformer_width,
-            "transformer_heads": transformer_heads,
-            "transformer_layers": transformer_layers,
-        }
+        clip_args = {name: given[name] for name in inspect.signature(build_clip).parameters}
+        audio_args = {name: given[name] for name in ARCHITECTURE}
         if clip is not None:
-            arguments = inspect.signature(AudioCLIP.__init__).parameters
-            refuse_both(clip, published, {name: arguments[name].default for name in published})
+            _refuse_both(clip, clip_args)
         sources = find_sources(pretrained, clip=clip, assets=assets)
         self.weights_files = sources.files
         self.weights_sha256 = released_hashes(sources.files)
-        self.multilabel, self.clip = multilabel, clip
-        towers = build_clip(**published) if clip is None else build_named_clip(clip)
-        self.context_length, self.image_preprocessing = towers.context_length, towers.preprocessing
+        self.multilabel = multilabel
+        self.clip = clip
+        towers = build_clip(**clip_args) if clip is None else build_named_clip(clip)
+        self.context_length = towers.context_length
+        self.image_preprocessing = towers.preprocessing
         self._adopt_clip(towers.network)
-        self.audio = ESResNeXt(
-            n_fft=n_fft,
-            hop_length=hop_length,
-            win_length=win_length,
-            window=window,
-            normalized=normalized,
-            onesided=onesided,
-            spec_height=spec_height,
-            spec_width=spec_width,
-            num_classes=towers.embed_dim,
-            apply_attention=apply_attention,
-            pretrained=False,
-            spectrum=spectrum,
-        )
+        self.audio = ESResNeXt(**audio_args, num_classes=towers.embed_dim)
         self.logit_scale_ai = nn.Parameter(torch.tensor(math.log(100.0)))
         self.logit_scale_at = nn.Parameter(torch.tensor(math.log(100.0)))
-        load_sources(self, self.audio, sources, clip_args={**published, "clip": clip})
+        load_sources(self, self.audio, sources, clip_args={**clip_args, "clip": clip}, audio_args=audio_args)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, *, device: torch.device | str | None = None, **constructor_args: Any
     ) -> "AudioCLIP":
-        """Build a model for inference: weights loaded, in eval mode.
+        """Build a model for inference, with weights and in eval mode.
 
-        A trained model is built with the arguments that it was trained with: those that its checkpoint
-        holds, or that `protocol.json` beside it has. Of a folder of runs it is the best checkpoint of the
-        newest finished run; stderr says which.
+        A trained model is built with the arguments that it was trained with, which its checkpoint or the
+        `protocol.json` beside it has. For a folder of runs, stderr names the chosen checkpoint: the best one
+        of the newest finished run.
 
         Args:
             source: a released name such as "AudioCLIP-Full-Training"; the path of a file of weights; the
                 folder of a run, or of all runs of a protocol, such as "results/Quickstart"; a folder that
-                `save_pretrained` wrote; or `owner/name` of the Hugging Face hub.
-            device: where to put it; None: the CPU.
-            constructor_args: those of the class, without `pretrained`, that are to be others than the
-                checkpoint, or the config of a folder or repository, says.
+                `save_pretrained` wrote; or `owner/name` on the Hugging Face hub.
+            device: where to put the model; None for the CPU.
+            constructor_args: arguments of the class, without `pretrained`, that override those of the
+                checkpoint or of the config.
 
         Raises:
-            WeightsError: there are no such weights, or they are of another model; the message says what to
-                call.
+            WeightsError: there are no such weights, or they belong to another model; the message says what
+                to call.
         """
         if is_hub_layout(source):
             model = super().from_pretrained(source, **constructor_args)
@@ -192,7 +181,7 @@ class AudioCLIP(nn.Module, HubLayout):
         return model.to(device).eval()
 
     def _adopt_clip(self, clip: nn.Module) -> None:
-        """Take over the children and parameters of open_clip's CLIP under their own names."""
+        """Register the children and parameters of an open_clip model under their own names."""
         for name, child in clip.named_children():  # visual; text, or transformer, token_embedding, ln_final
             self.add_module(name, child)
         for name, parameter in clip.named_parameters(recurse=False):
@@ -208,39 +197,40 @@ class AudioCLIP(nn.Module, HubLayout):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.logit_scale_at.device
 
     @property
     def text_is_frozen(self) -> bool:
-        """Whether no parameter of the text tower is trained, so that a text has the same features always."""
+        """Whether no parameter of the text tower is trained: a text then always has the same features."""
         return not any(parameter.requires_grad for parameter in text_parameters(self))
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """Embed audio clips.
 
         Args:
-            audio: `[B, C, T]`, 16-bit units (about -32768..32767), 44.1 kHz.
+            audio: `[B, C, T]`, any number type, 16-bit units (-32768..32767), 44.1 kHz.
 
         Returns:
             `[B, D]` features, not normalised.
 
         Raises:
-            ValueError: the input has not three dimensions; in eval mode also: it looks like audio in
-                [-1, 1].
+            ValueError: the input is not `[B, C, T]` or has no samples; in eval mode also if it looks like
+                audio in [-1, 1].
         """
         features: Tensor = self.audio(audio)
         return features
 
     def encode_audio_with_penalty(self, audio: Tensor) -> AudioFeatures:
-        """Embed audio clips, and compute the wavelet-norm penalty that belongs to the loss."""
+        """Embed audio clips as `encode_audio` does, and compute the wavelet-norm penalty of the loss."""
         return self.audio.forward_with_penalty(audio)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Embed images.
 
         Args:
-            image: `[B, 3, height, width]`, prepared as `image_preprocessing` says; see image_input.py.
+            image: `[B, 3, H, W]`, normalised; `clip.image_input.preprocess_image` makes it, with
+                `image_preprocessing`.
 
         Returns:
             `[B, D]` features, not normalised.
@@ -254,9 +244,9 @@ class AudioCLIP(nn.Module, HubLayout):
         """Embed texts.
 
         Args:
-            text: entries; the labels of a list are joined with ", ".
-            base_str: template, `{}` stands for the entry.
-            batch_indices: which entries to encode, in this order; None: all.
+            text: B strings or lists of labels; the labels of a list are joined with ", ".
+            base_str: template, whose `{}` is replaced by the text.
+            batch_indices: indices of the entries to encode, in this order; None for all.
 
         Returns:
             `[B, D]` features, not normalised.
@@ -271,21 +261,21 @@ class AudioCLIP(nn.Module, HubLayout):
             return encode_tokens(self, tokens)
 
     def compile_towers(self) -> None:
-        """Have the audio and the image tower compiled when they are called, for fixed shapes; names stay.
+        """Compile the audio and image towers at their first call, for fixed shapes; state-dict names stay.
 
-        The text tower is left: while it is frozen, a text goes through it once in a run.
+        The text tower is not compiled: while it is frozen, it encodes each text once per run.
         """
         self.audio.compile_towers()
         self.visual.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
-        """In training, keep of all towers only what enters their blocks; names stay."""
+        """Keep only the inputs of the towers' blocks for the backward pass; state-dict names stay."""
         self.audio.recompute_activations()
         recompute(self.visual)
         recompute_transformers(self)
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
-        """Turn texts into tokens for this model's context length; see `model.clip.towers.texts.tokenize`."""
+        """Tokenize texts for this model: int64 `[B, context_length]`; see `clip.texts.tokenize`."""
         return tokenize(text, base_str, context_length=self.context_length, clip=self.clip)
 
     def forward(
@@ -297,21 +287,21 @@ class AudioCLIP(nn.Module, HubLayout):
         *,
         sample_weight: Tensor | None = None,
     ) -> tuple[tuple[Features, Logits], Tensor | None]:
-        """Embed what is given, compare all pairs and compute the published loss.
+        """Embed the given modalities, compare all pairs of them, and compute the published loss.
 
         Args:
             audio: as for `encode_audio`.
             image: as for `encode_image`.
             text: as for `encode_text`.
-            batch_indices: the entries of `text` that belong to this batch; None: all.
-            sample_weight: `[B]`, see `model.losses.sample_weights`.
+            batch_indices: indices of the entries of `text` that belong to this batch; None for all.
+            sample_weight: `[B]`, see `losses.sample_weights`.
 
         Returns:
-            `((audio, image, text features), (audio-image, audio-text, image-text logits)), loss`; None for
-            what was not given, and for the loss of a single modality.
+            `((audio, image, text features), (audio-image, audio-text, image-text logits)), loss`, with None
+            for absent modalities and pairs, and for the loss of a single modality.
 
         Raises:
-            ValueError: as the encoders, or the modalities have different numbers of items.
+            ValueError: an encoder refuses its input, or the modalities have different numbers of items.
         """
         audio_features = image_features = text_features = penalty = None
         if audio is not None:
@@ -331,7 +321,7 @@ class AudioCLIP(nn.Module, HubLayout):
         image_features: Tensor | None = None,
         text_features: Tensor | None = None,
     ) -> Logits:
-        """Compare normalised features `[B, D]` of the modalities given, pair by pair, scaled."""
+        """Compute the scaled similarities of each pair of modalities from normalised features `[B, D]`."""
         return Logits(
             audio_image=scaled_similarity(self.logit_scale_ai, audio_features, image_features),
             audio_text=scaled_similarity(self.logit_scale_at, audio_features, text_features),
@@ -348,9 +338,9 @@ class AudioCLIP(nn.Module, HubLayout):
         label_ids: Tensor | None = None,
         reduction: Reduction = "factorial",
     ) -> Tensor | None:
-        """Compute the contrastive loss plus the penalty; None if no pair of modalities is there.
+        """Compute the contrastive loss plus the penalty; return None without a pair of modalities.
 
-        Options as for `model.losses.pairwise_contrastive_loss`; the defaults are the published ones.
+        For the options see `losses.pairwise_contrastive_loss`; the defaults are the published ones.
         """
         pairs = [pair for pair in logits if pair is not None]
         if not pairs:
@@ -359,3 +349,15 @@ class AudioCLIP(nn.Module, HubLayout):
             pairs, sample_weight=sample_weight, positives=positives, label_ids=label_ids, reduction=reduction
         )
         return loss if penalty is None else loss + penalty
+
+
+def _refuse_both(clip: str, clip_args: dict[str, Any]) -> None:
+    """Raise if arguments of the published towers differ from their defaults although `clip` names others."""
+    parameters = inspect.signature(AudioCLIP.__init__).parameters
+    as_given = {name: tuple(value) if isinstance(value, list) else value for name, value in clip_args.items()}
+    given = [name for name, value in as_given.items() if value != parameters[name].default]
+    if given:
+        raise ValueError(
+            f'{given[0]} is {clip_args[given[0]]!r}, but clip is "{clip}", whose towers are fixed. '
+            f"Leave out {', '.join(given)}, or clip."
+        )

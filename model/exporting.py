@@ -22,7 +22,7 @@ from .embedding import evaluating
 from .esresnet import spectrogram
 from .esresnet.attention import Gate
 from .esresnet.esresnext import ESResNeXt
-from .esresnet.folding import folded
+from .esresnet.inference import folded
 from .zero_shot import embed_labels
 
 ONNX_OPSET = 18

@@ -1,15 +1,68 @@
-"""Contrastive losses between modalities: functions of logits, no parameters and no model."""
+"""Similarities and contrastive losses between modalities: functions of embeddings, without parameters."""
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Positives = Literal["diagonal", "same_label"]
 Reduction = Literal["factorial", "mean"]
+
+MAX_LOGIT_SCALE = 100.0
+
+
+class Features(NamedTuple):
+    """L2-normalised embeddings `[B, D]` of each modality; None for absent ones."""
+
+    audio: Tensor | None
+    image: Tensor | None
+    text: Tensor | None
+
+
+class Logits(NamedTuple):
+    """Scaled similarities `[rows, columns]` of each pair of modalities; None for absent ones."""
+
+    audio_image: Tensor | None
+    audio_text: Tensor | None
+    image_text: Tensor | None
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Divide embeddings `[..., D]` by their L2 norms, in float32 (float64 stays float64)."""
+    unit: Tensor = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+    return unit
+
+
+def clamped_scale(log_scale: Tensor) -> Tensor:
+    """Compute `clamp(exp(s), 1, 100)` of a scale that is learned as its logarithm s.
+
+    Clamping s instead of exp(s) lets the gradient pass at s = log(100), where scales start, however the
+    exponential rounds.
+    """
+    return log_scale.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
+
+
+def scaled_similarity(log_scale: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor | None:
+    """Compute scaled cosine similarities.
+
+    Autocast is off: cosines in bfloat16, times 100, would tie whole classes.
+
+    Args:
+        log_scale: scalar, logarithm of the scale.
+        rows: normalised features `[rows, D]`, or None.
+        columns: normalised features `[columns, D]`, or None.
+
+    Returns:
+        `[rows, columns]`; None if either is None.
+    """
+    if rows is None or columns is None:
+        return None
+    with torch.autocast(rows.device.type, enabled=False):
+        return clamped_scale(log_scale) * rows @ columns.T
 
 
 def pairwise_contrastive_loss(
@@ -20,23 +73,26 @@ def pairwise_contrastive_loss(
     label_ids: Tensor | None = None,
     reduction: Reduction = "factorial",
 ) -> Tensor:
-    """Combine the contrastive losses of all pairs of modalities.
+    """Compute the symmetric contrastive loss of each pair of modalities, and combine them.
+
+    The loss of one pair adds the cross-entropies along rows and along columns, as CLIP does (arXiv
+    2103.00020), without halving the sum.
 
     Args:
-        logits: one `[B, B]` for each pair of modalities, scaled similarities.
-        sample_weight: `[B]`, not negative, not all 0; None weighs all alike. See `sample_weights`.
-        positives: "diagonal": as published, each sample matches itself alone, so that equal labels in a
-            batch count as negatives. "same_label": a sample matches all samples of its label, the target
-            distribution is uniform over them.
-        label_ids: integers `[B]`, one for each distinct label; needed for "same_label". See `label_ids_of`.
-        reduction: over n pairs. "factorial": the sum divided by n!, as published (6 for three pairs, where
-            a mean divides by 3). "mean": the mean.
+        logits: scaled similarities `[B, B]`, one matrix for each pair of modalities.
+        sample_weight: `[B]`, not negative and not all 0; None for equal weights. See `sample_weights`.
+        positives: "diagonal", as published: each sample only matches itself, so samples with equal labels
+            count as negatives. "same_label": a sample matches all samples with its label, with a uniform
+            target distribution.
+        label_ids: integers `[B]`, one for each distinct label, for "same_label". See `label_ids_of`.
+        reduction: how to combine n pairs. "factorial", as published: the sum divided by n! (6 for three
+            pairs, where the mean would divide by 3). "mean": the mean.
 
     Returns:
         Scalar.
 
     Raises:
-        ValueError: there are no logits, they are not square and of one size, an option is unknown, or
+        ValueError: the logits are missing, not square or of different sizes, an option is unknown, or
             `label_ids` do not go with `positives`.
 
     Example:
@@ -45,7 +101,7 @@ def pairwise_contrastive_loss(
         >>> [round(float(pairwise_contrastive_loss([logits])), 4) for logits in (certain, clueless)]
         [0.0, 2.7726]
 
-        The second is ln 4 along the rows and once more along the columns.
+        The second is ln 4 along the rows plus ln 4 along the columns.
     """
     pairs = list(logits)
     if not pairs:
@@ -62,10 +118,10 @@ def pairwise_contrastive_loss(
 
 
 def combined(losses: Sequence[Tensor], reduction: Reduction) -> Tensor:
-    """Make one loss of those of n pairs of modalities: their sum divided by n! ("factorial"), or the mean.
+    """Combine the losses of n pairs of modalities: their sum divided by n! ("factorial"), or their mean.
 
     Raises:
-        ValueError: the reduction is none of these.
+        ValueError: the reduction is unknown.
     """
     total = torch.stack(list(losses)).sum()
     if reduction == "factorial":
@@ -76,11 +132,11 @@ def combined(losses: Sequence[Tensor], reduction: Reduction) -> Tensor:
 
 
 def sample_weights(labels: Sequence[Sequence[str]], class_weights: Mapping[str, float]) -> Tensor:
-    """Weigh each sample by the sum of its labels' class weights.
+    """Weight each sample by the sum of the weights of its labels.
 
     Args:
-        labels: of each sample, one or several.
-        class_weights: weight of each class, by name.
+        labels: one or more labels for each of B samples.
+        class_weights: weight of each label.
 
     Returns:
         `[B]`, of the default dtype, on the CPU.
@@ -95,13 +151,13 @@ def sample_weights(labels: Sequence[Sequence[str]], class_weights: Mapping[str, 
 
 
 def label_ids_of(labels: Sequence[Sequence[str]]) -> Tensor:
-    """Turn the set of labels of each sample into an integer, the same on every rank and in every run.
+    """Hash the set of labels of each sample to an integer, the same on every rank and in every run.
 
     Args:
-        labels: of each sample, one or several; their order does not matter.
+        labels: one or more labels for each of B samples, in any order.
 
     Returns:
-        int64 `[B]`, on the CPU: 63 bits of a hash, equal for equal sets of labels.
+        int64 `[B]`, on the CPU: hashes of 63 bits, equal for equal sets of labels.
 
     Example:
         >>> ids = label_ids_of([["dog"], ["rain", "wind"], ["wind", "rain"]]).tolist()
@@ -114,10 +170,7 @@ def label_ids_of(labels: Sequence[Sequence[str]]) -> Tensor:
 
 
 def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) -> Tensor | None:
-    """Make the target distributions `[B, B]`: of each row and, being symmetric, of each column.
-
-    None: those of the diagonal, which need no matrix.
-    """
+    """Return the targets `[B, B]` of rows, which equal those of columns; None for the diagonal."""
     batch = logits.shape[0]
     if positives == "diagonal":
         if label_ids is not None:
@@ -129,15 +182,15 @@ def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) 
         given = "none" if label_ids is None else f"shape {list(label_ids.shape)}"
         raise ValueError(f'positives "same_label" needs label_ids of shape [{batch}]; got {given}.')
     label_ids = label_ids.to(logits.device, non_blocking=True)
-    # Symmetric after division too: samples of one label have equally many positives.
+    # Still symmetric after the division: samples with one label have equally many positives.
     same = (label_ids[:, None] == label_ids[None, :]).to(logits.dtype)
     return same / same.sum(dim=1, keepdim=True)
 
 
 def _symmetric_loss(logits: Tensor, targets: Tensor | None, sample_weight: Tensor | None) -> Tensor:
-    """Add the weighted mean cross-entropies along rows and along columns of one pair's logits.
+    """Add the weighted mean cross-entropies along the rows and the columns of `logits` `[B, B]`.
 
-    Two matrices as large as the logits are kept for the backward pass, 1 GiB each at a batch of 16,384.
+    The backward pass needs two matrices of this size, 1 GiB each for a batch of 16,384.
     """
     by_row, by_column = logits.log_softmax(dim=1), logits.log_softmax(dim=0)
     if targets is None:

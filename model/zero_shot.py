@@ -17,7 +17,7 @@ from .clip.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from .clip.texts import Text
 from .embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
 from .inputs import IMAGE_KINDS, MOST_CHANNELS, several
-from .similarity import Logits
+from .losses import Logits
 
 Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")

@@ -86,4 +86,4 @@ def test_published_arguments_beside_a_name_are_refused_by_the_command(
     command += ["--Model.args.clip", "ViT-B-32", "--Model.args.embed_dim", "32"]
     assert cli.main(command, defaults=DEFAULTS) == 2
     error = capsys.readouterr().err
-    assert 'Model.args.embed_dim is 32, and clip is "ViT-B-32", whose towers are as they are.' in error
+    assert 'Model.args.embed_dim is 32, but clip is "ViT-B-32", whose towers are fixed.' in error

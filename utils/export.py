@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from ignite_trainer.support.terminal import replace_unknown_letters
 from model import exporting
 from model.audioclip import AudioCLIP
 from model.embedding import SAMPLE_RATE
-from model.terminal import replace_unknown_letters
 from model.weights.releases import WeightsError
 
 _FORMATS = (".onnx", ".pt2")

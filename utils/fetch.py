@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ignite_trainer.support.errors import suggest
-from model.terminal import replace_unknown_letters
+from ignite_trainer.support.terminal import replace_unknown_letters
 from model.weights.fetch import MIRROR_VARIABLE, FetchError, fetch
 from model.weights.releases import DEFAULT_ASSETS, RELEASES
 from utils.fetching.published import DATA_SETS, fetch_data_set

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import io
 import logging
 import os
 import shlex
@@ -24,6 +23,7 @@ from ignite_trainer.protocol.reading import read_json, read_protocol
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.support.signals import stopped_by_signals
+from ignite_trainer.support.terminal import replace_unknown_letters
 from ignite_trainer.support.user_home import ensure_home
 
 EXIT_STOPPED = 75
@@ -44,8 +44,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # What ends a run is raised, and said below; ignite would log it twice more.
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # letters that the terminal's encoding lacks
+    replace_unknown_letters()
     ensure_home()
     own, overrides = split_overrides(argv)
     flags = _parse(own, defaults=defaults)

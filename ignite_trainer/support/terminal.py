@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -111,3 +113,9 @@ def show(content: Table | str) -> None:
             terminal.print(visible(content), soft_wrap=True)
         else:
             terminal.print(content)
+
+
+def replace_unknown_letters() -> None:
+    """Make standard output print a question mark for each letter that its encoding lacks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

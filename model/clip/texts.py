@@ -1,6 +1,6 @@
 """Texts to tokens for CLIP's text towers.
 
-open_clip is imported where it is used: that takes ten seconds.
+open_clip takes ten seconds to import, so it is imported inside the function that uses it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,20 +10,20 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .open_clip_models import tokenizer_of
+from .towers import tokenizer_of
 
 Text: TypeAlias = Sequence[str | Sequence[str]]
-"""Entries to encode: each a string, or a list of labels."""
+"""Entries to encode, each a string or a list of labels."""
 
-_SHOWN = 80  # characters of a text that a message shows
-_MOST_REMEMBERED = 2**16  # texts whose tokens are kept, about 1 kB each
+_SHOWN = 80  # characters of a text in a message
+_CACHED = 2**16  # tokenized texts, about 1 kB each
 
 
 class TextTooLong(ValueError):
-    """A text has more tokens than the text tower takes.
+    """A text with more tokens than the text tower takes.
 
     Attributes:
-        tokens: their number, start and end included.
+        tokens: number of its tokens, start and end included.
     """
 
     def __init__(self, text: str, tokens: int, *, context_length: int) -> None:
@@ -39,20 +39,20 @@ class TextTooLong(ValueError):
 def tokenize(
     text: Text, base_str: str = "{}", *, context_length: int = 77, clip: str | None = None
 ) -> Tensor:
-    """Turn texts into tokens; the tokens of each text are cached.
+    """Tokenize texts, with a cache of the tokens of each text.
 
     Args:
-        text: entries; the labels of a list are joined with ", ".
-        base_str: template, `{}` stands for the entry.
-        context_length: tokens of a text, start and end included.
-        clip: name of a model of open_clip, whose tokenizer is used; None: CLIP's.
+        text: B entries; the labels of a list are joined with ", ".
+        base_str: template, whose `{}` is replaced by the entry.
+        context_length: tokens per text, start and end included.
+        clip: name of an open_clip model, whose tokenizer is used; None for CLIP's.
 
     Returns:
-        int64 `[B, context_length]`, filled up (with zeros by CLIP's tokenizer) after the end token.
+        int64 `[B, context_length]`, padded after the end token (by CLIP's tokenizer with zeros).
 
     Raises:
-        TextTooLong: a text has more tokens than that.
-        ValueError: an entry is no text, the template lacks its `{}`, or a bare string was given.
+        TextTooLong: a text has more than `context_length` tokens.
+        ValueError: an entry is not a text, the template lacks its `{}`, or `text` is a bare string.
     """
     if isinstance(text, str):
         raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
@@ -63,15 +63,15 @@ def tokenize(
     tokens = torch.empty(len(text), context_length, dtype=torch.int64)
     for row, given in zip(tokens, text, strict=True):
         entry = base_str.replace("{}", given if isinstance(given, str) else ", ".join(given))
-        known, length = tokens_of(tokenizer, entry, context_length)
+        padded, length = tokens_of(tokenizer, entry, context_length)
         if length > context_length:
             raise TextTooLong(entry, length, context_length=context_length)
-        row.copy_(known)
+        row.copy_(padded)
     return tokens
 
 
 def check_texts(texts: Iterable[object]) -> None:
-    """Raise a ValueError that names the first entry that is neither a string nor a list of strings."""
+    """Raise a ValueError for the first entry that is neither a string nor a list of strings."""
     for number, text in enumerate(texts):
         labels = text if isinstance(text, list | tuple) else [text]
         if any(not isinstance(label, str) for label in labels):
@@ -83,7 +83,7 @@ def check_texts(texts: Iterable[object]) -> None:
 
 @cache
 def _tokenizer(clip: str | None) -> Any:
-    """Make a tokenizer, once in a process: its vocabulary takes a while to read."""
+    """Make a tokenizer, once per process because reading its vocabulary takes a while."""
     if clip is not None:
         return tokenizer_of(clip)
     from open_clip.tokenizer import SimpleTokenizer  # noqa: PLC0415
@@ -91,10 +91,10 @@ def _tokenizer(clip: str | None) -> Any:
     return SimpleTokenizer()
 
 
-@lru_cache(maxsize=_MOST_REMEMBERED)
+@lru_cache(maxsize=_CACHED)
 def tokens_of(tokenizer: Any, entry: str, context_length: int) -> tuple[Tensor, int]:
-    """Return the tokens of a text, int64 `[context_length]`, and their number before truncation."""
-    if not hasattr(tokenizer, "encode"):  # of the Hugging Face hub
+    """Return the padded tokens of a text, int64 `[context_length]`, and their number before truncation."""
+    if not hasattr(tokenizer, "encode"):  # from the Hugging Face hub
         length = len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])
         return tokenizer([entry], context_length=context_length)[0], length
     tokens = [tokenizer.sot_token_id, *tokenizer.encode(entry), tokenizer.eot_token_id]

@@ -1,24 +1,29 @@
-"""CLIP from open_clip: builds the image and text towers, and encodes tokens.
+"""Image and text towers from open_clip, by the published arguments or by an open_clip name, and their input.
 
-open_clip is imported where it is used: that takes ten seconds.
+open_clip takes ten seconds to import, so it is imported inside the functions that use it.
 """
 
-from collections.abc import Mapping, Sequence
+# ruff: noqa: PLC0415
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from ..weights.releases import RANDOM_INSTEAD, WeightsError, nearest
 from .image_input import ImagePreprocessing
 
 
 class ClipTowers(NamedTuple):
-    """An image and a text tower with one embedding space, and what belongs to their input.
+    """An image and a text tower with one embedding space.
 
     Attributes:
-        network: a CLIP of open_clip, with random weights.
+        network: a CLIP of open_clip with random weights.
         embed_dim: dimension D of the embedding space.
-        context_length: tokens of a text, start and end included.
-        preprocessing: of pictures.
+        context_length: tokens per text, start and end included.
+        preprocessing: of images.
     """
 
     network: nn.Module
@@ -40,12 +45,13 @@ def build_clip(
     transformer_heads: int,
     transformer_layers: int,
 ) -> ClipTowers:
-    """Build OpenAI's CLIP, with QuickGELU and random weights; arguments as those of `AudioCLIP`.
+    """Build OpenAI's CLIP with QuickGELU and random weights; for the arguments see `AudioCLIP`.
 
     Raises:
-        ValueError: `vision_layers` and `vision_patch_size` describe neither a ResNet nor a transformer.
+        ValueError: the arguments describe neither a ResNet nor a vision transformer, or the heads do not
+            divide the width.
     """
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg  # noqa: PLC0415
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     resnet = isinstance(vision_layers, Sequence)
     if resnet == (vision_patch_size is not None):
@@ -54,9 +60,6 @@ def build_clip(
             "list of four numbers of blocks and no patch size, a vision transformer one number of layers "
             "and a patch size."
         )
-    vision = CLIPVisionCfg(layers=vision_layers, width=vision_width, image_size=image_resolution)
-    if vision_patch_size is not None:
-        vision.patch_size = vision_patch_size
     if isinstance(vision_layers, Sequence) and len(vision_layers) != 4:
         raise ValueError(f"vision_layers is {list(vision_layers)}; a ResNet has four stages.")
     if transformer_width % transformer_heads:
@@ -64,6 +67,9 @@ def build_clip(
             f"transformer_heads is {transformer_heads}, which does not divide transformer_width, "
             f"{transformer_width}."
         )
+    vision = CLIPVisionCfg(layers=vision_layers, width=vision_width, image_size=image_resolution)
+    if vision_patch_size is not None:
+        vision.patch_size = vision_patch_size
     text = CLIPTextCfg(
         context_length=context_length,
         vocab_size=vocab_size,
@@ -79,25 +85,149 @@ def build_clip(
     )
 
 
-def refuse_both(clip: str, published: Mapping[str, object], defaults: Mapping[str, object]) -> None:
-    """Raise a ValueError where arguments of `build_clip` describe towers, and `clip` names some."""
-    as_given = {name: tuple(value) if isinstance(value, list) else value for name, value in published.items()}
-    given = [name for name, value in as_given.items() if value != defaults[name]]
-    if given:
+def build_named_clip(name: str) -> ClipTowers:
+    """Build an open_clip model with random weights.
+
+    Args:
+        name: such as "ViT-B-32-quickgelu": one of `open_clip.list_models()`, also those that
+            `open_clip.add_model_config` added.
+
+    Raises:
+        ValueError: there is no such model, or a library that it needs is not installed.
+    """
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    config = _config(name)
+    custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    if config.pop("multimodal_cfg", None):  # leave out the decoder that writes captions
+        custom_text = True
+        config["vision_cfg"]["output_tokens"] = config["text_cfg"]["output_tokens"] = False
+    for part, library in (("vision_cfg", "timm_model_name"), ("text_cfg", "hf_model_name")):
+        if library in config[part]:  # or the library would fetch weights
+            config[part][library.replace("_name", "_pretrained")] = False
+    try:
+        network: nn.Module = (CustomTextCLIP if custom_text else CLIP)(**config)
+    except (RuntimeError, OSError, ImportError) as error:
+        raise ValueError(f'clip is "{name}", which cannot be built: {error}') from error
+    context_length = cast(int, network.context_length)
+    return ClipTowers(network, config["embed_dim"], context_length, image_preprocessing(name, network))
+
+
+def image_preprocessing(name: str, network: nn.Module | None = None) -> ImagePreprocessing:
+    """Return how images for an open_clip model are preprocessed.
+
+    Args:
+        name: of the model.
+        network: the model itself, if it is built: it knows its image size where the config leaves that to a
+            library.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    size = _config(name)["vision_cfg"].get("image_size", 224)
+    if network is not None:
+        size = getattr(network.visual, "image_size", size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return _preprocessing_of_weights(_usual_weights(name))._replace(size=(int(height), int(width)))
+
+
+def tokenizer_of(name: str) -> Any:
+    """Return the tokenizer of an open_clip model.
+
+    Raises:
+        ValueError: there is no such model, or its tokenizer cannot be fetched from the Hugging Face hub.
+    """
+    from open_clip import get_tokenizer
+
+    _config(name)
+    try:
+        return get_tokenizer(name)
+    except (OSError, ImportError, ValueError) as error:
         raise ValueError(
-            f'{given[0]} is {published[given[0]]!r}, and clip is "{clip}", whose towers are as they are. '
-            f"Leave out {', '.join(given)}, or clip."
+            f'clip is "{name}", whose tokenizer is not part of open_clip and cannot be fetched: {error}'
+        ) from None
+
+
+def find_tagged_weights(name: str, tag: str, *, folder: Path | None = None) -> Path:
+    """Return the file of an open_clip model's pretrained weights, fetched if it is missing.
+
+    Args:
+        name: of the model.
+        tag: of the weights, such as "openai" or "laion2b_s34b_b79k".
+        folder: where to keep the file; None for open_clip's cache.
+
+    Raises:
+        WeightsError: the model has no such tag, the weights cannot be fetched, or they need another image
+            preprocessing than the model's other weights.
+    """
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    weights = get_pretrained_cfg(name, tag)
+    if not weights:
+        raise WeightsError(
+            f'pretrained.clip is "{tag}": no such file, and {name} has no weights by that name. It has '
+            f"{', '.join(_tags(name)) or 'none'}."
         )
+    if _preprocessing_of_weights(weights) != _preprocessing_of_weights(_usual_weights(name)):
+        raise WeightsError(
+            f'pretrained.clip is "{tag}", which needs another image preprocessing than the usual weights of '
+            f"{name}. Choose other weights."
+        )
+    where = weights.get("hf_hub") or weights.get("url")
+    try:
+        return Path(download_pretrained(weights, cache_dir=str(folder) if folder else None))
+    except Exception as error:  # of several libraries
+        raise WeightsError(
+            f'The weights "{tag}" of {name} cannot be fetched from {where}: {error}. Fetch the file on a '
+            f"machine with a network and give its path instead. {RANDOM_INSTEAD}"
+        ) from None
+
+
+def _config(name: str) -> dict[str, Any]:
+    from open_clip import get_model_config, list_models
+
+    known = list_models()
+    if name not in known:  # also refuses addresses, from which open_clip would fetch
+        near = nearest(name, known, count=3) or ["RN50", "ViT-B-32", "ViT-B-32-quickgelu"]
+        raise ValueError(
+            f'clip is "{name}", which is not a model of open_clip; similar names are {", ".join(near)}. '
+            f"open_clip.list_models() lists all {len(known)}."
+        )
+    return copy.deepcopy(get_model_config(name))
+
+
+def _tags(name: str) -> list[str]:
+    from open_clip.pretrained import list_pretrained_tags_by_model
+
+    return list(list_pretrained_tags_by_model(name))
+
+
+def _usual_weights(name: str) -> dict[str, Any]:
+    """Return open_clip's config of a model's first pretrained weights; {} if it has none."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    tags = _tags(name)
+    weights: dict[str, Any] = get_pretrained_cfg(name, tags[0]) if tags else {}
+    return weights
+
+
+def _preprocessing_of_weights(weights: dict[str, Any]) -> ImagePreprocessing:
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in weights.items()
+        if key in ("mean", "std", "interpolation", "resize_mode")
+    }
+    return ImagePreprocessing(**given)
 
 
 def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
-    """Encode tokens `[B, L]` with the text tower of a module that has one of open_clip's: `[B, D]`."""
+    """Encode tokens `[B, L]` with the text tower of an open_clip model or of an AudioCLIP: `[B, D]`."""
     towers = cast(Any, clip)
-    if hasattr(clip, "text"):  # a tower of its own, with its projection
+    if hasattr(clip, "text"):  # a module of its own, with its projection
         features = towers.text(tokens)
         encoded: Tensor = features[0] if isinstance(features, tuple) else features
         return encoded
-    from open_clip.transformer import text_global_pool  # noqa: PLC0415
+    from open_clip.transformer import text_global_pool
 
     x = towers.token_embedding(tokens) + towers.positional_embedding  # [B, L, width]
     x = towers.ln_final(towers.transformer(x, attn_mask=towers.attn_mask))
@@ -108,7 +238,7 @@ def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def recompute_transformers(clip: nn.Module) -> None:
-    """Have transformers of the towers keep, in training, only what enters their blocks."""
+    """Make the towers' transformers keep only the inputs of their blocks for the backward pass."""
     for name in ("visual", "text"):
         if hasattr(clip, name):
             getattr(clip, name).set_grad_checkpointing(True)
@@ -117,14 +247,11 @@ def recompute_transformers(clip: nn.Module) -> None:
 
 
 def text_parameters(clip: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the text tower of a module that has one of open_clip's."""
-    parts = [getattr(clip, name) for name in _TEXT_TOWER if hasattr(clip, name)]
+    """List the parameters of the text tower of an open_clip model or of an AudioCLIP."""
+    prefixes = ("text.", "transformer.", "token_embedding.", "ln_final.")
+    names = ("positional_embedding", "text_projection")
     return [
-        weight for part in parts for weight in (part.parameters() if isinstance(part, nn.Module) else [part])
+        weight
+        for name, weight in clip.named_parameters()
+        if name.startswith(prefixes) or name.partition(".")[0] in names
     ]
-
-
-_TEXT_TOWER = (
-    *("text", "transformer", "token_embedding", "ln_final"),
-    *("positional_embedding", "text_projection"),
-)

@@ -7,18 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .products import exact_linear
+from .spectrogram import exact_linear
 
 
 class Gate(nn.Module):
-    """Look at a stage's input and decide, from 0 to 1, what of its output passes.
+    """A gate that scales each element of a stage's output by a number in (0, 1), computed from its input.
 
-    Adaptive max pool to the output's size, depthwise convolution, 1x1 convolution, batch norm, sigmoid
-    (arXiv 2004.07301 and 2104.11587; kernels along frequency and time alternate between stages).
+        x [B, in, H, W] -> adaptive max pool -> depthwise conv -> 1x1 conv -> batch norm -> sigmoid
+
+    See arXiv 2004.07301 and 2104.11587; kernels along frequency and along time alternate between stages.
 
     Args:
-        in_channels: of the stage's input.
-        out_channels: of the stage's output.
+        in_channels: channels of the stage's input.
+        out_channels: channels of the stage's output.
         kernel_size: (frequency, time) of the depthwise convolution, odd.
     """
 
@@ -29,63 +30,61 @@ class Gate(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
-        """Let pass what the gate lets pass.
+        """Apply the gate.
 
         Args:
-            x: the stage's input `[B, in_channels, H, W]`.
-            output: the stage's output `[B, out_channels, H', W']`, not larger than `x`.
+            x: the stage's input, `[B, in_channels, H, W]`.
+            output: the stage's output, `[B, out_channels, H', W']`, H' <= H and W' <= W.
 
         Returns:
-            `output` times the gate, a number in (0, 1) for each of its elements.
+            The gated output, shaped as `output`.
         """
-        seen = self.look(x, size=tuple(output.shape[-2:]))
-        logits = self.bn(self.point(seen))
-        if torch.compiler.is_compiling():  # which chooses its buffers itself
+        logits = self.bn(self.point(self.look(x, size=tuple(output.shape[-2:]))))
+        if torch.compiler.is_compiling():  # the compiler manages buffers itself
             return output * torch.sigmoid(logits)
         gated: Tensor = _Gated.apply(output, logits)
         return gated
 
     def look(self, x: Tensor, *, size: tuple[int, ...]) -> Tensor:
-        """Pool `x` to `size` and convolve each of its channels: `[B, in_channels, *size]`."""
-        if tuple(x.shape[-2:]) != size:  # pooling to the same size changes nothing, but takes its time
+        """Pool `x` to `size` and apply `conv_depth`: `[B, in_channels, *size]`."""
+        if tuple(x.shape[-2:]) != size:
             x = max_pool_to(x, size)
-        return _of_one_pixel(self.conv_depth, x) if size == (1, 1) else self._depthwise(x)
-
-    def point(self, seen: Tensor) -> Tensor:
-        """Apply `conv_point`: `[B, in_channels, H, W]` to `[B, out_channels, H, W]`."""
-        if tuple(seen.shape[-2:]) == (1, 1):  # a convolution kernel takes several times as long
-            conv = self.conv_point
-            return exact_linear(seen.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None]
-        convolved: Tensor = self.conv_point(seen)
-        return convolved
-
-    def _depthwise(self, x: Tensor) -> Tensor:
-        """Apply `conv_depth`; on the CPU a kernel along time only is applied row by row, with time as height.
-
-        On the CPU the weight gradient of depthwise kernels wider than 3, but not of higher ones, takes fifty
-        times as long as it should. In channels-last memory format the other view of `x` costs nothing.
-        """
         conv = self.conv_depth
+        if size == (1, 1):  # only the middle of each kernel meets the pixel
+            assert conv.bias is not None, "a gate's convolutions have biases"
+            height, width = conv.kernel_size
+            middle = conv.weight[:, 0, height // 2, width // 2]
+            return torch.addcmul(conv.bias[:, None, None], x, middle[:, None, None])
         if torch.compiler.is_compiling() and x.is_cuda:
             return shifted_sums(x, conv.weight, conv.bias)
         if conv.kernel_size[0] != 1 or x.device.type != "cpu":
             convolved: Tensor = conv(x)
             return convolved
-        rows = x.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(2)  # [B*H, W, 1, C]
-        rows = F.conv2d(
-            rows.permute(0, 3, 1, 2), conv.weight.mT, conv.bias, padding="same", groups=conv.groups
+        # On the CPU the weight gradient of kernels wider than 3, but not of higher ones, takes fifty times as
+        # long as it should: take time as height. In channels-last memory format that view is free.
+        rotated = x.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(2)  # [B*H, W, 1, C]
+        rotated = F.conv2d(
+            rotated.permute(0, 3, 1, 2), conv.weight.mT, conv.bias, padding="same", groups=conv.groups
         )  # [B*H, C, W, 1]
-        result: Tensor = rows.squeeze(3).unflatten(0, (x.shape[0], x.shape[2])).permute(0, 2, 1, 3)
-        return result
+        rows: Tensor = rotated.squeeze(3).unflatten(0, (x.shape[0], x.shape[2]))
+        return rows.permute(0, 2, 1, 3)
+
+    def point(self, seen: Tensor) -> Tensor:
+        """Apply `conv_point`: `[B, in_channels, H, W]` to `[B, out_channels, H, W]`."""
+        if tuple(seen.shape[-2:]) == (1, 1):  # a matrix product is several times as fast here
+            conv = self.conv_point
+            return exact_linear(seen.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None]
+        convolved: Tensor = self.conv_point(seen)
+        return convolved
 
 
 def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Pool `[B, C, H, W]` to `[B, C, *size]` as `adaptive_max_pool2d` does: equal values, equal gradients.
+    """Pool `[B, C, H, W]` to `[B, C, *size]` exactly as `adaptive_max_pool2d` does, gradients included.
 
-    Its windows are regular where a side is halved (rounded up), kept or reduced to 1. There `max_pool2d`
-    takes its place, which has channels-last kernels on CUDA and is compiled.
+    Where each side is kept, halved (rounded up) or reduced to 1, the windows are regular and `max_pool2d`
+    does it, which has channels-last kernels on CUDA and compiles.
     """
-    if size == (1, 1) and not x.is_cuda:  # on the CPU max_pool2d takes several times as long here
+    if size == (1, 1) and not x.is_cuda:  # on the CPU max_pool2d is several times slower here
         return F.adaptive_max_pool2d(x, size)
     windows = [_window(length, to) for length, to in zip(x.shape[-2:], size, strict=True)]
     regular = [window for window in windows if window is not None]
@@ -96,7 +95,7 @@ def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _window(length: int, size: int) -> tuple[int, int, int] | None:
-    """Find the kernel, stride and padding of adaptive pooling from `length` to `size`, if it has such."""
+    """Return kernel, stride and padding of adaptive pooling from `length` to `size`; None if irregular."""
     if size == length:
         return 1, 1, 0
     if size == 1:
@@ -107,9 +106,9 @@ def _window(length: int, size: int) -> tuple[int, int, int] | None:
 
 
 def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply a depthwise convolution ("same" padding) as a sum of shifted copies of `x`.
+    """Apply a depthwise convolution with "same" padding as a sum of shifted copies of `x`.
 
-    The sum has the weights' type, the result that of `x`. Compiled, that is one pass over memory; cuDNN's
+    The sum has the weights' dtype, the result that of `x`. Compiled, this is one pass over memory; cuDNN's
     channels-last kernel took 1.3 ms for 64 clips of 256 channels, 43 x 49, on an H200.
     """
     rows, columns = weight.shape[-2:]
@@ -123,19 +122,10 @@ def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return total.to(x.dtype)
 
 
-def _of_one_pixel(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a depthwise convolution to `[B, C, 1, 1]`: of each kernel only the middle meets the pixel."""
-    assert conv.bias is not None, "a gate's convolutions have biases"
-    rows, columns = conv.kernel_size
-    middle = conv.weight[:, 0, rows // 2, columns // 2]
-    return torch.addcmul(conv.bias[:, None, None], x, middle[:, None, None])
-
-
 class _Gated(torch.autograd.Function):
-    """`output * sigmoid(logits)`, the sigmoid and its gradient each in one buffer.
+    """`output * sigmoid(logits)` with one buffer each for the sigmoid and its gradient.
 
-    Buffers are what it costs: memory of this size goes back to the system at once, and comes back page by
-    page, which takes several times as long as the arithmetic.
+    Allocation dominates the cost: memory of this size goes back to the system and returns page by page.
     """
 
     @staticmethod

@@ -1,10 +1,9 @@
-"""ESResNeXt: audio to features, as AudioCLIP's audio tower or alone as a classifier."""
+"""ESResNeXt: audio to features, as AudioCLIP's audio tower or on its own as a classifier."""
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,56 +11,67 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torchvision.models import resnext50_32x4d
 
-from ..recompute import Recomputed, recompute
+from ..recompute import CachedValue, Recomputed, recompute
+from ..weights.initial import find_initial_weights, load_initial_weights
 from ..weights.releases import released_hashes
 from . import spectrogram
 from .attention import Gate
-from .cached_value import Kept
 from .fbsp import SplineWavelets
 from .inference import computing_dtype, inference_copy
-from .initial_weights import find_initial_weights, load_initial_weights
-from .products import ExactLinear
+
+ARCHITECTURE = (
+    *("n_fft", "hop_length", "win_length", "window", "normalized", "onesided"),
+    *("spec_height", "spec_width", "apply_attention", "spectrum"),
+)
+"""Arguments of `ESResNeXt` that decide what its weights compute, apart from the number of outputs."""
 
 
 class AudioFeatures(NamedTuple):
-    """What the audio tower returns in training."""
+    """Output of the audio tower in training."""
 
     features: Tensor
     """`[B, D]`, not normalised."""
     penalty: Tensor
-    """Scalar to be added to the loss: the wavelet-norm penalty; 0 without learned wavelets."""
+    """Scalar to add to the loss: the wavelet-norm penalty, 0 without learned wavelets."""
 
 
 class ESResNeXt(nn.Module):
-    """A (learned) spectrogram in three bands, and a ResNeXt-50 whose stages are gated.
+    """A (learned) spectrogram in three bands, followed by a ResNeXt-50 with gated stages.
 
-    Sources: arXiv 2004.07301 (ESResNet), 2104.11587 (fbsp). State-dict names are those of the released
-    checkpoints. Built with float64 as default dtype its window is exact; `.double()` afterwards keeps the
-    window as rounded to float32, which costs 2e-7.
+        audio [B, C, T]  -> power under wavelets, or of a Fourier transform, in dB
+                         -> three frequency bands as "colours", [B, C, 3, H, N]
+                         -> conv1, layer1 * att1, ..., layer4 * att4, average pool * att5, [B, C, 2048]
+                         -> sum over channels, fc, [B, D]
+
+    Guzhov et al., ESResNet (arXiv 2004.07301) and ESResNe(X)t-fbsp (arXiv 2104.11587). State-dict names are
+    those of the released checkpoints. The window is exact in float64 if the tower is built with float64 as
+    the default dtype; `.double()` afterwards keeps it rounded to float32, an error of 2e-7.
 
     Args:
         n_fft: length of the transform, samples.
-        hop_length: samples between frames; None: a quarter of `win_length`.
-        win_length: samples of a frame; None: `n_fft`.
-        window: name of a scipy window (periodic); None: rectangular.
+        hop_length: samples between frames; None for a quarter of `win_length`.
+        win_length: frame length, samples; None for `n_fft`.
+        window: name of a window of `scipy.signal.get_window` (periodic); None for a rectangular one.
         normalized: divide the spectrum by sqrt(n_fft).
         onesided: False puts the flipped spectrum before the spectrum (of n_fft wavelets, if learned).
         spec_height: resize each band to this height; -1 keeps it.
         spec_width: resize to this number of frames; -1 keeps it.
         num_classes: dimension D of the output.
         apply_attention: gate the stages.
-        pretrained: False: random weights. A path, or the name of a released file: those weights. True:
-            the released ESRNXFBSP.pt from `assets`. Of that its 527 AudioSet classes are dropped where D
-            differs. "imagenet": torchvision's, for the backbone; see `load_imagenet_weights`.
-        spectrum: "fbsp": learned wavelets, ESResNeXt-fbsp. "stft": the Fourier transform, ESResNeXt.
-        assets: folder of the released weights; None: the repository's `assets/`.
+        pretrained: False for random weights; a path or the name of a released file; True for the released
+            ESRNXFBSP.pt, without its head of 527 AudioSet classes if D differs; "imagenet" for torchvision's
+            weights in the backbone, with the rest random.
+        spectrum: "fbsp" for learned wavelets (ESResNeXt-fbsp), "stft" for the Fourier transform (ESResNeXt).
+        assets: folder of the released weights; None for the repository's `assets/`.
 
     Attributes:
-        arguments: those above that decide what the weights compute, as they were given.
+        arguments: the values of the arguments in `ARCHITECTURE`, as given.
+        weights_files: files from which the initial weights were read; empty if they are random.
+        weights_sha256: expected hash of each of these files that is a released one.
 
     Raises:
-        ValueError: arguments that do not fit together.
-        WeightsError: the weights are not there or do not fit.
+        ValueError: the arguments do not fit together.
+        WeightsError: the weights are missing or do not fit.
     """
 
     window: Tensor
@@ -89,71 +99,60 @@ class ESResNeXt(nn.Module):
         spectrum: Literal["fbsp", "stft"] = "fbsp",
         assets: str | Path | None = None,
     ) -> None:
+        given: dict[str, Any] = dict(locals())
         super().__init__()
-        files = find_initial_weights(pretrained, assets=assets)
-        self.arguments = {
-            "n_fft": n_fft,
-            "hop_length": hop_length,
-            "win_length": win_length,
-            "window": window,
-            "normalized": normalized,
-            "onesided": onesided,
-            "spec_height": spec_height,
-            "spec_width": spec_width,
-            "apply_attention": apply_attention,
-            "spectrum": spectrum,
-        }
+        self.arguments = {name: given[name] for name in ARCHITECTURE}
+        self.weights_files = find_initial_weights(pretrained, assets=assets)
+        self.weights_sha256 = released_hashes(self.weights_files)
         win_length = n_fft if win_length is None else win_length
         hop_length = win_length // 4 if hop_length is None else hop_length
-        _check_frames(n_fft=n_fft, hop_length=hop_length, win_length=win_length)
+        if not (0 < win_length <= n_fft and hop_length > 0 and n_fft % 2 == 0):
+            raise ValueError(
+                f"n_fft {n_fft}, win_length {win_length}, hop_length {hop_length}: expected an even n_fft, "
+                "0 < win_length <= n_fft and hop_length > 0."
+            )
         if spectrum not in ("fbsp", "stft"):
             raise ValueError(f'spectrum is {spectrum!r}; "fbsp" and "stft" are allowed.')
-
-        self.weights_files = files
-        self.weights_sha256 = released_hashes(files)
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.normalized = normalized
         self.onesided = onesided
         self.spec_height = spec_height
         self.spec_width = spec_width
-        self.register_buffer("window", spectrogram.periodic_window(window, win_length))
-        if spectrum == "fbsp":
-            bins = n_fft // 2 + 1 if onesided else n_fft
-            self.fbsp: SplineWavelets | None = SplineWavelets(bins, n_fft, normalized=normalized)
-        else:
-            self.fbsp = None
-
+        self.apply_attention = apply_attention
         self.compiled = False
-        self._folded: Kept[ESResNeXt] = Kept()
+        self._inference_tower: CachedValue[ESResNeXt] = CachedValue()
+
+        self.register_buffer("window", spectrogram.periodic_window(window, win_length))
+        self.fbsp: SplineWavelets | None = None
+        if spectrum == "fbsp":
+            self.fbsp = SplineWavelets(n_fft // 2 + 1 if onesided else n_fft, n_fft, normalized=normalized)
         backbone = resnext50_32x4d(weights=None, num_classes=num_classes)
         for name, child in backbone.named_children():  # conv1 ... layer4, avgpool, fc
             self.add_module(name, child)
-        self.fc = ExactLinear(self.fc.in_features, num_classes, device="meta")  # draws no random numbers
+        # On "meta" it draws no random numbers, so that a seed gives the same weights as torchvision's layer.
+        self.fc = spectrogram.ExactLinear(backbone.fc.in_features, num_classes, device="meta")
         self.fc.weight, self.fc.bias = backbone.fc.weight, backbone.fc.bias
-
-        self.apply_attention = apply_attention
         if apply_attention:
             self.att1 = Gate(64, 256, kernel_size=(3, 1))
             self.att2 = Gate(256, 512, kernel_size=(1, 5))
             self.att3 = Gate(512, 1024, kernel_size=(3, 1))
             self.att4 = Gate(1024, 2048, kernel_size=(1, 5))
             self.att5 = Gate(2048, 2048, kernel_size=(3, 5))
-
-        load_initial_weights(self, pretrained, files, built_with=self.arguments, other_head=False)
+        load_initial_weights(self, self.weights_files, pretrained, arguments=self.arguments)
 
     def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed (or classify) audio clips.
 
         Args:
-            audio: `[B, C, T]`, any number type, 16-bit units (about -32768..32767), 44.1 kHz.
-            check_units: False takes quiet audio, too, that by its peak could be in [-1, 1].
+            audio: `[B, C, T]`, any number type, 16-bit units (-32768..32767), 44.1 kHz.
+            check_units: False accepts audio with a peak below 1, which otherwise looks like [-1, 1].
 
         Returns:
             `[B, D]` features, not normalised (or class logits).
 
         Raises:
-            ValueError: the input has not three dimensions, or no samples; in eval mode also: it looks like
+            ValueError: the input is not `[B, C, T]` or has no samples; in eval mode also if it looks like
                 audio in [-1, 1].
         """
         return self._embed(audio, self._bank(), check_units=check_units)
@@ -165,11 +164,11 @@ class ESResNeXt(nn.Module):
         return AudioFeatures(features, self._penalty(bank))
 
     def wavelet_penalty(self) -> Tensor:
-        """Compute the wavelet-norm penalty, with gradient; a scalar, 0 without learned wavelets."""
+        """Compute the wavelet-norm penalty with gradient: a scalar, 0 without learned wavelets."""
         return self._penalty(self._bank())
 
     def power(self, audio: Tensor) -> Tensor:
-        """Compute the power of `audio` `[B, C, T]` in three bands `[B, C, 3, H, W]`; see `decibels`."""
+        """Compute the power spectrogram of `audio` `[B, C, T]` in three bands, `[B, C, 3, H, W]`."""
         return self._power(audio, self._bank())
 
     def decibels(self, audio: Tensor) -> Tensor:
@@ -180,14 +179,14 @@ class ESResNeXt(nn.Module):
 
         Returns:
             `[B, C, 3, H, W]`, dB: three bands from low to high frequency (H = 341 bins each) and W = N
-            frames, unless resized. float64 for a float64 model, else float32, under autocast too.
+            frames, unless resized. float64 for a float64 model, otherwise float32, also under autocast.
         """
-        return self._decibels(audio, self._bank())
+        return spectrogram.decibels(self.power(audio))
 
     def compile_towers(self) -> None:
-        """Compile the tower as one function, from samples to features, when it is first called.
+        """Compile the tower as one function, from samples to features, once for each input shape.
 
-        Each shape is compiled separately. A tower that recomputes activations is compiled block by block.
+        A tower that recomputes activations is compiled block by block.
         """
         recomputed = [stage for stage, _ in self._stages() if isinstance(stage, Recomputed)]
         self.compiled = not recomputed
@@ -195,33 +194,29 @@ class ESResNeXt(nn.Module):
             block.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
-        """In training, keep of the stages only what enters their blocks; see `Recomputed`. Names stay."""
+        """Keep only the inputs of the stages' blocks for the backward pass; parameter names do not change."""
         recompute(self)
 
+    def train(self, mode: bool = True) -> "ESResNeXt":
+        """Set the mode; a change of mode drops the copy for inference."""
+        if mode != self.training:
+            self._inference_tower.drop()
+        return super().train(mode)
+
     def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
-        if check_units and not self.training:  # not in training, where the host would wait for the device
+        if check_units and not self.training:  # in training the host would wait for the device
             _refuse_unit_range(audio)
         if self.compiled:
             with record_function("step/audio tower"):
                 return _compiled_features()(self, audio, bank)
         with record_function("step/wavelets"):
-            image = self._decibels(audio, bank).to(self.conv1.weight.dtype)
+            image = spectrogram.decibels(self._power(audio, bank))
         with record_function("step/audio tower"):
             return self._classify(image)
 
     def _features(self, audio: Tensor, bank: Tensor | None) -> Tensor:
-        """Embed `[B, C, T]`: all that is compiled as one."""
-        return self._classify(self._decibels(audio, bank).to(self.conv1.weight.dtype))
-
-    def _classify(self, image: Tensor) -> Tensor:
-        """Turn decibels `[B, C, 3, H, W]` into features `[B, D]`."""
-        if any(module.training for module in self.modules()):
-            # One channel at a time: in training, batch norm sees the B items of one channel.
-            pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
-        else:
-            pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
-        features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
-        return features
+        """Embed `[B, C, T]`; this is what is compiled."""
+        return self._classify(spectrogram.decibels(self._power(audio, bank)))
 
     def _bank(self) -> Tensor | None:
         if self.fbsp is None:
@@ -240,13 +235,13 @@ class ESResNeXt(nn.Module):
                 f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels, samples (not 0)."
             )
         window = self.window.to(torch.float64 if self.window.dtype == torch.float64 else torch.float32)
-        # -32768..32767 to [-1, 1]: (x + 32768) * 2 / 65535 - 1, without the offset that would cost digits
+        # -32768..32767 to [-1, 1] as published, (x + 32768) * 2 / 65535 - 1, but without losing digits
         audio = (2.0 * audio.detach().to(window.dtype) + 1.0) / 65535.0
-        # Under autocast gradients were rounded to 8 bits already; the 10 of TensorFloat-32 lose no more.
+        # Autocast has already rounded gradients to 8 bits; the 10 bits of TensorFloat-32 lose no more.
         gradient_precision = "tf32" if torch.is_autocast_enabled(window.device.type) else "ieee"
         with torch.autocast(window.device.type, enabled=False):
             if bank is not None:
-                if self.onesided:  # bins beyond the three bands only serve alignment
+                if self.onesided:  # of the bins beyond the three bands, only those that align the matrix
                     used = 3 * (bank.shape[1] // 3)
                     bank = bank[:, : used + -used % 8]
                 power = spectrogram.wavelet_power(
@@ -269,15 +264,41 @@ class ESResNeXt(nn.Module):
             bands = spectrogram.split_bands(power)
             return spectrogram.resize(bands, height=self.spec_height, width=self.spec_width)
 
-    def _decibels(self, audio: Tensor, bank: Tensor | None) -> Tensor:
-        return spectrogram.decibels(self._power(audio, bank))
+    def _classify(self, image: Tensor) -> Tensor:
+        """Map decibels `[B, C, 3, H, W]` to features `[B, D]`."""
+        image = image.to(self.conv1.weight.dtype)
+        if any(module.training for module in self.modules()):
+            # One channel at a time: in training, batch norm sees the B items of one channel.
+            pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
+        else:
+            pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        features: Tensor = self.fc(pooled.sum(dim=1))  # [B, C, 2048] -> [B, D]
+        return features
+
+    def _inference_backbone(self) -> Callable[[Tensor], Tensor]:
+        """Return the backbone, in eval mode without gradient that of a faster copy.
+
+        The copy is cached until a weight or the mode changes. It cannot replace modules with hooks, which
+        torch has no public way to find.
+        """
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()  # the compiler fuses what is folded here
+            or self.conv1.weight.dtype not in (torch.float32, torch.float64)  # folding would round twice
+            or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        ):
+            return self._backbone
+        sources = (*self.parameters(), *self.buffers())
+        dtype = computing_dtype(self.conv1.weight)
+        tower = self._inference_tower.get(lambda: inference_copy(self, dtype), sources, setting=dtype)
+        return tower._backbone
 
     def _backbone(self, image: Tensor) -> Tensor:
-        """Run the gated stages over `[B, 3, H, W]` and pool to `[B, 2048]`."""
+        """Run the gated stages on `[B, 3, H, W]` and pool to `[B, 2048]`."""
         image = image.contiguous(memory_format=torch.channels_last)
         x = self.bn1(self._first_convolution(image))
-        x = self.relu(self.maxpool(x))  # in this order fewer numbers are rectified, to the same result
-        x = x.to(computing_dtype(x))  # once for all that look at it
+        x = self.relu(self.maxpool(x))  # the published order swapped: the same result from fewer numbers
+        x = x.to(computing_dtype(x))  # once, for both the stage and its gate
         for stage, gate in self._stages():
             output = stage(x)
             x = output if gate is None else gate(x, output)
@@ -287,38 +308,13 @@ class ESResNeXt(nn.Module):
         return pooled.flatten(1)
 
     def _first_convolution(self, image: Tensor) -> Tensor:
-        """Apply `conv1` to decibels, whose steps would be 0.5 dB in bfloat16."""
+        """Apply `conv1` in full precision: steps of bfloat16 would be 0.5 dB."""
         dtype = computing_dtype(image)
         with torch.autocast(image.device.type, enabled=False):
             if image.dtype == torch.float32 and dtype.itemsize == 2 and image.is_cuda:
                 return convolve_in_halves(image, self.conv1, dtype)
             convolved: Tensor = self.conv1(image)
             return convolved
-
-    def _inference_backbone(self) -> Callable[[Tensor], Tensor]:
-        """In eval mode without gradient, give a copy of the backbone that comes to the same numbers sooner.
-
-        It is kept until a weight changes or the mode is switched. Hooks want the modules themselves.
-        torch has no public way to find hooks, or to copy a module without some of its children.
-        """
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()  # which fuses what is folded here
-            or self.conv1.weight.dtype not in (torch.float32, torch.float64)  # folding would round twice
-            or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
-        ):
-            return self._backbone
-        backbone = copy.copy(self)
-        backbone._modules = {k: v for k, v in self._modules.items() if k not in ("fbsp", "fc")}
-        sources = (*backbone.parameters(), *backbone.buffers())
-        dtype = computing_dtype(self.conv1.weight)
-        return self._folded.get(lambda: inference_copy(backbone, dtype), sources, setting=dtype)._backbone
-
-    def train(self, mode: bool = True) -> "ESResNeXt":
-        """Switch the mode; a switch drops what was kept for inference."""
-        if mode != self.training:
-            self._folded.drop()
-        return super().train(mode)
 
     def _stages(self) -> Iterator[tuple[nn.Module, nn.Module | None]]:
         for number in range(1, 5):
@@ -327,16 +323,16 @@ class ESResNeXt(nn.Module):
 
 
 def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """Convolve a float32 image with 16-bit weights, without rounding the image to 16 bits.
+    """Convolve a float32 image with 16-bit weights without rounding the image to 16 bits.
 
-    The mean level of each image, which would dominate the rounding error, is subtracted, and added back
-    through the float32 response to a constant image. The deviation is split into its 16-bit rounding and the
-    remainder, which are convolved with the same weights as channels side by side. Channels of zeros round
-    their number up to a multiple of eight, which tensor cores need.
+    The image is split into three parts: its mean level, which would dominate the rounding error and is
+    convolved in float32 as a multiple of the response to a constant image; the 16-bit rounding of the
+    deviation from it; and the remainder. The last two are convolved with the same weights as channels side by
+    side, filled up with zeros to a multiple of eight channels, which tensor cores need.
 
     Args:
         image: float32 `[B, 3, H, W]`.
-        convolution: of three channels, without groups.
+        convolution: has three input channels and one group.
         dtype: bfloat16 or float16.
 
     Returns:
@@ -358,7 +354,7 @@ def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype
 
 @functools.cache
 def _compiled_features() -> Callable[[ESResNeXt, Tensor, Tensor | None], Tensor]:
-    """Compile `ESResNeXt._features` once for all towers; a copy of a compiled tower is compiled, too."""
+    """Compile `ESResNeXt._features` for all towers and their copies."""
     compiled: Callable[[ESResNeXt, Tensor, Tensor | None], Tensor] = torch.compile(
         ESResNeXt._features, dynamic=False
     )
@@ -366,18 +362,10 @@ def _compiled_features() -> Callable[[ESResNeXt, Tensor, Tensor | None], Tensor]
 
 
 def _refuse_unit_range(audio: Tensor) -> None:
-    """Refuse a batch with a peak in (0, 1]: the usual mistake, which would be 90 dB too quiet."""
+    """Raise if the peak is in (0, 1]: audio in [-1, 1], the usual mistake, would be 90 dB too quiet."""
     peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
     if 0.0 < peak <= 1.0:
         raise ValueError(
             f"Audio has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
             "expected. Multiply by 32768."
-        )
-
-
-def _check_frames(*, n_fft: int, hop_length: int, win_length: int) -> None:
-    if not (0 < win_length <= n_fft and hop_length > 0 and n_fft % 2 == 0):
-        raise ValueError(
-            f"n_fft {n_fft}, win_length {win_length}, hop_length {hop_length}: needed are an even n_fft, "
-            "0 < win_length <= n_fft and hop_length > 0."
         )

@@ -1,7 +1,7 @@
-"""A learned bank of complex frequency B-spline wavelets and its norm penalty.
+"""Learned complex frequency B-spline wavelets and the penalty on their norms.
 
-The bank is a function of three parameter vectors. What is multiplied with it is spectrogram.py's.
-Source: Guzhov et al., ESResNe(X)t-fbsp, arXiv 2104.11587.
+Guzhov et al., "ESResNe(X)t-fbsp: Learning Robust Time-Frequency Transformation of Audio" (arXiv 2104.11587).
+spectrogram.py multiplies audio by the bank.
 """
 
 import math
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .cached_value import Kept
+from ..recompute import CachedValue
 
 
 class SplineWavelets(nn.Module):
-    """Complex B-spline wavelets, one row for each frequency bin, with learned shape.
+    """A bank of complex B-spline wavelets, one per frequency bin, with learned order, bandwidth and centre.
 
-    At their initial values (m = 0, fb = 1, fc = 0..K-1) rows are those of a Fourier transform, at
-    frequencies higher by taps / (taps - 1), as the first and the last tap lie at -pi and pi.
+    With the initial values (m = 0, fb = 1, fc = 0..K-1) row k is that of a Fourier transform at the frequency
+    `k * taps / (taps - 1)`, because the first and last taps lie at -pi and pi.
 
     Args:
-        bins: rows K.
+        bins: number of wavelets K.
         taps: length of each wavelet, samples (`n_fft`).
-        normalized: divide the bank by sqrt(taps), so that a fresh row has L2 norm 1.
+        normalized: divide the bank by sqrt(taps), which gives an initial row the L2 norm 1.
 
     Attributes:
-        m: order of the spline `[K]`.
-        fb: bandwidth of each row `[K]`, positive.
-        fc: centre frequency of each row `[K]`, in bins.
-        bias: always empty `[0]`; released checkpoints have an entry of that name.
+        m: spline order of each row, `[K]`.
+        fb: bandwidth of each row, `[K]`, positive.
+        fc: centre frequency of each row, `[K]`, bins.
+        bias: always empty, `[0]`; the released checkpoints have an entry of this name.
     """
 
     bias: Tensor
@@ -42,24 +42,23 @@ class SplineWavelets(nn.Module):
         self.fb = nn.Parameter(torch.ones(bins))
         self.fc = nn.Parameter(torch.arange(bins, dtype=torch.get_default_dtype()))
         self.register_buffer("bias", torch.empty(0))
-        self._kept: Kept[Tensor] = Kept()
+        self._cached: CachedValue[Tensor] = CachedValue()
 
     def bank(self) -> Tensor:
-        """Materialise the wavelets.
+        """Evaluate the wavelets at `taps` points t from -pi to pi.
 
-        In eval mode without gradient the result is kept until a parameter changes, moves or is replaced,
-        or the mode is switched; see `Kept` for writes that go unseen.
+            w(t) = sqrt(fb) * sinc(fb t / m) ** m * exp(-i fc t),   sinc(x) = sin(x) / x
+
+        In eval mode without gradient the result is cached, see `CachedValue`; treat it as read-only.
 
         Returns:
-            `[2, K, taps]`, real and imaginary part; float64 for a float64 module, else float32. Treat it
-            as read-only.
+            `[2, K, taps]`, real and imaginary parts; float64 for a float64 module, otherwise float32.
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._materialise()
-        return self._kept.get(self._materialise, (self.m, self.fb, self.fc))
+            return self._evaluate()
+        return self._cached.get(self._evaluate, (self.m, self.fb, self.fc))
 
-    def _materialise(self) -> Tensor:
-        """Evaluate `sqrt(fb) * sinc(fb t / m) ** m * exp(-i fc t)` at taps points t of [-pi, pi]."""
+    def _evaluate(self) -> Tensor:
         dtype = torch.float64 if self.m.dtype == torch.float64 else torch.float32
         m, fb, fc = (parameter.to(dtype).unsqueeze(-1) for parameter in (self.m, self.fb, self.fc))  # [K, 1]
         time = math.pi * torch.linspace(-1.0, 1.0, self.taps, dtype=dtype, device=m.device) + 1e-8
@@ -67,13 +66,13 @@ class SplineWavelets(nn.Module):
         return bank
 
     def norm_penalty(self, bank: Tensor) -> Tensor:
-        """Measure how far the rows' norms are from that of a Fourier row.
+        """Compute the mean squared deviation of the rows' L2 norms from that of a Fourier row.
 
         Args:
             bank: `[2, K, taps]`, from `bank()`.
 
         Returns:
-            Scalar: the mean over rows of `(||row||_2 - g) ** 2`, g = 1 if normalized, else sqrt(taps).
+            Scalar: mean over k of `(||w_k||_2 - g) ** 2`, with g = 1 if normalized, otherwise sqrt(taps).
         """
         target = 1.0 if self.normalized else math.sqrt(self.taps)
         norms = torch.linalg.vector_norm(bank, dim=(0, 2))
@@ -82,19 +81,18 @@ class SplineWavelets(nn.Module):
 
     @torch.no_grad()
     def before_optimizer_step(self) -> None:
-        """Divide each parameter's gradient by its own largest absolute element plus 1e-8, in place.
+        """Divide the gradient of each parameter by its largest absolute element plus 1e-8, in place.
 
-        To be called once per optimizer step, on the total gradient: after accumulation, all-reduce and
-        unscaling.
+        Call this once per optimizer step on the total gradient, after accumulation, all-reduce and unscaling.
         """
         for parameter in (self.m, self.fb, self.fc):
             if parameter.grad is not None:
                 parameter.grad /= parameter.grad.abs().amax() + 1e-8
 
     def train(self, mode: bool = True) -> "SplineWavelets":
-        """Switch the mode; a switch drops the kept bank."""
+        """Set the mode; a change of mode drops the cached bank."""
         if mode != self.training:
-            self._kept.drop()
+            self._cached.drop()
         return super().train(mode)
 
     def extra_repr(self) -> str:
@@ -103,10 +101,9 @@ class SplineWavelets(nn.Module):
 
 
 class _Wavelets(torch.autograd.Function):
-    """`gain * sqrt(fb) * s ** m * exp(-i fc t)` with `s = sinc(x)`, `x = fb t / m`; gradient in closed form.
+    """`gain * sqrt(fb) * s ** m * exp(-i fc t)` with `s = sinc(x)`, `x = fb t / m`, and its gradient.
 
-    The gradients are sums over taps of a few products; autograd would keep and fill twenty arrays of the
-    bank's size for them.
+    The gradients are sums over taps of a few products; autograd would keep twenty arrays of its size.
     """
 
     @staticmethod
@@ -125,7 +122,7 @@ class _Wavelets(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Sum `Re(conj(g) dw/dp)` over taps for p = m, fb, fc, with w the bank, g its gradient.
+        """Sum `Re(conj(g) dw/dp)` over taps for p = m, fb, fc, where w is the bank and g its gradient.
 
         dw = w d(log w), and log w = log(fb) / 2 + m (log|s| + i pi [s < 0]) - i fc t + const.
         """
@@ -133,7 +130,7 @@ class _Wavelets(torch.autograd.Function):
         along = torch.addcmul(gradient[0] * real, gradient[1], imaginary)  # Re(conj(g) w)
         across = torch.addcmul(gradient[1] * real, gradient[0], imaginary, value=-1)  # Re(conj(g) i w)
         x, spline = _spline(m, fb, time)
-        # d log|s| / d log x = x / tan(x) - 1, and d log x is d fb / fb or - d m / m
+        # d log|s| / d log x = x / tan(x) - 1, where d log x is d fb / fb or -d m / m
         by_log_x = m * (torch.cos(x).div_(spline).sub_(1.0).mul_(along)).sum(-1, keepdim=True)
         by_fb = (0.5 * along.sum(-1, keepdim=True) + by_log_x) / fb
         by_fc = -(across @ time.unsqueeze(-1))
@@ -143,7 +140,7 @@ class _Wavelets(torch.autograd.Function):
 
 
 def _spline(m: Tensor, fb: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute x = fb t / m and the unnormalised sinc of it, sin(x) / x, `[K, taps]` each."""
+    """Compute `x = fb t / m` and `sin(x) / x`, each `[K, taps]`."""
     x = fb * time / (m + 1e-8)
-    x.masked_fill_(x == 0, torch.finfo(x.dtype).tiny)  # where the quotient is 1, the sinc at 0
+    x.masked_fill_(x == 0, torch.finfo(x.dtype).tiny)  # the quotient is 1 there, as it should be
     return x, torch.sin(x).div_(x)

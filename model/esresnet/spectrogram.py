@@ -1,8 +1,9 @@
-"""Audio to the decibel image of three frequency bands that the audio tower's backbone sees.
+"""From audio to the decibel image of three frequency bands that the backbone sees.
 
-Functions of their arguments only; the learned bank comes from fbsp.py, the order from esresnext.py.
+Pure functions; the learned wavelets are fbsp.py's, and esresnext.py calls these in order. Also here: matrix
+products in IEEE float32, which decibels of quiet bins need whatever precision the process allows.
 
-Framing, with T samples, frames of `win` samples, `hop` samples apart::
+Framing of T samples into N frames of `win` samples, `hop` samples apart::
 
     zeros |------------- T -------------| zeros      padded to (N - 1) * hop + win,
     [---- win ----]                                  half of it (rounded down) on the left
@@ -11,23 +12,25 @@ Framing, with T samples, frames of `win` samples, `hop` samples apart::
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-from .products import products, wants_exact_product
+from torch import Tensor, nn
 
 POWER_FLOOR = 1e-18
-"""What a power of exactly 0 becomes before decibels: -180 dB."""
+"""Replaces a power of exactly 0 before decibels: -180 dB."""
 
 
 def periodic_window(name: str | None, length: int) -> Tensor:
-    """Make a window of scipy's, `[length]`, of the default dtype, rounded once from float64.
+    """Make a periodic window of the default dtype, rounded once from float64.
 
     Args:
-        name: None: rectangular.
-        length: samples, which are one period.
+        name: of a window of `scipy.signal.get_window`; None for a rectangular one.
+        length: period, samples.
+
+    Returns:
+        `[length]`.
 
     Raises:
         ValueError: scipy has no window of this name.
@@ -44,12 +47,12 @@ def periodic_window(name: str | None, length: int) -> Tensor:
 
 
 def frame_count(samples: int, *, win_length: int, hop_length: int) -> int:
-    """Count the frames N that cover a signal: 1 if it fits into one, else 1 + ceil((T - win) / hop)."""
+    """Return the number of frames N that cover a signal: `1 + max(0, ceil((T - win) / hop))`."""
     return 1 + max(0, math.ceil((samples - win_length) / hop_length))
 
 
 def pad_to_frames(audio: Tensor, *, win_length: int, hop_length: int) -> Tensor:
-    """Zero-pad `[..., T]` on both sides to `[..., (N - 1) * hop + win]`, the odd sample on the right."""
+    """Zero-pad `[..., T]` on both sides to `[..., (N - 1) * hop + win]`, an odd sample on the right."""
     frames = frame_count(audio.shape[-1], win_length=win_length, hop_length=hop_length)
     missing = (frames - 1) * hop_length + win_length - audio.shape[-1]
     return F.pad(audio, (missing // 2, missing - missing // 2))
@@ -58,16 +61,16 @@ def pad_to_frames(audio: Tensor, *, win_length: int, hop_length: int) -> Tensor:
 def wavelet_power(
     audio: Tensor, *, bank: Tensor, window: Tensor, hop_length: int, gradient_precision: str = "ieee"
 ) -> Tensor:
-    """Measure the power of each frame under each wavelet.
+    """Compute the power of each frame under each wavelet, `|<window * frame, wavelet>| ** 2`.
 
-    Frames would be windowed and zero-padded to the wavelets' length, `(taps - win) // 2` on the left: so
-    only `win` taps of each wavelet matter. The window multiplies the frames, which have to be copied anyway.
-    Zeros extend them to a multiple of 32, the lengths that CUDA's matrix products are fastest for.
+    A frame lies in the middle of the wavelet, `(taps - win) // 2` taps from its start, so only `win` taps of
+    each wavelet are used. Zeros extend frames to a multiple of 32 samples, for which CUDA's matrix products
+    are fastest.
 
     Args:
-        audio: `[..., T]` in [-1, 1], the bank's dtype.
-        bank: `[2, K, taps]`, real and imaginary part.
-        window: `[win]`, no longer than the wavelets.
+        audio: `[..., T]` in [-1, 1], of the bank's dtype.
+        bank: `[2, K, taps]`, real and imaginary parts.
+        window: `[win]`, `win <= taps`.
         hop_length: samples between frames.
         gradient_precision: precision of the bank's gradient on CUDA, "ieee" or "tf32".
 
@@ -80,31 +83,29 @@ def wavelet_power(
     kernels = bank[:, :, left : left + win_length + extra].flatten(0, 1)  # [2K, win + extra]
     padded = F.pad(pad_to_frames(audio, win_length=win_length, hop_length=hop_length), (0, extra))
     frames = padded.unfold(-1, win_length + extra, hop_length) * F.pad(window, (0, extra))  # [..., N, win...]
-    found = _products(frames, kernels, gradient_precision)
-    real, imaginary = found.unflatten(-1, (2, bins)).unbind(-2)  # [..., N, K]
+    spectrum = _multiply_frames(frames, kernels, gradient_precision)
+    real, imaginary = spectrum.unflatten(-1, (2, bins)).unbind(-2)  # [..., N, K]
     return torch.addcmul(real.square(), imaginary, imaginary).transpose(-1, -2)
 
 
-def _products(frames: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
-    """Multiply each of `frames` `[..., win]` with each of `kernels` `[k, win]`: `[..., k]`."""
+def _multiply_frames(frames: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
+    """Multiply `frames` `[..., win]` by `kernels` `[k, win]`: `[..., k]`."""
     if wants_exact_product(frames):
         product: Tensor = products(frames, kernels, gradient_precision)
         return product
     if frames.device.type != "cpu" or frames.dtype != torch.float32:
         return F.linear(frames, kernels)
-    # A matrix product is MKL's, which took twice as long as oneDNN's convolution where it was measured.
+    # As a 1x1 convolution this is oneDNN's, which took half the time of MKL's matrix product.
     pixels = frames.reshape(1, 1, -1, frames.shape[-1]).permute(0, 3, 1, 2)  # [1, win, 1, ...]
     convolved = F.conv2d(pixels, kernels[..., None, None])  # [1, k, 1, ...]
     return convolved.permute(0, 2, 3, 1).reshape(*frames.shape[:-1], -1)
 
 
 def stft_power(audio: Tensor, *, window: Tensor, n_fft: int, hop_length: int, normalized: bool) -> Tensor:
-    """Measure the power of each frame in each bin of the discrete Fourier transform.
-
-    Frames, window and padding are those of `wavelet_power`.
+    """Compute the power spectrogram, with frames, window and padding as in `wavelet_power`.
 
     Args:
-        audio: `[..., T]` in [-1, 1], the window's dtype.
+        audio: `[..., T]` in [-1, 1], of the window's dtype.
         window: `[win]`, `win <= n_fft`.
         n_fft: length of the transform, samples.
         hop_length: samples between frames.
@@ -131,19 +132,19 @@ def stft_power(audio: Tensor, *, window: Tensor, n_fft: int, hop_length: int, no
 
 
 def two_sided(power: Tensor) -> Tensor:
-    """Put the flipped spectrum before the spectrum: `[..., K, N] -> [..., 2K, N]`, as published."""
+    """Put the flipped spectrum before the spectrum, as published: `[..., K, N] -> [..., 2K, N]`."""
     return torch.cat((power.flip(-2), power), dim=-2)
 
 
 def split_bands(power: Tensor) -> Tensor:
-    """Cut the first 3 * (K // 3) bins into three "colour" planes: `[..., K, N] -> [..., 3, K // 3, N]`."""
+    """Split the first 3 * (K // 3) bins into three "colour" planes: `[..., K, N] -> [..., 3, K // 3, N]`."""
     band = power.shape[-2] // 3
     bands: Tensor = power[..., : 3 * band, :].unflatten(-2, (3, band))
     return bands
 
 
 def resize(power: Tensor, *, height: int, width: int) -> Tensor:
-    """Resize `[B, C, 3, H, W]` bilinearly, corners aligned; a size that is not positive stays as it is."""
+    """Resize `[B, C, 3, H, W]` bilinearly with corners aligned; a size below 1 keeps that side."""
     size = (height if height > 0 else power.shape[-2], width if width > 0 else power.shape[-1])
     if size == tuple(power.shape[-2:]):
         return power
@@ -153,6 +154,88 @@ def resize(power: Tensor, *, height: int, width: int) -> Tensor:
 
 
 def decibels(power: Tensor) -> Tensor:
-    """Convert power to decibels, `10 log10`; exact zeros become -180 dB."""
-    # A power is not negative: what is not above 0 is 0.
+    """Convert power, which is not negative, to decibels, `10 log10`; exact zeros become -180 dB."""
     return torch.log10(F.threshold(power, 0.0, POWER_FLOOR)).mul_(10.0)
+
+
+class ExactLinear(nn.Linear):
+    """A linear layer in IEEE float32 on CUDA, except under autocast.
+
+    The inputs are means over whole clips: TensorFloat-32 would change an embedding in its fourth digit.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Map `[..., in]` to `[..., out]`."""
+        return exact_linear(input, self.weight, self.bias)
+
+
+def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `F.linear`, float32 on CUDA in IEEE precision unless under autocast."""
+    if not wants_exact_product(x):
+        return F.linear(x, weight, bias)
+    product: Tensor = products(x, weight, "ieee")
+    return product if bias is None else product + bias
+
+
+def wants_exact_product(x: Tensor) -> bool:
+    """Return whether torch's precision flags could reduce products of `x`: float32 on CUDA, no autocast."""
+    return x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+
+
+@torch.library.custom_op("audioclip::products", mutates_args=())
+def products(rows: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
+    """Multiply matrices in IEEE float32, whatever torch's global flags say.
+
+    TensorFloat-32 keeps 10 bits of each factor, which puts the decibels of quiet bins off by tens of dB.
+
+    Args:
+        rows: float32 `[..., n]`.
+        kernels: float32 `[k, n]`.
+        gradient_precision: precision of the products in the backward pass, "ieee" or "tf32".
+
+    Returns:
+        float32 `[..., k]`.
+    """
+    del gradient_precision
+    return _linear(rows, kernels, precision="ieee")
+
+
+@torch.library.custom_op("audioclip::product_of_gradient", mutates_args=())
+def _product_of_gradient(rows: Tensor, kernels: Tensor, precision: str) -> Tensor:
+    """Multiply as `products` does, in the given precision and without a gradient."""
+    return _linear(rows, kernels, precision=precision)
+
+
+def _linear(rows: Tensor, kernels: Tensor, *, precision: str) -> Tensor:
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = precision
+    try:
+        return F.linear(rows, kernels)
+    finally:
+        matmul.fp32_precision = before
+
+
+@products.register_fake
+@_product_of_gradient.register_fake
+def _(rows: Tensor, kernels: Tensor, precision: str) -> Tensor:  # noqa: ARG001
+    return rows.new_empty((*rows.shape[:-1], kernels.shape[0]))
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:  # noqa: ARG001
+    rows, kernels, ctx.precision = inputs
+    ctx.save_for_backward(rows, kernels)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    rows, kernels = ctx.saved_tensors
+    by_rows = by_kernels = None
+    if ctx.needs_input_grad[0]:
+        by_rows = _product_of_gradient(gradient, kernels.T, ctx.precision)
+    if ctx.needs_input_grad[1]:
+        flat, flat_rows = gradient.flatten(0, -2), rows.flatten(0, -2)
+        by_kernels = _product_of_gradient(flat.T, flat_rows.T, ctx.precision)
+    return by_rows, by_kernels, None
+
+
+products.register_autograd(_backward, setup_context=_save)

@@ -1,29 +1,28 @@
-"""The released weights, and finding weights by name or path; a released file that is absent is fetched."""
+"""The released weights, and finding weights by name or path; missing released files are fetched."""
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from ..file_kinds import name_other_kind
-from ..nearest import nearest
 from .fetch import FetchError, RemoteFile, fetch
 from .run_folders import best_checkpoint
 
 DEFAULT_ASSETS = Path(__file__).parents[2] / "assets"
 
-
 RANDOM_INSTEAD = "Random weights need no file: pretrained false (in a run, --Model.args.pretrained false)."
-"""What a model's argument `pretrained` may also be, for messages about files that cannot be fetched."""
+"""Advice for messages about weights that cannot be fetched."""
 
 
 class WeightsError(ValueError):
-    """Weights that are not there, cannot be read, or do not fit the model."""
+    """Weights that are missing, cannot be read, or do not fit the model."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """One file of weights published with AudioCLIP v0.1."""
+    """A file of weights published with AudioCLIP v0.1."""
 
     file: str
     size_bytes: int
@@ -32,44 +31,41 @@ class Release:
 
     @property
     def url(self) -> str:
-        """Where the file is published."""
+        """Address of the published file."""
         return f"https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/{self.file}"
 
     @property
     def remote(self) -> RemoteFile:
-        """How to fetch it."""
+        """The file as `fetch` takes it."""
         return RemoteFile(self.file, self.url, self.size_bytes, f"sha256:{self.sha256}")
 
 
 RELEASES: Mapping[str, Release] = MappingProxyType(
     {
-        release.file.removesuffix(".pt"): release
-        for release in (
-            Release(
-                "AudioCLIP-Full-Training.pt",
-                537302068,
-                "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44",
-                "all three towers trained on AudioSet",
-            ),
-            Release(
-                "AudioCLIP-Partial-Training.pt",
-                537302068,
-                "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75",
-                "only the audio tower trained on AudioSet; image and text are CLIP's",
-            ),
-            Release(
-                "CLIP.pt",
-                408415159,
-                "124e6d59d54c0837c456c953b3147adf438a21570d5c5b01ad83f6ad3e78d15e",
-                "CLIP RN50: image and text towers",
-            ),
-            Release(
-                "ESRNXFBSP.pt",
-                124795647,
-                "acfcc6b0a0f07025cc660ed6dcf9b5a05fbd7c8ebf65edaa0a81d88a92ff6834",
-                "ESResNeXt-fbsp trained on AudioSet: audio tower",
-            ),
-        )
+        "AudioCLIP-Full-Training": Release(
+            "AudioCLIP-Full-Training.pt",
+            537302068,
+            "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44",
+            "all three towers trained on AudioSet",
+        ),
+        "AudioCLIP-Partial-Training": Release(
+            "AudioCLIP-Partial-Training.pt",
+            537302068,
+            "1921885b6c3b5de0619f2ef4a9700ecbade758a398b34eb064230c30baef0c75",
+            "only the audio tower trained on AudioSet; image and text are CLIP's",
+        ),
+        "CLIP": Release(
+            "CLIP.pt",
+            408415159,
+            "124e6d59d54c0837c456c953b3147adf438a21570d5c5b01ad83f6ad3e78d15e",
+            "CLIP RN50: image and text towers",
+        ),
+        "ESRNXFBSP": Release(
+            "ESRNXFBSP.pt",
+            124795647,
+            "acfcc6b0a0f07025cc660ed6dcf9b5a05fbd7c8ebf65edaa0a81d88a92ff6834",
+            "ESResNeXt-fbsp trained on AudioSet: audio tower",
+        ),
     }
 )
 
@@ -82,21 +78,21 @@ def find_weights(
     others: Iterable[str] = (),
     instead: str = "",
 ) -> Path:
-    """Resolve a path, or the name of a released file, to a file; fetch a released one that is not there.
+    """Resolve a path or the name of a released file to a file; fetch a released file that is missing.
 
-    Of a released file that is there the size is checked; its hash was, when it was fetched.
+    An existing released file is checked by its size only: its hash was checked when it was fetched.
 
     Args:
-        source: a path, of a file or of a folder of runs, which stands for the best weights of the newest; or
-            a key of `RELEASES`, with or without `.pt`, looked up in `assets`.
-        assets: folder of the released weights; None: the repository's `assets/`.
-        mirror: address of a folder to fetch from; None: `$AUDIOCLIP_MIRROR` if set, else where they are
-            published.
-        others: names that the caller knows besides; they are suggested for a misspelt one, too.
-        instead: what else the caller could take, a sentence for the message about a file that is not fetched.
+        source: path of a file; path of a folder of runs, for the best weights of the newest run; or a key of
+            `RELEASES`, with or without `.pt`, which is looked up in `assets`.
+        assets: folder of the released weights; None for the repository's `assets/`.
+        mirror: address of a folder to fetch from; None for `$AUDIOCLIP_MIRROR` if set, otherwise where the
+            files are published.
+        others: further names that the caller accepts, for suggestions in place of a misspelt one.
+        instead: advice to append to the message about a file that cannot be fetched.
 
     Raises:
-        WeightsError: there is no such file, and it cannot be fetched: the message says where to get it.
+        WeightsError: there is no such file, and it cannot be fetched; the message says where to get it.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -119,59 +115,36 @@ def find_weights(
 
 
 def _find_trained(path: Path, names: Iterable[str]) -> Path:
-    """What a run in a folder kept."""
-    if not path.is_dir():
-        near = _suggestion(path, names)
-        raise WeightsError(
-            f"{path}: no such file or folder of runs{near or '.'} Released weights go by name: "
-            f"{', '.join(RELEASES)}. The folder of a protocol's runs is there once the protocol was carried "
-            "out."
-        )
-    try:
-        return best_checkpoint(path)
-    except ValueError as error:
-        raise WeightsError(str(error)) from None
-
-
-def _suggestion(path: Path, names: Iterable[str]) -> str:
-    """Name weights, or a neighbour, that a path which is not there may mean; "" if none is near."""
+    """Find the best checkpoint in a folder of runs; suggest a similar name if there is no such folder."""
+    if path.is_dir():
+        try:
+            return best_checkpoint(path)
+        except ValueError as error:
+            raise WeightsError(str(error)) from None
     meant = {name: name for name in names}
     if path.parent != Path():
         beside = path.parent.glob("*")
         meant |= {one.stem: str(one) for one in beside if one.is_dir() or one.suffix == path.suffix}
     near = nearest(path.stem, meant)
-    return f'; did you mean "{meant[near[0]]}"?' if near else ""
+    raise WeightsError(
+        f"{path}: no such file or folder of runs"
+        + (f'; did you mean "{meant[near[0]]}"?' if near else ".")
+        + f" Released weights go by name: {', '.join(RELEASES)}. The folder of a protocol's runs appears "
+        "when the protocol is run."
+    )
+
+
+def nearest(name: str, known: Iterable[str], *, count: int = 1) -> list[str]:
+    """Return the known names that are most similar to `name`, ignoring case, the most similar first."""
+    by_case = {one.lower(): one for one in known}
+    return [by_case[near] for near in difflib.get_close_matches(name.lower(), by_case, n=count, cutoff=0.6)]
 
 
 def released_hashes(files: Iterable[Path]) -> dict[Path, str]:
-    """The sha256 that files with the name and the size of a released one should have, by path."""
+    """Return the expected sha256 of those files that have the name and size of a released one."""
     found = {path: RELEASES.get(path.name.removesuffix(".pt")) for path in files}
     return {
         path: release.sha256
         for path, release in found.items()
         if release is not None and path.stat().st_size == release.size_bytes
     }
-
-
-def find_pretrained(
-    pretrained: bool | str | Path,
-    *,
-    together: tuple[str, ...],
-    assets: str | Path | None = None,
-    others: Iterable[str] = (),
-) -> tuple[Path, ...]:
-    """Resolve a model's argument `pretrained` to files, fetched if need be, before anything else is begun.
-
-    Args:
-        pretrained: False: no files. A path, or the name of a released file: this one. True: `together`.
-        together: names of the released files that make up the whole model.
-        assets: folder of the released weights; None: the repository's `assets/`.
-        others: see `find_weights`.
-
-    Raises:
-        WeightsError: a file is not there and cannot be fetched.
-    """
-    if isinstance(pretrained, bool):
-        names = together if pretrained else ()
-        return tuple(find_weights(name, assets=assets, instead=RANDOM_INSTEAD) for name in names)
-    return (find_weights(pretrained, assets=assets, others=others, instead=RANDOM_INSTEAD),)

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from model.losses import pairwise_contrastive_loss
-from model.similarity import scaled_similarity
+from model.losses import pairwise_contrastive_loss, scaled_similarity
 from tests.benchmarks.feeding import FRAME, SOUND, Assumptions, Decoded, clip_bytes, limits, main, needs
 from utils.datasets import Table
 from utils.shards.making import Options, make

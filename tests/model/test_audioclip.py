@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.audioclip import AudioCLIP
-from model.losses import pairwise_contrastive_loss
-from model.similarity import clamped_scale
+from model.losses import clamped_scale, pairwise_contrastive_loss
 
 Clips = Callable[..., Tensor]
 TEXT = [["dog"], ["rain"], ["car", "horn"]]

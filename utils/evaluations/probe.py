@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.terminal import replace_unknown_letters
+from ignite_trainer.support.terminal import replace_unknown_letters
 from utils.evaluations.feature_files import FeatureTable
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ignite_trainer.support.errors import ProtocolError
-from model.terminal import replace_unknown_letters
+from ignite_trainer.support.terminal import replace_unknown_letters
 from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"

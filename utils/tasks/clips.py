@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ignite_trainer.api.batch import PaddedBatch
 from model.audioclip import AudioCLIP
-from model.similarity import normalised
+from model.losses import normalised
 from model.windows import WindowedEmbedding
 
 

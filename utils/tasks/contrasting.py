@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
-from model.losses import Positives, Reduction
-from model.similarity import scaled_similarity
+from model.losses import Positives, Reduction, scaled_similarity
 
 
 def check_options(*, positives: str, reduction: str, window_samples: int | None) -> None:

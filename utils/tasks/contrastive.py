@@ -12,8 +12,7 @@ from torch.profiler import record_function
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
-from model.losses import Positives, Reduction, label_ids_of, sample_weights
-from model.similarity import normalised
+from model.losses import Positives, Reduction, label_ids_of, normalised, sample_weights
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.clips import embed_clips

@@ -11,8 +11,8 @@ from ignite_trainer.api.findings import Finding
 from model.audioclip import AudioCLIP
 from model.clip.texts import TextTooLong
 from model.clip.towers import text_parameters
-from model.esresnet.cached_value import Kept
-from model.similarity import normalised
+from model.losses import normalised
+from model.recompute import CachedValue
 
 Labels = Sequence[Sequence[str]]
 
@@ -54,7 +54,7 @@ class Prompts:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
         self._class_texts = dict(class_texts or {})
         self._shorten = shorten
-        self._known: Kept[dict[tuple[str, ...], Tensor]] = Kept()
+        self._known: CachedValue[dict[tuple[str, ...], Tensor]] = CachedValue()
 
     def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
         """Raise a ValueError for a text that the tower cannot take, or words for a class that is none."""

@@ -162,7 +162,7 @@ class NormaliseImage(BatchTransform):
     ) -> None:
         preprocessing = CLIP_PREPROCESSING
         if clip is not None:
-            from model.clip.open_clip_models import image_preprocessing
+            from model.clip.towers import image_preprocessing
 
             preprocessing = image_preprocessing(clip)
         self._mean, self._std = tuple(mean or preprocessing.mean), tuple(std or preprocessing.std)

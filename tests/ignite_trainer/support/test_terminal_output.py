@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -18,6 +19,7 @@ from toy_research.protocols import toy
 
 from ignite_trainer.commands import cli
 from ignite_trainer.commands.flags import SHORTHANDS
+from ignite_trainer.support.terminal import replace_unknown_letters
 
 ROOT = Path(__file__).parents[3]
 COLOUR = re.compile(rb"\x1b\[[0-9;]*3[0-7][0-9;]*m")
@@ -102,3 +104,14 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 65536)
     except OSError:  # what Linux says when the other end is closed
         return b""
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("ascii", b"V?gel ?"), ("cp1252", b"V\xf6gel ?")])
+def test_letters_that_an_encoding_lacks_are_replaced(
+    encoding: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding))
+    replace_unknown_letters()
+    print("Vögel 音", end="", flush=True)
+    assert printed.getvalue() == said

@@ -1,61 +1,333 @@
-"""Tokens, and the towers that open_clip builds."""
+"""Image and text towers: those of the published arguments, and open_clip's by name."""
 
-import subprocess
-import sys
+from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
+from model.clip import texts
+from model.clip import towers as clip_module
+from model.clip.image_input import ImagePreprocessing, preprocess_image
 from model.clip.texts import tokenize
+from model.clip.towers import find_tagged_weights, image_preprocessing
+from model.esresnet import ESResNeXt
+from model.weights.releases import WeightsError
+
+VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "Tiny-ViT": {"embed_dim": 24, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT},
+    "Tiny-ViT-text": {
+        **{"embed_dim": 20, "custom_text": True, "vision_cfg": VISION},
+        "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+    },
+    "Tiny-coca": {
+        **{"embed_dim": 32, "custom_text": True},
+        "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    },
+}
+AUDIO: dict[str, Any] = {"n_fft": 256, "hop_length": 100, "win_length": 200}
+SENTENCES = ["a dog", "rain on a tin roof"]
 
 
-def test_importing_the_model_leaves_open_clip_alone() -> None:
-    code = "import sys, model.audioclip; sys.exit('open_clip' in sys.modules or 'librosa' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.fixture(scope="module", autouse=True)
+def tiny_models(named_towers: Callable[[dict[str, Any]], None]) -> None:
+    """Models that open_clip knows for as long as these tests last."""
+    named_towers(CONFIGS)
 
 
-def test_labels_are_joined_and_put_through_the_template() -> None:
-    joined = tokenize([["car", "horn"], "car, horn"], "the sound of {}")
-    assert torch.equal(joined[0], joined[1])
-    assert torch.equal(joined[0], tokenize(["the sound of car, horn"])[0])
-    assert joined.dtype == torch.int64
-    assert joined.shape == (2, 77)
-    assert joined[0, 0] == 49406 and joined.amax(dim=1).tolist() == [49407, 49407]
+def theirs(name: str) -> nn.Module:
+    """The model as open_clip builds it."""
+    from open_clip import coca_model, model
+
+    config = json.loads(json.dumps(CONFIGS[name]))
+    kind = model.CustomTextCLIP if config.pop("custom_text", False) else model.CLIP
+    network: nn.Module = (coca_model.CoCa if "multimodal_cfg" in config else kind)(**config)
+    return network.eval()
 
 
-def test_text_up_to_the_limit_is_taken_and_above_is_named() -> None:
-    assert tokenize(["dog " * 75])[0, -1] == 49407
-    assert tokenize(["dog " * 6], context_length=8)[0, -1] == 49407
-    remedy = "Shorten it (or the template), or split it into several texts and average their embeddings."
-    for words, shown in ((7, "dog dog dog dog dog dog dog"), (100, f"{'dog ' * 20}...")):
-        with pytest.raises(ValueError, match=r"^A text has ") as caught:
-            tokenize(["dog", " ".join(["dog"] * words)], context_length=8)
-        assert str(caught.value) == (
-            f"A text has {words + 2} tokens with its start and its end, and the text tower takes 8: "
-            f"{shown!r}. {remedy}"
-        )
+def tiny(name: str = "Tiny-ViT", **options: Any) -> AudioCLIP:
+    torch.manual_seed(0)
+    return AudioCLIP(clip=name, **{"pretrained": False, **AUDIO, **options}).eval()
 
 
-def test_tokens_are_those_of_open_clip() -> None:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    texts = ["a dog", "", "rain &amp; wind", "dog " * 8, "Grüße 42"]
-    for context_length in (10, 77):
-        expected = SimpleTokenizer()(texts, context_length=context_length)
-        assert torch.equal(tokenize(texts, context_length=context_length), expected)
-    assert tokenize([]).shape == (0, 77)
+def pictures(count: int) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_braces_in_a_label_are_text() -> None:
-    assert torch.equal(tokenize([["a {dog} {0}"]]), tokenize(["a {dog} {0}"]))
+def as_array(seed: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
 
 
-def test_a_bare_string_and_a_template_without_place_are_refused() -> None:
-    with pytest.raises(ValueError, match="text is the string 'dog'"):
-        tokenize("dog")
-    with pytest.raises(ValueError, match=r"'a sound' lacks a \{\}"):
-        tokenize(["dog"], "a sound")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_features_are_those_of_open_clip_with_its_weights_under_its_names(name: str, tmp_path: Path) -> None:
+    reference: Any = theirs(name)
+    torch.save(reference.state_dict(), tmp_path / "towers.pt")
+    model = tiny(name, pretrained={"clip": str(tmp_path / "towers.pt")})
+    assert model.weights_files == (tmp_path / "towers.pt",)
+    own = {key for key in model.state_dict() if not key.startswith(("audio.", "logit_scale_a"))}
+    assert own == {key for key in reference.state_dict() if not key.startswith("text_decoder.")}
+    with torch.inference_mode():
+        expected = reference.encode_image(pictures(3), normalize=False)
+        assert torch.equal(model.encode_image(pictures(3)), expected)
+        tokens = tokenize(SENTENCES, context_length=16)
+        assert torch.equal(model.encode_text(SENTENCES), reference.encode_text(tokens, normalize=False))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_trains_all_three_towers_and_they_share_a_space(name: str) -> None:
+    model = tiny(name)
+    dimension = CONFIGS[name]["embed_dim"]
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    assert not model.text_is_frozen
+    (features, _), loss = model(3000.0 * torch.randn(2, 1, 9000), pictures(2), SENTENCES)
+    assert {tuple(each.shape) for each in features} == {(2, dimension)}
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    moved = {key.split(".")[0] for key, value in model.named_parameters() if not value.equal(before[key])}
+    text = {"text"} if "text" in model._modules else {"transformer", "text_projection", "ln_final"}
+    assert moved >= {"audio", "visual", "logit_scale", "logit_scale_at", *text}
+
+    audio = model.embed_audio(np.full(9000, 500, np.int16), sample_rate=44100)
+    embeddings = torch.cat([audio, model.embed_image(as_array(0)), model.embed_text(SENTENCES)])
+    assert embeddings.shape == (4, dimension)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(4))
+
+
+def test_a_frozen_text_tower_is_known_to_be() -> None:
+    for name in ("Tiny-ViT", "Tiny-ViT-text"):
+        model = tiny(name)
+        for key, weight in model.named_parameters():
+            weight.requires_grad_(key.startswith(("audio.", "visual.", "logit_scale")))
+        assert model.text_is_frozen
+        next(iter(clip_module.text_parameters(model))).requires_grad_(True)
+        assert not model.text_is_frozen
+
+
+def test_activations_of_transformers_are_recomputed_to_the_same_gradients() -> None:
+    found = []
+    for recomputed in (False, True):
+        model = tiny().train()
+        if recomputed:
+            model.recompute_activations()
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            features = model.encode_image(pictures(16)), model.encode_text(SENTENCES)
+        (features[0].square().sum() + features[1].square().sum()).backward()
+        gradients = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
+        found.append((sum(kept.values()), gradients))
+    (plain, expected), (less, gradients) = found
+    assert less < 0.6 * plain
+    assert gradients.keys() == expected.keys()
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[key])
+
+
+# Pictures and texts
+
+
+def test_pictures_are_prepared_as_open_clip_does_for_each_model() -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    half = (0.5, 0.5, 0.5)
+    expected = ImagePreprocessing((224, 224), half, half, "bicubic", "squash")
+    assert image_preprocessing("ViT-B-16-SigLIP") == expected
+    assert image_preprocessing("ViT-B-32-quickgelu") == ImagePreprocessing()
+    assert tiny().image_preprocessing == ImagePreprocessing(size=(32, 32))
+    picture = Image.fromarray(as_array(3))
+    config = PreprocessCfg(size=224, mean=half, std=half, resize_mode="squash")
+    reference = image_transform_v2(config, is_train=False)(picture)
+    assert torch.equal(preprocess_image(picture, preprocessing=expected), reference)
+    model = tiny()
+    prepared = preprocess_image(as_array(3), preprocessing=model.image_preprocessing)
+    with torch.inference_mode():
+        features = model.encode_image(prepared[None])
+    torch.testing.assert_close(model.embed_image(as_array(3)), features / features.norm())
+
+
+def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Words:
+        """As tokenizers of the Hugging Face hub are wrapped: a number for every word, -1 after the end."""
+
+        def clean_fn(self, text: str) -> str:
+            return text.strip()
+
+        def tokenizer(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [len(word) for word in text.split()]}
+
+        def __call__(self, texts: list[str], context_length: int) -> Tensor:
+            rows = [self.tokenizer(text)["input_ids"] for text in texts]
+            return torch.tensor([row + [-1] * (context_length - len(row)) for row in rows])
+
+    monkeypatch.setattr("open_clip.get_tokenizer", lambda name: {"Tiny-ViT": Words()}[name])
+    texts._tokenizer.cache_clear()
+    try:
+        assert tiny().tokenize(["a dog", ["rain", "wind"]]).tolist() == [
+            [1, 3] + 14 * [-1],
+            [5, 4] + 14 * [-1],
+        ]
+        with pytest.raises(ValueError, match=r"A text has 17 tokens .* takes 16: "):
+            tiny().tokenize(["a " * 17])
+    finally:
+        texts._tokenizer.cache_clear()
+
+
+def test_a_tokenizer_that_cannot_be_had_is_an_error_that_names_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(_: str) -> None:
+        raise ImportError("no module named transformers")
+
+    monkeypatch.setattr("open_clip.get_tokenizer", missing)
+    texts._tokenizer.cache_clear()
+    with pytest.raises(
+        ValueError, match=r'"Tiny-ViT", whose tokenizer is not part of open_clip .* transformers'
+    ):
+        tiny().tokenize(["a dog"])
+
+
+# Arguments and weights
+
+
+def test_the_published_arguments_and_a_name_exclude_each_other() -> None:
+    message = r'vision_width is 32, but clip is "Tiny-ViT", .* Leave out vision_width, transformer_layers, or'
+    with pytest.raises(ValueError, match=message):
+        tiny(vision_width=32, transformer_layers=1)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgel", "hf-hub:someone/ViT-B-32", "local-dir:/tmp"])
+def test_a_name_that_open_clip_does_not_know_is_refused_with_near_ones(name: str) -> None:
+    with pytest.raises(
+        ValueError,
+        match=rf'^clip is "{name}", which is not a model of open_clip; .*ViT-B-32',
+    ):
+        tiny(name)
+
+
+def first_weight(model: AudioCLIP) -> float:
+    return float(model.visual.get_parameter("conv1.weight").detach().flatten()[0])
+
+
+def test_each_part_starts_from_a_file_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    classifier, other = ESResNeXt(num_classes=7, **AUDIO), tiny()
+    with torch.no_grad():
+        other.visual.get_parameter("conv1.weight").fill_(0.5)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    parts = {"clip": tmp_path / "other.pt", "audio": tmp_path / "classifier.pt"}
+    model = tiny(pretrained=parts)
+    assert set(model.weights_files) == set(parts.values())
+    for name, value in classifier.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(model.audio.state_dict()[name], value), name
+    assert model.audio.fc.weight.shape == (24, 2048)
+    assert first_weight(model) == 0.5
+
+    again = tiny(pretrained={"audio": tmp_path / "other.pt"})
+    for name, value in other.audio.state_dict().items():
+        assert torch.equal(again.audio.state_dict()[name], value), name
+    assert first_weight(again) != 0.5
+    assert first_weight(tiny(pretrained=tmp_path / "other.pt")) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "message"),
+    [
+        (True, r'pretrained is true, which means the released weights; they do not fit "Tiny-ViT"'),
+        ({}, r'pretrained is empty; its parts are "clip" and "audio"'),
+        ({"image": "x"}, r'pretrained has "image"; its parts are'),
+        (
+            {"clip": "openai"},
+            r'pretrained\.clip is "openai": no such file, and Tiny-ViT has no weights by that name',
+        ),
+        ({"clip": "/nowhere/towers.pt"}, r"/nowhere/towers\.pt: no such file"),
+        ({"audio": "/nowhere/tower.pt"}, r"/nowhere/tower\.pt: no such file"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused(pretrained: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(pretrained=pretrained)
+
+
+def test_tagged_weights_are_fetched_by_open_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reference = theirs("Tiny-ViT")
+    torch.save(reference.state_dict(), tmp_path / "fetched.bin")
+    asked = []
+
+    def fetch(weights: dict[str, Any], cache_dir: str | None) -> str:
+        asked.append((weights["url"], cache_dir))
+        return str(tmp_path / "fetched.bin")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", fetch)
+    monkeypatch.setitem(_table(), "Tiny-ViT", {"web": {"url": "https://example.org/tiny.bin"}})
+    model = tiny(pretrained={"clip": "web"}, assets=tmp_path)
+    assert asked == [("https://example.org/tiny.bin", str(tmp_path))]
+    assert torch.equal(model.state_dict()["text_projection"], reference.state_dict()["text_projection"])
+
+
+def test_tagged_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> str:
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", offline)
+    message = (
+        r'The weights "openai" of ViT-B-32 cannot be fetched from .*: no route to host\. .* give its path'
+    )
+    with pytest.raises(WeightsError, match=message):
+        find_tagged_weights("ViT-B-32", "openai")
+    with pytest.raises(WeightsError, match=r'"dfn5b", which needs another image preprocessing'):
+        find_tagged_weights("ViT-H-14", "dfn5b")
+    with pytest.raises(WeightsError, match=r"ViT-B-32 has no weights by that name\. It has openai, "):
+        find_tagged_weights("ViT-B-32", "opnai")
+
+
+def _table() -> dict[str, Any]:
+    from open_clip import pretrained
+
+    table: dict[str, Any] = pretrained._PRETRAINED
+    return table
+
+
+def test_a_saved_model_with_named_towers_comes_back(tmp_path: Path) -> None:
+    model = tiny("Tiny-ViT-text")
+    model.save_pretrained(tmp_path)
+    again = AudioCLIP.from_pretrained(tmp_path)
+    assert again.clip == "Tiny-ViT-text"
+    assert torch.equal(again.embed_text(SENTENCES), model.embed_text(SENTENCES))
+
+
+def test_vit_b_32_builds_trains_a_step_and_embeds_three_modalities_in_one_space() -> None:
+    """The real one, of 182 million weights."""
+    torch.manual_seed(0)
+    model = AudioCLIP(clip="ViT-B-32-quickgelu", pretrained=False)
+    names = ("audio.conv1.weight", "visual.proj", "text_projection", "logit_scale_ai")
+    before = {name: model.get_parameter(name).detach().clone() for name in names}
+    _, loss = model(3000.0 * torch.randn(2, 1, 11025), torch.randn(2, 3, 224, 224), [["dog"], ["rain"]])
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    for name in names:
+        assert not model.get_parameter(name).equal(before[name]), name
+    audio = model.embed_audio(np.full(11025, 500, np.int16), sample_rate=44100)
+    embeddings = torch.cat([audio, model.embed_image(as_array(0)), model.embed_text(SENTENCES)])
+    assert embeddings.shape == (4, 512)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(4))
 
 
 def test_vision_transformers_are_built_too(small_arguments: dict[str, object]) -> None:

@@ -1,14 +1,14 @@
-"""The audio tower: gates, channels, front ends, precision and what it refuses."""
+"""The audio tower: channels, front ends, precision, and the inputs it refuses."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.esresnet.attention import Gate
-from model.esresnet.esresnext import ESResNeXt
+from model.esresnet.esresnext import ESResNeXt, convolve_in_halves
 from model.weights.releases import WeightsError
 
 Clips = Callable[..., Tensor]
@@ -23,45 +23,6 @@ def tower(**arguments: object) -> ESResNeXt:
 @pytest.fixture(scope="module")
 def learned() -> ESResNeXt:
     return tower()
-
-
-@torch.no_grad()
-def test_gate_is_the_sigmoid_of_pooled_and_convolved_input() -> None:
-    torch.manual_seed(0)
-    gate = Gate(4, 6, kernel_size=(1, 5)).eval()
-    x = torch.randn(2, 4, 7, 9)
-    pooled = torch.nn.functional.adaptive_max_pool2d(x, (4, 5))
-    padded = torch.nn.functional.pad(pooled, (2, 2))
-    depth = gate.conv_depth.weight[:, 0, 0]  # [4, 5]
-    columns = torch.stack([(padded[..., i : i + 5] * depth[:, None, :]).sum(-1) for i in range(5)], dim=-1)
-    assert gate.conv_depth.bias is not None and gate.conv_point.bias is not None
-    columns = columns + gate.conv_depth.bias[:, None, None]
-    point = torch.einsum("oi,bihw->bohw", gate.conv_point.weight[..., 0, 0], columns)
-    point = point + gate.conv_point.bias[:, None, None]
-    opening = torch.sigmoid(point / (1 + 1e-5) ** 0.5)  # batch norm with mean 0 and variance 1
-    output = torch.randn(2, 6, 4, 5)
-    torch.testing.assert_close(gate(x, output), output * opening)
-
-
-@pytest.mark.parametrize("kernel_size", [(1, 5), (3, 1), (3, 5)])
-@pytest.mark.parametrize("size", [(7, 9), (4, 5), (1, 1)])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_gate_and_its_gradients_are_those_of_its_modules(
-    kernel_size: tuple[int, int], size: tuple[int, int], memory_format: torch.memory_format
-) -> None:
-    torch.manual_seed(0)
-    gate = Gate(4, 6, kernel_size=kernel_size).double()
-    x = torch.randn(3, 4, 7, 9, dtype=torch.float64).contiguous(memory_format=memory_format)
-    output = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format)
-    inputs = [x.requires_grad_(), output.requires_grad_(), *gate.parameters()]
-    pooled = torch.nn.functional.adaptive_max_pool2d(x, size)
-    expected = output * torch.sigmoid(gate.bn(gate.conv_point(gate.conv_depth(pooled))))
-    gated = gate(x, output)
-    torch.testing.assert_close(gated, expected)
-    towards = torch.randn_like(gated)
-    ours, theirs = (torch.autograd.grad(y, inputs, towards) for y in (gated, expected))
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_gates_stand_beside_the_stages(learned: ESResNeXt) -> None:
@@ -239,3 +200,45 @@ def test_released_classifier_is_loaded_and_its_head_dropped_where_it_differs(
     assert torch.equal(same.fc.weight, released.fc.weight)
     with pytest.raises(WeightsError, match=r"fc\.weight \[4, 2048\] for \[7, 2048\]"):
         tower(pretrained=tmp_path / "ESRNXFBSP.pt")
+
+
+def decibel_image() -> Tensor:
+    """Decibels around -60, as of a quiet clip."""
+    return 12.0 * torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(0)) - 60.0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_image_in_halves_is_convolved_with_a_small_part_of_the_error(bias: bool) -> None:
+    torch.manual_seed(1)
+    convolution = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=bias)
+    image = decibel_image()
+    rounded = copy.deepcopy(convolution).bfloat16()(image.bfloat16()).double()
+    reference = copy.deepcopy(convolution).double()(image.double())
+    found = convolve_in_halves(image, convolution, torch.bfloat16)
+    assert found.dtype == torch.float32
+    spread = (reference - reference.mean(dim=(0, 2, 3), keepdim=True)).norm()  # what batch norm leaves of it
+    assert (found - reference).norm() < 0.01 * spread
+    assert (rounded - reference).norm() > 5 * (found - reference).norm()
+
+
+def test_gradients_through_halves_are_those_of_the_convolution() -> None:
+    torch.manual_seed(1)
+    convolution = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=False)
+    gradients = []
+    for halves in (True, False):
+        image = decibel_image().requires_grad_()
+        convolution.zero_grad()
+        output = convolve_in_halves(image, convolution, torch.bfloat16) if halves else convolution(image)
+        (output * torch.sin(torch.arange(output.numel())).view(output.shape)).sum().backward()
+        gradients.append([image.grad, convolution.weight.grad])
+    for one, other in zip(*gradients, strict=True):
+        assert one is not None and other is not None
+        assert (one - other).norm() < 0.01 * other.norm()
+
+
+def test_an_image_in_halves_does_not_depend_on_the_others_of_its_batch() -> None:
+    torch.manual_seed(1)
+    convolution, image = nn.Conv2d(3, 16, 7, stride=2, padding=3), decibel_image()
+    alone = convolve_in_halves(image[:1], convolution, torch.bfloat16)
+    image[1] = torch.nan
+    torch.testing.assert_close(convolve_in_halves(image, convolution, torch.bfloat16)[:1], alone)

@@ -109,7 +109,7 @@ def test_kept_bank_follows_its_parameters() -> None:
             before = kept["bank"]
             kept["bank"] = module.bank()
             assert module.bank() is kept["bank"]
-            torch.testing.assert_close(kept["bank"], module._materialise())
+            torch.testing.assert_close(kept["bank"], module._evaluate())
             return kept["bank"] is not before
 
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_copies_and_pickles_leave_the_kept_bank_behind() -> None:
     with torch.no_grad():
         kept = module.bank()
         for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-            assert other._kept._value is None
+            assert other._cached._value is None
             other.fc.add_(1.0)
             assert not torch.equal(other.bank(), kept)
         assert module.bank() is kept

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from model.audioclip import AudioCLIP
-from model.esresnet.initial_weights import find_initial_weights
 from model.weights import releases
-from model.weights.releases import RELEASES, WeightsError, find_pretrained, find_weights, released_hashes
+from model.weights.initial import find_initial_weights
+from model.weights.releases import RELEASES, WeightsError, find_weights, released_hashes
 
 if TYPE_CHECKING:
     from tests.conftest import Web
@@ -41,7 +41,7 @@ def test_offline_the_error_says_what_to_put_where(name: str, tmp_path: Path) -> 
         assert part in message
     assert "pretrained" not in message
     with pytest.raises(WeightsError, match=r"ESRNXFBSP.* need no file: .*--Model\.args\.pretrained false"):
-        find_pretrained("ESRNXFBSP", together=(), assets=tmp_path)
+        find_initial_weights("ESRNXFBSP", assets=tmp_path)
 
 
 def test_offline_a_user_sees_one_traceback_with_the_message_once(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_released_file_is_found_in_the_assets(
     take_for_released(tmp_path / "CLIP.pt")
     assert find_weights("CLIP", assets=tmp_path) == tmp_path / "CLIP.pt"
     assert find_weights("CLIP.pt", assets=str(tmp_path)) == tmp_path / "CLIP.pt"
-    assert find_pretrained(True, together=("CLIP",), assets=tmp_path) == (tmp_path / "CLIP.pt",)
-    assert find_pretrained(False, together=("CLIP",)) == ()
+    assert find_initial_weights("CLIP", assets=tmp_path) == (tmp_path / "CLIP.pt",)
+    assert find_initial_weights(False) == ()
 
 
 def test_a_released_name_with_a_file_of_another_size_is_an_error(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 from torchvision.models import resnext50_32x4d
 
 from model.audioclip import AudioCLIP
-from model.esresnet import ESResNeXt, initial_weights
-from model.esresnet.initial_weights import imagenet_file
+from model.esresnet import ESResNeXt
+from model.weights import initial
 from model.weights.fetch import RemoteFile
+from model.weights.initial import imagenet_file
 from model.weights.releases import WeightsError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def test_what_is_fetched_is_held_against_the_hash_in_its_name(
         remote = RemoteFile(name, "unused", digest=f"sha256:{Path(name).stem[-8:]}")
         web.files[name] = file.getvalue()
         monkeypatch.setenv("AUDIOCLIP_MIRROR", web.url)
-        monkeypatch.setattr(initial_weights, "imagenet_file", lambda remote=remote: remote)
+        monkeypatch.setattr(initial, "imagenet_file", lambda remote=remote: remote)
         if whole:
             started = tower(pretrained="imagenet", assets=tmp_path)
             assert torch.equal(started.conv1.weight, published["conv1.weight"])

@@ -1,0 +1,197 @@
+"""Initial weights of an AudioCLIP and of its audio tower, from the argument `pretrained`.
+
+Files are found, and fetched if need be, before a network is built, and loaded into it afterwards.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import nn
+from torchvision.models import ResNeXt50_32X4D_Weights
+
+from .built_from import warn_of_other_arguments
+from .fetch import FetchError, RemoteFile, fetch
+from .loading import load_weights, read_state_dict, rename_to_fit
+from .releases import DEFAULT_ASSETS, RANDOM_INSTEAD, RELEASES, WeightsError, find_weights
+
+Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
+"""Initial weights of an AudioCLIP; see its argument `pretrained`."""
+
+IMAGENET = "imagenet"
+"""Value of `pretrained` with which the published tower started its training."""
+
+_RELEASED = {"clip": "CLIP", "audio": "ESRNXFBSP"}
+_AUDIO = (r"audio\..*", "logit_scale_a[it]")
+_NOT_IN_IMAGENET_WEIGHTS = (r"att\d\..*", r"fbsp\..*", r"fc\..*", "window")
+_CAPTION_DECODER = (r"text_decoder\..*",)
+
+
+class Sources(NamedTuple):
+    """Files of initial weights; parts without a file stay random.
+
+    Attributes:
+        everything: file of all three towers.
+        clip: file of the image and text towers.
+        audio: file of the audio tower.
+        audio_pretrained: the value of `pretrained` that named it.
+    """
+
+    everything: tuple[Path, ...] = ()
+    clip: tuple[Path, ...] = ()
+    audio: tuple[Path, ...] = ()
+    audio_pretrained: str | Path = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files."""
+        return (*self.everything, *self.clip, *self.audio)
+
+
+def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path | None) -> Sources:
+    """Resolve an AudioCLIP's argument `pretrained` to files, and fetch those that are missing.
+
+    Args:
+        pretrained: see `AudioCLIP`.
+        clip: name of an open_clip model; None for the published towers.
+        assets: folder of the released weights; None for the repository's `assets/`.
+
+    Raises:
+        ValueError: a mapping has a part other than "clip" and "audio", or True meets another `clip`.
+        WeightsError: a file is missing and cannot be fetched.
+    """
+    if pretrained is True:
+        if clip is not None:
+            raise ValueError(
+                f'pretrained is true, which means the released weights; they do not fit "{clip}". Write '
+                'false, the path of a file, or {"clip": a tag of open_clip, "audio": "ESRNXFBSP"}, say.'
+            )
+        pretrained = _RELEASED
+    if pretrained is False:
+        return Sources()
+    if not isinstance(pretrained, Mapping):
+        return Sources(everything=(find_weights(pretrained, assets=assets, instead=RANDOM_INSTEAD),))
+    unknown = sorted(pretrained.keys() - _RELEASED.keys())
+    if unknown or not pretrained:
+        found = f'has "{unknown[0]}"' if unknown else "is empty"
+        raise ValueError(f'pretrained {found}; its parts are "clip" and "audio".')
+    of_clip, of_audio = pretrained.get("clip"), pretrained.get("audio")
+    return Sources(
+        clip=() if of_clip is None else (_find_clip(of_clip, clip=clip, assets=assets),),
+        audio=() if of_audio is None else find_initial_weights(of_audio, assets=assets),
+        audio_pretrained=of_audio or "",
+    )
+
+
+def load_sources(
+    model: nn.Module,
+    audio: nn.Module,
+    sources: Sources,
+    *,
+    clip_args: Mapping[str, Any],
+    audio_args: Mapping[str, Any],
+) -> None:
+    """Load files into an AudioCLIP; warn if they were trained with other arguments.
+
+    From the file of one part, entries of other parts are left out. The audio tower's head stays random if the
+    file has another number of outputs.
+
+    Args:
+        model: an AudioCLIP.
+        audio: its audio tower.
+        sources: files from `find_sources`.
+        clip_args: arguments of the image and text towers.
+        audio_args: arguments of the audio tower.
+
+    Raises:
+        WeightsError: a file does not fit.
+    """
+    for file in sources.everything:
+        warn_of_other_arguments(type(model), {**clip_args, **audio_args}, file)
+        load_weights(model, read_state_dict(file), source=file)
+    for file in sources.clip:
+        warn_of_other_arguments(type(model), clip_args, file)
+        state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
+        of_clip = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
+        load_weights(model, of_clip, source=file, allow_missing=_AUDIO, allow_unexpected=_CAPTION_DECODER)
+    load_initial_weights(
+        audio, sources.audio, sources.audio_pretrained, arguments=audio_args, allow_other_head=True
+    )
+
+
+def find_initial_weights(
+    pretrained: bool | str | Path, *, assets: str | Path | None = None
+) -> tuple[Path, ...]:
+    """Resolve the argument `pretrained` of an `ESResNeXt` to one file or none, fetched if it is missing.
+
+    Raises:
+        WeightsError: the file is missing and cannot be fetched; the message says what to put where.
+    """
+    if pretrained is False:
+        return ()
+    if pretrained != IMAGENET:
+        source = _RELEASED["audio"] if pretrained is True else pretrained
+        return (find_weights(source, assets=assets, others=(IMAGENET,), instead=RANDOM_INSTEAD),)
+    file = imagenet_file()
+    folder = DEFAULT_ASSETS if assets is None else Path(assets)
+    try:
+        return (fetch(file, folder / file.name),)
+    except FetchError as error:
+        raise WeightsError(f"{error} {RANDOM_INSTEAD}") from None
+
+
+def load_initial_weights(
+    tower: nn.Module,
+    files: tuple[Path, ...],
+    pretrained: bool | str | Path,
+    *,
+    arguments: Mapping[str, Any],
+    allow_other_head: bool = False,
+) -> None:
+    """Load a file from `find_initial_weights`; warn if it was trained with other arguments.
+
+    ImageNet weights fill `conv1` to `layer4`: the bands of the spectrogram take the places of red, green and
+    blue. Head, gates and wavelets keep their values.
+
+    Args:
+        tower: an `ESResNeXt`.
+        files: of the tower alone or of an AudioCLIP.
+        pretrained: the value that named it.
+        arguments: arguments of the tower, without the number of outputs.
+        allow_other_head: let `fc` keep its values if the file has another number of outputs; always so for
+            the released tower.
+
+    Raises:
+        WeightsError: the file does not fit.
+    """
+    for file in files:
+        names = tower.state_dict().keys()
+        known = {*names, *(f"audio.{name}" for name in names)}
+        if pretrained == IMAGENET:
+            state = rename_to_fit(read_state_dict(file), names, source=file)
+            state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+            load_weights(tower, state, source=file, allow_missing=_NOT_IN_IMAGENET_WEIGHTS)
+            continue
+        warn_of_other_arguments(type(tower), arguments, file)
+        state = rename_to_fit(read_state_dict(file), known, source=file)
+        of_audio = {k.removeprefix("audio."): v for k, v in state.items() if k.startswith("audio.")}
+        keeps_head = allow_other_head or pretrained in (True, _RELEASED["audio"])
+        head = (r"fc\..*",) if keeps_head else ()
+        load_weights(tower, of_audio or state, source=file, allow_missing=head)
+
+
+def imagenet_file() -> RemoteFile:
+    """Return torchvision's ResNeXt-50 weights, whose file name ends with the start of their sha256."""
+    url = ResNeXt50_32X4D_Weights.IMAGENET1K_V1.url
+    name = url.rpartition("/")[2]
+    return RemoteFile(name, url, digest=f"sha256:{Path(name).stem.rpartition('-')[2]}")
+
+
+def _find_clip(source: str | Path, *, clip: str | None, assets: str | Path | None) -> Path:
+    path = Path(source).expanduser()
+    is_path = path.is_file() or len(path.parts) > 1 or path.suffix
+    if clip is None or is_path or path.name in RELEASES:
+        return find_weights(source, assets=assets, instead=RANDOM_INSTEAD)
+    from ..clip.towers import find_tagged_weights  # noqa: PLC0415 - avoids PIL and open_clip
+
+    return find_tagged_weights(clip, str(source), folder=Path(assets) if assets else None)
