@@ -146,7 +146,7 @@ class EmbeddingTask(Task):
         To the loss belongs what depends on parameters alone, such as scales and penalties. The batch is not
         sent through the model again: where several processes share one, embeddings and batch are those of
         all of them, and of its fields lists and numbers are there, but of arrays only who has one (see
-        `ignite_trainer.training.distributed_steps` and `ignite_trainer.api.batch.rows_of`).
+        `ignite_trainer.training.forward` and `ignite_trainer.api.batch.rows_of`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:

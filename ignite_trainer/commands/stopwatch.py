@@ -20,7 +20,7 @@ from ignite_trainer.support.memory import freed_memory
 from ignite_trainer.support.profiling import phase
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
-from ignite_trainer.training.precision import float32_products
+from ignite_trainer.training.forward import float32_products
 
 _WITHOUT_END = 2**31
 _READY_BATCHES = 2  # of each loader process, torch's default

@@ -41,8 +41,8 @@ from ignite_trainer.support.distributed import all_or_none, share_state, world_s
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.lone_samples import refuse_single_values
 from ignite_trainer.training.optimization import build_optimization
+from ignite_trainer.training.optimizer_steps import loss_scaler
 from ignite_trainer.training.parameters import ParameterPlan, apply_rules
-from ignite_trainer.training.precision import loss_scaler
 from ignite_trainer.training.weight_average import WeightAverage
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -184,7 +184,7 @@ def _put_together(blueprint: Blueprint, built: _Built, *, seed: int, device: tor
     )
     # As published, the rate is multiplied by the number of devices; here each has a process of its own.
     rate = protocol.setup.rate(world_size())
-    plan = apply_rules(model, protocol.parameters, rate=rate)
+    plan = apply_rules(model, protocol.parameters)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(training))
     average = None
     if optimizer and protocol.setup.ema:

@@ -24,7 +24,7 @@ from ignite_trainer.support.distributed import is_main, main_says
 from ignite_trainer.support.errors import RunFailed
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import make_evaluator
-from ignite_trainer.training.precision import autocast
+from ignite_trainer.training.forward import autocast
 
 _TITLES: dict[Split, str] = {
     "train": "Evaluating the training split",

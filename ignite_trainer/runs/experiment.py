@@ -25,7 +25,7 @@ from ignite_trainer.support.folder_lock import alone_in
 from ignite_trainer.support.memory import freed_memory
 from ignite_trainer.support.signals import stop_on_signals
 from ignite_trainer.support.terminal import show
-from ignite_trainer.training.precision import float32_products
+from ignite_trainer.training.forward import float32_products
 
 __all__ = ["RunResult", "run"]
 

@@ -23,7 +23,7 @@ from ignite_trainer.support.files import failed_writing
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.support.signals import StopRequest
 from ignite_trainer.training.lone_samples import LeftOut
-from ignite_trainer.training.not_finite import NotFinite, StepWatch, not_finite_weights
+from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch, not_finite_weights
 
 STEPS_LEFT_OUT = "steps left out"
 SAMPLES_SKIPPED = "samples skipped"

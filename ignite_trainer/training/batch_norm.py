@@ -1,4 +1,4 @@
-"""Batch norm over the batch of all processes, so that statistics do not depend on how many share it."""
+"""Batch norm over the batch of all processes, whose statistics do not depend on their number."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from ignite_trainer.support.distributed import gather_rows, sum_over_all, world_
 
 
 def synchronise_batch_norms(model: nn.Module) -> None:
-    """Have every batch norm of a model, when it is in train mode, see the values of all processes.
+    """Replace every batch norm of a model by one whose statistics in train mode are those of all processes.
 
-    Names, parameters and buffers stay; in eval mode, and with one process, nothing changes. All processes
-    have to run each of them equally often in a step, or set `synchronised` to false meanwhile.
+    Names, parameters and buffers stay the same; with one process, nothing changes. All processes must run
+    each batch norm equally often in a step, or set `synchronised` to false for that time.
     """
     for module in model.modules():
         for name, child in module.named_children():
-            if type(child) in _SYNCHRONISED:
-                setattr(module, name, _synchronised(child))
+            kind = _SYNCHRONISED.get(type(child))
+            if kind is not None:
+                synchronised = kind.__new__(kind)
+                synchronised.__dict__.update(child.__dict__)
+                setattr(module, name, synchronised)
 
 
 class SynchronisedBatchNorm(nn.Module):
-    """Mixin for batch norms: mean and variance are those of all processes, while `synchronised` is true.
+    """Mixin for batch norms that takes mean and variance over all processes while `synchronised` is true.
 
-    With n values of a channel in all, mean m and biased variance v = sum (x - m)^2 / n: the output is
-    (x - m) / sqrt(v + eps), the running variance follows v n / (n - 1), as in torch's.
+    With n values of a channel in all, mean m and biased variance v = sum (x - m)^2 / n, the output is
+    (x - m) / sqrt(v + eps), and the running variance follows v n / (n - 1), as in torch.
     """
 
     synchronised = True
@@ -42,7 +45,7 @@ class SynchronisedBatchNorm(nn.Module):
     num_batches_tracked: Tensor | None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Normalise `[B, C, ...]`, in train mode by the statistics of all processes."""
+        """Normalise `[B, C, ...]`."""
         alone = world_size() == 1 or not self.synchronised
         if alone or not self.training or not self.track_running_stats:
             normalised: Tensor = super().forward(input)
@@ -78,8 +81,8 @@ class SynchronisedBatchNorm(nn.Module):
 class _OnCuda(torch.autograd.Function):
     """Synchronised batch norm in torch's CUDA kernels.
 
-    torch's own function also handles processes with empty input; to find those, the host waits for the device
-    in every layer. In training here every process has at least one sample.
+    torch's own function also handles processes with empty input, for which the host waits for the device in
+    every layer. In training, every process has at least one sample.
     """
 
     @staticmethod
@@ -127,27 +130,7 @@ def _dense(x: Tensor) -> Tensor:
     return x if any(x.is_contiguous(memory_format=each) for each in formats) else x.contiguous()
 
 
-class _BatchNorm1d(SynchronisedBatchNorm, nn.BatchNorm1d):
-    pass
-
-
-class _BatchNorm2d(SynchronisedBatchNorm, nn.BatchNorm2d):
-    pass
-
-
-class _BatchNorm3d(SynchronisedBatchNorm, nn.BatchNorm3d):
-    pass
-
-
 _SYNCHRONISED: dict[type[nn.Module], type[SynchronisedBatchNorm]] = {
-    nn.BatchNorm1d: _BatchNorm1d,
-    nn.BatchNorm2d: _BatchNorm2d,
-    nn.BatchNorm3d: _BatchNorm3d,
+    kind: type(f"Synchronised{kind.__name__}", (SynchronisedBatchNorm, kind), {})
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 }
-
-
-def _synchronised(norm: nn.Module) -> nn.Module:
-    """A synchronised batch norm that has the parameters, the buffers and the mode of another."""
-    synchronised = _SYNCHRONISED[type(norm)].__new__(_SYNCHRONISED[type(norm)])
-    synchronised.__dict__.update(norm.__dict__)
-    return synchronised

@@ -1,4 +1,4 @@
-"""Ignite engines from a task: one that trains, one that evaluates."""
+"""Ignite engines that train and evaluate a task."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ignite.metrics import RunningAverage
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from ignite_trainer.api.batch import part_of
 from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
@@ -19,23 +20,18 @@ from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.memory import is_out_of_memory
-from ignite_trainer.support.profiling import phase
 from ignite_trainer.support.progress import ProgressLines, how_far, is_terminal
-from ignite_trainer.training import distributed_steps
-from ignite_trainer.training.distributed_steps import Joint
-from ignite_trainer.training.gradient_cache import GradientCache
+from ignite_trainer.training.forward import GradientCache, Joint, autocast, evaluation_step, training_step
 from ignite_trainer.training.lone_samples import LoneSamples
 from ignite_trainer.training.metrics import ReadBack, logged_steps, seeing_one_process
-from ignite_trainer.training.not_finite import StepWatch
-from ignite_trainer.training.optimizer import OptimizerSteps
+from ignite_trainer.training.optimizer_steps import OptimizerSteps, StepWatch, loss_scaler
 from ignite_trainer.training.out_of_memory import evaluation_failed, largest_that_fits, training_failed
 from ignite_trainer.training.parameters import ParameterPlan
-from ignite_trainer.training.precision import autocast, loss_scaler
 
 _LEFT_FREE = 0.05
-"""Share of a device's memory that a batch must leave free: in a long run memory is fragmented."""
+"""Share of a device's memory that a batch must leave free, as memory gets fragmented in a long run."""
 
-RUNNING_LOSS = "ignite_trainer.running_loss"  # no label of a metric
+RUNNING_LOSS = "ignite_trainer.running_loss"  # not the label of any metric
 
 
 def make_trainer(
@@ -52,13 +48,21 @@ def make_trainer(
     average: RunningAverage | None = None,
     lone_samples: LoneSamples | None = None,
 ) -> Engine:
-    """An engine whose step computes the task's loss and, every `accumulate` batches, moves the weights.
+    """Make an engine that computes the task's loss and takes an optimizer step every `accumulate` batches.
 
-    `scaler`, where one is given, is that of `loss_scaler`, and goes with the checkpoints. What modules do
-    with complete gradients is said in `OptimizerSteps`. `watch` looks at losses and gradients; the batches of
-    a step that it leaves out have no loss (None) in the engine's output, and no metric counts them.
-    `progress` shows a bar. `average` is that of the loss, made by `running_average`, where it goes with the
-    checkpoints. `lone_samples` leaves fields out of batches that would be alone in a batch norm.
+    Args:
+        task: the task.
+        model: the model.
+        optimizer: see `OptimizerSteps` for the hook `before_optimizer_step` of modules.
+        plan: the parameters that are trained.
+        setup: the `Setup` of the run.
+        device: where model and batches are.
+        scaler: the `loss_scaler`, if it is saved in checkpoints.
+        watch: checks losses and gradients. The batches of a step that it leaves out have no loss in the
+            engine's output, and metrics do not count them.
+        progress: whether to show a progress bar.
+        average: the `running_average` of the loss, if it is saved in checkpoints.
+        lone_samples: leaves fields out of batches in which batch norm would see a single value.
     """
     step = _TrainingStep(
         task,
@@ -80,7 +84,7 @@ def make_trainer(
 
 
 class _TrainingStep:
-    """What the trainer does with a batch."""
+    """The process function of the trainer."""
 
     def __init__(
         self,
@@ -94,8 +98,13 @@ class _TrainingStep:
         watch: StepWatch,
         lone_samples: LoneSamples,
     ) -> None:
-        self._task, self._model, self._optimizer, self._setup = task, model, optimizer, setup
-        self._device, self._watch, self._lone_samples = device, watch, lone_samples
+        self._task = task
+        self._model = model
+        self._optimizer = optimizer
+        self._setup = setup
+        self._device = device
+        self._watch = watch
+        self._lone_samples = lone_samples
         self._steps = OptimizerSteps(model, optimizer, scaler, can_drop=watch.leaves_out)
         self._cache: GradientCache | None = None
         if isinstance(task, EmbeddingTask) and setup.embeds_in_parts:
@@ -108,7 +117,7 @@ class _TrainingStep:
             if not is_out_of_memory(error):
                 raise
             reason = str(error)
-        # What the step held is free only now, when nothing refers to the error.
+        # The step's tensors are only free now that nothing refers to the error.
         alone_on_cuda = self._device.type == "cuda" and world_size() == 1
         fits = self._fitting(batch) if alone_on_cuda else None
         raise training_failed(reason, self._setup, fits=fits, embeds=isinstance(self._task, EmbeddingTask))
@@ -116,24 +125,28 @@ class _TrainingStep:
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
         watch, steps = self._watch, self._steps
         at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        # The last optimizer step of an epoch has fewer batches if `accumulate` does not divide the epoch; its
+        # gradients are averaged over the batches it has.
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
-        first, size = _accumulation_group(position, batches, self._setup.accumulate)
+        first = position - position % self._setup.accumulate
+        size = min(self._setup.accumulate, batches - first)
         if position == first:
             watch.start_step()
             steps.start()
-        forward = self._cache.forward if self._cache else self._forward
-        output, whole = self._lone_samples.take(batch, forward, **at)
+        output, whole = self._lone_samples.take(
+            batch, self._cache.forward if self._cache else self._forward, **at
+        )
         if output is None or output.loss is None:
             raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
-        loss = output.loss.detach().float()  # averages over many steps want more digits than bfloat16 has
+        loss = output.loss.detach().float()  # averages over many steps need more digits than bfloat16 has
         if watch.loss(loss, whole.indices, **at):
-            with phase("backward"):
+            with record_function("step/backward"):
                 steps.backward(output.loss / size)
             if self._cache:
                 self._cache.backward()
         if position == first + size - 1:
-            with phase("optimizer"):
+            with record_function("step/optimizer"):
                 if watch.sound:
                     steps.complete()
                 if watch.gradients(steps.largest_gradient() if watch.sound else None, **at):
@@ -144,12 +157,12 @@ class _TrainingStep:
 
     def _forward(self, batch: Batch) -> Joint:
         with autocast(self._setup.precision, self._device):
-            return distributed_steps.training_step(self._task, self._model, batch)
+            return training_step(self._task, self._model, batch)
 
     def _fitting(self, batch: Batch) -> int | None:
-        """Try which part of a batch fits into the memory of the device; None if no size was found.
+        """Find how many samples of a batch fit into the device's memory; None if no size was found.
 
-        The trials change the weights, which does not matter: the run is about to end.
+        The trials change the weights, which does not matter because the run is about to end.
         """
         free = round(_LEFT_FREE * torch.cuda.get_device_properties(self._device).total_memory)
 
@@ -171,31 +184,36 @@ class _TrainingStep:
 
 
 def running_loss(trainer: Engine) -> float:
-    """The running average of the loss, as last read back; nan while every step was left out."""
+    """Return the running average of the loss as last read back; nan while every step was left out."""
     value = trainer.state.metrics.get(RUNNING_LOSS)
     return math.nan if value is None else float(value)
 
 
 def running_average(device: torch.device) -> RunningAverage:
-    """The running average of the training loss."""
+    """Build the running average of the training loss."""
     return seeing_one_process(RunningAverage(output_transform=lambda output: output.loss, device=device))
 
 
 def make_evaluator(
     task: Task, model: nn.Module, setup: Setup, *, device: torch.device, title: str | None
 ) -> Engine:
-    """An engine whose step gives the task's scores and targets, in eval mode and without gradient.
+    """Make an engine that computes the task's scores and targets in eval mode, without gradient.
 
-    Of a batch without a sample it gives None. Where several processes evaluate, its output and its batch are
-    those of all of them.
+    The output is None if the batch is empty. With several processes, output and batch are those of all of
+    them.
 
-    `title` is that of a bar; None: there is none.
+    Args:
+        task: the task.
+        model: the model.
+        setup: the `Setup` of the run.
+        device: where model and batches are.
+        title: of the progress bar; None shows none.
     """
 
     def step(engine: Engine, batch: Batch) -> StepOutput | None:
         try:
             with torch.inference_mode(), autocast(setup.precision, device):
-                output, whole = distributed_steps.evaluation_step(task, model, batch, device=device)
+                output, whole = evaluation_step(task, model, batch, device=device)
         except Exception as error:
             if is_out_of_memory(error):
                 raise evaluation_failed(str(error), setup) from error
@@ -215,18 +233,8 @@ def make_evaluator(
     return evaluator
 
 
-def _accumulation_group(position: int, epoch_length: int, accumulate: int) -> tuple[int, int]:
-    """First batch and size of the group of batches, within an epoch, that make one optimizer step.
-
-    The last group of an epoch is smaller where `accumulate` does not divide the epoch: its gradients are
-    averaged over the batches it has.
-    """
-    first = position - position % accumulate
-    return first, min(accumulate, epoch_length - first)
-
-
 def _show_progress(engine: Engine, title: str, events: Any, *, loss: bool = False) -> None:
-    """Attach a bar; where there is no terminal, lines, but for steps of training, which reporters print."""
+    """Attach a progress bar; without a terminal, print lines instead, except in training (`loss`)."""
     if not is_main():
         return
     if not is_terminal():

@@ -1,10 +1,10 @@
 """Keep single values away from batch norm in train mode, which needs two for each channel.
 
-A batch size of 1 is refused before training. Where a single sample of a batch has a sound, for example, and a
+A batch size of 1 is refused before training. If only one sample of a batch has a sound, for example, and a
 batch norm refuses it, the step is repeated without the sound, and the sound is counted.
 
 Processes that share batch norm wait for each other in each layer. In steps in which their samples have
-different fields, each process uses its own statistics.
+different fields, each process uses separate statistics.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ from ignite_trainer.support.distributed import all_say, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.batch_norm import SynchronisedBatchNorm
-from ignite_trainer.training.distributed_steps import Joint
-from ignite_trainer.training.gradient_cache import parts_of
+from ignite_trainer.training.forward import Joint, autocast, parts_of
 from ignite_trainer.training.parameters import ParameterPlan
-from ignite_trainer.training.precision import autocast
 
 
 class LeftOut(NamedTuple):
@@ -76,7 +74,7 @@ class LoneSamples:
         self._shared = [module for module in model.modules() if isinstance(module, SynchronisedBatchNorm)]
 
     def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
-        """Return `forward(batch)`, or that of the batch without the fields that batch norm refuses.
+        """Return `forward(batch)`, or its result for the batch without the fields that batch norm refuses.
 
         Random numbers and buffers are as after a single pass.
 
@@ -100,16 +98,16 @@ class LoneSamples:
             try:
                 joint = forward(reduced)
             except Exception as error:
-                if not _is_refusal(error):
-                    if _arrays(reduced.sample) or is_out_of_memory(error):
-                        raise
-                    raise _nothing_left(batch) from error
-            else:
-                if names:
-                    left = [(name, int(batch.indices[row])) for name in names for row in lone[name]]
-                    self._left_out([LeftOut(*each, epoch, iteration) for each in left])
-                return joint
-            restore()
+                if _is_refusal(error):
+                    restore()
+                    continue
+                if _arrays(reduced.sample) or is_out_of_memory(error):
+                    raise
+                raise _nothing_left(batch) from error
+            if names:
+                left = [(name, int(batch.indices[row])) for name in names for row in lone[name]]
+                self._left_out([LeftOut(*each, epoch, iteration) for each in left])
+            return joint
         raise _nothing_left(batch)
 
 
@@ -122,7 +120,7 @@ def refuse_single_values(
     *,
     device: torch.device,
 ) -> None:
-    """Try samples one at a time where steps will embed them so, to find a batch norm that refuses them.
+    """Embed single samples, if training steps will do so, to find a batch norm that refuses them.
 
     Raises:
         ProtocolError: a batch norm in train mode would see one value for each channel.
@@ -221,9 +219,8 @@ def _nothing_left(batch: Batch) -> RunFailed:
 
 
 def _refusal(setup: Setup, norm: str, *, parts: int) -> str:
-    why = f"the batch norm {norm} is in train mode, and would see one value for each channel, which has no "
-    why += "variance"
-    otherwise = 'or keep it as it is: "mode": "eval" in Parameters'
+    why = f"the batch norm {norm} is in train mode and would see one value for each channel, without variance"
+    otherwise = 'or freeze its statistics with "mode": "eval" in Parameters'
     if parts > 1:
         return f"Setup.chunk is {setup.chunk}, which leaves parts of 1 sample: {why}. Raise it, {otherwise}."
     if setup.batch_train > 1 or world_size() > 1:
@@ -231,4 +228,4 @@ def _refusal(setup: Setup, norm: str, *, parts: int) -> str:
             f"Setup.batch_train is {setup.batch_train}, 1 on a device, and Setup.sync_batch_norm is false: "
             f"{why}. Set it to true, raise the batch size with -b, {otherwise}."
         )
-    return f"Setup.batch_train is 1: {why}. Take 2 or more (-b 2), {otherwise}."
+    return f"Setup.batch_train is 1: {why}. Use 2 or more (-b 2), {otherwise}."

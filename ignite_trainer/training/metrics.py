@@ -1,4 +1,4 @@
-"""The `Metrics` section: ignite metrics attached to engines, and the charts they are drawn in."""
+"""The `Metrics` section: ignite metrics attached to engines, and their charts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ignite_trainer.protocol.sections import LineSpec, Protocol
 from ignite_trainer.support.distributed import seen_as_one
 from ignite_trainer.support.errors import ProtocolError
 
-# As the published labels read: "Val. Acc. Train.", "Val. Acc. Eval.".
+# As in the published labels "Val. Acc. Train." and "Val. Acc. Eval.".
 _SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
 
 
 def logged_steps(every: int) -> Any:
-    """Return the event of the training steps that are logged: every so many, and the last of each epoch."""
+    """Return the event of logged training steps: every `every` steps and the last step of each epoch."""
 
     def is_logged(trainer: Engine, step: int) -> bool:
         return step % every == 0 or step % (trainer.state.epoch_length or 1) == 0
@@ -38,46 +38,49 @@ def logged_steps(every: int) -> Any:
 
 
 class ReadBack(MetricUsage):
-    """Updated by every training step that is taken; its value, for which the host waits, is read seldom.
+    """Usage of a metric that is updated by every training step taken, but read only at `logged_steps`.
+
+    The host waits for the device when it reads the value. Batches of steps left out have no loss, and do not
+    count.
 
     Args:
-        started: when it begins anew.
-        every: steps after which it is read, as it is after the last of an epoch.
+        started: event at which the metric is reset.
+        every: see `logged_steps`.
     """
 
     def __init__(self, *, started: Events, every: int) -> None:
-        taken: Any = Events.ITERATION_COMPLETED(event_filter=_was_taken)
+        taken: Any = Events.ITERATION_COMPLETED(
+            event_filter=lambda trainer, _: trainer.state.output.loss is not None
+        )
         super().__init__(started=started, completed=logged_steps(every), iteration_completed=taken)
 
 
 class OfBatchesRead(MetricUsage):
-    """Updated by every evaluation step whose batch has a sample; computed at the end."""
+    """Usage of a metric that is updated by every evaluation step with a sample, and computed at the end."""
 
     def __init__(self) -> None:
-        has_one: Any = Events.ITERATION_COMPLETED(
-            event_filter=lambda engine, _: engine.state.output is not None
-        )
+        read: Any = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: engine.state.output is not None)
         super().__init__(
-            started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=has_one
+            started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=read
         )
 
 
 def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
-    """Attach to an evaluator every line of the protocol that is computed on its split."""
+    """Attach the protocol's metrics of a split to its evaluator."""
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "epoch" and split in _splits(line):
             _metric(blueprint, where, line, device).attach(evaluator, line.line_label, OfBatchesRead())
 
 
 def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str]:
-    """Compute every line by epoch on made-up outputs of evaluation steps.
+    """Compute the metrics by epoch on made-up outputs of evaluation steps.
 
     Args:
-        blueprint: of the run.
-        outputs: of each form that they may have; nothing is tried without one.
+        blueprint: the blueprint of the run.
+        outputs: one output of each possible form.
 
     Returns:
-        For each metric that can take none of them what it says, with its JSON path.
+        The error message, with its JSON path, of each metric that accepts none of the outputs.
     """
     problems = []
     for where, line in blueprint.protocol.lines.items():
@@ -88,10 +91,10 @@ def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str
 
 
 def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput) -> str:
-    """Try a metric on one output; return its error message, or "" if it works."""
+    """Compute a metric on one output; return its error message, or "" if it works."""
     metric = _metric(blueprint, where, line, torch.device("cpu"))
     try:
-        with warnings.catch_warnings(record=True):  # they would be of made-up scores
+        with warnings.catch_warnings(record=True):  # about the made-up scores
             metric.reset()
             metric.update(scores_and_targets(output))
             _number(metric.compute(), line.line_label)
@@ -106,7 +109,7 @@ def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput)
 def attach_running_metrics(
     blueprint: Blueprint, trainer: Engine, *, device: torch.device
 ) -> dict[str, Metric]:
-    """Attach to the trainer every line of the protocol that is computed by iteration; return all by label."""
+    """Attach the protocol's metrics by iteration to the trainer, and return them by label."""
     usage = ReadBack(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
     attached = {}
     for where, line in blueprint.protocol.lines.items():
@@ -118,17 +121,14 @@ def attach_running_metrics(
 
 
 def values(engine: Engine, protocol: Protocol) -> dict[str, float]:
-    """The values of the protocol's metrics that an engine has computed, by label."""
+    """Return the values of the protocol's metrics that an engine has computed, by label."""
+    computed = engine.state.metrics
     labels = [line.line_label for line in protocol.lines.values()]
-    return {
-        label: _number(engine.state.metrics[label], label)
-        for label in labels
-        if label in engine.state.metrics
-    }
+    return {label: _number(computed[label], label) for label in labels if label in computed}
 
 
 def windows(protocol: Protocol) -> tuple[Window, ...]:
-    """The charts of the protocol, as reporters draw them."""
+    """Return the charts of the protocol, as reporters draw them."""
     return tuple(
         Window(
             name=window.window_name or name,
@@ -152,18 +152,12 @@ def windows(protocol: Protocol) -> tuple[Window, ...]:
 
 
 def scores_and_targets(output: StepOutput) -> tuple[Tensor, Tensor]:
-    """What ignite's metrics take of a step."""
+    """Return the part of a step's output that ignite's metrics use."""
     return output.y_pred, output.y
 
 
-def _was_taken(trainer: Engine, _: int) -> bool:
-    """Whether the step's batch counts: one of a step that was left out has no loss."""
-    output: Any = trainer.state.output
-    return output.loss is not None
-
-
 def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.device) -> Metric:
-    """Build a metric; where it can, it counts on the device, so that no step has to wait for it."""
+    """Build a metric that counts on the device if it can, so that no step waits for it."""
     kind = blueprint.metrics[where]
     args: dict[str, Any] = {**line.args, "output_transform": scores_and_targets}
     if "device" in inspect.signature(kind).parameters:
@@ -177,22 +171,14 @@ M = TypeVar("M", bound=Metric)
 
 
 def seeing_one_process(metric: M) -> M:
-    """Have a metric that is given the outputs of all processes add up nothing between them."""
-    metric.update = _as_one(metric.update)  # type: ignore[method-assign]
-    metric.compute = _as_one(metric.compute)  # type: ignore[method-assign]
+    """Keep a metric from summing over the processes, as each gets the outputs of all."""
+    metric.update = seen_as_one()(metric.update)  # type: ignore[method-assign]
+    metric.compute = seen_as_one()(metric.compute)  # type: ignore[method-assign]
     return metric
 
 
-def _as_one(method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        with seen_as_one():
-            return method(*args)
-
-    return call
-
-
 def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], None]:
-    """Let what a metric cannot take be an error that names the metric."""
+    """Name the metric in errors about outputs that it does not accept."""
 
     def update_or_name(output: Any) -> None:
         try:
@@ -207,7 +193,7 @@ def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], Non
 
 
 def _nan_of_nothing(compute: Callable[[], Any]) -> Callable[[], Any]:
-    """Let a metric that has seen no sample, since all steps were left out, be no number."""
+    """Make a metric nan that has seen no sample because all steps were left out."""
 
     def compute_or_nan() -> Any:
         try:
@@ -231,6 +217,6 @@ def _number(value: Any, label: str) -> float:
     except (TypeError, ValueError, RuntimeError) as error:
         what = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
         raise ProtocolError(
-            f'The metric "{label}" gives a {type(value).__name__} {what}, and a line is drawn from one '
-            "number; give its class the arguments that make it one, such as an average."
+            f'The metric "{label}" gives a {type(value).__name__} {what}, but a line is drawn from one '
+            "number; give its class arguments that make it one, such as an average."
         ) from error

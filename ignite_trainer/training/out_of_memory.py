@@ -1,4 +1,4 @@
-"""A step that asks for more memory than there is: what would fit, and how to keep the size of a step."""
+"""Errors of steps that run out of memory, with a batch that would fit and keeps the size of a step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from ignite_trainer.support.memory import is_out_of_memory
 
 
 def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
-    """Halve a size until an attempt with so many samples goes through.
-
-    Returns:
-        The first of size / 2, size / 4 ... that does; None if none does, or if one fails otherwise.
-    """
+    """Return the first of size / 2, size / 4 ... for which `attempt` succeeds; None if it fails otherwise."""
     while size := size // 2:
         try:
             attempt(size)
-        except Exception as error:  # of layers that cannot take so few, say
+        except Exception as error:  # a layer may need more samples, for example
             if not is_out_of_memory(error):
                 return None
         else:
@@ -27,21 +23,19 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
 
 
 def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool = False) -> RunFailed:
-    """Say that a training step needs too much memory, and which numbers to try.
+    """Make the error of a training step that needs too much memory, with sizes to try.
 
     Args:
-        reason: what torch said.
-        setup: has the sizes that were too much.
-        fits: samples for which memory sufficed; None: unknown.
+        reason: torch's error message.
+        setup: has the sizes that were too large.
+        fits: number of samples that fit, if known.
         embeds: whether a batch can be embedded in parts.
     """
     at_once = setup.chunk if embeds and setup.chunk and setup.embeds_in_parts else setup.batch_train
     smaller = fits or at_once // 2
     found = f"A batch of {smaller} fits; use" if fits else "Try"
     if at_once == 1:
-        advice = (
-            'One sample is the least there is: use a smaller model, or Setup.precision "bf16", in a new run.'
-        )
+        advice = 'One sample is the minimum: use a smaller model, or Setup.precision "bf16", in a new run.'
     elif embeds:
         advice = (
             f"{found} --Setup.chunk {smaller}, which embeds so many samples at a time and compares all "
@@ -61,7 +55,7 @@ def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool
 
 
 def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
-    """Say that a step of evaluation needs too much memory."""
+    """Make the error of an evaluation step that needs too much memory."""
     size = setup.batch_test or setup.batch_train
     return RunFailed(
         f"Memory does not suffice for an evaluation step of {size} samples ({first_line(reason)}). Lower "
@@ -71,6 +65,6 @@ def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
 
 
 def _equal_step(total: int, most: int) -> tuple[int, int]:
-    """The largest batch of at most `most` that divides a step of `total` samples, and how many make it."""
+    """Return the largest batch up to `most` that divides a step of `total` samples, and how many make it."""
     batch = next((size for size in range(most, 0, -1) if total % size == 0), 1)
     return batch, total // batch

@@ -1,9 +1,9 @@
-"""What is trained: rules over parameter names decide gradients, optimizer groups and eval mode."""
+"""Rules over parameter names decide gradients, optimizer groups and eval mode."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ class ParameterPlan:
 
     Attributes:
         groups: the optimizer's parameter groups, one for each rule that trains.
-        frozen_modules: the largest modules whose parameters all stay in eval mode; with them their batch
+        frozen_modules: the largest modules whose parameters all stay in eval mode, together with their batch
             norm statistics and dropout.
-        summary: for each rule its pattern and what it means, in words.
+        summary: the effect of each rule in words, by its pattern.
     """
 
     groups: list[dict[str, Any]]
@@ -29,22 +29,21 @@ class ParameterPlan:
     summary: dict[str, str]
 
     def train_mode(self, model: nn.Module) -> None:
-        """Put the model in train mode, but for what is frozen."""
+        """Put the model in train mode, except its frozen modules."""
         model.train()
         for module in self.frozen_modules:
             module.eval()
 
 
-def apply_rules(model: nn.Module, rules: Sequence[ParameterRule], *, rate: float = 1.0) -> ParameterPlan:
-    """Apply the first rule that matches each parameter's whole name.
+def apply_rules(model: nn.Module, rules: Sequence[ParameterRule]) -> ParameterPlan:
+    """Apply the first rule that matches the whole name of each parameter.
 
     Args:
-        model: its parameters' `requires_grad` is set.
+        model: the model, whose parameters' `requires_grad` is set.
         rules: in order of precedence.
-        rate: factor on the learning rate of groups that have one of their own.
 
     Raises:
-        ProtocolError: a rule that no parameter is left for, or a parameter that no rule matches.
+        ProtocolError: a rule gets no parameter, or no rule matches a parameter.
     """
     named = dict(model.named_parameters())
     taken: list[list[str]] = [[] for _ in rules]
@@ -62,7 +61,7 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule], *, rate: float
         for name in names:
             named[name].requires_grad_(rule.train)
         if rule.train:
-            groups.append({"params": [named[name] for name in names], **at_rate(rule.args, rate)})
+            groups.append({"params": [named[name] for name in names], **rule.args})
         if rule.keeps_eval_mode:
             in_eval.update(names)
         count = sum(named[name].numel() for name in names)
@@ -72,17 +71,6 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule], *, rate: float
             f" ({options})" if options else ""
         )
     return ParameterPlan(groups=groups, frozen_modules=_modules_of(model, in_eval), summary=summary)
-
-
-def at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
-    """Optimizer arguments with the learning rate, if there is one, multiplied by `rate`.
-
-    One that is no number stays as it is, for the optimizer to refuse.
-    """
-    return {
-        key: rate * value if key == "lr" and isinstance(value, int | float) else value
-        for key, value in args.items()
-    }
 
 
 def _raise_problems(
@@ -99,7 +87,8 @@ def _raise_problems(
     if orphans:
         shown = ", ".join(orphans[:3]) + (f" and {len(orphans) - 3} more" if len(orphans) > 3 else "")
         problems.append(
-            f'Parameters: no rule matches {shown}; end the list with {{"match": ".*", "train": false}}, say.'
+            f'Parameters: no rule matches {shown}; for example, add {{"match": ".*", "train": false}} '
+            "at the end."
         )
     if not any(rule.train for rule in rules):
         problems.append('Parameters: no rule trains anything; set "train": true in one.')
@@ -108,7 +97,7 @@ def _raise_problems(
 
 
 def _modules_of(model: nn.Module, names: set[str], prefix: str = "") -> tuple[nn.Module, ...]:
-    """The largest modules all of whose parameters, of which there are some, are among `names`."""
+    """Return the largest modules that have parameters, all of them among `names`."""
     own = [prefix + name for name, _ in model.named_parameters()]
     if own and names.issuperset(own):
         return (model,)

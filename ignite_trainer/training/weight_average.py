@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is evaluated and saved."""
+"""An exponential moving average of the weights, which is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ _NORMS = (
 
 
 class WeightAverage:
-    """Follows the weights of a model that is trained: after step t `a <- d a + (1 - d) w`.
+    """Average of the weights of a model in training: after step t, `a <- d a + (1 - d) w`.
 
-    d is `decay`, but at most (1 + t) / (10 + t): so the first weights are soon forgotten. Averaged is what
-    training moves: parameters with gradient, and running statistics of norms in train mode. What is frozen is
-    not copied.
+    d is `decay`, limited to (1 + t) / (10 + t) so that the first weights are soon forgotten. The average
+    covers what training moves, namely parameters with gradient and running statistics of norms in train mode;
+    frozen weights are not copied. The model has its averages within a block of `in_place`.
 
-    Between steps the model has its own weights; within a block of `in_place` it has the averages.
+    Args:
+        model: the model, whose current weights are the first averages.
+        plan: the parameters that are trained.
+        optimizer: every step it takes is followed.
+        decay: from 0 to 1.
     """
 
     def __init__(self, model: nn.Module, plan: ParameterPlan, optimizer: Optimizer, *, decay: float) -> None:
-        """Begin with the weights as they are, and follow every step that `optimizer` takes."""
         self._weights: dict[str, Tensor] = {
             name: weight for name, weight in model.named_parameters() if weight.requires_grad
         }
@@ -39,14 +42,15 @@ class WeightAverage:
             if isinstance(module, _NORMS) and module not in frozen:
                 buffers = module.named_buffers(prefix)
                 self._weights.update((name, one) for name, one in buffers if one.is_floating_point())
-        # What is not in the model: the averages, or in a block the model's own weights.
+        # The averages, or within a block of `in_place` the model's own weights.
         self._others = {name: weight.detach().clone() for name, weight in self._weights.items()}
-        self._decay, self._steps = decay, 0
+        self._decay = decay
+        self._steps = 0
         optimizer.register_step_post_hook(lambda *_: self._follow())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the model the averages, and its own weights back at the end."""
+        """Give the model the averages within a block."""
         self._swap()
         try:
             yield
@@ -54,14 +58,14 @@ class WeightAverage:
             self._swap()
 
     def state_dict(self) -> dict[str, Any]:
-        """What belongs to a state whose model was saved with the averages: the weights to go on with."""
+        """Return the weights to continue training with; the model itself is saved with the averages."""
         return {"steps": self._steps, "weights": dict(self._others)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, after the model was given the averages that it was saved with.
+        """Resume from a state, after the model got the averages it was saved with.
 
         Raises:
-            ValueError: it is of another model.
+            ValueError: the state belongs to another model.
         """
         weights: Mapping[str, Tensor] = state["weights"]
         if weights.keys() != self._others.keys():
@@ -81,7 +85,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        """Exchange values, not tensors, which optimizer and compiled code hold."""
+        """Exchange values, as optimizer and compiled code hold the tensors."""
         for name, weight in self._weights.items():
             other = self._others[name]
             held = weight.clone()

@@ -24,7 +24,7 @@ from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position  # noqa
 from ignite_trainer.protocol.blueprint import draw  # noqa: E402
 from ignite_trainer.protocol.loading import load  # noqa: E402
 from ignite_trainer.support.memory import freed_memory  # noqa: E402
-from ignite_trainer.training.optimizer import build_optimizer  # noqa: E402
+from ignite_trainer.training.optimization import build_optimizer  # noqa: E402
 from ignite_trainer.training.parameters import apply_rules  # noqa: E402
 
 

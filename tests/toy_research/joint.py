@@ -21,7 +21,7 @@ from ignite_trainer.protocol.sections import Faults, ParameterRule, Setup
 from ignite_trainer.reporters import Together
 from ignite_trainer.runs.faults import FaultPolicy
 from ignite_trainer.support import distributed
-from ignite_trainer.training import distributed_steps
+from ignite_trainer.training import forward
 from ignite_trainer.training.batch_norm import synchronise_batch_norms
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.lone_samples import LoneSamples
@@ -243,7 +243,7 @@ def take_lonely_steps() -> dict[str, Any]:
         sample = collate([LonelyScenes(dtype="float64")[index] for index in own])
         joint = lone_samples.take(
             Batch(torch.tensor(own), sample),
-            functools.partial(distributed_steps.training_step, Scoring(), model),
+            functools.partial(forward.training_step, Scoring(), model),
             epoch=1,
             iteration=step + 1,
         )

@@ -83,8 +83,8 @@ def test_a_metric_that_gives_more_than_one_number_is_refused_before_training(tmp
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **windows(line("each", "toy_research.learning.PerClass")))
     assert str(caught.value) == (
-        'Metrics.Performance.lines[0]: The metric "each" gives a Tensor of shape [3], and a line is drawn '
-        "from one number; give its class the arguments that make it one, such as an average; the task "
+        'Metrics.Performance.lines[0]: The metric "each" gives a Tensor of shape [3], but a line is drawn '
+        "from one number; give its class arguments that make it one, such as an average; the task "
         "scores 3 classes."
     )
     assert not Notebook.last.of("iteration")

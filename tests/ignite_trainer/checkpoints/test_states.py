@@ -36,7 +36,7 @@ from ignite_trainer.support import files
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import checksum_of, is_intact, write_durably
 from ignite_trainer.support.formatting import EPOCH_0
-from ignite_trainer.training.optimizer import build_optimizer
+from ignite_trainer.training.optimization import build_optimizer
 from model.weights.loading import read_state_dict
 from model.weights.releases import WeightsError
 from model.weights.run_folders import best_checkpoint

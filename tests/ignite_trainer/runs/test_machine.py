@@ -173,7 +173,7 @@ def test_an_evaluation_that_wants_too_much_is_told_a_smaller_batch(tmp_path: Pat
         (50, 1, 12, "A batch of 12 fits; use -b 10 --Setup.accumulate 5"),
         (48, 2, 24, "A batch of 24 fits; use -b 24 --Setup.accumulate 4"),
         (7, 1, None, "Try -b 1 --Setup.accumulate 7"),
-        (1, 4, None, "One sample is the least there is"),
+        (1, 4, None, "One sample is the minimum"),
     ],
 )
 def test_the_advice_keeps_the_samples_of_a_step(
@@ -194,7 +194,7 @@ def test_the_advice_keeps_the_samples_of_a_step(
         (None, 16, "A batch of 16 fits; use --Setup.chunk 16"),
         (64, None, "Try --Setup.chunk 32"),
         (8, None, "step of 64 samples, 8 at a time, (no memory). Try --Setup.chunk 4"),
-        (1, None, "One sample is the least there is"),
+        (1, None, "One sample is the minimum"),
     ],
 )
 def test_a_batch_that_can_be_embedded_in_parts_is_kept(

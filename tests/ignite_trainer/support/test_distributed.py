@@ -28,7 +28,7 @@ from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.support import distributed
 from ignite_trainer.support.errors import ProtocolError
-from ignite_trainer.training import distributed_steps
+from ignite_trainer.training import forward
 
 Results = list[dict[str, Any]]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -164,11 +164,11 @@ def test_all_rows_are_gathered_on_the_device(monkeypatch: pytest.MonkeyPatch) ->
         devices.append(rows.device.type)
         return rows
 
-    monkeypatch.setattr(distributed_steps, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed_steps, "gather_rows", gather)
+    monkeypatch.setattr(forward, "world_size", lambda: 2)
+    monkeypatch.setattr(forward, "gather_rows", gather)
     tone = Tone(torch.zeros(2, 1, 8), None, 0.0, "", torch.zeros(2, dtype=torch.int64))
     meta = torch.device("meta")
-    distributed_steps.evaluation_step(Careless(), nn.Identity(), Batch(torch.arange(2), tone), device=meta)
+    forward.evaluation_step(Careless(), nn.Identity(), Batch(torch.arange(2), tone), device=meta)
     assert devices == ["meta"] * 3  # scores, targets, and a field of the samples
 
 

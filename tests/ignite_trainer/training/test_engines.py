@@ -17,8 +17,8 @@ from ignite_trainer.api.task import StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
+from ignite_trainer.training.forward import float32_products
 from ignite_trainer.training.parameters import apply_rules
-from ignite_trainer.training.precision import float32_products
 
 CPU = torch.device("cpu")
 

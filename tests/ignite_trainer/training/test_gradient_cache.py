@@ -27,8 +27,8 @@ from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.engines import make_trainer
-from ignite_trainer.training.gradient_cache import GradientCache
-from ignite_trainer.training.not_finite import NotFinite, StepWatch
+from ignite_trainer.training.forward import GradientCache
+from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch
 from ignite_trainer.training.parameters import apply_rules
 
 CPU = torch.device("cpu")

@@ -18,8 +18,7 @@ from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.setup_section import Setup
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
-from ignite_trainer.training.distributed_steps import Joint
-from ignite_trainer.training.gradient_cache import GradientCache
+from ignite_trainer.training.forward import GradientCache, Joint
 from ignite_trainer.training.lone_samples import LeftOut, LoneSamples
 
 CPU = torch.device("cpu")
@@ -50,7 +49,7 @@ def batch(*indices: int) -> Batch:
     [
         (
             {"Setup__batch_train": 1},
-            "Setup.batch_train is 1: the batch norm left.norm is in train mode, and ",
+            "Setup.batch_train is 1: the batch norm left.norm is in train mode and ",
         ),
         (
             {"Setup__batch_train": 3, "Setup__chunk": 2, "Task": {"class": "toy_research.pairing.Pairing"}},
@@ -61,7 +60,7 @@ def batch(*indices: int) -> Batch:
 def test_steps_of_one_sample_are_refused_where_a_batch_norm_trains(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ProtocolError, match="one value for each channel, which has no variance") as error:
+    with pytest.raises(ProtocolError, match="one value for each channel, without variance") as error:
         run_toy(tmp_path, **changes)
     assert str(error.value).startswith(said)
     assert not (tmp_path / "Toy").exists()

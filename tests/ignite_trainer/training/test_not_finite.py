@@ -18,10 +18,14 @@ from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.support.errors import RunFailed
 from ignite_trainer.training.engines import make_trainer, running_loss
-from ignite_trainer.training.not_finite import NotFinite, StepWatch, not_finite_weights
-from ignite_trainer.training.optimizer import OptimizerSteps
+from ignite_trainer.training.optimizer_steps import (
+    NotFinite,
+    OptimizerSteps,
+    StepWatch,
+    loss_scaler,
+    not_finite_weights,
+)
 from ignite_trainer.training.parameters import apply_rules
-from ignite_trainer.training.precision import loss_scaler
 
 CPU = torch.device("cpu")
 FAULTY = "toy_research.failing.FaultyTones"

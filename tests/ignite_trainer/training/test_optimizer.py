@@ -1,9 +1,10 @@
-"""The optimizer that is built, and its steps: equal to the plain one, left out where float16 overflows."""
+"""The optimizer equals the plain one, and steps whose float16 gradients overflow are skipped."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
+from toy_research.network import TwoTowers
+from toy_research.protocols import TRUSTED, toy
 
+from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.model_preparation import put_channels_last
 from ignite_trainer.support.errors import ProtocolError, RunFailed
-from ignite_trainer.training.optimizer import OptimizerSteps, build_optimizer
-from ignite_trainer.training.precision import loss_scaler
+from ignite_trainer.training.optimization import build_optimization, build_optimizer
+from ignite_trainer.training.optimizer_steps import OptimizerSteps, loss_scaler
+from ignite_trainer.training.parameters import apply_rules
 
 CPU = torch.device("cpu")
 NESTEROV = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
@@ -32,11 +38,11 @@ def build(kind: type[Optimizer] = SGD, *groups: dict[str, Any], **args: Any) -> 
     return build_optimizer(kind, {"lr": 0.1, **args}, groups or [{"params": [nn.Parameter(torch.ones(2))]}])
 
 
-# Which one
+# The optimizer
 
 
 @pytest.mark.parametrize(("kind", "args"), [(SGD, NESTEROV), (Adam, {"lr": 0.1}), (AdamW, {"lr": 0.1})])
-def test_a_fused_kernel_is_chosen_and_steps_as_the_plain_one(kind: Any, args: dict[str, Any]) -> None:
+def test_a_fused_kernel_is_chosen_and_equals_the_plain_one(kind: Any, args: dict[str, Any]) -> None:
     fast, plain = network(), network()
     optimizers = [
         build_optimizer(kind, args, [{"params": list(fast.parameters())}]),
@@ -57,10 +63,8 @@ def test_a_fused_kernel_is_chosen_and_steps_as_the_plain_one(kind: Any, args: di
     ("kind", "args"),
     [(SGD, NESTEROV), (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2}), (SGD, {}), (AdamW, {"lr": 0.1})],
 )
-def test_weights_that_get_no_gradient_at_first_step_as_in_the_plain_one(
-    kind: Any, args: dict[str, Any]
-) -> None:
-    """A batch lacks what a part of the model is for, as with several modalities; so does a later one."""
+def test_weights_without_a_first_gradient_move_as_in_the_plain_one(kind: Any, args: dict[str, Any]) -> None:
+    """With several modalities, a batch may lack the data that a part of the model is for."""
     begin = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     fast, plain = ([nn.Parameter(row.clone()) for row in begin] for _ in range(2))
     optimizers = [
@@ -78,7 +82,7 @@ def test_weights_that_get_no_gradient_at_first_step_as_in_the_plain_one(
 
 
 @pytest.mark.parametrize("named", [{"fused": False}, {"foreach": True}, {"foreach": False}])
-def test_a_protocol_that_names_an_implementation_has_it(named: dict[str, bool]) -> None:
+def test_a_protocol_can_choose_the_implementation(named: dict[str, bool]) -> None:
     group = {"params": [nn.Parameter(torch.ones(2))]}
     for optimizer in (build(SGD, **named), build(SGD, {**group, **named})):
         [found] = optimizer.param_groups
@@ -86,21 +90,21 @@ def test_a_protocol_that_names_an_implementation_has_it(named: dict[str, bool]) 
         assert all(found[key] == value for key, value in named.items())
 
 
-def test_what_has_no_fused_kernel_is_built_without() -> None:
+def test_an_optimizer_without_a_fused_kernel_is_built_plain() -> None:
     assert "fused" not in inspect.signature(Rprop).parameters
     assert isinstance(build(Rprop), Rprop)
     [group] = build(SGD, differentiable=True).param_groups
     assert not group["fused"]
 
 
-def test_the_groups_of_the_plan_are_left_as_they_are() -> None:
+def test_the_groups_of_the_plan_stay_unchanged() -> None:
     group: dict[str, Any] = {"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.5}
     optimizer = build(SGD, group)
     assert group.keys() == {"params", "weight_decay"}
     assert optimizer.param_groups[0]["weight_decay"] == 0.5
 
 
-def test_wrong_arguments_are_said_with_their_path() -> None:
+def test_wrong_arguments_are_reported_with_their_path() -> None:
     with pytest.raises(ProtocolError, match=r"^Optimizer: Invalid learning rate: -1$"):
         build(SGD, lr=-1)
 
@@ -116,11 +120,22 @@ def test_fp16_takes_no_fused_kernel() -> None:
     )
 
 
+def test_all_learning_rates_are_multiplied_by_the_rate(tmp_path: Path) -> None:
+    arguments = {"class": "torch.optim.SGD", "args": {"lr": 0.1, "momentum": 0.5}}
+    rules = [{"match": "left.*", "args": {"lr": 0.2}}, {"match": ".*"}]
+    blueprint = draw(validate(toy(tmp_path, Optimizer=arguments, Parameters=rules)), trusted=TRUSTED)
+    plan = apply_rules(TwoTowers(), blueprint.protocol.parameters)
+    optimizer, _ = build_optimization(blueprint, plan, rate=4.0, batches=None)
+    assert optimizer is not None
+    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.8, 0.5), (0.4, 0.5)]
+    assert plan.groups[0]["lr"] == 0.2
+
+
 # Its steps
 
 
 class Watched(nn.Linear):
-    """Notes the gradients it is shown."""
+    """Records its complete gradients."""
 
     def __init__(self) -> None:
         super().__init__(3, 2, bias=False)
@@ -138,7 +153,7 @@ def scaled() -> tuple[Watched, OptimizerSteps, GradScaler]:
     return model, OptimizerSteps(model, optimizer, scaler), scaler
 
 
-def test_gradients_are_complete_and_unscaled_when_modules_and_optimizer_see_them() -> None:
+def test_modules_and_optimizer_see_complete_unscaled_gradients() -> None:
     model, steps, _ = scaled()
     before, inputs = model.weight.detach().clone(), [torch.randn(4, 3), torch.randn(4, 3)]
     for one in inputs:
@@ -155,7 +170,7 @@ def test_gradients_are_complete_and_unscaled_when_modules_and_optimizer_see_them
     assert model.weight.grad is None
 
 
-def test_a_step_whose_gradients_overflow_is_left_out_and_the_loss_scaled_down() -> None:
+def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved() -> None:
     model, steps, scaler = scaled()
     before, scale = model.weight.detach().clone(), scaler.get_scale()
     steps.backward(model(torch.full((1, 3), torch.inf)).sum())

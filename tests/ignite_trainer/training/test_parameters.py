@@ -1,4 +1,4 @@
-"""Rules over parameter names: who is trained, in which group, and what frozen means."""
+"""Rules over parameter names: which parameters are trained, in which group, and what frozen means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toy_research.protocols import run_toy
 
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.support.errors import ProtocolError
-from ignite_trainer.training.parameters import ParameterPlan, apply_rules, at_rate
+from ignite_trainer.training.parameters import ParameterPlan, apply_rules
 from model.weights.loading import read_state_dict
 
 FREEZE_RIGHT: list[dict[str, Any]] = [
@@ -22,8 +22,8 @@ FREEZE_RIGHT: list[dict[str, Any]] = [
 ]
 
 
-def plan_of(model: nn.Module, *rules: dict[str, Any], rate: float = 1.0) -> ParameterPlan:
-    return apply_rules(model, [ParameterRule(**rule) for rule in rules], rate=rate)
+def plan_of(model: nn.Module, *rules: dict[str, Any]) -> ParameterPlan:
+    return apply_rules(model, [ParameterRule(**rule) for rule in rules])
 
 
 def problems(*rules: dict[str, Any]) -> list[str]:
@@ -54,20 +54,20 @@ def test_the_first_rule_that_matches_the_whole_name_takes_a_parameter() -> None:
     assert frozen == {"right.norm.weight", "right.norm.bias"}
 
 
-def test_a_rule_that_trains_thaws_what_was_frozen() -> None:
+def test_a_rule_that_trains_unfreezes_parameters() -> None:
     model = TwoTowers().requires_grad_(False)
     plan_of(model, {"match": ".*"})
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_part_of_a_name_is_no_match() -> None:
+def test_a_rule_must_match_the_whole_name() -> None:
     assert problems({"match": "left"}, {"match": ".*"}) == [
         'Parameters[0].match is "left"; it matches no parameter of the model. Names begin with left, '
         "right, scale."
     ]
 
 
-def test_a_rule_for_which_nothing_is_left_is_told_apart_from_one_that_matches_nothing() -> None:
+def test_a_rule_whose_parameters_are_taken_is_told_from_one_that_matches_nothing() -> None:
     assert problems({"match": ".*"}, {"match": "left\\..*"}) == [
         'Parameters[1].match is "left\\..*"; earlier rules take all it matches. Names begin with left, '
         "right, scale."
@@ -76,8 +76,8 @@ def test_a_rule_for_which_nothing_is_left_is_told_apart_from_one_that_matches_no
 
 def test_parameters_that_no_rule_matches_are_named() -> None:
     assert problems({"match": "left\\..*"}) == [
-        "Parameters: no rule matches scale, right.linear.weight, right.linear.bias and 2 more; end the list "
-        'with {"match": ".*", "train": false}, say.'
+        "Parameters: no rule matches scale, right.linear.weight, right.linear.bias and 2 more; for example, "
+        'add {"match": ".*", "train": false} at the end.'
     ]
 
 
@@ -87,17 +87,9 @@ def test_a_plan_that_trains_nothing_is_refused() -> None:
     ]
 
 
-def test_every_problem_is_said_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     assert len(problems({"match": "left", "train": False}, {"match": "none", "train": False})) == 4
     assert len(problems()) == 2
-
-
-def test_learning_rates_of_groups_are_multiplied_by_the_number_of_devices() -> None:
-    plan = plan_of(TwoTowers(), {"match": ".*", "args": {"lr": 0.1, "momentum": 0.5}}, rate=4.0)
-    assert (plan.groups[0]["lr"], plan.groups[0]["momentum"]) == (0.4, 0.5)
-    given = {"lr": 0.1}
-    assert at_rate(given, 2.0) == {"lr": 0.2}
-    assert given == {"lr": 0.1}
 
 
 def test_the_summary_counts_numbers_and_tensors() -> None:
@@ -121,7 +113,7 @@ def modes(model: nn.Module, *rules: dict[str, Any]) -> dict[str, bool]:
     return {name: module.training for name, module in model.named_modules()}
 
 
-def test_frozen_modules_stay_in_eval_mode_with_all_that_is_in_them() -> None:
+def test_frozen_modules_stay_in_eval_mode_with_their_children() -> None:
     found = modes(TwoTowers(), *FREEZE_RIGHT)
     assert {name for name, training in found.items() if not training} == {
         "right",
@@ -139,7 +131,7 @@ def test_a_module_with_one_trained_parameter_stays_in_train_mode() -> None:
     assert {name for name, training in found.items() if not training} == {"right.linear"}
 
 
-def test_the_mode_of_a_rule_overrides_what_follows_from_training() -> None:
+def test_the_mode_of_a_rule_overrides_the_default() -> None:
     right = "right\\..*"
     assert modes(TwoTowers(), {"match": right, "train": False, "mode": "train"}, {"match": ".*"})[
         "right.norm"
@@ -153,11 +145,11 @@ def test_a_whole_model_can_be_trained_in_eval_mode() -> None:
     assert not any(modes(TwoTowers(), {"match": ".*", "mode": "eval"}).values())
 
 
-# Acceptance 6: a real training run
+# Runs
 
 
 def trained_and_before(tmp_path: Path, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State dicts after a run of three epochs and after one of none: the same seed builds the same model."""
+    """Return the state dicts after a run of three epochs and before it; the seed decides the model."""
     result = run_toy(tmp_path, Setup__epochs=3, **changes)
     assert result.end.last_checkpoint is not None
     after = read_state_dict(result.end.last_checkpoint)
@@ -165,9 +157,9 @@ def trained_and_before(tmp_path: Path, **changes: Any) -> tuple[dict[str, Tensor
     return after, TwoTowers().state_dict()
 
 
-def test_frozen_parameters_and_statistics_do_not_move_and_the_trained_ones_do(tmp_path: Path) -> None:
+def test_only_trained_parameters_and_statistics_move(tmp_path: Path) -> None:
     after, before = trained_and_before(tmp_path, Parameters=FREEZE_RIGHT)
-    # Batch norm takes off again what the bias before it adds: its gradient is 0, but for rounding.
+    # Batch norm subtracts the bias before it again, so its gradient is 0 up to rounding.
     constants = {"calls", "classes", "left.linear.bias"}
     moved = {name for name in before if not torch.equal(after[name], before[name])} - {"left.linear.bias"}
     assert moved == {name for name in before if not name.startswith("right.")} - constants
@@ -182,7 +174,7 @@ def test_statistics_of_a_frozen_tower_in_train_mode_do_move(tmp_path: Path) -> N
     assert torch.equal(after["right.norm.weight"], before["right.norm.weight"])
 
 
-def test_weight_decay_and_momentum_do_not_move_what_is_frozen(tmp_path: Path) -> None:
+def test_weight_decay_and_momentum_do_not_move_frozen_parameters(tmp_path: Path) -> None:
     optimizer = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}
     after, before = trained_and_before(tmp_path, Parameters=FREEZE_RIGHT, Optimizer__args=optimizer)
     assert torch.equal(after["right.linear.weight"], before["right.linear.weight"])

@@ -13,8 +13,8 @@ from torch.optim import SGD, Adam, AdamW
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.training.engines import make_trainer
-from ignite_trainer.training.gradient_cache import GradientCache
-from ignite_trainer.training.optimizer import build_optimizer
+from ignite_trainer.training.forward import GradientCache
+from ignite_trainer.training.optimization import build_optimizer
 from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
 from utils.datasets import Sample

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ignite_trainer.api.batch import PartialBatch
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import ParameterRule, Setup
-from ignite_trainer.training.gradient_cache import GradientCache
+from ignite_trainer.training.forward import GradientCache
 from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
 from utils.datasets import MadeScenes, Sample

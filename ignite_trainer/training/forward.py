@@ -1,0 +1,329 @@
+"""The forward passes of a step: in the protocol's precision, over all processes, and part by part.
+
+```text
+rank 0   sample --embed--> embeddings --+                +--compare--> the loss of the whole batch
+                                        |-- share ------>|
+rank 1   sample --embed--> embeddings --+                +--compare--> the same
+```
+
+With one process, the functions only call the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from ignite_trainer.api.batch import PartialBatch, part_of, rows_of, values_of
+from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
+from ignite_trainer.data.loader import Batch
+from ignite_trainer.protocol.sections import Precision, Setup
+from ignite_trainer.support import random_state
+from ignite_trainer.support.distributed import all_say, gather_rows, rank, sum_over_all, world_size
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextlib.contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Round the factors of float32 products to TensorFloat-32 if `precision` is "tf32", and not otherwise.
+
+    This applies to CUDA's matrix products and to cuDNN's convolutions, which torch rounds by default.
+    """
+    backends: Any = torch.backends  # does not declare its newer switches
+    switches = (backends.cuda.matmul, backends.cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    _allow_tf32(precision == "tf32", precision == "tf32")
+    try:
+        yield
+    finally:
+        _allow_tf32(*(setting == "tf32" for setting in before))
+        for switch, setting in zip(switches, before, strict=True):
+            switch.fp32_precision = setting
+
+
+def _allow_tf32(matrix_products: bool, convolutions: bool) -> None:
+    """Set torch's older switches, which also set the newer ones; torch refuses to read two that disagree."""
+    torch.backends.cuda.matmul.allow_tf32 = matrix_products
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+@contextlib.contextmanager
+def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run in the protocol's precision; parameters stay float32."""
+    with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+        yield
+
+
+class Joint(NamedTuple):
+    """The result of a step over the batch of all processes.
+
+    Attributes:
+        output: as if one process had taken the step; None if no process has a sample.
+        batch: the samples of all processes, by rank, with lists and numbers; an array field is a
+            `PartialBatch` without values, which only says who has it. One process gets its batch unchanged.
+    """
+
+    output: StepOutput | None
+    batch: Batch
+
+
+def training_step(task: Task, model: nn.Module, batch: Batch) -> Joint:
+    """Take a training step; the gradient of its loss is to be averaged over the processes."""
+    if world_size() == 1:
+        return Joint(task.training_step(model, batch.sample), batch)
+    if isinstance(task, EmbeddingTask):
+        return comparison(task, model, task.embed(model, batch.sample), batch)
+    output = task.training_step(model, batch.sample)
+    whole, tensors = _share(batch, {"y_pred": output.y_pred.detach(), "y": output.y}, output.y_pred.device)
+    return Joint(StepOutput(tensors["y_pred"], tensors["y"], _mean_loss(output.loss, batch, whole)), whole)
+
+
+def comparison(
+    task: EmbeddingTask, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Batch
+) -> Joint:
+    """Compare the embeddings of all processes."""
+    if world_size() == 1:
+        return Joint(task.compare(model, embeddings, batch.sample), batch)
+    device = next((values.device for values in embeddings.values()), torch.device("cpu"))
+    whole, embeddings = _share(batch, embeddings, device)
+    return Joint(task.compare(model, embeddings, whole.sample), whole)
+
+
+def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch.device) -> Joint:
+    """Take an evaluation step; with several processes its output has no loss."""
+    output = None if batch.sample is None else task.evaluation_step(model, batch.sample)
+    if world_size() == 1:
+        return Joint(output, batch)
+    tensors: dict[str, Tensor] = {}
+    if output:
+        features = output.features or {}
+        tensors = {"y_pred": output.y_pred, "y": output.y}
+        tensors |= {f"feature {name}": values for name, values in features.items()}
+    whole, tensors = _share(batch, tensors, device)
+    if not tensors:
+        return Joint(None, whole)
+    scores, targets = tensors.pop("y_pred"), tensors.pop("y")
+    features = {name.removeprefix("feature "): values for name, values in tensors.items()}
+    return Joint(StepOutput(scores, targets, features=features or None), whole)
+
+
+def _mean_loss(loss: Tensor | None, batch: Batch, whole: Batch) -> Tensor | None:
+    """Return the mean over the samples of all processes of a loss that is the mean over those of this one.
+
+    Its gradient is this process's share times the number of processes, so that averaging is right.
+    """
+    if loss is None:
+        return None
+    part = loss * (len(batch.indices) * world_size() / len(whole.indices))
+    return part + (sum_over_all(part.detach()) / world_size() - part.detach())
+
+
+class _EmbeddedPart(NamedTuple):
+    """A part of a batch: its samples, the random state before the embedding, the rows of its embeddings."""
+
+    sample: Any
+    random: dict[str, Any]
+    rows: dict[str, slice]
+
+
+class GradientCache:
+    """Training steps that embed a batch part by part, with the activations of one part in memory at a time.
+
+    ```text
+    1  embed       part by part, without gradient      -> the embeddings of the whole batch
+    2  compare     with gradient                       -> the loss, and its gradient by each embedding
+    3  embed       part by part, with gradient;        -> the gradient by each parameter
+                   a part's backward pass starts from the gradients by its embeddings
+    ```
+
+    Loss and gradients equal those of the whole batch up to rounding, except with batch norm in train mode,
+    which normalises each part by itself and moves its running statistics once per part. Both passes through
+    a part draw the same random numbers and start from the same buffers; after a step both are as after a
+    single pass. The caller runs the backward pass of the loss between `forward` and `backward`.
+
+    Source: Gao et al., arXiv 2101.06983. It costs an additional forward pass.
+
+    Args:
+        task: the task.
+        model: the model.
+        setup: `setup.chunk` is the size of the largest part.
+        device: the device of the model.
+    """
+
+    def __init__(self, task: EmbeddingTask, model: nn.Module, setup: Setup, *, device: torch.device) -> None:
+        self._task = task
+        self._model = model
+        self._setup = setup
+        self._device = device
+        self._parts: list[_EmbeddedPart] = []
+        self._embeddings: dict[str, Tensor] = {}
+        self._buffers: list[Tensor] = []
+
+    def forward(self, batch: Batch) -> Joint:
+        """Return the result of the step; its loss has gradient."""
+        self._buffers = self._copied_buffers()
+        self._parts, self._embeddings = [], {}
+        embedded: dict[str, list[Tensor]] = {}
+        for part in parts_of(len(batch.indices), self._setup, self._task):
+            samples, random = part_of(batch.sample, part), random_state.capture()
+            # A block of autocast caches 16-bit copies of the parameters, here without gradient, so each
+            # pass needs a separate block.
+            with torch.no_grad(), autocast(self._setup.precision, self._device):
+                embeddings = self._task.embed(self._model, samples)
+            rows = {}
+            for name, values in embeddings.items():
+                before = sum(map(len, embedded.setdefault(name, [])))
+                rows[name] = slice(before, before + len(values))
+                embedded[name].append(values)
+            self._parts.append(_EmbeddedPart(samples, random, rows))
+        self._embeddings = {
+            name: torch.cat(values).requires_grad_(values[0].is_floating_point())
+            for name, values in embedded.items()
+        }
+        with autocast(self._setup.precision, self._device):
+            return comparison(self._task, self._model, self._embeddings, batch)
+
+    def backward(self) -> None:
+        """Add the gradients by the parameters behind the embeddings."""
+        gradients = {
+            name: values.grad for name, values in self._embeddings.items() if values.grad is not None
+        }
+        parts, self._parts, self._embeddings = self._parts, [], {}
+        if not gradients:
+            return
+        random, buffers = random_state.capture(), self._copied_buffers()
+        self._put_buffers(self._buffers)
+        for part in parts:
+            random_state.reinstate(part.random)
+            with autocast(self._setup.precision, self._device):
+                embeddings = self._task.embed(self._model, part.sample)
+            learned = [name for name in gradients if name in embeddings and embeddings[name].requires_grad]
+            if learned:
+                with record_function("step/backward"):
+                    torch.autograd.backward(
+                        [embeddings[name] for name in learned],
+                        [gradients[name][part.rows[name]] for name in learned],
+                    )
+        random_state.reinstate(random)
+        self._put_buffers(buffers)
+
+    def _moving_buffers(self) -> list[Tensor]:
+        """List the buffers of modules in train mode, mostly running statistics."""
+        training = (module for module in self._model.modules() if module.training)
+        return [buffer for module in training for buffer in module.buffers(recurse=False)]
+
+    def _copied_buffers(self) -> list[Tensor]:
+        return [buffer.clone() for buffer in self._moving_buffers()]
+
+    @torch.no_grad()
+    def _put_buffers(self, values: list[Tensor]) -> None:
+        for buffer, value in zip(self._moving_buffers(), values, strict=True):
+            buffer.copy_(value)
+
+
+def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
+    """Cut a process's batch into the parts that go through the model together.
+
+    Part sizes differ by one sample at most, as batch norm needs several samples. The number of parts depends
+    on the usual batch size, so that all processes, which may wait for each other in each part, have the same
+    number unless a batch has fewer samples.
+    """
+    count = 1
+    if isinstance(task, EmbeddingTask) and setup.chunk:
+        usual = math.ceil(setup.batch_of_all(world_size(), train=True) / world_size())
+        count = max(1, min(samples, math.ceil(max(usual, samples) / setup.chunk)))
+    ends = [samples * index // count for index in range(count + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
+class _Field(NamedTuple):
+    """A process's description of a field of its samples."""
+
+    form: str  # "none", "list", "numbers" (a tensor [n]) or "array"
+    rows: list[int]
+    values: Any = None  # of a list; the dtype of numbers
+
+
+class _Share(NamedTuple):
+    """A process's description of its part of a batch."""
+
+    indices: list[int]
+    make: Callable[[list[Any]], Any] | None
+    fields: list[_Field]
+    tensors: dict[str, tuple[int, tuple[int, ...], torch.dtype]]
+
+
+def _share(
+    batch: Batch, tensors: Mapping[str, Tensor], device: torch.device
+) -> tuple[Batch, dict[str, Tensor]]:
+    """Combine the samples of all processes, and the rows of their tensors, which keep their gradient.
+
+    Rows are gathered on `device`, as a process without rows cannot know where the others' are.
+    """
+    sample, count = batch.sample, len(batch.indices)
+    shares = all_say(
+        _Share(
+            indices=batch.indices.tolist(),
+            make=None if sample is None else getattr(type(sample), "_make", type(sample)),
+            fields=[] if sample is None else [_describe(field, count) for field in sample],
+            tensors={name: (len(rows), tuple(rows.shape[1:]), rows.dtype) for name, rows in tensors.items()},
+        )
+    )
+    gathered: dict[str, Tensor] = {}
+    for name in sorted({name for share in shares for name in share.tensors}):
+        shape, dtype = next(share.tensors[name][1:] for share in shares if name in share.tensors)
+        rows = tensors[name] if name in tensors else torch.zeros((0, *shape), dtype=dtype)
+        gathered[name] = gather_rows(rows.to(device), [share.tensors.get(name, (0,))[0] for share in shares])
+    indices = torch.tensor([index for share in shares for index in share.indices], dtype=torch.int64)
+    make = next((share.make for share in shares if share.make), None)
+    if make is None:
+        return Batch(indices, None), gathered
+    fields = [
+        _join(shares, number, None if sample is None else sample[number], device)
+        for number in range(max(len(share.fields) for share in shares))
+    ]
+    return Batch(indices, make(fields)), gathered
+
+
+def _describe(field: Any, count: int) -> _Field:
+    rows, values = rows_of(field, count).tolist(), values_of(field)
+    if values is None:
+        return _Field("none", [])
+    if isinstance(values, list):
+        return _Field("list", rows, values)
+    if isinstance(values, Tensor) and values.dim() == 1:
+        return _Field("numbers", rows, values.dtype)
+    return _Field("array", rows)
+
+
+def _join(shares: list[_Share], number: int, own: Any, device: torch.device) -> Any:
+    """Join one field of the batches of all processes; `own` is that of this process."""
+    fields = [share.fields[number] if share.fields else _Field("none", []) for share in shares]
+    forms = {field.form for field in fields} - {"none"}
+    if not forms:
+        return None
+    first = 0
+    rows: list[int] = []
+    for share, field in zip(shares, fields, strict=True):
+        rows += [first + row for row in field.rows]
+        first += len(share.indices)
+    values: Any = None
+    if forms == {"list"}:
+        values = [value for field in fields for value in field.values or ()]
+    elif forms == {"numbers"}:
+        mine = values_of(own)
+        if fields[rank()].form == "none":
+            dtype = next(field.values for field in fields if field.form == "numbers")
+            mine = torch.zeros(0, dtype=dtype)
+        values = gather_rows(mine.to(device), [len(field.rows) for field in fields])
+    if values is not None and len(rows) == first:
+        return values
+    return PartialBatch(torch.tensor(rows), values)
