@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,9 @@ class AudioCLIP(nn.Module, HubLayout):
     visual: nn.Module
     transformer: nn.Module
     logit_scale: nn.Parameter
+
+    affects: ClassVar[dict[str, str]] = {"pretrained": "run", "assets": "run"}
+    """Arguments that only say where weights come from: runs that differ in them may be averaged."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
-"""What makes two protocols one experiment: equal variants may be averaged, equal purposes are one sweep."""
+"""Identity of experiments: which runs may be averaged, belong to one sweep, or may be resumed."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Container, Mapping
@@ -10,27 +11,23 @@ from typing import Any
 
 from pydantic import JsonValue as Json
 
-from ignite_trainer.api import self_description
 from ignite_trainer.api.affects import Affects
+from ignite_trainer.protocol.instantiate import resolve
 from ignite_trainer.protocol.sections import LineSpec, Protocol, Setup
-from ignite_trainer.protocol.validation import json_path
+from ignite_trainer.protocol.validation import Location, json_path
+from ignite_trainer.support.errors import ProtocolError
 
 _DEFINITION = {"path", "args", "best"}
 
 Classes = Mapping[str, type]
-"""Classes of `Dataset` and `Model`, by section; one that is left out says nothing of its arguments."""
-
-
-def variant(protocol: Protocol, classes: Classes = MappingProxyType({})) -> str:
-    """Tell experiments apart: 12 hexadecimal digits of what `identity` says."""
-    return digest(identity(protocol, classes))
+"""Classes of `Dataset` and `Model`, by section; every argument of a missing class affects the result."""
 
 
 def identity(protocol: Protocol, classes: Classes = MappingProxyType({})) -> dict[str, Any]:
-    """Say what is computed, as JSON types: equal for protocols whose figures may be averaged.
+    """Return everything that affects the result, as JSON types; runs with equal ones may be averaged.
 
-    That is what affects the result and, as `Metric`, the definition of the metric that tables show. What
-    affects training does not count where there are no epochs.
+    This includes the definition of the metric that tables show, as `Metric`. Keys that affect training only
+    count if there are epochs.
     """
     counted = {Affects.RESULT, Affects.TRAINING} if protocol.setup.epochs else {Affects.RESULT}
     content = selected(protocol, counted, classes)
@@ -39,8 +36,8 @@ def identity(protocol: Protocol, classes: Classes = MappingProxyType({})) -> dic
     return content
 
 
-def purpose(protocol: Protocol, classes: Classes = MappingProxyType({})) -> str:
-    """Tell sweeps apart: 12 hexadecimal digits, equal for two whose runs reach the same figures."""
+def purpose(protocol: Protocol, classes: Classes) -> str:
+    """Return a digest that is equal for sweeps whose runs reach the same figures."""
     return digest(selected(protocol, set(Affects) - {Affects.FORM, Affects.HANDLING}, classes))
 
 
@@ -53,25 +50,35 @@ def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) 
     content = select(protocol.to_json(), Protocol.affects())
     content["Setup"] = select(content["Setup"], Setup.affects())
     for section in ("Dataset", "Model"):
-        known = self_description.affects(classes.get(section))
+        said = getattr(classes.get(section), "affects", {})
+        known = {name: Affects(effect) for name, effect in said.items()}
         content[section]["args"] = select(content[section]["args"], known)
     return content
 
 
+def classes_of(protocol: Protocol) -> Classes:
+    """Import the classes of `Dataset` and `Model` of a protocol that was saved, except untrusted ones."""
+    found: dict[str, type] = {}
+    for section, spec in (("Dataset", protocol.dataset), ("Model", protocol.model)):
+        with contextlib.suppress(ProtocolError):
+            found[section] = resolve(spec, object, where=section)
+    return found
+
+
 def digest(content: Any) -> str:
-    """Hash JSON types, whatever the order of their keys: 12 hexadecimal digits."""
+    """Hash JSON types to 12 hexadecimal digits, whatever the order of their keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def shown_line(protocol: Protocol) -> LineSpec | None:
-    """Return the metric that tables show: the one named, else the first of checkpoints, else the first."""
+    """Return the metric that tables show: `Table.metric`, else the first with is_checkpoint or of all."""
     lines = list(protocol.lines.values())
     named = [line for line in lines if line.line_label == protocol.table.metric]
     return next(iter([*named, *(line for line in lines if line.is_checkpoint), *lines]), None)
 
 
-def values_by_path(content: Json, location: tuple[str | int, ...] = ()) -> dict[str, Json]:
+def values_by_path(content: Json, location: Location = ()) -> dict[str, Json]:
     """Return the values inside JSON content by their paths; empty objects and lists have none."""
     if not isinstance(content, dict | list):
         return {json_path(location): content}

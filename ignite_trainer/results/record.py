@@ -37,9 +37,8 @@ class RunRecord(BaseModel):
     Attributes:
         name: `Setup.name`.
         suffix: `Setup.suffix`.
-        variant: digest of `identity`.
-        identity: everything in the protocol that affects the result; runs with equal ones may be averaged.
-            Empty in older records.
+        variant: digest of everything in the protocol that affects the result; runs with equal ones may be
+            averaged.
         setting: the protocol's `Table.setting`, or "trained" or "evaluated".
         model: class name.
         weights: files of the initial weights; empty if they were random.
@@ -72,7 +71,6 @@ class RunRecord(BaseModel):
     name: str
     suffix: str | None = None
     variant: str
-    identity: dict[str, Any] = {}
     setting: str
     model: str
     weights: tuple[WeightsFile, ...]
@@ -117,13 +115,11 @@ class RunRecord(BaseModel):
     ) -> RunRecord:
         """Describe a run that has just ended; `train` and `test` are its data sets."""
         protocol, shown = blueprint.protocol, shown_line(blueprint.protocol)
-        computed = identity(protocol, blueprint.classes)
         assert protocol.setup.seed is not None, "a run has a seed"
         return cls(
             name=protocol.setup.name,
             suffix=protocol.setup.suffix,
-            variant=digest(computed),
-            identity=computed,
+            variant=digest(identity(protocol, blueprint.classes)),
             setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
             model=protocol.model.path.rpartition(".")[-1],
             weights=weights,

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from ignite_trainer.api import file_names
-from ignite_trainer.protocol.identity import identity
+from ignite_trainer.protocol.identity import classes_of, identity
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.results.leakage import MEANING
 from ignite_trainer.results.record import Figures, RunRecord, Spread
@@ -61,7 +61,7 @@ def read_results(root: Path) -> tuple[list[Found], list[str]]:
         except ProtocolError:
             unreadable.append(f"{folder}/{file_names.RESULT}")
             continue
-        computed = record.identity or _identity(path.with_name(file_names.PROTOCOL))
+        computed = _identity(path.with_name(file_names.PROTOCOL))
         has_report = path.with_name(file_names.PAGE).exists()
         found.append(Found(folder=folder, record=record, identity=computed, has_report=has_report))
     return found, unreadable
@@ -119,9 +119,10 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
 
 
 def _identity(path: Path) -> Mapping[str, Any]:
-    """Read the identity of a run from its `protocol.json`, as older records lack it; {} if unreadable."""
+    """Read from a run's `protocol.json` everything that affects its result; {} if it is unreadable."""
     try:
-        return identity(Protocol.model_validate_json(path.read_text(encoding="utf-8")))
+        protocol = Protocol.model_validate_json(path.read_text(encoding="utf-8"))
+        return identity(protocol, classes_of(protocol))
     except (OSError, ValueError):
         return {}
 

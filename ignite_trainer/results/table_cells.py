@@ -25,7 +25,7 @@ class Found:
     Attributes:
         folder: relative to the root of results.
         record: its `result.json`.
-        identity: as in the record; for older records read from the protocol, or empty.
+        identity: everything in its protocol that affects the result; empty if the protocol is unreadable.
         has_report: True if there is a `report.html`.
     """
 

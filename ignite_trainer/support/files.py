@@ -62,7 +62,7 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
                 write(file)
                 _sync(file)
             sha256 = file.digest.hexdigest()
-            if _sha256(part) != sha256:
+            if sha256_of(part) != sha256:
                 raise OSError(f"{part} reads differently from what was written; the disk may be failing")
             line = f"{sha256}  {path.name}\n".encode()
             old_lines = _checksum_lines(path) if path.exists() else b""
@@ -100,7 +100,7 @@ def is_intact(path: Path, sha256: str | None = None) -> bool:
         sha256: the expected hash; None for the one in the checksum file, without which no file is intact.
     """
     try:
-        actual = _sha256(path)
+        actual = sha256_of(path)
         if sha256:
             return actual == sha256
         return f"{actual}  {path.name}".encode() in _checksum_lines(path).splitlines()
@@ -189,7 +189,8 @@ def _checksum_lines(path: Path) -> bytes:
         return b""
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hash the content of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

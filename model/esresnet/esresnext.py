@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,9 @@ class ESResNeXt(nn.Module):
     maxpool: nn.MaxPool2d
     avgpool: nn.AdaptiveAvgPool2d
     fc: nn.Linear
+
+    affects: ClassVar[dict[str, str]] = {"pretrained": "run", "assets": "run"}
+    """Arguments that only say where weights come from: runs that differ in them may be averaged."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -23,6 +23,8 @@ class Tone(NamedTuple):
 
 class Tones(Dataset[Tone]):
     """`samples` tones, split into a few folds; made anew each time from their index."""
+
+    affects: ClassVar[dict[str, str]] = {"fold": "run"}
 
     def __init__(
         self,

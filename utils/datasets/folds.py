@@ -75,6 +75,10 @@ class FoldDataset(Dataset[Sample], ABC):
         OSError: the data set cannot be fetched.
     """
 
+    affects: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("root", "fold"), "run"),
+        **dict.fromkeys(("cache", "progress", "download"), "handling"),
+    }
     title: ClassVar[str]
     """The data set's name in messages."""
     table: ClassVar[str]

@@ -73,6 +73,10 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
             segments of the split lie beyond the ends of their files.
     """
 
+    affects: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("root", "fold"), "run"),
+        **dict.fromkeys(("cache", "progress"), "handling"),
+    }
     title: ClassVar[str] = "Table"
     """What it is called in messages."""
     decoding: ClassVar[str] = RESAMPLED

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ class Shards(Dataset[Sample | DescribedSample]):
         ValueError: an argument or the manifest is wrong.
         OSError: the manifest cannot be read.
     """
+
+    affects: ClassVar[dict[str, str]] = {"fold": "run"}
 
     def __init__(
         self,
