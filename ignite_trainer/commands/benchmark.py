@@ -1,7 +1,7 @@
-"""Measures how fast a protocol trains and evaluates, in turns with its yardsticks in the same process.
+"""`--benchmark`: how fast a protocol trains and evaluates, in turns with its yardsticks in the same process.
 
-A machine that others use, or that grows warm, changes its speed by more than the differences to be measured.
-Protocol and yardsticks therefore take turns, and the result is the median of the rounds' ratios.
+Other users and rising temperature change a machine's speed by more than the differences of interest.
+Protocol and yardsticks therefore take turns, and results are medians of the ratios within each round.
 """
 
 from __future__ import annotations
@@ -9,32 +9,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.utils import manual_seed
 
-from ignite_trainer.commands.projection import Projection, project
-from ignite_trainer.commands.stopwatch import Stopwatch, Turn
+from ignite_trainer.commands.stopwatch import Projection, Stopwatch, Turn, project
 from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.results import run_folder
-from ignite_trainer.runs.assembly import Parts, assemble
+from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.files import write_json
+from ignite_trainer.support.formatting import duration, percent
 from ignite_trainer.support.memory import peak_resident_bytes
 from ignite_trainer.support.profiling import Profile, profile_steps
 from ignite_trainer.support.progress import Progress
+from ignite_trainer.support.terminal import add_row, make_table, show, show_rows
 
 OURS = "this protocol"
 FILE_NAME = "benchmark.json"
 
-_WARM_UP_STEPS = 6  # until the memory of a step has been seen once
+_WARM_UP_STEPS = 6  # until the memory of a step has been allocated once
 _PROFILED_STEPS = {"cpu": 3, "cuda": 10}  # a device waits before the first of them
 
 
@@ -49,11 +51,7 @@ class Quartiles:
     @classmethod
     def of(cls, values: Iterable[float]) -> Quartiles:
         """Compute quartiles by linear interpolation between the ordered values."""
-        values = list(values)
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        first, median, third = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, first, third)
+        return cls(*np.percentile(list(values), (50, 25, 75)).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +91,11 @@ class Activity:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What was measured; the content of `benchmark.json`.
+    """Result of a benchmark; the content of `benchmark.json`.
 
     Attributes:
         peak_memory_bytes: of this process and of its accelerator, before any yardstick was built.
-        activities: "training", where the protocol trains, and "evaluation".
+        activities: "training", if the protocol trains, and "evaluation".
         projection: how long the protocol takes at these speeds.
         rounds: number of turns of each contender.
         environment: versions and hardware.
@@ -151,14 +149,17 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
     Args:
         blueprints: the result of `contenders`. A yardstick that cannot be built is left out with a warning.
         rounds: number of turns of each contender.
-        turn_seconds: a turn has as many steps as fit in here, at least one.
+        turn_seconds: a turn has as many steps as fit into this time, at least one.
 
     Raises:
         ProtocolError: something that the protocol itself names cannot be built.
     """
     with contextlib.ExitStack() as stack:
         ours = _Contender(blueprints[OURS], stack)
-        profiles, peak_memory = ours.profile(), _peak_memory(ours.parts.device)
+        profiles = ours.profile()
+        peak_memory = {"resident": peak_resident_bytes()}
+        if ours.parts.device.type == "cuda":
+            peak_memory["device"] = torch.cuda.max_memory_allocated(ours.parts.device)
         built = {OURS: ours}
         for name in [name for name in blueprints if name != OURS]:
             try:
@@ -175,7 +176,7 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
         }
     rates = {name: activity.speeds[OURS].samples_per_second for name, activity in activities.items()}
     return Benchmark(
-        peak_memory_bytes=peak_memory,
+        peak_memory_bytes={name: size for name, size in peak_memory.items() if size is not None},
         activities=dict(reversed(activities.items())),
         projection=project(ours.blueprint.protocol, ours.parts.sizes, rates),
         rounds=rounds,
@@ -185,20 +186,20 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
 
 
 class _Contender:
-    """A protocol that is built, and takes its turns."""
+    """A protocol that is built and takes its turns."""
 
     def __init__(self, blueprint: Blueprint, stack: contextlib.ExitStack) -> None:
         seed = blueprint.protocol.setup.seed
         assert seed is not None, "contenders have a seed"
         self.seed = seed
         self.blueprint = blueprint
-        manual_seed(self.seed)
-        self.parts: Parts = assemble(self.blueprint, seed=self.seed)
+        manual_seed(seed)
+        self.parts = assemble(blueprint, seed=seed)
         stack.callback(self.parts.close)
-        self._training = Stopwatch.of_training(self.blueprint, self.parts) if self.parts.optimizer else None
+        self._training = Stopwatch.of_training(blueprint, self.parts) if self.parts.optimizer else None
 
     def stopwatch(self, activity: str) -> Stopwatch:
-        """Prepare for an activity; only for one at a time, as both use the model and set its mode."""
+        """Prepare for an activity; only for one at a time, as both set the model's mode."""
         if activity == "evaluation":
             return Stopwatch.of_evaluation(self.blueprint, self.parts)
         assert self._training is not None, "something is trained"
@@ -206,16 +207,14 @@ class _Contender:
         return self._training
 
     def profile(self) -> dict[str, Profile]:
-        """Profile each activity."""
+        """Profile each activity, evaluation first as in a run: training reuses the memory that it leaves."""
         profiles, device = {}, self.parts.device
-        # As in a run, the first evaluation comes before the first step, which uses what it leaves in memory.
         for activity in ("evaluation", "training") if self._training else ("evaluation",):
             watch = self.stopwatch(activity)
             with watch.conditions():
                 watch.run(_WARM_UP_STEPS)
-                profiles[activity] = profile_steps(
-                    watch.run, count=_PROFILED_STEPS[device.type], device=device
-                )
+                count = _PROFILED_STEPS[device.type]
+                profiles[activity] = profile_steps(watch.run, count=count, device=device)
         return profiles
 
 
@@ -229,13 +228,12 @@ def _race(
     for _ in Progress(range(rounds), desc=f"Timing {activity}", unit="rounds"):
         for name, watch in watches.items():
             turns[name].append(watch.turn())
-    return {name: _speed(own, turns[OURS] if name != OURS else None) for name, own in turns.items()}
+    return {name: _speed(own, turns[OURS] if name != OURS else ()) for name, own in turns.items()}
 
 
-def _speed(turns: list[Turn], ours: list[Turn] | None) -> Speed:
+def _speed(turns: Sequence[Turn], ours: Sequence[Turn]) -> Speed:
     costs = [
-        one.seconds_per_sample / other.seconds_per_sample
-        for one, other in zip(ours or (), turns, strict=ours is not None)
+        one.seconds_per_sample / other.seconds_per_sample for one, other in zip(ours, turns, strict=False)
     ]
     return Speed(
         seconds_per_step=Quartiles.of(turn.seconds_per_step for turn in turns),
@@ -246,9 +244,68 @@ def _speed(turns: list[Turn], ours: list[Turn] | None) -> Speed:
     )
 
 
-def _peak_memory(device: torch.device) -> dict[str, int]:
-    resident = peak_resident_bytes()
-    found = {} if resident is None else {"resident": resident}
-    if device.type == "cuda":
-        found["device"] = torch.cuda.max_memory_allocated(device)
-    return found
+def show_benchmark(found: Benchmark) -> None:
+    """Print a benchmark as tables: facts, speeds and phases."""
+    setup, environment = found.protocols[OURS]["Setup"], found.environment
+    batch_test = setup["batch_test"] or setup["batch_train"]
+    versions = {name: environment["packages"][name] for name in ("torch", "torchvision")}
+    versions |= environment["cuda"] or {}
+    facts = {
+        "Device": environment["accelerator"] or f"{environment['device']}, threads: {environment['threads']}",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Precision": setup["precision"],
+        "Channels last": str(setup["channels_last"]).lower(),
+        "Compiled": str(setup["compile"]).lower(),
+        "Batch size": f"training {setup['batch_train']}, evaluation {batch_test}",
+        "Loader processes": f"training {setup['workers_train']}, evaluation {setup['workers_test']}",
+    }
+    for name, size in found.peak_memory_bytes.items():
+        facts[f"Peak memory, {name}"] = f"{size / 2**30:.2f} GiB"
+    for name, activity in found.activities.items():
+        if activity.utilisation is not None:
+            facts[f"Device busy, {name}"] = f"{percent(activity.utilisation)}%"
+    time = found.projection
+    facts["Projected time"] = f"{duration(time.seconds_per_run)} for {time.epochs} epochs with evaluation"
+    if time.runs > 1:
+        facts["Projected time"] += f", {duration(time.seconds)} for {time.runs} runs"
+    show_rows(f"{setup['name']}: benchmark", facts.items())
+    for name, activity in found.activities.items():
+        _show_speeds(name, activity)
+    table = make_table("Share of this protocol's time")
+    table.add_column("")
+    for name in found.activities:
+        table.add_column(name, justify="right")
+    for phase in dict.fromkeys(phase for activity in found.activities.values() for phase in activity.shares):
+        shares = (activity.shares.get(phase) for activity in found.activities.values())
+        add_row(table, phase, *("" if share is None else f"{percent(share)}%" for share in shares))
+    show(table)
+
+
+def _show_speeds(title: str, activity: Activity) -> None:
+    measure = "median (interquartile range)"
+    if len(activity.speeds) > 1:
+        measure += "; ratios compare this protocol with the yardstick of the row"
+    table = make_table(f"{title.capitalize()}: {measure}")
+    table.add_column("", overflow="fold")
+    for column in ("ms per step", "samples/s", "time ratio", "speed-up"):
+        table.add_column(column, justify="right")
+    for name, speed in activity.speeds.items():
+        add_row(
+            table,
+            name,
+            _readable(speed.seconds_per_step, unit=1e-3),
+            _number(speed.samples_per_second),
+            _readable(speed.cost) if speed.cost else "",
+            _number(speed.gain.median) if speed.gain else "",
+        )
+    show(table)
+
+
+def _readable(quartiles: Quartiles, *, unit: float = 1.0) -> str:
+    values = (quartiles.median, quartiles.first_quartile, quartiles.third_quartile)
+    median, first, third = (_number(value / unit) for value in values)
+    return f"{median} ({first}-{third})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""`--check`: finds what would fail before a run: protocol, data, model and weights, room on disks, memory.
+"""`--check`: finds what would fail before a run: protocol, data, model and weights, disk space, memory.
 
 It trains nothing, but fetches what a run would fetch first.
 """
@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ignite_trainer.api.findings import Finding, Inspection, Space
+from ignite_trainer.api.findings import NAMED, Finding, Inspection, Space, kinds
 from ignite_trainer.api.self_description import other_weights, weights_files
-from ignite_trainer.commands.check_report import show_findings
 from ignite_trainer.commands.check_room import (
     ModelSize,
     checkpoint_space,
@@ -40,8 +39,11 @@ from ignite_trainer.runs.assembly import (
     without_weights,
 )
 from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.support.formatting import duration
+from ignite_trainer.support.sanitize import is_seen
+from ignite_trainer.support.terminal import show, show_rows
 
-_COUNTED = "weights, gradients and optimizer (--explain measures the batches, too)"
+_COUNTED = "weights, gradients and optimizer (--explain also measures the batches)"
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Checked:
 
     Attributes:
         findings: each once, errors first.
-        facts: a line about each thing that was looked at, by name.
+        facts: a line about each thing that was checked, by name.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -71,7 +73,7 @@ def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable
         trusted: packages whose classes they may name besides the usual ones.
 
     Returns:
-        0 if no error was found, 1 if one was, 2 if a protocol cannot be read.
+        0 without errors, 1 with errors, 2 if a protocol cannot be read.
     """
     checker = Checker(trusted)
     status = 0
@@ -84,13 +86,13 @@ def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable
             where = "" if error.source in (None, str(path)) else str(error.source)
             found = Checked(findings=_errors(error.problems, where=where))
             code = 2
-        show_findings(str(path), found.findings, found.facts, seconds=time.monotonic() - started)
+        _show(str(path), found, seconds=time.monotonic() - started)
         status = max(status, code)
     return status
 
 
 class Checker:
-    """Checks protocols; data and models that several of them share are looked at once."""
+    """Checks protocols; data and models that several of them share are checked once."""
 
     def __init__(self, trusted: Iterable[str] = ()) -> None:
         self._trusted = frozenset(trusted)
@@ -103,7 +105,7 @@ class Checker:
         runs, problems = self._runs(protocol)
         found.findings += _errors(problems)
         if not runs:
-            found.facts["Data and model"] = "not looked at: first mend what the protocol names"
+            found.facts["Data and model"] = "not checked: fix the protocol first"
             return found
         spaces: list[Space] = []
         for run in runs:
@@ -113,7 +115,7 @@ class Checker:
         return found
 
     def _runs(self, protocol: Protocol) -> tuple[list[Blueprint], list[str]]:
-        """Draw all runs; if some of a sweep cannot be, return the problems and a run without the sweep."""
+        """Draw all runs; if some of a sweep cannot be drawn, return problems and the protocol's own run."""
         problems: list[str] = []
         try:
             if protocol.sweep:
@@ -127,16 +129,16 @@ class Checker:
             return [], list(dict.fromkeys([*problems, *error.problems]))
 
     def _check_run(self, run: Blueprint, found: Checked, spaces: list[Space]) -> None:
-        """Check one run; add to what was found of the protocol, and to the room its runs need."""
+        """Check one run; add to the findings of the protocol and to the space that its runs need."""
         data = self._inspect_data(run)
         run = replace(run, dataset_args={**run.dataset_args, **data.to_build})
         sizes, problems = self._once("Dataset, Transforms or Task", partial(try_out, run), *_data_key(run))
         of_data = [problem for problem in problems if problem.startswith("Dataset")]
-        if of_data or data.to_build:  # weights are fetched only for data that are there
+        if of_data or data.to_build:  # weights are fetched only if the data are there
             complete, run = run, without_weights(run)
             if run is not complete:
-                found.facts.setdefault("Weights", "not looked at: first mend the data")
-        if _has_error(data.findings):  # they tell why it cannot be built
+                found.facts.setdefault("Weights", "not checked: fix the data first")
+        if _has_error(data.findings):  # they say why the data set cannot be built
             told = [problem for problem in of_data if not problem.startswith("Dataset.args.fold ")]
             problems = [problem for problem in problems if problem not in told]
         found.findings += [*data.findings, *_errors(problems)]
@@ -154,7 +156,7 @@ class Checker:
                 found.findings += self._examine(fitting)
         spaces.append(checkpoint_space(run.protocol, model.size if model else None))
         if model is None:
-            found.facts["Memory"] = "not known: the model could not be built"
+            found.facts["Memory"] = "unknown: the model cannot be built"
             return
         found.findings += model.findings
         if model.weights:
@@ -176,9 +178,10 @@ class Checker:
         damaged = [
             Finding(
                 severity="error",
-                what="A file of weights is damaged, or not the one it is named for: another sha256.",
+                what="A weights file does not have the sha256 of the release it is named after: it is "
+                "damaged or another file.",
                 where=str(path),
-                remedy="Take it away and fetch it again, or name it otherwise.",
+                remedy="Delete it and fetch it again, or rename it.",
             )
             for path in other_weights(model)
         ]
@@ -193,7 +196,7 @@ class Checker:
         return findings or _errors(problems)
 
     def _build_model(self, run: Blueprint) -> nn.Module:
-        """Build the model of a run, unless it is the one that was built last."""
+        """Build the model of a run, unless it was the last one built."""
         key = digest(_model_key(run))
         if self._last_model is None or self._last_model[0] != key:
             self._last_model = None
@@ -209,15 +212,41 @@ class Checker:
         return self._done[name]
 
 
+def escaped(text: str) -> str:
+    """Escape control characters as Python does: `\\x1b`. Joiners stay, as letters and emoji need them."""
+    return "".join(letter if is_seen(letter) else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _show(title: str, found: Checked, *, seconds: float) -> None:
+    """Print facts, findings and their number; of each kind of finding, name only the first places."""
+    if found.facts:
+        show_rows(escaped(f"Check of {title}"), [(name, escaped(text)) for name, text in found.facts.items()])
+    for kind in kinds(found.findings):
+        places = [place for place in kind.places if place]
+        times = f" ({len(kind.places)} times)" if len(kind.places) > 1 else ""
+        first, *rest = map(escaped, kind.what.split("\n"))
+        # Indented, so that no text from a file can pass for a finding.
+        lines = [f"{kind.severity}: {first}{times}", *(f"    {line}" for line in rest)]
+        lines += [f"    {escaped(place)}" for place in places[:NAMED]]
+        lines += [f"    and {len(kind.places) - NAMED} more"] * (len(kind.places) > NAMED)
+        lines += [f"  {escaped(kind.remedy)}"] * bool(kind.remedy)
+        show("\n".join(lines))
+    count = {
+        kind: sum(finding.severity == kind for finding in found.findings) for kind in ("error", "warning")
+    }
+    totals = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in count.items())
+    show(escaped(f"{title}: {totals} ({duration(seconds)})"))
+
+
 def _data_key(run: Blueprint) -> tuple[Any, ...]:
-    """Return what runs with the same data and task have in common."""
+    """Return what runs with the same data and task share."""
     content = run.protocol.to_json()
     sections = ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")
     return (*map(content.get, sections), bool(run.protocol.setup.epochs))
 
 
 def _model_key(run: Blueprint) -> tuple[Any, ...]:
-    """Return what runs with the same model have in common."""
+    """Return what runs with the same model share."""
     content, setup = run.protocol.to_json(), run.protocol.setup
     sections = ("Model", "Parameters", "Optimizer", "Scheduler")
     return (*map(content.get, sections), setup.precision, setup.epochs)

@@ -1,4 +1,4 @@
-"""Room on disks and in memory: what runs take, compared with what is free."""
+"""Disk space and memory that runs need, compared with what is free."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ignite_trainer.results import run_folder
 
 _MEMORY, _OWN = Path("/proc/meminfo"), Path("/proc/self/statm")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
-_FULL = 0.9  # share of what is free; needing more is warned of
-_OPTIMIZER_STATE = 2  # numbers for each trained one: those of Adam, more than most optimizers have
+_FULL = 0.9  # share of the free space above which a run gets a warning
+_OPTIMIZER_STATE = 2  # values per trained parameter, as with Adam; few optimizers have more
 _LAST_KEPT = 3  # the last two states, and the next one until it is complete
 
 
@@ -42,18 +42,18 @@ class ModelSize(NamedTuple):
 
 
 def least_memory(protocol: Protocol, size: ModelSize) -> int:
-    """Return the bytes that weights, gradients and optimizer of a run take; activations come on top."""
+    """Return the bytes for weights, gradients and optimizer of a run; activations come on top."""
     trains = bool(protocol.setup.epochs)
     return size.state + trains * (1 + _OPTIMIZER_STATE) * size.trained
 
 
 def checkpoint_space(protocol: Protocol, size: ModelSize | None) -> Space:
-    """Return the room for the checkpoints of one run; unknown if the model's size is None."""
+    """Return the disk space for the checkpoints of one run; unknown if the model's size is None."""
     setup = protocol.setup
     size_bytes = None
     if size:
         lines = sum(line.is_checkpoint for line in protocol.lines.values())
-        # Epoch 0 is one of them; a superseded one is there until the next state is saved.
+        # Epoch 0 comes on top; a superseded file stays until the next state is saved.
         best = (min(BEST_KEPT, setup.epochs) + 1) * lines * size.state
         copies = _OPTIMIZER_STATE + bool(setup.ema)
         last = _LAST_KEPT * (size.state - size.frozen + copies * size.trained)
@@ -62,10 +62,7 @@ def checkpoint_space(protocol: Protocol, size: ModelSize | None) -> Space:
 
 
 def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Finding]:
-    """Check that every disk has room for all of this, and that its folders can be written.
-
-    Adds what is needed and what is free to `facts`.
-    """
+    """Check that disks have enough space and folders are writable; add a line per disk to `facts`."""
     disks: dict[int, list[Space]] = defaultdict(list)
     places: dict[Path, None] = {}
     for space in spaces:
@@ -80,15 +77,15 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
         unknown = dict.fromkeys(f"{one.purpose} in {one.folder}" for one in needs if one.size_bytes is None)
         free, needed = shutil.disk_usage(existing(needs[0].folder)).free, sizes.total()
         what = ", ".join(f"{_readable(size)} for {purpose}" for purpose, size in sizes.items() if size)
-        said = [f"{_readable(free)} free"]
-        said += [f"needed are about {what}"] if what else []
-        said += [f"not known for {', '.join(unknown)}"] if unknown else []
-        facts[f"Disk {number}" if len(disks) > 1 else "Disk"] = "; ".join(said)
+        parts = [f"{_readable(free)} free"]
+        parts += [f"needs about {what}"] if what else []
+        parts += [f"unknown size of {', '.join(unknown)}"] if unknown else []
+        facts[f"Disk {number}" if len(disks) > 1 else "Disk"] = "; ".join(parts)
         if needed > _FULL * free:
             findings.append(
                 Finding(
                     severity="error" if needed > free else "warning",
-                    what=f"About {_readable(needed)} are needed of a disk with {_readable(free)} free.",
+                    what=f"About {_readable(needed)} of disk space are needed; {_readable(free)} are free.",
                     where=what,
                     remedy="Make room, or choose other folders.",
                 )
@@ -99,15 +96,13 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
 def memory_findings(
     needed_bytes: int, device: torch.device, facts: dict[str, str], *, at_least_for: str = ""
 ) -> list[Finding]:
-    """Warn if the memory of the training device will not suffice.
-
-    Adds what is needed and what is free to `facts`.
+    """Warn if the training device may run out of memory; add a line about it to `facts`.
 
     Args:
-        needed_bytes: of the whole process on the CPU; else on the device.
-        device: the one that trains.
-        facts: what is shown, by name.
-        at_least_for: uses that were counted, if a run has others, too.
+        needed_bytes: memory of the process on the CPU, otherwise memory on the device.
+        device: the training device.
+        facts: lines of the report, by name.
+        at_least_for: the uses that `needed_bytes` covers, if a run has others, too.
     """
     free = _free_memory(device)
     name = "Memory" if device.type == "cpu" else f"Memory of {device}"
@@ -126,7 +121,7 @@ def memory_findings(
 
 
 def _free_memory(device: torch.device) -> int | None:
-    """Return the bytes that this process may use, those in use included; None if the system does not tell."""
+    """Return the bytes that this process may use, including those in use; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if not _MEMORY.is_file():
@@ -150,7 +145,7 @@ def _not_writable(place: Path) -> Finding | None:
     except OSError as error:
         return Finding(
             severity="error",
-            what="Nothing can be written there, and a run has to.",
+            what="The run cannot write to a folder that it needs.",
             where=f"{place} ({os.strerror(error.errno or 0)})",
             remedy="Choose another folder.",
         )

@@ -1,4 +1,4 @@
-"""The command: flags, file patterns, overrides; one run, or one sweep, for every protocol that matches."""
+"""The command line: one run, sweep, check or benchmark for every protocol that matches."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ignite_trainer.api import file_names
 from ignite_trainer.commands.flags import AUTO, SHORTHANDS, long_flags, make_parser
-from ignite_trainer.protocol.loading import load, supply_defaults, trace
+from ignite_trainer.protocol.loading import load, supply_defaults
 from ignite_trainer.protocol.overrides import Override, explain_words, split_overrides
 from ignite_trainer.protocol.reading import read_json, read_protocol
-from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped, suggest
 from ignite_trainer.support.signals import stopped_by_signals
 from ignite_trainer.support.terminal import replace_unknown_letters
@@ -34,58 +33,55 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
 
     Args:
         argv: the words after the program's name.
-        defaults: file that supplies `Task` and `Parameters` by `Model.class` where a protocol has none.
+        defaults: file with the `Task` and `Parameters` of protocols that have none, by `Model.class`.
 
     Returns:
-        0, or 2 if a protocol or what it names cannot work, 1 if a run failed, also one of a sweep, or if a
-        check found an error, 75 (EX_TEMPFAIL of sysexits.h) if a signal stopped it and the command printed
-        goes on with it, 130 if it was interrupted at once.
+        0; 2 if the command or a protocol is invalid; 1 if a run failed, also within a sweep, or a check found
+        an error; 75 (EX_TEMPFAIL of sysexits.h) if a signal stopped the run and the printed command continues
+        it; 130 if it was interrupted at once.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # What ends a run is raised, and said below; ignite would log it twice more.
+    # ignite logs exceptions twice before raising them; they are reported below.
     logging.getLogger("ignite.engine.engine.Engine").setLevel(logging.CRITICAL)
     replace_unknown_letters()
     ensure_home()
     own, overrides = split_overrides(argv)
     flags = _parse(own, defaults=defaults)
-    if _started_with_others() and (flags.check or flags.explain or flags.benchmark):
-        make_parser().error("--check, --explain and --benchmark are for one process; leave torchrun out.")
+    if _is_distributed() and (flags.check or flags.explain or flags.benchmark):
+        make_parser().error("--check, --explain and --benchmark use one process; run them without torchrun.")
     if flags.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        flags.resume = AUTO  # torchrun starts all processes anew after one has failed
+        flags.resume = AUTO  # torchrun restarts all processes after one has failed
     overrides = [*_shorthand_overrides(flags), *overrides]
     resumed = None if flags.resume in (None, AUTO) else Path(flags.resume)
     if not flags.config:
-        flags.config = (
-            [str(resumed / file_names.PROTOCOL)]
-            if resumed
-            else make_parser().error("name a protocol, such as -c protocols/quickstart.json")
-        )
+        if not resumed:
+            make_parser().error("name a protocol, such as -c protocols/quickstart.json")
+        flags.config = [str(resumed / file_names.PROTOCOL)]
     try:
         status = _command(argv, flags, overrides, defaults=defaults, resumed=resumed)
     except Exception:
-        if not _started_with_others():
+        if not _is_distributed():
             raise
         traceback.print_exc()
         status = 1
-    if status and _started_with_others():
+    if status and _is_distributed():
         _leave(status)
     return status
 
 
 def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
-    """Read the program's own flags; exit with a suggestion where nothing takes a word."""
+    """Parse the command's own flags; exit with a suggestion at a word that is none."""
     parser = make_parser()
     known = long_flags(parser)
     for word in words:
-        if f"-{word.partition('=')[0]}" in known:  # argparse takes "-epochs" for "-e pochs"
+        if f"-{word.partition('=')[0]}" in known:  # argparse reads "-epochs" as "-e pochs"
             parser.error(f"{word} has two hyphens: -{word}")
     flags, unknown = parser.parse_known_args(words)
     if unknown:
         path = next((word for word in (*(flags.config or ()), *unknown) if os.path.isfile(word)), None)  # noqa: PTH113 - Path raises for long words
-        try:
+        content: Mapping[str, Any] = {}
+        with contextlib.suppress(ProtocolError):
             content = supply_defaults(read_protocol(Path(path)), read_json(defaults)) if path else {}
-        except ProtocolError:
-            content = {}
         parser.error(explain_words(unknown, flags=known, content=content))
     return flags
 
@@ -93,7 +89,7 @@ def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
 def _leave(status: int) -> NoReturn:
     """Exit one of several processes without waiting for the others, which may never end.
 
-    Exit handlers are skipped: NCCL's would wait for the other processes, which may be waiting for this one.
+    Skips exit handlers: NCCL's would wait for the other processes, which may be waiting for this one.
     """
     if status == EXIT_STOPPED:  # they are stopping, too; the main process may still be writing
         from ignite_trainer.support.distributed import wait_to_part  # noqa: PLC0415
@@ -104,7 +100,7 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _command(
+def _command(  # noqa: PLR0911 - an exit status each
     argv: Sequence[str],
     flags: argparse.Namespace,
     overrides: Sequence[Override],
@@ -112,25 +108,41 @@ def _command(
     defaults: Path,
     resumed: Path | None,
 ) -> int:
-    """Carry out what the words say; return the exit status."""
+    """Carry out the command; return the exit status. torch is imported only here: it takes seconds."""
+    is_single_run = False
     try:
-        with _several_processes():
-            # Every protocol is checked before the first one runs.
+        with contextlib.ExitStack() as stack:
+            if _is_distributed():
+                from ignite_trainer.support.distributed import several_processes  # noqa: PLC0415
+
+                stack.enter_context(several_processes())
             paths = _matching(flags.config, leave_out=(defaults, defaults.with_name("schema.json")))
             loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
-            if flags.check or flags.explain:
-                look = _check if flags.check else functools.partial(_explain, overrides, defaults)
-                return _look(look, loads, trusted=flags.trust)
+            if flags.check:
+                from ignite_trainer.commands import check  # noqa: PLC0415
+
+                stack.enter_context(stopped_by_signals())
+                return check.carry_out(loads, trusted=flags.trust)
+            if flags.explain:
+                from ignite_trainer.commands import explain  # noqa: PLC0415
+
+                stack.enter_context(stopped_by_signals())
+                return explain.carry_out(loads, overrides, defaults=defaults, trusted=flags.trust)
+            # All protocols are checked before the first one runs.
             protocols = {path: load_one() for path, load_one in loads.items()}
-            if resumed and (len(protocols) > 1 or any(protocol.sweep for protocol in protocols.values())):
+            sweeps = any(protocol.sweep for protocol in protocols.values())
+            is_single_run = len(protocols) == 1 and not sweeps
+            if resumed and not is_single_run:
                 raise ProtocolError(
-                    "A folder is that of one run; leave --resume without one here.", source="--resume"
+                    "FOLDER is the folder of a single run; use --resume without FOLDER here.",
+                    source="--resume",
                 )
-            from ignite_trainer.commands import jobs  # noqa: PLC0415 - importing torch takes seconds
+            from ignite_trainer.commands import jobs  # noqa: PLC0415
 
             planned = jobs.plan(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
-            with contextlib.nullcontext() if flags.benchmark else stopped_by_signals():
-                return jobs.carry_out(planned)
+            if not flags.benchmark:
+                stack.enter_context(stopped_by_signals())
+            return jobs.carry_out(planned)
     except (ProtocolError, RunFailed) as error:
         _say(f"error: {error}")
         return 2 if isinstance(error, ProtocolError) else 1
@@ -138,76 +150,35 @@ def _command(
         if isinstance(stopped.__context__, RunFailed):  # it had failed before the signal came
             _say(f"error: {stopped.__context__}")
             return 1
-        kept = f"what is done is kept in {stopped.folder}" if stopped.folder else "no run was under way"
-        only = next(iter(protocols.values())) if len(protocols) == 1 else None
-        folder = stopped.folder if only and not only.sweep else None
-        _say(f"stopped by {stopped.signal}; {kept}\ngo on with: {_command_that_goes_on(argv, folder)}")
+        said = f"stopped by {stopped.signal}"
+        if not (flags.check or flags.explain):
+            kept = f"progress is saved in {stopped.folder}" if stopped.folder else "no run was in progress"
+            folder = stopped.folder if is_single_run else None
+            said += f"; {kept}\ncontinue with: {_command_to_continue(argv, folder)}"
+        _say(said)
         return EXIT_STOPPED
     except KeyboardInterrupt:
-        _say("interrupted; what is saved is kept, and --resume goes on with it")
+        _say("interrupted; --resume continues from the last saved state")
         return 130
 
 
-def _started_with_others() -> bool:
+def _is_distributed() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def _several_processes() -> contextlib.AbstractContextManager[None]:
-    """Meet the processes that this one was started with, if any."""
-    if not _started_with_others():
-        return contextlib.nullcontext()
-    from ignite_trainer.support.distributed import several_processes  # noqa: PLC0415
-
-    return several_processes()
-
-
 def _say(text: str) -> None:
-    """Tell an error; of several processes the first that has one to tell."""
-    if _started_with_others():
+    """Print an error; of several processes, only the first one that has an error prints."""
+    if _is_distributed():
         from ignite_trainer.support.distributed import first_to_speak, rank  # noqa: PLC0415
 
-        text = f"{text}\n(process {rank()} of {os.environ['WORLD_SIZE']}, from 0)"
+        text = f"{text}\n(process {rank()} of {os.environ['WORLD_SIZE']}, counted from 0)"
         if not first_to_speak():
             return
     print(text, file=sys.stderr, flush=True)
 
 
-def _look(
-    look: Callable[..., int], loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[str]
-) -> int:
-    """Carry out what only looks at protocols; a signal leaves nothing of it behind."""
-    try:
-        with stopped_by_signals():
-            return look(loads, trusted=trusted)
-    except RunStopped as stopped:
-        _say(f"stopped by {stopped.signal}")
-        return EXIT_STOPPED
-
-
-def _check(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Sequence[str]) -> int:
-    from ignite_trainer.commands import check  # noqa: PLC0415 - importing torch takes seconds
-
-    return check.carry_out(loads, trusted=trusted)
-
-
-def _explain(
-    overrides: Sequence[Override],
-    defaults: Path,
-    loads: Mapping[Path, Callable[[], Protocol]],
-    *,
-    trusted: Sequence[str],
-) -> int:
-    from ignite_trainer.commands import explain  # noqa: PLC0415 - importing torch takes seconds
-
-    explained = {
-        path: (protocol, trace(protocol, path, overrides, defaults=defaults))
-        for path, protocol in ((path, load_one()) for path, load_one in loads.items())
-    }
-    return explain.carry_out(explained, trusted=trusted)
-
-
-def _command_that_goes_on(argv: Sequence[str], folder: Path | None) -> str:
-    """The command again, with a --resume that names the folder, or none where it finds what is unfinished."""
+def _command_to_continue(argv: Sequence[str], folder: Path | None) -> str:
+    """Return the command with --resume, naming the folder if there is one."""
     words, skipping = [], False
     for word in argv:
         if skipping and not word.startswith("-"):
@@ -236,16 +207,16 @@ def _shorthand_overrides(flags: argparse.Namespace) -> list[Override]:
 
 
 def _matching(patterns: Sequence[str], *, leave_out: Sequence[Path]) -> list[Path]:
-    """The files that match, each once, in order; but for those that are no protocols: defaults, schema."""
+    """Return the files that match, each once and in order, except `leave_out`."""
     paths: dict[Path, None] = {}
     others = {path.resolve() for path in leave_out}
     for pattern in patterns:
-        # A name may have what patterns are made of; pathlib takes no absolute pattern, and no long one.
+        # A file's name may contain pattern characters; pathlib takes no absolute pattern, and no long one.
         is_file = os.path.isfile(pattern)  # noqa: PTH113
         found = [pattern] if is_file else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         matches = [match for match in found if Path(match).resolve() not in others]
         if not matches:
-            # Of its own folder, or else of the shipped ones.
+            # Suggest a file of the pattern's folder, or else a shipped one.
             folders = [Path(pattern).parent, *(path.parent for path in leave_out)]
             listed = (
                 [path for path in folder.glob("*.json") if path.resolve() not in others] for folder in folders

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
 from ignite_trainer.commands.check_room import existing
-from ignite_trainer.commands.projection import project
-from ignite_trainer.commands.stopwatch import Stopwatch
+from ignite_trainer.commands.stopwatch import Stopwatch, project
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.results import run_folder
 from ignite_trainer.runs.assembly import Parts, with_other_batches

@@ -1,6 +1,6 @@
-"""`--explain`: every value of a protocol with its origin, what is trained, shapes, time, memory and disk.
+"""`--explain`: every value with its origin, what is trained, shapes, and estimates of time and memory.
 
-No results are written. Parts that cannot be built, such as missing data, are named and the rest is explained.
+Writes no results. If a part such as the data cannot be built, names the problem and explains the rest.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import gc
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from ignite_trainer.api.reporter import Split
 from ignite_trainer.commands.check_room import ModelSize, checkpoint_space, memory_findings, room_findings
 from ignite_trainer.commands.estimates import Estimates, estimate
 from ignite_trainer.protocol.blueprint import Blueprint, draw
-from ignite_trainer.protocol.loading import Value
+from ignite_trainer.protocol.loading import trace
+from ignite_trainer.protocol.overrides import Override
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs.assembly import assemble, try_out_model, without_weights
 from ignite_trainer.support.errors import ProtocolError
@@ -34,16 +35,32 @@ _KEY_WIDTH = 40
 
 
 def carry_out(
-    explained: Mapping[Path, tuple[Protocol, Sequence[Value]]], *, trusted: Iterable[str] = ()
+    loads: Mapping[Path, Callable[[], Protocol]],
+    overrides: Sequence[Override],
+    *,
+    defaults: Path,
+    trusted: Iterable[str] = (),
 ) -> int:
-    """Explain protocols, each with its values.
+    """Explain protocols.
+
+    Args:
+        loads: reads and validates each protocol, by its file.
+        overrides: those of the command line.
+        defaults: file with the sections that protocols may lack.
+        trusted: packages whose classes they may name besides the usual ones.
 
     Returns:
-        0, or 2 if one names classes that do not exist, or arguments that they do not take.
+        0, or 2 if a protocol names a class that does not exist or an argument that it does not take.
     """
     status = 0
-    for path, (protocol, values) in explained.items():
-        _show_values(path, values)
+    for path, protocol in [(path, load()) for path, load in loads.items()]:
+        values = trace(protocol, path, overrides, defaults=defaults)
+        # A line for each value, not folded, so that it can be searched and copied.
+        lines = [
+            f"{value.path:<{_KEY_WIDTH}} {json.dumps(value.value, ensure_ascii=False)}  ({value.origin})"
+            for value in values
+        ]
+        show("\n".join([f"{path}: every value and where it comes from", *lines]))
         try:
             blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
         except ProtocolError as error:
@@ -63,9 +80,11 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     try:
         parts = assemble(blueprint, seed=_SEED)
     except ProtocolError as error:
-        _explain_model(path, blueprint)
+        with contextlib.suppress(ProtocolError):  # a problem of the model is among those of `error`
+            model = try_out_model(without_weights(blueprint))
+            _show_rules(path, blueprint, apply_rules(model, protocol.parameters))
         lines = "".join(f"\n  {problem}" for problem in error.problems)
-        show(f"{path}: shapes, memory and time cannot be told without data and model:{lines}")
+        show(f"{path}: cannot tell shapes, memory and time without data and model:{lines}")
         return
     try:
         _show_rules(path, blueprint, parts.plan)
@@ -76,23 +95,16 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     finally:
         parts.close()
     show_rows(f"{path}: a batch", found.batch.items(), columns=("field", "shape"))
-    show_rows(f"{path}: stages of the model", found.stages.items(), columns=("module", "gives"))
+    show_rows(f"{path}: the model's modules", found.stages.items(), columns=("module", "output"))
     facts = _facts(found, parts.sizes, compiled=protocol.setup.compile)
     findings = room_findings([space] * runs, facts)
     if found.peak_bytes is None:
-        facts["Memory"] = "not known: this system does not tell"
+        facts["Memory"] = "unknown: this system does not report it"
     else:
         findings += memory_findings(found.peak_bytes, parts.device, facts)
     show_rows(f"{path}: estimates", facts.items())
     for finding in findings:
         show(" ".join(filter(None, [f"warning: {finding.what}", finding.where, finding.remedy])))
-
-
-def _explain_model(path: Path, blueprint: Blueprint) -> None:
-    """Show what is trained if the model can be built; its problems are reported with those of other parts."""
-    with contextlib.suppress(ProtocolError):
-        model = try_out_model(without_weights(blueprint))
-        _show_rules(path, blueprint, apply_rules(model, blueprint.protocol.parameters))
 
 
 def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
@@ -105,30 +117,20 @@ def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
 
 def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:
     trains = "training" in found.steps
-    facts = {
-        "Samples": f"{sizes['train']:,} to train on, {sizes['test']:,} held out"
-        if trains
-        else f"{sizes['test']:,} to evaluate"
-    }
+    samples = f"{sizes['train']:,} for training, {sizes['test']:,} held out"
+    facts = {"Samples": samples if trains else f"{sizes['test']:,} for evaluation"}
     for activity, step in found.steps.items():
         extrapolated = f", extrapolated from {step.measured}" if step.measured < step.samples else ""
-        facts[f"A step of {activity}"] = f"{step.seconds:.3g} s for {step.samples} samples{extrapolated}"
+        facts[f"{activity.capitalize()} step"] = (
+            f"{step.seconds:.3g} s for {step.samples} samples{extrapolated}"
+        )
     if isinstance(found.checkpoint, str):
-        facts["A checkpoint"] = f"not included, as none could be written: {found.checkpoint}"
+        facts["Checkpoint"] = f"not included, since writing one failed: {found.checkpoint}"
     elif trains:
-        facts["A checkpoint"] = f"{found.checkpoint.seconds:.3g} s, while the next epoch runs"
-    facts["An epoch, evaluation included"] = f"about {duration(found.seconds_per_epoch)}"
-    facts["The whole run"] = f"about {duration(found.seconds_per_run)}"
-    facts["Not counted"] = "loader processes, Evaluations, reporters, states within an epoch" + (
+        facts["Checkpoint"] = f"{found.checkpoint.seconds:.3g} s, written while the next epoch runs"
+    facts["Epoch, with evaluation"] = f"about {duration(found.seconds_per_epoch)}"
+    facts["Whole run"] = f"about {duration(found.seconds_per_run)}"
+    facts["Not included"] = "loader processes, Evaluations, reporters, states saved within an epoch" + (
         "; measured without Setup.compile" if compiled else ""
     )
     return facts
-
-
-def _show_values(path: Path, values: Sequence[Value]) -> None:
-    """Print a line for each value, unfolded, so that it can be searched and copied."""
-    lines = [
-        f"{value.path:<{_KEY_WIDTH}} {json.dumps(value.value, ensure_ascii=False)}  ({value.origin})"
-        for value in values
-    ]
-    show("\n".join([f"{path}: every value, and who says so", *lines]))

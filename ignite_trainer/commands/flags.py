@@ -1,40 +1,41 @@
-"""The command's own flags and its `--help`; overrides of the protocol's keys are `overrides`' part."""
+"""The command's own flags and its `--help`. Overrides of a protocol's keys are parsed elsewhere."""
 
 from __future__ import annotations
 
 import argparse
-import textwrap
 
 AUTO = "auto"
-"""What --resume without a folder says."""
+"""Value of --resume without a folder."""
 
-# Flags of the published command, and the keys of the protocol they stand for, by groups.
+# Flags of the published command: short, long, the protocol's key, help.
 _SETUP: tuple[tuple[str, str, str, str], ...] = (
     ("-b", "--batch-train", "Setup.batch_train", "training batch size"),
-    ("-B", "--batch-test", "Setup.batch_test", "evaluation batch size (default: that of training)"),
-    ("-w", "--workers-train", "Setup.workers_train", "loader processes in training"),
-    ("-W", "--workers-test", "Setup.workers_test", "loader processes in evaluation"),
-    ("-e", "--epochs", "Setup.epochs", "passes over the training split; 0 evaluates and stops"),
-    ("-L", "--log-interval", "Setup.log_interval", "steps between two entries of the log"),
-    ("-M", "--saved-models-path", "Setup.saved_models_path", "root folder of all results"),
-    ("-R", "--random-seed", "Setup.seed", "seed of everything random"),
-    ("-s", "--suffix", "Setup.suffix", "added to the name of the run"),
+    ("-B", "--batch-test", "Setup.batch_test", "evaluation batch size (default: the training batch size)"),
+    ("-w", "--workers-train", "Setup.workers_train", "data loader processes for training"),
+    ("-W", "--workers-test", "Setup.workers_test", "data loader processes for evaluation"),
+    ("-e", "--epochs", "Setup.epochs", "training epochs; 0 only evaluates"),
+    ("-L", "--log-interval", "Setup.log_interval", "training steps between log entries"),
+    ("-M", "--saved-models-path", "Setup.saved_models_path", "folder for all results"),
+    ("-R", "--random-seed", "Setup.seed", "random seed"),
+    ("-s", "--suffix", "Setup.suffix", "suffix for the run's name"),
 )
 _DASHBOARD: tuple[tuple[str, str, str, str], ...] = (
-    ("-H", "--visdom-host", "Visdom.host", "host of the dashboard"),
-    ("-P", "--visdom-port", "Visdom.port", "port of the dashboard"),
-    ("-E", "--visdom-env-path", "Visdom.env_path", "folder of the dashboard's sessions"),
+    ("-H", "--visdom-host", "Visdom.host", "host of the dashboard's server"),
+    ("-P", "--visdom-port", "Visdom.port", "port of the dashboard's server"),
+    ("-E", "--visdom-env-path", "Visdom.env_path", "folder where the server saves dashboards"),
 )
 SHORTHANDS = (*_SETUP, *_DASHBOARD)
 
 _EPILOG = """\
-any key of a protocol:
+any key of the protocol:
   --Section.key.key VALUE...
-      replaces it (or =VALUE); positions of a list are numbers. A value is read as the type of the one
-      it replaces; true, false and null are JSON.
+      Set a key (--Section.key.key=VALUE works, too). Numbers select list items.
+      A value must have the type of the one it replaces; true, false and null
+      are JSON.
   --Sweep.Section.key.key VALUE...
-      runs once for each value, several keys for each combination, and ends with a table of means and standard
-      deviations. The same command goes on with a sweep that was stopped.
+      Run once for each value, or for each combination if several keys are given,
+      and end with a table of means and standard deviations. To continue a stopped
+      sweep, give the same command again.
 
 examples:
   python main.py -c protocols/quickstart.json
@@ -44,62 +45,76 @@ examples:
   python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root data/ESC-50
 
 exit status:
-  0    all went well
-  1    a run failed, also one of a sweep; a check found an error
-  2    a protocol, or what it names, cannot work; or the command itself
-  75   stopped by SIGTERM, SIGINT or SIGUSR1 after the step under way; the command to go on with is printed
+  0    success
+  1    a run failed, also one within a sweep, or --check found an error
+  2    the command line or a protocol is invalid
+  75   stopped by SIGTERM, SIGINT or SIGUSR1 after the current step; the command
+       that continues is printed
   130  interrupted at once
 
-Every key of a protocol is described in protocols/README.md. Colours and progress bars are for terminals
-alone; elsewhere, long work prints a line every half minute. No colours where NO_COLOR is set.
+protocols/README.md describes every key. Colours and progress bars appear only on a
+terminal, and no colours if NO_COLOR is set; otherwise, long work prints a line every
+30 seconds.
 """
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Folds the text below the flags to the terminal's width; examples are left whole, to be copied."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002
-        return "\n".join(folded for block in _blocks(text) for folded in _fold(block, max(width, 20)))
-
-
 def make_parser() -> argparse.ArgumentParser:
-    """Make what reads the flags."""
+    """Create the parser of the command's own flags."""
     parser = argparse.ArgumentParser(
         prog="main.py",
         usage="main.py -c FILE... [flags] [--Section.key VALUE...]",
-        description="Train and evaluate what a protocol describes.",
+        description="Train and evaluate models as described by protocol files.",
         epilog=_EPILOG,
-        formatter_class=_Formatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    which = parser.add_argument_group("what is run")
-    which.add_argument(
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
         "-c",
         "--config",
         action="extend",
         nargs="+",
         metavar="FILE",
-        help="protocol, or a pattern: every match runs",
+        help="protocol file, or a quoted pattern; runs every matching file",
     )
-    which.add_argument(
+    runs.add_argument(
         "--resume",
         nargs="?",
         const=AUTO,
         metavar="FOLDER",
-        help="go on with the run in this folder; without one, with the newest unfinished run of the protocol",
+        help="continue the run in FOLDER, or without FOLDER the newest unfinished run of the protocol",
     )
-    which.add_argument(
+    runs.add_argument(
         "--trust",
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="let protocols name classes of this package",
+        help="allow protocols to name classes of this package",
     )
-    _add_modes(parser)
-    setup = parser.add_argument_group("how it is run", "In place of what the protocol's Setup says.")
+    modes = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
+    modes.add_argument(
+        "--check",
+        action="store_true",
+        help="look for problems with protocol, data, weights, disk space and memory, without training",
+    )
+    modes.add_argument(
+        "--explain",
+        action="store_true",
+        help="show every value and where it comes from, what is trained, tensor shapes, and estimates of "
+        "time, memory and disk space",
+    )
+    modes.add_argument(
+        "--benchmark",
+        nargs="?",
+        type=_positive,
+        const=7,
+        metavar="ROUNDS",
+        help="measure speed and memory beside the protocol's yardsticks (default: 7 rounds)",
+    )
+    setup = parser.add_argument_group("settings", "Override the protocol's Setup.")
     _add_shorthands(setup, _SETUP)
     setup.add_argument(
-        "-S", "--skip-train-val", action="store_true", help="leave out the evaluation of the training split"
+        "-S", "--skip-train-val", action="store_true", help="do not evaluate on the training split"
     )
     _add_shorthands(parser.add_argument_group("dashboard"), _DASHBOARD)
     return parser
@@ -110,28 +125,6 @@ def long_flags(parser: argparse.ArgumentParser) -> list[str]:
     return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def _add_modes(parser: argparse.ArgumentParser) -> None:
-    modes = parser.add_argument_group("instead of a run").add_mutually_exclusive_group()
-    modes.add_argument(
-        "--check",
-        action="store_true",
-        help="look for faults of protocol, data, weights and disks; nothing is trained",
-    )
-    modes.add_argument(
-        "--explain",
-        action="store_true",
-        help="say what a run would be: every value and who says so, what is trained, shapes, time, memory",
-    )
-    modes.add_argument(
-        "--benchmark",
-        nargs="?",
-        type=_positive,
-        const=7,
-        metavar="ROUNDS",
-        help="measure speed and memory; in each round protocol and yardsticks take turns",
-    )
-
-
 def _add_shorthands(group: argparse._ArgumentGroup, flags: tuple[tuple[str, str, str, str], ...]) -> None:
     for short, long, _, text in flags:
         group.add_argument(short, long, metavar="VALUE", help=text)
@@ -139,28 +132,5 @@ def _add_shorthands(group: argparse._ArgumentGroup, flags: tuple[tuple[str, str,
 
 def _positive(word: str) -> int:
     if not word.isdecimal() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f'"{word}" is no positive number')
+        raise argparse.ArgumentTypeError(f'"{word}" is not a positive number')
     return int(word)
-
-
-def _blocks(text: str) -> list[str]:
-    """Lines, those of one indentation that stand for one paragraph together."""
-    blocks: list[str] = []
-    for line in text.splitlines():
-        goes_on = line.startswith(" " * 6) and blocks and blocks[-1].startswith(" " * 6)
-        plain = line and not line.startswith(" ") and blocks and blocks[-1] and not blocks[-1].startswith(" ")
-        if goes_on or (plain and not blocks[-1].endswith(":")):
-            blocks[-1] += " " + line.strip()
-        else:
-            blocks.append(line)
-    return blocks
-
-
-def _fold(block: str, width: int) -> list[str]:
-    if not block.strip() or block.startswith("  python "):
-        return [block]
-    indent = " " * (len(block) - len(block.lstrip()))
-    hanging = "       " if block[2:3].isdigit() else indent
-    return textwrap.wrap(
-        block.strip(), width, initial_indent=indent, subsequent_indent=hanging, break_long_words=False
-    )

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ignite_trainer.commands import benchmark
-from ignite_trainer.commands.benchmark_table import show_benchmark
 from ignite_trainer.commands.sweeps import sweep
 from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.sections import Protocol
@@ -20,7 +19,7 @@ from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 Job = Callable[[], int]
-"""Carries out one protocol, and gives an exit status."""
+"""Carries out one protocol and returns an exit status."""
 
 
 def plan(
@@ -30,16 +29,16 @@ def plan(
     rounds: int | None,
     resumed: Path | None = None,
 ) -> dict[Path, Job]:
-    """Check the protocols whole; return what carries out each of them.
+    """Check every protocol completely; return the job of each.
 
     Args:
         protocols: by the file they were read from.
         trusted: packages whose classes they may name besides the usual ones.
-        rounds: those of a benchmark; None: there is none.
-        resumed: folder of a run to go on with.
+        rounds: rounds of a benchmark; None for runs.
+        resumed: folder of a run to continue.
 
     Raises:
-        ProtocolError: with every problem of the first protocol that has some.
+        ProtocolError: with every problem of the first protocol that has one.
     """
     jobs: dict[Path, Job] = {}
     for path, protocol in protocols.items():
@@ -56,28 +55,26 @@ def plan(
 
 
 def carry_out(jobs: Mapping[Path, Job]) -> int:
-    """Carry out all jobs, also after one that fails.
+    """Carry out all jobs, even after one fails; return the largest exit status.
 
-    Returns:
-        The largest of their exit statuses; 2 is that of a protocol that cannot work, 1 that of a run that
-        failed.
+    The status is 2 for a protocol that cannot work, 1 for a run that failed.
     """
     statuses: dict[Path, int] = {}
     for path, job in jobs.items():
         try:
             statuses[path] = job()
-        except (ProtocolError, RunFailed) as error:
-            if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
+        except Exception as error:
+            expected = isinstance(error, ProtocolError | RunFailed)
+            # Other processes may be in the middle of a step and cannot move on to the next job.
+            if world_size() > 1 or (len(jobs) == 1 and not expected):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            if expected:
+                print(f"error: {error}", file=sys.stderr)
+            else:
+                traceback.print_exc()
             statuses[path] = 2 if isinstance(error, ProtocolError) else 1
-        except Exception:  # of a layer, say: the others may still succeed
-            if len(jobs) == 1 or world_size() > 1:
-                raise
-            traceback.print_exc()
-            statuses[path] = 1
         finally:
-            gc.collect()  # engines and handlers refer to each other, and to the model
+            gc.collect()  # engines, handlers and the model refer to each other
     failed = [str(path) for path, status in statuses.items() if status]
     if failed and len(jobs) > 1:
         print(f"{len(failed)} of {len(jobs)} protocols failed: {', '.join(failed)}", file=sys.stderr)
@@ -98,6 +95,6 @@ def _measure(contenders: Mapping[str, Blueprint], rounds: int) -> int:
     run_folder.check_writable(protocol)
     found = benchmark.measure(contenders, rounds=rounds)
     path = found.write(run_folder.make_run_folder(protocol, seed=found.environment["seed"]))
-    show_benchmark(found)
+    benchmark.show_benchmark(found)
     print(path)
     return 0

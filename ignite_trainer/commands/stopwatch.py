@@ -1,20 +1,22 @@
-"""Times steps of a run: its engine, loader, metrics and augmentation, a few steps at a time."""
+"""Times steps of a run (engine, loader, metrics and augmentation), and projects how long the run takes."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from ignite.engine import Engine, Events
 from torch.profiler import record_function
 
+from ignite_trainer.api.reporter import Split
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
-from ignite_trainer.protocol.sections import Setup
+from ignite_trainer.protocol.sections import Protocol, Setup
 from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.support.memory import freed_memory
 from ignite_trainer.support.profiling import phase
@@ -48,9 +50,9 @@ class Turn:
 class Stopwatch:
     """Runs and times steps of an engine over a loader, pass after pass.
 
-    On a CPU, loader and step share the processors, so the time of a step includes making the next batch. The
-    first steps of a turn are not timed: they use up batches that were made during the turns of others, and
-    allocate the memory that others gave back.
+    On a CPU, loader and step share the processors, so the time of a step includes loading the next batch. The
+    first steps of a turn are not timed: they use up batches that were loaded during the turns of others, and
+    allocate memory again that others released.
 
     Attributes:
         steps_per_turn: number of timed steps.
@@ -64,7 +66,7 @@ class Stopwatch:
         self._setup = setup
         self._workers = workers
         self._device = device
-        # An engine that is left in the middle of a pass takes that for an error, and says so.
+        # An engine that is interrupted in the middle of a pass logs an error.
         engine.logger = logging.getLogger(__name__)
         engine.logger.setLevel(logging.CRITICAL)
         self._epochs: int | None = None
@@ -75,7 +77,7 @@ class Stopwatch:
 
     @classmethod
     def of_training(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
-        """Time training steps, of parts with an optimizer; call it once for the same parts."""
+        """Time training steps; the parts need an optimizer. Call this once for the same parts."""
         assert parts.optimizer is not None, "something is trained"
         setup = blueprint.protocol.setup
         engine = make_trainer(
@@ -125,17 +127,17 @@ class Stopwatch:
         return Turn(seconds=seconds, steps=self.steps_per_turn, samples=self._samples - before)
 
     def run(self, steps: int = 1) -> None:
-        """Run steps, and wait until the device has finished them."""
+        """Run steps, and wait for the device to finish them."""
         self._left = steps
         with self.conditions():
-            while self._left:  # an evaluation ends after each pass, and starts again
+            while self._left:  # an evaluation ends after each pass and starts again
                 self._engine.run(self._loader, max_epochs=self._epochs)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
-        """Set arithmetic and memory of the process as in a run of the protocol."""
+        """Set the process's arithmetic and memory management as in a run of the protocol."""
         with float32_products(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
             yield
 
@@ -148,7 +150,47 @@ class Stopwatch:
 
 
 def _name_data_wait(engine: Engine) -> None:
-    """Make the time in which an engine waits for its next batch a phase."""
+    """Make the time that an engine waits for its next batch a phase of profiles."""
     waiting: list[record_function] = []
     engine.add_event_handler(Events.GET_BATCH_STARTED, lambda: waiting.append(phase("data wait").__enter__()))
     engine.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: waiting.pop().__exit__(None, None, None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """Duration of a protocol, without preparing data, compiling, checkpoints and reports.
+
+    Attributes:
+        epochs: of a run.
+        runs: one for each combination of the values in `Sweep`.
+        seconds_per_run: an evaluation, then in each epoch training and evaluations.
+        seconds: all runs, one after the other.
+    """
+
+    epochs: int
+    runs: int
+    seconds_per_run: float
+    seconds: float
+
+
+def project(
+    protocol: Protocol, sizes: Mapping[Split, int], samples_per_second: Mapping[str, float]
+) -> Projection:
+    """Project the duration of a protocol, assuming that all runs of its `Sweep` are of the same size.
+
+    Args:
+        protocol: the protocol.
+        sizes: samples of each split.
+        samples_per_second: in "evaluation", and in "training" if there are epochs.
+    """
+    setup = protocol.setup
+    evaluated = sizes["test"] * (1 + setup.epochs)
+    if not setup.skip_train_evaluation:
+        evaluated += sizes["train"] * setup.epochs
+    seconds = evaluated / samples_per_second["evaluation"]
+    if setup.epochs:
+        # Training drops an incomplete last batch.
+        trained = setup.epochs * (sizes["train"] - sizes["train"] % setup.batch_train)
+        seconds += trained / samples_per_second["training"]
+    runs = math.prod(map(len, protocol.sweep.values()))
+    return Projection(epochs=setup.epochs, runs=runs, seconds_per_run=seconds, seconds=runs * seconds)

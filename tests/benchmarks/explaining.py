@@ -70,7 +70,7 @@ def run(words: Sequence[str]) -> tuple[float, float]:
 
 def seconds_of(said: str) -> float:
     """The time of the whole run, of words such as "about 3 min 2 s"."""
-    words = found(r"The whole run\s+about ([\d.hmins ]+)", said)
+    words = found(r"Whole run\s+about ([\d.hmins ]+)", said)
     return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+) (h|min|s)", words))
 
 

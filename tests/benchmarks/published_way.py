@@ -2,8 +2,8 @@
 
     python tests/benchmarks/published_way.py -c protocols/audioclip-esc50.json --Setup.precision bf16
 
-Takes the flags of `main.py --benchmark`, and prints the same tables. In the row "published-way", "our time by
-its" and "inverse" compare the two.
+Takes the flags of `main.py --benchmark`, and prints the same tables. In the row "published-way", "time ratio"
+and "speed-up" compare the two.
 """
 
 from __future__ import annotations

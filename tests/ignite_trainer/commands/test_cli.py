@@ -334,7 +334,7 @@ def test_a_copied_protocol_is_told_where_its_schema_is(
     ("error", "status", "said"),
     [
         (RunFailed("The loss is nan."), 1, "error: The loss is nan.\n"),
-        (KeyboardInterrupt(), 130, "interrupted; what is saved is kept, and --resume goes on with it\n"),
+        (KeyboardInterrupt(), 130, "interrupted; --resume continues from the last saved state\n"),
     ],
 )
 def test_a_run_that_ends_early_has_a_status_of_its_own(

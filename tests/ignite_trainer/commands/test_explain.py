@@ -52,7 +52,7 @@ def test_a_protocol_is_explained_and_nothing_is_written(
     assert "trained" in said
     assert "group 0" in said
     assert "[B, " in said
-    for line in ("A step of training", "A step of evaluation", "An epoch", "The whole run", "Memory"):
+    for line in ("Training step", "Evaluation step", "Epoch", "Whole run", "Memory"):
         assert line in said
     assert len(re.findall(r"about [\d.]+ [kMG]B needed; [\d.,]+ GB free", " ".join(said.split()))) == 1
     assert "GiB" not in said
@@ -64,14 +64,14 @@ def test_of_an_evaluation_nothing_is_called_held_out(
 ) -> None:
     assert explained(tmp_path, "-e", "0") == 0
     out = capsys.readouterr().out
-    assert re.search(r"Samples +\d+ to evaluate", out) and " held out" not in out
+    assert re.search(r"Samples +\d+ for evaluation", out) and " held out" not in out
 
 
 def test_without_data_the_rest_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explained(tmp_path, "--Dataset.args.fold", "99") == 0
     said = capsys.readouterr().out
     assert "group 0" in said
-    assert "cannot be told without data and model:\n  Dataset.args.fold is 99" in said
+    assert "cannot tell shapes, memory and time without data and model:\n  Dataset.args.fold is 99" in said
 
 
 def test_a_class_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,4 +196,4 @@ def test_memory_and_disk_that_will_not_suffice_are_warnings(
     assert explained(tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "of memory; 1 kB are free. Lower the batch" in said
-    assert "are needed of a disk with 1 kB free" in said
+    assert "of disk space are needed; 1 kB are free" in said

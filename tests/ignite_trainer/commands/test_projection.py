@@ -9,7 +9,7 @@ import pytest
 from toy_research.protocols import toy
 
 from ignite_trainer.api.reporter import Split
-from ignite_trainer.commands.projection import project
+from ignite_trainer.commands.stopwatch import project
 from ignite_trainer.protocol.validation import validate
 
 SIZES: dict[Split, int] = {"train": 1600, "test": 400}

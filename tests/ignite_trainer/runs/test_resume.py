@@ -383,7 +383,7 @@ def test_a_signal_ends_the_command_with_75_and_the_command_that_goes_on(
     assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
     folder = only_run(tmp_path / "results")
     said = capsys.readouterr().err
-    assert f"stopped by {name}; what is done is kept in {folder}\n" in said
+    assert f"stopped by {name}; progress is saved in {folder}\n" in said
     assert said.endswith(f"-c {path} --trust toy_research --resume {folder}\n")
     # The step of the signal is behind it, and that many are not left.
     assert cli.main([*words, "--resume", str(folder)], defaults=ROOT / "protocols/defaults.json") == 0
@@ -403,7 +403,7 @@ def test_a_signal_while_data_are_prepared_ends_the_command_the_same_way(
     words = ["-c", str(path), "--trust", "toy_research"]
     assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
     said = capsys.readouterr().err
-    assert f"stopped by {name}; no run was under way\n" in said
+    assert f"stopped by {name}; no run was in progress\n" in said
     assert said.endswith(f"-c {path} --trust toy_research --resume\n")
     assert not made.exists() and not list(tmp_path.glob("*.partial"))
     assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0

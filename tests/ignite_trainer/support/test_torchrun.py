@@ -79,7 +79,7 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> No
     failed = torchrun(protocol(tmp_path, "raises"))
     assert failed.returncode == 1
     assert failed.stderr.count("error: the fan of rank 1 is broken.") == 1
-    assert "(process 1 of 2, from 0)" in failed.stderr
+    assert "(process 1 of 2, counted from 0)" in failed.stderr
     assert "error: Another process" not in failed.stderr
     assert time.monotonic() - started < 60
 
@@ -104,8 +104,8 @@ def test_data_that_one_process_cannot_prepare_are_an_error_of_all(tmp_path: Path
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
     path = protocol(tmp_path, "SIGUSR1")
     stopped = torchrun(path)
-    assert "stopped by SIGUSR1; what is done is kept in" in stopped.stderr
-    assert stopped.stderr.count("go on with:") == 1
+    assert "stopped by SIGUSR1; progress is saved in" in stopped.stderr
+    assert stopped.stderr.count("continue with:") == 1
     assert list(only_run(tmp_path).glob("checkpoints/last_epoch-3_step-5.pt"))
     assert torchrun(path, "--resume").returncode == 0
     assert (only_run(tmp_path) / "result.json").exists()
@@ -123,4 +123,4 @@ def test_a_sweep_is_carried_out_by_several_processes(tmp_path: Path) -> None:
 def test_a_check_is_for_one_process(tmp_path: Path) -> None:
     refused = torchrun(protocol(tmp_path, "raises"), "--check")
     assert refused.returncode == 1
-    assert "--check, --explain and --benchmark are for one process; leave torchrun out." in refused.stderr
+    assert "--check, --explain and --benchmark use one process; run them without torchrun." in refused.stderr
