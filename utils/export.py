@@ -1,4 +1,4 @@
-"""Export audio tower or zero-shot classifier: `python -m utils.export WEIGHTS my.onnx --classes dog rain`."""
+"""Exports the audio tower or a classifier: `python -m utils.export WEIGHTS my.onnx --classes dog rain`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMATS = (".onnx", ".pt2")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0: the file is written, 1: it could not be."""
+    """Run the command; return 0 if the file was written, else 1."""
     replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.export",
@@ -29,19 +29,19 @@ def main(arguments: Sequence[str]) -> int:
         "16-bit units at 44.1 kHz. Output: embeddings of norm 1, or probabilities.",
     )
     parser.add_argument("weights", help="released name, file, folder or hub repository of the weights")
-    parser.add_argument("file", type=Path, help="to write: .onnx, or .pt2 for torch.export.load")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="classify into these")
-    parser.add_argument("--template", default="{}", help="text of a class, {} stands for its name")
+    parser.add_argument("file", type=Path, help="file to write: .onnx, or .pt2 for torch.export.load")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="classes of a zero-shot classifier")
+    parser.add_argument("--template", default="{}", help="text of a class; {} stands for its name")
     parser.add_argument(
         "--model-args",
         type=json.loads,
         default={},
         metavar="JSON",
-        help="constructor arguments, if not the published",
+        help="constructor arguments that differ from the published",
     )
     given = parser.parse_args(arguments)
     if given.file.suffix not in _FORMATS:
-        parser.error(f"{given.file} ends in neither of {', '.join(_FORMATS)}.")
+        parser.error(f"{given.file} must end in {' or '.join(_FORMATS)}.")
     try:
         model = AudioCLIP.from_pretrained(given.weights, **given.model_args)
         write(model, given.file, class_names=given.classes, template=given.template)

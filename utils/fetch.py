@@ -1,4 +1,4 @@
-"""Fetch weights and data sets without training: `python -m utils.fetch AudioCLIP-Full-Training ESC-50`."""
+"""Downloads weights and data sets: `python -m utils.fetch AudioCLIP-Full-Training ESC-50`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from utils.fetching.published import DATA_SETS, fetch_data_set
 from utils.fetching.unpack import ArchiveError
 
 DEFAULT_DATA = Path("data")
-"""Where the shipped protocols look for data sets, seen from the repository."""
+"""Folder of the data sets in the shipped protocols, relative to the repository."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0: all that was named is there, 1: something is not."""
+    """Run the command; return 0 if everything named is in place, else 1."""
     replace_unknown_letters()
     names = [*RELEASES, *DATA_SETS]
     parser = argparse.ArgumentParser(
         prog="python -m utils.fetch",
-        description="Fetch weights and data sets by name. What is there is left alone, a broken transfer is "
-        "continued, and nothing gets its name before it was checked.",
+        description="Download weights and data sets by name. Existing ones are left alone, a broken transfer "
+        "is continued, and a file gets its name only after it was checked.",
         epilog=_listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="one or more of those below")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="one or more of the names below")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="put everything into this folder")
     parser.add_argument(
-        "--mirror", metavar="URL", help=f"fetch from this address instead (else ${MIRROR_VARIABLE}, if set)"
+        "--mirror", metavar="URL", help=f"download from this address (default: ${MIRROR_VARIABLE}, if set)"
     )
     given = parser.parse_args(arguments)
     for name in given.names:
         if name not in names:
-            parser.error(f'"{name}" is no name of weights or data; {suggest(name, names)}')
+            parser.error(f'"{name}" is no name of weights or of a data set; {suggest(name, names)}')
 
     failed = False
     for name in dict.fromkeys(given.names):
@@ -60,8 +60,8 @@ def _fetch(name: str, to: Path | None, mirror: str | None) -> Path:
 
 
 def _listing() -> str:
-    """Names, sizes and places, a line each."""
-    lines = ["names, sizes, and where they go without --to:"]
+    """List names, sizes and folders, one per line."""
+    lines = ["names, sizes, and default places:"]
     for name, release in RELEASES.items():
         lines.append(f"  {name:26}{release.size_bytes / 1e6:7.0f} MB  assets/{release.file}")
     for name, data_set in DATA_SETS.items():

@@ -1,8 +1,8 @@
-"""Metrics for a protocol's `Metrics` section that ignite lacks, or defines otherwise.
+"""Metrics for a protocol's `Metrics` section that ignite lacks or defines differently.
 
-What ignite has is named directly: `ignite.metrics.Accuracy`, `ignite.metrics.TopKCategoricalAccuracy`. Its
-`MeanAveragePrecision` and macro `Recall` count a class that no sample has as 0, and so depend on which
-classes a fold happens to hold; those here leave it out.
+Name others directly: `ignite.metrics.Accuracy`, `ignite.metrics.TopKCategoricalAccuracy`. Ignite's
+`MeanAveragePrecision` and macro `Recall` count a class without samples as 0, so they depend on the classes
+that a fold happens to hold; the metrics here leave such classes out.
 """
 
 # ruff: noqa: PLC0415 (scikit-learn takes seconds to import)
@@ -21,13 +21,12 @@ from torch.nn import functional as F
 
 
 class MeanAveragePrecision(EpochMetric):
-    """Mean, over the classes that a sample has, of the average precision of each class's scores.
+    """Mean average precision over the classes that occur.
 
-    A class's samples are ranked by their score for it. Its average precision is the sum over thresholds n,
-    from the highest score down, of `(R_n - R_(n-1)) P_n` with precision P and recall R (scikit-learn's
-    `average_precision_score`); samples of equal score share a threshold, so that their order does not
-    matter. Classes without a positive have none and are left out, as is customary for AudioSet; not a number
-    if no class has one.
+    Samples are ranked by their score for a class. Its average precision is the sum over thresholds n, from
+    the highest score down, of `(R_n - R_(n-1)) P_n` with precision P and recall R (scikit-learn's
+    `average_precision_score`); samples of equal score share a threshold, so their order does not matter.
+    Classes without a positive are left out, as is customary for AudioSet; NaN if no class has one.
 
     Scores are `[N, K]`; targets are 0/1 `[N, K]`, or `[N]` where each sample has one class.
     """
@@ -37,9 +36,9 @@ class MeanAveragePrecision(EpochMetric):
 
 
 class MacroAccuracy(EpochMetric):
-    """Mean, over the classes that a sample has, of the share of their samples whose highest score is right.
+    """Balanced accuracy: the accuracy on the samples of a class, averaged over the classes that occur.
 
-    Also called balanced accuracy. It is equal to accuracy where all classes have equally many samples.
+    Equals accuracy if all classes have the same number of samples.
 
     Scores are `[N, K]`, targets int64 `[N]`.
     """
@@ -49,9 +48,9 @@ class MacroAccuracy(EpochMetric):
 
 
 class MeanScore(EpochMetric):
-    """Mean of one score for each sample, such as the cosine of its sound and its picture.
+    """Mean of one score per sample, such as the cosine similarity of its sound and its picture.
 
-    Scores are `[N]`, of any targets; samples whose score is not a number are left out.
+    Scores are `[N]`, with any targets; samples whose score is NaN are left out.
     """
 
     def __init__(self, output_transform: Callable[..., Any] = lambda output: output) -> None:
@@ -76,8 +75,8 @@ def _mean_average_precision(scores: Tensor, targets: Tensor) -> float:
 def _mean_score(scores: Tensor, targets: Tensor) -> float:  # noqa: ARG001 - what EpochMetric gives
     if scores.dim() != 1:
         raise ValueError(
-            f"MeanScore takes one score for each sample, [N]; these are {list(scores.shape)}. Where samples "
-            "have a score for each class use ignite.metrics.Accuracy."
+            f"MeanScore takes one score per sample, [N]; these are {list(scores.shape)}. For a score per "
+            "class use ignite.metrics.Accuracy."
         )
     return float(scores.nanmean())
 
@@ -85,8 +84,8 @@ def _mean_score(scores: Tensor, targets: Tensor) -> float:  # noqa: ARG001 - wha
 def _macro_accuracy(scores: Tensor, targets: Tensor) -> float:
     if targets.dim() != 1:
         raise ValueError(
-            f"MacroAccuracy takes one class for each sample, targets [N]; these are {list(targets.shape)}. "
-            "Where samples have several labels use utils.metrics.MeanAveragePrecision."
+            f"MacroAccuracy takes one class per sample, targets [N]; these are {list(targets.shape)}. For "
+            "samples with several labels use utils.metrics.MeanAveragePrecision."
         )
     correct = (scores.argmax(dim=1) == targets).double()
     samples = torch.bincount(targets)

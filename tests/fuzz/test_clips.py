@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.audio_input import read_audio
-from utils.datasets.sources.hearing import listen
+from utils.datasets.checks.files import listen
 
 Limits = Callable[[], AbstractContextManager[None]]
 

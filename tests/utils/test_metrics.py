@@ -81,7 +81,7 @@ def test_macro_accuracy_is_the_mean_over_the_classes_that_a_sample_has(tmp_path:
 
 
 def test_macro_accuracy_refuses_several_labels(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"MacroAccuracy takes one class for each sample, targets \[N\]"):
+    with pytest.raises(RunFailed, match=r"MacroAccuracy takes one class per sample, targets \[N\]"):
         held_out(tmp_path, "utils.metrics.MacroAccuracy", several=True)
 
 

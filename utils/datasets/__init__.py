@@ -1,4 +1,4 @@
-"""Data sets of labelled clips. A new one is a table of clips and a decoding rule: see `folds`."""
+"""Data sets that protocols name. To add one, subclass `FoldDataset` (see `folds`)."""
 
 from utils.datasets.audioset import AudioSet
 from utils.datasets.esc50 import ESC50

@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from utils.datasets.folds import check_flag
+from utils.datasets.folds import check_flags
 from utils.datasets.listed import FramesWanted, ListedDataset
-from utils.datasets.sources.audioset_media import Media, find_media
-from utils.datasets.sources.audioset_tables import (
+from utils.datasets.sample import Entries, Entry
+from utils.datasets.sources.audioset_files import (
     CLASSES,
     ONTOLOGY,
     SEGMENTS,
+    Media,
     VideoSegment,
+    find_media,
     find_table,
     read_classes,
     read_parents,
     read_segments,
 )
-from utils.datasets.sources.entries import Entries, Entry
 
 PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
-"""Segments of each table."""
+"""Number of segments in each table."""
 
 _TRAINED_ON = {"balanced": ("balanced",), "unbalanced": ("unbalanced",), "both": ("balanced", "unbalanced")}
-_MODALITIES = ("audio", "image")
+_MODALITIES = {"audio": "a sound", "image": "a picture"}
 _EXTRACT = (
     "sounds by `ffmpeg -i YTID.mp4 -ac 1 -ar 44100 audio/YTID.flac`, frames by "
     "`mkdir -p frames/YTID && ffmpeg -i YTID.mp4 -vf fps=1 frames/YTID/%03d.jpg`"
@@ -35,7 +36,7 @@ _EXTRACT = (
 
 @dataclass(frozen=True)
 class Counted:
-    """How many segments the tables list, how many have a sound, pictures, both; how many are used."""
+    """Numbers of segments: listed in the tables, with a sound, with pictures, with both, and used."""
 
     listed: int
     audio: int
@@ -51,29 +52,29 @@ class Counted:
 
 
 class AudioSet(ListedDataset):
-    """What is there of AudioSet: official tables, and sounds and pictures in any folders, found by name.
+    """AudioSet, as far as it was downloaded: official tables, and sounds and pictures in any folders.
 
-    `sources/audioset_media.py` lists the names. Segments of which nothing is there are left out; how many is
-    told by `prepare`, and in `counted`. Labels are names as `class_labels_indices.csv` has them.
+    `sources/audioset_files.py` lists the names of files. Segments without a file are left out; `prepare` and
+    `counted` say how many. Labels are names as in `class_labels_indices.csv`.
 
     Args:
-        root: folder of the tables, or in which a folder `csv` or `metadata` has them.
+        root: folder of the tables, or of a folder `csv` or `metadata` that has them.
         sample_rate: of the samples, Hz.
-        train: True: what is trained on; False: the segments for evaluation.
+        train: True: the segments to train on; False: those for evaluation.
         train_on: "balanced", "unbalanced" or "both" tables.
         media: folder of sounds and pictures; None: the root.
-        modalities: which are used; of others no file is looked for.
-        complete: whether to use only samples that have all of these.
-        whole_videos: whether sounds are those of whole videos, of which the segment is read; else a file is
-            the segment.
-        parents: whether a sample has the labels, too, of which its own are a kind, by `ontology.json`.
-        mono, frames, cache, progress: as those of `utils.datasets.listed.ListedDataset`.
+        modalities: those to use; files of others are not looked for.
+        complete: whether to use only samples that have all modalities.
+        whole_videos: whether the sound files are those of whole videos, to read the segments from; otherwise
+            a file is a segment.
+        parents: whether to add the parents of a sample's labels, from `ontology.json`.
+        mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
 
     Attributes:
-        counted: how many segments are listed, there and used, in this split.
+        counted: numbers of segments in this split: listed, with files, and used.
 
     Raises:
-        FileNotFoundError: a table is not there, or none of the files.
+        FileNotFoundError: a table is missing, or all files.
         ValueError: an argument or a table is wrong.
     """
 
@@ -97,12 +98,10 @@ class AudioSet(ListedDataset):
         cache: str | Path | bool | None = None,
         progress: bool = True,
     ) -> None:
-        for name, flag in (("train", train), ("complete", complete), ("whole_videos", whole_videos)):
-            check_flag(name, flag)
-        check_flag("parents", parents)
+        check_flags(train=train, complete=complete, whole_videos=whole_videos, parents=parents)
         if train_on not in _TRAINED_ON:
             raise ValueError(f'train_on is {train_on!r}; "balanced", "unbalanced" or "both" is expected.')
-        if not modalities or isinstance(modalities, str) or not set(modalities) <= set(_MODALITIES):
+        if not modalities or isinstance(modalities, str) or not set(modalities) <= _MODALITIES.keys():
             raise ValueError(f'modalities is {modalities!r}; a list of "audio" and "image" is expected.')
         tables_folder = Path(root).expanduser()
         folder = Path(media).expanduser() if media is not None else tables_folder
@@ -114,19 +113,22 @@ class AudioSet(ListedDataset):
             )
         names = read_classes(find_table(tables_folder, CLASSES))
         sets = _TRAINED_ON[train_on] if train else ("eval",)
-        segments = [
-            segment
-            for name in sets
-            for segment in read_segments(find_table(tables_folder, SEGMENTS[name]), names)
-        ]
+        tables = [find_table(tables_folder, SEGMENTS[name]) for name in sets]
+        segments = [segment for table in tables for segment in read_segments(table, names)]
         found = find_media(folder, {segment.video: segment.begin for segment in segments}, modalities)
         wanted = set(modalities) if complete else set()
         above = read_parents(find_table(tables_folder, ONTOLOGY), names) if parents else {}
         entries = Entries(_entries(segments, found, wanted, above, whole_videos=whole_videos))
-        self.counted = _count(segments, found, used=len(entries))
-        tables = " and ".join(SEGMENTS[name] for name in sets)
+        both = len(found.sounds.keys() & found.pictures.keys())
+        self.counted = Counted(len(segments), len(found.sounds), len(found.pictures), both, used=len(entries))
+        said = " and ".join(table.name for table in tables)
         if not entries:
-            raise FileNotFoundError(_nothing(folder, tables, self.counted, found, wanted))
+            needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "a sound or a picture"
+            raise FileNotFoundError(
+                f"{folder} has for none of the segments of {said} {needed} ({self.counted}). Names such as "
+                "YTID.flac, YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg are looked for, in any folder."
+                + _unused(found)
+            )
         published = sum(PUBLISHED[name] for name in sets)
         self.results_name = self.title
         if len(entries) != published:
@@ -145,7 +147,7 @@ class AudioSet(ListedDataset):
             progress=progress,
         )
         if len(entries) < len(segments) or found.other_parts:
-            self.notice = f"{tables}: {self.counted}.{_beside(found)}"
+            self.notice = f"{said}: {self.counted}.{_unused(found)}"
 
 
 def _entries(
@@ -156,25 +158,19 @@ def _entries(
     *,
     whole_videos: bool,
 ) -> Iterator[Entry]:
-    """Samples of the segments of which there is something, and all that is wanted."""
+    """Make entries of the segments that have a file, and all modalities wanted."""
     for segment in segments:
         audio = found.sounds.get(segment.video)
         images = tuple(found.pictures.get(segment.video, ()))
         if not (audio or images) or ("audio" in wanted and not audio) or ("image" in wanted and not images):
             continue
-        labels = dict.fromkeys(segment.labels)
-        labels |= dict.fromkeys(parent for label in segment.labels for parent in above.get(label, ()))
+        parents = (parent for label in segment.labels for parent in above.get(label, ()))
         part = (segment.begin, segment.end) if audio and whole_videos else None
-        yield Entry(audio, images, labels=tuple(labels), segment=part)
+        yield Entry(audio, images, labels=tuple(dict.fromkeys((*segment.labels, *parents))), segment=part)
 
 
-def _count(segments: Sequence[VideoSegment], found: Media, *, used: int) -> Counted:
-    both = len(found.sounds.keys() & found.pictures.keys())
-    return Counted(len(segments), len(found.sounds), len(found.pictures), both, used)
-
-
-def _beside(found: Media) -> str:
-    """What to say of files that could not be used."""
+def _unused(found: Media) -> str:
+    """Describe the files that cannot be used."""
     said = ""
     if found.other_parts:
         said += (
@@ -183,14 +179,5 @@ def _beside(found: Media) -> str:
         )
     only = len(found.videos - (found.sounds.keys() | found.pictures.keys()))
     if only:
-        said += f" Of {only:,} there are only videos, which are not decoded here: {_EXTRACT}."
+        said += f" For {only:,} there are only videos, which are not decoded here: {_EXTRACT}."
     return said
-
-
-def _nothing(root: Path, tables: str, counted: Counted, found: Media, wanted: Collection[str]) -> str:
-    needed = " and ".join({"audio": "a sound", "image": "a picture"}[one] for one in sorted(wanted))
-    return (
-        f"{root} has for none of the segments of {tables} {needed or 'a sound or a picture'} ({counted}). "
-        "Looked for are names such as YTID.flac, YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg, in any folder."
-        + _beside(found)
-    )

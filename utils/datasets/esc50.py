@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from model.audio_input import Waveform, read_audio
-from utils.datasets.folds import RESAMPLED, FoldDataset, check_flag
+from utils.datasets.folds import RESAMPLED, FoldDataset, check_flags
 from utils.datasets.sample import Clip
-from utils.datasets.sources.table import read_rows
+from utils.datasets.sources.tables import read_table
 from utils.fetching.published import ESC_50, Published
 
 
 class ESC50(FoldDataset):
-    """ESC-50: 50 classes, 2,000 clips of 5 s in 5 folds, or any data set of its layout.
+    """ESC-50: 50 classes, 2,000 clips of 5 s in 5 folds, or any data set of the same layout.
 
     The arguments are those of `FoldDataset`, and:
 
     Args:
-        esc10: only the clips that the table's column of that name marks: the 10 classes of ESC-10.
+        esc10: use only the clips marked in the table's column of that name: the 10 classes of ESC-10.
     """
 
     title = "ESC-50"
@@ -44,7 +44,7 @@ class ESC50(FoldDataset):
         progress: bool = True,
         download: bool = False,
     ) -> None:
-        check_flag("esc10", esc10)
+        check_flags(esc10=esc10)
         self.esc10 = esc10
         super().__init__(
             root,
@@ -60,18 +60,18 @@ class ESC50(FoldDataset):
         )
 
     def read_table(self) -> list[Clip]:
-        """List the clips of `meta/esc50.csv`, those of ESC-10 alone if `esc10`."""
+        """List the clips of `meta/esc50.csv`, or only those of ESC-10."""
         columns = ["filename", "fold", "target", "category"] + (["esc10"] if self.esc10 else [])
-        rows = list(read_rows(self.root / self.table, columns))
+        rows = list(read_table(self.root / self.table, columns))
         kept = [row for row in rows if row.flag("esc10")] if self.esc10 else rows
         if rows and not kept:
             raise ValueError(f"esc10 is true; {self.root / self.table} marks none of its clips as ESC-10.")
         return [
             Clip(
                 path=f"audio/{row.file_name('filename')}",
-                fold=row.whole_number("fold"),
-                target=row.whole_number("target"),
-                label=row.text("category").replace("_", " "),
+                fold=row.required_number("fold"),
+                target=row.required_number("target"),
+                label=row.required("category").replace("_", " "),
             )
             for row in kept
         ]
@@ -82,5 +82,5 @@ class ESC50(FoldDataset):
         return super()._name_results(clips, classes)
 
     def decode(self, path: Path) -> Waveform:
-        """Decode one clip at the wanted rate."""
+        """Decode one clip at the given sample rate."""
         return read_audio(path, self.sample_rate, mono=self.mono)

@@ -1,12 +1,12 @@
-"""A small data set of scenes that are drawn and sounded as they are asked for: audio, image and labels.
+"""A small data set of synthetic scenes, made at their first access: audio, image and labels.
 
 ```text
 labels   "siren", "rain"            one to `most_labels` of six classes
 audio    both sounds, mixed         those of `utils.datasets.made_sounds`
-image    a shape of each class      in its own form and colour, anywhere, of any size, on a noisy ground
+image    a shape of each class      with its own form and colour, at random places, on a noisy background
 ```
 
-Nothing measured on it is a result on a data set.
+Figures on it say nothing about real data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from utils.datasets.made_sounds import FILE_RATE, SOUNDS, Signal
 from utils.datasets.sample import Sample
 
 VERSION = 1
-"""Raise it whenever a scene changes."""
+"""Increase it whenever a scene changes."""
 
 _LARGEST = 100_000  # scenes
 
@@ -34,17 +34,17 @@ _LARGEST = 100_000  # scenes
 class MadeScenes(Dataset[Sample]):
     """Synthetic scenes with one or several labels; equal arguments give equal scenes.
 
-    A scene depends on its index alone, not on how many there are. What was made is kept in memory.
+    A scene depends on its index, not on the number of scenes. Scenes are kept in memory.
 
     Args:
-        train: True: what is trained on; False: as many others as `held_out_scenes` says.
-        scenes: to train on.
-        held_out_scenes: which are always whole.
-        most_labels: of a scene, 1 to 6; all sets of labels up to this size take turns.
-        incomplete: share of the scenes to train on that lack their sound or their picture, 0..1.
+        train: True: the scenes to train on; False: those held out.
+        scenes: number of scenes to train on.
+        held_out_scenes: number of scenes held out, all complete.
+        most_labels: maximum number of labels, 1 to 6; all sets of labels up to this size take turns.
+        incomplete: share of the scenes to train on without sound or without picture, 0..1.
         seconds: length of the sounds.
         image_size: height and width of the pictures, pixels.
-        seed: of all randomness.
+        seed: random seed.
 
     Raises:
         ValueError: an argument is out of range.
@@ -92,7 +92,7 @@ class MadeScenes(Dataset[Sample]):
         self._made: dict[int, tuple[NDArray[np.int16] | None, Tensor | None]] = {}
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Say which scene sample `index` is, as predictions and features name it."""
+        """Return the name of scene `index`, as predictions and features use it."""
         return {"clip": f"{'training' if self._train else 'held-out'} scene {index}"}
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class MadeScenes(Dataset[Sample]):
 
 
 def _mix(classes: tuple[int, ...], random: np.random.Generator, seconds: float) -> NDArray[np.int16]:
-    """Sounds within 3 dB of each other, the peak at -18 to -3 dB of full scale, and some noise: `[T]`."""
+    """Mix sounds within 3 dB of each other, and some noise; peak at -18 to -3 dB of full scale: `[T]`."""
     t = np.arange(round(seconds * FILE_RATE)) / FILE_RATE
     mixed: Signal = 0.03 * random.standard_normal(len(t))
     for number in classes:
@@ -133,11 +133,11 @@ def _mix(classes: tuple[int, ...], random: np.random.Generator, seconds: float) 
 
 
 def _draw(classes: tuple[int, ...], random: np.random.Generator, size: int) -> Tensor:
-    """Shapes of a sixth to a third of the width, in places of their own: uint8 `[3, size, size]`."""
+    """Draw shapes of a sixth to a third of the width: uint8 `[3, size, size]`."""
     ground = random.integers(60, 196)
     image = Image.new("RGB", (size, size), (int(ground),) * 3)
     brush = ImageDraw.Draw(image)
-    places = random.permutation(4)  # quarters; more shapes than that overlap
+    places = random.permutation(4)  # quarters; more than four shapes overlap
     for order, number in enumerate(classes):
         radius = size * random.uniform(1 / 12, 1 / 6)
         row, column = divmod(int(places[order % 4]), 2)

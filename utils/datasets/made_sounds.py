@@ -1,7 +1,7 @@
-"""A small data set of synthetic sounds in ESC-50's layout, so that everything runs without a download.
+"""A small data set of synthetic sounds in ESC-50's layout, for runs without a download.
 
-Six classes that plainly differ, with variation in pitch, timing, level and background noise: a model that
-learns at all learns them in minutes. Nothing measured on it is an ESC-50 result.
+Its six classes differ clearly and vary in pitch, timing, level and background noise, so any model learns them
+in minutes. Figures on it say nothing about ESC-50.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from utils.fetching.atomic_folder import flush, make_once
 Signal = NDArray[np.float64]
 
 VERSION = 1
-"""Raise it whenever a sound changes: sets of an older version are then not taken for new ones."""
+"""Increase it whenever a sound changes, so that older sets are not reused."""
 
 FILE_RATE = 44100
 FOLDS = 5
 MOST_CLIPS = 1000
-"""Of a class in a fold: 30,000 files, of which a protocol should not fill a disk with more."""
+"""Limit per class and fold, 30,000 files in all, so that a protocol does not fill the disk."""
 
 
 class MadeSounds(ESC50):
-    """Synthetic sounds: 6 classes in 5 folds, made at the first use and then read as an ESC-50.
+    """Synthetic sounds: 6 classes in 5 folds, made at the first use and then read like ESC-50.
 
     The other arguments are those of `FoldDataset`.
 
     Args:
-        root: folder to make the sounds in, or that has them; None: a folder in the cache folder.
-        seed: of all randomness; equal arguments give equal sounds.
+        root: folder of the sounds; None: a folder in the cache folder.
+        seed: random seed; equal arguments give equal sounds.
         seconds: length of every clip.
-        clips_per_class_and_fold: 8 give 240 clips, 48 of them held out.
+        clips_per_class_and_fold: 8 make 240 clips, 48 of them held out.
 
     Raises:
         ValueError: the root holds something else.
@@ -71,10 +71,10 @@ class MadeSounds(ESC50):
         clips_per_class_and_fold: int = 8,
     ) -> None:
         if not 0.1 <= seconds <= 60:
-            raise ValueError(f"seconds is {seconds!r}; 0.1 to 60 are possible.")
+            raise ValueError(f"seconds is {seconds!r}; 0.1 to 60 is expected.")
         if type(clips_per_class_and_fold) is not int or not 1 <= clips_per_class_and_fold <= MOST_CLIPS:
             raise ValueError(
-                f"clips_per_class_and_fold is {clips_per_class_and_fold!r}; 1 to {MOST_CLIPS} are expected."
+                f"clips_per_class_and_fold is {clips_per_class_and_fold!r}; 1 to {MOST_CLIPS} is expected."
             )
         if type(seed) is not int or seed < 0:
             raise ValueError(f"seed is {seed!r}; an integer of 0 or more is expected.")
@@ -104,7 +104,7 @@ class MadeSounds(ESC50):
 
 
 def _make(root: Path, made_from: dict[str, Any]) -> None:
-    """Make the set unless the root holds it."""
+    """Write the sounds unless the root has them."""
     record = "meta/made_from.json"
 
     def is_complete(folder: Path) -> bool:
@@ -116,8 +116,8 @@ def _make(root: Path, made_from: dict[str, Any]) -> None:
             there = "something else"
         if there != made_from:
             raise ValueError(
-                f"root is {root}, which holds {there} instead of sounds made from {made_from}; name another "
-                "folder, one that does not exist yet."
+                f"root is {root}, which holds {there} instead of sounds made from {made_from}; name a folder "
+                "that does not exist."
             )
         return True
 
@@ -144,7 +144,7 @@ def _make(root: Path, made_from: dict[str, Any]) -> None:
 
 
 def _write_wav(path: Path, samples: NDArray[np.int16]) -> None:
-    encoded = io.BytesIO()  # libsndfile would hide the reason why a disk does not take a file
+    encoded = io.BytesIO()  # libsndfile hides why the disk does not take a file
     soundfile.write(encoded, samples, FILE_RATE, subtype="PCM_16", format="WAV")
     with path.open("wb") as file:
         file.write(encoded.getvalue())
@@ -152,7 +152,7 @@ def _write_wav(path: Path, samples: NDArray[np.int16]) -> None:
 
 
 def _clip(target: int, random: np.random.Generator, seconds: float) -> NDArray[np.int16]:
-    """One sound, its peak at -18 to -3 dB of full scale, in noise at an SNR of 20 to 40 dB: `[T]`."""
+    """Make a sound with its peak at -18 to -3 dB of full scale, in noise at an SNR of 20 to 40 dB: `[T]`."""
     _, sound = SOUNDS[target]
     t = np.arange(round(seconds * FILE_RATE)) / FILE_RATE
     signal = sound(random, t)
@@ -168,7 +168,7 @@ def _rms(signal: Signal) -> float:
     return float(np.sqrt(np.mean(signal**2)))
 
 
-# Each sound is a function of a generator and the time axis in seconds, `[T]`; its level does not matter.
+# Each sound is a function of a generator and the time axis in seconds, `[T]`; its level is arbitrary.
 
 
 def _siren(random: np.random.Generator, t: Signal) -> Signal:
@@ -211,7 +211,7 @@ def _chirping_birds(random: np.random.Generator, t: Signal) -> Signal:
 
 
 def _engine(random: np.random.Generator, t: Signal) -> Signal:
-    """A low hum of many harmonics whose strength goes with the strokes."""
+    """A low hum of many harmonics, modulated by the strokes."""
     pitch = random.uniform(45, 90)
     signal = np.zeros_like(t)
     for harmonic in range(1, 25):
@@ -222,7 +222,7 @@ def _engine(random: np.random.Generator, t: Signal) -> Signal:
 
 
 def _church_bells(random: np.random.Generator, t: Signal) -> Signal:
-    """Strokes of a bell: partials out of harmony (hum, prime, tierce, quint, nominal) that die away."""
+    """Strokes of a bell: decaying inharmonic partials (hum, prime, tierce, quint, nominal)."""
     pitch = random.uniform(300, 600)
     signal = np.zeros_like(t)
     for start in np.arange(random.uniform(0, min(0.2, t[-1] / 2)), t[-1], random.uniform(0.4, 0.7)):
@@ -233,12 +233,12 @@ def _church_bells(random: np.random.Generator, t: Signal) -> Signal:
 
 
 def _times(random: np.random.Generator, t: Signal, *, per_second: float) -> list[float]:
-    """Random times, at least one."""
+    """Draw random times, at least one."""
     return list(random.uniform(0, t[-1], max(1, round(per_second * t[-1]))))
 
 
 def _decay(t: Signal, start: float, seconds: float) -> Signal:
-    """0 before `start`, then an exponential decay from 1."""
+    """Return 0 before `start`, then an exponential decay from 1."""
     return np.where(t < start, 0.0, np.exp(-np.maximum(t - start, 0) / seconds))
 
 
@@ -250,4 +250,4 @@ SOUNDS: tuple[tuple[str, Callable[[np.random.Generator, Signal], Signal]], ...] 
     ("engine", _engine),
     ("church_bells", _church_bells),
 )
-"""Category and sound by target number."""
+"""Category and sound by target."""

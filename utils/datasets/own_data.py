@@ -1,4 +1,4 @@
-"""Anybody's data: a table of files, with labels or texts, or a folder for each class."""
+"""A user's own data: a table of files with labels or texts, or a folder for each class."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_trainer.api.findings import Inspection, Severity
+from utils.datasets.folds import as_list
 from utils.datasets.listed import FramesWanted, ListedDataset
-from utils.datasets.sources.entries import Entries, Entry
-from utils.datasets.sources.own_columns import Columns, Row, read_table
+from utils.datasets.sample import Entries
+from utils.datasets.sources.own_columns import Row, read_own_table
 from utils.datasets.sources.own_folder import read_folder
 from utils.datasets.sources.own_times import Column
 
@@ -21,34 +22,34 @@ from utils.datasets.sources.own_times import Column
 class Table(ListedDataset):
     """Samples of a CSV, TSV, JSON or parquet table, or of a folder with one folder for each class.
 
-    A column is found by its name: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
-    `fold`, `split`, `start`, `end`, `duration`, `group`; an argument names it otherwise (false: there is
-    none). Any value may be absent. Held out is what `fold` or `split` say, or else a share.
+    Columns are found by their names: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
+    `fold`, `split`, `start`, `end`, `duration`, `group`; an argument names another one, or false if the table
+    has none. Any cell may be empty. `fold` or `split` say what is held out, or else a share is.
 
     Cells that read `nan`, `N/A`, `NULL` or the like are empty; `Nan`, or `nan` within a longer text, is a
-    word. Where all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
+    word. If all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
-    A folder has a folder for each class, with sounds and pictures in it, a sound and a picture of one name as
-    one sample. Links are followed, no folder is entered twice, and what is not read is counted in a warning.
-    Where all of its folders are named as splits are (`train`, `test`, `valid` ...), the classes are the
-    folders in these; held out is what `split` names, or else all but `train`.
+    A folder has a folder for each class, with sounds and pictures; a sound and a picture of the same name are
+    one sample. Links are followed, no folder is entered twice, and a warning counts the files that are not
+    read. If all folders have names of splits (`train`, `test`, `valid` ...), their folders are the classes;
+    `split` says which splits are held out, or else all but `train` are.
 
     Args:
         table: the table, or the folder.
         sample_rate: of the samples, Hz.
-        train: True: what is trained on; False: what is held out.
+        train: True: the samples to train on; False: those held out.
         fold: number or numbers of the folds held out.
         split: values of the column "split" that are held out.
-        share: part of the groups held out where neither is given, 0..1, drawn by a hash of their names; None:
-            nothing is held out, and both splits are all.
-        separator: between several labels; None: a value is one label, or a JSON list of them.
+        share: without fold and split, the part of the groups held out, 0..1, drawn by a hash of their names;
+            None: nothing is held out, and both splits are the whole data set.
+        separator: of several labels; None: a cell is one label, or a JSON list.
         root: folder that paths are relative to; None: that of the table.
-        missing: "error", or "skip": do without files that are not there, and say how many.
+        missing: "error", or "skip": leave out missing files, and say how many.
         audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
             `start` with `end` or `duration`, in seconds or, by their names, milliseconds, are the part of the
             sound file, by the rules of `sources/own_times.py`; rows of one `group`, by default of one
             file, are held out together or not at all.
-        mono, frames, cache, progress: as those of `utils.datasets.listed.ListedDataset`.
+        mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
 
     Raises:
         FileNotFoundError: the table or files are missing.
@@ -60,7 +61,7 @@ class Table(ListedDataset):
         '"start": false, "end": false and "duration": false, and they are taken whole.'
     )
     held_out_folders: tuple[str, ...] = ()
-    """Folders of splits that are held out though no argument says so."""
+    """Folders of splits that are held out by default, without an argument that says so."""
     to_hold_out: ClassVar[str] = 'a fold, a value of the column "split", or a share (0.2: a fifth)'
 
     def __init__(
@@ -97,39 +98,37 @@ class Table(ListedDataset):
         if separator == "":
             raise ValueError('separator is ""; a character such as ";", or null, is expected.')
         path = Path(table).expanduser()
-        folder = Path(root).expanduser() if root is not None else path if path.is_dir() else path.parent
-        wanted = Columns(audio, image, text, labels, start, end, duration, group, fold_column, split_column)
-        notices = list[str]()
-        if path.is_dir():
-            found = read_folder(path)
-            listed = found.rows
-            notices += [f"Not read: {found.passed_over}."] if found.passed_over else []
-            if found.held_out and fold is None and split is None:
-                split = self.held_out_folders = found.held_out
-                if share is not None:
-                    notices.append(f"share is not used: held out is what {' and '.join(split)} has.")
-        else:
-            listed, self.unused_columns = read_table(path, wanted, separator)
-        rows, absent = _with_files(listed, folder, table=path.name, skip=missing == "skip")
+        notices: list[str] = []
+        columns = {"audio": audio, "image": image, "text": text, "labels": labels}
+        columns |= {"start": start, "end": end, "duration": duration, "group": group}
+        columns |= {"fold_column": fold_column, "split_column": split_column}
+        content = read_folder(path) if path.is_dir() else read_own_table(path, columns, separator)
+        self.unused_columns = content.unused_columns
+        if content.passed_over:
+            notices.append(f"Not read: {content.passed_over}.")
+        if content.held_out and fold is None and split is None:
+            split = self.held_out_folders = content.held_out
+            if share is not None:
+                notices.append(f"share is not used; held out: {', '.join(split)}.")
+        beside = path if path.is_dir() else path.parent
+        folder = beside if root is None else Path(root).expanduser()
+        rows, absent = _with_files(content.rows, folder, table=path.name, skip=missing == "skip")
         if not rows:
             raise ValueError(f"{path} lists no samples.")
-        chosen, said, undecided = _held_out(rows, path, fold=fold, split=split, share=share)
+        mask, part, undecided = _held_out(rows, path, fold=fold, split=split, share=share)
         notices += undecided
-        entries = Entries(row.entry for row in rows)
-        by_fold = fold is not None or chosen is None  # else folds are no matter of this run
-        there = {row.entry.fold for row in rows if by_fold} - {None}
-        self.folds = tuple(sorted(number for number in there if number is not None))
-        self.held_out = tuple(_listed(fold)) if fold is not None else ()
-        self.held_out_splits = tuple(map(str, _listed(split))) if split is not None else ()
+        if fold is not None or mask is None:  # otherwise folds do not matter
+            self.folds = tuple(sorted({row.entry.fold for row in rows if row.entry.fold is not None}))
+        self.held_out = tuple(as_list(fold))
+        self.held_out_splits = tuple(map(str, as_list(split)))
         self.whole_name = f"{path.stem} ({len(rows)} samples)"
-        self.results_name = f"{path.stem} ({len(rows)} samples{said})"
-        names = dict.fromkeys(label for row in rows for label in row.entry.labels)
+        self.results_name = f"{path.stem} ({len(rows)} samples{part})"
         super().__init__(
             folder,
-            entries,
-            chosen,
+            Entries(row.entry for row in rows),
+            mask,
             train=train,
-            class_names=sorted(names),
+            class_names=sorted({label for row in rows for label in row.entry.labels}),
             sample_rate=sample_rate,
             mono=mono,
             described=any(row.entry.text is not None for row in rows),
@@ -140,24 +139,21 @@ class Table(ListedDataset):
         self.absent = tuple(absent)
         if not path.is_dir():
             lines = np.array([row.line for row in rows])
-            self.lines, self.source = lines if chosen is None else lines[chosen != train], path.name
-        if absent and train:  # of both splits, and said once
-            self.notice = f"{path}: {len(absent)} files are not there; {len(rows)} samples are left."
+            self.lines = lines if mask is None else lines[mask != train]
+            self.source = path.name
+        if absent and train:  # once for both splits
+            self.notice = f"{path}: {len(absent)} files are missing; {len(rows)} samples are left."
         if notices and train:
             self.passed_over = f"{path}: {' '.join(notices)}"
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
-        """Look for faults in table and files, as `--check` asks for; the arguments are the constructor's."""
+        """Check table and files for `--check`; the arguments are the constructor's."""
         absent: Severity = "warning" if args.get("missing") == "skip" else "error"
         args["missing"] = "skip"
-        if args.pop("fold", None) is not None:  # any of them: all folds are compared, not two shares
+        if args.pop("fold", None) is not None:  # compare all folds, not the two parts of a share
             args.pop("share", None)
         return cls._inspect(args, absent=absent)
-
-
-def _listed(values: object) -> list[Any]:
-    return list(values) if isinstance(values, list | tuple | range) else [values]
 
 
 def _held_out(
@@ -166,43 +162,49 @@ def _held_out(
     """Decide which rows are held out.
 
     Returns:
-        A mask of the rows held out, None if nothing is; its words in the name of results; notices.
+        The mask of the rows held out, or None; its description in the name of results; notices.
     """
-    notices: list[str] = []
+    folds: list[Any] = [row.entry.fold for row in rows]
     if fold is not None and split is not None:
         raise ValueError(f"fold is {fold} and split is {split}; one of them can say what is held out.")
-    if fold is not None or split is not None:
-        name, wanted = ("fold", _listed(fold)) if split is None else ("split", list(map(str, _listed(split))))
-        values = [row.entry.fold if split is None else row.split for row in rows]
-        there = sorted({value for value in values if value is not None}, key=str)
-        if not wanted or not set(there).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
-            has = f"has {', '.join(map(str, there))}"
-            if not there:
-                column = "" if table.is_dir() else f'name their column by "{name}_column", or '
-                remedy = f"{column}hold out a share: --Dataset.args.{name} null --Dataset.args.share 0.2"
-                has = f"has no {name}s; {remedy}"
-            raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} {has}.")
-        chosen = np.array([value in wanted for value in values])
-        said = "" if split is None else f", held out: {', '.join(map(str, wanted))}"
-        notices += _without(name, values, rows)
-    elif share is None:  # looked at by `--check`, for all folds
-        folds = [row.entry.fold for row in rows]
-        return None, "", [] if set(folds) == {None} else _without("fold", folds, rows)
-    else:
-        if type(share) not in (int, float) or not 0 < share < 1:
-            raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
-        chosen = _share_of([row.group for row in rows], share)
-        said = f", held out: {share:g} of the groups by hash"
-    if chosen.all() or not chosen.any():
+    if fold is not None:
+        return _with_values("fold", as_list(fold), folds, table), "", _without("fold", folds, rows)
+    if split is not None:
+        wanted, splits = list(map(str, as_list(split))), [row.split for row in rows]
+        mask = _with_values("split", wanted, splits, table)
+        return mask, f", held out: {', '.join(wanted)}", _without("split", splits, rows)
+    if share is None:  # as for `--check` of all folds
+        return None, "", _without("fold", folds, rows) if any(one is not None for one in folds) else []
+    if type(share) not in (int, float) or not 0 < share < 1:
+        raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
+    mask = _share_of([row.group for row in rows], share)
+    return _both_parts(mask, table), f", held out: {share:g} of the groups by hash", []
+
+
+def _with_values(name: str, wanted: list[Any], values: Sequence[object], table: Path) -> NDArray[np.bool_]:
+    """Return the mask of the rows with one of the wanted folds or splits; raise if one does not exist."""
+    present = sorted({value for value in values if value is not None}, key=str)
+    if not wanted or not set(present).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
+        has = f"has {', '.join(map(str, present))}"
+        if not present:
+            column = "" if table.is_dir() else f'name their column by "{name}_column", or '
+            share = f"hold out a share: --Dataset.args.{name} null --Dataset.args.share 0.2"
+            has = f"has no {name}s; {column}{share}"
+        raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} {has}.")
+    return _both_parts(np.array([value in wanted for value in values]), table)
+
+
+def _both_parts(mask: NDArray[np.bool_], table: Path) -> NDArray[np.bool_]:
+    if mask.all() or not mask.any():
         raise ValueError(
-            f"{table}: {'all' if chosen.all() else 'none'} of its {len(rows)} rows are held out; hold out "
+            f"{table}: {'all' if mask.all() else 'none'} of its {len(mask)} rows are held out; hold out "
             "another fold, split or share."
         )
-    return chosen, said, notices
+    return mask
 
 
 def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[str]:
-    """Say how many rows have no fold, or no split, so that they are always trained on."""
+    """Count the rows without a fold or split, which are always trained on."""
     empty = [row.line for row, value in zip(rows, values, strict=True) if value is None]
     if not empty:
         return []
@@ -210,7 +212,7 @@ def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[s
 
 
 def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Which belong to a share of all groups; of few groups at least one does, and one does not."""
+    """Return the mask of a share of the groups; at least one belongs to it, and one does not."""
     ranked = sorted(set(groups), key=_position)
     count = sum(_position(group) < share for group in ranked)
     chosen = set(ranked[: min(max(count, 1), len(ranked) - 1)])
@@ -218,29 +220,29 @@ def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
 
 
 def _position(group: str) -> float:
-    """A number in 0..1 that belongs to a text: more rows, or others, do not move it."""
+    """Return a number in 0..1 that depends on a text alone, so other rows do not move it."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
 def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> tuple[list[Row], list[str]]:
-    """Look for the files of each row; without those that are not there, and rows of which nothing is left.
+    """Remove missing files from the rows, and rows of which nothing is left.
 
     Returns:
-        The rows, and the files that are not there, each with its first line in the table.
+        The rows, and the missing files, each with its first line in the table.
     """
-    there: dict[str, bool] = {}
+    exists: dict[str, bool] = {}
     absent: list[str] = []
 
     def found(path: str, line: int) -> bool:
-        if path not in there:
-            there[path] = (root / path).is_file()
-            if not there[path]:
+        if path not in exists:
+            exists[path] = (root / path).is_file()
+            if not exists[path]:
                 absent.append(f"{path} ({table}, line {line})" if line else path)
-        return there[path]
+        return exists[path]
 
     kept = []
     for row in rows:
-        entry: Entry = row.entry
+        entry = row.entry
         audio = entry.audio if entry.audio and found(entry.audio, row.line) else None
         images = tuple(path for path in entry.images if found(path, row.line))
         if audio or images or (entry.text and not entry.audio and not entry.images):
@@ -248,7 +250,7 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
     if absent and not (skip and kept):
         more = f" and {len(absent) - 5} more" * (len(absent) > 5)
         raise FileNotFoundError(
-            f"root is {root}, but {len(absent)} of {len(there)} files are missing: "
+            f"root is {root}, but {len(absent)} of {len(exists)} files are missing: "
             f"{', '.join(absent[:5])}{more}. If paths are relative to another folder, name it with "
             "--Dataset.args.root FOLDER; --Dataset.args.missing skip does without these files."
         )

@@ -1,18 +1,26 @@
-"""What a data set consists of: clips as its table lists them, samples as it gives them out."""
+"""What a data set lists (clips and entries) and what it returns (samples)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.sounds.decoding import Segment
+from utils.datasets.sources.walking import shown
 
 
 class Clip(NamedTuple):
-    """One clip of a data set's table.
+    """One clip in the table of a data set in folds.
 
     Attributes:
-        path: of the audio file, relative to the data set's root, with `/` on every system.
-        fold: number of the fold it is in.
+        path: audio file, relative to the data set's root, with `/` on every system.
+        fold: number of its fold.
         target: number of its class in the table; not always contiguous (ESC-10 has 0, 1, 10, ..., 41).
         label: name of its class, as a reader would write it.
     """
@@ -27,10 +35,10 @@ class Sample(NamedTuple):
     """One sample as models take it: `(audio, image, labels)`.
 
     Attributes:
-        audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or what `transform_audio` makes
-            of it.
+        audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or the result of
+            `transform_audio`.
         image: uint8 tensor `[3, H, W]`, or `sources.frames.Frames`; None in a data set of sounds.
-        labels: the clip's labels, `list[str]`, or what `target_transform` makes of it.
+        labels: the clip's labels, `list[str]`, or the result of `target_transform`.
     """
 
     audio: Any
@@ -39,11 +47,10 @@ class Sample(NamedTuple):
 
 
 class DescribedSample(NamedTuple):
-    """A sample that has a text besides its labels; `sample[:3]` are the fields of a `Sample`.
+    """A sample with a text; `sample[:3]` are the fields of a `Sample`, None where it lacks them.
 
     Attributes:
-        audio, image, labels: as those of `Sample`, None where it lacks them.
-        text: that describes it, such as a caption; None: there is none.
+        text: a caption or other description; None if it has none.
     """
 
     audio: Any
@@ -53,15 +60,15 @@ class DescribedSample(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Facts about a sample that a data set knows without reading it.
+    """Facts about a sample that a data set knows without reading its files.
 
-    A data set has a method `listing(index)` that gives these, so that tasks can check all samples before a
-    run; or `listings()`, which gives those of some samples that stand for all.
+    Tasks check all samples before a run by a data set's method `listing(index)`, or `listings()`, which
+    yields representative samples.
 
     Attributes:
-        place: where it is listed, such as "own.csv, line 3: dog.wav".
+        place: where the sample is listed, such as "own.csv, line 3: dog.wav".
         labels: names of its classes.
-        text: that describes it; None: there is none.
+        text: caption; None if it has none.
         audio: whether it has a sound.
     """
 
@@ -72,19 +79,90 @@ class Listing(NamedTuple):
 
 
 class SampleFiles(NamedTuple):
-    """The files that a sample is decoded from, and what is said of it, for those who copy instead of decode.
+    """The files of a sample, for code that copies instead of decoding.
 
-    A data set has a method `files(index)` that gives these, or None where a sample is more than what
-    `model.audio_input` and `model.clip.image_input` make of its files.
+    A data set returns them from `files(index)`, or None if reading the files with `model.audio_input` and
+    `model.clip.image_input` does not give the sample.
 
     Attributes:
-        audio: the file of its sound; None: it has none.
-        images: those of its pictures.
+        audio: sound file; None if it has no sound.
+        images: picture files.
         labels: names of its classes.
-        text: that describes it; None: there is none.
+        text: caption; None if it has none.
     """
 
     audio: Path | None
     images: tuple[Path, ...] = ()
     labels: Sequence[str] = ()
     text: str | None = None
+
+
+class Entry(NamedTuple):
+    """One listed sample, of which any part may be absent.
+
+    Attributes:
+        audio: sound file, relative to the root of the data set, or absolute.
+        images: picture files; the frames of a video in their order.
+        text: caption.
+        labels: names of its classes.
+        segment: the part of the sound file, seconds; None: all of it.
+        fold: number of its fold.
+    """
+
+    audio: str | None = None
+    images: tuple[str, ...] = ()
+    text: str | None = None
+    labels: tuple[str, ...] = ()
+    segment: Segment | None = None
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The file, with a segment as URLs write it (`#t=10,20`), or else the text."""
+        if self.audio is None:
+            return self.images[0] if self.images else self.text or ""
+        if self.segment is None:
+            return self.audio
+        begin, end = self.segment
+        return f"{self.audio}#t={begin:g}" + ("" if end is None else f",{end:g}")
+
+
+class Entries(Sequence[Entry]):
+    """Entries packed into one array of about 100 bytes each, which worker processes share.
+
+    Raises:
+        ValueError: a name is not UTF-8.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        packed, ends = bytearray(), [0]
+        for entry in entries:
+            try:
+                packed += json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"The name {shown(entry.name)} is not UTF-8; rename the file.") from error
+            ends.append(len(packed))
+        self._bytes: NDArray[np.uint8] = np.frombuffer(bytes(packed), np.uint8)
+        self._ends: NDArray[np.int64] = np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        positions = range(len(self))[index]  # raises an IndexError
+        if isinstance(positions, range):
+            return [self[position] for position in positions]
+        content: Any = json.loads(self._bytes[self._ends[positions] : self._ends[positions + 1]].tobytes())
+        audio, images, text, labels, segment, fold = content
+        return Entry(audio, tuple(images), text, tuple(labels), segment and tuple(segment), fold)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the entries and their order."""
+        digest = hashlib.sha256(self._bytes.tobytes())
+        digest.update(self._ends.tobytes())
+        return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Samples in shards: tar files that are read from end to end, here or elsewhere."""
+"""Samples in shards: tar files, local or remote, that are read from end to end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.findings import Finding, Inspection
+from ignite_trainer.api.findings import Inspection
 from ignite_trainer.api.streamed import Indices
-from model.sounds.decoding import HIGHEST_RATE
-from utils.datasets.folds import check_flag
+from utils.datasets.checks import error
+from utils.datasets.folds import as_list, check_flags, check_sample_rate
 from utils.datasets.listed import FramesWanted, check_frames
 from utils.datasets.sample import DescribedSample, Listing, Sample
 from utils.shards import decoding
@@ -25,41 +25,41 @@ from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, fi
 
 
 class Shards(Dataset[Sample | DescribedSample]):
-    """Samples in tar files of webdataset, with a manifest that says what lies where.
+    """Samples in tar files in webdataset's format, with a manifest of their contents.
 
-    They are `(audio, image, labels)`, or, where any in the set has a text, `(audio, image, labels, text)`.
+    They are `(audio, image, labels)`, or, if any in the set has a text, `(audio, image, labels, text)`.
 
-    A sample's index is its place in the set: shard after shard, in the order of their addresses. In training
-    the shards are put in a random order, and the samples of each are shuffled, in blocks of `block`. Shards
-    of this machine are read at the offset of each sample; others forward, and of a block what comes before
-    its turn is held, undecoded.
+    A sample's index is its position in the set: shard after shard, in the order of their addresses. Training
+    reads the shards in random order, and shuffles the samples of each in blocks of `block`. Local shards are
+    read at the offset of each sample, remote ones forward, holding undecoded samples of a block until their
+    turn.
 
-    What is trained on and what is held out is said in one of three ways:
+    There are three ways to define the splits:
 
-        "args": {"urls": "set/manifest.jsonl"}                            the two splits the set was made of
-        "args": {"urls": "set/manifest.jsonl", "fold": 2}                 a fold is held out
+        "args": {"urls": "set/manifest.jsonl"}                            the splits the set was made of
+        "args": {"urls": "set/manifest.jsonl", "fold": 2}                 fold 2 is held out
         "args": {"training": {"key": "urls", "yes": "train-{000..127}.tar", "no": "test-{00..03}.tar"}}
 
     Args:
         urls: address, pattern or list of these: paths, http: and https: addresses, `pipe:` commands; or a
             manifest, which stands for all its shards.
         sample_rate: of the samples, Hz.
-        train: True: what is trained on, False: what is held out, None: all that `urls` names.
-        fold: number or numbers of the held-out folds. None: the splits of the set; if it has none, all of it.
+        train: True: the samples to train on, False: those held out, None: all samples of `urls`.
+        fold: number or numbers of the folds held out. None: the splits of the set, or all of it without any.
         mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
-        manifest: its address, or a list of these; None: that beside the shards.
-        frames: of a sample with several pictures "central": the one in the middle; "all": `Frames`, of which
-            a transform of the field "image" chooses and decodes one.
-        block: samples of a shard that are shuffled together; of shards elsewhere as many are held.
-        lanes: shards that a process reads side by side; worker processes share them, so as many as divide it.
+        manifest: address or addresses of the manifest; None: beside the shards.
+        frames: for a sample with several pictures, "central": the middle one; "all": `Frames`, of which a
+            transform of the field "image" chooses and decodes one.
+        block: number of samples of a shard that are shuffled together, and held in memory if it is remote.
+        lanes: number of shards that a process reads side by side; must be divisible by its workers.
 
     Attributes:
         class_names: labels of the whole set.
-        folds: numbers of all its folds, where one can be held out.
+        folds: numbers of all folds, if one can be held out.
         held_out: numbers of the folds held out.
-        results_name: what results may be called.
-        digest: of the shards of this split.
-        shards: address and manifest entry of each.
+        results_name: name of the data set in results.
+        digest: hash of the shards of this split.
+        shards: address and manifest entry of each shard.
 
     Raises:
         ValueError: an argument or the manifest is wrong.
@@ -81,11 +81,8 @@ class Shards(Dataset[Sample | DescribedSample]):
         block: int = 1000,
         lanes: int = 8,
     ) -> None:
-        if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
-            raise ValueError(f"sample_rate is {sample_rate!r}; 1 to {HIGHEST_RATE}, in Hz, is expected.")
-        for name, flag in (("train", train), ("mono", mono)):
-            if flag is not None:
-                check_flag(name, flag)
+        check_sample_rate(sample_rate)
+        check_flags(optional=True, train=train, mono=mono)
         for name, number in (("block", block), ("lanes", lanes)):
             if type(number) is not int or number < 1:
                 raise ValueError(f"{name} is {number!r}; 1 or more is expected.")
@@ -108,28 +105,20 @@ class Shards(Dataset[Sample | DescribedSample]):
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
-        """Look for shards of this machine that are missing or of another size, as `--check` asks for."""
+        """Find local shards that are missing or of another size, for `--check`."""
         found = find(args["urls"], args.get("manifest"))
-        findings, there = [], 0
+        findings, elsewhere = [], 0
         for url, entry in found.shards:
             path = local_path(url)
-            if path is None:
-                continue
-            size = path.stat().st_size if path.is_file() else None
-            if size == entry.size_bytes:
-                there += 1
-                continue
-            said = "A shard is not there." if size is None else "A shard is not as long as its manifest says."
-            findings.append(
-                Finding(severity="error", what=said, where=url, remedy="Get it anew, or make it again.")
-            )
-        samples, elsewhere = (
-            sum(len(entry) for _, entry in found.shards),
-            len(found.shards) - there - len(findings),
-        )
+            elsewhere += path is None
+            if path is not None and not path.is_file():
+                findings.append(error("A shard is not there.", url, "Download or make it again."))
+            elif path is not None and path.stat().st_size != entry.size_bytes:
+                what = "A shard is not as long as its manifest says."
+                findings.append(error(what, url, "Download or make it again."))
+        samples = sum(len(entry) for _, entry in found.shards)
         counted = f"{samples:,} samples in {len(found.shards):,} shards, {elsewhere:,} elsewhere"
-        summary = f"{found.about.name}: {counted}"
-        return Inspection(findings=tuple(findings), summary=summary)
+        return Inspection(findings=tuple(findings), summary=f"{found.about.name}: {counted}")
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -141,16 +130,16 @@ class Shards(Dataset[Sample | DescribedSample]):
             return next(reads)()
 
     def labels(self) -> set[str] | None:
-        """Say which labels the samples of this split have; None: an older manifest does not tell."""
+        """Return the labels of the samples of this split; None for an older manifest without them."""
         named = [entry.labels for _, entry in self.shards]
         if None in named:
             return None
         return {label for labels in named for label in labels or ()}
 
     def listings(self) -> Iterator[Listing]:
-        """Say what some samples of each shard have, by which all can be checked: see `utils.shards.manifest`.
+        """Yield representative samples of each shard (see `utils.shards.manifest`).
 
-        Nothing is said of shards with an older manifest.
+        Shards with an older manifest have none.
         """
         for _, entry in self.shards:
             names = entry.names if entry.examples else []
@@ -159,13 +148,13 @@ class Shards(Dataset[Sample | DescribedSample]):
                 yield Listing(place, one.labels, one.text, audio=one.sound)
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Say which clip sample `index` is, and in which fold, as the set it was made of does."""
+        """Return the clip and the fold of sample `index`, as the original data set named them."""
         number, position = self._place(index)
         fold = self.shards[number][1].fold
         return {"clip": self._name(number, position), **({} if fold is None else {"fold": fold})}
 
     def epoch_order(self, key: int | None) -> Indices:
-        """Put shards in a random order, and shuffle each block of their samples."""
+        """Return shards in random order, with each block of their samples shuffled."""
         if key is None:
             return range(len(self))
         draw = functools.partial(torch.randperm, generator=torch.Generator().manual_seed(key))
@@ -179,7 +168,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         return order
 
     def stream(self, indices: Indices) -> Generator[Callable[[], Sample | DescribedSample]]:
-        """Give what reads each of these samples, one shard after the other."""
+        """Yield functions that read these samples, one shard after the other."""
         asked = np.asarray(indices, np.int64)
         numbers = np.searchsorted(self._starts, asked, side="right") - 1
         positions = asked - self._starts[numbers]
@@ -201,7 +190,7 @@ class Shards(Dataset[Sample | DescribedSample]):
                 shard.close()
 
     def indices_of(self, number: int) -> range:
-        """The samples of one shard."""
+        """Return the indices of the samples of one shard."""
         return range(*self._starts[number : number + 2].tolist())
 
     def _open(self, number: int) -> LocalShard | RemoteShard:
@@ -210,7 +199,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         return RemoteShard(url, entry) if path is None else LocalShard(path, entry)
 
     def _sample(self, number: int, position: int, read: Callable[[], Content]) -> Sample | DescribedSample:
-        """Decode one sample; what is wrong with it is said with its place."""
+        """Decode one sample; errors name its place."""
         url, entry = self.shards[number]
         place = f"sample {position} of {len(entry)} in {file_name(url)}: "
         try:
@@ -232,7 +221,7 @@ class Shards(Dataset[Sample | DescribedSample]):
             raise ValueError(f"{place}{error}") from error
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The shard of a sample, and its position there."""
+        """Return the shard of a sample, and its position there."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return number, int(index - self._starts[number])
 
@@ -245,15 +234,15 @@ class Shards(Dataset[Sample | DescribedSample]):
 def _folds(
     train: bool | None, fold: int | Sequence[int] | None, shards: Sequence[ShardEntry]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The folds held out, and all there are where some can be held out."""
+    """Return the folds held out, and all folds of which some can be held out."""
     there = sorted({shard.fold for shard in shards if shard.fold is not None})
     if train is None:
         if fold is not None:
-            raise ValueError(f"fold is {fold}, but train is not given, which says which split is asked for.")
+            raise ValueError(f"fold is {fold}, but train, which chooses the split, is not given.")
         return (), ()
     if fold is None:
         return (), tuple(there)
-    held_out: list[Any] = list(fold) if isinstance(fold, list | tuple | range) else [fold]
+    held_out = as_list(fold)
     if not held_out or any(type(number) is not int for number in held_out):
         raise ValueError(f"fold is {fold!r}; a fold's number, a list of them, or null is expected.")
     if not set(there).issuperset(held_out) or any(shard.fold is None for shard in shards):
@@ -267,7 +256,7 @@ def _folds(
 def _split(
     shards: Sequence[tuple[str, ShardEntry]], *, train: bool | None, held_out: Sequence[int]
 ) -> list[tuple[str, ShardEntry]]:
-    """The shards of one split."""
+    """Return the shards of one split."""
     if train is None:
         return list(shards)
     if held_out:

@@ -10,7 +10,7 @@ import numpy as np
 from model.audio_input import Waveform, read_audio
 from utils.datasets.folds import FoldDataset
 from utils.datasets.sample import Clip
-from utils.datasets.sources.table import read_rows
+from utils.datasets.sources.tables import read_table
 from utils.fetching.published import URBAN_SOUND_8K, Published
 
 CLIP_SECONDS = 4
@@ -34,12 +34,12 @@ class UrbanSound8K(FoldDataset):
         columns = ["slice_file_name", "fold", "classID", "class"]
         return [
             Clip(
-                path=f"audio/fold{row.whole_number('fold')}/{row.file_name('slice_file_name')}",
-                fold=row.whole_number("fold"),
-                target=row.whole_number("classID"),
-                label=row.text("class").replace("_", " "),
+                path=f"audio/fold{row.required_number('fold')}/{row.file_name('slice_file_name')}",
+                fold=row.required_number("fold"),
+                target=row.required_number("classID"),
+                label=row.required("class").replace("_", " "),
             )
-            for row in read_rows(self.root / self.table, columns)
+            for row in read_table(self.root / self.table, columns)
         ]
 
     def decode(self, path: Path) -> Waveform:
@@ -51,8 +51,8 @@ class UrbanSound8K(FoldDataset):
 def stretch(audio: Waveform) -> Waveform:
     """Shift and scale a clip so that its minimum becomes -32768 and its maximum 32767.
 
-    As published: clips differ in loudness by how they were recorded, which says nothing about their class.
-    All channels are stretched together. A constant clip has nothing to stretch: it becomes silence.
+    As published, since the loudness of a recording says nothing about its class.
+    All channels are stretched together. A constant clip becomes silence.
 
     Args:
         audio: float32 `[C, T]`.

@@ -1,1 +1,1 @@
-"""Published data sets: fetched, verified and unpacked."""
+"""Downloads, verifies and unpacks published data sets."""

@@ -1,4 +1,4 @@
-"""Folders that are made once and used whole: never half-written, never by two processes at a time."""
+"""Creates folders atomically: never half-written, never by two processes at a time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from filelock import FileLock
 
 
 def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callable[[Path], None]) -> None:
-    """Make a folder unless it is complete.
+    """Create a folder unless it is complete.
 
-    It is filled under the name `<folder>.partial` and renamed when full. Of several processes that ask at the
-    same time one fills it and the others wait, by the lock `<folder>.lock`.
+    It is filled under the name `<folder>.partial` and then renamed. Of several processes, one fills it and
+    the others wait for the lock `<folder>.lock`.
 
     Args:
-        folder: what to make; if it is there and yet not complete, `fill` has to take it away.
-        is_complete: tells, quickly, whether it is there and can be used.
-        fill: writes the content into the empty folder it is given; flushes what must survive a crash.
+        folder: the folder; `fill` has to remove an incomplete one.
+        is_complete: returns, quickly, whether the folder exists and is usable.
+        fill: writes the content into the empty folder it is given, and flushes what must survive a crash.
 
     Raises:
-        OSError: the folder cannot be written; and whatever `fill` raises.
+        OSError: the folder cannot be written; or whatever `fill` raises.
     """
     if is_complete(folder):
         return
@@ -42,6 +42,6 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
 
 
 def flush(file: BinaryIO) -> None:
-    """Bring what was written to a file onto the disk."""
+    """Write the buffers of a file to the disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The data sets as they are published: where the archives are, what they hold, how one becomes a folder."""
+"""Downloads published data sets: addresses and sizes of their archives, and how one becomes a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from model.weights.fetch import FetchError, RemoteFile, check_room, fetch
 from utils.fetching.unpack import ArchiveError, unpack
 
-_ROOM = 4  # times the bytes that are known of, for what comes with the clips
+_ROOM = 4  # times the size of the clips, for other files of the archive
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Published:
     table: str
     """The table of the clips, below the top folder."""
     clip: str
-    """Where a clip is, below the top folder, in terms of the table's columns."""
+    """Path of a clip below the top folder, as a format of the table's columns."""
     clips: int
     """Lines of the table."""
     archive_bytes: int
-    """About, where it is not stable."""
+    """Approximate if it is not stable."""
     unpacked_bytes: int
-    """At least."""
+    """Lower limit."""
 
 
 ESC_50 = Published(
@@ -71,27 +71,27 @@ DATA_SETS: Mapping[str, Published] = MappingProxyType(
 def fetch_data_set(
     data_set: Published, root: str | Path, *, mirror: str | None = None, progress: bool = True
 ) -> Path:
-    """Make a data set be there: fetch and unpack it, unless it is.
+    """Download and unpack a data set, unless it is in place.
 
-    It is unpacked beside the root, checked, and renamed, so that what is there is whole; of several
-    processes one does it and the others wait. The archive lies beside the root meanwhile; one that was put
-    there before is used, and left.
+    The data set is unpacked beside the root, checked, and renamed, so it is never incomplete; of several
+    processes one does this and the others wait. Meanwhile the archive lies beside the root; one that was put
+    there by hand is used, and stays.
 
     Args:
-        data_set: which.
-        root: the folder to be; not there yet, or empty, or else with the data set in it.
-        mirror: address under which the archive lies by its name; None: `$AUDIOCLIP_MIRROR` if set, else the
-            published address.
-        progress: say what is fetched, and show bars, or lines where there is no terminal.
+        data_set: the data set.
+        root: its folder; missing, empty, or with the data set in it.
+        mirror: address of the folder of the archive; None: `$AUDIOCLIP_MIRROR` if set, else the published
+            address.
+        progress: print the address and show bars, or lines without a terminal.
 
     Returns:
         The root.
 
     Raises:
-        FetchError: the archive cannot be had, there is no room, or the root holds something else.
+        FetchError: the archive cannot be downloaded, there is no room, or the root holds something else.
         ArchiveError: the archive is damaged, unsafe, or lacks clips.
     """
-    # Its package imports torch, which names and sizes do without.
+    # Imports torch, which `python -m utils.fetch --help` does without.
     from utils.fetching.atomic_folder import make_once  # noqa: PLC0415
 
     root = Path(root).expanduser().resolve()
@@ -102,8 +102,8 @@ def fetch_data_set(
             return True
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FetchError(
-                f"{folder}: holds something else than {data_set.name}. Name a folder that is empty or not "
-                "there yet."
+                f"{folder}: holds something else than {data_set.name}. Name a folder that is empty or does "
+                "not exist."
             )
         return False
 
@@ -123,10 +123,10 @@ def fetch_data_set(
             _check_clips(data_set, folder, archive)
         except ArchiveError as error:
             if brought:
-                raise ArchiveError(f"{error} Take it away, and it is fetched anew.") from None
+                raise ArchiveError(f"{error} Remove it, and it is downloaded again.") from None
             archive.unlink()
-            raise ArchiveError(f"{error} It was thrown away.") from None
-        os.sync()  # before it gets the name of a whole one
+            raise ArchiveError(f"{error} It was deleted.") from None
+        os.sync()  # before the folder gets its final name
         if not brought:
             archive.unlink()
 
@@ -142,12 +142,12 @@ def fetch_data_set(
 
 
 def _check_clips(data_set: Published, folder: Path, archive: Path) -> None:
-    """Raise unless the table is there, has as many lines as published, and all of its clips are there."""
-    from utils.datasets.sources.table import read_rows  # noqa: PLC0415 - as above
+    """Raise an ArchiveError unless the table has as many clips as published and all files exist."""
+    from utils.datasets.sources.tables import read_table  # noqa: PLC0415 - as above
 
     columns = [column for _, column, _, _ in Formatter().parse(data_set.clip) if column]
     try:
-        rows = read_rows(folder / data_set.table, columns)
+        rows = read_table(folder / data_set.table, columns)
         clips = {data_set.clip.format_map({name: row.file_name(name) for name in columns}) for row in rows}
     except (OSError, ValueError) as error:
         raise ArchiveError(f"{archive}: its {data_set.table} cannot be read ({error}).") from None

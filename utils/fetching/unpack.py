@@ -1,4 +1,4 @@
-"""Unpack a downloaded archive: plain files into one folder and nowhere else, or nothing."""
+"""Unpacks downloaded archives safely: plain files, inside one folder, of a limited size."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from model.weights.fetch import FetchError, check_room
 MOST_FILES = 100_000
 """Limit for one archive; UrbanSound8K has 8,745 files."""
 
-# Raised by the standard library's readers; ValueError and IndexError where a header makes no sense.
+# Raised by the standard library's readers; ValueError and IndexError for senseless headers.
 _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
     *(EOFError, RuntimeError, ValueError, IndexError),
 )
-# OSErrors that are no fault of the disk: from bz2 (no number), from seeking, from names that are too long.
+# OSErrors caused by the archive: from bz2 (no number), from seeking, from names that are too long.
 _DAMAGED_NUMBERS = (None, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 class ArchiveError(ValueError):
-    """An archive is damaged, is a different one, or holds something that no data set needs."""
+    """An archive is damaged, unsafe, or a different one."""
 
 
 class _File(NamedTuple):
@@ -40,17 +40,17 @@ class _File(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: bool = True) -> None:
-    """Write the files of a zip or tar archive into a folder, without the archive's top folder.
+    """Extract a zip or tar archive into a folder, without the archive's top folder.
 
         ESC-50-master/meta/esc50.csv  ->  <folder>/meta/esc50.csv
 
-    Members must be plain files or folders with relative names without `..`. Files get the permissions of new
-    files. (The filters of `tarfile` would allow links, and zip archives have no filters.)
+    Members must be plain files or folders with relative names without `..`. (The filters of `tarfile` would
+    allow links, and `zipfile` has none.)
 
     Args:
         archive: the archive file.
-        folder: an existing folder; delete it if unpacking fails, since it then holds some of the files.
-        top: the archive's top folder; files outside of it are left out.
+        folder: an existing folder; delete it if unpacking fails, as it is then incomplete.
+        top: the archive's top folder; files outside of it are skipped.
         most_bytes: limit for the unpacked size, so that a small archive cannot fill the disk.
         progress: show a bar, or lines without a terminal.
 
@@ -87,7 +87,7 @@ def _too_much(archive: Path, most_bytes: int) -> ArchiveError:
 
 
 def _write(file: _File, path: Path, archive: Path) -> None:
-    """Write one file; neither reader returns more bytes than the archive states."""
+    """Write one file; the readers return no more bytes than the archive states."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         out = path.open("xb")
@@ -103,7 +103,7 @@ def _write(file: _File, path: Path, archive: Path) -> None:
 
 @contextmanager
 def _open(archive: Path) -> Iterator[tuple[Iterator[_File], int | None]]:
-    """Open an archive; yield its files and, if it has a list of them, their total size in bytes."""
+    """Open an archive; yield its files and, for zip, their total size in bytes."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
@@ -134,7 +134,7 @@ def _tar_files(opened: tarfile.TarFile, archive: Path) -> Iterator[_File]:
         if content := opened.extractfile(entry):  # None for a folder
             with content:
                 yield _File(path, entry.size, content)
-    rest: Any = opened.fileobj  # to the very end, where the checksum of the compressed data is
+    rest: Any = opened.fileobj  # read to the end, where the checksum of the compressed data is
     while rest.read(1 << 20):
         pass
 

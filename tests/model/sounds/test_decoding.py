@@ -16,7 +16,7 @@ import soundfile
 from model.audio_input import read_audio
 from model.clip.image_input import read_image
 from model.sounds.decoding import AudioReader, UnusableAudio
-from utils.datasets.sources.hearing import Heard, listen
+from utils.datasets.checks.files import Heard, listen
 
 RATE = 44100
 SAMPLES = 60_000

@@ -51,7 +51,7 @@ def test_holding_out_every_fold_leaves_nothing_to_train_on(esc50: Path) -> None:
 
 @pytest.mark.parametrize("sample_rate", [0, -1, 44100.0, "44100", True, 10**12])
 def test_a_sample_rate_that_is_none_is_an_error(esc50: Path, sample_rate: object) -> None:
-    message = f"sample_rate is {sample_rate!r}; a positive integer, in Hz, of at most 1000000 is expected."
+    message = f"sample_rate is {sample_rate!r}; an integer from 1 to 1000000, in Hz, is expected."
     fails(esc50, message, sample_rate=sample_rate)
 
 
@@ -94,8 +94,8 @@ def test_a_missing_column_is_named_with_those_that_are_there(esc50: Path) -> Non
 @pytest.mark.parametrize(
     ("new", "complaint"),
     [
-        ("1-1001-A-0.wav,one,0,dog,True", 'fold is "one"; a whole number is expected.'),
-        ("1-1001-A-0.wav,-1,0,dog,True", 'fold is "-1"; a whole number is expected.'),
+        ("1-1001-A-0.wav,one,0,dog,True", 'fold is "one"; a whole number of at most 9 digits is expected.'),
+        ("1-1001-A-0.wav,-1,0,dog,True", 'fold is "-1"; a whole number of at most 9 digits is expected.'),
         ("1-1001-A-0.wav,1,,dog,True", 'target is ""; some text is expected.'),
         ("1-1001-A-0.wav,1,0,  ,True", 'category is "  "; some text is expected.'),
         ("../x.wav,1,0,dog,True", 'filename is "../x.wav"; a file name without a folder is expected.'),
@@ -192,7 +192,7 @@ def test_corrupt_clips_are_all_named_in_one_error(esc50: Path, cache_folder: Pat
     assert message.startswith(f"root is {esc50}, but 3 of its 15 clips cannot be decoded:")
     assert all(str(esc50 / "audio" / name) in message for name in names)
     assert "values that are not finite" in message
-    assert message.endswith('in a run, Faults.unreadable "skip" goes on without them.')
+    assert message.endswith('in a run, Faults.unreadable "skip" continues without them.')
     assert not [path for path in cache_folder.iterdir() if path.suffix != ".lock"]
 
 
@@ -218,8 +218,8 @@ def test_of_many_corrupt_clips_ten_are_named(esc50: Path) -> None:
         ("a.wav,1,0,\u200b", "some text is expected"),
         ("a.wav,1,0,NaN", 'category is "NaN"; some text is expected'),
         ("b" * 300 + ".wav,1,0,dog", "a file name of at most 255 bytes is expected"),
-        (f"a.wav,{'9' * 50},0,dog", "a number of at most 9 digits is expected"),
-        (f"a.wav,1,0,{'d' * 600}", "text of at most 500 characters is expected"),
+        (f"a.wav,{'9' * 50},0,dog", "a whole number of at most 9 digits is expected"),
+        (f"a.wav,1,0,{'d' * 6000}", "text of at most 5,000 characters is expected"),
         ("a" * 20_000 + ",1,0,dog", "line 2 has more than 10,000 characters"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_value_that_is_none_of_a_table_is_named(esc50: Path, row: str, complai
 def test_a_table_beyond_any_size_is_not_read(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (esc50 / "meta/esc50.csv").open("ab") as file:
         file.truncate(10**12)
-    fails(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table of clips has at most 100,000,000.")
+    fails(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table has at most 4,000,000,000.")
     (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category\n" + "a.wav,1,0,dog\n" * 11)
-    monkeypatch.setattr("utils.datasets.sources.table.MOST_ROWS", 10)
+    monkeypatch.setattr("utils.datasets.sources.tables.MOST_ROWS", 10)
     fails(esc50, "meta/esc50.csv has more than 10 rows.")

@@ -143,9 +143,9 @@ def test_a_full_disk_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seconds": 0}, "seconds is 0; 0.1 to 60 are possible."),
-        ({"clips_per_class_and_fold": 0}, "clips_per_class_and_fold is 0; 1 to 1000 are expected."),
-        ({"clips_per_class_and_fold": 10**6}, "clips_per_class_and_fold is 1000000; 1 to 1000 are expected."),
+        ({"seconds": 0}, "seconds is 0; 0.1 to 60 is expected."),
+        ({"clips_per_class_and_fold": 0}, "clips_per_class_and_fold is 0; 1 to 1000 is expected."),
+        ({"clips_per_class_and_fold": 10**6}, "clips_per_class_and_fold is 1000000; 1 to 1000 is expected."),
         ({"seed": -1}, "seed is -1; an integer of 0 or more is expected."),
         ({"fold": 6}, "fold is 6; MadeSounds has folds 1 to 5."),
     ],

@@ -218,7 +218,7 @@ def test_an_archive_put_there_by_hand_is_used_and_left(
 ) -> None:
     publish()
     (tmp_path / "ESC-50-master.zip").write_bytes(zipped({"a": b""}))
-    with pytest.raises(ArchiveError, match=r"another archive\. Take it away, and it is fetched anew\."):
+    with pytest.raises(ArchiveError, match=r"another archive\. Remove it, and it is downloaded again\."):
         ESC50(tmp_path / "ESC-50", download=True)
     (tmp_path / "ESC-50-master.zip").write_bytes(web.files["ESC-50-master.zip"])
     assert len(ESC50(tmp_path / "ESC-50", download=True)) == 2
@@ -422,4 +422,6 @@ def test_a_misspelt_name_gets_the_one_that_is_near(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(["ESC-50", name])
-    assert f'"{name}" is no name of weights or data; did you mean "{meant}"?' in capsys.readouterr().err
+    assert (
+        f'"{name}" is no name of weights or of a data set; did you mean "{meant}"?' in capsys.readouterr().err
+    )

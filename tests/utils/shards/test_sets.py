@@ -231,12 +231,12 @@ def test_a_part_of_a_set_does_not_get_its_name(halved: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ({"sample_rate": 0}, "sample_rate is 0; 1 to 1000000, in Hz, is expected"),
+        ({"sample_rate": 0}, "sample_rate is 0; an integer from 1 to 1000000, in Hz, is expected"),
         ({"train": "false"}, "train is 'false'; true or false is expected"),
         ({"mono": 1}, "mono is 1; true or false is expected"),
         ({"block": 0}, "block is 0; 1 or more is expected"),
         ({"lanes": 1.5}, "lanes is 1.5; 1 or more is expected"),
-        ({"fold": 2}, "fold is 2, but train is not given"),
+        ({"fold": 2}, "fold is 2, but train, which chooses"),
         ({"fold": 9, "train": True}, r"fold is 9; the folds of these shards: 1, 2, 3, 4\."),
         ({"fold": "1", "train": True}, "fold is '1'; a fold's number, a list of them, or null is expected"),
         ({"fold": [1, 2, 3, 4], "train": True}, "holds out every shard and leaves none to train on"),
@@ -286,7 +286,7 @@ def test_the_check_finds_shards_that_are_missing_or_of_another_size(tmp_path: Pa
     assert (sound.findings, sound.summary) == ((), "Numbers: 30 samples in 3 shards, 0 elsewhere")
     (tmp_path / "000000.tar").unlink()
     (tmp_path / "000001.tar").write_bytes(b"short")
-    again = "Get it anew, or make it again."
+    again = "Download or make it again."
     assert Shards.inspect_data(urls=manifest).findings == (
         Finding(severity="error", what="A shard is not there.", where=f"{tmp_path}/000000.tar", remedy=again),
         Finding(

@@ -1,7 +1,8 @@
-"""What is wrong with files of a data set: sounds listened to from end to end, pictures decoded."""
+"""Faults of the files of a data set: sounds are decoded from end to end, pictures are decoded."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,21 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
 
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.support.progress import Progress
 from model.audio_input import MOST_VALUES, Waveform
 from model.clip.image_input import read_image
-from model.sounds.decoding import Fault
+from model.sounds.decoding import AudioReader, Fault, UnusableAudio
+from utils.datasets.checks import error, warning
 from utils.datasets.sources.cache import smallest
-from utils.datasets.sources.hearing import Heard, listen
 
 SHORT = 0.1
-"""Of the median length: what is below it is too short."""
+"""Sounds shorter than this share of the median length are too short."""
 
-_TRIED = 8  # clips decoded to see how much room all of them need
-_SHOWN = 4  # of the clips that are equal
+_TRIED = 8  # clips decoded to estimate the space of all
+_SHOWN = 4  # of equal clips
 _FAULTS: Mapping[Fault, str] = {
     "missing": "The file is not there.",
     "empty": "The file is empty.",
@@ -32,7 +35,7 @@ _FAULTS: Mapping[Fault, str] = {
     "not finite": "The file holds NaN or infinite samples.",
     "too loud": "The samples are in another unit than -1..1: far too loud.",
 }
-_FETCH_AGAIN = "Fetch it again, or take it out of the data set."
+_FETCH_AGAIN = "Download it again, or remove it from the data set."
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -40,13 +43,13 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Sound:
-    """A file of sound as a data set lists it; where it is listed makes it no other.
+    """A sound file as a data set lists it.
 
     Attributes:
         path: relative to the root of the data set, or absolute.
-        place: of what is held out together, such as "fold 2".
+        place: the group it is held out with, such as "fold 2".
         label: names of its classes.
-        listed: where it is listed first, such as "own.csv, line 5"; "": not known.
+        listed: where it is listed first, such as "own.csv, line 5"; "" if unknown. Not compared.
     """
 
     path: str
@@ -54,13 +57,45 @@ class Sound:
     label: str
     listed: str = field(default="", compare=False)
 
-    def said(self, more: str = "") -> str:
-        """Name the file for a finding, where it is listed, and what differs from case to case."""
-        return described(self.path, self.listed, more)
+    def described(self, more: str = "") -> str:
+        """Name the file, where it is listed, and further details, for a finding."""
+        return _in_brackets(self.path, "; ", self.listed, more)
+
+    def __str__(self) -> str:
+        return _in_brackets(self.path, ", ", self.place, self.label)
+
+
+class Heard(NamedTuple):
+    """The result of decoding a sound file from end to end.
+
+    Attributes:
+        fault: None if the file is usable.
+        detail: further details of the fault.
+        rate: sample rate, Hz.
+        channels: number of channels.
+        samples: per channel.
+        silent: whether all samples are equal.
+        digest: hash of the samples; equal channels count as one.
+        note: an oddity of a usable file, or "".
+    """
+
+    fault: Fault | None = None
+    detail: str = ""
+    rate: int = 0
+    channels: int = 0
+    samples: int = 0
+    silent: bool = False
+    digest: str = ""
+    note: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Length of a usable file."""
+        return self.samples / self.rate
 
 
 class Decoding(Protocol):
-    """What is asked of a data set of sounds."""
+    """The parts of a data set of sounds that its check uses."""
 
     root: Path
     sample_rate: int
@@ -70,10 +105,43 @@ class Decoding(Protocol):
         """Decode one clip."""
 
 
+def listen(path: Path) -> Heard:
+    """Decode a file at its own rate and examine every sample; faults are returned, not raised."""
+    try:
+        if not path.stat().st_size:
+            return Heard("empty", "0 bytes")
+        with AudioReader(path, str(path)) as sound:
+            return _hear(sound)
+    except FileNotFoundError:
+        return Heard("missing")
+    except UnusableAudio as error:
+        return Heard(error.fault, error.detail)
+    except (OSError, ValueError) as error:  # no permission, a folder; a name with NUL
+        return Heard("unreadable", str(error))
+
+
+def _hear(sound: AudioReader) -> Heard:
+    whole, first_channel = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    samples, one_sound = 0, True
+    low, high = np.float32(np.inf), np.float32(-np.inf)
+    for block in sound.blocks():
+        samples += len(block)
+        low, high = min(low, block.min()), max(high, block.max())
+        one_sound = one_sound and bool((block == block[:, :1]).all())
+        first_channel.update(block[:, 0].tobytes())
+        if sound.channels > 1:
+            whole.update(block.tobytes())
+    if not samples:
+        return Heard("empty", "no samples")
+    digest = (first_channel if one_sound else whole).hexdigest()
+    silent = bool(low == high)
+    return Heard(None, "", sound.rate, sound.channels, samples, silent, digest, note=sound.note)
+
+
 def listen_to_all(
     root: Path, sounds: Sequence[Sound], *, title: str, progress: bool = True
 ) -> dict[Sound, Heard]:
-    """Listen in threads, as libsndfile, numpy and hashes release the GIL."""
+    """Examine sounds in threads, since libsndfile, numpy and hashes release the GIL."""
     heard = _in_threads(lambda sound: listen(root / sound.path), sounds, f"Checking {title}", progress)
     return dict(zip(sounds, heard, strict=True))
 
@@ -81,7 +149,7 @@ def listen_to_all(
 def broken_pictures(
     root: Path, paths: Sequence[str], *, listed: Mapping[str, str], title: str, progress: bool = True
 ) -> Iterator[Finding]:
-    """Pictures that are not there or do not decode; `listed` says where, by path."""
+    """Find pictures that are missing or do not decode; `listed` says by path where each is listed."""
 
     def look(path: str) -> str:
         try:
@@ -92,98 +160,92 @@ def broken_pictures(
 
     for path, said in zip(paths, _in_threads(look, paths, f"Looking at {title}", progress), strict=True):
         if said:
-            yield Finding(
-                severity="error",
-                what="The picture cannot be decoded.",
-                where=described(path, listed.get(path, ""), said.removeprefix(f"{path}: ").rstrip(".")),
-                remedy=_FETCH_AGAIN,
-            )
+            more = said.removeprefix(f"{path}: ").rstrip(".")
+            where = _in_brackets(path, "; ", listed.get(path, ""), more)
+            yield error("The picture cannot be decoded.", where, _FETCH_AGAIN)
 
 
-def broken(heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Sounds that cannot be used."""
+def sound_findings(data: Decoding, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
+    """Find sounds that cannot be used, that are suspicious, or whose channels do not fit the others."""
     for sound, one in heard.items():
         if one.fault is not None:
-            yield Finding(
-                severity="error",
-                what=_FAULTS[one.fault],
-                where=sound.said(one.detail),
-                remedy=_FETCH_AGAIN,
-            )
+            yield error(_FAULTS[one.fault], sound.described(one.detail), _FETCH_AGAIN)
+    usable = usable_sounds(heard)
+    yield from suspicious(data.sample_rate, usable)
+    yield from _channels(data.mono, usable)
+
+
+def usable_sounds(heard: Mapping[Sound, Heard]) -> dict[Sound, Heard]:
+    """Return the sounds without a fault."""
+    return {sound: one for sound, one in heard.items() if one.fault is None}
 
 
 def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Sounds that can be used, and yet."""
+    """Find usable sounds with a low rate, a wrong header, silence, or hardly any length."""
     if not heard:
         return
-    usual = median(one.samples / one.rate for one in heard.values())
+    usual = median(one.seconds for one in heard.values())
     for rate in sorted({one.rate for one in heard.values() if one.rate < sample_rate}):
         sounds = [sound for sound, one in heard.items() if one.rate == rate]
-        yield Finding(
-            severity="warning",
-            what=f"Sounds are resampled to the sample_rate of {sample_rate} Hz; frequencies above what their "
-            "own rate holds stay empty.",
-            where=sounds[0].said(f"{rate} Hz" + f", with {len(sounds) - 1} more" * (len(sounds) > 1)),
+        yield warning(
+            f"Sounds are resampled to the sample_rate of {sample_rate} Hz; frequencies above what their own "
+            "rate holds stay empty.",
+            sounds[0].described(f"{rate} Hz" + f", with {len(sounds) - 1} more" * (len(sounds) > 1)),
         )
     for sound, one in heard.items():
         if one.note:
-            yield Finding(
-                severity="warning",
-                what="The header of the file does not agree with its samples.",
-                where=sound.said(one.note),
-                remedy="Listen to its end; nothing, if that is where the sound ends.",
+            yield warning(
+                "The header of the file does not agree with its samples.",
+                sound.described(one.note),
+                "Listen to its end; leave it if the sound ends there.",
             )
         if one.silent:
-            yield Finding(
-                severity="warning",
-                what="All samples are equal: silence.",
-                where=sound.said(),
-                remedy="Listen to it; take it out of the data set if it is not meant.",
+            yield warning(
+                "All samples are equal: silence.",
+                sound.described(),
+                "Listen to it; remove it from the data set unless silence is meant.",
             )
-        if one.samples / one.rate < SHORT * usual:
-            yield Finding(
-                severity="warning",
-                what=f"Much shorter than the others, half of which last {usual:.2f} s or more.",
-                where=sound.said(f"{one.samples / one.rate:.3f} s"),
-                remedy="Listen to it; padded to the others' length, it is mostly silence.",
+        if one.seconds < SHORT * usual:
+            yield warning(
+                f"Much shorter than the others, half of which last {usual:.2f} s or more.",
+                sound.described(f"{one.seconds:.3f} s"),
+                "Listen to it; padded to the others' length, it is mostly silence.",
             )
 
 
 def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Sounds of which more is wanted at once than is read."""
+    """Find sounds longer than `read_audio` reads at once."""
     for sound, one in heard.items():
         decoded = one.samples * one.channels
         resampled = one.samples * (1 if mono else one.channels) * sample_rate // one.rate
         if max(decoded, resampled) > MOST_VALUES:
-            yield Finding(
-                severity="error",
-                what=f"The sound is too long: at most {MOST_VALUES:,} values of all channels are read.",
-                where=sound.said(f"{one.samples / one.rate / 3600:.1f} h"),
-                remedy="Cut it into clips, or list its parts by start and end in a Table.",
+            yield error(
+                f"The sound is too long: at most {MOST_VALUES:,} values of all channels are read.",
+                sound.described(f"{one.seconds / 3600:.1f} h"),
+                "Cut it into clips, or list its parts by start and end in a Table.",
             )
 
 
-def channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Sounds that cannot stand in one batch with most others."""
-    if mono:
+def _channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
+    """Find sounds whose number of channels differs from that of most."""
+    if mono or not heard:
         return
-    doubled = mono is False
-    count_of = {sound: max(one.channels, 2 if doubled else 1) for sound, one in heard.items()}
-    usual = Counter(count_of.values()).most_common(1)[0][0] if count_of else 0
+    least = 1 if mono is None else 2
+    count_of = {sound: max(one.channels, least) for sound, one in heard.items()}
+    usual = Counter(count_of.values()).most_common(1)[0][0]
     for sound, count in count_of.items():
         if count != usual:
-            yield Finding(
-                severity="error",
-                what=f"Most clips have {usual} channels, others not, and mono is {mono}: they cannot "
-                "be in one batch.",
-                where=sound.said(str(count)),
-                remedy="Set Dataset.args.mono to true"
-                + ("." if doubled else ", or to false for two channels of each."),
+            yield error(
+                f"Most clips have {usual} channels, others not, and mono is {mono}: they cannot be in one "
+                "batch.",
+                sound.described(str(count)),
+                "Set Dataset.args.mono to true"
+                + (", or to false for two channels of each." if mono is None else "."),
             )
 
 
 def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Finding]:
-    """Files with the same samples, in several places or one; silence tells nothing of where it comes from."""
+    """Find files with the same samples, except silence; `place` is what is held out together."""
     same = defaultdict(list)
     for sound, one in heard.items():
         if not one.silent:
@@ -191,58 +253,49 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
     for sounds in same.values():
         if len(sounds) == 1:
             continue
-        more = f" and {len(sounds) - _SHOWN} more" if len(sounds) > _SHOWN else ""
-        where = ", ".join(map(_described, sounds[:_SHOWN])) + more
+        where = some_of(sounds)
         if len({sound.place for sound in sounds}) > 1:
-            yield Finding(
-                severity="error",
-                what=f"The same sound is in several {place}s: it would be trained on and measured by.",
-                where=where,
-                remedy="Keep one of them.",
+            yield error(
+                f"The same sound is in several {place}s: it would be trained on and measured by.",
+                where,
+                "Keep one of them.",
             )
         elif len({sound.label for sound in sounds}) > 1:
-            yield Finding(
-                severity="error",
-                what="The same sound has several labels.",
-                where=where,
-                remedy="Keep the one that is right.",
-            )
+            yield error("The same sound has several labels.", where, "Keep the right one.")
         else:
-            yield Finding(
-                severity="warning",
-                what=f"The same sound is several times in one {place}: it counts as often.",
-                where=where,
-                remedy="Keep one of them, unless that is meant.",
+            yield warning(
+                f"The same sound is several times in one {place}: it counts as often.",
+                where,
+                "Keep one of them, unless that is meant.",
             )
 
 
-def decoded_bytes(dataset: Decoding, heard: Mapping[Sound, Heard]) -> tuple[float, list[Finding]]:
-    """The room that a decoded second takes, from a few clips; those of these few that do not decode."""
+def decoded_bytes(data: Decoding, heard: Mapping[Sound, Heard]) -> tuple[float, list[Finding]]:
+    """Decode a few clips; return the bytes per decoded second, and findings for those that fail."""
     size, seconds, findings = 0, 0.0, list[Finding]()
     for sound in list(heard)[:: len(heard) // _TRIED + 1]:
         try:
-            size += smallest(dataset.decode(dataset.root / sound.path)).nbytes
-            seconds += heard[sound].samples / heard[sound].rate
-        except Exception as error:  # a decoding rule may raise anything
-            what = _FAULTS["unreadable"]
-            where = sound.said(f"{type(error).__name__}: {error}")
-            findings.append(Finding(severity="error", what=what, where=where, remedy=_FETCH_AGAIN))
+            size += smallest(data.decode(data.root / sound.path)).nbytes
+            seconds += heard[sound].seconds
+        except Exception as failure:  # a decoding rule may raise anything
+            where = sound.described(f"{type(failure).__name__}: {failure}")
+            findings.append(error(_FAULTS["unreadable"], where, _FETCH_AGAIN))
     return size / seconds if seconds else 0.0, findings
 
 
-def described(path: str, listed: str, more: str) -> str:
-    """Name a file, where it is listed, and what else is said of it: "a.wav (own.csv, line 5; 0.001 s)"."""
-    said = "; ".join(filter(None, (listed, more)))
-    return f"{path} ({said})" if said else path
+def some_of(items: Sequence[object]) -> str:
+    """List the first items and count the others."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(map(str, items[:_SHOWN])) + more
 
 
-def _described(sound: Sound) -> str:
-    said = ", ".join(filter(None, (sound.place, sound.label)))
-    return f"{sound.path} ({said})" if said else sound.path
+def _in_brackets(name: str, separator: str, *details: str) -> str:
+    """Append details to a name: "a.wav (own.csv, line 5; 0.001 s)"."""
+    said = separator.join(filter(None, details))
+    return f"{name} ({said})" if said else name
 
 
 def _in_threads(look: Callable[[S], T], items: Sequence[S], title: str, progress: bool) -> list[T]:
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        return list(
-            Progress(pool.map(look, items), desc=title, total=len(items), unit="files", shown=progress)
-        )
+        results = pool.map(look, items)
+        return list(Progress(results, desc=title, total=len(items), unit="files", shown=progress))

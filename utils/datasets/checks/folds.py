@@ -1,58 +1,91 @@
-"""What is wrong with a data set in folds: its table, then every file, listened to from end to end."""
+"""Checks a data set in folds: its table, then every file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Protocol
 
 from ignite_trainer.api.findings import Finding, Inspection, Space
 from model.audio_input import AUDIO_SUFFIXES
+from utils.datasets.checks import error, warning
 from utils.datasets.checks.files import (
+    Decoding,
     Sound,
-    broken,
-    channels,
     decoded_bytes,
     equal,
     listen_to_all,
-    suspicious,
+    sound_findings,
     too_long,
+    usable_sounds,
 )
-from utils.datasets.checks.tables import Folds, read_leniently, table_findings
+from utils.datasets.checks.names import name_findings
 from utils.datasets.sample import Clip
-from utils.datasets.sources.cache import cache_folder, is_decoded
+from utils.datasets.sources.cache import cache_folder
+from utils.datasets.sources.tables import build_without_bad_lines
 from utils.datasets.sources.walking import files_below, shown
+from utils.fetching.published import Published
+
+
+class Folds(Decoding, Protocol):
+    """The parts of a `FoldDataset` that its check uses."""
+
+    title: ClassVar[str]
+    table: ClassVar[str]
+    published: ClassVar[Published | None]
+    classes: ClassVar[int | None]
+    file_names: ClassVar[str | None]
+    results_name: str
 
 
 def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
-    """Look for faults in the whole data set, whatever the fold held out.
+    """Check the whole data set, whatever the fold held out.
 
     Args:
-        kind: the class of the data set.
-        args: those of its constructor.
+        kind: class of the data set.
+        args: arguments of its constructor.
 
     Raises:
-        ValueError, OSError: the table cannot be read at all, or an argument is wrong.
+        ValueError, OSError: nothing of the table can be read, or an argument is wrong.
     """
-    dataset, clips, findings = read_leniently(kind, args)
+    clips: list[Clip] = []
+
+    class Lenient(kind):
+        """Skips the checks of table, fold and files that end a run at the first fault."""
+
+        def _check_table(self, listed: Sequence[Clip]) -> dict[int, str]:
+            if not listed:
+                super()._check_table(listed)
+            clips[:] = listed
+            return {clip.target: clip.label for clip in listed}
+
+        def _check_fold(self, *_: object) -> tuple[int, ...]:
+            return ()
+
+        def _make_cache(self, *_: object, **__: object) -> None:
+            pass
+
+    Lenient.__name__ = kind.__name__  # part of the cache's name
+    dataset, bad = build_without_bad_lines(lambda: Lenient(**args))
     sounds = [Sound(clip.path, f"fold {clip.fold}", clip.label) for clip in clips]
     heard = listen_to_all(
         dataset.root, sounds, title=dataset.title, progress=bool(args.get("progress", True))
     )
-    usable = {sound: one for sound, one in heard.items() if one.fault is None}
-    findings += table_findings(dataset, clips)
-    findings += _not_whole(dataset)
-    findings += broken(heard)
-    findings += suspicious(dataset.sample_rate, usable)
+    usable = usable_sounds(heard)
+    findings = [error("A line of the table cannot be read.", str(one), "Correct it.") for one in bad]
+    findings += _table_findings(dataset, clips)
+    findings += sound_findings(dataset, heard)
     findings += too_long(dataset.sample_rate, dataset.mono, usable)
-    findings += channels(dataset.mono, usable)
     findings += equal(usable)
     findings += _not_named(dataset, clips)
-    seconds = sum(one.samples / one.rate for one in usable.values())
+    seconds = sum(one.seconds for one in usable.values())
     space: tuple[Space, ...] = ()
-    paths, cache = [clip.path for clip in clips], args.get("cache")
-    if len(usable) < len(clips) or not is_decoded(
-        dataset.root, paths, name=kind.__name__, settings=dataset.cache_settings, cache=cache
+    cache = args.get("cache")
+    if (
+        len(usable) < len(clips)
+        or not kind._make_cache(dataset, clips, cache=cache, progress=False).is_complete()
     ):
         rate, undecoded = decoded_bytes(dataset, usable)
         findings += undecoded
@@ -66,19 +99,76 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
     )
 
 
-def _not_whole(dataset: Folds) -> Iterator[Finding]:
-    """A part of a published data set, by which results are called."""
+def _table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Find faults of the listed clips, by themselves and by the names of their files."""
+    for path, count in Counter(clip.path for clip in clips).items():
+        if count > 1:
+            yield error("The table lists a clip several times.", f"{path} ({count} lines)", "Keep one line.")
+    yield from _contradictions(clips)
+    yield from _misnamed_files(dataset, clips)
+    yield from _absent_classes(clips)
+    for clip in clips:
+        if dataset.classes is not None and clip.target >= dataset.classes:
+            yield warning(
+                f"The target is out of range: {dataset.title} has 0 to {dataset.classes - 1}.",
+                f"{clip.path} ({clip.target}, {clip.label})",
+                "Correct it, unless this is another data set of the same layout.",
+            )
+    yield from name_findings({clip.label for clip in clips})
     if dataset.published is not None and dataset.results_name.startswith("part of "):
-        yield Finding(
-            severity="warning",
-            what="Part of the data is not there.",
-            where=f"{dataset.results_name}; {dataset.published.clips:,} clips are published",
-            remedy="Fetch the rest for results that compare with those of others.",
+        yield warning(
+            "Part of the data is not there.",
+            f"{dataset.results_name}; {dataset.published.clips:,} clips are published",
+            "Download the rest for results that compare with those of others.",
         )
 
 
-def _not_named(dataset: Folds, clips: Iterable[Clip]) -> Iterator[Finding]:
-    """Audio files that the table knows nothing of; it may name some that `read_table` leaves out."""
+def _contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Find clips whose pair of target and label differs from the most frequent pair of either."""
+    pairs = Counter((clip.target, clip.label) for clip in clips)
+    by_target: dict[int, str] = {}
+    by_label: dict[str, int] = {}
+    for (target, label), _ in pairs.most_common():
+        by_target.setdefault(target, label)
+        by_label.setdefault(label, target)
+    for clip in clips:
+        if (by_target[clip.target], by_label[clip.label]) != (clip.label, clip.target):
+            yield error(
+                "Target and label contradict other clips.",
+                f"{clip.path} (target {clip.target}, {clip.label}; elsewhere target {clip.target} is "
+                f"{by_target[clip.target]}, {clip.label} is target {by_label[clip.label]})",
+                "Correct the line.",
+            )
+
+
+def _misnamed_files(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Find clips whose file name states another fold or class; names of another form are ignored."""
+    if dataset.file_names is None:
+        return
+    for clip in clips:
+        named = re.fullmatch(dataset.file_names, PurePosixPath(clip.path).name)
+        for key, text in (named.groupdict() if named else {}).items():
+            if int(text) != getattr(clip, key):
+                yield error(
+                    f"The name of the file says another {key} than the table.",
+                    f"{clip.path} ({key} {getattr(clip, key)} in the table)",
+                    "Correct the line; clips of one recording share a fold.",
+                )
+
+
+def _absent_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
+    labels = {clip.label for clip in clips}
+    for fold in sorted({clip.fold for clip in clips}):
+        if absent := sorted(labels - {clip.label for clip in clips if clip.fold == fold}):
+            yield warning(
+                "A fold has no clip of a class.",
+                f"fold {fold}: {', '.join(absent)}",
+                "Check that the data set is complete, and its folds the official ones.",
+            )
+
+
+def _not_named(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Find audio files that the table does not mention; `read_table` may leave out some that it does."""
     paths = {clip.path for clip in clips}
     names = {Path(path).name for path in paths}
     table = (dataset.root / dataset.table).read_text(encoding="utf-8-sig")
@@ -86,9 +176,8 @@ def _not_named(dataset: Folds, clips: Iterable[Clip]) -> Iterator[Finding]:
         path = f"{folder}{name}"
         left_out = name not in names and name in table
         if Path(name).suffix.lower() in AUDIO_SUFFIXES and path not in paths and not left_out:
-            yield Finding(
-                severity="warning",
-                what="The table does not name this file, so it is not used.",
-                where=shown(path),
-                remedy="Add a line to the table, or take the file away.",
+            yield warning(
+                "The table does not name this file, so it is not used.",
+                shown(path),
+                "Add a line to the table, or remove the file.",
             )

@@ -1,4 +1,4 @@
-"""What is wrong with a data set that is listed: lines of its tables, then its sounds and pictures."""
+"""Checks a data set that is listed: the lines of its tables, then its sounds and pictures."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_trainer.api.findings import Finding, Inspection, Severity, Space
+from utils.datasets.checks import error, warning
 from utils.datasets.checks.files import (
     Decoding,
+    Heard,
     Sound,
-    broken,
     broken_pictures,
-    channels,
     decoded_bytes,
     equal,
     listen_to_all,
-    suspicious,
+    sound_findings,
     too_long,
+    usable_sounds,
 )
 from utils.datasets.checks.names import name_findings
 from utils.datasets.checks.segments import place_of, segment_findings
-from utils.datasets.checks.tables import BadLines, bad_lines, nothing_without, without_bad_lines
+from utils.datasets.sample import Entries, Entry
 from utils.datasets.sources.cache import cache_folder
-from utils.datasets.sources.entries import Entries, Entry
-from utils.datasets.sources.hearing import Heard
+from utils.datasets.sources.tables import build_without_bad_lines
 
 T = TypeVar("T")
+
+MOST_LOOKED_AT = 20_000
+"""Sounds, and pictures, that are checked; of more, an evenly spaced selection."""
 
 
 class Listed(Decoding, Protocol):
@@ -37,8 +40,6 @@ class Listed(Decoding, Protocol):
 
     title: ClassVar[str]
     to_take_whole: ClassVar[str]
-    sample_rate: int
-    mono: bool | None
     entries: Entries
     class_names: list[str]
     digest: str
@@ -53,10 +54,6 @@ class Listed(Decoding, Protocol):
         """Return whether `prepare` has clips to decode."""
 
 
-MOST_LOOKED_AT = 20_000
-"""Sounds, and pictures; of more than that so many are taken, evenly."""
-
-
 def inspect_listed(
     build: Callable[[bool], Listed],
     *,
@@ -64,48 +61,39 @@ def inspect_listed(
     progress: bool = True,
     absent: Severity = "error",
 ) -> Inspection:
-    """Look for faults in both splits of a data set.
+    """Check both splits of a data set.
 
     Args:
-        build: makes the split to train on, or the other one; passes over files that are not there.
+        build: makes the training split (True) or the held-out one, without files that are missing.
         cache: the data set's argument.
-        progress: show a bar, or lines where there is no terminal.
-        absent: what it is that a file is not there.
+        progress: show a bar, or lines without a terminal.
+        absent: severity of a missing file.
 
     Raises:
         ValueError, OSError: nothing of it can be read, or an argument is wrong.
     """
-    bad: BadLines = {}
-    try:
-        train, test = without_bad_lines(lambda: (build(True), build(False)), bad)
-    except (OSError, ValueError) as error:
-        if bad:
-            raise nothing_without(bad, error) from error
-        raise
+    (train, test), bad = build_without_bad_lines(lambda: (build(True), build(False)))
     apart = train.digest != test.digest
-    placed = [("training split" * apart, entry) for entry in train.entries]
-    if apart:
-        placed += [("held-out split", entry) for entry in test.entries]
+    place = "split" if apart else "fold"
     splits = (train, test) if apart else (train,)
-    findings = [*bad_lines(bad), *_left_out(splits, absent)]
+    names = ("training split", "held-out split") if apart else ("",)
+    placed = [(name, entry) for name, data in zip(names, splits, strict=True) for entry in data.entries]
 
     listed = _lines(splits)
     sounds = _evenly(list(dict.fromkeys(_sounds(placed, listed))))
     pictures = _evenly(list(dict.fromkeys(path for _, entry in placed for path in entry.images)))
     heard = listen_to_all(train.root, sounds, title=train.title, progress=progress)
-    usable = {sound: one for sound, one in heard.items() if one.fault is None}
-    findings += broken(heard)
-    findings += name_findings(set(train.class_names))
-    findings += broken_pictures(train.root, pictures, listed=listed, title=train.title, progress=progress)
-    findings += suspicious(train.sample_rate, usable)
-    findings += channels(train.mono, usable)
-    whole = set(_sounds(((split, entry) for split, entry in placed if entry.segment is None), listed))
+    usable = usable_sounds(heard)
+    whole = set(_sounds([one for one in placed if one[1].segment is None], listed))
     read_whole = {sound: one for sound, one in usable.items() if sound in whole}
+    findings = [error("A line of the table cannot be read.", str(one), "Correct it.") for one in bad]
+    findings += _left_out(splits, absent)
+    findings += name_findings(train.class_names)
+    findings += broken_pictures(train.root, pictures, listed=listed, title=train.title, progress=progress)
+    findings += sound_findings(train, heard)
     findings += too_long(train.sample_rate, train.mono, read_whole)
-    findings += equal(read_whole, place="split" if apart else "fold")
-    findings += segment_findings(
-        placed, usable, place="split" if apart else "fold", remedy=train.to_take_whole
-    )
+    findings += equal(read_whole, place=place)
+    findings += segment_findings(placed, usable, place=place, remedy=train.to_take_whole)
     seconds = _seconds(placed, usable)
     space: tuple[Space, ...] = ()
     if train.is_to_be_decoded():
@@ -113,43 +101,38 @@ def inspect_listed(
         findings += undecoded
         folder = cache_folder(None if isinstance(cache, bool) else cache)
         space = (Space(folder=folder, size_bytes=round(rate * seconds), purpose="decoded clips"),)
+    unused = f"; unused columns: {train.unused_columns}" if train.unused_columns else ""
     return Inspection(
         findings=tuple(findings),
         space=space,
         to_build={"missing": "skip"} if train.absent and absent == "error" else {},
         summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
-        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at"
-        + f"; unused columns: {train.unused_columns}"
-        * bool(train.unused_columns),
+        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at{unused}",
     )
 
 
-def _left_out(splits: Iterable[Listed], absent: Severity) -> Iterator[Finding]:
-    """Files that are not there, where they are known by name, or else how many samples are without."""
+def _left_out(splits: Sequence[Listed], absent: Severity) -> Iterator[Finding]:
+    """Report missing files by name if known, else how many samples are without them."""
     for dataset in splits:
         if dataset.notice is not None and not dataset.absent:
-            yield Finding(severity="warning", what="Part of the data is not there.", where=dataset.notice)
+            yield warning("Part of the data is not there.", dataset.notice)
         if dataset.passed_over is not None:
-            yield Finding(
-                severity="warning",
-                what="Part of the folder, or of the arguments, is not used.",
-                where=dataset.passed_over,
-            )
+            yield warning("Part of the folder, or of the arguments, is not used.", dataset.passed_over)
     for path in dict.fromkeys(path for dataset in splits for path in dataset.absent):
         yield Finding(
             severity=absent,
             what="The file is not there.",
             where=path,
-            remedy="Fetch it, or take it out of the data set; --Dataset.args.missing skip does without "
-            "all such files.",
+            remedy="Download it, or remove it from the data set; --Dataset.args.missing skip leaves out all "
+            "such files.",
         )
 
 
 def _lines(splits: Iterable[Listed]) -> dict[str, str]:
-    """Where each file is listed first, by its path, if the data set knows."""
+    """Return by path where each file is listed first, as far as the data set knows."""
     lines: dict[str, str] = {}
     for dataset in splits:
-        for entry, line in zip(dataset.entries, dataset.lines, strict=False):  # no lines: not known
+        for entry, line in zip(dataset.entries, dataset.lines, strict=False):  # no lines: unknown
             for path in (entry.audio, *entry.images):
                 if path is not None:
                     lines.setdefault(path, f"{dataset.source}, line {line}")
@@ -163,9 +146,9 @@ def _sounds(placed: Iterable[tuple[str, Entry]], listed: Mapping[str, str]) -> I
             yield Sound(entry.audio, place_of(split, entry), ", ".join(entry.labels), listed_at)
 
 
-def _seconds(placed: Sequence[tuple[str, Entry]], heard: dict[Sound, Heard]) -> float:
-    """How long all clips that were listened to are, each once."""
-    length = {sound.path: one.samples / one.rate for sound, one in heard.items()}
+def _seconds(placed: Sequence[tuple[str, Entry]], heard: Mapping[Sound, Heard]) -> float:
+    """Return the total length of all distinct clips whose files were decoded."""
+    length = {sound.path: one.seconds for sound, one in heard.items()}
     total = 0.0
     for audio, segment in {(entry.audio, entry.segment) for _, entry in placed}:
         if audio in length:
@@ -175,7 +158,7 @@ def _seconds(placed: Sequence[tuple[str, Entry]], heard: dict[Sound, Heard]) -> 
 
 
 def _evenly(items: Sequence[T]) -> list[T]:
-    """All of them, or as many as are looked at."""
+    """Return all items, or an evenly spaced selection of many."""
     if len(items) <= MOST_LOOKED_AT:
         return list(items)
     return [items[place] for place in np.linspace(0, len(items) - 1, MOST_LOOKED_AT).astype(int)]

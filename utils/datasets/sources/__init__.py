@@ -1,1 +1,1 @@
-"""What data sets are made from: tables, folders, decoded audio."""
+"""Sources of data sets: tables, folders, decoded audio."""

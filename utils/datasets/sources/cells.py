@@ -1,12 +1,19 @@
-"""Cells of tables: which are empty, which text is refused, and how a cell is shown in a message."""
+"""Rows of tables: which cells are empty, which values are refused, and how errors show them."""
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 import re
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
-# Control characters, halves of pairs (which JSON can have), separators of lines and paragraphs. Format
-# characters stay: Persian needs the non-joiner, emoji the joiner, Arabic and Hebrew marks of direction.
+# Control characters, half surrogate pairs (which JSON can have), line and paragraph separators. Format
+# characters are allowed: Persian needs the non-joiner, emoji the joiner, Arabic and Hebrew direction marks.
 _REFUSED = ("Cc", "Cs", "Zl", "Zp")
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _EMPTY = frozenset(
@@ -19,22 +26,189 @@ _EMPTY = frozenset(
 _NO_NUMBER = _EMPTY | {"NA", "NaT", "None", "none"}
 _WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _LINE_BREAK = re.compile("\\s*[\t\n\v\f\r\x85\u2028\u2029]\\s*")
+_LIKE_A_LIST = re.compile(
+    r"""\s*(\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])|[({]\s*(['"]).*\3\s*,?\s*[)}]\s*$)""", re.DOTALL
+)
+_LONGEST_TEXT = 5_000  # characters
+_LONGEST_NAME = 255  # bytes, the limit of file systems
+_MOST_VALUES = 1_000  # of a list
+
+
+class Place(NamedTuple):
+    """A line of a table."""
+
+    table: Path
+    line: int
+
+
+class RowError(ValueError):
+    """A line of a table is wrong.
+
+    Attributes:
+        place: the line.
+        reason: the expectation or remedy, which lines with the same fault share.
+    """
+
+    def __init__(self, place: Place, found: str, reason: str) -> None:
+        super().__init__(f"{place.table}, line {place.line}: {found}; {reason}")
+        self.place = place
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row; its methods read a column, or raise an error that names file, line, column and value."""
+
+    table: Path
+    line: int
+    """From 1; in parquet files and JSON lists, the row."""
+    values: Mapping[str, Any]
+
+    def text(self, column: str | None) -> str | None:
+        """Return text on one line, stripped; None for an empty cell."""
+        return self._text(column, self._value(column)) or None
+
+    def required(self, column: str) -> str:
+        """Return text on one line; an empty cell is an error."""
+        return self.text(column) or self.fail(column, "some text")
+
+    def file_name(self, column: str) -> str:
+        """Return the name of a file in a folder that the layout fixes; a path is an error."""
+        name = self.required(column)
+        if name in {".", ".."} or "/" in name or "\\" in name:
+            self.fail(column, "a file name without a folder")
+        if len(name.encode()) > _LONGEST_NAME:
+            self.fail(column, f"a file name of at most {_LONGEST_NAME} bytes")
+        return name
+
+    def flag(self, column: str) -> bool:
+        """Return True or False."""
+        word = self.required(column).lower()
+        if word not in {"true", "false"}:
+            self.fail(column, "True or False")
+        return word == "true"
+
+    def caption(self, column: str | None) -> str | None:
+        """Return text whose lines are joined by spaces; None for an empty cell."""
+        value = self._value(column)
+        return self._text(column, one_line(value) if isinstance(value, str) else value) or None
+
+    def texts(self, column: str | None, separator: str | None = None) -> tuple[str, ...]:
+        """Return distinct texts: a list, in CSV as JSON or Python writes it, or separated, or one text.
+
+        Text such as `[laughter]` or `[1].jpg` is no list; `[1]` is one.
+        """
+        value = self._value(column)
+        if isinstance(value, str) and value.lstrip().startswith(("[", "(", "{")):
+            listed = _list_of(value.strip())
+            if listed is None and _LIKE_A_LIST.match(value):
+                self.fail(
+                    column,
+                    'a JSON list of texts such as ["dog", "rain"] (or ["[x"], for a text like this one)',
+                )
+            value = value if listed is None else listed
+        if isinstance(value, list):
+            if len(value) > _MOST_VALUES:
+                self.fail(column, f"a list of at most {_MOST_VALUES:,} texts")
+            parts = value
+        else:
+            text = self._text(column, value)
+            parts = text.split(separator) if separator else [text]
+        cleaned = (self._text(column, part) for part in parts)
+        return tuple(dict.fromkeys(part for part in cleaned if part))
+
+    def number(self, column: str | None) -> float | None:
+        """Return a number of zero or more; None for an empty cell."""
+        text = self.text(column)
+        if text is None or is_no_number(text):
+            return None
+        number = _number(text)
+        if not 0 <= number < math.inf:
+            self.fail(column, "a number of zero or more")
+        return number
+
+    def whole_number(self, column: str | None, *, hint: str = "") -> int | None:
+        """Return an integer of zero or more, also written as `1.0`; None for an empty cell."""
+        text = self.text(column)
+        if text is None or is_no_number(text):
+            return None
+        number = _number(text)
+        if not 0 <= number < 10**9 or number != int(number):
+            self.fail(column, f"a whole number of at most 9 digits{hint}")
+        return int(number)
+
+    def required_number(self, column: str) -> int:
+        """Return an integer of zero or more; an empty cell is an error."""
+        self.required(column)
+        number = self.whole_number(column)
+        return self.fail(column, "a whole number") if number is None else number
+
+    def fail(self, column: str | None, expected: str) -> NoReturn:
+        """Raise a RowError that names the cell and the expected value."""
+        found = f'{column} is "{shown(self._value(column))}"'
+        raise RowError(Place(self.table, self.line), found, f"{expected} is expected.")
+
+    def _value(self, column: str | None) -> Any:
+        value = None if column is None else self.values.get(column)
+        if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
+            return value["path"]  # a file of the Hugging Face hub whose content is elsewhere
+        return value
+
+    def _text(self, column: str | None, value: object) -> str:
+        """Return the checked text of one value; "" for an empty one."""
+        if is_empty(value):
+            return ""
+        if isinstance(value, bytes | Mapping):
+            self.fail(
+                column,
+                "the path of a file (not its content, as tables of the Hugging Face hub hold: write each "
+                "content to a file, and its path into the table)",
+            )
+        if not isinstance(value, str | bool | int | float) or value in (math.inf, -math.inf):
+            self.fail(column, "text")
+        text = trimmed(str(value))
+        if len(text) > _LONGEST_TEXT:
+            self.fail(column, f"text of at most {_LONGEST_TEXT:,} characters")
+        if not is_plain(text):
+            self.fail(column, "text on one line, without control characters,")
+        return text
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _list_of(text: str) -> list[Any] | None:
+    """Parse a list as JSON writes it, or a list or tuple as Python does; None for other text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+        if repr(value) != text:  # such as ['a' 'b']: two texts of numpy, but one of Python
+            return None
+    return list(value) if isinstance(value, list | tuple) else None
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a cell is empty: no text, NaN as a number, or a missing value of pandas."""
+    """Return whether a cell is empty: None, NaN, or a word for a missing value."""
     if isinstance(value, str):
         return value.strip() in _EMPTY
     return value is None or value != value  # noqa: PLR0124 - NaN alone differs from itself
 
 
 def is_no_number(text: str) -> bool:
-    """Return whether a cell of a column of numbers holds a word for a missing value."""
+    """Return whether text in a column of numbers stands for a missing value."""
     return text in _NO_NUMBER
 
 
 def trimmed(text: str) -> str:
-    """Text without surrounding space; "" if none of it can be seen."""
+    """Strip text; return "" if none of it is visible."""
     text = text.strip()
     if text.isprintable() or any(unicodedata.category(mark) not in ("Cf", "Zs") for mark in text):
         return text
@@ -42,22 +216,22 @@ def trimmed(text: str) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Return whether text is on one line, and none of its characters acts on a terminal."""
+    """Return whether text is on one line, without characters that control a terminal."""
     return text.isprintable() or all(unicodedata.category(mark) not in _REFUSED for mark in text)
 
 
 def turns_text(letter: str) -> bool:
-    """Return whether a character reverses the direction of the text behind it in a terminal."""
+    """Return whether a character changes the direction of the following text in a terminal."""
     return unicodedata.bidirectional(letter) in _TURNING
 
 
 def one_line(text: str) -> str:
-    """Text whose lines are joined by spaces."""
+    """Join the lines of a text by spaces."""
     return _LINE_BREAK.sub(" ", text.strip())
 
 
 def whole(text: str) -> str:
-    """`1` for `1.0`, as pandas writes the whole numbers of a column that lacks one; other text as it is."""
+    """Return `1` for `1.0`, as pandas writes whole numbers beside missing ones; keep other text."""
     match = _WHOLE.fullmatch(text)
     return match[1] if match else text
 
@@ -70,6 +244,6 @@ def all_whole(texts: set[str]) -> bool:
 
 
 def shown(value: object) -> str:
-    """The beginning of a cell for a message, without characters that would be refused."""
+    """Return the beginning of a cell for a message, with refused characters replaced."""
     text = "" if value is None else str(value)[:80]
     return "".join(mark if is_plain(mark) else "\ufffd" for mark in text)

@@ -1,4 +1,4 @@
-"""The pictures of one sample, of which a transform chooses one: each is decoded when it is asked for."""
+"""The pictures of one sample, each decoded at its access, so that a transform can choose one."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Frames:
         frames[frames.central]     the one in the middle
         len(frames)
 
-    Not a `Sequence`: what sends batches to a device goes through such, and would decode all of them.
+    Not a `Sequence`: code that moves batches to a device iterates over sequences, and would decode all.
 
     Args:
         sources: paths of files, or their contents; at least one.
-        names: what to call contents in messages; () where all are paths.
+        names: names of contents in messages; () for paths.
 
     Raises:
-        ValueError: there is no source, or not as many names as sources.
+        ValueError: there are no sources, or another number of names.
     """
 
     sources: tuple[str | bytes, ...]
@@ -40,18 +40,18 @@ class Frames:
 
     @property
     def central(self) -> int:
-        """Position of the one in the middle, of an even number the later one of two."""
+        """Position of the middle picture; of two, the later one."""
         return len(self.sources) // 2
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, position: int) -> Tensor:
-        """Decode one, turned upright: uint8 `[3, H, W]`.
+        """Decode one picture, turned upright: uint8 `[3, H, W]`.
 
         Raises:
-            IndexError: there are fewer.
-            SampleUnreadable: its file is not there, or does not decode.
+            IndexError: there are fewer pictures.
+            SampleUnreadable: its file is missing, or does not decode.
         """
         source = self.sources[position]
         name = self.names[position] if self.names else None

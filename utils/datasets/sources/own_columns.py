@@ -1,62 +1,38 @@
-"""Find the columns of a user's table by name, and read its rows."""
+"""Finds the columns of a user's table by name, and reads its rows."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
-from utils.datasets.sources.cells import all_whole, shown, whole
-from utils.datasets.sources.entries import Entry
+from utils.datasets.sample import Entry
+from utils.datasets.sources.cells import Record, all_whole, shown, whole
 from utils.datasets.sources.own_times import Column, choose_times, segment_of
-from utils.datasets.sources.records import Record, Records
+from utils.datasets.sources.tables import KINDS, Records, read_table
 
+# Names of columns by the argument of `Table` that names another one.
 _KNOWN = {
-    "audio": (
-        "audio",
-        "file",
-        "filename",
-        "file_name",
-        "path",
-        "audio_path",
-        "audio_file",
-        "audio_filepath",
-        "wav",
-        "clip",
-    ),
-    "image": ("image", "images", "image_path", "image_file", "frame", "frames", "picture", "photo"),
-    "text": ("text", "caption", "captions", "description", "sentence"),
-    "labels": ("labels", "label", "category", "class", "classes", "tags", "tag"),
-    "group": ("group",),
-    "fold_column": ("fold",),
-    "split_column": ("split", "subset"),
+    "audio": "audio file filename file_name path audio_path audio_file audio_filepath wav clip".split(),  # noqa: SIM905
+    "image": "image images image_path image_file frame frames picture photo".split(),  # noqa: SIM905
+    "text": "text caption captions description sentence".split(),  # noqa: SIM905
+    "labels": "labels label category class classes tags tag".split(),  # noqa: SIM905
+    "group": ["group"],
+    "fold_column": ["fold"],
+    "split_column": ["split", "subset"],
 }
-_TIMES = {"start": ("start",), "end": ("end",), "duration": ("duration",)}
-_NEAR = 0.75  # of a name to a known one, by difflib's ratio: "lable" has 0.8
+_NEAR = 0.75  # similarity to a known name, difflib's ratio: "lable" has 0.8
 _MOST_UNUSED = 20  # columns that are named
+_MOST_TABLES = 5
 _NAMED_FOLDS = ' (folds with names are splits: "fold_column": false, "split_column": "{}")'
-
-
-class Columns(NamedTuple):
-    """What a user says of the columns, and then the name of each; None: the table has none."""
-
-    audio: Column
-    image: Column
-    text: Column
-    labels: Column
-    start: Column
-    end: Column
-    duration: Column
-    group: Column
-    fold_column: Column
-    split_column: Column
+_TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
 
 
 class Row(NamedTuple):
-    """One row: the sample, the value of its split, what it is held out together with, and its line."""
+    """A sample, the value of its split, its group (rows that are held out together), and its line."""
 
     entry: Entry
     split: str | None
@@ -64,53 +40,80 @@ class Row(NamedTuple):
     line: int = 0
 
 
-class TableContent(NamedTuple):
-    """The rows of a table, and a text that names its unused columns, with suggestions; "": all are used."""
+class Content(NamedTuple):
+    """The content of a user's table or folder.
+
+    Attributes:
+        rows: samples.
+        unused_columns: names of the unused columns, with suggestions for mistyped ones; "" if there are none.
+        passed_over: message on files that are not read; "" if there are none.
+        held_out: values of the split that are held out unless arguments say otherwise.
+    """
 
     rows: list[Row]
-    unused: str
+    unused_columns: str = ""
+    passed_over: str = ""
+    held_out: tuple[str, ...] = ()
 
 
-def read_table(table: Path, wanted: Columns, separator: str | None) -> TableContent:
+def read_own_table(table: Path, given: Mapping[str, Column], separator: str | None) -> Content:
     """Read the rows of a table.
 
+    Args:
+        table: the file.
+        given: the arguments of `Table` that name columns.
+        separator: of several labels; None: a cell is one label or a list.
+
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no table, lacks a column, or a value is wrong.
+        FileNotFoundError: the table does not exist.
+        ValueError: the file is no table, lacks a column, or has a wrong value.
     """
-    records = Records.of(table)
-    names = {what: _name(what, given, records) for what, given in wanted._asdict().items()}
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: no such table. {_tables_beside(table)}")
+    records = read_table(table)
+    names = {argument: _name(argument, column, records) for argument, column in given.items()}
     if names["audio"]:
-        names |= choose_times(wanted._asdict(), records)
-    if not any(names[what] for what in ("audio", "image", "text")):
+        names |= choose_times(given, records)
+    if not any(names[argument] for argument in ("audio", "image", "text")):
         raise ValueError(
             f"{table} has no column of sounds, pictures or texts that is known by its name; it has "
             f"{', '.join(records.columns)[:1000] or 'none at all'}. Name it by audio, image or text."
         )
-    twice = [name for name in names.values() if name is not None and records.columns.count(name) > 1]
-    if twice:
-        raise ValueError(f"{table} has several columns that are called {twice[0]}. Rename all but one.")
+    for name in names.values():
+        if name is not None and records.columns.count(name) > 1:
+            raise ValueError(f"{table} has several columns that are called {name}. Rename all but one.")
     rows = _with_whole_labels([_row(record, names, separator) for record in records])
-    unused = list(_unused(records, wanted, names))
+    unused = list(_unused(records, given, names))
     more = [f"and {len(unused) - _MOST_UNUSED} more"] * (len(unused) > _MOST_UNUSED)
-    return TableContent(rows, ", ".join([*unused[:_MOST_UNUSED], *more]))
+    return Content(rows, unused_columns=", ".join([*unused[:_MOST_UNUSED], *more]))
 
 
-def _unused(records: Records, wanted: Columns, names: dict[str, str | None]) -> Iterator[str]:
-    """Name the columns that are not used, those like a name that is not there with a suggestion."""
-    absent = [what for what, name in names.items() if name is None and getattr(wanted, what) is None]
-    known = [name for what in absent for name in {**_KNOWN, **_TIMES}[what]]
+def _tables_beside(table: Path) -> str:
+    """Name the tables in the folder of a missing one, the most similar first."""
+    if not table.parent.is_dir():
+        return f"There is no folder {table.parent.absolute()}. {_TO_NAME_ANOTHER}"
+    names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)
+    near = difflib.get_close_matches(table.name, names, n=1)
+    listed = list(dict.fromkeys([*near, *names]))
+    more = f" and {len(listed) - _MOST_TABLES} more" * (len(listed) > _MOST_TABLES)
+    named = ", ".join(listed[:_MOST_TABLES]) or "no table"
+    return f"{table.parent.absolute()} has {named}{more}. {_TO_NAME_ANOTHER}"
+
+
+def _unused(records: Records, given: Mapping[str, Column], names: Mapping[str, str | None]) -> Iterator[str]:
+    """Name the unused columns, with a suggestion for one that resembles a known name."""
+    absent = [argument for argument, name in names.items() if name is None and given[argument] is None]
+    known = [name for argument in absent for name in _KNOWN.get(argument, [argument])]
     for column in records.columns:
         if column not in names.values():
             written = column.strip().lower().replace(" ", "_")
             near = difflib.get_close_matches(written, known, n=1, cutoff=_NEAR)
-            misspelt = near and near[0] != written  # not where a duration is that of the whole file
+            misspelt = near and near[0] != written  # equal where a duration is that of the whole file
             yield f'{shown(column)} (did you mean "{near[0]}"?)' if misspelt else shown(column)
 
 
-def _name(what: str, given: Column, records: Records) -> str | None:
-    """The name of a column, as it is given or found; times are left to `choose_times`."""
-    argument = "labels" if what == "labels" else what
+def _name(argument: str, given: Column, records: Records) -> str | None:
+    """Return the name of a column, as given or found; `choose_times` finds those of times."""
     if given is False:
         return None
     if given is not None and given not in records.columns:
@@ -121,10 +124,10 @@ def _name(what: str, given: Column, records: Records) -> str | None:
     if isinstance(given, str):
         return given
     lower = {column.strip().lower(): column for column in reversed(records.columns)}
-    return next((lower[name] for name in _KNOWN.get(what, ()) if name in lower), None)
+    return next((lower[name] for name in _KNOWN.get(argument, ()) if name in lower), None)
 
 
-def _row(record: Record, names: dict[str, str | None], separator: str | None) -> Row:
+def _row(record: Record, names: Mapping[str, str | None], separator: str | None) -> Row:
     audio, images = record.text(names["audio"]), record.texts(names["image"])
     if audio is not None and PurePath(audio).suffix.lower() in UNDECODED_AUDIO_SUFFIXES:
         record.fail(names["audio"], f"a kind of sound that is read, such as .flac ({CONVERT_AUDIO}),")
@@ -145,7 +148,7 @@ def _row(record: Record, names: dict[str, str | None], separator: str | None) ->
 
 
 def _with_whole_labels(rows: list[Row]) -> list[Row]:
-    """The rows, with labels 1, 2, ... where all are whole numbers and some are written as `1.0`."""
+    """Write labels as 1, 2, ... if all are whole numbers and some are written as `1.0`."""
     if not all_whole({label for row in rows for label in row.entry.labels}):
         return rows
     return [

@@ -1,4 +1,4 @@
-"""A folder with a folder for each class, as rows of a table are: what is read, held out and passed over."""
+"""Reads a folder with one folder per class: samples, splits, and files that are not read."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from utils.datasets.sample import Entry
 from utils.datasets.sources.cells import one_line
-from utils.datasets.sources.entries import Entry
-from utils.datasets.sources.own_columns import Row
+from utils.datasets.sources.own_columns import Content, Row
 from utils.datasets.sources.walking import files_below, folders_of, shown
 
 _TRAINED_ON = frozenset({"train", "training", "trn"})
@@ -27,32 +26,19 @@ _MEDIA = _READ | UNDECODED_AUDIO_SUFFIXES | UNDECODED_IMAGE_SUFFIXES
 _NAMED = 5
 
 
-class ClassFolders(NamedTuple):
-    """Contents of a folder of classes.
+def read_folder(folder: Path) -> Content:
+    """List `<folder>/<label>/**`: a sound and a picture of the same name are one sample.
 
-    Attributes:
-        rows: its samples; the split of a row is the folder of its classes, where there are such.
-        held_out: folders of classes that are held out, where nothing else is said.
-        passed_over: says what is not read; empty: nothing.
-    """
+    Several sounds or pictures of one name, such as `1.jpg` and `1.gif`, are paired in their order: the first
+    sound with the first picture, the second with the second. They form one group, so they are held out
+    together.
 
-    rows: list[Row]
-    held_out: tuple[str, ...]
-    passed_over: str
-
-
-def read_folder(folder: Path) -> ClassFolders:
-    """List `<folder>/<label>/**`: sounds and pictures, a sound and a picture of one name as one sample.
-
-    Several sounds or pictures of that name, such as `1.jpg` and `1.gif`, may or may not have one content, so
-    none is left out: the first sound goes with the first picture, the second with the second, and so on. All
-    are of one group, so that they are held out together or not at all.
-
-    `_` in the name of a class stands for a space. Where all folders are named as splits are, `train`, `test`,
-    `valid` ..., and have folders themselves, those are the classes.
+    `_` in the name of a class stands for a space. If all folders have names of splits, `train`, `test`,
+    `valid` ..., and contain folders themselves, those are the classes, and all splits but `train` are held
+    out.
 
     Raises:
-        ValueError: there are no sounds or pictures, a name is not UTF-8, or the folder is not of this form.
+        ValueError: there are no sounds or pictures, a name is not UTF-8, or the folder has another form.
         OSError: a folder cannot be read.
     """
     repeated = list[str]()
@@ -67,48 +53,47 @@ def read_folder(folder: Path) -> ClassFolders:
         kind = path.suffix.lower()
         if len(path.parts) <= depth:
             stray += [str(path)] * (kind in _MEDIA)
-            continue
-        if kind not in _READ:
+        elif kind not in _READ:
             kinds[kind] += 1
-            continue
-        by_stem[path.with_suffix("").as_posix()][kind in IMAGE_SUFFIXES].append(path.as_posix())
-        with_samples.add("/".join(path.parts[:depth]))
+        else:
+            by_stem[path.with_suffix("").as_posix()][kind in IMAGE_SUFFIXES].append(path.as_posix())
+            with_samples.add("/".join(path.parts[:depth]))
     classes = [f"{split}/{name}" for split in splits for name in folders_of(folder / split)]
     empty = [name for name in classes or folders_of(folder) if name not in with_samples]
     inside = {"/".join(stem.split("/")[: depth + 1]): stem.count("/") > depth for stem in by_stem}
-    passed_over = _passed_over(
-        kinds, stray, empty, repeated, sorted(inside) if all(inside.values()) and not splits else []
-    )
+    all_deeper = all(inside.values()) and not splits
+    passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all_deeper else [])
     if not by_stem:
         said = f" Not read: {passed_over}." if passed_over else ""
         raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
     rows = []
     for stem, (sounds, pictures) in by_stem.items():
         parts = stem.split("/")
+        label = one_line(parts[depth - 1].replace("_", " ")) or parts[depth - 1]
         for sound, picture in zip_longest(sounds, pictures):
-            images = () if picture is None else (picture,)
-            entry = Entry(
-                sound, images, labels=(one_line(parts[depth - 1].replace("_", " ")) or parts[depth - 1],)
-            )
+            entry = Entry(sound, () if picture is None else (picture,), labels=(label,))
             rows.append(Row(entry, parts[0] if splits else None, stem))
-    return ClassFolders(rows, _held_out(splits), passed_over)
+    held_out = tuple(name for name in splits if _plain(name) not in _TRAINED_ON)
+    if len(held_out) == len(splits):  # nothing would be left to train on
+        held_out = ()
+    return Content(rows, passed_over=passed_over, held_out=held_out)
 
 
 def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
-    """Names of the folders that are splits, in their order; none if the folders are classes.
+    """Return the names of the folders that are splits, in their order; [] if the folders are classes.
 
-    A class can be "train", too, but hardly will all classes have names of splits.
+    One class may be called "train", but hardly will all classes have names of splits.
     """
     flat, deep = Counter[str](), Counter[str]()
     for path in paths:
         if path.suffix.lower() in _MEDIA and len(path.parts) > 1:
             (flat if len(path.parts) == 2 else deep)[path.parts[0]] += 1
-    there = sorted(flat.keys() | deep.keys())
-    named = [name for name in there if _plain(name) in _TRAINED_ON | _MEASURED_BY]
+    present = sorted(flat.keys() | deep.keys())
+    named = [name for name in present if _plain(name) in _TRAINED_ON | _MEASURED_BY]
     with_classes = [name for name in named if deep[name] > flat[name]]
-    if len(named) < len(there):
+    if len(named) < len(present):
         if len(with_classes) > 1 and any(_plain(name) in _TRAINED_ON for name in with_classes):
-            others = ", ".join(name for name in there if name not in named)
+            others = ", ".join(name for name in present if name not in named)
             raise ValueError(
                 f"{folder} has the splits {' and '.join(with_classes)}, with a folder for each class, and "
                 f"besides {others}; move what is not of a split elsewhere."
@@ -128,12 +113,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[ _-]?(set|data|split)$", "", name.lower())
 
 
-def _held_out(splits: Sequence[str]) -> tuple[str, ...]:
-    """All but what is trained on; nothing where either is missing."""
-    others = tuple(name for name in splits if _plain(name) not in _TRAINED_ON)
-    return others if len(others) < len(splits) else ()
-
-
 def _passed_over(
     kinds: Mapping[str, int],
     stray: Sequence[str],
@@ -141,14 +120,14 @@ def _passed_over(
     repeated: Sequence[str],
     inside: Sequence[str],
 ) -> str:
-    """Say what is not read.
+    """Describe what is not read.
 
     Args:
-        kinds: suffixes of files, and how many there are.
+        kinds: number of files by suffix.
         stray: files outside the classes.
         empty: classes without files.
         repeated: further links to a folder.
-        inside: folders inside the classes, where all files are in such.
+        inside: folders inside the classes, if all files are in such folders.
     """
     by_advice = defaultdict[str, list[str]](list)
     for kind, count in sorted(kinds.items()):

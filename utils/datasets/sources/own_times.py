@@ -1,23 +1,23 @@
-"""Segments of sound files from the time columns of a user's table, found by their names.
+"""Reads segments of sound files from the time columns of a user's table, found by their names.
 
-| columns              | the part                                                             |
+| columns              | segment                                                              |
 |----------------------|----------------------------------------------------------------------|
-| start, end           | from second to second of the file                                    |
-| start, duration      | so long, from the start                                              |
+| start, end           | from one second of the file to the other                             |
+| start, duration      | that long, from the start                                            |
 | start                | from there to the end of the file                                    |
 | offset, ...          | `offset` is the start, as in manifests of NeMo and lhotse            |
 | onset, offset        | `offset` is the end, as in tables of DCASE and sed_eval              |
-| duration             | all of the file: it says how long that is                            |
-| start, offset        | an error asks which of them is what                                  |
-| end                  | an error asks which column is the start                              |
-| start, end, duration | an error asks, unless end and duration agree                         |
+| duration             | the whole file, which is that long                                   |
+| start, offset        | an error asks for the meaning of `offset`                            |
+| end                  | an error asks for the start                                          |
+| start, end, duration | an error, unless end and duration agree                              |
 
 Names are read word by word, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `stop`, `end_ms`
-(milliseconds). Of several columns for one time, the one in seconds counts.
+(milliseconds). If several columns give one time, the one in seconds counts.
 
-An error asks about other columns of numbers whose names speak of a start or an end: of something
-(`call_start`, `from`, `time` beside a duration), in another unit (`start_sample`, `end_frame`), or of two for
-one time. Names of other things (`start_date`, `begin_file`, `timestamp`) are not asked about.
+An error asks about other columns of numbers whose names suggest a start or an end: of something
+(`call_start`, `from`, `time` beside a duration), in another unit (`start_sample`, `end_frame`), or one of two
+for the same time. Names of other things (`start_date`, `begin_file`, `timestamp`) are ignored.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from itertools import islice
 from typing import Literal, TypeAlias
 
 from model.sounds.decoding import Segment
-from utils.datasets.sources.cells import is_empty
-from utils.datasets.sources.records import Record, Records
+from utils.datasets.sources.cells import Record, is_empty
+from utils.datasets.sources.tables import Records
 
 Column: TypeAlias = str | bool | None
-"""Name of a column; None: it is found by its name; False: there is none."""
+"""Name of a column; None: find it by the known names; False: the table has none."""
 Role: TypeAlias = Literal["start", "end", "duration", "offset"]
 
 _ROLES: dict[str, Role] = {
@@ -67,14 +67,14 @@ _AGREE = 0.05  # seconds that rounded times may differ by
 
 
 def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str | None]:
-    """Choose the columns "start", "end" and "duration", so that they say one thing.
+    """Choose the columns "start", "end" and "duration".
 
     Args:
-        given: the arguments; names in them are columns of the table.
+        given: the arguments, whose names are columns of the table.
         records: the table.
 
     Raises:
-        ValueError: what the columns mean is not known; the message says which argument settles it.
+        ValueError: the meaning of the columns is unclear; the message names the argument that settles it.
     """
     for role in _ARGUMENTS:
         column = given[role]
@@ -115,7 +115,7 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
 
 
 def segment_of(record: Record, names: Mapping[str, str | None]) -> Segment | None:
-    """Read which part of its file a row is; None: all of it."""
+    """Return the part of the sound file that a row stands for, seconds; None: all of it."""
     start, end, duration = (_seconds(record, names[role]) for role in _ARGUMENTS)
     if start is None and end is None and duration is None:
         return None
@@ -144,7 +144,7 @@ def _seconds(record: Record, column: str | None) -> float | None:
 def _by_role(
     given: Mapping[str, Column], records: Records
 ) -> tuple[dict[Role, list[str]], dict[Role, list[str]]]:
-    """Sort the columns that no argument names into those whose meaning is plain, and those to ask about."""
+    """Sort the columns that no argument names into those with a plain meaning, and those to ask about."""
     plain: dict[Role, list[str]] = {role: [] for role in ("start", "end", "duration", "offset")}
     unsure: dict[Role, list[str]] = {role: [] for role in plain}
     for column in records.columns:
@@ -162,7 +162,7 @@ def _by_role(
 
 
 def _chosen(given: Column, found: Sequence[str]) -> str | None:
-    """Return the column that an argument names, or else the only one that was found."""
+    """Return the column that an argument names, or else the only one found."""
     if given is None and len(found) == 1:
         return found[0]
     return given if isinstance(given, str) else None
@@ -198,7 +198,7 @@ def _words(column: str) -> tuple[str, ...]:
 
 
 def _per_second(column: str) -> int:
-    """Return how many of a column's units make a second, by its name; 0 if it is not s or ms."""
+    """Return how many units of a column make a second, by its name; 0 if they are not s or ms."""
     words = _words(column)
     known = next((_UNITS[word] for word in words if word in _UNITS), None)
     return int(_OTHER_UNITS.isdisjoint(words)) if known is None else known
@@ -209,7 +209,7 @@ def _unit(column: str | None) -> str:
 
 
 def _meaning(column: str) -> tuple[Role, bool] | None:
-    """Read a name: the role, and whether it is plainly that; None: it speaks of something else."""
+    """Return the role that a name suggests, and whether it is plain; None for other names."""
     words = set(_words(column))
     if len(words & _ROLES.keys()) > 1:
         words.discard("offset")  # start_offset

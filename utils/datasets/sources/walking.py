@@ -1,4 +1,4 @@
-"""The files of a folder and of all in it, linked folders included."""
+"""Lists the files below a folder, following links."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ def files_below(
     on_error: Callable[[str, OSError], None] | None = None,
     on_repeated: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str]]:
-    """Find all files that are not hidden, in the order of their names; links are followed.
+    """Find all files that are not hidden, ordered by name; links are followed.
 
-    Each folder is entered once: where it lies, or else by the link that is nearest to the root, of several
-    the first by name.
+    Each folder is entered once: at its place, or else by the link that is nearest to the root, of several the
+    first by name.
 
     Args:
         root: the folder.
-        on_error: called with a folder that cannot be read, which is passed over then; None: that is raised.
-        on_repeated: called with each further path to a folder, which is passed over.
+        on_error: called with a folder that cannot be read, which is then skipped; None: raise the error.
+        on_repeated: called with each further path to a folder, which is skipped.
 
     Yields:
-        Folder relative to the root, "" or with `/` at its end, and name. Names that are not UTF-8 have
+        Folder relative to the root, "" or with `/` at its end, and name. Names that are not UTF-8 contain
         surrogates, as `os.fsdecode` makes them.
 
     Raises:
@@ -33,12 +33,13 @@ def files_below(
     files, links, entered = list[tuple[str, str]](), list[str](), {_identity(root)}
 
     def enter(folder: str) -> bool:
-        there = _identity(root / folder)
-        if there in entered and on_repeated is not None:
-            on_repeated(folder)
-        is_new = there not in entered
-        entered.add(there)
-        return is_new
+        identity = _identity(root / folder)
+        if identity in entered:
+            if on_repeated is not None:
+                on_repeated(folder)
+            return False
+        entered.add(identity)
+        return True
 
     def look(folder: str) -> None:
         try:
@@ -64,8 +65,10 @@ def files_below(
     while folders:
         for folder in folders:
             look(folder)
-        # All of these links before what they lead to: a class is not read as a part of another one.
-        folders = [path for path in sorted(links, key=_depth_and_names) if enter(path)]
+        # All links of one depth before their contents, so that a class is not read as part of another one.
+        folders = [
+            path for path in sorted(links, key=lambda path: (path.count("/"), path.split("/"))) if enter(path)
+        ]
         links.clear()
     yield from sorted(files, key=lambda file: "".join(file).split("/"))
 
@@ -77,7 +80,7 @@ def folders_of(folder: Path) -> list[str]:
 
 
 def shown(name: str) -> str:
-    """Show a name that may not be UTF-8: bytes that are no letters as `\\xe9`."""
+    """Show a name that may not be UTF-8, with foreign bytes as `\\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -89,11 +92,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # what archives of that system have besides
-
-
-def _depth_and_names(path: str) -> tuple[int, list[str]]:
-    return path.count("/"), path.split("/")
+    return name.startswith(".") or name == "__MACOSX"  # added by archives of macOS
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from ignite_trainer.api.findings import Finding
 from ignite_trainer.commands.check import escaped
 from utils.datasets import ESC50, AudioSet, Table
 from utils.datasets.sample import Clip
-from utils.datasets.sources.table import Place, RowError
+from utils.datasets.sources.cells import Place, RowError
 
 RATE = 8000
 

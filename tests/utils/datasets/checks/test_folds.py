@@ -222,7 +222,10 @@ def empty_table(planted: Planted) -> Said:
 def malformed_fold(planted: Planted) -> Said:
     planted.first["fold"] = "one"
     planted.save()
-    return "error: A line of the table cannot be read.", 'fold is "one"; a whole number is expected.'
+    return (
+        "error: A line of the table cannot be read.",
+        'fold is "one"; a whole number of at most 9 digits is expected.',
+    )
 
 
 def no_label(planted: Planted) -> Said:
@@ -402,7 +405,8 @@ def test_a_table_without_a_line_that_can_be_read_is_said_once(
     assert planted.check() == 1
     report = capsys.readouterr().out
     assert (
-        f'line 2: target is "-1"; a whole number is expected. {said} of the table cannot be read.' in report
+        'line 2: target is "-1"; a whole number of at most 9 digits is expected. '
+        f"{said} of the table cannot be read." in report
     )
     assert "1 error, 0 warnings" in report
 

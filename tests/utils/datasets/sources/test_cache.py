@@ -153,7 +153,7 @@ def test_a_full_disk_is_an_error_that_says_which_folder_and_what_to_do(
         ESC50(esc50).prepare()
     message = str(caught.value)
     assert message.startswith(f"cache is {cache_folder}, where decoded audio cannot be written (")
-    assert "another folder by the argument cache or the environment variable AUDIOCLIP_CACHE" in message
+    assert "another folder with the argument cache or the environment variable AUDIOCLIP_CACHE" in message
     assert stores(cache_folder) == []
 
 
@@ -304,7 +304,7 @@ def test_a_cache_that_is_cut_short_is_an_error_and_not_the_end_of_the_process(
 def test_clips_that_do_not_decode_are_left_out_where_they_may_be(esc50: Path, cache_folder: Path) -> None:
     (esc50 / "audio/1-1000-A-4.wav").write_bytes(b"RIFF and nothing more")
     dataset = ESC50(esc50)
-    with pytest.raises(ValueError, match=r'1 of its \d+ clips cannot be decoded:\n.*\n.*"skip" goes on'):
+    with pytest.raises(ValueError, match=r'1 of its \d+ clips cannot be decoded:\n.*\n.*"skip" continues'):
         dataset.prepare()
     assert not stores(cache_folder)
     dataset.prepare(skip_unreadable=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from utils.datasets import Table
 from utils.datasets.checks.folds import inspect_clips
 from utils.datasets.made_sounds import MadeSounds
-from utils.datasets.sources.entries import Entries, Entry
+from utils.datasets.sample import Entries, Entry
 from utils.datasets.sources.walking import files_below
 
 RATE = 8000
@@ -196,7 +196,7 @@ def test_train_and_test_are_splits_and_not_classes(tmp_path: Path, caplog: pytes
         by_share = Table(tmp_path, RATE, share=0.5, cache=False)
         by_share.prepare()
     assert [entry.name for entry in by_share.entries] == [entry.name for entry in train.entries]
-    assert "share is not used: held out is what Test has." in caplog.text
+    assert "share is not used; held out: Test." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import soundfile
 
 from utils.datasets import AudioSet, Table
 from utils.datasets.checks.segments import segment_findings
-from utils.datasets.sources.entries import Entry
+from utils.datasets.sample import Entry
 
 RATE = 8000
 OVERLAP = (

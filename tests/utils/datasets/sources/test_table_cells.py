@@ -74,8 +74,8 @@ def test_what_may_be_a_class_or_a_missing_value_is_a_class_and_a_run_says_so(
         table.prepare()
         table.prepare()
     assert caplog.messages == [
-        "Table: A class name looks like a missing value. (NA; None) Leave these cells empty, unless the "
-        "class is meant."
+        "Table: A class name looks like a missing value (2 times): NA; None. Leave these cells empty, unless "
+        "the class is meant."
     ]
 
 

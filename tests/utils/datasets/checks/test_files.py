@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.datasets.checks.files import Sound, suspicious, too_long
-from utils.datasets.sources.hearing import Heard, listen
+from utils.datasets.checks.files import Heard, Sound, listen, suspicious, too_long
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)
 

@@ -1,0 +1,241 @@
+"""Reads the official tables of AudioSet, and finds the files of their segments by name in any folders.
+
+| files                | names (`Y` may precede the identifier, times are in seconds or ms)               |
+|----------------------|----------------------------------------------------------------------------------|
+| a sound              | `<ytid>.flac`, `<ytid>_<start>.flac`, `<ytid>_<start>_<end>.flac`                |
+| pictures in a folder | `<ytid>/*.jpg`, `<ytid>_<start>/*.jpg`, `<ytid>_<start>_<end>/*.jpg`             |
+| pictures             | `<ytid>.jpg`, `<ytid>_<n>.jpg`, `<ytid>_<start>_<end>.jpg`, `..._<end>_<n>.jpg`  |
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
+from model.clip.image_input import IMAGE_SUFFIXES
+from utils.datasets.sources.cells import Place, Record, RowError
+from utils.datasets.sources.tables import lines_left_out, open_lines, read_table, refuse_no_table
+from utils.datasets.sources.walking import files_below
+
+SEGMENTS = {
+    "balanced": "balanced_train_segments.csv",
+    "unbalanced": "unbalanced_train_segments.csv",
+    "eval": "eval_segments.csv",
+}
+CLASSES = "class_labels_indices.csv"
+ONTOLOGY = "ontology.json"
+
+_COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+_FOLDERS = (".", "csv", "meta", "metadata", "segments")
+_VIDEO = r"[A-Za-z0-9_-]{11}"  # identifier of YouTube
+_NUMBER = r"(?:_(\d+(?:\.\d+)?))"
+_NAME = re.compile(f"Y?({_VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
+_DIGITS = re.compile(r"(\d+)")
+
+
+class VideoSegment(NamedTuple):
+    """One line: part of a video, seconds, and the names of its classes in the order of the table."""
+
+    video: str
+    begin: float
+    end: float
+    labels: tuple[str, ...]
+
+
+@dataclass
+class Media:
+    """The files found for some segments; paths are relative to the folder, with `/`.
+
+    Attributes:
+        sounds: path by video; of several files, the first.
+        pictures: paths by video, in the order of their numbers.
+        videos: videos with a file that is not decoded.
+        other_parts: files of another part of their video.
+    """
+
+    sounds: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, list[str]] = field(default_factory=dict)
+    videos: set[str] = field(default_factory=set)
+    other_parts: list[str] = field(default_factory=list)
+
+
+def find_table(root: Path, name: str) -> Path:
+    """Find a table in the root or in one of its usual folders.
+
+    Raises:
+        FileNotFoundError: it is in none of them.
+    """
+    found = next((root / folder / name for folder in _FOLDERS if (root / folder / name).is_file()), None)
+    if found is None:
+        folders = ", ".join(f"{folder}/" for folder in _FOLDERS[1:])
+        raise FileNotFoundError(
+            f"root is {root}, which has no {name}, nor have {folders} in it; put the tables there that "
+            "AudioSet publishes (research.google.com/audioset/download.html), or name their folder with "
+            "--Dataset.args.root FOLDER."
+        )
+    return found
+
+
+def read_classes(table: Path) -> dict[str, str]:
+    """Read the names of the classes by their identifiers, such as "/m/09x0r", in the order of scores.
+
+    Raises:
+        ValueError: a number is out of order, or a name or an identifier is repeated.
+    """
+    names: dict[str, str] = {}
+    for row in read_table(table, ["index", "mid", "display_name"]):
+        mid, name = row.required("mid"), row.required("display_name")
+        # No RowError: without this line, the following ones would have the wrong number.
+        if row.required_number("index") != len(names):
+            raise ValueError(
+                f"{table}, line {row.line}: index is {row.text('index')}; {len(names)} is expected. The "
+                "table lists all classes, from 0 on, as AudioSet publishes it; only segments can be left out."
+            )
+        if mid in names or name in names.values():
+            raise ValueError(f'{table}, line {row.line}: "{mid}" or "{name}" is listed a second time.')
+        names[mid] = name
+    if not names:
+        raise ValueError(f"{table} lists no classes.")
+    return names
+
+
+def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegment]:
+    """Read the segments of a table, skipping comments (`#`).
+
+    Args:
+        table: lines `YTID, start_seconds, end_seconds, "mid,mid"`.
+        names: of the classes by identifier.
+
+    Raises:
+        ValueError: a value is wrong, or a video is repeated; the message names file and line.
+    """
+    refuse_no_table(table)
+    is_video = re.compile(_VIDEO).fullmatch
+    seen: set[str] = set()
+    left_out = lines_left_out(table)
+    with open_lines(table) as lines:
+        reader = csv.reader(lines, skipinitialspace=True)
+        for values in reader:
+            if not values or values[0].startswith("#") or reader.line_num in left_out:
+                continue
+            try:
+                video, begin, end, mids = values
+                labels = tuple(names[mid] for mid in mids.split(","))
+                segment = VideoSegment(video, float(begin), float(end), labels)
+            except (ValueError, KeyError):
+                _refuse(table, reader.line_num, values, names)
+            # There are millions of lines, so only a faulty one is examined in detail.
+            if not (is_video(video) and 0 <= segment.begin < segment.end < 1e9) or video in seen:
+                _refuse(table, reader.line_num, values, names)
+            seen.add(video)
+            yield segment
+
+
+def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, str]) -> NoReturn:
+    """Raise an error for the fault of a line."""
+    if len(values) != len(_COLUMNS):
+        raise RowError(
+            Place(table, line),
+            f"{len(values)} values instead of {len(_COLUMNS)}",
+            'a line is `YTID, start_seconds, end_seconds, "mid,mid"`.',
+        )
+    record = Record(table, line, dict(zip(_COLUMNS, values, strict=True)))
+    if not re.fullmatch(_VIDEO, values[0]):
+        record.fail("YTID", "a YouTube identifier of 11 characters")
+    begin, end = record.number("start_seconds"), record.number("end_seconds")
+    if begin is None or end is None or end <= begin:
+        record.fail("end_seconds", "a number of seconds after the start")
+    for mid in values[3].split(","):
+        if mid not in names:
+            known = f"identifiers of {CLASSES} alone, which has no {mid or 'empty'},"
+            record.fail("positive_labels", known)
+    record.fail("YTID", "a video that no line before has")
+
+
+def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Read the direct and indirect parents of each class, by name, in the order of the classes.
+
+    Raises:
+        ValueError: the file is not the ontology.
+    """
+    try:
+        listed: Any = json.loads(ontology.read_text(encoding="utf-8-sig"))
+        children = {str(one["id"]): [str(child) for child in one["child_ids"]] for one in listed}
+        if not children:
+            raise ValueError("empty")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{ontology} is not AudioSet's ontology, a list of objects with id and child_ids: {error!r}."
+        ) from error
+
+    def ancestors(mid: str) -> set[str]:
+        found, waiting = set[str](), [mid]
+        while waiting:
+            child = waiting.pop()
+            new = {parent for parent, below in children.items() if child in below} - found
+            found |= new
+            waiting += new
+        return found
+
+    above = {mid: ancestors(mid) for mid in names}
+    return {
+        name: tuple(names[other] for other in names if other in above[mid] and other != mid)
+        for mid, name in names.items()
+    }
+
+
+def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[str]) -> Media:
+    """Find the files of segments in a folder and all folders below, links included.
+
+    Args:
+        root: the folder.
+        begins: begin of each wanted segment by its video, seconds.
+        modalities: "audio", "image" or both.
+    """
+    media = Media()
+    for folder, file in files_below(root):
+        stem, _, suffix = file.rpartition(".")
+        kind = f".{suffix.lower()}"
+        path = f"{folder}{file}"
+        video, numbers = _video(stem, begins)
+        if kind in AUDIO_SUFFIXES and "audio" in modalities:
+            if video and len(numbers) <= 2 and _is_part(numbers[:1], begins[video], path, media):
+                media.sounds.setdefault(video, path)
+        elif kind in IMAGE_SUFFIXES and "image" in modalities:
+            times = numbers[: len(numbers) // 2 * 2]  # a single or third number is that of the picture
+            if video is None:
+                video, times = _video(folder.rstrip("/").rpartition("/")[2], begins)
+            if video and _is_part(times[:1], begins[video], path, media):
+                media.pictures.setdefault(video, []).append(path)
+        elif kind in UNDECODED_AUDIO_SUFFIXES and video:
+            media.videos.add(video)
+    for paths in media.pictures.values():
+        paths.sort(key=_by_number)
+    return media
+
+
+def _video(name: str, begins: Mapping[str, float]) -> tuple[str | None, list[float]]:
+    """Return the video of a name, None unless it is wanted, and the numbers behind it."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[1] not in begins:
+        return None, []
+    return match[1], [float(number) for number in match.groups()[1:] if number is not None]
+
+
+def _is_part(times: list[float], begin: float, path: str, media: Media) -> bool:
+    """Return whether a name agrees with the begin of its segment, or does not state one."""
+    if all(abs(time - begin) < 1 or abs(time / 1000 - begin) < 1 for time in times):
+        return True
+    media.other_parts.append(path)
+    return False
+
+
+def _by_number(path: str) -> list[tuple[int, str]]:
+    """Sort `_9.jpg` before `_10.jpg`."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in _DIGITS.split(path)]
