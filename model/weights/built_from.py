@@ -1,9 +1,9 @@
-"""The class and the arguments that a trained model was built with, as its checkpoint describes them.
+"""The class and arguments that a trained model was built with, as its checkpoint describes them.
 
 ```text
 best_....pt             an OrderedDict of tensors with the attribute `built_from`
 last_epoch-3.pt         the entry "built_from" of the state
-../protocol.json        of older checkpoints: the section "Model"
+../protocol.json        for older checkpoints: the section "Model"
 ```
 """
 
@@ -18,7 +18,7 @@ from .files import read_entries
 from .releases import WeightsError, released_hashes
 
 NOT_OF_THE_NETWORK = ("pretrained", "assets")
-"""Constructor arguments that say where the initial weights are from."""
+"""Constructor arguments that name the source of the initial weights."""
 
 NOT_DESCRIBED = (
     "The file does not say which arguments its model was built with, and no protocol.json of a run is beside "
@@ -28,28 +28,30 @@ NOT_DESCRIBED = (
 logger = logging.getLogger(__name__)
 
 _BUILT_FROM = "built_from"
-_MODEL = "Model"  # section of a protocol
 
 
 class BuiltFrom(NamedTuple):
-    """Class and arguments from which the model of a checkpoint was built."""
+    """Class and arguments of the model of a checkpoint."""
 
     path: str
-    """Dotted path of its class."""
+    """Dotted path of the class."""
     args: dict[str, Any]
     """Constructor arguments, without those that name files of weights."""
     source: Path
-    """File that says so."""
+    """File that has this description."""
 
 
 def built_from(file: Path) -> BuiltFrom | None:
-    """Read how the model of a checkpoint was built; None where neither it nor a protocol beside it says so.
+    """Return how the model of a checkpoint was built; None if neither it nor a protocol beside it says so.
 
     Raises:
         WeightsError: the description is damaged.
     """
-    if (found := _described_in(file)) is not None:
-        return _parsed(found, file)
+    entries = read_entries(file, mapped=True)
+    if isinstance(entries, Mapping):
+        described = getattr(entries, _BUILT_FROM, None) or entries.get(_BUILT_FROM)
+        if described is not None:
+            return _parsed(described, file)
     folder = file.resolve().parent
     places = [folder, *([folder.parent] if folder.name == "checkpoints" else [])]
     protocol = next((path for place in places if (path := place / "protocol.json").is_file()), None)
@@ -58,31 +60,36 @@ def built_from(file: Path) -> BuiltFrom | None:
     try:
         content = json.loads(protocol.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{protocol}: not the protocol of a run ({error}). Mend or remove it.") from None
-    return _parsed(content.get(_MODEL) if isinstance(content, Mapping) else None, protocol)
+        raise WeightsError(f"{protocol}: not the protocol of a run ({error}). Repair or remove it.") from None
+    return _parsed(content.get("Model") if isinstance(content, Mapping) else None, protocol)
 
 
 def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
-    """Return the constructor arguments that a checkpoint was trained with; none where they are not known.
+    """Return the constructor arguments of a checkpoint's model; {} if they are unknown.
 
     Args:
-        model_class: what is to be built.
-        file: of weights.
+        model_class: class to build.
+        file: checkpoint.
 
     Raises:
-        WeightsError: the checkpoint is of another class, or has arguments that this one lacks; the message
-            says what to call.
+        WeightsError: the checkpoint belongs to another class, or has arguments that this one lacks; the
+            message says what to call.
     """
     known = built_from(file)
     if known is None:
         return {}
-    name = known.path.rpartition(".")[-1]
+    module, _, name = known.path.rpartition(".")
     if name != model_class.__name__:
-        raise WeightsError(
-            f"{file}: weights of a {known.path}, not of {model_class.__name__}. {_how_to_build(known, file)}"
+        arguments = ", ".join(f"{key}={value!r}" for key, value in known.args.items())
+        how = (
+            f"Build that, {name}({arguments}) of {module}, and load the file with read_state_dict and "
+            "load_weights of model.weights.loading."
         )
-    parameters = inspect.signature(model_class).parameters
-    unknown = sorted(known.args.keys() - parameters.keys())
+        if module.partition(".")[0] == __name__.partition(".")[0]:
+            arguments = ", ".join([*filter(None, [arguments]), f"pretrained={str(file)!r}"])
+            how = f"Build that: from {module} import {name}; model = {name}({arguments}).eval()"
+        raise WeightsError(f"{file}: weights of a {known.path}, not of {model_class.__name__}. {how}")
+    unknown = sorted(known.args.keys() - inspect.signature(model_class).parameters.keys())
     if unknown:
         raise WeightsError(
             f'{known.source}: {name} was built with the argument "{unknown[0]}", which it lacks here. '
@@ -92,61 +99,37 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
 
 
 def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: Path) -> None:
-    """Warn of arguments that are not those that a checkpoint was trained with.
+    """Warn if arguments differ from those that a checkpoint was trained with.
 
-    Many of them have no weights, so that a checkpoint fits but computes something else: frames of the
-    spectrogram, heads of a transformer. Released files, and others of which nothing is known, are not judged.
+    Many arguments have no weights, such as the frames of the spectrogram or the heads of a transformer, so a
+    checkpoint fits but computes something else. Released files, and those without a description, are skipped.
 
     Args:
-        model_class: what is built, for its defaults.
+        model_class: class that is built, for its defaults.
         given: those of its arguments that decide what the weights of this file compute.
-        file: of weights.
+        file: checkpoint.
 
     Raises:
-        WeightsError: the file, or its description, cannot be read.
+        WeightsError: the file or its description cannot be read.
     """
     known = None if released_hashes([file]) else built_from(file)
     if known is None:
         return
     defaults = inspect.signature(model_class).parameters
     trained = {name: known.args.get(name, defaults[name].default) for name in given}
-    different = [name for name in given if _plain(given[name]) != _plain(trained[name])]
+    different = [name for name in given if _as_json(given[name]) != _as_json(trained[name])]
     if different:
-        differences = "; ".join(f"{name} is {given[name]!r}, but was {trained[name]!r}" for name in different)
         logger.warning(
             "%s was trained with other arguments: %s. Give %s (in a protocol, under Model.args), unless you "
             "mean to change that.",
             file,
-            differences,
+            "; ".join(f"{name} is {given[name]!r}, but was {trained[name]!r}" for name in different),
             ", ".join(f"{name}={trained[name]!r}" for name in different),
         )
 
 
-def _plain(value: Any) -> Any:
-    """Make a list of a tuple, since JSON has lists only."""
+def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _how_to_build(known: BuiltFrom, file: Path) -> str:
-    """Say what to call to get the model of a checkpoint."""
-    module, _, name = known.path.rpartition(".")
-    arguments = [f"{key}={value!r}" for key, value in known.args.items()]
-    if module.partition(".")[0] == __name__.partition(".")[0]:
-        call = f"{name}({', '.join([*arguments, f'pretrained={str(file)!r}'])}).eval()"
-        return f"Build that: from {module} import {name}; model = {call}"
-    return (
-        f"Build that, {name}({', '.join(arguments)}) of {module}, and load the file with read_state_dict and "
-        "load_weights of model.weights.loading."
-    )
-
-
-def _described_in(file: Path) -> Any:
-    """Read the description in the file itself, unchecked; return None if it has none."""
-    entries = read_entries(file, mapped=True)
-    if not isinstance(entries, Mapping):
-        return None
-    described = getattr(entries, _BUILT_FROM, None)
-    return entries.get(_BUILT_FROM) if described is None else described
 
 
 def _parsed(content: Any, source: Path) -> BuiltFrom:
@@ -156,6 +139,6 @@ def _parsed(content: Any, source: Path) -> BuiltFrom:
             kept = {key: value for key, value in args.items() if key not in NOT_OF_THE_NETWORK}
             return BuiltFrom(path, kept, source)
     raise WeightsError(
-        f'{source}: does not say which model was trained: "class" and "args" are expected, and not '
+        f'{source}: does not say which model was trained; expected "class" and "args", got '
         f"{str(content)[:80]!r}."
     )

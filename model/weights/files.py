@@ -1,6 +1,5 @@
-"""Files of weights: what kind they are, and the tensors in them."""
+"""Reading files of weights: their kinds, and the tensors in them."""
 
-import hashlib
 import logging
 import re
 import warnings
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..file_kinds import is_safetensors, name_other_kind
+from .fetch import hash_of
 from .releases import WeightsError
 from .run_folders import is_before_training
 
@@ -33,28 +33,30 @@ KNOWN_ARCHIVES = frozenset(
         "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",  # ViT-L-14-336px.pt
     }
 )
-"""sha256 of the TorchScript archives whose code is known: those of CLIP that OpenAI publishes."""
+"""sha256 of OpenAI's published TorchScript archives of CLIP, the only ones whose code is run."""
 
 _HOLDERS = ("model", "state_dict", "model_state_dict", "module", "network", "net", "weights", "params")
-"""Entries of a training checkpoint that hold the weights, or a dictionary in which one of these does."""
-_DEEPEST = 4  # such dictionaries inside each other
+"""Keys under which training checkpoints hold the weights, possibly nested."""
+_DEEPEST = 4  # levels of nesting
 _FROZEN = "frozen_weights"  # entry of a run's state: sha256 of the file of that name beside it
-_SHOWN = 5  # names that a message spells out
+_SHOWN = 5  # names in a message
 
 
 def read_state_dict(path: str | Path) -> StateDict:
     """Read the tensors of a file onto the CPU.
 
-    Understood are safetensors; pickles of a state dict, or of a training checkpoint that holds one in
-    dictionaries called "model", "state_dict", "model_state_dict" and the like, which are read without running
-    code of theirs (`weights_only`); and the TorchScript archives of `KNOWN_ARCHIVES`. Any other such archive
-    is refused: loading one runs its code, which can write files. The state of a run is read with the file of
-    frozen weights beside it. Names are those of the file; `load_weights` takes off what wrappers added. The
-    checkpoint of a run's epoch 0, of which nothing was learned, is read with a warning.
+    Supported are safetensors, pickles of `torch.save`, and the TorchScript archives of `KNOWN_ARCHIVES`.
+    Pickles are read without running their code (`weights_only`); they hold a state dict, or a training
+    checkpoint with one under "model", "state_dict", "model_state_dict" or the like. Other TorchScript
+    archives are refused, because loading one runs its code. The file of frozen weights beside the state of a
+    run completes it. The checkpoint of epoch 0, before any training, causes a warning.
+
+    Returns:
+        Tensors by their names in the file; `load_weights` removes prefixes of wrappers.
 
     Raises:
-        WeightsError: the file is missing, not of these kinds, or holds something else than tensors; or the
-            frozen weights that a state goes with are not beside it.
+        WeightsError: the file is missing, of another kind, or holds no state dict; or the frozen weights of
+            a run's state are not beside it.
     """
     path = Path(path)
     if is_before_training(path):
@@ -62,19 +64,19 @@ def read_state_dict(path: str | Path) -> StateDict:
     entries = read_entries(path)
     state = _find_state_dict(entries)
     if state is None:
-        raise WeightsError(f"{path}: {_what_is_there(entries)}")
+        raise WeightsError(f"{path}: {_describe(entries)}")
     return {**_read_frozen(path, entries), **state}
 
 
 def read_entries(path: Path, *, mapped: bool = False) -> Any:
-    """Read what a file of weights holds, on the CPU, whatever it is called.
+    """Read the content of a file of weights onto the CPU, of a checkpoint with all its entries.
 
     Args:
         path: the file.
-        mapped: map the tensors into memory, where the format can, instead of reading them.
+        mapped: map tensors into memory instead of reading them, where the format allows it.
 
     Raises:
-        WeightsError: the file is missing, or of another kind; the message says of which, and what to do.
+        WeightsError: the file is missing or of another kind; the message says which, and what to do.
     """
     if not path.is_file():
         gone = f", but a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
@@ -92,7 +94,7 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
 
 
 def _find_state_dict(entries: Any, *, deepest: int = _DEEPEST) -> Mapping[str, Tensor] | None:
-    """Find the state dict in dictionaries that hold it; None if there is none."""
+    """Return the state dict in a (nested) checkpoint, or None."""
     if not isinstance(entries, Mapping) or not entries:
         return None
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()):
@@ -102,13 +104,13 @@ def _find_state_dict(entries: Any, *, deepest: int = _DEEPEST) -> Mapping[str, T
     return next((state for state in found if state is not None), None)
 
 
-def _what_is_there(entries: Any) -> str:
-    """Say what a file holds in place of a state dict."""
+def _describe(entries: Any) -> str:
+    """Describe content that is not a state dict: the end of a sentence "FILE: ..."."""
     if not isinstance(entries, Mapping) or not entries:
         return f"holds no state dict, but {'an empty' if entries == {} else 'a'} {type(entries).__name__}."
-    strangers = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
-    listed = ", ".join(strangers[:_SHOWN]) + (", ..." if len(strangers) > _SHOWN else "")
-    if len(strangers) < len(entries):
+    others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
+    listed = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+    if len(others) < len(entries):
         return f"not a state dict; not tensors: {listed}."
     return (
         f"holds no state dict where one is looked for ({', '.join(_HOLDERS)}), but {listed}. If one of these "
@@ -128,10 +130,10 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Tell TorchScript archives by the folder `code/`, which pickles of `torch.save` lack.
+    """Return whether a file is a TorchScript archive, which has a folder `code/` unlike one of `torch.save`.
 
     Raises:
-        WeightsError: a damaged archive, or one that would become far larger, since torch compresses none.
+        WeightsError: the archive is damaged, or compressed, which torch's never are.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -146,14 +148,14 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_torchscript(path: Path) -> StateDict:
-    sha256 = _sha256(path)
+    sha256 = hash_of(path)
     if sha256 not in KNOWN_ARCHIVES:
         raise WeightsError(
-            f"{path}: a TorchScript archive, which is code, and none that is known (sha256 {sha256}). If you "
-            "trust it, make a file of weights of it: torch.save(torch.jit.load(path).state_dict(), new_path)."
+            f"{path}: a TorchScript archive, which is code, and not a known one (sha256 {sha256}). If you "
+            "trust it, save its weights alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
         )
     with warnings.catch_warnings():
-        # Deprecated, yet the only reader of the archives that are out there.
+        # Deprecated, but the only way to read the published archives.
         warnings.filterwarnings("ignore", message=".*torch.jit.load", category=DeprecationWarning)
         try:
             archive = torch.jit.load(path, map_location="cpu")
@@ -166,12 +168,12 @@ def _read_torchscript(path: Path) -> StateDict:
 def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # of any kind, where the file is of another
+    except Exception as error:  # any, if the file is not a pickle
         other = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
         asks = f" It asks for {other[1]}." if other else ""
         raise WeightsError(
             f"{path}: not a file of weights, or damaged, or with more than tensors in it, whose code is not "
-            f"run.{asks} If you trust it, make a file of its weights alone: "
+            f"run.{asks} If you trust it, save its weights alone: "
             "torch.save(torch.load(path, weights_only=False)[...], new_path)."
         ) from error
 
@@ -186,7 +188,7 @@ def _read_frozen(path: Path, state: Any) -> StateDict:
         raise WeightsError(
             f"{path}: a state of a run, whose frozen weights are in {beside.name}. That is {other}"
         )
-    if not beside.is_file() or _sha256(beside) != sha256:
+    if not beside.is_file() or hash_of(beside) != sha256:
         raise WeightsError(
             f"{path}: a state of a run, whose frozen weights are in {beside.name} beside it; that file is "
             f"{'damaged or of another run' if beside.is_file() else 'missing'}. Put it back, or name one of "
@@ -194,11 +196,3 @@ def _read_frozen(path: Path, state: Any) -> StateDict:
         )
     frozen: StateDict = _read_pickle(beside)
     return frozen
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Models in the layout of the Hugging Face hub: weights beside a config, in a folder or fetched."""
+"""Models in the layout of the Hugging Face hub: weights and a config, in a local folder or on the hub."""
 
 import json
 import re
@@ -37,15 +37,15 @@ class HubLayout(
     tags=["audio", "zero-shot", "clip"],
     model_card_template=_CARD,
 ):
-    """Adds `save_pretrained`, `push_to_hub`, and what `from_pretrained` needs to a network.
+    """Mixin that gives a network `save_pretrained`, `push_to_hub` and `from_pretrained`.
 
-    The config is the constructor's arguments, without those that name other files of weights.
+    The config has the constructor's arguments, without those that name files of weights.
     """
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **others: Any
     ) -> str | None:
-        """Write weights, config and a card to a folder, which is made; see `ModelHubMixin` for the rest."""
+        """Write weights, config and a model card to a folder, created if missing; see `ModelHubMixin`."""
         given = cast(dict[str, Any], self._hub_mixin_config or {}) if config is None else config
         kept = {name: value for name, value in given.items() if name not in NOT_OF_THE_NETWORK}
         return super().save_pretrained(save_directory, config=kept, **others)
@@ -59,26 +59,26 @@ class HubLayout(
         """Build a network from a folder in this layout, or from a repository `owner/name` of the hub.
 
         Args:
-            source: the folder, or the repository's name.
-            arguments: constructor arguments that are to be others than the config says; and `revision`,
-                `token`, `cache_dir`, `local_files_only`, as huggingface_hub takes them.
+            source: path of the folder, or name of the repository.
+            arguments: constructor arguments that override those of the config; also `revision`, `token`,
+                `cache_dir` and `local_files_only` of huggingface_hub.
 
         Raises:
-            WeightsError: it is not there, cannot be fetched, or does not fit.
+            WeightsError: the model does not exist, cannot be fetched, or does not fit.
         """
         try:
             return super().from_pretrained(source, **arguments)
         except LocalEntryNotFoundError as error:
             raise WeightsError(
                 f"{source}: no folder here, and not in the cache of the Hugging Face hub, which cannot be "
-                f"reached ({error}). Where there is a network, fetch {CONFIG} and {WEIGHTS}, and name their "
-                "folder."
+                f"reached ({error}). Fetch {CONFIG} and {WEIGHTS} on a machine with a network, and name "
+                "their folder."
             ) from None
         except json.JSONDecodeError as error:
             raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from None
         except (HfHubHTTPError, OSError) as error:
             raise WeightsError(
-                f"{source}: no folder here, and not to be had from the Hugging Face hub: {error}"
+                f"{source}: no folder here, and cannot be fetched from the Hugging Face hub: {error}"
             ) from None
 
     @classmethod
@@ -95,9 +95,9 @@ class HubLayout(
 
 
 def is_hub_layout(source: str | Path) -> bool:
-    """Return whether a source of weights is a folder in this layout, or looks like a repository `owner/name`.
+    """Return whether a source of weights is a folder in this layout or looks like a repository `owner/name`.
 
-    What would lie in a folder that is here, or where this project puts its own files, is no repository.
+    A path whose parent folder exists, or is one of this project's own, does not name a repository.
     """
     path = Path(source).expanduser()
     if path.exists():

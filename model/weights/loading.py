@@ -1,11 +1,11 @@
-"""Weights into modules: compare, load; nothing missing or left over in silence. Files: weight_files.py."""
+"""Weights into modules: every entry that is missing, unexpected or misshapen is an error unless allowed."""
 
 import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,28 +16,27 @@ __all__ = ["LoadReport", "MisfitError", "load_weights", "read_state_dict", "rena
 
 logger = logging.getLogger(__name__)
 
-_IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of CLIP archives
-_NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # a missing one keeps its right value
-_TORCH_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # around any module
+_IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives of CLIP
+_NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # right without the file, too
+_TORCH_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of any submodule
 _OUTER_WRAPPERS = ("module", "model", "net", "network", "_forward_module", *_TORCH_WRAPPERS)
-"""Around parallel, averaged or Lightning models, among others."""
+"""Of whole models, by data parallelism, averaging or Lightning, for instance."""
 _ADDED_BY_WRAPPERS = {"n_averaged"}  # by AveragedModel
-_SHOWN = 5  # names that a report spells out of each kind
+_SHOWN = 5  # names of each kind in a report
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """How a file's entries and a module's compare."""
+class LoadReport(NamedTuple):
+    """Comparison of the entries of a file and of a module."""
 
     source: str
     loaded: tuple[str, ...]
-    """Entries found in both, with one shape."""
-    missing: tuple[str, ...]
-    """Entries of the module that the file lacks."""
-    unexpected: tuple[str, ...]
-    """Entries of the file that the module lacks."""
-    misshapen: tuple[str, ...]
-    """Entries of both with different shapes, both shapes spelt out."""
+    """Entries of both, with equal shapes."""
+    missing: tuple[str, ...] = ()
+    """Entries of the module only."""
+    unexpected: tuple[str, ...] = ()
+    """Entries of the file only."""
+    misshapen: tuple[str, ...] = ()
+    """Entries of both with different shapes, followed by the two shapes."""
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing) + len(self.misshapen)
@@ -51,7 +50,7 @@ class LoadReport:
 
 
 class MisfitError(WeightsError):
-    """Weights of another model; `gaps` names every entry that does not fit, the message the first few."""
+    """Weights of another model: `gaps` lists all entries that do not fit, the message the first few."""
 
     def __init__(self, message: str, gaps: LoadReport) -> None:
         super().__init__(message)
@@ -66,77 +65,72 @@ def load_weights(
     allow_missing: Iterable[str] = (),
     allow_unexpected: Iterable[str] = (),
 ) -> LoadReport:
-    """Copy a state dict into a module, cast to the module's types; all that fits, or nothing.
+    """Copy a state dict into a module, cast to the module's dtypes; load either all that fits or nothing.
 
     Args:
         module: filled in place.
-        state: tensors by name; names with prefixes of wrappers fit, too (see `rename_to_fit`).
-        source: where they are from, for messages.
-        allow_missing: regular expressions, each for full names: entries of the module that may keep their
-            values, because the file lacks them or has them in another shape.
-        allow_unexpected: likewise, entries of the file that the module may lack. The numbers that CLIP
-            archives carry (`input_resolution`, `context_length`, `vocab_size`) always may.
+        state: tensors by name, with or without prefixes of wrappers (see `rename_to_fit`).
+        source: origin of the tensors, for messages.
+        allow_missing: regular expressions for whole names of module entries that may keep their values if
+            the file lacks them or has them in another shape.
+        allow_unexpected: the same for entries of the file that the module may lack. The numbers in CLIP
+            archives (`input_resolution`, `context_length`, `vocab_size`) are always allowed.
 
     Returns:
-        What was loaded and what not, every name of it.
+        All entries that were loaded, missing, unexpected or misshapen.
 
     Raises:
-        WeightsError: a gap that was not allowed; the module is as before.
+        WeightsError: a gap is not allowed; the module is unchanged.
     """
     target = module.state_dict()
-    renamed = rename_to_fit(state, target, source=source)
-    given = {name: tensor for name, tensor in renamed.items() if name in target or name not in _IGNORED}
-    fitting = {name for name in given if name in target and given[name].shape == target[name].shape}
-    missing = [name for name in target if name not in given]
-    unexpected = [name for name in given if name not in target]
+    given = rename_to_fit(state, target, source=source)
+    for name in _IGNORED:
+        if name not in target:
+            given.pop(name, None)
     misshapen = {
         name: f"{name} {list(given[name].shape)} for {list(target[name].shape)}"
-        for name in given
-        if name in target and name not in fitting
+        for name in target
+        if name in given and given[name].shape != target[name].shape
     }
+    fitting = {name: given[name] for name in target if name in given and name not in misshapen}
+    missing = [name for name in target if name not in given]
+    unexpected = [name for name in given if name not in target]
     report = LoadReport(
-        str(source), tuple(sorted(fitting)), tuple(missing), tuple(unexpected), tuple(misshapen.values())
+        str(source), tuple(fitting), tuple(missing), tuple(unexpected), tuple(misshapen.values())
     )
-    gaps = LoadReport(
-        str(source),
-        report.loaded,
+    gaps = report._replace(
         missing=tuple(_unmatched(missing, (*allow_missing, _NOTHING_LEARNED))),
         unexpected=tuple(_unmatched(unexpected, allow_unexpected)),
         misshapen=tuple(misshapen[name] for name in _unmatched(misshapen, allow_missing)),
     )
     if gaps.missing or gaps.unexpected or gaps.misshapen:
         raise MisfitError(f"Weights do not fit {type(module).__name__}. {gaps}", gaps)
-    damaged = [
-        name
-        for name in sorted(fitting)
-        if given[name].is_floating_point()
-        and not given[name].float().isfinite().all()  # float8 has no isfinite
-    ]
+    damaged = [name for name, tensor in fitting.items() if not _is_finite(tensor)]
     if damaged:
         logger.warning(
             "%s: %d tensors have NaN or infinite values, such as %s; so will the embeddings.",
             source, len(damaged), damaged[0],
         )  # fmt: skip
     if report.misshapen:
-        logger.warning("%s: not taken, as allowed: %s.", source, "; ".join(report.misshapen))
-    module.load_state_dict({name: given[name] for name in fitting}, strict=False)
+        logger.warning("%s: not loaded, as allowed: %s.", source, "; ".join(report.misshapen))
+    module.load_state_dict(fitting, strict=False)
     return report
 
 
 def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source: str | Path) -> StateDict:
-    """Take off the prefixes that wrappers added to the names of a module, as far as they do not fit.
+    """Remove the prefixes that wrappers added to the names of a module.
 
-    Names that fit stay, even if they look like those of a wrapper. Otherwise `module.`, `model.`,
-    `_orig_mod.` and the like are taken off the names that begin with them, until most names fit; then, name
-    by name, `_orig_mod.` anywhere, and `module.` of a single tower, as in `audio.module.conv1.weight`.
+    Names that the module has stay as they are. From the others, `module.`, `model.`, `_orig_mod.` and the
+    like are removed at the beginning until most names fit; then `_orig_mod.` anywhere, and `module.` of a
+    single tower as in `audio.module.conv1.weight`.
 
     Args:
         state: tensors by name.
-        known: names that the module has.
-        source: where the state is from, for messages.
+        known: names of the module's entries.
+        source: origin of the tensors, for messages.
 
     Raises:
-        WeightsError: two entries would have one name.
+        WeightsError: two entries would get the same name.
     """
     own = {name: name for name in state if name in known or name not in _ADDED_BY_WRAPPERS}
     candidates = list(_without_outer_wrappers(own, known))
@@ -151,7 +145,7 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
 
 
 def _without_outer_wrappers(names: dict[str, str], known: Collection[str]) -> Iterator[dict[str, str]]:
-    """Yield the names that fit with 0, 1, 2 ... prefixes of wrappers taken off, where names have them."""
+    """Yield the names, by original name, without 0, 1, 2 ... prefixes of outer wrappers."""
     while True:
         yield {original: _without_inner_wrappers(name, known) for original, name in names.items()}
         wrappers = Counter(name.partition(".")[0] for name in names.values() if "." in name)
@@ -162,7 +156,7 @@ def _without_outer_wrappers(names: dict[str, str], known: Collection[str]) -> It
 
 
 def _without_inner_wrappers(name: str, known: Collection[str]) -> str:
-    """Take off what is not at the beginning, unless the module has the name as it is."""
+    """Remove wrappers inside a name, unless the module has the name."""
     if name in known:
         return name
     plain = ".".join(part for part in name.split(".") if part not in _TORCH_WRAPPERS)
@@ -172,3 +166,7 @@ def _without_inner_wrappers(name: str, known: Collection[str]) -> str:
 def _unmatched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     compiled = [re.compile(pattern) for pattern in patterns]
     return [name for name in names if not any(pattern.fullmatch(name) for pattern in compiled)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())  # float8 lacks isfinite

@@ -1,11 +1,11 @@
-"""The best weights of a folder of runs, so that they are found without naming a file.
+"""The best weights in a folder of runs, for a user who names the folder instead of a file.
 
-The folder is relative to the working directory, as any path; it does not follow `Setup.saved_models_path`.
+Like any path, the folder is relative to the working directory; `Setup.saved_models_path` does not matter.
 
 ```text
-results/AudioSet-1-Audio/                 what is named
+results/AudioSet-1-Audio/                 the folder that is named
     20260504-101112_seed-1/               the newest finished run that kept weights
-        result.json                       says which of its checkpoints is best
+        result.json                       names its best checkpoints
         checkpoints/best_map_epoch-29_0.3514.pt
 ```
 """
@@ -21,16 +21,16 @@ _REMOVE = "Remove that run, or name a file."
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """Return the best checkpoint of a run: of the newest finished one that kept weights.
+    """Return the best checkpoint of the newest finished run that kept weights.
 
-    The best is that by the first metric that the run kept checkpoints by. If it kept none, the state after
-    the last epoch is returned.
+    The first metric for which the run kept checkpoints decides. If it kept none, this is the state after the
+    last epoch.
 
     Args:
-        folder: of a run or of its checkpoints, of a sweep, or of all runs of a protocol.
+        folder: of a run, of its checkpoints, of a sweep, or of all runs of a protocol.
 
     Raises:
-        ValueError: no run has finished there, it has no checkpoint, or its `result.json` is none.
+        ValueError: no run in it has finished, the run has no checkpoint, or its `result.json` is not valid.
     """
     folder = folder.parent if folder.name == "checkpoints" else folder
     if (folder / _RESULT).is_file():
@@ -41,20 +41,20 @@ def best_checkpoint(folder: Path) -> Path:
         kept = sorted(folder.rglob("checkpoints/best_*.pt"), key=lambda path: path.stat().st_mtime)
         such = f", such as {kept[-1]}" if kept else ""
         raise ValueError(
-            f"{folder}: no run in this folder has finished, as its {_RESULT} would show. Carry out the "
-            f"protocol that these weights are to come from first, or name a file{such}."
+            f"{folder}: no run in this folder has finished; a finished one has a {_RESULT}. Run the protocol "
+            f"that these weights should come from first, or name a file{such}."
         )
     trained = [run for run in map(_read, results) if run.names]
     if not trained:
         raise ValueError(
-            f"{folder}: what has finished in this folder was evaluated only, and kept no weights. Carry out "
-            "the protocol with its epochs, or name a file."
+            f"{folder}: the finished runs in this folder only evaluated, and kept no weights. Run the "
+            "protocol with its epochs, or name a file."
         )
     newest = max(trained, key=lambda run: run.finished)
     checkpoints = newest.folder / "checkpoints"
-    # A name, never a path: a result may come from elsewhere.
-    there = [checkpoints / Path(name).name for name in newest.names]
-    found = next((path for path in there if path.is_file()), None)
+    # Names only, never paths: a result may come from elsewhere.
+    paths = [checkpoints / Path(name).name for name in newest.names]
+    found = next((path for path in paths if path.is_file()), None)
     if found is None:
         raise ValueError(
             f"{checkpoints}: the run that finished {newest.finished} has none of the checkpoints that its "
@@ -64,12 +64,12 @@ def best_checkpoint(folder: Path) -> Path:
 
 
 def is_before_training(file: Path) -> bool:
-    """Return whether a checkpoint is, by its name, that of epoch 0: the weights that a run began with."""
+    """Return whether a checkpoint's name says epoch 0: the weights with which a run began."""
     return _BEFORE_TRAINING.fullmatch(file.resolve().name) is not None
 
 
 class _Run(NamedTuple):
-    """When a run finished, in which folder, and the names of its checkpoints, the best first."""
+    """A finished run: its time, its folder, and the names of its checkpoints, the best first."""
 
     finished: str
     folder: Path
@@ -83,12 +83,6 @@ def _read(result: Path) -> _Run:
         raise ValueError(f"{result} is not the result of a run: {error}. {_REMOVE}") from None
     if not isinstance(record, dict) or not isinstance(record.get("finished"), str):
         raise ValueError(f"{result} is not the result of a run: it does not say when it finished. {_REMOVE}")
-    best, last = record.get("best"), record.get("checkpoint")
-    names = (
-        [entry.get("checkpoint") for entry in best if isinstance(entry, dict)]
-        if isinstance(best, list)
-        else []
-    )
-    if isinstance(last, dict):
-        names.append(last.get("name"))
+    entries = [*(record.get("best") or []), {"checkpoint": (record.get("checkpoint") or {}).get("name")}]
+    names = [entry.get("checkpoint") for entry in entries]
     return _Run(record["finished"], result.parent, [name for name in names if isinstance(name, str) and name])

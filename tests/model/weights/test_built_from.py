@@ -177,7 +177,7 @@ def test_of_a_class_from_elsewhere_the_message_says_where_it_is(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", r"protocol\.json: not the protocol of a run \(.*Mend or remove it"),
+        ("{", r"protocol\.json: not the protocol of a run \(.*Repair or remove it"),
         ("[]", r"protocol\.json: does not say which model was trained"),
         ('{"Model": {"class": 3}}', r"protocol\.json: does not say which model was trained"),
         (

@@ -55,7 +55,7 @@ def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
 
 def test_of_evaluations_alone_there_are_no_weights(tmp_path: Path) -> None:
     run(tmp_path / "e", finished="2026-04-01T00:00:00+00:00", best=[])
-    with pytest.raises(WeightsError, match=r"evaluated only, and kept no weights\. Carry out"):
+    with pytest.raises(WeightsError, match=r"only evaluated, and kept no weights\. Run"):
         find_weights(tmp_path)
 
 
