@@ -1,4 +1,4 @@
-"""What models are trained for: the research code behind a protocol's `Task` section."""
+"""What models are trained for: the classes of a protocol's `Task` section."""
 
 from utils.tasks.classification import Classification
 from utils.tasks.contrastive import AudioTextContrastive

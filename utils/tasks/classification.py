@@ -1,4 +1,4 @@
-"""Supervised classification: a network with one output for each class."""
+"""Supervised classification: a network with one output per class."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, c
 
 
 class Classification(ShowsAudio):
-    """Cross-entropy over the classes, or, for samples with several labels, binary cross-entropy of each.
+    """Cross-entropy over the classes, or binary cross-entropy per class for samples with several labels.
 
-    A model is called with audio `[B, C, T]` and returns `[B, classes]`. The wavelet-norm penalty of an
-    `ESResNeXt` is added to the loss. Samples without audio are left out of it, and a batch of
-    such has the gradient 0; in evaluation all their scores are those of the logit 0.
+    The model maps audio `[B, C, T]` to logits `[B, classes]`. The wavelet-norm penalty of an `ESResNeXt` is
+    added to the loss. Samples without audio do not count in the loss, and a batch of them has the gradient 0;
+    in evaluation they get the scores of the logit 0.
 
     Args:
         multilabel: whether samples carry several labels; scores are then independent.
@@ -42,7 +42,7 @@ class Classification(ShowsAudio):
         self._classes = Classes([])
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
-        """Check that the model has one output for each class, and the units of the audio."""
+        """Check that the model has one output per class, and the units of the audio."""
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
         self.multilabel = self._multilabel
@@ -63,22 +63,23 @@ class Classification(ShowsAudio):
         test: Any,
         train_is_scored: bool = True,  # noqa: ARG002
     ) -> Iterator[Finding]:
-        """Find samples without a label, or with several, and a rate that weights do not expect."""
+        """Find samples without a label or with several, and a sample rate that the weights do not expect."""
         yield from check_rate(test)
         yield from check_samples(train, test, self._check_sample)
 
-    def _check_sample(self, sample: Listing, scored: bool) -> Iterator[Finding]:
-        del scored  # the loss needs the same targets
+    def _check_sample(self, sample: Listing, scored: bool) -> Iterator[Finding]:  # noqa: ARG002
         remedy = "set Task.args.multilabel to true"
         for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):
-            # Where there can be several there can be none: the sample counts against every class.
+            # With several labels allowed, none is allowed too: the sample counts against every class.
             yield replace(finding, severity="warning") if self._multilabel else finding
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the loss, the scores and the targets."""
         audio = values_of(batch.audio)
-        if audio is None:
-            return self._nothing(model)
+        if audio is None:  # nothing to learn from: the gradient is 0
+            parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+            nothing = self._score(parameter.new_zeros(0, len(self._classes)), [])
+            return nothing._replace(loss=0.0 * parameter.sum())
         logits, penalty = _forward(model, audio)
         heard = rows_of(batch.audio, len(audio)).tolist()
         output = self._score(logits, [batch.labels[row] for row in heard])
@@ -100,12 +101,6 @@ class Classification(ShowsAudio):
                 logits[rows_of(batch.audio, len(logits)).to(logits.device)] = found
         return self._score(logits, batch.labels)
 
-    def _nothing(self, model: nn.Module) -> StepOutput:
-        """The output for a batch in which no sample has audio: the gradient is 0."""
-        parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
-        scores = parameter.new_zeros(0, len(self._classes))
-        return self._score(scores, [])._replace(loss=0.0 * parameter.sum())
-
     def _score(self, logits: Tensor, labels: list[list[str]]) -> StepOutput:
         targets = self._classes.targets(labels, multilabel=self._multilabel, device=logits.device)
         return StepOutput(logits.sigmoid() if self._multilabel else logits.softmax(dim=-1), targets)
@@ -113,6 +108,6 @@ class Classification(ShowsAudio):
 
 def _forward(model: nn.Module, audio: Tensor) -> tuple[Tensor, Tensor | float]:
     if isinstance(model, ESResNeXt):
-        # The units were looked at before the run; a quiet batch is no mistake.
+        # The units were checked before the run; a quiet batch is no mistake.
         return model.forward_with_penalty(audio, check_units=False)
     return model(audio), 0.0

@@ -1,6 +1,6 @@
-"""How tasks show a clip, and what an audio tower has learned: to listen to, and as pictures."""
+"""Show a clip and the learned wavelets of an audio tower, as sound and as pictures."""
 
-# ruff: noqa: PLC0415 (matplotlib takes a second to import, which a run without reports need not pay)
+# ruff: noqa: PLC0415 (matplotlib takes a second to import, and a run without reports does not need it)
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_SECONDS = 10.0
-"""Of a longer clip the beginning is shown."""
+"""Shown of a clip, from its beginning."""
 _BLUE, _GREY = "#0072B2", "#999999"
 _COLOURS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_DYNAMICS_DB = 80.0  # below the loudest: what is quieter is black
-_BLOCK = 2**14  # samples encoded at a time: libsndfile's Vorbis encoder keeps all of a block on its stack
+_DYNAMICS_DB = 80.0  # below the loudest value; anything quieter is black
+_BLOCK = 2**14  # samples encoded at a time: libsndfile's Vorbis encoder keeps a block on its stack
 
 
 class Portraits:
-    """Shows clips and wavelets; a task makes one when it is prepared, from the weights as they are then.
+    """Pictures of clips and wavelets; remembers the wavelets of the tower that it is given as initial ones.
 
     Args:
-        tower: the audio tower; None: there is none to be shown, and spectrograms are those of a Fourier
-            transform.
+        tower: the audio tower; without one, spectrograms come from a Fourier transform.
         sample_rate: of the clips, Hz.
     """
 
@@ -50,15 +49,13 @@ class Portraits:
 
     @classmethod
     def of(cls, tower: nn.Module | None, dataset: Any) -> Portraits:
-        """Look at the tower, if it is an `ESResNeXt`, and at the rate of the data set."""
+        """Use the tower, if it is an `ESResNeXt`, and the sample rate of the data set."""
         rate = int(getattr(dataset, "sample_rate", SAMPLE_RATE))
         return cls(tower if isinstance(tower, ESResNeXt) else None, sample_rate=rate)
 
     def sample(self, audio: Any) -> Sequence[Exhibit]:
-        """Show the one clip of a batch `[1, C, T]` in 16-bit units; nothing if it has no sound."""
-        if isinstance(audio, PartialBatch):
-            audio = audio.values
-        if isinstance(audio, PaddedBatch):
+        """Show the only clip of a batch `[1, C, T]` in 16-bit units; nothing if it has no sound."""
+        while isinstance(audio, PartialBatch | PaddedBatch):
             audio = audio.values
         if audio is None:
             return ()
@@ -69,21 +66,15 @@ class Portraits:
         )
 
     def wavelets(self) -> Sequence[Exhibit]:
-        """Show the filters as they are beside what they were; nothing without learned ones."""
+        """Show the current filters beside the initial ones; nothing without learned filters."""
         if self._tower is None or self._tower.fbsp is None:
             return ()
         what = "Frequency responses of some filters; frequency, bandwidth and order of all; now and initially"
-        return (
-            Exhibit(
-                what=what,
-                media_type="image/png",
-                content=_png(self._wavelet_figure()),
-                explanation=self._wavelet_words(),
-            ),
-        )
+        content, explanation = _png(self._wavelet_figure()), self._explanation()
+        return (Exhibit(what=what, media_type="image/png", content=content, explanation=explanation),)
 
     def decibels(self, clip: Tensor) -> NDArray[np.float32]:
-        """Power of a clip `[C, T]` in dB, frequency by frame, `[K, N]`: what the backbone sees, low first."""
+        """Return the power of a clip `[C, T]` in dB as the backbone sees it: `[K, N]`, low first."""
         if self._tower is None:
             window = torch.hann_window(1024, device=clip.device)
             spectrum = torch.stft(clip[0] / 32768, 1024, 512, window=window, return_complex=True)
@@ -98,7 +89,7 @@ class Portraits:
         figure = _figure(7.2, 3.4)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
         mono = clip[0].cpu().numpy() / 32768
-        # Of each pixel the lowest and the highest sample: half a million points would take seconds.
+        # Draw the lowest and highest sample of each pixel: half a million points would take seconds.
         columns = np.array_split(mono, min(1200, len(mono)))
         times = np.linspace(0, seconds, len(columns))
         upper.fill_between(times, [c.min() for c in columns], [c.max() for c in columns], color=_BLUE, lw=0.4)
@@ -124,7 +115,7 @@ class Portraits:
         return _png(figure)
 
     def responses(self, bank: Tensor, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Say how strongly filters respond to a tone of each frequency, the window of the frames included.
+        """Compute how strongly filters respond to a tone of each frequency, the frames' window included.
 
         Args:
             bank: `[2, K, taps]`, real and imaginary parts.
@@ -138,7 +129,7 @@ class Portraits:
         left = (bank.shape[2] - len(window)) // 2
         real, imaginary = bank[:, rows, left : left + len(window)].double() * window
         points = 8 * bank.shape[2]
-        # A filter is the conjugate of the tone that it responds to.
+        # A filter is the conjugate of the tone it responds to.
         amplitudes = torch.fft.fft(torch.complex(real, -imaginary), n=points).abs()[:, : points // 2 + 1]
         amplitudes /= window.sum() * self._initial_bank.double().square().sum(dim=0).mean().sqrt()
         frequencies = np.arange(points // 2 + 1) * self._rate / points
@@ -152,19 +143,19 @@ class Portraits:
         )
         return moved
 
-    def _wavelet_words(self) -> str:
+    def _explanation(self) -> str:
         assert self._tower is not None
         moved = self._shifts_hz().abs()
         bandwidth = (_value(self._tower, "fb") / self._initial["fb"] - 1).abs()
         return (
             f"The audio tower hears through a bank of {len(moved)} filters, each tuned to a frequency, and "
             "training adjusts them. Above: how strongly some of them respond to a tone of each frequency, "
-            "now (coloured) and before training (grey, dashed). A peak elsewhere means that the filter "
-            "listens to another frequency, a wider one that it takes in more of what surrounds it. Below: "
-            "the same for every filter, by its frequency. The centre frequencies have moved by "
-            f"{moved.mean():.3g} Hz on average, {moved.max():.3g} Hz at most; the bandwidths have changed by "
-            f"{100 * bandwidth.max():.2g} % at most. Where the curves coincide, training has left the "
-            "filters as they were."
+            "now (coloured) and before training (grey, dashed). A shifted peak means that the filter "
+            "responds to another frequency, a wider peak that it responds to more of the frequencies around "
+            "it. Below: the same for every filter, by frequency. The centre frequencies have moved by "
+            f"{moved.mean():.3g} Hz on average and {moved.max():.3g} Hz at most; the bandwidths have changed "
+            f"by {100 * bandwidth.max():.2g} % at most. Where the curves coincide, training has not changed "
+            "the filters."
         )
 
     def _wavelet_figure(self) -> Figure:
@@ -206,21 +197,21 @@ class Portraits:
 
 
 class ShowsAudio(Task):
-    """A task that shows what `portraits` does; it makes them anew when it is prepared."""
+    """A task that shows clips and wavelets; `prepare` sets its `portraits`."""
 
     portraits = Portraits()
 
     def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:  # noqa: ARG002
-        """Show a clip: to listen to, its waveform, and the spectrogram that the backbone sees."""
+        """Show a clip: its sound, its waveform, and the spectrogram that the backbone sees."""
         return self.portraits.sample(batch.audio)
 
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:  # noqa: ARG002
-        """Show the wavelets as they are beside what they were at first."""
+        """Show the current wavelets beside the initial ones."""
         return self.portraits.wavelets()
 
 
 def encoded(clip: Tensor, sample_rate: int) -> bytes:
-    """Encode a clip `[C, T]` in 16-bit units as Ogg Vorbis; what is beyond the range is cut off."""
+    """Encode a clip `[C, T]` in 16-bit units as Ogg Vorbis, clipped to that range."""
     import soundfile
 
     samples = (clip.float().cpu().numpy().T / 32768).clip(-1, 1)  # [T, C]

@@ -1,61 +1,155 @@
-"""Audio against text: the published fine-tuning, and zero-shot scores over the class names."""
+"""Audio against text: the published fine-tuning and zero-shot scores; and what contrastive tasks share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
-from model.losses import Positives, Reduction, label_ids_of, normalised, sample_weights
+from model.losses import (
+    Positives,
+    Reduction,
+    label_ids_of,
+    normalised,
+    sample_weights,
+    scaled_similarity,
+)
+from model.windows import WindowedEmbedding
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
-from utils.tasks.clips import embed_clips
-from utils.tasks.contrasting import audioclip_of, check_options, class_scores
-from utils.tasks.labels import (
-    SEVERAL,
-    Classes,
-    check_audio,
-    check_labels,
-    check_rate,
-    check_samples,
-    check_sound,
-)
+from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples
 from utils.tasks.prompts import Prompts
 
 
-class AudioTextContrastive(ShowsAudio, EmbeddingTask):
-    """Bring each clip's audio close to the text of its labels.
-
-    The loss is the contrastive one over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
-    penalty. In evaluation a clip's scores over the classes are `softmax(scale * cosine)` of its audio and
-    the class names; for a multilabel model, `sigmoid(cosine - 0.5)`. Evaluated without training this is
-    zero-shot classification.
-
-    While the text tower is frozen a text is encoded once in a run.
-
-    Args:
-        template: around the labels of a sample, `{}` stands for them; of several the embeddings are averaged.
-        positives: "diagonal": as published, equal labels in a batch are negatives of each other;
-            "same_label": they are all positives.
-        reduction: over pairs of modalities, "factorial" as published, or "mean": the same for one pair.
-        class_weights: weight of each class by name; a sample weighs the sum over its labels. None: all alike.
-        class_texts: what texts say of a class instead of its name, such as {"can opening": "opening a can"}.
-        window_samples: in evaluation, of a clip longer than this the embeddings of evenly spaced windows are
-            averaged, and clips may differ in length. None: every clip goes through the tower as a whole.
+class ContrastiveTask(ShowsAudio, EmbeddingTask):
+    """A task that compares embeddings and scores samples by the texts of the classes.
 
     Attributes:
         class_names: of the data set, in the order of the scores.
-        class_features: of the texts of the classes, normalised, float32 `[classes, D]`; of the evaluation
-            that was started last.
+        class_features: embeddings of the classes' texts in the latest evaluation, normalised, float32
+            `[classes, D]`.
     """
 
     gives_features = True
+
+    def __init__(
+        self, prompts: Prompts, *, positives: Positives, reduction: Reduction, window_samples: int | None
+    ) -> None:
+        for name, value, allowed in (
+            ("positives", positives, get_args(Positives)),
+            ("reduction", reduction, get_args(Reduction)),
+        ):
+            if value not in allowed:
+                raise ValueError(f'{name} is "{value}"; allowed: {", ".join(allowed)}.')
+        if window_samples is not None and window_samples < 1:
+            raise ValueError(f"window_samples is {window_samples}; a positive number, or null, is expected.")
+        self._prompts = prompts
+        self._positives: Positives = positives
+        self._reduction: Reduction = reduction
+        self._window_samples = window_samples
+        self.takes_unequal_lengths = window_samples is not None
+        self._classes = Classes([])
+        self.class_features = torch.empty(0)
+
+    def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
+        """Check the model and the data, and that every class name fits the text tower."""
+        audioclip = self.audioclip(model)
+        self.class_names = tuple(self._classes.names)
+        self.multilabel = audioclip.multilabel
+        self.portraits = Portraits.of(audioclip.audio, test)
+        check_audio(train)
+        check_audio(test)
+        self._prompts.check(audioclip, self.class_names)
+
+    def start_evaluation(self, model: nn.Module) -> None:
+        """Embed the texts of the classes."""
+        if self.class_names:
+            names = [[name] for name in self.class_names]
+            self.class_features = self._prompts.encode(self.audioclip(model), names)
+
+    def audioclip(self, model: nn.Module) -> AudioCLIP:
+        """Return the model; raise a ValueError if it is not an AudioCLIP."""
+        if not isinstance(model, AudioCLIP):
+            raise ValueError(
+                f"{type(self).__name__} needs an AudioCLIP model; Model.class is a {type(model).__name__}. "
+                "For a classifier use utils.tasks.Classification."
+            )
+        return model
+
+    def class_scores(self, model: AudioCLIP, features: Tensor) -> Tensor:
+        """Score samples over the classes.
+
+        Args:
+            model: supplies the temperature.
+            features: of the samples, normalised, `[B, D]`.
+
+        Returns:
+            `softmax(scale * cosine)`, or `sigmoid(cosine - 0.5)` for a multilabel model, `[B, classes]`.
+        """
+        if model.multilabel:
+            return torch.sigmoid(features @ self.class_features.T - 0.5)
+        logits = scaled_similarity(model.logit_scale_at, features, self.class_features)
+        assert logits is not None
+        return logits.softmax(dim=-1)
+
+    def embed_clips(self, model: AudioCLIP, audio: Tensor | PaddedBatch) -> Tensor:
+        """Embed clips in evaluation; average evenly spaced windows of clips longer than `window_samples`.
+
+        Args:
+            model: in eval mode.
+            audio: `[B, C, T]`, 16-bit units; a `PaddedBatch` if lengths differ.
+
+        Returns:
+            Normalised, float32 `[B, D]`.
+        """
+
+        def encode(clips: Tensor) -> Tensor:
+            # The units were checked before the run; a quiet batch is no mistake.
+            features: Tensor = model.audio(clips, check_units=False)
+            return features
+
+        values, lengths = audio if isinstance(audio, PaddedBatch) else (audio, None)
+        longest = values.shape[-1]
+        window = self._window_samples or longest
+        if lengths is None and longest <= window:
+            return normalised(encode(values))
+        embedding = WindowedEmbedding(encode, window=window, batch_size=len(values))
+        sizes = [longest] * len(values) if lengths is None else lengths.tolist()
+        for clip, length in zip(values, sizes, strict=True):
+            embedding.add(clip[:, :length])
+        return embedding.embeddings()
+
+
+class AudioTextContrastive(ContrastiveTask):
+    """Bring each clip's audio close to the text of its labels.
+
+    The loss is the contrastive one over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
+    penalty. In evaluation a clip's scores over the classes are `softmax(scale * cosine)` between its audio
+    and the class names; for a multilabel model, `sigmoid(cosine - 0.5)`. Without training this is zero-shot
+    classification.
+
+    While the text tower is frozen, each text is encoded once per run.
+
+    Args:
+        template: text around the labels of a sample, with `{}` in their place; the embeddings of several
+            templates are averaged.
+        positives: "diagonal": equal labels in a batch are negatives of each other, as published;
+            "same_label": they are all positives.
+        reduction: over pairs of modalities, "factorial" as published, or "mean", which is the same for one
+            pair.
+        class_weights: weight of each class by name; a sample's weight is the sum over its labels. None for
+            equal weights.
+        class_texts: text for a class instead of its name, such as {"can opening": "opening a can"}.
+        window_samples: in evaluation, average evenly spaced windows of clips longer than this; clips may then
+            differ in length. None to embed every clip as a whole.
+    """
 
     def __init__(
         self,
@@ -67,75 +161,64 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
     ) -> None:
-        check_options(positives=positives, reduction=reduction, window_samples=window_samples)
-        self._prompts = Prompts(template, class_texts)
-        self._positives: Positives = positives
-        self._reduction: Reduction = reduction
+        prompts = Prompts(template, class_texts)
+        super().__init__(prompts, positives=positives, reduction=reduction, window_samples=window_samples)
         self._class_weights = class_weights
-        self._window_samples = window_samples
-        self.takes_unequal_lengths = window_samples is not None
-        self._classes = Classes([])
-        self.class_features = torch.empty(0)
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
-        """Check model and data, and that every class name fits the text tower."""
-        audioclip = audioclip_of(model, type(self))
+        """Check the model and the data, and that every class name fits the text tower."""
+        self.audioclip(model)
         self._classes = Classes.of(train, test)
-        self.class_names = tuple(self._classes.names)
-        self.multilabel = audioclip.multilabel
-        self.portraits = Portraits.of(audioclip.audio, test)
-        check_audio(train)
-        check_audio(test)
+        super().prepare(model, train=train, test=test)
         if self._class_weights:
             sample_weights([[name] for name in self._classes.names], self._class_weights)
-        self._prompts.check(audioclip, self.class_names)
 
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterator[Finding]:
-        """Find samples without a sound or a label, or with too many, and labels too long for the tower.
+        """Find samples without a sound or a label or with too many, and labels too long for the tower.
 
-        In training several labels are one text; only scores need a single one.
+        In training several labels form one text; only scores need a single label.
         """
-        audioclip = audioclip_of(model, type(self))
+        audioclip = self.audioclip(model)
         yield from check_rate(test)
         too_long = self._prompts.too_long(audioclip)
 
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
-            yield from check_sound(sample)
+            if not sample.audio:
+                yield Finding(
+                    severity="error",
+                    what="A sample has no sound, which this task needs.",
+                    where=sample.place,
+                    remedy="Remove it from the data set, or choose utils.tasks.Contrastive.",
+                )
             yield from check_labels(sample, multilabel=audioclip.multilabel or not scored, remedy=SEVERAL)
             yield from too_long(sample.place, sample.labels)
 
         yield from check_samples(train, test, check, train_is_scored=train_is_scored)
 
-    def start_evaluation(self, model: nn.Module) -> None:
-        """Embed the texts of the classes."""
-        self.class_features = self._prompts.encode(
-            audioclip_of(model, type(self)), [[name] for name in self.class_names]
-        )
-
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Embed the audio of the samples and the text of their labels, normalised `[B, D]`."""
-        return self._embed(audioclip_of(model, type(self)), batch)[0]
+        return self._embed(self.audioclip(model), batch)[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss, and as scores which text of the batch each clip is closest to."""
-        audioclip = audioclip_of(model, type(self))
+        """Return the loss, and as scores the similarity of each clip to the texts of the batch."""
+        audioclip = self.audioclip(model)
         return self._compare(audioclip, embeddings, batch, penalty=audioclip.audio.wavelet_penalty())
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return what `compare` does, with the wavelets made once for the embeddings and the penalty."""
-        audioclip = audioclip_of(model, type(self))
+        """Return the same as `compare`; computes the wavelets once for embeddings and penalty."""
+        audioclip = self.audioclip(model)
         embeddings, penalty = self._embed(audioclip, batch)
         return self._compare(audioclip, embeddings, batch, penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return class scores `[B, classes]`, targets, and embeddings of the audio and of images if given."""
-        audioclip = audioclip_of(model, type(self))
-        features = {"audio": embed_clips(audioclip, batch.audio, window_samples=self._window_samples)}
+        """Return class scores `[B, classes]`, targets, and embeddings of the audio and of any images."""
+        audioclip = self.audioclip(model)
+        features = {"audio": self.embed_clips(audioclip, batch.audio)}
         if batch.image is not None:
             features["image"] = normalised(audioclip.encode_image(batch.image))
-        scores = class_scores(audioclip, features["audio"], self.class_features)
+        scores = self.class_scores(audioclip, features["audio"])
         targets = self._classes.targets(
             batch.labels, multilabel=audioclip.multilabel, device=audioclip.device
         )
@@ -150,7 +233,6 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
         self, model: AudioCLIP, embeddings: Mapping[str, Tensor], batch: Any, *, penalty: Tensor
     ) -> StepOutput:
         weights = sample_weights(batch.labels, self._class_weights) if self._class_weights else None
-        same_label = self._positives == "same_label"
         with record_function("step/loss"):
             logits = model.logits(audio_features=embeddings["audio"], text_features=embeddings["text"])
             loss = model.loss(
@@ -158,7 +240,7 @@ class AudioTextContrastive(ShowsAudio, EmbeddingTask):
                 penalty=penalty,
                 sample_weight=weights,
                 positives=self._positives,
-                label_ids=label_ids_of(batch.labels) if same_label else None,
+                label_ids=label_ids_of(batch.labels) if self._positives == "same_label" else None,
                 reduction=self._reduction,
             )
         assert logits.audio_text is not None

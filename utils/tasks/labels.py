@@ -1,8 +1,8 @@
-"""Labels of samples as targets, and what tasks ask of a data set before the first step."""
+"""Labels as targets, and checks of a data set before the first step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from ignite_trainer.api.self_description import look_at, looked_at
 from utils.datasets.sample import Listing
 
 SAMPLE_RATE = 44100
-"""What the released weights were trained on, Hz."""
+"""Sample rate of the released weights' training, Hz."""
 
 SEVERAL = "set Model.args.multilabel to true"
-"""Advice on allowing several labels in tasks that compare embeddings."""
+"""How to allow several labels in tasks that compare embeddings."""
 
-_LOOKED_AT = 8  # samples, where they are as they should be
+_LOOKED_AT = 8  # samples, unless they are all quiet
 
 
 class Classes:
@@ -42,7 +42,7 @@ class Classes:
                     f"{type(dataset).__name__} has no class_names; this task needs the list of its labels."
                     + f" Unused columns: {unused}. If one holds them, name it: --Dataset.args.labels COLUMN."
                     * bool(unused)
-                    + " Captions are what utils.tasks.Contrastive trains with: see protocols/own-pairs.json."
+                    + " To train on captions, use utils.tasks.Contrastive: see protocols/own-pairs.json."
                     * getattr(dataset, "described", False)
                 )
         names = list(datasets[0].class_names)
@@ -60,9 +60,11 @@ class Classes:
             int64 `[B]`, the class of each sample's only label; if `multilabel`, `[B, classes]` of 0 and 1.
 
         Raises:
-            ValueError: a label is no class, or a sample has not one label where one is needed.
+            ValueError: a label is not a class, or a sample does not have exactly one where it must.
         """
-        numbers = [[self._number(label) for label in sample] for sample in labels]
+        for label in (label for sample in labels for label in sample if label not in self._numbers):
+            raise ValueError(f'The label "{label}" is not among the {len(self)} class_names of the data set.')
+        numbers = [[self._numbers[label] for label in sample] for sample in labels]
         if multilabel:
             targets = torch.zeros(len(numbers), len(self), dtype=torch.int64)
             for row, sample in zip(targets, numbers, strict=True):
@@ -73,29 +75,24 @@ class Classes:
             raise ValueError(f"A sample has the labels {wrong}; without multilabel each has exactly one.")
         return torch.tensor([sample[0] for sample in numbers]).to(device, non_blocking=True)
 
-    def _number(self, label: str) -> int:
-        if label not in self._numbers:
-            raise ValueError(f'The label "{label}" is not among the {len(self)} class_names of the data set.')
-        return self._numbers[label]
-
 
 def check_audio(dataset: Any) -> None:
-    """Look at the first samples of a data set for the usual mistakes; what cannot be read is left to the run.
+    """Check the audio of the first samples for common mistakes; unreadable samples are left to the run.
 
-    A recording can be as quiet as one step of 16 bits, so units are told by all samples that are looked at:
-    at least one of them is louder than 1, or whole numbers, as a file has them.
+    A recording can be as quiet as one 16-bit step, so units are judged by all these samples together: at
+    least one must be louder than 1 or have whole numbers, as files do. If they are all quiet, more samples
+    are looked at.
 
     Raises:
         ValueError: the audio is not `[C, T]`, or looks like [-1, 1] instead of 16-bit units.
     """
     quiet: tuple[int, float] | None = None
-    # Where the first samples are all quiet, more of them are looked at.
     for number, index in enumerate(looked_at(len(dataset))):
         if number >= _LOOKED_AT and quiet is None:
             return
         try:
             given = look_at(dataset, index)[0]
-        except (OSError, EOFError, ValueError, RuntimeError):  # the run names it, or passes it over
+        except (OSError, EOFError, ValueError, RuntimeError):
             continue
         if given is None:
             continue
@@ -124,13 +121,13 @@ def check_samples(
     train_is_scored: bool = True,
     with_classes: bool = True,
 ) -> Iterator[Finding]:
-    """Check all samples that data sets know without reading them, their labels, and that no class is empty.
+    """Check all samples that data sets list without reading them, their labels, and the classes.
 
     Args:
-        train: the training split; None: nothing is trained.
+        train: the training split; None if nothing is trained.
         test: the held-out split; may be the same.
         check: finds faults of one sample; its second argument says whether evaluation scores the sample.
-        train_is_scored: whether evaluation scores the training split, too.
+        train_is_scored: whether evaluation also scores the training split.
         with_classes: whether samples have classes.
     """
     trained: set[str] | None = None
@@ -146,13 +143,34 @@ def check_samples(
             unknown |= labels.difference(dataset.class_names)
         if dataset is train and (known is not None or callable(getattr(dataset, "listing", None))):
             trained = labels
-    yield from _without_class(unknown)
-    if with_classes and trained is not None:
-        yield from _without_samples(train.class_names, trained)
+    for label in sorted(unknown):
+        yield Finding(
+            severity="error",
+            what="A label of the data set is not among its class_names.",
+            where=label,
+            remedy="Correct it, or add it to the classes (of shards: with `python -m utils.shards index`).",
+        )
+    if not with_classes or trained is None:
+        return
+    if len(train.class_names) == 1:
+        yield Finding(
+            severity="warning",
+            what="There is only one class, so every prediction is right.",
+            where=train.class_names[0],
+            remedy="Add clips of other classes.",
+        )
+    for name in train.class_names:
+        if name not in trained:
+            yield Finding(
+                severity="warning",
+                what="A class has no clip to train on.",
+                where=name,
+                remedy="Hold out other clips, or add some; scores of this class are guesses.",
+            )
 
 
 def _listed(dataset: Any) -> Iterable[Listing]:
-    """List what a data set knows without reading of all its samples, or of some that stand for all."""
+    """List the samples that a data set knows without reading, or some that stand for all."""
     if callable(some := getattr(dataset, "listings", None)):
         found: Iterable[Listing] = some()
         return found
@@ -161,37 +179,8 @@ def _listed(dataset: Any) -> Iterable[Listing]:
     return ()
 
 
-def _without_class(labels: Iterable[str]) -> Iterator[Finding]:
-    for label in sorted(labels):
-        yield Finding(
-            severity="error",
-            what="A label of the data set is not among its class_names.",
-            where=label,
-            remedy="Correct it, or add it to the classes (of shards: by `python -m utils.shards index`).",
-        )
-
-
-def _without_samples(class_names: Sequence[str], labels: Container[str]) -> Iterator[Finding]:
-    """Find classes without a sample in the training split, and a class that is the only one."""
-    if len(class_names) == 1:
-        yield Finding(
-            severity="warning",
-            what="Only one class: every prediction is right.",
-            where=class_names[0],
-            remedy="Add clips of others.",
-        )
-    for name in class_names:
-        if name not in labels:
-            yield Finding(
-                severity="warning",
-                what="A class has no clip to train on.",
-                where=name,
-                remedy="Hold out others, or add clips; scores of this class are guesses.",
-            )
-
-
 def check_rate(dataset: Any) -> Iterator[Finding]:
-    """Find a rate that the released weights were not trained on."""
+    """Find a sample rate other than that of the released weights."""
     rate = getattr(dataset, "sample_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         what = f"The data set is sampled at {rate} Hz; the released weights expect {SAMPLE_RATE}."
@@ -199,35 +188,24 @@ def check_rate(dataset: Any) -> Iterator[Finding]:
 
 
 def check_labels(sample: Listing, *, multilabel: bool, remedy: str) -> Iterator[Finding]:
-    """Find that a sample has no label, or, where each has one class, several.
+    """Find a sample without a label, or with several.
 
     Args:
-        sample: as it is listed.
+        sample: its listing.
         multilabel: whether a sample may have several labels.
-        remedy: how a task is told that samples have several.
+        remedy: how to allow several labels.
     """
     if not sample.labels:
         yield Finding(
             severity="error",
             what="A sample has no label.",
             where=sample.place,
-            remedy="Give it one, or take it out of the data set.",
+            remedy="Give it one, or remove it from the data set.",
         )
     elif len(sample.labels) > 1 and not multilabel:
         yield Finding(
             severity="error",
-            what="A sample has several labels, and each is to have one class.",
+            what="A sample has several labels, but only one is allowed.",
             where=f"{sample.place} ({', '.join(sample.labels)})",
-            remedy=f"Leave one of them, or {remedy}.",
-        )
-
-
-def check_sound(sample: Listing) -> Iterator[Finding]:
-    """Find that a sample has no sound, for tasks that need one of each."""
-    if not sample.audio:
-        yield Finding(
-            severity="error",
-            what="A sample has no sound, and this task needs one of each.",
-            where=sample.place,
-            remedy="Take it out of the data set, or choose utils.tasks.Contrastive.",
+            remedy=f"Keep one of them, or {remedy}.",
         )

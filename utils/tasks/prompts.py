@@ -1,8 +1,9 @@
-"""What is said of labels: templates around them, other words for them, and the embeddings of the result."""
+"""Texts for labels: templates around them, replacements for them, and their embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,19 +18,19 @@ from model.recompute import CachedValue
 Labels = Sequence[Sequence[str]]
 
 _MOST_KNOWN = 100_000
-"""Texts whose features are remembered: 0.4 GB of 1024 numbers each. There can be millions."""
+"""Texts whose features are kept: 0.4 GB at 1024 numbers each. There can be millions of texts."""
 
-_MARKS = 2  # tokens at the beginning and the end of a text
+_MARKS = 2  # tokens that mark the beginning and the end of a text
 
 
 class Prompts:
-    """Texts of label lists, encoded, and remembered while the text tower is frozen.
+    """Texts of label lists, encoded, and cached while the text tower is frozen.
 
     Args:
-        templates: one or several; `{}` stands for the labels. The embeddings of several are averaged.
-        class_texts: words to be used instead of a label.
-        shorten: of a text that is too long for the tower, leave out labels, the last first, and of a single
-            one words; otherwise it is an error.
+        templates: one or several, with `{}` in place of the labels; embeddings of several are averaged.
+        class_texts: text for a label instead of the label itself.
+        shorten: cut a text that is too long for the tower: drop labels, the last first, then words of a
+            single label. Otherwise such a text is an error.
 
     Raises:
         ValueError: there is no template, or one lacks its `{}`.
@@ -57,38 +58,47 @@ class Prompts:
         self._known: CachedValue[dict[tuple[str, ...], Tensor]] = CachedValue()
 
     def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
-        """Raise a ValueError for a text that the tower cannot take, or words for a class that is none."""
+        """Raise a ValueError for a text that the tower cannot take, or a text for an unknown class."""
         unknown = sorted(self._class_texts.keys() - set(class_names))
         if unknown:
             raise ValueError(
-                f'class_texts has words for "{unknown[0]}", which is no class of the data set; those are '
+                f'class_texts has a text for "{unknown[0]}", which is not a class of the data set; these are '
                 f"{', '.join(class_names[:60])}."
             )
         for template in self._templates:
             model.tokenize(self._worded([[name] for name in class_names]), template)
 
     def too_long(self, model: AudioCLIP) -> Callable[[str, Sequence[str]], Iterator[Finding]]:
-        """Make what finds texts that the tower cannot take whole.
+        """Return a function that finds texts too long for the tower.
 
-        It is called with the place of a sample, and its labels or the one text that describes it.
+        Its arguments are the place of a sample, and the sample's labels or its one description.
         """
-        room = model.context_length - _MARKS - max(len(template.encode()) for template in self._templates)
-        known: dict[tuple[str, ...], int] = {}  # tokens of those that are too long, else 0
+        context = model.context_length
+        room = context - _MARKS - max(len(template.encode()) for template in self._templates)
+        known: dict[tuple[str, ...], int] = {}  # tokens of texts that are too long, otherwise 0
+        what = f"A text is longer than the text tower's {context} tokens, both marks included"
+        if self._shorten:
+            fault = Finding(
+                severity="warning",
+                what=f"{what}: its end is cut off.",
+                remedy="Shorten it, if its end matters.",
+            )
+        else:
+            fault = Finding(severity="error", what=f"{what}.", remedy="Shorten it, or the template.")
 
         def find(place: str, labels: Sequence[str]) -> Iterator[Finding]:
             text = tuple(self._worded([labels])[0])
             if len(", ".join(text).encode()) <= room:  # a token has at least one byte
                 return
             if text not in known:
-                known[text] = max(_tokens_beyond(model, [*text], template) for template in self._templates)
+                known[text] = max(_excess_tokens(model, [*text], template) for template in self._templates)
             if known[text]:
-                where = f"{place} ({known[text]} tokens)"
-                yield _too_long(where, cut=self._shorten, context=model.context_length)
+                yield replace(fault, where=f"{place} ({known[text]} tokens)")
 
         return find
 
     def encode(self, model: AudioCLIP, labels: Labels) -> Tensor:
-        """Normalised features `[B, D]`, with gradient unless the tower is frozen."""
+        """Return normalised features `[B, D]`, with gradient unless the tower is frozen."""
         if not model.text_is_frozen:
             return self._embed(model, labels)
         # Kept for training steps too, so no inference tensors; computed once, so in full precision.
@@ -107,7 +117,7 @@ class Prompts:
             return torch.stack([known[text] for text in texts])
 
     def _embed(self, model: AudioCLIP, labels: Labels) -> Tensor:
-        """Average over the templates on the unit sphere: normalised, added, normalised."""
+        """Average over the templates on the unit sphere: normalise, add, normalise."""
         texts = self._worded(labels)
         features = []
         for template in self._templates:
@@ -119,33 +129,21 @@ class Prompts:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]
 
 
-def _too_long(place: str, *, cut: bool, context: int) -> Finding:
-    what = f"A text is longer than the text tower takes, {context} tokens with both marks"
-    if cut:
-        return Finding(
-            severity="warning",
-            what=f"{what}: its end is cut off.",
-            where=place,
-            remedy="Shorten it, if its end matters.",
-        )
-    return Finding(severity="error", what=f"{what}.", where=place, remedy="Shorten it, or the template.")
-
-
 def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
-    """What of a text the tower takes; the template alone is not too long."""
-    while _tokens_beyond(model, text, template):
+    """Cut a text until the tower takes it; the template alone is not too long."""
+    while _excess_tokens(model, text, template):
         words = text[0].split(" ")
         if len(text) > 1:
             text = text[:-1]
         elif len(words) > 1:
             text = [" ".join(words[:-1])]
         else:
-            break  # the tower says what is wrong
+            break  # the tower raises the error
     return text
 
 
-def _tokens_beyond(model: AudioCLIP, text: list[str], template: str) -> int:
-    """Return how many tokens a text has that the tower does not take whole; 0 for one that it takes."""
+def _excess_tokens(model: AudioCLIP, text: list[str], template: str) -> int:
+    """Return the number of tokens of a text that is too long for the tower, otherwise 0."""
     try:
         model.tokenize([text], template)
     except TextTooLong as error:

@@ -1,31 +1,22 @@
-"""Audio, images and texts against each other, pair by pair, whatever of them a sample has."""
+"""Audio, images and texts against each other, pair by pair, for samples that have any of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, rows_of, values_of
 from ignite_trainer.api.findings import Finding
-from ignite_trainer.api.task import EmbeddingTask, StepOutput
+from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
 from model.losses import Positives, Reduction, combined, label_ids_of, normalised, pairwise_contrastive_loss
 from utils.datasets.sample import Listing
-from utils.tasks.clip_media import Portraits, ShowsAudio
-from utils.tasks.clips import embed_clips
-from utils.tasks.contrasting import audioclip_of, check_options, class_scores
-from utils.tasks.labels import (
-    SEVERAL,
-    Classes,
-    check_audio,
-    check_labels,
-    check_rate,
-    check_samples,
-)
-from utils.tasks.modalities import Given
+from utils.tasks.contrastive import ContrastiveTask
+from utils.tasks.labels import SEVERAL, Classes, check_labels, check_rate, check_samples
 from utils.tasks.prompts import Prompts
 
 Modality = Literal["audio", "image", "text"]
@@ -33,7 +24,7 @@ MODALITIES: tuple[Modality, ...] = ("audio", "image", "text")
 _PAIRS: tuple[tuple[Modality, Modality], ...] = (("audio", "image"), ("audio", "text"), ("image", "text"))
 
 
-class Contrastive(ShowsAudio, EmbeddingTask):
+class Contrastive(ContrastiveTask):
     """Bring audio, image and text of each sample close to each other, pair by pair of modalities.
 
     ```text
@@ -43,31 +34,25 @@ class Contrastive(ShowsAudio, EmbeddingTask):
     ```
 
     The loss of a pair is the contrastive one (arXiv 2106.13043, section 3) over the samples that have both;
-    that of a batch is the mean over the pairs it has, plus the wavelet-norm penalty if there is audio. A
-    sample's text is what describes it, or else its labels, joined with ", " in the template; what is too
-    long for the text tower is cut short. Which towers learn is a matter of `Parameters`.
+    the loss of a batch is the mean over its pairs, plus the wavelet-norm penalty if there is audio. A
+    sample's text is its description, or otherwise its labels, joined with ", " in the template; a text too
+    long for the text tower is cut short. `Parameters` decides which towers learn.
 
-    In evaluation a sample's scores over the classes are those of `AudioTextContrastive`, of its audio, or
-    else its image, or else its text. Where the data have no classes there is one figure for each sample: the
-    mean cosine of its modalities.
+    In evaluation a sample's scores over the classes are those of `AudioTextContrastive`, for its audio, or
+    otherwise its image, or its text. If the data have no classes, a sample's only score is the mean cosine of
+    its modalities.
 
     Args:
-        template: around the labels of a sample, `{}` stands for them; of several the embeddings are averaged.
-        modalities: those that are compared; others are left alone.
-        positives: "diagonal": as published, equal labels in a batch are negatives of each other;
-            "same_label": samples with the same set of labels, or else the same text, are all positives.
-        reduction: over pairs of modalities, "mean"; "factorial", as published: their sum by n! for n pairs.
-        class_texts: what texts say of a class instead of its name.
-        window_samples: in evaluation, of a clip longer than this the embeddings of evenly spaced windows are
-            averaged, and clips may differ in length. None: every clip goes through the tower as a whole.
-
-    Attributes:
-        class_names: of the data set, in the order of the scores.
-        class_features: of the texts of the classes, normalised, float32 `[classes, D]`; of the evaluation
-            that was started last.
+        template: text around the labels of a sample, with `{}` in their place; the embeddings of several
+            templates are averaged.
+        modalities: the ones to compare; others are ignored.
+        positives: "diagonal": equal labels in a batch are negatives of each other, as published;
+            "same_label": samples with the same set of labels, or otherwise the same text, are all positives.
+        reduction: over n pairs of modalities, "mean", or "factorial" as published: their sum divided by n!.
+        class_texts: text for a class instead of its name.
+        window_samples: in evaluation, average evenly spaced windows of clips longer than this; clips may then
+            differ in length. None to embed every clip as a whole.
     """
-
-    gives_features = True
 
     def __init__(
         self,
@@ -79,41 +64,30 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
     ) -> None:
-        check_options(positives=positives, reduction=reduction, window_samples=window_samples)
+        prompts = Prompts(template, class_texts, shorten=True)
+        super().__init__(prompts, positives=positives, reduction=reduction, window_samples=window_samples)
         if len(set(modalities)) < 2 or not set(modalities) <= set(MODALITIES):
             raise ValueError(
                 f"modalities is {modalities}; two or three of {', '.join(MODALITIES)} are expected."
             )
         self._modalities = frozenset(modalities)
-        self._prompts = Prompts(template, class_texts, shorten=True)
         self._descriptions = Prompts("{}", shorten=True)
-        self._positives: Positives = positives
-        self._reduction: Reduction = reduction
-        self._window_samples = window_samples
-        self.takes_unequal_lengths = window_samples is not None
-        self._classes = Classes([])
-        self.class_features = torch.empty(0)
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
-        """Check model and data, and that every class name fits the text tower."""
-        audioclip = audioclip_of(model, type(self))
+        """Check the model and the data, and that every class name fits the text tower."""
+        self.audioclip(model)
         if getattr(train, "class_names", None):
             self._classes = Classes.of(train, test)
-        self.class_names = tuple(self._classes.names)
-        self.multilabel = audioclip.multilabel
-        self.portraits = Portraits.of(audioclip.audio, test)
-        check_audio(train)
-        check_audio(test)
-        self._prompts.check(audioclip, self.class_names)
+        super().prepare(model, train=train, test=test)
 
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterator[Finding]:
         """Find samples whose labels cannot be scored, and texts too long for the text tower.
 
-        Training needs no labels: a sample without a text and labels is compared by what else it has.
+        Training needs no labels: a sample without a text or labels is compared by its other modalities.
         """
-        audioclip = audioclip_of(model, type(self))
+        audioclip = self.audioclip(model)
         yield from check_rate(test)
         labels_too_long = self._prompts.too_long(audioclip)
         text_too_long = self._descriptions.too_long(audioclip)
@@ -131,70 +105,59 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         )
 
     def example_outputs(self) -> Sequence[StepOutput]:
-        """Make up outputs of evaluation steps; without classes they have one figure for each sample."""
+        """Return made-up outputs of evaluation steps; without classes they have one score per sample."""
         if self.class_names:
             return super().example_outputs()
         return [StepOutput(torch.ones(2), torch.zeros(2, dtype=torch.int64))]
 
-    def start_evaluation(self, model: nn.Module) -> None:
-        """Embed the texts of the classes."""
-        if self.class_names:
-            names = [[name] for name in self.class_names]
-            self.class_features = self._prompts.encode(audioclip_of(model, type(self)), names)
-
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Embed what the samples have, normalised `[n, D]` each, a row for each sample that has it."""
-        return self._embed(audioclip_of(model, type(self)), Given.of(batch, self._modalities))[0]
+        """Embed each modality, normalised `[n, D]`, with a row for each sample that has it."""
+        return self._embed(self.audioclip(model), _Given.of(batch, self._modalities))[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss, and of the first pair which item of the batch each is closest to."""
-        audioclip, given = audioclip_of(model, type(self)), Given.of(batch, self._modalities)
+        """Return the loss, and as scores the similarities of the first pair of modalities in the batch."""
+        audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         penalty = audioclip.audio.wavelet_penalty() if "audio" in embeddings else None
         return self._compare(audioclip, embeddings, given, penalty)
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return what `compare` does, with the wavelets made once for the embeddings and the penalty."""
-        audioclip, given = audioclip_of(model, type(self)), Given.of(batch, self._modalities)
+        """Return the same as `compare`; computes the wavelets once for embeddings and penalty."""
+        audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         embeddings, penalty = self._embed(audioclip, given)
         return self._compare(audioclip, embeddings, given, penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and features of all modalities.
 
-        Of a modality that a sample lacks, its row of the features is NaN.
+        The features of a modality have a row of NaN for each sample that lacks it.
         """
-        audioclip, given = audioclip_of(model, type(self)), Given.of(batch, self._modalities)
-        features: dict[str, Tensor] = {}
+        audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         embeddings, _ = self._embed(audioclip, given, evaluate=True)
         like = next(iter(embeddings.values()))
+        features: dict[str, Tensor] = {}
         for name in (name for name in MODALITIES if name in self._modalities):
             features[name] = like.new_full((given.samples, like.shape[1]), torch.nan)
             if name in embeddings:
                 features[name][given.rows[name].to(audioclip.device)] = embeddings[name]
+        stacked = torch.stack(list(features.values()))  # [modalities, B, D]
         if not self.class_names:
             none = torch.zeros(given.samples, dtype=torch.int64, device=audioclip.device)
-            return StepOutput(_agreement(features), none, features=features)
-        scores = self._scores(audioclip, features)
+            return StepOutput(_agreement(stacked), none, features=features)
+        first = stacked.isnan().any(dim=2).logical_not().int().argmax(dim=0)  # [B]
+        chosen = stacked[first, torch.arange(len(first), device=first.device)]
         targets = self._classes.targets(
             given.labels, multilabel=audioclip.multilabel, device=audioclip.device
         )
-        return StepOutput(scores, targets, features=features)
-
-    def _scores(self, model: AudioCLIP, features: Mapping[str, Tensor]) -> Tensor:
-        """Those of the first modality that a sample has, `[B, classes]`."""
-        first = torch.stack(list(features.values()))  # [modalities, B, D], NaN where there is none
-        there = first.isnan().any(dim=2).logical_not()
-        chosen = first[there.int().argmax(dim=0), torch.arange(first.shape[1], device=first.device)]
-        return class_scores(model, chosen, self.class_features)
+        return StepOutput(self.class_scores(audioclip, chosen), targets, features=features)
 
     def _embed(
-        self, model: AudioCLIP, given: Given, *, evaluate: bool = False
+        self, model: AudioCLIP, given: _Given, *, evaluate: bool = False
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Embed what is there; return the penalty too, if there is audio and no evaluation."""
+        """Embed the modalities present; in training also return the penalty, if there is audio."""
         found: dict[str, Tensor] = {}
         penalty = None
         if given.audio is not None and evaluate:
-            found["audio"] = embed_clips(model, given.audio, window_samples=self._window_samples)
+            found["audio"] = self.embed_clips(model, given.audio)
         elif given.audio is not None:
             features, penalty = model.encode_audio_with_penalty(given.audio)
             found["audio"] = normalised(features)
@@ -205,27 +168,25 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         return found, penalty
 
     def _embed_texts(self, model: AudioCLIP, texts: Sequence[str | Sequence[str]]) -> Tensor:
-        """Descriptions by themselves, lists of labels in the template, in their order."""
+        """Embed descriptions as they are and lists of labels in the template, in order."""
         described = [row for row, text in enumerate(texts) if isinstance(text, str)]
         labelled = [row for row, text in enumerate(texts) if not isinstance(text, str)]
         parts = []
         for prompts, rows in ((self._descriptions, described), (self._prompts, labelled)):
-            chosen = [texts[row] for row in rows]
+            lists = [[text] if isinstance(text := texts[row], str) else text for row in rows]
             if rows:
-                parts.append(
-                    prompts.encode(model, [[text] if isinstance(text, str) else text for text in chosen])
-                )
+                parts.append(prompts.encode(model, lists))
         order = torch.tensor([*described, *labelled]).argsort()
         return torch.cat(parts)[order.to(parts[0].device)]
 
     def _compare(
-        self, model: AudioCLIP, embeddings: Mapping[str, Tensor], given: Given, penalty: Tensor | None
+        self, model: AudioCLIP, embeddings: Mapping[str, Tensor], given: _Given, penalty: Tensor | None
     ) -> StepOutput:
         with record_function("step/loss"):
             pairs = []
             for pair in _PAIRS:
-                both = [name for name in pair if name in embeddings and name in given.rows]
-                rows = given.shared(*pair) if len(both) == 2 else torch.empty(0)
+                both = all(name in embeddings and name in given.rows for name in pair)
+                rows = given.shared(*pair) if both else torch.empty(0)
                 if not len(rows):
                     continue
                 features = {
@@ -241,22 +202,89 @@ class Contrastive(ShowsAudio, EmbeddingTask):
         logits = pairs[0][0].detach() if pairs else torch.zeros(1, 1, device=model.device)
         return StepOutput(logits, torch.arange(len(logits), device=logits.device), loss)
 
-    def _loss(self, logits: Tensor, given: Given, rows: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, given: _Given, rows: Tensor) -> Tensor:
         if self._positives == "diagonal":
             return pairwise_contrastive_loss([logits])
         label_ids = label_ids_of(given.identities(rows))
         return pairwise_contrastive_loss([logits], positives="same_label", label_ids=label_ids)
 
 
+class _Given(NamedTuple):
+    """The contents of a batch in which samples may lack sounds, pictures, texts or labels.
+
+    Attributes:
+        samples: their number.
+        rows: int64 `[n]` by modality, on the CPU: the samples that have it.
+        audio: of the samples that have it, `[n, C, T]` or padded; None if none has.
+        image: `[n, 3, H, W]`, likewise.
+        texts: of the samples that have one: the description, or the list of labels.
+        labels: of each sample, possibly none.
+    """
+
+    samples: int
+    rows: dict[str, Tensor]
+    audio: Any
+    image: Any
+    texts: list[str | Sequence[str]]
+    labels: list[Sequence[str]]
+
+    @classmethod
+    def of(cls, batch: Any, modalities: frozenset[str]) -> _Given:
+        """Take apart a collated batch of `Sample` or `DescribedSample`."""
+        count = max(map(_reach, batch))
+        labels: list[Sequence[str]] = [()] * count
+        for row, of_sample in _by_row(batch.labels, count):
+            labels[row] = of_sample
+        texts: dict[int, str | Sequence[str]] = {row: names for row, names in enumerate(labels) if names}
+        texts |= dict(_by_row(getattr(batch, "text", None), count))
+        rows = {name: rows_of(getattr(batch, name), count) for name in ("audio", "image")}
+        rows["text"] = torch.tensor(sorted(texts), dtype=torch.int64)
+        return cls(
+            count,
+            {name: which for name, which in rows.items() if name in modalities},
+            values_of(batch.audio) if "audio" in modalities else None,
+            values_of(batch.image) if "image" in modalities else None,
+            [texts[row] for row in sorted(texts)] if "text" in modalities else [],
+            labels,
+        )
+
+    def shared(self, first: str, second: str) -> Tensor:
+        """Return the samples that have both modalities: int64 `[n]`, ascending."""
+        return self.rows[first][torch.isin(self.rows[first], self.rows[second])]
+
+    def identities(self, rows: Tensor) -> list[Sequence[str]]:
+        """Return keys that equal samples share: labels, or otherwise the text, or otherwise the sample."""
+        texts = dict(zip(self.rows["text"].tolist(), self.texts, strict=True)) if self.texts else {}
+        return [
+            self.labels[row] or ([f"text: {texts[row]}"] if row in texts else [f"sample: {row}"])
+            for row in rows.tolist()
+        ]
+
+
+def _reach(field: Any) -> int:
+    """Return the number of samples that a collated field implies; a partial one ends with its last row."""
+    if isinstance(field, PartialBatch):
+        return int(field.rows.max()) + 1 if len(field.rows) else 0
+    if isinstance(field, PaddedBatch):
+        return len(field.values)
+    return 0 if field is None else len(field)
+
+
+def _by_row(field: Any, count: int) -> list[tuple[int, Any]]:
+    """Return row and value of each sample that has a field."""
+    values = values_of(field)
+    return [] if values is None else list(zip(rows_of(field, count).tolist(), values, strict=True))
+
+
 def _at(features: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
-    """Of features of the samples `rows` those of the samples `wanted`, all of which are there."""
+    """Select the features of the samples `wanted` from those of the samples `rows`, which include them."""
     if len(rows) == len(wanted):
         return features
     return features[torch.searchsorted(rows, wanted).to(features.device)]
 
 
-def _agreement(features: Mapping[str, Tensor]) -> Tensor:
-    """The mean cosine of each sample's modalities, `[B]`; not a number if it has one alone."""
-    given = list(features.values())
+def _agreement(features: Tensor) -> Tensor:
+    """Return the mean cosine of each sample's modalities, `[B]` of `[modalities, B, D]`; NaN for only one."""
+    given = list(features)
     cosines = [(a * b).sum(dim=1) for i, a in enumerate(given) for b in given[i + 1 :]]
     return torch.stack(cosines).nanmean(dim=0)

@@ -64,8 +64,8 @@ def found(task: Any, model: Any, path: Path, *, train_is_scored: bool = True, **
 SPLITS = ("train", "test")
 NOT_TRAINED_ON = "A class has no clip to train on."
 NO_LABEL = "A sample has no label."
-TOO_MANY = "A sample has several labels, and each is to have one class."
-NO_SOUND = "A sample has no sound, and this task needs one of each."
+TOO_MANY = "A sample has several labels, but only one is allowed."
+NO_SOUND = "A sample has no sound, which this task needs."
 
 
 def test_rows_without_a_label_and_with_too_many_are_named_by_their_line(
@@ -122,12 +122,12 @@ def test_texts_that_are_cut_are_counted_and_those_that_cannot_be_are_errors(
     fits, long = " ".join(["dog"] * 10), " ".join(["dog"] * 11)
     path = tmp_path / "own.tsv"
     path.write_text(f"file\ttext\tfold\na.wav\t{fits}\t1\na.wav\t{long}\t2\n")
-    cut = "A text is longer than the text tower takes, 12 tokens with both marks: its end is cut off."
+    cut = "A text is longer than the text tower's 12 tokens, both marks included: its end is cut off."
     assert found(Contrastive(), single, path) == [("warning", cut, "own.tsv, line 3: a.wav (13 tokens)")]
     names = ";".join(f"dog {number}" for number in range(6))
     path.write_text(f"file\tlabels\tfold\na.wav\t{names}\t1\na.wav\tdog 1\t2\n")
     model = tiny_audioclip(multilabel=True).eval()
-    too_long = "A text is longer than the text tower takes, 12 tokens with both marks."
+    too_long = "A text is longer than the text tower's 12 tokens, both marks included."
     assert found(AudioTextContrastive(), model, path) == [
         ("error", too_long, "own.tsv, line 2: a.wav (19 tokens)")
     ]
@@ -156,7 +156,7 @@ def test_the_longest_text_of_a_shard_is_named_before_a_run(single: AudioCLIP, tm
     manifest = tmp_path / "set/manifest.jsonl"
     shards = Shards(str(manifest))
     [finding] = list(Contrastive().check(single, train=shards, test=shards))
-    assert finding.what.startswith("A text is longer than the text tower takes, 12 tokens")
+    assert finding.what.startswith("A text is longer than the text tower's 12 tokens")
     index([str(tmp_path / "set/000000.tar")], name="again").manifest.write(tmp_path / "again.jsonl")
     with_index = Shards(str(tmp_path / "set/000000.tar"), manifest=str(tmp_path / "again.jsonl"))
     assert list(with_index.listings()) == list(shards.listings())

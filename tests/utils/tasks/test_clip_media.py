@@ -85,7 +85,7 @@ def test_wavelets_stand_beside_what_they_were(tower: ESResNeXt) -> None:
         (picture,) = portraits.wavelets()
     assert Image.open(io.BytesIO(picture.content)).width >= 800
     assert "a bank of 129 filters" in picture.explanation
-    assert "moved by 43.1 Hz on average, 43.1 Hz at most" in picture.explanation
+    assert "moved by 43.1 Hz on average and 43.1 Hz at most" in picture.explanation
 
 
 def test_a_response_is_what_the_network_computes_of_a_tone() -> None:

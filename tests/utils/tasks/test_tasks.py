@@ -320,7 +320,9 @@ def test_a_class_can_be_called_by_other_words_in_texts(model: AudioCLIP) -> None
 
 
 def test_words_for_a_class_that_is_not_there_are_refused(model: AudioCLIP) -> None:
-    with pytest.raises(ValueError, match='words for "cat", which is no class of the data set; those are dog'):
+    with pytest.raises(
+        ValueError, match='text for "cat", which is not a class of the data set; these are dog'
+    ):
         prepared(model, AudioTextContrastive(class_texts={"cat": "kitten"}), Clips())
     for wrong in ({"template": [1]}, {"class_texts": {"dog": 5}}):
         with pytest.raises(ValueError, match=r"template or class_texts has [15]; texts are expected"):

@@ -297,7 +297,9 @@ def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path)
         Classes.of(data, data)
     (folder / "own.csv").write_text("file,caption\nsounds/0.wav,a dog barks\n")
     data = Table(folder / "own.csv", RATE)
-    with pytest.raises(ValueError, match=r"no class_names.* Captions are what utils\.tasks\.Contrastive"):
+    with pytest.raises(
+        ValueError, match=r"no class_names.* To train on captions, use utils\.tasks\.Contrastive"
+    ):
         Classes.of(data, data)
 
 
