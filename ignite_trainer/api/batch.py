@@ -132,19 +132,6 @@ def values_of(field: Any) -> Any:
     return field.values if isinstance(field, PartialBatch) else field
 
 
-def without_row(field: Any, row: int, count: int) -> Any:
-    """The arrays of a collated batch of `count` samples without those of one sample."""
-    rows, values = rows_of(field, count), values_of(field)
-    kept = rows != row
-    if not kept.any():
-        return None
-    if isinstance(values, PaddedBatch):
-        return PartialBatch(
-            rows[kept], PaddedBatch(values.values[kept.to(values.values.device)], values.lengths[kept])
-        )
-    return PartialBatch(rows[kept], values[kept.to(values.device)])
-
-
 def _part(field: Any, part: slice) -> Any:
     if isinstance(field, PartialBatch):
         inside = [row - part.start for row in field.rows.tolist() if part.start <= row < part.stop]

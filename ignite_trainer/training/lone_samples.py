@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ignite_trainer.api.batch import PaddedBatch, part_of, rebuild, rows_of, values_of, without_row
+from ignite_trainer.api.batch import PartialBatch, part_of, rebuild, rows_of, values_of
 from ignite_trainer.api.self_description import looked_at
 from ignite_trainer.api.task import EmbeddingTask, Task
 from ignite_trainer.data.loader import Batch, SplitLoader
@@ -170,10 +170,13 @@ def _lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
 
 
 def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
-    fields, at = list(batch.sample), _arrays(batch.sample)
-    for name, of_field in rows.items():
-        for row in of_field:
-            fields[at[name]] = without_row(fields[at[name]], row, len(batch.indices))
+    fields, positions = list(batch.sample), _arrays(batch.sample)
+    for name, lone in rows.items():
+        field = fields[positions[name]]
+        owners, values = rows_of(field, len(batch.indices)), values_of(field)
+        kept = ~torch.isin(owners, torch.tensor(lone))
+        reduced = PartialBatch(owners[kept], values[kept.to(values.device)]) if kept.any() else None
+        fields[positions[name]] = reduced
     return Batch(batch.indices, rebuild(batch.sample, fields))
 
 
@@ -182,9 +185,9 @@ def _arrays(sample: Any) -> dict[str, int]:
     names = getattr(sample, "_fields", range(len(sample)))
     values = [values_of(field) for field in sample]
     return {
-        str(name): at
-        for at, (name, value) in enumerate(zip(names, values, strict=True))
-        if isinstance(value, PaddedBatch) or (isinstance(value, Tensor) and value.dim() > 1)
+        str(name): position
+        for position, (name, value) in enumerate(zip(names, values, strict=True))
+        if isinstance(value, Tensor) and value.dim() > 1
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -86,21 +84,6 @@ class Scoring(EmbeddingTask):
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         return self.compare(model, self.embed(model, batch), batch)._replace(loss=None)
-
-
-class Interrupted(Scoring):
-    """A signal comes in a step of training, from 1; never with 0."""
-
-    def __init__(self, *, step: int = 0) -> None:
-        self._step = step
-        self._steps = 0
-
-    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        output = super().training_step(model, batch)
-        self._steps += 1
-        if self._steps == self._step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return output
 
 
 class Finicky(Matching):

@@ -1,4 +1,4 @@
-"""Synchronised batch norm in the kernels for CUDA, against torch's of one process."""
+"""Synchronised batch norm in CUDA kernels, against torch's batch norm in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ignite_trainer.training.batch_norm import _OnCuda
 
 @pytest.fixture
 def watched_device() -> Iterator[None]:
-    """Ends a test with synchronisation allowed again."""
+    """Allow synchronisation again at the end of a test."""
     yield
     torch.cuda.set_sync_debug_mode("default")
 
@@ -22,7 +22,7 @@ def watched_device() -> Iterator[None]:
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("affine", [True, False])
-def test_one_process_alone_has_the_batch_norm_of_torch_without_waiting_for_the_device(
+def test_one_process_gets_torchs_batch_norm_without_waiting_for_the_device(
     layout: torch.memory_format,
     affine: bool,
     watched_device: None,  # noqa: ARG001

@@ -1,4 +1,4 @@
-"""`Setup.compile`: who is compiled, and that neither names nor values change by it."""
+"""`Setup.compile`: the compiled modules, whose names and values stay the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.esresnet import ESResNeXt
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """The modules that were to be compiled; none is."""
+    """Record the modules to be compiled, without compiling them."""
     modules: list[nn.Module] = []
 
     def note(module: nn.Module, **options: Any) -> None:
@@ -38,7 +38,7 @@ class Towers(nn.Module):
         self.asked += 1
 
 
-def test_a_model_decides_what_of_it_is_compiled_and_else_it_is_all(compiled: list[nn.Module]) -> None:
+def test_a_model_can_choose_which_of_its_towers_are_compiled(compiled: list[nn.Module]) -> None:
     towers, plain = Towers(), nn.Linear(2, 2)
     compile_model(towers)
     compile_model(plain)
@@ -47,14 +47,12 @@ def test_a_model_decides_what_of_it_is_compiled_and_else_it_is_all(compiled: lis
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_run_compiles_if_the_protocol_says_so(
-    tmp_path: Any, compiled: list[nn.Module], asked: bool
-) -> None:
+def test_a_run_compiles_on_request(tmp_path: Any, compiled: list[nn.Module], asked: bool) -> None:
     parts = assemble(draw(validate(toy(tmp_path, Setup__compile=asked)), trusted=TRUSTED), seed=1)
     assert compiled == ([parts.model] if asked else [])
 
 
-def test_what_is_recomputed_is_compiled_block_by_block(compiled: list[nn.Module]) -> None:
+def test_recomputed_blocks_are_compiled_one_by_one(compiled: list[nn.Module]) -> None:
     tower = ESResNeXt(num_classes=3)
     tower.recompute_activations()
     tower.compile_towers()
@@ -62,7 +60,7 @@ def test_what_is_recomputed_is_compiled_block_by_block(compiled: list[nn.Module]
     assert compiled == [block for stage, _ in tower._stages() for block in stage.children()]
 
 
-def test_audioclip_compiles_what_sees_and_hears(compiled: list[nn.Module]) -> None:
+def test_audioclip_compiles_its_image_and_audio_towers(compiled: list[nn.Module]) -> None:
     small: dict[str, Any] = {"transformer_width": 32, "transformer_heads": 2, "transformer_layers": 1}
     model = AudioCLIP(
         embed_dim=32,
@@ -88,7 +86,7 @@ def test_the_audio_tower_is_one_graph(training: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_equal_values_under_equal_names() -> None:
+def test_a_compiled_model_keeps_values_and_names() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     names, inputs = list(model.state_dict()), torch.randn(3, 4)
@@ -106,13 +104,11 @@ def test_a_compiled_model_gives_equal_values_under_equal_names() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor:UserWarning"
-)  # dynamo looks at each input
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo reads each input
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_a_compiled_tower_gives_what_the_eager_one_does(recomputed: bool) -> None:
-    """Features in evaluation; features and a gradient in training, in float64. Minutes of compilation."""
+def test_a_compiled_tower_equals_the_eager_one(recomputed: bool) -> None:
+    """Compares features in evaluation, and features and a gradient in float64 training; takes minutes."""
     torch.manual_seed(0)
     tower = ESResNeXt(num_classes=3, n_fft=256, hop_length=100, win_length=200)
     audio = torch.randn(4, 1, 20000) * 3000

@@ -1,4 +1,4 @@
-"""The training step: accumulation, finished gradients, precision, and what a task may not do."""
+"""The training step: accumulation, complete gradients, precision, and the requirements of tasks."""
 
 from __future__ import annotations
 
@@ -6,67 +6,41 @@ from typing import Any, cast
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from torch import nn
 from torch.nn import functional
 from toy_research.learning import Matching
 from toy_research.network import EvenLinear, TwoTowers
-from toy_research.signals import Tone
+from toy_research.stepping import CPU, setup, tones, towers, train
 
-from ignite_trainer.api.task import StepOutput, Task
+from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
-from ignite_trainer.protocol.sections import ParameterRule, Setup
+from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
 from ignite_trainer.training.forward import float32_products
 from ignite_trainer.training.parameters import apply_rules
 
-CPU = torch.device("cpu")
+
+def batches(count: int, size: int = 4) -> list[Batch]:
+    return [tones(size, seed=seed) for seed in range(count)]
 
 
-def setup(**changes: Any) -> Setup:
-    return Setup(name="x", batch_train=4, epochs=1, saved_models_path="x", **changes)
-
-
-def plain_model(**options: Any) -> TwoTowers:
-    torch.manual_seed(0)
-    return TwoTowers(dropout=0.0, norm=False, **options)
-
-
-def batches(*sizes: int) -> list[Batch]:
-    generator = torch.Generator().manual_seed(1)
-    made = []
-    for size in sizes:
-        signal = torch.randn(size, 1, 16, generator=generator)
-        target = torch.randint(3, (size,), generator=generator)
-        made.append(Batch(torch.arange(size), Tone(signal, None, 0.0, "", target)))
-    return made
-
-
-def train(
-    model: nn.Module, data: list[Batch], *, epochs: int = 1, task: Task | None = None, **changes: Any
-) -> Engine:
-    plan = apply_rules(model, [ParameterRule(match=".*")])
-    optimizer = torch.optim.SGD(plan.groups, lr=0.5)
-    trainer = make_trainer(task or Matching(), model, optimizer, plan, setup(**changes), device=CPU)
-    trainer.run(data, max_epochs=epochs)
-    return trainer
+def mean_loss(model: nn.Module, group: list[Batch]) -> torch.Tensor:
+    losses = [functional.cross_entropy(model(batch.sample.signal), batch.sample.target) for batch in group]
+    return torch.stack(losses).mean()
 
 
 def by_hand(model: TwoTowers, groups: list[list[Batch]]) -> None:
-    """One plain gradient step for each group, on the mean of the losses of its batches."""
+    """Take a plain gradient step for each group, on the mean of the losses of its batches."""
     for group in groups:
-        losses = [
-            functional.cross_entropy(model(batch.sample.signal), batch.sample.target) for batch in group
-        ]
-        gradients = torch.autograd.grad(torch.stack(losses).mean(), list(model.parameters()))
+        gradients = torch.autograd.grad(mean_loss(model, group), list(model.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.sub_(0.5 * gradient)
 
 
-def assert_same(first: nn.Module, second: nn.Module) -> None:
-    for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-6), name
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 # Accumulation
@@ -80,39 +54,22 @@ def assert_same(first: nn.Module, second: nn.Module) -> None:
 def test_accumulated_steps_are_those_of_the_mean_loss(
     accumulate: int, groups: list[int], epochs: int
 ) -> None:
-    data, model, reference = batches(4, 4, 4, 4, 4), plain_model(), plain_model()
+    data, model, reference = batches(5), towers(), towers()
     train(model, data, epochs=epochs, accumulate=accumulate)
     split = list(torch.arange(5).split(groups))
     by_hand(reference, [[data[index] for index in group] for group in split] * epochs)
-    assert_same(model, reference)
-
-
-def test_accumulating_equal_batches_is_the_big_batch() -> None:
-    data, model, reference = batches(4, 4, 4), plain_model(), plain_model()
-    train(model, data, accumulate=3)
-    joined = Tone(
-        torch.cat([batch.sample.signal for batch in data]),
-        None,
-        0.0,
-        "",
-        torch.cat([batch.sample.target for batch in data]),
-    )
-    by_hand(reference, [[Batch(torch.arange(12), joined)]])
-    assert_same(model, reference)
+    torch.testing.assert_close(flat(model), flat(reference), rtol=1e-5, atol=1e-6)
 
 
 def test_before_optimizer_step_sees_the_total_gradient_once_a_step() -> None:
-    data, model, reference = batches(4, 4, 4), plain_model(even=True), plain_model(even=True)
+    data, model, reference = batches(3), towers(even=True), towers(even=True)
     even = model.get_submodule("left.linear")
     assert isinstance(even, EvenLinear)
     start = even.weight.detach().clone()
     train(model, data[:2], accumulate=2)
     (seen,) = even.seen
-    losses = [
-        functional.cross_entropy(reference(batch.sample.signal), batch.sample.target) for batch in data[:2]
-    ]
     weight = reference.get_parameter("left.linear.weight")
-    (total,) = torch.autograd.grad(torch.stack(losses).mean(), [weight])
+    (total,) = torch.autograd.grad(mean_loss(reference, data[:2]), [weight])
     torch.testing.assert_close(seen, total, rtol=1e-5, atol=1e-7)
     moved = even.weight.detach() - start
     torch.testing.assert_close(moved, -0.5 * total / (total.abs().max() + 1e-8), rtol=1e-4, atol=1e-6)
@@ -123,7 +80,7 @@ def test_before_optimizer_step_sees_the_total_gradient_once_a_step() -> None:
 # Modes and precision
 
 
-def test_every_epoch_begins_in_train_mode_and_evaluation_is_in_eval_mode() -> None:
+def test_every_epoch_starts_in_train_mode_and_evaluation_is_in_eval_mode() -> None:
     model = TwoTowers()
     plan = apply_rules(model, [ParameterRule(match="right.*", train=False), ParameterRule(match=".*")])
     optimizer = torch.optim.SGD(plan.groups, lr=0.1)
@@ -136,24 +93,12 @@ def test_every_epoch_begins_in_train_mode_and_evaluation_is_in_eval_mode() -> No
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: note("training"))
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda: note("evaluation"))
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(batches(4)) is None)
-    trainer.run(batches(4), max_epochs=2)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(batches(1)) is None)
+    trainer.run(batches(1), max_epochs=2)
     assert seen == [("training", True, False), ("evaluation", False, False)] * 2
 
 
-def test_evaluation_gives_no_gradient_and_moves_nothing() -> None:
-    model = TwoTowers()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluator = make_evaluator(Matching(), model, setup(), device=CPU, title="Evaluating")
-    outputs: list[StepOutput] = []
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda: outputs.append(evaluator.state.output))  # type: ignore[arg-type]
-    evaluator.run(batches(4, 4))
-    assert not any(output.y_pred.requires_grad for output in outputs)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_shared_work_of_an_evaluation_is_done_once_a_pass() -> None:
+def test_evaluation_prepares_once_a_pass_and_leaves_the_model_unchanged() -> None:
     class Counting(Matching):
         starts = 0
 
@@ -163,23 +108,33 @@ def test_shared_work_of_an_evaluation_is_done_once_a_pass() -> None:
             self.starts += 1
             super().start_evaluation(model)
 
-    task = Counting()
-    evaluator = make_evaluator(task, TwoTowers(), setup(), device=CPU, title="Evaluating")
-    evaluator.run(batches(4, 4, 4))
-    evaluator.run(batches(4))
+    task, model = Counting(), TwoTowers()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluator = make_evaluator(task, model, setup(), device=CPU, title="Evaluating")
+    outputs: list[StepOutput] = []
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda: outputs.append(evaluator.state.output))  # type: ignore[arg-type]
+    evaluator.run(batches(3))
+    evaluator.run(batches(1))
     assert task.starts == 2
+    assert len(outputs) == 4
+    assert not any(output.y_pred.requires_grad for output in outputs)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 class Noting(Matching):
-    """Notes the type of the scores before autocast ends."""
+    """Records the type of the scores within autocast, and the losses."""
 
     def __init__(self) -> None:
         super().__init__()
         self.types: list[torch.dtype] = []
+        self.losses: list[float] = []
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         output = super().training_step(model, batch)
+        assert output.loss is not None
         self.types.append(output.y_pred.dtype)
+        self.losses.append(float(output.loss.detach()))
         return output
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
@@ -189,7 +144,7 @@ class Noting(Matching):
 
 
 @pytest.mark.parametrize(
-    ("precision", "kind"),
+    ("precision", "dtype"),
     [
         ("fp32", torch.float32),
         ("tf32", torch.float32),
@@ -197,11 +152,11 @@ class Noting(Matching):
         ("fp16", torch.float16),
     ],
 )
-def test_steps_run_in_the_precision_of_the_protocol(precision: str, kind: torch.dtype) -> None:
-    task, model = Noting(), plain_model()
-    trainer = train(model, batches(4, 4), task=task, precision=precision)
-    make_evaluator(task, model, setup(precision=precision), device=CPU, title="E").run(batches(4))
-    assert task.types == [kind] * 3
+def test_steps_run_in_the_precision_of_the_protocol(precision: str, dtype: torch.dtype) -> None:
+    task, model = Noting(), towers()
+    trainer = train(model, batches(2), task=task, precision=precision).trainer
+    make_evaluator(task, model, setup(precision=precision), device=CPU, title="E").run(batches(1))
+    assert task.types == [dtype] * 3
     output: Any = trainer.state.output
     assert output.y_pred.dtype == output.loss.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -209,18 +164,15 @@ def test_steps_run_in_the_precision_of_the_protocol(precision: str, kind: torch.
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_steps_of_16_bit_are_near_those_of_fp32(precision: str, accumulate: int) -> None:
-    exact, rounded, start = plain_model(), plain_model(), plain_model()
-    train(exact, batches(8, 8, 8), accumulate=accumulate)
-    train(rounded, batches(8, 8, 8), precision=precision, accumulate=accumulate)
-    step = torch.cat([(a - b).flatten() for a, b in zip(exact.parameters(), start.parameters(), strict=True)])
-    error = torch.cat(
-        [(a - b).flatten() for a, b in zip(exact.parameters(), rounded.parameters(), strict=True)]
-    )
+def test_16_bit_steps_are_close_to_fp32(precision: str, accumulate: int) -> None:
+    exact, rounded = towers(), towers()
+    train(exact, batches(3, size=8), accumulate=accumulate)
+    train(rounded, batches(3, size=8), precision=precision, accumulate=accumulate)
+    step, error = flat(exact) - flat(towers()), flat(exact) - flat(rounded)
     assert 0 < error.norm() < 0.05 * step.norm()
 
 
-def test_products_of_float32_are_rounded_to_tf32_only_where_the_protocol_says_so() -> None:
+def test_float32_products_are_rounded_to_tf32_only_on_request() -> None:
     def switches() -> list[bool]:
         return [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
 
@@ -234,9 +186,9 @@ def test_products_of_float32_are_rounded_to_tf32_only_where_the_protocol_says_so
     assert switches() == before
 
 
-def test_the_precision_of_a_run_can_follow_torchs_newer_switches() -> None:
+def test_the_precision_of_a_run_overrides_torchs_newer_switches() -> None:
     switch: Any = torch.backends.cuda.matmul
-    switch.fp32_precision = "tf32"  # from here on the older switches can no longer be read
+    switch.fp32_precision = "tf32"  # torch now refuses to read the older switches
     try:
         with float32_products("fp32"):
             assert not switch.allow_tf32
@@ -250,19 +202,11 @@ def test_the_precision_of_a_run_can_follow_torchs_newer_switches() -> None:
 
 
 def test_the_running_loss_is_an_exponential_average_since_the_start() -> None:
-    losses: list[float] = []
-
-    class Listening(Matching):
-        def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-            output = super().training_step(model, batch)
-            assert output.loss is not None
-            losses.append(float(output.loss.detach()))
-            return output
-
-    trainer = train(plain_model(), batches(4, 4, 4), epochs=2, task=Listening())
-    assert len(losses) == 6
-    average = losses[0]
-    for loss in losses[1:]:
+    task = Noting()
+    trainer = train(towers(), batches(3), epochs=2, task=task).trainer
+    assert len(task.losses) == 6
+    average = task.losses[0]
+    for loss in task.losses[1:]:
         average = 0.98 * average + 0.02 * loss
     assert float(trainer.state.metrics[RUNNING_LOSS]) == pytest.approx(average, rel=1e-5)
 
@@ -273,4 +217,4 @@ def test_a_training_step_without_a_loss_is_an_error_that_names_the_task() -> Non
             return super().training_step(model, batch)._replace(loss=None)
 
     with pytest.raises(TypeError, match=r"^Lossless\.training_step gave no loss\.$"):
-        train(plain_model(), batches(4), task=Lossless())
+        train(towers(), batches(1), task=Lossless())

@@ -1,4 +1,4 @@
-"""Batch norm in train mode never sees one value: that is refused, or left out where it comes by chance."""
+"""Batch norm in train mode never sees a single value: the run is refused, or the value left out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from toy_research.lonely import Scene, Scenes, Scoring, SoundAndPicture
 from toy_research.protocols import run_toy
+from toy_research.stepping import CPU, setup
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rows_of, without_row
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rows_of
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.setup_section import Setup
-from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
+from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.forward import GradientCache, Joint
 from ignite_trainer.training.lone_samples import LeftOut, LoneSamples
 
-CPU = torch.device("cpu")
 SCENES: dict[str, Any] = {
     "Model": {"class": "toy_research.lonely.SoundAndPicture"},
     "Task": {"class": "toy_research.lonely.Scoring"},
@@ -31,7 +31,7 @@ SCENES: dict[str, Any] = {
 
 
 def setup_of(**changes: Any) -> Setup:
-    return Setup(name="Toy", batch_train=4, epochs=1, saved_models_path="results").model_copy(update=changes)
+    return setup(**{"batch_train": 4, **changes})
 
 
 def batch(*indices: int) -> Batch:
@@ -57,7 +57,7 @@ def batch(*indices: int) -> Batch:
         ),
     ],
 )
-def test_steps_of_one_sample_are_refused_where_a_batch_norm_trains(
+def test_steps_of_one_sample_are_refused_if_a_batch_norm_trains(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ProtocolError, match="one value for each channel, without variance") as error:
@@ -73,7 +73,7 @@ def test_steps_of_one_sample_are_refused_where_a_batch_norm_trains(
         {"Parameters": [{"match": r"(left|right)\..*", "mode": "eval"}, {"match": ".*"}]},
     ],
 )
-def test_batches_of_one_are_trained_where_no_batch_norm_does(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_batches_of_one_are_accepted_if_no_batch_norm_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
     end = run_toy(tmp_path, Setup__batch_train=1, Setup__epochs=1, **changes).end
     assert end.last_epoch == 1
 
@@ -86,7 +86,7 @@ def take(
     task: EmbeddingTask | None = None,
     iteration: int = 1,
 ) -> Batch:
-    """Take the forward pass of a step, and return the batch that it was taken with."""
+    """Take the forward pass of a step, and return the batch it was taken with."""
 
     def forward(batch: Batch) -> Joint:
         return Joint((task or Scoring()).training_step(model, batch.sample), batch)
@@ -95,7 +95,7 @@ def take(
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_field_that_is_alone_in_a_batch_norm_is_left_out_and_told(compiled: bool) -> None:
+def test_a_field_that_is_alone_in_its_batch_is_left_out_and_reported(compiled: bool) -> None:
     told: list[LeftOut] = []
     model = SoundAndPicture().train()
     if compiled:
@@ -111,7 +111,7 @@ def test_a_field_that_is_alone_in_a_batch_norm_is_left_out_and_told(compiled: bo
     assert len(told) == 1
 
 
-def test_a_repeated_step_has_the_random_numbers_and_statistics_of_one_pass() -> None:
+def test_a_repeated_step_has_the_random_numbers_and_statistics_of_a_single_pass() -> None:
     class Moving(Scoring):
         def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
             before(torch.ones(2, 1))
@@ -129,17 +129,17 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_one_pass() -> 
     assert int(before.get_buffer("num_batches_tracked")) == 1
 
 
-def test_nothing_is_left_out_of_a_model_whose_batch_norm_is_frozen() -> None:
+def test_nothing_is_left_out_if_the_batch_norm_is_frozen() -> None:
     model = SoundAndPicture().eval()
     kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch(1, 6, 2))
     assert rows_of(kept.sample.sound, 3).tolist() == [1]
 
 
-def test_what_is_alone_in_its_part_of_a_batch_is_left_out_too() -> None:
+def test_a_field_that_is_alone_in_its_part_is_left_out() -> None:
     told: list[LeftOut] = []
-    model, setup = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
-    cache = GradientCache(Scoring(), model, setup, device=CPU)
-    lone_samples = LoneSamples(Scoring(), model, setup, left_out=told.extend)
+    model, settings = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
+    cache = GradientCache(Scoring(), model, settings, device=CPU)
+    lone_samples = LoneSamples(Scoring(), model, settings, left_out=told.extend)
     given = batch(0, 6, 1, 2, 12, 3)  # parts of three
     kept = lone_samples.take(given, cache.forward, epoch=1, iteration=1).batch
     assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
@@ -147,7 +147,7 @@ def test_what_is_alone_in_its_part_of_a_batch_is_left_out_too() -> None:
     assert torch.equal(kept.sample.sound.values, batch(0, 6).sample.sound)
 
 
-def test_other_errors_of_a_step_are_raised_as_they_are() -> None:
+def test_other_errors_of_a_step_are_raised_unchanged() -> None:
     def forward(batch: Batch) -> Joint:  # noqa: ARG001
         raise torch.OutOfMemoryError("out of memory")
 
@@ -160,13 +160,13 @@ def without_picture(only: Batch) -> Batch:
     return only._replace(sample=only.sample._replace(picture=None))
 
 
-def test_the_only_sample_of_a_batch_that_is_left_with_nothing_ends_the_run() -> None:
+def test_a_batch_with_nothing_left_ends_the_run() -> None:
     model = SoundAndPicture().train()
     with pytest.raises(RunFailed, match="of the batch with sample 0 of the training split nothing else can"):
         take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch(0)))
 
 
-def test_a_task_that_needs_none_of_its_fields_goes_on_without_them() -> None:
+def test_a_task_that_needs_no_field_continues_without_any() -> None:
     class Easy(Scoring):
         def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:  # noqa: ARG002
             del embeddings
@@ -179,17 +179,7 @@ def test_a_task_that_needs_none_of_its_fields_goes_on_without_them() -> None:
     assert kept.sample.sound is None and [left.position for left in told] == [0]
 
 
-def test_a_batch_without_one_row_keeps_the_others() -> None:
-    full = torch.arange(6.0).reshape(3, 2)
-    field = without_row(full, 1, 3)
-    assert (field.rows.tolist(), field.values.tolist()) == ([0, 2], [[0.0, 1.0], [4.0, 5.0]])
-    padded = PartialBatch(torch.tensor([0, 4]), PaddedBatch(full[:2], torch.tensor([1, 2])))
-    field = without_row(padded, 0, 5)
-    assert (field.rows.tolist(), field.values.lengths.tolist()) == ([4], [2])
-    assert without_row(field, 4, 5) is None
-
-
-def test_lone_sounds_are_counted_in_the_result_and_told_once_whatever_the_workers(tmp_path: Path) -> None:
+def test_lone_sounds_are_counted_in_the_result_and_reported_once_with_any_workers(tmp_path: Path) -> None:
     results = {}
     for workers in (0, 2):
         root = tmp_path / str(workers)
@@ -202,21 +192,3 @@ def test_lone_sounds_are_counted_in_the_result_and_told_once_whatever_the_worker
     [(what, count)] = results[0][0].items()
     assert what == '"sound" left out of a step, alone in its batch' and 0 < count <= 12
     assert results[0] == results[2]
-
-
-def test_lone_sounds_are_counted_across_an_interruption(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {**SCENES, "Setup__epochs": 3, "Setup__batch_train": 4, "Setup__resume": "auto"}
-
-    def task(step: int) -> dict[str, Any]:
-        return {"class": "toy_research.lonely.Interrupted", "args": {"step": step}}
-
-    whole = run_toy(tmp_path / "whole", **{**changes, "Task": task(0)})
-    with pytest.raises(RunStopped):
-        run_toy(tmp_path / "stopped", **{**changes, "Task": task(10)})
-    (folder,) = (tmp_path / "stopped" / "Toy").iterdir()
-    saved = json.loads((folder / "protocol.json").read_text())
-    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": task(0)}))
-    gone_on = run_toy(tmp_path / "stopped", **{**changes, "Task": task(0)})
-    assert gone_on.folder == folder
-    assert gone_on.record.faults == whole.record.faults != {}
-    assert gone_on.end.last == whole.end.last

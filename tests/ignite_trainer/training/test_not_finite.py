@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: which samples they came from, what is saved, what is left out."""
+"""Losses and gradients that are not finite: their samples are named, their steps left out or never saved."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from toy_research.learning import Matching
+from ignite.engine import Engine
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy
-from toy_research.signals import Tone
+from toy_research.stepping import CPU, tones, towers, train
 from toy_research.watching import Notebook
 
 from ignite_trainer.data.loader import Batch
-from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.support.errors import RunFailed
-from ignite_trainer.training.engines import make_trainer, running_loss
+from ignite_trainer.training.engines import running_loss
 from ignite_trainer.training.optimizer_steps import (
     NotFinite,
     OptimizerSteps,
@@ -25,44 +24,24 @@ from ignite_trainer.training.optimizer_steps import (
     loss_scaler,
     not_finite_weights,
 )
-from ignite_trainer.training.parameters import apply_rules
 
-CPU = torch.device("cpu")
 FAULTY = "toy_research.failing.FaultyTones"
 
 
-def batches(*values: float) -> list[Batch]:
-    """Batches of four signals, each multiplied by a value."""
-    generator = torch.Generator().manual_seed(1)
-    return [
-        Batch(
-            torch.arange(4),
-            Tone(
-                value * torch.randn(4, 1, 16, generator=generator),
-                *(None, 0.0, ""),
-                torch.randint(3, (4,), generator=generator),
-            ),
-        )
-        for value in values
-    ]
+def batches(*scales: float) -> list[Batch]:
+    return [tones(4, seed=seed, scale=scale) for seed, scale in enumerate(scales)]
 
 
-def train(data: list[Batch], watch: StepWatch, **changes: Any) -> tuple[dict[str, Any], Any]:
+def states(data: list[Batch], watch: StepWatch, **changes: Any) -> tuple[dict[str, Any], Engine]:
     """Train on the batches; return all states, and the trainer."""
-    setup = Setup(name="x", batch_train=4, epochs=1, saved_models_path="x", log_interval=1, **changes)
-    torch.manual_seed(0)
-    model = TwoTowers(dropout=0.0)
-    plan = apply_rules(model, [ParameterRule(match=".*")])
-    optimizer = torch.optim.Adam(plan.groups, lr=0.01)
-    scaler = loss_scaler(setup.precision, CPU)
-    trainer = make_trainer(Matching(), model, optimizer, plan, setup, device=CPU, scaler=scaler, watch=watch)
-    trainer.run(data, max_epochs=1)
+    model, adam = towers(norm=True), torch.optim.Adam
+    trained = train(model, data, optimizer=adam, args={"lr": 0.01}, watch=watch, log_interval=1, **changes)
     moments = {
         f"{number} {name}": value
-        for number, moved in optimizer.state_dict()["state"].items()
+        for number, moved in trained.optimizer.state_dict()["state"].items()
         for name, value in moved.items()
     }
-    return {**model.state_dict(), **moments, **scaler.state_dict()}, trainer
+    return {**model.state_dict(), **moments, **trained.scaler.state_dict()}, trained.trainer
 
 
 def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -73,28 +52,28 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_step_left_out_moves_nothing_at_all(precision: str) -> None:
+def test_a_step_left_out_changes_no_state(precision: str) -> None:
     bad, good = batches(1, torch.nan, 1, 1), batches(1, 1, 1, 1)
     left_out: list[NotFinite] = []
-    with_it, trainer = train(bad, StepWatch(left_out.append), precision=precision)
-    without, plain = train([good[0], *good[2:]], StepWatch(), precision=precision)
+    with_it, trainer = states(bad, StepWatch(left_out.append), precision=precision)
+    without, plain = states([good[0], *good[2:]], StepWatch(), precision=precision)
     assert_equal(with_it, without)
     assert [(found.iteration, found.indices) for found in left_out] == [(2, [0, 1, 2, 3])]
     assert running_loss(trainer) == running_loss(plain)
 
 
-def test_all_batches_of_a_step_are_left_out_with_the_one_that_spoils_it() -> None:
+def test_all_batches_of_a_spoiled_step_are_left_out() -> None:
     good = batches(1, 1, 1, 1)
     left_out: list[NotFinite] = []
-    with_it, _ = train([*batches(1, torch.inf), *good[2:]], StepWatch(left_out.append), accumulate=2)
-    without, _ = train(good[2:], StepWatch(), accumulate=2)
+    with_it, _ = states([*batches(1, torch.inf), *good[2:]], StepWatch(left_out.append), accumulate=2)
+    without, _ = states(good[2:], StepWatch(), accumulate=2)
     assert_equal(with_it, without)
     assert [found.iteration for found in left_out] == [2]
 
 
-def test_steps_are_seen_later_where_none_is_left_out() -> None:
+def test_the_first_finding_is_reported_later_where_no_step_is_left_out() -> None:
     watch = StepWatch()
-    train(batches(1, 1, torch.nan, torch.nan), watch)
+    states(batches(1, 1, torch.nan, torch.nan), watch)
     found = watch.first()
     assert found == NotFinite("The loss is nan", 1, 3, [0, 1, 2, 3])
     assert watch.first() is None, "it was read"
@@ -103,9 +82,9 @@ def test_steps_are_seen_later_where_none_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("gradient", "sound"), [(-1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)]
 )
-def test_gradients_are_sound_while_each_is_finite_however_large(gradient: float, sound: bool) -> None:
-    kinds = ((100, torch.float32), (3, torch.float64), (0, torch.float32))
-    weights = [torch.nn.Parameter(torch.ones(count, dtype=kind)) for count, kind in kinds]
+def test_gradients_are_sound_if_all_are_finite(gradient: float, sound: bool) -> None:
+    dtypes = ((100, torch.float32), (3, torch.float64), (0, torch.float32))
+    weights = [torch.nn.Parameter(torch.ones(count, dtype=dtype)) for count, dtype in dtypes]
     for weight in weights:
         weight.grad = torch.ones_like(weight)
     weights[0].grad[70] = gradient  # type: ignore[index]
@@ -118,7 +97,7 @@ def test_gradients_are_sound_while_each_is_finite_however_large(gradient: float,
     assert (watch.first() is None) == sound
 
 
-def test_a_watch_tells_weights_that_are_not_finite_by_name() -> None:
+def test_weights_that_are_not_finite_are_named() -> None:
     model = TwoTowers()
     assert not_finite_weights(model) == []
     weight = model.get_parameter("left.linear.weight")
@@ -130,7 +109,7 @@ def test_a_watch_tells_weights_that_are_not_finite_by_name() -> None:
 
 
 @pytest.mark.parametrize("log_interval", [1, 100])
-def test_a_run_stops_names_the_samples_and_keeps_its_good_checkpoint(
+def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
     tmp_path: Path, log_interval: int
 ) -> None:
     task = {"class": "toy_research.failing.Steep", "args": {"at": [4]}}
@@ -149,7 +128,7 @@ def test_a_run_stops_names_the_samples_and_keeps_its_good_checkpoint(
     assert events[-1]["samples"] == list(stopped.samples)
 
 
-def test_weights_that_the_last_step_spoiled_are_not_saved(tmp_path: Path) -> None:
+def test_weights_spoiled_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(
         RunFailed, match=r"^What the last step left of .* is not finite at epoch 1, iteration 1\."
     ):
@@ -157,18 +136,18 @@ def test_weights_that_the_last_step_spoiled_are_not_saved(tmp_path: Path) -> Non
     assert [path.name[:22] for path in tmp_path.rglob("*.pt")] == ["best_val-acc_epoch-0_0"]
 
 
-def test_a_run_leaves_steps_out_and_says_so_in_its_result(tmp_path: Path) -> None:
+def test_steps_left_out_are_counted_in_the_result(tmp_path: Path) -> None:
     args = {"fold": 1, "nan": [4]}
     result = run_toy(tmp_path, Dataset={"class": FAULTY, "args": args}, Faults={"not_finite": "skip"})
     faults = Notebook.last.of("fault")
-    assert [fault.epoch for fault in faults] == [1, 2]  # two of three steps an epoch had none of it
+    assert [fault.epoch for fault in faults] == [1, 2]
     assert all("tone 4.wav" in fault.samples for fault in faults)
     assert result.record.faults == {"steps left out": 2}
     assert json.loads((result.folder / "result.json").read_text())["faults"] == {"steps left out": 2}
     assert all(torch.isfinite(torch.tensor(step.loss)) for step in Notebook.last.of("iteration")[1:])
 
 
-def test_so_many_steps_are_left_out_and_no_more(tmp_path: Path) -> None:
+def test_no_more_steps_are_left_out_than_allowed(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"^The loss is nan at epoch 1, .* Steps left out before: 1\."):
         run_toy(
             tmp_path,
@@ -179,7 +158,7 @@ def test_so_many_steps_are_left_out_and_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_looking_at_steps_does_not_wait_for_the_device() -> None:
+def test_the_watch_does_not_wait_for_the_device() -> None:
     watch, loss = StepWatch(), torch.full((), torch.nan, device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,4 +1,4 @@
-"""Schedules of learning rates: one or several in turn, by epoch or by step, against formulas."""
+"""Schedules of learning rates, one or several, by epoch or by step, against formulas."""
 
 from __future__ import annotations
 
@@ -25,51 +25,51 @@ SMALL: dict[str, Any] = {"Setup__batch_train": 4, "Optimizer": SGD}
 
 
 def rates(root: Path, **changes: Any) -> list[float]:
-    """The learning rate after each step, which is that of the next one."""
+    """Return the learning rate after each step, which the next step uses."""
     run_toy(root, **{**SMALL, **changes})
     found: list[float] = [step.learning_rates[0] for step in Notebook.last.of("iteration")]
     return found
 
 
 def warm_up_then_cosine(*, steps: int, warm_up: int, start: float = 0.25) -> list[float]:
-    """Written from the definitions: a straight line up to 1, then half a wave down to 0."""
+    """Return a straight line up to 1, then half a wave down to 0, from the definitions."""
     line = [start + (1 - start) * step / warm_up for step in range(warm_up)]
     wave = [(1 + math.cos(math.pi * step / (steps - warm_up))) / 2 for step in range(steps - warm_up + 1)]
     return [0.4 * factor for factor in (*line, *wave)]
 
 
-def test_a_warm_up_and_a_cosine_to_the_end_by_step(tmp_path: Path) -> None:
+def test_a_warm_up_is_followed_by_a_cosine_to_the_end(tmp_path: Path) -> None:
     found = rates(tmp_path, Setup__epochs=2, Scheduler=[WARM_UP, ANNEAL])
     assert found == pytest.approx(warm_up_then_cosine(steps=10, warm_up=3)[1:])
     assert found[-1] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_by_epoch_a_rate_stays_for_the_epoch(tmp_path: Path) -> None:
+def test_a_schedule_by_epochs_keeps_its_rate_for_an_epoch(tmp_path: Path) -> None:
     by_epoch = [{**each, "interval": "epoch"} for each in ({**WARM_UP, "lasts": 2}, ANNEAL)]
     found = rates(tmp_path, Setup__epochs=4, Scheduler=by_epoch)
     expected = warm_up_then_cosine(steps=4, warm_up=2)[:4]
     assert found == pytest.approx([rate for rate in expected for _ in range(5)])
 
 
-def test_a_step_of_several_batches_counts_once(tmp_path: Path) -> None:
+def test_an_accumulated_step_counts_once(tmp_path: Path) -> None:
     found = rates(tmp_path, Setup__epochs=2, Setup__accumulate=2, Scheduler=[WARM_UP, ANNEAL])
     expected = warm_up_then_cosine(steps=6, warm_up=3)  # three steps an epoch, the last of one batch
     assert found == pytest.approx([expected[step] for step in (0, 1, 1, 2, 3, 3, 4, 4, 5, 6)])
 
 
-def test_a_single_cosine_by_step_lasts_as_long_as_the_training(tmp_path: Path) -> None:
+def test_a_single_cosine_lasts_as_long_as_the_training(tmp_path: Path) -> None:
     found = rates(tmp_path, Setup__epochs=2, Scheduler=ANNEAL)
     assert found == pytest.approx(warm_up_then_cosine(steps=10, warm_up=0)[1:])
 
 
-def test_what_the_arguments_say_counts(tmp_path: Path) -> None:
+def test_arguments_take_precedence_over_the_length(tmp_path: Path) -> None:
     halved = {**WARM_UP, "args": {"start_factor": 0.5, "total_iters": 10}, "lasts": 3}
     constant = {"class": "torch.optim.lr_scheduler.ConstantLR", "args": {"factor": 1.0}, "interval": "step"}
     found = rates(tmp_path, Setup__epochs=1, Scheduler=[halved, constant])
     assert found == pytest.approx([0.4 * factor for factor in (0.55, 0.6, 1, 1, 1)])
 
 
-def test_one_cycle_is_told_its_length(tmp_path: Path) -> None:
+def test_one_cycle_gets_its_length(tmp_path: Path) -> None:
     one_cycle = {"class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 0.4, "pct_start": 0.5}}
     found = rates(tmp_path, Setup__epochs=2, Scheduler={**one_cycle, "interval": "step", "lasts": "rest"})
     used = found[:-1]  # by steps 2 to 10
@@ -80,7 +80,7 @@ def test_one_cycle_is_told_its_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "taken"),
-    [("fp32", (1, 1, 2, 3, 4)), ("fp16", (0, 0, 1, 2, 3))],  # of the latter the first gradients overflow
+    [("fp32", (1, 1, 2, 3, 4)), ("fp16", (0, 0, 1, 2, 3))],  # whose first gradients overflow
 )
 def test_a_step_that_is_left_out_does_not_count(
     tmp_path: Path, precision: str, taken: tuple[int, ...]
@@ -98,7 +98,7 @@ def test_a_step_that_is_left_out_does_not_count(
     assert found == pytest.approx([expected[step] for step in taken])
 
 
-def test_a_run_goes_on_with_its_schedule_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_resumes_its_schedule_bit_equal(tmp_path: Path) -> None:
     changes = {**SMALL, "Setup__epochs": 3, "Setup__save_every_steps": 1, "Scheduler": [WARM_UP, ANNEAL]}
     whole = run_toy(tmp_path / "whole", **changes)
     exploding = {"class": "toy_research.learning.Interrupted"}
@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_its_schedule_to_the_bit(tmp_path: Path) -> None:
     assert differences(whole.folder, folder) == []
 
 
-def test_epochs_that_a_schedule_counts_on_cannot_be_raised(tmp_path: Path) -> None:
+def test_epochs_cannot_be_raised_if_the_schedule_depends_on_them(tmp_path: Path) -> None:
     done = run_toy(tmp_path, **SMALL, Scheduler=ANNEAL)
     longer = validate(toy(tmp_path, **SMALL, Scheduler=ANNEAL, Setup__epochs=3))
     message = r'Setup\.epochs is 3, and 2 there, which its Scheduler counts on, as it lasts the "rest"'
@@ -165,12 +165,12 @@ def problems(root: Path, scheduler: Any, **changes: Any) -> list[str]:
         ),
     ],
 )
-def test_what_is_wrong_with_a_schedule_is_said(tmp_path: Path, scheduler: Any, expected: str) -> None:
+def test_errors_in_a_schedule_are_reported(tmp_path: Path, scheduler: Any, expected: str) -> None:
     (problem,) = problems(tmp_path, scheduler)
     assert problem.startswith(expected)
 
 
-def test_turns_that_do_not_fit_the_training_are_an_error(tmp_path: Path) -> None:
+def test_schedulers_that_start_after_the_end_of_training_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **SMALL, Scheduler=[{**WARM_UP, "lasts": 10}, ANNEAL])
     assert caught.value.problems == [
@@ -179,15 +179,11 @@ def test_turns_that_do_not_fit_the_training_are_an_error(tmp_path: Path) -> None
     ]
 
 
-def test_the_published_form_reads_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_schedule_is_written_as_it_was_read(tmp_path: Path) -> None:
     published = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.96}}
     protocol = validate(toy(tmp_path, Scheduler=published))
-    written = protocol.to_json()["Scheduler"]
-    assert {**written, "interval": "epoch", "lasts": None} == {
-        **published,
-        "interval": "epoch",
-        "lasts": None,
-    }
+    defaults = {"interval": "epoch", "lasts": None}
+    assert {**protocol.to_json()["Scheduler"], **defaults} == {**published, **defaults}
     assert validate(protocol.to_json()) == protocol
     several = validate(toy(tmp_path, Scheduler=[WARM_UP, ANNEAL]))
     assert validate(several.to_json()) == several

@@ -1,7 +1,7 @@
-"""The host does not wait for the device but at the log interval: nothing computed there is read in between.
+"""The host reads results from the device only at the log interval, and otherwise does not wait for it.
 
-On a CPU there is nothing to wait for, so the tests watch what is read: float32 is what a device would hold,
-while lengths, labels and random decisions (whole numbers, float64) are the host's own.
+On a CPU, the tests count reads of float tensors, which a device would hold. Lengths, labels and random
+decisions (whole numbers, float64) are on the host anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READS = (aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.defa
 
 
 class Reads(TorchDispatchMode):
-    """Counts what the host reads of float32 tensors; `restart` gives the count so far."""
+    """Counts the host's reads of float tensors; `restart` returns the count so far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ ITERATION_METRICS = {
 
 
 def training(raw: dict[str, Any], *, trusted: tuple[str, ...] = ()) -> tuple[Engine, Callable[[], Any]]:
-    """The trainer of a protocol as a run attaches it, and what runs it over its data."""
+    """Build the trainer of a protocol as a run does; return it and a function that runs it."""
     blueprint = draw(validate(raw), trusted=trusted)
     parts = assemble(blueprint, seed=1)
     assert parts.optimizer is not None
@@ -69,6 +69,15 @@ def training(raw: dict[str, Any], *, trusted: tuple[str, ...] = ()) -> tuple[Eng
     )
     metrics.attach_running_metrics(blueprint, trainer, device=parts.device)
     return trainer, lambda: trainer.run(parts.training, max_epochs=setup.epochs)
+
+
+def reads_by_step(trainer: Engine, run: Callable[[], Any]) -> list[int]:
+    reads, counts = Reads(), list[int]()
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: reads.restart() and None)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: counts.append(reads.restart()))
+    with reads:
+        run()
+    return counts
 
 
 def small_tower(tmp_path: Path, **setup: Any) -> dict[str, Any]:
@@ -99,23 +108,18 @@ def small_tower(tmp_path: Path, **setup: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_losses_and_metrics_are_read_back_at_the_log_interval_and_the_end_of_an_epoch_only(
+def test_losses_and_metrics_are_only_read_at_the_log_interval_and_the_end_of_an_epoch(
     tmp_path: Path, accumulate: int
 ) -> None:
     raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=4, Setup__accumulate=accumulate)
     raw["Metrics"] = ITERATION_METRICS
-    raw["Transforms"] = raw["Transforms"][2:]  # without one that reads its own numbers
-    trainer, run = training(raw, trusted=TRUSTED)
-    reads, counts = Reads(), list[int]()
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: reads.restart() and None)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: counts.append(reads.restart()))
-    with reads:
-        run()
+    raw["Transforms"] = raw["Transforms"][2:]  # the others read their random numbers
+    counts = reads_by_step(*training(raw, trusted=TRUSTED))
     assert len(counts) == 20
     assert [iteration for iteration, count in enumerate(counts, start=1) if count] == [4, 8, 10, 12, 16, 20]
 
 
-def test_the_values_read_at_the_log_interval_are_those_of_all_steps(tmp_path: Path) -> None:
+def test_values_at_the_log_interval_cover_all_steps(tmp_path: Path) -> None:
     found: dict[int, list[Any]] = {}
     for every in (1, 4):
         raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=every)
@@ -123,32 +127,24 @@ def test_the_values_read_at_the_log_interval_are_those_of_all_steps(tmp_path: Pa
         torch.manual_seed(0)
         trainer, run = training(raw, trusted=TRUSTED)
         seen = found[every] = list[Any]()
-        trainer.add_event_handler(
-            Events.ITERATION_COMPLETED(every=4),
-            lambda engine, seen=seen: seen.append(dict(engine.state.metrics)),
-        )
-        trainer.add_event_handler(
-            Events.EPOCH_COMPLETED, lambda engine, seen=seen: seen.append(dict(engine.state.metrics))
-        )
+        for event in (Events.ITERATION_COMPLETED(every=4), Events.EPOCH_COMPLETED):
+            trainer.add_event_handler(
+                event, lambda engine, seen=seen: seen.append(dict(engine.state.metrics))
+            )
         run()
     assert found[1] == found[4]
     assert len(found[4]) == 7
 
 
-def test_a_step_of_the_tower_with_its_augmentation_reads_nothing_back(tmp_path: Path) -> None:
-    trainer, run = training(small_tower(tmp_path, log_interval=100))
-    reads, counts = Reads(), list[int]()
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: reads.restart() and None)
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: counts.append(reads.restart()))
-    with reads:
-        run()
+def test_a_step_of_the_audio_tower_with_augmentation_reads_nothing(tmp_path: Path) -> None:
+    counts = reads_by_step(*training(small_tower(tmp_path, log_interval=100)))
     assert counts[:-1] == [0] * 5
     assert counts[-1]  # the loss, at the end of the epoch
 
 
 @pytest.fixture
 def watched_device() -> Iterator[None]:
-    """Ends a test with synchronisation allowed again."""
+    """Allow synchronisation again at the end of a test."""
     yield
     torch.cuda.set_sync_debug_mode("default")
 
@@ -157,7 +153,7 @@ def watched_device() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_step_waits_for_the_device(tmp_path: Path, precision: str, watched_device: None) -> None:  # noqa: ARG001
     trainer, run = training(small_tower(tmp_path, log_interval=100, precision=precision))
-    # After two steps, as the first ones set up libraries, and before the last, whose loss is read.
+    # The first steps set up libraries, and the loss of the last one is read.
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED(once=2), lambda: torch.cuda.set_sync_debug_mode("error")
     )

@@ -1,4 +1,4 @@
-"""The average of the weights: what it is, where it is used, and that training goes on without it."""
+"""The average of the weights follows its formula, and training does not depend on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METRICS = {"Performance": {"lines": [ACCURACY]}}
 
 
 class Training:
-    """A model of which one tower is frozen, and steps of it."""
+    """Training steps of a model with a frozen tower."""
 
     def __init__(self, *, decay: float) -> None:
         torch.manual_seed(0)
@@ -50,7 +50,7 @@ class Training:
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.99])
-def test_averages_are_those_of_the_formula(decay: float) -> None:
+def test_averages_follow_the_formula(decay: float) -> None:
     training = Training(decay=decay)
     expected = training.state()
     for step in range(1, 8):
@@ -61,17 +61,17 @@ def test_averages_are_those_of_the_formula(decay: float) -> None:
     for name, value in training.averages().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     moved = (training.state()["left.norm.running_mean"] - expected["left.norm.running_mean"]).abs().max()
-    assert moved > 1e-4, "running statistics have an average of their own"
+    assert moved > 1e-4, "running statistics have averages, too"
 
 
-def test_what_is_frozen_is_not_copied() -> None:
+def test_frozen_weights_are_not_copied() -> None:
     kept = Training(decay=0.9).average.state_dict()["weights"]
     assert {name.split(".")[0] for name in kept} == {"scale", "left"}
     assert {"left.linear.weight", "left.norm.running_var"} <= kept.keys()
     assert "left.norm.num_batches_tracked" not in kept
 
 
-def test_weights_come_back_after_a_block_whatever_happens_in_it() -> None:
+def test_weights_are_restored_after_a_block_that_fails() -> None:
     training = Training(decay=0.9)
     training.step()
     before = training.state()
@@ -82,7 +82,7 @@ def test_weights_come_back_after_a_block_whatever_happens_in_it() -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_a_state_holds_the_averages_as_the_model_and_the_weights_to_go_on_with() -> None:
+def test_a_state_restores_weights_and_averages() -> None:
     first, second = Training(decay=0.9), Training(decay=0.9)
     for _ in range(3):
         first.step()
@@ -107,13 +107,13 @@ def load(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_run_evaluates_and_saves_averages_and_trains_as_without(tmp_path: Path) -> None:
+def test_a_run_evaluates_and_saves_averages_and_trains_the_same(tmp_path: Path) -> None:
     plain = run_toy(tmp_path / "plain", Metrics=METRICS)
     averaged = run_toy(tmp_path / "averaged", Metrics=METRICS, Setup__ema=0.9)
     raw = load(checkpoints(plain.folder) / "last_epoch-2.pt")["model"]
     state = load(checkpoints(averaged.folder) / "last_epoch-2.pt")
     for name, weight in state["average"]["weights"].items():
-        assert torch.equal(weight, raw[name]), f"{name}: training is not touched"
+        assert torch.equal(weight, raw[name]), f"{name}: training is unchanged"
     assert not torch.equal(state["model"]["left.linear.weight"], raw["left.linear.weight"])
     (best,) = checkpoints(averaged.folder).glob("best_acc_epoch-2_*.pt")
     for name, weight in load(best).items():
@@ -142,6 +142,6 @@ def test_a_step_that_is_left_out_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decay", [0, 1, 1.5, "0.9", True])
-def test_a_decay_lies_between_0_and_1(tmp_path: Path, decay: Any) -> None:
+def test_a_decay_must_lie_between_0_and_1(tmp_path: Path, decay: Any) -> None:
     with pytest.raises(ProtocolError, match=r"Setup\.ema is "):
         validate(toy(tmp_path, Setup__ema=decay))
