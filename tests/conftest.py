@@ -21,6 +21,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.small_backbone import published_backbone, small_backbone
+
 pytest_plugins = ["tests.browser"]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -41,6 +43,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU, and `-m gpu`"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_audio_towers() -> Iterator[None]:
+    """Give every audio tower a small backbone: building, training and saving ResNeXt-50s takes minutes."""
+    with small_backbone():
+        yield
+
+
+@pytest.fixture(scope="module")
+def published_audio_towers(_small_audio_towers: None) -> Iterator[None]:
+    """Give the audio towers of a module's tests the published ResNeXt-50."""
+    with published_backbone():
+        yield
 
 
 @pytest.fixture(autouse=True)

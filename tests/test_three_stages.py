@@ -13,6 +13,7 @@ import pytest
 from toy_research.ranks import on_ranks
 
 from ignite_trainer.commands import cli
+from tests.small_backbone import small_backbone
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = ROOT / "protocols/defaults.json"
@@ -54,7 +55,8 @@ def evaluate(results: str) -> int:
     command = ["-c", str(ROOT / "protocols/scenes-3-full.json"), "-M", results, "-e", "0", "-b", "6"]
     command += ["--Model.args.pretrained", "false", "--Dataset.args.held_out_scenes", "25"]
     command += ["--Dataset.args.seconds", "0.2", "--Reporters", "[]"]
-    return cli.main(command, defaults=DEFAULTS)
+    with small_backbone():  # a process of its own has no fixtures
+        return cli.main(command, defaults=DEFAULTS)
 
 
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:

@@ -137,11 +137,13 @@ class ESResNeXt(nn.Module):
         self.fc = spectrogram.ExactLinear(backbone.fc.in_features, num_classes, device="meta")
         self.fc.weight, self.fc.bias = backbone.fc.weight, backbone.fc.bias
         if apply_attention:
-            self.att1 = Gate(64, 256, kernel_size=(3, 1))
-            self.att2 = Gate(256, 512, kernel_size=(1, 5))
-            self.att3 = Gate(512, 1024, kernel_size=(3, 1))
-            self.att4 = Gate(1024, 2048, kernel_size=(1, 5))
-            self.att5 = Gate(2048, 2048, kernel_size=(3, 5))
+            stages = (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4)
+            widths = [backbone.conv1.out_channels, *(stage[-1].conv3.out_channels for stage in stages)]
+            self.att1 = Gate(widths[0], widths[1], kernel_size=(3, 1))
+            self.att2 = Gate(widths[1], widths[2], kernel_size=(1, 5))
+            self.att3 = Gate(widths[2], widths[3], kernel_size=(3, 1))
+            self.att4 = Gate(widths[3], widths[4], kernel_size=(1, 5))
+            self.att5 = Gate(widths[4], widths[4], kernel_size=(3, 5))
         load_initial_weights(self, self.weights_files, pretrained, arguments=self.arguments)
 
     def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:

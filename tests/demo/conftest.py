@@ -36,6 +36,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def small_arguments() -> dict[str, object]:
+    """Constructor arguments of an AudioCLIP with small image and text towers."""
+    return dict(SMALL)
+
+
+@pytest.fixture(scope="session")
 def small_model() -> AudioCLIP:
     """An AudioCLIP with small image and text towers and random weights, in eval mode."""
     with torch.random.fork_rng(devices=[]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from demo.made import made_collection
+from model.audioclip import AudioCLIP
 
 NOTEBOOK = Path(__file__).parents[2] / "demo/AudioCLIP.ipynb"
 
@@ -41,10 +43,12 @@ def test_every_step_is_explained() -> None:
     assert titles == [f"## {step}" for step in steps]
 
 
+@pytest.mark.usefixtures("published_audio_towers")
 def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
-    weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AUDIOCLIP_WEIGHTS", str(weights_folder))
+    AudioCLIP(**small_arguments, pretrained=False).save_pretrained(tmp_path / "small")
+    monkeypatch.setenv("AUDIOCLIP_WEIGHTS", str(tmp_path / "small"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = made_collection(tmp_path / "made")
     for path in folder.glob("*_2.wav"):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
 
+pytestmark = pytest.mark.usefixtures("published_audio_towers")
+
 GOLDEN = dict(np.load(Path(__file__).parent / "parity" / "golden.npz"))
 CLIPS = {"mono5": (2, 1, 220500, 11), "stereo4": (1, 2, 176400, 12), "short": (1, 1, 44100, 13)}
 LABELS = [["dog"], ["rain"], ["door knock"], ["siren"]]

@@ -102,6 +102,7 @@ STANDING_NORMS = ParameterRule(
 def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLIP:
     """Build one, the same in every process."""
     from model.audioclip import AudioCLIP
+    from tests.small_backbone import small_backbone
 
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
@@ -110,7 +111,8 @@ def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLI
         **{"n_fft": 256, "win_length": 200, "hop_length": 100, "spec_height": size, "spec_width": size},
         **{"pretrained": False, "spectrum": spectrum},
     }
-    model = AudioCLIP(**arguments).to(dtype)
+    with small_backbone():  # a process of its own has no fixtures
+        model = AudioCLIP(**arguments).to(dtype)
     with torch.no_grad():
         if model.audio.fbsp is not None:
             model.audio.fbsp.m.add_(0.1)  # where m is 0, gradients are ill-conditioned

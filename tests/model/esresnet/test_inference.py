@@ -142,7 +142,7 @@ def test_hooks_are_called_with_the_modules_own_results(clips: Callable[..., Tens
     module, audio = tower(), clips(1)
     seen: list[Tensor] = []
     module(audio)
-    module.get_submodule("layer4.2.bn3").register_forward_hook(
+    module.get_submodule("layer4.0.bn3").register_forward_hook(
         lambda _module, _inputs, output: seen.append(output)
     )
     module(audio)

@@ -22,6 +22,8 @@ from model.weights.releases import WeightsError
 if TYPE_CHECKING:
     from tests.conftest import Web
 
+pytestmark = pytest.mark.usefixtures("published_audio_towers")
+
 AUDIO: dict[str, Any] = {"n_fft": 256, "hop_length": 100, "win_length": 200}
 SMALL_CLIP: dict[str, Any] = {
     **{"embed_dim": 16, "image_resolution": 64, "vision_layers": (1, 1, 1, 1), "vision_width": 8},

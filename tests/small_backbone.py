@@ -1,0 +1,46 @@
+"""A small ResNeXt in place of the audio tower's ResNeXt-50: same names, 2 % of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+RESNEXT_50 = "model.esresnet.esresnext.resnext50_32x4d"
+
+
+class NarrowBottleneck(Bottleneck):
+    """A block whose output is not wider than its stage."""
+
+    expansion = 1
+
+
+def narrow_resnext(*, weights: None, num_classes: int) -> ResNet:  # noqa: ARG001 - torchvision's name
+    """Build four stages of one block each, with 512 features instead of 2048."""
+    network = ResNet(NarrowBottleneck, [1, 1, 1, 1], num_classes, groups=2, width_per_group=8)
+    network.inplanes = 32  # narrower than the first stage, which therefore adapts its input as the others do
+    network.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
+    network.bn1 = nn.BatchNorm2d(32)
+    network.layer1 = network._make_layer(NarrowBottleneck, 64, blocks=1)
+    return network
+
+
+@contextmanager
+def small_backbone() -> Iterator[None]:
+    """Build small audio towers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RESNEXT_50, narrow_resnext)
+        yield
+
+
+@contextmanager
+def published_backbone() -> Iterator[None]:
+    """Build audio towers with the published ResNeXt-50 again."""
+    from torchvision.models import resnext50_32x4d
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RESNEXT_50, resnext50_32x4d)
+        yield
