@@ -73,7 +73,7 @@ def test_the_fast_path_loses_as_the_plain_one_for_twenty_steps(
     losses: dict[bool, list[float]] = {}
     for plain in (False, True):
         if plain:
-            monkeypatch.setattr("ignite_trainer.runs.assembly.batches_of", lambda *_: None)
+            monkeypatch.setattr("ignite_trainer.runs.construction.batches_of", lambda *_: None)
         raw = protocol(sounds.root, weights=weights, cache=tmp_path, samples=13230, plain=plain)
         blueprint = draw(validate(raw))
         parts = assemble(blueprint, seed=1)

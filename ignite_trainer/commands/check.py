@@ -29,15 +29,10 @@ from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.identity import digest
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.protocol.sections import Protocol
-from ignite_trainer.runs.assembly import (
-    examine,
-    require_a_batch,
-    training_device,
-    try_out,
-    try_out_model,
-    with_largest_batch,
-    without_weights,
-)
+from ignite_trainer.runs.assembly import training_device
+from ignite_trainer.runs.construction import require_a_batch, try_out, with_largest_batch
+from ignite_trainer.runs.model_preparation import try_out_model, without_weights
+from ignite_trainer.runs.preflight import examine
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration
 from ignite_trainer.support.sanitize import is_seen

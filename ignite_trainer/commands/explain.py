@@ -23,7 +23,8 @@ from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.loading import trace
 from ignite_trainer.protocol.overrides import Override
 from ignite_trainer.protocol.sections import Protocol
-from ignite_trainer.runs.assembly import assemble, try_out_model, without_weights
+from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.runs.model_preparation import try_out_model, without_weights
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration
 from ignite_trainer.support.progress import ProgressLines, is_terminal

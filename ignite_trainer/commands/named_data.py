@@ -15,7 +15,7 @@ from ignite_trainer.protocol.instantiate import build, check_arguments, resolve
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.sections import ClassSpec
-from ignite_trainer.runs.assembly import SPLITS, build_dataset
+from ignite_trainer.runs.construction import SPLITS, build_dataset
 from ignite_trainer.support.errors import ProtocolError
 
 

@@ -1,8 +1,4 @@
-"""Which data a run is trained and measured on, as its states hold it: another run's data is refused.
-
-So is, within an epoch of a data set read in streams, another number of processes: each has a stretch of the
-epoch's order, and of these the steps so far have taken the beginnings.
-"""
+"""The identity of a run's data, stored in its states so that a run never resumes with other data."""
 
 from __future__ import annotations
 
@@ -25,14 +21,13 @@ from ignite_trainer.support.errors import ProtocolError
 
 
 class DataIdentity:
-    """Sizes, batches of an epoch, and a digest of the names and targets that each data set can say at once.
+    """Sizes and digests of both splits, without reading a sample.
 
-    Names are those of `dataset.record`, targets the numbers in an attribute `targets`, if there is one; an
-    attribute `digest` stands for both. No sample is read.
+    A digest is the data set's own, or that of its records and, if they are numbers, its `targets`.
     """
 
     def __init__(self, training: SplitLoader, evaluation: Mapping[Split, SplitLoader]) -> None:
-        """Look at the data sets of both splits."""
+        """Take the loaders of a run."""
         self._training = training
         self._facts: dict[str, Any] = {"batches of an epoch": len(training)}
         for split, loader in evaluation.items():
@@ -40,56 +35,49 @@ class DataIdentity:
             self._facts[f"digest of the {split} split's names and targets"] = _digest(loader.dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint stores about the data."""
+        """Return the facts to store."""
         return {**self._facts, "processes": world_size()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Compare with the data that a state is of.
-
-        Raises:
-            ValueError: they differ; the message says in what.
-        """
+        """Compare with the data of a state; raise a ValueError that lists the differences."""
         changed = [
-            f"{name} {state.get(name)} then and {now} now"
+            f"{name}: {state.get(name)} then, {now} now"
             for name, now in self._facts.items()
             if state.get(name) != now
         ]
         then, now = state.get("processes", 1), world_size()
         if len(changed) == 1 and len(self._training) != state.get("batches of an epoch") and then != now:
             raise ValueError(
-                f"{changed[0]}, as it was saved by {_processes(then)}, and there {_are(now)} now, each with "
-                f'its own batches. Start {then} again; a run whose Setup.batch_of is "all" goes on with any '
-                "number of them."
+                f"{changed[0]}. It was saved by {_processes(then)} with batches of their own, and this run "
+                f'has {now}. Start {then} again; with Setup.batch_of "all", any number can resume.'
             )
         if changed:
-            raise ValueError(f"the data set is another: {'; '.join(changed)}. Start a new run.")
+            raise ValueError(f"the data set has changed: {'; '.join(changed)}. Start a new run.")
 
     def require_same_parts(self, path: Path, state: StateContent) -> None:
-        """Raise a ProtocolError if these processes would have other parts of the epoch than the state's."""
+        """Raise a ProtocolError if this number of processes cannot resume within the epoch of a state.
+
+        In an epoch of a data set read in streams, each process has a stretch of the order of samples, and has
+        taken the beginning of it.
+        """
         then, now, position = state.processes, world_size(), state.position
         done = position.iteration % len(self._training)
         if then == now or not done or not self._training.is_streamed:
             return
-        within = sorted(path.parent.glob("last_*_step-*.pt"))
         before = path.with_name(replace(position, epoch=position.epoch - 1, complete=True).file_name)
-        other = "from the end of the epoch on it may be any number"
+        other = "; from the end of the epoch on, any number will do"
         if before.exists():
-            names = " and ".join(one.name for one in within)
-            other = f"or remove {names}: from {before.name}, the end of an epoch, any number goes on"
+            within = " and ".join(sorted(one.name for one in path.parent.glob("last_*_step-*.pt")))
+            other = f", or remove {within} to resume from {before.name}, the end of an epoch, with any number"
         raise ProtocolError(
             f"The state {path} was saved by {_processes(then)} after {done} of the {len(self._training)} "
-            f"batches of epoch {position.epoch}, and there {_are(now)} now: of a data set that is read in "
-            "streams, some samples would come twice in this epoch and others not at all. Go on with "
-            f"{_processes(then)}; {other}."
+            f"batches of epoch {position.epoch}, and this run has {now}. With a data set read in streams, "
+            f"this epoch would repeat some samples and omit others. Resume with {_processes(then)}{other}."
         )
 
 
 def _processes(count: int) -> str:
     return "1 process" if count == 1 else f"{count} processes"
-
-
-def _are(count: int) -> str:
-    return "is 1" if count == 1 else f"are {count}"
 
 
 def _digest(dataset: Any) -> str:
@@ -98,6 +86,6 @@ def _digest(dataset: Any) -> str:
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         digest.update(json.dumps(dict(record(dataset, index)), default=str).encode())
-    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # no numbers: not ours to understand
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # targets that are not numbers
         digest.update(json.dumps(torch.as_tensor(getattr(dataset, "targets", [])).tolist()).encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A pass over one split, from end to end: its metrics, the scores of every sample, what else is measured."""
+"""A pass over one split: metrics, the scores of every sample, and the evaluations that are due."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
 
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
 from ignite_trainer.api.predictions import PredictionCollector, Predictions
@@ -34,13 +33,13 @@ _TITLES: dict[Split, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PassResult:
-    """What one pass found.
+    """Result of one pass.
 
     Attributes:
         metrics: the protocol's metrics on this split, by label.
-        predictions: of the held-out split, where the task scores classes.
-        tables: of the evaluations that were due, by name.
-        seconds: how long it took.
+        predictions: of the held-out split, if the task scores classes.
+        tables: figures of the evaluations that were due, by name.
+        seconds: duration.
     """
 
     metrics: dict[str, float]
@@ -50,7 +49,7 @@ class PassResult:
 
 
 class SplitPass:
-    """The evaluation of one split; `run` carries it out once more."""
+    """Evaluates one split, each time it is run."""
 
     def __init__(
         self,
@@ -61,38 +60,40 @@ class SplitPass:
         folder: Path,
         after_batch: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare the pass; `after_batch` is called after each, and ends it by what it raises."""
-        self._protocol, self._parts, self._folder, self._split = blueprint.protocol, parts, folder, split
+        """Prepare the passes; `after_batch` ends one by raising an error, `folder` is the run's."""
+        self._protocol = blueprint.protocol
+        self._parts = parts
+        self._folder = folder
+        self._split = split
+        self._due: Mapping[str, Evaluation] = {}
         self._engine = make_evaluator(
             parts.task, parts.model, self._protocol.setup, device=parts.device, title=_TITLES[split]
         )
         metrics.attach_metrics(blueprint, self._engine, split, device=parts.device)
         self._engine.add_event_handler(Events.ITERATION_COMPLETED, after_batch)
-        loader = parts.evaluation[split]
         self._collector: PredictionCollector | None = None
-        self._due: Mapping[str, Evaluation] = {}
         if split == "test":
-            self._collector = PredictionCollector(loader.dataset, parts.task.class_names)
-            self._engine.add_event_handler(Events.STARTED, self._start)
-            self._engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+            collector = PredictionCollector(parts.evaluation[split].dataset, parts.task.class_names)
+            self._collector = collector
+            self._engine.add_event_handler(Events.STARTED, self._start, collector)
+            self._engine.add_event_handler(Events.ITERATION_COMPLETED, self._step, collector)
 
     def run(self, due: Collection[str] = ()) -> PassResult:
-        """Evaluate the split, with the weights that are evaluated and saved.
-
-        Args:
-            due: names of the evaluations that take part.
+        """Evaluate the split, with the weights to evaluate and save, and the evaluations named by `due`.
 
         Raises:
-            RunFailed: the task, a metric or an evaluation cannot work with what it was given.
+            RunFailed: the task, a metric or an evaluation cannot work with its input.
         """
         started = time.monotonic()
-        self._due = {name: self._parts.evaluations[name][1] for name in due}
+        self._due = {name: self._parts.evaluations[name] for name in due}
         try:
             with self._parts.evaluated_weights():
                 self._engine.run(self._parts.evaluation[self._split])
             with self._computing():
-                tables = main_says(self._finish)
-        except ValueError as error:  # of the task, or of a metric that takes other scores or targets
+                tables = main_says(
+                    lambda: {name: one.finish(self._folder) for name, one in self._due.items()}
+                )
+        except ValueError as error:
             raise RunFailed(
                 f"Evaluating the {self._split} split failed: {error} What was reached is in {self._folder}."
             ) from error
@@ -103,32 +104,23 @@ class SplitPass:
             seconds=time.monotonic() - started,
         )
 
-    def _finish(self) -> dict[str, FigureTable]:
-        return {name: evaluation.finish(self._folder) for name, evaluation in self._due.items()}
-
-    @property
-    def _model(self) -> nn.Module:
-        return self._parts.model
-
-    def _start(self) -> None:
-        assert self._collector is not None
-        self._collector.reset()
+    def _start(self, collector: PredictionCollector) -> None:
+        collector.reset()
         with self._computing():
             for evaluation in self._measuring():
-                evaluation.start(self._model)
+                evaluation.start(self._parts.model)
 
-    def _step(self, engine: Engine) -> None:
-        assert self._collector is not None
-        if engine.state.output is None:  # no sample of the batch could be read
+    def _step(self, engine: Engine, collector: PredictionCollector) -> None:
+        if engine.state.output is None:  # no sample of the batch is readable
             return
         (indices, sample), output = cast(Batch, engine.state.batch), cast(StepOutput, engine.state.output)
-        self._collector.add(indices, output.y_pred, output.y)
+        collector.add(indices, output.y_pred, output.y)
         with self._computing():
             for evaluation in self._measuring():
-                evaluation.step(self._model, indices, sample, output)
+                evaluation.step(self._parts.model, indices, sample, output)
 
     def _measuring(self) -> Collection[Evaluation]:
-        """The evaluations that are due, in the main process: it is given what all have embedded."""
+        """Return the evaluations that are due, in the main process, which gets the outputs of all."""
         return self._due.values() if is_main() else ()
 
     @contextlib.contextmanager

@@ -3,87 +3,96 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
-from ignite_trainer.api.evaluation import Evaluation
 from ignite_trainer.api.findings import Finding, said
-from ignite_trainer.api.reporter import Split
-from ignite_trainer.api.task import EmbeddingTask, Task
+from ignite_trainer.api.self_description import can_be_looked_at
+from ignite_trainer.api.task import EmbeddingTask
+from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.runs.construction import Built, build_loaders, build_quickly
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.training.lone_samples import refuse_single_values
 from ignite_trainer.training.metrics import try_metrics
+from ignite_trainer.training.parameters import ParameterPlan, apply_rules
 
-logger = logging.getLogger(__name__)
 
+def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
+    """Find what would prevent a run with this model from starting, or make it fail later.
 
-def prepare_and_check(
-    blueprint: Blueprint,
-    datasets: Mapping[Split, Any],
-    *,
-    model: nn.Module,
-    task: Task,
-    evaluations: Mapping[str, Evaluation],
-) -> list[Finding]:
-    """Prepare task and evaluations, and find what a run would fail at later.
-
-    Args:
-        blueprint: of the run.
-        datasets: both splits, whose samples can be looked at.
-        model: the model.
-        task: the task.
-        evaluations: by their names.
+    The data sets are not prepared, as this may take hours. If they give no sample before, a warning lists the
+    checks that were left out.
 
     Raises:
-        ProtocolError: the task or an evaluation cannot work with model and data.
+        ProtocolError: with the JSON paths of everything that cannot be built.
     """
-    build(task.prepare, {"train": datasets["train"], "test": datasets["test"]}, model, where="Task")
-    problems: list[str] = []
-    for name, evaluation in evaluations.items():
+    built, cpu = build_quickly(blueprint), torch.device("cpu")
+    if not all(map(can_be_looked_at, built.datasets.values())):
+        return [
+            Finding(
+                severity="warning",
+                what=f"{blueprint.protocol.dataset.path} was not prepared, as that may take long, and gives "
+                "no sample before. Not checked: samples, the task, evaluations, metrics, fields of "
+                "transforms.",
+                remedy="Give it a method look_at(index), which reads one sample without prepare; or start "
+                "the run, which checks them once the data set is prepared.",
+            )
+        ]
+    training = build_loaders(blueprint, built, seed=0, device=cpu).training
+    plan = apply_rules(model, blueprint.protocol.parameters)
+    return check(blueprint, built, model, training, plan, device=cpu)
+
+
+def check(
+    blueprint: Blueprint,
+    built: Built,
+    model: nn.Module,
+    training: SplitLoader,
+    plan: ParameterPlan,
+    *,
+    device: torch.device,
+) -> list[Finding]:
+    """Prepare the task and the evaluations, and find what a run would fail at later.
+
+    Raises:
+        ProtocolError: the task cannot work with the model and the data.
+    """
+    setup, task = blueprint.protocol.setup, built.task
+    train, test = built.datasets["train"], built.datasets["test"]
+    build(task.prepare, {"train": train, "test": test}, model, where="Task")
+    problems = []
+    for name, evaluation in built.evaluations.items():
         try:
-            build(evaluation.prepare, {"test": datasets["test"]}, model, task, where=f"Evaluations.{name}")
+            build(evaluation.prepare, {"test": test}, model, task, where=f"Evaluations.{name}")
         except ProtocolError as error:
             problems += error.problems
     problems += try_metrics(blueprint, task.example_outputs())
     found = [Finding(severity="error", what=problem) for problem in problems]
-    return [*found, *_of_the_batch(blueprint, task), *_of_the_task(blueprint, task, model, datasets)]
+    if setup.epochs and setup.batch_of_all(world_size(), train=True) == 1 and isinstance(task, EmbeddingTask):
+        what = "Setup.batch_train is 1, and the loss compares the samples of a batch with each other."
+        found.append(Finding(severity="warning", what=what, remedy="Raise it with -b."))
+
+    def ask(**splits: Any) -> list[Finding]:
+        scored = {"train_is_scored": False} if setup.skip_train_evaluation else {}
+        # Both splits may be the same samples.
+        return list(dict.fromkeys(task.check(model, **splits, **scored)))
+
+    found += build(ask, {"train": train if setup.epochs else None, "test": test}, where="Task")
+    refuse_single_values(task, model, plan, training, setup, device=device)
+    return found
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:
     """Log the warnings among findings; raise a ProtocolError if there are errors."""
     found = list(findings)
-    for text in said(one for one in found if one.severity == "warning") if is_main() else ():
-        logger.warning("%s", text)
+    if is_main():
+        for text in said(one for one in found if one.severity == "warning"):
+            logging.getLogger(__name__).warning("%s", text)
     if errors := said(one for one in found if one.severity == "error"):
         raise ProtocolError(errors)
-
-
-def _of_the_task(
-    blueprint: Blueprint, task: Task, model: nn.Module, datasets: Mapping[Split, Any]
-) -> list[Finding]:
-    setup = blueprint.protocol.setup
-    train = datasets["train"] if setup.epochs else None
-    scored = {"train_is_scored": False} if setup.skip_train_evaluation else {}
-
-    def ask(**splits: Any) -> list[Finding]:
-        # Both splits may be the same samples.
-        return list(dict.fromkeys(task.check(model, **splits, **scored)))
-
-    return build(ask, {"train": train, "test": datasets["test"]}, where="Task")
-
-
-def _of_the_batch(blueprint: Blueprint, task: Task) -> list[Finding]:
-    setup = blueprint.protocol.setup
-    if not setup.epochs or setup.batch_of_all(world_size(), train=True) > 1:
-        return []
-    if not isinstance(task, EmbeddingTask):
-        return []
-    what = (
-        "Setup.batch_train is 1, and the loss compares the samples of a batch: one alone has nothing to be "
-        "told apart from."
-    )
-    return [Finding(severity="warning", what=what, remedy="Raise it with -b.")]

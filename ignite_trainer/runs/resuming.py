@@ -1,9 +1,9 @@
-"""Which run of a protocol can be gone on with, and what its log keeps of it."""
+"""Finds the run to resume, compares its protocol, and cuts back its log."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ignite_trainer.api.reporter import Event, Fault, Iteration, RunEnd
 from ignite_trainer.checkpoints.checkpoint_files import states_of
 from ignite_trainer.checkpoints.checkpoints import Position
 from ignite_trainer.protocol.blueprint import Blueprint
-from ignite_trainer.protocol.identity import selected
+from ignite_trainer.protocol.identity import selected, values_by_path
 from ignite_trainer.protocol.reading import read_json
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.protocol.validation import validate
@@ -27,7 +27,7 @@ from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.files import write_text
 
 _FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
-_NAMED = 3  # keys that differ; more are no help
+_MOST_KEYS = 3  # named in a message
 
 
 def newest_run(blueprint: Blueprint) -> Path | None:
@@ -38,18 +38,18 @@ def newest_run(blueprint: Blueprint) -> Path | None:
 
 
 def passed_over(blueprint: Blueprint) -> str | None:
-    """Say how the newest unfinished run of another protocol of that name differs; None if there is none."""
+    """Describe how the newest unfinished run of another protocol with this name differs, if there is one."""
     for folder in _runs(blueprint.protocol):
         if not (folder / file_names.RESULT).exists() and (differences := _differences(blueprint, folder)):
             return (
-                f"The unfinished run in {folder} is of another protocol: {_first(differences)}. "
-                f"--resume {folder} without -c goes on with it as it is."
+                f"The unfinished run in {folder} has another protocol: {_first(differences)}. "
+                f"--resume {folder} without -c resumes it unchanged."
             )
     return None
 
 
 def is_finished(protocol: Protocol, folder: Path) -> bool:
-    """Whether the run in a folder has done all epochs of the protocol, and written all down."""
+    """Return whether the run in a folder has finished all epochs of the protocol."""
     try:
         return RunRecord.read(folder / file_names.RESULT).epochs >= protocol.setup.epochs
     except ProtocolError:
@@ -57,15 +57,15 @@ def is_finished(protocol: Protocol, folder: Path) -> bool:
 
 
 def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
-    """What a finished run reached, from its folder."""
+    """Read the result of a finished run."""
     record, checkpoints = RunRecord.read(folder / file_names.RESULT), folder / file_names.CHECKPOINTS
-    best = tuple(
-        replace(best, checkpoint=best.checkpoint and checkpoints / best.checkpoint) for best in record.best
-    )
     end = RunEnd(
         last_epoch=record.epochs,
         last=record.last,
-        best=best,
+        best=tuple(
+            replace(best, checkpoint=best.checkpoint and checkpoints / best.checkpoint)
+            for best in record.best
+        ),
         last_checkpoint=checkpoints / record.checkpoint.name if record.checkpoint else None,
         seconds=record.seconds,
     )
@@ -79,40 +79,39 @@ def can_go_on(blueprint: Blueprint, folder: Path) -> bool:
 
 
 def require_same(blueprint: Blueprint, folder: Path) -> None:
-    """Raise a ProtocolError that names what differs, unless the run in `folder` is one of this protocol."""
+    """Raise a ProtocolError that names the differences if the run in `folder` has another protocol."""
     if not (folder / file_names.PROTOCOL).is_file():
         raise ProtocolError(
-            f"{folder} is no folder of a run: it has no protocol.json. Name one, or leave --resume without."
+            f"{folder} is not the folder of a run: it has no protocol.json. Name one, or give --resume alone."
         )
-    differences = _differences(blueprint, folder)
-    if differences:
+    if differences := _differences(blueprint, folder):
         raise ProtocolError(
-            f"The run in {folder} is of another protocol: {_first(differences)}. "
-            "Go on with the protocol it has, or start a new run without --resume."
+            f"The run in {folder} has another protocol: {_first(differences)}. "
+            "Resume it with its own protocol, or start a new run without --resume."
         )
 
 
 def seed_of(folder: Path) -> int:
-    """Read the seed of a run; a ProtocolError if none is written down."""
+    """Read the seed of a run."""
     path = folder / file_names.PROTOCOL
     seed = validate(read_json(path), source=str(path)).setup.seed
     if seed is None:
-        raise ProtocolError(f"{path} has no Setup.seed, which that of every run has. Start a new run.")
+        raise ProtocolError(f"{path} has no Setup.seed, but every run has one. Start a new run.")
     return seed
 
 
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
-    """Cut the log of a run back to the state it goes on from, and return the events left, in order.
+    """Cut the log of a run back to the position it resumes from, and return the remaining events in order.
 
-    A value that was not finite, which JSON does not have, is read as NaN.
+    An unfinished last line, left by a killed run, is dropped.
 
     Raises:
-        ProtocolError: a line is not an event. An unfinished last line, left by a killed run, is dropped.
+        ProtocolError: a line is not an event.
     """
     path = folder / file_names.LOG
     if not path.exists():
         return []
-    # Not splitlines: a JSON string may hold characters that it takes for the end of a line, such as U+2028.
+    # Not splitlines: it would also split at characters such as U+2028, which JSON strings may hold.
     lines = path.read_bytes().rstrip().split(b"\n") if position else []
     kept: list[tuple[bytes, jsonl.Entry]] = []
     for number, line in enumerate(lines, start=1):
@@ -124,8 +123,8 @@ def take_up_log(folder: Path, position: Position | None) -> list[Event]:
                 break
             where = ".".join(map(str, first["loc"][1:]))
             raise ProtocolError(
-                f"{path}, line {number} is no event of a run ({where}{': ' if where else ''}{first['msg']}). "
-                "Mend or remove that line, or start a new run without --resume."
+                f"{path}, line {number} is not an event of a run ({where}{': ' if where else ''}"
+                f"{first['msg']}). Correct or remove that line, or start a new run without --resume."
             ) from error
         if position is not None and _is_before(entry, position):
             kept.append((line + b"\n", entry))
@@ -144,52 +143,39 @@ def _is_before(entry: jsonl.Entry, position: Position) -> bool:
 
 
 def _runs(protocol: Protocol) -> list[Path]:
-    """Folders of the runs of that name, newest first."""
-    parent = run_folder.runs_of(protocol)
-    # Their names begin with the time. What has no protocol of its own is a sweep.
-    return sorted((path.parent for path in parent.glob("*/protocol.json")), reverse=True)
+    """List the folders of runs with the protocol's name, newest first; their names begin with the time."""
+    folders = run_folder.runs_of(protocol).glob(f"*/{file_names.PROTOCOL}")
+    return sorted((path.parent for path in folders), reverse=True)
 
 
 def _first(differences: list[str]) -> str:
-    more = f" ({len(differences) - _NAMED} more differ)" if len(differences) > _NAMED else ""
-    return "; ".join(differences[:_NAMED]) + more
+    more = len(differences) - _MOST_KEYS
+    return "; ".join(differences[:_MOST_KEYS]) + (f" ({more} more differ)" if more > 0 else "")
 
 
 def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
-    """List in what the run in a folder differs from the protocol, a phrase for each key."""
+    """List the differences between the run in a folder and the protocol, a phrase for each key."""
     protocol = blueprint.protocol
     try:
         other = validate(read_json(folder / file_names.PROTOCOL))
     except ProtocolError as error:
         return [f"its protocol.json cannot be read ({error.problems[0]})"]
-    ours, theirs = (dict(_flat(selected(each, _FIXED, blueprint.classes))) for each in (protocol, other))
-    del ours["Setup.epochs"], theirs["Setup.epochs"]  # compared below
-    if protocol.setup.seed is None:  # any will do
-        del ours["Setup.seed"], theirs["Setup.seed"]
+    ours, theirs = (values_by_path(selected(each, _FIXED, blueprint.classes)) for each in (protocol, other))
+    ignored = {"Setup.epochs"}  # compared below
+    if protocol.setup.seed is None:
+        ignored.add("Setup.seed")  # any will do
     found = [
-        f"{key} is {_shown(ours, key)}, and {_shown(theirs, key)} there"
+        f"{key} is {_shown(ours, key)} here and {_shown(theirs, key)} there"
         for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key, ...) != theirs.get(key, ...)
+        if key not in ignored and ours.get(key, ...) != theirs.get(key, ...)
     ]
-    counted_on = any(spec.lasts == "rest" for spec in protocol.schedules.values())
-    if counted_on and protocol.setup.epochs != other.setup.epochs:
-        found.append(
-            f"Setup.epochs is {protocol.setup.epochs}, and {other.setup.epochs} there, which its Scheduler "
-            'counts on, as it lasts the "rest"'
-        )
-    elif protocol.setup.epochs < other.setup.epochs:
-        found.append(f"Setup.epochs is {protocol.setup.epochs}, and {other.setup.epochs} there")
+    epochs, done = protocol.setup.epochs, other.setup.epochs
+    by_epochs = any(spec.lasts == "rest" for spec in protocol.schedules.values())
+    if epochs < done or (by_epochs and epochs != done):
+        reason = ', which the Scheduler depends on, as it lasts the "rest"' if by_epochs else ""
+        found.append(f"Setup.epochs is {epochs} here and {done} there{reason}")
     return found
 
 
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "absent"
-
-
-def _flat(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(content, dict | list) and content:
-        items = content.items() if isinstance(content, dict) else enumerate(content)
-        for name, value in items:
-            yield from _flat(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, content
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "absent"

@@ -1,4 +1,4 @@
-"""One run under way: evaluate, train, save, and tell the reporters."""
+"""A run in progress: evaluates, trains, saves, and tells the reporters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from ignite_trainer.results import run_folder
 from ignite_trainer.results.leakage import MEANING, caution
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import resuming
-from ignite_trainer.runs.assembly import SPLITS, Parts
+from ignite_trainer.runs.assembly import Parts
+from ignite_trainer.runs.construction import SPLITS
 from ignite_trainer.runs.data_identity import DataIdentity
 from ignite_trainer.runs.evaluation_pass import PassResult, SplitPass
 from ignite_trainer.runs.faults import FaultPolicy
@@ -44,7 +45,7 @@ from ignite_trainer.training.lone_samples import LoneSamples
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """Where a finished run is, and what it reached."""
+    """Folder and result of a finished run."""
 
     folder: Path
     end: RunEnd
@@ -52,7 +53,7 @@ class RunResult:
 
 
 class Run:
-    """One run under way: engines, what they have reached, and who is told."""
+    """A run in progress, with its engines and checkpoints."""
 
     def __init__(
         self,
@@ -62,15 +63,21 @@ class Run:
         reporters: Reporter,
         request: StopRequest,
     ) -> None:
-        self._blueprint, self._protocol, self._setup = blueprint, blueprint.protocol, blueprint.protocol.setup
-        self._parts, self._folder, self._reporters = parts, folder, reporters
+        """Connect the parts; the run stops when `request` notes a signal."""
+        self._blueprint = blueprint
+        self._protocol = blueprint.protocol
+        self._setup = blueprint.protocol.setup
+        self._parts = parts
+        self._folder = folder
+        self._reporters = reporters
         self._elapsed = Elapsed()
+        self._train_data, self._test_data = (parts.evaluation[split].dataset for split in SPLITS)
+        self._caution = caution(parts.model, self._train_data, self._test_data)
         self._faults = FaultPolicy(
-            self._protocol.faults, parts.training.dataset, folder=folder, reporters=reporters
+            self._protocol.faults, self._train_data, folder=folder, reporters=reporters
         )
-        self._caution = caution(parts.model, *(parts.evaluation[split].dataset for split in SPLITS))
         data = DataIdentity(parts.training, parts.evaluation)
-        found = {
+        state = {
             "optimizer": parts.optimizer,
             "scheduler": parts.scheduler,
             "scaler": parts.scaler if parts.scaler.is_enabled() else None,
@@ -80,7 +87,7 @@ class Run:
             "data": data,
             **{f"unreadable_{split}": loader.unreadable for split, loader in parts.evaluation.items()},
         }
-        self._state: dict[str, Any] = {name: part for name, part in found.items() if part is not None}
+        self._state: dict[str, Any] = {name: part for name, part in state.items() if part is not None}
         self._checkpoints = Checkpoints(
             folder / file_names.CHECKPOINTS,
             self._protocol,
@@ -97,12 +104,12 @@ class Run:
         self._trainer = self._make_trainer(parts.optimizer) if parts.optimizer else None
         self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
         self._step_clock = time.monotonic()
-        self._left_out = 0  # batches of the first epoch, which were trained on before
+        self._skipped = 0  # batches of the first epoch, which an earlier session trained on
 
     def carry_out(self, seed: int, *, resume: bool) -> RunResult:
         """Evaluate, train for the epochs of the protocol, and tell the reporters.
 
-        Waits for pending checkpoints, also after an error.
+        Wait for pending checkpoints, even after an error.
         """
         try:
             return self._carry_out(seed, resume=resume)
@@ -111,11 +118,8 @@ class Run:
 
     def _carry_out(self, seed: int, *, resume: bool) -> RunResult:
         position = self._restore() if resume else None
-        log_to = position
-        if position and position.epoch == self._setup.epochs:
-            log_to = replace(position, complete=False)  # its evaluation is done again, for the predictions
         environment = run_folder.describe_environment(seed=seed, device=self._parts.device)
-        self._announce(environment, log_to, resume=resume)
+        self._announce(environment, position, resume=resume)
         if position is None:
             self._evaluate("test", epoch=0, iteration=0)
             if self._trainer is not None:
@@ -132,28 +136,30 @@ class Run:
             seconds=self._elapsed.seconds,
             faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
-        if self._held_out.predictions is not None and is_main():
-            self._held_out.predictions.write_csv(self._folder / file_names.PREDICTIONS)
+        predictions = self._held_out.predictions
+        if predictions is not None and is_main():
+            predictions.write_csv(self._folder / file_names.PREDICTIONS)
         self._reporters.on_end(end)
         record = RunRecord.of(
             self._blueprint,
             end,
-            train=self._parts.evaluation["train"].dataset,
-            test=self._parts.evaluation["test"].dataset,
+            train=self._train_data,
+            test=self._test_data,
             weights=self._parts.initial_weights,
             evaluations=self._held_out.tables,
-            multilabel=bool(self._held_out.predictions and self._held_out.predictions.multilabel),
+            multilabel=bool(predictions and predictions.multilabel),
             revision=environment["revision"],
             caution=self._caution,
         )
-        if is_main():  # last: it says that all is there
+        if is_main():  # last, as it marks the run as finished
             write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
 
     def _restore(self) -> Position | None:
-        """Put back the last state of the run; None if it was killed before its first one was saved.
+        """Restore the last state of the run; return None if it was killed before its first one was saved.
 
-        Until all of it is found to fit, what the run left stays as it is.
+        Raises:
+            ProtocolError: the run cannot resume; its files are unchanged.
         """
         position = self._checkpoints.restore()
         result = self._folder / file_names.RESULT
@@ -161,16 +167,15 @@ class Run:
             damaged = listing(list(dict.fromkeys(self._checkpoints.damaged)))
             if damaged or result.exists():
                 raise ProtocolError(
-                    f"The run in {self._folder} has no state that is intact: "
-                    f"{damaged or 'none is there any more'}. "
-                    "It cannot be gone on with, and stays as it is; start a new run without --resume."
+                    f"The run in {self._folder} has no intact state: {damaged or 'there is none any more'}. "
+                    "It cannot be resumed and is left unchanged; start a new run without --resume."
                 )
             return None
         batches, epochs = len(self._parts.training), self._setup.epochs
         if position.epoch > epochs or position.epoch != math.ceil(position.iteration / batches):
             raise ProtocolError(
                 f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
-                f"batches, and an epoch has {batches} now: the data set is another. Start a new run."
+                f"batches, but an epoch has {batches} now: the data set has changed. Start a new run."
             )
         if is_main():
             result.unlink(missing_ok=True)
@@ -178,6 +183,7 @@ class Run:
         return position
 
     def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
+        """Write protocol and environment, and tell the reporters that the run starts or resumes."""
         if not is_main():
             return
         folder = self._folder
@@ -185,36 +191,30 @@ class Run:
             environment = {**environment, "earlier": run_folder.earlier_environments(folder)}
         write_json(folder / file_names.PROTOCOL, self._protocol.to_json())
         write_json(folder / file_names.ENVIRONMENT, environment)
-        place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
-        gone_on = place if resume else None
         warning = MEANING.get(self._caution, "")
         if warning:
             logging.getLogger(__name__).warning(warning)
+        place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"
         start = describe_start(
             self._protocol,
             self._parts,
             folder,
             environment,
-            gone_on=gone_on,
+            gone_on=place if resume else None,
             best=self._checkpoints.best,
             caution=warning,
         )
-        if resume:
-            self._reporters.on_resume(start, resuming.take_up_log(folder, position))
-        else:
+        if not resume:
             self._reporters.on_start(start)
+            return
+        if position and position.epoch == self._setup.epochs:
+            position = replace(position, complete=False)  # its evaluation is repeated, for the predictions
+        self._reporters.on_resume(start, resuming.take_up_log(folder, position))
 
     def _make_trainer(self, optimizer: Optimizer) -> Engine:
-        """Make the engine that trains; what it adds up becomes a part of the run's state."""
+        """Make the engine that trains, and add its running metrics to the run's state."""
         parts, setup = self._parts, self._setup
         average = running_average(parts.device)
-        lone_samples = LoneSamples(
-            parts.task,
-            parts.model,
-            setup,
-            left_out=self._faults.left_out,
-            unsynchronised=self._faults.unsynchronised,
-        )
         trainer = make_trainer(
             parts.task,
             parts.model,
@@ -225,11 +225,17 @@ class Run:
             scaler=parts.scaler,
             watch=self._faults.watch,
             average=average,
-            lone_samples=lone_samples,
+            lone_samples=LoneSamples(
+                parts.task,
+                parts.model,
+                setup,
+                left_out=self._faults.left_out,
+                unsynchronised=self._faults.unsynchronised,
+            ),
         )
-        by_epoch = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
+        by_iteration = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
         self._state["running"] = RunningMetrics(
-            trainer, {RUNNING_LOSS: average, **by_epoch}, across_epochs=[RUNNING_LOSS]
+            trainer, {RUNNING_LOSS: average, **by_iteration}, across_epochs=[RUNNING_LOSS]
         )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         log = functools.partial(self._log_steps, optimizer=optimizer)
@@ -238,24 +244,15 @@ class Run:
         self._saver.attach(trainer, before_saving=self._before_saving)
         return trainer
 
-    def _before_saving(self, epoch: int, iteration: int) -> None:
-        self._faults.require_finite(epoch, iteration, self._parts.model)
-        self._faults.share()
-        self._share_unreadable()
-
-    def _share_unreadable(self) -> None:
-        for loader in self._parts.evaluation.values():  # that of training counts with the one of its split
-            loader.unreadable.share()
-
     def _train(self, trainer: Engine, position: Position | None) -> None:
-        """Train from the position, or from the beginning, to the last epoch."""
+        """Train from the position, by default from the beginning, to the last epoch."""
         batches, epochs = len(self._parts.training), self._setup.epochs
         if position is not None:
             trainer.load_state_dict(
                 {"iteration": position.iteration, "epoch_length": batches, "max_epochs": epochs}
             )
-            self._left_out = position.iteration % batches
-            if not self._left_out and not position.complete:
+            self._skipped = position.iteration % batches
+            if not self._skipped and not position.complete:
                 self._evaluate_epoch(position.epoch, position.iteration)
                 self._close_epoch(position.epoch, position.iteration)
             elif position.complete and position.epoch == epochs:
@@ -265,25 +262,23 @@ class Run:
         trainer.run(self._parts.training, max_epochs=epochs)
 
     def _start_epoch(self, trainer: Engine) -> None:
-        self._parts.training.set_epoch(trainer.state.epoch, start=self._left_out)
-        self._left_out = 0
+        self._parts.training.set_epoch(trainer.state.epoch, start=self._skipped)
+        self._skipped = 0
         self._step_clock = time.monotonic()
 
     def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
-        now, state = time.monotonic(), trainer.state
+        now, state, every = time.monotonic(), trainer.state, self._setup.log_interval
         position = (state.iteration - 1) % len(self._parts.training) + 1
-        every = self._setup.log_interval
         steps = min(state.iteration % every or every, position)
         self._faults.require_finite(state.epoch, state.iteration)
+        samples = steps * self._setup.batch_of_all(world_size(), train=True)
         self._reporters.on_iteration(
             Iteration(
                 epoch=state.epoch,
                 iteration=state.iteration,
                 loss=running_loss(trainer),
                 learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
-                samples_per_second=steps
-                * self._setup.batch_of_all(world_size(), train=True)
-                / (now - self._step_clock),
+                samples_per_second=samples / (now - self._step_clock),
                 metrics=metrics.values(trainer, self._protocol),
             )
         )
@@ -291,27 +286,36 @@ class Run:
 
     def _finish_epoch(self, trainer: Engine) -> None:
         epoch, iteration = trainer.state.epoch, trainer.state.iteration
-        self._faults.require_finite(epoch, iteration, self._parts.model)
-        self._faults.share()
+        self._before_saving(epoch, iteration)
         self._evaluate_epoch(epoch, iteration)
         self._close_epoch(epoch, iteration)
 
+    def _before_saving(self, epoch: int, iteration: int) -> None:
+        self._faults.require_finite(epoch, iteration, self._parts.model)
+        self._faults.share()
+        self._share_unreadable()
+
+    def _share_unreadable(self) -> None:
+        for loader in self._parts.evaluation.values():  # the training loader shares that of its split
+            loader.unreadable.share()
+
     def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
         random = random_state.capture()
-        share_state(self._parts.model, buffers_alone=True)  # running statistics that each had for itself
+        share_state(self._parts.model, buffers_alone=True)  # each process has running statistics of its own
         try:
             if not self._setup.skip_train_evaluation:
                 self._evaluate("train", epoch=epoch, iteration=iteration)
             self._evaluate("test", epoch=epoch, iteration=iteration)
-        except RunStopped:  # the steps of the epoch are done, and it goes on with its evaluation
+        except RunStopped:  # the steps of the epoch are done; the run resumes with the evaluation
             self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
             main_says(self._checkpoints.wait)
             raise
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:
+        """Step the schedule by epochs, and save."""
         if self._parts.scheduler and not self._protocol.schedules_steps:
             with warnings.catch_warnings():
-                # torch does not know of the steps that a run took before it was stopped.
+                # torch does not know of the steps of earlier sessions.
                 warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
                 self._parts.scheduler.step()
         self._share_unreadable()
@@ -321,7 +325,12 @@ class Run:
         self._saver.note_saved(iteration)
 
     def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
-        result = self._passes[split].run(self._due(epoch) if split == "test" else ())
+        due = [
+            name
+            for name, spec in self._protocol.evaluations.items()
+            if split == "test" and (epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0))
+        ]
+        result = self._passes[split].run(due)
         if split == "test":
             self._held_out = result
         self._reporters.on_evaluation(
@@ -336,11 +345,3 @@ class Run:
         )
         for name, table in result.tables.items():
             self._reporters.on_measurement(Measured(epoch=epoch, name=name, table=table))
-
-    def _due(self, epoch: int) -> list[str]:
-        """The evaluations that take part in the pass after this epoch: after the last one all."""
-        return [
-            name
-            for name, (spec, _) in self._parts.evaluations.items()
-            if epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0)
-        ]

@@ -1,18 +1,22 @@
-"""The facts that a run states about itself when it starts or goes on."""
+"""The description of a run when it starts or resumes: facts, charts, pictures of its samples and model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ignite_trainer.api import file_names
+from ignite_trainer.api.media import Exhibit, Gallery, Portrait
 from ignite_trainer.api.reporter import Best, RunStart
-from ignite_trainer.api.self_description import hold_nothing_out, results_name
+from ignite_trainer.api.self_description import hold_nothing_out, record, results_name, sample_name
+from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from ignite_trainer.runs.assembly import Parts
-from ignite_trainer.runs.sample_media import RunGallery
 from ignite_trainer.support.distributed import world_size
 from ignite_trainer.training import metrics
 
@@ -27,25 +31,19 @@ def describe_start(
     best: tuple[Best, ...],
     caution: str,
 ) -> RunStart:
-    """Describe a run in `folder`; if it does not begin, `gone_on` says from where, and it has its `best`."""
-    setup = protocol.setup
-    training = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
+    """Describe a run in `folder`; for a resumed one, `gone_on` is its position and `best` its best epochs."""
+    setup, dataset = protocol.setup, parts.evaluation["test"].dataset
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in parts.initial_weights)
-    trained = {
-        **{f"Parameters {pattern}": text for pattern, text in parts.plan.summary.items()},
-        **_optimization(protocol, parts),
-        "Training split": training,
-    }
-    dataset = parts.evaluation["test"].dataset
+    threads = environment["threads"]
     is_whole = hold_nothing_out(parts.evaluation["train"].dataset, dataset)
     facts = {
         "Started": environment["started"],
         "Model": protocol.model.path,
         "Initial weights": weights or "random, unless the model loads some itself",
-        "Device": environment["accelerator"] or f"{parts.device} ({_threads(environment['threads'])})",
+        "Device": environment["accelerator"] or f"{parts.device} ({threads} thread{'s' * (threads != 1)})",
         "Precision": setup.precision,
         "Seed": str(environment["seed"]),
-        **(trained if setup.epochs else {}),
+        **(_training_facts(protocol, parts) if setup.epochs else {}),
         "Data": results_name(dataset),
         "Evaluated" if is_whole else "Held-out split": f"{parts.sizes['test']:,} samples",
         **({"Goes on from": gone_on} if gone_on else {}),
@@ -67,30 +65,79 @@ def describe_start(
     )
 
 
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count != 1)}"
-
-
-def _optimization(protocol: Protocol, parts: Parts) -> dict[str, str]:
-    """Name optimizer, learning rates, schedule and batch of a run that trains."""
-    if parts.optimizer is None or protocol.optimizer is None:
-        return {}
+def _training_facts(protocol: Protocol, parts: Parts) -> dict[str, str]:
+    """Describe parameters, optimizer, learning rates, schedule, batch and training split."""
     setup = protocol.setup
-    # A schedule that warms up has lowered the rate by now, and keeps the one it goes up to.
-    groups = parts.optimizer.param_groups
-    rates = [f"{group.get('initial_lr', group['lr']):g}" for group in groups if "lr" in group]
-    schedule = "; ".join(_call(spec) for spec in protocol.schedules.values())
-    batch = f"{setup.batch_of_all(world_size(), train=True):,} samples"
-    return {
-        "Optimizer": _call(protocol.optimizer, without="lr"),
-        **({"Learning rate": ", ".join(rates if len(set(rates)) > 1 else rates[:1])} if rates else {}),
-        **({"Schedule": schedule} if schedule else {}),
-        "Batch": f"{batch}, {setup.accumulate} batches a step" if setup.accumulate > 1 else batch,
-    }
+    facts = {f"Parameters {pattern}": text for pattern, text in parts.plan.summary.items()}
+    if parts.optimizer and protocol.optimizer:
+        facts["Optimizer"] = _call(protocol.optimizer, without="lr")
+        # A schedule with a warm-up has lowered the rate by now; `initial_lr` is its peak.
+        groups = parts.optimizer.param_groups
+        rates = [f"{group.get('initial_lr', group['lr']):g}" for group in groups if "lr" in group]
+        if rates:
+            facts["Learning rate"] = ", ".join(rates if len(set(rates)) > 1 else rates[:1])
+        if protocol.schedules:
+            facts["Schedule"] = "; ".join(map(_call, protocol.schedules.values()))
+        facts["Batch"] = f"{setup.batch_of_all(world_size(), train=True):,} samples"
+        if setup.accumulate > 1:
+            facts["Batch"] += f", {setup.accumulate} batches a step"
+    facts["Training split"] = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
+    return facts
 
 
 def _call(spec: ClassSpec, *, without: str = "") -> str:
-    """A class and its arguments, such as "SGD (momentum 0.9)"."""
+    """Write a class with its arguments, such as "SGD (momentum 0.9)"."""
     args = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.args.items() if key != without)
     name = spec.path.rpartition(".")[-1]
     return f"{name} ({args})" if args else name
+
+
+class RunGallery(Gallery):
+    """Pictures and sounds from the task of a run, without any effect on its model or random states.
+
+    Pictures that cannot be made are left out, with a warning.
+    """
+
+    def __init__(self, parts: Parts, *, epochs: int) -> None:
+        self._parts = parts
+        self._epochs = epochs
+
+    def model(self) -> Sequence[Exhibit]:
+        """Show the model, with the weights to evaluate and save."""
+        task, model = self._parts.task, self._parts.model
+        return self._shown("The model", lambda: task.portray_model(model))
+
+    def held_out(self, positions: Sequence[int]) -> Sequence[Portrait]:
+        """Show samples of the held-out split, transformed for evaluation."""
+        loader = self._parts.evaluation["test"]
+        portraits = [self._portrait(loader, position, transformed=True) for position in positions]
+        return [portrait for portrait in portraits if portrait.exhibits]
+
+    def augmented(self, count: int) -> Sequence[tuple[Portrait, Portrait]]:
+        """Show the first samples of the training split, before and after transforms of the first epoch."""
+        loader = self._parts.training
+        pairs = []
+        for position in range(min(count, self._parts.sizes["train"]) if self._epochs else 0):
+            before, after = (self._portrait(loader, position, transformed=it) for it in (False, True))
+            if before.exhibits and after.exhibits:
+                pairs.append((before, after))
+        return pairs
+
+    def _portrait(self, loader: SplitLoader, position: int, *, transformed: bool) -> Portrait:
+        task, model, dataset = self._parts.task, self._parts.model, loader.dataset
+
+        def show() -> Sequence[Exhibit]:
+            return task.portray_sample(model, loader.one(position, epoch=1, transformed=transformed))
+
+        exhibits = self._shown(sample_name(dataset, position), show)
+        return Portrait(record=record(dataset, position), exhibits=exhibits)
+
+    def _shown(self, what: str, show: Callable[[], Sequence[Exhibit]]) -> Sequence[Exhibit]:
+        try:
+            with torch.inference_mode(), self._parts.evaluated_weights():
+                return show()
+        except Exception as error:  # a picture is no reason to lose a run
+            logging.getLogger(__name__).warning(
+                "%s cannot be shown (%s: %s).", what, type(error).__name__, error, exc_info=True
+            )
+            return ()

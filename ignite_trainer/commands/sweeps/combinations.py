@@ -17,7 +17,7 @@ from ignite_trainer.protocol.overrides import find_place, split_key
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.protocol.validation import json_path, validate
 from ignite_trainer.results.run_folder import slug
-from ignite_trainer.runs.assembly import try_out
+from ignite_trainer.runs.construction import try_out
 from ignite_trainer.support.errors import ProtocolError
 
 Location = tuple[str | int, ...]

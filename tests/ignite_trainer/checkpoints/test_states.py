@@ -247,11 +247,11 @@ def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: s
         (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     expected = {
-        "damaged": "no state that is intact: last_epoch-1.pt. It cannot",
-        "removed": "no state that is intact: none is there any more. It cannot",
-        "other data": "the data set is another: batches of an epoch 5 then and 2 now; samples of the train ",
-        "more data": "the data set is another: samples of the test split 10 then and 11 now",
-        "other names": "the data set is another: digest of the train split's names and targets",
+        "damaged": "no intact state: last_epoch-1.pt. It cannot",
+        "removed": "no intact state: there is none any more. It cannot",
+        "other data": "the data set has changed: batches of an epoch: 5 then, 2 now; samples of the train ",
+        "more data": "the data set has changed: samples of the test split: 10 then, 11 now",
+        "other names": "the data set has changed: digest of the train split's names and targets",
     }
     with pytest.raises(ProtocolError, match=expected[what]):
         run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
@@ -608,7 +608,7 @@ def test_without_its_frozen_weights_a_run_cannot_go_on_and_names_their_file(
     else:
         write_durably(path, lambda file: torch.save({}, file))
     before = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
-    with pytest.raises(ProtocolError, match=r"no state that is intact: frozen_weights\.pt\. It cannot"):
+    with pytest.raises(ProtocolError, match=r"no intact state: frozen_weights\.pt\. It cannot"):
         run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
     assert f"{path} is damaged or incomplete; the state before last_epoch-2.pt is tried" in caplog.text
     assert {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()} == before
@@ -631,7 +631,7 @@ def test_what_lies_in_place_of_a_state_is_said_by_its_name(
 ) -> None:
     folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
     (folder / "checkpoints" / name).write_bytes(content)
-    with pytest.raises(ProtocolError, match=f"no state that is intact: .*{re.escape(f'{name} ({said}')}"):
+    with pytest.raises(ProtocolError, match=f"no intact state: .*{re.escape(f'{name} ({said}')}"):
         run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
 
 

@@ -64,19 +64,20 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     before = content(tmp_path)
     said = (
         f"The state {states}/last_epoch-2_step-7.pt was saved by 2 processes after 2 of the 5 batches of "
-        "epoch 2, and there is 1 now: of a data set that is read in streams, some samples would come twice "
-        "in this epoch and others not at all. Go on with 2 processes; "
+        "epoch 2, and this run has 1. With a data set read in streams, this epoch would repeat some samples "
+        "and omit others. Resume with 2 processes"
     )
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
     assert str(caught.value) == said + (
-        "or remove last_epoch-2_step-7.pt: from last_epoch-1.pt, the end of an epoch, any number goes on."
+        ", or remove last_epoch-2_step-7.pt to resume from last_epoch-1.pt, the end of an epoch, with any "
+        "number."
     )
     assert content(tmp_path) == before
     (states / "last_epoch-1.pt").unlink()
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
-    assert str(caught.value) == said + "from the end of the epoch on it may be any number."
+    assert str(caught.value) == said + "; from the end of the epoch on, any number will do."
 
 
 def test_one_process_resumes_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
@@ -99,6 +100,6 @@ def test_separate_batches_of_each_process_are_named_as_the_cause(by_two: Path, t
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path / "each", Task=WHOLE, Setup__resume="auto")
     assert (
-        "batches of an epoch 1 then and 2 now, as it was saved by 2 processes, and there is 1 now, each with "
-        'its own batches. Start 2 again; a run whose Setup.batch_of is "all" goes on with any number of them.'
+        "batches of an epoch: 1 then, 2 now. It was saved by 2 processes with batches of their own, and this "
+        'run has 1. Start 2 again; with Setup.batch_of "all", any number can resume.'
     ) in str(caught.value)

@@ -320,9 +320,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_pat
     (stopped,) = Notebook.last.of("fault")
     assert len(stopped.samples) == 8
     assert str(caught.value) == (
-        f"The loss is inf at epoch 2, iteration 4, of {', '.join(stopped.samples)}. What earlier epochs "
-        f"reached is kept in {folder}. Look at these samples, or lower Optimizer.args.lr, say, in a "
-        'new run. Faults.not_finite "skip" leaves such steps out, also with --resume.'
+        f"The loss is inf at epoch 2, iteration 4, of {', '.join(stopped.samples)}. The results of earlier "
+        f"epochs are kept in {folder}. Look at these samples, or start a new run with a lower "
+        'Optimizer.args.lr. Faults.not_finite "skip" leaves such steps out, also with --resume.'
     )
     names = {path.name.split("_0")[0] for path in (folder / "checkpoints").glob("*.pt")}
     assert names == {"last_epoch-1.pt", "best_val-acc_epoch-0", "best_val-acc_epoch-1"}

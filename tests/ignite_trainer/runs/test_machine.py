@@ -133,7 +133,7 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
         run_toy(tmp_path, Dataset=faulty, Setup__workers_train=1, Setup__skip_train_evaluation=True)
     (folder,) = (tmp_path / "Toy").iterdir()
     assert re.fullmatch(
-        r"A process that loads samples \(pid [\d, ]+\) was killed, which the system does where memory runs "
+        r"A process that loads samples \(pid [\d, ]+\) was killed, which the system does when memory runs "
         rf"out\. Lower Setup\.workers_train .* kept in {re.escape(str(folder))}\.",
         str(caught.value),
     )

@@ -239,7 +239,7 @@ def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path
     scores = {**SCORES, "epoch": 1, "metrics": {}}
     path = write_log(tmp_path, scores, line, scores)
     before = path.read_bytes()
-    with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is no event of a run (")):
+    with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is not an event of a run (")):
         resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
     assert path.read_bytes() == before
 
@@ -261,7 +261,7 @@ def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = go_on(tmp_path)
-    assert "There is no run of Toy to go on with; a new one begins." in capsys.readouterr().out
+    assert "There is no run of Toy to resume; a new one begins." in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = go_on(tmp_path)
     assert f"The run is finished; its results are in {first.folder}" in capsys.readouterr().out.replace(
@@ -294,11 +294,11 @@ def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as caught:
         run(draw(validate(raw), trusted=TRUSTED), folder=first.folder, resume=True)
     assert str(caught.value) == (
-        f'The run in {first.folder} is of another protocol: Optimizer.class is "torch.optim.SGD", and '
-        '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3, and 0.02 there. '
-        "Go on with the protocol it has, or start a new run without --resume."
+        f'The run in {first.folder} has another protocol: Optimizer.class is "torch.optim.SGD" here and '
+        '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3 here and 0.02 there. '
+        "Resume it with its own protocol, or start a new run without --resume."
     )
-    with pytest.raises(ProtocolError, match=r"is no folder of a run: it has no protocol\.json"):
+    with pytest.raises(ProtocolError, match=r"is not the folder of a run: it has no protocol\.json"):
         run(draw(validate(raw), trusted=TRUSTED), folder=tmp_path, resume=True)
 
 
@@ -322,11 +322,11 @@ def test_going_on_says_which_unfinished_run_is_of_another_protocol(
     go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        f"The unfinished run in {folder} is of another protocol: Setup.batch_train is 5, and 4 there; "
+        f"The unfinished run in {folder} has another protocol: Setup.batch_train is 5 here and 4 there; "
         in said
     )
-    assert 'Task.args.name is "SIGURG", and "SIGTERM" there.' in said
-    assert f"--resume {folder} without -c goes on with it as it is." in said
+    assert 'Task.args.name is "SIGURG" here and "SIGTERM" there.' in said
+    assert f"--resume {folder} without -c resumes it unchanged." in said
 
 
 def test_faults_and_the_batch_of_evaluation_may_be_others(tmp_path: Path) -> None:

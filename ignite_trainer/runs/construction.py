@@ -1,0 +1,188 @@
+"""Builds the parts of a run that need no model: data sets, transforms, task, evaluations, loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from ignite_trainer.api.evaluation import Evaluation
+from ignite_trainer.api.reporter import Split
+from ignite_trainer.api.self_description import hold_nothing_out, to_hold_out
+from ignite_trainer.api.task import Task
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.data.samples import UnreadableSamples
+from ignite_trainer.data.transfer import batches_of
+from ignite_trainer.protocol.blueprint import Blueprint
+from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.reporters.ignite_loggers import require_loggers
+from ignite_trainer.support.distributed import world_size
+from ignite_trainer.support.errors import ProtocolError
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+class Built(NamedTuple):
+    """Data sets by split, transforms by split, task, and evaluations by name."""
+
+    datasets: dict[Split, Any]
+    transforms: dict[Split, list[FieldTransform]]
+    task: Task
+    evaluations: dict[str, Evaluation]
+
+
+class Loaders(NamedTuple):
+    """The batches of a run.
+
+    Attributes:
+        training: the training split, shuffled and augmented.
+        evaluation: each split in its own order, with the transforms of the held-out one.
+    """
+
+    training: SplitLoader
+    evaluation: dict[Split, SplitLoader]
+
+
+def try_out(blueprint: Blueprint) -> dict[Split, int]:
+    """Build everything that is quick to build, and discard it: a later run will not fail at it.
+
+    Returns:
+        The number of samples of each split.
+
+    Raises:
+        ProtocolError: with the JSON paths of everything that cannot be built.
+    """
+    built, _ = _try_all(lambda: build_quickly(blueprint), lambda: require_loggers(blueprint.reporters))
+    return {split: len(built.datasets[split]) for split in SPLITS}
+
+
+def build_quickly(blueprint: Blueprint) -> Built:
+    """Build the parts that are quick to build; a ProtocolError has the problems of all."""
+    return Built(
+        *_try_all(
+            lambda: _build_datasets(blueprint),
+            lambda: build_transforms(blueprint),
+            lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"),
+            lambda: _build_evaluations(blueprint),
+        )
+    )
+
+
+def build_dataset(blueprint: Blueprint, split: Split) -> Any:
+    """Build the data set of one split; raise a ProtocolError if it has no samples."""
+    choice = blueprint.split.yes if split == "train" else blueprint.split.no
+    args = {**blueprint.dataset_args, blueprint.split.key: choice}
+    dataset = build(blueprint.dataset, args, where="Dataset")
+    if not isinstance(dataset, Sized):
+        raise ProtocolError(f"Dataset.class is {blueprint.protocol.dataset.path}, which has no length.")
+    if not len(dataset):
+        raise ProtocolError(f"Dataset.args leave the {split} split without a sample.")
+    return dataset
+
+
+def build_transforms(blueprint: Blueprint) -> dict[Split, list[FieldTransform]]:
+    """Build the transforms of both splits."""
+    specs = blueprint.protocol.transforms
+    places = [f"Transforms[{index}]" for index in range(len(specs))]
+    made = _try_all(
+        *(
+            partial(build, make, spec.args, where=where)
+            for make, spec, where in zip(blueprint.transforms, specs, places, strict=True)
+        )
+    )
+    return {
+        split: [
+            FieldTransform(apply=apply, field=spec.field, where=where)
+            for apply, spec, where in zip(made, specs, places, strict=True)
+            if getattr(spec, split)
+        ]
+        for split in SPLITS
+    }
+
+
+def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torch.device) -> Loaders:
+    """Build the loaders; raise a ProtocolError if the training split is smaller than a batch."""
+    setup, faults, datasets = blueprint.protocol.setup, blueprint.protocol.faults, built.datasets
+    require_a_batch(blueprint, len(datasets["train"]))
+    at_most = faults.unreadable_at_most if faults.unreadable == "skip" else None
+    # A split's two loaders share these.
+    batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
+    unreadable = {
+        split: UnreadableSamples(datasets[split], split=name, at_most=at_most)
+        for split, name in zip(SPLITS, ("training", "held-out"), strict=True)
+    }
+
+    def load(split: Split, *, train: bool) -> SplitLoader:
+        return SplitLoader(
+            datasets[split],
+            built.transforms["train" if train else "test"],
+            batch_size=setup.batch_of_all(world_size(), train=train),
+            workers=setup.workers_train if train else setup.workers_test,
+            shuffle=train and blueprint.shuffle,
+            drop_last=train,
+            seed=seed,
+            device=device,
+            unequal_lengths=not train and built.task.takes_unequal_lengths,
+            batches=batches[split],
+            unreadable=unreadable[split],
+        )
+
+    return Loaders(load("train", train=True), {split: load(split, train=False) for split in SPLITS})
+
+
+def require_a_batch(blueprint: Blueprint, samples: int) -> None:
+    """Raise a ProtocolError if the training split has fewer samples than a batch."""
+    setup = blueprint.protocol.setup
+    batch = setup.batch_of_all(world_size(), train=True)
+    if setup.epochs and samples < batch:
+        most = samples * setup.batch_train // batch
+        together = f" of {world_size()} devices together {batch}" if world_size() > 1 else ""
+        remedy = f"Lower it: -b {most}, or less." if most else "Start fewer processes."
+        raise ProtocolError(
+            f"Setup.batch_train is {setup.batch_train}{together}, but the training split has {samples} "
+            f"samples: not one complete batch. {remedy}"
+        )
+
+
+def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
+    """Return a copy whose training batch fits `samples`; None if fewer than two samples fit."""
+    setup = blueprint.protocol.setup
+    most = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
+    return blueprint.with_setup(batch_train=most) if most > 1 else None
+
+
+def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
+    datasets = {split: build_dataset(blueprint, split) for split in SPLITS}
+    if blueprint.protocol.setup.epochs and hold_nothing_out(datasets["train"], datasets["test"]):
+        raise ProtocolError(
+            "Dataset.args hold nothing out: both splits are the whole data set, and a model would be "
+            f"measured on what it was trained on. Name {to_hold_out(datasets['test'])}, "
+            "or set Setup.epochs to 0."
+        )
+    return datasets
+
+
+def _build_evaluations(blueprint: Blueprint) -> dict[str, Evaluation]:
+    specs = blueprint.protocol.evaluations
+    made = _try_all(
+        *(
+            partial(build, blueprint.evaluations[name], spec.args, where=f"Evaluations.{name}")
+            for name, spec in specs.items()
+        )
+    )
+    return dict(zip(specs, made, strict=True))
+
+
+def _try_all(*steps: Callable[[], Any]) -> list[Any]:
+    """Carry out all steps and return their results; raise one ProtocolError with the problems of all."""
+    results, problems = [], []
+    for step in steps:
+        try:
+            results.append(step())
+        except ProtocolError as error:
+            problems += error.problems
+    if problems:
+        raise ProtocolError(problems)
+    return results
