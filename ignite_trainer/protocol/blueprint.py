@@ -1,11 +1,11 @@
-"""The classes a protocol names: found, of the right kind, with arguments they have. Nothing is built here."""
+"""The classes that a protocol names: imported, of the right kind, with valid arguments. Builds nothing."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ignite.handlers.base_logger import BaseLogger
 from ignite.metrics import Metric
@@ -20,28 +20,54 @@ from ignite_trainer.api.reporter import Reporter
 from ignite_trainer.api.task import EmbeddingTask, Task
 from ignite_trainer.api.yardstick import Yardstick
 from ignite_trainer.protocol.instantiate import check_arguments, resolve, resolve_callable
-from ignite_trainer.protocol.known_classes import (
-    DATASET,
-    EVALUATION,
-    METRIC,
-    MODEL,
-    OPTIMIZER,
-    REPORTER,
-    SCHEDULER,
-    TASK,
-    YARDSTICK,
-    Kind,
-)
-from ignite_trainer.protocol.sections import ClassSpec, ParameterRule, Protocol, ScheduleSpec, SplitArgument
+from ignite_trainer.protocol.sections import ClassSpec, Protocol, ScheduleSpec, SplitArgument
 from ignite_trainer.support.errors import ProtocolError
 
 T = TypeVar("T")
 
+_LOADER_ARGUMENTS = ("training", "dl_shuffle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[T]):
+    """The classes that a section of a protocol takes.
+
+    Attributes:
+        base: their base class.
+        supplied: names of the arguments that the trainer supplies.
+    """
+
+    base: type[T]
+    supplied: tuple[str, ...] = ()
+
+
+MODEL = Kind(base=nn.Module)
+TASK = Kind(base=Task)
+OPTIMIZER = Kind(base=Optimizer, supplied=("params",))
+SCHEDULER = Kind(base=LRScheduler, supplied=("optimizer",))
+DATASET: Kind[Dataset[Any]] = Kind(base=Dataset, supplied=("train",))
+TRANSFORM = Kind(base=object)  # anything with __call__ that no other section takes
+METRIC = Kind(base=Metric, supplied=("output_transform",))
+EVALUATION = Kind(base=Evaluation)
+YARDSTICK = Kind(base=Yardstick)
+REPORTER = Kind(base=Reporter)
+
+KINDS: Mapping[str, Kind[Any]] = {
+    "Model": MODEL,
+    "Task": TASK,
+    "Optimizer": OPTIMIZER,
+    "Scheduler": SCHEDULER,
+    "Dataset": DATASET,
+    "Transforms": TRANSFORM,
+    "Metrics": METRIC,
+    "Evaluations": EVALUATION,
+    "Yardsticks": YARDSTICK,
+    "Reporters": REPORTER,
+}
 _DEFAULT_REPORTERS = [
     ClassSpec(path=f"ignite_trainer.reporters.{name}")
     for name in ("Console", "JsonLines", "LearningCurve", "Report", "Visdom")
 ]
-_LOADER_ARGUMENTS = ("training", "dl_shuffle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +76,19 @@ class Blueprint:
 
     Attributes:
         protocol: the protocol.
-        transforms: for each entry of `Transforms` what makes it, called with its arguments.
-        metrics: the class of every line, by the line's JSON path.
-        evaluations: classes by the names of the entries.
-        yardsticks: likewise.
-        optimizer: None where nothing is trained.
-        schedulers: in their turn.
-        dataset_args: the data set's own arguments; those of the loader are apart.
-        split: the argument that tells the training split from the held-out one.
+        model: class of the model.
+        task: class of the task.
+        optimizer: class of the optimizer; None if nothing is trained.
+        schedulers: classes of the schedulers, in order.
+        dataset: class of the data set.
+        transforms: for each entry of `Transforms`, the class or function to call with its arguments.
+        metrics: class of every line, by the line's JSON path.
+        evaluations: classes by name of the entry.
+        yardsticks: classes by name of the entry.
+        dataset_args: the data set's own arguments, without those of the loader.
+        split: the argument that selects the training or the held-out split.
         shuffle: whether the training split is shuffled.
-        reporters: classes with their arguments; ignite's own loggers among them.
+        reporters: classes with their arguments, including ignite's loggers.
     """
 
     protocol: Protocol
@@ -89,7 +118,7 @@ class Blueprint:
 
 
 def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Blueprint:
-    """Find every class of a protocol and hold its arguments against the class's signature.
+    """Import every class of a protocol and compare its arguments with the class's signature.
 
     Args:
         protocol: a validated protocol.
@@ -97,33 +126,21 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
         source: the file it was read from, for messages.
 
     Raises:
-        ProtocolError: with every problem of the whole protocol.
+        ProtocolError: Lists every problem of the whole protocol.
     """
     find = _Finder(frozenset(trusted))
-    split, shuffle = _loader_arguments(protocol.dataset.args, find.problems)
+    split, shuffle = find.loader_arguments(protocol.dataset.args)
     dataset_args = {
         key: value for key, value in protocol.dataset.args.items() if key not in _LOADER_ARGUMENTS
     }
-    optimizer = None
-    if protocol.optimizer:
-        optimizer = find.find(protocol.optimizer, OPTIMIZER, "Optimizer")
-        find.check_groups(protocol.parameters, protocol.optimizer, optimizer)
-    schedulers = [find.scheduler(spec, where) for where, spec in protocol.schedules.items()]
-    if len(schedulers) > 1:
-        find.check_turns(schedulers)
-    task = find.find(protocol.task, TASK, "Task")
-    find.check_parts(protocol, task)
+    dataset = protocol.dataset.model_copy(update={"args": dataset_args})
     blueprint = Blueprint(
         protocol=protocol,
+        optimizer=find.optimizer(protocol),
+        schedulers=find.schedulers(protocol.schedules),
         model=find.find(protocol.model, MODEL, "Model"),
-        task=task,
-        optimizer=optimizer,
-        schedulers=schedulers,
-        dataset=find.find(
-            ClassSpec(path=protocol.dataset.path, args=dataset_args),
-            replace(DATASET, supplied=(split.key,)),
-            "Dataset",
-        ),
+        task=find.task(protocol),
+        dataset=find.find(dataset, replace(DATASET, supplied=(split.key,)), "Dataset"),
         transforms=[
             find.callable(spec, f"Transforms[{index}]") for index, spec in enumerate(protocol.transforms)
         ],
@@ -132,14 +149,14 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
             name: find.find(spec, EVALUATION, f"Evaluations.{name}")
             for name, spec in protocol.evaluations.items()
         },
-        dataset_args=dataset_args,
-        split=split,
-        shuffle=shuffle,
         yardsticks={
             name: find.find(spec, YARDSTICK, f"Yardsticks.{name}")
             for name, spec in protocol.yardsticks.items()
         },
         reporters=find.reporters(protocol),
+        dataset_args=dataset_args,
+        split=split,
+        shuffle=shuffle,
     )
     if find.problems:
         raise ProtocolError(find.problems, source=source)
@@ -147,7 +164,10 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
 
 
 class _Finder:
-    """Finds classes and collects what is wrong with them, so that all of it can be said at once."""
+    """Imports classes and collects problems, so that all are reported at once.
+
+    The base class of a section stands in for a class that is not found.
+    """
 
     def __init__(self, trusted: frozenset[str]) -> None:
         self._trusted = trusted
@@ -158,8 +178,11 @@ class _Finder:
             found = resolve(spec, kind.base, where=where, trusted=self._trusted)
         except ProtocolError as error:
             self.problems += error.problems
-            return kind.base  # stands in until the problems are raised
-        self.problems += check_arguments(found, spec.args, where=f"{where}.args", supplied=kind.supplied)
+            return kind.base
+        lengths = spec.lengths(found) if isinstance(spec, ScheduleSpec) else {}
+        self.problems += check_arguments(
+            found, {**lengths, **spec.args}, where=f"{where}.args", supplied=kind.supplied
+        )
         return found
 
     def callable(self, spec: ClassSpec, where: str) -> Callable[..., Callable[..., Any]]:
@@ -171,91 +194,73 @@ class _Finder:
         self.problems += check_arguments(found, spec.args, where=f"{where}.args")
         return found
 
-    def scheduler(self, spec: ScheduleSpec, where: str) -> type[LRScheduler]:
-        """The class of a scheduler; of its arguments the trainer may supply the length."""
-        try:
-            found = resolve(spec, SCHEDULER.base, where=where, trusted=self._trusted)
-        except ProtocolError:
-            found = SCHEDULER.base
-        args = {**spec.lengths(found), **spec.args}
-        found = self.find(spec.model_copy(update={"args": args}), SCHEDULER, where)
-        self.check_step(found, where)
+    def optimizer(self, protocol: Protocol) -> type[Optimizer] | None:
+        """Find the optimizer, and check the arguments of its groups in the parameter rules."""
+        if protocol.optimizer is None:
+            return None
+        found = self.find(protocol.optimizer, OPTIMIZER, "Optimizer")
+        for index, rule in enumerate(protocol.parameters) if found is not Optimizer else ():
+            where, args = f"Parameters[{index}].args", protocol.optimizer.args | rule.args
+            self.problems += [
+                problem
+                for problem in check_arguments(found, args, where=where, supplied=OPTIMIZER.supplied)
+                if any(f"{where}.{key} " in problem for key in rule.args)
+            ]
         return found
 
-    def check_turns(self, schedulers: list[type[LRScheduler]]) -> None:
-        """Of several schedulers each begins at the optimizer's rates; one that sets its own cannot."""
-        for index, kind in enumerate(schedulers):
-            if "max_lr" in inspect.signature(kind).parameters:
+    def schedulers(self, specs: Mapping[str, ScheduleSpec]) -> list[type[LRScheduler]]:
+        found = []
+        for where, spec in specs.items():
+            kind = self.find(spec, SCHEDULER, where)
+            found.append(kind)
+            if check_arguments(kind.step, {"self": None}, where=where):
                 self.problems.append(
-                    f"Scheduler[{index}].class is {kind.__name__}, which sets rates of its own from the "
-                    "beginning: a whole schedule, which takes no turns. Name it alone."
+                    f"{where}.class is {kind.__name__}, whose step needs arguments that the trainer "
+                    "does not have. Choose another."
                 )
+            if len(specs) > 1 and "max_lr" in inspect.signature(kind).parameters:
+                self.problems.append(
+                    f"{where}.class is {kind.__name__}, which is a whole schedule with rates of its own. Use "
+                    "it alone, not in a list."
+                )
+        return found
 
-    def check_step(self, scheduler: type[LRScheduler], where: str) -> None:
-        """The trainer knows nothing that a scheduler could ask for at its step."""
-        if check_arguments(scheduler.step, {"self": None}, where=where):
+    def task(self, protocol: Protocol) -> type[Task]:
+        found = self.find(protocol.task, TASK, "Task")
+        if protocol.setup.chunk and found is not Task and not issubclass(found, EmbeddingTask):
             self.problems.append(
-                f"{where}.class is {scheduler.__name__}, whose step takes arguments; the trainer calls it "
-                "without. Choose another."
-            )
-
-    def check_parts(self, protocol: Protocol, task: type[Task]) -> None:
-        """A batch can be embedded in parts by tasks that embed; one that was not found may be such."""
-        if protocol.setup.chunk and task is not Task and not issubclass(task, EmbeddingTask):
-            self.problems.append(
-                f"Setup.chunk is {protocol.setup.chunk}, and the loss of {task.__name__} is no comparison of "
+                f"Setup.chunk is {protocol.setup.chunk}, but the loss of {found.__name__} does not compare "
                 "embeddings. Set it to null; Setup.accumulate makes large steps of small batches."
             )
-
-    def check_groups(
-        self, rules: Iterable[ParameterRule], spec: ClassSpec, optimizer: type[Optimizer]
-    ) -> None:
-        """Optimizer arguments of the parameter rules; an optimizer that was not found takes none."""
-        if optimizer is Optimizer:
-            return
-        for index, rule in enumerate(rules):
-            where = f"Parameters[{index}].args"
-            required = spec.args | rule.args
-            unknown = check_arguments(optimizer, required, where=where, supplied=OPTIMIZER.supplied)
-            self.problems += [
-                problem for problem in unknown if any(f"{where}.{key} " in problem for key in rule.args)
-            ]
+        return found
 
     def reporters(self, protocol: Protocol) -> list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]:
+        """Find reporters, which may take the keys of a section, and ignite's loggers, which take anything."""
         found: list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]] = []
         specs = _DEFAULT_REPORTERS if protocol.reporters is None else protocol.reporters
         content = protocol.to_json()
         for index, spec in enumerate(specs):
-            if logger := self.logger_of_ignite(spec, f"Reporters[{index}]"):
+            where = f"Reporters[{index}]"
+            try:
+                logger = resolve(spec, BaseLogger, where=where, trusted=self._trusted)
                 found.append((logger, spec.args))
-                continue
-            kind = self.find(spec, REPORTER, f"Reporters[{index}]")
-            section = content[kind.section] if kind.section else {}
-            found.append((kind, {**section, **spec.args}))
+            except ProtocolError:
+                kind = self.find(spec, REPORTER, where)
+                section = content[kind.section] if kind.section else {}
+                found.append((kind, {**section, **spec.args}))
         return found
 
-    def logger_of_ignite(self, spec: ClassSpec, where: str) -> type[BaseLogger] | None:
-        """Return the class of an entry of `Reporters` if it is one of ignite's loggers, else None.
-
-        These take any arguments.
-        """
+    def loader_arguments(self, args: Mapping[str, Any]) -> tuple[SplitArgument, bool]:
+        """Read the loader's arguments in `Dataset.args`, as published: the splits, and whether to shuffle."""
+        split = SplitArgument(key="train", yes=True, no=False)
         try:
-            return resolve(spec, BaseLogger, where=where, trusted=self._trusted)
-        except ProtocolError:
-            return None
-
-
-def _loader_arguments(args: Mapping[str, Any], problems: list[str]) -> tuple[SplitArgument, bool]:
-    """The arguments in `Dataset.args` that are the loader's, as published: which split, and in what order."""
-    split = SplitArgument(key="train", yes=True, no=False)
-    try:
-        split = SplitArgument.model_validate(args.get("training", split))
-    except ValidationError:
-        problems.append(
-            "Dataset.args.training names the argument that chooses the split, and its two values; "
-            'write {"key": "train", "yes": true, "no": false}.'
-        )
-    shuffle = args.get("dl_shuffle", True)
-    if not isinstance(shuffle, bool):
-        problems.append(f"Dataset.args.dl_shuffle is {shuffle!r}; write true or false.")
-    return split, bool(shuffle)
+            split = SplitArgument.model_validate(args.get("training", split))
+        except ValidationError:
+            self.problems.append(
+                "Dataset.args.training names the argument that selects the split, and its two values; "
+                'write {"key": "train", "yes": true, "no": false}.'
+            )
+        shuffle = args.get("dl_shuffle", True)
+        if not isinstance(shuffle, bool):
+            self.problems.append(f"Dataset.args.dl_shuffle is {shuffle!r}; write true or false.")
+        return split, bool(shuffle)

@@ -1,18 +1,26 @@
-"""The typed protocol for editors; `python -m ignite_trainer.protocol.schema` writes `protocols/schema.json`.
+"""JSON Schema of protocols for editors; `python -m ignite_trainer.protocol.schema` writes it.
 
-Keys and values are those of `Protocol`; with them go the classes that are known, with their arguments.
+It has the keys and values of `Protocol`, and the known classes with their arguments.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import json
+import pkgutil
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, get_type_hints
 
-from ignite_trainer.protocol.known_classes import KINDS, arguments, find_classes, kind_of
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+
+from ignite_trainer.protocol.blueprint import KINDS, TRANSFORM
 from ignite_trainer.protocol.reading import read_json
 from ignite_trainer.protocol.sections import Protocol, SplitArgument
 
@@ -20,35 +28,36 @@ FILE_NAME = "schema.json"
 PACKAGES = ("ignite_trainer", "model", "utils", "torch.optim", "torch.optim.lr_scheduler")
 _OURS = ("ignite_trainer", "model", "utils")
 
-# Which definition of the protocol's schema holds the classes of a section.
+# Definitions in the protocol's schema that hold the classes of a section.
 _HOLDERS = {
     "Scheduler": "ScheduleSpec",
     "Transforms": "TransformSpec",
     "Metrics": "LineSpec",
     "Evaluations": "EvaluationSpec",
 }
-# Sections that are lists, whose entries are never merged: an argument that their class needs must be there.
+# Sections that are lists. Their entries are never merged, so they must have all required arguments.
 _LISTS = ("Transforms", "Metrics", "Reporters")
 _ANNOTATIONS = ("description", "default", "examples")
+_ARGUMENTS = re.compile(r"^ *Args:\n((?:(?: {4,}.*)?\n)+)", re.MULTILINE)
+_ARGUMENT = re.compile(r"^(\w+(?:, \w+)*): (.*)", re.DOTALL)
 Schema = dict[str, Any]
 
 
 def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
     """Make the JSON Schema (draft 2020-12) of the protocols in a folder.
 
-    Keys and values are checked alike in every protocol. Only in one that extends no other some keys are
-    required: what an object leaves out, the protocol that is extended may supply.
+    Keys are only required in protocols that do not extend another, which may supply them.
 
     Args:
-        folder: its protocols, and their defaults, name classes that are to be known.
-        packages: the classes that these list are known, too; see `find_classes`.
+        folder: folder whose protocols and defaults name classes.
+        packages: packages whose `__all__` lists further classes, as do the packages inside them.
     """
     whole = _without_titles(Protocol.model_json_schema(by_alias=True))
     definitions: Schema = {**whole.pop("$defs"), "Protocol": whole}
     whole["required"] = [name for name in whole["required"] if name != "Task"]  # the defaults supply it
     _add_classes(definitions, find_classes(packages, _classes_named_in(folder)))
     required = {**_required_in(whole, definitions), "if": whole["if"], "then": whole["then"]}
-    for name in _reached("Protocol", definitions):
+    for name in _mergeable("Protocol", definitions):
         definitions[name] = _as_layer(definitions[name])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -62,21 +71,21 @@ def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
 
 
 def to_text(schema: Schema) -> str:
-    """The schema as it stands in its file."""
+    """Format the schema as the content of its file."""
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the schema into the folder it is of."""
+    """Write the schema into the folder of its protocols."""
     parser = argparse.ArgumentParser(prog="python -m ignite_trainer.protocol.schema", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("protocols"), help="of the protocols")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("protocols"), help="folder of protocols")
     parser.add_argument(
         "--package",
         action="append",
         default=[],
         dest="packages",
         metavar="PACKAGE",
-        help="one more whose classes editors are to know",
+        help="another package whose classes editors should know",
     )
     flags = parser.parse_args(argv)
     path = flags.folder / FILE_NAME
@@ -85,15 +94,52 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, type]:
+    """Find complete classes.
+
+    Args:
+        packages: packages with the classes in `__all__`, in their own and in that of packages inside them.
+        named: dotted paths of further classes.
+
+    Returns:
+        Classes by dotted path, sorted; by the shortest path if a class has several.
+    """
+    found: dict[str, type] = {}
+    for name in packages:
+        for module in _packages(importlib.import_module(name)):
+            for attribute in getattr(module, "__all__", ()):
+                found[f"{module.__name__}.{attribute}"] = getattr(module, attribute)
+    for path in named:
+        module_name, _, attribute = path.rpartition(".")
+        found[path] = getattr(importlib.import_module(module_name), attribute)
+    paths: dict[type, str] = {}
+    for path, one in sorted(found.items(), key=lambda item: (len(item[0]), item[0])):
+        if inspect.isclass(one) and not inspect.isabstract(one):
+            paths.setdefault(one, path)
+    return {path: one for one, path in sorted(paths.items(), key=lambda item: item[1])}
+
+
+def kind_of(one: type) -> str | None:
+    """Return the section that takes a class, or None; the base class of a section belongs to none."""
+    for section, kind in KINDS.items():
+        if kind is not TRANSFORM and issubclass(one, kind.base):
+            return None if one is kind.base else section
+    return "Transforms" if any("__call__" in vars(base) for base in one.__mro__[:-1]) else None
+
+
+def _packages(module: ModuleType) -> Iterator[ModuleType]:
+    yield module
+    for item in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+        if item.ispkg:
+            yield importlib.import_module(item.name)
+
+
 def _classes_named_in(folder: Path) -> set[str]:
-    """Dotted paths of classes in its files, and models that defaults are given for."""
+    """List the classes in all files of a folder, and the models that have defaults."""
     found: set[str] = set()
-    for path in sorted(folder.glob("*.json")):
-        if path.name == FILE_NAME:
-            continue
+    for path in set(folder.glob("*.json")) - {folder / FILE_NAME}:
         content = read_json(path)
-        found.update(key for key in content if "." in key)
-        found.update(_named(content))
+        found.update((key for key in content if "." in key), _named(content))
     return found
 
 
@@ -107,7 +153,7 @@ def _named(node: Any) -> Iterator[str]:
 
 
 def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
-    """Give each section its classes: their names, and for each of them its arguments."""
+    """Add to each section the names of its classes, and the arguments of each class."""
     by_section: dict[str, list[str]] = {section: [] for section in KINDS}
     required: dict[str, list[str]] = {}
     for path, one in classes.items():
@@ -115,7 +161,7 @@ def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
         if section is None:
             continue
         by_section[section].append(path)
-        schema = arguments(one, supplied=KINDS[section].supplied, typed=path.split(".")[0] in _OURS)
+        schema = _arguments(one, supplied=KINDS[section].supplied, typed=path.split(".")[0] in _OURS)
         if section == "Dataset":
             schema["properties"] |= _loader_arguments(definitions)
         definitions[path] = schema
@@ -123,9 +169,14 @@ def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
         required[path] = needed if section in _LISTS else []
     for section, paths in by_section.items():
         name = _HOLDERS.get(section, section)
-        definitions[name] = _of_classes(
-            definitions[name if name in definitions else "ClassSpec"], paths, required
-        )
+        spec = definitions[name if name in definitions else "ClassSpec"]
+        known = {**spec["properties"]["class"], "examples": paths}
+        conditions = [_arguments_if(path, required[path]) for path in paths]
+        definitions[name] = {
+            **spec,
+            "properties": {**spec["properties"], "class": known},
+            "allOf": [*spec.get("allOf", ()), *conditions],
+        }
         if section not in _HOLDERS:
             properties = definitions["Protocol"]["properties"]
             own = json.dumps(properties[section]).replace("/ClassSpec", f"/{section}")
@@ -133,8 +184,18 @@ def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
     del definitions["ClassSpec"]
 
 
+def _arguments_if(path: str, required: Sequence[str]) -> Schema:
+    """Demand that an object of this class has arguments of this class."""
+    arguments: Schema = {"$ref": f"#/$defs/{path}"}
+    then: Schema = {"properties": {"args": arguments}}
+    if required:
+        arguments["required"] = list(required)
+        then["required"] = ["args"]
+    return {"if": {"properties": {"class": {"const": path}}, "required": ["class"]}, "then": then}
+
+
 def _loader_arguments(definitions: Schema) -> Schema:
-    """Arguments in `Dataset.args` that are the loader's."""
+    """Return the arguments in `Dataset.args` that belong to the loader."""
     definitions["SplitArgument"] = _without_titles(SplitArgument.model_json_schema(by_alias=True))
     for key in ("$defs", "required"):
         definitions["SplitArgument"].pop(key, None)
@@ -144,33 +205,76 @@ def _loader_arguments(definitions: Schema) -> Schema:
     }
 
 
-def _of_classes(spec: Schema, paths: Sequence[str], required: Mapping[str, Sequence[str]]) -> Schema:
-    known = {**spec["properties"]["class"], "examples": list(paths)}
+def _arguments(one: type, *, supplied: Iterable[str], typed: bool) -> Schema:
+    """Return the schema of a class's arguments, without those that the trainer supplies.
+
+    Values are checked against annotations only if `typed`.
+    """
+    parameters = inspect.signature(one).parameters.values()
+    hints, descriptions = _hints(one) if typed else {}, _descriptions(one)
+    properties: Schema = {}
+    required = []
+    for parameter in parameters:
+        name = parameter.name
+        if name in supplied or parameter.kind not in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        ):
+            continue
+        properties[name] = _values(hints.get(name, Any))
+        if name in descriptions:
+            properties[name]["description"] = descriptions[name]
+        if parameter.default is parameter.empty:
+            required.append(name)
+        elif _is_json(parameter.default):
+            properties[name]["default"] = json.loads(json.dumps(parameter.default))
     return {
-        **spec,
-        "properties": {**spec["properties"], "class": known},
-        "allOf": [
-            *spec.get("allOf", ()),
-            *(
-                {
-                    "if": {"properties": {"class": {"const": path}}, "required": ["class"]},
-                    "then": _arguments_of(path, required[path]),
-                }
-                for path in paths
-            ),
-        ],
+        "type": "object",
+        "description": (inspect.getdoc(one) or one.__name__).split("\n\n")[0].replace("\n", " "),
+        "properties": properties,
+        "additionalProperties": any(each.kind is each.VAR_KEYWORD for each in parameters),
+        **({"required": required} if required else {}),
     }
 
 
-def _arguments_of(path: str, required: Sequence[str]) -> Schema:
-    there = {"$ref": f"#/$defs/{path}"}
-    if not required:
-        return {"properties": {"args": there}}
-    return {"properties": {"args": {**there, "required": list(required)}}, "required": ["args"]}
+def _hints(one: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(one.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):
+        return {}
 
 
-def _reached(name: str, definitions: Schema) -> set[str]:
-    """The definitions of objects that are merged where one protocol extends another: those in no list."""
+def _values(annotation: Any) -> Schema:
+    """Return the schema of an annotation, or that of any value if JSON has no such type."""
+    try:
+        schema = TypeAdapter(annotation).json_schema()
+    except (PydanticUserError, TypeError):
+        return {}
+    return {} if "$ref" in json.dumps(schema) else schema
+
+
+def _descriptions(one: type) -> dict[str, str]:
+    """Read the descriptions of arguments from the docstrings of a class and its bases."""
+    found: dict[str, str] = {}
+    for base in one.__mro__:
+        section = _ARGUMENTS.search(inspect.cleandoc(base.__doc__ or "") + "\n\n")
+        for entry in re.split(r"\n(?! )", inspect.cleandoc(section[1])) if section else ():
+            if match := _ARGUMENT.match(entry):
+                for name in match[1].split(", "):
+                    found.setdefault(name, re.sub(r"\s+", " ", match[2]).strip())
+    return found
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _mergeable(name: str, definitions: Schema) -> set[str]:
+    """Return the definitions of objects that are merged if one protocol extends another: those in no list."""
     found: set[str] = set()
     waiting = [name]
     while waiting:
@@ -194,7 +298,7 @@ def _references(node: Any) -> Iterator[str]:
 
 
 def _required_in(node: Schema, definitions: Schema) -> Schema:
-    """The keys that an object, and the objects in it, must have, as a schema; lists keep their own."""
+    """Return a schema of the required keys of an object and of the objects in it; lists keep their own."""
     if "$ref" in node:
         return _required_in(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
     found: Schema = {}
@@ -212,7 +316,7 @@ def _required_in(node: Schema, definitions: Schema) -> Schema:
 
 
 def _as_layer(node: Schema) -> Schema:
-    """An object that may leave out any key, and take away by null what another protocol has there."""
+    """Make every key of an object optional, and let null remove it."""
     layer = {key: value for key, value in node.items() if key not in {"required", "if", "then"}}
     if "properties" in node:
         layer["properties"] = {key: _or_null(value) for key, value in node["properties"].items()}
@@ -222,24 +326,24 @@ def _as_layer(node: Schema) -> Schema:
 
 
 def _or_null(node: Schema) -> Schema:
-    node, nothing = _as_layer(node), {"type": "null"}
-    if nothing in node.get("anyOf", ()):
+    node, null = _as_layer(node), {"type": "null"}
+    if null in node.get("anyOf", ()):
         return node
     annotations = {key: node.pop(key) for key in _ANNOTATIONS if key in node}
-    return {**annotations, "anyOf": [node, nothing]}
+    return {**annotations, "anyOf": [node, null]}
 
 
 def _without_titles(node: Any) -> Any:
-    """Drop the titles that pydantic makes of names."""
+    """Drop the titles that pydantic derives from names."""
     if isinstance(node, list):
         return [_without_titles(each) for each in node]
     if not isinstance(node, dict):
         return node
-    return {key: _without_titles(each) for key, each in node.items() if not _is_title(key, each)}
-
-
-def _is_title(key: str, value: Any) -> bool:
-    return key == "title" and isinstance(value, str)
+    return {
+        key: _without_titles(each)
+        for key, each in node.items()
+        if not (key == "title" and isinstance(each, str))
+    }
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from toy_research.signals import Tones
 
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.identity import Classes, classes_of, identity, purpose
-from ignite_trainer.protocol.known_classes import find_classes, kind_of
-from ignite_trainer.protocol.schema import PACKAGES
+from ignite_trainer.protocol.schema import PACKAGES, find_classes, kind_of
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs import resuming

@@ -1,4 +1,4 @@
-"""The schema that editors read: current, of all protocols there are, and of one mind with the program."""
+"""The schema for editors: up to date, valid for all protocols, and equivalent to the program's checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALIDATOR = Draft202012Validator(SCHEMA, format_checker=FormatChecker(["regex"])
 
 
 def paths_of(errors: list[ValidationError]) -> Iterator[str]:
-    """Where a schema's errors are, as the program writes it; of alternatives those of the nearest one."""
+    """Yield the JSON paths of a schema's errors; of several alternatives, those of the nearest one."""
     for error in errors:
         if error.validator in {"anyOf", "oneOf"} and error.context:
             options: dict[Any, list[ValidationError]] = {}
@@ -55,7 +55,7 @@ def by_schema(raw: dict[str, Any]) -> set[str]:
 
 
 def by_program(raw: dict[str, Any], folder: Path) -> set[str]:
-    """The first word of every problem: its path."""
+    """Return the first word of every problem, which is its path."""
     path = folder / "protocol.json"
     path.write_text(json.dumps(raw))
     try:
@@ -65,17 +65,17 @@ def by_program(raw: dict[str, Any], folder: Path) -> set[str]:
     return set()
 
 
-def test_the_schema_is_current() -> None:
+def test_the_schema_is_up_to_date() -> None:
     made = to_text(make_schema(FOLDER))
     assert made == (FOLDER / FILE_NAME).read_text(), "run python -m ignite_trainer.protocol.schema"
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_protocols_are_of_the_schema_as_they_are_and_made_whole(path: Path) -> None:
+def test_shipped_protocols_match_the_schema_before_and_after_merging(path: Path) -> None:
     raw = json.loads(path.read_text())
     assert raw["$schema"] == "./schema.json"
     assert by_schema(raw) == set()
@@ -169,14 +169,14 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 
 @pytest.fixture(scope="module")
 def right() -> dict[str, Any]:
-    """A protocol with all that the mistakes are made in."""
+    """A protocol with everything in which mistakes are made."""
     raw = load(FOLDER / "audioclip-esc50.json", defaults=DEFAULTS).to_json()
     raw["Parameters"] = [{"match": "audio\\..*"}, {"match": ".*", "train": False}]
     raw["Evaluations"] = {"probe": {"class": "utils.evaluations.LinearProbe"}}
     return raw
 
 
-def test_without_a_mistake_nothing_is_reported(right: dict[str, Any], tmp_path: Path) -> None:
+def test_a_right_protocol_has_no_errors(right: dict[str, Any], tmp_path: Path) -> None:
     assert by_schema(right) == by_program(right, tmp_path) == set()
 
 
@@ -202,7 +202,7 @@ def test_schema_and_program_report_a_mistake_at_the_same_place(
         {"Setup": {"log_interval": None, "precision": None}, "Sweep": None},
     ],
 )
-def test_a_protocol_that_extends_another_leaves_out_what_that_one_says(change: dict[str, Any]) -> None:
+def test_a_protocol_that_extends_another_may_leave_keys_out(change: dict[str, Any]) -> None:
     assert by_schema({"extends": "audioclip-esc50.json", **change}) == set()
     assert by_schema(change) != set()
 
@@ -217,7 +217,7 @@ def test_a_protocol_that_extends_another_leaves_out_what_that_one_says(change: d
         ({"Optimiser": None}, "Optimiser"),
     ],
 )
-def test_what_it_does_say_is_held_against_the_schema(
+def test_the_keys_of_a_protocol_that_extends_another_are_checked(
     change: dict[str, Any], place: str, tmp_path: Path
 ) -> None:
     base = tmp_path / "base.json"
@@ -229,7 +229,7 @@ def test_what_it_does_say_is_held_against_the_schema(
 # Arguments of classes
 
 
-def test_arguments_have_their_types_defaults_and_the_words_of_their_docstring() -> None:
+def test_arguments_have_types_defaults_and_descriptions() -> None:
     fold = SCHEMA["$defs"]["utils.datasets.ESC50"]["properties"]["fold"]
     assert {"type": "integer"} in fold["anyOf"]
     assert fold["default"] is None
@@ -238,7 +238,7 @@ def test_arguments_have_their_types_defaults_and_the_words_of_their_docstring() 
     assert list(SCHEMA["$defs"]["torch.optim.SGD"]["properties"])[:2] == ["lr", "momentum"]
 
 
-def test_every_shipped_class_is_offered_where_it_belongs() -> None:
+def test_shipped_classes_are_examples_of_their_section() -> None:
     offered = {
         name: definition["properties"]["class"]["examples"]
         for name, definition in SCHEMA["$defs"].items()
@@ -255,7 +255,7 @@ def test_every_shipped_class_is_offered_where_it_belongs() -> None:
     assert "ignite_trainer.reporters.Console" in offered["Reporters"]
 
 
-def test_the_readme_of_the_protocols_has_every_key() -> None:
+def test_the_readme_describes_every_key() -> None:
     written = (FOLDER / "README.md").read_text()
     for name, definition in SCHEMA["$defs"].items():
         if "." not in name:
@@ -263,7 +263,7 @@ def test_the_readme_of_the_protocols_has_every_key() -> None:
                 assert re.search(rf"(?m)^\| `([A-Za-z]+\.)?{re.escape(key)}` \|", written), f"{name}.{key}"
 
 
-def test_what_the_readme_says_to_write_is_of_the_schema() -> None:
+def test_examples_in_the_readme_match_the_schema() -> None:
     rows = re.findall(
         r"^\| .* \| `(\{.*?\}|\"[A-Z]\w+\": .*?)`", (FOLDER / "README.md").read_text(), re.MULTILINE
     )

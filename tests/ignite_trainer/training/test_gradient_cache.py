@@ -205,7 +205,7 @@ def test_a_step_out_of_memory_suggests_a_part_that_fits(tmp_path: Path) -> None:
 
 
 def test_a_task_that_compares_no_embeddings_takes_no_parts(tmp_path: Path) -> None:
-    with pytest.raises(ProtocolError, match=r"Setup\.chunk is 4, and the loss of Matching is no comparison"):
+    with pytest.raises(ProtocolError, match=r"Setup\.chunk is 4, but the loss of Matching does not compare"):
         draw(validate(toy(tmp_path, Setup__chunk=4)), trusted=("toy_research",))
 
 

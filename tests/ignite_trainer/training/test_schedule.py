@@ -161,7 +161,7 @@ def problems(root: Path, scheduler: Any, **changes: Any) -> list[str]:
         ),
         (
             [WARM_UP, {**ANNEAL, "class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 1}}],
-            "Scheduler[1].class is OneCycleLR, which sets rates of its own from the beginning",
+            "Scheduler[1].class is OneCycleLR, which is a whole schedule with rates of its own",
         ),
     ],
 )
