@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from toy_research.protocols import toy  # noqa: E402
-from toy_research.sameness import differences  # noqa: E402
+from toy_research.records import differences  # noqa: E402
 
 PLACES = ("step", "evaluation", "checkpoint", "any")
 
@@ -44,7 +44,7 @@ def protocol(root: Path, *, workers: int, step_seconds: float, epochs: int) -> d
         Setup__workers_train=workers,
         Setup__workers_test=workers,
         Setup__save_every_steps=3,
-        Task={"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": step_seconds}},
+        Task={"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": step_seconds}},
         Model__args={"dropout": 0.5},
         Parameters=[{"match": r"right\.linear\..*", "train": False}, {"match": ".*"}],
         Optimizer={"class": "torch.optim.AdamW", "args": {"lr": 0.02}},

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from toy_research.protocols import TRUSTED, toy  # noqa: E402
-from toy_research.soaking import Watch  # noqa: E402
+from toy_research.watching import Watch  # noqa: E402
 
 from ignite_trainer.protocol.blueprint import draw  # noqa: E402
 from ignite_trainer.protocol.validation import validate  # noqa: E402
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             "Setup__workers_test": flags.workers,
             "Setup__save_every_steps": 1,
             "Reporters": [
-                {"class": "toy_research.soaking.Watch"},
+                {"class": "toy_research.watching.Watch"},
                 {"class": "ignite_trainer.reporters.JsonLines"},
                 {"class": "ignite_trainer.reporters.LearningCurve"},
                 {"class": "ignite_trainer.reporters.Report"},

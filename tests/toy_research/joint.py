@@ -27,11 +27,10 @@ from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.lone_samples import LoneSamples
 from ignite_trainer.training.parameters import apply_rules
 from toy_research.augment import Fit, Hiss
-from toy_research.learning import Matching
+from toy_research.learning import Matching, Pairing
 from toy_research.lonely import Scenes as LonelyScenes
 from toy_research.lonely import Scoring, SoundAndPicture
 from toy_research.network import TwoTowers
-from toy_research.pairing import Pairing
 from toy_research.signals import Tone, Tones
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
-"""A task, and the metrics that ignite does not have."""
+"""Tasks, some of which are interrupted, and metrics."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ignite_trainer.api.task import StepOutput, Task
+from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from toy_research.network import TwoTowers
 
 
 class Matching(Task):
-    """Cross-entropy over classes; `explode_at` makes the loss of that step not finite."""
+    """Cross-entropy over classes; the loss of step `explode_at` is not finite."""
 
     class_names = ("low", "middle", "high")
 
@@ -47,7 +47,7 @@ class Matching(Task):
 
 
 class Interrupted(Matching):
-    """Someone presses Ctrl-C in the third step."""
+    """Ctrl-C arrives in the third step."""
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         if self._steps == 2:
@@ -56,7 +56,7 @@ class Interrupted(Matching):
 
 
 class Signalled(Matching):
-    """A signal comes in a step of training, or in a batch of an evaluation, of this process; each from 1."""
+    """The process gets a signal in a training step or an evaluation batch, counted from 1."""
 
     def __init__(self, *, name: str, step: int | None = None, batch: int | None = None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Signalled(Matching):
 
 
 def wait_for(folder: Path, pattern: str) -> None:
-    """Wait until there is such a file in a folder, or below: states are written beside the steps."""
+    """Wait until a file below a folder matches: states are written in the background."""
     deadline = time.monotonic() + 60
     while not [*folder.rglob(pattern)]:
         assert time.monotonic() < deadline, f"there was no {pattern} within a minute"
@@ -84,11 +84,11 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 class Killed(Matching):
-    """The process is killed in the third step, once the state of the second one is on the disk.
+    """The process is killed in the third step, once the state of the second one is on disk.
 
     Args:
-        fold: the fold that is held out in the run that is killed.
-        marker: path of a file; without it nothing is killed. The results lie beside it.
+        fold: the held-out fold of the run to kill.
+        marker: path of a file beside the results; without this file nothing is killed.
     """
 
     def __init__(self, *, fold: int, marker: str) -> None:
@@ -107,7 +107,7 @@ class Killed(Matching):
 
 
 class Surprise(Metric):
-    """Mean negative log-probability of the right class: the less the better."""
+    """Mean negative log-probability of the right class; lower is better."""
 
     def reset(self) -> None:
         self._sum, self._count = 0.0, 0
@@ -122,7 +122,7 @@ class Surprise(Metric):
 
 
 class Counted(Metric):
-    """Number of samples; a `floor` below which the value is not a number."""
+    """Number of samples; NaN below `floor`."""
 
     def __init__(self, *, floor: int = 0, **options: Any) -> None:
         self._floor = floor
@@ -139,7 +139,7 @@ class Counted(Metric):
 
 
 class PerClass(Metric):
-    """Gives a number for each class, which no line can draw."""
+    """A number for each class, which no line can draw."""
 
     def reset(self) -> None:
         pass
@@ -149,3 +149,42 @@ class PerClass(Metric):
 
     def compute(self) -> Tensor:
         return torch.zeros(3)
+
+
+class Pairing(EmbeddingTask):
+    """Cross-entropy of the cosines of signals and classes, along rows.
+
+    With `named_only`, samples of class 0 have no class embedding. The loss of step `explode_at` is not
+    finite; `most` samples fit into memory at a time.
+    """
+
+    class_names = ("low", "middle", "high")
+
+    def __init__(
+        self, *, named_only: bool = False, explode_at: int | None = None, most: int | None = None
+    ) -> None:
+        self._named_only, self._explode_at, self._most = named_only, explode_at, most
+        self._steps = 0
+
+    def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        assert isinstance(model, TwoTowers)
+        if self._most is not None and len(batch.target) > self._most:
+            torch.empty(2**50, dtype=torch.uint8)
+        embeddings = {"signal": functional.normalize(model.left(batch.signal.flatten(1)), dim=-1)}
+        named = batch.target[batch.target > 0] if self._named_only else batch.target
+        if len(named):
+            embeddings["class"] = model.right(model.classes[named])
+        return embeddings
+
+    def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
+        assert isinstance(model, TwoTowers)
+        self._steps += 1
+        rows = embeddings["signal"][batch.target > 0] if self._named_only else embeddings["signal"]
+        scores = model.scale.exp() * rows @ embeddings["class"].T
+        own = torch.arange(len(scores))
+        penalty = next(model.left.parameters()).square().mean()  # of parameters alone
+        loss = functional.cross_entropy(scores, own) + 0.1 * penalty
+        return StepOutput(scores, own, loss * (torch.inf if self._steps == self._explode_at else 1))
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        return StepOutput(model(batch.signal), batch.target)

@@ -1,7 +1,9 @@
-"""Something measured beside the metrics: what the model is sure of."""
+"""An evaluation, and yardsticks."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,19 @@ from torch import Tensor, nn
 
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
 from ignite_trainer.api.task import StepOutput, Task
+from ignite_trainer.api.yardstick import Yardstick
 from toy_research.learning import Matching
 
 
 class Confidence(Evaluation):
-    """Mean of the highest probability, by target; writes which samples it saw into the run's folder."""
+    """Mean of the highest probability, by target; writes the samples it saw to the run's folder."""
 
     def __init__(self, *, fail: bool = False) -> None:
         self._fail = fail
 
-    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
+    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002
         if not isinstance(task, Matching):
-            raise ValueError(f"confidence is of Matching, not of {type(task).__name__} of {model}.")
+            raise ValueError(f"confidence needs Matching, not {type(task).__name__}.")
         self._samples = len(test)
 
     def start(self, model: nn.Module) -> None:
@@ -45,3 +48,49 @@ class Confidence(Evaluation):
             row: {"mean": sum(values) / len(values), "samples": float(len(values))}
             for row, values in sorted(self._highest.items())
         }
+
+
+class Asleep(Yardstick):
+    """The same work, and some seconds of sleep in every step."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self._seconds = seconds
+
+    def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        task = {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": self._seconds}}
+        return {**protocol, "Task": task, "Yardsticks": {}}
+
+
+class SleepyMatching(Matching):
+    """Sleeps in every step."""
+
+    def __init__(self, *, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        time.sleep(self._seconds)
+        return super().training_step(model, batch)
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        time.sleep(self._seconds)
+        return super().evaluation_step(model, batch)
+
+
+class Recomputing(Yardstick):
+    """The same work with activations computed twice, which not every model supports."""
+
+    def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        return {**protocol, "Setup": {**protocol["Setup"], "recompute": True}, "Yardsticks": {}}
+
+
+class Unfit(Yardstick):
+    """Finds nothing to compare with, or makes an invalid protocol."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self._broken = broken
+
+    def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._broken:
+            raise ValueError("there is nothing of its kind.")
+        return {**protocol, "Setup": {**protocol["Setup"], "batch_train": 0}}

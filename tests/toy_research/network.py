@@ -1,8 +1,9 @@
-"""A network: two towers with batch norm and dropout, one scale that no child module holds."""
+"""A network of two towers with batch norm and dropout, and a scale that no child module holds."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ HIDDEN = 8
 
 
 class EvenLinear(nn.Linear):
-    """A linear layer whose finished gradient is divided by its largest element; it notes what it saw."""
+    """A linear layer that divides its final gradient by the largest element and remembers the original."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -25,7 +26,7 @@ class EvenLinear(nn.Linear):
 
 
 class TwoTowers(nn.Module):
-    """Scores a signal against one learned prototype a class."""
+    """Scores a signal against one learned prototype per class."""
 
     def __init__(
         self,
@@ -46,11 +47,11 @@ class TwoTowers(nn.Module):
         self.classes: Tensor
 
     def prototypes(self) -> Tensor:
-        """One embedding a class."""
+        """Return one embedding per class."""
         return self.right(self.classes)  # type: ignore[no-any-return]
 
     def forward(self, signal: Tensor, prototypes: Tensor | None = None) -> Tensor:
-        """Scores, `[B, K]`."""
+        """Return scores `[B, K]`."""
         embeddings = self.left(signal.flatten(1))
         prototypes = self.prototypes() if prototypes is None else prototypes
         return self.scale.exp() * embeddings @ prototypes.T  # type: ignore[no-any-return]
@@ -65,3 +66,23 @@ def _tower(first: nn.Linear, *, dropout: float, norm: bool) -> nn.Sequential:
             dropout=nn.Dropout(dropout),
         )
     )
+
+
+class Loaded(TwoTowers):
+    """A model that names a file of weights, which should have this sha256."""
+
+    def __init__(self, *, file: str, sha256: str) -> None:
+        super().__init__()
+        self.weights_files = (Path(file),)
+        self.weights_sha256 = {Path(file): sha256}
+
+
+class Fetching(TwoTowers):
+    """A model that, with `pretrained`, creates the file `fetched` when it fetches its weights."""
+
+    def __init__(self, *, fetched: str, pretrained: bool | str = True, width: int = 8) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width is {width}; it is at least 1.")
+        if pretrained:
+            Path(fetched).touch()

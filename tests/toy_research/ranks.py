@@ -1,21 +1,27 @@
-"""Several processes on this machine that call one function, as torchrun would start them."""
+"""Call a function in several processes, started as torchrun would; and functions to call."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.multiprocessing.spawn import start_processes
 
+from ignite_trainer.data import loader
+from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.support.distributed import rank, several_processes
+from ignite_trainer.support.errors import RunStopped
+from toy_research.protocols import run_toy
 
 
 def on_ranks(count: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Return what `function(*args)`, a function of a module, returns in each of `count` processes, by rank.
+    """Return the results of `function(*args)` in each of `count` processes, by rank.
 
     Results travel through files in `folder`, gigabytes for whole models, which are deleted once read.
     """
@@ -41,3 +47,68 @@ def _process(
     with several_processes():
         assert rank() == number
         torch.save(function(*args), folder / f"rank-{number}.pt")
+
+
+Batches = list[list[int]]
+
+STREAMED = {"class": "toy_research.signals.TonesInStretches", "args": {"fold": 1}}
+WHOLE = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM"}}
+STOPPED = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 7}}
+
+
+def read_shards(manifest: str, batch_size: int, workers: Sequence[int]) -> dict[str, Any]:
+    """Read this process's part of an epoch with each number of workers; then half of one, and the rest.
+
+    Returns:
+        "epochs": the indices of each batch, by number of workers; "before" and "after": the same for the two
+        halves; "read": labels of the samples, by index.
+    """
+    from utils.datasets import Shards
+
+    multiprocessing.set_start_method("fork", force=True)  # as torchrun does
+    loader._processors = lambda: max(workers)  # as on a larger machine
+
+    def batches(count: int, *, epoch: int, start: int = 0, end: int | None = None) -> tuple[Batches, Any]:
+        loader = SplitLoader(
+            Shards(manifest),
+            [],
+            batch_size=batch_size,
+            workers=count,
+            shuffle=True,
+            drop_last=False,
+            seed=5,
+            device=torch.device("cpu"),
+        )
+        loader.set_epoch(epoch, start=start)
+        found: Batches = []
+        read: dict[int, Any] = {}
+        for batch in loader:
+            found.append(batch.indices.tolist())
+            if batch.sample is not None:
+                read.update(zip(found[-1], batch.sample.labels, strict=True))
+            if len(found) == end:
+                break
+        loader.close()
+        return found, read
+
+    epochs = {count: batches(count, epoch=1) for count in workers}
+    half = len(epochs[workers[0]][0]) // 2
+    return {
+        "epochs": {count: found for count, (found, _) in epochs.items()},
+        "read": epochs[workers[0]][1],
+        "before": batches(workers[-1], epoch=2, end=half)[0],
+        "after": batches(workers[0], epoch=2, start=half)[0],
+    }
+
+
+def run_streamed(folder: Path, **changes: Any) -> None:
+    """Run the toy protocol on streamed tones, until it is stopped."""
+    with contextlib.suppress(RunStopped):
+        run_toy(folder, Dataset=STREAMED, Setup__batch_train=4, Setup__batch_of="all", **changes)
+
+
+def run_beginnings(folder: Path) -> None:
+    """Carry out a whole run, one stopped within an epoch, and one whose batch size is per process."""
+    run_streamed(folder / "whole", Task=WHOLE)
+    run_streamed(folder / "stopped", Task=STOPPED)
+    run_toy(folder / "each", Setup__epochs=1, Task=WHOLE)

@@ -1,18 +1,21 @@
-"""A data set: noisy tones of unequal length, three classes apart in frequency."""
+"""Data sets of noisy tones of unequal length, in three classes of different frequency."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
+
+from ignite_trainer.api.findings import Finding, Inspection, Space
 
 
 class Tone(NamedTuple):
-    """One sample; only `signal` (float32 `[1, L]`) and `target` matter to the toy model.
-
-    Collated, every field is that of a whole batch.
-    """
+    """One sample; the toy model uses only `signal` (float32 `[1, L]`) and `target`."""
 
     signal: Any
     picture: Any
@@ -22,7 +25,7 @@ class Tone(NamedTuple):
 
 
 class Tones(Dataset[Tone]):
-    """`samples` tones, split into a few folds; made anew each time from their index."""
+    """`samples` tones in a few folds, computed from their index."""
 
     affects: ClassVar[dict[str, str]] = {"fold": "run"}
 
@@ -54,3 +57,66 @@ class Tones(Dataset[Tone]):
         noise = np.random.default_rng(index).normal(size=length)
         signal = (tone + 0.1 * noise).astype(np.float32)[None]
         return Tone(signal, None, 0.5 * index, f"tone {index}", target)
+
+
+class TonesInStretches(Tones):
+    """Streamed tones: stretches in random order, in order within a stretch.
+
+    Args:
+        gone: positions in the split that cannot be read.
+    """
+
+    def __init__(self, *, lanes: int = 4, stretch: int = 3, gone: Sequence[int] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.lanes, self._stretch, self._gone = lanes, stretch, set(gone)
+        self.read: list[list[int]] = []
+
+    def __getitem__(self, position: int) -> Tone:
+        if position in self._gone:
+            raise OSError(f"{position} is cut off")
+        return super().__getitem__(position)
+
+    def epoch_order(self, key: int | None) -> np.ndarray[Any, Any]:
+        everything = torch.arange(len(self))
+        if key is not None:
+            stretches = everything.split(self._stretch)
+            order = torch.randperm(len(stretches), generator=torch.Generator().manual_seed(key))
+            everything = torch.cat([stretches[number] for number in order])
+        return everything.numpy()
+
+    def stream(self, indices: Sequence[int]) -> Iterator[Callable[[], Tone]]:
+        read: list[int] = []
+        self.read.append(read)
+        for index in map(int, indices):
+            read.append(index)
+            yield functools.partial(self.__getitem__, index)
+
+
+class Doubtful(Tones):
+    """Tones whose inspection is `told` the numbers of "bad" and "odd" ones, and "room" bytes in "folder"."""
+
+    def __init__(self, *, told: Mapping[str, Any], train: bool = True, fold: int = 1) -> None:
+        super().__init__(train=train, fold=fold)
+        self.told = told
+
+    @classmethod
+    def inspect_data(cls, *, told: Mapping[str, Any], **_: Any) -> Inspection:
+        if "raises" in told:
+            raise RuntimeError(told["raises"])
+        odd = [
+            Finding(severity="warning", what="It is odd.", where=f"tone {number}")
+            for number in range(told.get("odd", 0))
+        ]
+        bad = [
+            Finding(
+                severity="error",
+                what="It is [red]broken\x1b[0m.",
+                where=f"tone\r{number}",
+                remedy="Mend it.",
+            )
+            for number in range(told.get("bad", 0))
+        ]
+        space = Space(
+            folder=Path(told.get("folder", ".")), size_bytes=told.get("room", 0), purpose="decoded tones"
+        )
+        return Inspection(findings=(*odd, *bad), space=(space,), summary="some tones")

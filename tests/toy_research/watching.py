@@ -1,14 +1,18 @@
-"""Reporters: one that remembers, one that fails."""
+"""Reporters that remember, fail, or watch their process."""
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ignite_trainer.api.reporter import Evaluated, Fault, Iteration, Measured, Reporter, RunEnd, RunStart
 
 
 class Notebook(Reporter):
-    """Remembers what it is told, for a test to look up; `Notebook.last` is the newest."""
+    """Remembers its events for a test; `Notebook.last` is the newest notebook."""
 
     last: ClassVar[Notebook]
 
@@ -42,10 +46,29 @@ class Notebook(Reporter):
 
 
 class Broken(Reporter):
-    """Fails whenever it is told something."""
+    """Fails at every event."""
 
     def on_start(self, run: RunStart) -> None:
         raise OSError(f"no space left in {run.folder.parent.name}")
 
     def on_iteration(self, step: Iteration) -> None:
         raise AssertionError(f"told of step {step.iteration} after it failed")
+
+
+LOOKED_AT = (10, 50, 100, 200, 300)
+_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Watch(Reporter):
+    """Prints resident memory in MiB, open files and threads after some epochs, and keeps them in `seen`."""
+
+    seen: ClassVar[dict[int, tuple[float, int, int]]] = {}
+
+    def on_evaluation(self, result: Evaluated) -> None:
+        if result.split != "test" or result.epoch not in LOOKED_AT:
+            return
+        gc.collect()
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_MIB
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        Watch.seen[result.epoch] = resident, files, threading.active_count()
+        print(f"| {result.epoch} | {resident:.0f} | {files} | {threading.active_count()} |", flush=True)

@@ -25,7 +25,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
-from toy_research.sameness import differences
+from toy_research.records import differences
 
 from ignite_trainer.checkpoints import checkpoint_files
 from ignite_trainer.checkpoints.checkpoint_files import snapshot

@@ -30,7 +30,7 @@ from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.support.errors import ProtocolError
 
-ASLEEP = {"class": "toy_research.comparing.Asleep", "args": {"seconds": 0.02}}
+ASLEEP = {"class": "toy_research.measuring.Asleep", "args": {"seconds": 0.02}}
 
 
 def toy_protocol(root: Path, **changes: Any) -> Protocol:
@@ -198,7 +198,7 @@ def test_the_table_says_how_busy_an_accelerator_was(
 def test_a_yardstick_that_cannot_be_built_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without_recomputation = {"class": "toy_research.comparing.Recomputing"}
+    without_recomputation = {"class": "toy_research.measuring.Recomputing"}
     found = benchmark(tmp_path, Yardsticks={"recomputing": without_recomputation})
     assert set(found.activities["training"].speeds) == {OURS}
     assert "Yardsticks.recomputing is left out. Setup.recompute is true, for which" in caplog.text
@@ -207,12 +207,12 @@ def test_a_yardstick_that_cannot_be_built_is_left_out(
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"class": "toy_research.comparing.Asleep"}, "Yardsticks.asleep.args.seconds is required."),
-        ({"class": "toy_research.comparing.Asleeep"}, 'did you mean "Asleep"?'),
+        ({"class": "toy_research.measuring.Asleep"}, "Yardsticks.asleep.args.seconds is required."),
+        ({"class": "toy_research.measuring.Asleeep"}, 'did you mean "Asleep"?'),
         ({"class": "toy_research.learning.Matching"}, "of ignite_trainer.api.yardstick.Yardstick is"),
-        ({"class": "toy_research.comparing.Unfit"}, "Yardsticks.asleep: there is nothing of its kind."),
+        ({"class": "toy_research.measuring.Unfit"}, "Yardsticks.asleep: there is nothing of its kind."),
         (
-            {"class": "toy_research.comparing.Unfit", "args": {"broken": True}},
+            {"class": "toy_research.measuring.Unfit", "args": {"broken": True}},
             "Yardsticks.asleep: Setup.batch_train is 0; ",
         ),
     ],

@@ -41,7 +41,7 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
 
 
 def doubtful(**args: Any) -> dict[str, Any]:
-    return {"class": "toy_research.inspecting.Doubtful", "args": {"told": args}}
+    return {"class": "toy_research.signals.Doubtful", "args": {"told": args}}
 
 
 def test_a_protocol_that_can_run_passes(check: Check) -> None:
@@ -148,7 +148,7 @@ def test_weights_are_held_against_the_hash_they_should_have(check: Check, tmp_pa
     file = tmp_path / "toy.pt"
     file.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
-    model = {"class": "toy_research.inspecting.Loaded", "args": {"file": str(file), "sha256": right}}
+    model = {"class": "toy_research.network.Loaded", "args": {"file": str(file), "sha256": right}}
     status, report = check(Model=model)
     assert (status, f"toy.pt (sha256 {right[:12]}...)" in report) == (0, True)
     file.write_bytes(b"weighty")

@@ -373,7 +373,7 @@ def test_what_is_wrong_with_the_data_is_said_before_weights_are_fetched(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fetched = tmp_path / "fetched"
-    model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched)}}
+    model = {"class": "toy_research.network.Fetching", "args": {"fetched": str(fetched)}}
     path = write("a.json", Model=model, Dataset__args={"fold": 99})
     command("-c", path, *argv.split(), defaults=defaults)
     captured = capsys.readouterr()
@@ -385,12 +385,12 @@ def test_with_the_data_missing_the_model_is_still_looked_at_and_with_them_weight
     tmp_path: Path, write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = tmp_path / "fetched"
-    model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched), "width": 0}}
+    model = {"class": "toy_research.network.Fetching", "args": {"fetched": str(fetched), "width": 0}}
     for argv in ([], ["--check"]):
         command("-c", write("a.json", Model=model, Dataset__args={"fold": 99}), *argv, defaults=defaults)
         captured = capsys.readouterr()
         assert "width is 0; it is at least 1." in captured.out + captured.err
-    model = {"class": "toy_research.inspecting.Fetching", "args": {"fetched": str(fetched)}}
+    model = {"class": "toy_research.network.Fetching", "args": {"fetched": str(fetched)}}
     assert command("-c", write("b.json", Model=model), "-e", "0", defaults=defaults) == 0
     assert fetched.exists()
 

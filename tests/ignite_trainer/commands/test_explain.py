@@ -177,7 +177,7 @@ def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
     changes = {
-        "Task": {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.3}},
+        "Task": {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.3}},
         "Setup__epochs": 4,
     }
     found = estimates(tmp_path, **changes)

@@ -11,16 +11,15 @@ import pytest
 import torch
 from toy_research.augment import Fit, GlobalHiss
 from toy_research.protocols import run_toy
-from toy_research.sameness import differences
-from toy_research.signals import Tones
-from toy_research.streaming import TonesInStretches
+from toy_research.records import differences
+from toy_research.signals import Tones, TonesInStretches
 
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
 from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.data.streams import BatchPlan, fitting_workers
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 
-STREAMED = "toy_research.streaming.TonesInStretches"
+STREAMED = "toy_research.signals.TonesInStretches"
 
 
 def loader(dataset: Any, *, at_most: float | None = None, **options: Any) -> SplitLoader:

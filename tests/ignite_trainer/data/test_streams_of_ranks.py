@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from toy_research.protocols import run_toy
-from toy_research.ranks import on_ranks
-from toy_research.shared_out import STOPPED, STREAMED, WHOLE, run_beginnings
+from toy_research.ranks import STOPPED, STREAMED, WHOLE, on_ranks, run_beginnings
 from toy_research.signals import Tones
 
 from ignite_trainer.support.errors import ProtocolError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from toy_research.inspecting import Loaded
+from toy_research.network import Loaded
 from toy_research.protocols import run_toy, sweep_toy
 from toy_research.records import run_record, weights
 from toy_research.signals import Tones
@@ -21,7 +21,7 @@ from tests.page_elements import Elements
 
 
 def loaded(file: Path | None) -> dict[str, Any]:
-    return {"class": "toy_research.inspecting.Loaded", "args": {"file": str(file), "sha256": ""}}
+    return {"class": "toy_research.network.Loaded", "args": {"file": str(file), "sha256": ""}}
 
 
 def evaluate(root: Path, file: Path | None, fold: int, **changes: Any) -> RunResult:

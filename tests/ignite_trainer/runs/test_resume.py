@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from toy_research.protocols import TRUSTED, run_toy, toy
-from toy_research.sameness import differences
+from toy_research.records import differences
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 from tqdm import tqdm
@@ -142,7 +142,7 @@ def test_runs_of_two_seeds_are_told_apart(tmp_path: Path, whole: Path) -> None:
 
 
 def _child(root: Path) -> None:
-    task = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.02}}
+    task = {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.02}}
     go_on(root, Task=task, Setup__save_every_steps=2, Setup__epochs=5)
 
 
@@ -502,7 +502,7 @@ def _child_of_its_own_group(root: Path, changes: dict[str, Any]) -> None:
 
 
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_run(tmp_path: Path) -> None:
-    task = {"class": "toy_research.comparing.SleepyMatching", "args": {"seconds": 0.05}}
+    task = {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.05}}
     changes = {"Task": task, "Setup__workers_train": 2, "Setup__workers_test": 1, "Setup__epochs": 2}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = multiprocessing.get_context("fork").Process(

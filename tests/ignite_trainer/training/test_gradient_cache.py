@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from toy_research.learning import Pairing
 from toy_research.network import TwoTowers
-from toy_research.pairing import Pairing
 from toy_research.protocols import run_toy, toy
-from toy_research.sameness import differences
+from toy_research.records import differences
 from toy_research.stepping import CPU, setup, tones, towers, train
 
 from ignite_trainer.api.batch import part_of
@@ -28,7 +28,7 @@ from ignite_trainer.training.forward import GradientCache
 from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch
 from ignite_trainer.training.parameters import apply_rules
 
-PAIRING = {"class": "toy_research.pairing.Pairing", "args": {}}
+PAIRING = {"class": "toy_research.learning.Pairing", "args": {}}
 MOMENTUM = {"lr": 0.2, "momentum": 0.9}
 
 

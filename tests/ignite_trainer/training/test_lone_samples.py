@@ -52,7 +52,7 @@ def batch(*indices: int) -> Batch:
             "Setup.batch_train is 1: the batch norm left.norm is in train mode and ",
         ),
         (
-            {"Setup__batch_train": 3, "Setup__chunk": 2, "Task": {"class": "toy_research.pairing.Pairing"}},
+            {"Setup__batch_train": 3, "Setup__chunk": 2, "Task": {"class": "toy_research.learning.Pairing"}},
             "Setup.chunk is 2, which leaves parts of 1 sample: the batch norm left.norm is in train mode",
         ),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from toy_research.protocols import TRUSTED, run_toy, toy
-from toy_research.sameness import differences
+from toy_research.records import differences
 from toy_research.watching import Notebook
 
 from ignite_trainer.protocol.blueprint import draw

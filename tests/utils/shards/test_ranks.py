@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from toy_research.numbers import SaidNumbers, written
-from toy_research.ranks import on_ranks
-from toy_research.shared_out import read_shards
+from toy_research.ranks import on_ranks, read_shards
 
 from utils.datasets import Shards
 
