@@ -1,4 +1,4 @@
-"""The fast path as a whole, against the plain one: the same losses, and quick to start."""
+"""The fast path has the losses of the plain one, and starts quickly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def protocol(root: Path, *, weights: Path, cache: Path, samples: int, plain: boo
             "args": {"num_classes": 6, "pretrained": str(weights)},
         },
         "Task": {"class": "utils.tasks.Classification"},
-        # As published, but for the rate: from these weights the published one makes float32 losses chaotic.
+        # As published, except the rate, which from these weights would make float32 losses chaotic.
         "Optimizer": {
             "class": "torch.optim.SGD",
             "args": {"lr": 2e-7, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -62,10 +62,10 @@ def protocol(root: Path, *, weights: Path, cache: Path, samples: int, plain: boo
 
 
 @pytest.mark.slow
-def test_the_fast_path_loses_as_the_plain_one_for_twenty_steps(
+def test_the_fast_path_has_the_losses_of_the_plain_one_for_twenty_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic_weights: Callable[[nn.Module], None]
 ) -> None:
-    """Batches read whole, fused optimizer, channels-last weights; against clip by clip, plain, contiguous."""
+    """Compares whole batches, a fused optimizer and channels-last weights with none of them."""
     model, weights = nn.ModuleDict({"audio": ESResNeXt(num_classes=6)}), tmp_path / "weights.pt"
     deterministic_weights(model)
     torch.save(model["audio"].state_dict(), weights)
@@ -90,13 +90,13 @@ def test_the_fast_path_loses_as_the_plain_one_for_twenty_steps(
         )
         trainer.run(parts.training, max_epochs=setup.epochs)
     assert len(losses[False]) == 20
-    assert sum(losses[True][-2:]) < sum(losses[True][:2])  # of the same clips, in another order
+    assert sum(losses[True][-2:]) < sum(losses[True][:2])
     assert losses[False] == pytest.approx(losses[True], rel=1e-3)
 
 
 @pytest.fixture(scope="module")
 def two_thousand_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root in ESC-50's layout of 2,000 clips of 5 s, 882 MB."""
+    """Write 2,000 clips of 5 s (882 MB) in ESC-50's layout, and return their root."""
     root = tmp_path_factory.mktemp("large") / "ESC-50"
     (root / "audio").mkdir(parents=True)
     (root / "meta").mkdir()
@@ -112,17 +112,17 @@ def two_thousand_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_megabytes() -> float:
-    """Memory of this process that is no mapped file."""
+    """Return the memory of this process without mapped files."""
     status = Path("/proc/self/status").read_text()
     [kilobytes] = re.findall(r"RssAnon:\s+(\d+) kB", status)
     return int(kilobytes) / 1000
 
 
 @pytest.mark.slow
-def test_the_cache_is_made_within_one_and_a_half_times_plain_decoding(
+def test_preparing_the_cache_takes_at_most_one_and_a_half_times_plain_decoding(
     two_thousand_clips: Path, tmp_path: Path
 ) -> None:
-    """The best of four pairs: others use the disk, too."""
+    """Takes the best of four pairs, as other programs use the disk, too."""
     paths, ratios = sorted((two_thousand_clips / "audio").iterdir()), []
     for attempt in range(4):
         os.sync()
@@ -160,4 +160,4 @@ def test_a_second_start_takes_seconds_and_no_memory_for_the_data(
     before, peak = own_megabytes(), 0.0
     for _ in batches:
         peak = max(peak, own_megabytes())
-    assert peak - before < 300  # a batch under augmentation; the clips are 882 MB
+    assert peak - before < 300  # a batch in augmentation; the clips have 882 MB

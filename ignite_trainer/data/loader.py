@@ -122,7 +122,7 @@ class SplitLoader:
         self._batch_steps = steps[on_device:]
         self._workers = min(workers, _processors())
         self._order = EpochOrder(
-            len(dataset),  # type: ignore[arg-type]
+            count=len(dataset),  # type: ignore[arg-type]
             batch_size=batch_size,
             shuffle=shuffle,
             drop_last=drop_last,

@@ -6,6 +6,7 @@ import contextlib
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,19 +50,19 @@ class Read(NamedTuple):
     failed: list[Unreadable]
 
 
+@dataclass(eq=False)
 class TransformedSamples(Dataset[Any]):
     """A data set indexed by (epoch, index), with the transforms that take one sample at a time.
 
     An item is the index and the sample, or an `Unreadable` in place of the sample.
     """
 
-    def __init__(self, dataset: Dataset[Any], steps: list[Step], seed: int) -> None:
-        self._dataset = dataset
-        self._steps = steps
-        self._seed = seed
+    dataset: Dataset[Any]
+    steps: list[Step]
+    seed: int
 
     def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
-        return self.load(reference, lambda: self._dataset[reference[1]])
+        return self.load(reference, lambda: self.dataset[reference[1]])
 
     def load(self, reference: tuple[int, int], read: Callable[[], Any]) -> tuple[int, Any]:
         """Call `read`, which returns the sample or raises, and transform the sample."""
@@ -74,12 +75,12 @@ class TransformedSamples(Dataset[Any]):
                 f"Dataset.class gives a {type(sample).__name__} as a sample; "
                 "it must give a (named) tuple of fields."
             )
-        if not self._steps:
+        if not self.steps:
             return index, sample
-        streams = SampleRandom.of(seed=self._seed, epoch=epoch, indices=[index])
+        streams = SampleRandom.of(seed=self.seed, epoch=epoch, indices=[index])
         fields = list(sample)
         try:
-            for field, position, transform in self._steps:
+            for field, position, transform in self.steps:
                 if fields[field] is not None:
                     fields[field] = _transform_one(transform, fields[field], streams.stream(position))
         except SampleUnreadable as error:
@@ -154,30 +155,30 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
     raise ProtocolError(f"Dataset: none of {len(failed)} samples looked at can be read: {failed[0].error}")
 
 
+@dataclass(eq=False)
 class UnreadableSamples:
     """The unreadable samples of a split found so far.
 
-    Args:
+    Attributes:
         dataset: the split.
         split: its name, for messages.
         at_most: share of the split that may be skipped; None ends the run at the first unreadable sample.
     """
 
-    def __init__(self, dataset: Any, *, split: str, at_most: float | None = None) -> None:
-        self._dataset = dataset
-        self._split = split
-        self._at_most = at_most
-        self._found: dict[int, str] = {}
+    dataset: Any
+    split: str
+    at_most: float | None = None
+    _found: dict[int, str] = field(default_factory=dict, init=False)
 
     @property
     def may_skip(self) -> bool:
         """Whether samples may be skipped."""
-        return self._at_most is not None
+        return self.at_most is not None
 
     @property
     def names(self) -> list[str]:
         """Names of the samples."""
-        return [sample_name(self._dataset, index) for index in self._found]
+        return [sample_name(self.dataset, index) for index in self._found]
 
     def state_dict(self) -> dict[int, str]:
         """Return the error messages by the position of the sample."""
@@ -185,15 +186,15 @@ class UnreadableSamples:
 
     def load_state_dict(self, state: Mapping[int, str]) -> None:
         """Resume from a state; raise a ValueError if it belongs to another split."""
-        if not all(type(index) is int and 0 <= index < len(self._dataset) for index in state):
-            raise ValueError(f"the unreadable samples are not in the {self._split} split.")
+        if not all(type(index) is int and 0 <= index < len(self.dataset) for index in state):
+            raise ValueError(f"the unreadable samples are not in the {self.split} split.")
         self._found = {index: str(error) for index, error in state.items()}
 
     def share(self) -> None:
         """Combine the samples found by all processes; raise a RunFailed if they are too many."""
         for found in all_say(self._found):
             self._found |= found
-        self._limit(f"Samples of the {self._split} split cannot be read.")
+        self._limit(f"Samples of the {self.split} split cannot be read.")
 
     def add(self, failed: list[Unreadable], *, of: int, needs_one: bool = True) -> None:
         """Count the unreadable samples of a batch.
@@ -209,9 +210,9 @@ class UnreadableSamples:
         if not failed:
             return
         self._found |= dict(failed)
-        name = sample_name(self._dataset, failed[0].position)
-        what = f"{name} of the {self._split} split cannot be read: {failed[0].error.rstrip('.')}."
-        if self._at_most is None:
+        name = sample_name(self.dataset, failed[0].position)
+        what = f"{name} of the {self.split} split cannot be read: {failed[0].error.rstrip('.')}."
+        if self.at_most is None:
             raise RunFailed(f'{what} Repair or remove it, or set Faults.unreadable to "skip". {_KEPT}')
         self._limit(what)
         if needs_one and len(failed) == of:
@@ -221,10 +222,10 @@ class UnreadableSamples:
             )
 
     def _limit(self, what: str) -> None:
-        if self._at_most is not None and len(self._found) > self._at_most * len(self._dataset):
+        if self.at_most is not None and len(self._found) > self.at_most * len(self.dataset):
             raise RunFailed(
-                f"{what} {len(self._found)} of {len(self._dataset)} samples are unreadable, more than "
-                f"Faults.unreadable_at_most allows ({self._at_most:.3g} of all): {listing(self.names)}. "
+                f"{what} {len(self._found)} of {len(self.dataset)} samples are unreadable, more than "
+                f"Faults.unreadable_at_most allows ({self.at_most:.3g} of all): {listing(self.names)}. "
                 f"{_KEPT}"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -18,6 +19,7 @@ from ignite_trainer.support.distributed import rank, world_size
 from ignite_trainer.support.errors import ProtocolError
 
 
+@dataclass(eq=False, kw_only=True)
 class EpochOrder(Sampler[list[tuple[int, int]]]):
     """This process's part of each batch of an epoch, as lists of (epoch, index).
 
@@ -28,29 +30,33 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     The parts of a batch differ by at most one sample.
 
-    Args:
+    Attributes:
         count: number of samples.
         batch_size: size of the batches of all processes together.
         shuffle: whether the order is random.
         drop_last: whether an incomplete last batch is left out.
         seed: of the order, together with the epoch.
+        epoch: of the next iteration.
+        start: first batch of the next iteration.
     """
 
-    def __init__(self, count: int, *, batch_size: int, shuffle: bool, drop_last: bool, seed: int) -> None:
-        self._count = count
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._seed = seed
-        self._used = count - count % batch_size if drop_last else count
-        self.epoch = 0
-        self.start = 0
+    count: int
+    batch_size: int
+    shuffle: bool
+    drop_last: bool
+    seed: int
+    epoch: int = 0
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        self._used = self.count - self.count % self.batch_size if self.drop_last else self.count
 
     def _parts(self, rank: int) -> list[tuple[int, int]]:
         """Return the start and end, in the order, of each batch's part of one process."""
         ranks = world_size()
         parts = []
-        for start in range(0, self._used, self._batch_size):
-            size = min(self._batch_size, self._used - start)
+        for start in range(0, self._used, self.batch_size):
+            size = min(self.batch_size, self._used - start)
             parts.append((start + size * rank // ranks, start + size * (rank + 1) // ranks))
         return parts
 
@@ -59,13 +65,13 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         return [stop - start for start, stop in self._parts(rank)]
 
     def __len__(self) -> int:
-        return math.ceil(self._used / self._batch_size)
+        return math.ceil(self._used / self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = list(range(self._count))
-        if self._shuffle:
-            key = _order_key(seed=self._seed, epoch=self.epoch)
-            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(key)).tolist()
+        order = list(range(self.count))
+        if self.shuffle:
+            key = _order_key(seed=self.seed, epoch=self.epoch)
+            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(key)).tolist()
         for start, stop in self._parts(rank())[self.start :]:
             yield [(self.epoch, index) for index in order[start:stop]]
 
@@ -133,13 +139,14 @@ class BatchNumbers(Sampler[tuple[int, int]]):
         return ((epoch, number) for number in range(self._order.start, len(self._order)))
 
 
+@dataclass(eq=False)
 class StreamedBatches(Dataset[Read]):
     """The batches of a streamed data set, indexed by (epoch, number); each worker reads some lanes.
 
     A lane is read on from the end of its last batch. After a jump, such as a resume within an epoch, reading
     starts at the batch itself; earlier samples are not read.
 
-    Args:
+    Attributes:
         dataset: the data set.
         samples: loads and transforms one sample.
         plan: where each batch is in the order.
@@ -149,25 +156,15 @@ class StreamedBatches(Dataset[Read]):
             that follow it, then those from the start. All processes then take equally many steps.
     """
 
-    def __init__(
-        self,
-        dataset: Streamed,
-        samples: TransformedSamples,
-        plan: BatchPlan,
-        *,
-        seed: int,
-        shuffle: bool,
-        stand_in: bool,
-    ) -> None:
-        self._dataset = dataset
-        self._samples = samples
-        self._plan = plan
-        self._seed = seed
-        self._shuffle = shuffle
-        self._stand_in = stand_in
-        self._epoch: int | None = None
-        self._order: Indices = ()
-        self._open: dict[int, tuple[int, Iterator[streamed.Read]]] = {}
+    dataset: Streamed
+    samples: TransformedSamples
+    plan: BatchPlan
+    seed: int
+    shuffle: bool
+    stand_in: bool
+    _epoch: int | None = None
+    _order: Indices = ()
+    _open: dict[int, tuple[int, Iterator[streamed.Read]]] = field(default_factory=dict)
 
     def __getitem__(self, reference: tuple[int, int]) -> Read:
         epoch, number = reference
@@ -176,52 +173,50 @@ class StreamedBatches(Dataset[Read]):
                 _close(stream)
             self._open = {}
             self._epoch, self._order = epoch, self._draw(epoch)
-        start, end = self._plan.span(number)
+        start, end = self.plan.span(number)
         indices = self._order[start:end]
         items = self._load(indices, self._lane(number))
         if len(items) < len(indices):
             raise ProtocolError(
-                f"Dataset.class: stream of {type(self._dataset).__name__} ended after fewer samples than "
+                f"Dataset.class: stream of {type(self.dataset).__name__} ended after fewer samples than "
                 "it was asked for."
             )
-        if self._stand_in and items and all(isinstance(sample, Unreadable) for _, sample in items):
-            others = [*self._order[end : self._plan.end], *self._order[self._plan.first : start]]
+        if self.stand_in and items and all(isinstance(sample, Unreadable) for _, sample in items):
+            others = [*self._order[end : self.plan.end], *self._order[self.plan.first : start]]
             items += self._load_readable(others, most=len(indices))
         return collate_read(items)
 
     def _draw(self, epoch: int) -> Indices:
-        key = _order_key(seed=self._seed, epoch=epoch) if self._shuffle else None
-        order = self._dataset.epoch_order(key)
-        if len(order) != len(self._dataset):
+        key = _order_key(seed=self.seed, epoch=epoch) if self.shuffle else None
+        order = self.dataset.epoch_order(key)
+        if len(order) != len(self.dataset):
             raise ProtocolError(
-                f"Dataset.class: epoch_order of {type(self._dataset).__name__} has {len(order)} indices "
-                f"instead of {len(self._dataset)}."
+                f"Dataset.class: epoch_order of {type(self.dataset).__name__} has {len(order)} indices "
+                f"instead of {len(self.dataset)}."
             )
         return order
 
     def _lane(self, number: int) -> Iterator[streamed.Read]:
         """Return the stream that reads this batch and then the rest of its lane."""
-        lane = number % self._plan.lanes
+        lane = number % self.plan.lanes
         expected, stream = self._open.get(lane, (-1, iter(())))
         if expected != number:
             _close(stream)
-            stream = self._dataset.stream(
-                self._order[self._plan.span(number)[0] : self._plan.lane_end(number)]
-            )
-        self._open[lane] = (number + self._plan.lanes, stream)
+            stream = self.dataset.stream(self._order[self.plan.span(number)[0] : self.plan.lane_end(number)])
+        self._open[lane] = (number + self.plan.lanes, stream)
         return stream
 
     def _load(self, indices: Indices, stream: Iterator[streamed.Read]) -> list[tuple[int, Any]]:
         assert self._epoch is not None
         # The index comes first in `zip`, so nothing is taken from the stream after the last one.
         return [
-            self._samples.load((self._epoch, index), read)
+            self.samples.load((self._epoch, index), read)
             for index, read in zip(map(int, indices), stream, strict=False)
         ]
 
     def _load_readable(self, indices: Sequence[int], *, most: int) -> list[tuple[int, Any]]:
         found: list[tuple[int, Any]] = []
-        stream = self._dataset.stream(indices)
+        stream = self.dataset.stream(indices)
         for index in indices:
             items = self._load([index], stream)
             found += [item for item in items if not isinstance(item[1], Unreadable)]

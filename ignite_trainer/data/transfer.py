@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -34,30 +35,30 @@ class GivesBatches(Protocol):
         """
 
 
+@dataclass(eq=False)
 class OnDevice:
     """Reads batches from a copy of a data set on a device if it fits, and from the data set otherwise.
 
     The copy is made when the first batch is read; it keeps the types that `read_batch` returns.
 
-    Args:
+    Attributes:
         dataset: the data set.
         device: where the copy is.
         room: returns the bytes that the copy may take; called when it is made.
     """
 
-    def __init__(self, dataset: Any, device: torch.device, *, room: Callable[[], float]) -> None:
-        self._dataset = dataset
-        self._device = device
-        self._room = room
-        self._samples: list[Any] | None = None
-        self._looked = False
+    dataset: Any
+    device: torch.device
+    room: Callable[[], float]
+    _samples: list[Any] | None = field(default=None, init=False)
+    _looked: bool = field(default=False, init=False)
 
     def read_batch(self, indices: Sequence[int]) -> Any:
         """Read a batch as `GivesBatches.read_batch` does; its tensors are on the device if the copy is."""
         if not self._looked:
             self._samples, self._looked = self._copy(), True
         if self._samples is None:
-            return self._dataset.read_batch(indices)
+            return self.dataset.read_batch(indices)
         chosen = [self._samples[index] for index in indices]
         for sample in chosen:
             if isinstance(sample, Unreadable):
@@ -68,15 +69,15 @@ class OnDevice:
 
     def _copy(self) -> list[Any] | None:
         """Copy all samples to the device; return None if they do not fit."""
-        room = self._room()
+        room = self.room()
         samples: list[Any] = []
-        for index in range(len(self._dataset)):
-            batch = attempt(functools.partial(self._dataset.read_batch, [index]), index)
+        for index in range(len(self.dataset)):
+            batch = attempt(functools.partial(self.dataset.read_batch, [index]), index)
             if isinstance(batch, Unreadable):
                 samples.append(batch)
                 continue
-            fields = [_first(field, self._device) for field in batch]
-            room -= sum(field.nbytes for field in fields if isinstance(field, Tensor))
+            fields = [_first(value, self.device) for value in batch]
+            room -= sum(value.nbytes for value in fields if isinstance(value, Tensor))
             if room < 0:
                 return None
             samples.append(rebuild(batch, fields))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.support.progress import ProgressLines, how_far, is_terminal
 from ignite_trainer.training.forward import GradientCache, Joint, autocast, evaluation_step, training_step
 from ignite_trainer.training.lone_samples import LoneSamples
-from ignite_trainer.training.metrics import ReadBack, logged_steps, seeing_one_process
+from ignite_trainer.training.metrics import logged_steps, read_back, seeing_one_process
 from ignite_trainer.training.optimizer_steps import OptimizerSteps, StepWatch, loss_scaler
 from ignite_trainer.training.out_of_memory import evaluation_failed, largest_that_fits, training_failed
 from ignite_trainer.training.parameters import ParameterPlan
@@ -65,10 +66,10 @@ def make_trainer(
         lone_samples: leaves fields out of batches in which batch norm would see a single value.
     """
     step = _TrainingStep(
-        task,
-        model,
-        optimizer,
-        setup,
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        setup=setup,
         device=device,
         scaler=scaler or loss_scaler(setup.precision, device),
         watch=watch or StepWatch(),
@@ -77,38 +78,30 @@ def make_trainer(
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda: plan.train_mode(model))
     average = average or running_average(device)
-    average.attach(trainer, RUNNING_LOSS, ReadBack(started=Events.STARTED, every=setup.log_interval))
+    average.attach(trainer, RUNNING_LOSS, read_back(started=Events.STARTED, every=setup.log_interval))
     if progress:
         _show_progress(trainer, "Training", logged_steps(setup.log_interval), loss=True)
     return trainer
 
 
+@dataclass(eq=False, kw_only=True)
 class _TrainingStep:
     """The process function of the trainer."""
 
-    def __init__(
-        self,
-        task: Task,
-        model: nn.Module,
-        optimizer: Optimizer,
-        setup: Setup,
-        *,
-        device: torch.device,
-        scaler: GradScaler,
-        watch: StepWatch,
-        lone_samples: LoneSamples,
-    ) -> None:
-        self._task = task
-        self._model = model
-        self._optimizer = optimizer
-        self._setup = setup
-        self._device = device
-        self._watch = watch
-        self._lone_samples = lone_samples
-        self._steps = OptimizerSteps(model, optimizer, scaler, can_drop=watch.leaves_out)
+    task: Task
+    model: nn.Module
+    optimizer: Optimizer
+    setup: Setup
+    device: torch.device
+    scaler: GradScaler
+    watch: StepWatch
+    lone_samples: LoneSamples
+
+    def __post_init__(self) -> None:
+        self._steps = OptimizerSteps(self.model, self.optimizer, self.scaler, can_drop=self.watch.leaves_out)
         self._cache: GradientCache | None = None
-        if isinstance(task, EmbeddingTask) and setup.embeds_in_parts:
-            self._cache = GradientCache(task, model, setup, device=device)
+        if isinstance(self.task, EmbeddingTask) and self.setup.embeds_in_parts:
+            self._cache = GradientCache(self.task, self.model, self.setup, device=self.device)
 
     def __call__(self, engine: Engine, batch: Batch) -> StepOutput:
         try:
@@ -118,27 +111,27 @@ class _TrainingStep:
                 raise
             reason = str(error)
         # The step's tensors are only free now that nothing refers to the error.
-        alone_on_cuda = self._device.type == "cuda" and world_size() == 1
+        alone_on_cuda = self.device.type == "cuda" and world_size() == 1
         fits = self._fitting(batch) if alone_on_cuda else None
-        raise training_failed(reason, self._setup, fits=fits, embeds=isinstance(self._task, EmbeddingTask))
+        raise training_failed(reason, self.setup, fits=fits, embeds=isinstance(self.task, EmbeddingTask))
 
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
-        watch, steps = self._watch, self._steps
+        watch, steps = self.watch, self._steps
         at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         # The last optimizer step of an epoch has fewer batches if `accumulate` does not divide the epoch; its
         # gradients are averaged over the batches it has.
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
-        first = position - position % self._setup.accumulate
-        size = min(self._setup.accumulate, batches - first)
+        first = position - position % self.setup.accumulate
+        size = min(self.setup.accumulate, batches - first)
         if position == first:
             watch.start_step()
             steps.start()
-        output, whole = self._lone_samples.take(
+        output, whole = self.lone_samples.take(
             batch, self._cache.forward if self._cache else self._forward, **at
         )
         if output is None or output.loss is None:
-            raise TypeError(f"{type(self._task).__name__}.training_step gave no loss.")
+            raise TypeError(f"{type(self.task).__name__}.training_step gave no loss.")
         loss = output.loss.detach().float()  # averages over many steps need more digits than bfloat16 has
         if watch.loss(loss, whole.indices, **at):
             with record_function("step/backward"):
@@ -156,31 +149,31 @@ class _TrainingStep:
         return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.sound else None)
 
     def _forward(self, batch: Batch) -> Joint:
-        with autocast(self._setup.precision, self._device):
-            return training_step(self._task, self._model, batch)
+        with autocast(self.setup.precision, self.device):
+            return training_step(self.task, self.model, batch)
 
     def _fitting(self, batch: Batch) -> int | None:
         """Find how many samples of a batch fit into the device's memory; None if no size was found.
 
         The trials change the weights, which does not matter because the run is about to end.
         """
-        free = round(_LEFT_FREE * torch.cuda.get_device_properties(self._device).total_memory)
+        free = round(_LEFT_FREE * torch.cuda.get_device_properties(self.device).total_memory)
 
         def attempt(size: int) -> None:
-            self._optimizer.zero_grad()
+            self.optimizer.zero_grad()
             torch.cuda.empty_cache()
             part = Batch(batch.indices[:size], part_of(batch.sample, slice(0, size)))
-            left_free = torch.empty(free, dtype=torch.uint8, device=self._device)
+            left_free = torch.empty(free, dtype=torch.uint8, device=self.device)
             for _ in range(2):  # the second step also holds the optimizer state of the first
                 output = self._forward(part).output
                 if output is not None and output.loss is not None:
                     output.loss.backward()
-                self._optimizer.step()
-                self._optimizer.zero_grad()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
             del left_free
 
         size = len(batch.indices)
-        return largest_that_fits(attempt, min(size, self._setup.chunk or size) if self._cache else size)
+        return largest_that_fits(attempt, min(size, self.setup.chunk or size) if self._cache else size)
 
 
 def running_loss(trainer: Engine) -> float:

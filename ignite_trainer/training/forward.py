@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +135,7 @@ class _EmbeddedPart(NamedTuple):
     rows: dict[str, slice]
 
 
+@dataclass(eq=False)
 class GradientCache:
     """Training steps that embed a batch part by part, with the activations of one part in memory at a time.
 
@@ -151,33 +153,32 @@ class GradientCache:
 
     Source: Gao et al., arXiv 2101.06983. It costs an additional forward pass.
 
-    Args:
+    Attributes:
         task: the task.
         model: the model.
         setup: `setup.chunk` is the size of the largest part.
         device: the device of the model.
     """
 
-    def __init__(self, task: EmbeddingTask, model: nn.Module, setup: Setup, *, device: torch.device) -> None:
-        self._task = task
-        self._model = model
-        self._setup = setup
-        self._device = device
-        self._parts: list[_EmbeddedPart] = []
-        self._embeddings: dict[str, Tensor] = {}
-        self._buffers: list[Tensor] = []
+    task: EmbeddingTask
+    model: nn.Module
+    setup: Setup
+    device: torch.device
+    _parts: list[_EmbeddedPart] = field(init=False, default_factory=list)
+    _embeddings: dict[str, Tensor] = field(init=False, default_factory=dict)
+    _buffers: list[Tensor] = field(init=False, default_factory=list)
 
     def forward(self, batch: Batch) -> Joint:
         """Return the result of the step; its loss has gradient."""
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
-        for part in parts_of(len(batch.indices), self._setup, self._task):
+        for part in parts_of(len(batch.indices), self.setup, self.task):
             samples, random = part_of(batch.sample, part), random_state.capture()
             # A block of autocast caches 16-bit copies of the parameters, here without gradient, so each
             # pass needs a separate block.
-            with torch.no_grad(), autocast(self._setup.precision, self._device):
-                embeddings = self._task.embed(self._model, samples)
+            with torch.no_grad(), autocast(self.setup.precision, self.device):
+                embeddings = self.task.embed(self.model, samples)
             rows = {}
             for name, values in embeddings.items():
                 before = sum(map(len, embedded.setdefault(name, [])))
@@ -188,8 +189,8 @@ class GradientCache:
             name: torch.cat(values).requires_grad_(values[0].is_floating_point())
             for name, values in embedded.items()
         }
-        with autocast(self._setup.precision, self._device):
-            return comparison(self._task, self._model, self._embeddings, batch)
+        with autocast(self.setup.precision, self.device):
+            return comparison(self.task, self.model, self._embeddings, batch)
 
     def backward(self) -> None:
         """Add the gradients by the parameters behind the embeddings."""
@@ -203,8 +204,8 @@ class GradientCache:
         self._put_buffers(self._buffers)
         for part in parts:
             random_state.reinstate(part.random)
-            with autocast(self._setup.precision, self._device):
-                embeddings = self._task.embed(self._model, part.sample)
+            with autocast(self.setup.precision, self.device):
+                embeddings = self.task.embed(self.model, part.sample)
             learned = [name for name in gradients if name in embeddings and embeddings[name].requires_grad]
             if learned:
                 with record_function("step/backward"):
@@ -217,7 +218,7 @@ class GradientCache:
 
     def _moving_buffers(self) -> list[Tensor]:
         """List the buffers of modules in train mode, mostly running statistics."""
-        training = (module for module in self._model.modules() if module.training)
+        training = (module for module in self.model.modules() if module.training)
         return [buffer for module in training for buffer in module.buffers(recurse=False)]
 
     def _copied_buffers(self) -> list[Tensor]:
@@ -312,8 +313,8 @@ def _join(shares: list[_Share], number: int, own: Any, device: torch.device) -> 
         return None
     first = 0
     rows: list[int] = []
-    for share, field in zip(shares, fields, strict=True):
-        rows += [first + row for row in field.rows]
+    for share, described in zip(shares, fields, strict=True):
+        rows += [first + row for row in described.rows]
         first += len(share.indices)
     values: Any = None
     if forms == {"list"}:

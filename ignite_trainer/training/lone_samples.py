@@ -10,6 +10,7 @@ different fields, each process uses separate statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -46,10 +47,11 @@ class LeftOut(NamedTuple):
     iteration: int
 
 
+@dataclass(eq=False)
 class LoneSamples:
     """Takes the forward pass of training steps, without fields of single samples that batch norm refuses.
 
-    Args:
+    Attributes:
         task: the task.
         model: the model.
         setup: the `Setup` of the run.
@@ -57,21 +59,16 @@ class LoneSamples:
         unsynchronised: called with epoch and iteration of a step in which batch norm is not shared.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        model: nn.Module,
-        setup: Setup,
-        *,
-        left_out: Callable[[list[LeftOut]], None] = lambda _: None,
-        unsynchronised: Callable[[int, int], None] = lambda *_: None,
-    ) -> None:
-        self._task = task
-        self._model = model
-        self._setup = setup
-        self._left_out = left_out
-        self._unsynchronised = unsynchronised
-        self._shared = [module for module in model.modules() if isinstance(module, SynchronisedBatchNorm)]
+    task: Task
+    model: nn.Module
+    setup: Setup
+    left_out: Callable[[list[LeftOut]], None] = lambda _: None
+    unsynchronised: Callable[[int, int], None] = lambda *_: None
+
+    def __post_init__(self) -> None:
+        self._shared = [
+            module for module in self.model.modules() if isinstance(module, SynchronisedBatchNorm)
+        ]
 
     def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
         """Return `forward(batch)`, or its result for the batch without the fields that batch norm refuses.
@@ -81,18 +78,18 @@ class LoneSamples:
         Raises:
             RunFailed: nothing is left to train on.
         """
-        parts = parts_of(len(batch.indices), self._setup, self._task)
+        parts = parts_of(len(batch.indices), self.setup, self.task)
         if world_size() > 1 and any(norm.training for norm in self._shared):
             fields = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
             same = all(others == fields for others in all_say(fields))
             for norm in self._shared:
                 norm.synchronised = same
             if not same:
-                self._unsynchronised(epoch, iteration)
+                self.unsynchronised(epoch, iteration)
         lone = _lone_rows(batch, parts)
         if not lone:
             return forward(batch)
-        restore = _snapshot(self._model)
+        restore = _snapshot(self.model)
         for names in dict.fromkeys([(), *((name,) for name in lone), tuple(lone)]):
             reduced = _without(batch, {name: lone[name] for name in names})
             try:
@@ -106,7 +103,7 @@ class LoneSamples:
                 raise _nothing_left(batch) from error
             if names:
                 left = [(name, int(batch.indices[row])) for name in names for row in lone[name]]
-                self._left_out([LeftOut(*each, epoch, iteration) for each in left])
+                self.left_out([LeftOut(*each, epoch, iteration) for each in left])
             return joint
         raise _nothing_left(batch)
 

@@ -37,39 +37,27 @@ def logged_steps(every: int) -> Any:
     return Events.ITERATION_COMPLETED(event_filter=is_logged)
 
 
-class ReadBack(MetricUsage):
-    """Usage of a metric that is updated by every training step taken, but read only at `logged_steps`.
+def read_back(*, started: Events, every: int) -> MetricUsage:
+    """Return the usage of a metric that every training step taken updates, but that is only read when logged.
 
     The host waits for the device when it reads the value. Batches of steps left out have no loss, and do not
-    count.
-
-    Args:
-        started: event at which the metric is reset.
-        every: see `logged_steps`.
+    count. The metric is reset at `started`; see `logged_steps` for `every`.
     """
-
-    def __init__(self, *, started: Events, every: int) -> None:
-        taken: Any = Events.ITERATION_COMPLETED(
-            event_filter=lambda trainer, _: trainer.state.output.loss is not None
-        )
-        super().__init__(started=started, completed=logged_steps(every), iteration_completed=taken)
-
-
-class OfBatchesRead(MetricUsage):
-    """Usage of a metric that is updated by every evaluation step with a sample, and computed at the end."""
-
-    def __init__(self) -> None:
-        read: Any = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: engine.state.output is not None)
-        super().__init__(
-            started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=read
-        )
+    taken: Any = Events.ITERATION_COMPLETED(
+        event_filter=lambda trainer, _: trainer.state.output.loss is not None
+    )
+    return MetricUsage(started=started, completed=logged_steps(every), iteration_completed=taken)
 
 
 def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
-    """Attach the protocol's metrics of a split to its evaluator."""
+    """Attach the protocol's metrics of a split to its evaluator; empty batches do not count."""
+    read: Any = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: engine.state.output is not None)
+    usage = MetricUsage(
+        started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=read
+    )
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "epoch" and split in _splits(line):
-            _metric(blueprint, where, line, device).attach(evaluator, line.line_label, OfBatchesRead())
+            _metric(blueprint, where, line, device).attach(evaluator, line.line_label, usage)
 
 
 def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str]:
@@ -110,7 +98,7 @@ def attach_running_metrics(
     blueprint: Blueprint, trainer: Engine, *, device: torch.device
 ) -> dict[str, Metric]:
     """Attach the protocol's metrics by iteration to the trainer, and return them by label."""
-    usage = ReadBack(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
+    usage = read_back(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
     attached = {}
     for where, line in blueprint.protocol.lines.items():
         if line.update_rate == "iteration":

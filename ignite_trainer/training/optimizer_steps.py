@@ -34,9 +34,6 @@ class OptimizerSteps:
         optimizer: its optimizer.
         scaler: see `loss_scaler`.
         can_drop: whether to copy the model's buffers before each step, as `drop` needs.
-
-    Attributes:
-        skipped: number of steps skipped.
     """
 
     def __init__(
@@ -47,7 +44,6 @@ class OptimizerSteps:
         self._scaler = scaler
         self._can_drop = can_drop
         self._buffers: list[tuple[Tensor, Tensor]] = []
-        self.skipped = 0
         self._skipped_in_succession = 0
         for module in model.modules():
             finish_gradients = getattr(module, "before_optimizer_step", None)
@@ -78,7 +74,6 @@ class OptimizerSteps:
         self._scaler.step(self._optimizer)  # unscales first
         self._scaler.update()
         self._optimizer.zero_grad()
-        self.skipped += self._skipped_in_succession > 0
         if self._skipped_in_succession > _SKIPPED_AT_MOST:
             raise RunFailed(
                 f"Gradients were not finite in {self._skipped_in_succession} steps in succession, however "

@@ -1,4 +1,4 @@
-"""Two processes against one: loss, gradients and weights of the same batches; what they say to each other."""
+"""Several processes reach the loss, gradients and weights of one, and exchange messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ignite_trainer.training import forward
 
 Results = list[dict[str, Any]]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# Its classes go through it in every process, so that it counts them several times.
+# Every process embeds all classes, so these statistics count them several times.
 SEVERAL_TIMES: dict[str, tuple[str, ...]] = {"matching": ("right.norm.running_var",), "pairing": ()}
 
 
@@ -49,7 +49,7 @@ def assert_same(
     but: tuple[str, ...] = (),
     statistics: float | None = None,
 ) -> None:
-    """Compare relatively to the largest value of each tensor; the statistics of batch norm by their own."""
+    """Compare relative to the largest value of each tensor, with `statistics` as tolerance of batch norm."""
     assert len(found.losses) == len(alone.losses) > 0
     assert found.losses == pytest.approx(alone.losses, rel=tolerance)
     assert found.gradients.keys() == alone.gradients.keys()
@@ -81,9 +81,7 @@ def test_two_processes_train_an_audioclip_as_one(ranks: Results, name: str) -> N
 
 
 @pytest.mark.parametrize("chunk", PARTS)
-def test_two_processes_train_three_modalities_as_one_though_samples_lack_some(
-    ranks: Results, chunk: int | None
-) -> None:
+def test_two_processes_train_three_incomplete_modalities_as_one(ranks: Results, chunk: int | None) -> None:
     alone = train_three_modalities(torch.float64, 7, chunk=chunk)
     for results in ranks:
         assert_same(results[f"three {chunk}"], alone, tolerance=1e-10)
@@ -91,8 +89,8 @@ def test_two_processes_train_three_modalities_as_one_though_samples_lack_some(
         assert alone.gradients[tower].any()
 
 
-def test_two_processes_take_steps_as_one_where_few_samples_have_a_sound(ranks: Results) -> None:
-    """No process waits for one without a sound; a sound that is alone in all of them is left out."""
+def test_two_processes_train_as_one_when_few_samples_have_a_sound(ranks: Results) -> None:
+    """No process waits for one without a sound; a sound that is alone in the whole batch is left out."""
     alone = take_lonely_steps()
     sound = '"sound" left out of a step, alone in its batch'
     assert alone["counts"] == {sound: 1}
@@ -114,8 +112,8 @@ IN_PARTS = {"norms": "eval", "chunk": 3}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "batch", "options"),
-    # Not float32 with norms in train mode: with two threads for one, a process then differs from itself by
-    # 3e-5 in the first loss, and by 6 % in the third.
+    # With norms in train mode, float32 losses of a single process already depend on its number of threads: by
+    # 3e-5 in the first step, by 6 % in the third.
     [(torch.float64, 7, {"size": 64}), (torch.float64, 8, IN_PARTS), (torch.float32, 8, IN_PARTS)],
 )
 def test_steps_of_an_audioclip_with_batch_norm(
@@ -124,17 +122,16 @@ def test_steps_of_an_audioclip_with_batch_norm(
     train = functools.partial(train_audioclip, dtype, batch, **options)
     alone = train()
     for found in on_ranks(2, tmp_path, train):
-        # Fifty norms in a row make of the last digits seven times as much in every step.
+        # Fifty norms in a row amplify rounding errors sevenfold in every step.
         assert_same(found, alone, tolerance=TOLERANCE[dtype], statistics=10 * TOLERANCE[dtype])
 
 
-def test_two_steps_are_told_apart(ranks: Results) -> None:
-    """What the comparisons above would not let pass."""
+def test_the_comparison_notices_other_steps(ranks: Results) -> None:
     with pytest.raises(AssertionError):
         assert_same(ranks[0][str(TOYS[0])], ranks[0][str(TOYS[1])], tolerance=1e-3)
 
 
-def test_fewer_gpus_than_processes_are_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_gpus_than_processes_are_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr("torch.cuda.set_device", taken.append)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
@@ -151,8 +148,8 @@ def test_fewer_gpus_than_processes_are_an_error_that_says_what_to_do(monkeypatch
     )
 
 
-def test_all_rows_are_gathered_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without a sample gathers none from there, and all have to do so on one device."""
+def test_rows_are_gathered_on_the_device_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a sample has no tensor that would tell the device."""
 
     class Careless(Matching):
         def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:  # noqa: ARG002
@@ -174,11 +171,11 @@ def test_all_rows_are_gathered_on_the_device(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(params=["said", "said beside nccl"])
 def said_by_all(request: pytest.FixtureRequest, ranks: Results) -> Results:
-    """Return the result of each process; also with a default group that takes no CPU tensors."""
+    """Return the results of each process, with and without a default group that refuses CPU tensors."""
     return [results[request.param] for results in ranks]
 
 
-def test_what_one_says_all_hear(said_by_all: Results) -> None:
+def test_messages_and_errors_reach_all_processes(said_by_all: Results) -> None:
     for number, said in enumerate(said_by_all):
         assert said["ranks"] == (number, 2, number == 0)
         assert said["all"] == ["rank 0", "rank 1"]
@@ -188,25 +185,25 @@ def test_what_one_says_all_hear(said_by_all: Results) -> None:
         assert said["one fails"] == "of rank 1"
 
 
-def test_the_first_to_speak_is_one(ranks: Results) -> None:
+def test_exactly_one_process_speaks_first(ranks: Results) -> None:
     assert sorted(results["first"] for results in ranks) == [False, True]
 
 
-def test_rows_of_all_have_the_gradient_of_one_loss(said_by_all: Results) -> None:
+def test_gathered_rows_have_the_gradient_of_one_loss(said_by_all: Results) -> None:
     gathered = torch.tensor([[0.0], [1.0], [0.0], [1.0], [2.0]])
     for said, rows in zip(said_by_all, (gathered[:2], gathered[2:]), strict=True):
         assert torch.equal(said["gathered"], gathered)
-        # The loss is the half of the sum of squares; its gradient by a row, x, times two processes.
+        # The loss is half the sum of squares, so its gradient by a row x is x, times two processes.
         assert torch.equal(said["row gradient"], 2 * rows)
 
 
-def test_sums_and_the_state_of_the_main_process_reach_all(said_by_all: Results) -> None:
+def test_sums_and_the_state_of_the_main_process_are_shared(said_by_all: Results) -> None:
     for said in said_by_all:
         assert said["sum"] == 3.0
         assert torch.equal(said["shared"], torch.zeros(2))
 
 
-def test_gradients_are_averaged_where_any_process_has_one(said_by_all: Results) -> None:
+def test_gradients_are_averaged_if_any_process_has_one(said_by_all: Results) -> None:
     for said in said_by_all:
         ours, alone, unused = said["averaged"]
         assert torch.equal(ours, torch.full((2,), 0.5))

@@ -1,4 +1,4 @@
-"""Runs that torchrun starts: killed, failed, stopped, and gone on with; two processes on this machine."""
+"""Runs of two processes under torchrun that are killed, fail, stop, and resume."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def torchrun(path: Path, *words: str, restarts: int = 0) -> subprocess.Completed
 
 
 def protocol(folder: Path, how: str, *, parts_together: bool = False, **changes: Any) -> Path:
-    """A run of three epochs of two steps, whose second process is to fail in the fifth."""
+    """Write the protocol of a run whose second process fails in its fifth step."""
     marker = folder / "marker"
     marker.touch()
     args = {"marker": str(marker), "how": how, "parts_together": parts_together}
@@ -47,7 +47,7 @@ def only_run(folder: Path) -> Path:
     return found
 
 
-def test_a_killed_process_ends_the_job_which_goes_on_by_itself_bit_equal(tmp_path: Path) -> None:
+def test_a_job_whose_process_was_killed_restarts_bit_equal(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     killed = torchrun(protocol(tmp_path / "a", "SIGKILL"), restarts=1)
@@ -74,7 +74,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_by_itself_bit_equal(tmp_pat
     assert len(figures[0]) == 9
 
 
-def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> None:
+def test_an_error_of_one_process_ends_all_and_is_reported_once(tmp_path: Path) -> None:
     started = time.monotonic()
     failed = torchrun(protocol(tmp_path, "raises"))
     assert failed.returncode == 1
@@ -86,13 +86,13 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("how", "said"), [("raises", "error: the fan"), ("breaks", "TypeError: the fan")])
 def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path: Path, how: str, said: str) -> None:
-    """With NCCL, parting waits for the others, and they wait for this one in the next step."""
+    """With NCCL, leaving the group waits for the others, which wait for this process in their next step."""
     failed = torchrun(protocol(tmp_path, how, parts_together=True))
     assert failed.returncode == 1
     assert failed.stderr.count(said) == 1
 
 
-def test_data_that_one_process_cannot_prepare_are_an_error_of_all(tmp_path: Path) -> None:
+def test_an_error_of_one_process_in_preparing_data_ends_all(tmp_path: Path) -> None:
     raw = toy(tmp_path, Dataset__class="toy_research.failing.PreparedByOne")
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(raw))
@@ -112,7 +112,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_sweep_is_carried_out_by_several_processes(tmp_path: Path) -> None:
+def test_several_processes_carry_out_and_resume_a_sweep(tmp_path: Path) -> None:
     path = protocol(tmp_path, "raises", Sweep={"Dataset.args.fold": [1, 2]})
     assert torchrun(path).returncode == 1
     assert torchrun(path).returncode == 0
@@ -120,7 +120,7 @@ def test_a_sweep_is_carried_out_by_several_processes(tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["missing"] == []
 
 
-def test_a_check_is_for_one_process(tmp_path: Path) -> None:
+def test_a_check_refuses_several_processes(tmp_path: Path) -> None:
     refused = torchrun(protocol(tmp_path, "raises"), "--check")
     assert refused.returncode == 1
     assert "--check, --explain and --benchmark use one process; run them without torchrun." in refused.stderr

@@ -176,11 +176,11 @@ def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved() -> No
     steps.backward(model(torch.full((1, 3), torch.inf)).sum())
     steps.take()
     assert torch.equal(model.weight, before)
-    assert (model.seen, steps.skipped, scaler.get_scale()) == ([], 1, scale / 2)
+    assert (model.seen, scaler.get_scale()) == ([], scale / 2)
     steps.backward(model(torch.ones(1, 3)).sum())
     steps.take()
     assert not torch.equal(model.weight, before)
-    assert (len(model.seen), steps.skipped) == (1, 1)
+    assert len(model.seen) == 1
 
 
 def test_a_run_whose_gradients_always_overflow_ends() -> None:
@@ -189,7 +189,7 @@ def test_a_run_whose_gradients_always_overflow_ends() -> None:
         for _ in range(50):
             steps.backward(model(torch.full((1, 3), torch.inf)).sum())
             steps.take()
-    assert (steps.skipped, model.seen) == (41, [])
+    assert model.seen == []
     assert str(caught.value) == (
         "Gradients were not finite in 41 steps in succession, however the loss was scaled. "
         'Set Setup.precision to "bf16" or "fp32" in a new run.'
