@@ -1,6 +1,6 @@
-"""Reporters, which write a run to the console, a file, a picture, a report or a dashboard.
+"""Reporters: they show a run on the console, in a log, a picture, a report or a dashboard.
 
-Importing this package is cheap: matplotlib, rich and visdom are imported when a reporter uses them.
+Importing this package is cheap: matplotlib and rich are imported when a reporter uses them.
 """
 
 from ignite_trainer.api.reporter import Reporter

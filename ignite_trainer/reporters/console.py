@@ -1,4 +1,4 @@
-"""The run at the terminal: a table first, a line for each evaluation, a table last.
+"""The run on the terminal: a table at the start, a line for each evaluation, a table at the end.
 
 The engines draw the progress bars.
 """
@@ -28,8 +28,8 @@ _SPLITS = {"train": "training set", "test": "held-out set"}
 class Console(Reporter):
     """Prints to standard output, above the progress bars.
 
-    Uses colours only if the output is a terminal and `NO_COLOR` is not set. Tables fold to the width of the
-    terminal; other lines do not, so that paths can be copied.
+    Uses colours only on a terminal, and only if `NO_COLOR` is not set. Tables fold to the terminal's width;
+    other lines do not, so paths can be copied.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class Console(Reporter):
         show_rows(run.name, run.facts.items())
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
-        """Print the start table; the history was printed before."""
+        """Print the start table, without the history."""
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Print one line, unless a terminal shows the progress bar."""
+        """Print one line, unless there is a progress bar."""
         assert self._run is not None, "on_start comes first"
         if not is_terminal():
             last = self._run.epochs * self._run.iterations_per_epoch
@@ -69,7 +69,7 @@ class Console(Reporter):
         show(f"{epoch}  {_SPLITS[result.split]:<12}  {values}  ({result.seconds:.1f} s)")
 
     def on_measurement(self, result: Measured) -> None:
-        """Print a table of figures."""
+        """Print the table of an evaluation."""
         columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
         rows = {
             row: [readable(values[name]) if name in values else "" for name in columns]
@@ -78,17 +78,17 @@ class Console(Reporter):
         show_matrix(f"{result.name}, held-out set, epoch {result.epoch}", columns, rows)
 
     def on_fault(self, fault: Fault) -> None:
-        """Print one line, with the first few samples."""
+        """Print one line with the first few samples."""
         about = f" ({listing(fault.samples)})" if fault.samples else ""
         show(f"epoch {fault.epoch}, step {fault.iteration}: {fault.what}; {fault.done}{about}")
 
     def on_end(self, end: RunEnd) -> None:
-        """Print last and best values side by side, then where the files are."""
+        """Print last and best values side by side, then the paths of checkpoints and results."""
         assert self._run is not None, "on_start comes first"
         best = {entry.label: entry for entry in end.best}
-        table = make_table(f"Held-out set, after {duration(end.seconds)}")
+        table = make_table(f"Results on the held-out set, after {duration(end.seconds)}")
         table.add_column("metric", overflow="fold")
-        table.add_column(f"last ({end.last_epoch})", justify="right")
+        table.add_column(f"last (epoch {end.last_epoch})", justify="right")
         if best:
             table.add_column("best (epoch)", justify="right")
         for label in dict.fromkeys([*end.last, *best]):
@@ -105,7 +105,7 @@ class Console(Reporter):
             show(f"{what}: {count}")
         for entry in end.best:
             if entry.checkpoint is not None:
-                show(f"Best {entry.label}: {entry.checkpoint}")
+                show(f"Best checkpoint ({entry.label}): {entry.checkpoint}")
         if end.last_checkpoint is not None:
-            show(f"Last epoch: {end.last_checkpoint}")
+            show(f"Last checkpoint: {end.last_checkpoint}")
         show(f"Results: {self._run.folder}")

@@ -1,4 +1,4 @@
-"""`curve.png`: the loss by iteration and every window of metrics by epoch, in one picture."""
+"""`curve.png`: the loss by iteration, and every window of metrics by epoch, in one picture."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 
-_MARKERS = 26  # on a line at most: those of 50 epochs would hide it
+_MARKERS = 26  # at most, as more would hide the line
 
 
 class LearningCurve(Reporter):
     """Redraws `curve.png` in the run's folder after every evaluation.
 
-    Held-out lines are solid with filled markers, training lines dashed with hollow ones; a metric has one
-    colour on both. A star marks the best held-out value of each metric marked `is_checkpoint`. The old
-    picture stays whole until the new one replaces it.
+    Held-out lines are solid with filled markers, training lines dashed with hollow markers; a metric has the
+    same colour on both. A star marks the best held-out value of each metric marked `is_checkpoint`. The old
+    picture stays until the new one is complete.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class LearningCurve(Reporter):
         self._replaying = False
 
     def on_start(self, run: RunStart) -> None:
-        """Note which metrics get a star."""
+        """Find the metrics that get a star."""
         self._run = run
         self._better = {
             line["line_label"]: line.get("best", "max")
@@ -60,7 +60,7 @@ class LearningCurve(Reporter):
         }
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Keep the values of the history, and draw them once."""
+        """Keep the values of the history, and draw once."""
         self._replaying = True
         super().on_resume(run, history)
         self._replaying = False
@@ -89,12 +89,12 @@ class LearningCurve(Reporter):
             self._draw()
 
     def on_end(self, end: RunEnd) -> None:
-        """Redraw with the best epochs of the run's checkpoints."""
+        """Redraw with the best epochs of the checkpoints."""
         self._note_best(end.best)
         self._draw()
 
     def close(self) -> None:
-        """Draw what an interrupted run reached."""
+        """Draw the last values of an interrupted run."""
         if self._undrawn:
             self._draw()
 
@@ -116,11 +116,11 @@ class LearningCurve(Reporter):
         return figure
 
     def _note_best(self, best: Iterable[Best]) -> None:
-        """Take over the best epochs of the checkpoints."""
+        """Use the best epochs of the checkpoints."""
         self._best = {one.label: one for one in best}
 
     def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
-        """Mark an epoch that the checkpoints will keep once it is saved."""
+        """Mark an epoch that becomes the best; its checkpoint is not saved yet."""
         new = Best(label=label, value=value, epoch=epoch, checkpoint=None)
         better = self._better[label]
         if label not in self._best or new.rank(better=better) > self._best[label].rank(better=better):
@@ -183,7 +183,7 @@ class LearningCurve(Reporter):
 
 
 def _span(axes: Axes, end: int) -> None:
-    """Scale an axis to the whole run, so that the part still to come shows and all panels agree."""
+    """Scale an axis to the whole run, including the epochs to come."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, steps=[1, 2, 5, 10]))
@@ -191,5 +191,5 @@ def _span(axes: Axes, end: int) -> None:
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:
-    # Infinite becomes NaN: a gap in the line instead of an endless axis.
+    # NaN leaves a gap in the line; infinity would stretch the axis.
     return [x for x, _ in points], [y if math.isfinite(y) else math.nan for _, y in points]

@@ -1,4 +1,4 @@
-"""Look of the pictures of a run: sizes, colours, words; and how they are saved."""
+"""Style of the pictures of a run, and how they are saved."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which most colour-blind people can tell apart.
+# The palette of Okabe and Ito, which most colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#444444"
 
@@ -22,7 +22,7 @@ _LONGEST_NAME = 32
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Figure:
-    """Make an empty picture, its size in inches, whose parts make room for each other."""
+    """Create an empty figure, its size in inches, with constrained layout."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float, *, dpi: int = 120) -> Figure:
 
 
 def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Give axes title and labels, a faint grid and no frame."""
+    """Set title and labels, draw a faint grid and remove the frame."""
     axes.set_title(plain(title), fontsize=11)
     axes.set_xlabel(plain(x_label))
     axes.set_ylabel(plain(y_label))
@@ -40,17 +40,17 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Escape dollar signs, which begin mathematics, and replace characters that cannot be seen."""
+    """Escape dollar signs, which start mathematics, and replace invisible characters."""
     return visible(text).replace("$", r"\$")
 
 
 def short_name(text: str) -> str:
-    """Shorten the name of a class to one line of at most 32 characters."""
+    """Shorten a class name to one line of at most 32 characters."""
     text = " ".join(text.split())
     return plain(text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1].rstrip() + "…")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG file whole; raises a RunFailed where it cannot be written."""
+    """Write a PNG file whole, or raise a RunFailed."""
     with whole_file(path) as part:
         figure.savefig(part, format="png")

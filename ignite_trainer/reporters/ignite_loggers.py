@@ -1,4 +1,4 @@
-"""ignite's own loggers as reporters: TensorBoard, Weights & Biases, MLflow and the others, by their names."""
+"""ignite's own loggers as reporters: TensorBoard, Weights & Biases, MLflow and others, by class name."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "VisdomLogger": ("visdom",),
     "WandBLogger": ("wandb",),
 }
-"""Packages of which a logger of ignite needs one, by its class; the first is what we install."""
+"""Packages by class of a logger, which needs one of them; messages suggest the first."""
 
 
 def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *, where: str) -> Reporter:
-    """Build an entry of `Reporters`; a logger of ignite becomes an `IgniteLogger`.
+    """Build an entry of `Reporters`; wrap a logger of ignite in an `IgniteLogger`.
 
     Args:
         kind: class of the entry.
-        args: its arguments.
+        args: arguments of the class.
         where: JSON path of the entry, for messages.
 
     Raises:
@@ -45,7 +45,7 @@ def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *
 
 
 def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]) -> None:
-    """Raise a ProtocolError for each logger whose package is not installed.
+    """Raise a ProtocolError that lists each logger whose package is not installed.
 
     Args:
         reporters: classes and arguments, in the order of the protocol's `Reporters`.
@@ -56,7 +56,7 @@ def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mappi
         packages = _PACKAGES.get(name, ()) if issubclass(kind, BaseLogger) else ()
         if packages and not any(map(find_spec, packages)):
             problems.append(
-                f"Reporters[{index}].class is {name}, and {packages[0]} is not installed: run `pip install "
+                f"Reporters[{index}].class is {name}, but {packages[0]} is not installed: run `pip install "
                 f"{packages[0]}`, or remove the entry."
             )
     if problems:
@@ -64,37 +64,36 @@ def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mappi
 
 
 class IgniteLogger(Reporter):
-    """Passes losses, rates and metrics on to a logger of ignite.
-
-    In texts among the arguments `{folder}` is the run's folder and `{name}` the run's name.
+    """Passes losses, learning rates and metrics on to a logger of ignite.
 
     Args:
         kind: the logger's class.
-        args: of it.
+        args: its arguments; in strings, `{folder}` is replaced by the run's folder and `{name}` by its name.
     """
 
     def __init__(self, kind: type[BaseLogger], args: Mapping[str, Any]) -> None:
-        self._kind, self._args = kind, args
+        self._kind = kind
+        self._args = args
         self._logger: BaseLogger | None = None
         self._engines: dict[str, Engine] = {}
 
     def on_start(self, run: RunStart) -> None:
-        """Make the logger."""
+        """Create the logger."""
         words = {"{folder}": str(run.folder), "{name}": run.name}
         self._logger = self._kind(**{key: _filled(value, words) for key, value in self._args.items()})
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
-        """Make the logger again; it has what was before."""
+        """Create the logger, whose output already has the history."""
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Log a step of training."""
+        """Log the training progress."""
         rates = {f"learning rate {number}": rate for number, rate in enumerate(step.learning_rates, start=1)}
         values = {"loss": step.loss, "samples per second": step.samples_per_second, **rates, **step.metrics}
         self._log("training", step.iteration, values)
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Log what a split scored."""
+        """Log the metrics of a split."""
         self._log(_TAGS[result.split], result.epoch, result.metrics)
 
     def close(self) -> None:
@@ -106,7 +105,7 @@ class IgniteLogger(Reporter):
     def _log(self, tag: str, step: int, values: Mapping[str, float]) -> None:
         assert self._logger is not None, "on_start comes first"
         if tag not in self._engines:
-            # Loggers take what they log from an engine; this one only carries the values.
+            # Loggers read values from an engine; this one only holds them.
             engine = self._engines[tag] = Engine(lambda *_: None)
             self._logger.attach_output_handler(
                 engine,

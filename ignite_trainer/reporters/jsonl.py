@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the events of a run, one JSON object a line."""
+"""`metrics.jsonl`: the events of a run, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ignite_trainer.support.files import append
 
 Entry = Iteration | Evaluated | Measured | Fault | RunEnd
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="event")])
-"""Reads a line of the file as an event."""
+"""Parses a line of the file into an event."""
 
 
 class JsonLines(Reporter):
@@ -44,8 +44,8 @@ class JsonLines(Reporter):
      "last_checkpoint": ..., "seconds": ..., "faults": {what: count}}
     ```
 
-    `time` is ISO 8601 in UTC. A value that is not finite is `null`. A resumed run appends to the file, from
-    which the lines after the state that it goes on from were removed.
+    `time` is ISO 8601 in UTC. Values that are not finite are `null`. A resumed run first removes the lines
+    after its saved state, then appends.
     """
 
     def __init__(self) -> None:
@@ -53,16 +53,16 @@ class JsonLines(Reporter):
         self._path = Path()
 
     def on_start(self, run: RunStart) -> None:
-        """Open the file, so that a folder that cannot be written to is found before the first step."""
+        """Open the file, which fails before the first step if the folder is not writable."""
         self._path = run.folder / file_names.LOG
         self._file = self._path.open("ab", buffering=0)
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
-        """Open the file, which ends with the history."""
+        """Open the file, which already has the history."""
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Write the progress of training."""
+        """Write the training progress."""
         self._write(step)
 
     def on_evaluation(self, result: Evaluated) -> None:
@@ -70,11 +70,11 @@ class JsonLines(Reporter):
         self._write(result)
 
     def on_measurement(self, result: Measured) -> None:
-        """Write the figures of an evaluation."""
+        """Write the table of an evaluation."""
         self._write(result)
 
     def on_fault(self, fault: Fault) -> None:
-        """Write the fault with the names of all its samples."""
+        """Write the fault with the names of all samples."""
         self._write(fault)
 
     def on_end(self, end: RunEnd) -> None:

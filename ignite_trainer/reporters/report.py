@@ -1,4 +1,4 @@
-"""`report.html`: a finished run as people look at it, on one page with its pictures."""
+"""`report.html`: the page about a finished run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ignite_trainer.support.files import write_text
 from ignite_trainer.support.formatting import duration, readable, remarks_on_best
 
 _FILES = {
-    file_names.PREDICTIONS: "for every sample of the held-out split target, prediction and scores",
-    file_names.LOG: "every value of the run, in its order",
-    file_names.PROTOCOL: "the whole protocol: runs again as it is",
-    file_names.ENVIRONMENT: "versions, device, seed, revision of the source, command",
+    file_names.PREDICTIONS: "target, prediction and scores of every held-out sample",
+    file_names.LOG: "all recorded values, in order",
+    file_names.PROTOCOL: "complete protocol, ready to run again",
+    file_names.ENVIRONMENT: "versions, device, seed, source revision and command",
 }
 
 
 class Report(Reporter):
-    """Writes `report.html`, a page that holds its pictures, into the run's folder at the end.
+    """Writes `report.html`, a page with its pictures embedded, into the run's folder at the end.
 
-    The predictions are those of the last pass over the held-out split, the tables of `Evaluations` the last
-    ones of each. Only files that are there are linked: name this reporter after those that write some.
+    It shows the predictions of the last pass over the held-out split and the last table of each of the
+    `Evaluations`. It links files that exist, so name this reporter after those that write files.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Report(Reporter):
         self._measured: dict[str, Measured] = {}
 
     def on_start(self, run: RunStart) -> None:
-        """Keep what the run is."""
+        """Keep the description of the run."""
         self._run = run
 
     def on_evaluation(self, result: Evaluated) -> None:
@@ -44,7 +44,7 @@ class Report(Reporter):
             self._predictions = result.predictions
 
     def on_measurement(self, result: Measured) -> None:
-        """Keep what an evaluation found."""
+        """Keep the table of an evaluation."""
         self._measured[result.name] = result
 
     def on_end(self, end: RunEnd) -> None:
@@ -67,25 +67,27 @@ class Report(Reporter):
         sections += map(_measured, self._measured.values())
         if "Task" in run.protocol:
             sections.append(Section(title="Task", code=_json(run.protocol["Task"])))
-        sections.append(Section(title="Protocol", folded="All of it", code=_json(run.protocol)))
+        sections.append(Section(title="Protocol", folded="Complete protocol", code=_json(run.protocol)))
         sections.append(Section(title="Files", links=_files(run.folder, end)))
         write_text(run.folder / file_names.PAGE, render.render(_lead(run, end), sections))
 
 
 def _lead(run: RunStart, end: RunEnd) -> Section:
-    """What was reached: a row for each metric, last epoch before best epoch."""
+    """Show a row for each metric, the last epoch before the best."""
     last = {label: readable(value) for label, value in end.last.items()}
     best = {entry.label: f"{readable(entry.value)} (epoch {entry.epoch})" for entry in end.best}
     text = [run.caution] if run.caution else []
     if not end.last_epoch:
-        text.append("Nothing was trained: the model was evaluated as it was given.")
+        text.append("Evaluation only: nothing was trained.")
     elif best:
-        honest = "the figure of the last epoch is the honest one."
-        text.append(f"The held-out split also chose the best epoch, so {honest}")
+        text.append(
+            "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the "
+            "honest figure."
+        )
         text += remarks_on_best(entry.epoch for entry in end.best)
     if not last and not best:
-        text.append("No metric was computed.")
-    header = ["metric", f"last epoch ({end.last_epoch})" if end.last_epoch else "as evaluated"]
+        text.append("There are no metrics.")
+    header = ["metric", f"last epoch ({end.last_epoch})" if end.last_epoch else "value"]
     rows = [[label, last.get(label, ""), best.get(label, "")] for label in {**last, **best}]
     if best:
         header.append("best epoch")
@@ -111,7 +113,7 @@ def _files(folder: Path, end: RunEnd) -> dict[str, str]:
         if best.checkpoint is not None:
             found[best.checkpoint] = f"weights of the best epoch by {best.label}"
     if end.last_checkpoint is not None:
-        found[end.last_checkpoint] = "the whole state after the last epoch, from which a run goes on"
+        found[end.last_checkpoint] = "complete training state after the last epoch, for --resume"
     return {path.relative_to(folder).as_posix(): text for path, text in found.items() if path.exists()}
 
 

@@ -138,7 +138,7 @@ class Drawing:
             "title": f"Confusion matrix: {title}",
             "margin": _MARGIN,
             "xaxis": {**axis, "title": "Predicted class", "tickangle": -90},
-            "yaxis": {**axis, "title": "Right class", "autorange": "reversed"},
+            "yaxis": {**axis, "title": "True class", "autorange": "reversed"},
         }
         side = round(max(300, _LINE * len(names)) + _LETTER * max(map(len, names)))
         opts = {"title": layout["title"], "width": min(_WIDEST, side + 240), "height": side + 140}

@@ -1,6 +1,6 @@
-"""A report: sections about predictions, samples and the model, and the HTML page they make.
+"""The report page: sections about predictions, samples and the model, and their HTML.
 
-Importing it is cheap: matplotlib, scikit-learn and Jinja are loaded when they are used.
+Importing this package is cheap: matplotlib, scikit-learn and Jinja are imported when used.
 """
 
 from ignite_trainer.reporters.page.sections import prediction_sections

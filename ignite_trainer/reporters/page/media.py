@@ -1,6 +1,6 @@
-"""Exhibits of a report: the samples a model is most wrong about, and what the model has learned.
+"""Exhibits of a report: the hardest samples, and what the model has learned.
 
-The samples lie in `exhibits/` of the run's folder, where the report of its sweep finds them again.
+Samples are saved in `exhibits/` in the run's folder, where the report of a sweep finds them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ignite_trainer.support.files import whole_file, write_json
 
 MOST_SAMPLES = 6
 MOST_BYTES = 4 * 2**20
-"""Of all samples in the report of a run."""
+"""Limit for all samples in a report together."""
 _FOLDER = "exhibits"
 _HARDEST = f"{_FOLDER}/hardest.json"
 
 
 def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> None:
-    """Save the mistakes with the largest `statistics.margins` in a run's folder, hardest first."""
-    shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # of an earlier report
+    """Save the misclassified samples with the largest `statistics.margins`, hardest first."""
+    shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # those of an earlier report
     kept = statistics.finite(predictions)
     if not kept.positions or not kept.scores.size:
         return
@@ -47,7 +47,7 @@ def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> No
 
 
 def hardest_section(runs: Iterable[Path]) -> list[Section]:
-    """Show the hardest of the samples saved in the folders of runs; [] if there are none."""
+    """Show the hardest of the samples saved in the folders of runs; [] without any."""
     found = [
         (run, entry)
         for run in runs
@@ -58,8 +58,8 @@ def hardest_section(runs: Iterable[Path]) -> list[Section]:
     if not hardest:
         return []
     text = (
-        "Samples of the held-out split whose highest score is of a wrong class: those in which it exceeds "
-        "the score of the right class most."
+        "The misclassified samples of the held-out split in which the predicted class's score exceeds the "
+        "true class's score most."
     )
     return [Section(title="Hardest samples", text=[text], parts=[_sample(*pair) for pair in hardest])]
 
@@ -100,6 +100,6 @@ def _sample(run: Path, entry: Mapping[str, Any]) -> Section:
     files = [(run / file.pop("path"), file) for file in entry["files"]]
     return Section(
         title=", ".join(names),
-        text=[f"Right: {right}. Predicted: {name} ({score:.3f})."],
+        text=[f"True class: {right}. Predicted: {name} ({score:.3f})."],
         exhibits=[Exhibit(content=path.read_bytes(), **about) for path, about in files if path.is_file()],
     )

@@ -1,4 +1,4 @@
-"""Pictures of predictions: accuracy of each class and reliability; confusion.py draws the matrix."""
+"""Pictures of predictions: accuracy of each class, and the reliability diagram."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BLUE, _RED = COLOURS[:2]
 _ROW_INCHES = 0.2
 MOST_CLASSES = 100
-"""Bars in one picture; of more classes, it shows the lowest."""
+"""Largest number of bars; with more classes, the picture shows the lowest."""
 
 
 def classes_figure(
@@ -29,9 +29,9 @@ def classes_figure(
     """Draw a bar for each class that has a value, the highest at the top.
 
     Args:
-        values: in 0..1, `[K]`; NaN for a class that is not drawn.
-        notes: written beside each bar, such as "37 of 40".
-        class_names: of the K classes.
+        values: `[K]` in 0..1; NaN for a class to leave out.
+        notes: text beside each bar, such as "37 of 40".
+        class_names: names of the K classes.
         measure: name of the values.
     """
     from matplotlib.ticker import PercentFormatter
@@ -41,11 +41,11 @@ def classes_figure(
     rows = range(len(order))
     figure = new_figure(8.0, 1.3 + _ROW_INCHES * max(4, len(order)), dpi=150)
     axes = figure.subplots()
-    lowest = f": the {len(order)} lowest of {len(known)}" if len(order) < len(known) else ""
+    lowest = f" (lowest {len(order)} of {len(known)})" if len(order) < len(known) else ""
     dress(axes, f"{measure} of each class{lowest}", "", "")
     axes.barh(rows, values[order], height=0.7, color=_BLUE)
     mean = float(values[known].mean())
-    label = f"mean of the classes: {percent(mean)}%"
+    label = f"mean over classes: {percent(mean)}%"
     axes.axvline(mean, color=_RED, linewidth=1.4, linestyle="--", label=label)
     for row, number in enumerate(order):
         axes.text(1.015, row, notes[number], transform=axes.get_yaxis_transform(), va="center", fontsize=8)
@@ -67,7 +67,7 @@ def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
     count = int(calibration.counts.sum())
     what = "scores" if multilabel else "samples"
     title = f"Expected calibration error {calibration.error:.3f} ({count:,} {what})"
-    dress(upper, title, "", "Share that is right")
+    dress(upper, title, "", "Share correct")
     _draw_reliability(upper, calibration)
     confidence = "Score of a class" if multilabel else "Confidence: highest score of a sample"
     dress(lower, "", confidence, what.capitalize())
@@ -75,7 +75,7 @@ def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
     lower.bar(edges[:-1], calibration.counts, width=edges[1], align="edge", color=GREY, edgecolor="white")
     mean, accuracy = calibration.mean_confidence, calibration.accuracy
     lower.axvline(mean, color=_RED, linestyle="--", label=f"mean confidence {percent(mean)}%")
-    lower.axvline(accuracy, color=_BLUE, linestyle=":", label=f"share right {percent(accuracy)}%")
+    lower.axvline(accuracy, color=_BLUE, linestyle=":", label=f"share correct {percent(accuracy)}%")
     lower.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure
@@ -87,7 +87,7 @@ def _draw_reliability(axes: Axes, calibration: Calibration) -> None:
     intervals = [accuracy_interval(round(p * n), int(n)) for p, n in zip(shares, counts, strict=True)]
     whiskers = np.abs(np.transpose(intervals) - shares)  # [2, bins]: below and above
     width = 1 / len(calibration.counts)
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle="--", label="as confident as right")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle="--", label="perfect calibration")
     axes.bar(filled * width, shares, width=width, align="edge", color=_BLUE, alpha=0.25, edgecolor="white")
     axes.errorbar(
         calibration.confidences[filled],
@@ -99,7 +99,7 @@ def _draw_reliability(axes: Axes, calibration: Calibration) -> None:
         markersize=5,
         elinewidth=1.2,
         capsize=2.5,
-        label="a bin, with its 95 % interval",
+        label="bin, with 95 % interval",
     )
     axes.set_xlim(-0.015, 1.015)  # most confidences lie at an end
     axes.set_ylim(0, 1.02)

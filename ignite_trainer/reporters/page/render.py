@@ -1,6 +1,6 @@
-"""`report.html`: one page that holds its pictures and sounds, and needs neither a network nor its folder.
+"""HTML of `report.html`: a single file with its pictures and sounds, without scripts.
 
-There is no script on it, and its policy lets none in.
+Its content security policy blocks scripts and requests.
 """
 
 # ruff: noqa: PLC0415 (`--help` need not load a template engine)
@@ -24,19 +24,19 @@ _POINTS = 72  # an inch
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Part of a page, in the order in which its contents are shown. All text is plain.
+    """Part of a page. Attributes are shown in this order; all text is plain.
 
     Attributes:
         title: heading of the section.
         text: paragraphs.
         links: purpose of a file by its path, relative to the page.
         exhibits: pictures and players, each below its explanation.
-        folded: line to click before table and code are seen; "" shows them at once.
-        header: of the table; it may be empty.
-        rows: of the table.
-        left: number of columns that are aligned left; the others hold figures.
-        code: shown as it is, in a font of equal width.
-        parts: sections with smaller headings.
+        folded: line to click to unfold table and code; "" always shows them.
+        header: column names of the table; may be empty.
+        rows: rows of the table.
+        left: number of left-aligned columns; the others hold numbers.
+        code: preformatted text.
+        parts: subsections.
     """
 
     title: str
@@ -52,11 +52,11 @@ class Section:
 
 
 def render(lead: Section, sections: Sequence[Section]) -> str:
-    """Render a page of HTML.
+    """Render a page as HTML.
 
     Args:
-        lead: title and contents of the page's top.
-        sections: what follows, linked below the title.
+        lead: title and top of the page.
+        sections: the rest of the page, linked below the title.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -81,7 +81,7 @@ def render(lead: Section, sections: Sequence[Section]) -> str:
 
 
 def picture(path: Path, what: str) -> Exhibit:
-    """Read a PNG, described for those who cannot see it."""
+    """Read a PNG file; `what` describes it for those who cannot see it."""
     return Exhibit(what=what, media_type="image/png", content=path.read_bytes())
 
 
@@ -92,12 +92,12 @@ def report_line(folder: Path) -> str | None:
 
 
 def element(exhibit: Exhibit) -> str:
-    """Write an exhibit as an HTML element that holds all of it."""
+    """Write an exhibit as an HTML element with its content embedded."""
     what = escape(visible(exhibit.what))
     source = f"data:{exhibit.media_type};base64,{base64.b64encode(exhibit.content).decode()}"
     if exhibit.is_picture:
         return f'<img src="{source}" alt="{what}"{_width(exhibit.content)}>'
-    # HTML names the elements that play a medium after its kind.
+    # HTML names its players after the kind of medium.
     return (
         f'<{exhibit.kind} class="player" controls preload="metadata" src="{source}" aria-label="{what}">'
         f"</{exhibit.kind}>"
@@ -105,9 +105,9 @@ def element(exhibit: Exhibit) -> str:
 
 
 def _width(picture: bytes) -> str:
-    """Return an attribute with the width at which a letter of ten points is ten pixels high.
+    """Return a width attribute that shows a letter of ten points ten pixels high.
 
-    A phone shows a picture at that width (see page.css) and lets the reader scroll where it is wider.
+    Phones show a picture at that width (see page.css) and scroll it if it is wider than the screen.
     """
     from PIL import Image
 
@@ -115,5 +115,5 @@ def _width(picture: bytes) -> str:
         with Image.open(io.BytesIO(picture)) as opened:
             dots_per_inch = float(opened.info.get("dpi", (2 * _POINTS,))[0]) or 2 * _POINTS
             return f' width="{round(opened.width * _POINTS / dots_per_inch)}"'
-    except OSError:  # a format that Pillow does not know
+    except OSError:  # a format unknown to Pillow
         return ""

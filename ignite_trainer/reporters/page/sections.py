@@ -1,4 +1,4 @@
-"""Sections of a report about predictions, with the pictures they show."""
+"""Sections of a report about predictions, with their pictures."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from ignite_trainer.support.formatting import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMED = 10  # classes without samples; more are only counted
+_NAMED = 10  # classes without samples that are named; more are only counted
 
 
 def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]:
-    """Describe predictions, and write the pictures that are shown, such as `classes.png`, into a folder.
+    """Describe predictions, and write the pictures of the sections, such as `classes.png`, into a folder.
 
-    There is no confusion matrix where a sample can have several classes, and no calibration where scores
-    are no probabilities. Samples with scores that are not finite are left out, and counted in the text.
+    There is no confusion matrix if samples can have several classes, and no calibration if scores are not
+    probabilities. Samples with scores that are not finite are left out and counted in the text.
 
     Args:
         predictions: of one split, or of several, pooled.
-        folder: of the pictures; each is whole or absent.
+        folder: for the pictures; each is whole or absent.
     """
     kept = statistics.finite(predictions)
     text = []
     if left_out := len(predictions) - len(kept):
         of = f"{left_out:,} of {len(predictions):,} samples"
-        text.append(f"{of} have scores that are not finite. They are left out of what follows.")
+        text.append(f"{of} have scores that are not finite; they are left out below.")
     if not kept.scores.size:
-        return [Section(title="Predictions", text=[*text, "There are no scores to look at."])]
+        return [Section(title="Predictions", text=[*text, "There are no scores."])]
     confusions = [] if kept.multilabel else [_confusions(kept, folder)]
     return [_classes(kept, folder, text), *confusions, _calibration(kept, folder)]
 
 
 def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section:
-    """Accuracy of each class, or its average precision where a sample can have several."""
+    """Show the accuracy of each class, or its average precision if samples can have several classes."""
     names, samples = predictions.class_names, predictions.targets.sum(axis=0)
     if predictions.multilabel and not samples.any():
-        nothing = "No sample has any class, so no average precision is defined."
+        nothing = "No sample has a class, so average precision is undefined."
         return Section(title="Classes", text=[*text, nothing])
     if predictions.multilabel:
         measure, values = "Average precision", statistics.average_precisions(predictions)
-        mean = f"The mean average precision over classes is {np.nanmean(values):.4f}."
-        summary = [f"{len(predictions):,} samples.", mean]
+        summary = [
+            f"Mean average precision over classes: {np.nanmean(values):.4f}, on {len(predictions):,} samples."
+        ]
         explanation = []
         notes = [f"{count:,} positive" for count in samples]
         header = ["class", "positives", "average precision"]
@@ -63,25 +64,31 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
         right = predictions.targets[predictions.correct].sum(axis=0)
         k, n = right.sum(), samples.sum()
         summary = [
-            f"{k:,} of {n:,} samples are right: an accuracy of {_percent(k / n)} "
-            f"(95 % interval {_interval(k, n)}).",
-            f"The mean of the classes' accuracies is {_percent(float(np.nanmean(values)))}.",
+            f"Accuracy: {_percent(k / n)} ({k:,} of {n:,} samples; 95 % interval {_interval(k, n)}).",
+            f"Mean accuracy over classes: {_percent(float(np.nanmean(values)))}.",
         ]
         explanation = [
-            "An interval is Wilson's: the accuracies that so many samples leave plausible, if they are "
-            "independent of each other. It does not cover what another seed or other training data would "
-            "change."
+            "Intervals are Wilson score intervals for independent samples. They do not include the variation "
+            "between seeds or training sets."
         ]
         notes = [f"{k:,} of {n:,}" for k, n in zip(right, samples, strict=True)]
-        header = ["class", "samples", "right", "accuracy", "95 % interval"]
+        header = ["class", "samples", "correct", "accuracy", "95 % interval"]
         counts = [[f"{count:,}" for count in column] for column in (samples, right)]
         columns = [*counts, list(map(_percent, values)), list(map(_interval, right, samples))]
+    absent = [name for name, count in zip(names, samples, strict=True) if not count]
+    if absent:
+        listed = f" ({', '.join(absent)})" if len(absent) <= _NAMED else ""
+        summary.append(f"Classes without samples: {len(absent)} of {len(names)}{listed}.")
+    loss = statistics.cross_entropy(predictions)
+    if loss is not None:
+        kind = "binary cross-entropy over classes" if predictions.multilabel else "cross-entropy"
+        summary.append(f"Mean {kind} (in nats, without penalties): {loss:.4f}.")
     figure = pictures.classes_figure(values, notes, names, measure=measure)
     return Section(
         title="Classes",
-        text=[*text, " ".join([*summary, *_absent(predictions), *_loss(predictions)]), *explanation],
+        text=[*text, " ".join(summary), *explanation],
         exhibits=[_save(figure, folder / "classes.png", f"{measure} of each class")],
-        folded="Every class",
+        folded="All classes",
         header=header,
         rows=list(zip(names, *columns, strict=True)),
     )
@@ -89,31 +96,32 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
 
 def _confusions(predictions: Predictions, folder: Path) -> Section:
     matrix, names = statistics.confusion_matrix(predictions), predictions.class_names
-    what = "Confusion matrix: rows are right classes, columns predicted ones"
+    what = "Confusion matrix: rows are true classes, columns predicted classes"
     shown = _save(confusion.confusion_figure(matrix, names), folder / "confusion.png", what)
     rows = [
         [names[right], names[predicted], f"{count:,}", _percent(share)]
         for right, predicted, count, share in statistics.most_confused(matrix)
     ]
     if not rows:
-        return Section(title="Confusions", text=["Nothing is confused."], exhibits=[shown])
-    header = ["right class", "predicted class", "samples", "of the right class"]
-    worst = Section(title="Most often confused", header=header, rows=rows, left=2)
+        return Section(title="Confusions", text=["No sample is misclassified."], exhibits=[shown])
+    header = ["true class", "predicted class", "samples", "share of the true class"]
+    worst = Section(title="Most frequent confusions", header=header, rows=rows, left=2)
     return Section(title="Confusions", exhibits=[shown], parts=[worst])
 
 
 def _calibration(predictions: Predictions, folder: Path) -> Section:
     found = statistics.calibration(predictions)
     if found is None:
-        text = "Scores leave 0..1: they are no probabilities, and cannot be calibrated."
+        text = "Some scores are outside 0..1, so they are not probabilities and have no calibration error."
         return Section(title="Calibration", text=[text])
     figure = pictures.calibration_figure(found, multilabel=predictions.multilabel)
-    shown = _save(figure, folder / "calibration.png", "Share that is right by confidence, over a histogram")
-    confidence = "Every score of a class" if predictions.multilabel else "The highest score of a sample"
+    shown = _save(figure, folder / "calibration.png", "Share correct by confidence, and a histogram below")
+    confidence = "every score of a class" if predictions.multilabel else "the highest score of a sample"
     text = (
-        f"The expected calibration error is {found.error:.4f}. {confidence} is a confidence; their mean is "
-        f"{_percent(found.mean_confidence)}, and {_percent(found.accuracy)} are right. The error is the mean "
-        f"gap between the two in {len(found.counts)} bins of equal width, weighted by the numbers in them."
+        f"Expected calibration error: {found.error:.4f}. It is the mean gap between confidence "
+        f"({confidence}) and the share that is correct, in {len(found.counts)} bins of equal width, weighted "
+        f"by the number of scores in each. On average, confidence is {_percent(found.mean_confidence)}, and "
+        f"{_percent(found.accuracy)} are correct."
     )
     return Section(title="Calibration", text=[text], exhibits=[shown])
 
@@ -121,21 +129,6 @@ def _calibration(predictions: Predictions, folder: Path) -> Section:
 def _save(figure: Figure, path: Path, what: str) -> Exhibit:
     drawing.save(figure, path)
     return picture(path, what)
-
-
-def _absent(predictions: Predictions) -> list[str]:
-    names, samples = predictions.class_names, predictions.targets.sum(axis=0)
-    absent = [name for name, count in zip(names, samples, strict=True) if not count]
-    if not absent:
-        return []
-    listed = f" ({', '.join(absent)})" if len(absent) <= _NAMED else ""
-    return [f"Classes without samples: {len(absent)} of {len(names)}{listed}."]
-
-
-def _loss(predictions: Predictions) -> list[str]:
-    loss = statistics.cross_entropy(predictions)
-    kind = "binary cross-entropy of every class" if predictions.multilabel else "cross-entropy"
-    return [] if loss is None else [f"The loss (mean {kind}, in nats; without penalties) is {loss:.4f}."]
 
 
 def _interval(right: int, samples: int) -> str:

@@ -1,4 +1,4 @@
-"""Figures of predictions. All scores are finite here: `finite` leaves out the others."""
+"""Statistics of predictions. Scores have to be finite: `finite` removes samples with others."""
 
 # ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import, which `--help` need not pay)
 
@@ -15,20 +15,20 @@ from ignite_trainer.api.predictions import Predictions
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-_ROUNDING = 1e-5  # by which probabilities in single precision may leave 0..1
+_ROUNDING = 1e-5  # how far rounding may carry single-precision probabilities out of 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How far confidences are from how often they are right.
+    """Confidences compared with how often they are correct.
 
     Attributes:
         counts: number of confidences in each of M equal bins of 0..1, `[M]`.
-        shares: share of each bin that was right, `[M]`; NaN in an empty bin.
-        confidences: mean of each bin, `[M]`; NaN in an empty bin.
-        error: the expected calibration error, see `calibration`.
-        mean_confidence: of all.
-        accuracy: share of all that is right.
+        shares: share of each bin that is correct, `[M]`; NaN for an empty bin.
+        confidences: mean confidence of each bin, `[M]`; NaN for an empty bin.
+        error: expected calibration error, see `calibration`.
+        mean_confidence: mean over all confidences.
+        accuracy: share of all that is correct.
     """
 
     counts: Counts
@@ -40,7 +40,7 @@ class Calibration:
 
 
 def finite(predictions: Predictions) -> Predictions:
-    """Leave out samples with a score that is not finite: they have no meaningful prediction."""
+    """Remove samples with a score that is not finite."""
     kept = np.asarray(np.isfinite(predictions.scores).all(axis=1))
     return replace(
         predictions,
@@ -52,18 +52,18 @@ def finite(predictions: Predictions) -> Predictions:
 
 
 def confusion_matrix(predictions: Predictions) -> Counts:
-    """Count samples by right class (row) and predicted class (column), int64 `[K, K]`."""
+    """Count samples by true class (row) and predicted class (column), int64 `[K, K]`."""
     from sklearn import metrics
 
     right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
-    if len(labels) == 1:  # of which scikit-learn warns
+    if len(labels) == 1:  # scikit-learn warns about a single class
         return np.array([[len(right)]])
     matrix: Counts = metrics.confusion_matrix(right, predictions.predicted, labels=labels)
     return matrix
 
 
 def recalls(predictions: Predictions) -> Floats:
-    """Return the share of each class's samples that is right, `[K]`; NaN for a class without samples."""
+    """Return the accuracy of each class (its recall), `[K]`; NaN for a class without samples."""
     from sklearn import metrics
 
     right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
@@ -73,11 +73,11 @@ def recalls(predictions: Predictions) -> Floats:
 
 
 def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
-    """Return the lowest and highest share of the 95 % interval of an accuracy (Wilson 1927, JASA 22:209).
+    """Return the bounds of the 95 % score interval of an accuracy (Wilson 1927, JASA 22:209).
 
     Args:
-        right: 0 to `samples`, which are taken as independent of each other.
-        samples: at least 1.
+        right: number of correct samples, 0 to `samples`.
+        samples: number of independent samples, at least 1.
     """
     from scipy.stats import binomtest
 
@@ -86,23 +86,22 @@ def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
 
 
 def cross_entropy(predictions: Predictions) -> float | None:
-    """Average the negative logarithm of the probability given to each sample's right class, in nats.
+    """Return the mean cross-entropy in nats, or the mean binary cross-entropy of all classes if multilabel.
 
-    With several labels a sample, it is the binary cross-entropy over every class, right or not. None where
-    scores are no probabilities, or where a sample without several labels has none.
+    None if scores are not probabilities, or if a sample has no class and is not multilabel.
     """
     targets, scores = predictions.targets, predictions.scores
     if not _are_probabilities(scores) or not (predictions.multilabel or targets.any(axis=1).all()):
         return None
     given = np.where(targets, scores, 1.0 - scores) if predictions.multilabel else scores[targets]
-    smallest = np.finfo(np.float32).tiny  # a probability that rounding made 0 stays finite
+    smallest = np.finfo(np.float32).tiny  # keeps the logarithm of a rounded-down 0 finite
     return float(-np.log(np.minimum(np.maximum(given.astype(np.float64), smallest), 1.0)).mean())
 
 
 def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, int, float]]:
-    """List right class, predicted class, samples and their share of the right class, most samples first.
+    """List true class, predicted class, samples and their share of the true class.
 
-    Of pairs with as many samples, the one with the larger share comes first.
+    Most samples come first; between equal numbers, the larger share.
     """
     pairs = [(row, column) for row, column in np.argwhere(matrix) if row != column]
     errors = [(*pair, matrix[pair], matrix[pair] / matrix[pair[0]].sum()) for pair in pairs]
@@ -110,9 +109,9 @@ def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, in
 
 
 def margins(predictions: Predictions) -> Floats:
-    """Return the highest score of a wrong class minus the lowest of a right class, `[N]`.
+    """Return the highest score of a wrong class minus the lowest score of a true class, `[N]`.
 
-    Where no class is right, or none wrong, its score counts as 0.
+    A sample without a true class, or without a wrong one, has 0 in place of that score.
     """
     wrong = np.where(predictions.targets, -np.inf, predictions.scores).max(axis=1, initial=-np.inf)
     right = np.where(predictions.targets, predictions.scores, np.inf).min(axis=1, initial=np.inf)
@@ -128,14 +127,14 @@ def average_precisions(predictions: Predictions) -> Floats:
 
 
 def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | None:
-    """Compare confidences with how often they are right; None if there are no scores, or some leave 0..1.
+    """Compare confidences with how often they are correct; None without scores or if some are outside 0..1.
 
-    A sample's confidence is its highest score, right if that is the score of its class. With several labels
-    a sample every score is a confidence by itself, right if its class is among the sample's.
+    A sample's confidence is its highest score, correct if it belongs to the true class. If multilabel, every
+    score is a confidence of its own, correct if the sample has its class.
 
     The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) is the mean gap between
-    share and confidence of the bins, weighted by their counts. Of M bins the m-th is `((m - 1) / M, m / M]`;
-    0 lies in the first.
+    share and confidence over bins, weighted by their counts. Bin m of M is `((m - 1) / M, m / M]`; 0 is in
+    the first.
     """
     from sklearn.calibration import calibration_curve
 

@@ -18,7 +18,9 @@ from ignite_trainer.api.reporter import Best, Evaluated, Measured, Reporter, Run
 from ignite_trainer.reporters import Report
 from tests.page_elements import Elements
 
-HONEST = "The held-out split also chose the best epoch, so the figure of the last epoch is the honest one."
+HONEST = (
+    "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the honest figure."
+)
 
 
 def predictions(*, right: int = 3) -> Predictions:
@@ -69,13 +71,13 @@ def test_a_metric_without_checkpoints_has_no_best(run: RunStart) -> None:
     page = report(run, end=the_end(last={"Val. Acc.": 0.75, "Top-5": 0.9}))
     assert page.texts["td"][3:6] == ["Top-5", "0.9000", ""]
     assert report(run, end=the_end(best=())).texts["p"] == []
-    assert "No metric was computed." in report(run, end=the_end(last={}, best=())).words
+    assert "There are no metrics." in report(run, end=the_end(last={}, best=())).words
 
 
 def test_without_training_nothing_is_said_of_epochs(run: RunStart) -> None:
     (run.folder / "curve.png").touch()
     page = report(dataclasses.replace(run, epochs=0), end=the_end(last_epoch=0, best=()))
-    assert "Nothing was trained: the model was evaluated as it was given." in page.words
+    assert "Evaluation only: nothing was trained." in page.words
     assert page.texts["td"][:2] == ["Val. Acc.", "0.7500"]
     assert "best" not in page.words
     assert "curve" not in page.words
@@ -90,7 +92,7 @@ def test_facts_of_the_run_are_a_table(run: RunStart) -> None:
 def test_predictions_are_those_of_the_last_pass_over_the_held_out_split(run: RunStart) -> None:
     first, last = predictions(right=1), predictions(right=3)
     page = report(run, evaluated(1, predictions=first), evaluated(2, predictions=last), evaluated(2, "train"))
-    assert "3 of 4 samples are right" in page.words
+    assert "(3 of 4 samples; " in page.words
     assert (run.folder / "confusion.png").exists()
 
 

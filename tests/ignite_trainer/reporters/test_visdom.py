@@ -200,7 +200,7 @@ def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
     assert heat["text"] == [["1", "", ""], ["", "1", ""], ["", "1", "1"]]
     for axis in (layout["xaxis"], layout["yaxis"]):
         assert (axis["automargin"], axis["dtick"]) == (True, 1)  # no name is left out, none is cut
-    assert layout["title"] == "Confusion matrix: 4 samples, 75.0% right"
+    assert layout["title"] == "Confusion matrix: 4 samples, 75.0% correct"
     assert window["width"] - 7 * len(names[1]) > 300
     assert (window["width"] <= 1230, window["height"] - 7 * len(names[1]) > 300) == (True, True)
 

@@ -59,7 +59,7 @@ def test_the_hardest_come_first_and_are_few(eight: Predictions, tmp_path: Path) 
     assert gallery.asked == [17, 16, 15, 14, 13, 12]
     assert shown[0] == Section(
         title="7",
-        text=["Right: dog <b> (0.125). Predicted: cat (0.875)."],
+        text=["True class: dog <b> (0.125). Predicted: cat (0.875)."],
         exhibits=[Exhibit(what="Sound", media_type="audio/ogg", content=bytes(10))],
     )
     assert len(list((tmp_path / "exhibits").glob("*.ogg"))) == len(shown) == media.MOST_SAMPLES

@@ -47,18 +47,18 @@ def boxes(figure: Any, labels: Any) -> list[Any]:
 
 def test_rows_of_the_confusion_matrix_are_right_classes_and_columns_predicted_ones() -> None:
     axes = confusion_figure(np.array([[3, 1], [0, 0]]), ["dog", "cat"]).axes[0]
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("Right class", "Predicted class")
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("True class", "Predicted class")
     assert words(axes.get_yticklabels()) == words(axes.get_xticklabels()) == ["dog", "cat"]
     image = axes.images[0].get_array()
     assert image is not None
     assert image.tolist() == [[0.75, 0.25], [0, 0]]
     written = {text.get_position(): text.get_text() for text in axes.texts}
     assert written == {(0, 0): "3", (1, 0): "1"}  # (column, row)
-    assert axes.get_title() == "4 samples, 75.0% right"
+    assert axes.get_title() == "4 samples, 75.0% correct"
 
 
 def test_the_title_of_a_confusion_matrix_rounds_a_half_up() -> None:
-    assert title_of(np.array([[13, 3], [0, 0]]), drawn=2) == "16 samples, 81.3% right"
+    assert title_of(np.array([[13, 3], [0, 0]]), drawn=2) == "16 samples, 81.3% correct"
 
 
 @pytest.mark.parametrize("letters", ["", " and some more", " WWWWWWWWWWWWWW"])
@@ -117,7 +117,7 @@ def test_of_very_many_classes_those_are_drawn_that_are_confused() -> None:
     matrix[7, 150] = matrix[30, 7] = 2
     axes = confusion_figure(matrix, [str(number) for number in range(200)]).axes[0]
     assert words(axes.get_yticklabels()) == ["7", "30", "150"]
-    assert axes.get_title() == "1,004 samples, 99.6% right\nthe 3 of 200 classes most often confused"
+    assert axes.get_title() == "1,004 samples, 99.6% correct\nthe 3 of 200 classes most often confused"
     image = axes.images[0].get_array()
     assert image is not None
     assert image[0].tolist() == pytest.approx([5 / 7, 0, 2 / 7])
@@ -141,14 +141,14 @@ def test_bars_are_sorted_and_classes_without_samples_have_none() -> None:
     assert words(axes.get_yticklabels()) == ["c", "a", "d"]
     assert [width for _, width, _ in bars(axes)] == [1.0, 0.5, 0.0]
     assert words(axes.texts) == ["3 of 3", "1 of 2", "0 of 4"]
-    assert words(figure.legends[0].get_texts()) == ["mean of the classes: 50.0%"]
+    assert words(figure.legends[0].get_texts()) == ["mean over classes: 50.0%"]
     assert axes.get_title() == "Accuracy of each class"
 
 
 def test_of_very_many_classes_the_lowest_have_bars() -> None:
     figure = classes_figure(np.linspace(1, 0, 130), [""] * 130, names_of(130), measure="Accuracy")
     axes = figure.axes[0]
-    assert axes.get_title() == "Accuracy of each class: the 100 lowest of 130"
+    assert axes.get_title() == "Accuracy of each class (lowest 100 of 130)"
     assert words(axes.get_yticklabels()) == names_of(130)[30:]
 
 
