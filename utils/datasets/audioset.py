@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -34,28 +33,11 @@ _EXTRACT = (
 )
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Numbers of segments: listed in the tables, with a sound, with pictures, with both, and used."""
-
-    listed: int
-    audio: int
-    image: int
-    both: int
-    used: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.listed:,} segments listed, {self.audio:,} with a sound, {self.image:,} with pictures, "
-            f"{self.both:,} with both; {self.used:,} ({self.used / self.listed:.1%}) are used"
-        )
-
-
 class AudioSet(ListedDataset):
     """AudioSet, as far as it was downloaded: official tables, and sounds and pictures in any folders.
 
-    `sources/audioset_files.py` lists the names of files. Segments without a file are left out; `prepare` and
-    `counted` say how many. Labels are names as in `class_labels_indices.csv`.
+    `sources/audioset_files.py` lists the names of files. Segments without a file are left out; `prepare` says
+    how many. Labels are names as in `class_labels_indices.csv`.
 
     Args:
         root: folder of the tables, or of a folder `csv` or `metadata` that has them.
@@ -69,9 +51,6 @@ class AudioSet(ListedDataset):
             a file is a segment.
         parents: whether to add the parents of a sample's labels, from `ontology.json`.
         mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
-
-    Attributes:
-        counted: numbers of segments in this split: listed, with files, and used.
 
     Raises:
         FileNotFoundError: a table is missing, or all files.
@@ -119,13 +98,17 @@ class AudioSet(ListedDataset):
         wanted = set(modalities) if complete else set()
         above = read_parents(find_table(tables_folder, ONTOLOGY), names) if parents else {}
         entries = Entries(_entries(segments, found, wanted, above, whole_videos=whole_videos))
-        both = len(found.sounds.keys() & found.pictures.keys())
-        self.counted = Counted(len(segments), len(found.sounds), len(found.pictures), both, used=len(entries))
+        both = found.sounds.keys() & found.pictures.keys()
+        share = len(entries) / max(len(segments), 1)
+        counted = (
+            f"{len(segments):,} segments listed, {len(found.sounds):,} with a sound, {len(found.pictures):,} "
+            f"with pictures, {len(both):,} with both; {len(entries):,} ({share:.1%}) are used"
+        )
         said = " and ".join(table.name for table in tables)
         if not entries:
             needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "a sound or a picture"
             raise FileNotFoundError(
-                f"{folder} has for none of the segments of {said} {needed} ({self.counted}). Names such as "
+                f"{folder} has for none of the segments of {said} {needed} ({counted}). Names such as "
                 "YTID.flac, YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg are looked for, in any folder."
                 + _unused(found)
             )
@@ -147,7 +130,7 @@ class AudioSet(ListedDataset):
             progress=progress,
         )
         if len(entries) < len(segments) or found.other_parts:
-            self.notice = f"{said}: {self.counted}.{_unused(found)}"
+            self.notice = f"{said}: {counted}.{_unused(found)}"
 
 
 def _entries(

@@ -3,13 +3,12 @@
     <cache>/ESC50-0123456789abcdef/      one folder for each set of files and settings
         audio.bin                        the clips one after the other, int16 or float32
         index.npy                        position, shape and type of each clip
-        failed.json                      error messages of clips that do not decode, if any
+        failed.json                      error messages of clips that do not decode
         made_from.json                   files, settings and versions; the folder's name is its hash
     <cache>/ESC50-0123456789abcdef.lock
 
-The next run retries clips whose file could not be read, for instance because a network drive was down, and
-appends them, so that stored clips keep their places for other runs. A damaged clip is retried when its file
-changes.
+The next run retries clips that did not decode, for instance because a network drive was down, and appends
+them, so that stored clips keep their places for other runs.
 
 Folders of changed files or settings stay; delete any of them while no run uses it.
 """
@@ -28,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -44,9 +43,6 @@ from utils.fetching.atomic_folder import flush, make_once
 
 FORMAT_VERSION = 3
 """Increase it when the layout of the files or the output of `model.audio_input` changes."""
-
-Failures: TypeAlias = dict[int, tuple[str, bool]]
-"""By position of a clip that did not decode: the error message, and whether a retry may succeed."""
 
 _AGAIN = "start the run again, and the clips are decoded again"
 _ALIGNMENT = 4  # bytes, so that each clip can be viewed as float32
@@ -116,7 +112,7 @@ class ClipCache:
             (path, partial(decode, root / path, *part)) for path, part in zip(paths, parts, strict=True)
         ]
         self._index: NDArray[np.void] | None = None
-        self._failures: Failures = {}
+        self._failures: dict[int, str] = {}
         self._bytes: mmap.mmap | None = None
 
     @property
@@ -186,7 +182,7 @@ class ClipCache:
         assert self._index is not None
         for position in positions:
             if position in self._failures:
-                raise OSError(self._failures[position][0])
+                raise OSError(self._failures[position])
         return self._index[list(positions)]
 
     def _view(self, clip: np.void) -> NDArray[np.int16] | Waveform:
@@ -210,51 +206,52 @@ class ClipCache:
         (folder / "made_from.json").write_text(self._made_from)
         index = np.zeros(len(self._decoders), _INDEX_TYPE)
         index["type"] = "i2"
-        failures: Failures = {}
+        with (folder / "audio.bin").open("wb") as file:
+            failures = self._decode(range(len(index)), index, file, keep=keep)
+        if failures and (not keep or len(failures) == len(index)):
+            raise self._undecodable(failures)
+        _write(folder, index, failures)
+
+    def _retry(self) -> None:
+        """Decode clips again that did not decode before, and append those that do now."""
+        if not _read_failures(self._folder):
+            return
+        with FileLock(f"{self._folder}.lock"):
+            before, index = _read_failures(self._folder), np.load(self._folder / "index.npy")
+            with (self._folder / "audio.bin").open("ab") as file:
+                failures = self._decode(list(before), index, file, keep=True)
+            if len(failures) < len(before):
+                _write(self._folder, index, failures)
+
+    def _decode(
+        self, positions: Sequence[int], index: NDArray[np.void], file: BinaryIO, *, keep: bool
+    ) -> dict[int, str]:
+        """Append clips to the file and enter them into the index; return the error of each that fails.
+
+        After the first failure nothing is written unless the others are to be kept.
+        """
+        failures: dict[int, str] = {}
         bar = Progress(
-            _decode_in_threads(self._decoders),
+            _decode_in_threads(self._decoders[position] for position in positions),
             desc=f"Decoding {self._name}",
-            total=len(index),
+            total=len(positions),
             unit="clips",
             shown=self._progress,
         )
-        with (folder / "audio.bin").open("wb") as file:
-            for position, clip in enumerate(bar):
-                if isinstance(clip, Exception):
-                    failures[position] = _failure(clip)
-                elif keep or not failures:
-                    index[position] = _append(file, *clip)
-            flush(file)
-        if failures and (not keep or len(failures) == len(index)):
-            raise self._undecodable(failures)
-        if failures:
-            (folder / "failed.json").write_text(json.dumps(failures))
-        _write_index(folder / "index.npy", index)
+        for position, clip in zip(positions, bar, strict=True):
+            if isinstance(clip, Exception):
+                failures[position] = str(clip) or type(clip).__name__
+            elif keep or not failures:
+                values, channels = clip
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+                entry = (file.tell(), values.shape[1], channels, len(values), values.dtype.str[1:])
+                index[position] = entry
+                file.write(np.ascontiguousarray(values).data)
+        flush(file)
+        return failures
 
-    def _retry(self) -> None:
-        """Decode the clips whose failure may have passed, and append those that decode now."""
-        if not any(may_pass for _, may_pass in _read_failures(self._folder).values()):
-            return
-        with FileLock(f"{self._folder}.lock"):
-            failures, index = _read_failures(self._folder), np.load(self._folder / "index.npy")
-            positions = [position for position, (_, may_pass) in failures.items() if may_pass]
-            clips = _decode_in_threads(self._decoders[position] for position in positions)
-            with (self._folder / "audio.bin").open("ab") as file:
-                for position, clip in zip(positions, clips, strict=True):
-                    if isinstance(clip, Exception):
-                        failures[position] = _failure(clip)
-                    else:
-                        index[position] = _append(file, *clip)
-                        del failures[position]
-                flush(file)
-            # In this order, a process that opens the folder in between never reads a wrong clip.
-            _write_index(self._folder / "index.npy.partial", index)
-            (self._folder / "index.npy.partial").replace(self._folder / "index.npy")
-            (self._folder / "failed.json.partial").write_text(json.dumps(failures))
-            (self._folder / "failed.json.partial").replace(self._folder / "failed.json")
-
-    def _undecodable(self, failures: Failures) -> ValueError:
-        errors, count = [error for error, _ in failures.values()], len(self._decoders)
+    def _undecodable(self, failures: Mapping[int, str]) -> ValueError:
+        errors, count = list(failures.values()), len(self._decoders)
         return ValueError(
             f"root is {self._root}, but {len(errors)} of its {count} clips cannot be decoded:\n  "
             + _first(errors, 10, separator="\n  ")
@@ -322,18 +319,21 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _failure(error: Exception) -> tuple[str, bool]:
-    """Return message and retry flag: a ValueError is a fault of the content, other errors may pass."""
-    if isinstance(error, MemoryError):
-        raise error
-    return str(error) or type(error).__name__, not isinstance(error, ValueError)
-
-
-def _read_failures(folder: Path) -> Failures:
+def _read_failures(folder: Path) -> dict[int, str]:
     path = folder / "failed.json"
     content = json.loads(path.read_text()) if path.exists() else {}
-    # Older caches store only the message.
-    return {int(key): (one, True) if isinstance(one, str) else tuple(one) for key, one in content.items()}
+    # Older caches store a list that begins with the message.
+    return {int(key): one if isinstance(one, str) else one[0] for key, one in content.items()}
+
+
+def _write(folder: Path, index: NDArray[np.void], failures: Mapping[int, str]) -> None:
+    """Replace the index, then the failures; in this order, no process ever reads a wrong clip."""
+    with (folder / "index.npy.partial").open("wb") as file:
+        np.save(file, index)
+        flush(file)
+    (folder / "index.npy.partial").replace(folder / "index.npy")
+    (folder / "failed.json.partial").write_text(json.dumps(failures))
+    (folder / "failed.json.partial").replace(folder / "failed.json")
 
 
 def _decode_in_threads(
@@ -351,6 +351,8 @@ def _decode_in_threads(
             values = smallest(audio)
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 raise ValueError(f"{path}: holds values that are not finite.")
+        except MemoryError:
+            raise
         except Exception as error:  # a decoder may raise anything
             return error
         return values, len(audio)
@@ -364,20 +366,6 @@ def _decode_in_threads(
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-
-
-def _append(file: BinaryIO, values: NDArray[Any], channels: int) -> tuple[int, int, int, int, str]:
-    """Write a clip, `[stored channels, T]`, at the end of a file; return its entry of the index."""
-    file.write(bytes(-file.tell() % _ALIGNMENT))
-    entry = (file.tell(), values.shape[1], channels, len(values), values.dtype.str[1:])
-    file.write(np.ascontiguousarray(values).data)
-    return entry
-
-
-def _write_index(path: Path, index: NDArray[np.void]) -> None:
-    with path.open("wb") as file:
-        np.save(file, index)
-        flush(file)
 
 
 def _first(items: Sequence[str], count: int, *, separator: str) -> str:
