@@ -60,14 +60,6 @@ def empty(table: Path) -> None:
     (table.parent / "3.wav").write_bytes(b"")
 
 
-def silent(table: Path) -> None:
-    soundfile.write(table.parent / "3.wav", np.zeros(RATE, np.int16), RATE)
-
-
-def nan(table: Path) -> None:
-    soundfile.write(table.parent / "3.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
-
-
 def stereo(table: Path) -> None:
     samples = np.random.default_rng(3).integers(-9999, 9999, (RATE, 2)).astype(np.int16)
     soundfile.write(table.parent / "3.wav", samples, RATE)
@@ -96,8 +88,6 @@ def equal(table: Path) -> None:
             ],
         ),
         (empty, [("error", "The file is empty.", "3.wav (own.tsv, line 5; 0 bytes)")]),
-        (silent, [("warning", "All samples are equal: silence.", "3.wav (own.tsv, line 5)")]),
-        (nan, [("error", "The file holds NaN or infinite samples.", "3.wav (own.tsv, line 5")]),
         (
             stereo,
             [
@@ -200,56 +190,49 @@ def test_audioset_is_checked_with_what_is_missing(tmp_path: Path) -> None:
     assert "1 pictures looked at" in inspection.summary
 
 
-def test_the_command_checks_a_table(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    protocol: dict[str, Any] = {
-        "Setup": {"name": "C", "batch_train": 2, "epochs": 0, "saved_models_path": str(tmp_path / "none")},
-        "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
-        "Task": {"class": "utils.tasks.Classification"},
-        "Dataset": {
-            "class": "utils.datasets.Table",
-            "args": {"table": str(own), "sample_rate": RATE, "fold": 1},
-        },
-    }
-    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
-    (tmp_path / "defaults.json").write_text("{}")
-    command = ["-c", str(tmp_path / "protocol.json"), "--check"]
-    assert cli.main(command, defaults=tmp_path / "defaults.json") == 0
-    assert "8 samples, 2 classes" in capsys.readouterr().out
+@pytest.fixture
+def run_check(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run `--check` on the table; return exit status and report."""
+
+    def run(**setup: Any) -> tuple[int, str]:
+        performance = {"line_label": "Accuracy", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
+        protocol: dict[str, Any] = {
+            "Setup": {"name": "C", "saved_models_path": str(tmp_path / "none"), **setup},
+            "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
+            "Task": {"class": "utils.tasks.Classification"},
+            "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.1}},
+            "Dataset": {
+                "class": "utils.datasets.Table",
+                "args": {"table": str(own), "sample_rate": RATE, "fold": 1},
+            },
+            "Metrics": {"Performance": {"lines": [performance]}},
+        }
+        (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+        (tmp_path / "defaults.json").write_text("{}")
+        command = ["-c", str(tmp_path / "protocol.json"), "--check"]
+        status = cli.main(command, defaults=tmp_path / "defaults.json")
+        return status, capsys.readouterr().out
+
+    return run
+
+
+def test_the_command_checks_a_table(own: Path, run_check: Callable[..., tuple[int, str]]) -> None:
+    status, report = run_check(batch_train=2, epochs=0)
+    assert status == 0 and "8 samples, 2 classes" in report
     missing(own)
-    assert cli.main(command, defaults=tmp_path / "defaults.json") == 1
-    assert "error: The file is not there. (2 times)\n" in capsys.readouterr().out
-    protocol["Setup"] |= {"epochs": 1, "batch_train": 64}
-    protocol["Optimizer"] = {"class": "torch.optim.SGD", "args": {"lr": 0.1}}
-    performance = {"line_label": "Accuracy", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
-    protocol["Metrics"] = {"Performance": {"lines": [performance]}}
-    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
-    assert cli.main(command, defaults=tmp_path / "defaults.json") == 1
-    report = capsys.readouterr().out
-    assert "error: The file is not there. (2 times)\n" in report
+    status, report = run_check(batch_train=64, epochs=1)
+    assert status == 1 and "error: The file is not there. (2 times)\n" in report
     assert "Setup.batch_train is 64, but the training split has 4 samples: not one complete batch." in report
 
 
 def test_a_batch_that_is_too_large_hides_no_other_error(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own: Path, run_check: Callable[..., tuple[int, str]]
 ) -> None:
     own.write_text(own.read_text().replace("label", "lable", 1))
-    performance = {"line_label": "Accuracy", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
-    protocol: dict[str, Any] = {
-        "Setup": {"name": "C", "batch_train": 64, "epochs": 1, "saved_models_path": str(tmp_path / "none")},
-        "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
-        "Task": {"class": "utils.tasks.Classification"},
-        "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.1}},
-        "Dataset": {
-            "class": "utils.datasets.Table",
-            "args": {"table": str(own), "sample_rate": RATE, "fold": 1},
-        },
-        "Metrics": {"Performance": {"lines": [performance]}},
-    }
-    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
-    (tmp_path / "defaults.json").write_text("{}")
-    command = ["-c", str(tmp_path / "protocol.json"), "--check"]
-    assert cli.main(command, defaults=tmp_path / "defaults.json") == 1
-    report = capsys.readouterr().out
+    status, report = run_check(batch_train=64, epochs=1)
+    assert status == 1
     assert "training split has 4 samples: not one complete batch. Lower it: -b 4, or less." in report
     assert 'Unused columns: lable (did you mean "label"?). If one holds them, name it: --Dataset' in report
 
@@ -258,12 +241,11 @@ def test_a_batch_that_is_too_large_hides_no_other_error(
 def test_a_sound_on_both_sides_of_what_is_held_out_is_an_error(
     held_out: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A protocol's share does not hide it from the folds that a flag holds out."""
+    """A share in the protocol does not hide it if a flag holds out a fold."""
     for i in range(4):
         samples = np.random.default_rng(i).integers(-9999, 9999, RATE).astype(np.int16)
         soundfile.write(tmp_path / f"{i}.wav", samples, RATE)
-    sides = {"fold": (1, 2), "split": ("test", "train")}["fold" if "fold" in held_out else "split"]
-    name = "fold" if "fold" in held_out else "split"
+    name, sides = ("fold", (1, 2)) if "fold" in held_out else ("split", ("test", "train"))
     rows = [f"{i}.wav,dog,{sides[i % 2]}" for i in range(4)]
     table = tmp_path / "own.csv"
     table.write_text("\n".join([f"file,label,{name}", *rows, f"0.wav,dog,{sides[1]}", ""]))
