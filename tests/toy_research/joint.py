@@ -14,9 +14,8 @@ from ignite.engine import Events
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.batch import collate
 from ignite_trainer.api.task import Task
-from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.protocol.sections import Faults, ParameterRule, Setup
 from ignite_trainer.reporters import Together
 from ignite_trainer.runs.faults import FaultPolicy
@@ -29,7 +28,7 @@ from ignite_trainer.training.parameters import apply_rules
 from toy_research.augment import Fit, Hiss
 from toy_research.learning import Matching, Pairing
 from toy_research.lonely import Scenes as LonelyScenes
-from toy_research.lonely import Scoring, SoundAndPicture
+from toy_research.lonely import Scoring, SoundAndPicture, batch_of
 from toy_research.network import TwoTowers
 from toy_research.signals import Tone, Tones
 
@@ -241,9 +240,8 @@ def take_lonely_steps() -> dict[str, Any]:
     losses, gradients = [], []
     for step, halves in enumerate(HALVES):
         own = halves[0] + halves[1] if distributed.world_size() == 1 else halves[distributed.rank()]
-        sample = collate([LonelyScenes(dtype="float64")[index] for index in own])
         joint = lone_samples.take(
-            Batch(torch.tensor(own), sample),
+            batch_of(*own, dtype="float64"),
             functools.partial(forward.training_step, Scoring(), model),
             epoch=1,
             iteration=step + 1,

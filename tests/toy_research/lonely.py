@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.batch import rows_of, values_of
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rows_of, values_of
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
+from ignite_trainer.data.loader import Batch
 from toy_research.learning import Matching
 
 LENGTH = 4
@@ -50,6 +52,17 @@ class Scenes(Dataset[Scene]):
         random = np.random.default_rng(self._seeds[index])
         sound, picture = random.normal(size=(2, LENGTH)).astype(self._dtype)
         return Scene(sound if index % self.every == 0 else None, picture, index % 3)
+
+
+def batch_of(*indices: int, dtype: str = "float32") -> Batch:
+    """Collate some scenes as a loader does, whose sounds and pictures are equally long."""
+    scenes = collate([Scenes(dtype=dtype)[index] for index in indices])
+    fields = []
+    for field in scenes:
+        values = values_of(field)
+        values = values.values if isinstance(values, PaddedBatch) else values
+        fields.append(field._replace(values=values) if isinstance(field, PartialBatch) else values)
+    return Batch(torch.tensor(indices), Scene(*fields))
 
 
 class SoundAndPicture(nn.Module):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_research.lonely import Scene, Scenes, Scoring, SoundAndPicture
+from toy_research.lonely import Scoring, SoundAndPicture, batch_of
 from toy_research.protocols import run_toy
 from toy_research.stepping import CPU, setup
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rows_of
+from ignite_trainer.api.batch import rows_of
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.setup_section import Setup
@@ -32,16 +32,6 @@ SCENES: dict[str, Any] = {
 
 def setup_of(**changes: Any) -> Setup:
     return setup(**{"batch_train": 4, **changes})
-
-
-def batch(*indices: int) -> Batch:
-    sample = collate([Scenes()[index] for index in indices])
-    fields = [
-        field._replace(values=field.values.values) if isinstance(field, PartialBatch) else field
-        for field in sample
-    ]
-    plain = [field.values if isinstance(field, PaddedBatch) else field for field in fields]
-    return Batch(torch.tensor(indices), Scene(*plain))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +91,12 @@ def test_a_field_that_is_alone_in_its_batch_is_left_out_and_reported(compiled: b
     if compiled:
         model.sound.compile(backend="eager", dynamic=False)
     lone_samples = LoneSamples(Scoring(), model, setup_of(), left_out=told.extend)
-    three = batch(1, 6, 2)
+    three = batch_of(1, 6, 2)
     kept = take(lone_samples, model, three, iteration=5)
     assert kept.sample.sound is None
     assert torch.equal(kept.sample.picture, three.sample.picture)
     assert told == [LeftOut("sound", 6, 2, 5)]
-    two = batch(0, 1, 6)
+    two = batch_of(0, 1, 6)
     assert take(lone_samples, model, two) is two
     assert len(told) == 1
 
@@ -123,7 +113,7 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_a_single_pass(
     model.add_module("before", before)
     model.train()
     torch.manual_seed(0)
-    take(LoneSamples(Moving(), model, setup_of()), model, batch(1, 6, 2), task=Moving())
+    take(LoneSamples(Moving(), model, setup_of()), model, batch_of(1, 6, 2), task=Moving())
     torch.manual_seed(0)
     assert drawn == [float(torch.rand(()))] * 2
     assert int(before.get_buffer("num_batches_tracked")) == 1
@@ -131,7 +121,7 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_a_single_pass(
 
 def test_nothing_is_left_out_if_the_batch_norm_is_frozen() -> None:
     model = SoundAndPicture().eval()
-    kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch(1, 6, 2))
+    kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch_of(1, 6, 2))
     assert rows_of(kept.sample.sound, 3).tolist() == [1]
 
 
@@ -140,11 +130,11 @@ def test_a_field_that_is_alone_in_its_part_is_left_out() -> None:
     model, settings = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
     cache = GradientCache(Scoring(), model, settings, device=CPU)
     lone_samples = LoneSamples(Scoring(), model, settings, left_out=told.extend)
-    given = batch(0, 6, 1, 2, 12, 3)  # parts of three
+    given = batch_of(0, 6, 1, 2, 12, 3)  # parts of three
     kept = lone_samples.take(given, cache.forward, epoch=1, iteration=1).batch
     assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
     assert told == [LeftOut("sound", 12, 1, 1)]
-    assert torch.equal(kept.sample.sound.values, batch(0, 6).sample.sound)
+    assert torch.equal(kept.sample.sound.values, batch_of(0, 6).sample.sound)
 
 
 def test_other_errors_of_a_step_are_raised_unchanged() -> None:
@@ -153,7 +143,7 @@ def test_other_errors_of_a_step_are_raised_unchanged() -> None:
 
     lone_samples = LoneSamples(Scoring(), SoundAndPicture().train(), setup_of())
     with pytest.raises(torch.OutOfMemoryError):
-        lone_samples.take(batch(1, 6, 2), forward, epoch=1, iteration=1)
+        lone_samples.take(batch_of(1, 6, 2), forward, epoch=1, iteration=1)
 
 
 def without_picture(only: Batch) -> Batch:
@@ -163,7 +153,7 @@ def without_picture(only: Batch) -> Batch:
 def test_a_batch_with_nothing_left_ends_the_run() -> None:
     model = SoundAndPicture().train()
     with pytest.raises(RunFailed, match="of the batch with sample 0 of the training split nothing else can"):
-        take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch(0)))
+        take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch_of(0)))
 
 
 def test_a_task_that_needs_no_field_continues_without_any() -> None:
@@ -175,7 +165,7 @@ def test_a_task_that_needs_no_field_continues_without_any() -> None:
     told: list[LeftOut] = []
     model = SoundAndPicture().train()
     lone_samples = LoneSamples(Easy(), model, setup_of(), left_out=told.extend)
-    kept = take(lone_samples, model, without_picture(batch(0)), task=Easy())
+    kept = take(lone_samples, model, without_picture(batch_of(0)), task=Easy())
     assert kept.sample.sound is None and [left.position for left in told] == [0]
 
 
