@@ -1,4 +1,4 @@
-"""Audio files to arrays in 16-bit units: mixing and resampling; how files decode is sounds/decoding.py's."""
+"""Audio files to arrays in 16-bit units: mixing and resampling. sounds/decoding.py decodes the files."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,7 @@ INT16_SCALE = 32768.0
 """16-bit units per unit of decoded audio: full scale, 1.0, is 32768."""
 
 MOST_VALUES = 2**29
-"""Samples of a file in all its channels: 2 GiB, 101 minutes of stereo at 44.1 kHz."""
+"""Most samples to read from a file, all channels together: 2 GiB, 101 minutes of stereo at 44.1 kHz."""
 
 AUDIO_SUFFIXES = frozenset(
     """
@@ -20,14 +20,14 @@ AUDIO_SUFFIXES = frozenset(
     .voc .avr .htk .ircam .paf .pvf .sds .svx .wve
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Suffixes, in lower case, of sounds that libsndfile decodes: data sets, shards and the demo read these."""
+"""Lower-case suffixes of sounds that libsndfile decodes; data sets, shards and the demo read these."""
 UNDECODED_AUDIO_SUFFIXES = frozenset(
     """
     .m4a .m4b .aac .alac .wma .amr .ape .wv .tta .ac3 .eac3 .mka .weba .webm .mp4 .m4v .mkv .mov .avi
     .mpg .mpeg .3gp .flv .wmv .ogv
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Suffixes of sounds and videos that it does not decode."""
+"""Suffixes of sounds and videos that libsndfile does not decode."""
 CONVERT_AUDIO = "convert it, as by `ffmpeg -i x.m4a x.flac`"
 
 Waveform = npt.NDArray[np.float32]
@@ -42,24 +42,23 @@ def read_audio(
     name: str | None = None,
     segment: Segment | None = None,
 ) -> Waveform:
-    """Decode an audio file (see `AUDIO_SUFFIXES`) and bring it to one sample rate.
+    """Decode an audio file (see `AUDIO_SUFFIXES`) and resample it.
 
     Args:
-        source: path of the file, or its content as a binary file that can be searched.
+        source: path of the file, or its content as a seekable binary file.
         sample_rate: of the result, Hz.
-        mono: True averages the channels into one, False doubles a single channel into two, None keeps
-            the channels of the file.
-        name: of the file in messages, where it has no path.
-        segment: the part of the file that is read, no more than there is of it; None: all, as long as
-            something decodes, whatever the header says.
+        mono: True averages the channels, False duplicates a single channel, None keeps the file's channels.
+        name: of the file in messages; needed for content without a path.
+        segment: part to read, clipped to the end of the file; None for all that decodes, whatever the header
+            says.
 
     Returns:
-        float32 `[C, T]` in 16-bit units (about -32768..32767; resampling may overshoot a little).
+        float32 `[C, T]` in 16-bit units (-32768..32767; resampling may overshoot a little).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, is cut off, holds no samples, more than `MOST_VALUES`, or values
-            that are not finite or far from -1..1.
+        ValueError: the file does not decode, is cut off, or has no samples, more than `MOST_VALUES`, or
+            values that are not finite or far from -1..1.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)
@@ -86,7 +85,7 @@ def read_audio(
 
 
 def _samples(sound: AudioReader, name: str, segment: Segment | None) -> Block:
-    """Decode a part of a sound into one array."""
+    """Decode a segment into one array, `[T, C]`."""
     blocks: list[Block] = []
     values = sound.announced(segment) * sound.channels
     if values <= MOST_VALUES:
@@ -99,14 +98,12 @@ def _samples(sound: AudioReader, name: str, segment: Segment | None) -> Block:
     if values > MOST_VALUES:
         raise _too_long(name, values)
     if not blocks:
-        raise ValueError(f"{name}: holds no audio samples{_of(segment)}.")
+        where = ""
+        if segment is not None:
+            begin, end = segment
+            where = f" from {begin:g} s on" if end is None else f" from {begin:g} to {end:g} s"
+        raise ValueError(f"{name}: holds no audio samples{where}.")
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _of(segment: Segment | None) -> str:
-    if segment is None:
-        return ""
-    return f" from {segment[0]:g} s on" if segment[1] is None else f" from {segment[0]:g} to {segment[1]:g} s"
 
 
 def _too_long(name: str, values: int) -> ValueError:
@@ -120,11 +117,11 @@ def resample(waveform: Waveform, source_rate: float, target_rate: float) -> Wave
 
     Args:
         waveform: float32 `[..., T]`.
-        source_rate: its sample rate, Hz, positive.
-        target_rate: the wanted sample rate, Hz, positive.
+        source_rate: sample rate of the waveform, Hz.
+        target_rate: sample rate of the result, Hz.
 
     Returns:
-        float32 `[..., ceil(T * target_rate / source_rate)]`; the argument itself where the rates agree.
+        float32 `[..., ceil(T * target_rate / source_rate)]`; the waveform itself if the rates are equal.
 
     Raises:
         ValueError: a rate is not positive.
@@ -133,7 +130,7 @@ def resample(waveform: Waveform, source_rate: float, target_rate: float) -> Wave
         raise ValueError(f"Sample rates must be positive, got {source_rate} and {target_rate} Hz.")
     if source_rate == target_rate:
         return waveform
-    import librosa  # noqa: PLC0415 - takes seconds, and most clips have the right rate already
+    import librosa  # noqa: PLC0415 - takes seconds, and most clips already have the right rate
 
     resampled: Waveform = librosa.resample(
         waveform, orig_sr=source_rate, target_sr=target_rate, res_type="soxr_hq", axis=-1

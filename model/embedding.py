@@ -1,12 +1,13 @@
 """Files, arrays and texts to L2-normalised embeddings, for use outside training.
 
-Decoding and batches are here; windows are windows.py's, the networks the model's. Everything is computed in
-eval mode without gradient, and the modes are put back afterwards.
+Everything runs in eval mode without gradient, and modules get their modes back afterwards. audio_input.py and
+clip/image_input.py decode files.
 """
 
 # ruff: noqa: D102 (members of the protocol are documented in `AudioCLIP`)
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -21,27 +22,18 @@ from torch import Tensor, nn
 from .audio_input import INT16_SCALE, Waveform, read_audio, resample
 from .clip.image_input import ImageInput, ImagePreprocessing, preprocess_image
 from .clip.texts import Text, check_texts
-from .inputs import (
-    AUDIO_KINDS,
-    IMAGE_KINDS,
-    MOST_CHANNELS,
-    describe,
-    is_count,
-    is_positive,
-    searchable,
-    several,
-)
+from .inputs import AUDIO_KINDS, IMAGE_KINDS, MOST_CHANNELS, describe, seekable, several
 from .sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
-from .windows import WindowedEmbedding
 
 AudioInput: TypeAlias = str | Path | BinaryIO | np.ndarray[Any, Any] | Tensor
 Units: TypeAlias = Literal["int16", "float"]
 T = TypeVar("T")
 
 SAMPLE_RATE = 44100
-"""What the audio tower was trained on, Hz."""
+"""Sample rate of the audio tower, Hz."""
 
-_SEVERAL_CLIPS = "Several clips, [B, T] or [B, C, T], are passed with batched=True or as a list of clips."
+_PENDING_BATCHES = 4  # of windows of all lengths, kept until there are enough of one length
+_EMPTY = "Nothing to embed: the list of inputs is empty."
 
 
 class Towers(Protocol):
@@ -77,32 +69,39 @@ def embed_audio(
 ) -> Tensor:
     """Embed audio files or arrays.
 
-    A clip longer than a window is cut into evenly spaced windows that cover it, the embeddings of which are
-    averaged. Only windows of one length share a batch, so nothing is padded, and a clip's embedding does
-    not depend on the others'.
+    A clip longer than a window is cut into evenly spaced windows that cover it, and their embeddings are
+    averaged. Nothing is padded, because only windows of one length share a batch, so a clip's embedding does
+    not depend on the other clips.
 
     Args:
-        model: whose audio tower is used.
-        inputs: one or several of: path of an audio file; its content as a binary file, such as `io.BytesIO`;
-            array or tensor `[T]` or `[C, T]` of at most 8 channels, int16 or floating point of any width.
-        sample_rate: of the arrays, Hz; files know theirs. Everything is resampled to 44.1 kHz.
-        units: of floating-point arrays. "int16": -32768..32767. "float": -1..1, to be scaled by 32768.
-        batched: True: `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
+        model: supplies the audio tower.
+        inputs: one or more of: path of an audio file; content of one as a binary file, such as `io.BytesIO`;
+            array or tensor `[T]` or `[C, T]` with at most 8 channels, int16 or floating point of any width.
+        sample_rate: of arrays, Hz; files have their own. Everything is resampled to 44.1 kHz.
+        units: of floating-point arrays: "int16" for -32768..32767, "float" for -1..1.
+        batched: True if `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
         batch_size: windows encoded at once.
         window_seconds: length of a window.
 
     Returns:
-        float32 `[n, D]` on the model's device, each of norm 1.
+        float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: an argument, a file or an array cannot be used; the message says which and why.
     """
-    _check_audio_arguments(sample_rate, units, batch_size, window_seconds)
+    if batch_size < 1 or not 0 < window_seconds < math.inf:
+        raise ValueError(f"batch_size {batch_size} and window_seconds {window_seconds} must be positive.")
+    if units not in ("int16", "float"):
+        raise ValueError(f'units is {units!r}; "int16" and "float" are allowed.')
+    if sample_rate is not None and not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        raise ValueError(
+            f"sample_rate is {sample_rate}; expected {LOWEST_RATE} to {HIGHEST_RATE} Hz (44.1 kHz are 44100)."
+        )
     sources = clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
     def encode(audio: Tensor) -> Tensor:
-        # The units are known here; one quiet window by itself must not look like audio in [-1, 1].
+        # The units are known; a quiet window on its own must not be taken for audio in [-1, 1].
         features: Tensor = model.audio(audio.to(model.device), check_units=False)
         return features
 
@@ -118,17 +117,17 @@ def embed_audio(
 def embed_image(
     model: "Towers", inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
 ) -> Tensor:
-    """Embed images, prepared as the image tower was trained.
+    """Embed images, preprocessed as the image tower needs them.
 
     Args:
-        model: whose image tower is used.
-        inputs: one or several of: path of an image file; its content as a binary file, such as `io.BytesIO`;
+        model: supplies the image tower.
+        inputs: one or more of: path of an image file; content of one as a binary file, such as `io.BytesIO`;
             PIL image; uint8 array `[H, W]` or `[H, W, 3]`; tensor `[H, W]`, `[1, H, W]` or `[3, H, W]`, uint8
             or floating point in 0..1. Arrays and tensors of four dimensions are several images.
         batch_size: images encoded at once.
 
     Returns:
-        float32 `[n, D]` on the model's device, each of norm 1.
+        float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -155,19 +154,22 @@ def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batc
     """Embed texts.
 
     Args:
-        model: whose text tower is used.
-        texts: one string, or several entries: each a string, or a list of labels, joined with ", ".
-        template: `{}` stands for the entry.
+        model: supplies the text tower.
+        texts: one string, or a list of entries, each a string or a list of labels to join with ", ".
+        template: its `{}` is replaced by the entry.
         batch_size: texts encoded at once.
 
     Returns:
-        float32 `[n, D]` on the model's device, each of norm 1.
+        float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
-        ValueError: an entry is no text (such as None or NaN) or too long, or the template lacks its `{}`; the
-            message says which.
+        ValueError: an entry is not a text (such as None or NaN) or too long, or the template lacks its `{}`;
+            the message says which.
     """
-    entries = _entries(texts)
+    given: Any = texts
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ValueError(f"texts is {describe(given)}; expected a string, or a list of strings or labels.")
+    entries = [given] if isinstance(given, str) else list(given)
     check_texts(entries)
     embeddings: list[Tensor] = []
     with evaluating(model), torch.no_grad():
@@ -176,26 +178,95 @@ def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batc
     return F.normalize(_stacked(embeddings), dim=-1)
 
 
+class WindowedEmbedding:
+    """Embeds clips of any length, each as the normalised average over its windows.
+
+    A clip longer than a window is cut into as few windows as cover it, see `window_starts`. Only windows of
+    one shape share a batch, so nothing is padded.
+
+        |------------- T -------------|
+        |-- window --|
+                |-- window --|
+                         |-- window --|
+
+    Args:
+        encode: maps windows `[n, C, T]` to features `[n, D]`.
+        window: length of a window, samples.
+        batch_size: most windows to encode at once.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], *, window: int, batch_size: int) -> None:
+        self._encode = encode
+        self._window = window
+        self._batch_size = batch_size
+        self._totals: list[Tensor] = []  # for each clip, the sum over its windows
+        self._pending: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
+
+    def add(self, waveform: Tensor) -> None:
+        """Add the next clip, `[C, T]`."""
+        clip = len(self._totals)
+        self._totals.append(torch.zeros(()))
+        for start in window_starts(waveform.shape[-1], self._window):
+            samples = waveform[..., start : start + self._window]
+            group = self._pending[tuple(samples.shape)]
+            group.append((clip, samples))
+            if len(group) == self._batch_size:
+                self._encode_pending(tuple(samples.shape))
+            elif sum(map(len, self._pending.values())) > _PENDING_BATCHES * self._batch_size:
+                self._encode_pending(max(self._pending, key=lambda shape: len(self._pending[shape])))
+
+    def embeddings(self) -> Tensor:
+        """Return the embeddings of all clips, float32 `[clips, D]`, each row of norm 1.
+
+        Raises:
+            ValueError: no clip was added.
+        """
+        if not self._totals:
+            raise ValueError(_EMPTY)
+        for shape in list(self._pending):
+            self._encode_pending(shape)
+        return F.normalize(torch.stack(self._totals), dim=-1)
+
+    def _encode_pending(self, shape: tuple[int, ...]) -> None:
+        group = self._pending.pop(shape)
+        features = self._encode(torch.stack([samples for _, samples in group]))
+        for (clip, _), feature in zip(group, F.normalize(features.float(), dim=-1), strict=True):
+            self._totals[clip] = feature + self._totals[clip].to(feature.device)
+
+
+def window_starts(samples: int, window: int) -> list[int]:
+    """Return where the windows of a clip begin: as few as cover it, evenly spaced.
+
+    Up to 1 % of a window is cut off instead, half of it at each end: codecs round lengths up to whole blocks,
+    and a few more samples are not worth another window.
+
+    Example:
+        >>> window_starts(12, window=5)
+        [0, 4, 7]
+        >>> window_starts(5, window=5)
+        [0]
+    """
+    count = max(1, math.ceil((samples - window // 100) / window))
+    covered = min(samples, count * window)
+    left = (samples - covered) // 2
+    steps = max(1, count - 1)
+    return [left + round(position * max(0, covered - window) / steps) for position in range(count)]
+
+
 @contextmanager
 def evaluating(module: "nn.Module | Towers") -> Iterator[None]:
-    """Put a module into eval mode, and each of its children back into its own mode at the end."""
+    """Put a module into eval mode, and restore the mode of each of its children afterwards."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
         yield
     finally:
         for child, mode in modes:
-            child.training = mode  # not .train(mode), which would carry it on to the children
-
-
-def _entries(texts: Any) -> list[Any]:
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise ValueError(f"texts is {describe(texts)}; expected a string, or a list of strings or labels.")
-    return [texts] if isinstance(texts, str) else list(texts)
+            child.training = mode  # not .train(mode), which changes the children's modes
 
 
 def clips_of_batch(inputs: object) -> Sequence[AudioInput]:
-    """Return the clips of an array or tensor `[B, T]` or `[B, C, T]`; a ValueError for anything else."""
+    """Split an array or tensor `[B, T]` or `[B, C, T]` into clips; raise a ValueError for anything else."""
     if not isinstance(inputs, np.ndarray | Tensor) or inputs.ndim not in (2, 3):
         given = list(inputs.shape) if isinstance(inputs, np.ndarray | Tensor) else describe(inputs)
         raise ValueError(
@@ -204,28 +275,12 @@ def clips_of_batch(inputs: object) -> Sequence[AudioInput]:
     return list(inputs)
 
 
-def _check_audio_arguments(sample_rate: Any, units: Any, batch_size: Any, window_seconds: Any) -> None:
-    if not (is_count(batch_size) and is_positive(window_seconds)):
-        raise ValueError(
-            f"batch_size {batch_size!r} and window_seconds {window_seconds!r} must be positive numbers."
-        )
-    if units not in ("int16", "float"):
-        raise ValueError(f'units is {units!r}; "int16" and "float" are allowed.')
-    if sample_rate is not None and not (
-        is_positive(sample_rate) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE
-    ):
-        raise ValueError(
-            f"sample_rate is {sample_rate!r}; a number of Hz, {LOWEST_RATE} to {HIGHEST_RATE}, is expected "
-            "(44.1 kHz are 44100)."
-        )
-
-
 def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, name: str) -> Waveform:
-    """Turn a file or an array into float32 `[C, T]` in 16-bit units at 44.1 kHz."""
+    """Convert a file or an array to float32 `[C, T]` in 16-bit units at 44.1 kHz."""
     if isinstance(source, str | Path):
         return read_audio(source, SAMPLE_RATE)
     if hasattr(source, "read"):
-        return read_audio(searchable(source, name), SAMPLE_RATE, name=name)
+        return read_audio(seekable(source, name), SAMPLE_RATE, name=name)
     if not isinstance(source, np.ndarray | Tensor):
         raise ValueError(f"{name} is {describe(source)}; {AUDIO_KINDS}.")
     if sample_rate is None:
@@ -234,27 +289,20 @@ def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, na
     if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > MOST_CHANNELS):
         raise ValueError(
             f"{name} has shape {shape}; expected samples [T], or channels [C, T], time last, with at most "
-            f"{MOST_CHANNELS} channels. {_SEVERAL_CLIPS}"
+            f"{MOST_CHANNELS} channels. Several clips, [B, T] or [B, C, T], are passed with batched=True or "
+            "as a list of clips."
         )
-    array = np.atleast_2d(_array(source, name))
-    return resample(_scaled(array, units=units, name=name), sample_rate, SAMPLE_RATE)
-
-
-def _array(source: np.ndarray[Any, Any] | Tensor, name: str) -> np.ndarray[Any, Any]:
-    if isinstance(source, np.ndarray):
-        return source
-    if source.layout != torch.strided or source.is_meta or source.is_quantized:
-        raise ValueError(f"{name} is a sparse, meta or quantized tensor; a dense one is expected.")
-    tensor = source.detach().cpu()
-    narrow = tensor.is_floating_point() and tensor.element_size() < 4  # numpy knows no bfloat16
-    array: np.ndarray[Any, Any] = (tensor.float() if narrow else tensor).numpy()
-    return array
+    if isinstance(source, Tensor):
+        tensor = source.detach().cpu()
+        narrow = tensor.is_floating_point() and tensor.element_size() < 4  # numpy lacks bfloat16
+        source = (tensor.float() if narrow else tensor).numpy()
+    return resample(_scaled(np.atleast_2d(source), units=units, name=name), sample_rate, SAMPLE_RATE)
 
 
 def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform:
-    """Check type and range of an array, and bring it to float32 in 16-bit units."""
+    """Check the dtype and range of an array, and convert it to float32 in 16-bit units."""
     if array.dtype == np.int16:
-        return array.astype(np.float32)  # says its units itself
+        return array.astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} has type {array.dtype}; expected int16 or floating point.")
     peak = float(np.abs(array).max())
@@ -274,8 +322,8 @@ def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    if not is_count(size):
-        raise ValueError(f"batch_size is {size!r}; it must be a positive integer.")
+    if size < 1:
+        raise ValueError(f"batch_size is {size}; it must be positive.")
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -283,5 +331,5 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _stacked(embeddings: list[Tensor]) -> Tensor:
     if not embeddings:
-        raise ValueError("Nothing to embed: the list of inputs is empty.")
+        raise ValueError(_EMPTY)
     return torch.stack(embeddings)

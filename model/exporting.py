@@ -1,9 +1,8 @@
-"""Networks as `torch.export` and ONNX can carry them: the audio tower, and zero-shot classification.
+"""The audio tower and zero-shot classification for export with `torch.export` and ONNX.
 
-What is exported computes what the model computes in eval mode, from operations that runtimes know: the
-wavelet bank is a constant, windowed, of those taps and bins that matter; batch norms are folded; the pooling
-of the gates is spelled out, since ONNX has none of variable size. Batch, channels and length of the audio
-stay free.
+These modules compute what the model computes in eval mode, from operations that runtimes support: the
+windowed wavelet bank is a constant with only the taps and bins that are used, batch norms are folded, and the
+gates' pooling is written out because ONNX lacks adaptive pooling. Batch size, channels and length stay free.
 """
 
 import functools
@@ -29,14 +28,14 @@ ONNX_OPSET = 18
 
 
 class ExportableAudioTower(nn.Module):
-    """The audio tower for inference, without anything that is not arithmetic.
+    """The audio tower for inference, reduced to arithmetic.
 
     Args:
-        tower: float32; it is copied.
-        normalize: give embeddings of norm 1 instead of the tower's features.
+        tower: float32 tower, which is copied.
+        normalize: return embeddings of norm 1 instead of the tower's features.
 
     Attributes:
-        shortest_clip: samples that a clip has at least, 0.43 s with the published settings.
+        shortest_clip: minimum length of a clip, samples; 0.43 s with the published settings.
 
     Raises:
         ValueError: the tower is not float32.
@@ -48,10 +47,12 @@ class ExportableAudioTower(nn.Module):
         super().__init__()
         if tower.conv1.weight.dtype != torch.float32:
             raise ValueError(f"The tower is {tower.conv1.weight.dtype}; only float32 is exported.")
-        self.win_length, self.hop_length = tower.window.shape[0], tower.hop_length
+        self.win_length = tower.window.shape[0]
+        self.hop_length = tower.hop_length
         self.size = (tower.spec_height, tower.spec_width)
-        self.onesided, self.normalize = tower.onesided, normalize
-        # Its image is 2 pixels wide when it leaves the last stage: a size of 1 would be taken for fixed.
+        self.onesided = tower.onesided
+        self.normalize = normalize
+        # The last stage's output is then 2 pixels wide: torch.export would take a size of 1 as fixed.
         self.shortest_clip = self.win_length + 31 * self.hop_length + 1
         with evaluating(tower), torch.no_grad():
             self.register_buffer("kernels", _kernels(tower))
@@ -69,7 +70,7 @@ class ExportableAudioTower(nn.Module):
         """Embed clips.
 
         Args:
-            audio: float32 `[B, C, T]`, 16-bit units, 44.1 kHz, T at least `shortest_clip`.
+            audio: float32 `[B, C, T]`, 16-bit units, 44.1 kHz, T >= `shortest_clip`.
 
         Returns:
             float32 `[B, D]`.
@@ -105,15 +106,15 @@ class ExportableAudioTower(nn.Module):
 
 
 class ExportableZeroShot(nn.Module):
-    """Zero-shot classification with fixed classes: audio to probabilities.
+    """Zero-shot classification of audio with fixed classes.
 
     Args:
-        model: its audio tower is copied, its text tower embeds the classes here and now.
-        class_names: one or more, all different.
-        template: `{}` stands for the name.
+        model: its audio tower is copied; its text tower embeds the classes once, here.
+        class_names: one or more different names.
+        template: its `{}` is replaced by the name.
 
     Raises:
-        ValueError: a name is empty, there twice or too long, or the template lacks its `{}`.
+        ValueError: a name is empty, repeated or too long, or the template lacks its `{}`.
     """
 
     class_features: Tensor
@@ -127,7 +128,7 @@ class ExportableZeroShot(nn.Module):
         self.eval()
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Classify clips `[B, C, T]`, those of `ExportableAudioTower`: probabilities float32 `[B, K]`."""
+        """Compute class probabilities, float32 `[B, K]`; audio as for `ExportableAudioTower`."""
         return torch.softmax(self.scale * self.tower(audio) @ self.class_features.T, dim=-1)
 
 
@@ -135,7 +136,7 @@ Exportable: TypeAlias = ExportableAudioTower | ExportableZeroShot
 
 
 def export_program(module: Exportable) -> ExportedProgram:
-    """Export a module for any batch, number of channels, and length from `shortest_clip` on."""
+    """Export a module for any batch size, number of channels, and length from `shortest_clip`."""
     tower = module.tower if isinstance(module, ExportableZeroShot) else module
     shortest = tower.shortest_clip
     example = torch.linspace(-1000.0, 1000.0, 6 * (shortest + 7)).reshape(2, 3, -1)
@@ -144,19 +145,19 @@ def export_program(module: Exportable) -> ExportedProgram:
 
 
 def save_program(module: Exportable, path: Path) -> None:
-    """Write what `torch.export.load` reads."""
+    """Write a file for `torch.export.load`."""
     torch.export.save(export_program(module), path)
 
 
 def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) -> None:
-    """Write an ONNX file: input "audio", output "embeddings" or "probabilities".
+    """Write an ONNX file with the input "audio" and the output "embeddings" or "probabilities".
 
     Args:
-        module: what is exported.
+        module: module to export.
         path: of the file.
-        metadata: put into it, for whoever runs it.
+        metadata: properties to store in the file.
     """
-    import onnxscript  # noqa: F401, PLC0415 - torch writes ONNX with it, and it takes a while to import
+    import onnxscript  # noqa: F401, PLC0415 - torch needs it for ONNX, and it takes a while to import
 
     output = "probabilities" if isinstance(module, ExportableZeroShot) else "embeddings"
     program = torch.onnx.export(
@@ -167,17 +168,19 @@ def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) ->
         dynamo=True,
         verbose=False,
     )
-    assert program is not None, "with dynamo there is one"
+    assert program is not None, "dynamo=True returns one"
     program.model.metadata_props.update(metadata)
     program.save(path)
 
 
 class _ExportableGate(nn.Module):
-    """A folded `Gate` for any width, from standard operations; `to_one` pools to a single element."""
+    """A folded `Gate` for any width; `to_one` pools to a single element."""
 
     def __init__(self, gate: Gate, *, to_one: bool) -> None:
         super().__init__()
-        self.conv_depth, self.conv_point, self.to_one = gate.conv_depth, gate.conv_point, to_one
+        self.conv_depth = gate.conv_depth
+        self.conv_point = gate.conv_point
+        self.to_one = to_one
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
         if self.to_one:
@@ -189,9 +192,9 @@ class _ExportableGate(nn.Module):
 
 
 def _pool(x: Tensor, size: int, *, dim: int) -> Tensor:
-    """Adaptive max pooling along one dimension to at least half its size.
+    """Apply adaptive max pooling along one dimension to at least half its length L.
 
-    Window i reaches from floor(i L / size) to ceil((i + 1) L / size): one to three elements.
+    Window i has the one to three elements from floor(i L / size) to ceil((i + 1) L / size).
     """
     length = x.shape[dim]
     places = torch.arange(size, device=x.device)
@@ -202,20 +205,19 @@ def _pool(x: Tensor, size: int, *, dim: int) -> Tensor:
 
 
 def _pool_by_two(x: Tensor, *, dim: int) -> Tensor:
-    """Max pooling along one dimension: windows of three, two apart, the first around element 0."""
+    """Apply max pooling along one dimension: windows of three, stride 2, the first around element 0."""
     length = x.shape[dim]
     centre = 2 * torch.arange((length + 1) // 2, device=x.device)
     return _largest(x, ((centre - 1).clamp(min=0), centre, (centre + 1).clamp(max=length - 1)), dim=dim)
 
 
 def _largest(x: Tensor, indices: Sequence[Tensor], *, dim: int) -> Tensor:
-    """Elementwise the largest of several selections along a dimension."""
-    chosen = [x.index_select(dim, index) for index in indices]
-    return functools.reduce(torch.maximum, chosen)
+    """Return the elementwise maximum of several selections along a dimension."""
+    return functools.reduce(torch.maximum, [x.index_select(dim, index) for index in indices])
 
 
 def _kernels(tower: ESResNeXt) -> Tensor:
-    """The windowed wavelets, or exponentials, `[2K, 1, win]`: real parts, then imaginary ones."""
+    """Return the windowed wavelets or complex exponentials, `[2K, 1, win]`: real, then imaginary parts."""
     window = tower.window
     left = (tower.n_fft - len(window)) // 2
     if tower.fbsp is not None:
@@ -227,10 +229,10 @@ def _kernels(tower: ESResNeXt) -> Tensor:
         if tower.normalized:
             bank = bank / math.sqrt(tower.n_fft)
     kernels = bank[:, :, left : left + len(window)] * window
-    if tower.onesided:  # the bins beyond the three bands are dropped
+    if tower.onesided:  # drop the bins beyond the three bands
         kernels = kernels[:, : 3 * (kernels.shape[1] // 3)]
     return kernels.flatten(0, 1).unsqueeze(1).float().clone()
 
 
 def _ceil_div(number: int, by: int) -> int:
-    return (number + by - 1) // by  # of positive numbers: ONNX rounds quotients towards 0
+    return (number + by - 1) // by  # positive, because ONNX rounds quotients towards 0

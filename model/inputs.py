@@ -1,9 +1,9 @@
-"""Inputs of the embedding functions: one or several, files, numbers; and how messages name them."""
+"""What a user passed: one input or several, which type or kind of file, in words for messages."""
 
 import io
-import math
+import re
+import zipfile
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,20 +15,40 @@ AUDIO_KINDS = "expected a path, a binary file, an array or a tensor"
 IMAGE_KINDS = "expected a path, a binary file, a PIL image, an array or a tensor"
 
 MOST_CHANNELS = 8
-"""Of a sound in an array: 7.1 is the largest usual layout, more rows are clips, samples or a picture."""
+"""Of audio in an array: more rows than 7.1 has channels are clips, samples or an image."""
 
-_SINGLE = (str, Path, np.ndarray, Tensor, PIL.Image.Image)
+_HEAD_BYTES = 1024
+_SHOWN = 60  # characters of a text in a message
+
+_POINTERS = {
+    rb"version https?://[\w.-]+/spec/": ("Git LFS", "git lfs pull"),
+    rb"(/|(\.\./)*\.git/)annex/objects/": ("git-annex", "git annex get"),
+}
+_ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_OTHER_WEIGHTS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file, as llama.cpp reads",
+}
+_EXPORTED = (".onnx", ".pt2")
 
 
 def several(inputs: Any, kinds: str) -> Iterable[Any]:
-    """Return inputs as several, also where there is one; an array of four dimensions is several pictures.
+    """Return a single input as a list, several as they are; an array of four dimensions is several images.
 
     Raises:
-        ValueError: there is neither; the message says which `kinds` there are.
+        ValueError: it is neither; the message lists the allowed `kinds`.
     """
     if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4:
         return list(inputs)
-    if isinstance(inputs, _SINGLE) or hasattr(inputs, "read"):
+    if isinstance(inputs, str | Path | np.ndarray | Tensor | PIL.Image.Image) or hasattr(inputs, "read"):
         return [inputs]
     if isinstance(inputs, bytes | bytearray | Mapping) or not isinstance(inputs, Iterable):
         raise ValueError(f"inputs is {describe(inputs)}; {kinds}, or several of these.")
@@ -41,25 +61,120 @@ def describe(value: object) -> str:
     return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def searchable(file: Any, name: str) -> BinaryIO:
-    """Return a binary file in which one can go back: this one, or its content.
+def seekable(file: Any, name: str) -> BinaryIO:
+    """Return a binary file that can seek: the given one, or its content in memory.
 
     Raises:
-        ValueError: it was opened as text, or is closed.
+        ValueError: the file was opened as text.
     """
     if isinstance(file, io.TextIOBase):
         raise ValueError(f'{name} is a file that was opened as text; open it with "rb".')
-    if getattr(file, "closed", False):
-        raise ValueError(f"{name} is a file that is closed already.")
-    is_searchable = not hasattr(file, "seekable") or file.seekable()
-    return cast(BinaryIO, file if is_searchable else io.BytesIO(file.read()))
+    can_seek = not hasattr(file, "seekable") or file.seekable()
+    return cast(BinaryIO, file if can_seek else io.BytesIO(file.read()))
 
 
-def is_positive(value: Any) -> bool:
-    """Return whether a value is a finite number above 0."""
-    return not isinstance(value, bool) and isinstance(value, Real) and 0 < float(value) < math.inf
+def name_other_kind(path: Path) -> str | None:
+    """Name the kind of a file that holds no weights, and what to do, as the end of a sentence "FILE is ...".
+
+    Returns:
+        None if it may hold weights: a zip archive of `torch.save` or TorchScript, a pickle, safetensors, or
+        unknown bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    head = beginning_of(path)
+    if known := name_placeholder(head) or _name_by_beginning(head):
+        return known
+    if path.suffix.lower() in _EXPORTED:
+        return "an exported network, which can only be run. Name the weights that it was made from."
+    return _name_archive(path) if head.startswith(b"PK\x03\x04") else _name_text(head)
 
 
-def is_count(value: Any) -> bool:
-    """Return whether a value is an integer of at least 1."""
-    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
+def name_placeholder(head: bytes) -> str | None:
+    """Name what a failed download left in place of any file, as the end of a sentence "FILE is ...".
+
+    Args:
+        head: the first few hundred bytes of the file, or all of it.
+    """
+    if not head:
+        return "an empty file: its download or copy failed. Fetch it again."
+    if not head.strip(b"\0"):
+        return "a file of zeros: its download broke off. Fetch it again."
+    for pattern, (name, command) in _POINTERS.items():
+        if re.match(pattern, head):
+            return f"a {name} pointer, not the file that it stands for. Run `{command}` in its repository."
+    text = (_as_text(head) or "").lower()
+    if re.match(r"<!doctype html|<html|<head|<body", text) or (text.startswith("<") and "<html" in text):
+        return "an HTML page: its download failed. Download the file itself."
+    return None
+
+
+def beginning_of(source: Path | BinaryIO) -> bytes:
+    """Read the first bytes of a file, open or not, for `name_placeholder`; raise an OSError on failure."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    source.seek(0)
+    return source.read(_HEAD_BYTES)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is safetensors, by its name or its start: a length, then JSON of that length."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        return True
+    return path.suffix.lower() == ".safetensors" and not head.startswith((b"PK\x03\x04", b"\x80\x02"))
+
+
+def _name_by_beginning(head: bytes) -> str | None:
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            return f"a {name} archive. Unpack it, and name the file of weights in it."
+    for magic, name in _OTHER_WEIGHTS.items():
+        if head.startswith(magic):
+            return f"{name}. Weights that can be read are those of torch.save and of safetensors."
+    return None
+
+
+def _name_archive(path: Path) -> str | None:
+    """Name a zip archive; return None for one of torch, or with damage that its reader will describe."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return "cut short: the beginning of an archive without its end. Fetch or copy it again."
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return None
+    if any(name.endswith("/data.pkl") or "/code/" in name for name in names):
+        return None
+    listed = ", ".join(map(_shown, names[:3])) + (", ..." if len(names) > 3 else "")
+    return (
+        f"a zip archive that holds no weights of torch, but {listed or 'nothing'}. If a file of weights is "
+        "in it, unpack it and name that file."
+    )
+
+
+def _name_text(head: bytes) -> str | None:
+    """Name a text; return None for other bytes."""
+    text = _as_text(head)
+    if not text:
+        return None
+    if text.startswith("<"):
+        return "an XML document, as servers answer instead of a file. Download the file itself."
+    if text.startswith("{") and '"weight_map"' in text:
+        return "the JSON index of weights in several files. Merge these into one, and name that."
+    if text.startswith(("{", "[")):
+        return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that holds them.'
+    return f'text ("{_shown(text)}"), not a file of weights. Name one, or fetch it again.'
+
+
+def _as_text(head: bytes) -> str | None:
+    text = head.decode("utf-8-sig", errors="ignore").strip()  # pages may be in another encoding
+    return text if all(letter.isprintable() or letter.isspace() for letter in text) else None
+
+
+def _shown(text: str) -> str:
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""Zero-shot classification: how probable labels are for sounds and pictures, by the learned scales."""
+"""Zero-shot classification of sounds and pictures, with the similarity scales that the model learned."""
 
 # ruff: noqa: D102 (members of the protocol are documented in `AudioCLIP`)
 
@@ -23,7 +23,7 @@ Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")
 
 SUFFIXES: dict[str, Kind] = {
-    # those that are not decoded, too: what reads them says how to convert them
+    # also undecoded ones, for which the readers' messages tell how to convert them
     **dict.fromkeys(sorted(AUDIO_SUFFIXES | UNDECODED_AUDIO_SUFFIXES), "audio"),
     **dict.fromkeys(sorted(IMAGE_SUFFIXES | UNDECODED_IMAGE_SUFFIXES), "image"),
 }
@@ -53,34 +53,32 @@ def classify(
     units: Units = "int16",
     batched: bool = False,
 ) -> Tensor:
-    """Say how probable labels are for sounds and pictures: softmax over scaled similarities.
+    """Compute the probabilities of labels for sounds and pictures: softmax over scaled similarities.
 
-    The scale is the one that the model learned between audio and text, or image and text. The labels share
-    the probability among themselves: one of them is the most probable even where none is right, and a single
-    label has probability 1. That of a label unlike those that the model was trained on is far less reliable,
-    however high it is; a model does not know which they were, so nothing warns of it.
+    The scale is the learned one between audio and text, or image and text. The labels share the probability:
+    one of them is the most probable even if none is right, and a single label has probability 1. For labels
+    unlike those of the training data the probabilities are far less reliable, however high; the model does
+    not know those labels, so it cannot warn.
 
     Args:
         model: its towers are used in eval mode, without gradient.
-        inputs: one or several of what `embed_audio` and `embed_image` take: paths, binary files, arrays,
-            tensors, PIL images. They may be mixed. Told apart are paths by their suffixes, binary files by
-            their content, arrays and tensors by type and shape: those of unsigned integers and `[1, H, W]`,
-            `[3, H, W]` or `[H, W, 3]` are a picture, those of four dimensions several, others audio, unless
-            `kind` says otherwise.
-        labels: K texts, all different.
-        template: text of a label, `{}` stands for it: "a sound of {}".
-        kind: "audio" or "image", of all inputs, where suffixes and types do not tell.
-        sample_rate: of arrays of audio, Hz.
-        units: of floating-point arrays of audio, see `embed_audio`.
-        batched: True: `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
+        inputs: one or more inputs of `embed_audio` and `embed_image`, which may be mixed. Unless `kind` is
+            given, the suffix tells whether a path is a sound or a picture, and the content whether a binary
+            file is. Arrays and tensors are a picture if they have unsigned integers or a shape `[1, H, W]`,
+            `[3, H, W]` or `[H, W, 3]`, several pictures if they have four dimensions, and otherwise audio.
+        labels: K different texts.
+        template: its `{}` is replaced by the label: "a sound of {}".
+        kind: "audio" or "image", for all inputs.
+        sample_rate: of audio arrays, Hz.
+        units: of floating-point audio arrays, see `embed_audio`.
+        batched: True if `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
 
     Returns:
-        float32 `[n, K]` on the model's device: a row for each input, in the order of `inputs`, a column for
-        each label. Each row adds up to 1.
+        float32 `[n, K]` on the model's device: a row for each input, a column for each label. Rows sum to 1.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a label is empty, no text, too long or there twice; or an input cannot be used; the
+        ValueError: a label is empty, not a text, too long or repeated, or an input cannot be used; the
             message says which and why.
     """
     if kind not in (None, *KINDS):
@@ -90,36 +88,32 @@ def classify(
     if not sources:
         raise ValueError("Nothing to classify: the list of inputs is empty.")
     kinds = [kind or kind_of(source, name=f"Input {place}") for place, source in enumerate(sources)]
-    found = texts.new_empty(len(sources), len(texts))
-    for each in KINDS:
+    probabilities = texts.new_empty(len(sources), len(texts))
+    for each in dict.fromkeys(kinds):
         rows = [row for row, one in enumerate(kinds) if one == each]
-        if rows:
-            chosen = [sources[row] for row in rows]
-            if each == "audio":
-                features = embed_audio(model, chosen, sample_rate=sample_rate, units=units)
-            else:
-                features = embed_image(model, chosen)
-            found[rows] = label_probabilities(model, each, features, texts)
-    return found
+        chosen = [sources[row] for row in rows]
+        if each == "audio":
+            features = embed_audio(model, chosen, sample_rate=sample_rate, units=units)
+        else:
+            features = embed_image(model, chosen)
+        probabilities[rows] = label_probabilities(model, each, features, texts)
+    return probabilities
 
 
 def embed_labels(model: "ScaledTowers", labels: Iterable[str], template: str = "{}") -> Tensor:
-    """Embed the labels of a classification: float32 `[K, D]`, each of norm 1.
+    """Embed the labels of a classification: float32 `[K, D]`, each row of norm 1.
 
     Raises:
-        ValueError: there is none; one is empty, no text, or too long; two are the same to the text tower,
-            which may ignore case and spaces; or the template lacks its `{}`.
+        ValueError: there are no labels; one is empty, not a text, or too long; two have the same tokens,
+            which ignore case and spaces; or the template lacks its `{}`.
     """
-    names: list[Any]  # anything, by mistake
-    try:
-        names = [] if isinstance(labels, str) else list(labels)
-    except TypeError:
-        names = []
+    given: Any = labels
+    names: list[Any] = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not names:
-        raise ValueError(f'labels is {labels!r}; a list of one or more texts is expected, ["dog", "rain"].')
+        raise ValueError(f'labels is {labels!r}; expected a list of one or more texts, ["dog", "rain"].')
     for place, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"labels[{place}] is {name!r}; a text is expected that is not empty.")
+            raise ValueError(f"labels[{place}] is {name!r}; expected a text that is not empty.")
     known: dict[tuple[int, ...], int] = {}
     for place, tokens in enumerate(model.tokenize(names, template).tolist()):
         before = known.setdefault(tuple(tokens), place)
@@ -133,13 +127,16 @@ def embed_labels(model: "ScaledTowers", labels: Iterable[str], template: str = "
 
 @torch.no_grad()
 def label_probabilities(model: "ScaledTowers", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
-    """Compute the probabilities `[n, K]` of labels from embeddings of norm 1.
+    """Compute the probabilities of labels from embeddings of norm 1.
 
     Args:
-        model: whose scales are used.
+        model: supplies the scales.
         kind: of the features.
         features: `[n, D]`, of sounds or of pictures.
         texts: `[K, D]`, of the labels.
+
+    Returns:
+        `[n, K]`, rows sum to 1.
     """
     if kind == "audio":
         logits = model.logits(audio_features=features, text_features=texts).audio_text
@@ -154,10 +151,10 @@ def kind_of(source: Any, *, name: str) -> Kind:
 
     Args:
         source: path, binary file, array, tensor or PIL image.
-        name: of the input, for messages.
+        name: of the input in messages.
 
     Raises:
-        ValueError: it cannot be told; the message says what to do.
+        ValueError: the kind cannot be told; the message says what to do.
     """
     if isinstance(source, Image.Image):
         return "image"
@@ -167,7 +164,14 @@ def kind_of(source: Any, *, name: str) -> Kind:
         is_picture = source.dtype in (torch.uint8, torch.bool) or _has_shape_of_picture(source)
         return "image" if is_picture else "audio"
     if hasattr(source, "read") and hasattr(source, "seekable") and source.seekable():
-        return _kind_of_content(source)
+        start = source.tell()
+        try:
+            Image.open(source)
+        except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
+            return "audio"
+        finally:
+            source.seek(start)
+        return "image"
     if not isinstance(source, str | Path):
         raise ValueError(f'{name} is a {type(source).__name__}; say kind="audio" or kind="image".')
     kind = SUFFIXES.get(Path(source).suffix.lower())
@@ -182,21 +186,9 @@ def kind_of(source: Any, *, name: str) -> Kind:
 
 
 def _has_shape_of_picture(source: np.ndarray[Any, Any] | Tensor) -> bool:
-    """Return whether it is [1, H, W], [3, H, W] or [H, W, 3] rather than clips [B, C, T]."""
+    """Return whether the shape is [1, H, W], [3, H, W] or [H, W, 3] rather than [B, C, T]."""
     return (
         source.ndim == 3
         and source.shape[1] > MOST_CHANNELS
         and (source.shape[0] in (1, 3) or source.shape[2] == 3)
     )
-
-
-def _kind_of_content(file: Any) -> Kind:
-    """Tell a picture by what Pillow recognises; anything else is a sound."""
-    start = file.tell()
-    try:
-        Image.open(file)
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
-        return "audio"
-    finally:
-        file.seek(start)
-    return "image"

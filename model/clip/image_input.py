@@ -1,4 +1,4 @@
-"""Pictures to the input of an image tower: decoding, resizing, cropping and normalising, nothing learned."""
+"""Image files, arrays and tensors to the input of an image tower."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,11 +11,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..file_kinds import beginning_of, name_placeholder
-from ..inputs import IMAGE_KINDS, describe, searchable
+from ..inputs import IMAGE_KINDS, beginning_of, describe, name_placeholder, seekable
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
-"""Path or content of a file, PIL image, array `[H, W]` or `[H, W, 3]`, tensor `[3, H, W]`."""
+"""Path or content of a file, PIL image, array `[H, W]` or `[H, W, 3]`, or tensor `[3, H, W]`."""
 
 IMAGE_SUFFIXES = frozenset(
     """
@@ -23,30 +22,30 @@ IMAGE_SUFFIXES = frozenset(
     .tga
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Suffixes, in lower case, of pictures that Pillow decodes: data sets, shards and the demo read these."""
+"""Lower-case suffixes of pictures that Pillow decodes; data sets, shards and the demo read these."""
 UNDECODED_IMAGE_SUFFIXES = frozenset(
     """
     .heic .heif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Suffixes of pictures that it does not decode."""
+"""Suffixes of pictures that Pillow does not decode."""
 CONVERT_IMAGE = "convert it, as by `magick x.heic x.jpg`"
 
-_TIFF_WHITE = 262  # tag: 0 where the smallest sample is white
+_TIFF_PHOTOMETRIC = 262  # tag: 0 if the smallest sample is white
 _NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
-"""What PIL raises for the content of a file; SyntaxError for that of a PNG."""
+"""Raised by PIL for the content of a file; SyntaxError for PNG."""
 
 
 class ImagePreprocessing(NamedTuple):
-    """How an image tower was trained to see pictures; by default OpenAI's CLIP.
+    """Preprocessing of images for an image tower; the defaults are those of OpenAI's CLIP.
 
     Attributes:
         size: (height, width) of the input, pixels.
-        mean: of red, green and blue in 0..1, which is taken off.
-        std: by which they are divided then.
+        mean: of red, green and blue in 0..1, subtracted.
+        std: of red, green and blue, divided by.
         interpolation: "bicubic" or "bilinear".
-        resize_mode: "shortest": the shorter side gets the size, the middle of the longer one is kept;
-            "longest": the longer side does, and the rest is filled; "squash": both do.
+        resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
+            side and pads, "squash" resizes both sides.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -60,21 +59,21 @@ CLIP_PREPROCESSING = ImagePreprocessing()
 
 
 def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
-    """Take a path, the content of a file, a PIL image, an array or a tensor, and return an RGB image.
+    """Read an image as RGB.
 
-    Files and PIL images are turned upright, as their EXIF data say. Grey samples of 16 bits are scaled from
-    the smallest of 0..255, 0..4095 (12 bits, as cameras and microscopes have) and 0..65535 that holds them to
-    0..255; those in floating point from 0..1 or 0..255.
+    EXIF orientation is applied. Grey samples of more than 8 bits are scaled to 0..255: integers from the
+    smallest of 0..255, 0..4095 (12 bits, as from cameras and microscopes) and 0..65535 that contains them,
+    floating point from 0..1 or 0..255.
 
     Args:
-        source: content is a binary file; arrays are uint8, `[H, W]` or `[H, W, 3]`; tensors `[H, W]`,
-            `[1, H, W]` or `[3, H, W]`, uint8, or floating point in 0..1.
-        name: of the picture in messages, where it has no path.
+        source: path; content as a binary file; PIL image; uint8 array `[H, W]` or `[H, W, 3]`; or tensor
+            `[H, W]`, `[1, H, W]` or `[3, H, W]`, uint8 or floating point in 0..1.
+        name: of the image in messages; needed for content without a path.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), its
-            samples have a range that is unknown, or the source is of another kind.
+        ValueError: the file does not decode or has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), its
+            samples have an unknown range, or the source is of another type.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)
@@ -100,7 +99,7 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
         return _upright_rgb(source, name)
     if not isinstance(source, Path) and not hasattr(source, "read"):
         raise ValueError(f"{name} is {describe(source)}; {IMAGE_KINDS}.")
-    source = source if isinstance(source, Path) else searchable(source, name)
+    source = source if isinstance(source, Path) else seekable(source, name)
     try:
         opened = Image.open(source)
     except _NOT_DECODABLE as error:
@@ -116,24 +115,24 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         raise _not_decodable(name, error) from None
     try:
         upright = ImageOps.exif_transpose(image)
-    except Exception:  # what Pillow raises of damaged EXIF is of many kinds
-        upright = image  # the picture itself is whole
+    except Exception:  # of many types, for damaged EXIF data
+        upright = image  # the picture itself is intact
     if upright.mode == "F" or upright.mode.startswith("I"):
-        more_than_8_bits, upright = upright.mode, _in_8_bits(upright, name)
-        if more_than_8_bits == "I;16" and getattr(image, "tag_v2", {}).get(_TIFF_WHITE) == 0:
-            upright = ImageOps.invert(upright)  # as in radiographs; with 8 bits Pillow does it
+        mode, upright = upright.mode, _in_8_bits(upright, name)
+        if mode == "I;16" and getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0:
+            upright = ImageOps.invert(upright)  # as in radiographs; Pillow inverts those of 8 bits itself
     if "transparency" in upright.info:
-        upright = upright.convert("RGBA")  # what a palette says of it may be none of RGB
+        upright = upright.convert("RGBA")  # a palette's transparency may not fit RGB
     return upright.convert("RGB")
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Bring a grey picture of more than 8 bits to 0..255, by the range of its samples."""
+    """Scale a grey image of more than 8 bits to 0..255, by the range of its samples."""
     samples = np.asarray(image)
     low, high = float(samples.min()), float(samples.max())  # NaN if one is
     ranges: tuple[int, ...]
     if image.mode == "F":
-        # Resampling overshoots a little. A picture in 0..255 that is nowhere brighter than 16 is none.
+        # Resampling overshoots a little. No real picture in 0..255 stays below 16.
         ranges, known = (1, 255), (low >= -0.1 and high <= 1.1) or (low >= -25 and 16 < high <= 280)
         most = 1 if high <= 1.1 else 255
     else:
@@ -142,15 +141,15 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
     if not known:
         *some, last = (f"0..{largest}" for largest in ranges)
         raise ValueError(
-            f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the ranges "
-            f"{', '.join(some)} and {last} are known. Scale it to 8 bits."
+            f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the known "
+            f"ranges are {', '.join(some)} and {last}. Scale it to 8 bits."
         )
     scaled = (samples.clip(0, most) * (255 / most)).round()
     return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
-    """Turn a picture `[H, W]` or `[C, H, W]` into an array `[H, W]` or `[H, W, 3]`."""
+    """Convert a tensor `[H, W]` or `[C, H, W]` to a uint8 array `[H, W]` or `[H, W, 3]`."""
     picture = tensor.detach().cpu()
     is_picture = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[0] in (1, 3))
     if (
@@ -167,8 +166,8 @@ def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
         low, high = picture.min().item(), picture.max().item()
         if not (low >= 0 and high <= 1):
             raise ValueError(
-                f"{name}: the tensor's values are {low:.6g} to {high:.6g}; in floating point 0..1 is "
-                "expected. Pictures that are normalised already go to encode_image."
+                f"{name}: the tensor's values are {low:.6g} to {high:.6g}; expected 0..1 in floating point. "
+                "Normalised images go to encode_image."
             )
         picture = (picture * 255).round().to(torch.uint8)
     if picture.ndim == 3:
@@ -186,7 +185,7 @@ def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None =
 
 
 def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:
-    """Decode a picture as samples have it: uint8 `[3, H, W]`; takes and raises what `read_image` does."""
+    """Read an image as uint8 `[3, H, W]`; arguments and errors as for `read_image`."""
     pixels = np.asarray(read_image(source, name=name))
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
@@ -197,12 +196,12 @@ def preprocess_image(
     preprocessing: ImagePreprocessing = CLIP_PREPROCESSING,
     name: str | None = None,
 ) -> Tensor:
-    """Prepare a picture for `AudioCLIP.encode_image` as its image tower was trained.
+    """Preprocess an image for `AudioCLIP.encode_image`.
 
     Args:
         source: see `read_image`.
-        preprocessing: that of the tower.
-        name: of the picture in messages, where it has no path.
+        preprocessing: `AudioCLIP.image_preprocessing`.
+        name: of the image in messages; needed for content without a path.
 
     Returns:
         float32 `[3, height, width]`, normalised.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from ..file_kinds import beginning_of, name_placeholder
+from ..inputs import beginning_of, name_placeholder
 from .layout import is_flac_behind_flac, read_layout
 
 Segment: TypeAlias = tuple[float, float | None]

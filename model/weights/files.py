@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..file_kinds import is_safetensors, name_other_kind
+from ..inputs import is_safetensors, name_other_kind
 from .fetch import hash_of
 from .releases import WeightsError
 from .run_folders import is_before_training

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ..file_kinds import name_other_kind
+from ..inputs import name_other_kind
 from .fetch import FetchError, RemoteFile, fetch
 from .run_folders import best_checkpoint
 

@@ -95,7 +95,7 @@ def test_only_the_most_probable_are_shown(
             "--labels has 'sound_0001.wav', which is a file; name files before --labels.",
         ),
         (["--labels", "dog", "Dog"], "labels[0] 'dog' and labels[1] 'Dog' are the same text; leave one out."),
-        (["--labels", "dog", ""], "labels[1] is ''; a text is expected that is not empty."),
+        (["--labels", "dog", ""], "labels[1] is ''; expected a text that is not empty."),
         (["--labels", "dog", "rain", "--template", "a dog"], "The template 'a dog' lacks a {} for the text."),
         (["--labels", "dog", "rain", "-n", "0"], "--count is 0; it must be positive."),
     ],

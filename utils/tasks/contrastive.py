@@ -21,7 +21,7 @@ from model.losses import (
     sample_weights,
     scaled_similarity,
 )
-from model.windows import WindowedEmbedding
+from model.embedding import WindowedEmbedding
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples

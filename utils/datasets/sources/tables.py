@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from model.file_kinds import beginning_of, name_placeholder
-from model.inputs import describe
+from model.inputs import beginning_of, describe, name_placeholder
 from utils.datasets.sources.cells import Place, Record, RowError
 
 LARGEST_BYTES = 4_000_000_000
