@@ -13,6 +13,7 @@ from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
+from model.embedding import WindowedEmbedding
 from model.losses import (
     Positives,
     Reduction,
@@ -21,7 +22,6 @@ from model.losses import (
     sample_weights,
     scaled_similarity,
 )
-from model.embedding import WindowedEmbedding
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples
