@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ignite_trainer.support.files import is_intact, remove, write_durably
+from ignite_trainer.support.files import is_intact, write_durably
 
 BUILT_FROM = "built_from"
 """Key of the protocol's section `Model` in states, and attribute of saved weights."""
@@ -69,12 +69,6 @@ def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[
     described = OrderedDict(weights)
     vars(described)[BUILT_FROM] = dict(built_from)
     save_durably(path, described)
-
-
-def remove_weights(path: Path) -> None:
-    """Remove weights or a state, and the files that earlier versions wrote beside them."""
-    remove(path)
-    remove(path.with_suffix(".safetensors"))
 
 
 def snapshot(state: Any) -> Any:

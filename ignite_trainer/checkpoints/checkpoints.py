@@ -21,7 +21,6 @@ from ignite_trainer.checkpoints.checkpoint_files import (
     BUILT_FROM,
     DamagedError,
     read_intact,
-    remove_weights,
     save_durably,
     save_weights,
     snapshot,
@@ -224,7 +223,7 @@ class Checkpoints:
         best = (path for path in self._folder.glob("best_*.pt") if BEST_FILE.fullmatch(path.name))
         for path in (*states_of(self._folder), *best):
             if path not in needed:
-                remove_weights(path)
+                remove(path)
 
     def _content(self, position: Position, randoms: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -258,7 +257,6 @@ class Checkpoints:
                 replace(best, checkpoint=best.checkpoint and self._folder / best.checkpoint)
                 for best in state.best.get(label, [])
             ]
-            kept.sort(key=self._rank, reverse=True)  # earlier versions put epoch 0 before its equals
         randoms = [state.random, *state.random_of_other_processes]
         random_state.reinstate(randoms[rank() if rank() < len(randoms) else 0])
 
@@ -275,7 +273,7 @@ class Checkpoints:
         for path in self._folder.glob("best_*.pt"):
             match = BEST_FILE.fullmatch(path.name)
             if match and int(match[1]) > done and path not in self._needed:
-                remove_weights(path)
+                remove(path)
 
     def _place_among_the_best(self, values: Mapping[str, float], epoch: int) -> list[Path]:
         """Return a file for the weights of this epoch by each metric of which it is among the best."""

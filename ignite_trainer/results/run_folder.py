@@ -59,8 +59,11 @@ def check_writable(protocol: Protocol) -> None:
             ) from error
 
 
-def make_run_folder(protocol: Protocol, *, seed: int) -> Path:
-    """Create `<saved_models_path>/<name>/<time>[_<suffix>][_fold-<fold>]_seed-<seed>`, new for every run."""
+def make_run_folder(protocol: Protocol, *, seed: int, folder: Path | None = None) -> Path:
+    """Create a new folder for a run: the given one, or a name with time, suffix, fold and seed."""
+    if folder is not None:
+        folder.mkdir(parents=True)
+        return folder
     fold = protocol.dataset.args.get("fold")
     folds = fold if isinstance(fold, list) else [fold]
     parts = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +12,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
-from ignite_trainer.api.predictions import PredictionCollector, Predictions
-from ignite_trainer.api.reporter import Split
+from ignite_trainer.api.predictions import PredictionCollector
+from ignite_trainer.api.reporter import Evaluated, Split
 from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.blueprint import Blueprint
@@ -29,23 +28,6 @@ _TITLES: dict[Split, str] = {
     "train": "Evaluating the training split",
     "test": "Evaluating the held-out split",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassResult:
-    """Result of one pass.
-
-    Attributes:
-        metrics: the protocol's metrics on this split, by label.
-        predictions: of the held-out split, if the task scores classes.
-        tables: figures of the evaluations that were due, by name.
-        seconds: duration.
-    """
-
-    metrics: dict[str, float]
-    predictions: Predictions | None
-    tables: dict[str, FigureTable]
-    seconds: float
 
 
 class SplitPass:
@@ -78,8 +60,18 @@ class SplitPass:
             self._engine.add_event_handler(Events.STARTED, self._start, collector)
             self._engine.add_event_handler(Events.ITERATION_COMPLETED, self._step, collector)
 
-    def run(self, due: Collection[str] = ()) -> PassResult:
-        """Evaluate the split, with the weights to evaluate and save, and the evaluations named by `due`.
+    def run(
+        self, due: Collection[str], *, epoch: int, iteration: int
+    ) -> tuple[Evaluated, dict[str, FigureTable]]:
+        """Evaluate the split, with the weights to evaluate and save, after so many epochs and iterations.
+
+        Args:
+            due: names of the evaluations to take part.
+            epoch: epochs trained so far.
+            iteration: steps trained so far.
+
+        Returns:
+            The result of the pass, and a table for each evaluation.
 
         Raises:
             RunFailed: the task, a metric or an evaluation cannot work with its input.
@@ -97,12 +89,15 @@ class SplitPass:
             raise RunFailed(
                 f"Evaluating the {self._split} split failed: {error} What was reached is in {self._folder}."
             ) from error
-        return PassResult(
+        evaluated = Evaluated(
+            epoch=epoch,
+            iteration=iteration,
+            split=self._split,
             metrics=metrics.values(self._engine, self._protocol),
-            predictions=self._collector.predictions() if self._collector else None,
-            tables=tables,
             seconds=time.monotonic() - started,
+            predictions=self._collector.predictions() if self._collector else None,
         )
+        return evaluated, tables
 
     def _start(self, collector: PredictionCollector) -> None:
         collector.reset()

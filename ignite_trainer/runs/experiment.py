@@ -57,7 +57,10 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         for index, (kind, args) in enumerate(blueprint.reporters)
         if is_main()
     ]
-    folder = main_says(lambda: _make_folder(blueprint, folder, seed=seed, resume=resume))
+    if not resume:
+        given = folder
+        folder = main_says(lambda: run_folder.make_run_folder(protocol, seed=seed, folder=given))
+    assert folder is not None, "a resumed run has a folder"
     with (
         contextlib.ExitStack() as lock,
         stop_on_signals() as request,
@@ -102,14 +105,6 @@ def _find(
     require_loggers(blueprint.reporters)
     run_folder.check_writable(protocol)
     return torch.seed() % 2**32 if seed is None else seed, folder, resume
-
-
-def _make_folder(blueprint: Blueprint, folder: Path | None, *, seed: int, resume: bool) -> Path:
-    if folder is None:
-        return run_folder.make_run_folder(blueprint.protocol, seed=seed)
-    if not resume:
-        folder.mkdir(parents=True)
-    return folder
 
 
 def _show_report(folder: Path) -> None:

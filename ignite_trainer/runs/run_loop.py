@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from ignite_trainer.api import file_names
+from ignite_trainer.api.evaluation import FigureTable
 from ignite_trainer.api.reporter import Evaluated, Iteration, Measured, RunEnd, Split
 from ignite_trainer.api.self_description import listing
 from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
@@ -30,7 +31,7 @@ from ignite_trainer.runs import resuming
 from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.runs.construction import SPLITS
 from ignite_trainer.runs.data_identity import DataIdentity
-from ignite_trainer.runs.evaluation_pass import PassResult, SplitPass
+from ignite_trainer.runs.evaluation_pass import SplitPass
 from ignite_trainer.runs.faults import FaultPolicy
 from ignite_trainer.runs.run_start import describe_start
 from ignite_trainer.support import random_state
@@ -102,7 +103,8 @@ class Run:
             for split in SPLITS
         }
         self._trainer = self._make_trainer(parts.optimizer) if parts.optimizer else None
-        self._held_out = PassResult(metrics={}, predictions=None, tables={}, seconds=0.0)
+        self._held_out = Evaluated(epoch=0, iteration=0, split="test", metrics={}, seconds=0.0)
+        self._tables: dict[str, FigureTable] = {}
         self._step_clock = time.monotonic()
         self._skipped = 0  # batches of the first epoch, which an earlier session trained on
 
@@ -146,7 +148,7 @@ class Run:
             train=self._train_data,
             test=self._test_data,
             weights=self._parts.initial_weights,
-            evaluations=self._held_out.tables,
+            evaluations=self._tables,
             multilabel=bool(predictions and predictions.multilabel),
             revision=environment["revision"],
             caution=self._caution,
@@ -330,18 +332,10 @@ class Run:
             for name, spec in self._protocol.evaluations.items()
             if split == "test" and (epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0))
         ]
-        result = self._passes[split].run(due)
+        result, tables = self._passes[split].run(due, epoch=epoch, iteration=iteration)
         if split == "test":
             self._held_out = result
-        self._reporters.on_evaluation(
-            Evaluated(
-                epoch=epoch,
-                iteration=iteration,
-                split=split,
-                metrics=result.metrics,
-                seconds=result.seconds,
-                predictions=result.predictions,
-            )
-        )
-        for name, table in result.tables.items():
+            self._tables = tables
+        self._reporters.on_evaluation(result)
+        for name, table in tables.items():
             self._reporters.on_measurement(Measured(epoch=epoch, name=name, table=table))

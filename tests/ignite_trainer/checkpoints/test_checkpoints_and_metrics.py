@@ -1,9 +1,9 @@
-"""Metrics of a protocol on their splits, and the checkpoints that are kept by them."""
+"""Metrics of a protocol on their splits, and the checkpoints kept by them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +12,11 @@ from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, toy
 from toy_research.watching import Notebook
 
+from ignite_trainer.api.reporter import Best
 from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.model_preparation import put_channels_last
-from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.errors import ProtocolError
 
 
 def line(label: str, kind: str = "toy_research.learning.Counted", **keys: Any) -> dict[str, Any]:
@@ -40,25 +41,20 @@ def test_a_metric_is_computed_on_the_splits_of_its_line(tmp_path: Path) -> None:
     assert train.metrics == {"both": 20.0, "train": 20.0}
 
 
-def test_a_metric_by_iteration_is_of_the_training_steps_of_the_epoch_so_far(tmp_path: Path) -> None:
+def test_a_metric_by_iteration_covers_the_steps_of_the_epoch_so_far(tmp_path: Path) -> None:
     run_toy(tmp_path, **windows(line("seen", update_rate="iteration"), line("all")))
-    assert [step.metrics for step in Notebook.last.of("iteration")] == [
-        {"seen": 8.0},
-        {"seen": 16.0},
-        {"seen": 8.0},
-        {"seen": 16.0},
-    ]
+    assert [step.metrics["seen"] for step in Notebook.last.of("iteration")] == [8.0, 16.0, 8.0, 16.0]
     assert all(found.metrics.keys() == {"all"} for found in Notebook.last.of("evaluation"))
 
 
-def test_a_metric_by_iteration_is_computed_from_the_steps_own_scores(tmp_path: Path) -> None:
+def test_a_metric_by_iteration_uses_the_scores_of_the_steps(tmp_path: Path) -> None:
     kind = "toy_research.learning.Surprise"
     run_toy(tmp_path, Setup__epochs=1, **windows(line("surprise", kind, update_rate="iteration")))
     first = Notebook.last.of("iteration")[0]
     assert first.metrics["surprise"] == pytest.approx(first.loss, rel=1e-5)  # cross-entropy is the loss
 
 
-def test_windows_and_lines_are_drawn_with_the_published_labels(tmp_path: Path) -> None:
+def test_windows_and_lines_have_the_published_labels(tmp_path: Path) -> None:
     lines = [line("Val. Acc."), line("Seen", update_rate="iteration"), line("Held", train=False)]
     run_toy(tmp_path, Setup__epochs=0, **windows(*lines))
     (start,) = Notebook.last.of("start")
@@ -79,7 +75,7 @@ def test_metrics_take_their_arguments_from_the_protocol(tmp_path: Path) -> None:
     assert result.end.last["few"] != result.end.last["few"]  # not a number
 
 
-def test_a_metric_that_gives_more_than_one_number_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_metric_with_several_values_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **windows(line("each", "toy_research.learning.PerClass")))
     assert str(caught.value) == (
@@ -90,18 +86,14 @@ def test_a_metric_that_gives_more_than_one_number_is_refused_before_training(tmp
     assert not Notebook.last.of("iteration")
 
 
-def test_a_metric_of_ignite_is_the_mean_over_the_split_whatever_the_batches(tmp_path: Path) -> None:
+def test_a_metric_of_ignite_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     kind = "toy_research.learning.Surprise"
-    values = [
-        run_toy(
-            tmp_path, Setup__epochs=1, Setup__batch_test=size, **windows(line("s", kind), line("n"))
-        ).end.last
-        for size in (1, 3, 10)
-    ]
-    assert (
-        values[0]["s"] == pytest.approx(values[1]["s"], rel=1e-5) == pytest.approx(values[2]["s"], rel=1e-5)
+    lines = windows(line("s", kind), line("n"))
+    whole, *parts = (
+        run_toy(tmp_path, Setup__epochs=0, Setup__batch_test=size, **lines).end.last for size in (10, 3, 1)
     )
-    assert {value["n"] for value in values} == {10.0}
+    assert whole["n"] == 10.0
+    assert all(part == pytest.approx(whole, rel=1e-5) for part in parts)
 
 
 # Checkpoints, by themselves
@@ -112,7 +104,7 @@ def checkpoints(folder: Path, model: nn.Module, *lines: dict[str, Any], **state:
 
 
 def files(folder: Path) -> set[str]:
-    """The checkpoints there, each of which has its checksum beside it; weights are stored once."""
+    """Return the names of the checkpoints; each must have a checksum, and there must be no other file."""
     names = {path.name for path in folder.iterdir()}
     found = {name for name in names if name.endswith(".pt")}
     assert names == found | {f"{name}.sha256" for name in found}
@@ -132,53 +124,31 @@ def after(epoch: int) -> Position:
 ACCURACY = line("Val. Acc.", is_checkpoint=True)
 
 
-def test_the_three_best_and_the_last_are_kept(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path, nn.Linear(1, 1), ACCURACY)
-    save(kept, "Val. Acc.", 0.1, 0.5, 0.3, 0.2, 0.4)
-    assert files(tmp_path) == {
-        "best_val-acc_epoch-2_0.5000.pt",
-        "best_val-acc_epoch-3_0.3000.pt",
-        "best_val-acc_epoch-5_0.4000.pt",
-        "last_epoch-5.pt",
-    }
-    (best,) = kept.best
-    assert (best.label, best.value, best.epoch) == ("Val. Acc.", 0.5, 2)
-    assert best.checkpoint == tmp_path / "best_val-acc_epoch-2_0.5000.pt"
-    assert kept.last == tmp_path / "last_epoch-5.pt"
+@pytest.mark.parametrize(
+    ("metric", "values", "kept"),
+    [
+        (ACCURACY, (0.1, 0.5, 0.3, 0.2, 0.4), {2: "0.5000", 5: "0.4000", 3: "0.3000"}),
+        (SURPRISE, (1.5, 0.5, 2.0, 1.0, 3.0), {2: "0.5000", 4: "1.0000", 1: "1.5000"}),
+        (ACCURACY, (0.5, 1.0, 1.0, 1.0, 1.0), {2: "1.0000", 3: "1.0000", 4: "1.0000"}),
+        (ACCURACY, (float("nan"), 0.0, float("nan"), 0.1), {4: "0.1000", 2: "0.0000", 1: "nan"}),
+        (SURPRISE, (float("nan"), 3.0), {2: "3.0000", 1: "nan"}),
+    ],
+)
+def test_the_last_and_the_three_best_are_kept_the_earlier_of_equals(
+    tmp_path: Path, metric: dict[str, Any], values: tuple[float, ...], kept: dict[int, str]
+) -> None:
+    label, name = metric["line_label"], {"Val. Acc.": "val-acc"}.get(metric["line_label"], "surprise")
+    checkpoint = checkpoints(tmp_path, nn.Linear(1, 1), metric)
+    save(checkpoint, label, *values)
+    best = [f"best_{name}_epoch-{epoch}_{value}.pt" for epoch, value in kept.items()]
+    assert files(tmp_path) == {*best, f"last_epoch-{len(values)}.pt"}
+    epoch = next(iter(kept))
+    (found,) = checkpoint.best
+    assert found == Best(label=label, value=values[epoch - 1], epoch=epoch, checkpoint=tmp_path / best[0])
+    assert checkpoint.last == tmp_path / f"last_epoch-{len(values)}.pt"
 
 
-def test_the_least_can_be_the_best_and_files_name_the_value_itself(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path, nn.Linear(1, 1), SURPRISE)
-    save(kept, "Surprise", 1.5, 0.5, 2.0, 1.0, 3.0)
-    assert files(tmp_path) == {
-        "best_surprise_epoch-1_1.5000.pt",
-        "best_surprise_epoch-2_0.5000.pt",
-        "best_surprise_epoch-4_1.0000.pt",
-        "last_epoch-5.pt",
-    }
-    assert [(best.value, best.epoch) for best in kept.best] == [(0.5, 2)]
-
-
-def test_of_equal_values_the_earlier_counts(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path, nn.Linear(1, 1), ACCURACY)
-    save(kept, "Val. Acc.", 0.5, 1.0, 1.0, 1.0, 1.0)
-    assert {name[:20] for name in files(tmp_path)} == {"last_epoch-5.pt"} | {
-        f"best_val-acc_epoch-{epoch}" for epoch in (2, 3, 4)
-    }
-    assert kept.best[0].epoch == 2
-    assert kept.best[0].checkpoint in set(tmp_path.iterdir())
-
-
-def test_a_value_that_is_no_number_is_never_the_best_for_long(tmp_path: Path) -> None:
-    kept = checkpoints(tmp_path, nn.Linear(1, 1), ACCURACY)
-    save(kept, "Val. Acc.", float("nan"), 0.0, float("nan"), 0.1)
-    assert (kept.best[0].epoch, kept.best[0].value) == (4, 0.1)
-    kept = checkpoints(tmp_path / "least", nn.Linear(1, 1), SURPRISE)
-    save(kept, "Surprise", float("nan"), 3.0)
-    assert kept.best[0].epoch == 2
-
-
-def test_every_metric_that_asks_for_it_has_its_own_best(tmp_path: Path) -> None:
+def test_each_metric_marked_is_checkpoint_has_its_own_best(tmp_path: Path) -> None:
     kept = checkpoints(tmp_path, nn.Linear(1, 1), ACCURACY, SURPRISE, line("plain"))
     kept.save({"Val. Acc.": 0.5, "Surprise": 1.0, "plain": 0.0}, position=after(1))
     kept.save({"Val. Acc.": 0.6, "Surprise": 2.0, "plain": 9.0}, position=after(2))
@@ -195,26 +165,7 @@ def test_a_checkpoint_deleted_by_hand_does_not_stop_the_run(tmp_path: Path) -> N
     assert files(tmp_path) == {"best_val-acc_epoch-4_0.4000.pt", "last_epoch-4.pt"}
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = checkpoints(tmp_path, nn.Linear(1, 1))
-    kept.save({}, position=after(1))
-    kept.wait()
-
-    def full(_: Any, file: IO[bytes]) -> None:
-        file.write(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    kept.save({}, position=after(2))
-    with pytest.raises(RunFailed, match=r"last_epoch-2\.pt cannot be written \(no space left"):
-        kept.wait()
-    torch.load(tmp_path / "last_epoch-1.pt", weights_only=True)
-    assert files(tmp_path) == {"last_epoch-1.pt"}
-
-
-def test_weights_are_saved_in_their_usual_layout_whatever_that_of_the_model(tmp_path: Path) -> None:
+def test_weights_are_saved_contiguous_from_any_layout(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(2, 2, 2), nn.BatchNorm2d(4))
     put_channels_last(model)
     weight = model.get_parameter("0.weight")
@@ -236,7 +187,7 @@ STATE = {"position", "best", "random", "model", "optimizer", "running", "elapsed
 STATE |= {"unreadable_train", "unreadable_test", "built_from"}
 
 
-def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Path) -> None:
+def test_best_files_hold_weights_and_the_last_file_the_state(tmp_path: Path) -> None:
     scheduler = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.5}}
     result = run_toy(tmp_path, Setup__epochs=2, Scheduler=scheduler, **windows(SURPRISE))
     (best,) = result.end.best
@@ -251,7 +202,7 @@ def test_best_files_are_weights_and_the_last_one_is_the_whole_state(tmp_path: Pa
     assert len(last["optimizer"]["state"]) == 9  # momentum of every parameter
 
 
-def test_the_scale_of_the_loss_goes_with_the_last_checkpoint(tmp_path: Path) -> None:
+def test_the_scale_of_the_loss_is_in_the_state(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__precision="fp16", Setup__batch_train=2)
     assert result.end.last_checkpoint is not None
     last = torch.load(result.end.last_checkpoint, weights_only=True)
@@ -260,7 +211,7 @@ def test_the_scale_of_the_loss_goes_with_the_last_checkpoint(tmp_path: Path) -> 
     assert last["scaler"]["_growth_tracker"] <= 20
 
 
-def test_the_best_is_that_of_the_held_out_split(tmp_path: Path) -> None:
+def test_the_best_epoch_is_chosen_on_the_held_out_split(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=4, **windows(SURPRISE))
     held_out = {
         found.epoch: found.metrics["Surprise"]

@@ -1,4 +1,4 @@
-"""Whole states of a run: what they hold, what damage they survive, which stay on disk."""
+"""States of a run: their content, the damage they survive, the files that stay on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -43,7 +42,7 @@ from model.weights.run_folders import best_checkpoint
 
 ROOT = Path(__file__).parents[3]
 FREEZE_RIGHT: dict[str, Any] = {"Parameters": [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]}
-# Writes a file anew, and is killed before a rename, when so many are done.
+# Overwrites a file, and is killed after a given number of renames.
 _CRASH = """
 import os, sys
 from pathlib import Path
@@ -63,18 +62,21 @@ write_durably(Path(sys.argv[1]), lambda file: file.write(b"new"))
 """
 
 
-def network(*, channels_last: bool = False) -> nn.Sequential:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
-    if channels_last:
-        put_channels_last(model)
-    return model
-
-
 class Training:
-    """A small model in training, and its checkpoints."""
+    """A small model in training, and its checkpoints; `frozen` freezes the convolution."""
 
-    def __init__(self, folder: Path, *, channels_last: bool = False, kind: Any = torch.optim.AdamW) -> None:
-        self.model = network(channels_last=channels_last)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        channels_last: bool = False,
+        kind: Any = torch.optim.AdamW,
+        frozen: bool = False,
+    ) -> None:
+        self.model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+        self.model[0].requires_grad_(not frozen)
+        if channels_last:
+            put_channels_last(self.model)
         args = {"lr": 0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {})}
         self.optimizer = build_optimizer(kind, args, [{"params": list(self.model.parameters())}])
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [1, 3], gamma=0.5)
@@ -121,17 +123,14 @@ def names(folder: Path, pattern: str = "*.pt") -> set[str]:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_restored_run_goes_on_as_one_that_was_not_interrupted(
-    tmp_path: Path, kind: Any, channels_last: bool
-) -> None:
+def test_a_restored_training_continues_to_the_bit(tmp_path: Path, kind: Any) -> None:
     seed(1)
-    first = Training(tmp_path, channels_last=channels_last, kind=kind)
+    first = Training(tmp_path, kind=kind)
     first.epoch()
     first.save(1, 0.5)
     losses = [first.epoch() for _ in range(3)]
     seed(2)
-    second = Training(tmp_path, channels_last=channels_last, kind=kind)
+    second = Training(tmp_path, kind=kind)
     assert second.checkpoints.restore() == at(1)
     assert [second.epoch() for _ in range(3)] == losses
     assert all(torch.equal(value, first.weights()[name]) for name, value in second.weights().items())
@@ -139,7 +138,7 @@ def test_a_restored_run_goes_on_as_one_that_was_not_interrupted(
     assert [best.value for best in second.checkpoints.best] == [0.5]
 
 
-def test_what_the_optimizer_keeps_has_the_layout_of_the_parameters(tmp_path: Path) -> None:
+def test_the_optimizers_tensors_get_the_layout_of_their_parameters(tmp_path: Path) -> None:
     first = Training(tmp_path, kind=torch.optim.SGD)
     first.epoch()
     first.save_state(at(1))
@@ -150,7 +149,7 @@ def test_what_the_optimizer_keeps_has_the_layout_of_the_parameters(tmp_path: Pat
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not expected.is_contiguous(memory_format=torch.channels_last)
     assert buffer.stride() == weight.stride()
-    # One step of each, with a gradient given: fused kernels would mix up what lies differently.
+    # One step of each with the same gradient: fused kernels would mix up different layouts.
     gradient = torch.randn(weight.shape)
     for training, parameter in ((first, expected), (second, weight)):
         for other in training.model.parameters():
@@ -160,7 +159,7 @@ def test_what_the_optimizer_keeps_has_the_layout_of_the_parameters(tmp_path: Pat
     assert torch.equal(weight.contiguous(), expected)
 
 
-def test_the_last_two_states_stay_with_all_the_best_files_they_name(tmp_path: Path) -> None:
+def test_the_last_two_states_stay_with_their_best_files(tmp_path: Path) -> None:
     training = Training(tmp_path)
     for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
         training.save(epoch, accuracy)
@@ -173,7 +172,7 @@ def test_the_last_two_states_stay_with_all_the_best_files_they_name(tmp_path: Pa
     assert names(tmp_path, "last*") == {"last_epoch-5_step-13.pt", "last_epoch-5_step-13.pt.sha256"}
 
 
-def test_going_back_removes_what_was_written_after(tmp_path: Path) -> None:
+def test_restoring_removes_everything_written_later(tmp_path: Path) -> None:
     training = Training(tmp_path)
     for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
         training.save(epoch, accuracy)
@@ -194,7 +193,7 @@ def test_going_back_removes_what_was_written_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_any_damage_is_detected_and_the_state_before_is_taken(
+def test_damage_is_detected_and_the_previous_state_restored(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = Training(tmp_path)
@@ -220,18 +219,8 @@ def test_any_damage_is_detected_and_the_state_before_is_taken(
     assert Training(tmp_path).checkpoints.restore() == Position(epoch=2, iteration=4)
 
 
-def test_without_an_intact_state_nothing_is_restored(tmp_path: Path) -> None:
-    training = Training(tmp_path)
-    training.save(1, 0.5)
-    (tmp_path / "last_epoch-1.pt.sha256").unlink()
-    before = training.weights()
-    assert training.checkpoints.restore() is None
-    assert names(tmp_path, "last*") == {"last_epoch-1.pt"}
-    assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
-
-
 @pytest.mark.parametrize("what", ["damaged", "removed", "other data", "more data", "other names"])
-def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: str) -> None:
+def test_a_finished_run_that_cannot_be_resumed_is_left_unchanged(tmp_path: Path, what: str) -> None:
     changes: dict[str, Any] = {"Setup__batch_train": 4, "Setup__epochs": 1}
     folder = run_toy(tmp_path, **changes).folder
     state = folder / "checkpoints/last_epoch-1.pt"
@@ -239,7 +228,7 @@ def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: s
         state.write_bytes(state.read_bytes()[:-1])
     elif what == "removed":
         state.unlink()
-    else:  # the file of samples is another, say
+    else:
         args = {"other data": {"samples": 15}, "more data": {"samples": 31}}.get(what, {"folds": 3})
         kind = "toy_research.failing.FaultyTones" if what == "other names" else "toy_research.signals.Tones"
         changes["Dataset"] = {"class": kind, "args": {"fold": 1, **args}}
@@ -258,7 +247,7 @@ def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path: Path, what: s
     assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_killed_before_its_first_state_begins_anew(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_state_starts_over(tmp_path: Path) -> None:
     folder = run_toy(tmp_path).folder
     shutil.rmtree(folder / "checkpoints")
     (folder / "result.json").unlink()
@@ -300,7 +289,7 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         ("optimizer", None, "optimizer: Field required"),
     ],
 )
-def test_a_state_that_no_run_saved_is_refused_before_anything_of_it_is_used(
+def test_an_invalid_state_is_refused_before_it_is_used(
     tmp_path: Path, place: str, content: Any, problem: str
 ) -> None:
     outside = tmp_path / "victim.pt"
@@ -317,16 +306,14 @@ def test_a_state_that_no_run_saved_is_refused_before_anything_of_it_is_used(
     again = Training(folder)
     with pytest.raises(ProtocolError) as caught:
         again.checkpoints.restore()
-        for epoch in (2, 3, 4):  # what is not among the best any more is removed
+        for epoch in (2, 3, 4):  # which removes the files that are no longer among the best
             again.save(epoch, 0.6)
     assert str(caught.value).startswith(f"The checkpoint {path} holds what no run of this version saves (")
     assert problem in str(caught.value)
     assert outside.read_text() == "precious"
 
 
-def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_others_are_as_good(
-    tmp_path: Path,
-) -> None:
+def test_epoch_0_is_the_best_until_a_trained_epoch_equals_it(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     weight = model.weight.detach().clone()
     kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=model, state={})
@@ -349,33 +336,15 @@ def test_best_weights_before_the_first_step_are_epoch_0_and_are_the_best_until_o
     assert names(tmp_path, "best_*.pt") == {f"best_val-acc_epoch-{epoch}_0.5000.pt" for epoch in (3, 4, 5)}
 
 
-def test_a_state_that_names_epoch_0_before_its_equals_is_gone_on_with_in_the_order_of_now(
-    tmp_path: Path,
-) -> None:
-    first = Training(tmp_path)
-    first.checkpoints.save_untrained({"Val. Acc.": 0.5})
-    first.save(1, 0.5)
-    (path,) = tmp_path.glob("last_*.pt")
-    content = torch.load(path, weights_only=True)
-    content["best"]["Val. Acc."].sort(key=lambda entry: entry["epoch"])  # as earlier versions had it
-    write_durably(path, lambda file: torch.save(content, file))
-    again = Training(tmp_path)
-    again.checkpoints.restore()
-    again.save(2, 0.5)
-    assert [best.epoch for best in again.checkpoints._kept["Val. Acc."]] == [1, 2, 0]
-
-
-def test_a_run_that_only_gets_worse_says_everywhere_that_epoch_0_was_the_best(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_reports_explain_a_best_epoch_of_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "JsonLines", "Report")]
-    least = {
+    line = {
         "class": "ignite.metrics.Accuracy",
         "line_label": "Val. Acc.",
         "is_checkpoint": True,
         "best": "min",
     }
-    metrics = {"Performance": {"lines": [least]}}
+    metrics = {"Performance": {"lines": [line]}}
     result = run_toy(tmp_path, Setup__epochs=2, Metrics=metrics, Reporters=reporters)
     (best,) = result.record.best
     evaluated = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
@@ -391,7 +360,7 @@ def test_a_run_that_only_gets_worse_says_everywhere_that_epoch_0_was_the_best(
     assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so none is chosen
 
 
-def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path: Path) -> None:
+def test_skipped_samples_are_counted_over_all_sessions(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "Dataset": {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "gone": [1, 6]}},
         "Faults": {"unreadable": "skip", "unreadable_at_most": 0.1},
@@ -406,7 +375,7 @@ def test_samples_that_were_skipped_are_counted_over_all_parts_of_a_run(tmp_path:
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
-def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, renames: int) -> None:
+def test_a_crash_between_renames_leaves_an_intact_file(tmp_path: Path, renames: int) -> None:
     path = tmp_path / "state.pt"
     write_durably(path, lambda file: file.write(b"old"))
     crashed = subprocess.run([sys.executable, "-c", _CRASH, str(path), str(renames)], cwd=ROOT, check=False)
@@ -419,7 +388,7 @@ def test_a_crash_between_any_two_renames_leaves_an_intact_file(tmp_path: Path, r
     assert names(tmp_path, "*.part") <= {"state.pt.part"}
 
 
-def test_weights_of_every_type_and_shape_are_saved_bit_by_bit_and_once(tmp_path: Path) -> None:
+def test_weights_of_every_type_and_shape_are_saved_exactly(tmp_path: Path) -> None:
     types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
     weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
     weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
@@ -432,22 +401,10 @@ def test_weights_of_every_type_and_shape_are_saved_bit_by_bit_and_once(tmp_path:
         assert torch.equal(saved[name].nan_to_num(), value.nan_to_num()), name
 
 
-def test_what_earlier_versions_wrote_beside_best_weights_goes_with_them(tmp_path: Path) -> None:
-    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
-    kept.save({"Val. Acc.": 0.1}, position=at(1))
-    kept.wait()
-    beside = tmp_path / "best_val-acc_epoch-1_0.1000.safetensors"
-    beside.touch()
-    for epoch in range(2, 6):
-        kept.save({"Val. Acc.": epoch / 10}, position=at(epoch))
-    kept.finish()
-    assert not beside.exists()
-
-
 # On the CPU
 
 
-def test_a_snapshot_copies_every_tensor_however_deep_and_keeps_the_kinds_of_its_containers() -> None:
+def test_a_snapshot_copies_nested_tensors_and_keeps_container_types() -> None:
     weight = nn.Parameter(torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
     tied = {"one": weight, "other": weight.detach()}
     state: dict[str, Any] = {
@@ -472,10 +429,8 @@ def test_a_snapshot_copies_every_tensor_however_deep_and_keeps_the_kinds_of_its_
     assert len(taken["lists"][0]) == 1
 
 
-def test_whatever_is_read_of_a_state_is_read_onto_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also what is read to verify it: on a full device there is no room for it."""
+def test_all_reads_of_a_state_are_onto_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads for verification, too, as a full device has no room for them."""
     loaded: list[tuple[str, Any]] = []
     load = torch.load
 
@@ -484,7 +439,7 @@ def test_whatever_is_read_of_a_state_is_read_onto_the_cpu(
         return load(path, **options)
 
     monkeypatch.setattr(torch, "load", noting)
-    training = Frozen(tmp_path)
+    training = Training(tmp_path, frozen=True)
     training.save(1, 0.5)
     assert training.checkpoints.restore() == at(1)
     assert {name for name, _ in loaded} == {"last_epoch-1.pt", "frozen_weights.pt"}
@@ -492,7 +447,7 @@ def test_whatever_is_read_of_a_state_is_read_onto_the_cpu(
 
 
 @pytest.mark.gpu
-def test_what_a_run_on_a_device_saves_loads_on_a_machine_without_one(tmp_path: Path) -> None:
+def test_checkpoints_from_a_gpu_load_without_one(tmp_path: Path) -> None:
     folder = run_toy(tmp_path, **FREEZE_RIGHT).folder / "checkpoints"
     script = "import sys, torch; [torch.load(path, weights_only=True) for path in sys.argv[1:]]"
     files = [str(path) for path in folder.glob("*.pt")]
@@ -504,26 +459,12 @@ def test_what_a_run_on_a_device_saves_loads_on_a_machine_without_one(tmp_path: P
 # Frozen weights
 
 
-class Frozen(Training):
-    """A training of which the convolution is frozen."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.model[0].requires_grad_(False)
-        self.checkpoints = Checkpoints(
-            folder,
-            validate(toy(folder)),
-            model=self.model,
-            state={"optimizer": self.optimizer, "scheduler": self.scheduler},
-        )
-
-
 def saved_names(path: Path) -> set[str]:
     return set(torch.load(path, weights_only=True)["model"])
 
 
-def test_frozen_weights_are_written_once_and_every_state_has_the_others(tmp_path: Path) -> None:
-    training = Frozen(tmp_path)
+def test_frozen_weights_are_written_once_and_left_out_of_states(tmp_path: Path) -> None:
+    training = Training(tmp_path, frozen=True)
     frozen = tmp_path / "frozen_weights.pt"
     others = training.weights().keys() - {"0.weight", "0.bias"}
     written = set()
@@ -537,7 +478,7 @@ def test_frozen_weights_are_written_once_and_every_state_has_the_others(tmp_path
     training.checkpoints.finish()
     assert torch.load(frozen, weights_only=True).keys() == {"0.weight", "0.bias"}
     assert is_intact(frozen)
-    again = Frozen(tmp_path)
+    again = Training(tmp_path, frozen=True)
     assert again.checkpoints.restore() == at(3)
     assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
     again.epoch()
@@ -547,7 +488,7 @@ def test_frozen_weights_are_written_once_and_every_state_has_the_others(tmp_path
     assert len(written) == 1
 
 
-def test_a_model_without_frozen_weights_has_no_file_of_them(tmp_path: Path) -> None:
+def test_a_model_without_frozen_weights_has_no_file_for_them(tmp_path: Path) -> None:
     training = Training(tmp_path)
     training.save(1, 0.5)
     assert not (tmp_path / "frozen_weights.pt").exists()
@@ -555,48 +496,48 @@ def test_a_model_without_frozen_weights_has_no_file_of_them(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("value", [0.25, -0.0, torch.nan])
-def test_a_frozen_weight_that_was_moved_all_the_same_is_in_the_state(tmp_path: Path, value: float) -> None:
-    training = Frozen(tmp_path)
+def test_a_frozen_weight_that_moved_is_in_the_state(tmp_path: Path, value: float) -> None:
+    training = Training(tmp_path, frozen=True)
     with torch.no_grad():
         training.model.get_parameter("0.bias").zero_()
     training.save(1, 0.5)
     with torch.no_grad():
-        training.model.get_parameter("0.bias")[1] = value  # a task that follows with a teacher, say
+        training.model.get_parameter("0.bias")[1] = value  # as a task with a moving teacher does
     training.save(2, 0.5)
     assert "0.bias" in saved_names(tmp_path / "last_epoch-2.pt")
     assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
-    again = Frozen(tmp_path)
+    again = Training(tmp_path, frozen=True)
     again.checkpoints.restore()
     bias = again.weights()["0.bias"]
     assert torch.equal(bias.view(torch.int32), training.weights()["0.bias"].view(torch.int32))
 
 
-def test_a_weight_that_is_nan_is_frozen_like_others(tmp_path: Path) -> None:
-    training = Frozen(tmp_path)
+def test_a_frozen_weight_may_be_nan(tmp_path: Path) -> None:
+    training = Training(tmp_path, frozen=True)
     with torch.no_grad():
         training.model.get_parameter("0.bias")[1] = torch.nan
     training.save(1, 0.5)
     assert "0.bias" not in saved_names(tmp_path / "last_epoch-1.pt")
 
 
-def test_a_state_with_all_weights_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
-    training = Frozen(tmp_path)
+def test_an_older_state_with_all_weights_can_be_restored(tmp_path: Path) -> None:
+    training = Training(tmp_path, frozen=True)
     training.save(1, 0.5)
     path, frozen = tmp_path / "last_epoch-1.pt", tmp_path / "frozen_weights.pt"
     state = torch.load(path, weights_only=True)
     del state["frozen_weights"]
     write_durably(path, lambda file: torch.save({**state, "model": training.weights()}, file))
     frozen.unlink()
-    again = Frozen(tmp_path)
+    again = Training(tmp_path, frozen=True)
     assert again.checkpoints.restore() == at(1)
     assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
     again.save(2, 0.5)
     assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
-    assert Frozen(tmp_path).checkpoints.restore() == at(2)
+    assert Training(tmp_path, frozen=True).checkpoints.restore() == at(2)
 
 
 @pytest.mark.parametrize("damage", ["removed", "damaged", "of another run"])
-def test_without_its_frozen_weights_a_run_cannot_go_on_and_names_their_file(
+def test_a_run_without_its_frozen_weights_is_refused_by_their_file_name(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
@@ -617,35 +558,30 @@ def test_without_its_frozen_weights_a_run_cannot_go_on_and_names_their_file(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "an empty file"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
-            "a Git LFS pointer; run `git lfs pull`",
-        ),
-        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+        (b"", " (an empty file)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", " (a Git LFS pointer; run `git lfs pull`"),
+        (b"\n<!DOCTYPE html><html>", " (an HTML page)"),
+        (b"PK", ""),
     ],
 )
-@pytest.mark.parametrize("name", ["last_epoch-2.pt", "frozen_weights.pt"])
-def test_what_lies_in_place_of_a_state_is_said_by_its_name(
-    tmp_path: Path, name: str, content: bytes, said: str
+def test_common_contents_in_place_of_a_state_are_recognised(
+    tmp_path: Path, content: bytes, said: str
 ) -> None:
-    folder = run_toy(tmp_path, **FREEZE_RIGHT).folder
-    (folder / "checkpoints" / name).write_bytes(content)
-    with pytest.raises(ProtocolError, match=f"no intact state: .*{re.escape(f'{name} ({said}')}"):
-        run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
+    path = tmp_path / "last_epoch-2.pt"
+    path.write_bytes(content)
+    assert checkpoint_files.DamagedError(path).name.startswith(f"last_epoch-2.pt{said}")
 
 
-def test_a_file_of_frozen_weights_that_was_deleted_by_hand_is_written_anew(tmp_path: Path) -> None:
-    training = Frozen(tmp_path)
+def test_a_deleted_file_of_frozen_weights_is_rewritten(tmp_path: Path) -> None:
+    training = Training(tmp_path, frozen=True)
     training.save(1, 0.5)
     (tmp_path / "frozen_weights.pt").unlink()
     training.save(2, 0.5)
-    assert Frozen(tmp_path).checkpoints.restore() == at(2)
+    assert Training(tmp_path, frozen=True).checkpoints.restore() == at(2)
 
 
-def test_weights_are_read_from_a_state_and_the_frozen_ones_beside_it(tmp_path: Path) -> None:
-    """As a protocol's `pretrained` reads them."""
-    training = Frozen(tmp_path)
+def test_read_state_dict_joins_a_state_and_its_frozen_weights(tmp_path: Path) -> None:
+    training = Training(tmp_path, frozen=True)
     training.save(1, 0.5)
     path = tmp_path / "last_epoch-1.pt"
     read = read_state_dict(path)
@@ -666,7 +602,7 @@ def test_weights_are_read_from_a_state_and_the_frozen_ones_beside_it(tmp_path: P
 
 @contextmanager
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Let no file be written before the event is set."""
+    """Delay all writes until the event is set."""
     go, write = threading.Event(), files.write_durably
 
     def waiting(*args: Any) -> str:
@@ -680,7 +616,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2) -> None:
-    """Let every file take a while."""
+    """Delay every write."""
     write = files.write_durably
 
     def slowly(*args: Any) -> str:
@@ -691,7 +627,7 @@ def slow(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2) -> None:
 
 
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be no room for a file."""
+    """Make every write fail."""
 
     def fail(*_: Any) -> str:
         raise OSError("no space left on device")
@@ -699,7 +635,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "save", fail)
 
 
-def test_a_state_is_that_of_its_time_though_training_goes_on_while_it_is_written(
+def test_training_during_a_write_does_not_change_the_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed(1)
@@ -717,9 +653,7 @@ def test_a_state_is_that_of_its_time_though_training_goes_on_while_it_is_written
     assert [again.epoch() for _ in range(3)] == losses
 
 
-def test_at_most_one_state_is_written_and_the_next_save_waits_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(tmp_path)
     with held_up(monkeypatch) as go:
         training.checkpoints.save_state(at(1))
@@ -734,7 +668,7 @@ def test_at_most_one_state_is_written_and_the_next_save_waits_for_it(
 
 
 @pytest.mark.parametrize("then", ["save_state", "finish", "wait"])
-def test_a_state_that_cannot_be_written_fails_at_whatever_comes_next_and_the_others_stay(
+def test_a_failed_write_is_raised_by_the_next_call_and_keeps_older_states(
     tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(tmp_path)
@@ -746,11 +680,11 @@ def test_a_state_that_cannot_be_written_fails_at_whatever_comes_next_and_the_oth
     following = getattr(training.checkpoints, then)
     with pytest.raises(RunFailed, match=r"last_epoch-3\.pt cannot be written \(no space left"):
         following(*[at(4)] * (then == "save_state"))
-    training.checkpoints.wait()  # it was told
+    training.checkpoints.wait()  # raised only once
     assert names(tmp_path, "*") == before
 
 
-def test_a_state_that_could_not_be_written_is_known_before_the_next_one(
+def test_a_failed_write_is_known_before_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = Training(tmp_path)
@@ -761,15 +695,15 @@ def test_a_state_that_could_not_be_written_is_known_before_the_next_one(
     assert training.checkpoints.failed
     with pytest.raises(RunFailed, match=r"last_epoch-1\.pt cannot be written"):
         training.checkpoints.wait()
-    assert not training.checkpoints.failed  # it was told
+    assert not training.checkpoints.failed
 
 
-def test_a_state_with_more_than_plain_values_is_refused_and_removed(tmp_path: Path) -> None:
+def test_a_state_with_other_than_plain_values_is_refused_and_removed(tmp_path: Path) -> None:
     class Part:
         def state_dict(self) -> dict[str, Any]:
             return {"path": tmp_path}
 
-    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=network(), state={"part": Part()})
+    kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={"part": Part()})
     kept.save_state(at(1))
     with pytest.raises(RunFailed, match=r"^The state of the run cannot be saved as plain values: "):
         kept.wait()
@@ -777,7 +711,7 @@ def test_a_state_with_more_than_plain_values_is_refused_and_removed(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["Interrupted", "Matching"])
-def test_however_a_run_ends_what_was_saved_is_written(
+def test_pending_checkpoints_are_written_even_after_an_error(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task: dict[str, Any] = {"class": f"toy_research.learning.{kind}"}
@@ -791,7 +725,7 @@ def test_however_a_run_ends_what_was_saved_is_written(
     assert is_intact(state)
 
 
-def test_a_run_that_is_stopped_and_cannot_write_its_state_fails(
+def test_a_stopped_run_that_cannot_write_its_state_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", "step": 1}}
@@ -800,10 +734,8 @@ def test_a_run_that_is_stopped_and_cannot_write_its_state_fails(
         run_toy(tmp_path, Task=task, Metrics={})
 
 
-def test_a_run_whose_states_take_long_to_write_is_the_same_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its loaders fork while a checkpoint is being written."""
+def test_slow_writes_do_not_change_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaders fork while a checkpoint is being written."""
     changes: dict[str, Any] = {
         "Setup__epochs": 3,
         "Setup__workers_train": 2,
