@@ -1,8 +1,8 @@
-"""Estimates what a run will take from a few of its steps and one checkpoint: time, memory and tensor shapes.
+"""Estimates time, memory and tensor shapes of a run from a few steps and one checkpoint.
 
-Steps are measured at the protocol's batch size where that is quick; otherwise at two smaller sizes, and
-extrapolated linearly. The larger size goes first: the memory that smaller steps leave to the process comes in
-pieces too small for larger ones.
+Steps are measured at the protocol's batch size if that is quick, otherwise at two smaller sizes and
+extrapolated linearly. The larger size is measured first: smaller steps leave memory in pieces that larger
+ones cannot use.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from ignite_trainer.support.memory import peak_resident_bytes
 
 Activity = Literal["training", "evaluation"]
 
-_FEW = 4  # samples of the smaller batch
-# Seconds that a measured step may take. Memory of training grows evenly with the batch; that of an evaluation
-# may not.
+_FEW = 4  # samples of the smallest batch
+# Seconds that a measured step may take. Unlike that of training, the memory of an evaluation may not grow
+# linearly with the batch.
 _SECONDS: Mapping[Activity, float] = {"training": 8.0, "evaluation": 30.0}
-_QUICK, _REPEATED = 1.0, 4  # a step that takes fewer seconds is measured so many times
-_DEEPEST = 2  # levels of modules whose outputs are shown
+_QUICK, _REPEATED = 1.0, 4  # a step of fewer seconds is repeated
+_DEEPEST = 2  # levels of modules that are shown
 _PEAK_RESET = Path("/proc/self/clear_refs")
 
 
 class Step(NamedTuple):
-    """A step with one batch size.
+    """Measurements of a step.
 
     Attributes:
         samples: batch size.
-        seconds: duration once warm.
-        peak_bytes: largest resident memory of the process, or of tensors on an accelerator; None if unknown.
+        seconds: duration after warm-up.
+        peak_bytes: peak resident memory of the process, or of tensors on an accelerator; None if unknown.
         measured: largest batch size that was measured.
     """
 
@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Writing time of a state and its best files in seconds, and memory of the copy that is written."""
+    """Seconds to write a state and its best weights, and memory of the copy that is written."""
 
     seconds: float = 0.0
     copy_bytes: int = 0
@@ -65,16 +65,16 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """What a run will take.
+    """Estimates of a run.
 
     Attributes:
         steps: a step of each activity.
-        checkpoint: what a checkpoint takes, or the reason why none could be written.
-        seconds_per_epoch: training and the evaluations after it; without training, the evaluation alone.
+        checkpoint: measurements of a checkpoint, or the reason why it could not be written.
+        seconds_per_epoch: training and evaluation; only evaluation if nothing is trained.
         seconds_per_run: all epochs, the evaluation before the first and the checkpoint after the last.
-        peak_bytes: largest memory of all activities; None if unknown.
-        batch: shape of each field of a batch, by name; of training, if anything is trained.
-        stages: shape of each module's output, by name; B is the batch.
+        peak_bytes: peak memory of the run; None if unknown.
+        batch: shape of each field of a batch, by name; a training batch if anything is trained.
+        stages: shape of each module's output, by name; B is the batch size.
     """
 
     steps: dict[Activity, Step]
@@ -89,9 +89,9 @@ class Estimates:
 def estimate(
     blueprint: Blueprint, parts: Parts, *, seed: int, tell: Callable[[str], object] = lambda _: None
 ) -> Estimates:
-    """Carry out a few steps of each activity; this changes the model's weights.
+    """Carry out a few steps of each activity, which changes the model's weights.
 
-    `tell` is called with a description of each measurement before it starts.
+    Calls `tell` with a description of each measurement before it starts.
     """
     setup, sizes = blueprint.protocol.setup, parts.sizes
     measurement = _Measurement(blueprint, parts, seed, tell)
@@ -107,9 +107,9 @@ def estimate(
     first = sizes["test"] / rates["evaluation"]
     seconds_per_epoch = first
     if epochs := projection.epochs:
-        # A state is not copied before the previous one is written.
+        # Copying a state waits until the previous one is written.
         seconds_per_epoch = max((projection.seconds_per_run - first) / epochs, writing)
-    # On the CPU, a state that is being written takes memory besides the steps.
+    # On the CPU, the copy of a state shares memory with the steps.
     beside = copy_bytes if parts.device.type == "cpu" else 0
     peaks = [step.peak_bytes + beside for step in steps.values() if step.peak_bytes is not None]
     return Estimates(
@@ -125,7 +125,7 @@ def estimate(
 
 @dataclass
 class _Measurement:
-    """Measures steps with batches of several sizes, and records shapes on the way."""
+    """Measures steps with batches of several sizes, and records shapes."""
 
     blueprint: Blueprint
     parts: Parts
@@ -135,7 +135,7 @@ class _Measurement:
     stages: dict[str, str] = field(default_factory=dict)
 
     def step(self, activity: Activity, samples: int) -> Step:
-        """Measure a step of the whole batch, or extrapolate from two batches for which there is time."""
+        """Measure a step with the whole batch, or extrapolate from two smaller ones if it takes too long."""
         few = max(_FEW, self.blueprint.protocol.setup.chunk or 0)
         trial = self._measure(activity, min(few, samples), trial=True)
         affordable = max(3 * few, int(_SECONDS[activity] / trial.seconds * trial.samples))
@@ -145,7 +145,7 @@ class _Measurement:
         return extrapolate(self._measure(activity, more.samples // 3), more, samples)
 
     def _measure(self, activity: Activity, samples: int, *, trial: bool = False) -> Step:
-        """Measure a step; a trial records shapes, too, and leaves memory as it was."""
+        """Measure a step; a trial also records shapes, and keeps no memory."""
         self.tell(f"Measuring {activity} with batches of {samples}")
         changes = {"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
         if trial:
@@ -173,7 +173,7 @@ class _Measurement:
 
 
 def extrapolate(few: Step, more: Step, samples: int) -> Step:
-    """Continue the line through two steps to a larger batch; never below what was measured."""
+    """Extrapolate two steps linearly to a larger batch, but never below the measurements."""
 
     def line(one: float, other: float) -> float:
         slope = max(0.0, (other - one) / (more.samples - few.samples))
@@ -186,7 +186,7 @@ def extrapolate(few: Step, more: Step, samples: int) -> Step:
 
 
 def _write_checkpoint(blueprint: Blueprint, parts: Parts) -> Checkpoint | str:
-    """Save as after the best epoch so far, on the disk of the results; return an error as text."""
+    """Save as after a best epoch, on the disk of the results; return an error as text."""
     if not parts.optimizer:
         return Checkpoint()
     protocol = blueprint.protocol
@@ -214,7 +214,7 @@ def _write_checkpoint(blueprint: Blueprint, parts: Parts) -> Checkpoint | str:
 
 @contextlib.contextmanager
 def _recorded_shapes(model: nn.Module, samples: int, shapes: dict[str, str]) -> Iterator[None]:
-    """Record the shapes of modules' first outputs within a block."""
+    """Record the shapes of the modules' first outputs within a `with` block."""
 
     def record(name: str, module: nn.Module, _: object, output: object) -> None:
         shapes.setdefault(name, f"{type(module).__name__} {_shape(output, samples)}")
@@ -238,7 +238,7 @@ def _shapes_of_fields(sample: Any, samples: int) -> dict[str, str]:
 
 
 def _shape(value: Any, samples: int) -> str:
-    """Describe the shape and type of a tensor, or of those in a list; B stands for the batch."""
+    """Describe the shape and type of a tensor, or of the tensors in a list; B is the batch size."""
     if isinstance(value, Tensor):
         sizes = ["B" if size == samples and not axis else str(size) for axis, size in enumerate(value.shape)]
         return f"[{', '.join(sizes)}] {str(value.dtype).removeprefix('torch.')}"
@@ -250,11 +250,11 @@ def _shape(value: Any, samples: int) -> str:
 
 
 def _reset_peak(device: torch.device) -> None:
-    gc.collect()  # a former loader may hold a copy of the data on the device
+    gc.collect()  # an earlier loader may hold a copy of the data on the device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _PEAK_RESET.exists():
-        _PEAK_RESET.write_text("5")  # resets the peak to what is in use
+        _PEAK_RESET.write_text("5")  # resets the peak to the memory in use
 
 
 def _peak(device: torch.device) -> int | None:

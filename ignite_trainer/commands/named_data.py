@@ -1,4 +1,4 @@
-"""The data set that a protocol or a class names, for commands that work with it without a run."""
+"""Builds the data set that a protocol or a class names, for commands that use it without a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ignite_trainer.support.errors import ProtocolError
 
 
 class NamedData(NamedTuple):
-    """A data set that was named.
+    """A data set.
 
     Attributes:
-        splits: the data set of each split; None: it is not in splits, or both are all of it.
+        splits: the data set of each split; the key is None if it is not divided into splits.
         made_from: class and arguments, as JSON types.
     """
 
@@ -37,17 +37,17 @@ def of_protocol(
     """Build both splits of a protocol's data set.
 
     Args:
-        path: of the protocol.
-        overrides: words of the command line that replace keys of it.
+        path: file of the protocol.
+        overrides: words of the command line that override its keys.
         trusted: packages whose classes it may name besides the usual ones.
-        defaults: the file that supplies what published protocols lack.
+        defaults: file with the sections that published protocols lack.
 
     Raises:
-        ProtocolError: with what is wrong.
+        ProtocolError: with every problem.
     """
     rest, found = split_overrides(overrides)
     if rest:
-        raise ProtocolError(f"{' '.join(rest)}: neither a flag nor a key of the protocol.")
+        raise ProtocolError(f"{' '.join(rest)}: not a flag, nor a key of the protocol.")
     protocol = load(path, found, defaults=defaults)
     blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
     splits: dict[str | None, Any] = {split: build_dataset(blueprint, split) for split in SPLITS}
@@ -58,10 +58,10 @@ def of_protocol(
 
 
 def of_class(path: str, args: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> NamedData:
-    """Build one data set, whatever split its arguments mean.
+    """Build a data set of a class with these arguments, which may select a split.
 
     Raises:
-        ProtocolError: with what is wrong.
+        ProtocolError: with every problem.
     """
     try:
         spec = ClassSpec.model_validate({"class": path, "args": args})

@@ -1,4 +1,4 @@
-"""A sweep as a list of protocols, one for every combination of its values; all are checked at once."""
+"""The runs of a sweep: a protocol for every combination of its values, all checked at once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ignite_trainer.support.errors import ProtocolError
 
 Location = tuple[str | int, ...]
 
-# What is the same for all runs of a sweep, and why.
+# Keys that cannot be swept, and why.
 _FIXED: dict[Location, str] = {
-    ("Sweep",): "a sweep has no sweeps",
-    ("Setup", "saved_models_path"): "all runs of a sweep lie in one folder",
-    ("Setup", "name"): "all runs of a sweep lie in one folder",
-    ("Visdom",): "what is watched changes no figure",
-    ("Reporters",): "what is written down changes no figure",
+    ("Sweep",): "a sweep cannot contain a sweep",
+    ("Setup", "saved_models_path"): "all runs of a sweep share one folder",
+    ("Setup", "name"): "all runs of a sweep share one folder",
+    ("Visdom",): "the dashboard does not affect results",
+    ("Reporters",): "reporters do not affect results",
 }
-_LONGEST_VALUE = 40  # characters of a value in the name of a folder
+_LONGEST_VALUE = 40  # characters of a value in a folder's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class Combination:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder, made of the values: "fold-3_seed-1".
-        values: by key, as `Dataset.args.fold`.
-        blueprint: its protocol, with the values in their places and no sweep, and its classes.
+        name: of its folder, such as "fold-3_seed-1".
+        values: by key, such as `Dataset.args.fold`.
+        blueprint: its protocol, with these values and without a sweep, and its classes.
     """
 
     name: str
@@ -55,15 +55,13 @@ def combinations(
     source: str | None = None,
     building: bool = True,
 ) -> tuple[Combination, ...]:
-    """List the runs of a sweep; what is slow to build of them (model, decoded data) is not built.
-
-    The last key varies fastest.
+    """List the runs of a sweep. The last key varies fastest.
 
     Args:
         protocol: a validated protocol that has a `Sweep`.
         trusted: packages whose classes it may name besides the usual ones.
         source: the file it was read from, for messages.
-        building: whether what is quick to build is built, to see that it can be.
+        building: whether to build the parts that are quick to build, as a test; never model or decoded data.
 
     Raises:
         ProtocolError: with every problem of every combination, each once.
@@ -94,12 +92,12 @@ def combinations(
 
 
 def is_fold(key: str) -> bool:
-    """Whether a swept key chooses the fold that is held out."""
+    """Whether a swept key selects the held-out fold."""
     return key.endswith(".fold")
 
 
 def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
-    """Build what is quick to build, unless that was `tried`."""
+    """Build the parts that are quick to build, unless they were `tried` before."""
     content = blueprint.protocol.to_json()
     key = digest([content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")])
     if key not in tried:
@@ -108,7 +106,7 @@ def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
 
 
 def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: str | None) -> list[Location]:
-    """The places of all keys; a ProtocolError says what is wrong with keys and values by themselves."""
+    """Return the location of each key; raise a ProtocolError about keys and values that are invalid."""
     locations: list[Location] = []
     problems: list[str] = []
     for key, values in sweep.items():
@@ -123,7 +121,7 @@ def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: 
             if _overlap(location, fixed)
         ]
         problems += [
-            f"Sweep.{key} and Sweep.{json_path(other)} are of one place; keep one of them."
+            f"Sweep.{key} and Sweep.{json_path(other)} overlap; keep one of them."
             for other in locations
             if _overlap(location, other)
         ]
@@ -141,7 +139,7 @@ def _overlap(first: Location, second: Location) -> bool:
 
 
 def _names(locations: Sequence[Location], rows: Sequence[Sequence[Json]]) -> list[str]:
-    """Names of folders, each another one whatever the case."""
+    """Return folder names that are distinct even if case is ignored."""
     lasts = [location[-1] for location in locations]
     labels = [
         str(last) if isinstance(last, str) and lasts.count(last) == 1 else slug(json_path(location))
@@ -161,11 +159,11 @@ def _names(locations: Sequence[Location], rows: Sequence[Sequence[Json]]) -> lis
 
 
 def _value_name(value: Json) -> str:
-    """A value as part of a folder's name; numbers keep their sign and size."""
+    """Write a value as part of a folder's name; numbers keep their sign and exponent."""
     if isinstance(value, list):
         text = "-".join(map(_value_name, value))
     elif isinstance(value, int | float):
-        text = json.dumps(value).replace("e+", "e")  # of 1e+30 a slug would make 1e-30
+        text = json.dumps(value).replace("e+", "e")  # a slug would turn 1e+30 into 1e-30
     else:
         text = slug(value if isinstance(value, str) else json.dumps(value))
     return text if len(text) <= _LONGEST_VALUE else digest(value)

@@ -1,4 +1,4 @@
-"""Which runs of a sweep are averaged together, over what, and why some are not."""
+"""Groups of runs in a sweep that are averaged together."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from ignite_trainer.results.record import Figures, RunRecord
 SEED = "Setup.seed"
 _OF_THE_ORIGIN = ("Model", "Dataset")
 _HASH_DIGITS = 12
-_MEND = "Rename the folders of those that shall be done again, and give the same command."
+_REMEDY = "Rename the folders of the runs to repeat, then give the same command again."
 
 Records = Mapping[str, RunRecord]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that differ in fold and seed alone.
+    """Runs that differ only in fold and seed.
 
     Attributes:
-        values: of the other swept keys.
-        planned: number of its runs; the figures are of those that are finished.
-        parts: number of different parts of the data set that these have held out: of folds, as a rule.
-        held_out: numbers of all folds that these have held out.
-        folds: numbers of all folds of the data set.
-        seeds: of the finished ones.
-        metrics: by label; means over the parts, each over its seeds first, or over the seeds of a single one.
-        no_mean: why there are none of these; None if there are.
+        values: values of the other swept keys.
+        planned: number of runs.
+        finished: number of finished runs; everything below is about these.
+        parts: number of different parts of the data set that were held out, usually folds.
+        held_out: all folds that were held out.
+        folds: all folds of the data set.
+        seeds: seeds of the runs.
+        metrics: means by label: over the parts, after averaging the seeds of each, or over the seeds of a
+            single part.
+        no_mean: the reason why there are no means; None if there are.
     """
 
     values: dict[str, Json]
@@ -47,12 +49,12 @@ class Group:
 
 
 def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[str]) -> list[Group]:
-    """Put runs together that are averaged, in the order of their first ones.
+    """Group the runs that are averaged together, in the order of their first runs.
 
     Args:
-        runs: all that are planned.
-        records: what the finished ones reached, by the name of the run.
-        labels: of the metrics.
+        runs: all planned runs.
+        records: results of the finished runs, by name.
+        labels: labels of the metrics.
     """
     origins: dict[str, Records] = {}
     for run in runs:
@@ -69,7 +71,7 @@ def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[
 
 
 def varies_fold_alone(runs: Sequence[Combination]) -> bool:
-    """Whether runs differ in the fold, and in nothing else."""
+    """Whether runs differ only in the fold."""
     return len(runs) > 1 and all(
         is_fold(key) or len({json.dumps(run.values[key]) for run in runs}) == 1 for key in runs[0].values
     )
@@ -95,34 +97,36 @@ def _group(
 
 
 def _mixture(records: Records) -> str | None:
-    """Say in what runs differ that a sweep means to be equal; None if all is well.
+    """Name a difference between runs that should be equal; None if there is none.
 
-    A file of weights or of data may be replaced by another of its name between two calls.
+    Files of weights or data may have been replaced between two calls.
     """
     weights = _names_by(records, _weights)
     if len(weights) > 1:
-        return f"the initial weights are not the same: {_listed(weights)}. {_MEND}"
+        return f"the runs started from different weights: {_listed(weights)}. {_REMEDY}"
     data_sets = _names_by(records, lambda record: record.dataset)
     if len(data_sets) > 1:
-        return f"the data sets are not the same: {_listed(data_sets)}. {_MEND}"
+        return f"the runs used different data sets: {_listed(data_sets)}. {_REMEDY}"
     for names in _names_by(records, lambda record: str(record.held_out)).values():
         sizes = _names_by({name: records[name] for name in names}, _sizes)
         if len(sizes) > 1:
-            return f"the numbers of samples are not the same: {_listed(sizes)}. {_MEND}"
+            return f"the runs had different numbers of samples: {_listed(sizes)}. {_REMEDY}"
     return None
 
 
 def _overlap(records: Records) -> str | None:
-    """Say which runs evaluated partly the same samples; None if any two have either all or none in common."""
+    """Name two runs that evaluated partly the same samples; None if there are none."""
     for (first, one), (second, other) in itertools.combinations(records.items(), 2):
         held_out, too = set(one.held_out), set(other.held_out)
         if held_out != too and (not held_out or not too or held_out & too):
-            return f"{first} and {second} evaluated partly the same samples; sweep folds that do not overlap."
+            return (
+                f"{first} and {second} evaluated some of the same samples; sweep folds that do not overlap."
+            )
     return None
 
 
 def _names_by(records: Records, key: Callable[[RunRecord], str]) -> dict[str, list[str]]:
-    """Names of runs, by what their records say."""
+    """Group the names of runs by a key of their records."""
     found: dict[str, list[str]] = {}
     for name, record in records.items():
         found.setdefault(key(record), []).append(name)
@@ -143,7 +147,7 @@ def _sizes(record: RunRecord) -> str:
 
 
 def _origin(run: Combination) -> str:
-    """The swept values that decide which weights and which data set a run has."""
+    """Return the swept values that determine a run's weights and data set."""
     values = {
         key: value for key, value in _kept_apart(run.values).items() if key.split(".")[0] in _OF_THE_ORIGIN
     }
@@ -151,7 +155,7 @@ def _origin(run: Combination) -> str:
 
 
 def _kept_apart(values: Mapping[str, Json]) -> dict[str, Json]:
-    """The values of the keys that are not averaged over."""
+    """Return the values of the keys that are not averaged over."""
     return {key: value for key, value in values.items() if key != SEED and not is_fold(key)}
 
 

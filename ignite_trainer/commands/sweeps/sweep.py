@@ -44,12 +44,12 @@ from ignite_trainer.support.files import write_json, write_text
 from ignite_trainer.support.folder_lock import alone_in
 from ignite_trainer.support.terminal import add_row, make_table, show
 
-_MOST_CURVES = 20  # in a report, which holds their pictures
+_MOST_CURVES = 20  # pictures of curves in a report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A checked sweep: its runs, and the folder they lie in."""
+    """A checked sweep: its runs and its folder."""
 
     protocol: Protocol
     runs: tuple[Combination, ...]
@@ -76,15 +76,15 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
 
 
 def carry_out(plan: Plan) -> Summary:
-    """Carry out the unfinished runs one after the other; a run that fails does not stop the others.
+    """Carry out the unfinished runs one after another; a run that fails does not stop the others.
 
     Raises:
-        ProtocolError: another process carries out this sweep, or its folder cannot be used.
+        ProtocolError: another process is running this sweep, or its folder cannot be used.
     """
     with contextlib.ExitStack() as lock:
         seed, records = main_says(lambda: _begin_or_go_on(plan, lock))
         if records:
-            show(f"{len(records)} of {len(plan.runs)} runs are finished, and skipped: {', '.join(records)}")
+            show(f"{len(records)} of {len(plan.runs)} runs are finished and skipped: {', '.join(records)}")
         failures: dict[str, str] = {}
         for number, run in enumerate(plan.runs, start=1):
             if run.name in records:
@@ -96,7 +96,7 @@ def carry_out(plan: Plan) -> Summary:
             else:
                 print(f"error: {run.name}: {reached}", file=sys.stderr)
                 failures[run.name] = reached
-            gc.collect()  # engines and handlers refer to each other, and to the model
+            gc.collect()  # engines, handlers and the model refer to each other
             if is_main():
                 _write_summary(plan, records, failures)
         summary = main_says(lambda: _write_summary(plan, records, failures))
@@ -116,16 +116,16 @@ def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[s
 
 
 def _can_go_on(blueprint: Blueprint, folder: Path) -> bool:
-    """Return whether a run goes on from its last state; set aside one that cannot."""
+    """Return whether a run continues from its last state; set its folder aside if it cannot."""
     if resuming.can_go_on(blueprint, folder):
-        show(f"{folder.name} was not finished; it goes on from its last state.")
+        show(f"{folder.name} is unfinished; it continues from its last state.")
         return True
     _set_aside(folder)
     return False
 
 
 def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
-    """Carry out a run; return its record, or why it failed."""
+    """Carry out a run; return its record, or the reason why it failed."""
     blueprint = run.blueprint
     if blueprint.protocol.setup.seed is None:
         blueprint = blueprint.with_setup(seed=seed)
@@ -133,19 +133,19 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
         resume = main_says(lambda: _can_go_on(blueprint, folder))
         return experiment.run(blueprint, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
-        if world_size() > 1:  # the others may be in the middle of a step, and cannot follow
+        if world_size() > 1:  # other processes may be in the middle of a step
             raise
         return str(error)
     except KeyboardInterrupt:
-        show("The sweep is stopped; the same command goes on with it.")
+        show("The sweep was stopped; repeat the command to continue it.")
         raise
-    except Exception as error:  # of a layer, of the device's memory: the other runs may well go through
+    except Exception as error:  # such as a layer's, or out of memory: the other runs may succeed
         if world_size() > 1:
             raise
         path = folder / "error.txt"
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, traceback.format_exc())
-        return f"{type(error).__name__}: {error} (where it was raised: {path})"
+        return f"{type(error).__name__}: {error} (traceback in {path})"
 
 
 def _seed(plan: Plan) -> int:
@@ -157,14 +157,14 @@ def _seed(plan: Plan) -> int:
             drawn, held = int(content["seed"]), validate(content["protocol"])
         except (OSError, ValueError, KeyError) as error:
             raise ProtocolError(
-                f"{path} cannot be read ({error!r}); it holds the seed of the runs there. Restore it, or "
-                "rename the folder and begin anew."
+                f"{path}, which has the seed of the runs, cannot be read ({error!r}). Restore it, or rename "
+                "the folder to start a new sweep."
             ) from error
         classes = plan.runs[0].blueprint.classes
         if purpose(held, classes) != purpose(plan.protocol, classes):
             raise ProtocolError(
-                f"{plan.folder} holds the sweep of another protocol, which {path.name} has; name another "
-                "folder with -M, or rename this one."
+                f"{plan.folder} has a sweep of another protocol (see {path.name}); choose another folder "
+                "with -M, or rename this one."
             )
         return drawn
     seed = plan.protocol.setup.seed
@@ -188,10 +188,10 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Rename the folder of a run that was stopped, so that nothing it computed is lost.
+    """Rename the folder of an unfinished run, to keep what it has computed.
 
     Raises:
-        ProtocolError: another process carries out that run.
+        ProtocolError: another process is carrying out that run.
     """
     if not folder.exists():
         return
@@ -200,7 +200,7 @@ def _set_aside(folder: Path) -> None:
     names = (folder.with_name(f"{folder.name}_unfinished-{number}") for number in itertools.count(1))
     kept = next(name for name in names if not name.exists())
     folder.rename(kept)
-    show(f"{folder.name} was not finished; what it left is kept as {kept.name}, and it is done again.")
+    show(f"{folder.name} is unfinished and has no state; it starts again, and {kept.name} has its files.")
 
 
 def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mapping[str, str]) -> Summary:
@@ -225,7 +225,7 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
         sections += prediction_sections(predictions, plan.folder)
         sections += media.hardest_section(folders)
     else:
-        path.unlink(missing_ok=True)  # of an earlier call, with other runs
+        path.unlink(missing_ok=True)  # that of an earlier call
     if drawn := [folder for folder in folders if (folder / file_names.CURVE).exists()][:_MOST_CURVES]:
         sections.append(Section(title="Learning curves", parts=list(map(_curve, drawn))))
     write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
@@ -242,7 +242,7 @@ def _curve(folder: Path) -> Section:
 
 
 def _pool(plan: Plan, summary: Summary) -> Predictions | None:
-    """Pool the predictions of all runs; None until all are there, or where they are not of separate folds."""
+    """Pool the predictions of all runs; None unless all are finished and of separate folds."""
     records = summary.records
     if summary.missing or not varies_fold_alone(plan.runs) or any(group.no_mean for group in summary.groups):
         return None

@@ -1,4 +1,4 @@
-"""Results of the runs of a sweep: a row for each, then means and deviations, as data and as text."""
+"""Results of a sweep: a row for each run, then means and standard deviations, as data and as text."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from ignite_trainer.results.record import RunRecord
 from ignite_trainer.support.formatting import inert, markdown_table, readable, remarks_on_best
 
 HONEST = (
-    "The best epoch is chosen on the fold that is held out, which flatters it; the last epoch is the honest "
-    "figure."
+    "The best epoch was chosen on the held-out fold, which flatters it; the last epoch is the honest figure."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """Predictions of several folds, taken as those of one data set.
+    """Predictions of several folds, pooled.
 
     Attributes:
-        held_out: number of the folds.
+        held_out: number of these folds.
         folds: number of all folds of the data set.
-        accuracy: share of samples whose highest score is that of the right class; None where a sample can
-            have several classes.
+        samples: number of samples.
+        accuracy: accuracy over all samples; None if a sample can have several classes.
     """
 
     held_out: int
@@ -44,8 +43,8 @@ class Summary:
 
     Attributes:
         runs: all planned runs, in order.
-        records: results of the finished runs by their names.
-        failures: why runs of this call failed, by their names.
+        records: results of the finished runs by name.
+        failures: reasons why runs of this call failed, by name.
         pooled: present once all runs are finished, if only the fold is swept and no two folds overlap.
     """
 
@@ -68,17 +67,17 @@ class Summary:
 
     @property
     def labels_of_best(self) -> set[str]:
-        """Labels of the metrics that have best epochs."""
+        """Labels of the metrics with a best epoch."""
         return {best.label for record in self.records.values() for best in record.best}
 
     @property
     def keys(self) -> list[str]:
-        """The keys that are swept."""
+        """The swept keys."""
         return list(self.runs[0].values)
 
     @property
     def groups(self) -> list[Group]:
-        """Runs that are averaged together, in the order of their first ones."""
+        """Runs that are averaged together, in the order of their first runs."""
         return make_groups(self.runs, self.records, self.labels)
 
     @property
@@ -102,7 +101,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 
 
 def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Return header, a row for each run and a row for each mean."""
+    """Return the header, a row for each run and a row for each mean."""
     header = ["run", *(key.rpartition(".")[-1] for key in summary.keys)]
     for label in summary.labels:
         header.append(f"{label}, last (epoch)")
@@ -122,11 +121,11 @@ def to_markdown(summary: Summary) -> str:
 
 
 def remarks(summary: Summary) -> list[str]:
-    """Return the paragraphs needed to understand the table."""
+    """Return paragraphs that explain the table."""
     said = []
     if summary.missing:
         done = f"{len(summary.records)} of {len(summary.runs)} runs are finished."
-        said.append(f"{done} Missing: {', '.join(summary.missing)}. The same command goes on from here.")
+        said.append(f"{done} Missing: {', '.join(summary.missing)}. Repeat the command to continue.")
     said += [f"{name} failed: {reason}" for name, reason in summary.failures.items()]
     said += _said_of_means(summary)
     if summary.pooled:
@@ -136,22 +135,22 @@ def remarks(summary: Summary) -> list[str]:
     totals = {sum(record.samples.values()) for record in summary.records.values()}
     if len(totals) > 1:
         listed = ", ".join(map(str, sorted(totals)))
-        said.append(f"The runs have different numbers of samples, both splits taken together: {listed}.")
+        said.append(f"The runs differ in the number of samples in both splits together: {listed}.")
     revisions = sorted({str(record.revision) for record in summary.records.values()})
     if len(revisions) > 1:
-        said.append(f"The runs are of several source revisions: {', '.join(revisions)}.")
+        said.append(f"The runs were made with different source revisions: {', '.join(revisions)}.")
     return said
 
 
 def _said_of_means(summary: Summary) -> list[str]:
-    """Say what means are over, why some are missing, and which of two figures is the honest one."""
+    """Explain the means, why some are missing, and which of two figures is the honest one."""
     groups, said = summary.groups, []
     reasons = dict.fromkeys(group.no_mean for group in groups if group.no_mean)
-    said += [f"There is no mean: {reason}" for reason in reasons]
+    said += [f"No mean: {reason}" for reason in reasons]
     averaged = [group for group in groups if _has_deviation(group)]
     if averaged:
         of_folds = any(group.finished > group.parts > 1 for group in averaged)
-        what = "n folds, the seeds of each averaged first" if of_folds else "n runs"
+        what = "n folds, after averaging the seeds of each" if of_folds else "n runs"
         said.append(f"± is the sample standard deviation over {what}.")
     if any(record.epochs and record.best for record in summary.records.values()):
         said.append(HONEST)
@@ -175,8 +174,8 @@ def _said_of_predictions(pooled: Pooled) -> str:
     if pooled.accuracy is None:
         return f"{text}."
     return (
-        f"{text}; pooled accuracy {readable(pooled.accuracy)}. Every sample counts alike here, in the mean "
-        "every fold: the two differ where folds differ in size."
+        f"{text}; pooled accuracy {readable(pooled.accuracy)}. It weights every sample equally, the mean "
+        "every fold, so the two differ if folds differ in size."
     )
 
 

@@ -427,7 +427,7 @@ def test_a_signal_between_two_runs_of_a_sweep_ends_the_command_the_same_way(
     assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
     assert capsys.readouterr().err.endswith(f"-c {path} --trust toy_research --resume\n")
     assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
-    assert "1 of 2 runs are finished, and skipped: fold-1" in capsys.readouterr().out
+    assert "1 of 2 runs are finished and skipped: fold-1" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")

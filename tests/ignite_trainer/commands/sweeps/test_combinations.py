@@ -110,16 +110,18 @@ def test_every_fold_is_constructed_before_the_first_run_but_once_for_all_seeds(
             "Transforms.9.args.p",
             "Sweep.Transforms.9.args.p: Transforms is a list of 4; write 0 to 3, not 9.",
         ),
-        ("Sweep", "Sweep.Sweep cannot be swept: a sweep has no sweeps; remove it."),
+        ("Sweep", "Sweep.Sweep cannot be swept: a sweep cannot contain a sweep; remove it."),
         ("Sweep.Setup.seed", 'Sweep.Sweep.Setup.seed: Sweep has no "Setup"; nothing is allowed here.'),
         (
             "Setup.saved_models_path",
-            "Sweep.Setup.saved_models_path cannot be swept: all runs of a sweep lie in one folder; "
-            "remove it.",
+            "Sweep.Setup.saved_models_path cannot be swept: all runs of a sweep share one folder; remove it.",
         ),
-        ("Setup.name", "Sweep.Setup.name cannot be swept: all runs of a sweep lie in one folder; remove it."),
-        ("Visdom.port", "Sweep.Visdom.port cannot be swept: what is watched changes no figure; remove it."),
-        ("Reporters", "Sweep.Reporters cannot be swept: what is written down changes no figure; remove it."),
+        ("Setup.name", "Sweep.Setup.name cannot be swept: all runs of a sweep share one folder; remove it."),
+        (
+            "Visdom.port",
+            "Sweep.Visdom.port cannot be swept: the dashboard does not affect results; remove it.",
+        ),
+        ("Reporters", "Sweep.Reporters cannot be swept: reporters do not affect results; remove it."),
     ],
 )
 def test_a_key_that_cannot_be_swept_is_refused_with_the_reason(key: str, said: str) -> None:
@@ -128,18 +130,17 @@ def test_a_key_that_cannot_be_swept_is_refused_with_the_reason(key: str, said: s
 
 def test_a_section_that_holds_what_is_fixed_cannot_be_swept() -> None:
     (first, *_) = problems_of({"Setup": [{}]})
-    assert first == "Sweep.Setup cannot be swept: all runs of a sweep lie in one folder; remove it."
+    assert first == "Sweep.Setup cannot be swept: all runs of a sweep share one folder; remove it."
 
 
 def test_one_place_is_swept_by_one_key_and_each_value_once() -> None:
     assert problems_of({"Optimizer.args": [{"lr": 1.0}], LR: [0.1, 0.2, 0.1]}) == [
-        "Sweep.Optimizer.args.lr and Sweep.Optimizer.args are of one place; keep one of them.",
+        "Sweep.Optimizer.args.lr and Sweep.Optimizer.args overlap; keep one of them.",
         "Sweep.Optimizer.args.lr lists 0.1 twice; keep one.",
     ]
     (said,) = problems_of({"Transforms.1.args.level": [0.1], "Transforms[-3].args.level": [0.2]})
     assert said == (
-        "Sweep.Transforms[-3].args.level and Sweep.Transforms[1].args.level are of one place; "
-        "keep one of them."
+        "Sweep.Transforms[-3].args.level and Sweep.Transforms[1].args.level overlap; keep one of them."
     )
 
 

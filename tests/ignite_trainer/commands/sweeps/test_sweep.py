@@ -129,7 +129,7 @@ def test_predictions_of_all_folds_are_pooled_over_samples(tmp_path: Path) -> Non
     assert summary.pooled.accuracy == pytest.approx(right / 31)
     said = (folder / "sweep.md").read_text()
     assert f"31 samples; pooled accuracy {right / 31:.4f}." in said
-    assert "the two differ where folds differ in size" in said
+    assert "the two differ if folds differ in size" in said
 
 
 @pytest.mark.parametrize("sweep", [{SEED: [1, 2]}, {FOLD: [1, 2], SEED: [1, 2]}, {FOLD: [1]}])
@@ -183,7 +183,7 @@ def test_a_sweep_gone_on_with_from_other_weights_has_no_mean(
     assert summary.pooled is None
     assert not (folder / "predictions.csv").exists()
     said = (folder / "sweep.md").read_text()
-    assert "There is no mean: the initial weights are not the same: weights.pt (sha256 " in said
+    assert "No mean: the runs started from different weights: weights.pt (sha256 " in said
     assert "| no mean, n = 2 | 2 of 3 folds |  |" in said
 
 
@@ -198,7 +198,7 @@ def test_finished_runs_are_skipped_whatever_is_written_down_where(
     sweep_toy(tmp_path, FOLDS, Reporters=reporters, Setup__workers_test=1, Setup__log_interval=9)
     assert {fold: content(folder / fold) for fold in before} == before
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "3 of 3 runs are finished, and skipped: fold-1, fold-2, fold-3"
+    assert lines[0] == "3 of 3 runs are finished and skipped: fold-1, fold-2, fold-3"
     assert not any(line.startswith("Run ") for line in lines)
     assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
 
@@ -239,7 +239,7 @@ def test_an_unfinished_run_without_a_state_is_kept_and_done_again(
         assert (kept / "metrics.jsonl").read_text() == log
         assert (folder / "fold-2/result.json").exists()
         assert (
-            f"fold-2 was not finished; what it left is kept as {kept.name}, and it is done again.\n"
+            f"fold-2 is unfinished and has no state; it starts again, and {kept.name} has its files.\n"
             in capsys.readouterr().out
         )
 
@@ -279,7 +279,7 @@ def test_an_error_that_nobody_foresaw_stops_no_other_run(
     assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in path.read_text()
     said = capsys.readouterr().err
     assert said.startswith("error: length-15: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
-    assert said.endswith(f"(where it was raised: {path})\n")
+    assert said.endswith(f"(traceback in {path})\n")
     assert "length-15 failed: RuntimeError" in (folder / "sweep.md").read_text()
 
 
@@ -291,7 +291,7 @@ def test_an_interruption_ends_the_whole_and_says_how_to_go_on(
     folder = only(tmp_path / "Toy")
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["fold-1"]
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "The sweep is stopped; the same command goes on with it."
+    assert last == "The sweep was stopped; repeat the command to continue it."
 
 
 # Seeds
@@ -328,8 +328,8 @@ def test_a_sweep_whose_seed_cannot_be_read_is_not_gone_on_with(tmp_path: Path) -
     with pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
     assert str(caught.value) == (
-        f"{path} cannot be read (KeyError('seed')); it holds the seed of the runs there. Restore it, or "
-        "rename the folder and begin anew."
+        f"{path}, which has the seed of the runs, cannot be read (KeyError('seed')). Restore it, or rename "
+        "the folder to start a new sweep."
     )
     path.write_text('{"seed": 5, "prot')
     with pytest.raises(ProtocolError, match=r"cannot be read \(JSONDecodeError"):

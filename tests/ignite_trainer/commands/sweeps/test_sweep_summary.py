@@ -66,7 +66,7 @@ def test_folds_and_seeds_are_averaged_over_and_other_keys_are_not() -> None:
         ["mean ± sd, n = 2 folds, 4 runs", "0.2", *wide, "0.2000 ± 0.0707", "0.2500 ± 0.0707"],
     ]
     assert remarks(found)[0].startswith(
-        "± is the sample standard deviation over n folds, the seeds of each averaged first. The best epoch"
+        "± is the sample standard deviation over n folds, after averaging the seeds of each. The best epoch"
     )
 
 
@@ -119,13 +119,12 @@ def test_nothing_is_averaged_before_a_run_is_finished() -> None:
     found = summary({FOLD: [1, 2]}, None, None)
     assert to_cells(found)[2] == []
     assert remarks(found) == [
-        "0 of 2 runs are finished. Missing: run 0, run 1. The same command goes on from here."
+        "0 of 2 runs are finished. Missing: run 0, run 1. Repeat the command to continue."
     ]
 
 
 HONEST = (
-    "The best epoch is chosen on the fold that is held out, which flatters it; the last epoch is the honest "
-    "figure."
+    "The best epoch was chosen on the held-out fold, which flatters it; the last epoch is the honest figure."
 )
 
 
@@ -153,8 +152,8 @@ def test_nothing_is_said_that_does_not_apply() -> None:
             2,
             0.25,
             "predictions.csv has the predictions of the 2 folds held out (of 5) after the last epoch: 10 "
-            "samples; pooled accuracy 0.2500. Every sample counts alike here, in the mean every fold: the "
-            "two differ where folds differ in size.",
+            "samples; pooled accuracy 0.2500. It weights every sample equally, the mean every fold, so the "
+            "two differ if folds differ in size.",
         ),
     ],
 )
@@ -166,7 +165,7 @@ def test_whose_predictions_are_pooled_is_said(held_out: int, accuracy: float | N
 # What is not averaged
 
 
-REDO = "Rename the folders of those that shall be done again, and give the same command."
+REDO = "Rename the folders of the runs to repeat, then give the same command again."
 
 
 def no_mean(sweep: dict[str, list[Any]], *records: RunRecord) -> list[str | None]:
@@ -182,12 +181,12 @@ def test_runs_from_different_weights_are_not_averaged() -> None:
     records = [run_record(fold=1, weights=(old,)), run_record(fold=2, weights=(new,))]
     (said,) = no_mean({FOLD: [1, 2]}, *records)
     assert said == (
-        f"the initial weights are not the same: a.pt (sha256 {old.sha256[:12]}...) in run 0; "
+        f"the runs started from different weights: a.pt (sha256 {old.sha256[:12]}...) in run 0; "
         f"a.pt (sha256 {new.sha256[:12]}...) in run 1. {REDO}"
     )
     found = summary({FOLD: [1, 2]}, *records)
     assert to_cells(found)[2] == [["no mean, n = 2", "2 of 5 folds", "", ""]]
-    assert remarks(found) == [f"There is no mean: {said} {HONEST}"]
+    assert remarks(found) == [f"No mean: {said} {HONEST}"]
 
 
 def test_weights_may_differ_between_swept_models_but_not_between_learning_rates() -> None:
@@ -195,18 +194,18 @@ def test_weights_may_differ_between_swept_models_but_not_between_learning_rates(
     assert no_mean({"Model.args.pretrained": [False, "a.pt"]}, *records) == [None, None]
     first, second = no_mean({LR: [0.1, 0.2]}, *records)
     assert first == second
-    assert (first or "").startswith("the initial weights are not the same: random weights in run 0; a.pt ")
+    assert (first or "").startswith("the runs started from different weights: random weights in run 0; a.pt ")
 
 
 def test_runs_of_different_data_are_not_averaged() -> None:
     other = run_record(fold=2, dataset="part of Tones")
     assert no_mean({FOLD: [1, 2]}, run_record(fold=1), other) == [
-        f"the data sets are not the same: Tones in run 0; part of Tones in run 1. {REDO}"
+        f"the runs used different data sets: Tones in run 0; part of Tones in run 1. {REDO}"
     ]
     assert no_mean({"Dataset.args.part": [False, True]}, run_record(fold=1), other) == [None, None]
     fewer = run_record(fold=1, seed=8, samples={"train": 19, "test": 10})
     assert no_mean({SEED: [7, 8]}, run_record(fold=1), fewer) == [
-        "the numbers of samples are not the same: 10 (test) and 20 (train) in run 0; "
+        "the runs had different numbers of samples: 10 (test) and 20 (train) in run 0; "
         f"10 (test) and 19 (train) in run 1. {REDO}"
     ]
 
@@ -219,20 +218,20 @@ def test_folds_may_differ_in_size_and_other_totals_are_told() -> None:
         f"± is the sample standard deviation over n runs. {HONEST}"
     ]
     assert remarks(summary({FOLD: [1, 2, 3]}, *records))[-1] == (
-        "The runs have different numbers of samples, both splits taken together: 28, 30."
+        "The runs differ in the number of samples in both splits together: 28, 30."
     )
 
 
 @pytest.mark.parametrize("other", [(), (1, 2)])
 def test_folds_that_overlap_are_not_averaged(other: tuple[int, ...]) -> None:
     assert no_mean({FOLD: [1, None]}, run_record(fold=1), run_record(fold=2, held_out=other)) == [
-        "run 0 and run 1 evaluated partly the same samples; sweep folds that do not overlap."
+        "run 0 and run 1 evaluated some of the same samples; sweep folds that do not overlap."
     ]
 
 
 def test_runs_of_several_revisions_are_told() -> None:
     found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2, revision="def456"))
-    assert remarks(found)[-1] == "The runs are of several source revisions: abc123, def456."
+    assert remarks(found)[-1] == "The runs were made with different source revisions: abc123, def456."
 
 
 def test_names_are_no_markup() -> None:
