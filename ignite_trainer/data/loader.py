@@ -300,7 +300,7 @@ def _field_index(dataset: Dataset[Any], transform: FieldTransform) -> int:
         )
     if first_readable(dataset, lambda sample: getattr(sample, field) is not None) is None:
         raise ProtocolError(
-            f'{transform.where}.field is "{field}", which no sample looked at has: '
+            f'{transform.where}.field is "{field}", which none of the samples checked has: '
             "there is nothing to transform."
         )
     return int(names.index(field))

@@ -23,7 +23,7 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed, SampleUnread
 from ignite_trainer.support.memory import is_out_of_memory
 
 _BUGS = (ProtocolError, NotImplementedError, RecursionError)
-_KEPT = "What finished epochs reached is kept."
+_KEPT = "The results of finished epochs are kept."
 
 Step = tuple[int, int, Callable[..., Any]]
 """The position of a field in the sample, a transform's position in the pipeline, and the transform."""
@@ -152,7 +152,7 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
             return sample
     if len(failed) < len(indices):
         return None
-    raise ProtocolError(f"Dataset: none of {len(failed)} samples looked at can be read: {failed[0].error}")
+    raise ProtocolError(f"Dataset: none of {len(failed)} samples checked can be read: {failed[0].error}")
 
 
 @dataclass(eq=False)

@@ -180,8 +180,7 @@ def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None
             ) from error
         if is_out_of_memory(error):
             raise RunFailed(
-                f"Memory does not suffice ({first_line(error)}). Start a new run with a smaller batch: -b. "
-                f"{kept}."
+                f"Not enough memory ({first_line(error)}). Start a new run with a smaller batch: -b. {kept}."
             ) from error
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise failed_writing(Path(error.filename or folder), error) from error

@@ -131,7 +131,7 @@ class _TrainingStep:
             batch, self._cache.forward if self._cache else self._forward, **at
         )
         if output is None or output.loss is None:
-            raise TypeError(f"{type(self.task).__name__}.training_step gave no loss.")
+            raise TypeError(f"{type(self.task).__name__}.training_step returned no loss.")
         loss = output.loss.detach().float()  # averages over many steps need more digits than bfloat16 has
         if watch.loss(loss, whole.indices, **at):
             with record_function("step/backward"):
@@ -140,13 +140,13 @@ class _TrainingStep:
                 self._cache.backward()
         if position == first + size - 1:
             with record_function("step/optimizer"):
-                if watch.sound:
+                if watch.finite:
                     steps.complete()
-                if watch.gradients(steps.largest_gradient() if watch.sound else None, **at):
+                if watch.gradients(steps.largest_gradient() if watch.finite else None, **at):
                     steps.take()
                 else:
                     steps.drop()
-        return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.sound else None)
+        return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.finite else None)
 
     def _forward(self, batch: Batch) -> Joint:
         with autocast(self.setup.precision, self.device):

@@ -212,9 +212,9 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
 
 def _nothing_left(batch: Batch) -> RunFailed:
     return RunFailed(
-        "Batch norm in train mode needs two values for each channel, and of the batch with sample "
-        f"{int(batch.indices[0])} of the training split nothing else can be trained on. Repair or remove "
-        "samples that cannot be read, or raise the batch size with -b. What finished epochs reached is kept."
+        "Batch norm in train mode needs two values for each channel, and nothing else is left to train on in "
+        f"the batch with sample {int(batch.indices[0])} of the training split. Repair or remove unreadable "
+        "samples, or raise the batch size with -b. The results of finished epochs are kept."
     )
 
 

@@ -72,9 +72,10 @@ def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str
     """
     problems = []
     for where, line in blueprint.protocol.lines.items():
-        said = [_trial(blueprint, where, line, output) for output in outputs if line.update_rate == "epoch"]
-        if said and all(said):
-            problems.append(said[0])
+        if line.update_rate == "epoch":
+            errors = [_trial(blueprint, where, line, output) for output in outputs]
+            if errors and all(errors):
+                problems.append(errors[0])
     return problems
 
 

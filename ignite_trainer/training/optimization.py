@@ -83,8 +83,8 @@ def build_optimizer(
     """
     if precision == "fp16" and args.get("fused"):
         raise ProtocolError(
-            'Optimizer.args.fused is true, and Setup.precision is "fp16", where a step is left out if its '
-            "gradients overflow; a fused one cannot be. Remove it, or choose bf16."
+            'Optimizer.args.fused is true, but Setup.precision "fp16" skips steps whose gradients overflow, '
+            "which a fused optimizer cannot do. Remove it, or choose bf16."
         )
     optimizer = None
     given = (args, *groups)

@@ -15,7 +15,7 @@ from ignite_trainer.protocol.sections import Precision
 from ignite_trainer.support.distributed import average_gradients
 from ignite_trainer.support.errors import RunFailed
 
-_SKIPPED_AT_MOST = 40  # in succession: from 2**16 the scale is then below any that float16 could need
+_SKIPPED_AT_MOST = 40  # consecutive steps: from 2**16, the scale then is lower than float16 could need
 
 
 def loss_scaler(precision: Precision, device: torch.device) -> GradScaler:
@@ -76,8 +76,8 @@ class OptimizerSteps:
         self._optimizer.zero_grad()
         if self._skipped_in_succession > _SKIPPED_AT_MOST:
             raise RunFailed(
-                f"Gradients were not finite in {self._skipped_in_succession} steps in succession, however "
-                'the loss was scaled. Set Setup.precision to "bf16" or "fp32" in a new run.'
+                f"Gradients were not finite in {self._skipped_in_succession} consecutive steps, at any scale "
+                'of the loss. Set Setup.precision to "bf16" or "fp32" in a new run.'
             )
 
     def drop(self) -> None:
@@ -136,7 +136,7 @@ class StepWatch:
         self._leave_out = leave_out
         self._pending: list[tuple[Tensor, NotFinite]] = []
         self._indices: list[int] = []
-        self.sound = True
+        self.finite = True
 
     @property
     def leaves_out(self) -> bool:
@@ -146,10 +146,10 @@ class StepWatch:
     def start_step(self) -> None:
         """Start a step, of one batch or of several."""
         self._indices = []
-        self.sound = True
+        self.finite = True
 
     def loss(self, value: Tensor, indices: Tensor, *, epoch: int, iteration: int) -> bool:
-        """Check the loss of a batch; return whether the step is sound so far."""
+        """Check the loss of a batch; return whether the step is finite so far."""
         of_batch = indices.tolist()
         self._indices += of_batch
         return self._check(value.float().reshape(()), NotFinite("The loss is {}", epoch, iteration, of_batch))
@@ -157,7 +157,7 @@ class StepWatch:
     def gradients(self, largest: Tensor | None, *, epoch: int, iteration: int) -> bool:
         """Check the largest gradient unless it is None; return whether to take the step."""
         if largest is None:
-            return self.sound
+            return self.finite
         what = "The gradients are not finite"
         return self._check(largest.float(), NotFinite(what, epoch, iteration, self._indices))
 
@@ -172,10 +172,10 @@ class StepWatch:
     def _check(self, value: Tensor, finding: NotFinite) -> bool:
         if self._leave_out is None:
             self._pending.append((value, finding))
-        elif self.sound and not value.isfinite().item():
-            self.sound = False
+        elif self.finite and not value.isfinite().item():
+            self.finite = False
             self._leave_out(_filled_in(value, finding))
-        return self.sound
+        return self.finite
 
 
 def _filled_in(value: Tensor, finding: NotFinite) -> NotFinite:

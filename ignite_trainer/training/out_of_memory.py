@@ -38,19 +38,19 @@ def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool
         advice = 'One sample is the minimum: use a smaller model, or Setup.precision "bf16", in a new run.'
     elif embeds:
         advice = (
-            f"{found} --Setup.chunk {smaller}, which embeds so many samples at a time and compares all "
+            f"{found} --Setup.chunk {smaller}, which embeds that many samples at a time and compares all "
             f'{setup.batch_train}, or Setup.precision "bf16"; either in a new run.'
         )
     else:
         batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, smaller)
         advice = (
-            f"{found} -b {batch} --Setup.accumulate {accumulate}, which makes as many samples a step, or "
-            'Setup.precision "bf16"; either in a new run.'
+            f"{found} -b {batch} --Setup.accumulate {accumulate}, which keeps the samples per step, "
+            'or Setup.precision "bf16"; either in a new run.'
         )
     parts = f", {at_once} at a time," if at_once < setup.batch_train else ""
     return RunFailed(
-        f"Memory does not suffice for a training step of {setup.batch_train} samples{parts} "
-        f"({first_line(reason)}). {advice} What finished epochs reached is kept."
+        f"Not enough memory for a training step of {setup.batch_train} samples{parts} "
+        f"({first_line(reason)}). {advice} The results of finished epochs are kept."
     )
 
 
@@ -58,9 +58,9 @@ def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
     """Make the error of an evaluation step that needs too much memory."""
     size = setup.batch_test or setup.batch_train
     return RunFailed(
-        f"Memory does not suffice for an evaluation step of {size} samples ({first_line(reason)}). Lower "
-        f"Setup.batch_test with -B {max(size // 2, 1)}, say, also with --resume: results do not depend "
-        "on it. What finished epochs reached is kept."
+        f"Not enough memory for an evaluation step of {size} samples ({first_line(reason)}). Lower "
+        f"Setup.batch_test, for example with -B {max(size // 2, 1)}; --resume accepts that, as results do "
+        "not depend on it. The results of finished epochs are kept."
     )
 
 

@@ -97,7 +97,7 @@ def test_a_cell_has_the_figure_or_says_why_there_is_none(tmp_path: Path) -> None
             ["-b", "8", "--Setup.accumulate", "4"],
         ),
         ("A batch of 32 fits; use --Setup.chunk 32, which embeds", ["--Setup.chunk", "32"]),
-        ("Memory does not suffice", []),
+        ("Not enough memory", []),
     ],
 )
 def test_advice_is_read_from_the_error(message: str, flags: list[str]) -> None:

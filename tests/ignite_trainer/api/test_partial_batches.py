@@ -88,7 +88,7 @@ def test_a_transform_of_what_no_sample_has_is_an_error() -> None:
         def __getitem__(self, index: int) -> Scene:
             return super().__getitem__(index)._replace(sound=None)
 
-    with pytest.raises(ProtocolError, match=r'field is "sound", which no sample looked at has'):
+    with pytest.raises(ProtocolError, match=r'field is "sound", which none of the samples checked has'):
         SplitLoader(
             Silent(),
             [FieldTransform(apply=Hiss(), field="sound")],

@@ -336,5 +336,7 @@ def test_an_unknown_field_is_an_error_that_suggests_the_nearest() -> None:
 def test_a_field_that_is_always_none_cannot_be_transformed() -> None:
     with pytest.raises(ProtocolError) as caught:
         loader(on("nothing", Hiss()), dataset=pairs())
-    said = 'Transforms[0].field is "nothing", which no sample looked at has: there is nothing to transform.'
-    assert str(caught.value) == said
+    assert str(caught.value) == (
+        'Transforms[0].field is "nothing", which none of the samples checked has: '
+        "there is nothing to transform."
+    )

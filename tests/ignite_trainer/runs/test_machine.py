@@ -144,13 +144,13 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
 # Memory
 
 
-def test_a_step_that_wants_too_much_is_told_a_smaller_batch_of_an_equal_step(tmp_path: Path) -> None:
+def test_a_training_step_out_of_memory_suggests_a_smaller_batch_for_an_equal_step(tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Task={"class": "toy_research.failing.Greedy", "args": {"most": 4}})
     message = str(caught.value)
-    assert message.startswith("Memory does not suffice for a training step of 8 samples (")
+    assert message.startswith("Not enough memory for a training step of 8 samples (")
     assert "allocate" in message
-    assert "Try -b 4 --Setup.accumulate 2, which makes as many samples a step" in message
+    assert "Try -b 4 --Setup.accumulate 2, which keeps the samples per step" in message
     advised = run_toy(
         tmp_path,
         Task={"class": "toy_research.failing.Greedy", "args": {"most": 4}},
@@ -160,9 +160,9 @@ def test_a_step_that_wants_too_much_is_told_a_smaller_batch_of_an_equal_step(tmp
     assert advised.end.last_epoch == 2
 
 
-def test_an_evaluation_that_wants_too_much_is_told_a_smaller_batch(tmp_path: Path) -> None:
+def test_an_evaluation_step_out_of_memory_suggests_a_smaller_batch(tmp_path: Path) -> None:
     task = {"class": "toy_research.failing.Greedy", "args": {"most": 4, "evaluating": True}}
-    with pytest.raises(RunFailed, match=r"an evaluation step of 8 samples .* -B 4, say"):
+    with pytest.raises(RunFailed, match=r"an evaluation step of 8 samples .* -B 4; --resume accepts that"):
         run_toy(tmp_path, Task=task)
 
 
@@ -189,7 +189,7 @@ def test_the_advice_keeps_the_samples_of_a_step(
         (
             None,
             None,
-            "step of 64 samples (no memory). Try --Setup.chunk 32, which embeds so many samples at a",
+            "step of 64 samples (no memory). Try --Setup.chunk 32, which embeds that many samples at a",
         ),
         (None, 16, "A batch of 16 fits; use --Setup.chunk 16"),
         (64, None, "Try --Setup.chunk 32"),

@@ -37,7 +37,7 @@ def test_a_sample_that_cannot_be_read_ends_the_run_by_its_name(
         run_toy(tmp_path, Dataset=dataset(kind, 7), Setup__skip_train_evaluation=True, **more)
     assert str(caught.value) == (
         "tone 7.wav of the training split cannot be read: 7.wav is cut off. Repair or remove it, or set "
-        'Faults.unreadable to "skip". What finished epochs reached is kept.'
+        'Faults.unreadable to "skip". The results of finished epochs are kept.'
     )
     (log,) = tmp_path.rglob("metrics.jsonl")
     assert json.loads(log.read_text().splitlines()[0])["event"] == "evaluation"
@@ -123,7 +123,7 @@ def test_of_a_data_set_that_cannot_be_read_samples_from_all_over_it_are_looked_a
             asked.append(index)
             raise OSError(f"{index}.wav is gone")
 
-    with pytest.raises(ProtocolError, match=r"none of 99 samples looked at can be read: 0\.wav is gone"):
+    with pytest.raises(ProtocolError, match=r"none of 99 samples checked can be read: 0\.wav is gone"):
         first_readable(Gone())
     assert asked == [*range(50), *range(20_000, 1_000_000, 20_000)]
 

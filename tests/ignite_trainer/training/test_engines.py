@@ -216,5 +216,5 @@ def test_a_training_step_without_a_loss_is_an_error_that_names_the_task() -> Non
         def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
             return super().training_step(model, batch)._replace(loss=None)
 
-    with pytest.raises(TypeError, match=r"^Lossless\.training_step gave no loss\.$"):
+    with pytest.raises(TypeError, match=r"^Lossless\.training_step returned no loss\.$"):
         train(towers(), batches(1), task=Lossless())

@@ -199,7 +199,7 @@ def test_a_run_in_parts_resumes_bit_equal(tmp_path: Path) -> None:
 
 def test_a_step_out_of_memory_suggests_a_part_that_fits(tmp_path: Path) -> None:
     task = {**PAIRING, "args": {"most": 4}}
-    with pytest.raises(RunFailed, match=r"Try --Setup\.chunk 4, which embeds so many samples at a time"):
+    with pytest.raises(RunFailed, match=r"Try --Setup\.chunk 4, which embeds that many samples at a time"):
         run_toy(tmp_path, Task=task)
     assert run_toy(tmp_path, Task=task, Setup__chunk=4).end.last_epoch == 2
 

@@ -152,7 +152,7 @@ def without_picture(only: Batch) -> Batch:
 
 def test_a_batch_with_nothing_left_ends_the_run() -> None:
     model = SoundAndPicture().train()
-    with pytest.raises(RunFailed, match="of the batch with sample 0 of the training split nothing else can"):
+    with pytest.raises(RunFailed, match="nothing else is left to train on in the batch with sample 0"):
         take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch_of(0)))
 
 

@@ -115,8 +115,8 @@ def test_fp16_takes_no_fused_kernel() -> None:
     with pytest.raises(ProtocolError) as caught:
         build_optimizer(SGD, {"lr": 0.1, "fused": True}, groups, precision="fp16")
     assert str(caught.value) == (
-        'Optimizer.args.fused is true, and Setup.precision is "fp16", where a step is left out if its '
-        "gradients overflow; a fused one cannot be. Remove it, or choose bf16."
+        'Optimizer.args.fused is true, but Setup.precision "fp16" skips steps whose gradients overflow, '
+        "which a fused optimizer cannot do. Remove it, or choose bf16."
     )
 
 
@@ -191,7 +191,7 @@ def test_a_run_whose_gradients_always_overflow_ends() -> None:
             steps.take()
     assert model.seen == []
     assert str(caught.value) == (
-        "Gradients were not finite in 41 steps in succession, however the loss was scaled. "
+        "Gradients were not finite in 41 consecutive steps, at any scale of the loss. "
         'Set Setup.precision to "bf16" or "fp32" in a new run.'
     )
 

@@ -67,7 +67,7 @@ def test_a_rule_must_match_the_whole_name() -> None:
     ]
 
 
-def test_a_rule_whose_parameters_are_taken_is_told_from_one_that_matches_nothing() -> None:
+def test_a_rule_whose_parameters_are_taken_is_reported_differently() -> None:
     assert problems({"match": ".*"}, {"match": "left\\..*"}) == [
         'Parameters[1].match is "left\\..*"; earlier rules take all it matches. Names begin with left, '
         "right, scale."
