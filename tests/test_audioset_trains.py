@@ -1,4 +1,4 @@
-"""AudioSet trained on by the command: several labels a sample, some sounds missing."""
+"""Training on AudioSet by the command: several labels per sample, some sounds missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
 
 
 def write_miniature(folder: Path, *, segments: int) -> None:
-    """Write so many segments of each table; every fourth has no sound, every third no picture."""
+    """Write tables of this many segments; every fourth has no sound, every third no picture."""
     (folder / "audio").mkdir(parents=True)
     (folder / "frames").mkdir()
     number = 0
@@ -46,12 +46,12 @@ def write_miniature(folder: Path, *, segments: int) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a miniature of AudioSet is to be."""
+    """The folder for a miniature of AudioSet."""
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "AudioSet"
 
 
-def test_it_is_trained_on_and_what_is_missing_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_audioset_trains_and_reports_missing_files(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_miniature(root, segments=8)
     protocol: dict[str, Any] = {
         "Setup": {

@@ -1,4 +1,4 @@
-"""A user's own table trained on by the command, without code."""
+"""Training on a user's own table by the command, without code."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def train(table: Path, *more: str, protocol: str = "own-data") -> int:
-    """Run a shipped protocol with a small model, on the first 0.3 s of each clip."""
+    """Run a shipped protocol with a small model on the first 0.3 s of each clip."""
     command = ["-c", str(ROOT / f"protocols/{protocol}.json"), "-M", str(table.parent / "results"), "-R", "1"]
     command += ["--Dataset.args.table", str(table), "--Model.args", json.dumps(SMALL), *QUIET, *more]
     for step in (1, 2, 3):
@@ -65,7 +65,7 @@ def train(table: Path, *more: str, protocol: str = "own-data") -> int:
 
 
 def evaluations(table: Path) -> list[dict[str, Any]]:
-    """Metrics of the held-out split, by epoch."""
+    """Return the metrics of the held-out split by epoch."""
     [file] = (table.parent / "results").rglob("metrics.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     return [line["metrics"] for line in lines if line["event"] == "evaluation" and line["split"] == "test"]
@@ -100,7 +100,7 @@ def test_a_table_trains_with_a_share_held_out(noises: Path) -> None:
         (["-e", "0", "--Dataset.args.share", "null"], "whole set", "Evaluated"),
     ],
 )
-def test_a_share_that_is_held_out_is_never_called_the_whole_set(
+def test_a_held_out_share_is_never_called_the_whole_set(
     noises: Path, options: list[str], extent: str, fact: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console = ["--Reporters", '[{"class": "ignite_trainer.reporters.Console"}]']
@@ -110,7 +110,7 @@ def test_a_share_that_is_held_out_is_never_called_the_whole_set(
     assert re.search(rf"\b{fact} +\d+ samples", capsys.readouterr().out)
 
 
-def test_weights_that_had_a_share_held_out_are_marked_on_it_and_on_the_whole_set(noises: Path) -> None:
+def test_weights_trained_with_a_share_held_out_are_marked_in_the_table(noises: Path) -> None:
     assert train(noises, "-b", "4", "-e", "1") == 0
     [best] = (noises.parent / "results").rglob("best_*_epoch-1_*.pt")
     for share, mark in (("0.2", CHOSEN), ("null", OTHER_PART)):
@@ -120,7 +120,7 @@ def test_weights_that_had_a_share_held_out_are_marked_on_it_and_on_the_whole_set
         assert [cell["extent"] for cell in cells if mark in cell["extent"]]
 
 
-def test_files_that_do_not_decode_are_left_out_and_counted_where_they_may_be(
+def test_files_that_do_not_decode_are_skipped_and_counted_on_request(
     noises: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (noises.parent / "3.wav").write_bytes(b"RIFF and nothing more")
@@ -132,7 +132,7 @@ def test_files_that_do_not_decode_are_left_out_and_counted_where_they_may_be(
     assert json.loads(file.read_text())["faults"] == {"samples skipped": 1}
 
 
-def test_a_row_without_a_label_ends_a_run_before_it_begins(
+def test_a_row_without_a_label_is_an_error_before_the_run(
     noises: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noises.write_text(noises.read_text().replace("3.wav\tloud", "3.wav\t"))
@@ -142,9 +142,7 @@ def test_a_row_without_a_label_ends_a_run_before_it_begins(
     assert not (noises.parent / "cache").exists()  # nothing was decoded for it
 
 
-def test_a_table_of_which_nothing_is_held_out_is_not_trained_on(
-    noises: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_needs_something_held_out(noises: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(noises, "-b", "4", "-e", "1", "--Dataset.args.share", "null") == 2
     said = capsys.readouterr().err
     assert "Dataset.args hold nothing out: both splits are the whole data set" in said
@@ -152,10 +150,10 @@ def test_a_table_of_which_nothing_is_held_out_is_not_trained_on(
     assert train(noises, "-b", "4", "-e", "0", "--Dataset.args.share", "null") == 0
 
 
-def test_table_and_commands_of_the_readme_train(
+def test_the_example_of_the_readme_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As they stand, with a small model; three more clips make a batch to train on."""
+    """Unchanged, but with a small model, and three more clips for a training batch."""
     section = (ROOT / "README.md").read_text().partition("## Your own data")[2]
     listed, copy, command = re.findall(
         r"```text\n(.*?)```.*?```sh\n(cp .*?)\n(python .*?)\n```", section, re.DOTALL

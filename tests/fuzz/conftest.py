@@ -1,7 +1,8 @@
-"""What every mutated input is held to: seconds, memory, and that nothing of it is imported or run."""
+"""Limits for every mutated input: time, memory, and no import or command that it names."""
 
 from __future__ import annotations
 
+import random
 import resource
 import signal
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 CASE_SECONDS = 10
 CASE_BYTES = 1 << 30
@@ -42,7 +45,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def limits() -> Callable[[], AbstractContextManager[None]]:
-    """A block that fails if it takes too long, takes too much memory, runs commands or imports the canary."""
+    """A block that fails if it needs too much time or memory, runs commands or imports the canary."""
 
     @contextmanager
     def limited() -> Iterator[None]:
@@ -64,6 +67,30 @@ def limits() -> Callable[[], AbstractContextManager[None]]:
         assert "canary" not in sys.modules
 
     return limited
+
+
+@pytest.fixture(scope="module")
+def try_cases() -> Callable[[int, Callable[[random.Random], bool]], None]:
+    """Run a case with many generators; both of its outcomes have to occur."""
+
+    def try_all(cases: int, case: Callable[[random.Random], bool]) -> None:
+        outcomes = {True: 0, False: 0}
+
+        @settings(
+            max_examples=cases,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(st.randoms(use_true_random=False))
+        def run(rng: random.Random) -> None:
+            outcomes[case(rng)] += 1
+
+        run()
+        assert min(outcomes.values()) > cases / 20
+
+    return try_all
 
 
 def _too_long(*_: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Small data sets written for the tests, a cache folder of their own."""
+"""Small data sets for the tests, and a cache folder of their own."""
 
 from __future__ import annotations
 

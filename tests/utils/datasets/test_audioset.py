@@ -1,4 +1,4 @@
-"""AudioSet on a miniature of the official tables: layouts, missing media, labels, what is said of it."""
+"""AudioSet on a miniature of the official tables: layouts, missing media, labels, messages."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ SEGMENTS = {
 
 
 def sound(path: Path, number: int, *, samples: int = 100) -> None:
-    """A sound of which all samples are the number."""
+    """Write a sound with this number as each sample."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.full(samples, number, np.int16), RATE)
 
 
 def picture(path: Path, number: int) -> None:
-    """A picture of which all pixels are the number."""
+    """Write a picture with this number as each pixel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (5, 4), (number, number, number)).save(path, quality=100)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The tables, as they are published, and no media."""
+    """The tables in their published form, without media."""
     folder = tmp_path / "AudioSet"
     folder.mkdir()
     for name, segments in SEGMENTS.items():
@@ -144,14 +144,14 @@ def test_frames_are_found_by_every_usual_name_in_the_order_of_their_numbers(root
     assert round(int(central.image[0, 0, 0]) / 10) == 6
 
 
-def test_links_to_folders_are_followed_without_end(root: Path, tmp_path: Path) -> None:
+def test_circular_links_to_folders_are_followed_once(root: Path, tmp_path: Path) -> None:
     sound(tmp_path / "elsewhere/--4gqARaEJE.wav", 1)
     (root / "audio").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/again").symlink_to(root)
     assert [entry.audio for entry in AudioSet(root, RATE).entries] == ["audio/--4gqARaEJE.wav"]
 
 
-def test_what_is_missing_is_counted_and_told_once(full: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_files_are_counted_and_reported_once(full: Path, caplog: pytest.LogCaptureFixture) -> None:
     (full / "audio/eval/00000000000.flac").unlink()
     (full / "audio/eval/00000000001.flac").unlink()
     (full / "frames/eval/00000000001.png").unlink()
@@ -180,7 +180,7 @@ def test_what_is_missing_is_counted_and_told_once(full: Path, caplog: pytest.Log
     assert [int(sample.audio[0, 0]) for sample in whole] == [9, 10]
 
 
-def test_videos_and_other_parts_are_told(root: Path) -> None:
+def test_videos_and_other_parts_are_reported(root: Path) -> None:
     sound(root / "--BfvyPmVMo_20_30.wav", 1)
     sound(root / "Y_-U7XJMQWY_50_60.wav", 1)
     (root / "--4gqARaEJE.mp4").write_bytes(b"")
@@ -241,7 +241,7 @@ def append(line: str, table: str = "balanced_train_segments.csv") -> Callable[[P
         (append("4,/m/new,Dog", "class_labels_indices.csv"), "is listed a second time"),
     ],
 )
-def test_what_is_wrong_in_a_table_is_named(full: Path, change: Callable[[Path], None], said: str) -> None:
+def test_errors_name_the_line_of_a_table(full: Path, change: Callable[[Path], None], said: str) -> None:
     change(full)
     with pytest.raises(ValueError, match=re.escape(said)):
         AudioSet(full, RATE)
@@ -266,7 +266,7 @@ def test_wrong_arguments_are_named(full: Path, args: dict[str, Any], said: str) 
         AudioSet(full, RATE, **args)
 
 
-def test_tables_and_media_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None:
+def test_missing_tables_and_media_are_errors(root: Path, tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"none of the segments of eval_segments\.csv a sound or a picture"
     ):

@@ -1,4 +1,4 @@
-"""Whole batches of a data set: the same as its samples collated, straight from the cache."""
+"""Whole batches from the cache equal collated samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def assert_batches_are_samples(dataset: FoldDataset, indices: list[int], *, kind
     assert (batch.image, batch.labels) == (expected.image, expected.labels)
 
 
-def test_16_bit_clips_are_given_as_they_are_stored(esc50: Path) -> None:
+def test_batches_of_16_bit_clips_are_int16(esc50: Path) -> None:
     dataset = ESC50(esc50, fold=2)
     assert isinstance(dataset, GivesBatches)
     assert_batches_are_samples(dataset, [3, 0, 11, 3], kind=torch.int16)
@@ -53,7 +53,7 @@ def test_stretched_clips_of_two_channels_are_batched(write_us8k: Callable[..., P
     assert_batches_are_samples(UrbanSound8K(root), [0, 1, 2, 3], kind=torch.float32)
 
 
-def test_callables_of_the_user_are_applied(esc50: Path) -> None:
+def test_transforms_of_the_user_are_applied_to_batches(esc50: Path) -> None:
     dataset = ESC50(esc50, target_transform=len)
     assert dataset.read_batch([0, 1]).labels.tolist() == [1, 1]
     dataset = ESC50(esc50, transform_audio=lambda audio: audio[:, :50] / 2)
@@ -62,7 +62,7 @@ def test_callables_of_the_user_are_applied(esc50: Path) -> None:
     )
 
 
-def test_clips_of_different_channels_are_refused_in_the_same_words(esc50: Path) -> None:
+def test_clips_of_different_channels_raise_the_same_error(esc50: Path) -> None:
     path = esc50 / "audio/1-1000-A-4.wav"
     soundfile.write(path, np.random.default_rng(1).uniform(-1, 1, (77, 2)), 44100)
     dataset = ESC50(esc50)
@@ -81,8 +81,8 @@ def test_batches_are_copies(esc50: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_augmentation_of_batches_is_that_of_single_clips_in_workers(esc50: Path, epoch: int) -> None:
-    """To float32's rounding of the clip's peak: sums over a padded clip round differently."""
+def test_batches_are_augmented_like_single_clips_in_workers(esc50: Path, epoch: int) -> None:
+    """Equal up to float32 rounding at the clip's peak, since sums over padded clips round differently."""
     dataset = ESC50(esc50)
     steps: list[Any] = [ToTensor1D(), RandomFlip(axis="time"), RandomScale(1.5), RandomPadding(100)]
     steps += [RandomCrop(100), RandomNoise(10.0, 40.0, p=0.5)]

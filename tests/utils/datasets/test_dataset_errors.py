@@ -1,4 +1,4 @@
-"""What is wrong with arguments, tables and files is said before any clip is decoded, and how to mend it."""
+"""Errors of arguments, tables and files come before any decoding, and say what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.datasets import ESC50
 
 
 def fails(root: Path | str | None, message: str, kind: type[Exception] = ValueError, **args: Any) -> None:
-    """Building the data set must fail by this message, and before anything is decoded."""
+    """Building the data set must fail with this message, before anything is decoded."""
     with pytest.raises(kind, match=re.escape(message)):
         ESC50(root, **args)  # type: ignore[arg-type]
     assert not Path(os.environ["AUDIOCLIP_CACHE"]).exists()
@@ -38,7 +38,7 @@ def test_a_fold_that_does_not_exist_is_an_error(esc50: Path) -> None:
 
 
 @pytest.mark.parametrize("fold", ["1", 1.0, True, [], [1, "2"], {"a": 1}, "random", 0.2])
-def test_a_fold_that_is_no_number_is_an_error(esc50: Path, fold: object) -> None:
+def test_a_fold_must_be_a_number(esc50: Path, fold: object) -> None:
     fails(esc50, f"fold is {fold!r}; a fold's number, a list of them, or null is expected.", fold=fold)
     fails(esc50, "a random one would have them on both sides", fold=fold)
 
@@ -50,13 +50,13 @@ def test_holding_out_every_fold_leaves_nothing_to_train_on(esc50: Path) -> None:
 
 
 @pytest.mark.parametrize("sample_rate", [0, -1, 44100.0, "44100", True, 10**12])
-def test_a_sample_rate_that_is_none_is_an_error(esc50: Path, sample_rate: object) -> None:
+def test_a_wrong_sample_rate_is_an_error(esc50: Path, sample_rate: object) -> None:
     message = f"sample_rate is {sample_rate!r}; an integer from 1 to 1000000, in Hz, is expected."
     fails(esc50, message, sample_rate=sample_rate)
 
 
 @pytest.mark.parametrize("name", ["train", "mono", "esc10"])
-def test_text_is_not_taken_for_true(esc50: Path, name: str) -> None:
+def test_text_is_not_a_bool(esc50: Path, name: str) -> None:
     arguments: dict[str, Any] = {name: "false"}
     fails(esc50, f"{name} is 'false'; true or false is expected.", **arguments)
 
@@ -65,7 +65,7 @@ def test_a_misspelt_argument_is_an_error(esc50: Path) -> None:
     fails(esc50, "unexpected keyword argument 'folds'", TypeError, folds=1)
 
 
-def test_a_missing_root_says_what_was_expected(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_root_says_how_to_get_it(tmp_path: Path) -> None:
     expected = (
         "ESC-50 is expected there: meta/esc50.csv and the audio files. If it is elsewhere, name that folder "
         "with --Dataset.args.root FOLDER; --Dataset.args.download true fetches it, as does `python -m "
@@ -76,12 +76,12 @@ def test_a_missing_root_says_what_was_expected(tmp_path: Path) -> None:
     fails(None, "root is None; the folder of ESC-50 is expected.")
 
 
-def test_a_root_one_folder_too_high_is_told_the_right_one(esc50: Path) -> None:
+def test_a_root_one_folder_too_high_is_an_error_with_the_right_one(esc50: Path) -> None:
     parent = esc50.parent
     fails(parent, f"root is {parent}, but ESC-50 is a folder deeper: use {esc50}.", FileNotFoundError)
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(esc50: Path) -> None:
+def test_a_missing_column_is_named_with_the_existing_ones(esc50: Path) -> None:
     edit(esc50, "category,esc10", "kind,short")
     there = "it has filename, fold, target, kind, short, src_file, take."
     table = esc50 / "meta/esc50.csv"
@@ -133,12 +133,12 @@ def test_a_line_that_is_cut_off_is_named(esc50: Path) -> None:
         (b"", "is an empty file: its download or copy failed."),
     ],
 )
-def test_a_table_that_is_none_is_named(esc50: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_no_table_is_an_error(esc50: Path, content: bytes, said: str) -> None:
     (esc50 / "meta/esc50.csv").write_bytes(content)
     fails(esc50, f"{esc50}/meta/esc50.csv {said}")
 
 
-def test_an_excel_byte_order_mark_is_no_obstacle(esc50: Path) -> None:
+def test_a_byte_order_mark_is_ignored(esc50: Path) -> None:
     table = esc50 / "meta/esc50.csv"
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     assert len(ESC50(esc50)) == 15
@@ -151,7 +151,7 @@ def test_a_table_without_clips_is_an_error(esc50: Path) -> None:
     fails(esc50, "esc10 is true; ", esc10=True)
 
 
-def test_one_target_cannot_have_two_names_nor_one_name_two_targets(esc50: Path) -> None:
+def test_contradicting_targets_and_labels_are_an_error(esc50: Path) -> None:
     edit(esc50, "2,4,frog", "2,4,toad")
     fails(esc50, 'audio/2-1003-A-4.wav is "toad" with target 4, but another clip is "frog" with target 4.')
     edit(esc50, "2,4,toad", "2,5,frog")
@@ -163,7 +163,7 @@ def test_a_clip_listed_twice_is_an_error(esc50: Path) -> None:
     fails(esc50, f"{esc50}/meta/esc50.csv lists audio/1-1000-A-4.wav twice.")
 
 
-def test_absent_files_are_counted_and_the_first_named(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_counted_and_the_first_named(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ESC50, "decode", _must_not_be_called)
     for path in sorted((esc50 / "audio").iterdir())[:7]:
         path.unlink()
@@ -196,7 +196,7 @@ def test_corrupt_clips_are_all_named_in_one_error(esc50: Path, cache_folder: Pat
     assert not [path for path in cache_folder.iterdir() if path.suffix != ".lock"]
 
 
-def test_of_many_corrupt_clips_ten_are_named(esc50: Path) -> None:
+def test_ten_of_many_corrupt_clips_are_named(esc50: Path) -> None:
     for path in (esc50 / "audio").iterdir():
         path.write_text("not audio")
     with pytest.raises(ValueError, match=r"15 of its 15 clips") as caught:
@@ -223,14 +223,14 @@ def test_of_many_corrupt_clips_ten_are_named(esc50: Path) -> None:
         ("a" * 20_000 + ",1,0,dog", "line 2 has more than 10,000 characters"),
     ],
 )
-def test_a_value_that_is_none_of_a_table_is_named(esc50: Path, row: str, complaint: str) -> None:
+def test_refused_values_are_named(esc50: Path, row: str, complaint: str) -> None:
     (esc50 / "meta/esc50.csv").write_text(
         f"filename,fold,target,category\n{row}\n", encoding="utf-8", newline=""
     )
     fails(esc50, complaint)
 
 
-def test_a_table_beyond_any_size_is_not_read(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_a_table_is_not_read(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (esc50 / "meta/esc50.csv").open("ab") as file:
         file.truncate(10**12)
     fails(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table has at most 4,000,000,000.")

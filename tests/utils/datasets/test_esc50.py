@@ -46,7 +46,7 @@ def test_a_fold_is_held_out_and_the_others_are_trained_on(esc50: Path) -> None:
         assert not {clip.path for clip in train.clips} & {clip.path for clip in test.clips}
 
 
-def test_samples_follow_their_own_split(esc50: Path) -> None:
+def test_samples_match_the_clips_of_their_split(esc50: Path) -> None:
     test = ESC50(esc50, fold=3, train=False)
     for clip, sample in zip(test.clips, test, strict=True):
         written, _ = soundfile.read(esc50 / clip.path, dtype="int16")
@@ -65,7 +65,7 @@ def test_without_a_fold_both_splits_are_the_whole_data_set(esc50: Path) -> None:
     assert len(ESC50(esc50)) == 15
 
 
-def test_class_names_are_in_the_order_of_targets_and_of_the_whole_data_set(esc50: Path) -> None:
+def test_class_names_cover_the_whole_data_set_in_the_order_of_targets(esc50: Path) -> None:
     edit(esc50, "5-1012-A-4.wav,5,4,frog", "5-1012-A-4.wav,5,2,whale")  # a class of the held-out fold alone
     train = ESC50(esc50, fold=5)
     assert train.class_names == ["dog", "whale", "frog", "sea waves"]
@@ -121,7 +121,7 @@ def test_transforms_are_applied_to_audio_and_labels(esc50: Path) -> None:
     assert dataset[1] == ((1, 101), None, ("dog",))
 
 
-def test_other_formats_are_read_by_what_the_table_says(esc50: Path) -> None:
+def test_other_formats_are_read(esc50: Path) -> None:
     edit(esc50, "1-1000-A-4.wav", "1-1000-A-4.ogg")
     samples = 0.3 * np.sin(np.arange(44100) / 20)
     soundfile.write(esc50 / "audio/1-1000-A-4.ogg", samples, 44100)

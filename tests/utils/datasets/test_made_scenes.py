@@ -1,4 +1,4 @@
-"""Drawn and sounded scenes: equal for equal arguments, of all sets of labels, and as models take them."""
+"""Synthetic scenes: reproducible, with all sets of labels, in the form that models take."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_scenes_are_a_function_of_seed_split_and_index() -> None:
         assert not torch.equal(other[5].image, first.image)
 
 
-def test_a_scene_is_what_models_take() -> None:
+def test_scenes_have_the_shapes_and_types_of_samples() -> None:
     scenes = MadeScenes(train=False, **SHORT)
     assert len(scenes) == 84
     assert scenes.record(3) == {"clip": "held-out scene 3"}
@@ -65,7 +65,7 @@ def test_each_class_has_a_colour_of_its_own() -> None:
     assert float(distances.min()) > 60
 
 
-def test_of_scenes_to_train_on_a_share_lacks_sound_or_picture() -> None:
+def test_a_share_of_the_training_scenes_lacks_sound_or_picture() -> None:
     scenes = MadeScenes(scenes=200, incomplete=0.3, **SHORT)
     samples = [scenes[index] for index in range(200)]
     silent, blind = ([getattr(s, name) is None for s in samples] for name in ("audio", "image"))
@@ -89,6 +89,6 @@ def test_of_scenes_to_train_on_a_share_lacks_sound_or_picture() -> None:
         ({"image_size": 8.0}, "image_size is 8.0; an integer from 16"),
     ],
 )
-def test_mistakes_are_named(args: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_named(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MadeScenes(**args)

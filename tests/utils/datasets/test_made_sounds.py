@@ -1,4 +1,4 @@
-"""The synthetic sounds: an ESC-50 in layout, reproducible, varied, and plainly of different classes."""
+"""The synthetic sounds: in ESC-50's layout, reproducible, varied, of distinct classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.datasets import ESC50, MadeSounds
 SMALL: dict[str, Any] = {"seconds": 0.2, "clips_per_class_and_fold": 1}
 
 
-def test_they_are_an_esc50_by_layout(tmp_path: Path) -> None:
+def test_the_layout_is_that_of_esc50(tmp_path: Path) -> None:
     made = MadeSounds(tmp_path / "made", fold=1, seconds=0.2, clips_per_class_and_fold=2)
     assert len(made) == 48
     with (tmp_path / "made/meta/esc50.csv").open() as file:
@@ -37,14 +37,14 @@ def test_they_are_an_esc50_by_layout(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read[7].audio, made[7].audio)
 
 
-def test_every_fold_has_as_many_clips_of_every_class() -> None:
+def test_every_fold_has_one_clip_of_each_class() -> None:
     for fold in range(1, 6):
         test = MadeSounds(fold=fold, train=False, **SMALL)
         assert test.class_names == ["siren", "rain", "clock tick", "chirping birds", "engine", "church bells"]
         assert sorted(test.targets) == [0, 1, 2, 3, 4, 5]
 
 
-def test_equal_arguments_give_equal_sounds_and_another_seed_others(tmp_path: Path) -> None:
+def test_equal_arguments_give_equal_sounds_and_other_seeds_do_not(tmp_path: Path) -> None:
     one, same, other = (
         MadeSounds(tmp_path / str(number), seed=seed, **SMALL) for number, seed in enumerate([3, 3, 4])
     )
@@ -97,13 +97,13 @@ def test_they_are_made_once(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == times
 
 
-def test_by_default_they_are_kept_in_the_cache_folder(cache_folder: Path, tmp_path: Path) -> None:
+def test_the_default_root_is_in_the_cache_folder(cache_folder: Path, tmp_path: Path) -> None:
     assert MadeSounds(**SMALL).root.parent == cache_folder
     assert MadeSounds(cache=tmp_path / "chosen", **SMALL).root.parent == tmp_path / "chosen"
     assert MadeSounds(seed=1, **SMALL).root != MadeSounds(**SMALL).root
 
 
-def test_a_half_made_set_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_set_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "made"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", lambda *_: sys.exit("killed"))

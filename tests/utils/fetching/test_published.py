@@ -239,7 +239,7 @@ def test_one_of_several_threads_downloads(
     assert web.asked["/UrbanSound8K.tar.gz"] == [""]
 
 
-def test_a_disk_without_room_is_seen_before_anything_is_fetched(
+def test_a_full_disk_is_an_error_before_the_download(
     publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path
 ) -> None:
     huge = replace(publish()["ESC-50"], unpacked_bytes=10**18)
@@ -249,7 +249,7 @@ def test_a_disk_without_room_is_seen_before_anything_is_fetched(
     assert names(tmp_path / "data") == []
 
 
-def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_data_set(
+def test_a_disk_that_fills_up_while_unpacking_leaves_no_incomplete_data_set(
     publish: Callable[[], dict[str, Published]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -336,7 +336,7 @@ def test_unpacked_files_have_the_permissions_of_new_ones(tmp_path: Path) -> None
     assert not (folder / "program").stat().st_mode & 0o7111
 
 
-def test_the_command_fetches_what_it_is_told(
+def test_the_command_downloads_by_name(
     publish: Callable[[], object],
     web: Web,
     tmp_path: Path,
@@ -374,7 +374,7 @@ def test_the_command_puts_weights_into_the_assets(
     assert capsys.readouterr().out == f"CLIP: {tmp_path}/CLIP.pt\n"
 
 
-def test_the_help_lists_names_sizes_and_places_and_does_without_torch() -> None:
+def test_the_help_lists_names_sizes_and_places_without_importing_torch() -> None:
     run = [sys.executable, "-X", "importtime", "-m", "utils.fetch", "--help"]
     result = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in (*releases.RELEASES, *published.DATA_SETS):
@@ -392,7 +392,7 @@ def test_the_help_lists_names_sizes_and_places_and_does_without_torch() -> None:
     ("name", "meant"),
     [("AudioCLIP-Full-Traning", "AudioCLIP-Full-Training"), ("ESC50", "ESC-50"), ("esc50", "ESC-50")],
 )
-def test_a_misspelt_name_gets_the_one_that_is_near(
+def test_a_misspelt_name_is_an_error_with_a_suggestion(
     name: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

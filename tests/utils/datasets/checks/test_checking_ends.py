@@ -1,4 +1,4 @@
-"""`--check` of tables with lines that cannot be read: it ends, and says the reason."""
+"""`--check` of tables with unreadable lines."""
 
 from __future__ import annotations
 
@@ -39,16 +39,14 @@ def check(table: Path) -> tuple[Finding, ...]:
         ("own.csv", 'file,caption\n0.wav,a\n1.wav,"b\n2.wav,c\n', "line 4: 2 lines are one row"),
     ],
 )
-def test_a_line_above_the_filter_is_found_and_passed_over(
-    folder: Path, name: str, text: str, said: str
-) -> None:
+def test_a_malformed_line_is_found_and_skipped(folder: Path, name: str, text: str, said: str) -> None:
     (folder / name).write_text(text)
     [finding] = check(folder / name)
     assert finding.what == "A line of the table cannot be read."
     assert said in finding.where
 
 
-def test_where_no_line_can_be_read_the_reasons_are_said(folder: Path) -> None:
+def test_if_no_line_can_be_read_each_reason_is_reported(folder: Path) -> None:
     (folder / "own.csv").write_text("file,label,fold\n0.wav,a,one\n1.wav,a,two\n2.wav,a\tb,1\n")
     with pytest.raises(ValueError, match="3 lines of the table cannot be read") as caught:
         check(folder / "own.csv")
@@ -58,7 +56,7 @@ def test_where_no_line_can_be_read_the_reasons_are_said(folder: Path) -> None:
     assert "lists no samples" not in str(caught.value)
 
 
-def test_a_line_that_a_reader_cannot_pass_over_ends_the_check(esc50: Path) -> None:
+def test_a_line_that_a_reader_cannot_skip_ends_the_check(esc50: Path) -> None:
     class Stubborn(ESC50):
         def read_table(self) -> list[Clip]:
             raise RowError(Place(self.root / self.table, 3), "wrong", "nothing helps.")
@@ -76,13 +74,13 @@ def audioset(root: Path, classes: str) -> dict[str, Any]:
     return {"root": str(root), "sample_rate": RATE}
 
 
-def test_a_table_of_classes_that_was_cut_is_said(tmp_path: Path) -> None:
+def test_a_gap_in_the_table_of_classes_is_an_error(tmp_path: Path) -> None:
     args = audioset(tmp_path, "74,/m/2,Dog\n")
     with pytest.raises(ValueError, match=r"line 3: index is 74; 1 is expected\. The table lists all classes"):
         AudioSet.inspect_data(**args)
 
 
-def test_a_bad_line_of_one_table_is_not_left_out_of_another(tmp_path: Path) -> None:
+def test_a_bad_line_is_left_out_of_its_own_table_only(tmp_path: Path) -> None:
     args = audioset(tmp_path, "")
     table = tmp_path / "balanced_train_segments.csv"
     table.write_text(table.read_text().replace("/m/1", "/m/none") + '00000000000, 0.000, 1.000, "/m/1"\n')
@@ -93,7 +91,7 @@ def test_a_bad_line_of_one_table_is_not_left_out_of_another(tmp_path: Path) -> N
     assert inspection.summary.startswith("AudioSet: 2 samples")  # line 4 of the other table, too
 
 
-def test_names_that_look_alike_or_like_nothing_are_warnings(folder: Path) -> None:
+def test_names_that_look_alike_or_like_missing_values_are_warnings(folder: Path) -> None:
     names = ["dog", "do\u200bg", "none", "na\u200cme"]
     rows = "".join(f"{i}.wav,{name}\n" for i, name in enumerate(names))
     (folder / "own.csv").write_text(f"file,label\n{rows}", encoding="utf-8")
@@ -103,7 +101,7 @@ def test_names_that_look_alike_or_like_nothing_are_warnings(folder: Path) -> Non
     ]
 
 
-def test_a_report_shows_joiners_and_no_character_that_acts_on_a_terminal() -> None:
+def test_a_report_shows_joiners_but_escapes_control_characters() -> None:
     assert escaped("\u0645\u06cc\u200c\u0634 \U0001f469\u200d\U0001f680") == (
         "\u0645\u06cc\u200c\u0634 \U0001f469\u200d\U0001f680"
     )

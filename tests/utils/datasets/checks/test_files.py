@@ -1,4 +1,4 @@
-"""Files that end too early, format by format, and what makes two files equal."""
+"""Faults of sound files: truncated ones in each format, wrong headers, equal files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("form", ["wav", "ogg", "flac"])
-def test_a_file_that_is_cut_anywhere_cannot_be_used(form: str, part: float, tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_cannot_be_used(form: str, part: float, tmp_path: Path) -> None:
     path = tmp_path / f"a.{form}"
     soundfile.write(path, NOISE, 44100)
     assert listen(path).fault is None
@@ -23,8 +23,8 @@ def test_a_file_that_is_cut_anywhere_cannot_be_used(form: str, part: float, tmp_
     assert listen(path).fault in ("truncated", "unreadable", "empty")
 
 
-def test_an_ogg_file_without_the_page_that_ends_it_is_read_and_noted(tmp_path: Path) -> None:
-    """As recorders of streams leave it; a cut file rarely ends between two pages."""
+def test_an_ogg_file_without_its_last_page_is_read_with_a_note(tmp_path: Path) -> None:
+    """Recorders of streams write such files; a truncated file rarely ends between two pages."""
     path = tmp_path / "a.ogg"
     soundfile.write(path, np.tile(NOISE, 10), 44100)
     content = path.read_bytes()
@@ -35,7 +35,7 @@ def test_an_ogg_file_without_the_page_that_ends_it_is_read_and_noted(tmp_path: P
     assert 0.9 * 300_000 < heard.samples < 300_000
 
 
-def test_what_a_header_promises_in_vain_is_a_warning(tmp_path: Path) -> None:
+def test_a_header_that_promises_too_much_is_a_warning(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", NOISE, 44100)
     content = bytearray((tmp_path / "a.flac").read_bytes())
     content[22:26] = (40_000).to_bytes(4, "big")
@@ -48,7 +48,7 @@ def test_what_a_header_promises_in_vain_is_a_warning(tmp_path: Path) -> None:
     )
 
 
-def test_a_sound_that_a_run_refuses_as_too_long_is_an_error() -> None:
+def test_a_sound_too_long_for_a_run_is_an_error() -> None:
     def found(mono: bool | None, **known: int) -> list[str]:
         heard = Heard(**{"rate": 44100, "channels": 2, **known})  # type: ignore[arg-type]
         return [one.where for one in too_long(44100, mono, {Sound("a.wav", "fold 1", "dog"): heard})]
@@ -60,8 +60,8 @@ def test_a_sound_that_a_run_refuses_as_too_long_is_an_error() -> None:
     assert found(True, samples=2**27 + 1, rate=22050) == []
 
 
-def test_a_wav_file_of_unknown_length_is_whole(tmp_path: Path) -> None:
-    """As programs write that stream it."""
+def test_a_wav_file_of_unknown_length_is_complete(tmp_path: Path) -> None:
+    """Programs that stream write such files."""
     path = tmp_path / "a.wav"
     soundfile.write(path, NOISE, 44100)
     content = bytearray(path.read_bytes())
@@ -77,7 +77,7 @@ def test_a_name_that_cannot_be_opened_is_a_finding(name: str, tmp_path: Path) ->
     assert listen(tmp_path / name).fault == "unreadable"
 
 
-def test_what_is_heard_is_what_was_written(tmp_path: Path) -> None:
+def test_listening_finds_rate_channels_and_samples(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([NOISE, -NOISE], axis=1), 32000)
     heard = listen(path)
@@ -85,7 +85,7 @@ def test_what_is_heard_is_what_was_written(tmp_path: Path) -> None:
     assert not heard.silent
 
 
-def test_equal_sounds_have_one_digest_whatever_the_file(tmp_path: Path) -> None:
+def test_equal_sounds_have_equal_digests_in_any_format(tmp_path: Path) -> None:
     sound = np.round(np.tile(NOISE, 20) * 32768) / 32768  # longer than what is read at a time
     paths = [tmp_path / name for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.wav")]
     soundfile.write(paths[0], sound, 44100)

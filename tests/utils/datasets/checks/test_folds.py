@@ -1,4 +1,4 @@
-"""`--check` on sets with one planted fault each: all are found, and the clean sets pass."""
+"""`--check` finds one planted fault after the other, and passes clean data sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {
 
 @dataclass
 class Planted:
-    """A data set to spoil: its table as rows, which `save` writes, and where their files are."""
+    """A data set to plant faults in: the rows of its table, which `save` writes, and their files."""
 
     kind: str
     root: Path
@@ -335,7 +335,7 @@ def test_all_faults_of_a_set_are_in_one_report(
 
 
 @pytest.mark.parametrize(("count", "said"), [(20, "20 lines"), (60, "50 lines and more")])
-def test_a_table_without_a_line_that_can_be_read_is_said_once(
+def test_an_unreadable_table_is_reported_once(
     count: int, said: str, planted_made: Planted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     planted = planted_made
@@ -352,7 +352,7 @@ def test_a_table_without_a_line_that_can_be_read_is_said_once(
     assert "1 error, 0 warnings" in report
 
 
-def test_a_fold_that_is_not_there_is_found_beside_missing_files(
+def test_a_nonexistent_fold_is_found_by_the_check(
     planted_made: Planted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert planted_made.check("--Sweep.Dataset.args.fold", "1", "9") == 1
@@ -361,13 +361,13 @@ def test_a_fold_that_is_not_there_is_found_beside_missing_files(
     assert "1 error, 0 warnings" in report
 
 
-def test_clips_that_the_set_leaves_out_are_no_strangers(esc50: Path) -> None:
+def test_files_of_clips_that_are_left_out_are_not_reported(esc50: Path) -> None:
     assert ESC50.inspect_data(root=str(esc50), esc10=True).summary.startswith("ESC-50: 10 clips, 2 classes")
     found = ESC50.inspect_data(root=str(esc50), esc10=True).findings
     assert not [finding for finding in found if "does not name" in finding.what]
 
 
-def test_a_part_of_a_published_set_is_a_warning_that_calls_it_what_the_run_does(esc50: Path) -> None:
+def test_part_of_a_published_set_is_a_warning_with_the_name_that_results_have(esc50: Path) -> None:
     found = [one for one in ESC50.inspect_data(root=str(esc50)).findings if "Part of the data" in one.what]
     assert [(one.severity, one.where) for one in found] == [
         ("warning", "part of ESC-50 (15 clips, 3 classes); 2,000 clips are published")
@@ -375,7 +375,7 @@ def test_a_part_of_a_published_set_is_a_warning_that_calls_it_what_the_run_does(
     assert found[0].where.startswith(ESC50(esc50).results_name)
 
 
-def test_the_room_for_decoded_clips_is_what_they_take(made: Path) -> None:
+def test_the_space_for_decoded_clips_is_estimated(made: Path) -> None:
     args: dict[str, Any] = {"root": str(made), "sample_rate": 32000, "progress": False, **SMALL}
     (space,) = MadeSounds.inspect_data(**args).space
     assert space.folder == default_cache_folder()

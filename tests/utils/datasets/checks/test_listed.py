@@ -1,4 +1,4 @@
-"""`--check` on data sets that are listed: a user's table, and AudioSet."""
+"""`--check` of listed data sets: a user's table, and AudioSet."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_planted_fault_of_a_table_is_found(
     ] == [(severity, what, where.format(table=own)) for severity, what, where in expected]
 
 
-def test_equal_sounds_are_looked_for_between_the_splits_that_are_held_out(own: Path) -> None:
+def test_equal_sounds_in_both_splits_are_found(own: Path) -> None:
     equal(own)  # in the other fold, and in the other split
     args: dict[str, Any] = {"table": str(own), "sample_rate": RATE, "split": "test"}
     [finding] = Table.inspect_data(**args).findings
@@ -150,7 +150,7 @@ def test_equal_sounds_are_looked_for_between_the_splits_that_are_held_out(own: P
     assert finding.where == "4.wav (training split, a), 1.wav (held-out split, b)"
 
 
-def test_files_that_a_table_may_do_without_are_warnings(own: Path) -> None:
+def test_missing_files_are_warnings_if_they_may_be_skipped(own: Path) -> None:
     missing(own)
     inspection = Table.inspect_data(table=str(own), sample_rate=RATE, missing="skip")
     assert {one.severity for one in inspection.findings} == {"warning"}
@@ -161,14 +161,14 @@ def test_files_that_a_table_may_do_without_are_warnings(own: Path) -> None:
         Table.inspect_data(table=str(own), sample_rate=RATE, missing="skip")
 
 
-def test_segments_count_as_long_as_they_are(own: Path) -> None:
+def test_space_is_estimated_from_the_lengths_of_segments(own: Path) -> None:
     table = own.with_name("parts.csv")
     table.write_text("audio,start,end\n0.wav,0,0.5\n0.wav,0.5,\n1.wav,0,0.25\n2.wav,,\n")
     [space] = Table.inspect_data(table=str(table), sample_rate=RATE).space
     assert space.size_bytes == round(2.25 * RATE * 2)
 
 
-def test_audioset_is_checked_with_what_is_missing(tmp_path: Path) -> None:
+def test_audioset_is_checked_with_missing_files(tmp_path: Path) -> None:
     for name, start in (("balanced_train", 0), ("eval", 3)):
         lines = [f'{i:011d}, 0.000, 10.000, "/m/1"' for i in range(start, start + 3)]
         (tmp_path / f"{name}_segments.csv").write_text(
@@ -227,9 +227,7 @@ def test_the_command_checks_a_table(own: Path, run_check: Callable[..., tuple[in
     assert "Setup.batch_train is 64, but the training split has 4 samples: not one complete batch." in report
 
 
-def test_a_batch_that_is_too_large_hides_no_other_error(
-    own: Path, run_check: Callable[..., tuple[int, str]]
-) -> None:
+def test_too_large_a_batch_hides_no_other_error(own: Path, run_check: Callable[..., tuple[int, str]]) -> None:
     own.write_text(own.read_text().replace("label", "lable", 1))
     status, report = run_check(batch_train=64, epochs=1)
     assert status == 1
@@ -238,9 +236,7 @@ def test_a_batch_that_is_too_large_hides_no_other_error(
 
 
 @pytest.mark.parametrize("held_out", [{"fold": 1}, {"fold": 1, "share": 0.2}, {"split": "test"}])
-def test_a_sound_on_both_sides_of_what_is_held_out_is_an_error(
-    held_out: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_sound_in_both_splits_is_an_error(held_out: dict[str, Any], tmp_path: Path) -> None:
     """A share in the protocol does not hide it if a flag holds out a fold."""
     for i in range(4):
         samples = np.random.default_rng(i).integers(-9999, 9999, RATE).astype(np.int16)

@@ -1,4 +1,4 @@
-"""The cache of decoded audio: made once, whole or not at all, again when anything it is made from changes."""
+"""The cache of decoded audio: made once, never incomplete, and anew when its sources change."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_changed_file_is_decoded_again(esc50: Path, decoded: list[str]) -> Non
     assert len(decoded) == 30
 
 
-def test_a_newer_time_alone_makes_a_new_one(esc50: Path, decoded: list[str]) -> None:
+def test_a_newer_modification_time_makes_a_new_cache(esc50: Path, decoded: list[str]) -> None:
     ESC50(esc50).prepare()
     path = esc50 / "audio/1-1000-A-4.wav"
     time = path.stat().st_mtime_ns
@@ -84,7 +84,7 @@ def test_settings_have_caches_of_their_own(esc50: Path, cache_folder: Path, deco
 
 
 @pytest.mark.parametrize("what", ["format", "library", "rule"])
-def test_another_version_makes_a_new_one(
+def test_another_version_makes_a_new_cache(
     esc50: Path, decoded: list[str], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ESC50(esc50).prepare()
@@ -98,7 +98,7 @@ def test_another_version_makes_a_new_one(
     assert len(decoded) == 30
 
 
-def test_the_record_says_what_a_cache_is_made_from(esc50: Path, cache_folder: Path) -> None:
+def test_made_from_json_records_settings_and_files(esc50: Path, cache_folder: Path) -> None:
     ESC50(esc50).prepare()
     record = json.loads((stores(cache_folder)[0] / "made_from.json").read_text())
     assert record["settings"] == {"decoding": "resampled", "mono": None, "sample_rate": 44100}
@@ -146,7 +146,7 @@ def test_equal_channels_are_stored_once(esc50: Path, cache_folder: Path) -> None
         np.testing.assert_array_equal(sample.audio, np.concatenate([audio, audio]))
 
 
-def test_a_full_disk_is_an_error_that_says_which_folder_and_what_to_do(
+def test_a_full_disk_is_an_error_with_folder_and_remedy(
     esc50: Path, cache_folder: Path, full_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with full_disk(), pytest.raises(OSError, match="cannot be written") as caught:
@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_a_folder_is_an_error(esc50: Path, tmp_path: Path
             ESC50(esc50, cache=cache).prepare()
 
 
-def test_what_an_interrupted_run_left_is_never_used(
+def test_the_remains_of_an_interrupted_run_are_never_used(
     esc50: Path, cache_folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -197,7 +197,7 @@ def test_a_damaged_cache_is_made_again(
     assert len(decoded) == 30
 
 
-def test_a_cache_of_another_data_set_is_not_taken(esc50: Path, cache_folder: Path) -> None:
+def test_data_sets_have_caches_of_their_own(esc50: Path, cache_folder: Path) -> None:
     class Louder(ESC50):
         def decode(self, path: Path) -> Waveform:
             return 2 * super().decode(path)
@@ -207,7 +207,7 @@ def test_a_cache_of_another_data_set_is_not_taken(esc50: Path, cache_folder: Pat
     assert [path.name.split("-")[0] for path in stores(cache_folder)] == ["ESC50", "Louder"]
 
 
-def test_the_cache_folder_is_the_argument_or_the_environments_or_the_users(
+def test_the_cache_folder_comes_from_argument_environment_or_home(
     esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert default_cache_folder() == tmp_path / "cache"
@@ -270,7 +270,7 @@ print("sum", int(sum(abs(sample.audio).sum(dtype=float) for sample in Slow(sys.a
 # While a run goes on
 
 
-def test_a_cache_that_is_deleted_is_gone_on_with_once_it_is_open(esc50: Path, cache_folder: Path) -> None:
+def test_an_open_cache_survives_its_deletion(esc50: Path, cache_folder: Path) -> None:
     data = ESC50(esc50)
     before = data[3].audio
     shutil.rmtree(cache_folder)
@@ -278,7 +278,7 @@ def test_a_cache_that_is_deleted_is_gone_on_with_once_it_is_open(esc50: Path, ca
 
 
 @pytest.mark.parametrize("in_batches", [False, True])
-def test_a_cache_that_is_deleted_before_it_is_open_is_named(
+def test_a_cache_deleted_before_its_first_access_is_an_error(
     esc50: Path, cache_folder: Path, in_batches: bool
 ) -> None:
     data = ESC50(esc50)
@@ -289,9 +289,7 @@ def test_a_cache_that_is_deleted_before_it_is_open_is_named(
         data.read_batch([0]) if in_batches else data[0]
 
 
-def test_a_cache_that_is_cut_short_is_an_error_and_not_the_end_of_the_process(
-    esc50: Path, cache_folder: Path
-) -> None:
+def test_a_truncated_cache_is_an_error_and_does_not_kill_the_process(esc50: Path, cache_folder: Path) -> None:
     data = ESC50(esc50)
     data[0]
     (file,) = cache_folder.glob("*/audio.bin")
@@ -301,7 +299,7 @@ def test_a_cache_that_is_cut_short_is_an_error_and_not_the_end_of_the_process(
         data[14]
 
 
-def test_clips_that_do_not_decode_are_left_out_where_they_may_be(esc50: Path, cache_folder: Path) -> None:
+def test_clips_that_do_not_decode_are_skipped_on_request(esc50: Path, cache_folder: Path) -> None:
     (esc50 / "audio/1-1000-A-4.wav").write_bytes(b"RIFF and nothing more")
     dataset = ESC50(esc50)
     with pytest.raises(ValueError, match=r'1 of its \d+ clips cannot be decoded:\n.*\n.*"skip" continues'):
@@ -319,9 +317,7 @@ def test_clips_that_do_not_decode_are_left_out_where_they_may_be(esc50: Path, ca
     assert len(dataset.read_batch(others).labels) == len(others)
 
 
-def test_a_cache_without_clips_that_do_not_decode_is_not_taken_where_none_may_be_left_out(
-    esc50: Path, decoded: list[str]
-) -> None:
+def test_an_incomplete_cache_is_an_error_unless_clips_may_be_skipped(esc50: Path, decoded: list[str]) -> None:
     (esc50 / "audio/1-1000-A-4.wav").write_bytes(b"RIFF and nothing more")
     ESC50(esc50).prepare(skip_unreadable=True)
     count = len(decoded)
@@ -331,16 +327,14 @@ def test_a_cache_without_clips_that_do_not_decode_is_not_taken_where_none_may_be
     assert decoded[count:] == ["1-1000-A-4.wav"] * 2  # each tries this one again
 
 
-def test_a_data_set_of_which_nothing_decodes_is_an_error_all_the_same(esc50: Path) -> None:
+def test_a_data_set_without_decodable_clips_is_always_an_error(esc50: Path) -> None:
     for path in (esc50 / "audio").iterdir():
         path.write_bytes(b"RIFF and nothing more")
     with pytest.raises(ValueError, match=r"cannot be decoded"):
         ESC50(esc50).prepare(skip_unreadable=True)
 
 
-def test_a_lack_of_memory_is_no_clip_that_does_not_decode(
-    esc50: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lack_of_memory_is_not_taken_for_a_damaged_clip(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path, *arguments: Any, **others: Any) -> Waveform:
         if path.name == "1-1000-A-4.wav":
             raise MemoryError
@@ -366,7 +360,7 @@ def drive(monkeypatch: pytest.MonkeyPatch, decoded: list[str]) -> set[str]:
     return names
 
 
-def test_a_clip_that_could_not_be_read_is_tried_again_by_the_next_run_and_only_that(
+def test_the_next_run_retries_only_clips_that_failed(
     esc50: Path, decoded: list[str], drive: set[str]
 ) -> None:
     damaged = "1-1001-A-0.wav"
@@ -400,9 +394,7 @@ def test_a_clip_that_could_not_be_read_is_tried_again_by_the_next_run_and_only_t
     assert decoded == [damaged]
 
 
-def test_clips_that_can_be_read_again_are_no_error_where_none_may_be_left_out(
-    esc50: Path, drive: set[str]
-) -> None:
+def test_clips_that_can_be_read_again_are_no_error(esc50: Path, drive: set[str]) -> None:
     drive |= {"1-1000-A-4.wav"}
     ESC50(esc50).prepare(skip_unreadable=True)
     with pytest.raises(ValueError, match=r"1 of its \d+ clips cannot be decoded"):
@@ -426,7 +418,7 @@ def test_failures_in_an_older_cache_are_retried(
     assert decoded == ["1-1000-A-4.wav"]
 
 
-def test_a_cache_is_whole_while_its_end_is_cut_that_was_added_later(
+def test_a_cache_without_its_appended_end_is_made_again(
     esc50: Path, cache_folder: Path, drive: set[str], decoded: list[str]
 ) -> None:
     drive |= {"1-1000-A-4.wav"}

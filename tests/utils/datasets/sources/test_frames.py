@@ -1,4 +1,4 @@
-"""Several pictures of one sample: decoded one at a time, from paths or contents."""
+"""Several pictures of one sample, decoded one at a time from paths or contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.datasets.sources.frames import Frames
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """Pictures of 4 x 5 pixels; of the i-th all are (i, 0, 0)."""
+    """Pictures of 4 x 5 pixels, all (i, 0, 0) in the i-th."""
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for i, path in enumerate(paths):
         Image.new("RGB", (5, 4), (i, 0, 0)).save(path)
@@ -37,18 +37,18 @@ def test_paths_and_contents_give_the_same_pixels(pictures: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(("count", "central"), [(1, 0), (2, 1), (3, 1), (4, 2)])
-def test_the_central_one_is_in_the_middle(count: int, central: int) -> None:
+def test_the_central_picture_is_in_the_middle(count: int, central: int) -> None:
     assert Frames(("x",) * count).central == central
 
 
-def test_nothing_decodes_them_on_the_way_to_a_step() -> None:
+def test_collating_and_pinning_do_not_decode() -> None:
     frames = Frames(("not there.jpg", "nor there.jpg"))
     assert pickle.loads(pickle.dumps(frames)) == frames
     assert collate_field([frames, frames]) == [frames, frames]
     assert pin_memory([frames]) == [frames]
 
 
-def test_what_does_not_decode_is_named(tmp_path: Path) -> None:
+def test_errors_name_the_picture(tmp_path: Path) -> None:
     with pytest.raises(SampleUnreadable, match=r"a\.jpg: no such image file"):
         Frames((str(tmp_path / "a.jpg"),))[0]
     with pytest.raises(SampleUnreadable, match=r"1\.jpg: not decodable as an image"):

@@ -1,4 +1,4 @@
-"""A folder for each class: what is read, followed, held out, and what is said of the rest."""
+"""A folder for each class: files, links, splits, and messages on the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMATS = {"aif": ("AIFF", None), "opus": ("OGG", "OPUS"), "oga": ("OGG", "VORBI
 
 
 def put(folder: Path, *paths: str) -> Path:
-    """Write sounds, pictures and other files, each of another content."""
+    """Write sounds, pictures and other files with different contents."""
     for number, path in enumerate(paths):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def put(folder: Path, *paths: str) -> Path:
 
 
 def samples(folder: Path, **args: Any) -> dict[str, list[str]]:
-    """Labels by name of the clip."""
+    """Return labels by name of the clip."""
     data = Table(folder, RATE, cache=False, **args)
     return {str(data.record(index)["clip"]): list(data.entries[index].labels) for index in range(len(data))}
 
 
-def test_sounds_and_pictures_of_all_kinds_that_decode_are_read(tmp_path: Path) -> None:
+def test_sounds_and_pictures_of_all_decodable_kinds_are_read(tmp_path: Path) -> None:
     names = ["dog/1.opus", "dog/2.oga", "dog/3.gif", "cat/x/4.tif", "cat/5.mp3", "cat/6.WAV", "cat/7.aif"]
     put(tmp_path, *names[:5], "cat/6.wav", "cat/7.aif")
     (tmp_path / "cat/6.wav").rename(tmp_path / "cat/6.WAV")
@@ -59,7 +59,7 @@ def test_sounds_and_pictures_of_all_kinds_that_decode_are_read(tmp_path: Path) -
     assert data.passed_over is None
 
 
-def test_what_is_passed_over_is_counted_and_named_by_a_run_and_by_the_check(
+def test_a_run_and_the_check_report_what_is_not_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(tmp_path, "dog/1.wav", "dog/2.m4a", "dog/3.M4A", "dog/4.webm", "dog/5.heic", "dog/notes.txt", "dog/6")
@@ -80,7 +80,7 @@ def test_what_is_passed_over_is_counted_and_named_by_a_run_and_by_the_check(
     ]
 
 
-def test_a_folder_of_nothing_that_is_read_says_what_it_has(tmp_path: Path) -> None:
+def test_an_error_names_the_kinds_of_files_that_are_not_read(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.m4a", "cat/2.m4a")
     with pytest.raises(
         ValueError, match=r"one for each class\. Not read: 2 \.m4a \(convert it, as by `ffmpeg"
@@ -109,7 +109,7 @@ def test_links_are_followed_and_each_folder_is_entered_once(tmp_path: Path) -> N
     )
 
 
-def test_a_class_keeps_its_files_where_a_link_in_another_leads_to_them(tmp_path: Path) -> None:
+def test_a_class_keeps_files_that_another_class_links_to(tmp_path: Path) -> None:
     put(tmp_path, "store/young/1.wav", "store/2.wav", "root/b/3.wav")
     root = put(tmp_path / "root", "a/4.wav", "b/deep/5.wav")
     (root / "a/all_of_b").symlink_to(root / "b")
@@ -125,7 +125,7 @@ def test_a_class_keeps_its_files_where_a_link_in_another_leads_to_them(tmp_path:
     }
 
 
-def test_many_links_between_folders_take_no_longer(tmp_path: Path) -> None:
+def test_many_links_between_folders_are_followed_once(tmp_path: Path) -> None:
     put(tmp_path, *(f"{number:02d}/x.wav" for number in range(14)))
     for number in range(13):
         for link in ("a", "b"):
@@ -135,7 +135,7 @@ def test_many_links_between_folders_take_no_longer(tmp_path: Path) -> None:
     assert len(repeated) == 26
 
 
-def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_files_are_ordered_by_name(tmp_path: Path) -> None:
     put(tmp_path, "b/1.txt", "b.txt", "b/c/2.txt", "b/c.txt", "a.txt", "c/3.txt")
     (tmp_path / "a").symlink_to(tmp_path / "c")
     (tmp_path / "0").symlink_to(put(tmp_path.parent / "elsewhere", "4.txt"))
@@ -150,7 +150,7 @@ def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     ]
 
 
-def test_files_of_one_name_are_samples_of_their_own_that_are_held_out_together(tmp_path: Path) -> None:
+def test_files_of_one_name_are_paired_and_held_out_together(tmp_path: Path) -> None:
     names = ["1.flac", "1.gif", "1.jpg", "1.wav", "2.oga", "2.opus", "3.jpg", "3.tif"]
     put(tmp_path, *(f"dog/{name}" for name in names))
     entries = Table(tmp_path, RATE, cache=False).entries
@@ -167,7 +167,7 @@ def test_files_of_one_name_are_samples_of_their_own_that_are_held_out_together(t
         assert all(count == 2 for count in Counter(Path(one.name).stem for one in held_out.entries).values())
 
 
-def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_skipped(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.wav")
     for link in (tmp_path / "dog/loop", tmp_path / "loop"):
         link.symlink_to(link)
@@ -184,7 +184,7 @@ def test_a_link_to_nothing_is_a_missing_file(tmp_path: Path) -> None:
 SPLIT = ("train/dog/1.wav", "train/sea_waves/2.wav", "Test/dog/1.wav", "Test/sea_waves/4.wav")
 
 
-def test_train_and_test_are_splits_and_not_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_called_train_and_test_are_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path, *SPLIT, "train/stray.wav")
     train, test = (Table(tmp_path, RATE, train=train, cache=False) for train in (True, False))
     assert train.class_names == test.class_names == ["dog", "sea waves"]
@@ -208,7 +208,7 @@ def test_splits_have_other_names_too(train: str, test: str, tmp_path: Path) -> N
     assert samples(tmp_path, train=False) == {f"{test}/dog/2.wav": ["dog"]}
 
 
-def test_where_all_files_lie_deeper_than_the_classes_a_run_says_what_the_classes_are(tmp_path: Path) -> None:
+def test_if_all_files_are_deeper_than_the_classes_a_run_names_the_inner_folders(tmp_path: Path) -> None:
     put(tmp_path, "fold1/dog/1.wav", "fold1/sea/2.wav", "fold2/dog/a/3.wav")
     data = Table(tmp_path, RATE, cache=False)
     assert data.class_names == ["fold1", "fold2"]
@@ -220,12 +220,12 @@ def test_where_all_files_lie_deeper_than_the_classes_a_run_says_what_the_classes
     assert Table(tmp_path, RATE, cache=False).passed_over is None
 
 
-def test_blanks_and_line_breaks_around_the_name_of_a_class_are_left_out(tmp_path: Path) -> None:
+def test_class_names_are_stripped_of_spaces_and_line_breaks(tmp_path: Path) -> None:
     put(tmp_path, "_background_noise_/1.wav", "sea\nwaves/2.wav")
     assert Table(tmp_path, RATE, cache=False).class_names == ["background noise", "sea waves"]
 
 
-def test_of_several_splits_all_but_train_is_held_out_or_what_is_named(tmp_path: Path) -> None:
+def test_all_splits_but_train_are_held_out_or_those_named(tmp_path: Path) -> None:
     put(tmp_path, *SPLIT, "valid/dog/5.wav")
     assert {path.split("/")[0] for path in samples(tmp_path)} == {"train"}
     assert {path.split("/")[0] for path in samples(tmp_path, train=False)} == {"Test", "valid"}
@@ -234,7 +234,7 @@ def test_of_several_splits_all_but_train_is_held_out_or_what_is_named(tmp_path: 
         Table(tmp_path, split="test")
 
 
-def test_classes_named_as_splits_are_stay_classes(tmp_path: Path) -> None:
+def test_a_single_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     put(tmp_path, "train/1.wav", "car/2.wav", "ship/a/3.wav")
     assert {label for [label] in samples(tmp_path).values()} == {"train", "car", "ship"}
     put(tmp_path / "one", "train/1.wav")
@@ -257,7 +257,7 @@ def test_classes_named_as_splits_are_stay_classes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_folders_of_neither_form_are_told(tmp_path: Path, paths: tuple[str, ...], said: str) -> None:
+def test_mixed_layouts_are_errors(tmp_path: Path, paths: tuple[str, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Table(put(tmp_path, *paths))
 
@@ -265,7 +265,7 @@ def test_folders_of_neither_form_are_told(tmp_path: Path, paths: tuple[str, ...]
 LATIN = os.fsdecode(b"caf\xe9")
 
 
-def test_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_errors(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.wav", f"dog/{LATIN}.wav", f"{LATIN}/2.wav", "h\u00e9/3.wav")
     expected = r"has names that are not UTF-8: caf\\xe9/2\.wav, dog/caf\\xe9\.wav; rename them, as by `convmv"
     with pytest.raises(ValueError, match=expected):
@@ -274,7 +274,7 @@ def test_names_that_are_not_utf8_are_named(tmp_path: Path) -> None:
         Entries([Entry(f"a/{LATIN}.wav")])
 
 
-def test_names_that_are_not_utf8_are_shown_where_they_do_no_harm(tmp_path: Path) -> None:
+def test_messages_show_names_that_are_not_utf8(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.wav", f"dog/x.{LATIN}")
     said = Table(tmp_path, cache=False).passed_over
     assert said == f"{tmp_path}: Not read: 1 .caf\\xe9."
@@ -287,7 +287,7 @@ def test_names_that_are_not_utf8_are_shown_where_they_do_no_harm(tmp_path: Path)
     assert "audio/caf\\xe9.wav" in [one.where for one in findings]
 
 
-def test_a_folder_that_cannot_be_read_is_an_error_unless_it_is_asked_for(
+def test_an_unreadable_folder_is_an_error_unless_a_callback_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, "a/1.wav", "b/2.wav")

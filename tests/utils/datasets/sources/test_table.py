@@ -1,4 +1,4 @@
-"""A user's own table: what its columns mean, what is held out, what is said where it is wrong."""
+"""A user's own table: columns, splits, error messages."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_json_lines_may_be_called_json_and_a_list_of_them_may_not_be_called_json
         ("[" * 100_000, r"own\.json is not JSON \(maximum recursion"),
     ],
 )
-def test_json_that_is_no_table_is_named(content: str, message: str, folder: Path) -> None:
+def test_json_that_is_no_table_is_an_error(content: str, message: str, folder: Path) -> None:
     (folder / "own.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         Table(folder / "own.json", RATE)
@@ -132,7 +132,7 @@ def test_segments_are_the_samples_between_their_seconds(folder: Path) -> None:
     assert data.record(0) == {"clip": "sounds/0.wav#t=0.005,0.01"}
 
 
-def test_what_a_row_lacks_is_none(folder: Path) -> None:
+def test_missing_fields_of_a_row_are_none(folder: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"audio": "sounds/0.wav", "image": "0.png", "caption": "a dog, barking", "labels": ["dog", "sea"]},
         {"image": "1.png"},
@@ -150,9 +150,7 @@ def test_what_a_row_lacks_is_none(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "held_out"), [(0.01, 1), (0.99, 2)])
-def test_of_a_few_groups_some_are_held_out_and_some_are_not(
-    folder: Path, share: float, held_out: int
-) -> None:
+def test_at_least_one_group_is_held_out_and_one_is_not(folder: Path, share: float, held_out: int) -> None:
     table = write(folder / "own.csv", ROWS[:3])
     assert len(Table(table, RATE, share=share, train=False)) == held_out
     assert len(Table(table, RATE, share=share)) == 3 - held_out
@@ -229,19 +227,19 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         ("file\nsounds/0.wav\n", {"share": 2}, "share is 2;"),
     ],
 )
-def test_what_is_wrong_is_named(folder: Path, text: str, args: dict[str, Any], said: str) -> None:
+def test_errors_name_line_column_and_value(folder: Path, text: str, args: dict[str, Any], said: str) -> None:
     (folder / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=re.escape(said)):
         Table(folder / "own.csv", RATE, **args)
 
 
-def test_half_a_character_of_json_is_named(folder: Path) -> None:
+def test_half_a_surrogate_pair_in_json_is_an_error(folder: Path) -> None:
     (folder / "own.jsonl").write_text('{"file": "sounds/0.wav", "label": "a\\ud800"}\n')
     with pytest.raises(ValueError, match=r"own\.jsonl, line 1: label is .*without control characters"):
         Table(folder / "own.jsonl", RATE)
 
 
-def test_a_part_that_begins_beyond_all_ends_is_empty(folder: Path) -> None:
+def test_a_segment_far_beyond_the_end_has_no_samples(folder: Path) -> None:
     (folder / "own.csv").write_text("file,start,end\nsounds/0.wav,1e308,\nsounds/0.wav,0,1e308\n")
     data = Table(folder / "own.csv", RATE, cache=False)
     with pytest.raises(ValueError, match=r"0\.wav: holds no audio samples from 1e\+308 s on"):
@@ -261,7 +259,7 @@ def test_a_part_that_begins_beyond_all_ends_is_empty(folder: Path) -> None:
         ("file,label,strat", {"start": False}, "strat"),
     ],
 )
-def test_columns_that_are_not_used_are_named_with_what_they_may_be(
+def test_unused_columns_are_named_with_suggestions(
     folder: Path, columns: str, args: dict[str, Any], unused: str
 ) -> None:
     cells = [
@@ -274,13 +272,13 @@ def test_columns_that_are_not_used_are_named_with_what_they_may_be(
     assert summary.endswith(f"; unused columns: {unused}" if unused else "looked at")
 
 
-def test_of_many_unused_columns_some_are_named(folder: Path) -> None:
+def test_only_some_of_many_unused_columns_are_named(folder: Path) -> None:
     names = [f"column_{number}" for number in range(30)]
     (folder / "own.csv").write_text(",".join(["file", *names]) + "\nsounds/0.wav" + "," * 30 + "\n")
     assert Table(folder / "own.csv", RATE).unused_columns.endswith("column_19, and 10 more")
 
 
-def test_two_columns_of_the_name_that_is_read_are_refused(folder: Path) -> None:
+def test_two_columns_of_the_same_name_are_an_error(folder: Path) -> None:
     (folder / "own.csv").write_text("file,label,label,note,note\nsounds/0.wav,dog,1,a,b\n")
     with pytest.raises(
         ValueError, match=r"own\.csv has several columns that are called label\. Rename all but"
@@ -318,13 +316,13 @@ def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path)
         ),
     ],
 )
-def test_files_of_kinds_that_are_not_read_are_refused_by_name(folder: Path, text: str, said: str) -> None:
+def test_undecodable_kinds_of_files_are_errors(folder: Path, text: str, said: str) -> None:
     (folder / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=re.escape(said)):
         Table(folder / "own.csv", RATE)
 
 
-def test_a_table_that_is_not_there_is_told_from_those_that_are(
+def test_the_error_for_a_missing_table_names_those_beside_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.csv", "notes.txt", "note.tsv"):

@@ -1,4 +1,4 @@
-"""Cells of a user's table: which are empty, what is a number, which text is refused."""
+"""Cells of a user's table: empty ones, numbers, lists, refused text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(path: Path, values: Sequence[Any], *, column: str = "label") -> Path:
-    """A table of as many rows, with these values in one column; in CSV as str, None as nothing."""
+    """Write a table with these values in one column; in CSV as text, None as an empty cell."""
     rows = [{"file": f"{i}.wav", column: value} for i, value in enumerate(values)]
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,23 +49,23 @@ def labels(table: Path, **args: Any) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_label_that_is_nan_is_none(folder: Path, suffix: str) -> None:
+def test_nan_is_an_empty_label(folder: Path, suffix: str) -> None:
     values = ["dog", None, "nan", "NaN"]
     assert labels(write(folder / f"own.{suffix}", values)) == [["dog"], [], [], []]
     assert Table(folder / f"own.{suffix}", RATE).class_names == ["dog"]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_a_number_that_is_nan_is_none(folder: Path, suffix: str) -> None:
+def test_a_number_that_is_nan_is_an_empty_label(folder: Path, suffix: str) -> None:
     assert labels(write(folder / f"own.{suffix}", [0.5, float("nan")])) == [["0.5"], []]
 
 
 @pytest.mark.parametrize("word", ["#N/A", "N/A", "n/a", "NULL", "null", "\\N", "-nan", "1.#QNAN", "-1.#IND"])
-def test_missing_values_of_other_programs_are_no_classes(folder: Path, word: str) -> None:
+def test_missing_values_of_other_programs_are_empty_labels(folder: Path, word: str) -> None:
     assert labels(write(folder / "own.csv", ["dog", word])) == [["dog"], []]
 
 
-def test_what_may_be_a_class_or_a_missing_value_is_a_class_and_a_run_says_so(
+def test_a_run_warns_of_classes_that_look_like_missing_values(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = Table(write(folder / "own.csv", ["dog", "None", "NA"]), RATE, cache=False)
@@ -90,11 +90,11 @@ def test_what_may_be_a_class_or_a_missing_value_is_a_class_and_a_run_says_so(
         ),
     ],
 )
-def test_classes_that_may_be_mistyped_are_named(names: list[str], what: str, where: str) -> None:
+def test_suspicious_class_names_are_found(names: list[str], what: str, where: str) -> None:
     assert [(one.what, one.where) for one in name_findings(names)] == [(what, where)]
 
 
-def test_a_comma_in_the_name_of_a_class_is_none_of_its_parts() -> None:
+def test_a_comma_in_a_class_name_is_not_suspicious() -> None:
     assert list(name_findings(["fan, electric", "dog, small", "sea"])) == []
 
 
@@ -107,13 +107,13 @@ def test_words_that_begin_like_nan_are_words(folder: Path) -> None:
     ]
 
 
-def test_a_list_goes_without_its_empty_values(folder: Path) -> None:
+def test_empty_values_of_a_list_are_dropped(folder: Path) -> None:
     values = [["dog", None, "nan"], [1, 2], "x"]
     assert labels(write(folder / "own.jsonl", values)) == [["dog"], ["1", "2"], ["x"]]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_whole_numbers_with_a_missing_one_are_whole(folder: Path, suffix: str) -> None:
+def test_whole_numbers_beside_a_missing_one_are_whole(folder: Path, suffix: str) -> None:
     table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 10.0])
     assert labels(table) == [["1"], ["2"], [], ["10"]]
     table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 1.0], column="fold")
@@ -122,13 +122,13 @@ def test_whole_numbers_with_a_missing_one_are_whole(folder: Path, suffix: str) -
     assert len(Table(table, RATE, split="1", train=False)) == 2
 
 
-def test_labels_of_which_one_is_no_whole_number_stay(folder: Path) -> None:
+def test_other_numbers_stay_as_written(folder: Path) -> None:
     assert labels(write(folder / "own.csv", ["1.0", "1.5", "2.0"])) == [["1.0"], ["1.5"], ["2.0"]]
     assert labels(write(folder / "own.csv", ["1.0", "dog"])) == [["1.0"], ["dog"]]
 
 
 @pytest.mark.parametrize("word", ["nan", "NA", "None", "null", "N/A", "<NA>"])
-def test_a_number_that_is_missing_may_be_a_word(folder: Path, word: str) -> None:
+def test_words_for_missing_numbers_are_empty(folder: Path, word: str) -> None:
     assert [
         entry.fold for entry in Table(write(folder / "own.csv", ["1", word], column="fold"), RATE).entries
     ] == [1, None]
@@ -137,7 +137,7 @@ def test_a_number_that_is_missing_may_be_a_word(folder: Path, word: str) -> None
 @pytest.mark.parametrize(
     "text", [WILL, ASTRONAUT, "soft\u00adhyphen", "\u202bok\u202c", "a\u00a0b", "\ufeffx"]
 )
-def test_format_characters_belong_to_text(folder: Path, text: str) -> None:
+def test_format_characters_are_kept(folder: Path, text: str) -> None:
     assert labels(write(folder / "own.csv", [text])) == [[text]]
     assert labels(write(folder / "own.jsonl", [[text, "b"]])) == [[text, "b"]]
     table = write(folder / "own.csv", [text], column="caption")
@@ -149,7 +149,7 @@ def test_a_file_may_be_named_with_a_joiner(folder: Path) -> None:
     assert Table(folder / "own.csv", RATE)[0].audio.shape == (1, 100)
 
 
-def test_a_label_of_which_nothing_can_be_seen_is_none(folder: Path) -> None:
+def test_an_invisible_label_is_empty(folder: Path) -> None:
     assert labels(write(folder / "own.csv", ["\u200b", "\u202e\u200d"])) == [[], []]
 
 
@@ -207,7 +207,7 @@ def test_values_may_be_separated_by_bars(folder: Path) -> None:
         "('a','b')",
     ],
 )
-def test_what_is_no_list_is_told_how_to_write_one(folder: Path, text: str) -> None:
+def test_a_malformed_list_is_an_error_that_shows_a_right_one(folder: Path, text: str) -> None:
     (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n")
     with pytest.raises(ValueError, match=re.escape('a JSON list of texts such as ["dog", "rain"]')):
         Table(folder / "own.tsv", RATE)
@@ -228,7 +228,7 @@ def test_pictures_may_be_named_in_brackets(folder: Path) -> None:
     assert [entry.images for entry in entries] == [("[1].jpg",), ("[1].jpg", "[2].jpg")]
 
 
-def test_contents_of_files_are_told_to_be_written_to_files(folder: Path) -> None:
+def test_contents_of_files_in_a_table_are_an_error(folder: Path) -> None:
     content = (folder / "0.wav").read_bytes()
     table = write(folder / "own.parquet", ["dog"])
     pyarrow.parquet.write_table(
