@@ -1,4 +1,4 @@
-"""Finds the samples in files that consist of chunks (WAV, RF64, W64, AIFF, CAF), in AU and in NIST."""
+"""Finds the samples of files that consist of chunks (WAV, RF64, W64, AIFF, CAF), and of AU and NIST files."""
 
 import re
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from typing import BinaryIO, Literal, NamedTuple
 from .view import Layout, View, read_bytes, size_of
 
 _PLACEHOLDER = 0x7F000000
-"""Sizes in bytes from here on, and 0, stand for "until the end": sox writes 0x7F000000 and 0x7FFFF000,
-arecord 0x80000000, ffmpeg 0xFFFFFFFF. No file of such a size has few enough samples to be read."""
+"""Sizes in bytes from here on, and 0, mean "to the end": sox writes 0x7F000000 and 0x7FFFF000, arecord
+0x80000000, ffmpeg 0xFFFFFFFF. Files that really are so large have too many samples to be read."""
 
-_MISCOUNTED = 44  # bytes: some writers count their own headers, too; a cut as short is a millisecond
+_MISCOUNTED = 44  # bytes: some writers count their own header; so short a cut is a millisecond
 
 
 def chunk_layout(file: BinaryIO) -> Layout:
-    """Have samples decoded until the file ends where their size is a placeholder; say if they are cut off."""
+    """Make samples of unknown size decode to the end of the file, and detect missing samples."""
     magic = read_bytes(file, 0, 12)
     form = _FORMS.get(magic[:4])
     if magic[:7] == b"NIST_1A":
@@ -22,32 +22,32 @@ def chunk_layout(file: BinaryIO) -> Layout:
     chunk = _au(magic) if form is None else _samples_chunk(file, form)
     if chunk is None:
         return Layout()
-    there = size_of(file) - chunk.start
-    if there < 0:
+    available = size_of(file) - chunk.start
+    if available < 0:
         return Layout()
     if 0 < chunk.size < _PLACEHOLDER:
         padded = chunk.size + (-chunk.size % form.multiple if form else 0)
-        more = there > chunk.size and not _only_chunks(file, form, chunk.start + padded)
-        note = f"its header promises {chunk.size} bytes of samples, and {there - chunk.size} follow them"
-        return Layout(cut=_cut(chunk.size, there), note=note if more else "")
-    if there <= chunk.size or (chunk.size == 0 and not _only_chunks(file, form, chunk.start)):
+        more = available > chunk.size and not _only_chunks(file, form, chunk.start + padded)
+        note = f"its header promises {chunk.size} bytes of samples, and {available - chunk.size} follow them"
+        return Layout(cut=_cut(chunk.size, available), note=note if more else "")
+    if available <= chunk.size or (chunk.size == 0 and not _only_chunks(file, form, chunk.start)):
         head = bytearray(read_bytes(file, 0, chunk.start))
         first, stop = chunk.field
-        size = min(there + chunk.counted, 256 ** (stop - first) - 1)
+        size = min(available + chunk.counted, 256 ** (stop - first) - 1)
         head[first:stop] = size.to_bytes(stop - first, chunk.order)
         return Layout(views=(View(file, bytes(head), chunk.start),))
     return Layout()
 
 
-def _cut(promised: int, there: int) -> str:
-    """Say that samples are cut off, from their bytes by the header and in the file; empty: they are not."""
-    if promised - there <= _MISCOUNTED:
+def _cut(promised: int, available: int) -> str:
+    """Describe missing samples, from the header's number of bytes and the file's; "" if none are missing."""
+    if promised - available <= _MISCOUNTED:
         return ""
-    return f"its header promises {promised} bytes of samples, the file has {there}"
+    return f"its header promises {promised} bytes of samples, the file has {available}"
 
 
 def _nist(file: BinaryIO) -> Layout:
-    """Say if samples of NIST SPHERE are cut off; libsndfile decodes what is there."""
+    """Detect missing samples in a NIST SPHERE file; libsndfile decodes the others."""
     head = read_bytes(file, 0, 1024)
     if b"embedded-" in head:  # compressed, which libsndfile refuses
         return Layout()
@@ -64,19 +64,19 @@ _NIST_FIELDS = {
     rb"channel_count -\w+ (\d+)": 1,
     rb"sample_n_bytes -\w+ (\d+)": 2,
 }
-"""Patterns of a header's numbers, and what they are where it has none."""
+"""Patterns of the numbers in a header, and their defaults."""
 
 
 class _Form(NamedTuple):
-    """Conventions of a format that consists of chunks; all numbers are bytes.
+    """Conventions of a format that consists of chunks; numbers are bytes.
 
     Attributes:
-        first: where the first chunk begins.
+        first: start of the first chunk.
         name: length of a chunk's name.
-        size: length of a chunk's size.
-        order: of the bytes of a size.
-        counted: what a size counts besides the content.
-        multiple: contents are padded to a multiple of it.
+        size: length of a chunk's size field.
+        order: byte order of a size.
+        counted: bytes that a size counts in addition to the content.
+        multiple: contents are padded to a multiple of this.
     """
 
     first: int
@@ -88,15 +88,15 @@ class _Form(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """A chunk, or what the whole file consists of.
+    """A chunk, or the samples of an AU file.
 
     Attributes:
-        name: its first four bytes.
-        field: where its size stands: first byte, and the one after the last.
-        order: of the bytes of the size.
-        size: as announced, bytes.
-        start: where its content begins.
-        counted: what the size counts besides the content, bytes.
+        name: first four bytes of its name.
+        field: start and end of its size field.
+        order: byte order of the size.
+        size: announced length of the content, bytes.
+        start: start of the content.
+        counted: bytes that the size counts in addition to the content.
     """
 
     name: bytes
@@ -118,7 +118,7 @@ _FORMS = {
 
 
 def _chunks(file: BinaryIO, form: _Form, at: int) -> Iterator[_Chunk]:
-    """Walk from one chunk to the next while what is there looks like one."""
+    """Yield one chunk after the other, as long as they look like chunks."""
     length = form.name + form.size
     while len(header := read_bytes(file, at, length)) == length:
         if not header[:4].decode("latin-1").isprintable():
@@ -132,7 +132,7 @@ def _chunks(file: BinaryIO, form: _Form, at: int) -> Iterator[_Chunk]:
 def _samples_chunk(file: BinaryIO, form: _Form) -> _Chunk | None:
     size_64: _Chunk | None = None
     for chunk in _chunks(file, form, form.first):
-        if chunk.name == b"ds64":  # of RF64: the sizes of the file and of its samples, 64 bits each
+        if chunk.name == b"ds64":  # in RF64: 64-bit sizes of the file and of its samples
             field = (chunk.start + 8, chunk.start + 16)
             size = int.from_bytes(read_bytes(file, field[0], 8), "little")
             size_64 = chunk._replace(field=field, size=size)
@@ -156,8 +156,8 @@ def _au(magic: bytes) -> _Chunk | None:
 
 
 def _only_chunks(file: BinaryIO, form: _Form | None, at: int) -> bool:
-    """Return whether the rest of the file is chunks, so that it holds no samples."""
+    """Return whether the rest of the file consists of chunks, and so has no samples."""
     end = at
     for chunk in () if form is None else _chunks(file, form, at):
         end = chunk.start + chunk.size
-    return abs(size_of(file) - end) <= 1  # with or without the byte that pads the last one
+    return abs(size_of(file) - end) <= 1  # with or without a padding byte at the end

@@ -1,6 +1,6 @@
-"""Decodes sound files block by block to their end, for reading them and for checking them.
+"""Decodes sound files block by block, for reading and for checking them, and decides what counts as damage.
 
-The length of a sound is what decodes, not what its header says. What counts as damage is decided here, too.
+The length of a sound is the number of samples that decode, whatever the header says.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
@@ -18,42 +17,42 @@ import numpy.typing as npt
 import soundfile
 
 from ..inputs import beginning_of, name_placeholder
-from .layout import is_flac_behind_flac, read_layout
+from .layout import has_second_flac, read_layout
 
 Segment: TypeAlias = tuple[float, float | None]
-"""Part of a recording: seconds where it begins and where it ends; None: with the recording."""
+"""Start and end of a part of a recording, seconds; None for the end of the recording."""
 Fault: TypeAlias = Literal["missing", "empty", "unreadable", "truncated", "not finite", "too loud"]
 Block: TypeAlias = npt.NDArray[np.float32]
 """Consecutive samples, float32 `[T, C]`; full scale is 1."""
 
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
-"""Sample rates of files that are read, Hz. A small file at 1 Hz, resampled, would fill any memory."""
+"""Allowed sample rates, Hz. Resampled, a small file at 1 Hz would fill any memory."""
 LOUDEST = 8.0
-"""Largest sample where full scale is 1: decoders and mixes overshoot by a few dB; 18 dB are another unit."""
+"""Largest allowed sample for full scale 1: overshoots are a few dB, and 18 dB mean another unit."""
 
-_BLOCK = 2**20  # values decoded at once: memory is taken for what is there, not for what is announced
-_BEYOND_END = 2**12  # samples asked for where the sound should end, by what its header says
-_SYSTEM_ERROR = 2  # of libsndfile: the file system failed, not the content
-_UNKNOWN_LENGTH = 2**40  # and more: what libsndfile says where a header does not tell
+_BLOCK = 2**20  # values decoded at once: memory is allocated for existing samples, not for announced ones
+_BEYOND_END = 2**12  # samples requested after the announced end
+_SYSTEM_ERROR = 2  # libsndfile's code for a failure of the file system
+_UNKNOWN_LENGTH = 2**40  # from here on, libsndfile's length means that the header has none
 
 
 class UnusableAudio(ValueError):
-    """A sound that cannot be used; `fault` says why in a word or two, `detail` in full."""
+    """A sound that cannot be used: `fault` is the reason in a word or two, `detail` in full."""
 
     def __init__(self, message: str, *, fault: Fault = "unreadable", detail: str = "") -> None:
-        super().__init__(message)  # alone, so that it survives the way between processes
+        super().__init__(message)  # a single argument, so that the exception can be pickled
         self.fault = fault
         self.detail = detail
 
 
 def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0) -> None:
-    """Raise if samples cannot be in the unit that is expected.
+    """Raise if samples cannot be in the expected unit.
 
     Args:
-        peak: largest absolute value of the samples.
+        peak: largest absolute sample.
         name: of the sound in messages.
-        advice: what to do.
-        full_scale: of the unit.
+        advice: end of the message, saying what to do.
+        full_scale: full scale in the expected unit.
 
     Raises:
         UnusableAudio: the peak is above `LOUDEST` times full scale.
@@ -66,20 +65,20 @@ def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0)
 
 
 class AudioReader:
-    """A sound file that is open for reading, once, from front to back.
+    """An open sound file that is decoded once, from front to back.
 
     Args:
-        source: path of the file, or its content as a binary file that can be searched.
+        source: path of the file, or its content as a seekable binary file.
         name: of the file in messages.
 
     Attributes:
-        rate: samples a second.
+        rate: sample rate, Hz.
         channels: number of channels.
-        note: what is odd about the file though it can be used; complete after reading; empty: nothing is.
+        note: an oddity of the file that does not prevent its use, or ""; final after reading.
 
     Raises:
         UnusableAudio: the file does not decode, is cut off, or has a sample rate outside the limits.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, source: Path | BinaryIO, name: str) -> None:
@@ -105,28 +104,26 @@ class AudioReader:
     def __enter__(self) -> AudioReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the file."""
         self._opened.close()
         self._content.close()
 
     def announced(self, segment: Segment | None = None) -> int:
-        """Say how many samples per channel a part has by the header; 0 where that does not tell."""
+        """Return the number of samples per channel in a segment according to the header; 0 if unknown."""
         first, last = self._bounds(segment)
         length = self._length or 0
         return max(0, (length if last is None else min(length, last)) - first)
 
     def blocks(self, segment: Segment | None = None) -> Iterator[Block]:
-        """Decode a part of the sound, no more than there is of it; None: all.
+        """Decode a segment, clipped to the end of the sound; None for all of it.
 
         Raises:
-            UnusableAudio: it does not decode, ends too early, or has samples that are not finite or too loud.
-            OSError: it cannot be read.
+            UnusableAudio: it does not decode, ends early, or has samples that are too loud or not finite.
+            OSError: the file cannot be read.
         """
         first, last = self._bounds(segment)
         position = self._go_to(first)
@@ -137,7 +134,7 @@ class AudioReader:
             wanted = block[max(0, first - position) :]
             position += len(block)
             if len(wanted):
-                self._judge(wanted)
+                self._check(wanted)
                 yield wanted
 
     def _bounds(self, segment: Segment | None) -> tuple[int, int | None]:
@@ -148,18 +145,18 @@ class AudioReader:
         return first or 0, last
 
     def _go_to(self, first: int) -> int:
-        """Move to a sample where that is possible; return where the next block begins, else 0."""
-        # In PAF of 24 bits and several channels libsndfile moves to another place.
+        """Seek to a sample if possible; return where the next block begins, otherwise 0."""
+        # In PAF files of 24 bits and several channels libsndfile seeks to the wrong place.
         if first and len(self._layout.views) <= 1 and self._file.format != "PAF":
             try:
                 self._decoded = self._file.seek(first)
-            except soundfile.SoundFileRuntimeError:  # there is none, or the format cannot
+            except soundfile.SoundFileRuntimeError:  # beyond the end, or not supported by the format
                 self._file = self._open()
         return self._decoded
 
     def _read(self, count: int) -> Block:
-        """Decode the next samples, at most so many; none at the end."""
-        # libsndfile fills with zeros what it is asked for beyond the end, so it is not asked for much.
+        """Decode at most `count` samples; none at the end."""
+        # libsndfile fills requests beyond the end with zeros, so they are kept small.
         announced = self._length or self._layout.announced
         remaining = (announced or _UNKNOWN_LENGTH) - self._decoded
         count = min(count, max(1, _BLOCK // self.channels), remaining if remaining > 0 else _BEYOND_END)
@@ -169,10 +166,10 @@ class AudioReader:
         except UnusableAudio:
             if self._file.format != "FLAC" or not announced or self._decoded != announced:
                 raise
-            if is_flac_behind_flac(self._layout.views[0].file):
+            if has_second_flac(self._layout.views[0].file):
                 detail = "several FLAC files in one; join them as `sox a.flac b.flac both.flac` does"
                 raise UnusableAudio(f"{self._name}: {detail}.", detail=detail) from None
-            self.note = f"the bytes behind its {announced} samples do not decode, as of a tag"
+            self.note = f"the bytes after its {announced} samples do not decode; they may be a tag"
             block = np.empty((0, self.channels), np.float32)
         self._decoded += len(block)
         if len(block):
@@ -195,7 +192,7 @@ class AudioReader:
         if self._layout.announced not in (0, self._decoded):
             self.note = f"its header promises {self._layout.announced} samples, it has {self._decoded}"
 
-    def _judge(self, block: Block) -> None:
+    def _check(self, block: Block) -> None:
         low, high = float(block.min()), float(block.max())  # NaN if one is
         if not (math.isfinite(low) and math.isfinite(high)):
             raise UnusableAudio(f"{self._name}: holds values that are not finite.", fault="not finite")
@@ -211,35 +208,37 @@ class AudioReader:
 
     @property
     def _length(self) -> int | None:
-        """Samples per channel of the present part, where its header tells."""
+        """Samples per channel of the current part, None if its header does not tell."""
         frames: int = self._file.frames
         return None if self._layout.estimated or frames >= _UNKNOWN_LENGTH else frames
 
     def _open(self) -> _Forward:
-        """Have libsndfile open the present part in place of what was open."""
+        """Open the current part with libsndfile, and close the one before."""
         self._opened.close()
         views = self._layout.views
         source = views[self._part] if views else self._source
         if not isinstance(source, Path):
             source.seek(0)
-        # soundfile encodes texts as UTF-8, which some names are not.
+        # soundfile would encode a name as UTF-8, which some are not.
         named = os.fsencode(source) if isinstance(source, Path) and os.name == "posix" else source
         with self._translated():
             file: _Forward = self._opened.enter_context(_Forward(named))
-        if file.format == "RAW":  # libsndfile takes anything named x.au for samples without a header
+        if file.format == "RAW":  # libsndfile takes any x.au without a header for raw samples
             raise self._not_decodable("Format not recognised")
         if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-            allowed = f"{LOWEST_RATE} to {HIGHEST_RATE} are read"
-            detail = f"its sample rate is {file.samplerate} Hz; {allowed}"
+            detail = f"its sample rate is {file.samplerate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are allowed"
             raise UnusableAudio(f"{self._name}: {detail}.", detail=detail)
         return file
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise what libsndfile says as an `UnusableAudio`, and what reading a file raises as it is."""
+        """Turn libsndfile's errors into `UnusableAudio`, and raise errors of reading the file themselves."""
         try:
             yield
-        except (RuntimeError, TypeError) as error:  # TypeError: a name that promises no header, such as x.raw
+        except (
+            RuntimeError,
+            TypeError,
+        ) as error:  # TypeError: a headerless suffix such as .raw
             reason = str(getattr(error, "error_string", None) or error).rstrip(".")
             if getattr(error, "code", None) == _SYSTEM_ERROR:
                 raise OSError(f"{self._name}: cannot be read ({reason}).") from None
@@ -251,7 +250,7 @@ class AudioReader:
 
 
 class _Forward(soundfile.SoundFile):
-    """A file that soundfile does not ask for its position after each block: some formats cannot tell."""
+    """A sound file whose position soundfile does not query after each block; some formats lack one."""
 
     def seekable(self) -> bool:
         return False

@@ -1,44 +1,53 @@
-"""Finds the samples of a sound file; decoding.py decodes them.
+"""Finds the samples of sound files: MPEG audio, FLAC and Ogg here, other formats in chunks.py.
 
-libsndfile believes headers. Programs that write to a pipe, are killed or join files leave wrong ones, so the
-length is taken from the file itself, and libsndfile is shown a corrected header.
+libsndfile believes headers, but programs that write to a pipe, are killed, or join files leave wrong ones. So
+the length comes from the file itself, and libsndfile gets a corrected header.
 """
 
+import re
 from typing import BinaryIO
 
 from .chunks import chunk_layout
-from .mpeg import after_id3, is_mpeg_frame, mpeg_layout, next_mpeg_frame
 from .view import ID3V1_TAG, Layout, View, read_bytes, size_of
 
-_FLAC_UNKNOWN = 2**36 - 1  # the largest number of samples that a header can say
-_FLAC_BEGINS = b"fLaC\0\0\0\x22"
+_FLAC_UNKNOWN = 2**36 - 1  # the largest number of samples that a header can state
+_FLAC_START = b"fLaC\0\0\0\x22"
 _OGG_HEADER = 27  # bytes of a page before its table of segments
 _BLOCK = 1 << 16  # bytes
+_KBPS = {  # by "is version 1" and layer; versions 2 and 2.5 have one row for layers 2 and 3
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_ID3_TAG = b"ID3\x03\0\0\0\0\0\x0a" + bytes(10)
+"""An empty tag: without a file name, libsndfile only recognises MPEG audio after an ID3v2 tag."""
 
 
 def read_layout(file: BinaryIO, name: str) -> Layout:
-    """Look at the headers of a sound file; formats that are not known here are left to libsndfile.
+    """Inspect the headers of a sound file; unknown formats are left to libsndfile.
 
     Args:
-        file: its content.
-        name: of the file: where it ends in mp3 or mp2, there may be other bytes before the first frame.
+        file: content of the file.
+        name: of the file: one that ends in mp3 or mp2 may have other bytes before the first frame.
     """
-    start = after_id3(file, 0)
+    start = _after_id3(file, 0)
     magic = read_bytes(file, start, 4)
     if magic == b"OggS":
         return _ogg(file, start)
     if magic == b"fLaC":
         return _flac(file, start)
-    if is_mpeg_frame(magic):
-        return mpeg_layout(file, start)
+    if _is_mpeg_frame(magic):
+        return _mpeg(file, start)
     if start or name.lower().endswith(("mp3", "mp2")):
-        start = next_mpeg_frame(file, start)
-        return mpeg_layout(file, start) if start < size_of(file) else Layout()
+        start = _next_mpeg_frame(file, start)
+        return _mpeg(file, start) if start < size_of(file) else Layout()
     return chunk_layout(file)
 
 
 def _flac(file: BinaryIO, start: int) -> Layout:
-    """Have FLAC decoded until it ends: the number of samples, 36 bits of its header, is made 0: unknown."""
+    """Make FLAC decode to its end: the 36 bits with the number of samples become 0, for unknown."""
     head = bytearray(read_bytes(file, start, 26))
     if len(head) < 26:
         return Layout()
@@ -52,13 +61,13 @@ def _flac(file: BinaryIO, start: int) -> Layout:
     )
 
 
-def is_flac_behind_flac(file: BinaryIO) -> bool:
-    """Look through a whole file for a second FLAC stream, which libsndfile does not read."""
-    return _FLAC_BEGINS in read_bytes(file, after_id3(file, 0) + 1, -1)
+def has_second_flac(file: BinaryIO) -> bool:
+    """Search a whole file for a second FLAC stream, which libsndfile does not read."""
+    return _FLAC_START in read_bytes(file, _after_id3(file, 0) + 1, -1)
 
 
 def _ogg(file: BinaryIO, start: int) -> Layout:
-    """Tell apart the streams that follow each other in an Ogg file, and see whether it ends (RFC 3533)."""
+    """Find the streams that follow each other in an Ogg file, and whether it is complete (RFC 3533)."""
     size, at = size_of(file), start
     begins, header, ended = [start], True, False
     while at < size:
@@ -78,14 +87,98 @@ def _ogg(file: BinaryIO, start: int) -> Layout:
     views = [View(file, b"", begin, end) for begin, end in zip(begins, [*begins[1:], size], strict=True)]
     return Layout(
         views=tuple(views) if len(views) > 1 else (),
-        note="" if ended else "the page that ends it is missing: it was recorded from a stream, or cut",
+        note="" if ended else "its last page is missing: it was recorded from a stream, or cut",
     )
 
 
 def _next_page(file: BinaryIO, at: int) -> int:
-    """Find the next Ogg page after bytes that belong to none; the end of the file where there is none."""
+    """Find the next Ogg page, or the end of the file, after bytes that belong to no page."""
     while block := read_bytes(file, at + 1, _BLOCK):
         if (found := block.find(b"OggS")) >= 0:
             return at + 1 + found
         at += max(1, len(block) - 3)
+    return size_of(file)
+
+
+def _after_id3(file: BinaryIO, at: int) -> int:
+    """Return where the ID3v2 tags that begin at a position end."""
+    while (header := read_bytes(file, at, 10))[:3] == b"ID3" and len(header) == 10:
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(header[6:], (21, 14, 7, 0), strict=True))
+        at += 10 + size + (10 if header[5] & 0x10 else 0)
+    return at
+
+
+def _is_mpeg_frame(header: bytes) -> bool:
+    """Return whether the bytes begin a frame of MPEG audio, layers I to III (AAC has no layer)."""
+    return (
+        len(header) >= 4
+        and header[0] == 0xFF
+        and header[1] & 0xE0 == 0xE0
+        and header[1] & 0x18 != 0x08
+        and header[1] & 0x06 != 0
+        and header[2] & 0xF0 not in (0, 0xF0)
+        and header[2] & 0x0C != 0x0C
+    )
+
+
+def _mpeg_frame_bytes(header: bytes) -> int:
+    version_1 = header[1] & 0x18 == 0x18
+    layer = 4 - (header[1] >> 1 & 3)
+    kbps = _KBPS[version_1, layer if version_1 else min(layer, 2)][(header[2] >> 4) - 1]
+    rate = (44100, 48000, 32000)[header[2] >> 2 & 3] >> (0 if version_1 else 1 if header[1] & 0x10 else 2)
+    padding = header[2] >> 1 & 1
+    if layer == 1:
+        return (12000 * kbps // rate + padding) * 4
+    return (144000 if version_1 or layer == 2 else 72000) * kbps // rate + padding
+
+
+def _mpeg(file: BinaryIO, start: int) -> Layout:
+    """Make MPEG audio decode to its last whole frame, unless a Xing header has the right number of frames.
+
+    Without that header, or with more frames than it states, as in joined files, libsndfile estimates the
+    length from the size of the file and does not read beyond it, so the view pretends to be larger.
+    """
+    head = read_bytes(file, start, 64)
+    stereo, version_1 = head[3] & 0xC0 != 0xC0, head[1] & 0x18 == 0x18
+    at = 4 + ((32 if stereo else 17) if version_1 else (17 if stereo else 9))
+    flags, announced, size = (int.from_bytes(head[at + skip : at + skip + 4], "big") for skip in (4, 8, 12))
+    if head[at : at + 4] in (b"Xing", b"Info") and not any(head[4:at]) and flags & 1 and announced:
+        if flags & 2:
+            more = _is_mpeg_frame(read_bytes(file, _after_id3(file, start + size), 4))
+        else:  # allow for the header's own frame, and for one that some encoders do not count
+            more = _mpeg_frames(file, start)[0] > announced + 2
+        if not more:
+            return Layout(views=(View(file, _ID3_TAG, start),))
+        head = head[:at] + bytes(4) + head[at + 4 :]
+    stop = _mpeg_frames(file, start)[1]
+    return Layout(
+        views=(View(file, _ID3_TAG + head, start + len(head), stop, open_ended=True),), estimated=True
+    )
+
+
+def _mpeg_frames(file: BinaryIO, at: int) -> tuple[int, int]:
+    """Count the whole frames, skipping bytes between them, and find where the last one ends."""
+    size, stop, count = size_of(file), at, 0
+    while at < size:
+        header = read_bytes(file, at, 4)
+        if _is_mpeg_frame(header):
+            at += _mpeg_frame_bytes(header)
+            count, stop = (count + 1, at) if at <= size else (count, stop)
+        else:
+            at = _next_mpeg_frame(file, at)
+    return count, stop
+
+
+def _next_mpeg_frame(file: BinaryIO, at: int) -> int:
+    """Find two consecutive frames, or the end of the file, after bytes that belong to no frame."""
+    at += 1
+    while block := read_bytes(file, at, _BLOCK):
+        for found in re.finditer(rb"\xff[\xe2-\xff]", block):
+            here = at + found.start()
+            header = read_bytes(file, here, 4)
+            if _is_mpeg_frame(header) and _is_mpeg_frame(
+                read_bytes(file, here + _mpeg_frame_bytes(header), 4)
+            ):
+                return here
+        at += max(1, len(block) - 1)
     return size_of(file)

@@ -1,11 +1,11 @@
-"""Files with corrected headers, which libsndfile reads in place of those whose headers are wrong."""
+"""Binary files with corrected headers, for libsndfile to read in place of files with wrong ones."""
 
 import io
 import os
 from typing import BinaryIO, NamedTuple
 
 ID3V1_TAG = 128  # bytes at the end of a file
-_BEYOND_ALL_FILES = 2**40  # bytes: where a damaged header may point, and file systems cannot seek
+_BEYOND_ALL_FILES = 2**40  # bytes: damaged headers may point there, where file systems cannot seek
 
 
 class View(io.RawIOBase):
@@ -13,15 +13,15 @@ class View(io.RawIOBase):
 
     Args:
         file: the other one.
-        head: bytes in place of what is before `start`.
-        start: of the other file.
-        stop: of the other file; None: its end.
-        open_ended: pretend to be far longer, whatever the bit rate does; all that can be read there is an
-            empty ID3v1 tag.
+        head: bytes in place of those before `start`.
+        start: first byte of the other file.
+        stop: end in the other file; None for its own end.
+        open_ended: pretend to be far longer, whatever the bit rate; the pretended part ends with an empty
+            ID3v1 tag.
 
     Attributes:
         file: the other one.
-        error: what reading the other file raised; libsndfile takes that for its end.
+        error: exception raised by reading the other file, which libsndfile would take for its end.
     """
 
     def __init__(
@@ -42,18 +42,6 @@ class View(io.RawIOBase):
         self._size = 64 * self._stop + 2**20 if open_ended else self._stop
         self._position = 0
 
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position, bytes."""
-        return self._position
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a position, bytes."""
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
@@ -61,7 +49,7 @@ class View(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001 - any writable buffer
-        """Read as much as fits and is there."""
+        """Fill the buffer as far as there are bytes."""
         wanted = memoryview(buffer).cast("B")
         try:
             part = self._bytes(len(wanted))
@@ -82,14 +70,14 @@ class View(io.RawIOBase):
 
 
 class Layout(NamedTuple):
-    """Parts of a file to decode, and what is known about their length.
+    """The parts of a file to decode, and the facts about its length.
 
     Attributes:
-        views: what to decode one after the other, in place of the file; empty: the file as it is.
-        estimated: the number of samples that libsndfile gives is an estimate.
-        announced: samples per channel that the header promises, where they are not relied on; 0: unknown.
-        cut: what shows that the end of the file is missing; empty: nothing does.
-        note: what is odd about the file though all of it can be decoded; empty: nothing is.
+        views: parts to decode one after the other in place of the file; empty to decode the file itself.
+        estimated: whether libsndfile only estimates the number of samples.
+        announced: samples per channel in the header, if it is not relied on; 0 if unknown.
+        cut: evidence that the end of the file is missing, or "".
+        note: an oddity of a file that can be decoded completely, or "".
     """
 
     views: tuple[View, ...] = ()
@@ -100,7 +88,7 @@ class Layout(NamedTuple):
 
 
 def read_bytes(file: BinaryIO, at: int, count: int) -> bytes:
-    """Read at a position; less at the end of the file."""
+    """Read bytes at a position; fewer at the end of the file."""
     if at >= _BEYOND_ALL_FILES:
         return b""
     file.seek(at)

@@ -158,7 +158,7 @@ def test_flac_is_read_to_its_end_whatever_number_of_samples_it_announces(
 def test_bytes_behind_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: Path) -> None:
     require_length(flac(SAMPLES) + tag, SAMPLES, tmp_path / "a.flac")
     assert listen(tmp_path / "a.flac").note == (
-        f"the bytes behind its {SAMPLES} samples do not decode, as of a tag"
+        f"the bytes after its {SAMPLES} samples do not decode; they may be a tag"
     )
 
 
