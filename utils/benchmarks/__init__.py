@@ -1,4 +1,4 @@
-"""The yardstick that `--benchmark` compares AudioCLIP with, and its model, task and data set."""
+"""The yardstick of `--benchmark` for AudioCLIP, with its model, task and data set."""
 
 from utils.benchmarks.bare_backbone import Backbone, BackboneOnNoise, BareBackbone, ClassNumbers
 

@@ -1,4 +1,4 @@
-"""A yardstick: torchvision's ResNeXt-50 alone, on images of the size that the audio tower sees."""
+"""A yardstick: torchvision's ResNeXt-50 alone, on images as large as the audio tower's spectrograms."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from model.esresnet.spectrogram import frame_count
 class BareBackbone(Yardstick):
     """Steps of the bare backbone: forward, cross-entropy, backward, optimizer; no data, audio or text.
 
-    Precision, compilation, batch size and optimizer are those of the protocol; images are as large as the
+    Precision, compilation, batch size and optimizer come from the protocol; images are as large as the
     spectrograms of its training clips: `[B, 3, 341, 392]` for 5 s.
 
     Args:
         samples: length of a clip; by default the `out_len` of the last training transform that has one, or
-            else of the last such transform of the held-out split.
+            otherwise of the last such transform of the held-out split.
     """
 
     def __init__(self, *, samples: int | None = None) -> None:
@@ -37,7 +37,7 @@ class BareBackbone(Yardstick):
     def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
         """Replace model, task, data and augmentation."""
         height, width = _image_size(protocol["Model"]["args"], self._samples or _clip_length(protocol))
-        # Of stereo clips each channel passes the backbone.
+        # Each channel of a stereo clip passes through the backbone.
         channels = 2 if protocol["Dataset"]["args"].get("mono") is False else 1
         size = {"height": height, "width": width, "images_per_sample": channels}
         return {
@@ -68,7 +68,7 @@ class Backbone(nn.Module):
 
 
 class BackboneOnNoise(Task):
-    """Cross-entropy of the backbone on the same images in every step, which stay on the device.
+    """Cross-entropy of the backbone on the same images in every step; these stay on the device.
 
     Args:
         height: height of the images.
@@ -90,14 +90,14 @@ class BackboneOnNoise(Task):
         """Return logits and targets."""
         targets = batch.target.repeat_interleave(self._images_per_sample)
         if len(self._images) != len(targets):
-            with torch.inference_mode(False):  # training uses the images of an evaluation, too
+            with torch.inference_mode(False):  # training also uses the images of an evaluation
                 images = torch.randn(len(targets), 3, *self._size)
                 self._images = images.to(targets.device, memory_format=torch.channels_last)
         return StepOutput(model(self._images), targets)
 
 
 class NumberSample(NamedTuple):
-    """A sample: the number of a class."""
+    """A class number."""
 
     target: int
 
@@ -131,7 +131,7 @@ def _clip_length(protocol: Mapping[str, Any]) -> int:
 
 
 def _image_size(model_args: Mapping[str, Any], samples: int) -> tuple[int, int]:
-    """Return height and width of the spectrogram of a clip with this number of samples."""
+    """Return height and width of the spectrogram of a clip of this length."""
     defaults = {name: item.default for name, item in inspect.signature(ESResNeXt).parameters.items()}
     args = {**defaults, **model_args}
     win_length = args["win_length"] or args["n_fft"]

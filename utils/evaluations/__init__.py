@@ -1,4 +1,4 @@
-"""What is measured besides a protocol's metrics: the research code behind its `Evaluations` section."""
+"""Measurements besides a protocol's metrics: the classes of its `Evaluations` section."""
 
 from utils.evaluations.features import Features
 from utils.evaluations.linear_probe import LinearProbe

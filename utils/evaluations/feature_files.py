@@ -1,9 +1,9 @@
-"""Embeddings of a data set in one file, `features.safetensors`, for probes and notebooks to read.
+"""A file with the embeddings of a data set, `features.safetensors`, for probes and notebooks.
 
 ```text
 tensors    <kind>   float32 [N, D]   one for each kind of features, such as audio
-           fold     int64   [N]      where the data set has folds
-           target   int64   [N]      position in class_names, where every clip has exactly one label
+           fold     int64   [N]      if the data set has folds
+           target   int64   [N]      position in class_names, if every clip has exactly one label
 metadata   format, kinds, clips, labels, class_names, dataset: texts; all but the first and the last are JSON
 ```
 """
@@ -28,18 +28,18 @@ _RESERVED = ("fold", "target")
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:
-    """Features of the N clips of a data set, and what is known of each clip.
+    """Features of the N clips of a data set, with names, labels and folds.
 
     Attributes:
         features: float32 `[N, D]` by kind, such as "audio"; D may differ.
-        clips: what each clip is called.
-        labels: of each clip; it can have several, or none.
-        class_names: all labels there are.
-        dataset: what results on it may be called.
-        folds: number of the fold that each clip is in, int64 `[N]`; None: the data set has none.
+        clips: name of each clip.
+        labels: of each clip, possibly several or none.
+        class_names: all labels.
+        dataset: its name in results.
+        folds: number of each clip's fold, int64 `[N]`; None if the data set has no folds.
 
     Raises:
-        ValueError: lengths differ, there is no kind of features, or a label is no class.
+        ValueError: lengths differ, there are no features, or a label is not a class.
     """
 
     features: Mapping[str, NDArray[np.float32]]
@@ -54,7 +54,7 @@ class FeatureTable:
             raise ValueError("there are no features")
         for kind, features in self.features.items():
             if kind in _RESERVED:
-                raise ValueError(f'features cannot be called "{kind}", which means something else')
+                raise ValueError(f'features cannot be called "{kind}", which is a reserved name')
             if features.ndim != 2 or features.dtype != np.float32:
                 raise ValueError(
                     f'"{kind}" is {features.dtype} of shape {list(features.shape)}; expected float32 [N, D]'
@@ -68,21 +68,21 @@ class FeatureTable:
             raise ValueError(f"the numbers of clips differ: {said}")
         unknown = {label for labels in self.labels for label in labels} - set(self.class_names)
         if unknown:
-            raise ValueError(f'the label "{min(unknown)}" is none of the {len(self.class_names)} classes')
+            raise ValueError(f'the label "{min(unknown)}" is not one of the {len(self.class_names)} classes')
 
     def __len__(self) -> int:
         return len(self.clips)
 
     @property
     def targets(self) -> NDArray[np.int64] | None:
-        """Position of each clip's label in `class_names`, `[N]`; None unless each has exactly one."""
+        """Position of each clip's label in `class_names`, `[N]`; None unless each clip has exactly one."""
         if any(len(labels) != 1 for labels in self.labels):
             return None
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return np.array([numbers[label] for (label,) in self.labels], dtype=np.int64)
 
     def write(self, path: Path) -> None:
-        """Write the file; one that is there is replaced only when the new one is whole."""
+        """Write the file; an existing one is replaced once the new one is complete."""
         tensors = {kind: np.ascontiguousarray(features) for kind, features in self.features.items()}
         for name, numbers in (("fold", self.folds), ("target", self.targets)):
             if numbers is not None:
@@ -95,7 +95,7 @@ class FeatureTable:
         }
         metadata = {name: json.dumps(content, ensure_ascii=False) for name, content in listed.items()}
         part = path.with_name(path.name + ".part")
-        # Its save_file makes files that nobody but their owner can read.
+        # safetensors' save_file makes files that only their owner can read.
         part.write_bytes(save(tensors, {"format": _FORMAT, "dataset": self.dataset, **metadata}))
         part.replace(path)
 
@@ -104,8 +104,8 @@ class FeatureTable:
         """Read a file that `write` made.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is another kind of file, or cut short.
+            FileNotFoundError: it does not exist.
+            ValueError: it is another kind of file, or incomplete.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -123,8 +123,8 @@ class FeatureTable:
                 folds=tensors.get("fold"),
             )
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path} is not there; the evaluation Features writes one.") from error
+            raise FileNotFoundError(f"{path} does not exist; the evaluation Features writes it.") from error
         except KeyError as error:
             raise ValueError(f"{path} is not a table of features: {error} is missing.") from error
         except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not a table of features, or cut short: {error}.") from error
+            raise ValueError(f"{path} is not a table of features, or incomplete: {error}.") from error

@@ -1,35 +1,114 @@
-"""The embeddings of a data set, written to a file of the run's folder."""
+"""Collect the features of a pass over a data set, and write them to a file in the run's folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from ignite_trainer.api.batch import rows_of, values_of
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.self_description import record, results_name
 from ignite_trainer.api.task import StepOutput, Task
-from utils.evaluations.collecting import FeatureCollector
-from utils.evaluations.feature_files import FILE_NAME
+from utils.evaluations.feature_files import FILE_NAME, FeatureTable
 
 
-class Features(Evaluation):
-    """Write what the task embeds to `features.safetensors` (see `utils.evaluations.feature_files`).
+class FeatureCollector:
+    """Collects features in memory, float32 on the CPU.
 
-    With `Dataset.args.fold` null that is the whole data set. Its table counts items and dimensions.
+    Args:
+        dataset: the data set; its `class_names`, `record` and `results_name` are used, if it has them.
+        task: computes the features.
+
+    Raises:
+        ValueError: the task computes no features.
     """
 
-    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002 - the contract's
-        """Take note of the data set."""
+    def __init__(self, dataset: Any, task: Task) -> None:
+        if not task.gives_features:
+            raise ValueError(
+                f"{type(task).__name__} gives no features of its samples; choose a task that does, such as "
+                "utils.tasks.AudioTextContrastive."
+            )
+        self._dataset = dataset
+        self.reset()
+
+    def reset(self) -> None:
+        """Discard everything collected."""
+        self._indices: list[int] = []
+        self._labels: list[tuple[str, ...]] = []
+        self._features: dict[str, list[Tensor]] = {}
+
+    def add(self, indices: Tensor, labels: Any, features: Mapping[str, Tensor] | None) -> None:
+        """Add a batch.
+
+        Args:
+            indices: positions of the samples in the data set, int64 `[B]`.
+            labels: the batch's field; samples may lack labels.
+            features: `[B, D]` by kind, on any device, from a task's step.
+
+        Raises:
+            ValueError: the kinds differ from those of earlier batches.
+        """
+        assert features, "the task gives features"
+        if self._indices and self._features.keys() != features.keys():
+            raise ValueError(
+                f"the samples before {int(indices[0])} have features of {' and '.join(self._features)}, the "
+                f"following of {' and '.join(features)}; all samples need the same."
+            )
+        of_batch: list[tuple[str, ...]] = [()] * len(indices)
+        for row, of_sample in zip(
+            rows_of(labels, len(indices)).tolist(), values_of(labels) or (), strict=True
+        ):
+            of_batch[row] = tuple(of_sample)
+        self._indices += indices.tolist()
+        self._labels += of_batch
+        for kind, values in features.items():
+            self._features.setdefault(kind, []).append(values.detach().float().cpu())
+
+    def table(self) -> FeatureTable:
+        """Join all batches, in the data set's order."""
+        order = np.argsort(self._indices, kind="stable")
+        indices = [self._indices[at] for at in order]
+        records = [record(self._dataset, index) for index in indices]
+        names = [known.get("clip", index) for known, index in zip(records, indices, strict=True)]
+        in_folds = all("fold" in known for known in records)
+        return FeatureTable(
+            features={kind: torch.cat(batches).numpy()[order] for kind, batches in self._features.items()},
+            clips=tuple(map(str, names)),
+            labels=tuple(self._labels[at] for at in order),
+            class_names=tuple(getattr(self._dataset, "class_names", ())),
+            dataset=results_name(self._dataset),
+            folds=np.array([known["fold"] for known in records], dtype=np.int64) if in_folds else None,
+        )
+
+
+class CollectingEvaluation(Evaluation):
+    """An evaluation that collects the task's features."""
+
+    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002
+        """Check that the task computes features."""
         self._collector = FeatureCollector(test, task)
 
     def start(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Forget the pass before."""
+        """Discard the features of an earlier pass."""
         self._collector.reset()
 
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
-        """Keep the features of a batch."""
+        """Collect the features of a batch."""
         self._collector.add(indices, batch.labels, output.features)
+
+
+class Features(CollectingEvaluation):
+    """Write the task's features to `features.safetensors` (see `utils.evaluations.feature_files`).
+
+    These are the features of the whole data set if `Dataset.args.fold` is null. The table of figures counts
+    items and dimensions.
+    """
 
     def finish(self, folder: Path) -> FigureTable:
         """Write the file; a later pass replaces it."""

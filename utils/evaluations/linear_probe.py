@@ -1,9 +1,11 @@
-"""The linear probe as part of a run: on what the task embeds, and on a baseline beside it."""
+"""The linear probe as part of a run: of the task's features, and of a baseline beside them."""
+
+# ruff: noqa: PLC0415 (librosa takes seconds to import)
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,26 +14,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ignite_trainer.api.batch import PaddedBatch
-from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.evaluation import FigureTable
 from ignite_trainer.api.self_description import folds, held_out_folds
 from ignite_trainer.api.task import StepOutput, Task
-from utils.evaluations.collecting import FeatureCollector
-from utils.evaluations.log_mel import log_mel_statistics
+from utils.evaluations.features import CollectingEvaluation
 from utils.evaluations.probe import check_penalty, probe
 
 BASELINE_ROW = "log-mel statistics"
+BANDS = 64
+
+_N_FFT = 2048
+_HOP_SAMPLES = 512
+_FULL_SCALE = 32768.0
 
 
-class LinearProbe(Evaluation):
-    """Train a linear classifier on frozen features, each fold of the data set held out in turn.
+class LinearProbe(CollectingEvaluation):
+    """Train a linear classifier on frozen features, holding out each fold of the data set in turn.
 
-    The features are what the task embeds in a pass over the whole data set, `Dataset.args.fold` null; the
+    The features are those of the task in a pass over the whole data set, with `Dataset.args.fold` null; the
     table is that of `utils.evaluations.probe.probe`.
 
     Args:
         C: inverse strength of the probe's L2 penalty, above 0.
-        baseline: "log-mel": also probe the statistics of each clip's log-mel spectrogram (`log_mel.py`),
-            computed from the audio that the task was given.
+        baseline: "log-mel" to also probe the statistics of each clip's log-mel spectrogram, computed from the
+            audio that the task is given.
     """
 
     def __init__(self, *, C: float = 1.0, baseline: Literal["log-mel"] | None = None) -> None:
@@ -41,12 +47,12 @@ class LinearProbe(Evaluation):
         self._C, self._baseline = C, baseline
         self._statistics: list[NDArray[np.float32]] = []
 
-    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002 - the contract's
+    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
         """Check that the whole data set is evaluated, and that it has folds."""
         if held_out := held_out_folds(test):
             numbers = " and ".join(map(str, held_out))
             raise ValueError(
-                f"the linear probe needs features of the whole data set, as it holds out each fold in turn; "
+                "the linear probe holds out each fold in turn, so it needs features of the whole data set; "
                 f"here only fold {numbers} is evaluated. Set Dataset.args.fold to null."
             )
         if (count := len(folds(test))) < 2:
@@ -55,16 +61,17 @@ class LinearProbe(Evaluation):
             raise ValueError(f"{type(test).__name__} has no class_names; a probe is fitted to labels.")
         if self._baseline and not hasattr(test, "sample_rate"):
             raise ValueError('the baseline "log-mel" needs the sample_rate of the data set, which has none.')
-        self._collector, self._dataset = FeatureCollector(test, task), test
+        super().prepare(model, task, test=test)
+        self._dataset = test
 
-    def start(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Forget the pass before."""
-        self._collector.reset()
+    def start(self, model: nn.Module) -> None:
+        """Discard the features of an earlier pass."""
+        super().start(model)
         self._statistics = []
 
-    def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
-        """Keep the features of a batch."""
-        self._collector.add(indices, batch.labels, output.features)
+    def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
+        """Collect the features of a batch, and the statistics of its audio."""
+        super().step(model, indices, batch, output)
         if self._baseline:
             self._statistics.append(log_mel_statistics(_clips(batch.audio), self._dataset.sample_rate))
 
@@ -77,8 +84,35 @@ class LinearProbe(Evaluation):
         return probe(table, C=self._C)
 
 
+def log_mel_statistics(clips: Iterable[Tensor], sample_rate: int) -> NDArray[np.float32]:
+    """Compute mean and standard deviation, over time, of each clip's mel bands in decibels.
+
+    The mean of the channels, in [-1, 1], goes through librosa's mel spectrogram (64 bands, Hann windows of
+    2048 samples every 512) and `power_to_db`, whose floor is 80 dB below the clip's loudest value.
+
+    Args:
+        clips: each `[C, T]` in 16-bit units, of any length; zeros pad clips shorter than a window.
+        sample_rate: Hz.
+
+    Returns:
+        float32 `[clips, 128]`: 64 means, 64 standard deviations.
+    """
+    import librosa
+
+    rows = []
+    for clip in clips:
+        mono = clip.detach().float().mean(dim=0).cpu().numpy() / _FULL_SCALE
+        mono = np.pad(mono, (0, max(0, _N_FFT - len(mono))))
+        power = librosa.feature.melspectrogram(
+            y=mono, sr=sample_rate, n_fft=_N_FFT, hop_length=_HOP_SAMPLES, n_mels=BANDS
+        )
+        decibels = librosa.power_to_db(power)  # [BANDS, N]
+        rows.append(np.concatenate([decibels.mean(axis=1), decibels.std(axis=1)]))
+    return np.stack(rows).astype(np.float32)
+
+
 def _clips(audio: Tensor | PaddedBatch) -> Iterator[Tensor]:
-    """The clips of a batch, each `[C, T]` without padding."""
+    """Yield the clips of a batch, each `[C, T]` without padding."""
     if isinstance(audio, PaddedBatch):
         return (clip[:, :length] for clip, length in zip(audio.values, audio.lengths.tolist(), strict=True))
     return iter(audio)

@@ -1,8 +1,8 @@
-"""Linear probe: how well a linear model classifies frozen features, cross-validated over the official folds.
+"""The linear probe: accuracy of a linear model on frozen features, cross-validated over the official folds.
 
     python -m utils.evaluations.probe features.safetensors [--C 1.0] [--json]
 
-A run does the same with the evaluation `utils.evaluations.LinearProbe`.
+The evaluation `utils.evaluations.LinearProbe` does the same in a run.
 """
 
 # ruff: noqa: PLC0415 (scikit-learn and rich are slow to import)
@@ -30,23 +30,23 @@ _MOST_STEPS = 2000
 
 
 def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]:
-    """Train on all folds but one and test on that one, for every fold and every kind of features.
+    """Hold out each fold in turn and train on the others, for every kind of features.
 
-    The probe is scikit-learn's logistic regression (L2 penalty, L-BFGS) on features of zero mean and unit
-    variance in the training folds. Nothing of it is random, nor does it depend on the number of threads.
+    The probe is scikit-learn's logistic regression (L2 penalty, L-BFGS) on features standardised over the
+    training folds. It is deterministic, whatever the number of threads.
 
     Args:
-        table: features of a whole data set with folds, one label for each clip.
+        table: features of a whole data set with folds, one label per clip.
         C: inverse strength of the penalty, above 0.
 
     Returns:
-        For each kind of features a row of accuracies: "fold 1" and so on, their "mean" and sample standard
-        deviation "sd". The row "chance" is what always giving the training folds' most frequent class
-        reaches.
+        A row of accuracies for each kind of features: "fold 1" and so on, their "mean" and sample standard
+        deviation "sd". The row "chance" is the accuracy of always predicting the training folds' most
+        frequent class.
 
     Raises:
-        ValueError: there are no two folds, clips have no label or several, a fold leaves one class alone to
-            train on, or C is out of range.
+        ValueError: there are fewer than two folds, a clip does not have exactly one label, a fold leaves a
+            single class to train on, or C is out of range.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.exceptions import ConvergenceWarning
@@ -59,7 +59,9 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     check_penalty(C)
     targets, folds = table.targets, table.folds
     if targets is None:
-        raise ValueError(f"the probe needs exactly one label for each clip, which {table.dataset} has not.")
+        raise ValueError(
+            f"the probe needs exactly one label for each clip; {table.dataset} has more or fewer."
+        )
     if folds is None or len(np.unique(folds)) < 2:
         raise ValueError(
             f"the probe needs at least two folds; {table.dataset} has {'none' if folds is None else 'one'}."
@@ -68,9 +70,9 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     probed = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=_MOST_STEPS))
     chance = DummyClassifier(strategy="most_frequent")
     rows, unfinished = {}, 0
-    # With several threads sums are rounded differently, and on a busy machine such short steps would wait.
+    # Several threads would round sums differently and, on a busy machine, wait for each other.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # one warning for all fits is below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the one below
         for kind in [*table.features, CHANCE]:
             features = table.features.get(kind, np.zeros((len(targets), 1)))
             found = cross_validate(
@@ -102,7 +104,7 @@ def check_penalty(C: object) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0: the table is printed, 1: there is none, and why."""
+    """Run the command; return 0 on success, 1 on an error."""
     replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.evaluations.probe",

@@ -1,4 +1,4 @@
-"""Retrieval between the modalities of a pass: audio by text, text by audio, and with images four more."""
+"""Retrieval between modalities: audio by text, text by audio, and four more directions with images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.api.evaluation import Evaluation, FigureTable
+from ignite_trainer.api.evaluation import FigureTable
 from ignite_trainer.api.task import StepOutput, Task
-from utils.evaluations.collecting import FeatureCollector
 from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.features import CollectingEvaluation
 from utils.evaluations.retrieval import PositivePairs, retrieval_metrics
 
 Pairs = Literal["label", "pair"]
@@ -23,24 +23,24 @@ Pairs = Literal["label", "pair"]
 _ORDER = ("audio", "image", "text")
 
 
-class Querying(Evaluation):
-    """Rank the items of one modality by the queries of another, as `retrieval.py` defines the figures.
+class Querying(CollectingEvaluation):
+    """Rank the items of one modality by queries of another; `retrieval.py` defines the figures.
 
-    Audio and images are those of the samples. Texts are the task's classes, one for each (its `class_names`
-    and `class_features`), unless it embeds texts of samples. A query's positives are the items that share a
-    label with it. Queries without one, such as a class without clip, are left out; the column "queries"
-    counts the others. A sample that lacks a modality is neither query nor item of it; one that all samples
-    lack has no row.
+    Audio and images belong to samples. Texts are the task's classes, one for each (its `class_names` and
+    `class_features`), unless the task embeds texts of samples. A query's positives are the items that share a
+    label with it. Queries without a positive, such as a class without clips, are left out; the column
+    "queries" counts the others. A sample that lacks a modality is neither a query nor an item in it; a
+    modality that all samples lack has no row.
 
-    Its table has a row for each direction, "audio -> text" where audio queries texts, with the columns P@1,
-    R@k for each k, mAP, and mAP@k for the largest; and what a random ranking of N items, P of which are
-    positives, is expected to reach: "P@1 by chance" P / N, "R@k by chance" k / N for the smallest k.
+    The table has a row per direction, "audio -> text" where audio queries texts, with the columns P@1, R@k
+    for each k, mAP, and mAP@k for the largest k; and the expected figures of a random ranking of N items with
+    P positives: "P@1 by chance", P / N, and "R@k by chance", k / N for the smallest k.
 
     Args:
         k: ranks, from 1.
-        pairs: between what is of samples, audio, images and texts of samples, "label": all that share a label
-            are positives; "pair": only the same sample is.
-        directions: those to measure, such as ["text -> audio"]; None: all.
+        pairs: positives between modalities of samples: "label" for all items that share a label, "pair" for
+            the same sample only.
+        directions: to measure, such as ["text -> audio"]; None for all.
     """
 
     def __init__(
@@ -66,23 +66,24 @@ class Querying(Evaluation):
         self._k, self._pairs, self._wanted = tuple(k), pairs, directions
         self._directions: tuple[str, ...] = ()
 
-    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002 - the contract's
-        """Take note of task and data set, which needs labels unless samples are paired."""
+    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
+        """Check that the data set has labels, unless samples are paired."""
         if self._pairs == "label" and not getattr(test, "class_names", None):
             raise ValueError(
-                f'pairs is "label", but {type(test).__name__} has no class_names. Set it to "pair": what '
-                "is of the same sample is to be found."
+                f'pairs is "label", but {type(test).__name__} has no class_names. Set it to "pair": then '
+                "modalities of the same sample are positives."
             )
-        self._task, self._collector = task, FeatureCollector(test, task)
+        super().prepare(model, task, test=test)
+        self._task = task
 
-    def start(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Forget the pass before."""
-        self._collector.reset()
+    def start(self, model: nn.Module) -> None:
+        """Discard the features of an earlier pass."""
+        super().start(model)
         self._directions = ()
 
-    def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
-        """Keep the features of a batch; raise a ValueError if there is nothing to compare them with."""
-        self._collector.add(indices, batch.labels, output.features)
+    def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
+        """Collect the features of a batch; raise a ValueError if there is nothing to compare them with."""
+        super().step(model, indices, batch, output)
         if not self._directions:
             modalities = {*(output.features or ()), *(["text"] if self._class_features is not None else [])}
             self._directions = self._choose_directions(modalities)
@@ -90,14 +91,14 @@ class Querying(Evaluation):
     def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Compute the figures of every direction."""
         sides = self._sides(self._collector.table())
-        there = [
+        present = [
             direction
             for direction in self._directions
             if self._wanted or all(len(sides[name].features) for name in direction.split(" -> "))
         ]
-        if not there:
+        if not present:
             raise ValueError("querying needs two modalities, but no sample has more than one of them.")
-        return {direction: self._measure(direction, sides) for direction in there}
+        return {direction: self._measure(direction, sides) for direction in present}
 
     @property
     def _class_features(self) -> Tensor | None:
@@ -113,8 +114,8 @@ class Querying(Evaluation):
         ]
         if not possible:
             raise ValueError(
-                f"querying needs two modalities, but the task embeds {' and '.join(ordered)} alone: neither "
-                "images nor the texts of the classes. Choose another task, or data with images."
+                f"querying needs two modalities, but the task embeds only {' and '.join(ordered)}, no images "
+                "and no texts of the classes. Choose another task, or data with images."
             )
         impossible = [direction for direction in self._wanted or () if direction not in possible]
         if impossible:
@@ -133,7 +134,7 @@ class Querying(Evaluation):
             names = tuple(self._task.class_names)
             unknown = sorted({label for labels in table.labels for label in labels} - set(names))
             if unknown:
-                raise ValueError(f'the label "{unknown[0]}" is none of the {len(names)} classes of the task.')
+                raise ValueError(f'the label "{unknown[0]}" is not one of the task\'s {len(names)} classes.')
             labels = tuple((name,) for name in names)
             sides["text"] = _Side(texts.detach().float().cpu(), labels, samples=None)
         return sides
@@ -143,7 +144,7 @@ class Querying(Evaluation):
         if self._pairs == "pair" and queries.samples is not None and items.samples is not None:
             positives = PositivePairs.by_label(queries.samples, items.samples)
         else:
-            positives = PositivePairs.by_label_sets(queries.labels, items.labels)
+            positives = PositivePairs(queries.labels, items.labels)
         try:
             found = retrieval_metrics(queries.features, items.features, positives, k=self._k)
         except ValueError as error:
@@ -152,7 +153,7 @@ class Querying(Evaluation):
         return {**figures, **self._by_chance(positives), "queries": float(found.queries)}
 
     def _by_chance(self, positives: PositivePairs) -> dict[str, float]:
-        """What a random order of the items is expected to reach."""
+        """Return the expected figures of a random order of the items."""
         counts = [len(positives.items_of(query)) for query in range(positives.query_count)]
         items = positives.item_count
         precision = statistics.fmean(count / items for count in counts if count)
@@ -161,12 +162,12 @@ class Querying(Evaluation):
 
 
 class _Side(NamedTuple):
-    """One side of a retrieval: the queries, or the items searched.
+    """The queries of a retrieval, or its items.
 
     Attributes:
         features: normalised, `[N, D]`.
         labels: of each.
-        samples: position in the pass of the sample that each is of, int64 `[N]`; None: they are of classes.
+        samples: position of each one's sample in the pass, int64 `[N]`; None for texts of classes.
     """
 
     features: Tensor
@@ -175,6 +176,6 @@ class _Side(NamedTuple):
 
 
 def _of_samples(features: Tensor, labels: Sequence[tuple[str, ...]]) -> _Side:
-    """Those of a table that are there: the row of a sample that lacks the modality is NaN."""
-    there = features.isnan().any(dim=1).logical_not().nonzero().flatten()
-    return _Side(features[there], tuple(labels[row] for row in there.tolist()), there)
+    """Drop the samples that lack the modality, whose rows are NaN."""
+    present = features.isnan().any(dim=1).logical_not().nonzero().flatten()
+    return _Side(features[present], tuple(labels[row] for row in present.tolist()), present)

@@ -1,58 +1,54 @@
-"""How well embeddings of one kind find those of another: precision, recall and mAP of rankings by cosine.
-
-Functions of embeddings and of what counts as a match; encoding clips and choosing labels is left to others.
+"""Retrieval metrics: precision, recall and mAP of rankings by cosine, from embeddings and matching labels.
 
 For a query with P positives, let rel(i) be 1 if the item at rank i (from 1) is a positive, else 0, and
 prec(i) = (rel(1) + ... + rel(i)) / i. The query's figures are
 
 ======== ============================================ ================================================
 P@1      rel(1)                                       precision at 1
-R@k      (rel(1) + ... + rel(k)) / P                  recall: which part of the positives was found
-hit@k    1 if rel(1) + ... + rel(k) > 0, else 0       whether anything was found
+R@k      (rel(1) + ... + rel(k)) / P                  recall: share of the positives found
+hit@k    1 if rel(1) + ... + rel(k) > 0, else 0       whether any positive was found
 mAP      sum of prec(i) rel(i) over all i, / P        average precision of the full ranking
-mAP@k    sum of prec(i) rel(i) over i <= k,           the same of the first k; divided by what a perfect
-         / min(k, P)                                  ranking reaches, so that its maximum is 1 too
+mAP@k    sum of prec(i) rel(i) over i <= k,           average precision of the first k, divided by that
+         / min(k, P)                                  of a perfect ranking, so its maximum is 1 too
 ======== ============================================ ================================================
 
-and the result holds their means over the queries that have a positive. The others are left out and
-counted: recall is not defined for them.
+and the result holds their means over the queries that have a positive. Recall is undefined for the others,
+which are left out and counted.
 
-P@1 and R@1 are different figures once there are several positives: R@1 of a query is its P@1 divided by
-P, so R@1 cannot exceed 1 / P. The querying tables of arXiv 2106.13043 list both, and they differ. With
-one positive for each query they agree. Work with one caption per image often says "R@k" for what is hit@k
-here; hit@1 is always P@1, and hit@k is R@k where P = 1.
+P@1 and R@1 differ if there are several positives: R@1 of a query is its P@1 divided by P, so it cannot exceed
+1 / P. The querying tables of arXiv 2106.13043 list both, and they differ. With one positive per query they
+agree. Work with one caption per image often writes "R@k" for hit@k; hit@1 always equals P@1, and hit@k equals
+R@k if P = 1.
 
-Ties. Items of equal score have no order, so each figure is its expected value over all orders of them,
-in closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently
-in the presence of tied scores", ECIR 2008). It is what shuffling the items before sorting gives on
-average, and it depends neither on the order of the items nor on a sort's habits; a model that gives
-everything one embedding scores like chance, neither 1 nor 0. Ties are common: in ESC-50 forty clips
-have the same text.
+Ties. Items with equal scores have no order, so each figure is its expected value over all their orders, in
+closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently in the
+presence of tied scores", ECIR 2008). This is the average over shuffling the items before sorting; it does not
+depend on the order of the items or on the sorting algorithm, and a model that gives everything the same
+embedding scores like chance, neither 1 nor 0. Ties are common: in ESC-50 forty clips have the same text.
 
-What is equal. Embeddings, float64 too, are rounded to multiples of 2^-26 (1.5e-8, less than float32's
-own error in a sum of 1024 products), after which scores are computed without any rounding. So equal
-items tie exactly, and neither device, threads nor chunks can change an order.
+Equality. Embeddings, including float64, are rounded to multiples of 2^-26 (1.5e-8, less than float32's own
+error in a sum of 1024 products), and scores are then computed without rounding. Equal items therefore tie
+exactly, and device, threads and chunks cannot change an order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.evaluations.positives import PositivePairs
 from utils.evaluations.ranking import Standing, find_standing, on_grid
 
-__all__ = ["NORM_TOLERANCE", "PositivePairs", "RetrievalResult", "retrieval_metrics"]
-
 NORM_TOLERANCE = 1e-3
-"""How far from 1 the norm of an embedding may be."""
+"""Allowed deviation of an embedding's norm from 1."""
 
-# Scores in memory at a time. At 8 bytes, with a dozen arrays of this size at worst, under 1 GiB.
+# Scores in memory at a time: at 8 bytes, and with at most a dozen arrays of this size, under 1 GiB.
 _SCORES_AT_ONCE = 2**23
 
 
@@ -62,13 +58,75 @@ class RetrievalResult:
 
     Attributes:
         values: by name, each 0 to 1, a mean over `queries`.
-        queries: how many queries have a positive and are counted.
-        left_out: how many have none and are not.
+        queries: number of queries with a positive.
+        left_out: number of queries without one.
     """
 
     values: dict[str, float]
     queries: int
     left_out: int
+
+
+class PositivePairs:
+    """The items that answer each query: those that share a label with it.
+
+    Kept as the labels of each query and the items of each label, so no matrix of queries by items is needed.
+    Swap the arguments for the other direction of retrieval.
+
+    Args:
+        query_labels: the labels of each query, possibly none.
+        item_labels: the labels of each item, possibly none.
+
+    Raises:
+        ValueError: a set of labels is a string.
+
+    Example:
+        >>> pairs = PositivePairs([["dog"], ["rain"]], [["rain", "wind"], ["dog"], ["dog"]])
+        >>> [pairs.items_of(query).tolist() for query in range(2)]
+        [[1, 2], [0]]
+    """
+
+    def __init__(
+        self, query_labels: Sequence[Collection[Hashable]], item_labels: Sequence[Collection[Hashable]]
+    ) -> None:
+        for labels in (*query_labels, *item_labels):
+            if isinstance(labels, str):
+                raise ValueError(
+                    f'A set of labels is the string "{labels}"; give a collection such as ["{labels}"], or '
+                    "use by_label where everything has exactly one label."
+                )
+        self._labels_of_query = [tuple(labels) for labels in query_labels]
+        items_of_label: dict[Hashable, list[int]] = {}
+        for item, labels in enumerate(item_labels):
+            for label in set(labels):
+                items_of_label.setdefault(label, []).append(item)
+        self._items_of_label = {label: np.array(items, np.int64) for label, items in items_of_label.items()}
+        self.query_count = len(query_labels)
+        self.item_count = len(item_labels)
+
+    @classmethod
+    def by_label(
+        cls, query_labels: Tensor | Iterable[Hashable], item_labels: Tensor | Iterable[Hashable]
+    ) -> PositivePairs:
+        """Match queries and items with the same label; each has exactly one, such as a number in a tensor."""
+        sides = [
+            labels.tolist() if isinstance(labels, Tensor) else labels
+            for labels in (query_labels, item_labels)
+        ]
+        return cls(*([(label,) for label in labels] for labels in sides))
+
+    @classmethod
+    def by_index(cls, count: int) -> PositivePairs:
+        """Match query i with item i alone, for `count` of both."""
+        return cls.by_label(range(count), range(count))
+
+    def items_of(self, query: int) -> NDArray[np.int64]:
+        """Return the indices of the query's positives, each once, ascending."""
+        known = self._items_of_label
+        found = [known[label] for label in self._labels_of_query[query] if label in known]
+        if len(found) == 1:
+            return found[0]
+        return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
 
 @torch.no_grad()
@@ -80,26 +138,26 @@ def retrieval_metrics(
     k: Sequence[int] = (1, 5, 10),
     queries_per_chunk: int | None = None,
 ) -> RetrievalResult:
-    """Rank all items for each query by cosine, and measure where its positives stand.
+    """Rank all items for each query by cosine, and measure the ranks of its positives.
 
-    The module's docstring has the definitions. Queries without a positive are left out and counted.
+    The module's docstring defines the figures.
 
     Args:
         queries: float32 or float64 `[Nq, D]`, L2-normalised.
         items: `[Ni, D]`, likewise, on the same device.
         positives: for Nq queries and Ni items.
-        k: the ranks of R@k and hit@k, at least 1; the largest is that of mAP@k. Larger than Ni is allowed.
-        queries_per_chunk: how many queries are scored at a time; None: about 8 million scores' worth.
+        k: ranks for R@k and hit@k, at least 1; mAP@k uses the largest. They may exceed Ni.
+        queries_per_chunk: queries scored at a time; None for about 8 million scores.
 
     Returns:
         "P@1"; "R@k" and "hit@k" for each k; "mAP"; "mAP@k" for the largest k.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit each other or `positives`, an embedding is not
+        ValueError: shapes, dtypes or devices do not match each other or `positives`, an embedding is not
             normalised, there is nothing to rank, an option is out of range, or no query has a positive.
 
     Example:
-        Of three sounds the first two find their own text first, the third finds it last.
+        Two of three sounds rank their own text first, and the third ranks it last.
 
         >>> import torch
         >>> texts = torch.eye(3)
@@ -109,8 +167,13 @@ def retrieval_metrics(
         {'R@1': 0.667, 'R@3': 1.0, 'mAP': 0.806}
     """
     _check_embeddings(queries, items)
-    _check_positives(positives, query_count=len(queries), item_count=len(items))
-    _check_options(k, queries_per_chunk)
+    if (positives.query_count, positives.item_count) != (len(queries), len(items)):
+        raise ValueError(
+            f"The positives are of {positives.query_count} queries and {positives.item_count} items; the "
+            f"embeddings are {len(queries)} queries and {len(items)} items."
+        )
+    if not k or any(rank < 1 for rank in k):
+        raise ValueError(f"k is {list(k)}; expected one or more ranks, counted from 1.")
     chunk = queries_per_chunk or max(1, _SCORES_AT_ONCE // len(items))
     exact_items = on_grid(items)
     harmonic = _harmonic_numbers(len(items))
@@ -133,7 +196,7 @@ def retrieval_metrics(
             "label. Are the labels of both spelt alike?"
         )
     counted = len(queries) - left_out
-    # fsum is exact, so that the order of the queries does not matter either.
+    # fsum is exact, so the order of the queries does not matter either.
     means = {name: math.fsum(of_queries) / counted for name, of_queries in values.items()}
     return RetrievalResult(values=means, queries=counted, left_out=left_out)
 
@@ -143,7 +206,7 @@ def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[
     item_count = len(harmonic) - 1
     largest = max(k)
     count = standing.valid.sum(dim=1)
-    # Positives stand best first: most columns are beyond every k.
+    # The best positives come first, and most columns are beyond every k.
     width = max(1, int((standing.higher < largest).sum(dim=1).max()))
     near = Standing(*(column[:, :width] for column in standing))
 
@@ -161,15 +224,15 @@ def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[
 
 
 def _within(standing: Standing, rank: int) -> Tensor:
-    """Count the places of a positive's tied group that are within the first `rank`."""
+    """Count the places of each positive's tied group within the first `rank`."""
     return (rank - standing.higher).clamp(min=0).minimum(standing.tied)
 
 
 def _hit(standing: Standing, rank: int) -> Tensor:
-    """Compute how probable it is that a positive is among the first `rank`, float64 `[Q]`.
+    """Compute the probability that a positive is among the first `rank`, float64 `[Q]`.
 
-    Only the best group that holds a positive matters: with m of its g places within reach and p positives in
-    it, all are missed with probability (g-p)/g * (g-p-1)/(g-1) * ... of m factors.
+    Only the best group that contains a positive matters: with m of its g places within reach and p positives
+    in it, all are missed with probability (g-p)/g * (g-p-1)/(g-1) * ... of m factors.
     """
     places = torch.arange(rank)
     within = _within(standing, rank)[:, :1]
@@ -193,17 +256,17 @@ def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
     step = (positives_tied - 1).double() / (tied - 1).clamp(min=1)
     reciprocals = harmonic[higher + within] - harmonic[higher]
     total = within * step + (positives_higher + 1 - (higher + 1) * step) * reciprocals
-    # One place, the usual case, without the differences' rounding.
+    # A single place, the usual case, without the rounding of differences.
     total = torch.where(within == 1, (positives_higher + 1).double() / (higher + 1), total)
     return total / tied
 
 
 def _sum_over_positives(of_positives: Tensor, standing: Standing) -> Tensor:
-    """Add `[Q, P]` to `[Q]`.
+    """Sum `[Q, P]` to `[Q]`.
 
-    One after the other, where `sum` would group by the width, which unused places change from chunk to chunk.
+    Adds sequentially: `sum` groups by width, which unused places change from chunk to chunk.
     """
-    # Unused places are 0 / 0 until here.
+    # Unused places are 0 / 0 up to here.
     return of_positives.masked_fill(~standing.valid, 0.0).cumsum(dim=1)[:, -1]
 
 
@@ -231,25 +294,10 @@ def _check_embeddings(queries: Tensor, items: Tensor) -> None:
         raise ValueError(f"The queries are on {queries.device}, the items on {items.device}; move one.")
     for name, embeddings in (("queries", queries), ("items", items)):
         norms = torch.linalg.vector_norm(embeddings, dim=1)
-        wrong = ~((norms - 1.0).abs() <= NORM_TOLERANCE)  # so written, NaN is wrong
+        wrong = ~((norms - 1.0).abs() <= NORM_TOLERANCE)  # in this form NaN is wrong
         if wrong.any():
             first = int(wrong.nonzero()[0])
             raise ValueError(
                 f"Row {first} of the {name} has the norm {norms[first].item():.6g} ({int(wrong.sum())} of "
                 f"{len(norms)} are off); expected 1. Normalise with torch.nn.functional.normalize(x, dim=-1)."
             )
-
-
-def _check_positives(positives: PositivePairs, *, query_count: int, item_count: int) -> None:
-    if (positives.query_count, positives.item_count) != (query_count, item_count):
-        raise ValueError(
-            f"The positives are of {positives.query_count} queries and {positives.item_count} items; the "
-            f"embeddings are {query_count} queries and {item_count} items."
-        )
-
-
-def _check_options(k: Sequence[int], queries_per_chunk: int | None) -> None:
-    if not k or any(rank < 1 for rank in k):
-        raise ValueError(f"k is {list(k)}; expected one or more ranks, counted from 1.")
-    if queries_per_chunk is not None and queries_per_chunk < 1:
-        raise ValueError(f"queries_per_chunk is {queries_per_chunk}; expected at least 1, or None.")

@@ -1,4 +1,4 @@
-"""Transforms of samples: what happens to a clip or a picture between its data set and the model."""
+"""Transforms of clips and pictures between data set and model, for a protocol's `Transforms` section."""
 
 from utils.transforms.audio import (
     RandomCrop,

@@ -1,10 +1,10 @@
-"""Transforms of audio clips `[C, T]`, alone or in batches; decoding and framing are done elsewhere.
+"""Transforms of audio clips `[C, T]`, single or in batches.
 
-Each random decision about a sample (chosen or not, factor, offset, SNR) comes from its own stream of random
-numbers, and is taken on the CPU, where the lengths are. The audio stays on its device, and nothing waits for
-it: what depends on the audio itself (`RandomCrop`'s rule about quiet crops) is decided there.
+Each random decision about a sample (chosen or not, factor, offset, SNR) comes from the sample's own stream of
+random numbers and is made on the CPU, where the lengths are. The audio stays on its device, and nothing waits
+for it: `RandomCrop` applies its rule about quiet crops there.
 
-In pictures: `=` audio, `-` an edge value repeated, `.` zeros beyond the sample's length.
+In drawings, `=` is audio, `-` a repeated edge value, and `.` zeros beyond the sample's length.
 """
 
 from __future__ import annotations
@@ -21,27 +21,26 @@ from torchaudio.functional import add_noise
 
 from ignite_trainer.api.batch import BatchTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
-from utils.transforms.padded import column, gather, std, to_device_of, windows, zero_beyond_
 
 FlipAxis = Literal["channel", "time"]
 
 _LONGEST = 100_000_000
-"""Samples of a clip; more is a slip of the pen, and one batch of it would fill any memory."""
+"""Samples of a clip; one batch of longer ones would fill any memory."""
 _LARGEST_SCALE = 100
 
 
 class ToTensor1D(BatchTransform):
-    """Make audio a float tensor `[C, T]`; its scale is kept, so 16-bit integers stay in 16-bit units.
+    """Convert audio to a float tensor `[C, T]` of the same scale: 16-bit integers stay in 16-bit units.
 
-    Takes a tensor or a numpy array, `[T]` (one channel) or `[C, T]`, of any real dtype; in a batch `[B, T]`
-    or `[B, C, T]`. float64 stays float64, everything else becomes float32. An array is copied, never shared.
+    Accepts a tensor or a numpy array, `[T]` (one channel) or `[C, T]`, of any real dtype; in a batch, `[B,
+    T]` or `[B, C, T]`. float64 stays float64, any other dtype becomes float32. Arrays are copied.
     """
 
     def __call__(self, sample: Tensor | npt.NDArray[Any], random: SampleRandom | None = None) -> Tensor:
         """Convert one clip; raises ValueError if it has neither one nor two axes."""
         if isinstance(sample, np.ndarray):
             dtype = np.float64 if sample.dtype == np.float64 else np.float32
-            # a copy, which torch takes even where the array is read-only or runs backwards
+            # torch also accepts a copy of an array that is read-only or reversed
             sample = torch.from_numpy(np.array(sample, dtype=dtype, order="C"))
         if sample.ndim not in {1, 2}:
             raise ValueError(f"sample has shape {list(sample.shape)}; a clip is [T] or [C, T].")
@@ -58,9 +57,9 @@ class ToTensor1D(BatchTransform):
 class RandomFlip(BatchTransform):
     """Reverse the order of the channels, or of the samples in time.
 
-    Flipping the channels, the published default, swaps the two of a stereo clip and leaves a mono clip as it
-    is. The published code flipped time instead when it was given a batch; here a clip and a batch of clips
-    are treated alike, and time is flipped if `axis` says so.
+    Flipping the channels, the published default, swaps those of a stereo clip and does not change a mono
+    clip. The published code flipped time instead when it was given a batch; here clips and batches are
+    treated alike, and `axis` decides.
 
     Args:
         p: probability that a clip is flipped, 0..1.
@@ -74,7 +73,7 @@ class RandomFlip(BatchTransform):
         self.axis = axis
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Flip the clips that are chosen, each within its length."""
+        """Flip the chosen clips, each within its length."""
         values, lengths = _audio(batch.values), batch.lengths
         chosen = random.uniform() < self.p
         if not chosen.any() or (self.axis == "channel" and values.shape[1] == 1):
@@ -85,20 +84,20 @@ class RandomFlip(BatchTransform):
             # abc..  ->  ..cba  ->  cba..
             padding = values.shape[-1] - lengths
             flipped = functional.pad(values.flip(-1), (0, int(padding.max())))
-            flipped = windows(flipped, start=padding, samples=values.shape[-1])
-        return PaddedBatch(torch.where(column(chosen, values), flipped, values), lengths)
+            flipped = _windows(flipped, start=padding, samples=values.shape[-1])
+        return PaddedBatch(torch.where(_column(chosen, values), flipped, values), lengths)
 
 
 class RandomScale(BatchTransform):
     """Stretch clips in time, and so shift their pitch, by linear interpolation.
 
-    The factor is `max_scale ** U(-1, 1)`, and a clip of T samples gets `int(T * factor)`, at least one. The
-    result is that of `torch.nn.functional.interpolate(mode="linear", align_corners=False)` with that
-    `scale_factor`, but its positions are kept in float64: in float32, torch's, they are off by about 1/128 of
-    a sample after 5 s at 44.1 kHz.
+    The factor is `max_scale ** U(-1, 1)`; a clip of T samples gets `int(T * factor)` samples, at least one.
+    The result equals `torch.nn.functional.interpolate(mode="linear", align_corners=False)` with this
+    `scale_factor`, except that positions are computed in float64: torch's float32 positions are off by about
+    1/128 of a sample after 5 s at 44.1 kHz.
 
     Args:
-        max_scale: largest factor, from 1 up; the smallest is its inverse.
+        max_scale: largest factor, at least 1; the smallest is its inverse.
     """
 
     def __init__(self, max_scale: float = 1.5) -> None:
@@ -107,33 +106,33 @@ class RandomScale(BatchTransform):
         self.max_scale = max_scale
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Stretch every clip by a factor of its own."""
+        """Stretch every clip by its own factor."""
         values = _audio(batch.values)
         factor = self.max_scale ** random.uniform(-1.0, 1.0)
         lengths = (batch.lengths * factor).long().clamp(min=1)
-        factor = torch.where(lengths == batch.lengths, 1.0, factor)  # as torch does: nothing to stretch
-        factor, last = (to_device_of(values, number)[:, None] for number in (factor, batch.lengths - 1))
+        factor = torch.where(lengths == batch.lengths, 1.0, factor)  # no stretching, as in torch
+        factor, last = (_to_device_of(values, number)[:, None] for number in (factor, batch.lengths - 1))
 
-        # Sample j of the result covers [j, j + 1] / factor of the clip: take the clip at the middle of that.
+        # Sample j of the result covers [j, j + 1] / factor of the clip: read the clip at the middle.
         position = torch.arange(int(lengths.max()), dtype=torch.float64, device=values.device)
         position = torch.minimum(((position + 0.5) / factor - 0.5).clamp_(min=0), last)  # [B, T]
         left = position.long()
         right = torch.minimum(left + 1, last)
         weight = (position - left).to(values.dtype)[:, None]
-        scaled = torch.lerp(gather(values, left), gather(values, right), weight)
-        return PaddedBatch(zero_beyond_(scaled, lengths), lengths)
+        scaled = torch.lerp(_gather(values, left), _gather(values, right), weight)
+        return PaddedBatch(_zero_beyond_(scaled, lengths), lengths)
 
 
 class RandomPadding(BatchTransform):
-    """Pad clips that are too short by repeating their edges; longer clips are left as they are.
+    """Pad short clips by repeating their edges; do not change longer ones.
 
-    The left is filled with the first sample, the right with the last, each averaged over the channels:
+    The first sample fills the left and the last sample the right, each averaged over the channels:
 
         =====.....  ->  ---=====--
 
     Args:
         out_len: length to reach, in samples.
-        train: put the clip at a random place, each equally probable; otherwise in the middle, rounded down.
+        train: place the clip at random, uniformly; otherwise in the middle, rounded down.
     """
 
     def __init__(self, out_len: int, train: bool = True) -> None:
@@ -151,30 +150,30 @@ class RandomPadding(BatchTransform):
         samples = int(lengths.max())
 
         first, last = (
-            windows(values, start=start, samples=1).mean(dim=1, keepdim=True)  # [B, 1, 1]
+            _windows(values, start=start, samples=1).mean(dim=1, keepdim=True)  # [B, 1, 1]
             for start in (torch.zeros_like(lengths), batch.lengths - 1)
         )
         room = int(left.max())
         values = functional.pad(values, (room, samples - values.shape[-1]))
-        values = windows(values, start=room - left, samples=samples)
+        values = _windows(values, start=room - left, samples=samples)
         position = torch.arange(samples, device=values.device)
-        values = torch.where(position < column(left, values), first, values)
-        values = torch.where(position >= column(left + batch.lengths, values), last, values)
-        return PaddedBatch(zero_beyond_(values, lengths), lengths)
+        values = torch.where(position < _column(left, values), first, values)
+        values = torch.where(position >= _column(left + batch.lengths, values), last, values)
+        return PaddedBatch(_zero_beyond_(values, lengths), lengths)
 
 
 class RandomCrop(BatchTransform):
-    """Crop clips that are too long; shorter clips are left as they are.
+    """Crop long clips; do not change shorter ones.
 
-    A crop that is much quieter than its clip may have lost the event. By the published rule, a crop whose
-    standard deviation is under half the clip's is replaced by the clip's head, the first `out_len` samples;
-    and if the head's is also under half the clip's, and yet larger than the crop's, by the tail, the last
-    `out_len`. (Oddities, kept: the tail is taken however quiet it is itself, and a head quieter still than
-    the crop replaces it all the same.) Standard deviations are over all channels and samples, unbiased.
+    A crop that is much quieter than its clip may have missed the event. By the published rule, a crop whose
+    standard deviation is below half the clip's is replaced by the clip's head, its first `out_len` samples;
+    or by the tail, the last `out_len`, if the head's deviation is also below half the clip's but above the
+    crop's. (Two oddities are reproduced: the tail is used however quiet it is, and a head that is quieter
+    than the crop still replaces it.) Standard deviations are over all channels and samples, unbiased.
 
     Args:
         out_len: length to reach, in samples.
-        train: crop at a random place, each equally probable; otherwise in the middle, rounded down.
+        train: crop at a random position, uniformly; otherwise in the middle, rounded down.
     """
 
     def __init__(self, out_len: int, train: bool = True) -> None:
@@ -190,23 +189,23 @@ class RandomCrop(BatchTransform):
             return batch
         lengths = batch.lengths - excess
 
-        # A clip that is not too long is its own crop and its own head, so the rule does not move it.
-        crop = windows(values, start=offset, samples=self.out_len)
+        # A short clip is its own crop and head, so the rule does not move it.
+        crop = _windows(values, start=offset, samples=self.out_len)
         head = values[..., : self.out_len]
-        half_std = std(values, batch.lengths) / 2
-        crop_std, head_std = std(crop, lengths), std(head, lengths)
+        half_std = _std(values, batch.lengths) / 2
+        crop_std, head_std = _std(crop, lengths), _std(head, lengths)
         take_head = crop_std < half_std
         take_tail = take_head & (head_std < half_std) & (head_std > crop_std)
-        offset, tail = to_device_of(values, offset), to_device_of(values, excess)
+        offset, tail = _to_device_of(values, offset), _to_device_of(values, excess)
         offset = torch.where(take_tail, tail, torch.where(take_head, torch.zeros_like(offset), offset))
-        return PaddedBatch(windows(values, start=offset, samples=self.out_len), lengths)
+        return PaddedBatch(_windows(values, start=offset, samples=self.out_len), lengths)
 
 
 class RandomNoise(BatchTransform):
     """Add white Gaussian noise, independent in each channel.
 
-    The ratio of the clip's energy to that of the noise, both over all channels, is uniform in decibels. The
-    noise follows the clip: silence stays silence.
+    The ratio of the clip's energy to the noise's, both over all channels, is uniform in decibels. Silence
+    stays silent.
 
     Args:
         snr_min_db: smallest signal-to-noise ratio, in dB.
@@ -225,16 +224,16 @@ class RandomNoise(BatchTransform):
         self.p = _probability(p)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Add noise to the clips that are chosen."""
+        """Add noise to the chosen clips."""
         values = _audio(batch.values)
         chosen = (random.uniform() < self.p).nonzero()[:, 0]
         snr_db = random.uniform(self.snr_min_db, self.snr_max_db)[chosen]
         if len(chosen) == 0:
             return batch
-        rows = to_device_of(values, chosen)
+        rows = _to_device_of(values, chosen)
         clips = values[rows]
-        noise = zero_beyond_(_white_noise(random.select(chosen), like=clips), batch.lengths[chosen])
-        snr_db = to_device_of(values, snr_db.to(values.dtype))
+        noise = _zero_beyond_(_white_noise(random.select(chosen), like=clips), batch.lengths[chosen])
+        snr_db = _to_device_of(values, snr_db.to(values.dtype))
         noisy = add_noise(clips.flatten(1), noise.flatten(1), snr_db)  # [chosen, C*T]
         return PaddedBatch(values.index_copy(0, rows, noisy.view_as(clips)), batch.lengths)
 
@@ -271,3 +270,40 @@ def _length(out_len: object) -> int:
     if out_len > _LONGEST:
         raise ValueError(f"out_len is {out_len}; clips have at most {_LONGEST} samples.")
     return out_len
+
+
+def _windows(values: Tensor, *, start: Tensor, samples: int) -> Tensor:
+    """Cut the window starting at `start`, int64 `[B]`, from each clip of `[B, C, T]`: `[B, C, samples]`."""
+    rows = torch.arange(len(values), device=values.device)
+    return values.unfold(-1, samples, 1)[rows, :, _to_device_of(values, start)]
+
+
+def _gather(values: Tensor, index: Tensor) -> Tensor:
+    """Read `[B, C, T]` at the positions `index`, int64 `[B, N]`, in every channel: `[B, C, N]`."""
+    return values.gather(-1, index[:, None].expand(-1, values.shape[1], -1))
+
+
+def _to_device_of(values: Tensor, numbers: Tensor) -> Tensor:
+    """Send one number per sample, `[B]`, to the device of `values` without waiting for it."""
+    return numbers.to(values.device, non_blocking=True)
+
+
+def _column(numbers: Tensor, values: Tensor) -> Tensor:
+    """Reshape one number per sample, `[B]`, for use with `values`, `[B, C, T]`, on their device."""
+    return _to_device_of(values, numbers)[:, None, None]
+
+
+def _zero_beyond_(values: Tensor, lengths: Tensor) -> Tensor:
+    """Zero each clip beyond its length, in place."""
+    if int(lengths.min()) >= values.shape[-1]:  # saves a pass; the lengths are on the CPU
+        return values
+    position = torch.arange(values.shape[-1], device=values.device)
+    return values.masked_fill_(position >= _column(lengths, values), 0.0)
+
+
+def _std(values: Tensor, lengths: Tensor) -> Tensor:
+    """Unbiased standard deviation over the channels and samples of each clip: `[B]`, NaN for one number."""
+    count = _to_device_of(values, values.shape[1] * lengths).to(values.dtype)
+    mean = values.sum(dim=(1, 2)) / count
+    deviation = _zero_beyond_(values - mean[:, None, None], lengths)
+    return torch.sqrt(deviation.square_().sum(dim=(1, 2)) / (count - 1))

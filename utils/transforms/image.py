@@ -1,4 +1,4 @@
-"""Transforms of pictures `[3, H, W]`, alone or in batches, by the functions of torchvision's v2.
+"""Transforms of pictures `[3, H, W]`, single or in batches, with the functions of torchvision's v2.
 
 ```text
 worker   OneImage           several pictures, or one of any size   ->  one, uint8 [3, height, width]
@@ -7,8 +7,8 @@ device   FitImage           evaluation                             ->  [B, 3, si
 device   RandomImageFlip, NormaliseImage
 ```
 
-Each random decision about a sample comes from its own stream of random numbers and is taken on the CPU; the
-pictures stay on their device.
+Each random decision about a sample comes from the sample's own stream of random numbers and is made on the
+CPU; the pictures stay on their device.
 """
 
 # ruff: noqa: PLC0415 (torchvision takes seconds to import)
@@ -28,7 +28,7 @@ from model.clip.image_input import CLIP_PREPROCESSING
 from utils.datasets.sources.frames import Frames
 
 Size = int | Sequence[int]
-"""Height and width in pixels; a number means both."""
+"""Height and width in pixels; a single number for both."""
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -36,16 +36,15 @@ _LARGEST = 10_000
 
 
 class OneImage:
-    """Make of whatever pictures a sample has one of a given size, so that a batch can be made of them.
+    """Reduce the pictures of a sample to one of a given size, so samples can form a batch.
 
-    Of several pictures (`Frames`) one is chosen and decoded. It is scaled until it
-    covers the size, and the middle is kept. Takes one sample at a time, so it runs where samples are loaded,
-    and precedes what runs on the device.
+    Chooses and decodes one of several pictures (`Frames`), scales it until it covers the size, and crops the
+    middle. Works on single samples, so it runs where samples are loaded, before the transforms on the device.
 
     Args:
-        size: of the result. For training choose it somewhat larger than what `RandomImageCrop` makes of it,
-            and as wide as most pictures are, such as [256, 455].
-        train: choose at random, each equally probable; otherwise the one in the middle.
+        size: of the result. For training, choose a size somewhat larger than that of `RandomImageCrop`, and
+            as wide as most pictures, such as [256, 455].
+        train: choose at random, uniformly; otherwise the central picture.
         interpolation: "bicubic" or "bilinear".
     """
 
@@ -54,7 +53,7 @@ class OneImage:
         self.train = train
 
     def __call__(self, picture: Tensor | Frames) -> Tensor:
-        """Choose and scale; the choice is a function of torch's global generator, which the loader seeds."""
+        """Choose and scale; torch's global generator, which the loader seeds, determines the choice."""
         if isinstance(picture, Frames):
             count = torch.tensor([len(picture)])
             number = int(SampleRandom.from_torch().integers(count)[0]) if self.train else picture.central
@@ -63,7 +62,7 @@ class OneImage:
 
 
 class FitImage(BatchTransform):
-    """Scale pictures until they cover a size, and keep the middle, as CLIP does before it embeds them.
+    """Scale pictures until they cover a size and crop the middle, as CLIP does.
 
     Args:
         size: of the result.
@@ -78,21 +77,23 @@ class FitImage(BatchTransform):
         values = _images(batch.values)
         if int(batch.lengths.min()) == values.shape[-1]:
             return _of_one_width(_cover(values, self._size, self._interpolation))
+        pictures = [one[..., :width] for one, width in zip(values, batch.lengths.tolist(), strict=True)]
         return _of_one_width(
-            torch.stack([_cover(one, self._size, self._interpolation) for one in _each(batch)])
+            torch.stack([_cover(picture, self._size, self._interpolation) for picture in pictures])
         )
 
 
 class RandomImageCrop(BatchTransform):
-    """Cut a random part out of each picture, of random area and shape, and scale it to a size.
+    """Crop a random part of random area and shape from each picture, and scale it to a size.
 
-    The area is uniform, the ratio of width to height uniform in its logarithm, the place uniform. A part that
-    would not fit is cut short to the picture. (torchvision's `RandomResizedCrop` draws anew instead.)
+    The area, the logarithm of the aspect ratio and the position are uniform. A part that exceeds the picture
+    is cut to fit. (torchvision's `RandomResizedCrop` draws again instead.)
 
     Args:
         size: of the result.
-        scale: smallest and largest area, as share of the picture, within 0..1. open_clip trains with 0.9..1.
-        ratio: smallest and largest width by height.
+        scale: smallest and largest area, as a share of the picture, within 0..1. open_clip trains with
+            0.9..1.
+        ratio: smallest and largest aspect ratio, width by height.
         interpolation: "bicubic" or "bilinear".
     """
 
@@ -108,7 +109,7 @@ class RandomImageCrop(BatchTransform):
         self._scale, self._ratio = _checked_range("scale", scale, 1.0), _checked_range("ratio", ratio, 100.0)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Cut and scale every picture."""
+        """Crop and scale every picture."""
         height, widths = _images(batch.values).shape[-2], batch.lengths
         area = random.uniform(*self._scale) * height * widths
         ratio = random.uniform(math.log(self._ratio[0]), math.log(self._ratio[1])).exp()
@@ -125,7 +126,7 @@ class RandomImageCrop(BatchTransform):
 
 
 class RandomImageFlip(BatchTransform):
-    """Mirror pictures, left to right.
+    """Mirror pictures horizontally.
 
     Args:
         p: probability that a picture is mirrored, 0..1.
@@ -137,7 +138,7 @@ class RandomImageFlip(BatchTransform):
         self.p = p
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Mirror the pictures that are chosen, which are all of one size."""
+        """Mirror the chosen pictures; all must have one size."""
         values, chosen = _images(batch.values), random.uniform() < self.p
         if int(batch.lengths.min()) != values.shape[-1]:
             raise ValueError("pictures of one batch differ in width; put OneImage or FitImage before.")
@@ -146,11 +147,11 @@ class RandomImageFlip(BatchTransform):
 
 
 class NormaliseImage(BatchTransform):
-    """Make pictures what an image tower takes: float32, less a mean and divided by a deviation.
+    """Normalise pictures for an image tower: float32, minus a mean, divided by a standard deviation.
 
     Args:
-        mean, std: of red, green and blue in 0..1; None: those of the model.
-        clip: name of a model of open_clip; None: OpenAI's CLIP.
+        mean, std: of red, green and blue in 0..1; None for the model's own.
+        clip: name of a model of open_clip; None for OpenAI's CLIP.
     """
 
     def __init__(
@@ -168,11 +169,11 @@ class NormaliseImage(BatchTransform):
         self._mean, self._std = tuple(mean or preprocessing.mean), tuple(std or preprocessing.std)
         if len(self._mean) != 3 or len(self._std) != 3 or min(self._std) <= 0:
             raise ValueError(
-                f"mean is {mean} and std is {std}; three numbers each are expected, of std above 0."
+                f"mean is {mean} and std is {std}; three numbers each are expected, those of std above 0."
             )
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:  # noqa: ARG002 (not random)
-        """Normalise every picture: uint8 of 0..255, or floating-point of 0..1."""
+        """Normalise every picture: uint8 in 0..255, or floating-point in 0..1."""
         from torchvision.transforms.v2 import functional
 
         values = functional.to_dtype(_images(batch.values), torch.float32, scale=True)
@@ -180,14 +181,14 @@ class NormaliseImage(BatchTransform):
 
 
 def _cover(images: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """Scale `[..., H, W]` until both sides are at least those of `size`, and keep the middle."""
+    """Scale `[..., H, W]` until it covers `size`, and crop the middle."""
     from torchvision.transforms.v2 import functional
 
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
     factor = max(size[0] / height, size[1] / width)
-    # int, as torchvision has it; the side that decides may come out a rounding error short.
+    # int, as in torchvision; the deciding side may be short by a rounding error.
     scaled = max(size[0], int(height * factor)), max(size[1], int(width * factor))
     kept: Tensor = functional.center_crop(_resize(images, scaled, interpolation), list(size))
     return kept
@@ -199,11 +200,6 @@ def _resize(images: Tensor, size: tuple[int, int], interpolation: Interpolation)
 
     resized: Tensor = functional.resize(images, list(size), InterpolationMode(interpolation), antialias=True)
     return resized
-
-
-def _each(batch: PaddedBatch) -> list[Tensor]:
-    """The pictures of a batch without padding, each `[3, H, W]`."""
-    return [one[..., :width] for one, width in zip(batch.values, batch.lengths.tolist(), strict=True)]
 
 
 def _of_one_width(values: Tensor) -> PaddedBatch:

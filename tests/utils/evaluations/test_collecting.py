@@ -12,8 +12,8 @@ import torch
 from toy_research.embedding import Embedding
 
 from utils.evaluations import Querying
-from utils.evaluations.collecting import FeatureCollector
 from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.features import FeatureCollector
 
 ROOT = Path(__file__).parents[3]
 STATEMENTS = (ast.Import, ast.ImportFrom)

@@ -84,7 +84,7 @@ def test_a_file_cut_short_is_an_error_wherever_it_was_cut(tmp_path: Path) -> Non
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError) as caught:
             FeatureTable.read(path)
-        assert str(caught.value).startswith(f"{path} is not a table of features, or cut short: ")
+        assert str(caught.value).startswith(f"{path} is not a table of features, or incomplete: ")
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='its metadata lacks format: "features of a data set, 1"'):
         FeatureTable.read(path)
     path.write_text("clip,fold\n")
-    with pytest.raises(ValueError, match="is not a table of features, or cut short"):
+    with pytest.raises(ValueError, match="is not a table of features, or incomplete"):
         FeatureTable.read(path)
-    with pytest.raises(ValueError, match="is not a table of features, or cut short"):
+    with pytest.raises(ValueError, match="is not a table of features, or incomplete"):
         FeatureTable.read(tmp_path)
     about = {"format": "features of a data set, 1", "kinds": '["audio"]', "dataset": "ESC-10"}
     save_file({"audio": np.zeros((2, 2), np.float32)}, path, about)
@@ -104,14 +104,14 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors is not there; the evaluation Features"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist; the evaluation Features"):
         FeatureTable.read(tmp_path / "none.safetensors")
 
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"clips": ("a", "b")}, "the numbers of clips differ: 3 of audio, 3 of image, 2 of clips, 3 of labels"),
     ({"folds": np.array([1])}, "3 of labels, 1 of fold"),
-    ({"labels": (("dog",), ("cat",), ())}, 'the label "cat" is none of the 2 classes'),
+    ({"labels": (("dog",), ("cat",), ())}, 'the label "cat" is not one of the 2 classes'),
     ({"features": {}}, "there are no features"),
     ({"features": {"fold": np.zeros((3, 1), np.float32)}}, 'features cannot be called "fold"'),
     ({"features": {"audio": np.zeros((3, 1))}}, r'"audio" is float64 of shape \[3, 1\]; expected float32'),

@@ -18,7 +18,7 @@ from ignite_trainer.runs.experiment import RunResult
 from ignite_trainer.support.errors import ProtocolError
 from utils.evaluations import LinearProbe
 from utils.evaluations.feature_files import FeatureTable
-from utils.evaluations.log_mel import log_mel_statistics
+from utils.evaluations.linear_probe import log_mel_statistics
 from utils.evaluations.probe import probe
 
 Measure = Callable[..., RunResult]
@@ -57,8 +57,8 @@ def test_a_fold_held_out_is_refused_before_the_run(measure: Measure) -> None:
     with pytest.raises(ProtocolError) as caught:
         measure("LinearProbe", data={"fold": 2})
     assert str(caught.value) == (
-        "Evaluations.measured: the linear probe needs features of the whole data set, as it holds out each "
-        "fold in turn; here only fold 2 is evaluated. Set Dataset.args.fold to null."
+        "Evaluations.measured: the linear probe holds out each fold in turn, so it needs features of the "
+        "whole data set; here only fold 2 is evaluated. Set Dataset.args.fold to null."
     )
 
 

@@ -120,7 +120,7 @@ def test_what_cannot_be_probed_is_refused_with_the_reason() -> None:
         class_names=CLASSES,
         dataset="Points",
     )
-    with pytest.raises(ValueError, match="exactly one label for each clip, which Points has not"):
+    with pytest.raises(ValueError, match="exactly one label for each clip; Points has more or fewer"):
         probe(several)
 
 
@@ -152,4 +152,4 @@ def test_the_command_says_what_is_wrong_without_a_traceback(
     assert capsys.readouterr().err == "error: C is -1.0; a positive number is expected.\n"
     path.write_bytes(path.read_bytes()[:-8])
     assert main([str(path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {path} is not a table of features, or cut short: ")
+    assert capsys.readouterr().err.startswith(f"error: {path} is not a table of features, or incomplete: ")

@@ -68,5 +68,5 @@ def test_with_a_fold_held_out_the_shipped_protocol_says_what_to_change(
     command = [*protocol, "--Dataset.args.fold", "1"]
     assert cli.main(command, defaults=ROOT / "protocols/defaults.json") == 2
     error = capsys.readouterr().err
-    assert "Evaluations.probe: the linear probe needs features of the whole data set" in error
+    assert "Evaluations.probe: the linear probe holds out each fold in turn, so it needs" in error
     assert "Set Dataset.args.fold to null." in error

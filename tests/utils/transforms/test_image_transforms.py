@@ -159,7 +159,7 @@ def json_value(value: Any) -> Any:
         (lambda: FitImage(8, interpolation=json_value("cubic")), "interpolation is 'cubic'; \"bicubic\" and"),
         (lambda: RandomImageCrop(8, scale=(0.5, 2)), r"scale is \(0.5, 2\); \[smallest, largest\] within"),
         (lambda: RandomImageFlip(2), "p is 2; a probability"),
-        (lambda: NormaliseImage(std=(1, 1, 0)), "three numbers each are expected, of std above 0"),
+        (lambda: NormaliseImage(std=(1, 1, 0)), "three numbers each are expected, those of std above 0"),
         (lambda: NormaliseImage(clip="RN51"), 'clip is "RN51", which is not a model of open_clip'),
         (lambda: FitImage(8)(torch.zeros(1, 8, 8)), r"values are torch.float32 \[1, 1, 8, 8\]; a picture is"),
     ],
