@@ -32,11 +32,6 @@ _ARCHIVES = {
     b"Rar!\x1a\x07": "RAR",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-_OTHER_WEIGHTS = {
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes",
-    b"\x93NUMPY": "a NumPy array",
-    b"GGUF": "a GGUF file, as llama.cpp reads",
-}
 _EXPORTED = (".onnx", ".pt2")
 
 
@@ -84,8 +79,11 @@ def name_other_kind(path: Path) -> str | None:
         OSError: the file cannot be read.
     """
     head = beginning_of(path)
-    if known := name_placeholder(head) or _name_by_beginning(head):
+    if known := name_placeholder(head):
         return known
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            return f"a {name} archive. Unpack it, and name the file of weights in it."
     if path.suffix.lower() in _EXPORTED:
         return "an exported network, which can only be run. Name the weights that it was made from."
     return _name_archive(path) if head.startswith(b"PK\x03\x04") else _name_text(head)
@@ -128,16 +126,6 @@ def is_safetensors(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors" and not head.startswith((b"PK\x03\x04", b"\x80\x02"))
 
 
-def _name_by_beginning(head: bytes) -> str | None:
-    for magic, name in _ARCHIVES.items():
-        if head.startswith(magic):
-            return f"a {name} archive. Unpack it, and name the file of weights in it."
-    for magic, name in _OTHER_WEIGHTS.items():
-        if head.startswith(magic):
-            return f"{name}. Weights that can be read are those of torch.save and of safetensors."
-    return None
-
-
 def _name_archive(path: Path) -> str | None:
     """Name a zip archive; return None for one of torch, or with damage that its reader will describe."""
     try:
@@ -161,12 +149,8 @@ def _name_text(head: bytes) -> str | None:
     text = _as_text(head)
     if not text:
         return None
-    if text.startswith("<"):
-        return "an XML document, as servers answer instead of a file. Download the file itself."
-    if text.startswith("{") and '"weight_map"' in text:
-        return "the JSON index of weights in several files. Merge these into one, and name that."
     if text.startswith(("{", "[")):
-        return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that holds them.'
+        return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that has them.'
     return f'text ("{_shown(text)}"), not a file of weights. Name one, or fetch it again.'
 
 

@@ -266,7 +266,7 @@ def test_other_formats_whose_writer_could_not_go_back_are_read_to_the_end(
     require_length(changed, SAMPLES, tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "OGG"])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "OGG"])
 def test_a_file_that_is_cut_is_truncated_for_reading_as_for_the_check(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     for part in (0.3, 0.99):

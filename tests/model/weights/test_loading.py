@@ -130,9 +130,7 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
     "git-annex": (b"/annex/objects/SHA256E-s5--00.pt\n", "a git-annex pointer"),
     "HTML": (b"<!DOCTYPE html>\n<html>" + b" " * 3000, "an HTML page: its download failed"),
     "HTML after a comment": (b"\n<!-- page --><HTML lang='de'>\xfc", "an HTML page"),
-    "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
     "JSON": (b'{"Model": {"class": "x"}}', 'JSON ("{"Model": {"class": "x"}}"), not a file of weights'),
-    "an index": (b'{"metadata": {}, "weight_map": {}}', "the JSON index of weights in several files"),
     "a short answer": (
         b"404: Not Found",
         'text ("404: Not Found"), not a file of weights. Name one, or fetch it again.',
@@ -143,7 +141,6 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
     ),
     "half of an archive": (zip_of("archive/data.pkl")[:40], "cut short: the beginning of an archive"),
     "gzip": (b"\x1f\x8b\x08\x00", "a gzip archive. Unpack it"),
-    "Keras": (b"\x89HDF\r\n\x1a\n\x00", "an HDF5 file, as Keras writes"),
 }
 
 
