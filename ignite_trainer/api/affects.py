@@ -1,4 +1,4 @@
-"""What another value of a protocol's key affects; which keys two runs must share is derived from it."""
+"""Effects of the keys of a protocol, from which follow the keys that two runs must share."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from enum import Enum
 
 
 class Affects(str, Enum):
-    """What another value of a key affects.
+    """What a key of a protocol affects.
 
     ```text
-                  runs are averaged    runs belong to    a run goes on
-                  only if it is equal  the same sweep    only if it is equal
-    RESULT        yes                  yes               yes
-    TRAINING      if they train        yes               yes
-    RUN                                yes               yes
-    FORM                                                 yes
-    SWEEP                              yes
+                must be equal in runs that are
+                averaged        in one sweep    resumed
+    RESULT      yes             yes             yes
+    TRAINING    if they train   yes             yes
+    RUN                         yes             yes
+    FORM                                        yes
+    SWEEP                       yes
     HANDLING
     ```
 
     Attributes:
-        RESULT: what is computed.
-        TRAINING: how the model is trained.
-        RUN: which run of an experiment it is, by seed, fold, data and weights, and what else is measured.
-        FORM: names, rounding, and which figures are recorded.
-        SWEEP: which runs there are, and how tables show them.
-        HANDLING: where files lie, how fast it goes, who is told.
+        RESULT: the result.
+        TRAINING: the training of the model.
+        RUN: the run within an experiment: seed, fold, data, weights, and further measurements.
+        FORM: names, rounding, and the figures recorded.
+        SWEEP: the runs of a sweep, and their presentation in tables.
+        HANDLING: places of files, speed, reporters.
     """
 
     RESULT = "result"

@@ -18,8 +18,8 @@ class PaddedBatch(NamedTuple):
     """Samples of unequal length, stacked.
 
     Attributes:
-        values: `[B, ..., L]`, L the longest sample; what lies beyond a sample's length is zero.
-        lengths: int64 `[B]`, on the CPU: lengths decide shapes, and shapes are the host's business.
+        values: `[B, ..., L]`, with the length L of the longest sample; shorter ones are padded with zeros.
+        lengths: int64 `[B]`, on the CPU, since the host needs them to compute shapes.
     """
 
     values: Tensor
@@ -27,12 +27,10 @@ class PaddedBatch(NamedTuple):
 
     @classmethod
     def stack(cls, samples: list[Tensor]) -> PaddedBatch:
-        """Stack samples that differ at most in their last axis, padding with zeros at its end.
-
-        Their device and type are kept.
+        """Stack samples, with zeros at the end of the last axis; device and dtype are kept.
 
         Raises:
-            ProtocolError: other axes differ, or the types of the values.
+            ProtocolError: The samples differ in another axis or in dtype.
         """
         kinds = {(tuple(sample.shape[:-1]), str(sample.dtype).removeprefix("torch.")) for sample in samples}
         if len(kinds) > 1:
@@ -48,11 +46,11 @@ class PaddedBatch(NamedTuple):
 
 
 class PartialBatch(NamedTuple):
-    """What only some samples of a batch have.
+    """A field that only some samples of a batch have.
 
     Attributes:
-        rows: int64 `[n]`, on the CPU, ascending: positions in the batch of the samples that have it.
-        values: theirs, collated.
+        rows: int64 `[n]`, on the CPU: ascending positions of these samples in the batch.
+        values: their values, collated.
     """
 
     rows: Tensor
@@ -60,17 +58,17 @@ class PartialBatch(NamedTuple):
 
 
 class BatchTransform(ABC):
-    """A transform that runs on whole batches, on whatever device they are.
+    """A transform of whole batches on any device.
 
-    Called with one sample, as `torchvision` and the published code do, it transforms a batch of one.
+    Called with one sample, as in `torchvision` and the published code, it transforms a batch of one.
     """
 
     @abstractmethod
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Transform every sample by random numbers of its own; leave the argument as it is."""
+        """Transform every sample with its own random numbers; do not change the argument."""
 
     def __call__(self, sample: Tensor, random: SampleRandom | None = None) -> Tensor:
-        """Transform one sample, `[..., L]`; without `random` torch's global generator seeds it."""
+        """Transform one sample, `[..., L]`; without `random`, torch's global generator seeds it."""
         lengths = torch.tensor([sample.shape[-1]])
         batch = self.batch(
             PaddedBatch(sample[None], lengths), SampleRandom.from_torch() if random is None else random
@@ -79,10 +77,10 @@ class BatchTransform(ABC):
 
 
 def collate(samples: Sequence[Any]) -> Any:
-    """Make of several samples one of the same type, every field of which holds all of theirs.
+    """Collate samples into one of the same type.
 
-    Arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list; None stays where all have it,
-    and where some have it, there is a `PartialBatch` of the others.
+    Fields of arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list. A field that is
+    None in all samples stays None; one that is None in some becomes a `PartialBatch`.
 
     Example:
         >>> batch = collate([(np.zeros((1, 3)), None, "dog"), (np.ones((1, 2)), np.ones(4), "rain")])
@@ -96,7 +94,7 @@ def collate(samples: Sequence[Any]) -> Any:
 
 
 def collate_field(values: list[Any]) -> Any:
-    """Put the values that one field has in several samples together, as `collate` does."""
+    """Collate the values of one field; see `collate`."""
     if all(value is None for value in values):
         return None
     if any(value is None for value in values):
@@ -111,24 +109,24 @@ def collate_field(values: list[Any]) -> Any:
 
 
 def rebuild(like: Any, fields: list[Any]) -> Any:
-    """Make a sample of the type of `like` (a named tuple, tuple or list) with these fields."""
+    """Make a sample with these fields, of the type of `like`: a named tuple, tuple or list."""
     return like._make(fields) if hasattr(like, "_make") else type(like)(fields)
 
 
 def part_of(sample: Any, part: slice) -> Any:
-    """Some samples of a collated batch, on end, as a batch; `part` has a start and a stop."""
+    """Return consecutive samples of a collated batch as a batch; `part` needs a start and a stop."""
     return rebuild(sample, [_part(field, part) for field in sample])
 
 
 def rows_of(field: Any, count: int) -> Tensor:
-    """Which samples of a collated batch of `count` have a field: int64 `[n]` on the CPU, ascending."""
+    """Return the rows of a collated batch of `count` that have a field: int64 `[n]` on the CPU, ascending."""
     if isinstance(field, PartialBatch):
         return field.rows
     return torch.arange(0 if field is None else count)
 
 
 def values_of(field: Any) -> Any:
-    """What the samples that have a field have, collated; None if none has it."""
+    """Return the collated values of the samples that have a field; None if none has it."""
     return field.values if isinstance(field, PartialBatch) else field
 
 

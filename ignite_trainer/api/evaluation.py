@@ -1,4 +1,4 @@
-"""The contract between the trainer and what is measured on the held-out split besides the metrics."""
+"""The interface of evaluations: measurements on the held-out split in addition to the metrics."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import Tensor, nn
 from ignite_trainer.api.task import StepOutput, Task
 
 FigureTable = Mapping[str, Mapping[str, float]]
-"""Figures by row and column, such as by direction of retrieval and by metric."""
+"""Figures by row and column, for example by direction of retrieval and by metric."""
 
 
 class Evaluation(ABC):
-    """An entry of the protocol's `Evaluations`: it sees every batch of a pass, then says what it found.
+    """An entry of the protocol's `Evaluations`: it sees every batch of a pass, then returns figures.
 
     ```text
     prepare    once, before the first step of the run
-    start      before a pass over the held-out split, in eval mode without gradient
-    step       for every batch of it, after the task's evaluation step, likewise
+    start      before each pass over the held-out split; in eval mode, without gradient
+    step       after the task's evaluation step on each batch; likewise
     finish     after the last batch
     ```
     """
 
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: B027
-        """Look at model, task and held-out data set once; raise a ValueError on what cannot work."""
+        """Check model, task and held-out data set; raise a ValueError if they do not fit."""
 
     def start(self, model: nn.Module) -> None:  # noqa: B027
-        """Forget the pass before; compute what all steps share."""
+        """Discard the previous pass; compute what all steps share."""
 
     @abstractmethod
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
-        """Take note of a batch.
+        """Process a batch.
 
         Args:
-            model: in eval mode.
-            indices: positions of the samples in the held-out data set, int64 `[B]`, on the CPU.
-            batch: the samples, as the task's step has them.
-            output: what the task made of them.
+            model: the model, in eval mode.
+            indices: int64 `[B]`, on the CPU: positions of the samples in the held-out data set.
+            batch: the samples, as in the task's step.
+            output: output of the task's evaluation step.
         """
 
     @abstractmethod
     def finish(self, folder: Path) -> FigureTable:
-        """Return the figures of the pass; files that belong to them go into `folder`, the run's own."""
+        """Return the figures of the pass; write any files into `folder`, the folder of the run."""

@@ -1,4 +1,4 @@
-"""Names of the files in the folders of runs and sweeps."""
+"""Names of files in the folders of runs and sweeps."""
 
 CHECKPOINTS = "checkpoints"
 CURVE = "curve.png"

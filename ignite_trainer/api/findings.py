@@ -1,13 +1,13 @@
-"""What a data set may find wrong with its own files when `--check` asks it, before any run.
+"""Findings of a data set about its own files, for `--check`.
 
-A damaged data set often cannot be built at all, so its class is asked, with the arguments of its constructor
-except the one that chooses the split:
+A damaged data set often cannot be built, so its class inspects it, with the arguments of the constructor
+except the one that selects the split:
 
     class Birds(Dataset):
         @classmethod
         def inspect_data(cls, **args) -> Inspection: ...
 
-It looks at the whole data set, is asked once for runs that differ in `fold` alone, and changes nothing.
+It inspects the whole data set, once for all folds, and changes nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from typing import Any, Literal
 Severity = Literal["error", "warning"]
 
 NAMED = 5
-"""Places of one kind of finding that are named; the others are counted."""
+"""Number of places named per kind of finding; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing found.
+    """One finding.
 
     Attributes:
-        severity: "error": a run would fail, or its figures be wrong; "warning": it is suspicious.
-        what: what is found, a sentence; findings that share it are shown together.
-        where: the file, line or JSON path it was found at, with what differs from case to case; "" where
-            `what` says it.
-        remedy: what to do about it, a sentence; "" where `what` says it.
+        severity: "error" if a run would fail or its figures be wrong; "warning" if it is suspicious.
+        what: the finding, a sentence; findings with the same sentence are shown together.
+        where: file, line or JSON path, and details that differ from case to case; "" if `what` has them.
+        remedy: what to do, a sentence; "" if `what` says it.
     """
 
     severity: Severity
@@ -43,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Kind:
-    """Findings that are alike: `places` are where each was found."""
+    """Findings that differ only in their places."""
 
     severity: Severity
     what: str
@@ -52,7 +51,7 @@ class Kind:
 
 
 def kinds(findings: Iterable[Finding]) -> Iterator[Kind]:
-    """Put findings that are alike together, errors first."""
+    """Group findings that differ only in their places, errors first."""
     found: dict[tuple[Severity, str, str], list[str]] = {}
     for finding in sorted(findings, key=lambda finding: finding.severity):
         found.setdefault((finding.severity, finding.what, finding.remedy), []).append(finding.where)
@@ -61,7 +60,7 @@ def kinds(findings: Iterable[Finding]) -> Iterator[Kind]:
 
 
 def said(findings: Iterable[Finding]) -> list[str]:
-    """Say each kind of finding in a line: what it is, how often, the first places, and the remedy."""
+    """Format each kind of finding as a line: what, how often, the first places, and the remedy."""
     texts = []
     for kind in kinds(findings):
         places = [place for place in kind.places if place]
@@ -74,12 +73,12 @@ def said(findings: Iterable[Finding]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Room that a run takes on a disk.
+    """Disk space that a run needs.
 
     Attributes:
-        folder: where; it need not be there yet.
-        size_bytes: about how much, beyond what is there already; None: not known.
-        purpose: what for, as "decoded samples".
+        folder: its folder, which may not exist yet.
+        size_bytes: approximate size, beyond what exists already; None if unknown.
+        purpose: use of the space, such as "decoded samples".
     """
 
     folder: Path
@@ -89,14 +88,14 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """Findings of a check, and what it counted.
+    """Result of an inspection.
 
     Attributes:
-        findings: what is wrong.
-        space: the room that a run needs.
-        summary: in a line what was looked at.
-        to_build: arguments with which the data set can be built in spite of errors among the findings, so
-            that a check goes on to what else is wrong; empty if none are needed, or help.
+        findings: errors and warnings.
+        space: disk space that a run needs.
+        summary: a line that says what was inspected.
+        to_build: arguments with which the data set can be built despite errors among the findings, so that a
+            check can continue; empty if none are needed, or help.
     """
 
     findings: tuple[Finding, ...] = ()

@@ -1,4 +1,4 @@
-"""The contract between the trainer and research code: what people see, and play, of samples and models."""
+"""Pictures and sounds of samples and models, for people."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """A picture, or something that can be played, as a file would hold it.
+    """A picture or a recording, as the content of a file.
 
     Attributes:
-        what: what it shows, for those who cannot see it.
-        media_type: such as "image/png"; of what can be played the kind is the name of its element in HTML.
-        content: of the file.
-        explanation: how to read it, in a few sentences of plain text; "": it needs none.
+        what: alternative text.
+        media_type: media type, such as "image/png"; for recordings, its first part is the HTML element.
+        content: content of the file.
+        explanation: how to read it, in a few sentences of plain text; may be "".
     """
 
     what: str
@@ -31,12 +31,12 @@ class Exhibit:
 
     @property
     def kind(self) -> str:
-        """What comes before the `/`: what sort of thing it is."""
+        """The part of the media type before the `/`."""
         return self.media_type.partition("/")[0]
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is looked at."""
+        """Whether it is a picture."""
         return self.kind == "image"
 
     @property
@@ -47,25 +47,25 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class Portrait:
-    """A sample as people know it: what names it, and what is shown of it."""
+    """A sample for people: its identity, and its pictures and recordings."""
 
     record: Mapping[str, str | int]
     exhibits: Sequence[Exhibit]
 
 
 class Gallery:
-    """What a run can show; each is made when it is asked for. This one has nothing."""
+    """Pictures and recordings of a run, made on demand. The base class has none."""
 
     def model(self) -> Sequence[Exhibit]:
         """Show the model as it is now."""
         return ()
 
     def held_out(self, positions: Sequence[int]) -> Sequence[Portrait]:
-        """Show samples of the held-out split as an evaluation sees them; those that can be shown."""
+        """Show samples of the held-out split as an evaluation sees them, if they can be shown."""
         del positions
         return ()
 
     def augmented(self, count: int) -> Sequence[tuple[Portrait, Portrait]]:
-        """Show the first samples of the training split, as they are and as the model is fed with them."""
+        """Show the first samples of the training split, before and after augmentation."""
         del count
         return ()

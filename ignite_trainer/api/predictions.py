@@ -19,22 +19,22 @@ from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.files import whole_file
 
 _SCORE = "score: "
-_SEPARATOR = "|"  # between the several labels of one sample
-# A spreadsheet takes such a cell for a formula, which can fetch and run; a "'" before it prevents that.
+_SEPARATOR = "|"  # between the labels of one sample
+# Spreadsheets run such a cell as a formula, unless a "'" precedes it.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Scores that a model gave each sample of a split, in the split's order.
+    """Scores of a model for each sample of a split, in the split's order.
 
     Attributes:
         scores: float32 `[N, K]`, one for each class.
-        targets: bool `[N, K]`, which classes are right; one in each row unless `multilabel`.
-        class_names: of the K columns.
-        records: identity of each sample, such as its file and its fold; the same names in all.
+        targets: bool `[N, K]`, the right classes; one per row unless `multilabel`.
+        class_names: names of the K columns.
+        records: identity of each sample, such as its file and fold; all have the same keys.
         multilabel: whether a sample can have several classes, or none.
-        positions: of the samples in their data set, or None where they were read from a file.
+        positions: positions of the samples in their data set; None if read from a file.
     """
 
     scores: NDArray[np.float32]
@@ -59,10 +59,10 @@ class Predictions:
         return self.targets[np.arange(len(self)), self.predicted]
 
     def write_csv(self, path: Path) -> None:
-        """Write a line for each sample: its record, target, prediction and the scores.
+        """Write a line for each sample: its record, target, prediction and scores.
 
-        Several targets of one sample are joined by `|`. Scores have nine digits, so they are equal when read
-        again. A text that a spreadsheet would take for a formula gets a `'`, which `read_csv` removes.
+        Several targets of one sample are joined by `|`. Scores have nine digits, which keeps them exact. Text
+        that a spreadsheet would run as a formula gets a `'`, which `read_csv` removes.
         """
         with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -80,7 +80,7 @@ class Predictions:
         """Read a file of `write_csv`.
 
         Raises:
-            ProtocolError: the file is not a table of predictions.
+            ProtocolError: The file is not a table of predictions.
         """
         try:
             with path.open(newline="", encoding="utf-8") as file:
@@ -104,7 +104,7 @@ class Predictions:
         """Concatenate predictions of several splits, such as all folds.
 
         Raises:
-            ProtocolError: their classes differ.
+            ProtocolError: Their classes differ.
         """
         first = parts[0]
         if len({(part.class_names, part.multilabel) for part in parts}) > 1:

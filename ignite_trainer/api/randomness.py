@@ -1,8 +1,8 @@
-"""Random numbers that belong to a sample: a function of (seed, epoch, sample index) and nothing else.
+"""Random numbers of a sample: a function of seed, epoch and sample index only.
 
-Neither batch size, worker, device, rank nor a resume changes what augmentation does to a sample. The
-generator is counter-based: number `n` of a stream is a hash of (key, n), so it needs no state on disk and
-gives the same numbers wherever it runs.
+So the augmentation of a sample does not depend on batch size, workers, device, rank or resuming. The
+generator is counter-based: number `n` of a stream is a hash of (key, n), so it has no state to save and
+gives the same numbers everywhere.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def _mix(word: Tensor) -> Tensor:
 
     The multipliers are those of C. Wellons' `lowbias32` search (bias 0.17 of the 2**32 permutation ideal).
     """
-    word = word & _MASK  # a copy, which the rest works on
+    word = word & _MASK  # a copy
     for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         word.bitwise_xor_(word >> shift).mul_(multiplier).bitwise_and_(_MASK)
     return word.bitwise_xor_(word >> 16)
 
 
 def _fold(key: Tensor, word: Tensor | int) -> Tensor:
-    """Fold another word into a 62-bit key held as two 31-bit halves."""
+    """Fold another word into a 62-bit key of two 31-bit halves."""
     word = torch.as_tensor(word, dtype=torch.int64, device=key.device)
     low, high = key & 0x7FFFFFFF, key >> 31
     low = _mix(low ^ _mix(word ^ 0x243F6A88))
@@ -39,18 +39,18 @@ def _fold(key: Tensor, word: Tensor | int) -> Tensor:
 class SampleRandom:
     """Independent random streams for the B samples of a batch.
 
-    Every call draws the next numbers of each stream. Scalars per sample are drawn on the CPU in float64, so
-    that decisions taken from them (an offset, a length) are the same whatever device the batch is on.
+    Every call draws the next numbers of each stream. Scalars are drawn on the CPU in float64, so that offsets
+    and lengths do not depend on the device of the batch.
     """
 
     def __init__(self, keys: Tensor) -> None:
-        """Start the streams given by `keys`, int64 `[B]`, on the CPU; see `of` and `from_torch`."""
+        """Start streams with `keys`, int64 `[B]`; see `of` and `from_torch`."""
         self._keys = keys.to(device="cpu", dtype=torch.int64)
         self._draws = 0
 
     @classmethod
     def of(cls, *, seed: int, epoch: int, indices: Sequence[int] | Tensor) -> SampleRandom:
-        """Streams of the samples `indices`, positions in the data set, in one epoch of one run.
+        """Make the streams of samples, given by their positions in the data set, in one epoch of a run.
 
         Example:
             >>> together = SampleRandom.of(seed=1, epoch=2, indices=[7, 8]).uniform()
@@ -66,51 +66,51 @@ class SampleRandom:
 
     @classmethod
     def from_torch(cls, batch: int = 1) -> SampleRandom:
-        """Streams seeded by torch's global generator: for transforms called by hand."""
+        """Make streams seeded by torch's global generator, for transforms called by hand."""
         return cls(torch.randint(2**62, (batch,), dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def stream(self, position: int) -> SampleRandom:
-        """Streams independent of these and of each other position: one for each step of a pipeline."""
+        """Make independent streams for a position, such as a step of a pipeline."""
         return SampleRandom(_fold(self._keys, position + 1))
 
     def select(self, rows: Tensor) -> SampleRandom:
-        """The streams of some samples, at the draw these are at; `rows`: positions or a mask."""
+        """Return the streams of some samples in their current state; `rows` are positions or a mask."""
         chosen = SampleRandom(self._keys[rows.cpu()])
         chosen._draws = self._draws
         return chosen
 
     def seeds(self) -> list[int]:
-        """One 62-bit seed per sample, for generators of other libraries."""
+        """Return a 62-bit seed per sample, for generators of other libraries."""
         return [int(key) for key in self._keys]
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """One number per sample from [low, high): float64 `[B]` on the CPU."""
+        """Draw a number per sample from [low, high): float64 `[B]` on the CPU."""
         return low + (high - low) * self._words(1)[:, 0].double() / 2**32
 
     def integers(self, limit: Tensor) -> Tensor:
-        """One integer per sample, from 0 below its `limit` (int64 `[B]`, positive): int64 `[B]`."""
+        """Draw an integer per sample from 0 to `limit` - 1; `limit` and the result are int64 `[B]`."""
         limit = limit.to(device="cpu", dtype=torch.int64)
         if int(limit.min()) < 1:
-            raise ValueError(f"limit has {int(limit.min())}; an integer is drawn from 1 or more.")
+            raise ValueError(f"limit has {int(limit.min())}; 1 or more is expected.")
         return torch.minimum((self.uniform() * limit).long(), limit - 1)
 
     def normal(self, count: int, *, device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal numbers by Box and Muller's transform: float32 `[B, count]` on `device`."""
+        """Draw standard normal numbers by the Box-Muller transform: float32 `[B, count]` on `device`."""
         half = (count + 1) // 2
         radius = (self._words(half, device).double() + 0.5) / 2**32  # never 0
         angle = self._words(half, device).float() * (2 * math.pi / 2**32)
         radius = torch.sqrt(-2.0 * torch.log(radius)).float()
-        # Interleaved, so that a longer draw begins with the shorter one.
+        # Interleaved, so that a longer draw begins with a shorter one.
         pairs = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=2)
         return pairs.flatten(1)[:, :count]
 
     def _words(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """The next `count` 32-bit words of each stream: int64 `[B, count]` on `device`."""
+        """Draw the next `count` 32-bit words of each stream: int64 `[B, count]` on `device`."""
         self._draws += 1
-        # Folded on the CPU: a number sent alone would make the host wait for the device.
+        # Folded on the CPU: sending a single number would make the host wait for the device.
         keys = _fold(self._keys, self._draws)[:, None].to(device, non_blocking=True)
         counter = torch.arange(count, dtype=torch.int64, device=keys.device)
         return _mix(_mix(counter + (keys & 0x7FFFFFFF)) ^ (keys >> 31))

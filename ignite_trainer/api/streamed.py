@@ -1,4 +1,4 @@
-"""The contract of data sets whose files hold many samples each and are read from beginning to end."""
+"""The interface of data sets whose files hold many samples each and are read from beginning to end."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 Read = Callable[[], Any]
 """Reads one sample, or raises an OSError or a ValueError (see `ignite_trainer.data.samples`)."""
 
-
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
 
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A data set in files of many samples, which are best read from their beginning to their end.
+    """A data set in files of many samples, which are read sequentially.
 
-    `__getitem__` gives single samples too, for a look at some of them; it may be slow. A sample is known by
-    its index, which decides its randomness and is what predictions name; an order is of indices.
+    `__getitem__` returns single samples for checks, and may be slow. The index of a sample determines its
+    random numbers, and identifies it in predictions.
 
     Attributes:
-        lanes: places of the order at which a process reads side by side.
+        lanes: number of positions in the order at which a process reads concurrently.
     """
 
     lanes: int
@@ -33,13 +32,13 @@ class Streamed(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
     def epoch_order(self, key: int | None) -> Indices:
-        """Put all indices in an order in which they can be read fast, drawn by `key`; None: as they lie.
+        """Return all indices in an order that is fast to read, shuffled by `key`; None for file order.
 
-        It is computed in every process, and has to be the same in all.
+        The order must be the same in all processes.
         """
 
     def stream(self, indices: Indices) -> Iterator[Read]:
-        """Give what reads each of these samples, a stretch of an order, in their order.
+        """Yield a reader for each of these samples, a part of an order.
 
-        Nothing is decoded until it is called, and one that raises does not end the others.
+        A sample is decoded when its reader is called; if that fails, the others can still be read.
         """

@@ -1,4 +1,4 @@
-"""The contract between the trainer and research code: what a step computes from a batch."""
+"""The interface of tasks: what a step computes from a batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MOST_EXAMPLES = 1000
 
 
 class StepOutput(NamedTuple):
-    """What one step of a task gives the trainer.
+    """Output of one step of a task.
 
     Attributes:
-        y_pred: scores, `[B, K]`, as ignite's metrics take them.
-        y: targets, int64 `[B]`, or 0/1 `[B, K]` where a sample can have several labels.
-        loss: scalar to minimise; None in evaluation if the task has no such figure.
-        features: embeddings `[B, D]`, L2-normalised, by what they are of; for evaluations that compare them.
+        y_pred: scores `[B, K]`, as in ignite's metrics.
+        y: targets, int64 `[B]`, or 0/1 `[B, K]` if a sample can have several labels.
+        loss: scalar to minimise; may be None in evaluation.
+        features: L2-normalised embeddings `[B, D]` by modality, for evaluations that compare them.
     """
 
     y_pred: Tensor
@@ -35,18 +35,18 @@ class StepOutput(NamedTuple):
 class Task(ABC):
     """What a model is trained for.
 
-    A task sees the model and one batch at a time. A batch is the data set's sample type with every field
-    collated (see `ignite_trainer.data.loader`), already augmented and on the model's device. Where several
-    processes train, each has its part of a batch, and the trainer puts together what they compute: a loss is
-    the mean over samples, or that of an `EmbeddingTask`.
+    A task sees the model and one batch at a time. A batch has the type of the data set's samples, with every
+    field collated (see `ignite_trainer.data.loader`), and is augmented and on the model's device. If several
+    processes train, each has a part of the batch, and the trainer combines their results: the loss must be a
+    mean over samples, or that of an `EmbeddingTask`.
 
     Attributes:
-        class_names: of the columns of the scores in evaluation, for reports; empty: they go by number.
+        class_names: names of the columns of scores in evaluation, for reports; if empty, numbers are shown.
         takes_unequal_lengths: whether evaluation steps take samples of unequal length, as a `PaddedBatch`.
-            Where they do not, transforms have to make them equally long.
-        gives_features: whether evaluation steps give the features of their samples.
-        multilabel: whether targets in evaluation are 0/1 `[B, K]`, as samples have several labels, or int64
-            `[B]`; None: it is not known before the first step.
+            Otherwise, transforms must make them equally long.
+        gives_features: whether evaluation steps return features.
+        multilabel: whether targets in evaluation are 0/1 `[B, K]` instead of int64 `[B]`; None if unknown
+            before the first step.
     """
 
     class_names: Sequence[str] = ()
@@ -55,22 +55,22 @@ class Task(ABC):
     multilabel: bool | None = None
 
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
-        """Look at the model and both splits once, before the first step; raise on what cannot work."""
+        """Check the model and both splits before the first step; raise an error if they do not fit."""
 
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterable[Finding]:
-        """Find samples of both splits that a run would fail at, or misread.
+        """Find samples of both splits on which a run would fail, or go wrong.
 
-        It is called after `prepare`, by every run before anything slow and by `--check`. Samples are not to
-        be read whole: a few can be looked at with `ignite_trainer.api.self_description.look_at`.
+        Called after `prepare`, by `--check` and by every run before anything slow. It should not read all
+        samples, but can read a few with `ignite_trainer.api.self_description.look_at`.
 
         Args:
             model: the model.
-            train: the training split; None where nothing is trained.
+            train: the training split; None if nothing is trained.
             test: the held-out split.
-            train_is_scored: whether evaluation steps see the training split, too, and so need its targets. A
-                run that evaluates the held-out split only says False, and otherwise leaves this out.
+            train_is_scored: whether evaluation steps also see the training split, and need its targets. Only
+                passed if False.
 
         Returns:
             Findings; errors end the run before it begins.
@@ -79,10 +79,10 @@ class Task(ABC):
         return ()
 
     def example_outputs(self) -> Sequence[StepOutput]:
-        """Make up scores and targets as evaluation steps give them, on which metrics are tried before a run.
+        """Make up scores and targets like those of evaluation steps, to try metrics before a run.
 
         Returns:
-            An output for each form that they may have; nothing if it is not known.
+            An output for each form that they may have; empty if unknown.
         """
         classes = len(self.class_names)
         if not 0 < classes <= _MOST_EXAMPLES:
@@ -94,61 +94,58 @@ class Task(ABC):
         return list(forms.values()) if self.multilabel is None else [forms[self.multilabel]]
 
     def start_evaluation(self, model: nn.Module) -> None:  # noqa: B027
-        """Compute what every evaluation step of one pass shares, such as class embeddings."""
+        """Compute what all evaluation steps of a pass share, such as class embeddings."""
 
     def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:
-        """Show a sample to people, for reports and the dashboard.
+        """Make pictures and recordings of a sample, for reports and the dashboard.
 
         Args:
-            model: in whichever mode it is; without gradient.
-            batch: of that sample alone, transformed or not.
+            model: the model in any mode; without gradient.
+            batch: a batch of this sample, transformed or not.
         """
         del model, batch
         return ()
 
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:
-        """Show people what the model has learned, beside what it was when it was prepared."""
+        """Make pictures of what the model has learned since it was prepared."""
         del model
         return ()
 
     @abstractmethod
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, with gradient, and what metrics by iteration are computed from."""
+        """Return the loss, with gradient, and the scores and targets for metrics by iteration."""
 
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return scores and targets; called in eval mode without gradient."""
+        """Return scores and targets; called in eval mode, without gradient."""
 
 
 class EmbeddingTask(Task):
     """A task whose loss compares the embeddings of a whole batch with each other.
 
-    Its step is in two parts, so that the trainer can carry out the first for a part of a batch at a time, and
-    once more with gradient when the loss is known (see `Setup.chunk`): then memory goes with the part, and
-    the loss is that of the whole batch.
+    Its step has two parts. The trainer can embed one chunk of the batch at a time, and again with gradient
+    once the loss is known (see `Setup.chunk`): the loss of the whole batch, with the memory of a chunk.
     """
 
     @abstractmethod
     def embed(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Embed samples, with gradient: all that needs the activations of the model.
+        """Embed samples, with gradient.
 
         Returns:
-            Embeddings by what they are of, `[n, D]`: a row for each sample of the batch that has such a
-            thing, in their order. What no sample has may be left out. A row depends on its own sample alone
-            (but for batch norm in train mode), so that the rows of two batches, one below the other, are
-            those of both together.
+            Embeddings `[n, D]` by modality: a row for each sample of the batch that has it, in order; without
+            modalities that no sample has. A row may only depend on its own sample (except for batch norm in
+            train mode), so that embeddings of two batches can be concatenated.
         """
 
     @abstractmethod
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss of a whole batch, with gradient, and what metrics by iteration are computed from.
+        """Return the loss of a whole batch, with gradient, and scores and targets for metrics by iteration.
 
-        To the loss belongs what depends on parameters alone, such as scales and penalties. The batch is not
-        sent through the model again: where several processes share one, embeddings and batch are those of
-        all of them, and of its fields lists and numbers are there, but of arrays only who has one (see
-        `ignite_trainer.training.forward` and `ignite_trainer.api.batch.rows_of`).
+        The loss includes terms that only depend on parameters, such as penalties. If several processes share
+        a batch, embeddings and batch are those of all of them; the batch then has all lists and numbers, but
+        of arrays only their rows (see `ignite_trainer.training.forward` and `api.batch.rows_of`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, with gradient, and what metrics by iteration are computed from."""
+        """Return the loss, with gradient, and the scores and targets for metrics by iteration."""
         return self.compare(model, self.embed(model, batch), batch)

@@ -10,8 +10,7 @@ from typing import Any
 class Yardstick(ABC):
     """An entry of a protocol's `Yardsticks`.
 
-    It derives the protocol to compare with: the same work done in another way, or a part of it. A benchmark
-    builds and steps both in the same way.
+    It derives a protocol that does the same work in another way, or a part of it, to compare speeds.
     """
 
     @abstractmethod

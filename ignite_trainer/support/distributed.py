@@ -1,18 +1,17 @@
-"""Several processes that train one model: who this one is, and what all say to each other.
+"""Communication between the processes that train one model.
 
-The processes are started by torchrun (or anything that sets its variables), one for each device. Each
-embeds its part of a batch; then all compute the same loss of the whole batch, from the embeddings of all.
+torchrun (or anything that sets its variables) starts one process per device. Each process embeds its part of
+a batch; then all compute the same loss of the whole batch, from the embeddings of all.
 
-Gradients. Let W processes compute the same loss L, each from a copy of all rows. By a row's own process L is
-differentiated once; the backward pass of `gather_rows` multiplies that by W, and the mean of the parameters'
-gradients over all processes (`average_gradients`) divides by W again. So what lies behind the rows has the
-sum over all rows of dL/d(row) d(row)/d(parameter), as in one process, and what is part of the loss itself,
-such as a scale, has the mean of W equal gradients. The backward pass needs no message of its own. torch's
-DistributedDataParallel, which sees one forward pass through one module, could not do this: a step calls
-several methods of a model, or each of them several times.
+Gradients. W processes compute the same loss L, each from a copy of all rows. Only a row's own process
+differentiates L with respect to it; the backward pass of `gather_rows` multiplies that gradient by W, and
+`average_gradients` divides the sum over all processes by W again. So parameters before the rows get the sum
+over all rows of dL/d(row) d(row)/d(parameter), as in one process, and parameters of the loss itself, such as
+a scale, get the mean of W equal gradients. The backward pass needs no communication. torch's
+DistributedDataParallel expects one forward pass through one module, but a step calls several methods of a
+model, or one of them several times.
 
-Control messages (lists, flags, sizes) go between the CPUs, so that no device has to be waited for. So do CPU
-tensors, which NCCL does not take.
+Control messages (lists, flags, sizes) and CPU tensors, which NCCL does not take, use gloo: no device waits.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from ignite_trainer.support.errors import ProtocolError
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=12)
-"""Timeout of control messages: one process may be decoding a data set. A dead one is noticed at once."""
+"""Timeout of control messages: one process may be decoding a data set. gloo notices a dead process."""
 
 _PATIENCE_OF_DEVICES = timedelta(minutes=10)
-"""Timeout of NCCL, which does not notice a dead process. Long waits go through control messages instead."""
+"""Timeout of NCCL, which does not notice a dead process; long waits use control messages."""
 
 _PARTING = timedelta(seconds=30)
 
@@ -45,17 +44,17 @@ _BUCKET_BYTES = 64 * 2**20
 
 
 def world_size() -> int:
-    """The number of processes; 1 where there is one."""
+    """Return the number of processes."""
     return dist.get_world_size() if _is_several() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if _is_several() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Return whether this process writes files and prints."""
     return rank() == 0
 
 
@@ -67,15 +66,15 @@ def several_processes() -> Iterator[None]:
     for this one. This process must then exit; torchrun ends the others.
 
     Raises:
-        ProtocolError: there are fewer GPUs than processes.
+        ProtocolError: This machine has fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_several():
         yield
         return
-    import ignite.distributed as idist  # noqa: PLC0415 - takes a while, and data sets import this module
+    import ignite.distributed as idist  # noqa: PLC0415 - slow to import, and data sets import this module
 
     on_cuda = torch.cuda.is_available()
-    # torchrun keeps its store when it starts processes anew: without a prefix they find dead addresses there.
+    # torchrun keeps its store when it restarts processes; the prefix hides addresses of dead processes.
     found, number, count = next(rendezvous("env://", timeout=_PATIENCE))
     store = PrefixStore(f"start {restarts()}", found)
     _STORE.append(store)
@@ -97,7 +96,7 @@ def several_processes() -> Iterator[None]:
 
 
 def _take_device() -> None:
-    """Give each process of this machine a GPU of its own."""
+    """Use a different GPU in each process of this machine."""
     processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if devices < processes:
         gpus = "GPU" if devices == 1 else "GPUs"
@@ -109,16 +108,16 @@ def _take_device() -> None:
 
 
 def restarts() -> int:
-    """How often torchrun has started the processes anew after a failure."""
+    """Return how often torchrun has restarted the processes after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
 def seen_as_one() -> Iterator[None]:
-    """Have ignite take this process for the only one, within a `with` block.
+    """Hide the other processes from ignite, within a `with` block.
 
-    Every process gives its metrics the outputs of all, so that they have nothing to add up between them.
-    ignite has no public switch for that.
+    Every process updates its metrics with the outputs of all, so ignite must not reduce them again. It has no
+    public switch for that.
     """
     from ignite.distributed import utils as ignite_utils  # noqa: PLC0415
     from ignite.distributed.comp_models.base import _SerialModel  # noqa: PLC0415
@@ -132,7 +131,7 @@ def seen_as_one() -> Iterator[None]:
 
 
 def all_say(value: T) -> list[T]:
-    """What every process says, by rank; anything that can be pickled, between the CPUs."""
+    """Gather a picklable value from every process, in order of rank."""
     if not _is_several():
         return [value]
     said: list[Any] = [None] * world_size()
@@ -141,7 +140,7 @@ def all_say(value: T) -> list[T]:
 
 
 def main_says(find: Callable[[], T]) -> T:
-    """Let the main process find something out, or fail: all return what it found, or raise its error."""
+    """Call `find` in the main process; return its result, or raise its error, in all processes."""
     if not _is_several():
         return find()
     said: list[Any] = [None, None]
@@ -157,18 +156,18 @@ def main_says(find: Callable[[], T]) -> T:
 
 
 def first_to_speak() -> bool:
-    """Whether no other process has an error to tell yet: what all find, or suffer from, is told once."""
+    """Return True in the first process that asks, so that an error of all is printed once."""
     if not _is_several():
         return True
     try:
         spoken: int = _STORE[0].add("errors told", 1)
-    except (RuntimeError, ValueError):  # it went with the process that kept count
+    except (RuntimeError, ValueError):  # the process that hosted the store has ended
         return is_main()
     return spoken == 1
 
 
 def all_or_none(make: Callable[[], T]) -> T:
-    """Make something in every process; if that fails in one of them, raise its error in all."""
+    """Call `make` in every process; if it fails in one, raise that error in all."""
     if not _is_several():
         return make()
     made: T | None = None
@@ -184,7 +183,7 @@ def all_or_none(make: Callable[[], T]) -> T:
 
 
 def any_says(*flags: bool) -> tuple[bool, ...]:
-    """Of each flag, whether it is set in any process."""
+    """Return for each flag whether it is set in any process."""
     if not _is_several():
         return flags
     numbers = torch.tensor(flags, dtype=torch.int32)
@@ -193,27 +192,27 @@ def any_says(*flags: bool) -> tuple[bool, ...]:
 
 
 def wait_for_all() -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes call this."""
     if _is_several():
         all_say(None)
 
 
 def wait_to_part() -> None:
-    """Wait until all processes get here, at most half a minute: another may not have been asked to stop."""
+    """Wait until all processes call this, for at most half a minute: one may not have been asked to stop."""
     if _is_several():
         with contextlib.suppress(RuntimeError):
             dist.monitored_barrier(group=_control(), timeout=_PARTING)
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Put the rows of all processes one below the other, by rank; differentiable, see above.
+    """Concatenate the rows of all processes in order of rank; differentiable, see above.
 
     Args:
-        rows: `[n, ...]` of this process.
-        counts: n of every process; the other sizes are equal in all.
+        rows: `[n, ...]`, of this process.
+        counts: n of every process; the other dimensions are equal.
 
     Returns:
-        `[sum of counts, ...]`; the argument where there is one process.
+        `[sum of counts, ...]`.
     """
     if not _is_several():
         return rows
@@ -222,7 +221,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def sum_over_all(value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes; its backward pass is the sum of the gradients."""
+    """Sum a tensor over all processes; the backward pass sums the gradients."""
     if not _is_several():
         return value
     total: Tensor = _Sum.apply(value)
@@ -231,9 +230,9 @@ def sum_over_all(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Let every parameter have the mean of its gradients over all processes.
+    """Average the gradient of each parameter over all processes.
 
-    Where only some processes have a gradient, the others count as zero; what none has one of stays without.
+    A gradient that only some processes have counts as zero in the others; one that none has stays None.
     """
     if not _is_several():
         return
@@ -258,7 +257,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def share_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
-    """Give every process the main one's parameters and buffers."""
+    """Copy the parameters and buffers of the main process to all others."""
     if not _is_several():
         return
     tensors = [*model.buffers(), *([] if buffers_alone else model.parameters())]
@@ -273,7 +272,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
         ctx.start, ctx.count = sum(counts[: rank()]), counts[rank()]
-        # Of equal size for nccl, which is the fastest so; padding is cut off again.
+        # Padded to equal size, which is fastest in NCCL.
         most = max(counts)
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -300,8 +299,8 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-_CONTROL: list[Any] = []  # the group of the CPUs, where it is not the default one
-_STORE: list[PrefixStore] = []  # that of the process group
+_CONTROL: list[Any] = []  # the gloo group, if it is not the default one
+_STORE: list[PrefixStore] = []  # the store of the process group
 
 
 def _control() -> Any:
@@ -313,7 +312,7 @@ def _control() -> Any:
 
 
 def _group_of(tensor: Tensor) -> Any:
-    """Return the group that carries a tensor; all processes hold theirs on the same kind of device."""
+    """Return the group for tensors on this kind of device."""
     return _control() if tensor.device.type == "cpu" else dist.group.WORLD
 
 
@@ -322,7 +321,7 @@ def _is_several() -> bool:
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors of one type in groups of some megabytes, in their order."""
+    """Group consecutive tensors of one dtype into buckets of some megabytes."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(one.nbytes for one in bucket) >= _BUCKET_BYTES

@@ -1,4 +1,4 @@
-"""One process at a time in a folder of results."""
+"""Lock of a folder of results, for one process at a time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from filelock import FileLock, Timeout
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.files import whole_file
 
-# Under older filelocks the loader processes inherit the lock, and outlive a killed run by some seconds.
+# Loader processes inherit the lock of older versions of filelock, and outlive a killed run by seconds.
 _PATIENCE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path, *, name: str) -> Iterator[None]:
-    """Hold `<name>.lock` in a folder, which is there; the kernel lets go of it if the process dies.
-
-    Beside it `<name>.holder` says who: the process and its machine.
+    """Hold `<name>.lock` in an existing folder; `<name>.holder` names the process and its machine.
 
     Raises:
-        ProtocolError: another process holds it.
+        ProtocolError: Another process holds the lock.
     """
     holder, lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
     try:
         lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout:
         raise ProtocolError(
-            f"{folder} is in use by {_read(holder)}: two at a time would spoil each other's results. Wait "
-            "until it ends, or end it."
+            f"{folder} is in use by {_read(holder)}: two processes would overwrite each other's results. "
+            "Wait until it ends, or end it."
         ) from None
     try:
         with whole_file(holder) as part:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from ignite_trainer.support.sanitize import visible
 
 EPOCH_0 = (
-    "Epoch 0 is before the first step. Where it is the best, no trained epoch was as good: its weights are "
-    "those that training began with, and nothing was learned."
+    "Epoch 0 is before the first step. If it is the best, no trained epoch was as good: its weights are the "
+    "initial ones, and nothing was learned."
 )
 
 # Characters with a meaning in Markdown, in its tables, or in the mathematics that some viewers render.
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(r"(?i)(:)(?=//)|\b(www)(?=\.)|(?<=\w)(@)(?=\w)")
 
 
 def readable(value: float) -> str:
-    """Four decimals; none for a count, scientific where these would say nothing."""
+    """Format with four decimals; counts without, very small and large numbers in scientific notation."""
     if value >= 2 and value.is_integer() and value < 1e5:
         return f"{value:.0f}"
     decimals = not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e5
@@ -33,12 +33,12 @@ def readable(value: float) -> str:
 
 
 def remarks_on_best(epochs: Iterable[int]) -> list[str]:
-    """Say what it means that one of the best epochs is 0; nothing if none is."""
+    """Explain a best epoch of 0, if there is one."""
     return [EPOCH_0] if 0 in epochs else []
 
 
 def duration(seconds: float) -> str:
-    """Say how long something took, such as "1 h 12 min"."""
+    """Format a duration, such as "1 h 12 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

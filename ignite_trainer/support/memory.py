@@ -1,7 +1,7 @@
-"""Memory: keeps what a step frees for the next one, tells its peak, and recognises out-of-memory errors.
+"""Memory of the host: reuse between steps, peak, and out-of-memory errors.
 
-On a CPU a step allocates and frees the same hundreds of megabytes again and again. The C library gives large
-pieces back to the system at once; to get them anew costs a page fault and 4 KiB of zeros for every page.
+On a CPU, every step allocates and frees the same hundreds of megabytes. The C library returns large blocks
+to the system at once; getting them again costs a page fault and 4 KiB of zeros for every page.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from pathlib import Path
 import torch
 
 _VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
-# Numbers of parameters, in glibc's <malloc.h>.
+# Parameters of mallopt, from glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-# Where torch raises a plain RuntimeError; the last where every cuDNN engine needs more than is free.
-_SAID = (
+# Messages of plain RuntimeErrors of torch; the last if every cuDNN engine needs more than is free.
+_MESSAGES = (
     *("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED"),
     "unable to find an engine",
 )
-# Nothing is mapped apart, and nothing is given back.
+# Map nothing separately, and return nothing.
 _KEEPING = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-# What glibc comes to by itself once large pieces were freed; after it was told, it does not adapt anymore.
+# What glibc adapts to after large blocks are freed; once set, it no longer adapts.
 _GIVING_BACK = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 * 2**20), (_TRIM_THRESHOLD, 64 * 2**20))
 
 
 @contextlib.contextmanager
 def freed_memory(*, kept: bool) -> Iterator[None]:
-    """Say for a block, and all threads, whether the process keeps the host memory that is freed in it.
+    """Keep freed host memory in the process within a `with` block, or return it to the system.
 
-    Where it is no longer kept, what is free goes back to the system. Nothing happens where the C library is
-    not glibc, or the environment variables MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ say what to do. Blocks
-    can be nested.
+    Applies to all threads; blocks can be nested. Does nothing without glibc, or if the environment variable
+    MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ is set.
     """
     library, outer = _glibc(), _keeping.get()
     if library is None or kept == outer:
@@ -52,15 +51,15 @@ def freed_memory(*, kept: bool) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the host or of a device, did not suffice."""
+    """Return whether the host or a device was out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _SAID)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def peak_resident_bytes() -> int | None:
-    """Return the largest resident memory of this process so far; None if the system does not tell."""
-    # Not from getrusage, which begins with the memory of the process that started this one.
+    """Return the largest resident memory of this process so far; None if the system does not report it."""
+    # getrusage would begin with the memory of the process that started this one.
     status = Path("/proc/self/status")
     if not status.is_file():
         return None

@@ -1,7 +1,7 @@
-"""The phases of a step: named where they are computed, and what share of the step each takes.
+"""The phases of a step, and their shares of its time.
 
-A phase is a `torch.profiler.record_function` whose name begins with `step/`, so that code which knows
-nothing of this trainer can name its own. Outside a profile it costs a few microseconds.
+A phase is a `torch.profiler.record_function` whose name begins with `step/`, so code can name its phases
+without this trainer. Outside a profile it costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch.profiler import DeviceType, ProfilerActivity, profile, record_functio
 
 PREFIX = "step/"
 OTHER = "other"
-"""What is in a step and in no phase."""
+"""Time of a step outside all phases."""
 IDLE = "device idle"
-"""Where an accelerator has nothing to do."""
+"""Time in which an accelerator has nothing to do."""
 _BESIDE = " (beside the step)"
 
 
 def phase(name: str) -> record_function:
-    """Name what is computed within."""
+    """Name the computation within a `with` block."""
     return record_function(PREFIX + name)
 
 
 class Span(NamedTuple):
-    """A phase that was carried out once: from when to when, in microseconds, and in which thread."""
+    """One execution of a phase: start and end in microseconds, and thread."""
 
     name: str
     start: float
@@ -38,7 +38,7 @@ class Span(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Something an accelerator did: when the host asked for it, for how long, in microseconds, and where."""
+    """Work of an accelerator: time of the request and duration in microseconds, and the requesting thread."""
 
     asked: float
     duration: float
@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """When an accelerator was at work, in microseconds."""
+    """Time in which an accelerator was at work, in microseconds."""
 
     start: float
     end: float
@@ -54,12 +54,12 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Where the time of steps went.
+    """Shares of the time of steps.
 
     Attributes:
-        shares: by phase, the longest first, `OTHER` (and `IDLE`) last. They add up to 1, but for phases of
-            another thread on the host, whose names say that they are beside the step.
-        utilisation: share of the steps' time in which an accelerator was at work; None without one.
+        shares: by phase, the longest first, `OTHER` (and `IDLE`) last. Those of the steps add up to 1; phases
+            of other threads on the host have names that say so.
+        utilisation: share of the time in which an accelerator was at work; None without one.
     """
 
     shares: dict[str, float]
@@ -67,13 +67,12 @@ class Profile:
 
 
 def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.device) -> Profile:
-    """Carry out steps under the profiler.
+    """Profile steps.
 
     Args:
-        steps: carries out so many; what they asked of the device must be done when it returns, and only then,
-            as the host of a run is ahead of its device.
-        count: steps.
-        device: an accelerator's time counts for the phase that asked for it.
+        steps: function that carries out a number of steps, and only waits for the device at the end.
+        count: number of steps.
+        device: device of the steps; an accelerator's work counts for the phase that requested it.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -97,7 +96,7 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
         if not event.is_user_annotation
         for kernel in event.kernels
     ]
-    # Annotations of the host are seen on the device, too, from the first kernel in them to the last.
+    # Annotations of the host also appear on the device, from their first kernel to the last.
     at_work = [
         Interval(event.time_range.start, event.time_range.end)
         for event in events
@@ -108,7 +107,7 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
 
 
 def host_shares(spans: Iterable[Span]) -> dict[str, float]:
-    """Share out the time of the steps: each moment of a thread belongs to its innermost phase."""
+    """Divide the time of the steps among phases: each moment of a thread belongs to the innermost one."""
     spans = sorted(spans, key=lambda span: (span.start, -span.end))
     own: dict[str, float] = {}
     for thread in dict.fromkeys(span.thread for span in spans):
@@ -126,12 +125,12 @@ def host_shares(spans: Iterable[Span]) -> dict[str, float]:
 
 
 def busy_share(spans: Iterable[Span], at_work: Iterable[Interval]) -> float:
-    """Say in what share of the steps' time an accelerator was at work, on one of its streams or several."""
+    """Return the share of the steps' time in which an accelerator was at work on any of its streams."""
     spans = list(spans)
     steps = sorted((span.start, span.end) for span in spans if span.name == OTHER)
     busy, seen = 0.0, -math.inf
     for interval in sorted(at_work):
-        start = max(interval.start, seen)  # what was counted is not counted again
+        start = max(interval.start, seen)  # without time counted before
         busy += sum(max(0.0, min(interval.end, end) - max(start, begin)) for begin, end in steps)
         seen = max(seen, interval.end)
     whole = _whole(spans)
@@ -139,11 +138,10 @@ def busy_share(spans: Iterable[Span], at_work: Iterable[Interval]) -> float:
 
 
 def device_shares(spans: Sequence[Span], work: Iterable[Work], *, busy: float) -> dict[str, float]:
-    """Share out the time of the steps: an accelerator works for the innermost phase that asked for it.
+    """Divide the time of the steps among phases: work belongs to the innermost phase that requested it.
 
-    Work asked for by a thread without phases (gradients have one) is that of the phase in which the steps'
-    thread was then. `busy` is what `busy_share` gives; work on several streams at once shares its part of
-    the time.
+    Work requested by a thread without phases, such as that of autograd, belongs to the current phase of the
+    steps' thread. `busy` is the result of `busy_share`; simultaneous work on several streams shares its time.
     """
     of_steps = _threads_of_steps(spans)
     own: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""How far long work is: a bar at a terminal, elsewhere a line every half minute."""
+"""Progress of long work: a bar at a terminal, elsewhere a line every half minute."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
-"""Between two lines."""
+"""Time between two lines."""
 
 
 class ProgressLines:
-    """Prints how far some work is to standard error, at most every `LINE_SECONDS`."""
+    """Prints progress to standard error, at most every `LINE_SECONDS`."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Begin another work."""
+        """Start again with other work."""
         self._started = time.monotonic()
         self._said = self._started
 
@@ -34,10 +34,10 @@ class ProgressLines:
 
 
 class Progress(tqdm):
-    """A bar on standard error; where that is no terminal, `ProgressLines`.
+    """A bar on standard error, or `ProgressLines` if that is not a terminal.
 
     Args:
-        iterable: what is gone through; None: `update` is called.
+        iterable: items to go through; None if `update` is called instead.
         desc: what is done, such as "Writing shards".
         total: the number of all; None: the length of `iterable`.
         unit: of what, such as "samples", or "B" for bytes.
@@ -61,7 +61,7 @@ class Progress(tqdm):
         self._what, self._unit, self._done = desc, unit, 0
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the items."""
+        """Yield the items."""
         if self._lines is None:
             yield from super().__iter__()
             return
@@ -80,7 +80,7 @@ class Progress(tqdm):
 
 
 def how_far(done: int, total: int | None, unit: str = "batches") -> str:
-    """Say how much is done, such as "512 of 2,000 samples"."""
+    """Format progress, such as "512 of 2,000 samples"."""
     if unit == "B":
         counts = [tqdm.format_sizeof(count, "B") for count in (done, total) if count is not None]
         return " of ".join(counts)
@@ -90,11 +90,11 @@ def how_far(done: int, total: int | None, unit: str = "batches") -> str:
 def is_terminal() -> bool:
     """Return whether standard error is a terminal with room for a bar.
 
-    `script` and `docker run -t` may give one of 0 columns, in which no bar is seen.
+    Terminals of `script` and `docker run -t` may have 0 columns.
     """
     if not sys.stderr.isatty():
         return False
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    except (OSError, ValueError):  # it is no file, such as that of a notebook
+    except (OSError, ValueError):  # not a file, as in a notebook
         return True

@@ -1,8 +1,6 @@
-"""The global random states of Python, numpy and torch, as plain values that checkpoints hold.
+"""The global random states of Python, numpy and torch, as plain values for checkpoints.
 
-Of CUDA it is that of the device in use.
-
-What happens to a sample does not come from them (see `randomness`); dropout, say, does.
+Dropout, for example, depends on them; the augmentation of a sample does not (see `randomness`).
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import torch
 
 
 def capture() -> dict[str, Any]:
-    """Take the states as they are now: tensors, numbers, texts, and lists of them."""
+    """Return the current states, with that of the CUDA device in use."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one is meant
     return {
@@ -28,7 +26,7 @@ def capture() -> dict[str, Any]:
 
 
 def reinstate(state: Mapping[str, Any]) -> None:
-    """Put back what `capture` took; that of the CUDA device if there is one still."""
+    """Restore states that `capture` returned; that of CUDA only if there is a device."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]

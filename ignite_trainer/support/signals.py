@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: a step under way is finished first, and its state saved."""
+"""Signals that stop a run: it finishes the current step first, and saves its state."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from types import FrameType
 
 from ignite_trainer.support.errors import RunStopped
 
-# What batch schedulers send before they end a job, and what Ctrl-C sends.
+# Sent by batch schedulers before they end a job, and by Ctrl-C.
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop.
+    """A request to stop the run.
 
     Attributes:
-        signal: name of the first one; None: the run goes on.
+        signal: name of the first signal; None so far.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note SIGTERM, SIGINT and SIGUSR1 instead of ending; a second SIGINT raises KeyboardInterrupt."""
+    """Record SIGTERM, SIGINT and SIGUSR1; a second SIGINT raises KeyboardInterrupt."""
     request = StopRequest()
 
     def note(name: str) -> None:
@@ -42,9 +42,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise RunStopped on SIGTERM, SIGINT and SIGUSR1, for what can be left at any place.
+    """Raise RunStopped on SIGTERM, SIGINT and SIGUSR1, in code that can be interrupted anywhere.
 
-    That is all but steps: the preparation of data, say, which gives files their names when they are whole.
+    That is all code except steps; the preparation of data, for example, only renames complete files.
     """
 
     def stop(name: str) -> None:
@@ -56,17 +56,16 @@ def stopped_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handle: Callable[[str], None]) -> Iterator[None]:
-    """Call `handle` with the name of a signal that comes.
+    """Call `handle` with the name of each signal, and restore the previous handlers at the end.
 
-    What was to happen on each signal before is put back at the end. Python hands signals to the main thread
-    alone: in any other, nothing is changed.
+    Does nothing outside the main thread, the only one that receives signals in Python.
     """
     process = os.getpid()
 
     def called(number: int, _: FrameType | None) -> None:
         if os.getpid() == process:
             handle(signal.Signals(number).name)
-        elif number == signal.SIGTERM:  # in a forked worker, which the run itself ends
+        elif number == signal.SIGTERM:  # in a forked worker, which the run ends
             os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -78,20 +77,20 @@ def _handled(handle: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # None: it was set by what is not Python, and cannot be put back.
+            # None: set outside Python, so it cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Let a loader's worker outlive a signal to its whole group, which is for the run: the run ends it.
+    """Make a loader's worker ignore signals to the whole process group, which are for the run.
 
-    It still ends when its parent says so: by its queue, by SIGTERM, or by being gone. A `worker_init_fn`.
+    A `worker_init_fn`. The worker still ends by its queue, by SIGTERM from its parent, or if that is gone.
     """
     for name in set(_NAMES) - {"SIGTERM"}:
         if hasattr(signal, name):
-            # Not SIG_IGN, which programs that a data set starts would inherit.
+            # Programs that a data set starts would inherit SIG_IGN.
             signal.signal(getattr(signal, name), lambda *_: None)
-    if hasattr(signal, "sigwaitinfo"):  # a handler is not told who sent it
+    if hasattr(signal, "sigwaitinfo"):  # a handler does not know the sender
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_parent_says, daemon=True).start()
 

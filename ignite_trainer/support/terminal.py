@@ -1,6 +1,6 @@
-"""What is printed at a terminal: tables, and lines above the progress bars."""
+"""Terminal output: tables, and text above the progress bars."""
 
-# ruff: noqa: PLC0415 (rich and tqdm take 0.15 s to import, which `--help` need not pay)
+# ruff: noqa: PLC0415 (rich and tqdm take 0.15 s to import, which `--help` does not need)
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NAME_SHARE = 0.45  # of the terminal's width
-_PADDING = 3  # columns of the terminal around a cell, with the line between two of them
-_TIGHT = 2  # where all columns of figures fit into the terminal by that alone
+_PADDING = 3  # characters around a cell, with the separator
+_TIGHT = 2  # the same, if all columns of a matrix only fit that way
 
 
 def make_table(title: str) -> Table:
@@ -27,26 +27,26 @@ def make_table(title: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    # Folded here, to the width of the terminal; rich folds to that of the table.
+    # rich would fold to the width of the table, not of the terminal.
     folded = "\n".join(textwrap.wrap(visible(title), max(1, Terminal().width)))
     heading = Text(folded, style="bold", no_wrap=True, overflow="ignore")
     return Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Add a row of texts; a long first one, its name, is folded so that no line of it looks like a row."""
+    """Add a row of texts; fold a long first one, with its further lines indented."""
     from rich.console import Console as Terminal
     from rich.text import Text
 
     name, *others = map(visible, cells)
     width = max(1, int(_NAME_SHARE * Terminal().width))
     folded = textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False)
-    # Text, not str: brackets in a path or a pattern are no markup.
+    # Text, since brackets in a str are markup.
     table.add_row(*map(Text, ["\n".join(folded), *others]))
 
 
 def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
-    """Print rows of texts under the names of their columns; without any, rows are names and values."""
+    """Print rows of texts under the names of their columns, or rows of names and values."""
     table = make_table(title)
     table.show_header = bool(columns)
     for column in columns:
@@ -60,10 +60,10 @@ def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[st
 
 
 def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a table of figures; no figure is cut short.
+    """Print a table of figures without cutting any short.
 
-    Where it is wider than the terminal, columns stand closer together; if that is not enough, it is printed
-    in parts, each with the names of the rows.
+    A table wider than the terminal gets narrower padding or, if that is not enough, is printed in parts, each
+    with the names of the rows.
     """
     from rich.console import Console as Terminal
 
@@ -86,7 +86,7 @@ def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """From which column to which goes into each part."""
+    """Yield the first and the last column (exclusive) of each part."""
     begin, taken = 0, 0
     for number, width in enumerate(widths):
         if number > begin and taken + width + _PADDING > room:
@@ -97,7 +97,7 @@ def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 
 def show(content: Table | str) -> None:
-    """Print above the progress bars, which are cleared and drawn again; of several processes the main one."""
+    """Print above the progress bars; only in the main process."""
     from rich.console import Console as Terminal
     from tqdm import tqdm
 
@@ -106,7 +106,7 @@ def show(content: Table | str) -> None:
     if not is_main():
         return
 
-    # Made anew each time: standard output and its width may have changed.
+    # A new console each time: standard output and its width may have changed.
     terminal = Terminal(markup=False, highlight=False, emoji=False)
     with tqdm.external_write_mode():
         if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""A name and a home for the user, where the system knows none, as of `docker run --user 12345`."""
+"""A name and a home for users without one, as in `docker run --user 12345`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_STILL_FOUND = (".cache/torch", ".cache/huggingface", ".netrc")
-"""Folders and files that libraries read in a home: fetched weights, passwords of loggers."""
+# Folders and files that libraries read in a home: downloaded weights, passwords of loggers.
+_LINKED = (".cache/torch", ".cache/huggingface", ".netrc")
 
 
 def ensure_home() -> None:
-    """Set USER where the user has no name, and HOME where there is no home that can be written.
+    """Set USER if the user has no name, and HOME to a temporary folder if the home is not writable.
 
-    torch names a folder after the user; caches, dashboards and fonts lie in the home. Child processes
-    inherit both. Weights that libraries cached in a home that can only be read are linked into the new one.
+    torch names a folder after the user; caches, dashboards and fonts are in the home. Child processes inherit
+    both. Files that libraries cached in a read-only home are linked into the new one.
     """
     if not hasattr(os, "getuid"):  # Windows, where every user has both
         return
@@ -32,26 +32,26 @@ def ensure_home() -> None:
     try:
         made.mkdir(mode=0o700, exist_ok=True)
         if made.is_symlink() or made.stat().st_uid != os.getuid():
-            made = Path(tempfile.mkdtemp(prefix="home-"))  # somebody else's: nothing of ours goes there
+            made = Path(tempfile.mkdtemp(prefix="home-"))  # the other one belongs to somebody else
     except OSError:
         made = Path(tempfile.mkdtemp(prefix="home-"))
     _link(home, made)
     os.environ["HOME"] = str(made)
     logging.getLogger(__name__).warning(
-        "There is no home folder that can be written; caches and dashboards go to %s. Set HOME to keep them.",
+        "The home folder is not writable; caches and dashboards go to %s. Set HOME to keep them.",
         made,
     )
 
 
 def _link(home: Path, made: Path) -> None:
-    """Link every cached file into the new home, where new files can be written beside the links."""
-    for place in _STILL_FOUND:
+    """Link every cached file into the new home, so that new files can be written beside the links."""
+    for place in _LINKED:
         walked = ((folder, files) for folder, _, files in os.walk(home / place))
         for folder, files in [(str((home / place).parent), [Path(place).name]), *walked]:
             for source in (Path(folder, name) for name in files):
                 link = made / source.relative_to(home)
-                with suppress(OSError):  # another process made it, or it cannot be read: it is fetched anew
+                with suppress(OSError):  # linked by another process, or unreadable
                     if source.is_file() and not link.exists():
                         link.parent.mkdir(parents=True, exist_ok=True)
-                        link.unlink(missing_ok=True)  # a link to what was in another home
+                        link.unlink(missing_ok=True)  # a link into another home
                         link.symlink_to(source)

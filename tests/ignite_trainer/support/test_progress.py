@@ -1,4 +1,4 @@
-"""Long work says how far it is: a bar at a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar at a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ignite_trainer.support.progress import Progress, ProgressLines, is_terminal
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """A clock that stands still but for what a test adds."""
+    """A clock that only the test advances."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     yield now
 
 
-def test_without_a_terminal_a_line_comes_every_half_minute(
+def test_without_a_terminal_a_line_is_printed_every_half_minute(
     seconds: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in Progress(range(1000), desc="Decoding ESC-50", unit="clips"):
@@ -43,7 +43,7 @@ def test_without_a_terminal_a_line_comes_every_half_minute(
     )
 
 
-def test_work_of_less_than_half_a_minute_prints_nothing_without_a_terminal(
+def test_short_work_prints_nothing_without_a_terminal(
     seconds: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Progress(desc="Embedding", total=3, unit="files") as bar:
@@ -53,9 +53,7 @@ def test_work_of_less_than_half_a_minute_prints_nothing_without_a_terminal(
     assert capsys.readouterr() == ("", "")
 
 
-def test_steps_that_take_minutes_are_counted_by_what_each_has_done(
-    seconds: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_may_be_of_any_size(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(desc="Unpacking x.zip", total=4_000_000, unit="B") as bar:
         seconds[0] += 61
         bar.update(2_500_000)
@@ -66,16 +64,14 @@ def test_steps_that_take_minutes_are_counted_by_what_each_has_done(
     assert said == ["Unpacking x.zip: 2.50MB of 4.00MB (01:01)", "Embedding: 8 files (00:31)"]
 
 
-def test_progress_that_is_not_wanted_prints_nothing(
-    seconds: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hidden_progress_prints_nothing(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     for _ in Progress(range(10), desc="Decoding", shown=False):
         seconds[0] += 100
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("columns", "bar"), [(80, True), (0, False)])
-def test_a_terminal_of_no_columns_gets_lines(
+def test_a_terminal_without_columns_gets_lines(
     columns: int, bar: bool, seconds: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outer, inner = pty.openpty()
@@ -86,13 +82,15 @@ def test_a_terminal_of_no_columns_gets_lines(
         for _ in Progress(range(2), desc="Decoding"):
             seconds[0] += 31
         terminal.flush()
-        written = os.read(outer, 65536).decode()
+        written = ""
+        while "2/2" not in written and "2 of 2" not in written:
+            written += os.read(outer, 65536).decode()
     os.close(outer)
     assert ("Decoding: 100%|" in written) is bar
     assert ("Decoding: 2 of 2 samples (01:02)" in written) is not bar
 
 
-def test_what_is_no_file_may_be_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_is_not_a_file_may_be_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Cell(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -101,7 +99,7 @@ def test_what_is_no_file_may_be_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     assert is_terminal()
 
 
-def test_evaluations_of_a_run_say_how_far_they_are(
+def test_evaluations_of_a_run_print_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
@@ -115,9 +113,7 @@ def test_evaluations_of_a_run_say_how_far_they_are(
     assert "Training: " not in said  # the console prints its steps
 
 
-def test_other_work_is_timed_from_its_own_start(
-    seconds: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_work_is_timed_from_its_start(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     lines = ProgressLines()
     seconds[0] += 40
     lines.start()

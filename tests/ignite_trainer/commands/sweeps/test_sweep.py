@@ -346,7 +346,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.Monkey
     with FileLock(plan.folder / "sweep.lock"), pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, FOLDS)
     assert str(caught.value) == (
-        f"{plan.folder} is in use by another process: two at a time would spoil each other's results. "
+        f"{plan.folder} is in use by another process: two processes would overwrite each other's results. "
         "Wait until it ends, or end it."
     )
     assert not list(plan.folder.glob("fold-*"))
