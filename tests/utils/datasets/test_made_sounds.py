@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -103,18 +100,6 @@ def test_the_default_root_is_in_the_cache_folder(cache_folder: Path, tmp_path: P
     assert MadeSounds(seed=1, **SMALL).root != MadeSounds(**SMALL).root
 
 
-def test_an_incomplete_set_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "made"
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", lambda *_: sys.exit("killed"))
-        with pytest.raises(SystemExit):
-            MadeSounds(root, **SMALL)
-    assert not root.exists()
-    (tmp_path / "made.partial/meta").mkdir(parents=True)
-    (tmp_path / "made.partial/meta/esc50.csv").write_text("filename,fold\n")
-    assert len(MadeSounds(root, **SMALL)) == 30
-
-
 def test_a_folder_with_something_else_is_left_alone(esc50: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=re.escape(f"root is {esc50}, which holds something else instead of")
@@ -130,14 +115,6 @@ def test_a_root_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     root = tmp_path / "file/made"
     with pytest.raises(OSError, match=re.escape(f"root is {root}, where sounds cannot be written (")):
         MadeSounds(root, **SMALL)
-
-
-def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]
-) -> None:
-    with full_disk(), pytest.raises(OSError, match="where sounds cannot be written"):
-        MadeSounds(tmp_path / "made", **SMALL)
-    assert [path.name for path in tmp_path.iterdir()] == ["made.lock"]
 
 
 @pytest.mark.parametrize(

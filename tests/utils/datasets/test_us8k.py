@@ -76,16 +76,6 @@ def test_clips_are_resampled_then_cut_to_4_seconds(write_us8k: WriteUS8K) -> Non
     np.testing.assert_allclose(dataset[0].audio[0, 500:-500], expected[500:-500], atol=150)
 
 
-def test_messages_name_the_data_set_and_its_folds(write_us8k: WriteUS8K) -> None:
-    root = write_us8k(tone(9), tone(9), tone(9))
-    with pytest.raises(ValueError, match=r"^fold is 11; UrbanSound8K has folds 1 to 3\.$"):
-        UrbanSound8K(root, fold=11)
-    with pytest.raises(
-        FileNotFoundError, match=r"UrbanSound8K is expected there: metadata/UrbanSound8K\.csv"
-    ):
-        UrbanSound8K(root / "audio")
-
-
 @pytest.mark.real_data
 def test_the_real_clips_fill_the_range_in_two_channels(real_data: Callable[[str], Path]) -> None:
     root = real_data("us8k-mini")

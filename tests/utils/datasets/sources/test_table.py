@@ -179,18 +179,6 @@ def test_a_share_is_held_out_by_group_and_stays_when_rows_are_added(folder: Path
     assert fewer.results_name == "own (10 samples, held out: 0.4 of the groups by hash)"
 
 
-def test_a_folder_for_each_class_needs_no_table(folder: Path) -> None:
-    for i in range(6):
-        target = folder / "mine" / ("sea_waves", "dog")[i % 2] / f"{i}.wav"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (folder / f"sounds/{i}.wav").rename(target)
-    (folder / "0.png").rename(folder / "mine/dog/1.png")
-    data = Table(folder / "mine", RATE)
-    assert data.class_names == ["dog", "sea waves"]
-    assert len(data) == 6
-    assert data[0].image.shape == (3, 3, 5)
-
-
 def test_missing_files_are_named_or_skipped(folder: Path) -> None:
     (folder / "sounds/3.wav").unlink()
     table = write(folder / "own.csv", ROWS)
