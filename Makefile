@@ -5,15 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --build-constraints .ci/build-constraints.txt
 
-.PHONY: run test check format clean
+.PHONY: run test test-all check format clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py --config protocols/quickstart.json
 	@echo "Open the report in a browser. The other files are explained in ignite_trainer/README.md, What a run leaves"
 
-# Two processes of one thread each are done in half the time of one with two.
+# Two workers of one thread each take half the time of one with two; a file's tests share its fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	$(PYTEST)
+
+# Also the tests that start whole processes: torchrun, notebooks, browsers, the rehearsal of the GPU script.
+test-all: test
+	$(PYTEST) -m "processes and not slow"
 
 check: $(VENV)/.installed-for-tests
 	$(BIN)/ruff format --check .

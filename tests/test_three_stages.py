@@ -59,6 +59,7 @@ def evaluate(results: str) -> int:
         return cli.main(command, defaults=DEFAULTS)
 
 
+@pytest.mark.processes
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path, evaluate, str(tmp_path / "two")) == [0, 0]
     assert evaluate(str(tmp_path / "one")) == 0

@@ -43,6 +43,7 @@ def test_every_step_is_explained() -> None:
     assert titles == [f"## {step}" for step in steps]
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("published_audio_towers")
 def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
     small_arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

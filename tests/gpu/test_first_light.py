@@ -16,6 +16,7 @@ from tests.gpu.too_large import advised_flags
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.processes
 def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
     script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "290"]
     path = os.pathsep.join(

@@ -14,6 +14,8 @@ from toy_research.signals import Tones
 
 from ignite_trainer.support.errors import ProtocolError
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,6 +30,8 @@ from utils.tasks.clip_media import Portraits
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.processes
+
 # What visdom`s `download_scripts` fetches: package, file in it, file in the server`s static folder.
 SCRIPTS = (
     ("jquery@3.1.1", "dist/jquery.min.js", "js/jquery.min.js"),

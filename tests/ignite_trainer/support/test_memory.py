@@ -76,6 +76,7 @@ def test_within_the_block_steps_use_the_memory_of_earlier_ones_and_after_it_the_
     assert found["resident after it"] < found["resident in it"] - 60
 
 
+@pytest.mark.processes
 def test_a_block_that_keeps_nothing_is_as_the_system_is() -> None:
     found = measured(
         """
@@ -89,6 +90,7 @@ def test_a_block_that_keeps_nothing_is_as_the_system_is() -> None:
     assert found["within one that keeps"] > 60
 
 
+@pytest.mark.processes
 def test_the_environment_decides_if_it_says_anything() -> None:
     block = """
         with freed_memory(kept=True):

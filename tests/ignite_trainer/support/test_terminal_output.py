@@ -76,6 +76,7 @@ def test_redirected_output_is_lines_of_text(tmp_path: Path) -> None:
     assert "█" not in written.decode()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("wanted", [True, False])
 def test_colours_are_for_terminals_where_no_color_is_not_set(wanted: bool, tmp_path: Path) -> None:
     outer, inner = pty.openpty()

@@ -14,6 +14,8 @@ import pytest
 import torch
 from toy_research.protocols import toy
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -127,6 +127,7 @@ def test_decoded_audio_of_a_user_without_a_home_is_cached_with_temporary_files(
     assert default_cache_folder() == tmp_path / f"audioclip-{os.getuid()}"
 
 
+@pytest.mark.processes
 def test_the_networks_can_be_imported_by_a_user_without_a_name() -> None:
     code = NAMELESS + "import model.audioclip, torch._dynamo"
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}

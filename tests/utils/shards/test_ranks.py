@@ -13,6 +13,8 @@ from toy_research.ranks import on_ranks, read_shards
 
 from utils.datasets import Shards
 
+pytestmark = pytest.mark.processes
+
 WORKERS = (1, 2, 4)
 
 
