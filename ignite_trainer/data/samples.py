@@ -159,10 +159,7 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
 class UnreadableSamples:
     """The unreadable samples of a split found so far.
 
-    Attributes:
-        dataset: the split.
-        split: its name, for messages.
-        at_most: share of the split that may be skipped; None ends the run at the first unreadable sample.
+    `at_most` is the share of the split that may be skipped; None ends the run at the first unreadable sample.
     """
 
     dataset: Any

@@ -31,9 +31,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     The parts of a batch differ by at most one sample.
 
     Attributes:
-        count: number of samples.
-        batch_size: size of the batches of all processes together.
-        shuffle: whether the order is random.
+        batch_size: of all processes together.
         drop_last: whether an incomplete last batch is left out.
         seed: of the order, together with the epoch.
         epoch: of the next iteration.
@@ -147,11 +145,8 @@ class StreamedBatches(Dataset[Read]):
     starts at the batch itself; earlier samples are not read.
 
     Attributes:
-        dataset: the data set.
         samples: loads and transforms one sample.
-        plan: where each batch is in the order.
         seed: of the order, together with the epoch.
-        shuffle: whether the order is random.
         stand_in: whether other samples of this process replace a batch that is entirely unreadable: those
             that follow it, then those from the start. All processes then take equally many steps.
     """

@@ -39,12 +39,8 @@ class GivesBatches(Protocol):
 class OnDevice:
     """Reads batches from a copy of a data set on a device if it fits, and from the data set otherwise.
 
-    The copy is made when the first batch is read; it keeps the types that `read_batch` returns.
-
-    Attributes:
-        dataset: the data set.
-        device: where the copy is.
-        room: returns the bytes that the copy may take; called when it is made.
+    The copy is made when the first batch is read; it keeps the types that `read_batch` returns, and takes at
+    most `room()` bytes.
     """
 
     dataset: Any

@@ -52,12 +52,12 @@ def make_trainer(
     """Make an engine that computes the task's loss and takes an optimizer step every `accumulate` batches.
 
     Args:
-        task: the task.
-        model: the model.
+        task: its training step gives the loss.
+        model: in train mode from the start of each epoch, except what `plan` freezes.
         optimizer: see `OptimizerSteps` for the hook `before_optimizer_step` of modules.
         plan: the parameters that are trained.
         setup: the `Setup` of the run.
-        device: where model and batches are.
+        device: of model and batches.
         scaler: the `loss_scaler`, if it is saved in checkpoints.
         watch: checks losses and gradients. The batches of a step that it leaves out have no loss in the
             engine's output, and metrics do not count them.
@@ -193,14 +193,7 @@ def make_evaluator(
     """Make an engine that computes the task's scores and targets in eval mode, without gradient.
 
     The output is None if the batch is empty. With several processes, output and batch are those of all of
-    them.
-
-    Args:
-        task: the task.
-        model: the model.
-        setup: the `Setup` of the run.
-        device: where model and batches are.
-        title: of the progress bar; None shows none.
+    them. Without a `title`, no progress bar is shown.
     """
 
     def step(engine: Engine, batch: Batch) -> StepOutput | None:

@@ -27,7 +27,7 @@ from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Precision, Setup
 from ignite_trainer.support import random_state
-from ignite_trainer.support.distributed import all_say, gather_rows, rank, sum_over_all, world_size
+from ignite_trainer.support.distributed import all_say, gather_rows, sum_over_all, world_size
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -151,13 +151,9 @@ class GradientCache:
     a part draw the same random numbers and start from the same buffers; after a step both are as after a
     single pass. The caller runs the backward pass of the loss between `forward` and `backward`.
 
-    Source: Gao et al., arXiv 2101.06983. It costs an additional forward pass.
+    `setup.chunk` is the size of the largest part.
 
-    Attributes:
-        task: the task.
-        model: the model.
-        setup: `setup.chunk` is the size of the largest part.
-        device: the device of the model.
+    Source: Gao et al., arXiv 2101.06983. It costs an additional forward pass.
     """
 
     task: EmbeddingTask
@@ -250,7 +246,7 @@ class _Field(NamedTuple):
 
     form: str  # "none", "list", "numbers" (a tensor [n]) or "array"
     rows: list[int]
-    values: Any = None  # of a list; the dtype of numbers
+    values: list[Any]  # of a list
 
 
 class _Share(NamedTuple):
@@ -269,45 +265,46 @@ def _share(
 
     Rows are gathered on `device`, as a process without rows cannot know where the others' are.
     """
-    sample, count = batch.sample, len(batch.indices)
+    sample = batch.sample
+    fields = [] if sample is None else [_describe(field, len(batch.indices)) for field in sample]
+    numbers = {
+        f"field {at}": values_of(sample[at]) for at, field in enumerate(fields) if field.form == "numbers"
+    }
+    own = {**tensors, **numbers}
     shares = all_say(
         _Share(
             indices=batch.indices.tolist(),
             make=None if sample is None else getattr(type(sample), "_make", type(sample)),
-            fields=[] if sample is None else [_describe(field, count) for field in sample],
-            tensors={name: (len(rows), tuple(rows.shape[1:]), rows.dtype) for name, rows in tensors.items()},
+            fields=fields,
+            tensors={name: (len(rows), tuple(rows.shape[1:]), rows.dtype) for name, rows in own.items()},
         )
     )
     gathered: dict[str, Tensor] = {}
     for name in sorted({name for share in shares for name in share.tensors}):
         shape, dtype = next(share.tensors[name][1:] for share in shares if name in share.tensors)
-        rows = tensors[name] if name in tensors else torch.zeros((0, *shape), dtype=dtype)
+        rows = own[name] if name in own else torch.zeros((0, *shape), dtype=dtype)
         gathered[name] = gather_rows(rows.to(device), [share.tensors.get(name, (0,))[0] for share in shares])
     indices = torch.tensor([index for share in shares for index in share.indices], dtype=torch.int64)
     make = next((share.make for share in shares if share.make), None)
     if make is None:
         return Batch(indices, None), gathered
-    fields = [
-        _join(shares, number, None if sample is None else sample[number], device)
-        for number in range(max(len(share.fields) for share in shares))
-    ]
-    return Batch(indices, make(fields)), gathered
+    count = max(len(share.fields) for share in shares)
+    joined = make([_join(shares, at, gathered.pop(f"field {at}", None)) for at in range(count)])
+    return Batch(indices, joined), gathered
 
 
 def _describe(field: Any, count: int) -> _Field:
     rows, values = rows_of(field, count).tolist(), values_of(field)
     if values is None:
-        return _Field("none", [])
+        return _Field("none", [], [])
     if isinstance(values, list):
         return _Field("list", rows, values)
-    if isinstance(values, Tensor) and values.dim() == 1:
-        return _Field("numbers", rows, values.dtype)
-    return _Field("array", rows)
+    return _Field("numbers" if isinstance(values, Tensor) and values.dim() == 1 else "array", rows, [])
 
 
-def _join(shares: list[_Share], number: int, own: Any, device: torch.device) -> Any:
-    """Join one field of the batches of all processes; `own` is that of this process."""
-    fields = [share.fields[number] if share.fields else _Field("none", []) for share in shares]
+def _join(shares: list[_Share], at: int, numbers: Tensor | None) -> Any:
+    """Join a field of the samples of all processes; `numbers` are its values if it holds numbers."""
+    fields = [share.fields[at] if share.fields else _Field("none", [], []) for share in shares]
     forms = {field.form for field in fields} - {"none"}
     if not forms:
         return None
@@ -316,15 +313,9 @@ def _join(shares: list[_Share], number: int, own: Any, device: torch.device) -> 
     for share, described in zip(shares, fields, strict=True):
         rows += [first + row for row in described.rows]
         first += len(share.indices)
-    values: Any = None
+    values: Any = numbers if forms == {"numbers"} else None
     if forms == {"list"}:
-        values = [value for field in fields for value in field.values or ()]
-    elif forms == {"numbers"}:
-        mine = values_of(own)
-        if fields[rank()].form == "none":
-            dtype = next(field.values for field in fields if field.form == "numbers")
-            mine = torch.zeros(0, dtype=dtype)
-        values = gather_rows(mine.to(device), [len(field.rows) for field in fields])
+        values = [value for described in fields for value in described.values]
     if values is not None and len(rows) == first:
         return values
     return PartialBatch(torch.tensor(rows), values)

@@ -52,9 +52,6 @@ class LoneSamples:
     """Takes the forward pass of training steps, without fields of single samples that batch norm refuses.
 
     Attributes:
-        task: the task.
-        model: the model.
-        setup: the `Setup` of the run.
         left_out: called with the fields that this process left out of a step.
         unsynchronised: called with epoch and iteration of a step in which batch norm is not shared.
     """

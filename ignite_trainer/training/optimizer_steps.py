@@ -27,13 +27,8 @@ class OptimizerSteps:
     """Backward passes, and the optimizer's steps on the accumulated gradients.
 
     If a module has a method `before_optimizer_step`, it is called when the gradients are complete and
-    unscaled, before the optimizer uses them. A step whose float16 gradients overflow is skipped.
-
-    Args:
-        model: the model.
-        optimizer: its optimizer.
-        scaler: see `loss_scaler`.
-        can_drop: whether to copy the model's buffers before each step, as `drop` needs.
+    unscaled, before the optimizer uses them. A step whose float16 gradients overflow is skipped. `can_drop`
+    copies the model's buffers before each step, as `drop` needs.
     """
 
     def __init__(

@@ -24,13 +24,8 @@ class WeightAverage:
 
     d is `decay`, limited to (1 + t) / (10 + t) so that the first weights are soon forgotten. The average
     covers what training moves, namely parameters with gradient and running statistics of norms in train mode;
-    frozen weights are not copied. The model has its averages within a block of `in_place`.
-
-    Args:
-        model: the model, whose current weights are the first averages.
-        plan: the parameters that are trained.
-        optimizer: every step it takes is followed.
-        decay: from 0 to 1.
+    frozen weights are not copied. It starts from the current weights and follows every step of `optimizer`.
+    The model has its averages within a block of `in_place`.
     """
 
     def __init__(self, model: nn.Module, plan: ParameterPlan, optimizer: Optimizer, *, decay: float) -> None:

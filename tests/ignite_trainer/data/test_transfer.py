@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from toy_research.augment import Fit, GlobalHiss, Hiss
-from toy_research.signals import Tones
 
 from ignite_trainer.api.batch import PaddedBatch, collate
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
@@ -97,6 +96,8 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 def test_batches_equal_the_samples_wherever_they_come_from(workers: int, number: int) -> None:
     dataset = Numbers()
     one_by_one = epoch(loader(dataset, *STEPS, batches=None, workers=workers), number)
+    single = [GlobalHiss(), Fit(length=4)]  # the first takes one sample at a time
+    epoch(loader(dataset, *single, batches=dataset))
     assert dataset.reads == 0
     assert_equal(one_by_one, epoch(loader(dataset, *STEPS, batches=dataset, workers=workers), number))
     assert dataset.reads == 3
@@ -119,14 +120,6 @@ def test_batches_are_read_in_a_thread_and_in_their_small_type() -> None:
     epoch(loader(dataset, Kind(length=4), batches=dataset))
     assert kinds == [torch.float32] * 3
     assert threading.current_thread() not in dataset.threads
-
-
-def test_transforms_of_single_samples_get_single_samples() -> None:
-    dataset = Numbers()
-    steps = [GlobalHiss(), Fit(length=4)]
-    expected = epoch(loader(dataset, *steps, batches=None))
-    assert_equal(expected, epoch(loader(dataset, *steps, batches=dataset)))
-    assert dataset.reads == 0
 
 
 def test_an_interrupted_pass_can_be_followed_by_another() -> None:
@@ -206,12 +199,6 @@ def test_samples_that_do_not_fit_on_the_device_are_read_batch_by_batch(spare: in
     assert dataset.reads == 1 + len(dataset) + (spare < 0)
     assert torch.equal(found.values.values, expected.values.values)
     assert found.labels == expected.labels
-
-
-def test_only_data_sets_that_give_batches_are_asked_for_them() -> None:
-    assert batches_of(Tones(), CPU) is None
-    dataset = Numbers()
-    assert batches_of(dataset, CPU) is dataset
 
 
 def test_all_passes_of_a_loader_send_their_batches_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:

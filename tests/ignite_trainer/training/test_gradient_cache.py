@@ -15,7 +15,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from toy_research.learning import Pairing
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, toy
-from toy_research.records import differences
 from toy_research.stepping import CPU, setup, tones, towers, train
 
 from ignite_trainer.api.batch import part_of
@@ -186,15 +185,6 @@ def test_a_step_left_out_changes_no_state() -> None:
     assert [found.what for found in left_out] == ["The loss is inf"]
     for (name, one), other in zip(bad.state_dict().items(), good.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-
-
-def test_a_run_in_parts_resumes_bit_equal(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"Setup__chunk": 3, "Task": PAIRING, "Setup__epochs": 3}
-    whole = run_toy(tmp_path / "whole", **changes)
-    begun = run_toy(tmp_path / "stopped", **{**changes, "Setup__epochs": 2})
-    gone_on = run_toy(tmp_path / "stopped", **changes, Setup__resume="auto")
-    assert begun.folder == gone_on.folder
-    assert differences(whole.folder, gone_on.folder) == []
 
 
 def test_a_step_out_of_memory_suggests_a_part_that_fits(tmp_path: Path) -> None:

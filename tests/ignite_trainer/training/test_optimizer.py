@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from pathlib import Path
 from typing import Any
@@ -97,13 +96,6 @@ def test_an_optimizer_without_a_fused_kernel_is_built_plain() -> None:
     assert not group["fused"]
 
 
-def test_the_groups_of_the_plan_stay_unchanged() -> None:
-    group: dict[str, Any] = {"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.5}
-    optimizer = build(SGD, group)
-    assert group.keys() == {"params", "weight_decay"}
-    assert optimizer.param_groups[0]["weight_decay"] == 0.5
-
-
 def test_wrong_arguments_are_reported_with_their_path() -> None:
     with pytest.raises(ProtocolError, match=r"^Optimizer: Invalid learning rate: -1$"):
         build(SGD, lr=-1)
@@ -194,17 +186,3 @@ def test_a_run_whose_gradients_always_overflow_ends() -> None:
         "Gradients were not finite in 41 consecutive steps, at any scale of the loss. "
         'Set Setup.precision to "bf16" or "fp32" in a new run.'
     )
-
-
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_nothing_is_scaled_in_other_precisions(precision: Any) -> None:
-    scaler = loss_scaler(precision, CPU)
-    assert not scaler.is_enabled()
-    model = Watched()
-    steps = OptimizerSteps(model, SGD(model.parameters(), lr=0.1), scaler)
-    reference = copy.deepcopy(model)
-    steps.backward(model(torch.ones(1, 3)).sum())
-    reference(torch.ones(1, 3)).sum().backward()
-    steps.take()
-    assert reference.weight.grad is not None
-    assert torch.equal(model.seen[0], reference.weight.grad)

@@ -177,13 +177,3 @@ def test_schedulers_that_start_after_the_end_of_training_are_an_error(tmp_path: 
         "Scheduler[1] would begin after 10 steps, and the training has 10. Shorten what comes before it, or "
         "train for more epochs."
     ]
-
-
-def test_a_schedule_is_written_as_it_was_read(tmp_path: Path) -> None:
-    published = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.96}}
-    protocol = validate(toy(tmp_path, Scheduler=published))
-    defaults = {"interval": "epoch", "lasts": None}
-    assert {**protocol.to_json()["Scheduler"], **defaults} == {**published, **defaults}
-    assert validate(protocol.to_json()) == protocol
-    several = validate(toy(tmp_path, Scheduler=[WARM_UP, ANNEAL]))
-    assert validate(several.to_json()) == several
