@@ -1,4 +1,4 @@
-"""Whole runs of the toy research package: a data set, a metric, a task and a freezing recipe of its own."""
+"""Complete runs of a toy experiment with its own data set, metric and task."""
 
 from __future__ import annotations
 
@@ -50,14 +50,13 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-# What a run leaves
+# Results
 
 
-def test_a_run_has_a_folder_with_all_that_it_did(tmp_path: Path) -> None:
+def test_a_run_leaves_a_folder_with_its_results(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__suffix="CV 1", Setup__epochs=5)
-    name = r"\d{8}-\d{6}_CV-1_fold-1_seed-7"
     assert result.folder.parent == tmp_path / "Toy"
-    assert re.fullmatch(name, result.folder.name)
+    assert re.fullmatch(r"\d{8}-\d{6}_CV-1_fold-1_seed-7", result.folder.name)
     assert {path.name for path in result.folder.iterdir()} - {"run.lock"} == {
         "protocol.json",
         "environment.json",
@@ -79,7 +78,7 @@ def test_a_run_has_a_folder_with_all_that_it_did(tmp_path: Path) -> None:
     assert {"python", "platform", "command", "revision", "threads"} <= environment.keys()
 
 
-def test_the_saved_protocol_runs_again_to_bit_equal_weights(tmp_path: Path) -> None:
+def test_the_saved_protocol_reproduces_the_weights_to_the_bit(tmp_path: Path) -> None:
     first = run_toy(tmp_path, Scheduler=EXPONENTIAL)
     again = run(draw(validate(read_json(first.folder / "protocol.json")), trusted=TRUSTED))
     assert again.folder != first.folder
@@ -88,7 +87,7 @@ def test_the_saved_protocol_runs_again_to_bit_equal_weights(tmp_path: Path) -> N
     assert saved[0] == saved[1]
 
 
-def test_equal_seeds_give_equal_weights_with_or_without_workers_and_others_do_not(tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed_and_not_on_workers(tmp_path: Path) -> None:
     first, helped, other = (
         last_weights(run_toy(tmp_path, **changes))
         for changes in ({}, {"Setup__workers_train": 2, "Setup__workers_test": 1}, {"Setup__seed": 8})
@@ -97,7 +96,7 @@ def test_equal_seeds_give_equal_weights_with_or_without_workers_and_others_do_no
     assert not torch.equal(first["left.linear.weight"], other["left.linear.weight"])
 
 
-def test_a_seed_of_null_is_drawn_and_written_down(tmp_path: Path) -> None:
+def test_a_seed_of_null_is_drawn_and_recorded(tmp_path: Path) -> None:
     drawn = [run_toy(tmp_path, Setup__seed=None, Setup__epochs=1) for _ in range(2)]
     seeds = [read_json(result.folder / "protocol.json")["Setup"]["seed"] for result in drawn]
     assert seeds[0] != seeds[1]
@@ -108,7 +107,7 @@ def test_a_seed_of_null_is_drawn_and_written_down(tmp_path: Path) -> None:
     assert_bit_equal(last_weights(drawn[0]), last_weights(again))
 
 
-def test_runs_of_one_second_have_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_one_second_have_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Noon(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Noon:
@@ -123,16 +122,16 @@ def test_runs_of_one_second_have_two_folders(tmp_path: Path, monkeypatch: pytest
     ]
 
 
-def test_names_become_names_of_folders(tmp_path: Path) -> None:
+def test_names_are_made_fit_for_folders(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__name="../up / é", Setup__suffix="a/b:c", Setup__epochs=0)
     assert result.folder.parent == tmp_path / "up-é"
     assert "_a-b-c_" in result.folder.name
 
 
-# The order of things
+# Order of events
 
 
-def test_a_run_evaluates_first_and_then_after_every_epoch(tmp_path: Path) -> None:
+def test_a_run_evaluates_before_training_and_after_every_epoch(tmp_path: Path) -> None:
     run_toy(tmp_path)
     assert evaluations() == [(0, "test"), (1, "train"), (1, "test"), (2, "train"), (2, "test")]
     assert [found.iteration for found in Notebook.last.of("evaluation")] == [0, 2, 2, 4, 4]
@@ -141,12 +140,12 @@ def test_a_run_evaluates_first_and_then_after_every_epoch(tmp_path: Path) -> Non
     assert kinds.count("close") == 1
 
 
-def test_the_evaluation_of_the_training_split_can_be_left_out(tmp_path: Path) -> None:
+def test_the_evaluation_of_the_training_split_can_be_skipped(tmp_path: Path) -> None:
     run_toy(tmp_path, Setup__skip_train_evaluation=True)
     assert evaluations() == [(0, "test"), (1, "test"), (2, "test")]
 
 
-def test_no_epochs_evaluate_and_train_nothing(tmp_path: Path) -> None:
+def test_without_epochs_a_run_only_evaluates(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=0)
     assert evaluations() == [(0, "test")]
     assert not Notebook.last.of("iteration")
@@ -159,7 +158,7 @@ def test_no_epochs_evaluate_and_train_nothing(tmp_path: Path) -> None:
     assert result.end.last == {"Val. Acc.": pytest.approx(float(hits.double().mean()))}
 
 
-def test_no_epochs_need_no_complete_batch(tmp_path: Path) -> None:
+def test_without_epochs_no_complete_batch_is_needed(tmp_path: Path) -> None:
     assert run_toy(tmp_path, Setup__epochs=0, Setup__batch_train=64).end.last_epoch == 0
 
 
@@ -169,36 +168,27 @@ def test_the_scheduler_steps_once_an_epoch(tmp_path: Path) -> None:
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
 
 
-def test_progress_is_told_every_log_interval_and_after_the_last_step_of_each_epoch(tmp_path: Path) -> None:
+def test_progress_is_reported_at_log_intervals_and_at_the_end_of_each_epoch(tmp_path: Path) -> None:
     run_toy(tmp_path, Setup__epochs=3, Setup__batch_train=4, Setup__log_interval=4)
     steps = Notebook.last.of("iteration")
-    assert [(step.epoch, step.iteration) for step in steps] == [
-        (1, 4),
-        (1, 5),
-        (2, 8),
-        (2, 10),
-        (3, 12),
-        (3, 15),
-    ]
-    assert steps[0].loss > 0
-    assert steps[0].samples_per_second > 0
+    expected = [(1, 4), (1, 5), (2, 8), (2, 10), (3, 12), (3, 15)]
+    assert [(step.epoch, step.iteration) for step in steps] == expected
+    assert min(steps[0].loss, steps[0].samples_per_second) > 0
 
 
-def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
+def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
     rules = [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]
     result = run_toy(tmp_path, Setup__epochs=1, Parameters=rules)
     (start,) = Notebook.last.of("start")
-    started = read_json(result.folder / "environment.json")["started"]
+    threads = torch.get_num_threads()
     assert start.facts == {
-        "Started": started,
+        "Started": read_json(result.folder / "environment.json")["started"],
         "Model": "toy_research.network.TwoTowers",
         "Initial weights": "random, unless the model loads some itself",
         "Optimizer": "SGD (momentum 0.9)",
         "Learning rate": "0.1",
         "Batch": "8 samples",
-        "Device": "cpu (1 thread)"
-        if torch.get_num_threads() == 1
-        else f"cpu ({torch.get_num_threads()} threads)",
+        "Device": f"cpu ({threads} thread{'s' * (threads > 1)})",
         "Precision": "fp32",
         "Seed": "7",
         "Parameters left\\..*|scale": "153 in 5 tensors, trained",
@@ -212,7 +202,7 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
     assert (start.epochs, start.iterations_per_epoch) == (1, 2)
 
 
-# What cannot work
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -258,9 +248,7 @@ def test_the_start_names_what_a_user_asks_first(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_work_is_said_before_a_folder_is_made(
-    changes: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_errors_are_found_before_a_folder_is_made(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **changes)
     (problem,) = caught.value.problems
@@ -295,7 +283,7 @@ def test_results_that_cannot_be_written_are_refused_before_anything_is_built(
 
 
 @pytest.mark.parametrize("sweep", [{}, {"Sweep": {"Dataset.args.fold": [1, 2]}}])
-def test_a_folder_of_runs_that_cannot_be_one_is_refused_before_anything_is_built(
+def test_an_unusable_folder_of_runs_is_refused_before_anything_is_built(
     sweep: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(experiment, "assemble", lambda *_, **__: pytest.fail("something was built"))
@@ -308,12 +296,12 @@ def test_a_folder_of_runs_that_cannot_be_one_is_refused_before_anything_is_built
         carry_out(tmp_path, **more, Setup__name="\U00020000" * 100)
 
 
-def test_a_name_of_a_run_that_is_too_long_for_a_folder_is_said(tmp_path: Path) -> None:
+def test_a_suffix_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"cannot be made \(File name too long\); choose another Setup"):
         run_toy(tmp_path, Setup__suffix="\U00020000" * 60)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Setup__epochs=3, Task__args={"explode_at": 4})
     (folder,) = (tmp_path / "Toy").iterdir()
@@ -330,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_pat
     assert [name for name, _ in Notebook.last.events][-1] == "close"
 
 
-def test_a_loss_that_is_not_finite_is_noticed_at_the_end_of_the_epoch_at_the_latest(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_noticed_by_the_end_of_the_epoch(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"^The loss is inf at epoch 1, iteration 1, of sample"):
         run_toy(tmp_path, Setup__log_interval=100, Task__args={"explode_at": 1})
 
@@ -359,10 +347,10 @@ def test_a_reporter_that_fails_does_not_stop_the_run(
     )
 
 
-# Data of its own
+# Data
 
 
-def test_the_arguments_of_the_split_are_the_loaders(tmp_path: Path) -> None:
+def test_the_arguments_of_the_split_can_be_chosen(tmp_path: Path) -> None:
     args = {"fold": 2, "training": {"key": "train", "yes": False, "no": True}, "dl_shuffle": False}
     run_toy(tmp_path, Setup__epochs=1, Dataset__args=args)
     (start,) = Notebook.last.of("start")
@@ -372,7 +360,7 @@ def test_the_arguments_of_the_split_are_the_loaders(tmp_path: Path) -> None:
     )
 
 
-def test_every_epoch_has_an_order_and_an_augmentation_of_its_own(
+def test_every_epoch_has_its_own_order_and_augmentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
@@ -384,16 +372,14 @@ def test_every_epoch_has_an_order_and_an_augmentation_of_its_own(
 
     monkeypatch.setattr(Matching, "training_step", noting)
     run_toy(tmp_path, Setup__batch_train=20)
-    first, second = seen  # the weight of a toy sample tells which it is
+    first, second = seen  # the weight of a toy sample identifies it
     assert first[:, 0].tolist() != second[:, 0].tolist()
     assert sorted(first[:, 0].tolist()) == sorted(second[:, 0].tolist())
     first, second = first[first[:, 0].argsort(), 1:], second[second[:, 0].argsort(), 1:]
     assert not any(torch.allclose(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_both_splits_are_evaluated_in_their_own_order_with_the_transforms_of_the_held_out_one(
-    tmp_path: Path,
-) -> None:
+def test_both_splits_are_evaluated_in_order_with_the_held_out_transforms(tmp_path: Path) -> None:
     parts = assemble(draw(validate(toy(tmp_path)), trusted=TRUSTED), seed=7)
     for split, train in (("train", True), ("test", False)):
         data = Tones(train=train)
@@ -402,7 +388,7 @@ def test_both_splits_are_evaluated_in_their_own_order_with_the_transforms_of_the
         assert torch.equal(rows, expected)
 
 
-def test_a_run_learns_what_the_toy_signals_tell_apart(tmp_path: Path) -> None:
+def test_a_run_learns_to_classify_the_toy_signals(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=12, Dataset__args={"samples": 60}, Optimizer__args={"lr": 0.5})
     assert result.end.last["Val. Acc."] >= 0.9
     steps = Notebook.last.of("iteration")
@@ -410,7 +396,7 @@ def test_a_run_learns_what_the_toy_signals_tell_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_16_bit_and_accumulation_run_end_to_end(precision: str, tmp_path: Path) -> None:
+def test_16_bit_precision_and_accumulation_work_together(precision: str, tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__precision=precision, Setup__accumulate=3, Setup__batch_train=4)
     assert result.end.last_epoch == 2
     kinds = {value.dtype for value in last_weights(result).values()}

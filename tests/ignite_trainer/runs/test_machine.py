@@ -1,4 +1,4 @@
-"""What the machine does to a run: a full disk, a killed process, no memory, two in one folder."""
+"""Trouble with the machine: a full disk, a killed process, too little memory, two runs in one folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def python(code: str, *words: str) -> subprocess.Popen[str]:
-    """Start a process that can import what a test can."""
+    """Start a process with the imports of a test."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", code, *words]
     return subprocess.Popen(
@@ -64,11 +64,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ("reporters", "missed"),
     [([JSON_LINES, FILLING], r"metrics\.jsonl"), ([FILLING], r"checkpoints/(best|last)_.*epoch-2.*\.pt")],
 )
-def test_a_full_disk_costs_nothing_that_was_finished(
+def test_a_full_disk_keeps_everything_finished(
     small_disk: Path, reporters: list[dict[str, Any]], missed: str
 ) -> None:
     with pytest.raises(RunFailed) as caught:
-        # Of so many steps that their lines do not go into the rest of a page that the log has already.
+        # Enough steps for the log to need a new page.
         args = {"fold": 1, "samples": 120}
         run_toy(small_disk, Setup__epochs=3, Setup__batch_train=2, Dataset__args=args, Reporters=reporters)
     (folder,) = (small_disk / "Toy").iterdir()
@@ -105,16 +105,16 @@ except RunFailed as error:
 """
 
 
-def test_a_file_that_may_not_grow_is_named_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+def test_a_file_over_the_size_limit_is_named_and_removed(tmp_path: Path) -> None:
     said, errors = python(LIMITED, str(tmp_path)).communicate(timeout=120)
     (folder,) = (tmp_path / "Toy").iterdir()
     assert said.startswith(f"{folder / 'checkpoints' / 'last_epoch-1.pt'} cannot be written ("), errors
     kept = {path.suffix for path in (folder / "checkpoints").iterdir()}
     assert kept <= {".pt", ".sha256"}
-    for path in folder.glob("checkpoints/*.pt"):  # of the best epoch, which is smaller
+    for path in folder.glob("checkpoints/*.pt"):  # best files are smaller
         torch.load(path, weights_only=True)
     events = [json.loads(line)["event"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    # The state is written beside the next epoch, some steps of which may have been taken by then.
+    # The state is written during the next epoch, which may have taken some steps by then.
     assert events[:5] == ["evaluation", "iteration", "iteration", "evaluation", "evaluation"]
 
 
@@ -122,9 +122,6 @@ def test_a_results_folder_on_a_read_only_disk_is_refused(small_disk: Path) -> No
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(ProtocolError, match=r"nothing can be written \(Read-only file system\)"):
         run_toy(small_disk)
-
-
-# Killed
 
 
 def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
@@ -145,8 +142,9 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_training_step_out_of_memory_suggests_a_smaller_batch_for_an_equal_step(tmp_path: Path) -> None:
+    task = {"class": "toy_research.failing.Greedy", "args": {"most": 4}}
     with pytest.raises(RunFailed) as caught:
-        run_toy(tmp_path, Task={"class": "toy_research.failing.Greedy", "args": {"most": 4}})
+        run_toy(tmp_path, Task=task)
     message = str(caught.value)
     assert message.startswith("Not enough memory for a training step of 8 samples (")
     assert "allocate" in message
@@ -197,14 +195,14 @@ def test_the_advice_keeps_the_samples_of_a_step(
         (1, None, "One sample is the minimum"),
     ],
 )
-def test_a_batch_that_can_be_embedded_in_parts_is_kept(
+def test_the_advice_keeps_a_batch_that_can_be_embedded_in_parts(
     chunk: int | None, fits: int | None, advice: str
 ) -> None:
     setup = Setup(name="x", batch_train=64, chunk=chunk, epochs=1, saved_models_path="x")
     assert advice in str(training_failed("no memory", setup, fits=fits, embeds=True))
 
 
-def test_the_size_that_fits_is_found_by_halving() -> None:
+def test_the_largest_size_that_fits_is_found_by_halving() -> None:
     tried: list[int] = []
 
     def attempt(size: int) -> None:
@@ -218,7 +216,7 @@ def test_the_size_that_fits_is_found_by_halving() -> None:
 
 
 @pytest.mark.gpu
-def test_a_device_out_of_memory_is_told_a_batch_that_fits() -> None:
+def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
     from toy_research.failing import HungryOnDevice
     from toy_research.network import TwoTowers
     from toy_research.signals import Tone
@@ -239,7 +237,7 @@ def test_a_device_out_of_memory_is_told_a_batch_that_fits() -> None:
 
 
 @pytest.mark.gpu
-def test_the_batch_that_fits_leaves_room_for_what_the_optimizer_remembers() -> None:
+def test_the_batch_that_fits_leaves_room_for_the_optimizers_state() -> None:
     from toy_research.failing import HungryOnDevice
     from toy_research.network import TwoTowers
     from toy_research.signals import Tone
@@ -270,24 +268,21 @@ def test_the_batch_that_fits_leaves_room_for_what_the_optimizer_remembers() -> N
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("error", "expected"),
     [
-        "FIND was unable to find an engine to execute this computation",
-        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),
     ],
 )
-def test_libraries_of_a_device_say_otherwise_that_memory_is_short(said: str) -> None:
-    assert is_out_of_memory(RuntimeError(said))
+def test_out_of_memory_errors_are_recognised(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
 
 
-def test_other_errors_are_not_of_memory() -> None:
-    assert not is_out_of_memory(RuntimeError("shapes differ"))
-    assert not is_out_of_memory(ValueError("out of memory"))
-    assert is_out_of_memory(MemoryError())
-
-
-# Two at a time
+# Two runs at a time
 
 HOLDING = """
 import sys, time
@@ -304,7 +299,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.2)
 
 
-def test_a_folder_in_use_is_refused_by_who_uses_it_until_that_process_is_killed(
+def test_a_folder_in_use_is_refused_until_its_process_is_killed(
     tmp_path: Path,
     impatient: None,  # noqa: ARG001
 ) -> None:
@@ -312,7 +307,7 @@ def test_a_folder_in_use_is_refused_by_who_uses_it_until_that_process_is_killed(
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(ProtocolError) as caught, alone_in(tmp_path, name="run"):
-        pytest.fail("two are in the folder")
+        pytest.fail("both have the lock")
     assert str(caught.value) == (
         f"{tmp_path} is in use by process {holder.pid} on {socket.gethostname()}: two at a time would spoil "
         "each other's results. Wait until it ends, or end it."
@@ -324,7 +319,7 @@ def test_a_folder_in_use_is_refused_by_who_uses_it_until_that_process_is_killed(
     assert {path.name for path in tmp_path.iterdir()} <= {"run.lock"}
 
 
-def test_a_sweep_that_another_process_carries_out_is_refused(tmp_path: Path, impatient: None) -> None:  # noqa: ARG001
+def test_a_sweep_in_progress_elsewhere_is_refused(tmp_path: Path, impatient: None) -> None:  # noqa: ARG001
     folds = {"Dataset.args.fold": [1, 2]}
     sweep_toy(tmp_path, folds, Setup__epochs=1)
     (folder,) = (tmp_path / "Toy").iterdir()
@@ -354,8 +349,8 @@ def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) 
     assert json.loads((folder / "sweep.json").read_text()) == content
 
 
-def test_a_timeout_of_what_is_done_in_a_folder_is_not_that_of_its_lock(tmp_path: Path) -> None:
+def test_a_timeout_inside_a_locked_folder_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(Timeout), alone_in(tmp_path, name="run"):
         raise Timeout("some other lock")
-    with alone_in(tmp_path, name="run"):  # it was let go of
+    with alone_in(tmp_path, name="run"):  # the lock was released
         pass

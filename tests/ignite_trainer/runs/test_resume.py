@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed, and go on: what they leave is what an uninterrupted run leaves."""
+"""Runs that are stopped or killed and resumed end like uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -23,14 +24,15 @@ from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 from tqdm import tqdm
 
-from ignite_trainer.api.reporter import Evaluated
+from ignite_trainer.api.reporter import Best, Evaluated
 from ignite_trainer.checkpoints.checkpoints import Position
 from ignite_trainer.commands import cli
 from ignite_trainer.commands.sweeps import sweep
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
-from ignite_trainer.results import run_folder
+from ignite_trainer.results import results_table, run_folder
+from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import resuming
 from ignite_trainer.runs.experiment import run
 from ignite_trainer.runs.faults import explained
@@ -39,10 +41,12 @@ from ignite_trainer.support.progress import Progress
 from ignite_trainer.support.signals import StopRequest, leave_signals_to_parent, stop_on_signals
 
 ROOT = Path(__file__).parents[3]
+DEFAULTS = ROOT / "protocols/defaults.json"
+EARLIER = Path(__file__).parent / "earlier_version"
 SEEN = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
 ACCURACY = {"class": "ignite.metrics.Accuracy", "is_checkpoint": True, "line_label": "Val. Acc."}
-# All that a state has to carry: momentum, dropout, a scheduler, averaged weights, accumulated gradients, sums
-# over steps; and what it goes with, frozen weights.
+# Needs everything a state can hold: momentum, dropout, a scheduler, averaged weights, accumulated gradients,
+# sums over steps, frozen weights.
 CHANGES: dict[str, Any] = {
     "Setup__epochs": 3,
     "Setup__batch_train": 4,
@@ -65,6 +69,17 @@ def go_on(root: Path, **changes: Any) -> Any:
     return run_toy(root, **{**CHANGES, "Setup__resume": "auto", **changes})
 
 
+def resume(root: Path, folder: Path, **changes: Any) -> Any:
+    """Resume the run in a folder by name."""
+    raw = toy(root, **{**CHANGES, **changes})
+    return run(draw(validate(raw), trusted=TRUSTED), folder=folder, resume=True)
+
+
+def change(path: Path, **sections: Any) -> None:
+    """Replace sections of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **sections}))
+
+
 def only_run(root: Path) -> Path:
     (found,) = (root / "Toy").iterdir()
     return found
@@ -72,7 +87,7 @@ def only_run(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was not interrupted."""
+    """Folder of an uninterrupted run."""
     return run_toy(tmp_path_factory.mktemp("whole"), Task=signalled(), **CHANGES).folder
 
 
@@ -85,35 +100,27 @@ def handlers_are_put_back() -> Iterator[None]:
 
 
 def stopped(root: Path, *tasks: dict[str, Any], **changes: Any) -> None:
-    """Begin a run, and go on with it, stopped each time by the signal that the task sends."""
+    """Start a run and resume it, stopped each time by the signal that the task sends."""
     for task in tasks:
-        if root.exists() and list(root.glob("Toy/*")):
-            _rewrite(only_run(root), task)
+        if list(root.glob("Toy/*")):  # the tasks differ only in when they send it
+            change(only_run(root) / "protocol.json", Task=task)
         with pytest.raises(RunStopped):
             go_on(root, Task=task, **changes)
 
 
-def _rewrite(folder: Path, task: dict[str, Any]) -> None:
-    """Let the run in a folder be one with this task: what differs is only when a signal comes."""
-    saved = json.loads((folder / "protocol.json").read_text())
-    saved["Task"] = task
-    (folder / "protocol.json").write_text(json.dumps(saved))
-
-
 def finish(root: Path, **changes: Any) -> Path:
-    _rewrite(only_run(root), signalled())
+    change(only_run(root) / "protocol.json", Task=signalled())
     return Path(go_on(root, Task=signalled(), **changes).folder)
 
 
 def compare(root: Path, whole: Path, **changes: Any) -> None:
-    finished = finish(root, **changes)
-    assert differences(whole, finished) == []
+    assert differences(whole, finish(root, **changes)) == []
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("step", "saved"), [(1, 2), (5, 5), (6, 7)])
-def test_a_run_stopped_within_an_epoch_goes_on_bit_equal(
+def test_a_run_stopped_within_an_epoch_continues_to_the_bit(
     tmp_path: Path, whole: Path, step: int, saved: int, workers: int
 ) -> None:
     changes = {"Setup__workers_train": workers}
@@ -124,18 +131,18 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_equal(
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
-@pytest.mark.parametrize("batch", [1, 5, 9, 17, 25])
-def test_a_run_stopped_in_an_evaluation_goes_on_bit_equal(tmp_path: Path, whole: Path, batch: int) -> None:
+@pytest.mark.parametrize("batch", [1, 5, 25])
+def test_a_run_stopped_in_an_evaluation_continues_to_the_bit(tmp_path: Path, whole: Path, batch: int) -> None:
     stopped(tmp_path, signalled(batch=batch))
     compare(tmp_path, whole)
 
 
-def test_a_run_stopped_again_and_again_goes_on_bit_equal(tmp_path: Path, whole: Path) -> None:
+def test_a_run_stopped_several_times_continues_to_the_bit(tmp_path: Path, whole: Path) -> None:
     stopped(tmp_path, *[signalled(step=3), signalled(batch=6), signalled(step=1)])
     compare(tmp_path, whole)
 
 
-def test_runs_of_two_seeds_are_told_apart(tmp_path: Path, whole: Path) -> None:
+def test_the_comparison_tells_two_seeds_apart(tmp_path: Path, whole: Path) -> None:
     found = differences(whole, run_toy(tmp_path, **CHANGES, Setup__seed=8).folder)
     assert {"metrics.jsonl", "predictions.csv"} <= set(found)
     assert any("last_epoch-3.pt: .optimizer.state" in one for one in found)
@@ -147,13 +154,13 @@ def _child(root: Path) -> None:
 
 
 def _killed_child(root: Path) -> None:
-    # Forked processes share tqdm's lock: one that is killed while it draws would never give it back.
+    # Forked processes share tqdm's lock, and one killed while it draws would never release it.
     for bar in (tqdm, Progress):
         bar.set_lock(threading.RLock())
     _child(root)
 
 
-def test_a_run_killed_at_random_moments_goes_on_bit_equal(tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_continues_to_the_bit(tmp_path: Path) -> None:
     context, draw = multiprocessing.get_context("fork"), random.Random(3)
     _child(tmp_path / "whole")
     for _ in range(3):
@@ -166,7 +173,7 @@ def test_a_run_killed_at_random_moments_goes_on_bit_equal(tmp_path: Path) -> Non
     assert differences(only_run(tmp_path / "whole"), only_run(tmp_path / "killed")) == []
 
 
-def test_a_run_whose_last_state_is_damaged_goes_on_from_the_one_before(
+def test_a_run_with_a_damaged_last_state_resumes_from_the_one_before(
     tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stopped(tmp_path, signalled(step=9))
@@ -176,7 +183,7 @@ def test_a_run_whose_last_state_is_damaged_goes_on_from_the_one_before(
     assert f"The checkpoint {state} is damaged or incomplete" in caplog.text
 
 
-def test_reporters_are_told_what_was_before_once(tmp_path: Path) -> None:
+def test_reporters_get_each_earlier_event_once(tmp_path: Path) -> None:
     reporters = [{"class": "toy_research.watching.Notebook"}, *toy(tmp_path)["Reporters"][1:]]
     stopped(tmp_path, signalled(step=7), Reporters=reporters)
     finish(tmp_path, Reporters=reporters)
@@ -189,21 +196,22 @@ def test_reporters_are_told_what_was_before_once(tmp_path: Path) -> None:
     assert len(environment["earlier"]) == 1
 
 
-def test_states_are_saved_by_steps_and_by_time(tmp_path: Path) -> None:
-    for changes, expected in (
-        ({"Setup__save_every_steps": 3}, "last_epoch-2_step-9.pt"),
-        ({"Setup__save_every_minutes": 1e-9}, "last_epoch-2_step-9.pt"),
-        ({"Setup__save_every_minutes": None}, "last_epoch-1.pt"),
-    ):
-        root = tmp_path / expected / str(len(changes)) / next(iter(changes))
-        task = {"class": "toy_research.learning.Matching", "args": {"explode_at": 10}}
-        with pytest.raises(RuntimeError, match="The loss is inf"):
-            run_toy(root, **{**CHANGES, "Task": task, **changes})
-        names = sorted(path.name for path in (only_run(root) / "checkpoints").glob("last_*.pt"))
-        assert names[-1] == expected
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("Setup__save_every_steps", 3, "last_epoch-2_step-9.pt"),
+        ("Setup__save_every_minutes", 1e-9, "last_epoch-2_step-9.pt"),
+        ("Setup__save_every_minutes", None, "last_epoch-1.pt"),
+    ],
+)
+def test_states_are_saved_by_steps_and_by_time(tmp_path: Path, key: str, value: Any, expected: str) -> None:
+    task = {"class": "toy_research.learning.Matching", "args": {"explode_at": 10}}
+    with pytest.raises(RunFailed, match="The loss is inf"):
+        run_toy(tmp_path, **{**CHANGES, "Task": task, key: value})
+    assert max(path.name for path in only_run(tmp_path).glob("checkpoints/last_*.pt")) == expected
 
 
-# What is left of the log
+# The log
 
 SCORES = {"event": "evaluation", "time": "", "iteration": 5, "split": "test", "seconds": 1.0}
 
@@ -217,7 +225,7 @@ def write_log(folder: Path, *lines: dict[str, Any] | bytes) -> Path:
     return path
 
 
-def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path) -> None:
+def test_the_log_may_hold_unusual_line_ends_and_an_unfinished_last_line(tmp_path: Path) -> None:
     names = [f"Val.{mark}Acc." for mark in ("\u2028", "\u0085", "\u000b")]
     whole = [{**SCORES, "epoch": epoch, "metrics": {name: 0.5}} for epoch, name in enumerate(names, start=1)]
     path = write_log(tmp_path, *whole, b'{"event": "evalu')
@@ -229,13 +237,8 @@ def test_ends_of_lines_within_strings_and_an_unfinished_last_line(tmp_path: Path
     assert [json.loads(line) for line in lines[:-1]] == whole
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        *(b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"),
-    ],
-)
-def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b'{"event": "evalu', b"5", b'{"epoch": 1}', b"\xff", b"[]", b"null"])
+def test_a_line_of_the_log_that_is_not_an_event_is_named(line: bytes, tmp_path: Path) -> None:
     scores = {**SCORES, "epoch": 1, "metrics": {}}
     path = write_log(tmp_path, scores, line, scores)
     before = path.read_bytes()
@@ -244,19 +247,19 @@ def test_a_line_of_the_log_that_is_no_event_is_named(line: bytes, tmp_path: Path
     assert path.read_bytes() == before
 
 
-def test_an_environment_that_was_cut_off_is_none_of_an_earlier_time(tmp_path: Path) -> None:
+def test_a_truncated_environment_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text('{"started": "20')
     assert run_folder.earlier_environments(tmp_path) == []
 
 
-def test_faults_of_the_epoch_under_way_are_kept(tmp_path: Path) -> None:
+def test_faults_of_the_current_epoch_are_kept(tmp_path: Path) -> None:
     fault = {"event": "fault", "time": "", "epoch": 2, "what": "The loss is nan", "done": "", "samples": []}
     path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
     resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
 
 
-# Which run goes on
+# Which run is resumed
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,55 +267,52 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "There is no run of Toy to resume; a new one begins." in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = go_on(tmp_path)
-    assert f"The run is finished; its results are in {first.folder}" in capsys.readouterr().out.replace(
-        "\n", ""
-    )
+    said = capsys.readouterr().out.replace("\n", "")
+    assert f"The run is finished; its results are in {first.folder}" in said
     assert (again.folder, again.end.best) == (first.folder, first.end.best)
     assert again.end.last == first.end.last
     assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
 
 
-def test_a_finished_run_goes_on_for_more_epochs(tmp_path: Path, whole: Path) -> None:
+def test_a_finished_run_can_continue_for_more_epochs(tmp_path: Path, whole: Path) -> None:
     go_on(tmp_path, Setup__epochs=2, Task=signalled())
     finished = go_on(tmp_path, Task=signalled())
     assert only_run(tmp_path) == finished.folder
     assert differences(whole, finished.folder) == []
 
 
-def test_the_seed_of_a_run_that_drew_one_is_kept(tmp_path: Path) -> None:
+def test_a_drawn_seed_is_kept(tmp_path: Path) -> None:
     with pytest.raises(RunStopped):
         go_on(tmp_path, Task=signalled(step=13), Setup__seed=None)
     drawn = json.loads((only_run(tmp_path) / "protocol.json").read_text())["Setup"]["seed"]
     assert go_on(tmp_path, Task=signalled(step=13), Setup__seed=None, Setup__epochs=3).record.seed == drawn
 
 
-def test_a_run_of_another_protocol_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_of_another_protocol_is_not_resumed(tmp_path: Path) -> None:
     first = go_on(tmp_path)
-    second = go_on(tmp_path, Optimizer={"class": "torch.optim.SGD", "args": {"lr": 0.3}})
-    assert second.folder != first.folder
-    raw = toy(tmp_path, **{**CHANGES, "Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.3}}})
+    other = {"Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.3}}}
+    assert go_on(tmp_path, **other).folder != first.folder
     with pytest.raises(ProtocolError) as caught:
-        run(draw(validate(raw), trusted=TRUSTED), folder=first.folder, resume=True)
+        resume(tmp_path, first.folder, **other)
     assert str(caught.value) == (
         f'The run in {first.folder} has another protocol: Optimizer.class is "torch.optim.SGD" here and '
         '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3 here and 0.02 there. '
         "Resume it with its own protocol, or start a new run without --resume."
     )
     with pytest.raises(ProtocolError, match=r"is not the folder of a run: it has no protocol\.json"):
-        run(draw(validate(raw), trusted=TRUSTED), folder=tmp_path, resume=True)
+        resume(tmp_path, tmp_path)
 
 
 def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
-    folder = run_toy(tmp_path).folder
+    folder = go_on(tmp_path).folder
     (folder / "result.json").unlink()
-    content = json.loads((folder / "protocol.json").read_text())
-    content["Setup"]["seed"] = None
-    (folder / "protocol.json").write_text(json.dumps(content))
+    setup = json.loads((folder / "protocol.json").read_text())["Setup"]
+    change(folder / "protocol.json", Setup={**setup, "seed": None})
     with pytest.raises(ProtocolError, match=r"protocol\.json has no Setup\.seed"):
-        run(draw(validate(content), trusted=TRUSTED), folder=folder, resume=True)
+        resume(tmp_path, folder, Setup__seed=None)
 
 
-def test_going_on_says_which_unfinished_run_is_of_another_protocol(
+def test_an_unfinished_run_of_another_protocol_is_pointed_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RunStopped):
@@ -329,33 +329,49 @@ def test_going_on_says_which_unfinished_run_is_of_another_protocol(
     assert f"--resume {folder} without -c resumes it unchanged." in said
 
 
-def test_faults_and_the_batch_of_evaluation_may_be_others(tmp_path: Path) -> None:
+def test_faults_and_the_evaluation_batch_may_change(tmp_path: Path) -> None:
     stopped(tmp_path, signalled(step=9))
     others = {"Setup__batch_test": 3, "Faults": {"not_finite": "skip", "unreadable": "skip"}}
     assert finish(tmp_path, **others) == only_run(tmp_path)
     assert (only_run(tmp_path) / "result.json").exists()
 
 
-def test_a_run_that_an_earlier_version_saved_goes_on(tmp_path: Path, whole: Path) -> None:
-    """Protocols saved then have a key more: the factor on learning rates after a return to a checkpoint."""
-    stopped(tmp_path, signalled(step=9))
-    path = only_run(tmp_path) / "protocol.json"
-    saved = json.loads(path.read_text())
-    assert "rollback_rate" not in saved["Faults"]
-    saved["Faults"]["rollback_rate"] = 0.5
-    path.write_text(json.dumps(saved))
-    assert validate(saved) == validate({**saved, "Faults": {}})
-    compare(tmp_path, whole)
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    """`earlier_version` was written by commit 041d3f9; its protocol gets a key of still earlier ones."""
+    folder = tmp_path / "Toy/unfinished"
+    shutil.copytree(EARLIER / "unfinished", folder)
+    change(folder / "protocol.json", Faults={"rollback_rate": 0.5})
+    before = (folder / "metrics.jsonl").read_text()
+    resumed = go_on(tmp_path, Task=signalled())
+    assert resumed.folder == folder
+    assert (folder / "metrics.jsonl").read_text().startswith(before)
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [one["iteration"] for one in events if one["event"] == "iteration"] == list(range(1, 16))
+    best = {path.name for path in folder.glob("checkpoints/best_*.pt")}
+    assert best >= {"best_val-acc_epoch-1_0.5000.pt"} and len(best) == 3
+    assert resumed.record.epochs == 3
 
 
-def test_a_run_that_was_to_return_to_a_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
-    stopped(tmp_path, signalled(step=9))
-    path = only_run(tmp_path) / "protocol.json"
-    saved = json.loads(path.read_text())
-    path.write_text(json.dumps({**saved, "Faults": {"not_finite": "rollback"}}))
+def test_results_of_an_earlier_version_are_in_the_table(tmp_path: Path) -> None:
+    shutil.copytree(EARLIER / "finished", tmp_path / "Toy/finished")
+    record = RunRecord.read(tmp_path / "Toy/finished/result.json")
+    assert record.best == (
+        Best(label="Val. Acc.", value=0.3, epoch=1, checkpoint=Path("best_val-acc_epoch-1_0.3000.pt")),
+    )
+    results_table.update(tmp_path)
+    assert "| TwoTowers, random weights | 30.0 (fold 1 of 3) |" in (tmp_path / "table.md").read_text()
+    again = go_on(tmp_path, Task=signalled(), Setup__epochs=1, Setup__seed=8)
+    assert again.folder == tmp_path / "Toy/finished"
+    assert again.record == record
+
+
+def test_a_protocol_with_a_removed_option_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "Toy/unfinished"
+    shutil.copytree(EARLIER / "unfinished", folder)
+    change(folder / "protocol.json", Faults={"not_finite": "rollback"})
     message = r"its protocol\.json cannot be read \(Faults\.not_finite is \"rollback\"; .*'stop' or 'skip'"
     with pytest.raises(ProtocolError, match=message):
-        run(draw(validate(saved), trusted=TRUSTED), folder=only_run(tmp_path), resume=True)
+        resume(tmp_path, folder, Task=signalled())
 
 
 def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) -> None:
@@ -370,51 +386,57 @@ def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) 
 # Signals
 
 
+class Command:
+    """The command with a toy protocol."""
+
+    def __init__(self, root: Path, **changes: Any) -> None:
+        path = root / "toy.json"
+        path.write_text(json.dumps(toy(root / "results", **changes)))
+        self.words = ["-c", str(path), "--trust", "toy_research"]
+
+    def __call__(self, *words: str) -> int:
+        return cli.main([*self.words, *words], defaults=DEFAULTS)
+
+
 @pytest.mark.usefixtures("handlers_are_put_back")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_ends_the_command_with_75_and_the_command_that_goes_on(
+def test_a_signal_ends_the_command_with_75_and_the_command_to_resume(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "toy.json"
-    path.write_text(
-        json.dumps(toy(tmp_path / "results", **{**CHANGES, "Task": signalled(name=name, step=9)}))
-    )
-    words = ["-c", str(path), "--trust", "toy_research"]
-    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    command = Command(tmp_path, **{**CHANGES, "Task": signalled(name=name, step=9)})
+    assert command() == 75
     folder = only_run(tmp_path / "results")
     said = capsys.readouterr().err
     assert f"stopped by {name}; progress is saved in {folder}\n" in said
-    assert said.endswith(f"-c {path} --trust toy_research --resume {folder}\n")
-    # The step of the signal is behind it, and that many are not left.
-    assert cli.main([*words, "--resume", str(folder)], defaults=ROOT / "protocols/defaults.json") == 0
+    assert said.endswith(f"{' '.join(command.words)} --resume {folder}\n")
+    # Too few steps are left for the task to send its signal again.
+    assert command("--resume", str(folder)) == 0
     assert (folder / "result.json").exists()
-    alone = ["--resume", str(folder), "--trust", "toy_research"]
-    assert cli.main(alone, defaults=ROOT / "protocols/defaults.json") == 0
+    assert cli.main(["--resume", str(folder), "--trust", "toy_research"], defaults=DEFAULTS) == 0
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_while_data_are_prepared_ends_the_command_the_same_way(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_signal_during_data_preparation_ends_the_command_the_same_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, made = tmp_path / "toy.json", tmp_path / "made"
-    dataset = {"class": "toy_research.failing.Prepared", "args": {"folder": str(made), "signal": name}}
-    path.write_text(json.dumps(toy(tmp_path / "results", Setup__epochs=1, Dataset=dataset)))
-    words = ["-c", str(path), "--trust", "toy_research"]
-    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
+    made = tmp_path / "made"
+    args = {"folder": str(made), "signal": "SIGUSR1"}
+    dataset = {"class": "toy_research.failing.Prepared", "args": args}
+    command = Command(tmp_path, Setup__epochs=1, Dataset=dataset)
+    assert command() == 75
     said = capsys.readouterr().err
-    assert f"stopped by {name}; no run was in progress\n" in said
-    assert said.endswith(f"-c {path} --trust toy_research --resume\n")
+    assert "stopped by SIGUSR1; no run was in progress\n" in said
+    assert said.endswith(f"{' '.join(command.words)} --resume\n")
     assert not made.exists() and not list(tmp_path.glob("*.partial"))
-    assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
+    assert command("--resume") == 0
     assert made.exists()
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
-def test_a_signal_between_two_runs_of_a_sweep_ends_the_command_the_same_way(
+def test_a_signal_between_runs_of_a_sweep_ends_the_command_the_same_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, write_summary = tmp_path / "toy.json", sweep._write_summary
+    write_summary = sweep._write_summary
 
     def signalled_then_written(*args: Any) -> Any:
         monkeypatch.setattr(sweep, "_write_summary", write_summary)
@@ -422,11 +444,10 @@ def test_a_signal_between_two_runs_of_a_sweep_ends_the_command_the_same_way(
         return write_summary(*args)
 
     monkeypatch.setattr(sweep, "_write_summary", signalled_then_written)
-    path.write_text(json.dumps(toy(tmp_path / "results", Sweep={"Dataset.args.fold": [1, 2]})))
-    words = ["-c", str(path), "--trust", "toy_research"]
-    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 75
-    assert capsys.readouterr().err.endswith(f"-c {path} --trust toy_research --resume\n")
-    assert cli.main([*words, "--resume"], defaults=ROOT / "protocols/defaults.json") == 0
+    command = Command(tmp_path, Sweep={"Dataset.args.fold": [1, 2]})
+    assert command() == 75
+    assert capsys.readouterr().err.endswith(f"{' '.join(command.words)} --resume\n")
+    assert command("--resume") == 0
     assert "1 of 2 runs are finished and skipped: fold-1" in capsys.readouterr().out
 
 
@@ -439,7 +460,7 @@ def test_a_second_interrupt_ends_at_once() -> None:
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
-def test_in_another_thread_no_signal_is_noted() -> None:
+def test_threads_other_than_the_main_one_leave_signals_alone() -> None:
     seen: list[Any] = []
 
     def look() -> None:
@@ -457,7 +478,7 @@ def test_in_another_thread_no_signal_is_noted() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_left_out_are_not_loaded(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_batches_are_not_loaded(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Tones(samples=30, spread=0)
     loader = SplitLoader(
         data,
@@ -501,7 +522,7 @@ def _child_of_its_own_group(root: Path, changes: dict[str, Any]) -> None:
         os._exit(75)
 
 
-def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_run(tmp_path: Path) -> None:
+def test_workers_survive_a_signal_to_the_process_group_until_the_run_ends_them(tmp_path: Path) -> None:
     task = {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.05}}
     changes = {"Task": task, "Setup__workers_train": 2, "Setup__workers_test": 1, "Setup__epochs": 2}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -524,16 +545,19 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_run(tmp_path: Pat
     assert differences(go_on(whole, **changes).folder, go_on(killed, **changes).folder) == []
 
 
-def test_a_worker_that_dies_after_a_request_to_stop_stops_the_run(tmp_path: Path) -> None:
-    request = StopRequest()
+def test_a_worker_that_dies_of_a_noted_signal_stops_the_run(tmp_path: Path) -> None:
+    request, killed = (
+        StopRequest(),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. "),
+    )
+    with pytest.raises(RunFailed, match="was killed"), explained(tmp_path, request):
+        raise killed
     request.signal = "SIGTERM"
     with pytest.raises(RunStopped, match="SIGTERM"), explained(tmp_path, request):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
-    with pytest.raises(RunFailed, match="was killed"), explained(tmp_path, StopRequest()):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+        raise killed
 
 
-def test_a_worker_ends_when_its_parent_ends_it(tmp_path: Path) -> None:
+def test_a_worker_ends_only_when_its_parent_ends_it(tmp_path: Path) -> None:
     started = tmp_path / "started"
 
     def work() -> None:
