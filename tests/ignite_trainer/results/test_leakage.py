@@ -1,4 +1,4 @@
-"""Weights of an earlier run: what it had to do with the samples that they are evaluated on is said."""
+"""Warnings about initial weights that an earlier run chose, or trained, on the evaluated samples."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def trained(tmp_path: Path) -> RunResult:
     return run_toy(tmp_path / "trained", Setup__epochs=1)
 
 
-def test_weights_of_the_best_epoch_are_marked_on_the_fold_that_chose_them(
+def test_best_weights_are_marked_on_the_fold_that_chose_them(
     trained: RunResult,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -50,16 +50,14 @@ def test_weights_of_the_best_epoch_are_marked_on_the_fold_that_chose_them(
     assert MEANING[CHOSEN] in caplog.text
 
 
-def test_weights_of_the_last_epoch_are_marked_on_other_folds_alone(
-    trained: RunResult, tmp_path: Path
-) -> None:
+def test_last_weights_are_marked_only_on_other_folds(trained: RunResult, tmp_path: Path) -> None:
     last = trained.end.last_checkpoint
     assert evaluate(tmp_path, last, 1).record.caution == ""
     assert evaluate(tmp_path, last, 2).record.caution == OTHER_PART
     assert evaluate(tmp_path, trained.end.best[0].checkpoint, 2).record.caution == OTHER_PART
 
 
-def test_of_several_folds_one_that_was_trained_on_is_enough(trained: RunResult) -> None:
+def test_one_trained_fold_among_several_is_enough(trained: RunResult) -> None:
     model = Loaded(file=str(trained.end.last_checkpoint), sha256="")
     for held_out, mark in (((1,), ""), ((1, 2), OTHER_PART), ((), OTHER_PART)):
         tones = Tones()
@@ -67,7 +65,7 @@ def test_of_several_folds_one_that_was_trained_on_is_enough(trained: RunResult) 
         assert caution(model, Tones(train=True), tones) == mark
 
 
-def test_training_on_does_not_lose_the_mark(trained: RunResult, tmp_path: Path) -> None:
+def test_further_training_keeps_the_mark(trained: RunResult, tmp_path: Path) -> None:
     further = evaluate(tmp_path, trained.end.last_checkpoint, 2, Setup__epochs=1)
     assert further.record.caution == OTHER_PART
     assert evaluate(tmp_path, further.end.last_checkpoint, 2).record.caution == OTHER_PART
@@ -75,7 +73,7 @@ def test_training_on_does_not_lose_the_mark(trained: RunResult, tmp_path: Path) 
 
 
 class Part(NamedTuple):
-    """A data set that says what part it is by its splits and its digest, as far as these are given."""
+    """A data set that describes its part by splits and a digest."""
 
     whole_name: str = "Part"
     held_out_splits: tuple[str, ...] = ()
@@ -83,7 +81,7 @@ class Part(NamedTuple):
 
 
 def mark(trained: RunResult, then: Part, now: Part, *, best: bool = False, train: Part | None = None) -> str:
-    """What is said of weights that were trained on `then`, with that held out, and evaluated on `now`."""
+    """Return the mark of weights of a run that held out `then`, evaluated on `now`."""
     path = trained.folder / "result.json"
     content = json.loads(path.read_text()) | then._asdict() | {"held_out": (), "folds": ()}
     path.write_text(json.dumps(content | {"nothing_held_out": False}))
@@ -91,24 +89,24 @@ def mark(trained: RunResult, then: Part, now: Part, *, best: bool = False, train
     return caution(Loaded(file=str(file), sha256=""), train or Part(), now)
 
 
-def test_a_split_among_those_held_out_is_marked_for_the_best_epoch_alone(trained: RunResult) -> None:
+def test_held_out_splits_are_marked_only_for_best_weights(trained: RunResult) -> None:
     both, test = Part(held_out_splits=("valid", "test")), Part(held_out_splits=("test",))
     assert (mark(trained, both, test), mark(trained, both, test, best=True)) == ("", CHOSEN)
     assert mark(trained, both, Part(held_out_splits=("test", "valid"))) == ""
-    assert mark(trained, test, both) == OTHER_PART  # the other was trained on
+    assert mark(trained, test, both) == OTHER_PART  # it trained on the other
 
 
-def test_without_folds_and_splits_samples_are_told_by_their_digest(trained: RunResult) -> None:
+def test_without_folds_and_splits_the_digest_identifies_samples(trained: RunResult) -> None:
     assert mark(trained, Part(digest="a"), Part(digest="a"), best=True) == CHOSEN
-    assert mark(trained, Part(digest="a"), Part(digest="b"), best=True) == ""  # another share: not known
+    assert mark(trained, Part(digest="a"), Part(digest="b"), best=True) == ""  # unknown
     assert mark(trained, Part(digest="a"), Part(digest="b"), train=Part(digest="b")) == OTHER_PART  # all
 
 
-def test_of_a_data_set_that_says_nothing_nothing_is_said(trained: RunResult) -> None:
+def test_a_data_set_without_description_is_not_marked(trained: RunResult) -> None:
     assert mark(trained, Part(), Part(), best=True) == ""
 
 
-def test_weights_of_another_data_set_and_of_no_run_are_not_marked(trained: RunResult, tmp_path: Path) -> None:
+def test_weights_of_another_data_set_or_of_no_run_are_not_marked(trained: RunResult, tmp_path: Path) -> None:
     best = trained.end.best[0].checkpoint
     assert best is not None
     moved = shutil.copy(best, tmp_path)
@@ -119,14 +117,14 @@ def test_weights_of_another_data_set_and_of_no_run_are_not_marked(trained: RunRe
     assert evaluate(tmp_path, best, 1).record.caution == ""
 
 
-def test_a_sweep_over_the_folds_of_one_checkpoint_says_it(trained: RunResult, tmp_path: Path) -> None:
+def test_a_sweep_explains_the_marks_of_its_runs(trained: RunResult, tmp_path: Path) -> None:
     best = trained.end.best[0].checkpoint
     sweep_toy(tmp_path, {"Dataset.args.fold": [1, 2, 3]}, Setup__epochs=0, Model=loaded(best))
     (path,) = (tmp_path / "Toy").glob("sweep_*/sweep.md")
     assert all(sentence in path.read_text() for sentence in MEANING.values())
 
 
-def test_a_marked_figure_is_not_held_against_a_published_one() -> None:
+def test_a_marked_figure_has_no_published_one_beside_it() -> None:
     file = weights("best.pt")
     figure = {"dataset": "Tones", "weights": file.sha256, "setting": "trained", "value": 0.9}
     record = run_record(weights=(file,), published=(figure,), caution=CHOSEN)

@@ -1,4 +1,4 @@
-"""`table.md`: which results make one cell, what stands beside them, and what is needed to believe them."""
+"""`table.md`: cells, published figures beside them, details below."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ def all_folds(**changes: Any) -> list[RunRecord]:
     return [run_record(fold=fold, weights=(FULL,), **changes) for fold in range(1, 6)]
 
 
+def table_of(*records: RunRecord) -> str:
+    found = [Found(folder=f"run-{number}", record=record) for number, record in enumerate(records)]
+    return to_markdown(make_entries(found), [])
+
+
 def rows(*records: RunRecord) -> list[list[str]]:
-    """The table's cells, without header and rule."""
-    text = to_markdown(
-        make_entries(Found(folder=f"run-{i}", record=one) for i, one in enumerate(records)), []
-    )
-    lines = [line for line in text.split("\n\n")[1].splitlines() if line.startswith("|")]
+    """Return the cells of the table, without the rule."""
+    lines = [line for line in table_of(*records).split("\n\n")[1].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (lines[0], *lines[2:])]
 
 
 def ours(*records: RunRecord) -> str:
-    """The only cell."""
+    """Return the only cell."""
     _, (_, cell, _) = rows(*records)
     return cell
 
 
-def test_a_cell_is_the_mean_after_the_last_epoch_in_per_cent_with_the_number_of_folds() -> None:
+def test_a_cell_has_the_mean_after_the_last_epoch_in_per_cent() -> None:
     values = [0.961, 0.972, 0.969, 0.965, 0.978]
     mean = sum(values) / 5
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)
@@ -70,7 +72,7 @@ def test_a_cell_is_the_mean_after_the_last_epoch_in_per_cent_with_the_number_of_
         ),
         ([run_record(fold=None, epochs=9)], "50.0 (training data)"),
         ([run_record(epochs=9, folds=(), nothing_held_out=False)], "50.0 (held-out part)"),
-        ([run_record(folds=())], "50.0 (evaluated split)"),  # not known, as of earlier versions
+        ([run_record(folds=())], "50.0 (evaluated split)"),  # unknown, as in older records
         ([run_record(folds=(), nothing_held_out=True)], "50.0 (whole set)"),
         ([run_record(fold=1, last=39 / 48)], "81.3 (fold 1 of 5)"),
         ([run_record(fold=1, last=2.5, share=False)], "2.5000 (fold 1 of 5)"),
@@ -78,7 +80,7 @@ def test_a_cell_is_the_mean_after_the_last_epoch_in_per_cent_with_the_number_of_
         ([run_record(fold=1, last=None)], "not finite (fold 1 of 5)"),
     ],
 )
-def test_the_extent_of_a_cell_is_said(records: list[RunRecord], cell: str) -> None:
+def test_a_cell_states_its_extent(records: list[RunRecord], cell: str) -> None:
     assert ours(*records) == cell
 
 
@@ -86,19 +88,13 @@ def test_a_run_without_a_metric_has_no_cell() -> None:
     assert rows(run_record(fold=1, metric=None)) == [["model, initial weights"]]
 
 
-def test_of_equal_runs_the_later_one_counts() -> None:
+def test_the_later_of_equal_runs_counts() -> None:
     early = run_record(fold=1, last=0.1, finished="2024-01-01T00:00:00+00:00")
     late = run_record(fold=1, last=0.9, finished="2024-01-03T00:00:00+00:00")
     assert ours(early, late) == ours(late, early) == "90.0 (fold 1 of 5)"
 
 
-def table_of(*records: RunRecord) -> str:
-    return to_markdown(
-        make_entries(Found(folder=f"run-{i}", record=one) for i, one in enumerate(records)), []
-    )
-
-
-def test_a_run_that_the_figures_leave_out_is_listed_below_them() -> None:
+def test_an_earlier_run_is_listed_below() -> None:
     early = run_record(fold=1, last=0.125, finished="2024-01-01T00:00:00+00:00")
     late = run_record(fold=1, last=0.875, finished="2024-01-03T00:00:00+00:00")
     text = table_of(early, late, run_record(fold=2, last=0.5))
@@ -124,7 +120,7 @@ def test_a_run_that_the_figures_leave_out_is_listed_below_them() -> None:
         ),
     ],
 )
-def test_runs_of_one_variant_that_differ_otherwise_are_neither_averaged_nor_replaced(
+def test_runs_of_one_variant_may_differ_too_much_to_be_averaged(
     first: dict[str, Any], second: dict[str, Any], labels: list[str]
 ) -> None:
     found = rows(
@@ -134,7 +130,7 @@ def test_runs_of_one_variant_that_differ_otherwise_are_neither_averaged_nor_repl
     assert sorted(row[1] for row in found[1:]) == ["25.0 (fold 1 of 5)", "75.0 (fold 1 of 5)"]
 
 
-def test_suffixes_that_name_the_folds_leave_them_to_be_averaged() -> None:
+def test_suffixes_that_name_folds_do_not_prevent_averaging() -> None:
     records = [run_record(fold=fold, suffix=f"CV{fold}") for fold in range(1, 6)]
     assert ours(*records) == "50.0 ± 0.0 (5 of 5 folds)"
 
@@ -162,12 +158,12 @@ def test_settings_and_data_sets_are_columns_and_weights_are_rows() -> None:
         ({"fold": None}, ["folds", "whole set"]),
     ],
 )
-def test_what_is_not_one_experiment_is_not_averaged(others: dict[str, Any], labels: list[str]) -> None:
+def test_different_experiments_are_not_averaged(others: dict[str, Any], labels: list[str]) -> None:
     _, *found = rows(run_record(fold=1), run_record(**{"fold": 2, **others}))
     assert [row[0] for row in found] == [f"TwoTowers, random weights, {label}" for label in labels]
 
 
-def test_weights_of_one_name_are_told_apart_by_their_hashes() -> None:
+def test_weights_of_the_same_name_show_their_hashes() -> None:
     other = weights("Full.pt", "other")
     _, *found = rows(run_record(weights=(FULL,)), run_record(weights=(other,)))
     assert [row[0] for row in found] == [
@@ -187,44 +183,44 @@ def test_weights_of_one_name_are_told_apart_by_their_hashes() -> None:
         (published(weights=weights("Partial.pt").sha256), ""),
     ],
 )
-def test_a_published_figure_needs_data_set_setting_metric_and_weights(
+def test_a_published_figure_needs_the_same_data_set_setting_metric_and_weights(
     figure: PublishedFigure, beside: str
 ) -> None:
     _, (_, _, cell) = rows(*all_folds(published=(figure,)))
     assert cell == beside
 
 
-def test_a_published_figure_that_is_no_share_is_shown_as_it_is() -> None:
+def test_a_published_figure_that_is_not_a_share_is_unscaled() -> None:
     _, (_, _, cell) = rows(*all_folds(published=(published(0.125),), share=False))
     assert cell == "0.1250"
 
 
-def test_a_part_of_the_folds_is_compared_with_nothing_published() -> None:
+def test_some_of_the_folds_have_no_published_figure() -> None:
     _, (_, cell, beside) = rows(*all_folds(published=(published(),))[:4])
     assert (cell, beside) == ("50.0 ± 0.0 (4 of 5 folds)", "")
 
 
-def test_a_whole_set_is_compared_only_where_nothing_was_trained_on_it() -> None:
+def test_training_data_have_no_published_figure() -> None:
     facts: dict[str, Any] = {"weights": (FULL,), "published": (published(),)}
     assert rows(run_record(**facts))[1][1:] == ["50.0 (whole set)", "97.15"]
     assert rows(run_record(epochs=9, **facts))[1][1:] == ["50.0 (training data)", ""]
     assert rows(run_record(epochs=9, folds=(), **facts))[1][1:] == ["50.0 (evaluated split)", "97.15"]
 
 
-def test_random_weights_are_compared_with_nothing_published() -> None:
+def test_random_weights_have_no_published_figure() -> None:
     _, (_, _, cell) = rows(*(run_record(fold=fold, published=(published(),)) for fold in range(1, 6)))
     assert cell == ""
 
 
-def test_seeds_are_averaged_within_their_fold_first() -> None:
+def test_seeds_of_a_fold_are_averaged_first() -> None:
     runs = [(1, 7, 0.9), (1, 8, 0.7), (1, 9, 0.8), (2, 7, 0.2)]
     cell = ours(*(run_record(fold=fold, seed=seed, last=value) for fold, seed, value in runs))
-    # Of the folds' means, 0.8 and 0.2: not (0.9 + 0.7 + 0.8 + 0.2) / 4 = 65.0.
+    # The folds' means are 0.8 and 0.2.
     deviation = math.sqrt(0.3**2 + 0.3**2)
     assert cell == f"{50:.1f} ± {100 * deviation:.1f} (2 of 5 folds, 3 seeds, 4 runs)"
 
 
-def test_what_is_held_out_is_averaged_only_where_it_does_not_overlap() -> None:
+def test_runs_with_overlapping_folds_are_not_averaged() -> None:
     pairs = [(1, 2), (2, 3), (3, 4)]
     _, *found = rows(
         *(run_record(fold=1, held_out=pair, last=0.1 * number) for number, pair in enumerate(pairs, 1))
@@ -235,11 +231,11 @@ def test_what_is_held_out_is_averaged_only_where_it_does_not_overlap() -> None:
     ]
 
 
-def test_runs_of_a_protocol_that_is_not_listed_stay_out() -> None:
+def test_unlisted_runs_are_omitted() -> None:
     assert rows(run_record(fold=1, listed=False)) == [["model, initial weights"]]
 
 
-def test_a_protocol_can_keep_its_runs_out_of_the_table(tmp_path: Path) -> None:
+def test_a_protocol_can_be_unlisted(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=0, Table={"listed": False})
     assert (result.folder / "result.json").exists()
     assert json.loads((tmp_path / "table.json").read_text())["cells"] == []
@@ -253,7 +249,7 @@ def row_labels(*identities: dict[str, Any]) -> list[str]:
     return [entry.row.removeprefix("TwoTowers, random weights, ") for entry in make_entries(found)]
 
 
-def test_rows_are_told_apart_by_the_keys_that_differ() -> None:
+def test_rows_are_named_by_the_keys_that_differ() -> None:
     same = {"Setup": {"epochs": 2}, "Task": {"args": {}}}
     rate = [{**same, "Optimizer": {"args": {"lr": lr}}} for lr in (0.1, 1e-5)]
     assert row_labels(*rate) == ["Optimizer.args.lr 0.1", "Optimizer.args.lr 1e-05"]
@@ -261,7 +257,7 @@ def test_rows_are_told_apart_by_the_keys_that_differ() -> None:
     assert row_labels(*transforms) == ["Transforms[0].p 0.5", "Transforms[0].p absent"]
 
 
-def test_of_many_differing_keys_the_fewest_that_tell_rows_apart_are_named() -> None:
+def test_rows_are_named_by_few_of_many_differing_keys() -> None:
     many = [dict.fromkeys("abcd", value) for value in (1, 2)]
     assert row_labels(*many) == ["a 1, ...", "a 2, ..."]
     windows: list[dict[str, Any]] = [{"Task": {"length": 16, "template": "{}"}}, {"Task": {"length": 16}}]
@@ -273,7 +269,7 @@ def test_of_many_differing_keys_the_fewest_that_tell_rows_apart_are_named() -> N
     assert row_labels(*powers) == [f"variant {str(number) * 12}" for number in range(9)]
 
 
-def test_where_many_keys_differ_the_names_of_protocols_tell_rows_apart() -> None:
+def test_rows_are_named_by_protocols_if_many_keys_differ() -> None:
     entries = make_entries(
         Found(
             folder=name,
@@ -292,7 +288,7 @@ def test_where_many_keys_differ_the_names_of_protocols_tell_rows_apart() -> None
         (("large", "small"), ["large", "small"]),
     ],
 )
-def test_models_of_other_arguments_have_rows_of_their_own_in_every_column(
+def test_models_with_other_arguments_have_rows_of_their_own(
     names: tuple[str, str], labels: list[str]
 ) -> None:
     args = ({"depth": 8, "width": 512}, {"depth": 2, "width": 64})
@@ -311,17 +307,18 @@ def test_models_of_other_arguments_have_rows_of_their_own_in_every_column(
 
 
 @pytest.mark.parametrize("identities", [({"a": 1}, {}), ({"a": "x" * 50}, {"a": "x" * 51}), ({}, {})])
-def test_variants_that_no_key_tells_apart_go_by_their_digest(identities: tuple[dict[str, Any], ...]) -> None:
+def test_variants_without_a_visible_difference_are_named_by_digest(
+    identities: tuple[dict[str, Any], ...],
+) -> None:
     assert row_labels(*identities) == ["variant 000000000000", "variant 111111111111"]
 
 
 def said(*records: RunRecord) -> str:
-    """The paragraph below the table."""
-    text = to_markdown(make_entries(Found(folder=f"{i}", record=one) for i, one in enumerate(records)), [])
-    return text.split("\n\n")[2]
+    """Return the paragraph below the table."""
+    return table_of(*records).split("\n\n")[2]
 
 
-def test_only_what_applies_is_said_of_the_table() -> None:
+def test_the_table_has_only_the_remarks_that_apply() -> None:
     shares = "Figures are those after the last epoch; shares are in per cent."
     assert said(run_record()) == shares
     assert said(run_record(fold=1)) == (
@@ -336,27 +333,24 @@ def test_only_what_applies_is_said_of_the_table() -> None:
     assert to_markdown([], []).split("\n\n")[2:] == []
 
 
-def test_below_the_table_is_what_it_takes_to_believe_a_cell() -> None:
+def test_the_details_of_a_cell_are_below_the_table() -> None:
     records = [run_record(fold=fold, weights=(FULL,), best=0.6 + fold / 10) for fold in (1, 2)]
-    text = to_markdown(
-        make_entries(Found(folder=f"Toy/{i}", record=one) for i, one in enumerate(records)), []
-    )
-    below = text.split("## TwoTowers, Full.pt: Tones, trained")[1]
+    below = table_of(*records).split("## TwoTowers, Full.pt: Tones, trained")[1]
     assert "- Protocol: Toy, variant 0123456789ab\n- Epochs: 9\n- Metric: Acc.\n" in below
     assert f"- Best epochs: 75.0 ± 7.1\n- Initial weights: Full.pt (sha256 {FULL.sha256})\n" in below
     for number, record in enumerate(records):
         assert record.checkpoint is not None
         best, checkpoint = f"{record.best[0].value:.4f} (4)", record.checkpoint.sha256[:12]
-        assert f"| Toy/{number} | {number + 1} | 7 | 0.5000 | {best} | {checkpoint} | abc123 |" in below
+        assert f"| run-{number} | {number + 1} | 7 | 0.5000 | {best} | {checkpoint} | abc123 |" in below
 
 
-def test_the_runs_of_an_evaluation_have_no_column_of_folds_and_best_epochs() -> None:
+def test_empty_columns_of_the_details_are_omitted() -> None:
     below = table_of(run_record()).split("## ")[1]
     assert "| run | seed | last | last checkpoint, sha256 | source revision |" in below
     assert "| run-0 | 7 | 0.5000 |" in below
 
 
-def test_names_are_no_markup() -> None:
+def test_names_are_escaped() -> None:
     text = to_markdown(
         make_entries([Found(folder="a|b", record=run_record(model="<b>", dataset="x|y", name="<i>"))]), []
     )
@@ -374,7 +368,7 @@ def test_the_order_of_results_does_not_matter() -> None:
     assert to_markdown(make_entries(found), []) == to_markdown(make_entries(found[::-1]), [])
 
 
-def test_the_table_is_written_after_every_run_from_all_results_below(tmp_path: Path) -> None:
+def test_the_table_is_rewritten_from_all_results_after_every_run(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=1)
     first = (tmp_path / "table.md").read_text()
     assert "Reports: " not in first
@@ -388,7 +382,7 @@ def test_the_table_is_written_after_every_run_from_all_results_below(tmp_path: P
     assert result.folder.relative_to(tmp_path).as_posix() in {run["folder"] for run in cell["runs"]}
 
 
-def test_rows_of_a_table_are_named_from_the_protocols_of_their_runs(tmp_path: Path) -> None:
+def test_rows_of_real_runs_are_named_by_their_protocols(tmp_path: Path) -> None:
     reporters = [{"class": "ignite_trainer.reporters.Report"}]
     first = run_toy(tmp_path, Setup__epochs=1, Reporters=reporters)
     run_toy(tmp_path, Setup__epochs=1, Optimizer__args={"lr": 0.2, "momentum": 0.9})
@@ -400,7 +394,7 @@ def test_rows_of_a_table_are_named_from_the_protocols_of_their_runs(tmp_path: Pa
     assert line.endswith(f"]({report})")
 
 
-def test_results_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+def test_unreadable_results_are_listed(tmp_path: Path) -> None:
     for name, content in (("b", b"{"), ("a", b"{}"), ("c", b"\xff\xfe{\x00"), (".hidden", b"{")):
         (tmp_path / "Toy" / name).mkdir(parents=True)
         (tmp_path / "Toy" / name / "result.json").write_bytes(content)
@@ -413,7 +407,7 @@ def test_results_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> N
     )
 
 
-def test_a_table_that_cannot_be_written_fails_no_run(
+def test_a_table_that_cannot_be_written_is_only_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "table.md.part").mkdir()

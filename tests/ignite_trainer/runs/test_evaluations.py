@@ -1,4 +1,4 @@
-"""What is measured beside the metrics, and what a run leaves for tables of many runs."""
+"""Evaluations, records of runs, variants, predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed
 CONFIDENCE: dict[str, Any] = {"class": "toy_research.measuring.Confidence"}
 
 
-def test_an_evaluation_takes_part_in_the_last_pass_over_the_held_out_split(tmp_path: Path) -> None:
+def test_an_evaluation_measures_the_last_pass_over_the_held_out_split(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=3, Evaluations={"confidence": CONFIDENCE})
     [found] = Notebook.last.of("measurement")
     assert (found.epoch, found.name) == (3, "confidence")
@@ -46,7 +46,7 @@ def test_an_evaluation_is_due_every_so_many_epochs_and_at_the_end(
     assert [found.epoch for found in Notebook.last.of("measurement")] == expected
 
 
-def test_the_scores_of_an_evaluation_are_those_of_the_predictions(tmp_path: Path) -> None:
+def test_evaluations_and_predictions_have_the_same_scores(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Evaluations={"confidence": CONFIDENCE})
     with (result.folder / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -60,7 +60,7 @@ def test_the_scores_of_an_evaluation_are_those_of_the_predictions(tmp_path: Path
     assert table["target 0"]["mean"] == pytest.approx(float(sum(low)) / len(low), abs=1e-6)
 
 
-def test_an_evaluation_that_cannot_work_is_said_before_training(tmp_path: Path) -> None:
+def test_an_invalid_evaluation_is_refused_before_training(tmp_path: Path) -> None:
     measure = {**CONFIDENCE, "args": {"fial": True}, "every": 0}
     with pytest.raises(ProtocolError, match=r"Evaluations\.confidence\.every is 0"):
         run_toy(tmp_path, Evaluations={"confidence": measure})
@@ -89,7 +89,7 @@ def test_a_metric_that_cannot_take_the_scores_is_named(tmp_path: Path) -> None:
         run_toy(tmp_path, Metrics={"Performance": {"lines": [line]}})
 
 
-def test_a_model_is_not_trained_on_what_it_is_measured_on(tmp_path: Path) -> None:
+def test_a_run_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
     points = {"class": "toy_research.embedding.Points", "args": {"fold": None}}
     with pytest.raises(
         ProtocolError, match=r"hold nothing out: both splits are the whole data.*Name a fold, or"
@@ -98,7 +98,7 @@ def test_a_model_is_not_trained_on_what_it_is_measured_on(tmp_path: Path) -> Non
     assert not list(tmp_path.rglob("protocol.json"))
 
 
-def test_nothing_is_trained_without_epochs_or_an_optimizer(tmp_path: Path) -> None:
+def test_training_needs_epochs_and_an_optimizer(tmp_path: Path) -> None:
     protocol = toy(tmp_path, Setup__epochs=0)
     del protocol["Optimizer"]
     assert validate(protocol).optimizer is None
@@ -115,7 +115,7 @@ def test_nothing_is_trained_without_epochs_or_an_optimizer(tmp_path: Path) -> No
     ]
 
 
-def test_the_record_of_a_run_says_what_it_reached_and_from_what(tmp_path: Path) -> None:
+def test_the_record_has_the_result_of_a_run_and_its_origin(tmp_path: Path) -> None:
     figure = {"dataset": "Tones", "weights": "a" * 64, "setting": "trained", "value": 0.5}
     result = run_toy(tmp_path, Table={"published": [figure]})
     record = RunRecord.read(result.folder / "result.json")
@@ -156,9 +156,7 @@ def shown(
     ("path", "share"),
     [("ignite.metrics.Accuracy", True), ("toy_research.learning.Surprise", False)],
 )
-def test_a_metric_is_a_share_only_where_its_class_is_known_to_give_one(
-    tmp_path: Path, path: str, share: bool
-) -> None:
+def test_a_metric_is_a_share_only_if_its_class_is_known(tmp_path: Path, path: str, share: bool) -> None:
     metrics = {"Performance": {"lines": [{"line_label": "x", "class": path}]}}
     assert run_toy(tmp_path, Setup__epochs=0, Metrics=metrics).record.share is share
 
@@ -187,12 +185,14 @@ def computed(protocol: Protocol) -> dict[str, Any]:
         ({"Metrics": shown("ignite.metrics.Accuracy", beside="ignite.metrics.Recall")}, True),
     ],
 )
-def test_a_variant_is_what_is_computed(tmp_path: Path, changes: dict[str, Any], same: bool) -> None:
+def test_a_variant_identifies_everything_that_affects_the_result(
+    tmp_path: Path, changes: dict[str, Any], same: bool
+) -> None:
     first, second = validate(toy(tmp_path)), validate(toy(tmp_path / "elsewhere", **changes))
     assert (computed(first) == computed(second)) is same
 
 
-def test_what_belongs_to_training_makes_no_variant_where_nothing_is_trained(tmp_path: Path) -> None:
+def test_without_training_its_options_do_not_change_the_variant(tmp_path: Path) -> None:
     changes = {"Setup__batch_train": 9, "Setup__accumulate": 2, "Optimizer__args": {"lr": 0.2}}
     first = validate(toy(tmp_path, Setup__epochs=0))
     assert computed(first) == computed(validate(toy(tmp_path, Setup__epochs=0, **changes)))
@@ -223,7 +223,7 @@ def predictions(*, multilabel: bool = False) -> Predictions:
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
-def test_predictions_read_again_are_equal(tmp_path: Path, multilabel: bool) -> None:
+def test_predictions_survive_writing_and_reading(tmp_path: Path, multilabel: bool) -> None:
     written = predictions(multilabel=multilabel)
     written.write_csv(tmp_path / "p.csv")
     read = Predictions.read_csv(tmp_path / "p.csv", multilabel=multilabel)
@@ -233,7 +233,7 @@ def test_predictions_read_again_are_equal(tmp_path: Path, multilabel: bool) -> N
     assert np.array_equal(read.correct, written.targets[range(4), written.scores.argmax(1)])
 
 
-def test_pooled_predictions_keep_the_order_and_refuse_other_classes() -> None:
+def test_pooled_predictions_keep_their_order_and_need_equal_classes() -> None:
     one = predictions()
     both = Predictions.pooled([one, one])
     assert len(both) == 8
@@ -242,7 +242,7 @@ def test_pooled_predictions_keep_the_order_and_refuse_other_classes() -> None:
         Predictions.pooled([one, predictions(multilabel=True)])
 
 
-def test_a_file_that_is_no_table_of_predictions_is_refused(tmp_path: Path) -> None:
+def test_another_file_than_predictions_is_refused(tmp_path: Path) -> None:
     for text in ("", "a,b\n1,2\n", "fold,target,prediction,score: a\n1,a,a,high\n"):
         (tmp_path / "p.csv").write_text(text)
         with pytest.raises(ProtocolError, match=r"p\.csv is not a table of predictions"):
@@ -257,9 +257,7 @@ def test_a_file_that_is_no_table_of_predictions_is_refused(tmp_path: Path) -> No
         (torch.zeros(2, 3, 4), torch.zeros(2, 3)),
     ],
 )
-def test_scores_that_are_not_of_classes_make_no_predictions(
-    scores: torch.Tensor, targets: torch.Tensor
-) -> None:
+def test_scores_of_other_shapes_give_no_predictions(scores: torch.Tensor, targets: torch.Tensor) -> None:
     collector = PredictionCollector([1, 2], ["a"])
     collector.add(torch.arange(2), scores, targets)
     assert collector.predictions() is None

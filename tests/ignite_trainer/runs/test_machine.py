@@ -345,7 +345,7 @@ def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) 
     (folder / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, folds, Setup__epochs=1)
-    assert str(caught.value).startswith(f"{folder} holds the sweep of another protocol")
+    assert str(caught.value).startswith(f"{folder} has a sweep of another protocol")
     assert json.loads((folder / "sweep.json").read_text()) == content
 
 

@@ -1,4 +1,4 @@
-"""Samples that cannot be read while a run goes on: named, or skipped and counted up to a bound."""
+"""Unreadable samples in a run: named, or skipped and counted up to a limit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dataset(kind: str, *gone: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("kind", "more"), WAYS)
-def test_a_sample_that_cannot_be_read_ends_the_run_by_its_name(
+def test_an_unreadable_sample_ends_the_run_and_is_named(
     tmp_path: Path, kind: str, more: dict[str, Any]
 ) -> None:
     with pytest.raises(RunFailed) as caught:
@@ -44,7 +44,7 @@ def test_a_sample_that_cannot_be_read_ends_the_run_by_its_name(
 
 
 @pytest.mark.parametrize(("kind", "more"), WAYS)
-def test_samples_are_skipped_and_counted(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+def test_unreadable_samples_are_skipped_and_counted(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     result = run_toy(
         tmp_path,
         Dataset=dataset(kind, 1, 6),  # the first of the training split, one that is held out
@@ -57,7 +57,7 @@ def test_samples_are_skipped_and_counted(tmp_path: Path, kind: str, more: dict[s
     assert not any(row.startswith("6.wav") for row in rows)
 
 
-def test_no_more_samples_are_skipped_than_is_said(tmp_path: Path) -> None:
+def test_too_many_unreadable_samples_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as caught:
         run_toy(
             tmp_path,
@@ -70,9 +70,7 @@ def test_no_more_samples_are_skipped_than_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "more"), WAYS)
-def test_a_batch_of_evaluation_of_which_nothing_can_be_read_is_left_out(
-    tmp_path: Path, kind: str, more: dict[str, Any]
-) -> None:
+def test_an_unreadable_evaluation_batch_is_left_out(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     result = run_toy(
         tmp_path,
         Setup__batch_test=9,  # the last batch is tone 27 alone
@@ -88,7 +86,7 @@ def test_a_batch_of_evaluation_of_which_nothing_can_be_read_is_left_out(
     assert result.record.last["Val. Acc."] == pytest.approx(right)
 
 
-def test_a_batch_of_training_of_which_nothing_can_be_read_ends_the_run() -> None:
+def test_an_unreadable_training_batch_ends_the_run() -> None:
     samples = UnreadableSamples(FaultyTones(gone=[3]), split="training", at_most=0.5)
     failed = [Unreadable(0, "cut off")]
     samples.add(failed, of=1, needs_one=False)
@@ -96,7 +94,7 @@ def test_a_batch_of_training_of_which_nothing_can_be_read_ends_the_run() -> None
         samples.add(failed, of=1)
 
 
-def test_an_error_that_may_be_of_code_is_told_with_its_place() -> None:
+def test_an_error_that_may_be_a_defect_is_reported_with_its_place() -> None:
     def stretch() -> None:
         raise ValueError("could not broadcast.")
 
@@ -112,7 +110,7 @@ def test_an_error_that_may_be_of_code_is_told_with_its_place() -> None:
         as_unreadable(endless.value, 3)
 
 
-def test_of_a_data_set_that_cannot_be_read_samples_from_all_over_it_are_looked_at() -> None:
+def test_samples_all_over_an_unreadable_data_set_are_tried() -> None:
     asked: list[int] = []
 
     class Gone(list[int]):
@@ -128,7 +126,7 @@ def test_of_a_data_set_that_cannot_be_read_samples_from_all_over_it_are_looked_a
     assert asked == [*range(50), *range(20_000, 1_000_000, 20_000)]
 
 
-def test_what_only_the_last_samples_of_a_sorted_table_have_is_found() -> None:
+def test_a_field_of_only_the_last_samples_is_found() -> None:
     assert first_readable([(1, None)] * 400 + [(2, "image")] * 50, lambda sample: sample[1] is not None)
     assert first_readable([(1, None), (2, "image")] * 100, lambda sample: sample[1] is not None)
     assert first_readable([(1, None)] * 3 + [(2, "image")], lambda sample: sample[1] is not None) == (
@@ -137,7 +135,7 @@ def test_what_only_the_last_samples_of_a_sorted_table_have_is_found() -> None:
     )
 
 
-def test_a_defect_of_the_data_sets_code_is_no_unreadable_sample(tmp_path: Path) -> None:
+def test_a_defect_of_the_data_set_is_not_an_unreadable_sample(tmp_path: Path) -> None:
     faulty = {"class": ONE_BY_ONE, "args": {"fold": 1, "spread": None}}
     with pytest.raises(TypeError):
         run_toy(tmp_path, Dataset=faulty, Faults={"unreadable": "skip", "unreadable_at_most": 0.9})
