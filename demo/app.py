@@ -1,7 +1,7 @@
 """A page to search a folder by text, sound and picture, and to classify: `python demo/app.py --help`.
 
-Tornado serves it, which Visdom brings along anyway. Gradio would bring forty packages, scripts and fonts from
-elsewhere. The server listens on the loopback address alone; the page asks for nothing beyond this machine.
+Tornado serves it, which Visdom needs anyway; Gradio would add forty packages, and remote scripts and fonts.
+The server listens on the loopback address only, and the page loads nothing from other machines.
 """
 
 from __future__ import annotations
@@ -10,30 +10,121 @@ import argparse
 import asyncio
 import io
 import json
+import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.indexing import FolderIndex, Update
+from demo.indexing import Embedding, FolderIndex, Update, embed_files
 from demo.made import made_collection
-from demo.queries import Queries
 from demo.weights import Weights, find_demo_weights
 from ignite_trainer.support.terminal import replace_unknown_letters
+from model.audioclip import AudioCLIP
 from model.clip.image_input import read_image
 from model.weights.releases import WeightsError
-from model.zero_shot import KINDS
+from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels, label_probabilities
 
 HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20
+UPLOADS_KEPT = 100
+MOST_LABELS = 500
 _PAGE = Path(__file__).parent / "page"
 _THUMBNAIL = 640  # pixels, the longer side at most
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
+
+
+class Upload(NamedTuple):
+    """The part of an uploaded file that is kept."""
+
+    kind: Kind
+    embedding: Embedding
+
+
+class Queries:
+    """Rankings and zero-shot classification by text, indexed file or upload; for one thread at a time.
+
+    A query is a mapping with `text`, or `path` of a file in the index, or `upload` from `take`.
+
+    Args:
+        model: of the index, in eval mode.
+        index: up to date.
+    """
+
+    def __init__(self, model: AudioCLIP, index: FolderIndex) -> None:
+        self._model, self._index = model, index
+        self._uploads: dict[str, Upload] = {}
+
+    def take(self, name: str, content: bytes) -> dict[str, str]:
+        """Embed an uploaded file; return its `upload`, for queries, and its `kind`.
+
+        Raises:
+            ValueError: it is unusable.
+        """
+        suffix = Path(name).suffix.lower()
+        kind = SUFFIXES.get(suffix)
+        if kind is None:
+            raise ValueError(f"{name}: neither a sound nor a picture by its name.")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"file{suffix}"
+            path.write_bytes(content)
+            (result,) = embed_files(self._model, kind, [path])
+        if isinstance(result, str):
+            raise ValueError(f"{name}: {result}")
+        upload = secrets.token_urlsafe(12)
+        self._uploads[upload] = Upload(kind, result)
+        if len(self._uploads) > UPLOADS_KEPT:
+            self._uploads.pop(next(iter(self._uploads)))
+        return {"upload": upload, "kind": kind}
+
+    def rank(self, query: dict[str, Any], *, count: int = 12) -> dict[str, list[dict[str, Any]]]:
+        """Rank the files of each kind, with path and similarity, best first.
+
+        Raises:
+            ValueError: the file does not exist, or the text is too long.
+        """
+        if "text" in query:
+            embedding: Embedding = self._model.embed_text(str(query["text"])).cpu().numpy()[0]
+        else:
+            embedding = self._file(query).embedding
+        return {
+            kind: [match._asdict() for match in self._index.rank(embedding, kind, count)] for kind in KINDS
+        }
+
+    def classify(
+        self, query: dict[str, Any], labels: Sequence[str], *, template: str = "{}"
+    ) -> list[dict[str, Any]]:
+        """Return the probability of each label, as `AudioCLIP.classify` does, best first.
+
+        Raises:
+            ValueError: the file does not exist; labels are none, too many or repeated; or a text is too long.
+        """
+        if not 1 <= len(labels) <= MOST_LABELS:
+            raise ValueError(f"{len(labels)} labels are given; 1 to {MOST_LABELS} are possible.")
+        file = self._file(query)
+        features = torch.from_numpy(file.embedding[None].copy()).to(self._model.device)
+        texts = embed_labels(self._model, [str(label) for label in labels], template)
+        probabilities = label_probabilities(self._model, file.kind, features, texts)[0].tolist()
+        found = [
+            {"label": str(label), "probability": p} for label, p in zip(labels, probabilities, strict=True)
+        ]
+        return sorted(found, key=lambda line: -line["probability"])
+
+    def _file(self, query: dict[str, Any]) -> Upload:
+        if (upload := self._uploads.get(str(query.get("upload")))) is not None:
+            return upload
+        path = str(query.get("path"))
+        embedding = self._index.embedding(path)
+        if embedding is None:
+            raise ValueError("This file no longer exists. Drop it again.")
+        return Upload(SUFFIXES[Path(path).suffix.lower()], embedding)
 
 
 class _Handler(RequestHandler):
@@ -41,13 +132,13 @@ class _Handler(RequestHandler):
         self.queries, self.index, self.about, self.pool = queries, index, about, pool
 
     def prepare(self) -> None:
-        """Refuse what a page of somebody else's asks for."""
+        """Refuse requests of other sites' pages."""
         origin = self.request.headers.get("Origin")
         if origin is not None and origin != f"{self.request.protocol}://{self.request.host}":
             raise HTTPError(403)
 
     async def answer(self, work: Callable[[], Any]) -> None:
-        """Compute in the one thread that may use the model; a ValueError is for the reader."""
+        """Compute in the only thread that uses the model; show a ValueError to the user."""
         try:
             self.finish({"answer": await asyncio.get_running_loop().run_in_executor(self.pool, work)})
         except ValueError as error:
@@ -55,7 +146,7 @@ class _Handler(RequestHandler):
             self.finish({"error": str(error)})
 
     def question(self) -> dict[str, Any]:
-        """The body, a JSON object."""
+        """Return the body, a JSON object."""
         try:
             content = json.loads(self.request.body)
         except ValueError as error:
@@ -101,7 +192,7 @@ class _Picture(_Handler):
 
 
 def _thumbnail(path: Path) -> bytes:
-    """A picture as every browser can show it, upright, no larger than is needed."""
+    """Return a small, upright JPEG, which every browser can show."""
     picture, encoded = read_image(path), io.BytesIO()
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     picture.save(encoded, "JPEG", quality=88)
@@ -126,7 +217,7 @@ class _Static(StaticFileHandler):
 
 
 def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]) -> Application:
-    """Put the page together; requests under any other name than this machine's own are not answered."""
+    """Assemble the page; it answers only requests to this machine's own names."""
     shared = {"queries": queries, "index": index, "about": about, "pool": ThreadPoolExecutor(1)}
     application = Application()
     application.add_handlers(
@@ -145,7 +236,7 @@ def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]
 
 
 def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any]:
-    """Describe the folder and the model for the page, as JSON types."""
+    """Describe folder and model for the page, as JSON types."""
     return {
         "folder": "the synthetic examples" if made else str(index.folder),
         "counts": {kind: len(index.paths(kind)) for kind in KINDS},
@@ -160,26 +251,26 @@ def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any
 
 
 def _worth(weights: Weights) -> str:
-    """Say what the percentage of a label is worth, above all of one that was not trained."""
-    share = "The percentages share 100 % among the labels listed, even where none of them fits. "
+    """Explain how reliable the percentage of a label is, in particular of an untrained one."""
+    share = "The percentages of the listed labels add up to 100 %, even if none of them fits. "
     if not weights.trained_labels:
         return share + (
-            "That of a label unlike those that the weights were trained on (the released ones: classes of "
+            "The percentage of a label unlike those in training (for the released weights, classes of "
             "AudioSet and captions of pictures) is far less reliable, however high it is."
         )
     return share + (
-        f"{weights.trained_on} That of any other label, which is marked “not trained”, is far less reliable, "
-        "however high it is."
+        f"{weights.trained_on} The percentage of any other label, marked “not trained”, is far less "
+        "reliable, however high it is."
     )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve the page until Ctrl-C; 0: stopped, 1: it could not be served."""
+    """Serve the page until Ctrl-C; return 0, or 1 on an error."""
     replace_unknown_letters()
     parser = argparse.ArgumentParser(prog="python demo/app.py", description="A page to search and classify.")
-    parser.add_argument("folder", nargs="?", help="of sounds and pictures; default: some that are made")
+    parser.add_argument("folder", nargs="?", help="with sounds and pictures; default: synthetic ones")
     parser.add_argument("--weights", help="as for demo/search.py")
-    parser.add_argument("--port", type=int, default=PORT, help=f"0: a free one; default: {PORT}")
+    parser.add_argument("--port", type=int, default=PORT, help=f"0 for a free one; default: {PORT}")
     given = parser.parse_args(arguments)
     try:
         weights = find_demo_weights(given.weights)
@@ -199,7 +290,7 @@ def main(arguments: Sequence[str]) -> int:
 async def _serve(application: Application, port: int) -> None:
     server = application.listen(port, HOST, max_buffer_size=LARGEST_UPLOAD)
     chosen = next(iter(server._sockets.values())).getsockname()[1]
-    print(f"http://{HOST}:{chosen}  (Ctrl-C ends it)", flush=True)
+    print(f"http://{HOST}:{chosen}  (Ctrl-C to stop)", flush=True)
     await asyncio.Event().wait()
 
 

@@ -1,24 +1,31 @@
-"""Embeddings of all sounds and pictures of a folder, computed once, and ranked; store.py keeps them.
+"""Embed all sounds and pictures of a folder once, keep the embeddings, and rank them.
 
-A ranking is one product of all embeddings with the query, as fast as memory can be read: a quarter of a
-second for 200,000 embeddings of 1,024 values on one CPU core. An approximate index (FAISS) would save time
-that nobody waits for below a million files, and cost exactness.
+```text
+manifest.json              model; files: size, modification time and sha256 by path; contents: rows of the
+array embeddings-<digest>.npy    float32 [N, D] ```
+
+The manifest names the array and is replaced last, so a killed process leaves the old pair or the new one.
+
+A ranking is one product of all embeddings with the query, limited by memory bandwidth: a quarter of a second
+for 200,000 embeddings of 1,024 values on one CPU core. An approximate index (FAISS) would save no noticeable
+time below a million files, and would not be exact.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from demo.store import Stored, read_store, record_file, write_store
 from demo.weights import Weights
 from ignite_trainer.support.progress import Progress
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
@@ -31,12 +38,15 @@ from utils.datasets.sources.walking import files_below
 
 Embedding: TypeAlias = NDArray[np.float32]
 
+GROUP: dict[Kind, int] = {"audio": 8, "image": 32}  # files embedded at once
+SAVE_EVERY_SECONDS = 60.0
+MANIFEST = "manifest.json"
+
+_FORMAT = 2
 _UNDECODED = {
     **dict.fromkeys(sorted(UNDECODED_AUDIO_SUFFIXES), CONVERT_AUDIO),
     **dict.fromkeys(sorted(UNDECODED_IMAGE_SUFFIXES), CONVERT_IMAGE),
 }
-GROUP: dict[Kind, int] = {"audio": 8, "image": 32}  # files embedded at once
-SAVE_EVERY_SECONDS = 60.0
 
 
 class Match(NamedTuple):
@@ -49,46 +59,90 @@ class Match(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What was done to bring an index up to date, in numbers of files."""
+    """Numbers of files in an update of an index.
+
+    Attributes:
+        found: sounds and pictures in the folder.
+        embedded: files embedded now.
+        removed: files that no longer exist.
+        wrong: paths of unusable files, with the reason.
+    """
 
     found: int
-    """Sounds and pictures in the folder."""
     embedded: int
-    """Whose embeddings were computed now."""
     removed: int
-    """That are no longer there."""
     wrong: dict[str, str]
-    """Paths of those that cannot be used, and why."""
+
+
+class FileRecord(NamedTuple):
+    """A file as it was when it was read."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, known: FileRecord | None = None) -> FileRecord:
+        """Describe a file; reads it only if its size or time differ from `known`."""
+        status = path.stat()
+        if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
+            return known
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return cls(status.st_size, status.st_mtime_ns, digest.hexdigest())
+
+
+@dataclass
+class Stored:
+    """The contents of a store.
+
+    Attributes:
+        model: the model that computed the embeddings, as JSON types.
+        weights: files of its weights, by path.
+        files: indexed files, by path.
+        embeddings: `[D]` by content: "audio:<sha256>" or "image:<sha256>".
+        unusable: contents that cannot be embedded, with the reason.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, FileRecord] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    embeddings: dict[str, Embedding] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
 
 
 class FolderIndex:
     """The embeddings of the sounds and pictures of a folder.
 
-    A file is told by its content: one that was renamed, copied or touched is not embedded again.
+    Files are identified by content: a renamed, copied or touched file is not embedded again.
 
     Args:
-        folder: searched with all folders in it, linked ones too, hidden ones left out.
-        weights: of the model that embeds.
-        store: folder where embeddings are kept; None: one in the cache folder.
+        folder: searched with all its subfolders, linked ones included, hidden ones excluded.
+        weights: of the embedding model.
+        store: folder for the embeddings; None for one in the cache folder.
 
     Raises:
-        NotADirectoryError: there is no such folder.
+        NotADirectoryError: the folder does not exist.
     """
 
     def __init__(self, folder: str | Path, weights: Weights, *, store: Path | None = None) -> None:
-        self.folder, self.weights = Path(folder).expanduser().resolve(), weights
+        self.folder = Path(folder).expanduser().resolve()
+        self.weights = weights
         if not self.folder.is_dir():
             raise NotADirectoryError(f"{folder}: no such folder.")
-        self.store = store or _default_store(self.folder, weights)
+        key = hashlib.sha256(os.fsencode(f"{self.folder}\0{weights.source}")).hexdigest()[:16]
+        self.store = store or default_cache_folder() / f"index-{key}"
         self._paths: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
-        self._rows: dict[Kind, NDArray[np.float32]] = {}
+        self._rows: dict[Kind, Embedding] = {}
 
     def update(self, load: Callable[[], AudioCLIP], *, progress: bool = True) -> Update:
-        """Embed what is new, and forget what is gone; what was done is kept even if this is interrupted.
+        """Embed new files and drop deleted ones; keeps what was done if interrupted.
 
         Args:
-            load: gives the model; called only if there is something to embed.
-            progress: show a bar, or lines where there is no terminal.
+            load: returns the model; called only if there is something to embed.
+            progress: show the progress.
 
         Raises:
             OSError: the embeddings cannot be written.
@@ -96,17 +150,23 @@ class FolderIndex:
         self.store.mkdir(parents=True, exist_ok=True)
         with FileLock(self.store / "lock"):
             before = read_store(self.store)
-            now = self._begin(before)
-            contents, wrong = self._look(before, now)
+            weights = {str(p): FileRecord.of(p, before.weights.get(str(p))) for p in self.weights.files}
+            hashes = [file.sha256 for file in weights.values()]
+            now = Stored(model={**self.weights.description, "sha256": hashes}, weights=weights)
+            contents, wrong = self._scan(before, now)
             needed = set(contents.values())
             if now.model == before.model:
                 now.embeddings = {key: row for key, row in before.embeddings.items() if key in needed}
                 now.unusable = {key: why for key, why in before.unusable.items() if key in needed}
-            todo = {key: path for path, key in contents.items() if key not in now.embeddings}
-            todo = {key: path for key, path in todo.items() if key not in now.unusable}
-            if todo or not _same(before, now):
+            done = {*now.embeddings, *now.unusable}
+            todo = {key: path for path, key in contents.items() if key not in done}
+            if todo or _facts(before) != _facts(now):
                 self._embed(todo, now, load, progress)
-        self._adopt(contents, now)
+        for kind in KINDS:
+            keys = {path: key for path, key in contents.items() if key.startswith(f"{kind}:")}
+            self._paths[kind] = [path for path, key in keys.items() if key in now.embeddings]
+            if self._paths[kind]:
+                self._rows[kind] = np.stack([now.embeddings[keys[path]] for path in self._paths[kind]])
         return Update(
             found=len(contents) + len(wrong),
             embedded=sum(key in now.embeddings for key in todo),
@@ -115,11 +175,11 @@ class FolderIndex:
         )
 
     def paths(self, kind: Kind) -> Sequence[str]:
-        """Files of a kind that are in the index, relative to the folder."""
+        """Return the indexed files of a kind, relative to the folder."""
         return self._paths[kind]
 
     def rank(self, query: Embedding, kind: Kind, count: int = 10) -> list[Match]:
-        """Find the files of a kind that are nearest to an embedding `[D]` of norm 1, best first."""
+        """Return the files of a kind nearest to an embedding `[D]` of norm 1, best first."""
         if not self._paths[kind]:
             return []
         similarities = self._rows[kind] @ query
@@ -127,50 +187,41 @@ class FolderIndex:
         return [Match(self._paths[kind][place], float(similarities[place])) for place in best]
 
     def embedding(self, path: str) -> Embedding | None:
-        """The embedding of a file of the index, `[D]`; None: it is not in it."""
+        """Return the embedding `[D]` of a file, or None if it is not in the index."""
         kind = SUFFIXES.get(Path(path).suffix.lower())
         if kind is None or path not in self._paths[kind]:
             return None
         row: Embedding = self._rows[kind][self._paths[kind].index(path)]
         return row
 
-    def _begin(self, before: Stored) -> Stored:
-        """An empty store that says which model it is of."""
-        weights = {str(path): record_file(path, before.weights.get(str(path))) for path in self.weights.files}
-        hashes = [record.sha256 for record in weights.values()]
-        return Stored(model={**self.weights.description, "sha256": hashes}, weights=weights)
+    def _scan(self, before: Stored, now: Stored) -> tuple[dict[str, str], dict[str, str]]:
+        """Return, by path, the content of every file in the folder, or why it cannot be read."""
+        contents, wrong = dict[str, str](), dict[str, str]()
 
-    def _look(self, before: Stored, now: Stored) -> tuple[dict[str, str], dict[str, str]]:
-        """Find what the folder holds: the content of every file, and why a file cannot be read, by path."""
-        contents, wrong = {}, dict[str, str]()
-
-        def unreadable(folder: str, error: OSError) -> None:
-            wrong[folder] = f"cannot be read ({error.strerror})"
+        def unreadable(path: str, error: OSError) -> None:
+            wrong[path] = f"cannot be read ({error.strerror})"
 
         for parent, name in files_below(self.folder, on_error=unreadable):
             path, suffix = f"{parent}{name}", Path(name).suffix.lower()
             if suffix not in SUFFIXES:
                 continue
-            kind = SUFFIXES[suffix]
-            if suffix in _UNDECODED:  # videos may be large: do not hash them
+            if suffix in _UNDECODED:  # videos can be large: do not hash them
                 wrong[path] = f"{suffix[1:]} is not decoded: {_UNDECODED[suffix]}"
-                continue
-            if not is_plain(path):
-                wrong[path] = "its name is not one that can be printed"
-                continue
-            try:
-                now.files[path] = record_file(self.folder / path, before.files.get(path))
-            except OSError as error:
-                wrong[path] = f"cannot be read ({error.strerror})"
+            elif not is_plain(path):
+                wrong[path] = "its name cannot be printed"
             else:
-                contents[path] = f"{kind}:{now.files[path].sha256}"
+                try:
+                    now.files[path] = FileRecord.of(self.folder / path, before.files.get(path))
+                    contents[path] = f"{SUFFIXES[suffix]}:{now.files[path].sha256}"
+                except OSError as error:
+                    unreadable(path, error)
         return contents, wrong
 
     def _embed(
         self, todo: Mapping[str, str], now: Stored, load: Callable[[], AudioCLIP], progress: bool
     ) -> None:
-        """Embed files, given by their content, and keep what was reached."""
-        model = load() if todo else None  # if that fails, what was kept before stays
+        """Embed files, given by content, and store the results, also those of an interrupted update."""
+        model = load() if todo else None  # if this fails, the store stays unchanged
         saved = time.monotonic()
         try:
             with Progress(desc="Embedding", total=len(todo), unit="files", shown=progress) as bar:
@@ -189,29 +240,63 @@ class FolderIndex:
         finally:
             write_store(self.store, now)
 
-    def _adopt(self, contents: Mapping[str, str], now: Stored) -> None:
-        """Arrange the rows of each kind in one array, in the order of the paths."""
-        for kind in KINDS:
-            chosen = {
-                path: now.embeddings[key]
-                for path, key in contents.items()
-                if key.startswith(f"{kind}:") and key in now.embeddings
-            }
-            self._paths[kind] = [*chosen]
-            if chosen:
-                self._rows[kind] = np.stack([*chosen.values()])
-
 
 def embed_files(model: AudioCLIP, kind: Kind, paths: Sequence[Path]) -> list[Embedding | str]:
-    """Embed files of one kind together: for each its embedding `[D]`, or why it has none."""
+    """Embed files of one kind together; return for each its embedding `[D]`, or why it has none."""
     embed = model.embed_audio if kind == "audio" else model.embed_image
     try:
         return [*embed(paths).cpu().numpy()]
     except (ValueError, OSError) as error:
         if len(paths) == 1:
             return [str(error).removeprefix(f"{paths[0]}: ")]
-    # One of them is wrong: each by itself. The embedding of a file does not depend on the others.
+    # One of them is unusable, so embed each alone; embeddings do not depend on each other.
     return [result for path in paths for result in embed_files(model, kind, [path])]
+
+
+def read_store(folder: Path) -> Stored:
+    """Read a store; returns an empty one if it is missing, damaged or in another format, as it is a cache."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
+        rows = np.load(folder / content["embeddings"], allow_pickle=False)
+        if content["format"] != _FORMAT or rows.dtype != np.float32:
+            return Stored()
+        return Stored(
+            model=content["model"],
+            weights={path: FileRecord(*record) for path, record in content["weights"].items()},
+            files={path: FileRecord(*record) for path, record in content["files"].items()},
+            embeddings=dict(zip(content["contents"], rows, strict=True)),
+            unusable=content["unusable"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Stored()
+
+
+def write_store(folder: Path, stored: Stored) -> None:
+    """Replace the contents of a store, completely or not at all."""
+    rows = np.stack([*stored.embeddings.values()]) if stored.embeddings else np.empty((0, 0), np.float32)
+    name = f"embeddings-{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npy"
+    part = folder / f"{name}.part"
+    with part.open("wb") as file:
+        np.save(file, rows)
+    part.replace(folder / name)
+    content = {**_facts(stored), "format": _FORMAT, "embeddings": name}
+    part = folder / f"{MANIFEST}.part"
+    part.write_text(json.dumps(content), encoding="ascii")
+    part.replace(folder / MANIFEST)
+    for old in folder.glob("embeddings-*.npy"):
+        if old.name != name:
+            old.unlink()
+
+
+def _facts(stored: Stored) -> dict[str, Any]:
+    """Return everything but the rows, which one model computes alike for the same contents."""
+    return {
+        "model": stored.model,
+        "weights": stored.weights,
+        "files": stored.files,
+        "unusable": stored.unusable,
+        "contents": [*stored.embeddings],
+    }
 
 
 def _groups(todo: Mapping[str, str]) -> Iterator[tuple[Kind, list[str]]]:
@@ -219,19 +304,3 @@ def _groups(todo: Mapping[str, str]) -> Iterator[tuple[Kind, list[str]]]:
         keys = [key for key in todo if key.startswith(f"{kind}:")]
         for begin in range(0, len(keys), GROUP[kind]):
             yield kind, keys[begin : begin + GROUP[kind]]
-
-
-def _same(before: Stored, now: Stored) -> bool:
-    """Whether there is nothing to write; embeddings of the same content by the same model are the same."""
-    return (before.model, before.weights, before.files, before.embeddings.keys(), before.unusable) == (
-        now.model,
-        now.weights,
-        now.files,
-        now.embeddings.keys(),
-        now.unusable,
-    )
-
-
-def _default_store(folder: Path, weights: Weights) -> Path:
-    key = hashlib.sha256(os.fsencode(f"{folder}\0{weights.source}")).hexdigest()[:16]
-    return default_cache_folder() / f"index-{key}"

@@ -1,4 +1,4 @@
-"""Sounds and pictures for trying the demos without a collection of one's own; all made here, none real."""
+"""Synthetic sounds and pictures, to try the demos without a collection."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ from utils.fetching.atomic_folder import make_once
 
 SECONDS = 3.0
 SIZE = 320
-"""Of a picture, pixels."""
+"""Width and height of a picture, pixels."""
 
 _RATE = 44100
 _VERSION = 1
 
 
 def made_collection(folder: Path | None = None) -> Path:
-    """Make a folder of two sounds of each class of `MadeSounds`, and a drawing of each.
+    """Make a folder with two sounds and a drawing of each class of `MadeSounds`, unless it exists.
 
     Args:
-        folder: that does not exist yet, or was made by this; None: one in the cache folder.
-
-    Raises:
-        OSError: it cannot be written.
+        folder: to make; None for one in the cache folder.
     """
     folder = folder or default_cache_folder() / f"made-collection-{_VERSION}"
     make_once(folder, is_complete=Path.exists, fill=_fill)

@@ -1,4 +1,4 @@
-"""Similarity matrices with what is compared along their sides: waveforms, pictures, texts."""
+"""Similarity matrices with waveforms, pictures and texts along their sides."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _WAVEFORM_POINTS = 400
 
 @dataclass(frozen=True)
 class Item:
-    """What stands along the side of a matrix.
+    """A row or column of a matrix.
 
     Attributes:
-        name: of a few words.
-        picture: uint8 `[H, W, 3]`, if it is one.
-        waveform: lowest and highest sample of each part, `[2, parts]`, if it is a sound.
+        name: a few words.
+        picture: uint8 `[H, W, 3]`, of a picture.
+        waveform: lowest and highest sample of each part, `[2, parts]`, of a sound.
     """
 
     name: str
@@ -38,21 +38,21 @@ class Item:
 
 
 def sound_item(path: Path) -> Item:
-    """A sound by its waveform."""
+    """Show a sound by its waveform."""
     samples = read_audio(path, SAMPLE_RATE, mono=True)[0]
     parts = np.array_split(samples, min(_WAVEFORM_POINTS, len(samples)))
     return Item(name_of(path), waveform=np.array([[p.min() for p in parts], [p.max() for p in parts]]))
 
 
 def picture_item(path: Path) -> Item:
-    """A picture by its thumbnail."""
+    """Show a picture by its thumbnail."""
     picture = read_image(path)
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return Item(name_of(path), picture=np.asarray(picture))
 
 
 def name_of(path: Path) -> str:
-    """What a file's name begins with, as words: "car horn" of `car_horn_1-24074-A-43.wav`."""
+    """Return the words of a file's name: "car horn" for `car_horn_1-24074-A-43.wav`."""
     words = re.split(r"[\W\d_]+", path.stem)
     found = [word for word in words if len(word) > 1]
     return " ".join(found) or path.stem
@@ -66,19 +66,19 @@ def show_similarities(
     logits: NDArray[Any],
     title: str,
 ) -> Figure:
-    """Draw a matrix, its rows' items on the left, its columns' above, every value in its cell.
+    """Draw a matrix with row items on the left, column items above, and a value in every cell.
 
-    The colour of a cell is the probability that the model gives the column for the row, the softmax of the
-    row's logits, from 0 to 1. So differences that mean nothing to the model have no colours of their own.
+    The colour of a cell is the model's probability of the column given the row, the softmax of the row's
+    logits, from 0 to 1. Differences that mean nothing to the model are therefore not coloured.
 
     Args:
         similarities: cosines, `[rows, columns]`.
-        rows, columns: what is compared.
-        logits: the cosines times the scale that the model has learned, `[rows, columns]`.
+        rows, columns: the items compared.
+        logits: the cosines times the model's learned scale, `[rows, columns]`.
         title: of the figure.
 
     Raises:
-        ValueError: the shape is another.
+        ValueError: shape and items do not match.
     """
     if similarities.shape != (len(rows), len(columns)):
         raise ValueError(
@@ -124,7 +124,7 @@ def _draw(axes: Axes, item: Item) -> None:
 def ranking_table(
     similarities: NDArray[Any], queries: Sequence[str], items: Sequence[str], *, k: int = 3
 ) -> str:
-    """List for each query (a row) the `k` nearest items (columns), best first, as Markdown."""
+    """List the `k` nearest items (columns) of each query (row), best first, as Markdown."""
     first = "| query | " + " | ".join(f"{place}." for place in range(1, min(k, len(items)) + 1)) + " |"
     lines = [first, "|---" * (first.count("|") - 1) + "|"]
     for query, row in zip(queries, similarities, strict=True):

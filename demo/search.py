@@ -1,4 +1,4 @@
-"""Find or classify sounds and pictures, by texts or by other files: `python demo/search.py --help`."""
+"""Search sounds and pictures by text or by example, and classify them: `python demo/search.py --help`."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _EPILOG = """\
   python demo/search.py index ~/recordings
   python demo/search.py search "dog barking" --in ~/recordings
   python demo/search.py search --like bark.wav --in ~/recordings
-  python demo/search.py search --in ~/recordings                   # asks for one text after the other
+  python demo/search.py search --in ~/recordings                   # asks for texts
   python demo/search.py classify bark.wav photo.jpg --labels dog rain "sea waves" --template "a sound of {}"
 
-Embeddings are kept in $AUDIOCLIP_CACHE, by default ~/.cache/audioclip. Before a search, files that are new
-or have changed are embedded. Sounds and pictures are ranked apart: their similarities to a text are not on
-one scale. Probabilities of labels add up to 1: one label is the most probable even where none is right. Where
-the weights are those of a run, a line says which labels or texts it was not trained on.
+Embeddings are kept in $AUDIOCLIP_CACHE, by default ~/.cache/audioclip. A search first embeds new and changed
+files. Sounds and pictures are ranked separately: their similarities to a text are on different scales. The
+probabilities of the labels add up to 1, even if no label is right. With the weights of a run, a line names
+the labels or texts that the run was not trained on.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0: done, 1: it could not be, or not for every file."""
+    """Run the command; return 0 on success, 1 on an error or if a file is unusable."""
     replace_unknown_letters()
     given = _parser().parse_args(arguments)
     try:
@@ -57,14 +57,14 @@ def main(arguments: Sequence[str]) -> int:
             print(weights.limits, file=sys.stderr)
         model = cache(weights.load)
         if given.command == "classify":
-            _say_what_is_not_trained(weights, given.labels, given.template)
+            _warn_of_untrained(weights, given.labels, given.template)
             return _classify(model, given.files, given.labels, template=given.template, count=given.count)
         index = FolderIndex(given.folder, weights, store=given.store)
         _report(index.update(model), index)
         if given.command == "search":
             _search(index, model, text=given.text, like=given.like, count=given.count)
     except KeyboardInterrupt:
-        print("Stopped. What was embedded of a folder is kept; the same command goes on.", file=sys.stderr)
+        print("Stopped. Finished embeddings are kept; the same command resumes.", file=sys.stderr)
         return 130
     except (WeightsError, ValueError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -73,10 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def printable(text: str) -> str:
-    """Names of files as they can be printed: no control characters, nothing that is not Unicode.
-
-    Joiners and the like stay: letters and emoji need them.
-    """
+    """Escape control characters and invalid Unicode in a file's name; joiners stay, as emoji need them."""
     return "".join(
         letter if is_plain(letter) and not turns_text(letter) else letter.encode("unicode_escape").decode()
         for letter in text
@@ -86,7 +83,7 @@ def printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python demo/search.py",
-        description="Find sounds and pictures by a text, a sound or a picture, or classify them.",
+        description="Search for sounds and pictures by text or by example, or classify them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -94,23 +91,23 @@ def _parser() -> argparse.ArgumentParser:
     weights = argparse.ArgumentParser(add_help=False)
     weights.add_argument(
         "--weights",
-        help="released name, file, folder of a run or of save_pretrained; default: the released ones if "
-        "assets/ has them, else random ones",
+        help="released name, file, or folder of a run or of save_pretrained; default: the released ones if "
+        "assets/ has them, otherwise random ones",
     )
     common = argparse.ArgumentParser(add_help=False, parents=[weights])
-    common.add_argument("--store", type=Path, metavar="FOLDER", help="where embeddings are kept instead")
-    index = commands.add_parser("index", parents=[common], help="embed what is new in a folder")
+    common.add_argument("--store", type=Path, metavar="FOLDER", help="another folder for embeddings")
+    index = commands.add_parser("index", parents=[common], help="embed the new files of a folder")
     index.add_argument("folder", type=Path)
-    search = commands.add_parser("search", parents=[common], help="rank what is in a folder")
+    search = commands.add_parser("search", parents=[common], help="rank the files of a folder")
     query = search.add_mutually_exclusive_group()
-    query.add_argument("text", nargs="?", help="what to look for; without it, texts are read line by line")
-    query.add_argument("--like", type=Path, metavar="FILE", help="a sound or a picture, in place of a text")
+    query.add_argument("text", nargs="?", help="text to search for; by default, texts are read line by line")
+    query.add_argument("--like", type=Path, metavar="FILE", help="sound or picture to search for")
     search.add_argument("--in", dest="folder", type=Path, required=True, metavar="FOLDER")
     search.add_argument("-n", "--count", type=int, default=10, help="of sounds and of pictures (10)")
-    classify = commands.add_parser("classify", parents=[weights], help="say how probable labels are")
+    classify = commands.add_parser("classify", parents=[weights], help="rank labels by probability")
     classify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="sounds and pictures")
     classify.add_argument("--labels", nargs="+", action="extend", required=True, metavar="LABEL")
-    classify.add_argument("--template", default="{}", help="text of a label, {} stands for it")
+    classify.add_argument("--template", default="{}", help="text around a label, with {} in its place")
     classify.add_argument("-n", "--count", type=int, default=10, help="labels shown for each file (10)")
     return parser
 
@@ -134,20 +131,20 @@ def _search(
     if like is not None:
         _show(index, embed_query(load(), like), count)
     elif text is not None:
-        _say_what_is_not_trained(index.weights, [text])
+        _warn_of_untrained(index.weights, [text])
         _show(index, load().embed_text(text).cpu().numpy()[0], count)
     else:
         model, said = load(), False
         while line := _ask():
-            said = said or _say_what_is_not_trained(index.weights, [line])
+            said = said or _warn_of_untrained(index.weights, [line])
             try:
                 _show(index, model.embed_text(line).cpu().numpy()[0], count)
             except ValueError as error:  # too long
                 print(error, file=sys.stderr)
 
 
-def _say_what_is_not_trained(weights: Weights, labels: Sequence[str], template: str = "{}") -> bool:
-    """Print a line where labels, in the template, are none of the trained texts; return whether it did."""
+def _warn_of_untrained(weights: Weights, labels: Sequence[str], template: str = "{}") -> bool:
+    """Warn about labels that are not trained texts in this template; return whether there are any."""
     caveat = weights.caveat(labels, template)
     if caveat:
         print(printable(caveat), file=sys.stderr)
@@ -155,18 +152,14 @@ def _say_what_is_not_trained(weights: Weights, labels: Sequence[str], template: 
 
 
 def _ask() -> str:
-    """The next text; empty at the end."""
+    """Read the next text; empty at the end."""
     if sys.stdin.isatty():
-        print("Text (nothing to end): ", end="", file=sys.stderr, flush=True)
+        print("Text (empty to end): ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 
 def embed_query(model: AudioCLIP, path: Path) -> Embedding:
-    """Embed a sound or a picture, told by the suffix of its name: `[D]`.
-
-    Raises:
-        ValueError: it is neither, or cannot be used.
-    """
+    """Embed a sound or a picture, `[D]`; raise a ValueError if it is neither, or unusable."""
     kind = kind_of(path, name=str(path))
     (result,) = embed_files(model, kind, [path])
     if isinstance(result, str):
@@ -175,11 +168,7 @@ def embed_query(model: AudioCLIP, path: Path) -> Embedding:
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    """Refuse what is a mistake at a command line, before weights are loaded.
-
-    Raises:
-        ValueError: there is a single label, or one is a file.
-    """
+    """Raise a ValueError for likely mistakes in a command: a single label, or a label that is a file."""
     if len(labels) < 2:
         raise ValueError(f"--labels has only {labels[0]!r}; give two or more, separated by spaces.")
     for label in labels:
@@ -190,23 +179,23 @@ def _check_labels(labels: Sequence[str]) -> None:
 def _classify(
     load: Callable[[], AudioCLIP], paths: Sequence[Path], labels: Sequence[str], *, template: str, count: int
 ) -> int:
-    """Print the most probable labels of each file; 1 if one of the files cannot be used."""
+    """Print the most probable labels of each file; return 1 if a file is unusable."""
     model = load()
     texts = embed_labels(model, labels, template)
-    wrong = 0
+    wrong = False
     for path in paths:
         try:
             kind, features = kind_of(path, name=str(path)), embed_query(model, path)
         except ValueError as error:
             print(printable(str(error)), file=sys.stderr)
-            wrong += 1
+            wrong = True
             continue
         row = torch.from_numpy(features[None].copy()).to(texts.device)
         probabilities = label_probabilities(model, kind, row, texts)[0].tolist()
         print(printable(str(path)))
         for probability, label in sorted(zip(probabilities, labels, strict=True), reverse=True)[:count]:
             print(f"  {probability:6.3f}  {printable(label)}")
-    return 1 if wrong else 0
+    return int(wrong)
 
 
 def _show(index: FolderIndex, query: Embedding, count: int) -> None:

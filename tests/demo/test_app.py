@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demo.app import describe, make_application
+from demo.app import Queries, describe, make_application
 from demo.indexing import FolderIndex
 from demo.made import made_collection
-from demo.queries import Queries
 from demo.weights import LIMITS, find_demo_weights
 from model.audioclip import AudioCLIP
 from tests.browser import watched_page
@@ -234,7 +233,7 @@ def test_weights_of_unknown_labels_mark_none(page: Page, address: str, folder: P
     page.set_input_files("#file", folder / "rain.png")
     page.wait_for_selector("#classes li")
     assert "not trained" not in page.inner_text("#classes")
-    assert "share 100 % among the labels listed, even where none of them fits" in page.inner_text("#worth")
+    assert "add up to 100 %, even if none of them fits" in page.inner_text("#worth")
 
 
 @pytest.mark.parametrize("width", [390, 830, 1280])
@@ -312,7 +311,7 @@ def test_other_names_and_other_pages_are_refused(address: str) -> None:
 def test_uploads_of_long_ago_are_forgotten(
     index: FolderIndex, small_model: AudioCLIP, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("demo.queries.UPLOADS_KEPT", 2)
+    monkeypatch.setattr("demo.app.UPLOADS_KEPT", 2)
     queries = Queries(small_model, index)
     content = (folder / "rain.png").read_bytes()
     first, *_, last = [queries.take("rain.png", content)["upload"] for _ in range(3)]

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from demo import indexing, search
-from demo.indexing import FolderIndex, Update
-from demo.store import MANIFEST, read_store
+from demo.indexing import MANIFEST, FolderIndex, Update, read_store
 from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
 
@@ -238,7 +237,7 @@ def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
     (folder / "sound_0000.wav").rename(folder / "red\x1b[31m\udc80.wav")
     assert command("index", folder, "--weights", weights_folder) == 0
     said = capsys.readouterr().err
-    assert r"red\x1b[31m\udc80.wav: its name is not one that can be printed" in said and "\x1b" not in said
+    assert r"red\x1b[31m\udc80.wav: its name cannot be printed" in said and "\x1b" not in said
 
 
 def test_names_with_joiners_are_embedded_and_printed_as_they_are(

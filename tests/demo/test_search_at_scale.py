@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from demo import search
-from demo.store import read_store
+from demo.indexing import read_store
 from model.audioclip import AudioCLIP
 
 ROOT = Path(__file__).parents[2]

@@ -104,9 +104,9 @@ def test_towers_that_kept_random_weights_are_named(
     best = run(pretrained, *frozen)
     for checkpoint in (best, best.with_name("last_epoch-4.pt")):
         limits = find_demo_weights(str(checkpoint)).limits
-        expected = f"The {towers} random weights, which the run did not train: what is said of "
+        expected = f"The {towers} random weights, which the run did not train: results for "
         assert (limits is None) == (towers is None)
-        assert limits is None or (limits.startswith(expected) and limits.endswith("is arbitrary."))
+        assert limits is None or (limits.startswith(expected) and limits.endswith("are arbitrary."))
 
 
 def test_of_a_run_with_a_damaged_protocol_the_weights_are_refused(run: Callable[..., Path]) -> None:
