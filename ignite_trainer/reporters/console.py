@@ -32,8 +32,7 @@ class Console(Reporter):
     other lines do not, so paths can be copied.
     """
 
-    def __init__(self) -> None:
-        self._run: RunStart | None = None
+    _run: RunStart
 
     def on_start(self, run: RunStart) -> None:
         """Print the start table."""
@@ -46,7 +45,6 @@ class Console(Reporter):
 
     def on_iteration(self, step: Iteration) -> None:
         """Print one line, unless there is a progress bar."""
-        assert self._run is not None, "on_start comes first"
         if not is_terminal():
             last = self._run.epochs * self._run.iterations_per_epoch
             rate = f"{step.samples_per_second:.3g} samples/s"
@@ -54,7 +52,6 @@ class Console(Reporter):
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Print one line of metrics."""
-        assert self._run is not None, "on_start comes first"
         epochs = self._run.epochs
         epoch = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}"
         labels = {
@@ -84,7 +81,6 @@ class Console(Reporter):
 
     def on_end(self, end: RunEnd) -> None:
         """Print last and best values side by side, then the paths of checkpoints and results."""
-        assert self._run is not None, "on_start comes first"
         best = {entry.label: entry for entry in end.best}
         table = make_table(f"Results on the held-out set, after {duration(end.seconds)}")
         table.add_column("metric", overflow="fold")

@@ -40,8 +40,9 @@ class LearningCurve(Reporter):
     picture stays until the new one is complete.
     """
 
+    _run: RunStart
+
     def __init__(self) -> None:
-        self._run: RunStart | None = None
         self._loss: Points = []
         self._points: defaultdict[Line, Points] = defaultdict(list)
         self._best: dict[str, Best] = {}
@@ -64,12 +65,11 @@ class LearningCurve(Reporter):
         self._replaying = True
         super().on_resume(run, history)
         self._replaying = False
-        self._note_best(run.best)
+        self._best = {best.label: best for best in run.best}
         self._draw()
 
     def on_iteration(self, step: Iteration) -> None:
         """Keep the loss and the metrics by iteration."""
-        assert self._run is not None, "on_start comes first"
         self._loss.append((step.iteration, step.loss))
         epoch = step.iteration / max(1, self._run.iterations_per_epoch)
         for line in self._lines():
@@ -82,7 +82,7 @@ class LearningCurve(Reporter):
         for line in self._lines():
             if line.split == result.split and not line.by_iteration and line.key in result.metrics:
                 self._points[line].append((result.epoch, result.metrics[line.key]))
-        if result.split == "test" and self._run is not None and self._run.epochs:
+        if result.split == "test" and self._run.epochs:
             for label in self._better.keys() & result.metrics.keys():
                 self._mark_if_best(label, result.epoch, result.metrics[label])
         if not self._replaying:
@@ -90,7 +90,7 @@ class LearningCurve(Reporter):
 
     def on_end(self, end: RunEnd) -> None:
         """Redraw with the best epochs of the checkpoints."""
-        self._note_best(end.best)
+        self._best = {best.label: best for best in end.best}
         self._draw()
 
     def close(self) -> None:
@@ -100,7 +100,6 @@ class LearningCurve(Reporter):
 
     def figure(self) -> Figure:
         """Draw the run so far."""
-        assert self._run is not None, "on_start comes first"
         windows = self._run.windows
         panels = 1 + len(windows)
         columns = 2 if panels == 4 else min(panels, 3)
@@ -115,10 +114,6 @@ class LearningCurve(Reporter):
             axes.remove()
         return figure
 
-    def _note_best(self, best: Iterable[Best]) -> None:
-        """Use the best epochs of the checkpoints."""
-        self._best = {one.label: one for one in best}
-
     def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
         """Mark an epoch that becomes the best; its checkpoint is not saved yet."""
         new = Best(label=label, value=value, epoch=epoch, checkpoint=None)
@@ -127,16 +122,13 @@ class LearningCurve(Reporter):
             self._best[label] = new
 
     def _draw(self) -> None:
-        assert self._run is not None, "on_start comes first"
         save(self.figure(), self._run.folder / file_names.CURVE)
         self._undrawn = False
 
     def _lines(self) -> Iterable[Line]:
-        assert self._run is not None, "on_start comes first"
         return (line for window in self._run.windows for line in window.lines)
 
     def _draw_loss(self, axes: Axes) -> None:
-        assert self._run is not None, "on_start comes first"
         dress(axes, "Training loss", "Iteration", "Loss (running average)")
         _span(axes, self._run.epochs * self._run.iterations_per_epoch)
         iterations, losses = _columns(self._loss)
@@ -144,7 +136,6 @@ class LearningCurve(Reporter):
         axes.plot(iterations, losses, color=GREY, linewidth=1.6, marker=marker, markersize=3.5)
 
     def _draw_window(self, axes: Axes, window: Window) -> None:
-        assert self._run is not None, "on_start comes first"
         dress(axes, window.name, window.x_label, window.y_label)
         _span(axes, self._run.epochs)
         keys = list(dict.fromkeys(line.key for line in window.lines))

@@ -48,9 +48,8 @@ class JsonLines(Reporter):
     after its saved state, then appends.
     """
 
-    def __init__(self) -> None:
-        self._file: BinaryIO | None = None
-        self._path = Path()
+    _path: Path
+    _file: BinaryIO | None = None
 
     def on_start(self, run: RunStart) -> None:
         """Open the file, which fails before the first step if the folder is not writable."""
@@ -88,9 +87,9 @@ class JsonLines(Reporter):
             self._file = None
 
     def _write(self, event: Entry) -> None:
-        assert self._file is not None, "on_start comes first"
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         content = ENTRY.dump_python(event, mode="json", by_alias=True)
         content = {"event": event.event, "time": time, **content}
         line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+        assert self._file is not None, "on_start comes first"
         append(self._file, line.encode(), path=self._path)

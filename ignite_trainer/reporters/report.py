@@ -29,8 +29,9 @@ class Report(Reporter):
     `Evaluations`. It links files that exist, so name this reporter after those that write files.
     """
 
+    _run: RunStart
+
     def __init__(self) -> None:
-        self._run: RunStart | None = None
         self._predictions: Predictions | None = None
         self._measured: dict[str, Measured] = {}
 
@@ -49,7 +50,6 @@ class Report(Reporter):
 
     def on_end(self, end: RunEnd) -> None:
         """Write the report."""
-        assert self._run is not None, "on_start comes first"
         run, predictions = self._run, self._predictions
         facts = dict(run.facts)
         if revision := run.environment.get("revision"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -65,6 +66,7 @@ class Visdom(Reporter):
     """
 
     section = "Visdom"
+    _run: RunStart
 
     def __init__(self, host: str | None = None, port: int | None = None, env_path: str | None = None) -> None:
         address = urlsplit(host if host and "//" in host else f"http://{host or 'localhost'}")
@@ -77,7 +79,6 @@ class Visdom(Reporter):
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        self._run: RunStart | None = None
         self._last_panel = -math.inf
 
     def on_start(self, run: RunStart) -> None:
@@ -86,7 +87,7 @@ class Visdom(Reporter):
         import rich.console  # noqa: F401, PLC0415
 
         self._run = run
-        self._thread = threading.Thread(target=self._work, args=(run,), name="visdom", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="visdom", daemon=True)
         self._thread.start()
         self._put(augmented(run.gallery))
 
@@ -104,7 +105,6 @@ class Visdom(Reporter):
         if result.predictions is not None:
             import sklearn.metrics  # noqa: F401, PLC0415 - for the confusion matrix
         self._put([result])
-        assert self._run is not None, "on_start comes first"
         is_due = result.epoch == self._run.epochs or time.monotonic() - self._last_panel > _PANEL_SECONDS
         if result.split == "test" and is_due and not self._done.is_set():
             self._put(learned(self._run.gallery, result.epoch))
@@ -133,15 +133,13 @@ class Visdom(Reporter):
     def _give_up(self, reason: str) -> None:
         if not self._done.is_set():
             self._done.set()
-            log = (
-                f" Its output is in {self._run.folder / 'visdom.log'}." if self._server and self._run else ""
-            )
+            log = f" Its output is in {self._run.folder / 'visdom.log'}." if self._server else ""
             message = "The dashboard at %s %s.%s The run goes on without it."
             logger.warning(message, self._url, reason, log)
 
     # Everything below runs in the thread.
 
-    def _work(self, run: RunStart) -> None:
+    def _work(self) -> None:
         try:
             with requests.Session() as session:
                 session.trust_env = False  # a proxy cannot reach this machine
@@ -152,13 +150,13 @@ class Visdom(Reporter):
                     text: str = answer.text
                     return text
 
-                self._connect(run)
-                if post("win_exists", {"win": "", "eid": run.name}) != "false":
+                self._connect()
+                if post("win_exists", {"win": "", "eid": self._run.name}) != "false":
                     raise requests.RequestException("its answer was of another kind")
                 # visdom replaces slashes in the names of environments.
-                page = f"{self._url}/env/{quote(run.name.replace('/', '_'), safe='')}"
+                page = f"{self._url}/env/{quote(self._run.name.replace('/', '_'), safe='')}"
                 show(f"Dashboard: {page}" + (" (its server stops with the run)" if self._server else ""))
-                drawing = Drawing(run, post)
+                drawing = Drawing(self._run, post)
                 while not self._done.is_set():
                     self._draw_waiting(drawing)
         except requests.RequestException as error:
@@ -171,14 +169,14 @@ class Visdom(Reporter):
                 self._server.kill()
                 self._server.communicate()
 
-    def _connect(self, run: RunStart) -> None:
+    def _connect(self) -> None:
         """Wait for a server to listen; start one if it can run on this machine."""
         deadline = time.monotonic() + _START_SECONDS
-        while not self._listens():
+        while not _listens(self._host, self._port):
             if self._server is None:
                 if self._host not in ("localhost", "127.0.0.1", "::1"):
                     raise ConnectionError("is not there: nothing listens at the address")
-                log = run.folder / "visdom.log"
+                log = self._run.folder / "visdom.log"
                 self._server = start_server(self._port, environments=self._environments, log=log)
             exit_code = self._server.poll()
             if exit_code is not None or self._done.is_set() or time.monotonic() > deadline:
@@ -189,13 +187,6 @@ class Visdom(Reporter):
                 )
             self._done.wait(0.2)
 
-    def _listens(self) -> bool:
-        try:
-            with socket.create_connection((self._host, self._port), timeout=_ANSWER_SECONDS):
-                return True
-        except OSError:
-            return False
-
     def _draw_waiting(self, drawing: Drawing) -> None:
         """Wait for events, then draw all that have come."""
         batches = [self._queue.get()]
@@ -204,6 +195,12 @@ class Visdom(Reporter):
         drawing.draw([event for batch in batches for event in batch or ()], is_last=None in batches)
         if None in batches:
             self._done.set()
+
+
+def _listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=_ANSWER_SECONDS):
+        return True
+    return False
 
 
 def start_server(port: int, *, environments: Path, log: Path) -> subprocess.Popen[bytes]:

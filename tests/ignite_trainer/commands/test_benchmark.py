@@ -13,6 +13,7 @@ import torch
 from ignite.utils import manual_seed
 from toy_research.protocols import TRUSTED, run_toy, toy
 
+from ignite_trainer.api.reporter import Split
 from ignite_trainer.commands import cli
 from ignite_trainer.commands.benchmark import (
     OURS,
@@ -23,7 +24,7 @@ from ignite_trainer.commands.benchmark import (
     measure,
     show_benchmark,
 )
-from ignite_trainer.commands.stopwatch import Stopwatch
+from ignite_trainer.commands.stopwatch import Stopwatch, project
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.protocol.validation import validate
@@ -133,6 +134,35 @@ def test_a_protocol_that_trains_nothing_is_measured_in_evaluation(tmp_path: Path
     assert list(found.activities) == ["evaluation"]
 
 
+SIZES: dict[Split, int] = {"train": 1600, "test": 400}
+EVALUATED = (
+    50 * 1600 + 51 * 400
+)  # samples: both splits after each epoch, the held-out one also before the first
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 50 * 1600 / 100 + EVALUATED / 1000),
+        ({"Setup__batch_train": 1000}, 50 * 1000 / 100 + EVALUATED / 1000),  # without an incomplete batch
+        ({"Setup__skip_train_evaluation": True}, 50 * 1600 / 100 + 51 * 400 / 1000),
+        ({"Setup__epochs": 0}, 400 / 1000),
+        (
+            {"Sweep": {"Dataset.args.fold": [1, 2, 3], "Setup.seed": [1, 2]}},
+            6 * (50 * 1600 / 100 + EVALUATED / 1000),
+        ),
+    ],
+)
+def test_time_is_projected_from_samples_and_speeds(
+    changes: dict[str, Any], expected: float, tmp_path: Path
+) -> None:
+    protocol = toy_protocol(tmp_path, **{"Setup__epochs": 50, "Setup__batch_train": 64, **changes})
+    found = project(protocol, SIZES, {"training": 100.0, "evaluation": 1000.0})
+    assert found.seconds == pytest.approx(expected)
+    assert found.seconds == pytest.approx(found.runs * found.seconds_per_run)
+    assert found.epochs == protocol.setup.epochs
+
+
 # What is left behind
 
 
@@ -159,25 +189,10 @@ def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
     assert speeds[OURS]["cost"] is None
 
 
-def test_a_sweep_is_projected_whole_from_the_measured_speeds(
+def test_the_table_has_the_load_of_an_accelerator_and_the_time_of_a_sweep(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = benchmark(tmp_path, rounds=1, Sweep={"Dataset.args.fold": [1, 2]})
-    projection = found.projection
-    assert (projection.runs, projection.epochs) == (2, 2)
-    rates = {name: activity.speeds[OURS].samples_per_second for name, activity in found.activities.items()}
-    training, held_out, batch = 20, 10, 8
-    trained, evaluated = 2 * (training - training % batch), 2 * training + 3 * held_out
-    expected = trained / rates["training"] + evaluated / rates["evaluation"]
-    assert projection.seconds_per_run == pytest.approx(expected)
-    show_benchmark(found)
-    assert " for 2 runs " in " ".join(capsys.readouterr().out.split())
-
-
-def test_the_table_says_how_busy_an_accelerator_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = benchmark(tmp_path, rounds=1)
     training = replace(found.activities["training"], utilisation=0.9625)
     device = {"device": "cuda", "accelerator": "NVIDIA H100", "cuda": {"CUDA": "13.0", "cuDNN": 91300}}
     found = replace(
@@ -190,6 +205,7 @@ def test_the_table_says_how_busy_an_accelerator_was(
     for text in ("Device busy, training 96.3%", "NVIDIA H100", "CUDA 13.0, cuDNN 91300"):
         assert text in printed, text
     assert "Device busy, evaluation" not in printed
+    assert "for 2 epochs with evaluation, " in printed and " for 2 runs" in printed
 
 
 # What cannot work

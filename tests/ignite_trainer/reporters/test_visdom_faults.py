@@ -1,4 +1,4 @@
-"""Whatever the dashboard does, the run goes on at once, says so once, and leaves nothing behind."""
+"""Whatever the dashboard does, the run goes on at once, warns once, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,25 +84,51 @@ def test_a_server_that_cannot_fetch_its_scripts(
     assert capsys.readouterr().out == ""  # no address at which nothing answers
 
 
-def test_a_server_that_never_answers_its_run(
-    run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+SLEEPS = "import time; time.sleep(120)"
+
+
+@pytest.mark.parametrize(
+    ("patches", "reason"),
+    [
+        ({"BOOTSTRAP": SLEEPS, "_START_SECONDS": 0.5}, "could not be started: its server does not answer"),
+        ({"_ANSWER_SECONDS": 0.5}, "Read timed out"),
+        ({"_ANSWER_SECONDS": 100.0, "_LONGEST_QUEUE": 5}, "is slower than the run"),
+    ],
+)
+def test_a_server_that_never_answers(
+    run: RunStart,
+    free_port: int,
+    silent_port: int,
+    patches: dict[str, Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(visdom, "_START_SECONDS", 0.5)
-    monkeypatch.setattr(visdom, "BOOTSTRAP", "import time; time.sleep(120)")
-    reporter = Visdom(port=free_port)
+    """One that the run starts, or one that is there and accepts connections."""
+    for name, value in patches.items():
+        monkeypatch.setattr(visdom, name, value)
+    reporter = Visdom(port=free_port if "BOOTSTRAP" in patches else silent_port)
     reporter.on_start(run)
-    assert "could not be started: its server does not answer" in carry_on_until_given_up(reporter, caplog)
+    assert reason in carry_on_until_given_up(reporter, caplog)
 
 
-def test_a_run_shorter_than_the_start_of_its_server(
-    run: RunStart, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("patches", [{"BOOTSTRAP": SLEEPS}, {"_ANSWER_SECONDS": 100.0}])
+def test_a_run_that_ends_before_its_dashboard_answers(
+    run: RunStart,
+    free_port: int,
+    silent_port: int,
+    patches: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(visdom, "_FLUSH_SECONDS", 0.5)
-    monkeypatch.setattr(visdom, "BOOTSTRAP", "import time; time.sleep(120)")
-    reporter = Visdom(port=free_port)
+    for name, value in {"_FLUSH_SECONDS": 0.5, **patches}.items():
+        monkeypatch.setattr(visdom, name, value)
+    reporter = Visdom(port=free_port if "BOOTSTRAP" in patches else silent_port)
     reporter.on_start(run)
     carry_on(reporter)
+    began = time.monotonic()
     reporter.close()
+    assert 0.4 < time.monotonic() - began < 3
     assert "did not take the last values within 0.5 s" in the_only_warning(caplog)
 
 
@@ -114,47 +141,9 @@ def test_a_run_folder_that_cannot_be_written(
     assert "IsADirectoryError" in carry_on_until_given_up(reporter, caplog)
 
 
-def test_a_port_that_accepts_and_never_answers(
-    run: RunStart, silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 0.5)
-    reporter = Visdom(port=silent_port)
-    reporter.on_start(run)
-    assert "Read timed out" in carry_on_until_given_up(reporter, caplog)
-
-
-def test_a_run_that_ends_while_the_dashboard_hangs(
-    run: RunStart, silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 100.0)
-    monkeypatch.setattr(visdom, "_FLUSH_SECONDS", 0.5)
-    reporter = Visdom(port=silent_port)
-    reporter.on_start(run)
-    carry_on(reporter)
-    began = time.monotonic()
-    reporter.close()
-    assert 0.4 < time.monotonic() - began < 3
-    assert "did not take the last values within 0.5 s" in the_only_warning(caplog)
-
-
-def test_a_dashboard_slower_than_the_run(
-    run: RunStart, silent_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(visdom, "_ANSWER_SECONDS", 100.0)
-    monkeypatch.setattr(visdom, "_LONGEST_QUEUE", 5)
-    reporter = Visdom(port=silent_port)
-    reporter.on_start(run)
-    assert "is slower than the run" in carry_on_until_given_up(reporter, caplog)
-
-
 @pytest.mark.parametrize(
     "answer",
-    [
-        b"HTTP/1.0 200 OK\r\n\r\nhello",
-        b'HTTP/1.0 200 OK\r\n\r\n{"eid": "main"}',
-        b"HTTP/1.0 404 Not Found\r\n\r\n[]",
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-    ],
+    [b"HTTP/1.0 200 OK\r\n\r\nhello", b"HTTP/1.0 404 Not Found\r\n\r\nfalse", b"SSH-2.0-OpenSSH_9.6\r\n"],
 )
 def test_a_port_that_something_else_has(
     run: RunStart, caplog: pytest.LogCaptureFixture, answer: bytes
