@@ -23,6 +23,7 @@ from .audio_input import INT16_SCALE, Waveform, read_audio, resample
 from .clip.image_input import ImageInput, ImagePreprocessing, preprocess_image
 from .clip.texts import Text, check_texts
 from .inputs import AUDIO_KINDS, IMAGE_KINDS, MOST_CHANNELS, describe, seekable, several
+from .losses import Logits
 from .sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
 
 AudioInput: TypeAlias = str | Path | BinaryIO | np.ndarray[Any, Any] | Tensor
@@ -37,7 +38,7 @@ _EMPTY = "Nothing to embed: the list of inputs is empty."
 
 
 class Towers(Protocol):
-    """The parts of an `AudioCLIP` that embedding uses."""
+    """The parts of an `AudioCLIP` that embedding and classification use."""
 
     @property
     def audio(self) -> Callable[..., Tensor]: ...
@@ -51,6 +52,15 @@ class Towers(Protocol):
     def encode_image(self, image: Tensor, /) -> Tensor: ...
 
     def encode_text(self, text: Text, base_str: str, /) -> Tensor: ...
+
+    def tokenize(self, text: Text, base_str: str, /) -> Tensor: ...
+
+    def logits(
+        self,
+        audio_features: Tensor | None = None,
+        image_features: Tensor | None = None,
+        text_features: Tensor | None = None,
+    ) -> Logits: ...
 
     def modules(self) -> Iterator[nn.Module]: ...
 

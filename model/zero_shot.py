@@ -1,11 +1,9 @@
 """Zero-shot classification of sounds and pictures, with the similarity scales that the model learned."""
 
-# ruff: noqa: D102 (members of the protocol are documented in `AudioCLIP`)
-
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,10 +12,8 @@ from torch import Tensor
 
 from .audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from .clip.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
-from .clip.texts import Text
 from .embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
 from .inputs import IMAGE_KINDS, MOST_CHANNELS, several
-from .losses import Logits
 
 Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")
@@ -29,21 +25,8 @@ SUFFIXES: dict[str, Kind] = {
 }
 
 
-class ScaledTowers(Towers, Protocol):
-    """The parts of an `AudioCLIP` that classification uses: its towers, tokenizer and learned scales."""
-
-    def tokenize(self, text: Text, base_str: str, /) -> Tensor: ...
-
-    def logits(
-        self,
-        audio_features: Tensor | None = None,
-        image_features: Tensor | None = None,
-        text_features: Tensor | None = None,
-    ) -> Logits: ...
-
-
 def classify(
-    model: "ScaledTowers",
+    model: "Towers",
     inputs: Any,
     labels: Iterable[str],
     *,
@@ -100,7 +83,7 @@ def classify(
     return probabilities
 
 
-def embed_labels(model: "ScaledTowers", labels: Iterable[str], template: str = "{}") -> Tensor:
+def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -> Tensor:
     """Embed the labels of a classification: float32 `[K, D]`, each row of norm 1.
 
     Raises:
@@ -126,7 +109,7 @@ def embed_labels(model: "ScaledTowers", labels: Iterable[str], template: str = "
 
 
 @torch.no_grad()
-def label_probabilities(model: "ScaledTowers", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
+def label_probabilities(model: "Towers", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
     """Compute the probabilities of labels from embeddings of norm 1.
 
     Args:

@@ -317,7 +317,7 @@ def test_the_classifier_starts_from_the_released_tower(
     protocol = load(ROOT / "protocols/esresnextfbsp-esc50.json", defaults=DEFAULTS)
     released = ESResNeXt(num_classes=527)
     torch.save(released.state_dict(), tmp_path / "weights.pt")
-    found = (tmp_path / "weights.pt",)
+    found = tmp_path / "weights.pt"
     monkeypatch.setattr("model.esresnet.esresnext.find_initial_weights", lambda *_, **__: found)
     model = draw(protocol).model(**protocol.model.args)
     name = "layer4.0.conv1.weight"

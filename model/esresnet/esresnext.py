@@ -105,7 +105,8 @@ class ESResNeXt(nn.Module):
         given: dict[str, Any] = dict(locals())
         super().__init__()
         self.arguments = {name: given[name] for name in ARCHITECTURE}
-        self.weights_files = find_initial_weights(pretrained, assets=assets)
+        file = find_initial_weights(pretrained, assets=assets)
+        self.weights_files = () if file is None else (file,)
         self.weights_sha256 = released_hashes(self.weights_files)
         win_length = n_fft if win_length is None else win_length
         hop_length = win_length // 4 if hop_length is None else hop_length
@@ -144,7 +145,9 @@ class ESResNeXt(nn.Module):
             self.att3 = Gate(widths[2], widths[3], kernel_size=(3, 1))
             self.att4 = Gate(widths[3], widths[4], kernel_size=(1, 5))
             self.att5 = Gate(widths[4], widths[4], kernel_size=(3, 5))
-        load_initial_weights(self, self.weights_files, pretrained, arguments=self.arguments)
+        if file is not None:
+            released = pretrained in (True, "ESRNXFBSP")
+            load_initial_weights(self, file, arguments=self.arguments, allow_other_head=released)
 
     def forward(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed (or classify) audio clips.

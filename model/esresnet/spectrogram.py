@@ -183,8 +183,8 @@ def wants_exact_product(x: Tensor) -> bool:
 
 
 @torch.library.custom_op("audioclip::products", mutates_args=())
-def products(rows: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
-    """Multiply matrices in IEEE float32, whatever torch's global flags say.
+def products(rows: Tensor, kernels: Tensor, gradient_precision: str, precision: str = "ieee") -> Tensor:
+    """Multiply float32 matrices in a given precision, whatever torch's global flags say.
 
     TensorFloat-32 keeps 10 bits of each factor, which puts the decibels of quiet bins off by tens of dB.
 
@@ -192,21 +192,12 @@ def products(rows: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
         rows: float32 `[..., n]`.
         kernels: float32 `[k, n]`.
         gradient_precision: precision of the products in the backward pass, "ieee" or "tf32".
+        precision: precision of this product, "ieee" or "tf32".
 
     Returns:
         float32 `[..., k]`.
     """
     del gradient_precision
-    return _linear(rows, kernels, precision="ieee")
-
-
-@torch.library.custom_op("audioclip::product_of_gradient", mutates_args=())
-def _product_of_gradient(rows: Tensor, kernels: Tensor, precision: str) -> Tensor:
-    """Multiply as `products` does, in the given precision and without a gradient."""
-    return _linear(rows, kernels, precision=precision)
-
-
-def _linear(rows: Tensor, kernels: Tensor, *, precision: str) -> Tensor:
     matmul: Any = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = precision
@@ -217,25 +208,24 @@ def _linear(rows: Tensor, kernels: Tensor, *, precision: str) -> Tensor:
 
 
 @products.register_fake
-@_product_of_gradient.register_fake
-def _(rows: Tensor, kernels: Tensor, precision: str) -> Tensor:  # noqa: ARG001
+def _(rows: Tensor, kernels: Tensor, gradient_precision: str, precision: str = "ieee") -> Tensor:  # noqa: ARG001
     return rows.new_empty((*rows.shape[:-1], kernels.shape[0]))
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:  # noqa: ARG001
-    rows, kernels, ctx.precision = inputs
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, str, str], output: Tensor) -> None:  # noqa: ARG001
+    rows, kernels, ctx.precision, _ = inputs
     ctx.save_for_backward(rows, kernels)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     rows, kernels = ctx.saved_tensors
     by_rows = by_kernels = None
     if ctx.needs_input_grad[0]:
-        by_rows = _product_of_gradient(gradient, kernels.T, ctx.precision)
+        by_rows = products(gradient, kernels.T, ctx.precision, ctx.precision)
     if ctx.needs_input_grad[1]:
         flat, flat_rows = gradient.flatten(0, -2), rows.flatten(0, -2)
-        by_kernels = _product_of_gradient(flat.T, flat_rows.T, ctx.precision)
-    return by_rows, by_kernels, None
+        by_kernels = products(flat.T, flat_rows.T, ctx.precision, ctx.precision)
+    return by_rows, by_kernels, None, None
 
 
 products.register_autograd(_backward, setup_context=_save)

@@ -86,8 +86,6 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
             raise WeightsError(f"{path} is {other}")
         if is_safetensors(path):
             return _read_safetensors(path)
-        if _is_torchscript(path):
-            return _read_torchscript(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}).") from None
     return _read_pickle(path, mapped=mapped and zipfile.is_zipfile(path))
@@ -110,11 +108,9 @@ def _describe(entries: Any) -> str:
         return f"holds no state dict, but {'an empty' if entries == {} else 'a'} {type(entries).__name__}."
     others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
     listed = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-    if len(others) < len(entries):
-        return f"not a state dict; not tensors: {listed}."
     return (
-        f"holds no state dict where one is looked for ({', '.join(_HOLDERS)}), but {listed}. If one of these "
-        'holds the weights, save it alone: torch.save(torch.load(path)["NAME"], new_path).'
+        f"holds no state dict, also not under {', '.join(_HOLDERS)}, but {listed}. If one of these has the "
+        'weights, save it alone: torch.save(torch.load(path)["NAME"], new_path).'
     )
 
 
@@ -127,24 +123,6 @@ def _read_safetensors(path: Path) -> StateDict:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error}).") from None
     return state
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, which has a folder `code/` unlike one of `torch.save`.
-
-    Raises:
-        WeightsError: the archive is damaged, or compressed, which torch's never are.
-    """
-    try:
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise WeightsError(f"{path}: a damaged archive ({error}).") from None
-    if sum(entry.file_size for entry in entries) > 2 * path.stat().st_size:
-        raise WeightsError(f"{path}: an archive that is compressed; weights are not.")
-    return any("/code/" in entry.filename for entry in entries)
 
 
 def _read_torchscript(path: Path) -> StateDict:
@@ -169,6 +147,8 @@ def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # any, if the file is not a pickle
+        if "TorchScript" in str(error):  # which torch refuses with weights_only
+            return _read_torchscript(path)
         other = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
         asks = f" It asks for {other[1]}." if other else ""
         raise WeightsError(

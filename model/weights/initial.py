@@ -28,24 +28,19 @@ _CAPTION_DECODER = (r"text_decoder\..*",)
 
 
 class Sources(NamedTuple):
-    """Files of initial weights; parts without a file stay random.
+    """Files of initial weights; parts without a file stay random."""
 
-    Attributes:
-        everything: file of all three towers.
-        clip: file of the image and text towers.
-        audio: file of the audio tower.
-        audio_pretrained: the value of `pretrained` that named it.
-    """
-
-    everything: tuple[Path, ...] = ()
-    clip: tuple[Path, ...] = ()
-    audio: tuple[Path, ...] = ()
-    audio_pretrained: str | Path = ""
+    everything: Path | None = None
+    """For all three towers."""
+    clip: Path | None = None
+    """For the image and text towers."""
+    audio: Path | None = None
+    """For the audio tower."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files."""
-        return (*self.everything, *self.clip, *self.audio)
+        return tuple(file for file in self if file is not None)
 
 
 def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path | None) -> Sources:
@@ -70,16 +65,15 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     if pretrained is False:
         return Sources()
     if not isinstance(pretrained, Mapping):
-        return Sources(everything=(find_weights(pretrained, assets=assets, instead=RANDOM_INSTEAD),))
+        return Sources(everything=find_weights(pretrained, assets=assets, instead=RANDOM_INSTEAD))
     unknown = sorted(pretrained.keys() - _RELEASED.keys())
     if unknown or not pretrained:
         found = f'has "{unknown[0]}"' if unknown else "is empty"
         raise ValueError(f'pretrained {found}; its parts are "clip" and "audio".')
     of_clip, of_audio = pretrained.get("clip"), pretrained.get("audio")
     return Sources(
-        clip=() if of_clip is None else (_find_clip(of_clip, clip=clip, assets=assets),),
-        audio=() if of_audio is None else find_initial_weights(of_audio, assets=assets),
-        audio_pretrained=of_audio or "",
+        clip=None if of_clip is None else _find_clip(of_clip, clip=clip, assets=assets),
+        audio=None if of_audio is None else find_initial_weights(of_audio, assets=assets),
     )
 
 
@@ -106,47 +100,39 @@ def load_sources(
     Raises:
         WeightsError: a file does not fit.
     """
-    for file in sources.everything:
+    if (file := sources.everything) is not None:
         warn_of_other_arguments(type(model), {**clip_args, **audio_args}, file)
         load_weights(model, read_state_dict(file), source=file)
-    for file in sources.clip:
+    if (file := sources.clip) is not None:
         warn_of_other_arguments(type(model), clip_args, file)
         state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
         of_clip = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
         load_weights(model, of_clip, source=file, allow_missing=_AUDIO, allow_unexpected=_CAPTION_DECODER)
-    load_initial_weights(
-        audio, sources.audio, sources.audio_pretrained, arguments=audio_args, allow_other_head=True
-    )
+    if sources.audio is not None:
+        load_initial_weights(audio, sources.audio, arguments=audio_args, allow_other_head=True)
 
 
-def find_initial_weights(
-    pretrained: bool | str | Path, *, assets: str | Path | None = None
-) -> tuple[Path, ...]:
-    """Resolve the argument `pretrained` of an `ESResNeXt` to one file or none, fetched if it is missing.
+def find_initial_weights(pretrained: bool | str | Path, *, assets: str | Path | None = None) -> Path | None:
+    """Resolve the argument `pretrained` of an `ESResNeXt` to a file, fetched if missing; None for False.
 
     Raises:
         WeightsError: the file is missing and cannot be fetched; the message says what to put where.
     """
     if pretrained is False:
-        return ()
+        return None
     if pretrained != IMAGENET:
         source = _RELEASED["audio"] if pretrained is True else pretrained
-        return (find_weights(source, assets=assets, others=(IMAGENET,), instead=RANDOM_INSTEAD),)
+        return find_weights(source, assets=assets, others=(IMAGENET,), instead=RANDOM_INSTEAD)
     file = imagenet_file()
     folder = DEFAULT_ASSETS if assets is None else Path(assets)
     try:
-        return (fetch(file, folder / file.name),)
+        return fetch(file, folder / file.name)
     except FetchError as error:
         raise WeightsError(f"{error} {RANDOM_INSTEAD}") from None
 
 
 def load_initial_weights(
-    tower: nn.Module,
-    files: tuple[Path, ...],
-    pretrained: bool | str | Path,
-    *,
-    arguments: Mapping[str, Any],
-    allow_other_head: bool = False,
+    tower: nn.Module, file: Path, *, arguments: Mapping[str, Any], allow_other_head: bool
 ) -> None:
     """Load a file from `find_initial_weights`; warn if it was trained with other arguments.
 
@@ -155,29 +141,25 @@ def load_initial_weights(
 
     Args:
         tower: an `ESResNeXt`.
-        files: of the tower alone or of an AudioCLIP.
-        pretrained: the value that named it.
+        file: weights of the tower, of an AudioCLIP, or from ImageNet.
         arguments: arguments of the tower, without the number of outputs.
-        allow_other_head: let `fc` keep its values if the file has another number of outputs; always so for
-            the released tower.
+        allow_other_head: let `fc` keep its values if the file has another number of outputs.
 
     Raises:
         WeightsError: the file does not fit.
     """
-    for file in files:
-        names = tower.state_dict().keys()
-        known = {*names, *(f"audio.{name}" for name in names)}
-        if pretrained == IMAGENET:
-            state = rename_to_fit(read_state_dict(file), names, source=file)
-            state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-            load_weights(tower, state, source=file, allow_missing=_NOT_IN_IMAGENET_WEIGHTS)
-            continue
-        warn_of_other_arguments(type(tower), arguments, file)
-        state = rename_to_fit(read_state_dict(file), known, source=file)
-        of_audio = {k.removeprefix("audio."): v for k, v in state.items() if k.startswith("audio.")}
-        keeps_head = allow_other_head or pretrained in (True, _RELEASED["audio"])
-        head = (r"fc\..*",) if keeps_head else ()
-        load_weights(tower, of_audio or state, source=file, allow_missing=head)
+    names = tower.state_dict().keys()
+    if file.name == imagenet_file().name:
+        state = rename_to_fit(read_state_dict(file), names, source=file)
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        load_weights(tower, state, source=file, allow_missing=_NOT_IN_IMAGENET_WEIGHTS)
+        return
+    warn_of_other_arguments(type(tower), arguments, file)
+    known = {*names, *(f"audio.{name}" for name in names)}
+    state = rename_to_fit(read_state_dict(file), known, source=file)
+    of_audio = {k.removeprefix("audio."): v for k, v in state.items() if k.startswith("audio.")}
+    head = (r"fc\..*",) if allow_other_head else ()
+    load_weights(tower, of_audio or state, source=file, allow_missing=head)
 
 
 def imagenet_file() -> RemoteFile:

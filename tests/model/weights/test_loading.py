@@ -98,9 +98,12 @@ class Malicious:
         (lambda path: torch.save({}, path), "holds no state dict, but an empty dict"),
         (
             lambda path: torch.save({"generator": STATE, "epoch": 3}, path),
-            r'holds no state dict where .*, but generator, epoch\. .* save it alone: .*\["NAME"\], new_path',
+            r'holds no state dict, .*, but generator, epoch\. .* save it alone: .*\["NAME"\], new_path',
         ),
-        (lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path), "not tensors: epoch"),
+        (
+            lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path),
+            "no state dict, .* but epoch",
+        ),
     ],
 )
 def test_unusable_files_are_named(
@@ -354,31 +357,6 @@ def test_an_absurd_header_of_safetensors_is_refused(content: bytes, tmp_path: Pa
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"weights\.safetensors: not a safetensors file"):
-        read_state_dict(path)
-
-
-def test_an_archive_that_would_become_far_larger_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save({"weight": torch.zeros(10**6)}, tmp_path / "plain.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
-    ):
-        for entry in plain.infolist():
-            bomb.writestr(entry.filename, plain.read(entry))
-    assert path.stat().st_size < 10_000
-    with pytest.raises(WeightsError, match=r"weights\.pt: an archive that is compressed; weights are not"):
-        read_state_dict(path)
-
-
-def test_an_archive_in_several_parts_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save(STATE, path)
-    content = bytearray(path.read_bytes())
-    parts = content.rindex(b"PK\x06\x07") + 16
-    content[parts : parts + 4] = (2).to_bytes(4, "little")
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"weights\.pt: a damaged archive"):
         read_state_dict(path)
 
 

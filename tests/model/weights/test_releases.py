@@ -69,8 +69,8 @@ def test_a_released_file_is_found_in_the_assets(
     take_for_released(tmp_path / "CLIP.pt")
     assert find_weights("CLIP", assets=tmp_path) == tmp_path / "CLIP.pt"
     assert find_weights("CLIP.pt", assets=str(tmp_path)) == tmp_path / "CLIP.pt"
-    assert find_initial_weights("CLIP", assets=tmp_path) == (tmp_path / "CLIP.pt",)
-    assert find_initial_weights(False) == ()
+    assert find_initial_weights("CLIP", assets=tmp_path) == tmp_path / "CLIP.pt"
+    assert find_initial_weights(False) is None
 
 
 def test_a_released_name_with_a_file_of_another_size_is_an_error(tmp_path: Path) -> None:
