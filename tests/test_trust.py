@@ -1,4 +1,4 @@
-"""What other people wrote - protocols, labels - is refused or shown as it is, and never run."""
+"""Protocols and labels from other people: refused or shown as text, never run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LABELS = (
 
 
 def hostile(root: Path, path: str, args: dict[str, Any]) -> dict[str, Any]:
-    """The toy protocol with this class in every section that takes one."""
+    """Return the toy protocol with this class in every section that takes one."""
     spec = {"class": path, "args": args}
     return toy(
         root,
@@ -95,7 +95,7 @@ def test_a_hostile_class_is_refused_in_every_section(
 
 
 @pytest.mark.parametrize("path", ["torch.nn.Linear", "torch.optim.SGD", "ignite.metrics.Accuracy"])
-def test_a_class_is_taken_for_its_own_kind_alone(
+def test_a_class_is_only_accepted_in_its_section(
     path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     protocol = tmp_path / "hostile.json"
@@ -104,13 +104,13 @@ def test_a_class_is_taken_for_its_own_kind_alone(
     problems = capsys.readouterr().err
     refused = [name for name in SECTIONS if re.search(rf"{re.escape(name)}\.class is {path}: ", problems)]
     own = {"torch.nn.Linear": "Model", "torch.optim.SGD": "Optimizer"}.get(path, "Metrics.P.lines[0]")
-    # A layer can be called, so it is a transform as well.
+    # A layer has __call__, so it is also a transform.
     also = ["Transforms[0]"] if path == "torch.nn.Linear" else []
     assert refused == [name for name in SECTIONS if name not in (own, *also)]
 
 
 @pytest.mark.parametrize("more", [[], ["--check"]])
-def test_a_data_set_that_unpacks_what_a_protocol_names_is_refused(
+def test_a_data_set_that_unpacks_any_archive_is_refused(
     more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as archive:
@@ -133,7 +133,7 @@ def test_a_data_set_that_unpacks_what_a_protocol_names_is_refused(
     assert not list((tmp_path / "root").iterdir())
 
 
-def test_what_a_protocol_quotes_does_not_reach_the_terminal(
+def test_control_characters_of_a_protocol_do_not_reach_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     protocol = tmp_path / "hostile.json"
@@ -149,7 +149,7 @@ def test_what_a_protocol_quotes_does_not_reach_the_terminal(
 
 @pytest.fixture
 def predictions() -> Predictions:
-    """A sample of each label, of which every other one is right."""
+    """A sample of each label; every other prediction is right."""
     count = len(LABELS)
     scores = np.full((count, count), 0.01, np.float32)
     scores[range(count), [i - i % 2 for i in range(count)]] = 0.5
@@ -202,7 +202,7 @@ def test_labels_in_a_report_are_text(run: RunStart, predictions: Predictions) ->
 
 
 def test_labels_in_pictures_are_text(run: RunStart, predictions: Predictions) -> None:
-    prediction_sections(predictions, run.folder)  # warnings are errors, and so is wrong mathematics
+    prediction_sections(predictions, run.folder)  # warnings, such as of wrong mathematics, are errors
     reporter = LearningCurve()
     tell(reporter, run, predictions)
     assert (run.folder / "curve.png").exists()

@@ -1,4 +1,4 @@
-"""The events of a run, and the base class of the reporters that are told of them."""
+"""The events of a run, and the base class of reporters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Line:
     """One line of a chart: a metric of the protocol's `Metrics` section on one split."""
 
     key: str
-    """Key of its values in `Evaluated.metrics` or `Iteration.metrics`: its label in the protocol."""
+    """Key of its values in `Evaluated.metrics` or `Iteration.metrics`: the label in the protocol."""
     label: str
     """Name to show, such as "Val. Acc. Eval."."""
     split: Split
@@ -61,7 +61,7 @@ class Best:
     epoch: int
     """Epoch that reached the value; 0 is before the first step."""
     checkpoint: Path | None
-    """File with the weights of that epoch, if they were kept; `result.json` has its name alone."""
+    """File with the weights of that epoch, if they were kept; only its name in `result.json`."""
 
     def rank(self, *, better: Literal["max", "min"]) -> tuple[float, bool]:
         """Return a sort key that puts the best epoch last.
@@ -96,7 +96,7 @@ class RunStart:
     sweep: str | None = None
     """Name of the sweep that the run belongs to, if any."""
     best: tuple[Best, ...] = ()
-    """Best values so far of a resumed run, as its checkpoints have them."""
+    """Best values so far of a resumed run."""
     caution: str = ""
     """Warning to show wherever the figures of the run are shown; empty if there is none."""
     gallery: Gallery = field(default_factory=Gallery)
@@ -105,7 +105,7 @@ class RunStart:
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """Training progress, told every `Setup.log_interval` steps and after the last step of an epoch."""
+    """Training progress, every `Setup.log_interval` steps and after the last step of an epoch."""
 
     event: Literal["iteration"] = "iteration"
     epoch: int
@@ -163,9 +163,9 @@ class Fault:
     epoch: int
     iteration: int
     what: str
-    """Such as "The loss is nan"."""
+    """Description, such as "The loss is nan"."""
     done: str
-    """Such as "the step is left out"."""
+    """Response, such as "the step is left out"."""
     samples: tuple[str, ...] = ()
     """Names of the samples concerned."""
 
@@ -189,15 +189,15 @@ class RunEnd:
 
 
 Event = Iteration | Evaluated | Measured
-"""An event that is told again when a run is resumed."""
+"""An event that is replayed when a run is resumed."""
 
 
 class Reporter:
     """Base class of reporters: override the methods for the events of interest.
 
-    A run calls `on_start` or `on_resume` once, then a method for each event in its order, `on_end` if the run
-    finishes, and `close` however it ends. Of several processes only the main one has reporters. If a reporter
-    raises an exception, it is logged and the run goes on without that reporter.
+    A run calls `on_start` or `on_resume` once, then a method for each event in order, `on_end` if the run
+    finishes, and `close` in any case. Only the main process has reporters. If a reporter raises an exception,
+    that is logged and the run continues without the reporter.
 
     Attributes:
         section: protocol section whose keys are arguments of the class, such as "Visdom"; None without one.
@@ -206,20 +206,16 @@ class Reporter:
     section: ClassVar[str | None] = None
 
     def on_start(self, run: RunStart) -> None:
-        """Prepare for a new run, which is built and checked; the first evaluation follows.
-
-        Args:
-            run: describes the run.
-        """
+        """Prepare for a new run, which is built and checked; the first evaluation follows."""
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Prepare for a run that goes on; called instead of `on_start`.
+        """Prepare for a resumed run; called instead of `on_start`.
 
-        By default, starts anew and replays the history. Override this if the output has the history already.
+        By default, starts again and replays the history. Override this if the output already has the history.
 
         Args:
             run: describes the run.
-            history: events in `metrics.jsonl` up to the state that the run goes on from, without predictions.
+            history: earlier events from `metrics.jsonl`, without predictions.
         """
         self.on_start(run)
         for event in history:
@@ -232,39 +228,19 @@ class Reporter:
                     self.on_measurement(event)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Report training progress.
-
-        Args:
-            step: running values, told every `Setup.log_interval` steps and at the end of an epoch.
-        """
+        """Report training progress, every `Setup.log_interval` steps and at the end of an epoch."""
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Report the metrics of a split.
-
-        Args:
-            result: metrics, and predictions where the task makes some.
-        """
+        """Report the metrics of a split, and predictions if the task makes some."""
 
     def on_measurement(self, result: Measured) -> None:
-        """Report the figures of an entry of `Evaluations`; follows `on_evaluation` of the held-out split.
-
-        Args:
-            result: a table of figures.
-        """
+        """Report the figures of an entry of `Evaluations`; follows `on_evaluation` of the held-out split."""
 
     def on_fault(self, fault: Fault) -> None:
-        """Report something that went wrong; the run goes on unless it raises an error next.
-
-        Args:
-            fault: what happened, to which samples, and the response.
-        """
+        """Report something that went wrong; the run continues unless it raises an error next."""
 
     def on_end(self, end: RunEnd) -> None:
-        """Report the result, after the last epoch was saved.
-
-        Args:
-            end: last and best values, and where their checkpoints are.
-        """
+        """Report the result, after the last epoch was saved."""
 
     def close(self) -> None:
         """Release files, threads and servers."""

@@ -1,4 +1,4 @@
-"""Fields that only some samples have: collated, cut, augmented as if nobody else were in the batch."""
+"""Fields that only some samples have: collating, slicing and augmenting them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scene(NamedTuple):
 
 
 class Scenes(Dataset[Scene]):
-    """Every second has no sound, every third no picture."""
+    """Every second sample has no sound, every third no picture."""
 
     def __len__(self) -> int:
         return 12
@@ -48,7 +48,7 @@ def batches(size: int, workers: int = 0) -> list[Batch]:
     return list(loader)
 
 
-def test_what_only_some_samples_have_keeps_its_rows() -> None:
+def test_a_field_of_some_samples_keeps_its_rows() -> None:
     batch = collate([Scenes()[index] for index in range(6)])
     assert isinstance(batch.sound, PartialBatch) and isinstance(batch.sound.values, PaddedBatch)
     assert batch.sound.rows.tolist() == [1, 3, 5]
@@ -62,7 +62,7 @@ def test_what_only_some_samples_have_keeps_its_rows() -> None:
     assert values_of(None) is None and values_of(batch.label) is batch.label
 
 
-def test_a_part_of_a_partial_batch_is_the_batch_of_its_samples() -> None:
+def test_a_part_of_a_batch_equals_the_batch_of_its_samples() -> None:
     scenes = [Scenes()[index] for index in range(12)]
     whole = collate(scenes)
     for start, stop in ((0, 12), (0, 1), (1, 2), (2, 7), (5, 12)):
@@ -74,7 +74,7 @@ def test_a_part_of_a_partial_batch_is_the_batch_of_its_samples() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_augmentation_does_not_depend_on_who_else_is_in_the_batch(workers: int) -> None:
+def test_augmentation_does_not_depend_on_the_rest_of_the_batch(workers: int) -> None:
     alone = {int(batch.indices): batch.sample.sound for batch in batches(1)}
     for batch in batches(5, workers):
         rows = rows_of(batch.sample.sound, len(batch.indices))
@@ -83,7 +83,7 @@ def test_augmentation_does_not_depend_on_who_else_is_in_the_batch(workers: int) 
     assert alone[0] is None and alone[1].shape == (1, 1, 16)
 
 
-def test_a_transform_of_what_no_sample_has_is_an_error() -> None:
+def test_a_transform_of_a_field_without_samples_is_an_error() -> None:
     class Silent(Scenes):
         def __getitem__(self, index: int) -> Scene:
             return super().__getitem__(index)._replace(sound=None)

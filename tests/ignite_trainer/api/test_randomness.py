@@ -1,6 +1,6 @@
-"""The counter-based generator: its distributions, the independence of its streams, and its frozen numbers.
+"""The counter-based generator: distributions, independence of streams, and frozen numbers.
 
-Every statistic is of fixed seeds, so no test is flaky; limits are about five standard deviations.
+Seeds are fixed, so no test is flaky; limits are about five standard deviations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def assert_uncorrelated(first: Tensor, second: Tensor) -> None:
     assert correlation.abs() < 5 / math.sqrt(len(first))
 
 
-# What must never change by accident: results of finished runs rest on these numbers.
+# Frozen numbers, on which the results of finished runs depend
 
 
 def test_the_numbers_of_a_sample_are_frozen() -> None:
@@ -53,18 +53,10 @@ def test_the_keys_drawn_from_torch_are_frozen() -> None:
 # Distributions
 
 
-def test_uniform_numbers_are_uniform_over_samples() -> None:
-    assert_uniform(streams(200_000).uniform())
-
-
-def test_uniform_numbers_are_uniform_over_the_draws_of_a_stream() -> None:
-    random = streams(20)
-    assert_uniform(torch.cat([random.uniform() for _ in range(2_000)]))
-
-
-@pytest.mark.parametrize("varied", ["seed", "epoch", "stream"])
+@pytest.mark.parametrize("varied", ["sample", "seed", "epoch", "stream"])
 def test_uniform_numbers_are_uniform_over(varied: str) -> None:
     parts = {
+        "sample": lambda number: streams(50, first=50 * number),
         "seed": lambda number: streams(50, seed=number),
         "epoch": lambda number: streams(50, epoch=number),
         "stream": lambda number: streams(50).stream(number),
@@ -88,7 +80,7 @@ def test_integers_are_uniform_and_reach_both_ends() -> None:
         assert stats.chisquare(counts.numpy()).pvalue > 1e-6 if limit > 1 else counts[0] == 50_000
 
 
-def test_integers_keep_each_samples_own_limit() -> None:
+def test_integers_stay_below_the_limit_of_their_sample() -> None:
     limits = torch.arange(1, 5_001)
     numbers = streams(5_000).integers(limits)
     assert numbers.dtype == torch.int64
@@ -108,7 +100,7 @@ def test_normal_numbers_are_normal() -> None:
 
 def test_normal_numbers_of_a_stream_are_white() -> None:
     numbers = streams().normal(200_000)[0]
-    for lag in (1, 2, 3, 10, 1_000, 99_999, 100_000):  # 100,000: where the sines follow the cosines
+    for lag in (1, 2, 3, 10, 1_000, 99_999, 100_000):  # 100,000: if sines followed cosines
         assert_uncorrelated(numbers[lag:], numbers[:-lag])
         assert_uncorrelated(numbers[lag:] ** 2, numbers[:-lag] ** 2)
 
@@ -136,7 +128,7 @@ def test_normal_numbers_of_a_stream_are_white() -> None:
 def test_streams_are_independent(first: SampleRandom, second: SampleRandom) -> None:
     for _ in range(3):
         one, other = first.normal(20_000)[0], second.normal(20_000)[0]
-        assert len(set(one.tolist()) & set(other.tolist())) < 200  # float32: a few equal ones by chance
+        assert len(set(one.tolist()) & set(other.tolist())) < 200  # a few are equal by chance in float32
         assert_uncorrelated(one, other)
         assert_uncorrelated(one**2, other**2)
 
@@ -169,7 +161,7 @@ def test_no_two_samples_share_a_seed() -> None:
     assert all(0 <= seed < 2**62 for seed in seeds)
 
 
-# What a sample gets does not depend on its batch
+# Independence of the batch
 
 
 def test_a_sample_gets_the_same_numbers_in_any_batch() -> None:
@@ -201,11 +193,11 @@ def test_the_length_of_a_draw_does_not_change_the_next() -> None:
     assert torch.equal(short.uniform(), long.uniform())
 
 
-def test_a_shorter_normal_draw_is_the_beginning_of_a_longer_one() -> None:
+def test_a_longer_normal_draw_begins_with_a_shorter_one() -> None:
     assert torch.equal(streams(3).normal(100), streams(3).normal(1_000)[:, :100])
 
 
-def test_a_stream_does_not_depend_on_what_was_drawn_before() -> None:
+def test_a_stream_does_not_depend_on_earlier_draws() -> None:
     random = streams(3)
     before = random.stream(1).uniform()
     random.uniform()

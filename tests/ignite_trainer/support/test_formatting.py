@@ -1,4 +1,4 @@
-"""Shares in per cent."""
+"""Percentages."""
 
 import math
 
@@ -21,12 +21,12 @@ from ignite_trainer.support.formatting import percent
         (math.nan, 1, "nan"),
     ],
 )
-def test_a_half_is_rounded_up(share: float, decimals: int, text: str) -> None:
+def test_halves_are_rounded_up(share: float, decimals: int, text: str) -> None:
     assert percent(share, decimals=decimals) == text
 
 
-def test_every_share_of_few_samples_is_rounded_as_on_paper() -> None:
+def test_shares_of_few_samples_are_rounded_exactly() -> None:
     for samples in range(1, 401):
         for right in range(samples + 1):
-            tenths = (2000 * right + samples) // (2 * samples)  # of a per cent, in whole numbers
+            tenths = (2000 * right + samples) // (2 * samples)  # of a per cent, in integer arithmetic
             assert percent(right / samples) == f"{tenths // 10}.{tenths % 10}"

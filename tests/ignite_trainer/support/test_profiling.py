@@ -1,4 +1,4 @@
-"""Which phase of a step the time goes to: of nested ones the inner, on the host and on a device."""
+"""Shares of the phases of a step, on the host and on a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
 from torch.profiler import DeviceType, record_function
@@ -39,7 +38,7 @@ def test_time_belongs_to_the_innermost_phase() -> None:
     assert list(shares) == ["tower", "wavelets", "loss", "other"]
 
 
-def test_a_phase_of_another_thread_is_said_to_be_beside_the_step() -> None:
+def test_a_phase_of_another_thread_is_beside_the_step() -> None:
     spans = [Span("other", 0, 100, 1), Span("loss", 0, 60, 1), Span("loading", 20, 40, 2)]
     expected = {"loss": 0.6, "other": 0.4, "loading (beside the step)": 0.2}
     assert host_shares(spans) == pytest.approx(expected)
@@ -51,7 +50,7 @@ def test_without_a_step_there_are_no_shares() -> None:
     assert busy_share([], [Interval(1, 2)]) == 0.0
 
 
-def test_a_devices_work_belongs_to_the_phase_that_asked_for_it_and_the_rest_is_idle() -> None:
+def test_work_of_a_device_belongs_to_the_phase_that_requested_it() -> None:
     spans = [
         Span("other", 0, 100, 1),
         Span("tower", 0, 10, 1),
@@ -62,8 +61,8 @@ def test_a_devices_work_belongs_to_the_phase_that_asked_for_it_and_the_rest_is_i
     work = [
         Work(1, 20, 1),  # in the tower
         Work(3, 10, 1),  # in the wavelets
-        Work(15, 40, 2),  # asked for by the thread of the gradients, which has no phases
-        Work(16, 5, 3),  # asked for while a batch was loaded
+        Work(15, 40, 2),  # requested by the thread of the gradients, which has no phases
+        Work(16, 5, 3),  # requested while a batch was loaded
         Work(50, 5, 1),  # in no phase
         Work(150, 50, 1),  # after the step
     ]
@@ -72,7 +71,7 @@ def test_a_devices_work_belongs_to_the_phase_that_asked_for_it_and_the_rest_is_i
     assert shares == pytest.approx({**expected, "device idle": 0.2})
 
 
-def test_work_on_several_streams_at_once_shares_the_time_they_took_together() -> None:
+def test_simultaneous_work_on_several_streams_shares_its_time() -> None:
     spans = [Span("other", 0, 100, 1), Span("tower", 0, 50, 1), Span("loading", 50, 60, 1)]
     work = [Work(1, 60, 1), Work(55, 20, 1)]
     expected = {"tower": 0.45, "loading": 0.15, "device idle": 0.4}
@@ -86,30 +85,20 @@ def test_work_on_several_streams_at_once_shares_the_time_they_took_together() ->
         ([], 0.0),
         ([(0, 100)], 0.5),
         ([(0, 100), (200, 300)], 1.0),
-        ([(-50, 20), (90, 210)], 0.2),  # also before, between and after the steps, which does not count
+        ([(-50, 20), (90, 210)], 0.2),  # work outside the steps does not count
         ([(10, 30), (10, 20), (15, 40), (12, 13)], 0.15),  # several streams
         ([(40, 50), (0, 10), (5, 45)], 0.25),  # in any order
     ],
 )
-def test_a_device_is_at_work_where_any_of_its_streams_is(
+def test_a_device_is_at_work_if_any_of_its_streams_is(
     at_work: list[tuple[float, float]], share: float
 ) -> None:
     spans = [Span("other", 200, 300, 1), Span("other", 0, 100, 1), Span("tower", 0, 100, 1)]
     assert busy_share(spans, [Interval(*one) for one in at_work]) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_share_of_work_is_that_of_counted_moments(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    starts = random.integers(0, 1000, 40)
-    intervals = [Interval(start, start + random.integers(1, 30)) for start in starts]
-    moments = np.arange(1000) + 0.5
-    at_work = np.any([(one.start < moments) & (moments < one.end) for one in intervals], axis=0)
-    assert busy_share([Span("other", 0, 1000, 1)], intervals) == pytest.approx(at_work.mean())
-
-
 class OnDevice(NamedTuple):
-    """An event of a profile, as torch gives it."""
+    """An event of a profile of torch."""
 
     name: str
     device_type: DeviceType
@@ -123,7 +112,7 @@ class Kernel(NamedTuple):
     duration: float
 
 
-def test_a_profile_of_a_device_counts_its_kernels_and_no_annotation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_of_a_device_counts_kernels_but_not_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = DeviceType.CPU, DeviceType.CUDA
     events = [
         OnDevice("step/other", cpu, Interval(0, 100), is_user_annotation=True),
@@ -144,12 +133,12 @@ def test_a_profile_of_a_device_counts_its_kernels_and_no_annotation(monkeypatch:
     monkeypatch.setattr("ignite_trainer.support.profiling.profile", lambda **_: profiler)
     counts: list[int] = []
     found = profile_steps(counts.append, count=4, device=torch.device("cuda"))
-    assert counts == [4]  # at once: the host does not wait for the device after each step
+    assert counts == [4]  # without waiting for the device after each step
     assert found.utilisation == pytest.approx(0.6)
     assert found.shares == pytest.approx({"tower": 0.4, "other": 0.2, "device idle": 0.4})
 
 
-def test_profiled_steps_are_shared_out_by_their_phases() -> None:
+def test_profiled_steps_are_divided_among_their_phases() -> None:
     def load() -> None:
         with phase("loading"):
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A user without a name or a home, as of `docker run --user 12345`."""
+"""Users without a name or a home, as in `docker run --user 12345`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ignite_trainer.support.user_home import ensure_home
 from utils.datasets.sources.cache import default_cache_folder
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME")
-# What `pwd` says of a user that is in no table, before anything else is imported.
+# Makes `pwd` know no user, before anything else is imported.
 NAMELESS = """
 import os, pwd
 def unknown(uid):
@@ -34,7 +34,7 @@ def nameless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name in NAMES:
-        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.setenv(name, "")  # to be restored later
         monkeypatch.delenv(name)
 
 
@@ -53,7 +53,7 @@ def test_a_user_without_name_and_home_gets_both(
 
 
 @pytest.mark.usefixtures("nameless")
-def test_nothing_goes_into_a_home_that_somebody_else_made(tmp_path: Path) -> None:
+def test_a_home_that_somebody_else_made_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / f"home-of-user-{os.getuid()}").symlink_to(tmp_path / "theirs")
     ensure_home()
@@ -62,7 +62,7 @@ def test_nothing_goes_into_a_home_that_somebody_else_made(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("nameless")
-def test_what_is_cached_in_a_home_that_can_only_be_read_is_found_in_the_new_one(
+def test_caches_of_a_read_only_home_are_linked_into_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, blob = tmp_path / "image", ".cache/huggingface/hub/models--a/blobs/1"
@@ -74,13 +74,13 @@ def test_what_is_cached_in_a_home_that_can_only_be_read_is_found_in_the_new_one(
     snapshot.parent.mkdir(parents=True)
     snapshot.symlink_to("../../blobs/1")
     (home / ".visdom").mkdir()
-    access = os.access  # of root, which may write everywhere
+    access = os.access  # root may write everywhere
     monkeypatch.setattr(
         os, "access", lambda path, mode: access(path, mode) and not Path(path).is_relative_to(home)
     )
     monkeypatch.delenv("TORCH_HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    for _ in range(2):  # a second run finds its home made
+    for _ in range(2):  # a second run uses the same home
         monkeypatch.setenv("HOME", str(home))
         ensure_home()
         assert Path.home() != home
@@ -94,9 +94,7 @@ def test_what_is_cached_in_a_home_that_can_only_be_read_is_found_in_the_new_one(
 
 
 @pytest.mark.usefixtures("nameless")
-def test_what_was_cached_in_a_home_that_is_gone_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_links_into_another_home_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and "image" not in str(path))
     for number in (1, 2):
@@ -109,7 +107,7 @@ def test_what_was_cached_in_a_home_that_is_gone_is_replaced(
         cached.unlink()
 
 
-def test_a_home_that_can_be_written_stays(
+def test_a_writable_home_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -119,7 +117,7 @@ def test_a_home_that_can_be_written_stays(
 
 
 @pytest.mark.usefixtures("nameless")
-def test_decoded_audio_of_a_user_without_a_home_is_cached_with_temporary_files(
+def test_without_a_home_decoded_audio_is_cached_in_the_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AUDIOCLIP_CACHE", "XDG_CACHE_HOME"):
