@@ -104,7 +104,7 @@ def test_there_is_no_circle_of_imports() -> None:
         pytest.fail(" <- ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "demo"])
+@pytest.mark.parametrize("package", [*PACKAGES, "demo", "tests"])
 def test_no_folder_has_too_many_modules(package: str) -> None:
     for folder in {path.parent for path in files(package)}:
         count = len(list(folder.glob("*.py")))

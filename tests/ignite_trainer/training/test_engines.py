@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional
 from toy_research.learning import Matching
 from toy_research.network import EvenLinear, TwoTowers
-from toy_research.stepping import CPU, setup, tones, towers, train
 
 from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
@@ -19,6 +18,7 @@ from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
 from ignite_trainer.training.forward import float32_products
 from ignite_trainer.training.parameters import apply_rules
+from tests.ignite_trainer.training.stepping import CPU, setup, tones, towers, train
 
 
 def batches(count: int, size: int = 4) -> list[Batch]:

@@ -15,7 +15,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from toy_research.learning import Pairing
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, toy
-from toy_research.stepping import CPU, setup, tones, towers, train
 
 from ignite_trainer.api.batch import part_of
 from ignite_trainer.data.loader import Batch
@@ -26,6 +25,7 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.forward import GradientCache
 from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch
 from ignite_trainer.training.parameters import apply_rules
+from tests.ignite_trainer.training.stepping import CPU, setup, tones, towers, train
 
 PAIRING = {"class": "toy_research.learning.Pairing", "args": {}}
 MOMENTUM = {"lr": 0.2, "momentum": 0.9}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from toy_research.lonely import Scoring, SoundAndPicture, batch_of
 from toy_research.protocols import run_toy
-from toy_research.stepping import CPU, setup
 
 from ignite_trainer.api.batch import rows_of
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
@@ -21,6 +20,7 @@ from ignite_trainer.protocol.setup_section import Setup
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.forward import GradientCache, Joint
 from ignite_trainer.training.lone_samples import LeftOut, LoneSamples
+from tests.ignite_trainer.training.stepping import CPU, setup
 
 SCENES: dict[str, Any] = {
     "Model": {"class": "toy_research.lonely.SoundAndPicture"},

@@ -11,7 +11,6 @@ import torch
 from ignite.engine import Engine
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy
-from toy_research.stepping import CPU, tones, towers, train
 from toy_research.watching import Notebook
 
 from ignite_trainer.data.loader import Batch
@@ -24,6 +23,7 @@ from ignite_trainer.training.optimizer_steps import (
     loss_scaler,
     not_finite_weights,
 )
+from tests.ignite_trainer.training.stepping import CPU, tones, towers, train
 
 FAULTY = "toy_research.failing.FaultyTones"
 

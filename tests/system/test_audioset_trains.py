@@ -15,7 +15,7 @@ from PIL import Image
 from ignite_trainer.commands import cli
 from ignite_trainer.protocol.reading import read_protocol
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "protocols/defaults.json"
 CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
 

@@ -20,7 +20,7 @@ from ignite_trainer.reporters import Console, LearningCurve, Report
 from ignite_trainer.reporters.page import prediction_sections
 from tests.page_elements import Elements
 
-DEFAULTS = Path(__file__).parents[1] / "protocols/defaults.json"
+DEFAULTS = Path(__file__).parents[2] / "protocols/defaults.json"
 LABELS = (
     "<script>alert(1)</script>",
     "![x](http://example.org/x.png)",

@@ -11,7 +11,7 @@ from torch import nn
 
 from ignite_trainer.commands import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ["--Dataset.args.seconds", "0.2", "--Dataset.args.clips_per_class_and_fold", "1"]
 
 Check = Callable[..., tuple[int, str]]

@@ -18,7 +18,7 @@ from torch import nn
 from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROTOCOL = ROOT / "protocols/audioclip-esc50-zeroshot.json"
 WINDOW = 220500
 QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']

@@ -15,7 +15,7 @@ from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
 from utils.datasets import MadeSounds
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "protocols/defaults.json"
 TINY = {
     "embed_dim": 24,

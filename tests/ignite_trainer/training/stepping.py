@@ -9,6 +9,9 @@ from ignite.engine import Engine
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from toy_research.learning import Matching
+from toy_research.network import TwoTowers
+from toy_research.signals import Tone
 
 from ignite_trainer.api.task import Task
 from ignite_trainer.data.loader import Batch
@@ -16,9 +19,6 @@ from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.optimizer_steps import StepWatch, loss_scaler
 from ignite_trainer.training.parameters import apply_rules
-from toy_research.learning import Matching
-from toy_research.network import TwoTowers
-from toy_research.signals import Tone
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ignite_trainer.commands import cli
 from ignite_trainer.results.leakage import CHOSEN, OTHER_PART
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "protocols/defaults.json"
 SMALL: dict[str, Any] = {
     "embed_dim": 64,

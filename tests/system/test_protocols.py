@@ -19,7 +19,7 @@ from model.esresnet import ESResNeXt
 from model.weights.loading import read_state_dict
 from utils.datasets import MadeSounds
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "protocols/defaults.json"
 SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
@@ -394,4 +394,4 @@ def test_another_split_than_the_folds_is_refused_with_the_reason(
         assert cli.main([*command, *overrides], defaults=DEFAULTS) == 2
         assert "clips cut from one recording share a fold" in capsys.readouterr().err
     assert cli.main([*command, "--Sweep", "1", "2"], defaults=DEFAULTS) == 2
-    assert "for one key write --Sweep.Dataset.args.fold 1 2" in capsys.readouterr().err
+    assert "for one key write --Sweep.Setup.seed 1 2" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
 from utils import export
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "protocols/defaults.json"
 RESULTS = "results/Quickstart"
 SMALL_DATA = """
