@@ -225,7 +225,7 @@ class StreamedBatches(Dataset[Read]):
 
 
 def _close(stream: Iterator[streamed.Read]) -> None:
-    """Close what the stream has open, if it is a generator."""
+    """Close a stream that is a generator, and thereby its files."""
     close = getattr(stream, "close", None)
     if callable(close):
         close()

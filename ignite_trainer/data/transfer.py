@@ -81,7 +81,7 @@ class OnDevice:
 
 
 def batches_of(dataset: Dataset[Any], device: torch.device) -> GivesBatches | None:
-    """Return what reads whole batches of a data set for steps on a device, or None."""
+    """Return the reader of whole batches of a data set for steps on a device, or None."""
     if not isinstance(dataset, GivesBatches):
         return None
     if device.type != "cuda":

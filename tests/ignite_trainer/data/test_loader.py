@@ -240,18 +240,18 @@ def test_samples_of_unequal_length_pass_on_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "message"),
     [
         (np.zeros((2, 5), np.float32), np.zeros((1, 5), np.float32), "float32 [1, L] and float32 [2, L]"),
         (np.zeros((1, 5), np.float32), np.zeros(5, np.float32), "float32 [L] and float32 [1, L]"),
         (np.zeros(5, np.int16), np.zeros(5, np.float32), "float32 [L] and int16 [L]"),
     ],
 )
-def test_samples_that_differ_in_more_than_length_are_refused(first: Any, second: Any, said: str) -> None:
+def test_samples_that_differ_in_more_than_length_are_refused(first: Any, second: Any, message: str) -> None:
     for samples in ([first, second], [second, first]):
         with pytest.raises(ProtocolError) as caught:
             epoch(loader(dataset=Samples([(sample,) for sample in samples])))
-        assert str(caught.value) == f"samples of one batch are {said}; only their lengths L may differ."
+        assert str(caught.value) == f"samples of one batch are {message}; only their lengths L may differ."
 
 
 def test_a_sample_is_a_tuple() -> None:

@@ -176,15 +176,15 @@ def test_an_unreadable_epoch_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("faulty", "said"),
+    ("faulty", "message"),
     [
         ({"stream": lambda *_: iter(())}, "stream of Faulty ended after fewer samples"),
         ({"epoch_order": lambda *_: range(3)}, "epoch_order of Faulty has 3 indices instead of 20"),
     ],
 )
-def test_defects_of_a_data_set_are_reported(faulty: dict[str, Any], said: str) -> None:
+def test_defects_of_a_data_set_are_reported(faulty: dict[str, Any], message: str) -> None:
     kind = type("Faulty", (TonesInStretches,), faulty)
-    with pytest.raises(ProtocolError, match=said):
+    with pytest.raises(ProtocolError, match=message):
         epoch(loader(kind()))
 
 

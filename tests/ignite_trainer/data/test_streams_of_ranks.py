@@ -63,14 +63,14 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     shutil.copytree(by_two / "stopped", tmp_path / "stopped")
     states = only_run(tmp_path / "stopped") / "checkpoints"
     before = content(tmp_path)
-    said = (
+    message = (
         f"The state {states}/last_epoch-2_step-7.pt was saved by 2 processes after 2 of the 5 batches of "
         "epoch 2, and this run has 1. With a data set read in streams, this epoch would repeat some samples "
         "and omit others. Resume with 2 processes"
     )
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
-    assert str(caught.value) == said + (
+    assert str(caught.value) == message + (
         ", or remove last_epoch-2_step-7.pt to resume from last_epoch-1.pt, the end of an epoch, with any "
         "number."
     )
@@ -78,7 +78,7 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     (states / "last_epoch-1.pt").unlink()
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
-    assert str(caught.value) == said + "; from the end of the epoch on, any number will do."
+    assert str(caught.value) == message + "; from the end of the epoch on, any number will do."
 
 
 def test_one_process_resumes_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def setup_of(**changes: Any) -> Setup:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"Setup__batch_train": 1},
@@ -48,11 +48,11 @@ def setup_of(**changes: Any) -> Setup:
     ],
 )
 def test_steps_of_one_sample_are_refused_if_a_batch_norm_trains(
-    tmp_path: Path, changes: dict[str, Any], said: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ProtocolError, match="one value for each channel, without variance") as error:
         run_toy(tmp_path, **changes)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
     assert not (tmp_path / "Toy").exists()
 
 
@@ -86,19 +86,19 @@ def take(
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_field_that_is_alone_in_its_batch_is_left_out_and_reported(compiled: bool) -> None:
-    told: list[LeftOut] = []
+    reported: list[LeftOut] = []
     model = SoundAndPicture().train()
     if compiled:
         model.sound.compile(backend="eager", dynamic=False)
-    lone_samples = LoneSamples(Scoring(), model, setup_of(), left_out=told.extend)
+    lone_samples = LoneSamples(Scoring(), model, setup_of(), left_out=reported.extend)
     three = batch_of(1, 6, 2)
     kept = take(lone_samples, model, three, iteration=5)
     assert kept.sample.sound is None
     assert torch.equal(kept.sample.picture, three.sample.picture)
-    assert told == [LeftOut("sound", 6, 2, 5)]
+    assert reported == [LeftOut("sound", 6, 2, 5)]
     two = batch_of(0, 1, 6)
     assert take(lone_samples, model, two) is two
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_a_repeated_step_has_the_random_numbers_and_statistics_of_a_single_pass() -> None:
@@ -126,14 +126,14 @@ def test_nothing_is_left_out_if_the_batch_norm_is_frozen() -> None:
 
 
 def test_a_field_that_is_alone_in_its_part_is_left_out() -> None:
-    told: list[LeftOut] = []
+    reported: list[LeftOut] = []
     model, settings = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
     cache = GradientCache(Scoring(), model, settings, device=CPU)
-    lone_samples = LoneSamples(Scoring(), model, settings, left_out=told.extend)
+    lone_samples = LoneSamples(Scoring(), model, settings, left_out=reported.extend)
     given = batch_of(0, 6, 1, 2, 12, 3)  # parts of three
     kept = lone_samples.take(given, cache.forward, epoch=1, iteration=1).batch
     assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
-    assert told == [LeftOut("sound", 12, 1, 1)]
+    assert reported == [LeftOut("sound", 12, 1, 1)]
     assert torch.equal(kept.sample.sound.values, batch_of(0, 6).sample.sound)
 
 
@@ -162,11 +162,11 @@ def test_a_task_that_needs_no_field_continues_without_any() -> None:
             del embeddings
             return StepOutput(torch.zeros(1, 3), batch.target, torch.tensor(0.0))
 
-    told: list[LeftOut] = []
+    reported: list[LeftOut] = []
     model = SoundAndPicture().train()
-    lone_samples = LoneSamples(Easy(), model, setup_of(), left_out=told.extend)
+    lone_samples = LoneSamples(Easy(), model, setup_of(), left_out=reported.extend)
     kept = take(lone_samples, model, without_picture(batch_of(0)), task=Easy())
-    assert kept.sample.sound is None and [left.position for left in told] == [0]
+    assert kept.sample.sound is None and [left.position for left in reported] == [0]
 
 
 def test_lone_sounds_are_counted_in_the_result_and_reported_once_with_any_workers(tmp_path: Path) -> None:

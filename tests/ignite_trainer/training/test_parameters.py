@@ -1,4 +1,4 @@
-"""Rules over parameter names: which parameters are trained, in which group, and what frozen means."""
+"""Rules over parameter names choose trained parameters, groups and modes; frozen parameters do not move."""
 
 from __future__ import annotations
 
