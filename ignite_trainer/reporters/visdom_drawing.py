@@ -15,7 +15,7 @@ from ignite_trainer.api.media import Exhibit, Gallery, Portrait
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Line, RunStart, Window
 from ignite_trainer.reporters.drawing import COLOURS
-from ignite_trainer.reporters.page import confusion, statistics
+from ignite_trainer.reporters.page import pictures, statistics
 from ignite_trainer.reporters.page.render import element
 from ignite_trainer.support.sanitize import visible
 
@@ -116,14 +116,14 @@ class Drawing:
         if kept.multilabel or not len(kept):
             return
         matrix = statistics.confusion_matrix(kept)
-        chosen = confusion.chosen_classes(matrix)
+        chosen = pictures.chosen_classes(matrix)
         cells = np.ix_(chosen, chosen)
         names = [_inert(" ".join(kept.class_names[number].split())) for number in chosen]
         heat = {
             "type": "heatmap",
             "x": names,
             "y": names,
-            "z": confusion.row_shares(matrix)[cells].tolist(),
+            "z": pictures.row_shares(matrix)[cells].tolist(),
             "text": [[str(count or "") for count in row] for row in matrix[cells].tolist()],
             "texttemplate": "%{text}",
             "colorscale": "Blues",
@@ -133,7 +133,7 @@ class Drawing:
             "colorbar": {"title": "share of the row", "tickformat": ".0%"},
         }
         axis = {"type": "category", "dtick": 1, "automargin": True}
-        title = confusion.title_of(matrix, drawn=len(names)).replace("\n", "<br>")
+        title = pictures.title_of(matrix, drawn=len(names)).replace("\n", "<br>")
         layout = {
             "title": f"Confusion matrix: {title}",
             "margin": _MARGIN,

@@ -56,16 +56,15 @@ def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[
         records: results of the finished runs, by name.
         labels: labels of the metrics.
     """
-    origins: dict[str, Records] = {}
-    for run in runs:
-        if run.name in records:
-            key = _origin(run)
-            origins[key] = {**origins.get(key, {}), run.name: records[run.name]}
     members: dict[str, list[Combination]] = {}
     for run in runs:
         members.setdefault(json.dumps(_kept_apart(run.values)), []).append(run)
+
+    def of_origin(origin: str) -> Records:
+        return {run.name: records[run.name] for run in runs if run.name in records and _origin(run) == origin}
+
     return [
-        _group(group, records, labels, no_mean=_mixture(origins.get(_origin(group[0]), {})))
+        _group(group, records, labels, no_mean=_mixture(of_origin(_origin(group[0]))))
         for group in members.values()
     ]
 
@@ -101,17 +100,23 @@ def _mixture(records: Records) -> str | None:
 
     Files of weights or data may have been replaced between two calls.
     """
-    weights = _names_by(records, _weights)
-    if len(weights) > 1:
-        return f"the runs started from different weights: {_listed(weights)}. {_REMEDY}"
-    data_sets = _names_by(records, lambda record: record.dataset)
-    if len(data_sets) > 1:
-        return f"the runs used different data sets: {_listed(data_sets)}. {_REMEDY}"
-    for names in _names_by(records, lambda record: str(record.held_out)).values():
-        sizes = _names_by({name: records[name] for name in names}, _sizes)
-        if len(sizes) > 1:
-            return f"the runs had different numbers of samples: {_listed(sizes)}. {_REMEDY}"
-    return None
+    parts = dict.fromkeys(record.held_out for record in records.values())
+    by_part = [{name: one for name, one in records.items() if one.held_out == part} for part in parts]
+    differences = (
+        _difference(records, "started from different weights", _weights),
+        _difference(records, "used different data sets", lambda record: record.dataset),
+        *(_difference(part, "had different numbers of samples", _sizes) for part in by_part),
+    )
+    return next(filter(None, differences), None)
+
+
+def _difference(records: Records, what: str, key: Callable[[RunRecord], str]) -> str | None:
+    """Say that runs differ in a key of their records; None if they do not."""
+    names: dict[str, list[str]] = {}
+    for name, record in records.items():
+        names.setdefault(key(record), []).append(name)
+    listed = "; ".join(f"{value} in {', '.join(runs)}" for value, runs in names.items())
+    return f"the runs {what}: {listed}. {_REMEDY}" if len(names) > 1 else None
 
 
 def _overlap(records: Records) -> str | None:
@@ -123,18 +128,6 @@ def _overlap(records: Records) -> str | None:
                 f"{first} and {second} evaluated some of the same samples; sweep folds that do not overlap."
             )
     return None
-
-
-def _names_by(records: Records, key: Callable[[RunRecord], str]) -> dict[str, list[str]]:
-    """Group the names of runs by a key of their records."""
-    found: dict[str, list[str]] = {}
-    for name, record in records.items():
-        found.setdefault(key(record), []).append(name)
-    return found
-
-
-def _listed(names: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{what} in {', '.join(runs)}" for what, runs in names.items())
 
 
 def _weights(record: RunRecord) -> str:

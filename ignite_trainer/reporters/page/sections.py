@@ -10,7 +10,7 @@ import numpy as np
 from ignite_trainer.api.media import Exhibit
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.reporters import drawing
-from ignite_trainer.reporters.page import confusion, pictures, statistics
+from ignite_trainer.reporters.page import pictures, statistics
 from ignite_trainer.reporters.page.render import Section, picture
 from ignite_trainer.support.formatting import percent
 
@@ -97,7 +97,7 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
 def _confusions(predictions: Predictions, folder: Path) -> Section:
     matrix, names = statistics.confusion_matrix(predictions), predictions.class_names
     what = "Confusion matrix: rows are true classes, columns predicted classes"
-    shown = _save(confusion.confusion_figure(matrix, names), folder / "confusion.png", what)
+    shown = _save(pictures.confusion_figure(matrix, names), folder / "confusion.png", what)
     rows = [
         [names[right], names[predicted], f"{count:,}", _percent(share)]
         for right, predicted, count, share in statistics.most_confused(matrix)

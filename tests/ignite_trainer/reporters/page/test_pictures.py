@@ -11,8 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from ignite_trainer.reporters.page import statistics
-from ignite_trainer.reporters.page.confusion import confusion_figure, title_of
-from ignite_trainer.reporters.page.pictures import calibration_figure, classes_figure
+from ignite_trainer.reporters.page.pictures import (
+    calibration_figure,
+    classes_figure,
+    confusion_figure,
+    title_of,
+)
 
 NAMES = [f"{word} {thing}" for word in ("crackling", "pouring", "old") for thing in ("fire", "wood", "$5")]
 
