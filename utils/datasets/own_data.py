@@ -14,6 +14,7 @@ from ignite_trainer.api.findings import Inspection, Severity
 from utils.datasets.folds import as_list
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.sample import Entries
+from utils.datasets.sources.cells import shortlist
 from utils.datasets.sources.own_columns import Row, read_own_table
 from utils.datasets.sources.own_folder import read_folder
 from utils.datasets.sources.own_times import Column
@@ -248,10 +249,9 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
         if audio or images or (entry.text and not entry.audio and not entry.images):
             kept.append(row._replace(entry=entry._replace(audio=audio, images=images)))
     if absent and not (skip and kept):
-        more = f" and {len(absent) - 5} more" * (len(absent) > 5)
         raise FileNotFoundError(
             f"root is {root}, but {len(absent)} of {len(exists)} files are missing: "
-            f"{', '.join(absent[:5])}{more}. If paths are relative to another folder, name it with "
+            f"{shortlist(absent)}. If paths are relative to another folder, name it with "
             "--Dataset.args.root FOLDER; --Dataset.args.missing skip does without these files."
         )
     return kept, absent

@@ -21,12 +21,12 @@ from model.clip.image_input import read_image
 from model.sounds.decoding import AudioReader, Fault, UnusableAudio
 from utils.datasets.checks import error, warning
 from utils.datasets.sources.cache import smallest
+from utils.datasets.sources.cells import shortlist
 
 SHORT = 0.1
 """Sounds shorter than this share of the median length are too short."""
 
 _TRIED = 8  # clips decoded to estimate the space of all
-_SHOWN = 4  # of equal clips
 _FAULTS: Mapping[Fault, str] = {
     "missing": "The file is not there.",
     "empty": "The file is empty.",
@@ -59,10 +59,10 @@ class Sound:
 
     def described(self, more: str = "") -> str:
         """Name the file, where it is listed, and further details, for a finding."""
-        return _in_brackets(self.path, "; ", self.listed, more)
+        return in_brackets(self.path, "; ", self.listed, more)
 
     def __str__(self) -> str:
-        return _in_brackets(self.path, ", ", self.place, self.label)
+        return in_brackets(self.path, ", ", self.place, self.label)
 
 
 class Heard(NamedTuple):
@@ -161,7 +161,7 @@ def broken_pictures(
     for path, said in zip(paths, _in_threads(look, paths, f"Looking at {title}", progress), strict=True):
         if said:
             more = said.removeprefix(f"{path}: ").rstrip(".")
-            where = _in_brackets(path, "; ", listed.get(path, ""), more)
+            where = in_brackets(path, "; ", listed.get(path, ""), more)
             yield error("The picture cannot be decoded.", where, _FETCH_AGAIN)
 
 
@@ -253,7 +253,7 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
     for sounds in same.values():
         if len(sounds) == 1:
             continue
-        where = some_of(sounds)
+        where = shortlist(sounds)
         if len({sound.place for sound in sounds}) > 1:
             yield error(
                 f"The same sound is in several {place}s: it would be trained on and measured by.",
@@ -283,13 +283,7 @@ def decoded_bytes(data: Decoding, heard: Mapping[Sound, Heard]) -> tuple[float, 
     return size / seconds if seconds else 0.0, findings
 
 
-def some_of(items: Sequence[object]) -> str:
-    """List the first items and count the others."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(map(str, items[:_SHOWN])) + more
-
-
-def _in_brackets(name: str, separator: str, *details: str) -> str:
+def in_brackets(name: str, separator: str, *details: str) -> str:
     """Append details to a name: "a.wav (own.csv, line 5; 0.001 s)"."""
     said = separator.join(filter(None, details))
     return f"{name} ({said})" if said else name

@@ -14,8 +14,9 @@ import soundfile
 from ignite_trainer.api.findings import Finding
 from model.sounds.decoding import Segment
 from utils.datasets.checks import error, warning
-from utils.datasets.checks.files import Heard, Sound, listen, some_of
+from utils.datasets.checks.files import Heard, Sound, in_brackets, listen
 from utils.datasets.sample import Entry
+from utils.datasets.sources.cells import shortlist
 
 _SLACK = 0.1  # seconds, for rounded times
 _LOOKED_AT = 200  # headers of files before a run
@@ -46,8 +47,7 @@ class Part(NamedTuple):
     is_segment: bool
 
     def __str__(self) -> str:
-        said = ", ".join(filter(None, (self.place, self.label)))
-        return f"{self.name} ({said})" if said else self.name
+        return in_brackets(self.name, ", ", self.place, self.label)
 
 
 def times_of_sources(root: Path, entries: Sequence[Entry]) -> str:
@@ -145,7 +145,7 @@ def _same(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Finding]:
         elif len({part.label for part in group}) > 1:
             yield error(
                 "The same part of a sound has several labels.",
-                some_of(group),
+                shortlist(group),
                 "Keep the right one; write several right ones as a list in one row.",
             )
 
@@ -165,7 +165,7 @@ def _overlapping(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Findi
                 yield warning(
                     f"Parts of one sound that overlap are in several {place}s: what they share would be "
                     "trained on and measured by.",
-                    some_of([other, part]),
+                    shortlist([other, part]),
                     f"Put all parts of a recording into one {place}.",
                 )
         for part in group:
@@ -184,7 +184,7 @@ def _groups(parts: Iterable[Part]) -> list[list[Part]]:
 def _in_several(parts: Sequence[Part], place: str) -> Finding:
     return error(
         f"The same part of a sound is in several {place}s: it would be trained on and measured by.",
-        some_of(parts),
+        shortlist(parts),
         "Keep one of them.",
     )
 

@@ -39,6 +39,7 @@ from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.support.progress import Progress
 from model.audio_input import Waveform
 from model.sounds.decoding import Segment
+from utils.datasets.sources.cells import shortlist
 from utils.fetching.atomic_folder import flush, make_once
 
 FORMAT_VERSION = 3
@@ -254,7 +255,7 @@ class ClipCache:
         errors, count = list(failures.values()), len(self._decoders)
         return ValueError(
             f"root is {self._root}, but {len(errors)} of its {count} clips cannot be decoded:\n  "
-            + _first(errors, 10, separator="\n  ")
+            + shortlist(errors, 10, separator="\n  ")
             + "\nDownload these files again, or remove them from the data set; in a run, Faults.unreadable "
             '"skip" continues without them.'
         )
@@ -304,7 +305,7 @@ def _sizes_and_times(root: Path, paths: Sequence[str]) -> list[tuple[str, int, i
     if absent:
         raise FileNotFoundError(
             f"root is {root}, but {len(absent)} of its {len(paths)} audio files are missing: "
-            f"{_first(absent, 5, separator=', ')}. Is the data set complete?"
+            f"{shortlist(absent)}. Is the data set complete?"
         )
     return found
 
@@ -366,8 +367,3 @@ def _decode_in_threads(
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-
-
-def _first(items: Sequence[str], count: int, *, separator: str) -> str:
-    more = [f"and {len(items) - count} more"] * (len(items) > count)
-    return separator.join([*items[:count], *more])

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -247,3 +247,9 @@ def shown(value: object) -> str:
     """Return the beginning of a cell for a message, with refused characters replaced."""
     text = "" if value is None else str(value)[:80]
     return "".join(mark if is_plain(mark) else "\ufffd" for mark in text)
+
+
+def shortlist(items: Sequence[object], most: int = 5, *, separator: str = ", ") -> str:
+    """Join the first items, and count the others: "a, b, and 3 more"."""
+    more = [f"and {len(items) - most:,} more"] * (len(items) > most)
+    return separator.join([*map(str, items[:most]), *more])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.sample import Entry
-from utils.datasets.sources.cells import Record, all_whole, shown, whole
+from utils.datasets.sources.cells import Record, all_whole, shortlist, shown, whole
 from utils.datasets.sources.own_times import Column, choose_times, segment_of
 from utils.datasets.sources.tables import KINDS, Records, read_table
 
@@ -26,7 +26,6 @@ _KNOWN = {
 }
 _NEAR = 0.75  # similarity to a known name, difflib's ratio: "lable" has 0.8
 _MOST_UNUSED = 20  # columns that are named
-_MOST_TABLES = 5
 _NAMED_FOLDS = ' (folds with names are splits: "fold_column": false, "split_column": "{}")'
 _TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
 
@@ -84,8 +83,7 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
             raise ValueError(f"{table} has several columns that are called {name}. Rename all but one.")
     rows = _with_whole_labels([_row(record, names, separator) for record in records])
     unused = list(_unused(records, given, names))
-    more = [f"and {len(unused) - _MOST_UNUSED} more"] * (len(unused) > _MOST_UNUSED)
-    return Content(rows, unused_columns=", ".join([*unused[:_MOST_UNUSED], *more]))
+    return Content(rows, unused_columns=shortlist(unused, _MOST_UNUSED))
 
 
 def _tables_beside(table: Path) -> str:
@@ -95,9 +93,7 @@ def _tables_beside(table: Path) -> str:
     names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)
     near = difflib.get_close_matches(table.name, names, n=1)
     listed = list(dict.fromkeys([*near, *names]))
-    more = f" and {len(listed) - _MOST_TABLES} more" * (len(listed) > _MOST_TABLES)
-    named = ", ".join(listed[:_MOST_TABLES]) or "no table"
-    return f"{table.parent.absolute()} has {named}{more}. {_TO_NAME_ANOTHER}"
+    return f"{table.parent.absolute()} has {shortlist(listed) or 'no table'}. {_TO_NAME_ANOTHER}"
 
 
 def _unused(records: Records, given: Mapping[str, Column], names: Mapping[str, str | None]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.sample import Entry
-from utils.datasets.sources.cells import one_line
+from utils.datasets.sources.cells import one_line, shortlist
 from utils.datasets.sources.own_columns import Content, Row
 from utils.datasets.sources.walking import files_below, folders_of, shown
 
@@ -23,7 +23,6 @@ _MEASURED_BY = frozenset(
 )
 _READ = AUDIO_SUFFIXES | IMAGE_SUFFIXES
 _MEDIA = _READ | UNDECODED_AUDIO_SUFFIXES | UNDECODED_IMAGE_SUFFIXES
-_NAMED = 5
 
 
 def read_folder(folder: Path) -> Content:
@@ -138,26 +137,25 @@ def _passed_over(
     if stray:
         said.append(f"{len(stray):,} in no folder of a class, such as {shown(stray[0])}")
     if empty:
-        said.append(f"classes without a sound or picture that is read: {_some(empty)}")
+        said.append(f"classes without a sound or picture that is read: {_shown(empty)}")
     if repeated:
-        said.append(f"links to folders that are read elsewhere: {_some([path[:-1] for path in repeated])}")
+        said.append(f"links to folders that are read elsewhere: {_shown([path[:-1] for path in repeated])}")
     if inside:
         said.append(
-            f"names of the folders inside of classes: {_some(inside)} (if those are the classes, name the "
+            f"names of the folders inside of classes: {_shown(inside)} (if those are the classes, name the "
             "folder above them, or call splits train and test)"
         )
     return "; ".join(said)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
-    return ", ".join(map(shown, names[:_NAMED])) + more
+def _shown(names: Sequence[str]) -> str:
+    return shortlist(list(map(shown, names)))
 
 
 def _refuse_other_encodings(folder: Path, paths: Sequence[PurePosixPath]) -> None:
     wrong = [str(path) for path in paths if any("\ud800" <= mark <= "\udfff" for mark in str(path))]
     if wrong:
         raise ValueError(
-            f"{folder} has names that are not UTF-8: {_some(wrong)}; rename them, as by "
+            f"{folder} has names that are not UTF-8: {_shown(wrong)}; rename them, as by "
             "`convmv -f latin1 -t utf8 -r --notest`."
         )

@@ -134,16 +134,18 @@ def build_without_bad_lines(build: Callable[[], T]) -> tuple[T, list[RowError]]:
         try:
             return build(), list(bad.values())
         except (OSError, ValueError) as error:
-            is_row = isinstance(error, RowError)
             if isinstance(error, RowError) and error.place not in bad and len(bad) < _MOST_BAD_LINES:
                 bad[error.place] = error
             elif not bad:
                 raise
             else:
-                reasons = list({one.reason: str(one) for one in reversed(bad.values())}.values())[::-1]
-                count = f"{len(bad)} line{'s' * (len(bad) != 1)}{' and more' * is_row}"
-                said = " ".join(reasons[:_MOST_REASONS])
-                raise ValueError(f"{said} {count} of the table cannot be read.") from error
+                reasons: dict[str, str] = {}
+                for one in bad.values():
+                    reasons.setdefault(one.reason, str(one))
+                count = f"{len(bad)} line{'s' * (len(bad) != 1)}"
+                more = " and more" if isinstance(error, RowError) else ""
+                said = " ".join([*reasons.values()][:_MOST_REASONS])
+                raise ValueError(f"{said} {count}{more} of the table cannot be read.") from error
         finally:
             _LEFT_OUT.reset(token)
 

@@ -31,7 +31,7 @@ def test_an_ogg_file_without_its_last_page_is_read_with_a_note(tmp_path: Path) -
     path.write_bytes(content[: content.rindex(b"OggS")])
     heard = listen(path)
     assert heard.fault is None
-    assert heard.note == "the page that ends it is missing: it was recorded from a stream, or cut"
+    assert heard.note == "its last page is missing: it was recorded from a stream, or cut"
     assert 0.9 * 300_000 < heard.samples < 300_000
 
 

@@ -383,4 +383,4 @@ def test_the_same_segment_in_many_folds_is_one_finding() -> None:
     started = time.process_time()
     [finding] = segment_findings(placed, {}, place="fold", remedy="")
     assert time.process_time() - started < 3
-    assert finding.where.endswith("and 7996 more")
+    assert finding.where.endswith("and 7,995 more")
