@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple
 
 from ignite.handlers.base_logger import BaseLogger
 from ignite.metrics import Metric
@@ -23,46 +23,27 @@ from ignite_trainer.protocol.instantiate import check_arguments, resolve, resolv
 from ignite_trainer.protocol.sections import ClassSpec, Protocol, ScheduleSpec, SplitArgument
 from ignite_trainer.support.errors import ProtocolError
 
-T = TypeVar("T")
-
 _LOADER_ARGUMENTS = ("training", "dl_shuffle")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind(Generic[T]):
-    """The classes that a section of a protocol takes.
+class Kind(NamedTuple):
+    """The classes that a section takes: their base class, and the arguments that the trainer supplies."""
 
-    Attributes:
-        base: their base class.
-        supplied: names of the arguments that the trainer supplies.
-    """
-
-    base: type[T]
+    base: type[Any]
     supplied: tuple[str, ...] = ()
 
 
-MODEL = Kind(base=nn.Module)
-TASK = Kind(base=Task)
-OPTIMIZER = Kind(base=Optimizer, supplied=("params",))
-SCHEDULER = Kind(base=LRScheduler, supplied=("optimizer",))
-DATASET: Kind[Dataset[Any]] = Kind(base=Dataset, supplied=("train",))
-TRANSFORM = Kind(base=object)  # anything with __call__ that no other section takes
-METRIC = Kind(base=Metric, supplied=("output_transform",))
-EVALUATION = Kind(base=Evaluation)
-YARDSTICK = Kind(base=Yardstick)
-REPORTER = Kind(base=Reporter)
-
-KINDS: Mapping[str, Kind[Any]] = {
-    "Model": MODEL,
-    "Task": TASK,
-    "Optimizer": OPTIMIZER,
-    "Scheduler": SCHEDULER,
-    "Dataset": DATASET,
-    "Transforms": TRANSFORM,
-    "Metrics": METRIC,
-    "Evaluations": EVALUATION,
-    "Yardsticks": YARDSTICK,
-    "Reporters": REPORTER,
+KINDS: Mapping[str, Kind] = {
+    "Model": Kind(nn.Module),
+    "Task": Kind(Task),
+    "Optimizer": Kind(Optimizer, supplied=("params",)),
+    "Scheduler": Kind(LRScheduler, supplied=("optimizer",)),
+    "Dataset": Kind(Dataset, supplied=("train",)),
+    "Transforms": Kind(object),  # anything with __call__ that no other section takes
+    "Metrics": Kind(Metric, supplied=("output_transform",)),
+    "Evaluations": Kind(Evaluation),
+    "Yardsticks": Kind(Yardstick),
+    "Reporters": Kind(Reporter),
 }
 _DEFAULT_REPORTERS = [
     ClassSpec(path=f"ignite_trainer.reporters.{name}")
@@ -138,21 +119,15 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
         protocol=protocol,
         optimizer=find.optimizer(protocol),
         schedulers=find.schedulers(protocol.schedules),
-        model=find.find(protocol.model, MODEL, "Model"),
+        model=find.find(protocol.model, "Model"),
         task=find.task(protocol),
-        dataset=find.find(dataset, replace(DATASET, supplied=(split.key,)), "Dataset"),
+        dataset=find.find(dataset, "Dataset", supplied=(split.key,)),
         transforms=[
             find.callable(spec, f"Transforms[{index}]") for index, spec in enumerate(protocol.transforms)
         ],
-        metrics={where: find.find(line, METRIC, where) for where, line in protocol.lines.items()},
-        evaluations={
-            name: find.find(spec, EVALUATION, f"Evaluations.{name}")
-            for name, spec in protocol.evaluations.items()
-        },
-        yardsticks={
-            name: find.find(spec, YARDSTICK, f"Yardsticks.{name}")
-            for name, spec in protocol.yardsticks.items()
-        },
+        metrics={where: find.find(line, "Metrics", where) for where, line in protocol.lines.items()},
+        evaluations=find.by_name(protocol.evaluations, "Evaluations"),
+        yardsticks=find.by_name(protocol.yardsticks, "Yardsticks"),
         reporters=find.reporters(protocol),
         dataset_args=dataset_args,
         split=split,
@@ -173,7 +148,15 @@ class _Finder:
         self._trusted = trusted
         self.problems: list[str] = []
 
-    def find(self, spec: ClassSpec, kind: Kind[T], where: str) -> type[T]:
+    def find(
+        self,
+        spec: ClassSpec,
+        section: str,
+        where: str | None = None,
+        *,
+        supplied: tuple[str, ...] | None = None,
+    ) -> type[Any]:
+        kind, where = KINDS[section], where or section
         try:
             found = resolve(spec, kind.base, where=where, trusted=self._trusted)
         except ProtocolError as error:
@@ -181,9 +164,12 @@ class _Finder:
             return kind.base
         lengths = spec.lengths(found) if isinstance(spec, ScheduleSpec) else {}
         self.problems += check_arguments(
-            found, {**lengths, **spec.args}, where=f"{where}.args", supplied=kind.supplied
+            found, {**lengths, **spec.args}, where=f"{where}.args", supplied=supplied or kind.supplied
         )
         return found
+
+    def by_name(self, specs: Mapping[str, ClassSpec], section: str) -> dict[str, type[Any]]:
+        return {name: self.find(spec, section, f"{section}.{name}") for name, spec in specs.items()}
 
     def callable(self, spec: ClassSpec, where: str) -> Callable[..., Callable[..., Any]]:
         try:
@@ -198,20 +184,19 @@ class _Finder:
         """Find the optimizer, and check the arguments of its groups in the parameter rules."""
         if protocol.optimizer is None:
             return None
-        found = self.find(protocol.optimizer, OPTIMIZER, "Optimizer")
+        found = self.find(protocol.optimizer, "Optimizer")
         for index, rule in enumerate(protocol.parameters) if found is not Optimizer else ():
             where, args = f"Parameters[{index}].args", protocol.optimizer.args | rule.args
+            problems = check_arguments(found, args, where=where, supplied=KINDS["Optimizer"].supplied)
             self.problems += [
-                problem
-                for problem in check_arguments(found, args, where=where, supplied=OPTIMIZER.supplied)
-                if any(f"{where}.{key} " in problem for key in rule.args)
+                problem for problem in problems if any(f"{where}.{key} " in problem for key in rule.args)
             ]
         return found
 
     def schedulers(self, specs: Mapping[str, ScheduleSpec]) -> list[type[LRScheduler]]:
         found = []
         for where, spec in specs.items():
-            kind = self.find(spec, SCHEDULER, where)
+            kind = self.find(spec, "Scheduler", where)
             found.append(kind)
             if check_arguments(kind.step, {"self": None}, where=where):
                 self.problems.append(
@@ -226,7 +211,7 @@ class _Finder:
         return found
 
     def task(self, protocol: Protocol) -> type[Task]:
-        found = self.find(protocol.task, TASK, "Task")
+        found = self.find(protocol.task, "Task")
         if protocol.setup.chunk and found is not Task and not issubclass(found, EmbeddingTask):
             self.problems.append(
                 f"Setup.chunk is {protocol.setup.chunk}, but the loss of {found.__name__} does not compare "
@@ -245,7 +230,7 @@ class _Finder:
                 logger = resolve(spec, BaseLogger, where=where, trusted=self._trusted)
                 found.append((logger, spec.args))
             except ProtocolError:
-                kind = self.find(spec, REPORTER, where)
+                kind = self.find(spec, "Reporters", where)
                 section = content[kind.section] if kind.section else {}
                 found.append((kind, {**section, **spec.args}))
         return found

@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from ignite_trainer.protocol.blueprint import KINDS, TRANSFORM
+from ignite_trainer.protocol.blueprint import KINDS
 from ignite_trainer.protocol.reading import read_json
 from ignite_trainer.protocol.sections import Protocol, SplitArgument
 
@@ -122,7 +122,7 @@ def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, typ
 def kind_of(one: type) -> str | None:
     """Return the section that takes a class, or None; the base class of a section belongs to none."""
     for section, kind in KINDS.items():
-        if kind is not TRANSFORM and issubclass(one, kind.base):
+        if kind.base is not object and issubclass(one, kind.base):
             return None if one is kind.base else section
     return "Transforms" if any("__call__" in vars(base) for base in one.__mro__[:-1]) else None
 

@@ -195,12 +195,6 @@ def test_missing_keys_have_their_documented_defaults() -> None:
     assert metric.update_rate == "epoch"
 
 
-def test_defaults_of_two_protocols_are_not_shared() -> None:
-    first, second = validate(minimal()), validate(minimal())
-    assert first.model.args is not second.model.args
-    assert first.metrics is not second.metrics
-
-
 def test_a_protocol_is_frozen() -> None:
     protocol = validate(minimal())
     with pytest.raises(ValidationError, match="frozen"):

@@ -57,7 +57,6 @@ def measured(block: str, **environment: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.processes
 def test_a_block_keeps_memory_for_later_steps_and_returns_it_at_its_end() -> None:
     found = measured(
         """
