@@ -1,4 +1,4 @@
-"""`report.html` opens from the disk in a real browser: its sounds play, its texts are texts."""
+"""`report.html` opens from the disk in a real browser: its sounds play, and its text is not markup."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_label_with_markup_stays_text(page: Page, report: Path) -> None:
     assert not page.query_selector_all("main b, main script, [onerror]")
 
 
-def test_a_script_that_got_in_would_not_run(chromium: Browser, report: Path, tmp_path: Path) -> None:
+def test_an_injected_script_does_not_run(chromium: Browser, report: Path, tmp_path: Path) -> None:
     got_in = tmp_path / "report.html"
     got_in.write_text(report.read_text().replace("<main>", "<main><script>document.title='owned'</script>"))
     with watched_page(chromium) as (page, wrong):

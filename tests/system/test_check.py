@@ -35,13 +35,13 @@ def test_the_quickstart_passes(check: Check) -> None:
     assert (status, "0 errors, 0 warnings" in report) == (0, True)
 
 
-def test_weights_that_are_not_there_are_found(check: Check, tmp_path: Path) -> None:
+def test_missing_weights_are_found(check: Check, tmp_path: Path) -> None:
     missing = str(tmp_path / "none.pt")
     status, report = check("--Model.args.pretrained", missing)
     assert (status, f"error: Model: {missing}: no such file or folder of runs." in report) == (1, True)
 
 
-def test_weights_that_are_cut_off_are_found(check: Check, tmp_path: Path) -> None:
+def test_truncated_weights_are_found(check: Check, tmp_path: Path) -> None:
     path = tmp_path / "cut.pt"
     torch.save(nn.Linear(100, 100).state_dict(), path)
     path.write_bytes(path.read_bytes()[:20000])
@@ -49,7 +49,7 @@ def test_weights_that_are_cut_off_are_found(check: Check, tmp_path: Path) -> Non
     assert (status, f"error: Model: {path} is cut short" in " ".join(report.split())) == (1, True)
 
 
-def test_weights_of_another_model_are_found_with_the_entries_that_do_not_fit(
+def test_weights_of_another_model_are_found_with_the_entries_that_do_not_match(
     check: Check, tmp_path: Path
 ) -> None:
     path = tmp_path / "other.pt"

@@ -1,4 +1,4 @@
-"""The benchmark on toy protocols: what is timed, what is compared, and what is left behind."""
+"""The benchmark on toy protocols: timing, comparison with yardsticks, tables and file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--check`: what is found without a run, how it is said, and that nothing is left behind."""
+"""`--check` finds and reports problems without a run, and writes no results."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_errors_come_first_and_many_of_a_kind_are_counted(check: Check) -> None:
 
 
 @pytest.mark.parametrize("epochs", [(2, 0), (0, 2)])
-def test_of_several_protocols_only_those_that_train_must_hold_something_out(
+def test_only_protocols_that_train_must_hold_something_out(
     epochs: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = {"class": "toy_research.embedding.Points", "args": {"fold": None}}
@@ -80,7 +80,7 @@ def test_of_several_protocols_only_those_that_train_must_hold_something_out(
     assert ["hold nothing out" in report for report in reports] == [count > 0 for count in epochs]
 
 
-def test_warnings_alone_end_well(check: Check) -> None:
+def test_warnings_alone_exit_with_0(check: Check) -> None:
     status, report = check(Dataset=doubtful(odd=1))
     assert (status, "0 errors, 1 warning (" in report) == (0, True)
 
@@ -110,13 +110,13 @@ def test_warnings_alone_end_well(check: Check) -> None:
         ),
     ],
 )
-def test_what_would_end_a_run_is_found(check: Check, changes: dict[str, Any], said: str) -> None:
+def test_problems_that_would_end_a_run_are_found(check: Check, changes: dict[str, Any], said: str) -> None:
     status, report = check(**changes)
     assert status == 1
     assert report.count(f"error: {said}") == 1, report
 
 
-def test_a_disk_that_becomes_nearly_full_is_suspicious(check: Check, tmp_path: Path) -> None:
+def test_a_disk_that_becomes_nearly_full_is_a_warning(check: Check, tmp_path: Path) -> None:
     room = int(0.95 * shutil.disk_usage(tmp_path).free)
     status, report = check(Dataset=doubtful(room=room, folder=str(tmp_path)))
     assert (status, "warning: About " in report) == (0, True)
@@ -144,7 +144,7 @@ def test_the_room_for_checkpoints_has_frozen_weights_once_beside_the_states(chec
     assert f"needs about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
 
 
-def test_weights_are_held_against_the_hash_they_should_have(check: Check, tmp_path: Path) -> None:
+def test_weights_are_checked_against_their_expected_hash(check: Check, tmp_path: Path) -> None:
     file = tmp_path / "toy.pt"
     file.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
@@ -157,7 +157,7 @@ def test_weights_are_held_against_the_hash_they_should_have(check: Check, tmp_pa
     assert f"it is damaged or another file.\n    {file}" in report
 
 
-def test_one_that_cannot_be_read_leaves_the_others_checked(
+def test_an_unreadable_protocol_does_not_stop_the_check_of_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     defaults = tmp_path / "defaults" / "none.json"
@@ -174,7 +174,7 @@ def test_one_that_cannot_be_read_leaves_the_others_checked(
     assert f"{tmp_path / 'c.json'}: 0 errors, 0 warnings" in report
 
 
-def test_memory_that_will_not_suffice_is_a_warning(
+def test_too_little_memory_is_a_warning(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = TwoTowers()
@@ -193,7 +193,7 @@ def test_memory_that_will_not_suffice_is_a_warning(
     assert (status, said in " ".join(report.split())) == (0, True)
 
 
-def test_without_a_model_memory_and_checkpoints_are_not_known_and_it_is_tried_once(
+def test_a_model_that_cannot_be_built_is_tried_once_and_its_memory_is_unknown(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = list[str]()
@@ -211,9 +211,7 @@ def test_without_a_model_memory_and_checkpoints_are_not_known_and_it_is_tried_on
     assert "0 B" not in said
 
 
-def test_a_limit_of_memory_that_is_none_limits_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_limit_max_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "limit").write_text("max\n")
     (tmp_path / "memory").write_text("MemTotal: 2000 kB\nMemFree: 10 kB\nMemAvailable: 1000 kB\n")
     (tmp_path / "own").write_text("9 2 1 1 0 1 0\n")  # pages
@@ -227,7 +225,7 @@ def test_a_limit_of_memory_that_is_none_limits_nothing(
     assert not check_room.memory_findings(10**18, torch.device("cpu"), facts)
 
 
-def test_a_base_that_is_not_there_is_named(check: Check, tmp_path: Path) -> None:
+def test_a_missing_base_protocol_is_named(check: Check, tmp_path: Path) -> None:
     status, report = check(extends="elsewhere.json")
     assert status == 2
     assert f"{tmp_path / 'toy.json'} extends {tmp_path / 'elsewhere.json'}" in report.replace("\n", "")

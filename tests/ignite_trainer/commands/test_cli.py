@@ -1,4 +1,4 @@
-"""The command: flags of the published one, patterns, exit statuses, and what `--help` costs."""
+"""The command line: flags, patterns, errors, exit statuses, and a quick `--help`."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_every_file_that_matches_runs_once_and_in_order(
     assert [protocol.setup.name for protocol in ran] == ["b1", "b2", "a"]
 
 
-def test_the_name_of_a_file_may_have_what_patterns_are_made_of(
+def test_a_file_name_may_contain_pattern_characters(
     write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a[b]").mkdir()
@@ -152,7 +152,7 @@ def test_all_are_checked_before_the_first_runs(
     assert f"error: {bad}: {said}" in capsys.readouterr().err
 
 
-def test_a_protocol_that_turns_out_not_to_work_stops_no_other(
+def test_a_protocol_that_fails_late_does_not_stop_the_others(
     write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = write("a.json", Setup__batch_train=21)  # only its data tell
@@ -165,7 +165,7 @@ def test_a_protocol_that_turns_out_not_to_work_stops_no_other(
     assert len(list((tmp_path / "results/Third").glob("*/result.json"))) == 1
 
 
-def test_an_error_that_nobody_foresaw_stops_no_other_protocol(
+def test_an_unexpected_error_does_not_stop_the_other_protocols(
     write: Callable[..., Path],
     defaults: Path,
     tmp_path: Path,
@@ -199,7 +199,7 @@ def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(
     assert capsys.readouterr().err == said
 
 
-def test_where_there_are_no_protocols_a_shipped_one_is_named(
+def test_a_shipped_protocol_is_suggested_if_the_folder_has_none(
     defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = defaults.parent / "shipped.json"
@@ -215,9 +215,7 @@ def test_where_there_are_no_protocols_a_shipped_one_is_named(
 @pytest.mark.parametrize(
     "present", [(), ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")]
 )
-def test_a_python_without_the_requirements_is_told_what_to_do(
-    present: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_python_without_the_requirements_gets_advice(present: tuple[str, ...], tmp_path: Path) -> None:
     """Also one that has what reading protocols takes, and no torch."""
     packages = Path(pydantic.__file__).parents[1]
     for name in (*present, *["typing_extensions.py"] * bool(present)):
@@ -281,7 +279,7 @@ def test_an_unknown_override_runs_nothing(
         ("--lr 3", "--lr is not a flag; see --help. Write keys of the protocol in full"),
     ],
 )
-def test_words_that_nothing_takes_say_what_may_be_meant(
+def test_an_invalid_command_line_is_explained(
     argv: str,
     said: str,
     write: Callable[..., Path],
@@ -347,7 +345,7 @@ def test_code_is_run_only_if_it_is_trusted(
 @pytest.mark.parametrize(
     "argv", ["", "--check", "--explain", "--benchmark 1", "--Sweep.Dataset.args.fold 98 99", "--epochs 0"]
 )
-def test_what_is_wrong_with_the_data_is_said_before_weights_are_fetched(
+def test_problems_of_the_data_are_reported_before_weights_are_fetched(
     argv: str,
     tmp_path: Path,
     write: Callable[..., Path],
@@ -363,7 +361,7 @@ def test_what_is_wrong_with_the_data_is_said_before_weights_are_fetched(
     assert not fetched.exists()
 
 
-def test_with_the_data_missing_the_model_is_still_looked_at_and_with_them_weights_are_fetched(
+def test_the_model_is_checked_without_data_and_its_weights_are_fetched_only_with_data(
     tmp_path: Path, write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = tmp_path / "fetched"
@@ -381,7 +379,7 @@ def test_with_the_data_missing_the_model_is_still_looked_at_and_with_them_weight
 @pytest.mark.parametrize(
     "argv", ["-e 0", "--check", "--explain -e 0", "--Sweep.Setup.seed 1 2 -e 0", "-e 0 -b x"]
 )
-def test_letters_that_the_encoding_of_the_terminal_lacks_are_replaced(
+def test_characters_outside_the_terminals_encoding_are_replaced(
     encoding: str, argv: str, tmp_path: Path, defaults: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = toy(tmp_path / "results", Setup__name="Vögel 音")

@@ -1,4 +1,4 @@
-"""--explain: origins of values, what is trained, shapes and estimates; without data, the rest of it."""
+"""`--explain`: origins of values, what is trained, shapes and estimates, with and without data."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_protocol_is_explained_and_nothing_is_written(
     assert not (tmp_path / "results").exists()
 
 
-def test_of_an_evaluation_nothing_is_called_held_out(
+def test_an_evaluation_mentions_no_held_out_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert explained(tmp_path, "-e", "0") == 0
@@ -74,7 +74,7 @@ def test_without_data_the_rest_is_explained(tmp_path: Path, capsys: pytest.Captu
     assert "cannot tell shapes, memory and time without data and model:\n  Dataset.args.fold is 99" in said
 
 
-def test_a_class_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_class_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explained(tmp_path, "--Dataset.class", "toy_research.signals.Nothing") == 2
     assert "Dataset.class is toy_research.signals.Nothing" in capsys.readouterr().out
 
@@ -157,7 +157,7 @@ def test_without_room_for_a_checkpoint_the_steps_are_still_estimated(
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_is_small_or_unusual_is_estimated(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_small_and_unusual_runs_are_estimated(tmp_path: Path, changes: dict[str, object]) -> None:
     found = estimates(tmp_path, **changes)
     assert isinstance(found.checkpoint, Checkpoint)
     assert found.seconds_per_run > 0
@@ -186,7 +186,7 @@ def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
     assert found.seconds_per_run == pytest.approx(time.perf_counter() - start, rel=0.3)
 
 
-def test_memory_and_disk_that_will_not_suffice_are_warnings(
+def test_too_little_memory_or_disk_space_is_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "limit").write_text("1000\n")

@@ -1,4 +1,4 @@
-"""The console shows the start table, a line for each evaluation, and last beside best."""
+"""The console shows the start table, a line for each evaluation, and last and best values."""
 
 from __future__ import annotations
 

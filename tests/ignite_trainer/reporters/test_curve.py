@@ -1,4 +1,4 @@
-"""`curve.png` shows what was told, is always a whole picture, and can be read without colour."""
+"""`curve.png` shows the reported values, is always complete, and is readable without colour."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def drawn(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
 
 
-def test_lines_hold_the_values_that_were_told(curve: LearningCurve) -> None:
+def test_lines_show_the_reported_values(curve: LearningCurve) -> None:
     loss, performance, cost = curve.figure().axes
     assert list(drawn(loss).values()) == [([5, 10, 15, 20], [2.0, 1.0, 10 / 15, 0.5])]
     assert drawn(performance) == {
@@ -78,7 +78,7 @@ def test_training_and_held_out_lines_differ_in_more_than_colour(curve: LearningC
     assert best.get_marker() == "*"
 
 
-def test_the_end_of_the_run_decides_which_epoch_was_best(curve: LearningCurve) -> None:
+def test_the_end_of_the_run_determines_the_best_epoch(curve: LearningCurve) -> None:
     best = Best(label="Val. Acc.", value=0.7, epoch=2, checkpoint=None)
     curve.on_end(RunEnd(last_epoch=2, last={}, best=(best,), last_checkpoint=None, seconds=1.0))
     assert drawn(curve.figure().axes[1])["best: 0.7000, epoch 2"] == ([2], [0.7])
@@ -124,7 +124,7 @@ def test_values_that_are_not_finite_are_gaps(run: RunStart) -> None:
     ("values", "label"),
     [((0.5, 0.5, 0.5), "best: 0.5000, epoch 1"), ((0.6, 0.5, 0.5), "best: 0.6000, epoch 0")],
 )
-def test_of_equal_values_the_first_trained_epoch_is_marked(
+def test_the_first_of_equal_trained_epochs_is_marked(
     run: RunStart, values: tuple[float, ...], label: str
 ) -> None:
     reporter = LearningCurve()
@@ -134,7 +134,7 @@ def test_of_equal_values_the_first_trained_epoch_is_marked(
     assert label in drawn(reporter.figure().axes[1])
 
 
-def test_a_run_that_goes_on_marks_the_epoch_that_its_checkpoints_name(run: RunStart) -> None:
+def test_a_resumed_run_marks_the_best_epoch_of_its_checkpoints(run: RunStart) -> None:
     history = [evaluated(epoch, "test", value) for epoch, value in enumerate((0.9, 0.8, 0.7))]
     kept = Best(
         label="Val. Acc.", value=0.8, epoch=1, checkpoint=None

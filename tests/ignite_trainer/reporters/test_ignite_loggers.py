@@ -1,4 +1,4 @@
-"""ignite's own loggers are named in `Reporters`; TensorBoard then has what metrics.jsonl has."""
+"""`Reporters` can name ignite's own loggers; TensorBoard gets the values of metrics.jsonl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` holds every event, at once, as JSON that any parser takes."""
+"""`metrics.jsonl` has every event at once, as strict JSON."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
-def test_every_event_is_on_disk_as_soon_as_it_is_told_and_no_character_of_the_format_changed(
+def test_every_event_is_on_disk_at_once_in_the_format_of_the_first_version(
     run: RunStart,
 ) -> None:
     reporter = JsonLines()

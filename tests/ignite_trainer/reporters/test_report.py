@@ -1,4 +1,4 @@
-"""`report.html` says what a run reached, and links what is there."""
+"""`report.html` shows the results of a run and links existing files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_metric_without_checkpoints_has_no_best(run: RunStart) -> None:
     assert "There are no metrics." in report(run, end=the_end(last={}, best=())).words
 
 
-def test_without_training_nothing_is_said_of_epochs(run: RunStart) -> None:
+def test_the_report_of_an_evaluation_mentions_no_epochs(run: RunStart) -> None:
     (run.folder / "curve.png").touch()
     page = report(dataclasses.replace(run, epochs=0), end=the_end(last_epoch=0, best=()))
     assert "Evaluation only: nothing was trained." in page.words

@@ -1,4 +1,4 @@
-"""A reporter that fails is said once and left out; the run and the others go on."""
+"""A failing reporter is logged once and left out; the run and the other reporters go on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Recorder(Reporter):
             raise OSError("No space left on device")
 
 
-def test_a_failing_reporter_is_named_once_and_left_out(
+def test_a_failing_reporter_is_logged_once_and_left_out(
     run: RunStart, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, sound = Recorder(frozenset({"on_evaluation", "close"})), Recorder()

@@ -1,4 +1,4 @@
-"""A real visdom server shows the run: what it is, its curves, their legends."""
+"""A real visdom server shows the run: its summary, curves and legends."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def read_with_visdoms_own_client(port: int, name: str) -> Windows:
         client.session.close()
 
 
-def test_the_dashboard_shows_what_was_told(
+def test_the_dashboard_shows_the_reported_values(
     run: RunStart, server: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing there: a request through it fails
@@ -231,7 +231,7 @@ def test_the_address_that_is_printed_opens_the_environment_of_the_run(
 
 
 @pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
-def test_a_server_of_the_runs_own_ends_with_it_and_leaves_the_dashboard(
+def test_a_server_started_by_the_run_stops_with_it_and_saves_the_dashboard(
     run: RunStart,
     free_port: int,
     tmp_path: Path,
@@ -296,7 +296,7 @@ def test_a_killed_run_takes_its_server_along(
     assert not with_server
 
 
-def test_names_of_charts_and_lines_are_no_markup(run: RunStart, server: int) -> None:
+def test_names_of_charts_and_lines_are_escaped(run: RunStart, server: int) -> None:
     """plotly shows links, bold type, and mathematics between two dollar signs."""
     label = '<a href="http://example.org">x</a> & $\\href{a}{b}$'
     line = Line(key="a", label=label, split="test")

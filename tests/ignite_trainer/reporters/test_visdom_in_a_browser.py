@@ -1,6 +1,6 @@
-"""The dashboard in a real browser: it grows while a run trains, and shows what the network is fed with.
+"""The dashboard in a real browser: it grows while a run trains, and shows samples and what was learned.
 
-visdom's server fetches its scripts from the open network; here they come from the npm registry, once.
+visdom's server fetches its scripts from the internet; here they come from the npm registry, once.
 """
 
 from __future__ import annotations

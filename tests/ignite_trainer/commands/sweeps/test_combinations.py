@@ -1,4 +1,4 @@
-"""A sweep as a list of runs: their order, their names, and every mistake before the first of them."""
+"""The runs of a sweep: their order, their names, and every mistake before the first run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_keys_may_be_new_arguments_and_positions_of_lists() -> None:
     assert list(runs[0].values) == ["Model.args.dropout", "Transforms[1].args.level"]
 
 
-def test_names_are_of_folders_and_each_is_another_one() -> None:
+def test_names_are_distinct_and_valid_for_folders() -> None:
     lengths = runs_of({"Transforms[2].args.length": [16], "Transforms[3].args.length": [16]})
     assert [run.name for run in lengths] == ["Transforms-2-.args.length-16_Transforms-3-.args.length-16"]
     suffixes = ["a/b", "a b", "A-B", "x" * 41, "../up", None]
@@ -58,14 +58,14 @@ def test_names_are_of_folders_and_each_is_another_one() -> None:
     assert names[4:] == ["suffix-up", "suffix-null"]
 
 
-def test_values_are_held_to_the_types_of_the_protocol() -> None:
+def test_values_must_have_the_types_of_the_protocol() -> None:
     assert problems_of({"Setup.epochs": [1, -1, "x"]}) == [
         "Setup.epochs is -1; input should be greater than or equal to 0.",
         'Setup.epochs is "x"; input should be a valid integer.',
     ]
 
 
-def test_what_is_wrong_with_several_runs_is_said_once() -> None:
+def test_a_problem_of_several_runs_is_reported_once() -> None:
     found = problems_of(
         {FOLD: [1, 6], LR: [0.1, 0.2, 0.3], "Model.class": ["toy_research.network.TwoTower"]},
         Transforms=[{"class": "toy_research.augment.Fit", "args": {"lenght": 16}}],
@@ -128,12 +128,12 @@ def test_a_key_that_cannot_be_swept_is_refused_with_the_reason(key: str, said: s
     assert problems_of({key: [1]}) == [said]
 
 
-def test_a_section_that_holds_what_is_fixed_cannot_be_swept() -> None:
+def test_a_section_with_a_fixed_key_cannot_be_swept() -> None:
     (first, *_) = problems_of({"Setup": [{}]})
     assert first == "Sweep.Setup cannot be swept: all runs of a sweep share one folder; remove it."
 
 
-def test_one_place_is_swept_by_one_key_and_each_value_once() -> None:
+def test_keys_must_not_overlap_and_values_must_not_repeat() -> None:
     assert problems_of({"Optimizer.args": [{"lr": 1.0}], LR: [0.1, 0.2, 0.1]}) == [
         "Sweep.Optimizer.args.lr and Sweep.Optimizer.args overlap; keep one of them.",
         "Sweep.Optimizer.args.lr lists 0.1 twice; keep one.",

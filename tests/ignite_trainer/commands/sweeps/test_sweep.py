@@ -1,4 +1,4 @@
-"""Whole sweeps of the toy package: what they leave, and how they go on where they stopped."""
+"""Complete sweeps of the toy package: their results, and how they continue after a stop."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_run_that_held_nothing_out_is_not_pooled_with_a_fold(
 # Going on
 
 
-def test_a_sweep_gone_on_with_from_other_weights_has_no_mean(
+def test_a_sweep_continued_from_other_weights_has_no_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "weights.pt"
@@ -187,7 +187,7 @@ def test_a_sweep_gone_on_with_from_other_weights_has_no_mean(
     assert "| no mean, n = 2 | 2 of 3 folds |  |" in said
 
 
-def test_finished_runs_are_skipped_whatever_is_written_down_where(
+def test_finished_runs_are_skipped_even_with_other_reporters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_toy(tmp_path, FOLDS)
@@ -244,7 +244,7 @@ def test_an_unfinished_run_without_a_state_is_kept_and_done_again(
         )
 
 
-def test_a_run_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = sweep_toy(tmp_path, {"Task.args.explode_at": [3, None], FOLD: [1, 2]})
     folder = only(tmp_path / "Toy")
     assert summary.missing == ["explode_at-3_fold-1", "explode_at-3_fold-2"]
@@ -259,7 +259,9 @@ def test_a_run_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureF
     assert "| explode\\_at-3\\_fold-2 | 3 | 2 | failed | failed |" in said
 
 
-def test_what_a_run_alone_finds_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_problem_found_by_one_run_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     summary = sweep_toy(tmp_path, {"Setup.batch_train": [21, 20]}, Setup__epochs=1)
     assert summary.missing == ["batch_train-21"]
     assert "error: batch_train-21: Setup.batch_train is 21, but the training split has 20" in (
@@ -267,7 +269,7 @@ def test_what_a_run_alone_finds_stops_no_other(tmp_path: Path, capsys: pytest.Ca
     )
 
 
-def test_an_error_that_nobody_foresaw_stops_no_other_run(
+def test_an_unexpected_error_does_not_stop_the_other_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Signals have 16 values.
@@ -283,7 +285,7 @@ def test_an_error_that_nobody_foresaw_stops_no_other_run(
     assert "length-15 failed: RuntimeError" in (folder / "sweep.md").read_text()
 
 
-def test_an_interruption_ends_the_whole_and_says_how_to_go_on(
+def test_an_interruption_stops_the_sweep_and_says_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -321,7 +323,7 @@ def test_seeds_of_the_sweep_win(tmp_path: Path) -> None:
     assert "2 seeds" in (folder / "sweep.md").read_text()
 
 
-def test_a_sweep_whose_seed_cannot_be_read_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_sweep_with_an_unreadable_seed_is_not_continued(tmp_path: Path) -> None:
     sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
     path = only(tmp_path / "Toy") / "sweep.json"
     path.write_text("{}")
@@ -352,7 +354,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(plan.folder.glob("fold-*"))
 
 
-def test_a_run_that_another_process_is_at_is_not_set_aside(
+def test_a_run_in_use_by_another_process_is_not_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.0)
@@ -365,7 +367,7 @@ def test_a_run_that_another_process_is_at_is_not_set_aside(
     assert sweep_toy(tmp_path, FOLDS).missing == []
 
 
-def test_a_sweep_killed_in_its_third_fold_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_sweep_killed_in_its_third_fold_continues_with_it(tmp_path: Path) -> None:
     marker = tmp_path / "kill"
     marker.touch()
     task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}

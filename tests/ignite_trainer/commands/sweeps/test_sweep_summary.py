@@ -1,4 +1,4 @@
-"""The table of a sweep: which runs are averaged together, and what is said of it."""
+"""The table of a sweep: which runs are averaged together, and the remarks about them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_run_has_a_row_with_last_beside_best_and_their_epochs() -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_what_a_best_epoch_of_0_means_is_said(epoch: int) -> None:
+def test_a_best_epoch_of_0_is_explained(epoch: int) -> None:
     best = (Best(label="Acc.", value=0.6, epoch=epoch, checkpoint=None),)
     found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2).model_copy(update={"best": best}))
     assert (EPOCH_0 in " ".join(remarks(found))) == (epoch == 0)
@@ -128,14 +128,14 @@ HONEST = (
 )
 
 
-def test_the_reader_is_told_which_figure_is_the_honest_one() -> None:
+def test_a_remark_says_which_figure_is_the_honest_one() -> None:
     assert remarks(summary({FOLD: [1]}, run_record(fold=1))) == [HONEST]
     assert remarks(summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2))) == [
         f"± is the sample standard deviation over n runs. {HONEST}"
     ]
 
 
-def test_nothing_is_said_that_does_not_apply() -> None:
+def test_remarks_that_do_not_apply_are_left_out() -> None:
     assert remarks(summary({SEED: [1]}, run_record(seed=1))) == []
     assert remarks(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2))) == [
         "± is the sample standard deviation over n runs."
@@ -157,7 +157,7 @@ def test_nothing_is_said_that_does_not_apply() -> None:
         ),
     ],
 )
-def test_whose_predictions_are_pooled_is_said(held_out: int, accuracy: float | None, said: str) -> None:
+def test_a_remark_says_whose_predictions_are_pooled(held_out: int, accuracy: float | None, said: str) -> None:
     pooled = Pooled(held_out=held_out, folds=5, samples=10, accuracy=accuracy)
     assert remarks(summary({FOLD: [1]}, run_record(fold=1), pooled=pooled))[-1] == said
 
@@ -210,7 +210,7 @@ def test_runs_of_different_data_are_not_averaged() -> None:
     ]
 
 
-def test_folds_may_differ_in_size_and_other_totals_are_told() -> None:
+def test_folds_may_differ_in_size_and_different_totals_are_reported() -> None:
     sizes = [{"train": 20, "test": 10}, {"train": 21, "test": 9}, {"train": 20, "test": 8}]
     records = [run_record(fold=fold, samples=size) for fold, size in enumerate(sizes, start=1)]
     assert no_mean({FOLD: [1, 2, 3]}, *records) == [None]
@@ -229,7 +229,7 @@ def test_folds_that_overlap_are_not_averaged(other: tuple[int, ...]) -> None:
     ]
 
 
-def test_runs_of_several_revisions_are_told() -> None:
+def test_different_source_revisions_are_reported() -> None:
     found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2, revision="def456"))
     assert remarks(found)[-1] == "The runs were made with different source revisions: abc123, def456."
 

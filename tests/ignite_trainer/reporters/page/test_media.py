@@ -1,4 +1,4 @@
-"""The samples that a model is most wrong about are shown, within bounds, and found again for a sweep."""
+"""The hardest samples are shown, limited in number and size, and found by the report of a sweep."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_hardest_come_first_and_are_few(eight: Predictions, tmp_path: Path) 
     assert len(list((tmp_path / "exhibits").glob("*.ogg"))) == len(shown) == media.MOST_SAMPLES
 
 
-def test_what_was_classified_right_is_no_mistake(predict: Predict, tmp_path: Path) -> None:
+def test_correctly_classified_samples_are_not_shown(predict: Predict, tmp_path: Path) -> None:
     gallery = Samples()
     right = replace(predict([[0.5, 0.5], [0.9, 0.1]], [0, 0], ["dog", "cat"]), positions=(1, 2))
     assert hardest(right, gallery, tmp_path) == []
@@ -80,7 +80,7 @@ def test_what_was_classified_right_is_no_mistake(predict: Predict, tmp_path: Pat
     assert gallery.asked == [2]
 
 
-def test_what_is_shown_is_bounded_in_size(eight: Predictions, tmp_path: Path) -> None:
+def test_the_size_of_shown_samples_is_limited(eight: Predictions, tmp_path: Path) -> None:
     assert len(hardest(eight, Samples(size=media.MOST_BYTES // 2), tmp_path)) == 2
 
 
@@ -106,7 +106,7 @@ def test_a_sweep_shows_the_hardest_of_its_runs(eight: Predictions, predict: Pred
     assert media.hardest_section(folders[2:]) == []
 
 
-def test_what_was_learned_is_shown_as_its_task_does() -> None:
+def test_the_exhibits_of_the_model_are_shown() -> None:
     (section,) = media.model_section(Samples())
     assert section.exhibits == Samples().model()
     assert media.model_section(Gallery()) == []

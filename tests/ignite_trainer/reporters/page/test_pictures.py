@@ -1,4 +1,4 @@
-"""Pictures of predictions show every class by name, grow with their number, and keep apart what they show."""
+"""Pictures of predictions name every class, grow with their number, and do not overlap texts."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_counts_stand_out_from_their_cells() -> None:
         assert abs(np.mean(cell) - np.mean(to_rgb(text.get_color()))) > 0.3
 
 
-def test_of_very_many_classes_those_are_drawn_that_are_confused() -> None:
+def test_with_many_classes_only_confused_ones_are_drawn() -> None:
     matrix = np.diag(np.full(200, 5))
     matrix[7, 150] = matrix[30, 7] = 2
     axes = confusion_figure(matrix, [str(number) for number in range(200)]).axes[0]
@@ -149,7 +149,7 @@ def test_bars_are_sorted_and_classes_without_samples_have_none() -> None:
     assert axes.get_title() == "Accuracy of each class"
 
 
-def test_of_very_many_classes_the_lowest_have_bars() -> None:
+def test_with_many_classes_only_the_lowest_have_bars() -> None:
     figure = classes_figure(np.linspace(1, 0, 130), [""] * 130, names_of(130), measure="Accuracy")
     axes = figure.axes[0]
     assert axes.get_title() == "Accuracy of each class (lowest 100 of 130)"

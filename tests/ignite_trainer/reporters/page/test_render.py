@@ -1,4 +1,4 @@
-"""A report is one page: it holds what it shows, lets nothing else in, and takes no text for markup."""
+"""The page embeds its pictures and sounds, blocks everything else, and escapes text."""
 
 from __future__ import annotations
 

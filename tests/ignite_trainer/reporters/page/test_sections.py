@@ -1,4 +1,4 @@
-"""The sections say what can be said of predictions, and show pictures that are there."""
+"""Sections show the figures of predictions, and leave out those that are undefined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of predictions against counting by hand, and against the formulas."""
+"""Statistics of predictions equal counts by hand, formulas, and torch's losses."""
 
 from __future__ import annotations
 
