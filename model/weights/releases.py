@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ..inputs import name_other_kind
 from .fetch import FetchError, RemoteFile, fetch
 from .run_folders import best_checkpoint
 
@@ -109,6 +108,8 @@ def find_weights(
     try:
         return fetch(release.remote, target, mirror=mirror)
     except FetchError as error:
+        from ..inputs import name_other_kind  # noqa: PLC0415 - imports torch
+
         other = name_other_kind(target) if target.is_file() else None
         said = [str(error), f"It is {other}" if other else "", instead]
         raise WeightsError(" ".join(filter(None, said))) from None
