@@ -20,6 +20,8 @@ from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
 from ignite_trainer.data.samples import TransformedSamples
 from ignite_trainer.support.errors import ProtocolError
+from tests.ignite_trainer.data import loading
+from tests.ignite_trainer.data.loading import epoch
 
 BATCHED: list[Any] = [Hiss(), Fit(length=16), Hiss(level=0.2)]
 FOREIGN: list[Any] = [
@@ -43,19 +45,7 @@ class Samples(Dataset[Any]):
 
 
 def loader(*steps: Any, dataset: Dataset[Any] | None = None, **options: Any) -> SplitLoader:
-    transforms = [
-        step if isinstance(step, FieldTransform) else FieldTransform(apply=step, where=f"Transforms[{index}]")
-        for index, step in enumerate(steps)
-    ]
-    settings: dict[str, Any] = {"batch_size": 4, "workers": 0, "shuffle": True, "drop_last": False, "seed": 5}
-    return SplitLoader(
-        Tones() if dataset is None else dataset, transforms, device=torch.device("cpu"), **settings | options
-    )
-
-
-def epoch(batches: SplitLoader, number: int = 1) -> list[Batch]:
-    batches.set_epoch(number)
-    return list(batches)
+    return loading.loader(Tones() if dataset is None else dataset, *steps, **options)
 
 
 def signals(batches: list[Batch]) -> dict[int, Tensor]:

@@ -14,28 +14,19 @@ from toy_research.protocols import run_toy
 from toy_research.records import differences
 from toy_research.signals import Tones, TonesInStretches
 
-from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.loader import Batch, SplitLoader
 from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.data.streams import BatchPlan, fitting_workers
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
+from tests.ignite_trainer.data import loading
+from tests.ignite_trainer.data.loading import epoch
 
 STREAMED = "toy_research.signals.TonesInStretches"
 
 
 def loader(dataset: Any, *, at_most: float | None = None, **options: Any) -> SplitLoader:
-    settings: dict[str, Any] = {"batch_size": 4, "workers": 0, "shuffle": True, "drop_last": False, "seed": 5}
-    return SplitLoader(
-        dataset,
-        [FieldTransform(apply=GlobalHiss()), FieldTransform(apply=Fit(length=16))],
-        device=torch.device("cpu"),
-        unreadable=UnreadableSamples(dataset, split="given", at_most=at_most),
-        **settings | options,
-    )
-
-
-def epoch(batches: SplitLoader, number: int = 1, start: int = 0) -> list[Batch]:
-    batches.set_epoch(number, start=start)
-    return list(batches)
+    unreadable = UnreadableSamples(dataset, split="given", at_most=at_most)
+    return loading.loader(dataset, GlobalHiss(), Fit(length=16), unreadable=unreadable, **options)
 
 
 def indices(batches: list[Batch]) -> list[list[int]]:

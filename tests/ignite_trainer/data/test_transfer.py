@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 from toy_research.augment import Fit, GlobalHiss, Hiss
 
 from ignite_trainer.api.batch import PaddedBatch, collate
-from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.loader import Batch, SplitLoader
 from ignite_trainer.data.transfer import GivesBatches, OnDevice, Transfer, batches_of, one_ahead
 from ignite_trainer.support.errors import ProtocolError
+from tests.ignite_trainer.data.loading import CPU, epoch, loader
 
-CPU = torch.device("cpu")
 STEPS: list[Any] = [Hiss(), Fit(length=16), Hiss(level=0.2)]
 
 
@@ -61,23 +61,12 @@ def no_thread_is_left() -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def loader(dataset: Any, *steps: Any, batches: GivesBatches | None, **options: Any) -> SplitLoader:
-    settings: dict[str, Any] = {"batch_size": 3, "workers": 0, "shuffle": True, "drop_last": False, "seed": 5}
-    return SplitLoader(
-        dataset,
-        [FieldTransform(apply=step) for step in steps],
-        batches=batches,
-        **{"device": CPU, **settings, **options},
-    )
-
-
 def copy(dataset: Any, *, room: float = 1e9) -> OnDevice:
     return OnDevice(dataset, CPU, room=lambda: room)
 
 
-def epoch(batches: SplitLoader, number: int = 1) -> list[Batch]:
-    batches.set_epoch(number)
-    return list(batches)
+def threes(dataset: Any, *steps: Any, batches: GivesBatches | None, **options: Any) -> SplitLoader:
+    return loader(dataset, *steps, **{"batches": batches, "batch_size": 3, **options})
 
 
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
@@ -95,14 +84,14 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_batches_equal_the_samples_wherever_they_come_from(workers: int, number: int) -> None:
     dataset = Numbers()
-    one_by_one = epoch(loader(dataset, *STEPS, batches=None, workers=workers), number)
+    one_by_one = epoch(threes(dataset, *STEPS, batches=None, workers=workers), number)
     single = [GlobalHiss(), Fit(length=4)]  # the first takes one sample at a time
-    epoch(loader(dataset, *single, batches=dataset))
+    epoch(threes(dataset, *single, batches=dataset))
     assert dataset.reads == 0
-    assert_equal(one_by_one, epoch(loader(dataset, *STEPS, batches=dataset, workers=workers), number))
+    assert_equal(one_by_one, epoch(threes(dataset, *STEPS, batches=dataset, workers=workers), number))
     assert dataset.reads == 3
     held = copy(dataset)
-    assert_equal(one_by_one, epoch(loader(dataset, *STEPS, batches=held, workers=workers), number))
+    assert_equal(one_by_one, epoch(threes(dataset, *STEPS, batches=held, workers=workers), number))
     assert dataset.reads == 3 + len(dataset)
     assert one_by_one[0].sample.values.dtype == torch.float32
 
@@ -117,14 +106,14 @@ def test_batches_are_read_in_a_thread_and_in_their_small_type() -> None:
 
     assert dataset.read_batch([0, 1]).values.values.dtype == torch.int16
     dataset.threads.clear()
-    epoch(loader(dataset, Kind(length=4), batches=dataset))
+    epoch(threes(dataset, Kind(length=4), batches=dataset))
     assert kinds == [torch.float32] * 3
     assert threading.current_thread() not in dataset.threads
 
 
 def test_an_interrupted_pass_can_be_followed_by_another() -> None:
     dataset = Numbers()
-    batches = loader(dataset, *STEPS, batches=dataset)
+    batches = threes(dataset, *STEPS, batches=dataset)
     expected = epoch(batches, 1)
     interrupted = iter(batches)
     next(interrupted)
@@ -140,13 +129,13 @@ def test_a_defect_of_the_data_set_is_raised_unchanged() -> None:
 
     for batches in (Torn(), copy(Torn())):
         with pytest.raises(ProtocolError, match=r"^sample 4 is torn\.$"):
-            epoch(loader(Torn(), *STEPS, batches=batches))
+            epoch(threes(Torn(), *STEPS, batches=batches))
 
 
 def test_loading_leaves_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    epoch(loader(Numbers(), *STEPS, batches=Numbers()))
-    epoch(loader(Numbers(), *STEPS, batches=None))
+    epoch(threes(Numbers(), *STEPS, batches=Numbers()))
+    epoch(threes(Numbers(), *STEPS, batches=None))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -184,9 +173,9 @@ def test_samples_of_different_types_are_batched_in_one_type() -> None:
     held = copy(dataset)
     assert held.read_batch([0, 1]).values.values.dtype == torch.int16
     assert held.read_batch([1, 2]).values.values.dtype == torch.float32
-    one_by_one = epoch(loader(dataset, *STEPS, batches=None))
-    assert_equal(one_by_one, epoch(loader(dataset, *STEPS, batches=held)))
-    assert_equal(one_by_one, epoch(loader(dataset, *STEPS, batches=dataset)))
+    one_by_one = epoch(threes(dataset, *STEPS, batches=None))
+    assert_equal(one_by_one, epoch(threes(dataset, *STEPS, batches=held)))
+    assert_equal(one_by_one, epoch(threes(dataset, *STEPS, batches=dataset)))
 
 
 @pytest.mark.parametrize("spare", [-1, 0])
@@ -212,7 +201,7 @@ def test_all_passes_of_a_loader_send_their_batches_on_one_stream(monkeypatch: py
 
     monkeypatch.setattr("ignite_trainer.data.loader.Transfer", Noted)
     dataset = Numbers()
-    numbers = loader(dataset, Fit(length=4), batches=dataset)
+    numbers = threes(dataset, Fit(length=4), batches=dataset)
     for _ in range(3):
         epoch(numbers)
     assert len(made) == 1
@@ -223,8 +212,8 @@ def test_all_passes_of_a_loader_send_their_batches_on_one_stream(monkeypatch: py
 def test_batches_on_a_device_equal_those_on_the_cpu(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite_trainer.data.transfer.SHARE_OF_DEVICE", share)
     dataset, device = Numbers(), torch.device("cuda", 0)
-    expected = epoch(loader(dataset, Fit(length=4), batches=dataset))
-    found = loader(dataset, Fit(length=4), batches=batches_of(dataset, device), device=device)
+    expected = epoch(threes(dataset, Fit(length=4), batches=dataset))
+    found = threes(dataset, Fit(length=4), batches=batches_of(dataset, device), device=device)
     for one, other in zip(expected, epoch(found), strict=True):
         assert other.sample.values.is_cuda
         assert torch.equal(one.sample.values, other.sample.values.cpu())
@@ -280,7 +269,7 @@ def test_workers_stay_for_the_next_epoch_and_end_on_close() -> None:
         def __getitem__(self, index: int) -> Any:
             return (os.getpid(), index)
 
-    batches = loader(Processes(), batches=None, workers=1, batch_size=4)
+    batches = threes(Processes(), batches=None, workers=1, batch_size=4)
     [[first]] = [batch.sample[0].unique().tolist() for batch in epoch(batches, 1)]
     [[second]] = [batch.sample[0].unique().tolist() for batch in epoch(batches, 2)]
     assert first == second
