@@ -3,10 +3,9 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 from torchvision.models import resnext50_32x4d
@@ -320,7 +319,7 @@ class ESResNeXt(nn.Module):
         dtype = computing_dtype(image)
         with torch.autocast(image.device.type, enabled=False):
             if image.dtype == torch.float32 and dtype.itemsize == 2 and image.is_cuda:
-                return convolve_in_halves(image, self.conv1, dtype)
+                return spectrogram.convolve_in_halves(image, self.conv1, dtype)
             convolved: Tensor = self.conv1(image)
             return convolved
 
@@ -328,36 +327,6 @@ class ESResNeXt(nn.Module):
         for number in range(1, 5):
             gate = getattr(self, f"att{number}") if self.apply_attention else None
             yield getattr(self, f"layer{number}"), gate
-
-
-def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """Convolve a float32 image with 16-bit weights without rounding the image to 16 bits.
-
-    The image is split into three parts: its mean level, which would dominate the rounding error and is
-    convolved in float32 as a multiple of the response to a constant image; the 16-bit rounding of the
-    deviation from it; and the remainder. The last two are convolved with the same weights as channels side by
-    side, filled up with zeros to a multiple of eight channels, which tensor cores need.
-
-    Args:
-        image: float32 `[B, 3, H, W]`.
-        convolution: has three input channels and one group.
-        dtype: bfloat16 or float16.
-
-    Returns:
-        float32 `[B, out, H', W']`.
-    """
-    level = image.detach().mean(dim=(1, 2, 3), keepdim=True)  # [B, 1, 1, 1]
-    deviation = image - level
-    high = deviation.to(dtype)
-    low = (deviation - high).detach().to(dtype)
-    fill = (0, 0, 0, 0, 0, -2 * image.shape[1] % 8)
-    halves = F.pad(torch.cat((high, low), dim=1), fill).contiguous(memory_format=torch.channels_last)
-    weight = convolution.weight.to(dtype)
-    weights = F.pad(torch.cat((weight, weight), dim=1), fill).contiguous(memory_format=torch.channels_last)
-    stride, padding = convolution.stride, cast(tuple[int, int], convolution.padding)
-    response = F.conv2d(torch.ones_like(image[:1]), convolution.weight, None, stride, padding)
-    convolved = F.conv2d(halves, weights, None, stride, padding) + level * response
-    return convolved if convolution.bias is None else convolved + convolution.bias[:, None, None]
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """From audio to the decibel image of three frequency bands that the backbone sees.
 
-Pure functions; the learned wavelets are fbsp.py's, and esresnext.py calls these in order. Also here: matrix
-products in IEEE float32, which decibels of quiet bins need whatever precision the process allows.
+Pure functions; the learned wavelets are fbsp.py's, and esresnext.py calls these in order. Below them are a
+convolution and matrix products that keep float32 precision, which decibels need whatever the process allows.
 
 Framing of T samples into N frames of `win` samples, `hop` samples apart::
 
@@ -12,7 +12,7 @@ Framing of T samples into N frames of `win` samples, `hop` samples apart::
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,36 @@ def resize(power: Tensor, *, height: int, width: int) -> Tensor:
 def decibels(power: Tensor) -> Tensor:
     """Convert power, which is not negative, to decibels, `10 log10`; exact zeros become -180 dB."""
     return torch.log10(F.threshold(power, 0.0, POWER_FLOOR)).mul_(10.0)
+
+
+def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+    """Convolve a float32 image with 16-bit weights without rounding the image to 16 bits.
+
+    The image is split into three parts: its mean level, which would dominate the rounding error and is
+    convolved in float32 as a multiple of the response to a constant image; the 16-bit rounding of the
+    deviation from it; and the remainder. The last two are convolved with the same weights as channels side by
+    side, filled up with zeros to a multiple of eight channels, which tensor cores need.
+
+    Args:
+        image: float32 `[B, 3, H, W]`.
+        convolution: has three input channels and one group.
+        dtype: bfloat16 or float16.
+
+    Returns:
+        float32 `[B, out, H', W']`.
+    """
+    level = image.detach().mean(dim=(1, 2, 3), keepdim=True)  # [B, 1, 1, 1]
+    deviation = image - level
+    high = deviation.to(dtype)
+    low = (deviation - high).detach().to(dtype)
+    fill = (0, 0, 0, 0, 0, -2 * image.shape[1] % 8)
+    halves = F.pad(torch.cat((high, low), dim=1), fill).contiguous(memory_format=torch.channels_last)
+    weight = convolution.weight.to(dtype)
+    weights = F.pad(torch.cat((weight, weight), dim=1), fill).contiguous(memory_format=torch.channels_last)
+    stride, padding = convolution.stride, cast(tuple[int, int], convolution.padding)
+    response = F.conv2d(torch.ones_like(image[:1]), convolution.weight, None, stride, padding)
+    convolved = F.conv2d(halves, weights, None, stride, padding) + level * response
+    return convolved if convolution.bias is None else convolved + convolution.bias[:, None, None]
 
 
 class ExactLinear(nn.Linear):

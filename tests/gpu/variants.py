@@ -28,7 +28,7 @@ from torch.utils.benchmark import Timer
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from model.esresnet.attention import max_pool_to, shifted_sums
-from model.esresnet.esresnext import convolve_in_halves
+from model.esresnet.spectrogram import convolve_in_halves
 
 SECONDS = 0.15
 """Of timing for each figure."""

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests of the networks: small ones, and audio."""
+"""Shared fixtures: small networks and audio."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -49,7 +49,7 @@ def test_sounds_of_every_suffix_decode_from_files_and_from_bytes(suffix: str, tm
 
 
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_AUDIO_SUFFIXES))
-def test_sounds_that_are_not_decoded_are_named_with_what_converts_them(suffix: str, tmp_path: Path) -> None:
+def test_undecoded_sounds_are_named_with_a_converter(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
     with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as audio .*; convert it, as by `ffmpeg"):
         read_audio(tmp_path / f"x{suffix}", 8000)
@@ -71,7 +71,7 @@ def test_files_are_resampled(tmp_path: Path) -> None:
     np.testing.assert_allclose(audio[0, middle], 32768 * tone(1.0, 44100)[middle], atol=20)
 
 
-def test_channels_are_kept_averaged_or_doubled(tmp_path: Path) -> None:
+def test_channels_are_kept_averaged_or_duplicated(tmp_path: Path) -> None:
     left, right = tone(0.1, 8000), tone(0.1, 8000, 1000.0)
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), 8000, subtype="FLOAT")
     soundfile.write(tmp_path / "mono.wav", left, 8000, subtype="FLOAT")
@@ -106,14 +106,14 @@ def wav_header(*, rate: int = 44100, channels: int = 1, data_bytes: int = 0) -> 
 
 
 @pytest.mark.parametrize("rate", [0, 1, 999, 2_000_000, 2**31 - 1])
-def test_a_rate_that_is_none_of_audio_is_refused(rate: int, tmp_path: Path) -> None:
+def test_an_impossible_sample_rate_is_refused(rate: int, tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     path.write_bytes(wav_header(rate=rate, data_bytes=2000) + bytes(2000))
     with pytest.raises(ValueError, match=r"clip\.wav: "):
         read_audio(path, 44100)
 
 
-def test_frames_that_are_only_announced_take_no_memory(tmp_path: Path) -> None:
+def test_announced_but_missing_frames_take_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "clip.flac"
     soundfile.write(path, np.zeros(5000, np.int16), 44100)
     content = bytearray(path.read_bytes())
@@ -157,7 +157,7 @@ def test_a_clip_that_resampling_would_make_too_long_is_refused(
         read_audio(tmp_path / "clip.wav", 44100)
 
 
-def test_a_name_that_promises_no_header_is_refused(tmp_path: Path) -> None:
+def test_a_suffix_of_headerless_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.raw").write_bytes(bytes(range(100)))
     with pytest.raises(ValueError, match=r"clip\.raw: not decodable as audio"):
         read_audio(tmp_path / "clip.raw", 44100)

@@ -1,4 +1,4 @@
-"""AudioCLIP's outputs: what is compared, how it is scaled, and the loss."""
+"""AudioCLIP's features, logits, scales and loss."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def test_forward_compares_all_pairs_and_nests_as_published(small_model: AudioCLI
 
 
 @torch.no_grad()
-def test_forward_gives_none_for_what_is_missing(small_model: AudioCLIP, clips: Clips) -> None:
+def test_forward_returns_none_for_absent_modalities(small_model: AudioCLIP, clips: Clips) -> None:
     (features, logits), loss = small_model(audio=clips(2))
     assert features.audio is not None
     assert features[1:] == (None, None)

@@ -1,4 +1,4 @@
-"""Files and arrays to embeddings: windows, batches, units, and the mode put back."""
+"""Files, arrays and texts to embeddings: windows, batches, units and modes."""
 
 import copy
 import io
@@ -35,7 +35,7 @@ def one(model: AudioCLIP, audio: Array) -> Tensor:
         return F.normalize(model.encode_audio(torch.from_numpy(audio)[None]), dim=-1)[0]
 
 
-def test_a_clip_has_one_embedding_whatever_the_batch(
+def test_a_clips_embedding_does_not_depend_on_its_batch(
     small_model: AudioCLIP, noise: Callable[..., Array]
 ) -> None:
     inputs = [noise(3000, 1), noise(5000, 2), noise(3000, 3), noise(3000, 1), noise(4000, 4, channels=2)]
@@ -84,9 +84,7 @@ def test_files_arrays_and_tensors_give_the_same(
         torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_is_as_good_as_a_list_of_its_clips(
-    small_model: AudioCLIP, noise: Callable[..., Array]
-) -> None:
+def test_a_batch_equals_a_list_of_its_clips(small_model: AudioCLIP, noise: Callable[..., Array]) -> None:
     clips = [noise(3000, seed, channels=2) for seed in range(10)]
     expected = small_model.embed_audio(clips, sample_rate=RATE)
     for batch in (np.stack(clips), torch.from_numpy(np.stack(clips))):
@@ -98,7 +96,7 @@ def test_a_batch_is_as_good_as_a_list_of_its_clips(
     )
 
 
-def test_narrow_floating_point_is_taken_as_what_it_holds(
+def test_narrow_floating_point_is_widened_before_scaling(
     small_model: AudioCLIP, noise: Callable[..., Array]
 ) -> None:
     """Times 32768, what float16 holds of -1..1 and beyond is too large for float16."""
@@ -138,7 +136,7 @@ def test_arrays_are_resampled(small_model: AudioCLIP) -> None:
     assert (slow @ small_model.embed_audio(tone(RATE), sample_rate=RATE).T).item() > 0.99
 
 
-def test_quiet_clips_of_known_units_are_taken(small_model: AudioCLIP, tmp_path: Path) -> None:
+def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_path: Path) -> None:
     quiet = np.random.default_rng(0).uniform(-0.9, 0.9, 3000) / 32768
     soundfile.write(tmp_path / "quiet.wav", quiet, RATE, subtype="FLOAT")
     assert small_model.embed_audio(tmp_path / "quiet.wav").isfinite().all()
@@ -193,7 +191,7 @@ def test_unusable_audio_is_named(
         small_model.embed_audio(audio, **options)  # type: ignore[arg-type]
 
 
-def test_modes_are_put_back_even_after_an_error(small_model: AudioCLIP, noise: Callable[..., Array]) -> None:
+def test_modes_are_restored_even_after_an_error(small_model: AudioCLIP, noise: Callable[..., Array]) -> None:
     model = copy.deepcopy(small_model)
     before = one(model, noise(3000))
     statistics = {name: value.clone() for name, value in model.state_dict().items()}
@@ -265,7 +263,7 @@ def test_unusable_pictures_are_named(images: Any, message: str, small_model: Aud
         (["dog", 3], "Text 1 is 3"),
     ],
 )
-def test_what_is_no_text_is_named(texts: Any, message: str, small_model: AudioCLIP) -> None:
+def test_entries_that_are_not_texts_are_named(texts: Any, message: str, small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match=message):
         small_model.embed_text(texts)
     if isinstance(texts, list):
@@ -295,7 +293,7 @@ def test_texts_are_embedded(small_model: AudioCLIP) -> None:
         (3000, [0, 1000, 2000]),
     ],
 )
-def test_windows_cover_a_clip_but_for_a_hundredth_of_one(samples: int, starts: list[int]) -> None:
+def test_windows_cover_a_clip_except_one_percent_of_a_window(samples: int, starts: list[int]) -> None:
     assert window_starts(samples, 1000) == starts
 
 
@@ -324,6 +322,6 @@ def test_every_clip_is_the_average_over_its_windows_whatever_the_batches() -> No
         sizes.clear()
 
 
-def test_no_clip_at_all_is_an_error() -> None:
+def test_no_clip_is_an_error() -> None:
     with pytest.raises(ValueError, match="the list of inputs is empty"):
         WindowedEmbedding(lambda windows: windows, window=1, batch_size=1).embeddings()

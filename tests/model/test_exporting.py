@@ -47,7 +47,7 @@ def run_onnx(path: Path, audio: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "settings", [{}, {"spectrum": "stft"}, {"apply_attention": False}, {"onesided": False}]
 )
-def test_exportable_tower_equals_the_tower(settings: dict[str, object], clips: Clips) -> None:
+def test_the_exportable_tower_equals_the_tower(settings: dict[str, object], clips: Clips) -> None:
     torch.manual_seed(0)
     tower = ESResNeXt(n_fft=256, hop_length=100, win_length=200, num_classes=7, **settings).eval()  # type: ignore[arg-type]
     audio = clips(2, 2, 4321)

@@ -27,7 +27,7 @@ def plain_loss(logits: Tensor, positives: list[list[int]], weights: list[float])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_pairs_are_added_and_divided_by_the_factorial(count: int) -> None:
+def test_losses_of_pairs_are_summed_and_divided_by_the_factorial(count: int) -> None:
     logits = random_logits(count)
     diagonal = [[i] for i in range(5)]
     expected = sum(plain_loss(pair, diagonal, [1.0] * 5) for pair in logits)
@@ -44,7 +44,7 @@ def test_diagonal_loss_is_torchs_cross_entropy() -> None:
     torch.testing.assert_close(pairwise_contrastive_loss([logits], sample_weight=weight), expected)
 
 
-def test_of_the_diagonal_loss_two_matrices_of_each_pair_are_kept() -> None:
+def test_the_diagonal_loss_keeps_two_matrices_per_pair() -> None:
     logits = [pair.requires_grad_() for pair in random_logits(3, batch=64)]
     kept: dict[int, int] = {}
 
@@ -59,7 +59,7 @@ def test_of_the_diagonal_loss_two_matrices_of_each_pair_are_kept() -> None:
     loss.backward()
 
 
-def test_sample_weights_weigh_rows_and_columns() -> None:
+def test_sample_weights_apply_to_rows_and_columns() -> None:
     logits = random_logits(3)
     weights = [0.5, 1.0, 2.0, 0.0, 3.0]
     expected = sum(plain_loss(pair, [[i] for i in range(5)], weights) for pair in logits) / 6
@@ -89,7 +89,7 @@ def test_class_weights_of_a_sample_are_added() -> None:
         sample_weights([["cat"]], {"dog": 1.0})
 
 
-def test_label_ids_are_equal_for_equal_sets_only_and_the_same_everywhere() -> None:
+def test_label_ids_are_equal_for_equal_sets_only() -> None:
     ids = label_ids_of([["dog"], ["rain", "dog"], ["dog", "rain"], ["dog rain"], ["dog"]])
     assert ids.dtype == torch.int64
     assert (ids >= 0).all()

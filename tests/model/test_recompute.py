@@ -1,4 +1,4 @@
-"""Activations computed twice: the same step with less memory."""
+"""Recomputed activations: the same step with less memory."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_a_step_and_the_running_statistics_are_the_same(towers: tuple[ESResNeXt,
     assert int(recomputing.bn1.num_batches_tracked) == 1  # type: ignore[arg-type]
 
 
-def test_less_is_kept_for_the_backward_pass(towers: tuple[ESResNeXt, ESResNeXt]) -> None:
+def test_less_memory_is_kept_for_the_backward_pass(towers: tuple[ESResNeXt, ESResNeXt]) -> None:
     audio = torch.randn(4, 1, 9000, dtype=torch.float64) * 3000
     plain, recomputing = (kept_bytes(tower.train(), audio) for tower in towers)
     assert recomputing < 0.6 * plain
 
 
-def test_without_gradient_nothing_is_kept_and_the_features_are_the_same(
+def test_without_gradient_the_features_are_the_same(
     towers: tuple[ESResNeXt, ESResNeXt],
 ) -> None:
     audio = torch.randn(1, 1, 9000, dtype=torch.float64) * 3000

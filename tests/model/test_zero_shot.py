@@ -1,4 +1,4 @@
-"""Probabilities of labels, for sounds and pictures in all their forms."""
+"""Zero-shot probabilities for sounds and pictures in all forms."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_arrays_of_four_dimensions_are_several_pictures(model: AudioCLIP, pictur
     torch.testing.assert_close(model.embed_image(pictures), model.embed_image([PIXELS, PIXELS[::-1].copy()]))
 
 
-def test_the_kind_is_said_where_the_name_does_not_tell(model: AudioCLIP, sound: Path) -> None:
+def test_the_kind_can_be_given_for_unknown_suffixes(model: AudioCLIP, sound: Path) -> None:
     unnamed = sound.rename(sound.with_suffix(".data"))
     with pytest.raises(ValueError, match=r"dog\.data: neither a sound nor a picture by its suffix"):
         model.classify(unnamed, LABELS)
@@ -126,7 +126,7 @@ def test_the_kind_is_said_where_the_name_does_not_tell(model: AudioCLIP, sound: 
         (["word " * 200, "dog"], "A text has 202 tokens .* takes 77: .* Shorten it"),
     ],
 )
-def test_labels_that_mean_nothing_are_refused(model: AudioCLIP, labels: Any, said: str) -> None:
+def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         model.classify("never-read.wav", labels)
 

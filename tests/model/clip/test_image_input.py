@@ -29,13 +29,13 @@ def test_pictures_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_IMAGE_SUFFIXES))
-def test_pictures_that_are_not_decoded_are_named_with_what_converts_them(suffix: str, tmp_path: Path) -> None:
+def test_undecoded_pictures_are_named_with_a_converter(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
     with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, as by `mag"):
         read_image(tmp_path / f"x{suffix}")
 
 
-def test_images_are_resized_cropped_and_normalised_as_clips(tmp_path: Path) -> None:
+def test_images_are_resized_cropped_and_normalised_as_for_clip(tmp_path: Path) -> None:
     pixels = np.full((40, 60, 3), (255, 0, 128), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "plain.png")
     expected = (np.array([255, 0, 128]) / 255 - [0.48145466, 0.4578275, 0.40821073]) / [
@@ -98,7 +98,7 @@ def test_radiographs_whose_0_is_white_are_inverted(most: int, tmp_path: Path) ->
     np.testing.assert_allclose(np.asarray(image)[..., 0], 255 - samples / most * 255, atol=0.51)
 
 
-def test_floating_point_pictures_in_0_to_1_are_scaled_and_in_0_to_255_taken(tmp_path: Path) -> None:
+def test_floating_point_pictures_in_0_to_1_and_0_to_255_are_read(tmp_path: Path) -> None:
     unit = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     Image.fromarray(unit).save(tmp_path / "unit.tif")
     for source in (Image.fromarray(unit), tmp_path / "unit.tif", Image.fromarray(unit * 255)):
@@ -106,12 +106,12 @@ def test_floating_point_pictures_in_0_to_1_are_scaled_and_in_0_to_255_taken(tmp_
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint16])
-def test_whole_numbers_up_to_255_are_8_bits(kind: type[np.integer[Any]]) -> None:
+def test_integers_up_to_255_are_not_scaled(kind: type[np.integer[Any]]) -> None:
     samples = np.arange(256, dtype=kind).reshape(16, 16)
     np.testing.assert_array_equal(np.asarray(read_image(Image.fromarray(samples)))[..., 1], samples)
 
 
-def test_a_picture_whose_exif_is_damaged_is_taken_as_it_lies() -> None:
+def test_a_picture_with_damaged_exif_data_keeps_its_orientation() -> None:
     file = io.BytesIO()
     # Two tags: the orientation, quarter of a turn; and one of a type that it cannot have.
     tags = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x01\x53\0\x05\0\0\0\x01\0\0\0\x26"
@@ -182,6 +182,6 @@ def test_tensors_are_pictures_with_channels_first() -> None:
         (np.zeros((4, 5), np.uint16), r"the array is uint16 \[4, 5\]; expected uint8 .*// 257"),
     ],
 )
-def test_what_is_no_picture_is_named(source: object, message: str) -> None:
+def test_other_inputs_than_pictures_are_named(source: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_image(source)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from model.clip.texts import tokenize
 
 
-def test_importing_the_model_leaves_open_clip_alone() -> None:
+def test_importing_the_model_does_not_import_open_clip() -> None:
     code = "import sys, model.audioclip; sys.exit('open_clip' in sys.modules or 'librosa' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -23,7 +23,7 @@ def test_labels_are_joined_and_put_through_the_template() -> None:
     assert joined[0, 0] == 49406 and joined.amax(dim=1).tolist() == [49407, 49407]
 
 
-def test_text_up_to_the_limit_is_taken_and_above_is_named() -> None:
+def test_a_text_above_the_limit_is_named() -> None:
     assert tokenize(["dog " * 75])[0, -1] == 49407
     assert tokenize(["dog " * 6], context_length=8)[0, -1] == 49407
     remedy = "Shorten it (or the template), or split it into several texts and average their embeddings."
@@ -50,7 +50,7 @@ def test_braces_in_a_label_are_text() -> None:
     assert torch.equal(tokenize([["a {dog} {0}"]]), tokenize(["a {dog} {0}"]))
 
 
-def test_a_bare_string_and_a_template_without_place_are_refused() -> None:
+def test_a_bare_string_and_a_template_without_braces_are_refused() -> None:
     with pytest.raises(ValueError, match="text is the string 'dog'"):
         tokenize("dog")
     with pytest.raises(ValueError, match=r"'a sound' lacks a \{\}"):

@@ -86,7 +86,7 @@ def test_features_are_those_of_open_clip_with_its_weights_under_its_names(name: 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_step_trains_all_three_towers_and_they_share_a_space(name: str) -> None:
+def test_a_step_trains_all_three_towers(name: str) -> None:
     model = tiny(name)
     dimension = CONFIGS[name]["embed_dim"]
     before = {key: value.clone() for key, value in model.named_parameters()}
@@ -105,7 +105,7 @@ def test_a_step_trains_all_three_towers_and_they_share_a_space(name: str) -> Non
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(4))
 
 
-def test_a_frozen_text_tower_is_known_to_be() -> None:
+def test_a_frozen_text_tower_is_recognised() -> None:
     for name in ("Tiny-ViT", "Tiny-ViT-text"):
         model = tiny(name)
         for key, weight in model.named_parameters():
@@ -115,7 +115,7 @@ def test_a_frozen_text_tower_is_known_to_be() -> None:
         assert not model.text_is_frozen
 
 
-def test_activations_of_transformers_are_recomputed_to_the_same_gradients() -> None:
+def test_recomputed_transformers_have_the_same_gradients() -> None:
     found = []
     for recomputed in (False, True):
         model = tiny().train()
@@ -142,7 +142,7 @@ def test_activations_of_transformers_are_recomputed_to_the_same_gradients() -> N
 # Pictures and texts
 
 
-def test_pictures_are_prepared_as_open_clip_does_for_each_model() -> None:
+def test_pictures_are_preprocessed_as_by_open_clip() -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     half = (0.5, 0.5, 0.5)
@@ -188,7 +188,7 @@ def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyP
         texts._tokenizer.cache_clear()
 
 
-def test_a_tokenizer_that_cannot_be_had_is_an_error_that_names_the_model(
+def test_a_missing_tokenizer_is_an_error_that_names_the_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def missing(_: str) -> None:
@@ -212,7 +212,7 @@ def test_the_published_arguments_and_a_name_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32-quickgel", "hf-hub:someone/ViT-B-32", "local-dir:/tmp"])
-def test_a_name_that_open_clip_does_not_know_is_refused_with_near_ones(name: str) -> None:
+def test_an_unknown_model_name_gets_suggestions(name: str) -> None:
     with pytest.raises(
         ValueError,
         match=rf'^clip is "{name}", which is not a model of open_clip; .*ViT-B-32',
@@ -224,7 +224,7 @@ def first_weight(model: AudioCLIP) -> float:
     return float(model.visual.get_parameter("conv1.weight").detach().flatten()[0])
 
 
-def test_each_part_starts_from_a_file_of_its_own(tmp_path: Path) -> None:
+def test_each_part_can_start_from_its_own_file(tmp_path: Path) -> None:
     torch.manual_seed(5)
     classifier, other = ESResNeXt(num_classes=7, **AUDIO), tiny()
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_each_part_starts_from_a_file_of_its_own(tmp_path: Path) -> None:
         ({"audio": "/nowhere/tower.pt"}, r"/nowhere/tower\.pt: no such file"),
     ],
 )
-def test_weights_that_cannot_be_meant_are_refused(pretrained: Any, message: str) -> None:
+def test_impossible_values_of_pretrained_are_refused(pretrained: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(pretrained=pretrained)
 

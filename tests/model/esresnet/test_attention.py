@@ -82,7 +82,7 @@ def test_halving_and_reducing_to_one(height: int, frames: int, layout: torch.mem
 
 
 @pytest.mark.parametrize("length", range(2, 30))
-def test_no_size_is_pooled_otherwise_than_adaptively(length: int) -> None:
+def test_every_size_is_pooled_as_adaptively(length: int) -> None:
     torch.manual_seed(0)
     x = torch.randint(0, 4, (1, 2, length, 2 * length)).float()
     for size in range(1, length + 1):
@@ -90,7 +90,7 @@ def test_no_size_is_pooled_otherwise_than_adaptively(length: int) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-def test_what_is_not_finite_is_pooled_alike(value: float) -> None:
+def test_values_that_are_not_finite_are_pooled_alike(value: float) -> None:
     x = torch.randn(1, 1, 6, 7)
     x[0, 0, 2, 3] = value
     x[0, 0, :2, :2] = -torch.inf

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.esresnet.esresnext import ESResNeXt, convolve_in_halves
+from model.esresnet.esresnext import ESResNeXt
+from model.esresnet.spectrogram import convolve_in_halves
 from model.weights.releases import WeightsError
 
 Clips = Callable[..., Tensor]
@@ -139,7 +140,7 @@ def test_window_is_exact_when_built_in_float64() -> None:
     assert (window.numpy() == get_window("blackmanharris", 200, fftbins=True)).all()
 
 
-def test_training_stays_possible_in_float32_from_the_first_step(clips: Clips) -> None:
+def test_the_first_step_in_float32_has_finite_gradients(clips: Clips) -> None:
     module = tower().train()
     features, penalty = module.forward_with_penalty(clips(2))
     (features.square().sum() + penalty).backward()
@@ -187,7 +188,7 @@ def test_frame_lengths_have_defaults() -> None:
     assert module.hop_length == 64
 
 
-def test_released_classifier_is_loaded_and_its_head_dropped_where_it_differs(
+def test_the_released_classifiers_head_is_dropped_where_it_differs(
     tmp_path: Path, take_for_released: Callable[[Path], None]
 ) -> None:
     released = ESResNeXt(num_classes=4, n_fft=256, hop_length=100, win_length=200)
@@ -208,7 +209,7 @@ def decibel_image() -> Tensor:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_an_image_in_halves_is_convolved_with_a_small_part_of_the_error(bias: bool) -> None:
+def test_convolution_in_halves_has_a_fraction_of_the_error(bias: bool) -> None:
     torch.manual_seed(1)
     convolution = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=bias)
     image = decibel_image()
@@ -236,7 +237,7 @@ def test_gradients_through_halves_are_those_of_the_convolution() -> None:
         assert (one - other).norm() < 0.01 * other.norm()
 
 
-def test_an_image_in_halves_does_not_depend_on_the_others_of_its_batch() -> None:
+def test_an_image_in_halves_does_not_depend_on_its_batch() -> None:
     torch.manual_seed(1)
     convolution, image = nn.Conv2d(3, 16, 7, stride=2, padding=3), decibel_image()
     alone = convolve_in_halves(image[:1], convolution, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The wavelet bank: its values, gradients, and when it is made anew."""
+"""The wavelet bank: values, gradients and caching."""
 
 import copy
 import math
@@ -48,7 +48,7 @@ def test_penalty_is_the_mean_squared_distance_from_the_fourier_norm(normalized: 
     assert module.norm_penalty(module.bank()).item() == pytest.approx(np.mean((norms - target) ** 2))
 
 
-def test_a_fresh_bank_is_the_fourier_matrix() -> None:
+def test_an_initial_bank_is_the_fourier_matrix() -> None:
     module = SplineWavelets(9, 16).double()
     time = np.pi * np.linspace(-1, 1, 16) + 1e-8
     real, imaginary = module.bank().detach().numpy()
@@ -92,7 +92,7 @@ def test_each_gradient_is_divided_by_its_own_maximum() -> None:
     assert module.fc.grad is None
 
 
-def test_bank_is_kept_in_eval_mode_without_gradient_only() -> None:
+def test_bank_is_cached_only_in_eval_mode_without_gradient() -> None:
     module = wavelets().eval()
     assert module.bank().requires_grad
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_bank_is_kept_in_eval_mode_without_gradient_only() -> None:
         assert module.train().bank() is not kept
 
 
-def test_kept_bank_follows_its_parameters() -> None:
+def test_cached_bank_follows_its_parameters() -> None:
     module = wavelets().eval()
 
     def renewed() -> bool:
@@ -136,7 +136,7 @@ def test_kept_bank_follows_its_parameters() -> None:
     assert not renewed()
 
 
-def test_bank_kept_under_inference_mode_is_not_used_outside() -> None:
+def test_bank_cached_under_inference_mode_is_not_used_outside() -> None:
     module = wavelets().eval()
     with torch.inference_mode():
         inside = module.bank()
@@ -149,7 +149,7 @@ def test_bank_kept_under_inference_mode_is_not_used_outside() -> None:
         torch.testing.assert_close(wavelets().eval().bank(), outside)  # parameters that count no versions
 
 
-def test_copies_and_pickles_leave_the_kept_bank_behind() -> None:
+def test_copies_and_pickles_leave_the_cached_bank_behind() -> None:
     module = wavelets().eval()
     with torch.no_grad():
         kept = module.bank()

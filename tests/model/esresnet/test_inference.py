@@ -112,7 +112,7 @@ def test_autocast_stays_near_full_precision(clips: Callable[..., Tensor]) -> Non
 
 
 @torch.no_grad()
-def test_a_changed_weight_is_seen(clips: Callable[..., Tensor]) -> None:
+def test_a_changed_weight_renews_the_copy(clips: Callable[..., Tensor]) -> None:
     module, audio = tower(), clips(1)
     module(audio)
     for name in ("layer2.0.bn2.running_mean", "att3.conv_point.weight", "bn1.weight"):
@@ -125,7 +125,7 @@ def test_a_changed_weight_is_seen(clips: Callable[..., Tensor]) -> None:
 
 
 @torch.no_grad()
-def test_copies_and_pickles_make_their_own_inference_backbone(clips: Callable[..., Tensor]) -> None:
+def test_copies_and_pickles_make_their_own_inference_copy(clips: Callable[..., Tensor]) -> None:
     module, audio = tower(), clips(1)
     names = list(module.state_dict())
     before = module(audio)
@@ -138,7 +138,7 @@ def test_copies_and_pickles_make_their_own_inference_backbone(clips: Callable[..
 
 
 @torch.no_grad()
-def test_hooks_are_called_with_the_modules_own_results(clips: Callable[..., Tensor]) -> None:
+def test_hooks_get_the_modules_own_results(clips: Callable[..., Tensor]) -> None:
     module, audio = tower(), clips(1)
     seen: list[Tensor] = []
     module(audio)
@@ -173,7 +173,7 @@ def downsampling(stride: int) -> nn.Sequential:
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (5, 4), (14, 9)])
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.inference_mode()
-def test_a_fused_block_is_its_layers_one_after_the_other(size: tuple[int, int], stride: int) -> None:
+def test_a_fused_block_equals_its_layers(size: tuple[int, int], stride: int) -> None:
     block = moved(Bottleneck(32, 16, stride, downsampling(stride), groups=4, base_width=64))
     x = images(2, 32, *size)
     before, expected = x.clone(), block(x)
@@ -183,7 +183,7 @@ def test_a_fused_block_is_its_layers_one_after_the_other(size: tuple[int, int], 
 
 @needs_onednn
 @torch.inference_mode()
-def test_a_block_without_downsampling_writes_where_its_input_was() -> None:
+def test_a_block_without_downsampling_overwrites_its_input() -> None:
     block = moved(Bottleneck(64, 16, groups=4, base_width=64))
     x = images(2, 64, 6, 5)
     expected = block(x.clone())
@@ -197,9 +197,7 @@ def test_a_block_without_downsampling_writes_where_its_input_was() -> None:
 @pytest.mark.parametrize("kernel_size", [(3, 1), (1, 5), (3, 5)])
 @pytest.mark.parametrize("size", [(1, 1), (7, 6), (3, 3)])
 @torch.inference_mode()
-def test_a_fused_gate_is_its_layers_one_after_the_other(
-    kernel_size: tuple[int, int], size: tuple[int, int]
-) -> None:
+def test_a_fused_gate_equals_its_layers(kernel_size: tuple[int, int], size: tuple[int, int]) -> None:
     gate = moved(Gate(8, 24, kernel_size=kernel_size))
     x, output = images(2, 8, 7, 6), images(2, 24, *size)
     logits = gate.bn(gate.conv_point(gate.conv_depth(F.adaptive_max_pool2d(x, size))))
@@ -241,7 +239,7 @@ def test_a_fused_tower_rounds_no_worse_than_its_layers(
 @needs_onednn
 @pytest.mark.parametrize("dtype", HALVES)
 @torch.no_grad()
-def test_what_is_kept_for_one_precision_is_not_used_for_another(
+def test_the_copy_for_one_precision_is_not_used_for_another(
     dtype: torch.dtype, clips: Callable[..., Tensor]
 ) -> None:
     module = tower().float()
@@ -257,7 +255,7 @@ def test_what_is_kept_for_one_precision_is_not_used_for_another(
 
 @needs_onednn
 @torch.no_grad()
-def test_inference_weights_are_cast_once_but_for_the_first_convolution() -> None:
+def test_inference_weights_are_cast_except_the_first_convolution() -> None:
     module = tower().float()
     copied = inference_copy(module, torch.bfloat16)
     kinds = {name.split(".")[0]: weight.dtype for name, weight in copied.named_parameters()}
@@ -267,7 +265,7 @@ def test_inference_weights_are_cast_once_but_for_the_first_convolution() -> None
 
 
 @needs_onednn
-def test_what_onednn_does_not_compute_is_not_fused() -> None:
+def test_only_what_onednn_supports_is_fused() -> None:
     assert not can_fuse(CPU, torch.float64)
     assert not can_fuse(torch.device("meta"), torch.float32)
     with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
@@ -275,7 +273,7 @@ def test_what_onednn_does_not_compute_is_not_fused() -> None:
 
 
 @needs_onednn
-def test_only_blocks_and_gates_are_replaced_wherever_they_are() -> None:
+def test_only_blocks_and_gates_are_replaced() -> None:
     block, gate = Bottleneck(64, 16), Gate(4, 8, kernel_size=(3, 1))
     network = nn.ModuleDict({"stage": nn.Sequential(block, nn.ReLU()), "gate": gate, "head": nn.Linear(2, 2)})
     fuse(network)

@@ -67,7 +67,7 @@ def test_stft_power_is_that_of_a_discrete_fourier_transform(samples: int, normal
 
 
 @pytest.mark.parametrize("samples", [7, 50, 51, 200])
-def test_wavelet_power_is_that_of_whole_padded_frames(samples: int) -> None:
+def test_wavelet_power_equals_that_of_whole_padded_frames(samples: int) -> None:
     audio = RNG(2).standard_normal((2, 3, samples))
     bank = RNG(3).standard_normal((2, 5, 64))
     power = spectrogram.wavelet_power(

@@ -1,4 +1,4 @@
-"""Sounds are as long as what decodes, whatever their headers say; reading and checking agree on it."""
+"""Sounds have as many samples as decode, whatever their headers say, for reading and for checking."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def test_an_mp3_decodes_alike_with_and_without_its_xing_header(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("cut", [1, 50, 5000])
-def test_an_mp3_stream_is_read_up_to_its_last_whole_frame(cut: int, tmp_path: Path) -> None:
+def test_an_mp3_stream_is_read_to_its_last_whole_frame(cut: int, tmp_path: Path) -> None:
     frames = mp3("VARIABLE")[1:]
     content = b"".join(frames)[:-cut]
     ends = np.cumsum([len(frame) for frame in frames])
     require_length(content, 1152 * int((ends <= len(content)).sum()), tmp_path / "a.mp3")
 
 
-def test_bytes_that_are_no_frames_at_either_end_of_an_mp3_are_passed_over(tmp_path: Path) -> None:
+def test_other_bytes_at_either_end_of_an_mp3_are_skipped(tmp_path: Path) -> None:
     frames = mp3("VARIABLE")[1:]
     content = bytes(500) + b"".join(frames) + bytes(range(1, 200)) * 20
     (tmp_path / "a.mp3").write_bytes(content)
@@ -107,7 +107,7 @@ def test_bytes_that_are_no_frames_at_either_end_of_an_mp3_are_passed_over(tmp_pa
 
 
 @pytest.mark.parametrize("between", [b"", ID3V2])
-def test_joined_mp3_files_are_read_to_the_last(between: bytes, tmp_path: Path) -> None:
+def test_joined_mp3_files_are_all_read(between: bytes, tmp_path: Path) -> None:
     content = b"".join(mp3("VARIABLE"))
     (tmp_path / "a.mp3").write_bytes(content + between + content)
     read, heard = read_and_heard(tmp_path / "a.mp3")
@@ -115,7 +115,7 @@ def test_joined_mp3_files_are_read_to_the_last(between: bytes, tmp_path: Path) -
     assert 2 * SAMPLES <= heard.samples <= 2 * SAMPLES + 8 * 1152  # codecs pad each of them
 
 
-def test_an_mp3_that_says_its_length_and_is_cut_is_truncated(tmp_path: Path) -> None:
+def test_a_cut_mp3_that_announces_its_length_is_truncated(tmp_path: Path) -> None:
     content = b"".join(mp3("VARIABLE"))
     (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
     read, heard = read_and_heard(tmp_path / "a.mp3")
@@ -123,7 +123,7 @@ def test_an_mp3_that_says_its_length_and_is_cut_is_truncated(tmp_path: Path) -> 
     assert str(read).startswith(f"{tmp_path / 'a.mp3'}: truncated; its header promises {SAMPLES} samples, ")
 
 
-def test_an_mp3_whose_header_says_too_few_frames_and_no_size_is_read_whole(tmp_path: Path) -> None:
+def test_an_mp3_that_announces_too_few_frames_is_read_whole(tmp_path: Path) -> None:
     frames = mp3("VARIABLE")
     header = bytearray(frames[0])
     at = 4 + (17 if header[3] & 0xC0 == 0xC0 else 32)
@@ -141,9 +141,7 @@ def flac(announced: int) -> bytes:
 
 
 @pytest.mark.parametrize("announced", [0, 40_000, SAMPLES, 200_000, 2**36 - 1])
-def test_flac_is_read_to_its_end_whatever_number_of_samples_it_announces(
-    announced: int, tmp_path: Path
-) -> None:
+def test_flac_is_read_to_its_end_whatever_it_announces(announced: int, tmp_path: Path) -> None:
     require_length(flac(announced), SAMPLES, tmp_path / "a.flac")
     wrong = announced in (40_000, 200_000)
     assert listen(tmp_path / "a.flac").note == (
@@ -155,7 +153,7 @@ def test_flac_is_read_to_its_end_whatever_number_of_samples_it_announces(
 
 
 @pytest.mark.parametrize("tag", [bytes(1000), b"APETAGEX" + bytes(range(24)) * 2])
-def test_bytes_behind_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: Path) -> None:
+def test_bytes_after_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: Path) -> None:
     require_length(flac(SAMPLES) + tag, SAMPLES, tmp_path / "a.flac")
     assert listen(tmp_path / "a.flac").note == (
         f"the bytes after its {SAMPLES} samples do not decode; they may be a tag"
@@ -163,13 +161,11 @@ def test_bytes_behind_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: 
 
 
 @pytest.mark.parametrize("announced", [0, 40_000, 2**36 - 1])
-def test_a_tag_behind_a_flac_of_another_length_than_it_says_costs_no_sample(
-    announced: int, tmp_path: Path
-) -> None:
+def test_a_tag_after_a_flac_of_wrong_length_costs_no_sample(announced: int, tmp_path: Path) -> None:
     require_length(flac(announced) + ID3V1, SAMPLES, tmp_path / "a.flac")
 
 
-def test_flac_files_in_one_are_refused(tmp_path: Path) -> None:
+def test_concatenated_flac_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(flac(SAMPLES) * 2)
     read, heard = read_and_heard(tmp_path / "a.flac")
     assert heard.fault == "unreadable"
@@ -178,7 +174,7 @@ def test_flac_files_in_one_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_flac_of_unknown_length_that_is_cut_does_not_decode(tmp_path: Path) -> None:
+def test_a_cut_flac_of_unknown_length_does_not_decode(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(flac(0)[:-1000])
     read, heard = read_and_heard(tmp_path / "a.flac")
     assert "not decodable as audio" in str(read)
@@ -229,13 +225,13 @@ LIST = b"LIST" + struct.pack("<I", 100) + bytes(range(100))
         pytest.param(wav(SIZE + 36, SIZE, after=b"\xff" * 1001), id="junk after"),
     ],
 )
-def test_the_data_chunk_of_a_wav_decides_or_the_end_of_the_file(content: bytes, tmp_path: Path) -> None:
+def test_the_data_chunk_or_the_end_of_the_file_ends_a_wav(content: bytes, tmp_path: Path) -> None:
     require_length(content, SAMPLES, tmp_path / "a.wav")
     samples = soundfile.read(io.BytesIO(encoded("WAV", "PCM_16")), dtype="int16")[0]
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", RATE)[0], samples)
 
 
-def test_a_wav_without_samples_is_empty_also_with_a_chunk_after_them(tmp_path: Path) -> None:
+def test_a_wav_without_samples_is_empty_even_with_another_chunk(tmp_path: Path) -> None:
     for after in (b"", LIST):
         content = wav(36 + len(after), 0)[:44] + after
         (tmp_path / "a.wav").write_bytes(content)
@@ -260,14 +256,14 @@ def field(content: bytes, name: bytes, shift: int, form: str, *values: int) -> b
         *[("w64", field(encoded("W64"), b"data", 16, "<Q", value)) for value in (0, 24, 2**63 - 1)],
     ],
 )
-def test_other_formats_whose_writer_could_not_go_back_are_read_to_the_end(
+def test_other_formats_of_unknown_size_are_read_to_the_end(
     suffix: str, changed: bytes, tmp_path: Path
 ) -> None:
     require_length(changed, SAMPLES, tmp_path / f"a.{suffix}")
 
 
 @pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "OGG"])
-def test_a_file_that_is_cut_is_truncated_for_reading_as_for_the_check(kind: str, tmp_path: Path) -> None:
+def test_reading_and_checking_both_report_truncation(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     for part in (0.3, 0.99):
         path.write_bytes(encoded(kind)[: int(part * len(encoded(kind)))])
@@ -277,7 +273,7 @@ def test_a_file_that_is_cut_is_truncated_for_reading_as_for_the_check(kind: str,
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_streams_one_after_the_other_in_an_ogg_file_are_all_read(subtype: str, tmp_path: Path) -> None:
+def test_all_streams_of_a_chained_ogg_file_are_read(subtype: str, tmp_path: Path) -> None:
     file = io.BytesIO()
     soundfile.write(file, NOISE, 48000, format="OGG", subtype=subtype)
     one = read_audio(io.BytesIO(file.getvalue()), 48000)
@@ -312,7 +308,9 @@ def test_streams_of_different_rates_in_one_file_are_refused(tmp_path: Path) -> N
         ("mp3", lambda: b"".join(mp3("VARIABLE")[1:])),
     ],
 )
-def test_a_segment_is_that_part_of_the_whole(suffix: str, make: Callable[[], bytes], tmp_path: Path) -> None:
+def test_a_segment_equals_that_part_of_the_whole(
+    suffix: str, make: Callable[[], bytes], tmp_path: Path
+) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(make())
     whole = read_audio(path, RATE)
@@ -324,7 +322,7 @@ def test_a_segment_is_that_part_of_the_whole(suffix: str, make: Callable[[], byt
         read_audio(path, RATE, segment=(5.0, 6.0))
 
 
-def test_a_segment_of_24_bit_paf_is_that_part_of_the_whole(tmp_path: Path) -> None:
+def test_a_segment_of_24_bit_paf_equals_that_part_of_the_whole(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.paf", NOISE.reshape(-1, 3), RATE, format="PAF", subtype="PCM_24")
     whole = read_audio(tmp_path / "a.paf", RATE)
     for first in (10, 601, 12_345):
@@ -351,7 +349,7 @@ def test_a_float_file_in_16_bit_units_is_refused(subtype: str, kind: str, tmp_pa
     assert (heard.fault, heard.detail) == ("too loud", "has a peak of 2e+04 where full scale is 1")
 
 
-def test_what_is_wrong_with_a_sound_can_be_sent_from_a_worker(tmp_path: Path) -> None:
+def test_unusable_audio_can_be_pickled(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encoded("WAV")[:1000])
     with pytest.raises(UnusableAudio, match="truncated") as caught:
         read_audio(tmp_path / "a.wav", RATE)
@@ -372,7 +370,7 @@ PLACEHOLDERS = {
 
 @pytest.mark.parametrize("content", [*PLACEHOLDERS, b"word " * 100])
 @pytest.mark.parametrize("suffix", ["wav", "au", "mp3", "flac"])
-def test_what_lies_in_place_of_a_sound_is_named(suffix: str, content: bytes, tmp_path: Path) -> None:
+def test_a_placeholder_for_a_sound_is_named(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
     known = PLACEHOLDERS.get(content)
@@ -383,7 +381,7 @@ def test_what_lies_in_place_of_a_sound_is_named(suffix: str, content: bytes, tmp
 
 
 @pytest.mark.parametrize("content", PLACEHOLDERS)
-def test_what_lies_in_place_of_a_picture_is_named(content: bytes, tmp_path: Path) -> None:
+def test_a_placeholder_for_a_picture_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     for source in (path, io.BytesIO(content)):
@@ -392,7 +390,7 @@ def test_what_lies_in_place_of_a_picture_is_named(content: bytes, tmp_path: Path
         assert str(caught.value) == f"a.jpg: is {PLACEHOLDERS[content]}"
 
 
-def test_a_disk_that_fails_is_no_end_of_a_sound() -> None:
+def test_a_failing_disk_does_not_end_a_sound() -> None:
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if 20_000 < self.tell() < len(self.getvalue()) - 128:  # where a tag may be
@@ -406,13 +404,13 @@ def test_a_disk_that_fails_is_no_end_of_a_sound() -> None:
         list(sound.blocks())
 
 
-def test_content_is_read_from_its_beginning_wherever_it_stands() -> None:
+def test_content_is_read_from_its_start_at_any_position() -> None:
     content = io.BytesIO(encoded("WAV"))
     content.seek(0, io.SEEK_END)
     assert read_audio(content, RATE).shape[1] == SAMPLES
 
 
-def test_bytes_behind_the_samples_that_are_no_chunk_are_noted(tmp_path: Path) -> None:
+def test_bytes_after_the_samples_that_are_not_a_chunk_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav(SIZE + 36, SIZE // 2))  # a recorder that was killed after it had updated its header
     read, heard = read_and_heard(path)
@@ -422,7 +420,7 @@ def test_bytes_behind_the_samples_that_are_no_chunk_are_noted(tmp_path: Path) ->
     assert not read_and_heard(path)[1].note
 
 
-def test_a_file_system_that_fails_is_no_damage_of_the_file(
+def test_a_failing_file_system_is_not_reported_as_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (path := tmp_path / "x.flac").write_bytes(encoded("FLAC"))

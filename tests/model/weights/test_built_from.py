@@ -1,4 +1,4 @@
-"""A checkpoint says which model it is of: in the file itself, or by the protocol of its run."""
+"""The description of a checkpoint's model, in the file itself or in the protocol of its run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_protocol(folder: Path, path: str, args: dict[str, Any]) -> None:
     (folder / "protocol.json").write_text(json.dumps({"Model": {"class": path, "args": args}}))
 
 
-def test_weights_that_the_trainer_saved_are_built_from_the_file_alone(
+def test_the_trainers_weights_describe_their_model(
     arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
 ) -> None:
     described, moved = {"class": PATH, "args": arguments}, tmp_path / "mine.pt"
@@ -62,7 +62,7 @@ def test_weights_that_the_trainer_saved_are_built_from_the_file_alone(
         ("last_epoch-1.pt", False),
     ],
 )
-def test_weights_before_the_first_step_are_loaded_and_said_to_have_learned_nothing(
+def test_weights_of_epoch_0_are_loaded_with_a_warning(
     name: str,
     said: bool,
     arguments: dict[str, Any],
@@ -86,7 +86,7 @@ def test_a_saved_state_is_still_a_plain_state_dict(trained: AudioCLIP, tmp_path:
 
 
 @pytest.mark.parametrize("name", [BEST, "run/best.pt", "run/checkpoints/best.safetensors"])
-def test_of_an_older_checkpoint_the_protocol_of_its_run_says_it(
+def test_the_protocol_of_the_run_describes_an_older_checkpoint(
     name: str, arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
 ) -> None:
     write_protocol(tmp_path / "run", PATH, arguments)
@@ -99,7 +99,7 @@ def test_of_an_older_checkpoint_the_protocol_of_its_run_says_it(
     assert not {"pretrained", "assets"} & found.args.keys()
 
 
-def test_the_file_counts_more_than_the_protocol_beside_it(
+def test_the_description_in_the_file_overrides_the_protocol(
     arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
 ) -> None:
     write_protocol(tmp_path, PATH, {"embed_dim": 3})
@@ -109,7 +109,7 @@ def test_the_file_counts_more_than_the_protocol_beside_it(
     assert is_same(AudioCLIP.from_pretrained(tmp_path / "best.pt"), trained)
 
 
-def test_arguments_that_are_given_count_most(
+def test_given_arguments_override_the_described_ones(
     arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
 ) -> None:
     write_protocol(tmp_path, PATH, arguments)
@@ -118,7 +118,7 @@ def test_arguments_that_are_given_count_most(
 
 
 @pytest.mark.parametrize("where", ["run", "run/checkpoints", ".", "experiment of a sweep"])
-def test_a_folder_stands_for_its_best_weights_and_which_these_are_is_said(
+def test_a_folder_stands_for_its_best_weights_and_stderr_names_them(
     where: str,
     arguments: dict[str, Any],
     trained: AudioCLIP,
@@ -137,7 +137,7 @@ def test_a_folder_stands_for_its_best_weights_and_which_these_are_is_said(
     assert capsys.readouterr().err == f"{source}: {folder / BEST}\n"
 
 
-def test_what_was_loaded_is_saved_with_its_arguments(
+def test_a_loaded_model_is_saved_with_its_arguments(
     arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
 ) -> None:
     write_protocol(tmp_path, PATH, arguments)
@@ -146,7 +146,7 @@ def test_what_was_loaded_is_saved_with_its_arguments(
     assert is_same(AudioCLIP.from_pretrained(tmp_path / "hub"), trained)
 
 
-def test_of_another_class_the_message_says_what_to_call(tmp_path: Path) -> None:
+def test_for_another_class_the_message_says_what_to_call(tmp_path: Path) -> None:
     from model.esresnet import ESResNeXt
 
     args = {"n_fft": 256, "hop_length": 100, "win_length": 200, "num_classes": 4, "pretrained": False}
@@ -165,7 +165,7 @@ def test_of_another_class_the_message_says_what_to_call(tmp_path: Path) -> None:
     )
 
 
-def test_of_a_class_from_elsewhere_the_message_says_where_it_is(tmp_path: Path) -> None:
+def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> None:
     write_protocol(tmp_path, "mine.nets.Net", {"width": 3})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
     with pytest.raises(
@@ -200,7 +200,7 @@ def test_a_crafted_description_reads_no_other_file(tmp_path: Path) -> None:
     assert found and found.args == {}
 
 
-def test_where_nothing_says_the_arguments_the_message_asks_for_them(
+def test_without_a_description_the_message_asks_for_the_arguments(
     small_model: AudioCLIP, tmp_path: Path
 ) -> None:
     torch.save(small_model.state_dict(), tmp_path / "best.pt")
@@ -225,7 +225,7 @@ def best(arguments: dict[str, Any], trained: AudioCLIP, tmp_path_factory: pytest
     return path
 
 
-def test_an_argument_without_weights_that_was_another_in_training_is_a_warning(
+def test_an_argument_that_differs_from_training_is_a_warning(
     arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {**arguments, "assets": None, "pretrained": best}
@@ -245,7 +245,7 @@ def test_an_argument_without_weights_that_was_another_in_training_is_a_warning(
     ]
 
 
-def test_of_a_file_for_one_part_the_arguments_of_that_part_are_compared(
+def test_for_one_part_only_its_arguments_are_compared(
     arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {**arguments, "assets": None, "hop_length": 90, "transformer_heads": 4}
@@ -255,7 +255,7 @@ def test_of_a_file_for_one_part_the_arguments_of_that_part_are_compared(
         assert f"arguments: {name} is" in text and ";" not in text
 
 
-def test_an_audio_tower_by_itself_is_compared_too(best: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_separate_audio_tower_is_compared_too(best: Path, caplog: pytest.LogCaptureFixture) -> None:
     from model.esresnet import ESResNeXt
 
     ESResNeXt(n_fft=256, hop_length=90, win_length=200, num_classes=16, pretrained=best)

@@ -24,7 +24,7 @@ def saved(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_saved_model_comes_back_the_same_and_in_eval_mode(small_model: AudioCLIP, saved: Path) -> None:
+def test_a_saved_model_comes_back_in_eval_mode(small_model: AudioCLIP, saved: Path) -> None:
     loaded = AudioCLIP.from_pretrained(saved)
     assert not loaded.training
     expected, found = small_model.state_dict(), loaded.state_dict()
@@ -32,13 +32,13 @@ def test_saved_model_comes_back_the_same_and_in_eval_mode(small_model: AudioCLIP
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_config_names_the_network_and_no_other_weights(saved: Path) -> None:
+def test_the_config_has_the_network_and_no_other_weights(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     assert config["embed_dim"] == 16 and config["vision_layers"] == [1, 1, 1, 1]
     assert not {"pretrained", "assets"} & config.keys()
 
 
-def test_config_cannot_make_another_file_be_read(saved: Path, tmp_path: Path) -> None:
+def test_a_config_cannot_make_another_file_be_read(saved: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((saved / name).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -55,7 +55,7 @@ def test_missing_tensor_is_an_error_that_names_it(saved: Path, tmp_path: Path) -
         AudioCLIP.from_pretrained(tmp_path)
 
 
-def test_repositories_are_told_from_files(saved: Path, tmp_path: Path) -> None:
+def test_repositories_are_distinguished_from_files(saved: Path, tmp_path: Path) -> None:
     assert is_hub_layout(saved) and is_hub_layout("someone/audioclip-v1.0")
     others: list[str | Path] = [
         "AudioCLIP-Full-Training",
@@ -66,9 +66,7 @@ def test_repositories_are_told_from_files(saved: Path, tmp_path: Path) -> None:
     assert not any(map(is_hub_layout, others))
 
 
-def test_a_run_that_is_not_there_is_not_looked_for_on_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_run_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     for source in ("results/Quickstart", "assets/mine", "mine/Quickstart"):
@@ -76,7 +74,7 @@ def test_a_run_that_is_not_there_is_not_looked_for_on_the_hub(
             AudioCLIP.from_pretrained(source)
 
 
-def test_a_config_that_is_no_json_is_named(saved: Path, tmp_path: Path) -> None:
+def test_an_invalid_config_is_named(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text("<html>")
     with pytest.raises(WeightsError, match=r"its config\.json is not JSON .* Fetch it again"):
@@ -113,12 +111,12 @@ def hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hub")
-def test_repository_is_fetched_from_a_hub(small_model: AudioCLIP, tmp_path: Path) -> None:
+def test_a_repository_is_fetched_from_a_hub(small_model: AudioCLIP, tmp_path: Path) -> None:
     loaded = AudioCLIP.from_pretrained("someone/small-audioclip", cache_dir=tmp_path)
     assert torch.equal(loaded.audio.fc.weight, small_model.audio.fc.weight)
 
 
-def test_absent_repository_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_repository_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match="someone/absent: no folder here, and not in the cache of the Hugging Face hub"
     ) as error:

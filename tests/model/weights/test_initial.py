@@ -1,4 +1,4 @@
-"""The audio tower's start: ImageNet's backbone, files of the tower alone or of the whole model."""
+"""Initial weights of the audio tower: from ImageNet, a tower or a whole model."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_offline_the_error_says_what_to_put_where(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
-def test_what_is_fetched_is_held_against_the_hash_in_its_name(
+def test_imagenet_weights_are_checked_by_the_hash_in_their_name(
     tmp_path: Path, web: Web, published: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert imagenet_file().digest == "sha256:7cdf4587"

@@ -1,4 +1,4 @@
-"""Every way to load weights, and every way in which that is refused."""
+"""Reading and loading weights, and refusing wrong ones."""
 
 import hashlib
 import io
@@ -57,7 +57,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_the_archives_that_openai_publishes_are_known() -> None:
+def test_the_known_archives_are_openais() -> None:
     """open_clip has their addresses, of which the sha256 is a part."""
     from open_clip.pretrained import _PRETRAINED
 
@@ -85,15 +85,9 @@ def safetensors_header(entries: dict[str, object]) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
-class Malicious:
-    def __reduce__(self) -> tuple[object, ...]:
-        return (print, ("code of the file was run",))
-
-
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: torch.save({"a": Malicious()}, path), "whose code is not run"),
         (lambda path: torch.save([1, 2], path), "holds no state dict, but a list"),
         (lambda path: torch.save({}, path), "holds no state dict, but an empty dict"),
         (
@@ -106,14 +100,11 @@ class Malicious:
         ),
     ],
 )
-def test_unusable_files_are_named(
-    write: Callable[[Path], object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_files_are_named(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     write(path)
     with pytest.raises(WeightsError, match=rf"weights\.pt: .*{message}"):
         read_state_dict(path)
-    assert "code of the file" not in capsys.readouterr().out
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 537302068\n"
@@ -149,7 +140,7 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors", "bin"])
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_a_file_of_another_kind_is_said_by_its_name(kind: str, suffix: str, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_named(kind: str, suffix: str, tmp_path: Path) -> None:
     content, said = OTHER_KINDS[kind]
     path = tmp_path / f"weights.{suffix}"
     path.write_bytes(content)
@@ -157,26 +148,26 @@ def test_a_file_of_another_kind_is_said_by_its_name(kind: str, suffix: str, tmp_
         read_state_dict(path)
 
 
-def test_an_exported_network_is_said_by_its_name(tmp_path: Path) -> None:
+def test_an_exported_network_is_named(tmp_path: Path) -> None:
     (tmp_path / "tower.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
     with pytest.raises(WeightsError, match=r"tower\.onnx is an exported network, which can only be run\."):
         read_state_dict(tmp_path / "tower.onnx")
 
 
-def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+def test_a_dangling_link_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").symlink_to("store/weights.pt")
     with pytest.raises(WeightsError, match=r"no such file, but a link to store/weights\.pt, which is not"):
         read_state_dict(tmp_path / "weights.pt")
 
 
-def test_a_pointer_in_place_of_frozen_weights_is_said_by_its_name(tmp_path: Path) -> None:
+def test_a_pointer_in_place_of_frozen_weights_is_named(tmp_path: Path) -> None:
     torch.save({"model": STATE, "frozen_weights": "0" * 64}, tmp_path / "last_epoch-1.pt")
     (tmp_path / "frozen_weights.pt").write_bytes(LFS_POINTER)
     with pytest.raises(WeightsError, match=r"frozen_weights\.pt\. That is a Git LFS pointer"):
         read_state_dict(tmp_path / "last_epoch-1.pt")
 
 
-def test_a_pointer_in_place_of_a_released_file_is_said_by_its_name(tmp_path: Path) -> None:
+def test_a_pointer_in_place_of_a_released_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "CLIP.pt").write_bytes(LFS_POINTER)
     with pytest.raises(WeightsError, match=r"CLIP\.pt has .* It is a Git LFS pointer.*git lfs pull"):
         find_weights("CLIP", assets=tmp_path)
@@ -195,13 +186,13 @@ def test_a_pointer_in_place_of_a_released_file_is_said_by_its_name(tmp_path: Pat
         (["visual.trunk.module.a", "b"], {"visual.trunk.module.a", "b"}),
     ],
 )
-def test_prefixes_of_wrappers_are_taken_off(names: list[str], expected: set[str]) -> None:
+def test_prefixes_of_wrappers_are_removed(names: list[str], expected: set[str]) -> None:
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, expected, source="x.pt")) == expected
     assert set(rename_to_fit(state, set(), source="x.pt")) == expected  # another model: for the message
 
 
-def test_weights_that_are_not_finite_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_that_are_not_finite_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     module = nn.Linear(2, 2)
     state = {"weight": torch.tensor([[1, math.nan], [0, 1]]), "bias": torch.zeros(2)}
     load_weights(module, state, source="x.pt")
@@ -220,7 +211,7 @@ def test_weights_that_are_not_finite_are_warned_of(caplog: pytest.LogCaptureFixt
         (["_forward_module.network.a", "_forward_module.network.b"], {"a", "b"}, {"a", "b"}),
     ],
 )
-def test_prefixes_are_taken_off_beside_entries_without_them(
+def test_prefixes_are_removed_beside_entries_without_them(
     names: list[str], known: set[str], expected: set[str]
 ) -> None:
     """As of Lightning's modules, whose losses and metrics are entries of their own."""
@@ -243,7 +234,7 @@ class Foreign(nn.Module):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.model.model."])
-def test_names_that_a_module_has_stay_even_if_a_wrapper_could_have_made_them(
+def test_a_modules_own_names_stay_even_if_they_look_like_wrappers(
     prefix: str, compiled: bool, tmp_path: Path
 ) -> None:
     saved, module = Foreign(compiled=compiled), Foreign(compiled=compiled)
@@ -257,7 +248,7 @@ def test_names_that_a_module_has_stay_even_if_a_wrapper_could_have_made_them(
         assert torch.equal(value, saved.state_dict()[name])
 
 
-def test_a_single_parallel_tower_fits_beside_one_that_has_such_a_name_itself() -> None:
+def test_a_wrapper_prefix_and_an_equal_own_name_can_coexist() -> None:
     known = {"enc.module.weight", "dec.weight"}
     state = {"enc.module.weight": torch.ones(1), "dec.module.weight": torch.zeros(1)}
     assert rename_to_fit(state, known, source="x.pt") == {
@@ -272,17 +263,15 @@ def test_two_entries_of_one_name_are_an_error() -> None:
         load_weights(network(), state, source="x.pt")
 
 
-@pytest.mark.parametrize("wrapping", ["compiled", "parallel", "averaged", "lightning", "tower"])
-def test_weights_of_any_wrapping_give_the_same_embeddings(
+@pytest.mark.parametrize("wrapping", ["parallel", "averaged", "lightning"])
+def test_wrapped_weights_load_into_an_audioclip(
     wrapping: str, small_model: AudioCLIP, small_arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     state = dict(small_model.state_dict())
     content: dict[str, object] = {
-        "compiled": {f"_orig_mod.{name}": value for name, value in state.items()},
         "parallel": {"model_state_dict": {f"module._orig_mod.{name}": x for name, x in state.items()}},
         "averaged": dict(torch.optim.swa_utils.AveragedModel(small_model).state_dict()),
         "lightning": {"epoch": 3, "state_dict": {f"model.{name}": x for name, x in state.items()}},
-        "tower": {name.replace("audio.", "audio._orig_mod."): x for name, x in state.items()},
     }[wrapping]
     torch.save(content, tmp_path / "model.pt")
     loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", **small_arguments)
@@ -345,15 +334,11 @@ def test_code_of_a_pickle_is_not_run(zipped: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        struct.pack("<Q", 2**63 - 1),
         struct.pack("<Q", 90_000_000) + b"{",
-        struct.pack("<Q", 2) + b"[]",
         safetensors_header({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
-        safetensors_header({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}}),
-        safetensors_header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}) + bytes(4),
     ],
 )
-def test_an_absurd_header_of_safetensors_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_an_absurd_safetensors_header_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"weights\.safetensors: not a safetensors file"):

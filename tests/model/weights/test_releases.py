@@ -1,4 +1,4 @@
-"""Finding weights: by path, by name in the assets, by name from elsewhere."""
+"""Finding weights by path or by name, in the assets or from a server."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_released_name_with_a_file_of_another_size_is_an_error(tmp_path: Path)
         find_weights("CLIP", assets=tmp_path)
 
 
-def test_a_path_is_taken_as_it_is_and_never_fetched(tmp_path: Path) -> None:
+def test_a_path_is_never_fetched(tmp_path: Path) -> None:
     (tmp_path / "CLIP.pt").write_bytes(b"my own")
     assert find_weights(tmp_path / "CLIP.pt") == tmp_path / "CLIP.pt"
     with pytest.raises(WeightsError, match=r"/else/ESRNXFBSP\.pt: not there .*releases/download"):
@@ -102,7 +102,7 @@ def test_a_path_is_taken_as_it_is_and_never_fetched(tmp_path: Path) -> None:
         ("zzz", None),
     ],
 )
-def test_a_misspelt_name_gets_the_one_that_is_near(
+def test_a_misspelt_name_gets_a_suggestion(
     name: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs/Quickstart").mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_a_misspelt_name_gets_the_one_that_is_near(
 
 
 @pytest.mark.parametrize("by_argument", [True, False])
-def test_a_released_file_that_is_absent_is_fetched(
+def test_a_missing_released_file_is_fetched(
     by_argument: bool, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"weights" * 1000

@@ -1,4 +1,4 @@
-"""A folder of runs stands for the best weights of the newest that has finished."""
+"""A folder of runs stands for the best weights of its newest finished run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_the_newest_finished_run_counts(tmp_path: Path) -> None:
     assert find_weights(tmp_path / "b") == tmp_path / "b/checkpoints/between.pt"
 
 
-def test_without_a_best_one_it_is_the_last(tmp_path: Path) -> None:
+def test_without_best_checkpoints_the_last_one_counts(tmp_path: Path) -> None:
     run(tmp_path / "a", finished="2026-01-01T00:00:00+00:00", best=[], last="last_epoch-3.pt")
     assert find_weights(str(tmp_path)) == tmp_path / "a/checkpoints/last_epoch-3.pt"
 
 
-def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_finished_run_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no run in this folder has finished.*or name a file"):
         find_weights(tmp_path)
     (tmp_path / "stopped/checkpoints").mkdir(parents=True)
@@ -53,21 +53,21 @@ def test_nothing_finished_is_an_error_that_says_what_to_do(tmp_path: Path) -> No
         find_weights(tmp_path)
 
 
-def test_of_evaluations_alone_there_are_no_weights(tmp_path: Path) -> None:
+def test_runs_that_only_evaluated_have_no_weights(tmp_path: Path) -> None:
     run(tmp_path / "e", finished="2026-04-01T00:00:00+00:00", best=[])
     with pytest.raises(WeightsError, match=r"only evaluated, and kept no weights\. Run"):
         find_weights(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", '{"best": 3}', '{"finished": 3}'])
-def test_what_is_no_result_is_named(text: str, tmp_path: Path) -> None:
+def test_an_invalid_result_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/result.json").write_text(text)
     with pytest.raises(WeightsError, match=r"a/result\.json is not the result of a run"):
         find_weights(tmp_path)
 
 
-def test_a_result_leads_to_no_other_folder(tmp_path: Path) -> None:
+def test_a_result_cannot_lead_to_another_folder(tmp_path: Path) -> None:
     run(tmp_path / "a", finished="2026-01-01T00:00:00+00:00", best=[])
     (tmp_path / "else.pt").touch()
     record = {"finished": "", "best": [{"checkpoint": "../../else.pt"}], "checkpoint": None}
