@@ -37,6 +37,8 @@ _HOLDERS = {
 }
 # Sections that are lists. Their entries are never merged, so they must have all required arguments.
 _LISTS = ("Transforms", "Metrics", "Reporters")
+# Definitions of objects in lists and in `args`, likewise.
+_COMPLETE = ("TransformSpec", "LineSpec", "Reporters", "ParameterRule", "PublishedFigure", "SplitArgument")
 _ANNOTATIONS = ("description", "default", "examples")
 _ARGUMENTS = re.compile(r"^ *Args:\n((?:(?: {4,}.*)?\n)+)", re.MULTILINE)
 _ARGUMENT = re.compile(r"^(\w+(?:, \w+)*): (.*)", re.DOTALL)
@@ -57,8 +59,9 @@ def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
     whole["required"] = [name for name in whole["required"] if name != "Task"]  # the defaults supply it
     _add_classes(definitions, find_classes(packages, _classes_named_in(folder)))
     required = {**_required_in(whole, definitions), "if": whole["if"], "then": whole["then"]}
-    for name in _mergeable("Protocol", definitions):
-        definitions[name] = _as_layer(definitions[name])
+    for name in definitions:
+        if "." not in name and name not in _COMPLETE:
+            definitions[name] = _as_layer(definitions[name])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Protocol",
@@ -271,30 +274,6 @@ def _is_json(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _mergeable(name: str, definitions: Schema) -> set[str]:
-    """Return the definitions of objects that are merged if one protocol extends another: those in no list."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _references(definitions[name])
-    return found
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
-        for each in node:
-            yield from _references(each)
-    if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"].rsplit("/", 1)[-1]
-        for key, each in node.items():
-            if key not in {"items", "allOf"}:
-                yield from _references(each)
 
 
 def _required_in(node: Schema, definitions: Schema) -> Schema:

@@ -1,4 +1,4 @@
-"""Whatever text is put into Markdown, a renderer shows that text and nothing else."""
+"""Escaping of text: a Markdown renderer shows the text unchanged."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def tags(markup: str) -> set[str]:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_paragraph_of_it_is_that_text(text: str) -> None:
+def test_a_paragraph_shows_the_text(text: str) -> None:
     rendered = RENDER(inert(text))
     assert rendered == f"<p>{html.escape(text, quote=False)}</p>\n"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_cell_of_it_is_that_text(text: str) -> None:
+def test_a_cell_shows_the_text(text: str) -> None:
     rendered = RENDER(markdown_table([text, "b"], [["1", text], [text, "2"]]))
     assert tags(rendered) == {"table", "thead", "tbody", "tr", "th", "td"}
     cells = [html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", rendered)]
@@ -66,13 +66,13 @@ def test_a_cell_of_it_is_that_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_link_with_it_stays_one_link(text: str) -> None:
+def test_a_link_stays_one_link(text: str) -> None:
     rendered = RENDER(markdown_link(PurePath("folder", text)))
     assert tags(rendered) == {"p", "a"}
     assert shown(rendered) == PurePath("folder", text).as_posix()
 
 
-def test_white_space_and_what_cannot_be_seen_do_not_break_a_line() -> None:
+def test_white_space_and_invisible_characters_do_not_break_a_line() -> None:
     assert inert("  two\n\nlines\t\u2028here ") == "two lines here"
     assert inert("nul\0 turned\u202eround") == "nul\ufffd turned\ufffdround"
 
@@ -84,7 +84,7 @@ def test_addresses_do_not_become_links(text: str) -> None:
     assert shown(RENDER(written)) == text
 
 
-def test_plain_text_is_left_as_it_is() -> None:
+def test_plain_text_does_not_change() -> None:
     for text in ("ESC-50", "Val. Acc.", "1.5 s", "12 of 400, 3.0 %", "(a) b: c!", "crackling fire", "Bär"):
         assert inert(text) == text
 

@@ -1,4 +1,4 @@
-"""What the command writes: `--help` at any width, text alone in a file, no colours where none are wanted."""
+"""Output of the command: `--help`, redirected output, colours and encodings."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", **more}
 
 
-def test_redirected_output_is_lines_of_text(tmp_path: Path) -> None:
+def test_redirected_output_is_plain_text(tmp_path: Path) -> None:
     with (tmp_path / "log.txt").open("wb") as log:
         subprocess.run(
             command(tmp_path), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True, env=environment()
@@ -78,7 +78,7 @@ def test_redirected_output_is_lines_of_text(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("wanted", [True, False])
-def test_colours_are_for_terminals_where_no_color_is_not_set(wanted: bool, tmp_path: Path) -> None:
+def test_no_color_switches_colours_off(wanted: bool, tmp_path: Path) -> None:
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     more = {"TERM": "xterm-256color"} | ({} if wanted else {"NO_COLOR": "1"})
@@ -99,7 +99,7 @@ def test_colours_are_for_terminals_where_no_color_is_not_set(wanted: bool, tmp_p
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # what Linux says when the other end is closed
+    except OSError:  # the other end is closed
         return b""
 
 
