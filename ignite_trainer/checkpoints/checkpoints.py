@@ -61,6 +61,7 @@ class Checkpoints:
     All processes call these methods; the main one writes.
 
     Attributes:
+        last: path of the last state, even while it is being written.
         damaged: names of the damaged files that made `restore` skip a state, and what lies in their place.
     """
 
@@ -95,7 +96,7 @@ class Checkpoints:
         self._frozen = FrozenWeights(folder, model)
         self._pending: Future[None] | None = None  # the checkpoint being written
         self._kept: dict[str, list[Best]] = {label: [] for label in self._lines}
-        self._last: Path | None = None
+        self.last: Path | None = None
         self._needed: set[Path] = set()  # the last state and the best files that it names
         self.damaged: list[str] = []
 
@@ -103,11 +104,6 @@ class Checkpoints:
     def best(self) -> tuple[Best, ...]:
         """Best epoch by each metric; of equal ones the earliest, except for epoch 0."""
         return tuple(kept[0] for kept in self._kept.values() if kept)
-
-    @property
-    def last(self) -> Path | None:
-        """Path of the last state, even while it is being written."""
-        return self._last
 
     @property
     def failed(self) -> bool:
@@ -145,7 +141,7 @@ class Checkpoints:
     def finish(self) -> None:
         """Wait for the last checkpoint, then remove all but the last state and the best files."""
         main_says(self.wait)
-        if is_main() and self._last:
+        if is_main() and self.last:
             self._remove_all_but(self._needed)
 
     def restore(self) -> Position | None:
@@ -195,7 +191,7 @@ class Checkpoints:
                 content = snapshot(self._content(position, randoms))
             needed_before, self._needed = self._needed, self._needed_by(path)
             self._pending = in_thread(self._write, path, content, best, needed_before | self._needed)
-        self._last = path
+        self.last = path
 
     def _needed_by(self, state: Path) -> set[Path]:
         best = {entry.checkpoint for kept in self._kept.values() for entry in kept if entry.checkpoint}
@@ -263,7 +259,7 @@ class Checkpoints:
     def _take_over(self, restored: Path, state: StateContent) -> None:
         """Continue from a state: remove everything written after it."""
         self._frozen.sha256 = state.frozen_weights
-        self._last = restored
+        self.last = restored
         self._needed = self._needed_by(restored)
         states = states_of(self._folder)
         for newer in states[: states.index(restored)]:

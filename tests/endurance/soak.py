@@ -1,9 +1,9 @@
-"""Train for many epochs on a tiny set, and watch memory, open files and threads.
+"""Train for many epochs on a tiny data set, and watch memory, open files and threads.
 
     python tests/endurance/soak.py --epochs 300
 
-Exit status 1 if, after the tenth epoch, resident memory grows by more than 10 % and 32 MiB, or there are more
-open files or threads than then: by that time a run has what it needs, but for the points of its curve.
+The exit status is 1 if, after the tenth epoch, resident memory grows by more than 10 % and 32 MiB, or the
+number of open files or threads grows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHARE, MIB = 0.10, 32.0
 
 
 def grown(seen: dict[int, tuple[float, int, int]]) -> list[str]:
-    """What is more at the end than at the first look."""
+    """Return what has grown since the first look."""
     first, last = seen[min(seen)], seen[max(seen)]
     found = []
     if last[0] - first[0] > max(MIB, SHARE * first[0]):
@@ -44,7 +44,7 @@ def grown(seen: dict[int, tuple[float, int, int]]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Let it run; return the exit status."""
+    """Train; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         }
         run(draw(validate(toy(Path(folder), **changes)), trusted=TRUSTED))
     found = grown(Watch.seen)
-    print("; ".join(found) or "nothing grows after the first look")
+    print("; ".join(found) or "nothing grows")
     return int(bool(found))
 
 
