@@ -3,8 +3,8 @@
     python tests/endurance/kill_and_resume.py --kills 20 --workers 0 2
 
 The protocol is the tests' toy one, with everything a state can hold: momentum, dropout, a scheduler,
-accumulated gradients, running averages, frozen weights. A kill comes during a step, an evaluation, the writing
-of a checkpoint, or at any time, in turn. The exit status is 1 if a single bit differs.
+accumulated gradients, running averages, frozen weights. A kill comes during a step, an evaluation, the
+writing of a checkpoint, or at any time, in turn. The exit status is 1 if a single bit differs.
 """
 
 from __future__ import annotations

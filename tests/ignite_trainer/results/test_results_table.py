@@ -190,26 +190,24 @@ def test_a_published_figure_needs_the_same_data_set_setting_metric_and_weights(
     assert cell == beside
 
 
-def test_a_published_figure_that_is_not_a_share_is_unscaled() -> None:
-    _, (_, _, cell) = rows(*all_folds(published=(published(0.125),), share=False))
-    assert cell == "0.1250"
+NINE: dict[str, Any] = {"epochs": 9, "weights": (FULL,), "published": (published(),)}
 
 
-def test_some_of_the_folds_have_no_published_figure() -> None:
-    _, (_, cell, beside) = rows(*all_folds(published=(published(),))[:4])
-    assert (cell, beside) == ("50.0 ± 0.0 (4 of 5 folds)", "")
-
-
-def test_training_data_have_no_published_figure() -> None:
-    facts: dict[str, Any] = {"weights": (FULL,), "published": (published(),)}
-    assert rows(run_record(**facts))[1][1:] == ["50.0 (whole set)", "97.15"]
-    assert rows(run_record(epochs=9, **facts))[1][1:] == ["50.0 (training data)", ""]
-    assert rows(run_record(epochs=9, folds=(), **facts))[1][1:] == ["50.0 (evaluated split)", "97.15"]
-
-
-def test_random_weights_have_no_published_figure() -> None:
-    _, (_, _, cell) = rows(*(run_record(fold=fold, published=(published(),)) for fold in range(1, 6)))
-    assert cell == ""
+@pytest.mark.parametrize(
+    ("records", "cells"),
+    [
+        (all_folds(published=(published(0.125),), share=False), ["0.5000 ± 0.0000 (5 of 5 folds)", "0.1250"]),
+        (all_folds(published=(published(),))[:4], ["50.0 ± 0.0 (4 of 5 folds)", ""]),
+        ([run_record(**NINE, fold=None)], ["50.0 (training data)", ""]),
+        ([run_record(**NINE, folds=())], ["50.0 (evaluated split)", "97.15"]),
+        ([run_record(**{**NINE, "epochs": 0})], ["50.0 (whole set)", "97.15"]),
+        ([run_record(**{**NINE, "epochs": 0, "weights": ()})], ["50.0 (whole set)", ""]),
+    ],
+)
+def test_a_published_figure_needs_a_whole_set_and_published_weights(
+    records: list[RunRecord], cells: list[str]
+) -> None:
+    assert rows(*records)[1][1:] == cells
 
 
 def test_seeds_of_a_fold_are_averaged_first() -> None:

@@ -401,13 +401,3 @@ def test_16_bit_precision_and_accumulation_work_together(precision: str, tmp_pat
     assert result.end.last_epoch == 2
     kinds = {value.dtype for value in last_weights(result).values()}
     assert kinds == {torch.float32, torch.int64}
-
-
-def test_the_log_holds_every_event(tmp_path: Path) -> None:
-    folder = run_toy(tmp_path).folder
-    events = lines_of(folder)
-    assert [event["event"] for event in events] == [
-        *["evaluation", "iteration", "iteration", "evaluation", "evaluation"],
-        *["iteration", "iteration", "evaluation", "evaluation", "end"],
-    ]
-    assert validate(toy(tmp_path)).setup.name == "Toy"
