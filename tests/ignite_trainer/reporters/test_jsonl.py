@@ -125,24 +125,6 @@ def test_predictions_are_not_written(run: RunStart) -> None:
     assert set(event) == {"event", "time", "epoch", "iteration", "split", "metrics", "seconds"}
 
 
-def test_values_that_are_not_finite_are_null(run: RunStart) -> None:
-    reporter = JsonLines()
-    reporter.on_start(run)
-    reporter.on_iteration(
-        Iteration(
-            epoch=1,
-            iteration=1,
-            loss=math.nan,
-            learning_rates=(1e-4,),
-            samples_per_second=math.inf,
-            metrics={"Cost": -math.inf},
-        )
-    )
-    reporter.close()
-    (event,) = read(run.folder)
-    assert (event["loss"], event["samples_per_second"], event["metrics"]) == (None, None, {"Cost": None})
-
-
 def test_a_second_run_in_the_folder_appends(run: RunStart) -> None:
     for epoch in (1, 2):
         reporter = JsonLines()

@@ -132,15 +132,21 @@ def test_predictions_of_all_folds_are_pooled_over_samples(tmp_path: Path) -> Non
     assert "the two differ if folds differ in size" in said
 
 
-@pytest.mark.parametrize("sweep", [{SEED: [1, 2]}, {FOLD: [1, 2], SEED: [1, 2]}, {FOLD: [1]}])
-def test_nothing_else_is_pooled(tmp_path: Path, sweep: dict[str, list[Any]]) -> None:
+@pytest.mark.parametrize(
+    ("sweep", "is_pooled"),
+    [
+        ({FOLD: [1, 2], SEED: [5]}, True),
+        ({SEED: [1, 2]}, False),
+        ({FOLD: [1, 2], SEED: [1, 2]}, False),
+        ({FOLD: [1]}, False),
+    ],
+)
+def test_only_folds_of_one_seed_are_pooled(
+    tmp_path: Path, sweep: dict[str, list[Any]], is_pooled: bool
+) -> None:
     summary = sweep_toy(tmp_path, sweep, Setup__epochs=0)
-    assert summary.pooled is None
-    assert not (only(tmp_path / "Toy") / "predictions.csv").exists()
-
-
-def test_folds_of_one_given_seed_are_pooled(tmp_path: Path) -> None:
-    assert sweep_toy(tmp_path, {FOLD: [1, 2], SEED: [5]}, Setup__epochs=0).pooled is not None
+    assert (summary.pooled is not None) == is_pooled
+    assert (only(tmp_path / "Toy") / "predictions.csv").exists() == is_pooled
 
 
 def test_some_folds_are_not_called_all_of_them(tmp_path: Path) -> None:
@@ -300,20 +306,17 @@ def test_an_interruption_stops_the_sweep_and_says_how_to_continue(
 
 
 def test_a_seed_is_drawn_once_for_the_whole_sweep_and_kept(tmp_path: Path) -> None:
-    sweep_toy(tmp_path, FOLDS, Setup__seed=None, Setup__epochs=0)
-    folder = only(tmp_path / "Toy")
-    (seed,) = set(seeds(folder))
+    drawn = set()
+    for root in (tmp_path / "a", tmp_path / "b"):
+        sweep_toy(root, FOLDS, Setup__seed=None, Setup__epochs=0)
+        (seed,) = set(seeds(only(root / "Toy")))
+        drawn.add(seed)
+    assert len(drawn) == 2, "two sweeps have two seeds"
+    folder = only(root / "Toy")
     assert json.loads((folder / "sweep.json").read_text())["seed"] == seed
     (folder / "fold-2/result.json").unlink()
-    sweep_toy(tmp_path, FOLDS, Setup__seed=None, Setup__epochs=0)
+    sweep_toy(root, FOLDS, Setup__seed=None, Setup__epochs=0)
     assert seeds(folder) == [seed, seed, seed]
-
-
-def test_two_sweeps_draw_two_seeds(tmp_path: Path) -> None:
-    for root in ("a", "b"):
-        sweep_toy(tmp_path / root, {FOLD: [1]}, Setup__seed=None, Setup__epochs=0)
-    first, second = (seeds(only(tmp_path / root / "Toy")) for root in ("a", "b"))
-    assert first != second
 
 
 def test_seeds_of_the_sweep_win(tmp_path: Path) -> None:
