@@ -27,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import soundfile
@@ -44,6 +44,8 @@ from utils.fetching.atomic_folder import flush, make_once
 
 FORMAT_VERSION = 3
 """Increase it when the layout of the files or the output of `model.audio_input` changes."""
+
+T = TypeVar("T")
 
 _AGAIN = "start the run again, and the clips are decoded again"
 _ALIGNMENT = 4  # bytes, so that each clip can be viewed as float32
@@ -108,10 +110,9 @@ class ClipCache:
         self._root = root
         self._name = name
         self._progress = progress
-        parts = [()] * len(paths) if segments is None else [(segment,) for segment in segments]
-        self._decoders = [
-            (path, partial(decode, root / path, *part)) for path, part in zip(paths, parts, strict=True)
-        ]
+        self._paths = paths
+        self._segments = segments
+        self._decode_file = decode
         self._index: NDArray[np.void] | None = None
         self._failures: dict[int, str] = {}
         self._bytes: mmap.mmap | None = None
@@ -205,10 +206,10 @@ class ClipCache:
     def _fill(self, folder: Path, *, keep: bool) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)  # part of it was deleted or cut off
         (folder / "made_from.json").write_text(self._made_from)
-        index = np.zeros(len(self._decoders), _INDEX_TYPE)
+        index = np.zeros(len(self._paths), _INDEX_TYPE)
         index["type"] = "i2"
         with (folder / "audio.bin").open("wb") as file:
-            failures = self._decode(range(len(index)), index, file, keep=keep)
+            failures = self._append(range(len(index)), index, file, keep=keep)
         if failures and (not keep or len(failures) == len(index)):
             raise self._undecodable(failures)
         _write(folder, index, failures)
@@ -220,20 +221,20 @@ class ClipCache:
         with FileLock(f"{self._folder}.lock"):
             before, index = _read_failures(self._folder), np.load(self._folder / "index.npy")
             with (self._folder / "audio.bin").open("ab") as file:
-                failures = self._decode(list(before), index, file, keep=True)
+                failures = self._append(list(before), index, file, keep=True)
             if len(failures) < len(before):
                 _write(self._folder, index, failures)
 
-    def _decode(
+    def _append(
         self, positions: Sequence[int], index: NDArray[np.void], file: BinaryIO, *, keep: bool
     ) -> dict[int, str]:
-        """Append clips to the file and enter them into the index; return the error of each that fails.
+        """Decode clips, append them to the file and enter them into the index; return the errors.
 
         After the first failure nothing is written unless the others are to be kept.
         """
         failures: dict[int, str] = {}
         bar = Progress(
-            _decode_in_threads(self._decoders[position] for position in positions),
+            _in_threads(self._decode, positions),
             desc=f"Decoding {self._name}",
             total=len(positions),
             unit="clips",
@@ -251,8 +252,22 @@ class ClipCache:
         flush(file)
         return failures
 
+    def _decode(self, position: int) -> tuple[NDArray[Any], int] | Exception:
+        """Decode a clip to its smallest array and its number of channels, or return the exception."""
+        path, part = self._paths[position], () if self._segments is None else (self._segments[position],)
+        try:
+            audio = self._decode_file(self._root / path, *part)
+            values = smallest(audio)
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                raise ValueError(f"{path}: holds values that are not finite.")
+        except MemoryError:
+            raise
+        except Exception as error:  # a decoder may raise anything
+            return error
+        return values, len(audio)
+
     def _undecodable(self, failures: Mapping[int, str]) -> ValueError:
-        errors, count = list(failures.values()), len(self._decoders)
+        errors, count = list(failures.values()), len(self._paths)
         return ValueError(
             f"root is {self._root}, but {len(errors)} of its {count} clips cannot be decoded:\n  "
             + shortlist(errors, 10, separator="\n  ")
@@ -337,32 +352,13 @@ def _write(folder: Path, index: NDArray[np.void], failures: Mapping[int, str]) -
     (folder / "failed.json.partial").replace(folder / "failed.json")
 
 
-def _decode_in_threads(
-    decoders: Iterable[tuple[str, Callable[[], Waveform]]],
-) -> Iterator[tuple[NDArray[Any], int] | Exception]:
-    """Decode clips in order, a few ahead of the consumer; libsndfile, soxr and numpy release the GIL.
-
-    Yields:
-        The smallest array and the number of channels, or the exception.
-    """
-
-    def attempt(path: str, decode: Callable[[], Waveform]) -> tuple[NDArray[Any], int] | Exception:
-        try:
-            audio = decode()
-            values = smallest(audio)
-            if values.dtype == np.float32 and not np.isfinite(values).all():
-                raise ValueError(f"{path}: holds values that are not finite.")
-        except MemoryError:
-            raise
-        except Exception as error:  # a decoder may raise anything
-            return error
-        return values, len(audio)
-
+def _in_threads(function: Callable[[int], T], positions: Iterable[int]) -> Iterator[T]:
+    """Map in order, a few items ahead of the consumer; libsndfile, soxr and numpy release the GIL."""
     threads = min(os.cpu_count() or 1, 16)
-    ahead: deque[Future[tuple[NDArray[Any], int] | Exception]] = deque()
+    ahead: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for path, decode in decoders:
-            ahead.append(pool.submit(attempt, path, decode))
+        for position in positions:
+            ahead.append(pool.submit(function, position))
             if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()
         while ahead:
