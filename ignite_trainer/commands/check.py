@@ -34,8 +34,7 @@ from ignite_trainer.runs.construction import require_a_batch, try_out, with_larg
 from ignite_trainer.runs.model_preparation import try_out_model, without_weights
 from ignite_trainer.runs.preflight import examine
 from ignite_trainer.support.errors import ProtocolError
-from ignite_trainer.support.formatting import duration
-from ignite_trainer.support.sanitize import is_seen
+from ignite_trainer.support.formatting import duration, is_seen
 from ignite_trainer.support.terminal import show, show_rows
 
 _COUNTED = "weights, gradients and optimizer (--explain also measures the batches)"

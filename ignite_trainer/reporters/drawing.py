@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ignite_trainer.support.files import whole_file
-from ignite_trainer.support.sanitize import visible
+from ignite_trainer.support.formatting import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Line, RunSt
 from ignite_trainer.reporters.drawing import COLOURS
 from ignite_trainer.reporters.page import pictures, statistics
 from ignite_trainer.reporters.page.render import element
-from ignite_trainer.support.sanitize import visible
+from ignite_trainer.support.formatting import visible
 
 Post = Callable[[str, Mapping[str, Any]], str]
 """Sends a message to an endpoint of the server, and returns its answer."""

@@ -19,7 +19,7 @@ from ignite_trainer.runs.faults import explained
 from ignite_trainer.runs.run_loop import Run, RunResult
 from ignite_trainer.support.distributed import is_main, main_says
 from ignite_trainer.support.errors import RunStopped
-from ignite_trainer.support.folder_lock import alone_in
+from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import freed_memory
 from ignite_trainer.support.signals import stop_on_signals
 from ignite_trainer.support.terminal import show

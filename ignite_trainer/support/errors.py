@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ignite_trainer.support.sanitize import visible
+from ignite_trainer.support.formatting import visible
 
 _MOST_LISTED = 20  # names
 _LONGEST = 4000  # characters of a problem

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, on request with a checksum; leaves their format to others."""
+"""Files written completely or not at all, checksums, and locks of folders."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import hashlib
 import io
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from ignite_trainer.support.errors import RunFailed
+from filelock import FileLock, Timeout
+
+from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream")  # torch.save raises a RuntimeError
 _CHUNK_BYTES = 2**20
+# Loader processes inherit the lock of older versions of filelock, and outlive a killed run by seconds.
+_PATIENCE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -123,6 +128,29 @@ def remove_remains(folder: Path) -> None:
             checksum.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path, *, name: str) -> Iterator[None]:
+    """Hold `<name>.lock` in an existing folder; `<name>.holder` names the process and its machine.
+
+    Raises:
+        ProtocolError: Another process holds the lock.
+    """
+    holder, lock = folder / f"{name}.holder", FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=_PATIENCE_SECONDS)
+    except Timeout:
+        raise ProtocolError(
+            f"{folder} is in use by {_holder_in(holder)}: two processes would overwrite each other's "
+            "results. Wait until it ends, or end it."
+        ) from None
+    try:
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
 def checksum_of(path: Path) -> Path:
     """Return the path of a file's checksum."""
     return path.with_name(path.name + ".sha256")
@@ -135,6 +163,13 @@ def failed_writing(path: Path, error: BaseException) -> RunFailed:
         f"{path} cannot be written ({reason}). What was finished before is kept. Make room on that disk, "
         "and give the same command with --resume; or name a folder on another disk with -M."
     )
+
+
+def _holder_in(holder: Path) -> str:
+    try:
+        return holder.read_text(encoding="utf-8").strip() or "another process"
+    except OSError:
+        return "another process"
 
 
 @contextlib.contextmanager

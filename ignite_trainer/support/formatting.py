@@ -1,4 +1,4 @@
-"""Numbers, durations and Markdown tables for people to read."""
+"""Numbers, durations, Markdown tables, and safe text for people to read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
 from urllib.parse import quote
 
-from ignite_trainer.support.sanitize import visible
-
 EPOCH_0 = (
     "Epoch 0 is before the first step. If it is the best, no trained epoch was as good: its weights are the "
     "initial ones, and nothing was learned."
 )
 
+# Control characters except tab and newline, characters that change the direction of text, and surrogates.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Characters with a meaning in Markdown, in its tables, or in the mathematics that some viewers render.
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 # Beginnings of a line that make it a heading, a list, a quotation or a rule.
@@ -82,3 +82,13 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def markdown_link(path: PurePath) -> str:
     """Link a file by its relative path."""
     return f"[{inert(path.as_posix())}]({quote(path.as_posix(), safe='/')})"
+
+
+def is_seen(letter: str) -> bool:
+    """Return whether a character is safe to print within a line."""
+    return letter not in "\t\n\u2028\u2029" and _UNSEEN.fullmatch(letter) is None
+
+
+def visible(text: str) -> str:
+    """Replace unsafe characters; keep tabs and newlines."""
+    return _UNSEEN.sub("\ufffd", text)

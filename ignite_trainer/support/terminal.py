@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ignite_trainer.support.sanitize import visible
+from ignite_trainer.support.formatting import visible
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -40,8 +40,7 @@ from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import experiment, resuming
 from ignite_trainer.support.distributed import is_main, main_says, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
-from ignite_trainer.support.files import write_json, write_text
-from ignite_trainer.support.folder_lock import alone_in
+from ignite_trainer.support.files import alone_in, write_json, write_text
 from ignite_trainer.support.terminal import add_row, make_table, show
 
 _MOST_CURVES = 20  # pictures of curves in a report

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ignite_trainer.api import file_names
 from ignite_trainer.api.media import Exhibit
-from ignite_trainer.support.sanitize import visible
+from ignite_trainer.support.formatting import visible
 
 _POINTS = 72  # an inch
 

@@ -22,7 +22,7 @@ from toy_research.protocols import run_toy, sweep_toy
 from ignite_trainer.api.task import StepOutput
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support.errors import ProtocolError, RunFailed
-from ignite_trainer.support.folder_lock import alone_in
+from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.out_of_memory import largest_that_fits, training_failed
@@ -287,7 +287,7 @@ def test_out_of_memory_errors_are_recognised(error: Exception, expected: bool) -
 HOLDING = """
 import sys, time
 from pathlib import Path
-from ignite_trainer.support.folder_lock import alone_in
+from ignite_trainer.support.files import alone_in
 with alone_in(Path(sys.argv[1]), name=sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
@@ -296,7 +296,7 @@ with alone_in(Path(sys.argv[1]), name=sys.argv[2]):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("ignite_trainer.support.files._PATIENCE_SECONDS", 0.2)
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_killed(

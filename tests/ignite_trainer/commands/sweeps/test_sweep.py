@@ -345,7 +345,7 @@ def test_a_sweep_with_an_unreadable_seed_is_not_continued(tmp_path: Path) -> Non
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("ignite_trainer.support.files._PATIENCE_SECONDS", 0.0)
     plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
     plan.folder.mkdir(parents=True)
     with FileLock(plan.folder / "sweep.lock"), pytest.raises(ProtocolError) as caught:
@@ -360,7 +360,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_run_in_use_by_another_process_is_not_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ignite_trainer.support.folder_lock._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("ignite_trainer.support.files._PATIENCE_SECONDS", 0.0)
     plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
     (plan.folder / "fold-2").mkdir(parents=True)
     with FileLock(plan.folder / "fold-2" / "run.lock"):
