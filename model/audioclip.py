@@ -34,9 +34,11 @@ from .weights.releases import find_weights, released_hashes
 class AudioCLIP(nn.Module, HubLayout):
     """Three towers with one embedding space, and a learned similarity scale for each pair of modalities.
 
-        audio [B, C, T] -> ESResNeXt-fbsp   -> [B, D] --.--- logit_scale_ai --.
-        image [B, 3, H, W] -> CLIP's visual -> [B, D] --|--- logit_scale -----|-- logits [B, B], loss
-        text (strings) -> CLIP's transformer -> [B, D] -'--- logit_scale_at --'
+        audio [B, C, T]     -> ESResNeXt-fbsp     -> [B, D]     audio-image: s = logit_scale_ai
+        image [B, 3, H, W]  -> CLIP's image tower -> [B, D]     audio-text:  s = logit_scale_at
+        text  (B strings)   -> CLIP's text tower  -> [B, D]     image-text:  s = logit_scale
+
+        logits of a pair, [B, B] = clamp(exp(s), 1, 100) * cosine similarities
 
     The image and text towers are those of OpenAI's CLIP (RN50 with QuickGELU by default, arXiv 2103.00020) or
     of any other open_clip model. State-dict names are those of the released checkpoints and of open_clip.
