@@ -1,4 +1,4 @@
-"""What the tests of the demos share: a small model in a folder, sounds and pictures."""
+"""Fixtures of the demos: a small model in a folder, sounds and pictures."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_arguments() -> dict[str, object]:
-    """Constructor arguments of an AudioCLIP with small image and text towers."""
+    """Return the arguments of an AudioCLIP with small image and text towers."""
     return dict(SMALL)
 
 
 @pytest.fixture(scope="session")
 def small_model() -> AudioCLIP:
-    """An AudioCLIP with small image and text towers and random weights, in eval mode."""
+    """Build an AudioCLIP with small image and text towers and random weights, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return AudioCLIP(**SMALL, pretrained=False).eval()  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def small_model() -> AudioCLIP:
 
 @pytest.fixture(scope="session")
 def weights_folder(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its weights as `--weights` takes them."""
+    """Save its weights for `--weights`."""
     folder = tmp_path_factory.mktemp("weights") / "small"
     small_model.save_pretrained(folder)
     return folder
@@ -59,20 +59,20 @@ def weights_folder(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def loaded_before(small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the small model there when weights are to be loaded, which takes seconds."""
+    """Return the small model instead of loading weights, which takes seconds."""
     monkeypatch.setattr("demo.weights.Weights.load", lambda _: small_model)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep what is cached in a folder of the test."""
+    """Use a cache folder of the test."""
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def fill() -> Callable[..., None]:
-    """Put noises and pictures of random colours into a folder, all different."""
+    """Fill a folder with different noises and pictures of random colours."""
 
     def fill(folder: Path, *, sounds: int, pictures: int, start: int = 0, seconds: float = 0.2) -> None:
         folder.mkdir(parents=True, exist_ok=True)

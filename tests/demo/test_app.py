@@ -1,4 +1,4 @@
-"""The page in a real browser: texts, files and recordings are answered with what can be seen and heard."""
+"""The page in a real browser."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def index(folder: Path, small_model: AudioCLIP, weights_folder: Path) -> FolderI
 
 
 def serve(application: Any) -> Iterator[str]:
-    """Serve from a thread of its own, and give the address."""
+    """Serve from a separate thread, and yield the address."""
     ready: Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Queue()
 
     async def listen() -> None:
@@ -73,7 +73,7 @@ def address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
 
 
 def names(page: Page, kind: str) -> list[str]:
-    """Paths in the order in which they are ranked."""
+    """Return the paths in order of rank."""
     sources: list[str] = page.locator(f"#{kind} audio, #{kind} img").evaluate_all(
         "all => all.map(one => decodeURIComponent(one.getAttribute('src').split('/').slice(1).join('/')))"
     )
@@ -103,7 +103,7 @@ def all_seen(page: Page, selector: str) -> bool:
     )
 
 
-def test_a_text_is_answered_with_ranked_sounds_that_play_and_pictures_that_show(
+def test_a_text_ranks_playable_sounds_and_visible_pictures(
     page: Page, address: str, index: FolderIndex, small_model: AudioCLIP
 ) -> None:
     page.goto(address)
@@ -118,7 +118,7 @@ def test_a_text_is_answered_with_ranked_sounds_that_play_and_pictures_that_show(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("siren_1.wav", "audio"), ("engine.png", "image")])
-def test_a_file_that_is_given_finds_itself_first_and_is_classified(
+def test_a_given_file_finds_itself_and_is_classified(
     page: Page, address: str, folder: Path, name: str, kind: str
 ) -> None:
     page.goto(address)
@@ -133,7 +133,7 @@ def test_a_file_that_is_given_finds_itself_first_and_is_classified(
     assert sum(percents) == pytest.approx(100, abs=0.7)  # each is rounded to a tenth
 
 
-def test_labels_that_are_edited_on_the_page_are_classified_into(
+def test_labels_can_be_edited_on_the_page(
     page: Page, address: str, folder: Path, small_model: AudioCLIP
 ) -> None:
     page.goto(address)
@@ -160,7 +160,7 @@ def test_a_recording_is_embedded(page: Page, address: str) -> None:
     assert len(names(page, "audio")) == 12 and all_play(page, "#subject audio")
 
 
-def test_more_like_this_asks_by_a_file_of_the_folder(page: Page, address: str) -> None:
+def test_more_like_this_searches_by_an_indexed_file(page: Page, address: str) -> None:
     page.goto(address)
     page.fill("#text", "x")
     page.click("#ask button")
@@ -171,7 +171,7 @@ def test_more_like_this_asks_by_a_file_of_the_folder(page: Page, address: str) -
     assert names(page, "image")[0] == chosen and page.locator("#classes li").count() == 12
 
 
-def test_the_page_says_what_it_cannot_do_and_which_files_are_wrong(page: Page, address: str) -> None:
+def test_the_page_shows_limits_and_unusable_files(page: Page, address: str) -> None:
     page.goto(address)
     page.wait_for_selector("#limits")
     assert page.inner_text("#limits") == LIMITS
@@ -182,7 +182,7 @@ def test_the_page_says_what_it_cannot_do_and_which_files_are_wrong(page: Page, a
 
 @pytest.fixture(scope="module")
 def trained_address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
-    """Serve weights of a run on two labels, of which one is a name of many words."""
+    """Serve weights of a run on two labels, one of them long."""
     update = index.update(lambda: small_model)
     weights = replace(index.weights, trained_labels=("rain", "a_very_long_name of a class of sounds " * 3))
     before, index.weights = index.weights, weights
@@ -191,9 +191,7 @@ def trained_address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]
     yield from serve(make_application(Queries(small_model, index), index, about))
 
 
-def test_a_label_that_was_not_trained_is_marked_and_what_it_is_worth_is_said(
-    page: Page, trained_address: str, folder: Path
-) -> None:
+def test_an_untrained_label_is_marked_and_explained(page: Page, trained_address: str, folder: Path) -> None:
     page.goto(trained_address)
     page.set_input_files("#file", folder / "rain.png")
     page.wait_for_selector("#classes li")
@@ -218,7 +216,7 @@ def test_a_label_in_another_template_is_marked(page: Page, trained_address: str,
     assert page.locator("#classes li:has-text('not trained')").count() == 2
 
 
-def test_the_page_is_told_which_texts_were_trained(index: FolderIndex, small_model: AudioCLIP) -> None:
+def test_the_page_receives_the_trained_texts(index: FolderIndex, small_model: AudioCLIP) -> None:
     update = index.update(lambda: small_model)
     before = index.weights
     index.weights = replace(before, trained_labels=("dog", "rain"), trained_templates=("a {}", "the {}"))
@@ -228,7 +226,7 @@ def test_the_page_is_told_which_texts_were_trained(index: FolderIndex, small_mod
     assert about["template"] == "a {}"
 
 
-def test_weights_of_unknown_labels_mark_none(page: Page, address: str, folder: Path) -> None:
+def test_no_label_is_marked_if_trained_labels_are_unknown(page: Page, address: str, folder: Path) -> None:
     page.goto(address)
     page.set_input_files("#file", folder / "rain.png")
     page.wait_for_selector("#classes li")
@@ -266,9 +264,7 @@ def test_markup_in_names_and_labels_stays_text(page: Page, address: str, folder:
     assert page.title() == "AudioCLIP"
 
 
-def test_a_file_that_cannot_be_used_is_an_error_on_the_page(
-    chromium: Browser, address: str, tmp_path: Path
-) -> None:
+def test_the_page_shows_errors(chromium: Browser, address: str, tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     with watched_page(chromium) as (page, _):
         page.goto(address)
@@ -289,7 +285,7 @@ def status(request: str | urllib.request.Request) -> int:
         return error.code
 
 
-def test_only_files_of_the_index_are_given_out(address: str, folder: Path) -> None:
+def test_only_indexed_files_are_served(address: str, folder: Path) -> None:
     (folder.parent / "secret.wav").write_bytes((folder / "siren_1.wav").read_bytes())
     assert status(f"{address}/sound/siren_1.wav") == 200
     assert status(f"{address}/picture/rain.png") == 200
@@ -298,7 +294,7 @@ def test_only_files_of_the_index_are_given_out(address: str, folder: Path) -> No
     assert status(f"{address}/../app.py") in (403, 404)
 
 
-def test_other_names_and_other_pages_are_refused(address: str) -> None:
+def test_other_hosts_and_origins_are_refused(address: str) -> None:
     body = json.dumps({"text": "x"}).encode()
     ask = urllib.request.Request(f"{address}/rank", data=body)
     assert status(ask) == 200
@@ -308,7 +304,7 @@ def test_other_names_and_other_pages_are_refused(address: str) -> None:
     assert status(urllib.request.Request(f"{address}/rank", data=b"[]")) == 400
 
 
-def test_uploads_of_long_ago_are_forgotten(
+def test_old_uploads_are_dropped(
     index: FolderIndex, small_model: AudioCLIP, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("demo.app.UPLOADS_KEPT", 2)

@@ -11,7 +11,7 @@ from demo import app
 
 
 @pytest.mark.usefixtures("loaded_before")
-def test_the_program_serves_a_made_collection_where_no_folder_is_named(
+def test_without_a_folder_synthetic_examples_are_served(
     monkeypatch: pytest.MonkeyPatch, weights_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served: list[Any] = []

@@ -46,7 +46,7 @@ def test_labels_are_printed_with_the_probabilities_of_the_model(
         assert shown == [f"  {probability:6.3f}  {label}" for probability, label in best]
 
 
-def test_a_file_that_cannot_be_used_is_named_and_the_others_are_classified(
+def test_an_unusable_file_does_not_stop_classification(
     command: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "broken.wav").write_bytes(b"RIFF and no more")
@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_classified(
     assert wrong[2].startswith("notes.txt: neither a sound nor a picture by its suffix")
 
 
-def test_labels_that_were_not_trained_are_said_once(
+def test_one_line_warns_of_untrained_labels(
     command: Callable[..., int],
     weights_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -79,7 +79,7 @@ def test_labels_that_were_not_trained_are_said_once(
     )
 
 
-def test_only_the_most_probable_are_shown(
+def test_only_the_most_probable_labels_are_shown(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("sound_0000.wav", "--labels", *LABELS, "-n", "1") == 0
@@ -100,7 +100,7 @@ def test_only_the_most_probable_are_shown(
         (["--labels", "dog", "rain", "-n", "0"], "--count is 0; it must be positive."),
     ],
 )
-def test_what_cannot_be_classified_into_is_said(
+def test_wrong_labels_are_reported(
     command: Callable[..., int], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("sound_0000.wav", *words) == 1

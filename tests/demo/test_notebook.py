@@ -19,7 +19,7 @@ from model.audioclip import AudioCLIP
 NOTEBOOK = Path(__file__).parents[2] / "demo/AudioCLIP.ipynb"
 
 
-def test_it_is_stored_with_the_outputs_of_one_run_from_top_to_bottom() -> None:
+def test_the_notebook_is_stored_with_the_outputs_of_one_run() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))

@@ -1,4 +1,4 @@
-"""Figures and tables of the notebook hold the numbers they are given."""
+"""Figures and tables of the notebook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.pictures import Item, name_of, picture_item, ranking_table, show_simil
 SIMILARITIES = np.array([[0.1, 0.9, -0.3], [0.25, 0.2, 0.7]])
 
 
-def test_the_heat_map_shows_the_matrix_between_its_items(tmp_path: Path) -> None:
+def test_the_heat_map_shows_matrix_and_items(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "rain_1.wav", np.linspace(-0.5, 0.5, 44100), 44100)
     Image.new("RGB", (600, 300), "red").save(tmp_path / "cat_2.png")
     sound, picture = sound_item(tmp_path / "rain_1.wav"), picture_item(tmp_path / "cat_2.png")
@@ -43,7 +43,7 @@ def test_noise_is_not_stretched_over_all_colours() -> None:
     assert shown == pytest.approx(np.full((2, 2), 0.5), abs=0.011)
 
 
-def test_a_waveform_is_drawn_by_the_extremes_of_its_parts(tmp_path: Path) -> None:
+def test_a_waveform_shows_the_extremes_of_its_parts(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, 44100)
     soundfile.write(tmp_path / "x.wav", samples, 44100, subtype="FLOAT")
     waveform = sound_item(tmp_path / "x.wav").waveform
@@ -74,7 +74,7 @@ def test_names_are_the_words_of_a_file_name(path: str, name: str) -> None:
     assert name_of(Path(path)) == name
 
 
-def test_the_made_collection_has_two_sounds_and_a_drawing_of_each_class(tmp_path: Path) -> None:
+def test_the_synthetic_collection_has_two_sounds_and_a_drawing_per_class(tmp_path: Path) -> None:
     folder = made_collection(tmp_path / "made")
     assert made_collection(tmp_path / "made") == folder  # made once
     sounds = {path.name: soundfile.info(path) for path in folder.glob("*.wav")}

@@ -1,4 +1,4 @@
-"""Search in a folder: what is embedded when, what is found, and what the command says."""
+"""The index of a folder, and the command that searches it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, fill: Callable[..., None]) -> Path:
 
 @pytest.fixture
 def update(folder: Path, weights_folder: Path) -> Callable[[], Update]:
-    """Start anew, as a process does, and bring the index of the folder up to date."""
+    """Update the index of the folder as a new process does."""
 
     def update() -> Update:
         weights = find_demo_weights(str(weights_folder))
@@ -46,7 +46,7 @@ def command(*words: str | Path) -> int:
     return search.main([str(word) for word in words])
 
 
-def test_the_first_index_embeds_all_and_the_second_loads_no_model(
+def test_only_the_first_update_loads_the_model(
     folder: Path, weights_folder: Path, update: Callable[[], Update]
 ) -> None:
     assert update() == Update(found=12, embedded=12, removed=0, wrong={})
@@ -56,7 +56,7 @@ def test_the_first_index_embeds_all_and_the_second_loads_no_model(
     assert len(index.paths("image")) == 4
 
 
-def test_embeddings_are_those_of_the_model_whatever_was_indexed_along(
+def test_embeddings_equal_those_of_the_model(
     folder: Path, weights_folder: Path, small_model: AudioCLIP
 ) -> None:
     weights = find_demo_weights(str(weights_folder))
@@ -72,7 +72,7 @@ def test_embeddings_are_those_of_the_model_whatever_was_indexed_along(
     assert index.embedding("absent.wav") is None
 
 
-def test_ten_added_files_are_ten_embedded_ones(
+def test_only_added_files_are_embedded(
     folder: Path, update: Callable[[], Update], fill: Callable[..., None]
 ) -> None:
     update()
@@ -90,7 +90,7 @@ def test_renamed_copied_and_touched_files_are_not_embedded_again(
     assert update() == Update(found=13, embedded=0, removed=1, wrong={})
 
 
-def test_a_changed_file_is_embedded_again_and_a_deleted_one_forgotten(
+def test_changed_files_are_embedded_again_and_deleted_ones_dropped(
     folder: Path, update: Callable[[], Update], own_cache: Path
 ) -> None:
     update()
@@ -103,7 +103,7 @@ def test_a_changed_file_is_embedded_again_and_a_deleted_one_forgotten(
     assert len([*store.glob("embeddings-*.npy")]) == 1
 
 
-def test_wrong_files_are_listed_and_not_tried_again(folder: Path, update: Callable[[], Update]) -> None:
+def test_unusable_files_are_listed_and_not_tried_again(folder: Path, update: Callable[[], Update]) -> None:
     (folder / "broken.wav").write_bytes(b"RIFF and no more")
     (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "empty.flac").touch()
@@ -128,7 +128,7 @@ def test_linked_folders_are_searched_once(folder: Path, tmp_path: Path, update: 
     assert update() == Update(found=12, embedded=12, removed=0, wrong={})
 
 
-def test_another_model_embeds_all_anew(weights_folder: Path, update: Callable[[], Update]) -> None:
+def test_another_model_embeds_everything_again(weights_folder: Path, update: Callable[[], Update]) -> None:
     update()
     kept = weights_folder / "model.safetensors"
     content = kept.read_bytes()
@@ -139,7 +139,7 @@ def test_another_model_embeds_all_anew(weights_folder: Path, update: Callable[[]
         kept.write_bytes(content)
 
 
-def test_an_interrupted_index_keeps_what_it_had(
+def test_an_interrupted_update_keeps_its_embeddings(
     folder: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, update: Callable[[], Update]
 ) -> None:
     monkeypatch.setattr(indexing, "GROUP", {"audio": 3, "image": 3})
@@ -160,14 +160,14 @@ def test_an_interrupted_index_keeps_what_it_had(
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"format": 2, "embeddings": "absent.npy"}'])
-def test_a_damaged_store_is_made_anew(update: Callable[[], Update], own_cache: Path, damage: str) -> None:
+def test_a_damaged_store_is_rebuilt(update: Callable[[], Update], own_cache: Path, damage: str) -> None:
     update()
     (store,) = own_cache.glob("index-*")
     (store / MANIFEST).write_text(damage)
     assert update().embedded == 12
 
 
-def test_rankings_are_by_cosine_computed_by_hand(
+def test_files_are_ranked_by_cosine(
     folder: Path, weights_folder: Path, small_model: AudioCLIP, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("search", "dog barking", "--in", folder, "--weights", weights_folder, "-n", "3") == 0
@@ -195,7 +195,7 @@ def test_a_file_is_most_like_itself(
     assert f"  1   1.000  {path}" in capsys.readouterr().out.splitlines()
 
 
-def test_texts_are_read_line_by_line_where_none_is_given(
+def test_without_a_text_lines_are_read(
     folder: Path,
     weights_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -210,7 +210,7 @@ def test_texts_are_read_line_by_line_where_none_is_given(
     ("text", "typed", "untrained"),
     [("dog", "", []), ("a cat", "", ["a cat"]), (None, "dog\ncat\nbell\n\n", ["cat"])],
 )
-def test_a_text_that_was_not_trained_is_said_once(
+def test_one_line_warns_of_an_untrained_text(
     text: str | None,
     typed: str,
     untrained: list[str],
@@ -231,7 +231,7 @@ def test_a_text_that_was_not_trained_is_said_once(
     ]
 
 
-def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
+def test_unprintable_names_are_escaped(
     folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "sound_0000.wav").rename(folder / "red\x1b[31m\udc80.wav")
@@ -240,7 +240,7 @@ def test_names_that_cannot_be_printed_are_wrong_and_do_not_reach_the_terminal(
     assert r"red\x1b[31m\udc80.wav: its name cannot be printed" in said and "\x1b" not in said
 
 
-def test_names_with_joiners_are_embedded_and_printed_as_they_are(
+def test_names_with_joiners_are_printed_unchanged(
     folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "\u0645\u06cc\u200c\u0634 \U0001f469\u200d\U0001f680.wav"
@@ -268,7 +268,7 @@ def test_names_with_joiners_are_embedded_and_printed_as_they_are(
         (["search", "x", "--in", "{mine}", "-n", "0"], "--count is 0; it must be positive."),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_mistakes_are_reported(
     folder: Path,
     weights_folder: Path,
     tmp_path: Path,
@@ -283,7 +283,7 @@ def test_what_cannot_be_done_is_said(
     assert said.format(tmp=tmp_path) in capsys.readouterr().err
 
 
-def test_the_manifest_says_what_is_kept(update: Callable[[], Update], own_cache: Path) -> None:
+def test_the_manifest_describes_files_and_rows(update: Callable[[], Update], own_cache: Path) -> None:
     update()
     (store,) = own_cache.glob("index-*")
     manifest = json.loads((store / MANIFEST).read_text())

@@ -1,4 +1,4 @@
-"""2,000 files: a bar while they are embedded, seconds the next time, and ten more are ten embeddings."""
+"""An index of 2,000 files: progress, a fast second update, and ten added files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES, REAL_FILES = 2000, 100
 
 
 def in_a_terminal(*words: str | Path) -> str:
-    """Run the command in a terminal and return what it writes there."""
+    """Run the command in a terminal and return its output."""
     chunks: list[bytes] = []
 
     def read(descriptor: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Which weights the demos take, and that they say so where there are none."""
+"""The weights of the demos, and their limits."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from model.weights import releases
 from model.weights.releases import RELEASES, WeightsError
 
 
-def test_without_released_weights_they_are_random_and_what_that_means_is_said(tmp_path: Path) -> None:
+def test_without_released_weights_a_message_explains_random_ones(tmp_path: Path) -> None:
     weights = find_demo_weights(assets=tmp_path)
     assert (weights.name, weights.source, weights.limits) == (UNTRAINED, None, LIMITS)
     assert f"python -m utils.fetch {RELEASED}" in LIMITS and "zero-shot classification" in LIMITS
 
 
-def test_released_weights_are_taken_where_they_are_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_released_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / RELEASES[RELEASED].file
     path.write_bytes(b"1234")
     assert find_demo_weights(assets=tmp_path).name == UNTRAINED  # of another size
@@ -38,7 +36,7 @@ def test_released_weights_are_taken_where_they_are_whole(
     assert (weights.name, weights.source, weights.limits) == (RELEASED, path, None)
 
 
-def test_a_checkpoint_of_a_run_brings_the_network_of_the_run(
+def test_a_checkpoint_has_the_network_of_its_run(
     tmp_path: Path, small_model: AudioCLIP, weights_folder: Path
 ) -> None:
     arguments = json.loads((weights_folder / "config.json").read_text())
@@ -62,7 +60,7 @@ def test_a_checkpoint_of_a_run_brings_the_network_of_the_run(
 
 @pytest.fixture
 def run(tmp_path: Path, small_model: AudioCLIP, weights_folder: Path) -> Callable[..., Path]:
-    """Make the folder of a run that froze some weights, and give its best checkpoint."""
+    """Make the folder of a run that froze some weights, and return its best checkpoint."""
 
     def make(pretrained: object, *frozen: str) -> Path:
         arguments = json.loads((weights_folder / "config.json").read_text())
@@ -109,14 +107,14 @@ def test_towers_that_kept_random_weights_are_named(
         assert limits is None or (limits.startswith(expected) and limits.endswith("are arbitrary."))
 
 
-def test_of_a_run_with_a_damaged_protocol_the_weights_are_refused(run: Callable[..., Path]) -> None:
+def test_weights_of_a_run_with_a_damaged_protocol_are_refused(run: Callable[..., Path]) -> None:
     best = run(False, *CLIP)
     (best.parents[1] / "protocol.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"protocol\.json"):
         find_demo_weights(str(best))
 
 
-def test_of_a_run_with_damaged_frozen_weights_nothing_is_said(run: Callable[..., Path]) -> None:
+def test_damaged_frozen_weights_give_no_message(run: Callable[..., Path]) -> None:
     best = run(False, *CLIP)
     (best.parent / "frozen_weights.pt").write_text("[]")
     assert find_demo_weights(str(best)).limits is None
@@ -138,9 +136,7 @@ MANY = tuple(f"class {number}" for number in range(14))
         (MANY, ["cat"], f"14 labels: {', '.join(MANY[:12])} and 2 more. Not among them: cat."),
     ],
 )
-def test_labels_that_were_not_trained_are_named_in_one_line(
-    labels: tuple[str, ...], texts: list[str], said: str | None
-) -> None:
+def test_one_line_names_untrained_labels(labels: tuple[str, ...], texts: list[str], said: str | None) -> None:
     expected = (
         f"These weights come from a run on {said} Their figures are far less reliable, however high."
         if said
@@ -153,7 +149,7 @@ def test_labels_that_were_not_trained_are_named_in_one_line(
     ("given", "templates"),
     [(None, ("{}",)), ("a sound of {}", ("a sound of {}",)), (["{}", "the {}"], ("{}", "the {}"))],
 )
-def test_the_texts_that_a_run_put_its_labels_into_are_known(
+def test_the_templates_of_a_run_are_known(
     run: Callable[..., Path], given: str | list[str] | None, templates: tuple[str, ...]
 ) -> None:
     best = run(False)
@@ -163,7 +159,7 @@ def test_the_texts_that_a_run_put_its_labels_into_are_known(
     assert find_demo_weights(str(best)).trained_templates == templates
 
 
-def test_a_label_in_another_template_was_not_trained() -> None:
+def test_a_label_in_another_template_is_untrained() -> None:
     plain = Weights("run", None, trained_labels=("dog", "rain"))
     assert plain.caveat(["dog", "rain"]) is None
     assert "Not among them: a dog, a rain. Their" in str(plain.caveat(["dog", "rain"], "a {}"))
@@ -173,7 +169,7 @@ def test_a_label_in_another_template_was_not_trained() -> None:
     assert expected in str(put.caveat(["dog"]))
 
 
-def test_a_repository_of_the_hub_has_to_be_downloaded_first() -> None:
+def test_a_hub_repository_must_be_downloaded_first() -> None:
     with pytest.raises(WeightsError, match="someone/audioclip: not a folder"):
         find_demo_weights("someone/audioclip")
 
@@ -185,7 +181,7 @@ def test_random_weights_are_the_same_every_time(weights_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("loaded_before")
-def test_the_search_says_what_random_weights_cannot_do(
+def test_the_search_explains_random_weights(
     tmp_path: Path, fill: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path / "mine", sounds=1, pictures=1)

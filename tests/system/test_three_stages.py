@@ -39,7 +39,7 @@ def run_all(*more: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("own_folder")
-def test_each_stage_starts_from_the_best_weights_of_the_one_before() -> None:
+def test_each_stage_starts_from_the_previous_best_weights() -> None:
     small = ["--Dataset.args.scenes", "24", "--Dataset.args.held_out_scenes", "24", "-e", "1", "-b", "12"]
     small += ["--Dataset.args.seconds", "0.2", "--Reporters", "[]"]
     results = run_all(*small)
@@ -60,7 +60,7 @@ def evaluate(results: str) -> int:
 
 
 @pytest.mark.processes
-def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path, evaluate, str(tmp_path / "two")) == [0, 0]
     assert evaluate(str(tmp_path / "one")) == 0
     figures, scores = [], []
@@ -79,7 +79,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_folder")
-def test_after_three_stages_all_six_directions_find_what_belongs_together() -> None:
+def test_after_three_stages_all_six_directions_find_matching_items() -> None:
     """With the shipped protocols as they are: R@1 among 84 scenes that were held out."""
     querying = run_all()[-1]["evaluations"]["querying"]
     assert set(querying) == DIRECTIONS

@@ -128,7 +128,7 @@ def test_python_of_the_readme_runs(
     assert all(torch.equal(value, state[name]) for name, value in names["model"].state_dict().items())
 
 
-def test_the_readmes_have_such_commands() -> None:
+def test_the_readmes_contain_commands_with_trained_models() -> None:
     programs = {(words[1], words[2]) for words in commands()}
     searching = {("demo/search.py", "search"), ("demo/search.py", "classify")}
     assert {("main.py", "-c"), ("-m", "utils.export"), *searching} <= programs
@@ -169,7 +169,7 @@ def test_a_command_of_the_readmes_runs(
             assert sum(scores) == pytest.approx(1.0, abs=2e-3)
 
 
-def test_an_evaluation_of_what_was_trained_reaches_the_same_figure(there: Path) -> None:
+def test_evaluating_a_trained_model_gives_the_same_figure(there: Path) -> None:
     known = set(there.glob(f"{RESULTS}/*/result.json"))
     words = next(words for words in commands() if words[1] == "main.py")
     assert run_command(words) == 0

@@ -96,7 +96,7 @@ def by_hand(model: AudioCLIP, root: Path, rows: list[dict[str, str]]) -> NDArray
     return np.stack(found)
 
 
-def test_scores_are_the_softmax_of_scaled_cosines_whatever_the_batches_workers_and_cache(
+def test_scores_do_not_depend_on_batches_workers_and_cache(
     model: AudioCLIP, checkpoint: Path, ten_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
@@ -113,7 +113,7 @@ def test_scores_are_the_softmax_of_scaled_cosines_whatever_the_batches_workers_a
 
 
 @pytest.mark.slow
-def test_every_real_clip_has_the_scores_it_has_alone(
+def test_every_real_clip_has_the_same_scores_as_alone(
     model: AudioCLIP,
     checkpoint: Path,
     real_data: Callable[[str], Path],

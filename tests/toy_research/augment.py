@@ -1,4 +1,4 @@
-"""Transforms: two that take batches, and others that know nothing of this trainer."""
+"""Transforms: of batches, and plain callables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Points with labels and folds, and a task that embeds them: for evaluations that compare features."""
+"""Points with labels and folds, and a task that embeds them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Points(Dataset[Point]):
 
 
 class Embedding(Task):
-    """Takes the points for embeddings, and their centres for those of the classes unless not `texts`."""
+    """Uses the points as embeddings and, with `texts`, their centres as those of the classes."""
 
     gives_features = True
 
@@ -109,7 +109,7 @@ class Embedding(Task):
 
 
 class Mute(Embedding):
-    """Gives scores alone."""
+    """Gives scores without features."""
 
     gives_features = False
 

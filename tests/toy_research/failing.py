@@ -1,4 +1,4 @@
-"""What goes wrong in real runs, to be had when it is wanted: data, tasks and a reporter that cause it."""
+"""Data sets, tasks and a reporter that fail on request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FaultyTones(Tones):
 
 
 class Prepared(Tones):
-    """Tones whose preparation makes a folder; the first time a signal comes while it does."""
+    """Tones whose preparation makes a folder; a signal interrupts the first one."""
 
     def __init__(self, *, folder: str, signal: str, **options: Any) -> None:
         super().__init__(**options)
@@ -84,7 +84,7 @@ class PreparedByOne(Tones):
 
 
 class TonesInBatches(FaultyTones):
-    """The same, which can also be read in whole batches."""
+    """Faulty tones that can also be read in whole batches."""
 
     def read_batch(self, indices: Sequence[int]) -> Any:
         from ignite_trainer.api.batch import collate
@@ -93,7 +93,7 @@ class TonesInBatches(FaultyTones):
 
 
 class Steep(Matching):
-    """Its loss has no finite gradient in some steps, though it is finite itself."""
+    """A finite loss whose gradient is not finite in some steps."""
 
     def __init__(self, *, at: Sequence[int]) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Steep(Matching):
 
 
 class Greedy(Matching):
-    """Wants a petabyte for more than `most` samples, in training or, where `evaluating`, in evaluation."""
+    """Allocates a petabyte for more than `most` samples, in training or, if `evaluating`, in evaluation."""
 
     def __init__(self, *, most: int, evaluating: bool = False) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class FillsTheDisk(Reporter):
 
 
 class HungryOnDevice(Matching):
-    """Takes a share of the whole memory of the device for every sample."""
+    """Allocates a share of the device's memory for every sample."""
 
     def __init__(self, *, share: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What tests of several processes have each of them do, and one alone for comparison."""
+"""Functions that tests call in several processes, and in one for comparison."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STEPS = 5
 
 
 class Reached(NamedTuple):
-    """What some training steps gave."""
+    """Results of some training steps."""
 
     losses: list[float]
     gradients: dict[str, Tensor]
@@ -176,7 +176,7 @@ def train(
     rate: float = 0.05,
     steps: int = STEPS,
 ) -> Reached:
-    """Train for some steps, on as many processes as there are; `batch` is that of all together."""
+    """Train for some steps in all processes; `batch` is the total batch size."""
     setup = Setup(
         name="x",
         batch_train=batch,
@@ -257,7 +257,7 @@ def take_lonely_steps() -> dict[str, Any]:
 
 
 def say_and_gather() -> dict[str, Any]:
-    """What the processes say to each other."""
+    """Return the messages between processes."""
     rank = distributed.rank()
     found: dict[str, Any] = {
         "all": distributed.all_say(f"rank {rank}"),
@@ -296,7 +296,7 @@ def say_and_gather() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def group_of_cuda_alone() -> Iterator[None]:
-    """Have the default group refuse tensors of the CPU, as that of NCCL does."""
+    """Make the default group refuse CPU tensors, as NCCL does."""
     world = dist.group.WORLD
     dist.distributed_c10d._update_default_pg(dist.new_group(backend="cuda:gloo"))
     yield
@@ -309,7 +309,7 @@ def _fail() -> str:
 
 
 def all_of_it() -> dict[str, Any]:
-    """Everything that the fast tests compare, in one start of the processes."""
+    """Return everything that the fast tests compare, in one start of the processes."""
     found = {"said": say_and_gather(), "first": distributed.first_to_speak()}
     with group_of_cuda_alone():
         found["said beside nccl"] = say_and_gather()

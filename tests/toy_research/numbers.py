@@ -1,4 +1,4 @@
-"""Data sets of many tiny samples, each of which says its number, and shards that they are written to."""
+"""Data sets of many tiny, numbered samples, and shards of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bare backbone: the protocols it makes of the shipped ones, and its step."""
+"""The bare backbone: its protocols and its step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
         ("quickstart", {"height": 64, "width": 64, "images_per_sample": 1}),
     ],
 )
-def test_the_bare_backbone_sees_images_as_large_as_the_tower(name: str, size: dict[str, int]) -> None:
+def test_the_images_are_as_large_as_the_towers_spectrograms(name: str, size: dict[str, int]) -> None:
     protocols = protocols_of(name, "--Setup.precision", "bf16")
     bare, ours = protocols["bare-backbone"], protocols[OURS]
     assert bare.task.args == size
@@ -50,7 +50,7 @@ def test_every_shipped_protocol_can_be_benchmarked(path: Path) -> None:
     assert not any(each.setup.recompute for name, each in protocols.items() if name != OURS)
 
 
-def test_the_length_of_clips_can_be_said() -> None:
+def test_the_length_of_clips_can_be_set() -> None:
     without = ["--Transforms", "[]"]
     with pytest.raises(ProtocolError, match=r"Yardsticks\.bare-backbone: samples is needed: no transform"):
         protocols_of("audioclip-esc50", *without)
@@ -61,7 +61,7 @@ def test_the_length_of_clips_can_be_said() -> None:
         protocols_of("audioclip-esc50", "--Yardsticks.bare-backbone.args.samples", "0")
 
 
-def test_the_bare_step_is_that_of_the_backbone_on_images_that_stay() -> None:
+def test_every_step_uses_the_same_images() -> None:
     torch.manual_seed(0)
     model = Backbone().eval()
     task = BackboneOnNoise(height=32, width=48, images_per_sample=2)
@@ -78,7 +78,7 @@ def test_the_bare_step_is_that_of_the_backbone_on_images_that_stay() -> None:
     assert model.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_data_set_of_the_bare_backbone_costs_nothing_and_fills_any_batch() -> None:
+def test_the_data_set_takes_no_time_and_fills_any_batch() -> None:
     data = ClassNumbers(train=False)
     assert len(data) == 16384
     assert data[1001] == NumberSample(1)

@@ -1,4 +1,4 @@
-"""A run of the toy package that measures what a test asks for."""
+"""A toy run with an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ignite_trainer.runs.experiment import RunResult
 
 @pytest.fixture
 def measure(tmp_path: Path) -> Callable[..., RunResult]:
-    """Evaluate the toy points in batches of 8, with one entry of `Evaluations`, named "measured"."""
+    """Evaluate the toy points with an entry "measured" in `Evaluations`."""
 
     def run(
         kind: str,

@@ -1,4 +1,4 @@
-"""Tables of features: what was written is read again, and what is not one is refused with the reason."""
+"""Files of features."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def written(folder: Path, table: FeatureTable) -> Path:
     return path
 
 
-def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+def test_a_table_survives_writing_and_reading(tmp_path: Path) -> None:
     table = a_table()
     again = FeatureTable.read(written(tmp_path, table))
     assert list(again.features) == ["audio", "image"]
@@ -49,7 +49,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["features.safetensors"]
 
 
-def test_the_file_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
+def test_the_file_has_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
     assert written(tmp_path, a_table()).stat().st_mode == (tmp_path / "other").stat().st_mode
 
@@ -61,7 +61,7 @@ def test_any_reader_of_safetensors_finds_folds_and_targets(tmp_path: Path) -> No
     assert tensors["target"].tolist() == [1, 0, 1]
 
 
-def test_there_are_no_targets_where_a_clip_has_not_exactly_one_label(tmp_path: Path) -> None:
+def test_targets_need_exactly_one_label_per_clip(tmp_path: Path) -> None:
     for labels in ((("dog",), (), ("rain",)), (("dog",), ("rain", "dog"), ("rain",))):
         path = written(tmp_path, a_table(labels=labels, folds=None))
         assert load_file(path).keys() == {"audio", "image"}
@@ -71,13 +71,13 @@ def test_there_are_no_targets_where_a_clip_has_not_exactly_one_label(tmp_path: P
         assert again.folds is None
 
 
-def test_features_in_another_order_of_memory_are_written_as_they_read(tmp_path: Path) -> None:
+def test_noncontiguous_features_are_written_correctly(tmp_path: Path) -> None:
     columns = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
     again = FeatureTable.read(written(tmp_path, a_table(features={"audio": columns[:, ::2]})))
     assert again.features["audio"].tolist() == [[0, 2], [4, 6], [8, 10]]
 
 
-def test_a_file_cut_short_is_an_error_wherever_it_was_cut(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path, a_table())
     whole = path.read_bytes()
     for size in (0, 4, 20, 200, len(whole) - 1):
@@ -103,7 +103,7 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
         FeatureTable.read(path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist; the evaluation Features"):
         FeatureTable.read(tmp_path / "none.safetensors")
 
@@ -119,6 +119,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=[message[:30] for _, message in MISTAKES])
-def test_a_table_that_does_not_fit_together_is_an_error(changes: dict[str, Any], message: str) -> None:
+def test_an_inconsistent_table_is_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         a_table(**changes)

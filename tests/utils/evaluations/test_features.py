@@ -1,21 +1,30 @@
-"""The file of features that a run leaves."""
+"""Collecting features, and the file of features that a run writes."""
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_research.embedding import Points
+import torch
+from toy_research.embedding import Embedding, Points
 
 from ignite_trainer.runs.experiment import RunResult
 from ignite_trainer.support.errors import ProtocolError
+from utils.evaluations import Querying
 from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.features import FeatureCollector
+
+ROOT = Path(__file__).parents[3]
+STATEMENTS = (ast.Import, ast.ImportFrom)
 
 Measure = Callable[..., RunResult]
 
 
-def test_a_run_writes_what_the_task_embeds_in_the_order_of_the_data_set(measure: Measure) -> None:
+def test_a_run_writes_features_in_the_order_of_the_data_set(measure: Measure) -> None:
     result = measure("Features", data={"images": True})
     table = FeatureTable.read(result.folder / "features.safetensors")
     points = Points()
@@ -34,7 +43,7 @@ def test_a_run_writes_what_the_task_embeds_in_the_order_of_the_data_set(measure:
     }
 
 
-def test_of_one_fold_the_clips_held_out_are_written(measure: Measure) -> None:
+def test_only_held_out_clips_are_written(measure: Measure) -> None:
     table = FeatureTable.read(measure("Features", data={"fold": 2}).folder / "features.safetensors")
     assert table.clips == tuple(f"point {index}" for index in range(30) if Points.fold_of(index) == 2)
     assert table.folds is not None
@@ -51,3 +60,51 @@ def test_several_labels_and_none_are_kept(measure: Measure) -> None:
 def test_a_task_without_features_is_an_error(measure: Measure) -> None:
     with pytest.raises(ProtocolError, match="Mute gives no features of its samples"):
         measure("Features", task_class="Mute")
+
+
+class Bare:
+    class_names = ("dog", "rain")
+
+
+def test_clips_without_names_are_named_by_position() -> None:
+    collector = FeatureCollector(Bare(), Embedding())
+    collector.add(torch.tensor([0, 1]), [["rain"], []], {"audio": torch.ones(2, 3, dtype=torch.bfloat16)})
+    collector.add(torch.tensor([2]), [["dog"]], {"audio": torch.zeros(1, 3)})
+    table = collector.table()
+    assert table.features["audio"].dtype == np.float32
+    assert table.features["audio"].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
+    assert table.clips == ("0", "1", "2")
+    assert table.labels == (("rain",), (), ("dog",))
+    assert (table.folds, table.dataset) == (None, "Bare")
+
+
+def test_a_reset_discards_everything() -> None:
+    collector = FeatureCollector(Bare(), Embedding())
+    collector.add(torch.tensor([0]), [["rain"]], {"audio": torch.ones(1, 3), "image": torch.ones(1, 3)})
+    collector.reset()
+    collector.add(torch.tensor([0]), [["dog"]], {"audio": torch.ones(1, 3)})
+    table = collector.table()
+    assert (list(table.features), table.labels) == (["audio"], (("dog",),))
+
+
+def test_samples_may_have_no_labels(tmp_path: Path) -> None:
+    collector = FeatureCollector([1, 2], Embedding())
+    collector.add(torch.tensor([0, 1]), None, {"audio": torch.ones(2, 3)})
+    table = collector.table()
+    assert (table.class_names, table.labels) == ((), ((), ()))
+    table.write(tmp_path / "features.safetensors")
+    assert FeatureTable.read(tmp_path / "features.safetensors").labels == ((), ())
+
+
+def test_querying_by_label_needs_labels() -> None:
+    model, task = torch.nn.Identity(), Embedding()
+    with pytest.raises(ValueError, match=r'pairs is "label", but list has no class_names\. Set it to "pair"'):
+        Querying().prepare(model, task, test=[1, 2])
+    Querying(pairs="pair").prepare(model, task, test=[1, 2])
+
+
+def test_naming_an_evaluation_or_a_metric_imports_nothing_slow() -> None:
+    for path in [*(ROOT / "utils/evaluations").glob("*.py"), ROOT / "utils/metrics.py"]:
+        imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, STATEMENTS)]
+        names = {word for node in imports for word in re.split(r"\W+", ast.unparse(node))}
+        assert not names & {"sklearn", "librosa", "threadpoolctl", "rich", "matplotlib"}, path

@@ -37,7 +37,7 @@ def features_of(points: Points) -> FeatureTable:
     )
 
 
-def test_a_run_probes_what_the_task_embeds_beside_the_baseline_and_chance(measure: Measure) -> None:
+def test_a_run_probes_features_baseline_and_chance(measure: Measure) -> None:
     table = measure("LinearProbe", {"baseline": "log-mel", "C": 0.1}).record.evaluations["measured"]
     assert list(table) == ["audio", "log-mel statistics", "chance"]
     assert list(table["audio"]) == ["fold 1", "fold 2", "fold 3", "mean", "sd"]
@@ -49,7 +49,7 @@ def test_a_run_probes_what_the_task_embeds_beside_the_baseline_and_chance(measur
     assert table["audio"]["mean"] > table["chance"]["mean"]
 
 
-def test_without_a_baseline_there_is_none(measure: Measure) -> None:
+def test_the_baseline_is_optional(measure: Measure) -> None:
     assert list(measure("LinearProbe").record.evaluations["measured"]) == ["audio", "chance"]
 
 
@@ -119,7 +119,7 @@ def test_the_baseline_is_mean_and_deviation_of_mel_bands_in_decibels() -> None:
     assert np.allclose(found[0], expected, atol=1e-3)
 
 
-def test_the_baseline_sees_a_clip_without_its_padding_and_however_short() -> None:
+def test_the_baseline_ignores_padding_and_accepts_short_clips() -> None:
     clips = [clip(0.2), clip(0.1), clip(0.001), torch.zeros(2, 5000)]
     alone = np.concatenate([log_mel_statistics([one], 44100) for one in clips])
     assert np.isfinite(alone).all()

@@ -1,4 +1,4 @@
-"""The linear probe on tables whose answer is known."""
+"""The linear probe on tables with known results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def noisy_table(samples: int = 60) -> FeatureTable:
 
 
 def accuracy_by_hand(x: NDArray[Any], y: NDArray[Any], test: NDArray[np.bool_], *, C: float) -> float:
-    """Multinomial logistic regression: the penalised likelihood itself, minimised from its formula."""
+    """Fit multinomial logistic regression by minimising the formula of its penalised likelihood."""
     mean, sd = x[~test].mean(axis=0), x[~test].std(axis=0)
     x = (x - mean) / sd
 
@@ -72,7 +72,7 @@ def test_each_fold_is_tested_by_a_model_fitted_to_the_others(C: float) -> None:
     assert list(row) == ["fold 1", "fold 2", "fold 3", "fold 4", "mean", "sd"]
 
 
-def test_kinds_of_features_stand_side_by_side_and_chance_below() -> None:
+def test_each_kind_of_features_has_a_row_and_chance_the_last() -> None:
     targets = [0, 1, 2] * 4
     telling = np.eye(3, dtype=np.float32)[targets]
     rows = probe(a_table({"audio": telling, "image": np.zeros_like(telling)}, targets, [1] * 6 + [3] * 6))
@@ -81,7 +81,7 @@ def test_kinds_of_features_stand_side_by_side_and_chance_below() -> None:
     assert rows["image"]["mean"] == rows["chance"]["mean"] == pytest.approx(1 / 3)
 
 
-def test_chance_is_what_the_most_frequent_class_of_the_training_folds_reaches() -> None:
+def test_chance_is_the_accuracy_of_the_most_frequent_class() -> None:
     targets = [*(0, 0, 0, 1), *(1, 1, 1, 2)]
     features = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     chance = probe(a_table({"audio": features}, targets, [1] * 4 + [2] * 4))["chance"]
@@ -90,11 +90,11 @@ def test_chance_is_what_the_most_frequent_class_of_the_training_folds_reaches() 
     assert chance["sd"] == pytest.approx(statistics.stdev([1 / 4, 0.0]))
 
 
-def test_the_probe_has_no_randomness() -> None:
+def test_the_probe_is_deterministic() -> None:
     assert probe(noisy_table()) == probe(noisy_table())
 
 
-def test_fits_that_do_not_converge_are_said_once(
+def test_one_warning_counts_fits_that_do_not_converge(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(probing, "_MOST_STEPS", 2)
@@ -105,7 +105,7 @@ def test_fits_that_do_not_converge_are_said_once(
     ]
 
 
-def test_what_cannot_be_probed_is_refused_with_the_reason() -> None:
+def test_unsuitable_features_are_refused() -> None:
     features = {"audio": np.zeros((4, 2), np.float32)}
     with pytest.raises(ValueError, match="the probe needs at least two folds; Points has one"):
         probe(a_table(features, [0, 1, 0, 1], [1, 1, 1, 1]))
@@ -143,7 +143,7 @@ def test_the_command_prints_the_table_of_a_stored_file(
     assert row in [line.split() for line in lines]
 
 
-def test_the_command_says_what_is_wrong_without_a_traceback(
+def test_the_command_reports_errors_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "features.safetensors"

@@ -1,4 +1,4 @@
-"""Querying through the trainer, against rankings made one by one with numpy."""
+"""Querying in a run, against rankings computed one by one with numpy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Vectors = NDArray[np.float32]
 def figures(
     queries: Vectors, items: Vectors, is_positive: Callable[[int, int], bool], ks: Sequence[int]
 ) -> dict[str, float]:
-    """The definitions, query by query; no two scores are equal here."""
+    """Apply the definitions query by query; no two scores are equal here."""
     rows: list[dict[str, float]] = []
     for q, query in enumerate(queries.astype(np.float64)):
         cosines = items @ query / np.linalg.norm(items, axis=1)
@@ -45,7 +45,7 @@ def figures(
 
 
 def by_chance(queries: int, items: int, is_positive: Callable[[int, int], bool], k: int) -> dict[str, float]:
-    """Of a random ranking, in which every item is as likely to be at a place as any other."""
+    """Compute the expected figures of a uniformly random ranking."""
     counts = [sum(is_positive(q, i) for i in range(items)) for q in range(queries)]
     share = np.mean([count / items for count in counts if count])
     return {"P@1 by chance": float(share), f"R@{k} by chance": k / items}
@@ -79,7 +79,7 @@ def test_all_six_directions_equal_rankings_made_one_by_one(measure: Measure, sev
         assert row == pytest.approx(expected, abs=1e-12), direction
 
 
-def test_of_queries_without_a_positive_none_is_counted(measure: Measure) -> None:
+def test_queries_without_a_positive_are_not_counted(measure: Measure) -> None:
     data = {"several": True}
     table = measure("Querying", data=data, task={"several": True}).record.evaluations["measured"]
     assert table["audio -> text"]["queries"] == 25  # of 30 points 0, 7, 14, 21 and 28 have no label
@@ -121,12 +121,12 @@ def test_a_sample_that_lacks_a_modality_is_neither_query_nor_item_of_it(tmp_path
     assert table["audio -> image"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_audio_and_images_are_compared_where_a_task_has_no_texts(measure: Measure) -> None:
+def test_without_texts_audio_and_images_are_compared(measure: Measure) -> None:
     table = measure("Querying", data={"images": True}, task={"texts": False}).record.evaluations["measured"]
     assert list(table) == ["audio -> image", "image -> audio"]
 
 
-def test_audio_alone_has_nothing_to_be_compared_with(measure: Measure) -> None:
+def test_a_single_modality_cannot_be_queried(measure: Measure) -> None:
     with pytest.raises(
         RunFailed, match="querying needs two modalities, but the task embeds only audio, no images"
     ):
@@ -140,14 +140,14 @@ def test_a_task_without_features_cannot_be_queried(measure: Measure) -> None:
         measure("Querying", task_class="Mute")
 
 
-def test_a_direction_that_is_not_there_is_named(measure: Measure) -> None:
+def test_an_impossible_direction_is_named(measure: Measure) -> None:
     with pytest.raises(RunFailed) as caught:
         measure("Querying", {"directions": ["audio -> image"]})
     said = 'directions has "audio -> image", but there are only audio -> text, text -> audio; remove it.'
     assert said in str(caught.value)
 
 
-def test_a_label_that_is_no_class_of_the_task_is_named(tmp_path: Path) -> None:
+def test_an_unknown_label_is_named(tmp_path: Path) -> None:
     points = Points()
     task = Embedding()
     task.prepare(torch.nn.Identity(), train=points, test=points)
@@ -162,7 +162,7 @@ def test_a_label_that_is_no_class_of_the_task_is_named(tmp_path: Path) -> None:
         querying.finish(tmp_path)
 
 
-def test_features_that_come_and_go_are_an_error() -> None:
+def test_features_must_have_the_same_kinds_in_every_batch() -> None:
     points = Points(images=True)
     task = Embedding()
     task.prepare(torch.nn.Identity(), train=points, test=points)

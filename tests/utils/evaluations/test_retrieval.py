@@ -1,4 +1,4 @@
-"""Retrieval metrics against the definitions in plain loops, over every order of tied items."""
+"""Retrieval metrics against their definitions in plain loops, over every order of tied items."""
 
 import itertools
 import json
@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[3]
 KS = (1, 2, 4)
 
 
-# The definitions once more, in fractions.
+# The definitions in fractions.
 
 
 def figures_of_ranking(relevant: Sequence[bool], ks: Sequence[int]) -> dict[str, Fraction]:
-    """The figures of one ranking, best item first, without ties."""
+    """Compute the figures of a ranking without ties, best item first."""
     total = sum(relevant)
     figures = {"P@1": Fraction(int(relevant[0]))}
     for k in ks:
@@ -42,7 +42,7 @@ def figures_of_ranking(relevant: Sequence[bool], ks: Sequence[int]) -> dict[str,
 
 
 def orders(scores: Sequence[Fraction], relevant: Sequence[bool]) -> Iterator[list[bool]]:
-    """Every ranking that ties allow, as what is relevant at each rank; all equally probable."""
+    """Yield every ranking that ties allow, as relevance by rank; all are equally probable."""
     groups = []
     for score in sorted(set(scores), reverse=True):
         tied = [flag for value, flag in zip(scores, relevant, strict=True) if value == score]
@@ -55,7 +55,7 @@ def orders(scores: Sequence[Fraction], relevant: Sequence[bool]) -> Iterator[lis
 def brute_force(
     queries: Tensor, items: Tensor, matches: Callable[[int, int], bool], ks: Sequence[int]
 ) -> RetrievalResult:
-    """Mean over queries of the mean over orders."""
+    """Average over queries the average over orders."""
     item_vectors = [[Fraction(x) for x in vector] for vector in items.tolist()]
     of_queries: list[dict[str, Fraction]] = []
     for i, query in enumerate(queries.tolist()):
@@ -88,7 +88,7 @@ class Problem(NamedTuple):
 
 
 def random_vectors(rng: random.Random, count: int, kind: str) -> Tensor:
-    """Unit vectors that tie: of a lattice (even unequal ones do), copies of a few, or hardly ever."""
+    """Make unit vectors that tie often, on a lattice or as copies of a few, or hardly ever."""
     if kind == "lattice":
         halves = [list(signs) for signs in itertools.product((-0.5, 0.5), repeat=4)]
         axes = [[0.0] * i + [1.0] + [0.0] * (3 - i) for i in range(4)]
@@ -163,7 +163,7 @@ def test_chunks_change_no_bit() -> None:
 
 
 def larger_problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Many ties in a dimension and a size that matrix products split into unequal tiles."""
+    """Make many ties in sizes that matrix products split into unequal tiles."""
     generator = torch.Generator().manual_seed(0)
     items = F.normalize(torch.randn(170, 1023, generator=generator), dim=1).repeat(3, 1)
     queries = F.normalize(items[:301] + 0.05 * torch.randn(301, 1023, generator=generator), dim=1)
@@ -171,7 +171,7 @@ def larger_problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return queries, items, labels[:301], labels[301:]
 
 
-def test_neither_chunks_nor_the_order_of_items_and_queries_change_a_bit_of_a_larger_problem() -> None:
+def test_chunks_and_order_change_no_bit_of_a_larger_problem() -> None:
     queries, items, query_labels, item_labels = larger_problem()
     whole = retrieval_metrics(queries, items, PositivePairs.by_label(query_labels, item_labels))
     for chunk in (1, 7, 64, 300):
@@ -181,7 +181,7 @@ def test_neither_chunks_nor_the_order_of_items_and_queries_change_a_bit_of_a_lar
         assert retrieval_metrics(queries[q], items[i], positives, queries_per_chunk=chunk) == whole
 
 
-def test_copies_tie_whichever_tile_of_a_product_they_fall_in() -> None:
+def test_copies_tie_in_any_tile_of_a_product() -> None:
     # Each item once as the positive and once more as a stranger: an even chance of the first rank.
     generator = torch.Generator().manual_seed(1)
     vectors = F.normalize(torch.randn(501, 1024, generator=generator), dim=1)
@@ -209,11 +209,11 @@ def test_a_gpu_gives_the_figures_of_the_cpu_to_the_bit() -> None:
     assert retrieval_metrics(queries.cuda(), items.cuda(), positives) == expected
 
 
-# By hand
+# Known results
 
 
 def ranked(*relevant: int) -> tuple[Tensor, Tensor, PositivePairs]:
-    """One query whose ranking has positives where there is a 1."""
+    """Make a query whose ranking has positives at the ones."""
     angles = torch.arange(len(relevant)) * (math.pi / len(relevant))
     items = torch.stack([angles.cos(), angles.sin()], dim=1)
     return torch.tensor([[1.0, 0.0]]), items, PositivePairs.by_label([1], list(relevant))
@@ -231,7 +231,7 @@ def test_one_ranking_by_hand() -> None:
     assert found["mAP@10"] == found["mAP"]
 
 
-def test_what_lies_beyond_k_by_hand() -> None:
+def test_ranks_beyond_k_by_hand() -> None:
     found = retrieval_metrics(*ranked(0, 1, 0, 1, 1, 1), k=(1, 2)).values
     assert found["P@1"] == found["R@1"] == found["hit@1"] == 0
     assert found["R@2"] == pytest.approx(1 / 4)
@@ -269,7 +269,7 @@ def test_a_model_that_embeds_everything_alike_scores_like_chance() -> None:
     assert found["mAP"] == pytest.approx(sum(1 / rank for rank in range(1, 41)) / 40)
 
 
-def test_a_perfect_model_scores_exactly_1_though_all_texts_of_a_class_are_equal() -> None:
+def test_a_perfect_model_scores_exactly_1_despite_equal_texts() -> None:
     labels = torch.arange(50).repeat_interleave(7)
     embeddings = torch.eye(50)[labels]
     found = retrieval_metrics(embeddings, embeddings, PositivePairs.by_label(labels, labels)).values
@@ -306,17 +306,17 @@ def test_an_item_that_shares_several_labels_is_one_positive() -> None:
     assert (positives.query_count, positives.item_count) == (1, 4)
 
 
-def test_the_embeddings_given_are_left_as_they_are() -> None:
+def test_the_embeddings_are_not_changed() -> None:
     embeddings = F.normalize(torch.randn(5, 3, dtype=torch.float64), dim=1).requires_grad_()
     before = embeddings.detach().clone()
     retrieval_metrics(embeddings, embeddings, PositivePairs.by_index(5))
     assert torch.equal(embeddings, before)
 
 
-# What is refused
+# Errors
 
 
-def test_shapes_that_do_not_fit_are_errors() -> None:
+def test_mismatched_shapes_are_errors() -> None:
     two, pairs = torch.eye(2), PositivePairs.by_index(2)
     with pytest.raises(ValueError, match=r"The queries have shape \[2\]; expected \[N, D\]"):
         retrieval_metrics(torch.ones(2), two, pairs)
@@ -352,7 +352,7 @@ def test_no_positive_at_all_is_an_error() -> None:
         retrieval_metrics(torch.eye(2), torch.eye(2), positives)
 
 
-def test_labels_of_the_wrong_form_are_errors() -> None:
+def test_a_string_is_not_a_set_of_labels() -> None:
     with pytest.raises(ValueError, match=r'is the string "dog"; give a collection such as \["dog"\]'):
         PositivePairs([["dog"]], ["dog"])
 
@@ -383,14 +383,14 @@ ids = torch.arange(count) % labels
 start = time.perf_counter()
 result = retrieval_metrics(queries, items, PositivePairs.by_label(ids, ids))
 seconds = time.perf_counter() - start
-# Not ru_maxrss: a process starts with that of the one that made it.
+# Not ru_maxrss, which a process inherits.
 kib = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps({"seconds": seconds, "gib": kib / 2**20, "values": result.values}))
 """
 
 
 def cost(count: int, *, labels: int, threads: int) -> tuple[float, float]:
-    """Seconds and peak GiB of a process that ranks count by count random embeddings at D = 1024."""
+    """Measure seconds and peak GiB of a process that ranks count by count random embeddings at D = 1024."""
     command = [sys.executable, "-c", COST, str(count), str(labels), str(threads)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

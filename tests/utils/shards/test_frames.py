@@ -1,4 +1,4 @@
-"""Several pictures and a text for each sample: kept in shards, read from them one picture at a time."""
+"""Shards of samples with several pictures and a text."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ COUNTS = (12, 1, 0, 2)
 
 
 def png(value: int) -> bytes:
-    """A picture of 4 x 3 pixels of one grey."""
+    """Encode a uniform grey picture of 4 x 3 pixels."""
     encoded = io.BytesIO()
     Image.fromarray(np.full((3, 4, 3), value, np.uint8)).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def table(folder: Path) -> Table:
-    """Rows with 12, 1, 0 and 2 pictures; of row r the n-th is of the grey 20 r + n. Two have a text."""
+    """Make a table of rows with 12, 1, 0 and 2 pictures; picture n of row r is 20 r + n. Two have a text."""
     rows = []
     for row, count in enumerate(COUNTS):
         names = [f"{row}-{n}.png" for n in range(count)]
@@ -61,7 +61,7 @@ def last_frame(frames: Frames) -> torch.Tensor:
 
 
 def greys(image: Any) -> Any:
-    """What an image is of: a grey, or those of all frames."""
+    """Return the grey of an image, or of all frames."""
     if isinstance(image, Frames):
         return [greys(image[n]) for n in range(len(image))]
     if image is None:
@@ -70,7 +70,7 @@ def greys(image: Any) -> Any:
     return int(image.unique().item())
 
 
-def test_all_frames_come_back_in_their_order_or_the_central_one(film: Path) -> None:
+def test_all_frames_are_read_in_order_or_the_central_one(film: Path) -> None:
     manifest = str(film / "shards" / "manifest.jsonl")
     every = [sample.image for sample in Shards(manifest, frames="all")]  # type: ignore[attr-defined]
     assert [greys(image) for image in every] == [list(range(12)), [20], None, [60, 61]]
@@ -80,7 +80,7 @@ def test_all_frames_come_back_in_their_order_or_the_central_one(film: Path) -> N
     assert every[0].names[10] == "sample 0 of 2 in 000000.tar: its 10.png"
 
 
-def test_texts_come_back_where_the_set_has_any(film: Path, tmp_path: Path) -> None:
+def test_samples_have_texts_if_the_set_has_any(film: Path, tmp_path: Path) -> None:
     shards = Shards(str(film / "shards" / "manifest.jsonl"))
     samples = [shards[number] for number in range(4)]
     assert all(isinstance(sample, DescribedSample) for sample in samples)
@@ -94,7 +94,7 @@ def test_an_index_finds_texts(film: Path) -> None:
     assert index(urls, name="film").manifest.about.texts
 
 
-def test_frames_that_are_no_files_are_written_as_they_are() -> None:
+def test_frames_in_memory_are_written_unchanged() -> None:
     class Films(Numbers):
         def __getitem__(self, number: int) -> Any:
             frames = Frames((png(1), png(2)), ("its 0.PNG", "its 1.png"))
@@ -105,8 +105,7 @@ def test_frames_that_are_no_files_are_written_as_they_are() -> None:
     assert set(content) == {"__key__", "flac", "json", "0.png", "1.png"}
 
 
-def test_parts_of_sounds_keep_their_frames(tmp_path: Path) -> None:
-    """Of which there are no files to copy."""
+def test_samples_without_files_keep_their_frames(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(7))
     frames = Frames((str(tmp_path / "a.png"), str(tmp_path / "a.png")))
 
@@ -127,14 +126,14 @@ def test_parts_of_sounds_keep_their_frames(tmp_path: Path) -> None:
         (["flac", "1.flac"], None),
     ],
 )
-def test_which_files_are_the_frames_of_a_sample(names: list[str], expected: list[str] | None) -> None:
+def test_numbered_pictures_or_the_first_one_are_frames(names: list[str], expected: list[str] | None) -> None:
     frames = decoding.frames({"__key__": "x", **dict.fromkeys(names, b"")})
     assert (None if frames is None else list(frames.names)) == expected
 
 
 @pytest.fixture
 def damaged(film: Path, tmp_path: Path) -> str:
-    """The manifest of shards in which the last frame of the last sample is no picture."""
+    """Return the manifest of shards in which the last frame of the last sample is damaged."""
     (tmp_path / "manifest.jsonl").write_bytes((film / "shards" / "manifest.jsonl").read_bytes())
     for path in (film / "shards").glob("*.tar"):
         (tmp_path / path.name).write_bytes(path.read_bytes().replace(png(61), b"x" * len(png(61))))
@@ -144,13 +143,15 @@ def damaged(film: Path, tmp_path: Path) -> str:
 SAID = "sample 1 of 2 in 000001.tar: its 1.png: not decodable as an image"
 
 
-def test_a_frame_that_does_not_decode_is_named_with_its_shard(damaged: str) -> None:
+def test_an_undecodable_frame_is_named_with_its_shard(damaged: str) -> None:
     with pytest.raises(ValueError, match=re.escape(SAID)):
         Shards(damaged)[3]
 
 
 @pytest.mark.parametrize("at_most", [0.25, None])
-def test_a_frame_that_a_transform_decodes_counts_as_its_sample(damaged: str, at_most: float | None) -> None:
+def test_a_frame_that_a_transform_cannot_decode_makes_its_sample_unreadable(
+    damaged: str, at_most: float | None
+) -> None:
     shards = Shards(damaged, frames="all")
     loader = SplitLoader(
         shards,
@@ -169,8 +170,3 @@ def test_a_frame_that_a_transform_decodes_counts_as_its_sample(damaged: str, at_
         return
     assert [batch.indices.tolist() for batch in loader] == [[0, 1, 2]]
     assert loader.unreadable.state_dict()[3].startswith(SAID)
-
-
-def test_what_frames_can_be_is_told(film: Path) -> None:
-    with pytest.raises(ValueError, match=r"frames is 'first'; .central. or .all. is expected"):
-        Shards(str(film / "shards" / "manifest.jsonl"), frames="first")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which files of a shard are one sample, in shards made here and elsewhere."""
+"""Grouping the files of a shard into samples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def indexed(shard: Path) -> Shards:
         {"x": ["wav", "wav.json"]},
     ],
 )
-def test_files_are_one_sample_where_their_names_share_a_key(samples: dict[str, list[str]]) -> None:
+def test_files_with_a_common_key_are_one_sample(samples: dict[str, list[str]]) -> None:
     names = {f"{key}.{suffix}": key for key, suffixes in samples.items() for suffix in suffixes}
     assert dict(zip(names, sample_keys(list(names)), strict=True)) == names
     for key, suffixes in samples.items():
@@ -80,7 +80,7 @@ def test_files_are_one_sample_where_their_names_share_a_key(samples: dict[str, l
 
 
 @pytest.mark.usefixtures("pipes")
-def test_names_with_dots_are_samples_of_their_own(tmp_path: Path) -> None:
+def test_names_with_dots_are_separate_samples(tmp_path: Path) -> None:
     names = ["blues.00000", "blues.00001", "Mix 2", "Mix 2.0"]
     files = [(f"{name}.wav", sound(number)) for number, name in enumerate(names)]
     files += [(f"{name}.txt", name.encode()) for name in names]
@@ -98,7 +98,7 @@ def pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(reading.PIPES_VARIABLE, "1")
 
 
-def test_an_older_manifest_whose_keys_end_at_the_first_dot_is_read_as_it_was(
+def test_older_manifests_with_keys_up_to_the_first_dot_still_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [("a.left.wav", sound(1)), ("a.right.wav", sound(2)), ("b.left.wav", sound(3))]
@@ -116,7 +116,7 @@ def test_an_older_manifest_whose_keys_end_at_the_first_dot_is_read_as_it_was(
     assert f"{tmp_path}/a.tar: 3 samples; the manifest says 2\n" in capsys.readouterr().out
 
 
-def test_shards_whose_manifest_counts_nothing_are_read_and_verified(tmp_path: Path) -> None:
+def test_older_manifests_without_counts_still_work(tmp_path: Path) -> None:
     manifest = written(tmp_path, Numbers(30, images=True))
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     for line in lines[1:]:
@@ -136,7 +136,7 @@ def test_shards_whose_manifest_counts_nothing_are_read_and_verified(tmp_path: Pa
         (["caf\udce9.wav"], r"the name 'caf\udce9' is not UTF-8; rename it"),
     ],
 )
-def test_files_that_cannot_be_samples_are_told(
+def test_separated_files_and_broken_names_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], said: str
 ) -> None:
     tar(tmp_path / "a.tar", [(name, b"{}") for name in names])
@@ -182,7 +182,7 @@ def test_shards_of_laion_clap_are_read_with_their_captions(
         ({"json": b'{"text": ""}', "txt": b"rain"}, [], "rain"),
     ],
 )
-def test_what_is_said_of_a_sample_is_read_as_from_a_table(
+def test_descriptions_are_read_as_in_a_table(
     files: dict[str, bytes], labels: list[str], text: str | None
 ) -> None:
     found = about({"__key__": "a", **files}, ["dog", "rain"])
@@ -202,14 +202,14 @@ def test_what_is_said_of_a_sample_is_read_as_from_a_table(
         ("a.cls", b"dog", "a: its cls is 'dog'; the number of a class is expected"),
     ],
 )
-def test_a_sample_that_says_what_cannot_be_read_is_named(
+def test_a_sample_with_a_wrong_description_is_named(
     tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
         index(str(tar(tmp_path / "a.tar", [(name, content)])), name="set")
 
 
-def test_a_sound_and_what_describes_it_are_one_sample_where_each_has_a_name_of_its_own(
+def test_a_sound_and_its_separately_named_description_are_one_sample(
     tmp_path: Path,
 ) -> None:
     files = [
@@ -228,7 +228,7 @@ def test_a_sound_and_what_describes_it_are_one_sample_where_each_has_a_name_of_i
     ]
 
 
-def test_a_compressed_shard_is_told_to_be_unpacked(tmp_path: Path) -> None:
+def test_a_compressed_shard_must_be_unpacked(tmp_path: Path) -> None:
     packed = gzip.compress(tar(tmp_path / "a.tar", [("a.txt", b"dog")]).read_bytes())
     (tmp_path / "a.tar.gz").write_bytes(packed)
     with pytest.raises(
@@ -237,22 +237,14 @@ def test_a_compressed_shard_is_told_to_be_unpacked(tmp_path: Path) -> None:
         index(str(tmp_path / "a.tar.gz"), name="set")
 
 
-def test_entries_of_a_json_that_are_not_read_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tar(tmp_path / "a.tar", [("a.json", b'{"caption": "rain", "tags": ["x"], "category": ""}')])
-    assert main(["index", f"{tmp_path}/a.tar", "--to", f"{tmp_path}/m.jsonl", "-j", "1"]) == 0
-    assert capsys.readouterr().err == "not read: 1 tags of json\n"
-
-
-def test_pictures_with_numbers_in_their_names_are_samples_of_their_own(tmp_path: Path) -> None:
+def test_pictures_with_numbers_in_their_names_are_separate_samples(tmp_path: Path) -> None:
     names = ["blues.00000", "blues.00001", "jazz.00000"]
     shards = indexed(tar(tmp_path / "a.tar", [(f"{name}.jpg", picture(name)) for name in names]))
     assert [shards.record(at)["clip"] for at in range(len(shards))] == names
     assert len({int(shards[at].image.sum()) for at in range(3)}) == 3
 
 
-def test_what_is_not_read_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unread_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["a.json", "a.m4a", "b.jpg", "b.mask.png", "b.mp4", "c.json", "c.left.wav", "c.right.wav"]
     files = [(name, b"{}" if name.endswith("json") else sound(3)) for name in names]
     shards = indexed(tar(tmp_path / "a.tar", files))

@@ -1,4 +1,4 @@
-"""Shards keep every kind of sound and picture that a data set reads, and say what they cannot keep."""
+"""Shards keep every kind of sound and picture that a data set reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_sound(path: Path, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Table:
-    """A table with a sound of every suffix, and after them a picture of every suffix."""
+    """Make a table with a sound of every suffix, then a picture of every suffix."""
     folder = tmp_path_factory.mktemp("kinds")
     lines = ["file,image,label"]
     for suffix in [*SOUNDS, ".WAV", ".odd", ""]:
@@ -77,7 +77,7 @@ def test_no_sample_loses_its_sound_or_its_picture(
         (SampleFiles(None, (Path("x.heic"),)), r"x\.heic is not a picture that a shard can keep; convert it"),
     ],
 )
-def test_what_cannot_be_kept_is_an_error(
+def test_files_that_cannot_be_kept_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: SampleFiles, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -96,7 +96,7 @@ def test_what_cannot_be_kept_is_an_error(
 
 
 @pytest.mark.parametrize("what", ["sounds", "pictures"])
-def test_verifying_says_where_sounds_or_pictures_are_not_as_many_as_the_manifest_says(
+def test_verify_compares_counts_with_the_manifest(
     every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     args = json.dumps({"table": f"{every_kind.root}/t.csv", "cache": False})
@@ -113,7 +113,7 @@ def test_verifying_says_where_sounds_or_pictures_are_not_as_many_as_the_manifest
     assert capsys.readouterr().out.startswith(said)
 
 
-def test_a_sound_in_a_file_named_for_nothing_is_kept_by_its_format(every_kind: Table) -> None:
+def test_files_without_a_known_suffix_are_kept_by_format(every_kind: Table) -> None:
     kinds = {
         every_kind.entries[index].audio: set(encode(every_kind, index, audio="keep")) - {"__key__", "json"}
         for index in range(len(every_kind))
@@ -124,7 +124,7 @@ def test_a_sound_in_a_file_named_for_nothing_is_kept_by_its_format(every_kind: T
     assert Image.open(io.BytesIO(content["0.png"])).format == "PNG"
 
 
-def test_what_a_folder_of_classes_leaves_out_is_said(
+def test_files_that_a_folder_of_classes_omits_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("train/a/1.wav", "train/a/2.m4a", "test/a/3.wav", "valid/a/4.wav"):

@@ -1,4 +1,4 @@
-"""Writing shards: what they hold, in what order, and going on after an interruption."""
+"""Writing shards: contents, order, resuming."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from toy_research.numbers import FOLDS, Numbers, SaidNumbers, written
+from toy_research.numbers import FOLDS, Numbers, written
 
 from utils.datasets import ESC50, MadeSounds, Shards, UrbanSound8K
 from utils.shards import making
@@ -30,7 +30,7 @@ def names(manifest: Path) -> list[list[str]]:
     return [shard.names for shard in read(manifest).shards]
 
 
-# What is written
+# Contents
 
 
 def test_every_sample_is_in_one_shard_in_random_order(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_every_sample_is_in_one_shard_in_random_order(tmp_path: Path) -> None:
     assert flat != sorted(flat, key=lambda name: int(name.split()[1]))
 
 
-def test_the_order_is_that_of_the_seed_or_of_the_data_set(tmp_path: Path) -> None:
+def test_the_seed_decides_the_order_unless_the_data_set_does(tmp_path: Path) -> None:
     first, same, other = (names(written(tmp_path / str(n), seed=seed)) for n, seed in enumerate((0, 0, 1)))
     assert first == same != other
     ordered = names(written(tmp_path / "ordered", seed=None))
@@ -50,7 +50,7 @@ def test_the_order_is_that_of_the_seed_or_of_the_data_set(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of the library itself
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-def test_shards_are_tar_files_of_samples_as_webdataset_reads_them(tmp_path: Path) -> None:
+def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     import webdataset
 
     manifest = written(tmp_path, Numbers(30, images=True))
@@ -65,7 +65,7 @@ def test_shards_are_tar_files_of_samples_as_webdataset_reads_them(tmp_path: Path
         assert {"flac", "0.png"} < sample.keys()
 
 
-def test_the_manifest_says_where_each_sample_begins(tmp_path: Path) -> None:
+def test_the_manifest_has_the_offset_of_each_sample(tmp_path: Path) -> None:
     for shard in read(written(tmp_path)).shards:
         with tarfile.open(tmp_path / shard.file) as tar:
             members = [member for member in tar if member.name.endswith(".flac")]
@@ -89,12 +89,12 @@ def test_equal_sets_make_equal_shards(tmp_path: Path) -> None:
         ({"samples": 1000, "size_bytes": 1}, [1] * 100),
     ],
 )
-def test_shards_are_as_many_as_count_and_size_ask_for(options: dict[str, Any], expected: list[int]) -> None:
+def test_count_and_size_limit_a_shard(options: dict[str, Any], expected: list[int]) -> None:
     jobs = plan({None: Numbers(100)}, Options(**options))
     assert [len(job.indices) for job in jobs] == expected  # each is two files of two blocks
 
 
-def test_folds_are_in_shards_of_their_own(tmp_path: Path) -> None:
+def test_each_fold_has_its_own_shards(tmp_path: Path) -> None:
     shards = read(written(tmp_path, Numbers(40, folds=True), samples=6)).shards
     assert [shard.file for shard in shards[:3]] == [
         "fold-1-000000.tar",
@@ -105,7 +105,7 @@ def test_folds_are_in_shards_of_their_own(tmp_path: Path) -> None:
         assert {int(name.split()[1]) % FOLDS + 1 for name in shard.names} == {shard.fold}
 
 
-def test_splits_without_folds_are_in_shards_of_their_own(tmp_path: Path) -> None:
+def test_each_split_without_folds_has_its_own_shards(tmp_path: Path) -> None:
     make({"train": Numbers(20), "test": Numbers(5)}, tmp_path, Options(samples=10), made_from={})
     shards = read(tmp_path / "manifest.jsonl").shards
     assert [(shard.file, shard.split, len(shard)) for shard in shards] == [
@@ -115,10 +115,10 @@ def test_splits_without_folds_are_in_shards_of_their_own(tmp_path: Path) -> None
     ]
 
 
-# How samples are kept
+# Encoding
 
 
-def test_sounds_and_pictures_come_back_as_they_were(tmp_path: Path) -> None:
+def test_sounds_and_pictures_survive_unchanged(tmp_path: Path) -> None:
     numbers = Numbers(20, images=True)
     for audio in ("keep", "flac", "wav"):
         shards = Shards(str(written(tmp_path / audio, numbers, audio=audio)))
@@ -132,7 +132,7 @@ def test_sounds_and_pictures_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("audio", "most"), [("flac", 0.501), ("wav", 0.0), ("ogg", 3000.0)])
-def test_what_encoding_loses(audio: Any, most: float) -> None:
+def test_encoding_loses_no_more_than_its_format_does(audio: Any, most: float) -> None:
     tones = np.sin(np.arange(1, 3)[:, None] * np.linspace(0, 300, 5000))
     loud = (30000 * tones).astype(np.float32)
 
@@ -146,7 +146,7 @@ def test_what_encoding_loses(audio: Any, most: float) -> None:
     assert np.abs(decoded.T * 32768 - loud).max() <= most
 
 
-def test_files_are_copied_and_not_encoded_anew(tmp_path: Path) -> None:
+def test_files_are_copied_without_encoding(tmp_path: Path) -> None:
     sounds = MadeSounds(tmp_path / "sounds", clips_per_class_and_fold=1, seconds=0.1)
     content = encode(sounds, 3, audio="keep")
     assert content["wav"] == (sounds.root / sounds.clips[3].path).read_bytes()
@@ -158,12 +158,12 @@ def test_files_are_copied_and_not_encoded_anew(tmp_path: Path) -> None:
     }
 
 
-def test_a_data_set_with_a_decoding_rule_of_its_own_is_decoded() -> None:
+def test_a_data_set_with_its_own_decoding_has_no_files_to_copy() -> None:
     assert UrbanSound8K.decoding != ESC50.decoding
     assert UrbanSound8K.files(UrbanSound8K.__new__(UrbanSound8K), 0) is None
 
 
-def test_labels_have_to_be_names() -> None:
+def test_labels_must_be_names() -> None:
     class Counted(Numbers):
         def __getitem__(self, index: int) -> Any:
             return super().__getitem__(index)._replace(labels=[index])
@@ -172,12 +172,10 @@ def test_labels_have_to_be_names() -> None:
         encode(Counted(5), 3, audio="keep")
 
 
-# Going on
+# Resuming
 
 
-def test_finished_shards_are_kept_and_the_rest_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = read(written(tmp_path / "whole"))
     write, count = write_shard, 0
 
@@ -204,12 +202,12 @@ def test_finished_shards_are_kept_and_the_rest_is_written(
     assert left == [".lock", *(f"{number:06d}.tar" for number in range(10)), "manifest.jsonl"]
 
 
-def test_several_processes_write_what_one_does(tmp_path: Path) -> None:
+def test_several_processes_write_the_same_shards(tmp_path: Path) -> None:
     one, two = written(tmp_path / "one"), written(tmp_path / "two", processes=2)
     assert [shard.to_json() for shard in read(one).shards] == [shard.to_json() for shard in read(two).shards]
 
 
-def test_another_set_is_not_mixed_into_a_folder(tmp_path: Path) -> None:
+def test_a_folder_with_another_set_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "done")
     with pytest.raises(ValueError, match="already has a set of shards with a manifest"):
         written(tmp_path / "done")
@@ -223,15 +221,15 @@ def test_another_set_is_not_mixed_into_a_folder(tmp_path: Path) -> None:
         written(tmp_path / "others")
 
 
-# What cannot be read
+# Unreadable samples
 
 
-def test_a_sample_that_cannot_be_read_stops_it_by_name(tmp_path: Path) -> None:
+def test_an_unreadable_sample_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="number 17 cannot be read: number 17 is cut off"):
         written(tmp_path, Numbers(100, gone=[17]))
 
 
-def test_samples_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+def test_unreadable_samples_can_be_left_out(tmp_path: Path) -> None:
     numbers = Numbers(40, gone=[3, *range(20, 30)])  # those of a whole shard, too
     manifest, left_out = make(
         {None: numbers}, tmp_path, Options(samples=10, seed=None, skip=True), made_from={}
@@ -295,25 +293,16 @@ def test_the_command_takes_both_splits_of_a_protocol(
         (["-c", "protocols/quickstart.json", "stray"], "stray: not a flag, nor a key of the protocol"),
     ],
 )
-def test_what_the_command_cannot_do_is_told(
+def test_the_command_reports_mistakes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     assert main(["make", "--to", str(tmp_path / "out"), *words]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_left_out_samples_are_named_by_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_names_samples_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["make", "--to", str(tmp_path), *DATA, "--args", '{"count": 30, "gone": [4]}', "-j", "1"]
     assert main(words) == 2
     assert "number 4 cannot be read: number 4 is cut off" in capsys.readouterr().err
     assert main([*words[:2], str(tmp_path / "skipping"), *words[3:], "--skip-unreadable"]) == 1
     assert "left out: number 4: number 4 is cut off" in capsys.readouterr().err
-
-
-def test_ten_thousand_samples_are_written_in_the_time_of_a_test(tmp_path: Path) -> None:
-    manifest = read(written(tmp_path, SaidNumbers(10_000), samples=500))
-    assert len(manifest) == 10_000
-    assert manifest.about.suffixes == ["json"]
-    assert Shards(str(tmp_path / "manifest.jsonl"))[7].audio is None

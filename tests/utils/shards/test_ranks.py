@@ -1,4 +1,4 @@
-"""Shards in two processes, with workers of their own: each sample once in an epoch, also after a resume."""
+"""Two processes with workers read each sample of shards once per epoch, also after a resume."""
 
 from __future__ import annotations
 
@@ -47,8 +47,3 @@ def check(folder: Path, *, count: int, samples: int, batch_size: int) -> None:
 
 def test_two_ranks_read_every_sample_once(tmp_path: Path) -> None:
     check(tmp_path, count=403, samples=31, batch_size=16)
-
-
-@pytest.mark.slow
-def test_two_ranks_read_ten_thousand_samples_once(tmp_path: Path) -> None:
-    check(tmp_path, count=10_000, samples=271, batch_size=64)

@@ -1,4 +1,4 @@
-"""Which shards are meant, by whom they are described, and which of them are of a split."""
+"""Addresses, manifests, splits and indexes of sets of shards."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["{a,b}.tar", "c.tar"], ["a.tar", "b.tar", "c.tar"]),
     ],
 )
-def test_patterns_are_written_out(urls: Any, expected: list[str]) -> None:
+def test_patterns_are_expanded(urls: Any, expected: list[str]) -> None:
     assert expand(urls) == expected
 
 
@@ -73,14 +73,12 @@ def test_patterns_are_written_out(urls: Any, expected: list[str]) -> None:
         ("pipe:cat a.tar", "a command that would be run.*AUDIOCLIP_PIPES"),
     ],
 )
-def test_addresses_that_are_not_read_are_told(urls: Any, said: str) -> None:
+def test_unsupported_addresses_are_refused(urls: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         expand(urls)
 
 
-def test_a_command_is_run_only_by_leave(
-    numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_need_permission(numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"pipe:touch {tmp_path}/ran; cat {numbers}/000000.tar"
     with pytest.raises(ValueError, match="a command that would be run"):
         Shards(url, manifest=str(numbers / "manifest.jsonl"))
@@ -104,7 +102,9 @@ def test_a_command_is_run_only_by_leave(
         ("pipe:cat 'x/a.tar' | unpack", "a.tar", None, None),
     ],
 )
-def test_names_and_places_of_addresses(url: str, name: str, path: str | None, manifest: str | None) -> None:
+def test_addresses_have_a_name_and_a_folder(
+    url: str, name: str, path: str | None, manifest: str | None
+) -> None:
     assert file_name(url) == name
     assert local_path(url) == (None if path is None else Path(path))
     assert beside(url, "manifest.jsonl") == manifest
@@ -118,7 +118,7 @@ def parse(*lines: Any) -> Manifest:
     return Manifest.parse(io.BytesIO(content.encode()), source="there")
 
 
-def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
     manifest = parse(ABOUT, ENTRY, {**ENTRY, "file": "b.tar", "fold": 3})
     manifest.write(tmp_path / "m.jsonl")
     again = Manifest.parse(io.BytesIO((tmp_path / "m.jsonl").read_bytes()), source="there")
@@ -149,12 +149,12 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         ([ABOUT, ENTRY, ENTRY], "it names 1 files twice"),
     ],
 )
-def test_what_is_no_manifest_is_told_by_its_line(lines: list[Any], said: str) -> None:
+def test_a_wrong_line_of_a_manifest_is_named(lines: list[Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse(*lines)
 
 
-def test_shards_without_a_manifest_are_told_how_to_get_one(numbers: Path, tmp_path: Path) -> None:
+def test_a_missing_manifest_is_an_error_with_a_remedy(numbers: Path, tmp_path: Path) -> None:
     (tmp_path / "000000.tar").write_bytes((numbers / "000000.tar").read_bytes())
     with pytest.raises(
         FileNotFoundError, match=r"manifest\.jsonl does not exist.*python -m utils\.shards index"
@@ -172,7 +172,7 @@ def test_a_command_has_no_folder_for_a_manifest(monkeypatch: pytest.MonkeyPatch)
         Shards("pipe:cat a.tar")
 
 
-def test_sets_are_put_together(numbers: Path, tmp_path: Path) -> None:
+def test_sets_can_be_combined(numbers: Path, tmp_path: Path) -> None:
     other = written(tmp_path, Numbers(10, images=True), samples=5)
     (tmp_path / "000000.tar").rename(tmp_path / "other.tar")
     other.write_text(other.read_text().replace("000000.tar", "other.tar"))
@@ -184,7 +184,7 @@ def test_sets_are_put_together(numbers: Path, tmp_path: Path) -> None:
     assert both[0].image is None
 
 
-def test_one_name_for_two_shards_is_refused(numbers: Path, tmp_path: Path) -> None:
+def test_two_shards_with_one_name_are_refused(numbers: Path, tmp_path: Path) -> None:
     other = written(tmp_path, Numbers(10, images=True))
     manifests = [str(numbers / "manifest.jsonl"), str(other)]
     with pytest.raises(ValueError, match=r"000000\.tar is in two manifests, with different contents"):
@@ -212,7 +212,7 @@ def test_folds_are_held_out(folded: str) -> None:
     assert training.digest != held_out.digest
 
 
-def test_splits_are_those_of_the_data_set(halved: Path) -> None:
+def test_the_data_set_decides_the_splits(halved: Path) -> None:
     manifest = str(halved / "manifest.jsonl")
     assert len(Shards(manifest, train=True)) == 20
     assert len(Shards(manifest, train=False)) == 5
@@ -222,7 +222,7 @@ def test_splits_are_those_of_the_data_set(halved: Path) -> None:
         Shards(str(halved / "test-000000.tar"), train=True)
 
 
-def test_a_part_of_a_set_does_not_get_its_name(halved: Path) -> None:
+def test_a_part_of_a_set_has_another_name_in_results(halved: Path) -> None:
     assert Shards(str(halved / "manifest.jsonl"), train=True).results_name == "Numbers"
     part = Shards(str(halved / "train-{000000..000001}.tar"))
     assert part.results_name == "part of Numbers (20 clips)"
@@ -236,23 +236,24 @@ def test_a_part_of_a_set_does_not_get_its_name(halved: Path) -> None:
         ({"mono": 1}, "mono is 1; true or false is expected"),
         ({"block": 0}, "block is 0; 1 or more is expected"),
         ({"lanes": 1.5}, "lanes is 1.5; 1 or more is expected"),
+        ({"frames": "first"}, "frames is 'first'; .central. or .all. is expected"),
         ({"fold": 2}, "fold is 2, but train, which chooses"),
         ({"fold": 9, "train": True}, r"fold is 9; the folds of these shards: 1, 2, 3, 4\."),
         ({"fold": "1", "train": True}, "fold is '1'; a fold's number, a list of them, or null is expected"),
         ({"fold": [1, 2, 3, 4], "train": True}, "holds out every shard and leaves none to train on"),
     ],
 )
-def test_wrong_arguments_are_told(folded: str, args: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_errors(folded: str, args: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Shards(folded, **args)
 
 
-def test_folds_are_not_held_out_of_a_set_without(numbers: Path) -> None:
+def test_a_set_without_folds_has_none_to_hold_out(numbers: Path) -> None:
     with pytest.raises(ValueError, match=r"fold is 1; the folds of these shards: none\."):
         Shards(str(numbers / "manifest.jsonl"), train=True, fold=1)
 
 
-def test_single_samples_are_counted_as_lists_are(numbers: Path) -> None:
+def test_single_samples_are_indexed_like_a_list(numbers: Path) -> None:
     shards = Shards(str(numbers / "manifest.jsonl"))
     assert shards[-1].audio[0, 0] == shards[29].audio[0, 0]
     for index in (30, -31):
@@ -260,7 +261,7 @@ def test_single_samples_are_counted_as_lists_are(numbers: Path) -> None:
             shards[index]
 
 
-def test_the_order_of_an_epoch_has_each_sample_once_and_shards_in_one_piece(numbers: Path) -> None:
+def test_an_epoch_has_each_sample_once_and_whole_shards(numbers: Path) -> None:
     shards = Shards(str(numbers / "manifest.jsonl"), block=4)
     assert list(shards.epoch_order(None)) == list(range(30))
     first, same, other = (list(shards.epoch_order(key)) for key in (1, 1, 2))
@@ -280,7 +281,7 @@ def test_the_order_of_an_epoch_has_each_sample_once_and_shards_in_one_piece(numb
 # Checks
 
 
-def test_the_check_finds_shards_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
+def test_the_check_finds_missing_shards_and_wrong_sizes(tmp_path: Path) -> None:
     manifest = str(written(tmp_path, Numbers(30)))
     sound = Shards.inspect_data(urls=manifest)
     assert (sound.findings, sound.summary) == ((), "Numbers: 30 samples in 3 shards, 0 elsewhere")
@@ -298,7 +299,7 @@ def test_the_check_finds_shards_that_are_missing_or_of_another_size(tmp_path: Pa
     )
 
 
-# Shards of others
+# Shards made elsewhere
 
 
 def tar(path: Path, files: dict[str, bytes]) -> None:
@@ -309,7 +310,7 @@ def tar(path: Path, files: dict[str, bytes]) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def test_shards_of_others_are_indexed_and_read(
+def test_shards_made_elsewhere_are_indexed_and_read(
     tmp_path: Path, numbers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = Shards(str(numbers / "manifest.jsonl"))
@@ -342,7 +343,7 @@ def test_shards_of_others_are_indexed_and_read(
     assert "already exists" in capsys.readouterr().err
 
 
-def test_an_index_is_the_manifest_that_was_written(folded: str) -> None:
+def test_the_index_of_our_shards_equals_their_manifest(folded: str) -> None:
     folder = Path(folded).parent
     words = ["index", f"{folder}/fold-{{1..4}}-{{000000..000001}}.tar", "-j", "1", "--name", "Numbers"]
     assert main([*words, "--to", f"{folder}/again.jsonl"]) == 0
@@ -363,7 +364,7 @@ def test_an_index_is_the_manifest_that_was_written(folded: str) -> None:
         ({"one.json": b"{}", "one.JSON": b"{}"}, "one.JSON is there twice"),
     ],
 )
-def test_what_cannot_be_indexed_is_told(
+def test_shards_that_cannot_be_indexed_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, bytes], said: str
 ) -> None:
     tar(tmp_path / "a.tar", content)
@@ -388,7 +389,7 @@ def test_a_damaged_shard_is_not_indexed(
     assert ("it is cut short after 1 samples" if cut else "it is damaged after 1 samples") in said
 
 
-def test_a_digest_tells_sets_apart() -> None:
+def test_digests_distinguish_sets() -> None:
     entry = ShardEntry.from_json(ENTRY)
     other = ShardEntry.from_json({**ENTRY, "sha256": "1" * 64})
     assert digest([entry]) == digest([ShardEntry.from_json(ENTRY)])

@@ -1,4 +1,4 @@
-"""What tasks find with all samples of a data set before a run: rows, files and labels are named."""
+"""Faults that tasks find in a data set before a run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def several() -> AudioCLIP:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of decoded clips."""
+    """Return the folder of decoded clips."""
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Four sounds of two folds: one label, none, two, one; the last row lacks its sound."""
+    """Make a table of four sounds in two folds, with one, no, two and one label; the last lacks its sound."""
     for number in range(3):
         samples = np.random.default_rng(number).integers(-9999, 9999, 4410).astype(np.int16)
         soundfile.write(tmp_path / f"{number}.wav", samples, 44100)
@@ -68,7 +68,7 @@ TOO_MANY = "A sample has several labels, but only one is allowed."
 NO_SOUND = "A sample has no sound, which this task needs."
 
 
-def test_rows_without_a_label_and_with_too_many_are_named_by_their_line(
+def test_rows_without_a_label_or_with_too_many_are_named_by_line(
     single: AudioCLIP, several: AudioCLIP, table: Path
 ) -> None:
     none, two = "own.csv, line 3: 1.wav", "own.csv, line 4: 2.wav (dog, rain)"
@@ -83,9 +83,7 @@ def test_rows_without_a_label_and_with_too_many_are_named_by_their_line(
     assert found(Classification(multilabel=True), classifier, table) == [("warning", NO_LABEL, none)]
 
 
-def test_where_the_training_split_is_not_scored_only_what_training_needs_is_asked(
-    single: AudioCLIP, table: Path
-) -> None:
+def test_an_unscored_training_split_needs_only_what_training_needs(single: AudioCLIP, table: Path) -> None:
     none, two = "own.csv, line 3: 1.wav", "own.csv, line 4: 2.wav (dog, rain)"
     silent = ("error", NO_SOUND, "own.csv, line 5: 3.png")
     for positives in ("diagonal", "same_label"):
@@ -103,9 +101,7 @@ def test_where_the_training_split_is_not_scored_only_what_training_needs_is_aske
     assert found(Contrastive(), single, table, train_is_scored=False) == [held_out]
 
 
-def test_nothing_is_decoded_into_the_cache_to_look_at_samples(
-    single: AudioCLIP, table: Path, cache: Path
-) -> None:
+def test_checks_decode_nothing_into_the_cache(single: AudioCLIP, table: Path, cache: Path) -> None:
     found(Contrastive(), single, table)
     assert not cache.exists()
     dataset = Table(table, fold=1, separator=";", train=False)
@@ -114,10 +110,8 @@ def test_nothing_is_decoded_into_the_cache_to_look_at_samples(
     assert looked_at.labels == prepared.labels
 
 
-def test_texts_that_are_cut_are_counted_and_those_that_cannot_be_are_errors(
-    single: AudioCLIP, tmp_path: Path
-) -> None:
-    """The tower takes 12 tokens: ten words, and the marks around them."""
+def test_cut_texts_are_warnings_and_uncuttable_ones_errors(single: AudioCLIP, tmp_path: Path) -> None:
+    """The tower takes 12 tokens: ten words and the marks around them."""
     soundfile.write(tmp_path / "a.wav", np.full(4410, 999, np.int16), 44100)
     fits, long = " ".join(["dog"] * 10), " ".join(["dog"] * 11)
     path = tmp_path / "own.tsv"
@@ -133,7 +127,7 @@ def test_texts_that_are_cut_are_counted_and_those_that_cannot_be_are_errors(
     ]
 
 
-def test_samples_of_shards_are_named_by_what_the_manifest_says(
+def test_samples_of_shards_are_checked_from_the_manifest(
     single: AudioCLIP, table: Path, tmp_path: Path
 ) -> None:
     data: Any = Table(table, separator=";", cache=False)
@@ -166,7 +160,7 @@ def test_the_longest_text_of_a_shard_is_named_before_a_run(single: AudioCLIP, tm
     assert list(Shards(str(manifest)).listings()) == []
 
 
-def test_labels_of_shards_that_are_no_class_are_named_before_a_run(tmp_path: Path, table: Path) -> None:
+def test_unknown_labels_of_shards_are_named_before_a_run(tmp_path: Path, table: Path) -> None:
     make({None: Table(table, cache=False)}, tmp_path / "set", Options(), made_from={})
     manifest = tmp_path / "set/manifest.jsonl"
     lines = manifest.read_text().splitlines()
@@ -178,7 +172,7 @@ def test_labels_of_shards_that_are_no_class_are_named_before_a_run(tmp_path: Pat
     assert finding.what == "A label of the data set is not among its class_names."
 
 
-def test_a_clip_of_one_step_of_16_bits_is_no_mistake(single: AudioCLIP) -> None:
+def test_a_clip_as_quiet_as_one_16_bit_step_is_accepted(single: AudioCLIP) -> None:
     whole = Clips()
     whole.audio = np.sign(whole.audio)  # -1 and 1 alone
     AudioTextContrastive().prepare(single, train=whole, test=whole)
@@ -190,7 +184,7 @@ def test_a_clip_of_one_step_of_16_bits_is_no_mistake(single: AudioCLIP) -> None:
         AudioTextContrastive().prepare(single, train=one_quiet, test=one_quiet)
 
 
-def test_a_rate_that_the_weights_do_not_expect_is_a_warning(single: AudioCLIP) -> None:
+def test_an_unexpected_sample_rate_is_a_warning(single: AudioCLIP) -> None:
     clips = Clips()
     clips.sample_rate = 22050
     task = AudioTextContrastive()
@@ -209,7 +203,7 @@ def test_tasks_find_nothing_wrong_with_made_scenes(several: AudioCLIP) -> None:
     assert list(task.check(several, train=scenes, test=scenes)) == []
 
 
-def test_a_batch_without_a_sound_moves_no_classifier() -> None:
+def test_a_batch_without_sounds_does_not_train_a_classifier() -> None:
     task, model = Classification(), ESResNeXt(num_classes=4, pretrained=False)
     task.prepare(model, train=Clips(), test=Clips())
     batch = batch_of(Clips())

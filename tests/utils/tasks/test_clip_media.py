@@ -1,4 +1,4 @@
-"""Clips can be heard and seen as the network gets them, and wavelets beside what they were."""
+"""Exhibits of clips and wavelets."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_an_encoded_clip_sounds_like_the_clip(channels: int) -> None:
     assert soundfile.info(io.BytesIO(encoded(clip, RATE))).subtype == "VORBIS"
 
 
-def test_what_is_beyond_the_range_is_cut_off() -> None:
+def test_samples_beyond_the_range_are_clipped() -> None:
     samples, _ = soundfile.read(io.BytesIO(encoded(4 * tone(0.5), RATE)))
     assert 0.95 < np.abs(samples).max() < 1.2
 
 
-def test_of_a_long_clip_the_beginning_is_shown(tower: ESResNeXt) -> None:
+def test_the_beginning_of_a_long_clip_is_shown(tower: ESResNeXt) -> None:
     sound, picture = Portraits(tower).sample(tone(LONGEST_SECONDS + 5)[None])
     assert soundfile.info(io.BytesIO(sound.content)).duration == pytest.approx(LONGEST_SECONDS)
     assert len(sound.content) < 200_000
@@ -56,7 +56,7 @@ def test_the_spectrogram_is_the_image_that_the_backbone_sees(tower: ESResNeXt) -
     assert shown.mean(axis=1).argmax() == pytest.approx(1000 / (RATE / 2) * len(shown), abs=1)
 
 
-def test_without_a_tower_it_is_that_of_a_fourier_transform() -> None:
+def test_without_a_tower_the_spectrogram_is_a_fourier_transform() -> None:
     shown = Portraits().decibels(tone(0.5, hertz=5000))
     assert shown.mean(axis=1).argmax() == pytest.approx(5000 / (RATE / 2) * (len(shown) - 1), abs=1)
 
@@ -65,7 +65,7 @@ def test_a_sample_without_a_sound_shows_nothing() -> None:
     assert Portraits().sample(None) == ()
 
 
-def test_wavelets_stand_beside_what_they_were(tower: ESResNeXt) -> None:
+def test_wavelets_are_shown_beside_initial_ones(tower: ESResNeXt) -> None:
     assert tower.fbsp is not None
     portraits = Portraits(tower)
     initial = tower.fbsp.fc.detach().clone()
@@ -88,7 +88,7 @@ def test_wavelets_stand_beside_what_they_were(tower: ESResNeXt) -> None:
     assert "moved by 43.1 Hz on average and 43.1 Hz at most" in picture.explanation
 
 
-def test_a_response_is_what_the_network_computes_of_a_tone() -> None:
+def test_a_response_equals_the_networks_output_for_a_tone() -> None:
     tower = ESResNeXt(n_fft=512, hop_length=128, win_length=256, num_classes=3).double()
     assert tower.fbsp is not None
     with torch.no_grad():

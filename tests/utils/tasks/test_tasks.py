@@ -1,4 +1,4 @@
-"""Tasks against figures computed by hand from the model's public encoders."""
+"""Tasks against formulas with the model's public encoders."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LABELS = ["dog", "rain", "door knock", "siren"]
 
 
 class Clips:
-    """A data set of noise in 16-bit units, one clip a class."""
+    """A data set of noise in 16-bit units, one clip per class."""
 
     class_names = LABELS
     sample_rate = 44100
@@ -43,7 +43,7 @@ def batch_of(clips: Clips) -> Sample:
     return Sample(torch.from_numpy(clips.audio), None, [sample.labels for sample in clips])
 
 
-def tiny_audioclip(*, multilabel: bool = False) -> AudioCLIP:
+def tiny_audioclip(*, multilabel: bool = False, **options: Any) -> AudioCLIP:
     torch.manual_seed(0)
     return AudioCLIP(
         embed_dim=32,
@@ -58,6 +58,7 @@ def tiny_audioclip(*, multilabel: bool = False) -> AudioCLIP:
         spec_width=32,
         multilabel=multilabel,
         pretrained=False,
+        **options,
     )
 
 
@@ -90,7 +91,7 @@ def test_class_scores_are_the_softmax_of_scaled_cosines(model: AudioCLIP) -> Non
     assert loss is None
 
 
-def test_a_multilabel_model_is_scored_by_the_sigmoid_of_the_cosine_less_a_half() -> None:
+def test_multilabel_scores_are_the_sigmoid_of_the_cosine_minus_a_half() -> None:
     model, clips = tiny_audioclip(multilabel=True).eval(), Clips()
     task = prepared(model, AudioTextContrastive(), clips)
     batch = batch_of(clips)._replace(labels=[["dog", "rain"], ["rain"], ["siren"], ["door knock"]])
@@ -104,7 +105,7 @@ def test_a_multilabel_model_is_scored_by_the_sigmoid_of_the_cosine_less_a_half()
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_the_training_loss_is_that_of_the_models_forward(frozen: bool) -> None:
+def test_the_training_loss_equals_that_of_the_models_forward(frozen: bool) -> None:
     model, clips = tiny_audioclip().eval(), Clips()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("audio.", "logit_scale_a")) or not frozen)
@@ -118,7 +119,7 @@ def test_the_training_loss_is_that_of_the_models_forward(frozen: bool) -> None:
     assert model.audio.fc.weight.grad is not None
 
 
-def test_the_step_is_the_comparison_of_the_embeddings_of_its_parts() -> None:
+def test_a_step_equals_the_comparison_of_embeddings_of_its_parts() -> None:
     model, clips = tiny_audioclip().eval(), Clips()
     task = prepared(model, AudioTextContrastive(positives="same_label"), clips)
     whole = batch_of(clips)._replace(labels=[["dog"], ["dog"], ["rain"], ["siren"]])
@@ -173,7 +174,7 @@ def test_features_of_a_frozen_tower_follow_its_weights() -> None:
     torch.testing.assert_close(prompts.encode(frozen, [["rain"], ["dog"], ["rain"]]), expected)
 
 
-def test_features_of_a_frozen_tower_are_those_of_their_texts_however_many_there_are() -> None:
+def test_cached_features_belong_to_their_texts() -> None:
     frozen, prompts = tiny_audioclip().eval().requires_grad_(False), Prompts("{}")
     texts = [f"text {number}" for number in range(50)]
     expected = normalised(frozen.encode_text(texts))
@@ -184,7 +185,7 @@ def test_features_of_a_frozen_tower_are_those_of_their_texts_however_many_there_
         assert not found.is_inference()  # a training step may need it
 
 
-def test_texts_are_tokenised_once_though_their_tower_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_a_trained_tower_are_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     encode, seen = SimpleTokenizer.encode, Counter[str]()
@@ -229,7 +230,7 @@ def test_classification_adds_the_penalty_to_the_cross_entropy() -> None:
     assert torch.allclose(output.y_pred, logits.softmax(-1), atol=1e-6)
 
 
-def test_multilabel_classification_scores_every_class_by_itself() -> None:
+def test_multilabel_classification_scores_classes_independently() -> None:
     class Constant(nn.Module):
         def forward(self, audio: Tensor) -> Tensor:
             return torch.tensor([[2.0, -1.0, 0.0, 0.5]]).expand(len(audio), 4)
@@ -258,14 +259,12 @@ class Nameless(NamedTuple):
         ([Nameless(torch.zeros(1, 10))], r"list has no class_names; .* its labels\.$"),
     ],
 )
-def test_data_that_cannot_be_meant_is_refused_before_training(
-    model: AudioCLIP, clips: Clips, message: str
-) -> None:
+def test_implausible_data_are_refused_before_training(model: AudioCLIP, clips: Clips, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AudioTextContrastive().prepare(model, train=clips, test=clips)
 
 
-def test_a_first_sample_that_cannot_be_read_is_left_to_the_run(model: AudioCLIP) -> None:
+def test_an_unreadable_first_sample_is_left_to_the_run(model: AudioCLIP) -> None:
     class Gone(Clips):
         def __getitem__(self, index: int) -> Sample:
             if index == 0:
@@ -308,7 +307,7 @@ def test_the_embeddings_of_several_templates_are_averaged_on_the_sphere(model: A
     assert task.class_names == tuple(LABELS)
 
 
-def test_a_class_can_be_called_by_other_words_in_texts(model: AudioCLIP) -> None:
+def test_a_class_can_have_another_text(model: AudioCLIP) -> None:
     task = prepared(model, AudioTextContrastive("a {}", class_texts={"dog": "barking dog"}), Clips())
     with torch.inference_mode():
         task.start_evaluation(model)
@@ -319,7 +318,7 @@ def test_a_class_can_be_called_by_other_words_in_texts(model: AudioCLIP) -> None
     assert targets.tolist() == [0, 1, 2, 3]
 
 
-def test_words_for_a_class_that_is_not_there_are_refused(model: AudioCLIP) -> None:
+def test_wrong_texts_are_refused(model: AudioCLIP) -> None:
     with pytest.raises(
         ValueError, match='text for "cat", which is not a class of the data set; these are dog'
     ):
@@ -345,7 +344,7 @@ def test_long_clips_are_scored_by_the_average_over_windows(model: AudioCLIP) -> 
     assert torch.allclose(features["audio"], normalised(sum(windows, torch.zeros(()))), atol=1e-5)
 
 
-def test_clips_of_unequal_length_are_each_embedded_at_their_own(model: AudioCLIP) -> None:
+def test_clips_of_unequal_length_are_embedded_without_padding(model: AudioCLIP) -> None:
     clips = Clips()
     task = prepared(model, AudioTextContrastive(window_samples=6000), clips)
     assert task.takes_unequal_lengths

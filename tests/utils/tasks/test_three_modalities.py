@@ -1,4 +1,4 @@
-"""The task of three modalities against a formula, with whole batches, with partial ones, and in parts."""
+"""The task of three modalities against a formula: whole and partial batches, and parts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def partial(values: Tensor, *rows: int) -> PartialBatch:
 
 
 def contrastive(logits: Tensor, targets: Tensor | None = None) -> float:
-    """The loss of a pair, in numpy: cross-entropies along rows and along columns."""
+    """Compute the loss of a pair in numpy: cross-entropies along rows and columns."""
     matrix = logits.detach().numpy()
     wanted = np.eye(len(matrix)) if targets is None else targets.numpy()
     total = 0.0
@@ -78,7 +78,7 @@ def contrastive(logits: Tensor, targets: Tensor | None = None) -> float:
 
 @torch.no_grad()
 def embedded(model: AudioCLIP, texts: list[Any]) -> dict[str, Tensor]:
-    """All of it, by the model's own methods; texts by their own words."""
+    """Compute all features with the model's methods."""
     found = {
         "audio": model.encode_audio(sounds()),
         "image": model.encode_image(pictures()),
@@ -103,7 +103,7 @@ def loss_of(model: AudioCLIP, task: Contrastive, batch: Any) -> float:
 
 
 @pytest.mark.parametrize(("reduction", "divisor"), [("mean", 3), ("factorial", 6)])
-def test_of_a_whole_batch_the_loss_is_that_of_three_pairs(
+def test_the_loss_of_a_whole_batch_has_three_pairs(
     audioclip: AudioCLIP, reduction: Any, divisor: int
 ) -> None:
     words = [names or ["thunder"] for names in LABELS]
@@ -118,7 +118,7 @@ def test_of_a_whole_batch_the_loss_is_that_of_three_pairs(
         )
 
 
-def test_of_a_partial_batch_each_pair_is_of_the_samples_that_have_both(audioclip: AudioCLIP) -> None:
+def test_each_pair_uses_the_samples_that_have_both_modalities(audioclip: AudioCLIP) -> None:
     batch = DescribedSample(
         partial(sounds(), 0, 1, 3, 5),
         partial(pictures(), 1, 2, 3, 4, 5),
@@ -146,7 +146,7 @@ def test_a_modality_may_be_absent_altogether(audioclip: AudioCLIP, lacking: str)
     assert float(output.loss.detach()) == pytest.approx(expected + penalty, abs=1e-12)
 
 
-def test_the_same_labels_in_any_order_are_positives_and_samples_without_are_not(audioclip: AudioCLIP) -> None:
+def test_equal_label_sets_are_positives(audioclip: AudioCLIP) -> None:
     batch = Sample(sounds(), pictures(), LABELS)
     groups = [0, 1, 0, 2, 1, 3]
     same = torch.tensor([[a == b for b in groups] for a in groups]).double()
@@ -164,7 +164,7 @@ def test_the_same_labels_in_any_order_are_positives_and_samples_without_are_not(
     assert found == pytest.approx(np.mean(losses), abs=1e-12)
 
 
-def test_a_batch_without_a_pair_leaves_the_penalty_alone(audioclip: AudioCLIP) -> None:
+def test_a_batch_without_pairs_has_only_the_penalty(audioclip: AudioCLIP) -> None:
     output = Contrastive().training_step(audioclip, Sample(sounds(), None, [[]] * 6))
     assert output.loss is not None
     assert float(output.loss.detach()) == pytest.approx(float(audioclip.audio.wavelet_penalty().detach()))
@@ -176,7 +176,7 @@ def test_a_batch_without_a_pair_leaves_the_penalty_alone(audioclip: AudioCLIP) -
 
 
 @pytest.mark.parametrize("positives", ["diagonal", "same_label"])
-def test_every_gradient_of_a_partial_batch_in_parts_is_that_of_the_whole(
+def test_gradients_of_a_partial_batch_in_parts_equal_those_of_the_whole(
     audioclip: AudioCLIP, positives: Any
 ) -> None:
     task = Contrastive(positives=positives)
@@ -229,7 +229,7 @@ def prepared(model: AudioCLIP, **options: Any) -> Contrastive:
     return task
 
 
-def test_in_evaluation_a_sample_is_scored_by_its_audio_else_its_image_else_its_text(
+def test_a_sample_is_scored_by_its_first_modality(
     audioclip: AudioCLIP,
 ) -> None:
     task = prepared(audioclip)
@@ -251,7 +251,7 @@ def test_in_evaluation_a_sample_is_scored_by_its_audio_else_its_image_else_its_t
     assert output.y.tolist()[1] == [0, 1, 1, 0]
 
 
-def test_without_classes_a_sample_has_the_mean_cosine_of_its_modalities(audioclip: AudioCLIP) -> None:
+def test_without_classes_the_score_is_the_mean_cosine_of_modalities(audioclip: AudioCLIP) -> None:
     batch = DescribedSample(
         sounds(), partial(pictures(), 0, 1), None, PartialBatch(torch.tensor([0]), ["rain"])
     )
@@ -265,7 +265,7 @@ def test_without_classes_a_sample_has_the_mean_cosine_of_its_modalities(audiocli
 
 
 def test_targets_are_on_the_device_of_the_model(audioclip: AudioCLIP) -> None:
-    """Several processes gather them, and NCCL takes no CPU tensors."""
+    """Several processes gather them, and NCCL refuses CPU tensors."""
     model = copy.deepcopy(audioclip).to("meta")
     batch = DescribedSample(None, pictures().to("meta"), [["rain"]] * 6, None)
     output = Contrastive().evaluation_step(model, batch)

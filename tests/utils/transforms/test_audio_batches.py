@@ -1,4 +1,4 @@
-"""What every audio transform promises about batches, random streams and its arguments."""
+"""Properties of all audio transforms: batches, random streams, arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ every_shape = pytest.mark.parametrize("channels", [1, 2])
 
 
 def clips(channels: int, *, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Clips in 16-bit units whose level changes, so that RandomCrop's rule about quiet crops acts."""
+    """Make clips in 16-bit units whose level changes, to trigger RandomCrop's rule about quiet crops."""
     generator = torch.Generator().manual_seed(channels)
     envelopes = [torch.linspace(-9, 0, samples).exp2() for samples in LENGTHS]
     return [
@@ -45,7 +45,7 @@ def streams(indices: list[int], epoch: int) -> SampleRandom:
 
 
 def assert_equal_to_rounding(actual: Tensor, expected: Tensor) -> None:
-    """Hold audio to float32's rounding at the clip's own level: 0.016 at a peak of 32768.
+    """Compare audio to float32's rounding at the clip's own level: 0.016 at a peak of 32768.
 
     Sums over a padded clip, and vectorised cosines at its end, round differently from those of one clip.
     """
@@ -77,7 +77,7 @@ def test_a_batch_equals_its_clips_one_by_one(
 
 
 @every_shape
-def test_a_pipeline_of_a_batch_equals_that_of_its_clips(channels: int) -> None:
+def test_a_pipeline_on_a_batch_equals_the_pipeline_on_its_clips(channels: int) -> None:
     samples = clips(channels)
     for epoch in range(10):
         batch = PaddedBatch.stack(samples)
@@ -92,7 +92,7 @@ def test_a_pipeline_of_a_batch_equals_that_of_its_clips(channels: int) -> None:
 
 
 @every_transform
-def test_what_a_transform_draws_does_not_depend_on_the_clips(transform: BatchTransform) -> None:
+def test_random_draws_do_not_depend_on_the_clips(transform: BatchTransform) -> None:
     following = set()
     for samples in ([torch.ones(1, 10)], [torch.ones(1, 64)], [torch.ones(1, 300)], [torch.zeros(2, 1)]):
         random = streams([3], epoch=0)
@@ -102,7 +102,7 @@ def test_what_a_transform_draws_does_not_depend_on_the_clips(transform: BatchTra
 
 
 @every_transform
-def test_what_was_given_is_not_changed(transform: BatchTransform) -> None:
+def test_inputs_are_not_changed(transform: BatchTransform) -> None:
     batch = PaddedBatch.stack(clips(2))
     values, lengths = batch.values.clone(), batch.lengths.clone()
     for epoch in range(5):
@@ -112,7 +112,7 @@ def test_what_was_given_is_not_changed(transform: BatchTransform) -> None:
 
 
 @every_transform
-def test_by_hand_a_transform_follows_torchs_seed(transform: BatchTransform) -> None:
+def test_a_transform_called_alone_follows_torchs_seed(transform: BatchTransform) -> None:
     def transformed(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
         return [transform(sample) for sample in clips(2)]
@@ -122,7 +122,7 @@ def test_by_hand_a_transform_follows_torchs_seed(transform: BatchTransform) -> N
 
 
 @pytest.mark.parametrize("name", ["flip_channel", "flip_time", "scale", "padding", "crop", "noise"])
-def test_by_hand_repeated_calls_differ(name: str) -> None:
+def test_repeated_calls_differ(name: str) -> None:
     torch.manual_seed(0)
     sample = clips(2)[3] if name == "padding" else clips(2)[2]
     results = {tuple(TRANSFORMS[name](sample).flatten().tolist()) for _ in range(20)}
@@ -156,13 +156,13 @@ def test_arguments_are_checked(make: Callable[[], BatchTransform], message: str)
 
 
 def _any(value: Any) -> Any:
-    """Pass what the type checker would refuse, as a protocol can."""
+    """Hide a wrong type from the type checker; a protocol can contain it."""
     return value
 
 
 @pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(1, 2, 5), torch.zeros(1, 5).short()])
 @pytest.mark.parametrize("name", ["flip_time", "scale", "padding", "crop", "noise"])
-def test_what_is_not_a_clip_is_refused(values: Tensor, name: str) -> None:
+def test_other_tensors_than_clips_are_refused(values: Tensor, name: str) -> None:
     with pytest.raises(ValueError, match=r"^values are torch\.\w+ \[.*\]; audio is floating-point \[C, T\]"):
         TRANSFORMS[name](values)
 

@@ -22,7 +22,7 @@ def streams(count: int = 1, epoch: int = 0) -> SampleRandom:
 
 
 def clip(channels: int, samples: int, *, seed: int = 0) -> Tensor:
-    """White noise in 16-bit units, float64."""
+    """Make white noise in 16-bit units, float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(channels, samples, generator=generator, dtype=torch.float64) * 5_000
 
@@ -42,7 +42,7 @@ def test_arrays_become_float32_in_their_own_units(dtype: npt.DTypeLike) -> None:
     assert tensor.tolist() == [[0, 1, 2, 100]]
 
 
-def test_float64_is_kept_and_so_are_two_axes() -> None:
+def test_float64_and_two_axes_are_kept() -> None:
     array = np.random.default_rng(0).normal(size=(2, 50))
     tensor = ToTensor1D()(array)
     assert tensor.dtype == torch.float64
@@ -51,13 +51,13 @@ def test_float64_is_kept_and_so_are_two_axes() -> None:
     assert tensor.abs().min() > 0, "the tensor shares its memory with the array"
 
 
-def test_read_only_and_reversed_arrays_are_taken() -> None:
+def test_read_only_and_reversed_arrays_are_accepted() -> None:
     array = np.arange(5, dtype=np.float32)
     array.flags.writeable = False
     assert ToTensor1D()(array[::-1]).tolist() == [[4, 3, 2, 1, 0]]
 
 
-def test_tensors_are_converted_alone_and_in_batches() -> None:
+def test_single_tensors_and_batches_are_converted() -> None:
     tensor = torch.arange(6, dtype=torch.int16)
     assert ToTensor1D()(tensor).tolist() == [[0, 1, 2, 3, 4, 5]]
     batch = PaddedBatch(tensor.reshape(2, 3), torch.tensor([3, 3]))
@@ -161,7 +161,7 @@ def test_padding_reaches_every_position_equally_often() -> None:
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_clips_that_fit_are_left_alone(train: bool) -> None:
+def test_clips_of_the_right_length_are_unchanged(train: bool) -> None:
     for samples in (10, 11):
         assert torch.equal(RandomPadding(10, train=train)(clip(2, samples)), clip(2, samples))
     for samples in (1, 9, 10):
@@ -200,7 +200,7 @@ def test_a_crop_reaches_every_position_equally_often() -> None:
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_quiet_crop_gives_way_to_the_head_or_the_tail(
+def test_the_head_or_the_tail_replaces_a_quiet_crop(
     levels: tuple[float, float, float], taken: str, channels: int
 ) -> None:
     parts = [level * clip(channels, 100, seed=seed) for seed, level in enumerate(levels)]
@@ -209,7 +209,7 @@ def test_a_quiet_crop_gives_way_to_the_head_or_the_tail(
 
 
 def crop_by_the_rule(sample: npt.NDArray[np.float64], offset: int, out_len: int) -> npt.NDArray[np.float64]:
-    """One clip, in numpy: the rule of the reference word by word."""
+    """Apply the published rule to one clip, in numpy."""
     half = np.std(sample, ddof=1) / 2
     crop, head, tail = sample[:, offset : offset + out_len], sample[:, :out_len], sample[:, -out_len:]
     if np.std(crop, ddof=1) < half:
@@ -236,7 +236,7 @@ def test_crops_of_uneven_clips_follow_the_rule(channels: int) -> None:
     np.testing.assert_array_equal(cropped.values.numpy(), np.stack(expected))
 
 
-def test_deviations_are_unbiased_and_one_sample_has_none() -> None:
+def test_deviations_are_unbiased_and_undefined_for_one_sample() -> None:
     assert RandomCrop(2, train=False)(torch.tensor([[3.0, 1.0, -1.0, -3.0]])).tolist() == [[1.0, -1.0]]
     assert RandomCrop(1, train=False)(torch.tensor([[5.0, 0.0, 5.0]])).tolist() == [[0.0]]
 
@@ -245,7 +245,7 @@ def test_deviations_are_unbiased_and_one_sample_has_none() -> None:
 
 
 def noise_and_snr(sample: Tensor, noise: RandomNoise, count: int) -> tuple[Tensor, Tensor]:
-    """What is added to `count` copies of a clip, and the resulting SNR in dB, measured over all channels."""
+    """Return the noise added to `count` copies of a clip, and the SNR in dB over all channels."""
     batch = copies(sample, count)
     added = noise.batch(batch, streams(count)).values - batch.values
     energy = added.square().sum(dim=(1, 2))
@@ -283,7 +283,7 @@ def test_noise_is_added_with_its_probability() -> None:
     assert abs(share - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 20_000)
 
 
-def test_noise_is_the_same_whether_few_or_many_clips_get_it() -> None:
+def test_noise_does_not_depend_on_the_other_clips() -> None:
     batch = copies(clip(2, 30), 50)
     some = RandomNoise(10.0, 20.0, p=0.3).batch(batch, streams(50)).values
     everywhere = RandomNoise(10.0, 20.0, p=1.0).batch(batch, streams(50)).values
@@ -292,5 +292,5 @@ def test_noise_is_the_same_whether_few_or_many_clips_get_it() -> None:
     assert torch.equal(some[got_noise], everywhere[got_noise])
 
 
-def test_silence_stays_silence() -> None:
+def test_silence_stays_silent() -> None:
     assert RandomNoise(10.0, 20.0, p=1.0)(torch.zeros(2, 100)).count_nonzero() == 0

@@ -1,4 +1,4 @@
-"""Transforms of pictures against those of open_clip and torchvision, alone and in batches."""
+"""Transforms of pictures against those of open_clip and torchvision, single and in batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.transforms import FitImage, NormaliseImage, OneImage, RandomImageCrop
 
 
 def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
-    """A smooth picture with an edge, uint8 `[3, H, W]`."""
+    """Make a smooth picture with an edge, uint8 `[3, H, W]`."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 6, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
@@ -39,7 +39,7 @@ def streams(count: int, epoch: int = 0) -> SampleRandom:
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 140), (140, 90), (64, 64), (300, 301), (224, 400)])
-def test_a_fitted_and_normalised_picture_is_what_clip_is_given(height: int, width: int) -> None:
+def test_fitting_and_normalising_equal_clips_preprocessing(height: int, width: int) -> None:
     pixels = picture(height, width)
     found = NormaliseImage()(FitImage(224)(pixels))
     expected = preprocess_image(pixels.permute(1, 2, 0).numpy())
@@ -49,7 +49,7 @@ def test_a_fitted_and_normalised_picture_is_what_clip_is_given(height: int, widt
     assert float((found - expected).abs().mean()) < 0.3 / 255 / 0.26
 
 
-def test_a_batch_is_fitted_like_its_pictures_one_by_one_also_of_unequal_widths() -> None:
+def test_a_batch_of_unequal_widths_is_fitted_like_single_pictures() -> None:
     pictures = [picture(40, 60), picture(40, 50, seed=1)]
     fitted = FitImage(32).batch(batch_of(*pictures), streams(2))
     assert fitted.lengths.tolist() == [32, 32]
@@ -57,7 +57,7 @@ def test_a_batch_is_fitted_like_its_pictures_one_by_one_also_of_unequal_widths()
         assert torch.equal(row, FitImage(32)(pixels))
 
 
-def test_a_size_of_two_sides_is_covered_and_the_middle_kept() -> None:
+def test_a_picture_covers_a_rectangular_size_and_keeps_its_middle() -> None:
     pixels = torch.zeros(3, 20, 80, dtype=torch.uint8)
     pixels[:, :, 40:] = 200
     fitted = FitImage([10, 20])(pixels)
@@ -66,7 +66,7 @@ def test_a_size_of_two_sides_is_covered_and_the_middle_kept() -> None:
     assert fitted[0, 5, -3] == 200
 
 
-def test_random_crops_are_those_of_the_drawn_boxes_whatever_the_batch() -> None:
+def test_random_crops_do_not_depend_on_the_batch() -> None:
     pictures = [picture(48, 64, seed=seed) for seed in range(6)]
     crop = RandomImageCrop(24, scale=(0.2, 0.8), interpolation="bilinear")
     together = crop.batch(batch_of(*pictures), streams(6)).values
@@ -85,7 +85,7 @@ def test_random_crops_are_those_of_the_drawn_boxes_whatever_the_batch() -> None:
     assert not torch.equal(together, crop.batch(batch_of(*pictures), streams(6, epoch=1)).values)
 
 
-def test_a_whole_picture_of_its_own_shape_is_only_scaled() -> None:
+def test_a_crop_of_the_whole_picture_only_scales_it() -> None:
     pixels = picture(30, 60)
     crop = RandomImageCrop([15, 30], scale=(1.0, 1.0), ratio=(2.0, 2.0))
     assert torch.equal(crop(pixels), functional.resize(pixels, [15, 30], 3))
@@ -101,7 +101,7 @@ def test_half_of_the_pictures_are_mirrored() -> None:
     assert torch.equal(RandomImageFlip(0.0)(pixels), pixels)
 
 
-def test_the_normalisation_is_that_of_the_named_model_or_as_said() -> None:
+def test_the_model_or_the_arguments_decide_the_normalisation() -> None:
     pixels = torch.full((3, 4, 4), 255, dtype=torch.uint8)
     siglip = NormaliseImage(clip="ViT-B-16-SigLIP")(pixels)
     assert torch.allclose(siglip, torch.ones(3, 4, 4))  # (1 - 0.5) / 0.5
@@ -111,7 +111,7 @@ def test_the_normalisation_is_that_of_the_named_model_or_as_said() -> None:
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Frames:
-    """Five pictures of one colour each and of several sizes."""
+    """Make five plain pictures of several sizes."""
     paths = []
     for number in range(5):
         pixels = np.full((20 + number, 30, 3), 40 * number, np.uint8)
@@ -120,12 +120,12 @@ def frames(tmp_path: Path) -> Frames:
     return Frames(tuple(paths))
 
 
-def test_of_several_pictures_the_middle_one_is_evaluated(frames: Frames) -> None:
+def test_evaluation_uses_the_central_picture(frames: Frames) -> None:
     assert OneImage(16, train=False)(frames).unique().tolist() == [80]
     assert OneImage(16, train=False)(Frames(frames.sources[:4])).unique().tolist() == [80]
 
 
-def test_of_several_pictures_one_is_trained_on_by_seed_epoch_and_sample(frames: Frames) -> None:
+def test_training_chooses_a_picture_by_seed_epoch_and_sample(frames: Frames) -> None:
     dataset: Any = [Sample(np.ones((1, 4), np.float32), frames, ["x"]) for _ in range(40)]
 
     def chosen(batch_size: int, epoch: int) -> list[int]:
@@ -169,6 +169,6 @@ def test_mistakes_are_named(make: Any, message: str) -> None:
         make()
 
 
-def test_pictures_of_several_widths_are_not_mirrored_with_their_padding() -> None:
+def test_padded_pictures_are_not_mirrored() -> None:
     with pytest.raises(ValueError, match="differ in width; put OneImage or FitImage before"):
         RandomImageFlip(1.0).batch(batch_of(picture(8, 9), picture(8, 12)), streams(2))

@@ -1,4 +1,4 @@
-"""The contrastive step of three towers, embedded in parts: the gradients of the whole batch."""
+"""Training all towers: in parts of a batch, and at separate learning rates."""
 
 from __future__ import annotations
 
@@ -17,32 +17,24 @@ from ignite_trainer.training.forward import GradientCache
 from ignite_trainer.training.optimization import build_optimizer
 from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
+from tests.utils.tasks.test_tasks import tiny_audioclip
 from utils.datasets import Sample
 from utils.tasks import AudioTextContrastive
 
 CPU = torch.device("cpu")
 LABELS = [["dog"], ["rain"], ["dog"], ["siren"], ["sea waves"], ["rain"]]
 
+RATES = {
+    r"audio\.fbsp\..*|logit_scale.*": 0.5,
+    r"audio\..*": 0.1,
+    r"visual\..*": 0.01,
+    r"(transformer|token_embedding|ln_final)\..*|positional_embedding|text_projection": 0.001,
+}
+
 
 def audioclip() -> AudioCLIP:
-    torch.manual_seed(0)
-    model = AudioCLIP(
-        embed_dim=32,
-        image_resolution=32,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=8,
-        context_length=12,
-        transformer_width=32,
-        transformer_heads=2,
-        transformer_layers=1,
-        n_fft=256,
-        win_length=200,
-        hop_length=100,
-        spec_height=32,
-        spec_width=32,
-        pretrained=False,
-    ).double()
-    # Nothing keeps batch statistics, and the wavelets are none of Fourier's.
+    model = tiny_audioclip(n_fft=256, win_length=200, hop_length=100).double()
+    # Without batch statistics, and with wavelets other than Fourier's.
     apply_rules(
         model, [ParameterRule(match=r"visual\..*", train=False), ParameterRule(match=".*", mode="eval")]
     )
@@ -61,7 +53,7 @@ def gradients(model: AudioCLIP) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("options", "recomputed"), [({}, False), ({"positives": "same_label", "reduction": "mean"}, True)]
 )
-def test_every_gradient_is_that_of_the_whole_batch(options: dict[str, Any], recomputed: bool) -> None:
+def test_gradients_in_parts_equal_those_of_the_whole_batch(options: dict[str, Any], recomputed: bool) -> None:
     model, task = audioclip(), AudioTextContrastive(**options)
     if recomputed:
         model.recompute_activations()
@@ -89,7 +81,7 @@ def test_every_gradient_is_that_of_the_whole_batch(options: dict[str, Any], reco
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
 def test_after_a_fused_step_parts_are_embedded_with_the_new_weights(kind: Any) -> None:
-    """The first embedding of a part has no gradient: there a tower in eval mode keeps wavelets and norms."""
+    """Embedding a part first without gradient must not leave outdated cached wavelets and norms."""
     model, task = audioclip(), AudioTextContrastive()
     plan = apply_rules(model, [ParameterRule(match=".*", mode="eval")])
     optimizer = build_optimizer(kind, {"lr": 1e-3}, plan.groups)
@@ -101,5 +93,26 @@ def test_after_a_fused_step_parts_are_embedded_with_the_new_weights(kind: Any) -
     trainer.run([Batch(torch.arange(6), batch)], max_epochs=1)
     with torch.no_grad():
         found = task.embed(model, batch)["audio"]
-        expected = task.embed(copy.deepcopy(model), batch)["audio"]  # a copy keeps nothing
+        expected = task.embed(copy.deepcopy(model), batch)["audio"]  # a copy caches nothing
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_each_tower_can_have_its_own_learning_rate() -> None:
+    model = tiny_audioclip().double()
+    rules = [ParameterRule(match=match, args={"lr": rate}) for match, rate in RATES.items()]
+    plan = apply_rules(model, rules)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    torch.optim.SGD(plan.groups, lr=100.0).step()
+    moved: dict[float, set[str]] = {}
+    for name, weight in model.named_parameters():
+        step = (before[name] - weight.detach()).unique()
+        torch.testing.assert_close(step, step[:1].expand_as(step))
+        moved.setdefault(round(float(step[0]), 6), set()).add(name.split(".")[0])
+    assert moved == {
+        0.5: {"audio", "logit_scale", "logit_scale_ai", "logit_scale_at"},
+        0.1: {"audio"},
+        0.01: {"visual"},
+        0.001: {"transformer", "token_embedding", "ln_final", "positional_embedding", "text_projection"},
+    }
