@@ -19,7 +19,6 @@ from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.sections import Protocol, Setup
 from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.support.memory import freed_memory
-from ignite_trainer.support.profiling import phase
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
 from ignite_trainer.training.forward import float32_products
@@ -152,7 +151,9 @@ class Stopwatch:
 def _name_data_wait(engine: Engine) -> None:
     """Make the time that an engine waits for its next batch a phase of profiles."""
     waiting: list[record_function] = []
-    engine.add_event_handler(Events.GET_BATCH_STARTED, lambda: waiting.append(phase("data wait").__enter__()))
+    engine.add_event_handler(
+        Events.GET_BATCH_STARTED, lambda: waiting.append(record_function("step/data wait").__enter__())
+    )
     engine.add_event_handler(Events.GET_BATCH_COMPLETED, lambda: waiting.pop().__exit__(None, None, None))
 
 

@@ -23,11 +23,6 @@ IDLE = "device idle"
 _BESIDE = " (beside the step)"
 
 
-def phase(name: str) -> record_function:
-    """Name the computation within a `with` block."""
-    return record_function(PREFIX + name)
-
-
 class Span(NamedTuple):
     """One execution of a phase: start and end in microseconds, and thread."""
 
@@ -79,7 +74,7 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
         activities.append(ProfilerActivity.CUDA)
     everywhere = _ExperimentalConfig(profile_all_threads=True)
     profiler = profile(activities=activities, acc_events=True, experimental_config=everywhere)
-    with profiler, phase(OTHER):
+    with profiler, record_function(PREFIX + OTHER):
         steps(count)
     events: Any = profiler.events() or ()
     on_host = [event for event in events if event.device_type == DeviceType.CPU]

@@ -18,7 +18,6 @@ from ignite_trainer.support.profiling import (
     busy_share,
     device_shares,
     host_shares,
-    phase,
     profile_steps,
 )
 
@@ -140,14 +139,14 @@ def test_a_profile_of_a_device_counts_kernels_but_not_annotations(monkeypatch: p
 
 def test_profiled_steps_are_divided_among_their_phases() -> None:
     def load() -> None:
-        with phase("loading"):
+        with record_function("step/loading"):
             time.sleep(0.02)
 
     def steps(count: int) -> None:
         for _ in range(count):
             loader = threading.Thread(target=load)
             loader.start()
-            with phase("long"):
+            with record_function("step/long"):
                 time.sleep(0.03)
                 with record_function("step/short"), record_function("no phase"):
                     time.sleep(0.01)
