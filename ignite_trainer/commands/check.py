@@ -150,7 +150,7 @@ class Checker:
                 found.findings += self._examine(fitting)
         spaces.append(checkpoint_space(run.protocol, model.size if model else None))
         if model is None:
-            found.facts["Memory"] = "unknown: the model cannot be built"
+            found.facts["Memory"] = "unknown until the errors are fixed"
             return
         found.findings += model.findings
         if model.weights:
