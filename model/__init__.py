@@ -3,8 +3,8 @@
 import getpass
 import os
 
-# torchvision cannot be imported by a user without a name, as of `docker run --user 12345`: torch names a
-# folder after the user.
+# torch names a folder after the user, so importing torchvision fails for users without a name, as in
+# `docker run --user 12345`.
 try:
     getpass.getuser()
 except (KeyError, OSError):

@@ -28,7 +28,7 @@ SMALL = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: several would wait for each other at each of many small convolutions.
+    """Compute on one thread: with more, they would wait for each other in many small convolutions.
 
     On a busy machine that takes ten times as long.
     """
@@ -40,20 +40,20 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_arguments() -> dict[str, object]:
-    """Constructor arguments of an AudioCLIP with small towers (the audio backbone is what it is)."""
+    """Constructor arguments of an AudioCLIP with small image and text towers."""
     return dict(SMALL)
 
 
 @pytest.fixture(scope="session")
 def small_model() -> AudioCLIP:
-    """An AudioCLIP with small towers, in eval mode; not to be changed."""
+    """An AudioCLIP with small towers in eval mode; tests must not change it."""
     torch.manual_seed(1)
     return AudioCLIP(**SMALL, pretrained=False).eval()  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def take_for_released(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Let a file be the released one of its name, whatever its size."""
+    """Make a file count as the released one of its name, whatever its size."""
 
     def take(path: Path) -> None:
         release = replace(releases.RELEASES[path.stem], size_bytes=path.stat().st_size)

@@ -12,7 +12,7 @@ import soundfile
 
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES, read_audio, resample
 
-FORMATS = {  # of libsndfile, where it is not named as the suffix
+FORMATS = {  # libsndfile's names that differ from the suffix
     **dict.fromkeys((".wave", ".bwf"), "WAV"),
     **dict.fromkeys((".oga", ".opus"), "OGG"),
     **dict.fromkeys((".aif", ".aifc"), "AIFF"),
@@ -131,7 +131,7 @@ def test_announced_but_missing_frames_take_no_memory(tmp_path: Path) -> None:
 
 def test_a_sound_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.audio_input.MOST_VALUES", 4000)
-    for suffix in ("wav", "flac"):  # of which the one says how long it is
+    for suffix in ("wav", "flac"):  # only one of which states its length
         soundfile.write(tmp_path / f"clip.{suffix}", np.zeros((2500, 2), np.int16), 44100)
         with pytest.raises(ValueError, match=rf"clip\.{suffix}: too long, 5,000 values of all channels"):
             read_audio(tmp_path / f"clip.{suffix}", 44100)

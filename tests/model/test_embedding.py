@@ -99,7 +99,7 @@ def test_a_batch_equals_a_list_of_its_clips(small_model: AudioCLIP, noise: Calla
 def test_narrow_floating_point_is_widened_before_scaling(
     small_model: AudioCLIP, noise: Callable[..., Array]
 ) -> None:
-    """Times 32768, what float16 holds of -1..1 and beyond is too large for float16."""
+    """Scaled by 32768, values of float16 would overflow it."""
     clip = noise(3000, 3)
     for loudest in (0.9, 7.5):
         half = (clip / np.abs(clip).max() * loudest).astype(np.float16)
@@ -122,7 +122,7 @@ def test_content_in_memory_is_embedded_as_the_file(
     for name, embed in (("clip.flac", small_model.embed_audio), ("image.png", small_model.embed_image)):
         expected = embed(tmp_path / name)
         content = io.BytesIO((tmp_path / name).read_bytes())
-        content.seek(0, io.SEEK_END)  # as it is after writing
+        content.seek(0, io.SEEK_END)  # as after writing
         assert torch.equal(embed(content), expected)
         with (tmp_path / name).open("rb") as file:
             torch.testing.assert_close(embed([content, file])[1:], expected)

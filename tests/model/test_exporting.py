@@ -28,7 +28,7 @@ SHAPES = [(1, 1, 4000), (8, 1, 4000), (1, 1, 6111), (8, 1, 6111), (3, 2, 4321)]
 
 @pytest.fixture(scope="module")
 def model(small_arguments: dict[str, object]) -> AudioCLIP:
-    """A small AudioCLIP whose batch norms have seen something."""
+    """A small AudioCLIP with non-trivial batch norms."""
     torch.manual_seed(0)
     model = AudioCLIP(**small_arguments, pretrained=False)  # type: ignore[arg-type]
     for module in model.audio.modules():

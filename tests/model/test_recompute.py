@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("published_audio_towers")
 
 
 def kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
-    """What autograd keeps of a forward pass."""
+    """Bytes that autograd saves in a forward pass."""
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

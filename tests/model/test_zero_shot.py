@@ -22,7 +22,7 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def model(small_arguments: dict[str, Any]) -> AudioCLIP:
-    """With scales that differ from each other, in train mode."""
+    """A model in train mode, with different scales."""
     torch.manual_seed(3)
     built = AudioCLIP(**small_arguments, pretrained=False)
     with torch.no_grad():

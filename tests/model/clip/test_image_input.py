@@ -67,7 +67,7 @@ def test_unusable_images_are_named(tmp_path: Path) -> None:
 
 
 def test_grey_pictures_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
-    """From files of each kind, from PIL images and from bytes: 0..65535 becomes 0..255."""
+    """0..65535 becomes 0..255 in files, bytes and PIL images."""
     samples = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     expected = (samples / 257).round().astype(np.uint8)
     picture = Image.fromarray(samples)
@@ -113,7 +113,7 @@ def test_integers_up_to_255_are_not_scaled(kind: type[np.integer[Any]]) -> None:
 
 def test_a_picture_with_damaged_exif_data_keeps_its_orientation() -> None:
     file = io.BytesIO()
-    # Two tags: the orientation, quarter of a turn; and one of a type that it cannot have.
+    # Two tags: the orientation, a quarter turn, and one with an impossible type.
     tags = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x01\x53\0\x05\0\0\0\x01\0\0\0\x26"
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + bytes(4) + struct.pack(">II", 72, 1)
     Image.new("RGB", (4, 2), "red").save(file, format="jpeg", exif=exif)

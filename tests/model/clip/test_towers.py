@@ -43,7 +43,7 @@ SENTENCES = ["a dog", "rain on a tin roof"]
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_models(named_towers: Callable[[dict[str, Any]], None]) -> None:
-    """Models that open_clip knows for as long as these tests last."""
+    """Register small models with open_clip for these tests."""
     named_towers(CONFIGS)
 
 
@@ -163,7 +163,7 @@ def test_pictures_are_preprocessed_as_by_open_clip() -> None:
 
 def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     class Words:
-        """As tokenizers of the Hugging Face hub are wrapped: a number for every word, -1 after the end."""
+        """A wrapped tokenizer of the Hugging Face hub: a number for each word, then -1."""
 
         def clean_fn(self, text: str) -> str:
             return text.strip()
@@ -314,7 +314,7 @@ def test_a_saved_model_with_named_towers_comes_back(tmp_path: Path) -> None:
 
 
 def test_vit_b_32_builds_trains_a_step_and_embeds_three_modalities_in_one_space() -> None:
-    """The real one, of 182 million weights."""
+    """The real model, with 182 million weights."""
     torch.manual_seed(0)
     model = AudioCLIP(clip="ViT-B-32-quickgelu", pretrained=False)
     names = ("audio.conv1.weight", "visual.proj", "text_projection", "logit_scale_ai")

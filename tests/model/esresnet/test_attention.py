@@ -54,7 +54,7 @@ def halved(length: int) -> int:
 
 
 def compared(x: Tensor, size: tuple[int, int]) -> None:
-    """Outputs and gradients, bit for bit."""
+    """Compare outputs and gradients bit for bit."""
     found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
     ours, theirs = max_pool_to(found, size), F.adaptive_max_pool2d(expected, size)
     assert torch.equal(ours, theirs)
@@ -73,7 +73,7 @@ def test_halving_and_reducing_to_one(height: int, frames: int, layout: torch.mem
     torch.manual_seed(0)
     height, frames = halved(halved(height)), halved(halved(frames))
     for _ in range(3):
-        # Small whole numbers: most windows have ties, of which the first element gets the gradient.
+        # Small integers: most windows have ties, where the first element gets the gradient.
         x = torch.randint(0, 4, (2, 8, height, frames)).float().contiguous(memory_format=layout)
         compared(x, (halved(height), halved(frames)))
         compared(x, (1, 1))

@@ -204,7 +204,7 @@ def test_the_released_classifiers_head_is_dropped_where_it_differs(
 
 
 def decibel_image() -> Tensor:
-    """Decibels around -60, as of a quiet clip."""
+    """Decibels around -60, as for a quiet clip."""
     return 12.0 * torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(0)) - 60.0
 
 

@@ -146,7 +146,7 @@ def test_bank_cached_under_inference_mode_is_not_used_outside() -> None:
     assert not outside.is_inference()
     torch.testing.assert_close(outside, inside.clone())
     with torch.inference_mode():
-        torch.testing.assert_close(wavelets().eval().bank(), outside)  # parameters that count no versions
+        torch.testing.assert_close(wavelets().eval().bank(), outside)  # parameters without version counters
 
 
 def test_copies_and_pickles_leave_the_cached_bank_behind() -> None:

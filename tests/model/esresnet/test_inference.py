@@ -47,7 +47,7 @@ def tower(**arguments: Any) -> ESResNeXt:
 
 
 def plain(module: ESResNeXt, audio: Tensor) -> Tensor:
-    """The tower's formula, one module after the other, one channel after the other."""
+    """Compute the tower's formula module by module and channel by channel."""
     pooled: Tensor | float = 0.0
     for image in module.decibels(audio).unbind(1):
         x = module.maxpool(torch.relu(module.bn1(module.conv1(image))))
@@ -178,7 +178,7 @@ def test_a_fused_block_equals_its_layers(size: tuple[int, int], stride: int) -> 
     x = images(2, 32, *size)
     before, expected = x.clone(), block(x)
     torch.testing.assert_close(FusedBottleneck(folded(block))(x), expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(x, before)  # which the stage's gate looks at, too
+    assert torch.equal(x, before)  # which the stage's gate reads, too
 
 
 @needs_onednn
@@ -229,9 +229,9 @@ def test_a_fused_tower_rounds_no_worse_than_its_layers(
     assert kept is not None
     assert isinstance(kept.get_submodule("layer1.0"), FusedBottleneck)
     again = features()
-    assert torch.equal(fused, again)  # nothing that is kept was written
+    assert torch.equal(fused, again)  # nothing cached was overwritten
     hook = module.get_submodule("layer1").register_forward_hook(lambda *_: None)
-    plain = features()  # as hooks want to see it
+    plain = features()  # the plain layers, for the hook
     hook.remove()
     assert error(fused) < max(1.5 * error(plain), 1e-5)
 

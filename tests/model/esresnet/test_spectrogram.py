@@ -132,7 +132,7 @@ def test_power_and_its_gradient_are_those_of_windowed_frames(dtype: torch.dtype)
 
 @pytest.fixture(params=["float32_matmul_precision", "allow_tf32", "fp32_precision"])
 def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Allow TensorFloat-32 in each of the ways that torch has for it."""
+    """Allow TensorFloat-32 in each of torch's ways."""
     if request.param == "float32_matmul_precision":
         torch.set_float32_matmul_precision("high")
     elif request.param == "allow_tf32":
@@ -181,7 +181,7 @@ def rounded(x: Tensor) -> Tensor:
 def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
     monkeypatch: pytest.MonkeyPatch, real_data: Callable[[str], Path]
 ) -> None:
-    """TF32 emulated on the CPU: `F.linear` rounds its factors when torch's switch says so at that moment."""
+    """Emulate TF32 on the CPU: `F.linear` rounds its factors while torch's switch is on."""
     linear, rounds = F.linear, list[bool]()
 
     def emulated(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ NOISE = (0.3 * RNG.standard_normal(SAMPLES) * np.where(np.arange(SAMPLES) < 20_0
     np.float32
 )
 KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-MP3_DELAY = 1105  # samples before the sound that a Xing header has decoders leave out
+MP3_DELAY = 1105  # samples before the sound, which decoders skip if there is a Xing header
 
 
 @cache
@@ -60,7 +60,7 @@ def read_and_heard(path: Path) -> tuple[int | str, Heard]:
 
 
 def require_length(content: bytes, samples: int, path: Path) -> None:
-    """Read from the file, from its bytes and by the check: all of one length."""
+    """Check that the file, its bytes and the check have this number of samples."""
     path.write_bytes(content)
     read, heard = read_and_heard(path)
     assert (read, heard.fault, heard.samples) == (samples, None, samples)
@@ -112,7 +112,7 @@ def test_joined_mp3_files_are_all_read(between: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(content + between + content)
     read, heard = read_and_heard(tmp_path / "a.mp3")
     assert read == heard.samples
-    assert 2 * SAMPLES <= heard.samples <= 2 * SAMPLES + 8 * 1152  # codecs pad each of them
+    assert 2 * SAMPLES <= heard.samples <= 2 * SAMPLES + 8 * 1152  # codecs pad each file
 
 
 def test_a_cut_mp3_that_announces_its_length_is_truncated(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_content_is_read_from_its_start_at_any_position() -> None:
 
 def test_bytes_after_the_samples_that_are_not_a_chunk_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(wav(SIZE + 36, SIZE // 2))  # a recorder that was killed after it had updated its header
+    path.write_bytes(wav(SIZE + 36, SIZE // 2))  # a recorder killed after it had updated its header
     read, heard = read_and_heard(path)
     assert (read, heard.fault) == (SAMPLES // 2, None)
     assert heard.note == f"its header promises {SIZE // 2} bytes of samples, and {SIZE // 2} follow them"
@@ -426,7 +426,7 @@ def test_a_failing_file_system_is_not_reported_as_damage(
     (path := tmp_path / "x.flac").write_bytes(encoded("FLAC"))
 
     def fail(*_: object, **__: object) -> None:
-        raise soundfile.LibsndfileError(2)  # as of a network drive: sndfile.h, SF_ERR_SYSTEM
+        raise soundfile.LibsndfileError(2)  # as from a network drive: SF_ERR_SYSTEM in sndfile.h
 
     monkeypatch.setattr(soundfile.SoundFile, "read", fail)
     with pytest.raises(OSError, match=r"x\.flac: cannot be read \(System error\)"):

@@ -22,7 +22,7 @@ BEST = "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
 
 @pytest.fixture(scope="module")
 def arguments(small_arguments: dict[str, Any]) -> dict[str, Any]:
-    """As a protocol has them."""
+    """Arguments as in a protocol."""
     plain: dict[str, Any] = json.loads(json.dumps(small_arguments))
     return {**plain, "pretrained": True, "assets": "/nowhere", "hop_length": 120}
 
@@ -158,7 +158,7 @@ def test_for_another_class_the_message_says_what_to_call(tmp_path: Path) -> None
     said, _, call = str(caught.value).partition(" Build that: ")
     assert said == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
     names: dict[str, Any] = {}
-    exec(call, names)  # what the message says is to be true
+    exec(call, names)  # the message must be right
     assert not names["model"].training and names["model"].hop_length == 100
     assert all(
         torch.equal(value, tower.state_dict()[key]) for key, value in names["model"].state_dict().items()
@@ -211,7 +211,7 @@ def test_without_a_description_the_message_asks_for_the_arguments(
 
 
 def other_values(caught: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the warnings say of arguments that were others in training."""
+    """Return the warnings about arguments that differ from training."""
     found = [record.getMessage() for record in caught.records if record.name == "model.weights.built_from"]
     caught.clear()
     return found

@@ -31,7 +31,7 @@ SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 @pytest.fixture
 def file(web: Web, monkeypatch: pytest.MonkeyPatch) -> RemoteFile:
-    """A published file of 500,000 bytes, served right unless a test tells otherwise."""
+    """A published file of 500,000 bytes, served correctly unless a test says otherwise."""
     monkeypatch.delenv("AUDIOCLIP_MIRROR")
     web.files["v1/weights.pt"] = CONTENT
     return RemoteFile("weights.pt", f"{web.url}/v1/weights.pt", len(CONTENT), SHA256)
@@ -47,7 +47,7 @@ def ranges(web: Web) -> list[str]:
 
 
 def fails(file: RemoteFile, target: Path, reason: str, **arguments: Any) -> None:
-    """Fetching must fail for this reason, say how to help oneself, and leave nothing in place."""
+    """Check that fetching fails for this reason, says what to do, and leaves nothing in place."""
     with pytest.raises(FetchError, match=re.escape(reason)) as caught:
         fetch(file, target, **arguments)
     for part in (str(target), file.url, str(file.size_bytes), SHA256.removeprefix("sha256:")):
@@ -151,7 +151,7 @@ def test_without_range_support_the_download_starts_over(web: Web, file: RemoteFi
     assert ranges(web)[1].startswith("bytes=")
     target.unlink()
     web.script[:] = ["cut 200000"] * 9
-    fails(file, target, "could not be fetched")  # and ends, though bytes come each time
+    fails(file, target, "could not be fetched")  # it ends although bytes arrive each time
 
 
 def test_a_wrong_content_range_does_no_harm(web: Web, file: RemoteFile, target: Path) -> None:
@@ -200,7 +200,7 @@ def test_md5_digests_are_checked(web: Web, file: RemoteFile, target: Path) -> No
 def test_a_file_of_another_size_is_not_downloaded(web: Web, file: RemoteFile, target: Path) -> None:
     web.files["v1/weights.pt"] = b"<html>Log in to the hotel's network</html>"
     fails(file, target, "the server's file has 42 bytes instead of 500000")
-    web.script[:] = ["open"] * 9  # without announcing it
+    web.script[:] = ["open"] * 9  # unannounced
     fails(file, target, "42 bytes came instead of 500000")
     web.files["v1/weights.pt"] = CONTENT + b"more"
     web.script[:] = ["open"] * 9
@@ -312,7 +312,7 @@ def test_concurrent_processes_fetch_once(
 def test_a_killed_process_leaves_neither_lock_nor_file(
     web: Web, file: RemoteFile, target: Path, start: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
-    web.script[:] = ["cut 300000"] + ["503"] * 2  # the first process is in a pause when it is killed
+    web.script[:] = ["cut 300000"] + ["503"] * 2  # so the first process is killed in a pause
     process = start()
     partial = target.with_name("weights.pt.partial")
     deadline = time.monotonic() + 20

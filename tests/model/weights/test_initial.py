@@ -33,7 +33,7 @@ SMALL_CLIP: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
-    """A state dict as torchvision publishes it, of other values."""
+    """A state dict like torchvision's, with other values."""
     torch.manual_seed(3)
     state: dict[str, Tensor] = resnext50_32x4d(weights=None).state_dict()
     return state
@@ -64,7 +64,7 @@ def check_backbone(started: ESResNeXt, random: ESResNeXt, published: dict[str, T
 def test_imagenet_weights_fill_the_backbone_and_nothing_else(
     assets: Path, published: dict[str, Tensor]
 ) -> None:
-    started = tower(pretrained="imagenet", assets=assets)  # its head has as many outputs, and is another
+    started = tower(pretrained="imagenet", assets=assets)  # with a head of the same size, which is not loaded
     check_backbone(started, tower(), published)
     assert started.weights_files == (assets / "resnext50_32x4d-7cdf4587.pth",)
 

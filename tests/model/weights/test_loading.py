@@ -38,7 +38,7 @@ def save_torchscript(path: Path) -> None:
 
 
 def know(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a TorchScript archive count as one whose code is known."""
+    """Add a TorchScript archive to the known ones."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr("model.weights.files.KNOWN_ARCHIVES", frozenset({sha256}))
 
@@ -58,7 +58,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def test_the_known_archives_are_openais() -> None:
-    """open_clip has their addresses, of which the sha256 is a part."""
+    """open_clip has their addresses, which contain the sha256."""
     from open_clip.pretrained import _PRETRAINED
 
     urls = {tags["openai"]["url"] for tags in _PRETRAINED.values() if "url" in tags.get("openai", {})}
@@ -214,13 +214,13 @@ def test_weights_that_are_not_finite_cause_a_warning(caplog: pytest.LogCaptureFi
 def test_prefixes_are_removed_beside_entries_without_them(
     names: list[str], known: set[str], expected: set[str]
 ) -> None:
-    """As of Lightning's modules, whose losses and metrics are entries of their own."""
+    """Lightning's modules have further entries, of losses and metrics."""
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, known, source="x.pt")) == expected
 
 
 class Foreign(nn.Module):
-    """Has names of its own that look like those of wrappers."""
+    """A module whose own names look like those of wrappers."""
 
     def __init__(self, *, compiled: bool = False) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ def test_code_of_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
     assert not canary.exists()
     with pytest.warns(DeprecationWarning):
         torch.jit.load(path)
-    assert canary.exists()  # so that the archive is as hostile as it should be
+    assert canary.exists()  # the archive really is hostile
 
 
 class Touch:

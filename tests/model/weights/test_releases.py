@@ -141,5 +141,5 @@ def test_files_with_name_and_size_of_a_release_have_a_known_hash(tmp_path: Path)
     release, other = tmp_path / "ESRNXFBSP.pt", tmp_path / "CLIP.pt"
     for path in (release, other):
         with path.open("wb") as file:
-            file.truncate(RELEASES["ESRNXFBSP"].size_bytes)  # sparse: it takes no room
+            file.truncate(RELEASES["ESRNXFBSP"].size_bytes)  # sparse, so it needs no space
     assert released_hashes([release, other]) == {release: RELEASES["ESRNXFBSP"].sha256}

@@ -30,8 +30,8 @@ def test_the_newest_finished_run_counts(tmp_path: Path) -> None:
         tmp_path / "a", finished="2026-03-01T00:00:00+00:00", best=["mAP.pt", "other.pt"], last="l.pt"
     )
     run(tmp_path / "b", finished="2026-02-01T00:00:00+00:00", best=["between.pt"])
-    run(tmp_path / "e", finished="2026-04-01T00:00:00+00:00", best=[])  # was evaluated only
-    (tmp_path / "z/checkpoints").mkdir(parents=True)  # still goes on
+    run(tmp_path / "e", finished="2026-04-01T00:00:00+00:00", best=[])  # only evaluated
+    (tmp_path / "z/checkpoints").mkdir(parents=True)  # still running
     assert find_weights(tmp_path) == newest / "checkpoints/mAP.pt"
     assert find_weights(tmp_path / "b") == tmp_path / "b/checkpoints/between.pt"
 
