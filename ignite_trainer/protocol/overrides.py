@@ -66,7 +66,7 @@ class Place(NamedTuple):
     @property
     def sample(self) -> Any:
         """A value of the expected type: the current one, or "" for text; None if any type may do."""
-        if (self.is_argument and self.step == "fold") or takes_one_or_several(self.location):
+        if takes_one_or_several(self.location):
             return None
         value = self.parent.get(self.step) if isinstance(self.parent, dict) else self.parent[self.step]
         return "" if value is None and takes_text(self.location) else value
@@ -262,8 +262,8 @@ def _unknown(said: str, location: Location, root: dict[str, Any], path: tuple[st
 def _value(override: Override, place: Place) -> Any:
     """Read the words as a value of the type of the place's sample.
 
-    For an argument of a class, several words make a list even if it had one value, and a text may replace a
-    boolean, unless it looks like a misspelt one.
+    For an argument of a class, several words or a JSON list may replace one value, and a text a boolean,
+    unless it looks like a misspelt one.
     """
     words, sample = override.words, place.sample
     if isinstance(sample, list):
@@ -278,6 +278,8 @@ def _value(override: Override, place: Place) -> Any:
         return [_scalar(word, sample, override) for word in words]
     if place.is_argument and isinstance(sample, bool) and not _looks_boolean(words[0]):
         sample = ""
+    elif place.is_argument and isinstance(sample, int | float) and words[0].startswith("["):
+        return _as_json(words[0], override, "a number or a JSON list", list)
     return _scalar(words[0], sample, override)
 
 

@@ -240,6 +240,7 @@ def test_a_section_is_replaced_by_json(flag: str, word: str, value: Any) -> None
 
 
 def test_an_argument_can_become_a_list_or_a_text() -> None:
+    assert arg("--factor", "[1, 2]") == [1, 2]
     assert override("--Model.args.factor", "1", "2")["Model"]["args"]["factor"] == [1, 2]
     assert override("--Model.args.flag", "weights.pt")["Model"]["args"]["flag"] == "weights.pt"
 
