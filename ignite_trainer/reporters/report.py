@@ -12,7 +12,7 @@ from ignite_trainer.api.reporter import Evaluated, Measured, Reporter, RunEnd, R
 from ignite_trainer.reporters.page import media, prediction_sections, render
 from ignite_trainer.reporters.page.render import Section
 from ignite_trainer.support.files import write_text
-from ignite_trainer.support.formatting import duration, readable, remarks_on_best
+from ignite_trainer.support.formatting import HONEST, duration, readable, remarks_on_best
 
 _FILES = {
     file_names.PREDICTIONS: "target, prediction and scores of every held-out sample",
@@ -80,11 +80,7 @@ def _lead(run: RunStart, end: RunEnd) -> Section:
     if not end.last_epoch:
         text.append("Evaluation only: nothing was trained.")
     elif best:
-        text.append(
-            "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the "
-            "honest figure."
-        )
-        text += remarks_on_best(entry.epoch for entry in end.best)
+        text += [HONEST, *remarks_on_best(entry.epoch for entry in end.best)]
     if not last and not best:
         text.append("There are no metrics.")
     header = ["metric", f"last epoch ({end.last_epoch})" if end.last_epoch else "value"]

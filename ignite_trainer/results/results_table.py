@@ -23,6 +23,7 @@ from ignite_trainer.results.table_cells import HASH_DIGITS, Entry, Found, make_e
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import write_json, write_text
 from ignite_trainer.support.formatting import (
+    HONEST,
     inert,
     markdown_link,
     markdown_table,
@@ -101,9 +102,7 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
         )
     pairs = zip(entries, figures, strict=True)
     if any(best and entry.newest.held_out and entry.newest.epochs for entry, (_, best) in pairs):
-        said.append(
-            "The held-out fold also chooses the best epoch, so the last epoch's figure is the honest one."
-        )
+        said.append(HONEST)
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
     said += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):

@@ -9,6 +9,9 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
 from urllib.parse import quote
 
+HONEST = (
+    "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the honest figure."
+)
 EPOCH_0 = (
     "Epoch 0 is before the first step. If it is the best, no trained epoch was as good: its weights are the "
     "initial ones, and nothing was learned."

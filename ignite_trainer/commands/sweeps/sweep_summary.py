@@ -13,11 +13,7 @@ from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
 from ignite_trainer.commands.sweeps.groups import SEED, Group, make_groups
 from ignite_trainer.results.leakage import MEANING
 from ignite_trainer.results.record import RunRecord
-from ignite_trainer.support.formatting import inert, markdown_table, readable, remarks_on_best
-
-HONEST = (
-    "The best epoch was chosen on the held-out fold, which flatters it; the last epoch is the honest figure."
-)
+from ignite_trainer.support.formatting import HONEST, inert, markdown_table, readable, remarks_on_best
 
 
 @dataclass(frozen=True, kw_only=True)

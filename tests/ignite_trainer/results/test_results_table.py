@@ -17,6 +17,7 @@ from ignite_trainer.results import results_table
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.results.results_table import to_markdown
 from ignite_trainer.results.table_cells import Found, make_entries
+from ignite_trainer.support.formatting import HONEST
 
 FULL = weights("Full.pt")
 
@@ -319,10 +320,7 @@ def said(*records: RunRecord) -> str:
 def test_the_table_has_only_the_remarks_that_apply() -> None:
     shares = "Figures are those after the last epoch; shares are in per cent."
     assert said(run_record()) == shares
-    assert said(run_record(fold=1)) == (
-        f"{shares} The held-out fold also chooses the best epoch, so the last epoch's figure is the "
-        "honest one."
-    )
+    assert said(run_record(fold=1)) == f"{shares} {HONEST}"
     assert "sample standard deviation" in said(run_record(fold=1), run_record(fold=2))
     assert said(run_record(epochs=9)).endswith(
         '"Training data" marks figures on samples that the model was trained on: not a result.'

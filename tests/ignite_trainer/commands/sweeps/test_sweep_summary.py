@@ -124,7 +124,7 @@ def test_nothing_is_averaged_before_a_run_is_finished() -> None:
 
 
 HONEST = (
-    "The best epoch was chosen on the held-out fold, which flatters it; the last epoch is the honest figure."
+    "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the honest figure."
 )
 
 
