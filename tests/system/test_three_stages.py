@@ -1,4 +1,4 @@
-"""The stages of training on three modalities, by one command, on scenes that are drawn and sounded here."""
+"""The stages of training on three modalities, in one command, on synthetic scenes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ DIRECTIONS = {f"{a} -> {b}" for a, b in itertools.permutations(("audio", "image"
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place to run the command in, as a user would; results, where stages find each other, are in it."""
+    """Run in a folder like a user's; stages find each other in its results."""
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
     monkeypatch.chdir(tmp_path)
 
 
 def run_all(*more: str) -> list[dict[str, Any]]:
-    """Carry out the three protocols by one command; return what each run reached."""
+    """Run the three protocols in one command and return their results."""
     assert cli.main(["-c", "protocols/scenes-*.json", *more], defaults=DEFAULTS) == 0
     results = []
     for stage in STAGES:
@@ -51,11 +51,11 @@ def test_each_stage_starts_from_the_previous_best_weights() -> None:
 
 
 def evaluate(results: str) -> int:
-    """Measure random weights on 25 scenes, in batches that do not divide them."""
+    """Evaluate random weights on 25 scenes, with an incomplete last batch."""
     command = ["-c", str(ROOT / "protocols/scenes-3-full.json"), "-M", results, "-e", "0", "-b", "6"]
     command += ["--Model.args.pretrained", "false", "--Dataset.args.held_out_scenes", "25"]
     command += ["--Dataset.args.seconds", "0.2", "--Reporters", "[]"]
-    with small_backbone():  # a process of its own has no fixtures
+    with small_backbone():  # other processes have no fixtures
         return cli.main(command, defaults=DEFAULTS)
 
 
@@ -80,7 +80,7 @@ def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_folder")
 def test_after_three_stages_all_six_directions_find_matching_items() -> None:
-    """With the shipped protocols as they are: R@1 among 84 scenes that were held out."""
+    """With the shipped protocols, unchanged: R@1 among 84 held-out scenes."""
     querying = run_all()[-1]["evaluations"]["querying"]
     assert set(querying) == DIRECTIONS
     for direction, figures in querying.items():

@@ -1,4 +1,4 @@
-"""What the READMEs say to do with a trained model, done: every such line, with a model that a run trained."""
+"""Run every line of the READMEs that uses a trained model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def blocks(readme: str, language: str) -> list[str]:
 
 
 def commands() -> Iterator[list[str]]:
-    """The words of every command of the READMEs that takes a trained model, without comments."""
+    """Yield the words of every command of the READMEs that uses a trained model."""
     for readme in ("README.md", "model/README.md", "demo/README.md"):
         for block in blocks(readme, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
@@ -47,14 +47,14 @@ def commands() -> Iterator[list[str]]:
 
 
 def expanded(word: str) -> list[str]:
-    """The files that a word of a command stands for where it is a pattern in the home, else the word."""
+    """Expand a word of a command that is a pattern in the home folder."""
     if not word.startswith("~/"):
         return [word]
     return [str(path) for path in sorted(Path.home().glob(word.removeprefix("~/")))]
 
 
 def run_command(words: list[str]) -> int:
-    """Run a line of a README in this process, on small data."""
+    """Run a line of a README in this process, on little data."""
     if words[:2] == ["python", "main.py"]:
         words = [str(ROOT / word) if word.startswith("protocols/") else word for word in words]
         return cli.main([*words[2:], *SMALL_DATA, *QUIET], defaults=DEFAULTS)
@@ -73,7 +73,7 @@ def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder, and home, in which the quickstart's protocol was carried out, on a few short sounds."""
+    """Run the quickstart's protocol on a few short sounds, in a folder that is also the home."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         live_in(folder, patch)
@@ -83,14 +83,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def there(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in that folder, with what a run leaves alone."""
+    """Work in that folder, with nothing but the run's results."""
     live_in(trained, monkeypatch)
     return trained
 
 
 @pytest.fixture
 def own_files(there: Path) -> Iterator[None]:
-    """Files of the user's own that the READMEs name."""
+    """Make the user's files that the READMEs name."""
     sounds = [there / name for name in ("dog.wav", "rain.ogg", "bark.wav")]
     for sound in sounds:
         noise = np.random.default_rng(len(sound.name)).uniform(-0.5, 0.5, 9000)

@@ -1,4 +1,4 @@
-"""Zero-shot classification through the program against scores computed by hand, on real clips."""
+"""Zero-shot classification by the program, against a formula, on real clips."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model(deterministic_weights: Callable[[nn.Module], None]) -> AudioCLIP:
 
 @pytest.fixture(scope="module")
 def checkpoint(model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as the released ones are: a plain state dict."""
+    """Save a plain state dict, as the released files are."""
     path = tmp_path_factory.mktemp("weights") / "deterministic.pt"
     torch.save(model.state_dict(), path)
     return path
@@ -43,7 +43,7 @@ def checkpoint(model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def ten_clips(real_data: Callable[[str], Path], tmp_path: Path) -> Path:
-    """Ten clips of the real ones, of five classes and five folds, in a root of their own."""
+    """Make a data set of ten real clips, of five classes and five folds."""
     source, root = real_data("esc18"), tmp_path / "ten"
     with (source / "meta/esc50.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -64,7 +64,7 @@ def ten_clips(real_data: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def predictions(root: Path, checkpoint: Path, results: Path, *flags: str) -> list[dict[str, str]]:
-    """Run the shipped protocol and read what it predicted."""
+    """Run the shipped protocol and read its predictions."""
     command = ["-c", str(PROTOCOL), "-M", str(results), "--Dataset.args.root", str(root), *flags, *QUIET]
     status = cli.main(
         [*command, "--Model.args.pretrained", str(checkpoint)], defaults=ROOT / "protocols/defaults.json"
@@ -79,7 +79,7 @@ def scores(rows: list[dict[str, str]]) -> NDArray[np.float64]:
 
 
 def by_hand(model: AudioCLIP, root: Path, rows: list[dict[str, str]]) -> NDArray[np.float64]:
-    """softmax(20 cosine) of clips read without any of our loaders; 20 is these weights' scale."""
+    """Compute softmax(20 cosine) of clips without our loaders; 20 is the scale of these weights."""
     assert float(model.logit_scale_at.detach().exp()) == pytest.approx(20.0)
     classes = [key.removeprefix("score: ") for key in rows[0] if key.startswith("score: ")]
     with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from toy_research.numbers import FOLDS, Numbers, written
 
 from ignite_trainer.api.findings import Finding
+from tests.utils.shards.test_keys import tar
 from utils.datasets import Shards
 from utils.shards import reading
 from utils.shards.__main__ import main
@@ -302,14 +302,6 @@ def test_the_check_finds_missing_shards_and_wrong_sizes(tmp_path: Path) -> None:
 # Shards made elsewhere
 
 
-def tar(path: Path, files: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
 def test_shards_made_elsewhere_are_indexed_and_read(
     tmp_path: Path, numbers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,9 +312,17 @@ def test_shards_made_elsewhere_are_indexed_and_read(
     shard.close()
     tar(
         tmp_path / "a.tar",
-        {"__meta__": b"x", "d/one.FLAC": sound, "d/one.json": b'{"label": "dog"}', "d/two.flac": sound},
+        [
+            ("__meta__", b"x"),
+            ("d/one.FLAC", sound),
+            ("d/one.json", b'{"label": "dog"}'),
+            ("d/two.flac", sound),
+        ],
     )
-    tar(tmp_path / "b.tar", {"three.flac": sound, "three.txt": b" a dog barks \n", "three.cls": b"1"})
+    tar(
+        tmp_path / "b.tar",
+        [("three.flac", sound), ("three.txt", b" a dog barks \n"), ("three.cls", b"1")],
+    )
     (tmp_path / "classes.json").write_text('["cat", "dog"]')
     words = ["index", f"{tmp_path}/{{a,b}}.tar", "--to", f"{tmp_path}/manifest.jsonl", "-j", "1"]
     assert main([*words, "--classes", f"{tmp_path}/classes.json"]) == 0
@@ -367,7 +367,7 @@ def test_the_index_of_our_shards_equals_their_manifest(folded: str) -> None:
 def test_shards_that_cannot_be_indexed_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, bytes], said: str
 ) -> None:
-    tar(tmp_path / "a.tar", content)
+    tar(tmp_path / "a.tar", content.items())
     assert main(["index", f"{tmp_path}/a.tar", "--to", f"{tmp_path}/m.jsonl", "-j", "1"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "m.jsonl").exists()

@@ -16,6 +16,7 @@ from ignite_trainer.protocol.sections import ParameterRule, Setup
 from ignite_trainer.training.forward import GradientCache
 from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
+from tests.utils.tasks.test_tasks import tiny_audioclip
 from utils.datasets import MadeScenes, Sample
 from utils.datasets.sample import DescribedSample
 from utils.tasks import Contrastive
@@ -27,23 +28,7 @@ PAIRS = (("audio", "image"), ("audio", "text"), ("image", "text"))
 
 @pytest.fixture(scope="module")
 def audioclip() -> AudioCLIP:
-    torch.manual_seed(0)
-    model = AudioCLIP(
-        embed_dim=32,
-        image_resolution=32,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=8,
-        context_length=12,
-        transformer_width=32,
-        transformer_heads=2,
-        transformer_layers=1,
-        n_fft=256,
-        win_length=200,
-        hop_length=100,
-        spec_height=32,
-        spec_width=32,
-        pretrained=False,
-    ).double()
+    model = tiny_audioclip(multilabel=True, n_fft=256, win_length=200, hop_length=100).double()
     apply_rules(model, [ParameterRule(match=".*", mode="eval")])
     assert model.audio.fbsp is not None
     with torch.no_grad():
