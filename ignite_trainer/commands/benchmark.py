@@ -31,7 +31,7 @@ from ignite_trainer.support.formatting import duration, percent
 from ignite_trainer.support.memory import peak_resident_bytes
 from ignite_trainer.support.profiling import Profile, profile_steps
 from ignite_trainer.support.progress import Progress
-from ignite_trainer.support.terminal import add_row, make_table, show, show_rows
+from ignite_trainer.support.terminal import show_matrix, show_rows
 
 OURS = "this protocol"
 FILE_NAME = "benchmark.json"
@@ -271,34 +271,33 @@ def show_benchmark(found: Benchmark) -> None:
     show_rows(f"{setup['name']}: benchmark", facts.items())
     for name, activity in found.activities.items():
         _show_speeds(name, activity)
-    table = make_table("Share of this protocol's time")
-    table.add_column("")
-    for name in found.activities:
-        table.add_column(name, justify="right")
-    for phase in dict.fromkeys(phase for activity in found.activities.values() for phase in activity.shares):
-        shares = (activity.shares.get(phase) for activity in found.activities.values())
-        add_row(table, phase, *("" if share is None else f"{percent(share)}%" for share in shares))
-    show(table)
+    phases = dict.fromkeys(phase for activity in found.activities.values() for phase in activity.shares)
+    shares = {
+        phase: [
+            f"{percent(activity.shares[phase])}%" if phase in activity.shares else ""
+            for activity in found.activities.values()
+        ]
+        for phase in phases
+    }
+    show_matrix("Share of this protocol's time", list(found.activities), shares)
 
 
 def _show_speeds(title: str, activity: Activity) -> None:
     measure = "median (interquartile range)"
     if len(activity.speeds) > 1:
         measure += "; ratios compare this protocol with the yardstick of the row"
-    table = make_table(f"{title.capitalize()}: {measure}")
-    table.add_column("", overflow="fold")
-    for column in ("ms per step", "samples/s", "time ratio", "speed-up"):
-        table.add_column(column, justify="right")
-    for name, speed in activity.speeds.items():
-        add_row(
-            table,
-            name,
+    rows = {
+        name: [
             _readable(speed.seconds_per_step, unit=1e-3),
             _number(speed.samples_per_second),
             _readable(speed.cost) if speed.cost else "",
             _number(speed.gain.median) if speed.gain else "",
-        )
-    show(table)
+        ]
+        for name, speed in activity.speeds.items()
+    }
+    show_matrix(
+        f"{title.capitalize()}: {measure}", ["ms per step", "samples/s", "time ratio", "speed-up"], rows
+    )
 
 
 def _readable(quartiles: Quartiles, *, unit: float = 1.0) -> str:

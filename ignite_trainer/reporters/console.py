@@ -20,7 +20,7 @@ from ignite_trainer.api.reporter import (
 from ignite_trainer.api.self_description import listing
 from ignite_trainer.support.formatting import duration, readable, remarks_on_best
 from ignite_trainer.support.progress import is_terminal
-from ignite_trainer.support.terminal import add_row, make_table, show, show_matrix, show_rows
+from ignite_trainer.support.terminal import show, show_matrix, show_rows
 
 _SPLITS = {"train": "training set", "test": "held-out set"}
 
@@ -81,18 +81,13 @@ class Console(Reporter):
 
     def on_end(self, end: RunEnd) -> None:
         """Print last and best values side by side, then the paths of checkpoints and results."""
-        best = {entry.label: entry for entry in end.best}
-        table = make_table(f"Results on the held-out set, after {duration(end.seconds)}")
-        table.add_column("metric", overflow="fold")
-        table.add_column(f"last (epoch {end.last_epoch})", justify="right")
-        if best:
-            table.add_column("best (epoch)", justify="right")
-        for label in dict.fromkeys([*end.last, *best]):
-            cells = [label, readable(end.last[label]) if label in end.last else ""]
-            if best:
-                cells.append(f"{readable(best[label].value)} ({best[label].epoch})" if label in best else "")
-            add_row(table, *cells)
-        show(table)
+        best = {entry.label: f"{readable(entry.value)} ({entry.epoch})" for entry in end.best}
+        columns = [f"last (epoch {end.last_epoch})", *(["best (epoch)"] if best else [])]
+        rows = {
+            label: [readable(end.last[label]) if label in end.last else "", best.get(label, "")]
+            for label in dict.fromkeys([*end.last, *best])
+        }
+        show_matrix(f"Results on the held-out set, after {duration(end.seconds)}", columns, rows)
         if self._run.caution:
             show(self._run.caution)
         for remark in remarks_on_best(entry.epoch for entry in end.best):

@@ -73,7 +73,7 @@ def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
     reporter.on_end(end_of(run))
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines]
-    assert ["metric", "last", "(epoch", "2)", "best", "(epoch)"] in rows
+    assert ["last", "(epoch", "2)", "best", "(epoch)"] in rows
     assert ["Val.", "Acc.", "0.9625", "0.9700", "(1)"] in rows
     assert ["Loss", "0.5000"] in rows
     assert "1 h 2 min" in lines[0]
@@ -93,7 +93,7 @@ def test_the_end_table_of_an_evaluation_has_no_best_epoch(
     output = capsys.readouterr().out
     lines = output.splitlines()
     assert lines[0].strip() == "Results on the held-out set, after 1 h 2 min"  # not folded
-    assert ["metric", "last", "(epoch", "0)"] in [line.split() for line in lines]
+    assert ["last", "(epoch", "0)"] in [line.split() for line in lines]
     assert "best" not in output
 
 
