@@ -22,6 +22,7 @@ from .esresnet import spectrogram
 from .esresnet.attention import Gate
 from .esresnet.esresnext import ESResNeXt
 from .esresnet.inference import folded
+from .losses import clamped_scale
 from .zero_shot import embed_labels
 
 ONNX_OPSET = 18
@@ -124,7 +125,7 @@ class ExportableZeroShot(nn.Module):
         super().__init__()
         self.tower = ExportableAudioTower(model.audio, normalize=True)
         self.register_buffer("class_features", embed_labels(model, class_names, template))
-        self.register_buffer("scale", model.logit_scale_at.detach().float().exp().clamp(1.0, 100.0))
+        self.register_buffer("scale", clamped_scale(model.logit_scale_at.detach().float()))
         self.eval()
 
     def forward(self, audio: Tensor) -> Tensor:

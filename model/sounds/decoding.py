@@ -168,7 +168,7 @@ class AudioReader:
                 raise
             if has_second_flac(self._layout.views[0].file):
                 detail = "several FLAC files in one; join them as `sox a.flac b.flac both.flac` does"
-                raise UnusableAudio(f"{self._name}: {detail}.", detail=detail) from None
+                raise self._unusable(detail) from None
             self.note = f"the bytes after its {announced} samples do not decode; they may be a tag"
             block = np.empty((0, self.channels), np.float32)
         self._decoded += len(block)
@@ -181,14 +181,14 @@ class AudioReader:
         self._decoded = 0
         self._file = self._open()
         if (self._file.samplerate, self._file.channels) != (self.rate, self.channels):
-            detail = "consists of streams that differ in sample rate or channels"
-            raise UnusableAudio(f"{self._name}: {detail}.", detail=detail)
+            raise self._unusable("consists of streams that differ in sample rate or channels")
         return self._read(count)
 
     def _compare_with_header(self) -> None:
         if self._length is not None and self._decoded < self._length:
-            detail = f"its header promises {self._length} samples, {self._decoded} can be decoded"
-            raise self._truncated(detail)
+            raise self._truncated(
+                f"its header promises {self._length} samples, {self._decoded} can be decoded"
+            )
         if self._layout.announced not in (0, self._decoded):
             self.note = f"its header promises {self._layout.announced} samples, it has {self._decoded}"
 
@@ -197,6 +197,9 @@ class AudioReader:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise UnusableAudio(f"{self._name}: holds values that are not finite.", fault="not finite")
         refuse_loud(max(-low, high), self._name, "scale it to -1..1 (16-bit units: divide by 32768)")
+
+    def _unusable(self, detail: str) -> UnusableAudio:
+        return UnusableAudio(f"{self._name}: {detail}.", detail=detail)
 
     def _truncated(self, detail: str) -> UnusableAudio:
         return UnusableAudio(f"{self._name}: truncated; {detail}.", fault="truncated", detail=detail)
@@ -226,8 +229,9 @@ class AudioReader:
         if file.format == "RAW":  # libsndfile takes any x.au without a header for raw samples
             raise self._not_decodable("Format not recognised")
         if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-            detail = f"its sample rate is {file.samplerate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are allowed"
-            raise UnusableAudio(f"{self._name}: {detail}.", detail=detail)
+            raise self._unusable(
+                f"its sample rate is {file.samplerate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are allowed"
+            )
         return file
 
     @contextmanager
@@ -235,10 +239,7 @@ class AudioReader:
         """Turn libsndfile's errors into `UnusableAudio`, and raise errors of reading the file themselves."""
         try:
             yield
-        except (
-            RuntimeError,
-            TypeError,
-        ) as error:  # TypeError: a headerless suffix such as .raw
+        except (RuntimeError, TypeError) as error:  # TypeError for a headerless suffix such as .raw
             reason = str(getattr(error, "error_string", None) or error).rstrip(".")
             if getattr(error, "code", None) == _SYSTEM_ERROR:
                 raise OSError(f"{self._name}: cannot be read ({reason}).") from None

@@ -105,14 +105,9 @@ def load_weights(
     )
     if gaps.missing or gaps.unexpected or gaps.misshapen:
         raise MisfitError(f"Weights do not fit {type(module).__name__}. {gaps}", gaps)
-    damaged = [name for name, tensor in fitting.items() if not _is_finite(tensor)]
-    if damaged:
-        logger.warning(
-            "%s: %d tensors have NaN or infinite values, such as %s; so will the embeddings.",
-            source, len(damaged), damaged[0],
-        )  # fmt: skip
     if report.misshapen:
         logger.warning("%s: not loaded, as allowed: %s.", source, "; ".join(report.misshapen))
+    _warn_of_damage(fitting, source)
     module.load_state_dict(fitting, strict=False)
     return report
 
@@ -168,5 +163,14 @@ def _unmatched(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [name for name in names if not any(pattern.fullmatch(name) for pattern in compiled)]
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())  # float8 lacks isfinite
+def _warn_of_damage(state: Mapping[str, Tensor], source: str | Path) -> None:
+    damaged = [
+        name
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and not tensor.float().isfinite().all()  # float8 lacks isfinite
+    ]
+    if damaged:
+        logger.warning(
+            "%s: %d tensors have NaN or infinite values, such as %s; so will the embeddings.",
+            source, len(damaged), damaged[0],
+        )  # fmt: skip
