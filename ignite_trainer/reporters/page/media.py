@@ -1,6 +1,6 @@
-"""Exhibits of a report: the hardest samples, and what the model has learned.
+"""The hardest samples of a report.
 
-Samples are saved in `exhibits/` in the run's folder, where the report of a sweep finds them.
+They are saved in `exhibits/` in the run's folder, where the report of a sweep finds them.
 """
 
 from __future__ import annotations
@@ -62,12 +62,6 @@ def hardest_section(runs: Iterable[Path]) -> list[Section]:
         "true class's score most."
     )
     return [Section(title="Hardest samples", text=[text], parts=[_sample(*pair) for pair in hardest])]
-
-
-def model_section(gallery: Gallery) -> list[Section]:
-    """Show what the model has learned; [] if its task shows nothing."""
-    exhibits = gallery.model()
-    return [Section(title="What was learned", exhibits=exhibits)] if exhibits else []
 
 
 def _describe(predictions: Predictions, row: int) -> dict[str, Any]:

@@ -28,9 +28,6 @@ class Samples(Gallery):
         sound = Exhibit(what="Sound", media_type="audio/ogg", content=bytes(self._size))
         return [Portrait(record={}, exhibits=[sound]) for one in positions if one not in self._gone]
 
-    def model(self) -> list[Exhibit]:
-        return [Exhibit(what="Weights", media_type="image/png", content=b"png", explanation="A line rises.")]
-
 
 @pytest.fixture
 def eight(predict: Predict) -> Predictions:
@@ -104,9 +101,3 @@ def test_a_sweep_shows_the_hardest_of_its_runs(eight: Predictions, predict: Pred
     (section,) = media.hardest_section(folders)
     assert [len(part.exhibits) for part in section.parts] == [0, 1, 1, 1, 1, 1]
     assert media.hardest_section(folders[2:]) == []
-
-
-def test_the_exhibits_of_the_model_are_shown() -> None:
-    (section,) = media.model_section(Samples())
-    assert section.exhibits == Samples().model()
-    assert media.model_section(Gallery()) == []
