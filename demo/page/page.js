@@ -1,10 +1,10 @@
-// The page of demo/app.py: asks the server, shows what it answers. Names of files are only ever set as text.
+// The page of demo/app.py: sends queries and shows the answers. File names are only ever set as text.
 
 const $ = id => document.getElementById(id);
 const LABELS = ["siren", "rain", "clock tick", "chirping birds", "engine", "church bells", "dog barking", "cat", "thunderstorm",
                 "car horn", "coughing", "alarm clock"];
-let trained = new Set();  // texts, where it is known which
-let file = null;  // what is classified: {path} or {upload}
+let trained = new Set();  // trained texts, if known
+let file = null;  // the file to classify: {path} or {upload}
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -19,7 +19,7 @@ function fail(message) {
 
 async function ask(address, body) {
   const response = await fetch(address, {method: "POST", body});
-  const content = await response.json().catch(() => ({error: `The server answers with status ${response.status}.`}));
+  const content = await response.json().catch(() => ({error: `The server answered with status ${response.status}.`}));
   if (!response.ok) throw new Error(content.error);
   return content.answer;
 }
@@ -47,7 +47,7 @@ function pictureCard({path, similarity: value}, index) {
               make("figcaption", {}, name, more("image", path)));
 }
 
-// Rank by a query; where it is a file (kind and source are given), classify it, too.
+// Rank by a query; if it is a file (with kind and source), also classify it.
 async function find(query, title, kind, source) {
   fail("");
   document.body.style.cursor = "progress";
@@ -121,7 +121,7 @@ for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", f
     if (name == "drop" && event.dataTransfer.files.length) send(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
   });
 
-// Recording: the browser's own format is decoded by the browser and sent as WAV, which every server can read.
+// The browser decodes its own recording format and sends WAV, which every server can read.
 let recorder = null;
 $("record").addEventListener("click", async () => {
   if (recorder) return recorder.stop();

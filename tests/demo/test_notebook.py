@@ -39,7 +39,7 @@ def test_every_step_is_explained() -> None:
     sections = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert all(len(source.split()) > 20 for source in sections)
     titles = [source.splitlines()[0] for source in sections if source.startswith("## ")]
-    steps = ["Weights", "What is compared", "Embeddings", "Similarities", "Rankings"]
+    steps = ["Weights", "Items", "Embeddings", "Similarities", "Rankings"]
     assert titles == [f"## {step}" for step in steps]
 
 
