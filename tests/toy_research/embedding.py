@@ -16,7 +16,7 @@ DIMENSIONS = 8
 
 
 class Point(NamedTuple):
-    """One sample; `audio` (float32 `[1, 4096]`) repeats a vector, `image` is another one, or None."""
+    """One sample; `audio` (float32 `[1, 4096]`) repeats a vector, `image` is another vector or None."""
 
     audio: Any
     image: Any
@@ -24,7 +24,7 @@ class Point(NamedTuple):
 
 
 class Points(Dataset[Point]):
-    """`samples` noisy points around one centre a class, in three folds.
+    """`samples` noisy points around one centre per class, in three folds.
 
     `several` gives every third sample a second label and every seventh none.
     """

@@ -23,12 +23,12 @@ from toy_research.signals import Tone, Tones
 
 
 class FaultyTones(Tones):
-    """Tones of which some, by their number, are not as they should be.
+    """Tones of which some, by number, are faulty.
 
     Args:
-        nan: their values are no numbers.
-        gone: their files cannot be read.
-        fatal: the process that loads one of them is killed, if it is a worker.
+        nan: with NaN values.
+        gone: unreadable.
+        fatal: that kill a worker which loads them.
     """
 
     def __init__(

@@ -16,14 +16,13 @@ FOLDS = 4
 
 
 class Numbers(Dataset[Sample]):
-    """Sample i is four times the number i; some cannot be read.
+    """Sample i repeats the number i four times.
 
     Args:
-        count: how many there are.
-        folds: whether each is in a fold.
-        images: whether each has a picture of one colour.
-        silent: whether they are without a sound.
-        gone: those that cannot be read.
+        count: number of samples.
+        folds: whether there are folds.
+        images: whether each has a plain picture.
+        gone: unreadable samples.
     """
 
     class_names = ("even", "odd")
@@ -36,10 +35,9 @@ class Numbers(Dataset[Sample]):
         *,
         folds: bool = False,
         images: bool = False,
-        silent: bool = False,
         gone: Sequence[int] = (),
     ) -> None:
-        self._count, self._folds, self._images, self._silent = count, folds, images, silent
+        self._count, self._folds, self._images = count, folds, images
         self.gone = set(gone)
 
     def __len__(self) -> int:
@@ -48,7 +46,7 @@ class Numbers(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if index in self.gone:
             raise OSError(f"number {index} is cut off")
-        audio = None if self._silent else np.full((1, 4), index, np.float32)
+        audio = np.full((1, 4), index, np.float32)
         image = np.full((3, 2, 5), index % 256, np.uint8) if self._images else None
         return Sample(audio, image, [self.class_names[index % 2]])
 
@@ -57,14 +55,14 @@ class Numbers(Dataset[Sample]):
 
 
 class SaidNumbers(Numbers):
-    """Numbers without sounds or pictures, so that ten thousand of them are written in a second."""
+    """Numbers as texts only: ten thousand are written in a second."""
 
     def files(self, index: int) -> SampleFiles:
         return SampleFiles(None, labels=[self.class_names[index % 2]], text=str(index))
 
 
 def written(folder: Path, numbers: Numbers | None = None, **options: Any) -> Path:
-    """Write numbers, by default a hundred of them, as shards of ten and return the manifest."""
+    """Write numbers, a hundred by default, as shards of ten; return the manifest."""
     given: dict[str, Any] = {"samples": 10, **options}
     make({None: Numbers(100) if numbers is None else numbers}, folder, Options(**given), made_from={})
     return folder / "manifest.jsonl"
