@@ -388,10 +388,17 @@ def test_a_corrupt_clip_is_named(sounds: Path, tmp_path: Path, capsys: pytest.Ca
 def test_another_split_than_the_folds_is_refused_with_the_reason(
     sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results")]
-    for flags in (["--Dataset.args.fold", "random"], ["--Sweep.Dataset.args.fold", "random", "2"]):
-        overrides = ["--Dataset.args.root", str(sounds), "--Model.args.pretrained", "false", *flags]
-        assert cli.main([*command, *overrides], defaults=DEFAULTS) == 2
-        assert "clips cut from one recording share a fold" in capsys.readouterr().err
-    assert cli.main([*command, "--Sweep", "1", "2"], defaults=DEFAULTS) == 2
-    assert "for one key write --Sweep.Setup.seed 1 2" in capsys.readouterr().err
+    shipped, own = ROOT / "protocols/audioclip-esc50.json", tmp_path / "own.json"
+    changes = {"Dataset": {"args": {"root": str(sounds), "fold": "random"}}}
+    own.write_text(json.dumps({"extends": str(shipped), **changes}))
+    results = ["-M", str(tmp_path / "results")]
+    assert cli.main(["-c", str(own), *results, "--Model.args.pretrained", "false"], defaults=DEFAULTS) == 2
+    assert "clips cut from one recording share a fold" in capsys.readouterr().err
+    command = ["-c", str(shipped), *results]
+    for flags, message in (
+        (["--Dataset.args.fold", "random"], "it replaces a number, so write a number"),
+        (["--Sweep.Dataset.args.fold", "random", "2"], "it replaces a number, so write a number"),
+        (["--Sweep", "1", "2"], "for one key write --Sweep.Setup.seed 1 2"),
+    ):
+        assert cli.main([*command, *flags], defaults=DEFAULTS) == 2
+        assert message in capsys.readouterr().err
