@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import tarfile
@@ -30,6 +31,7 @@ ATTEMPTS = 3
 
 _INDEX = "`python -m utils.shards index` makes one"
 _SHOWN = 5
+_MAX_SHARDS = 1_000_000
 
 Content = dict[str, Any]
 """A sample as webdataset has it: `__key__`, and the bytes of each file by its suffix, such as "flac"."""
@@ -88,13 +90,18 @@ def expand(urls: str | Sequence[str]) -> list[str]:
     """Expand patterns such as `data/train-{000000..000127}.tar`.
 
     Raises:
-        ValueError: there is no address, or one of an unsupported kind.
+        ValueError: there is no address, there are too many, or one has an unsupported scheme.
     """
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given or not all(given):
         raise ValueError(
             f"urls is {urls!r}; an address, a pattern of addresses or a list of these is expected."
         )
+    # braceexpand holds all numbers of a range in memory.
+    ranges = [re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern) for pattern in given]
+    counts = [math.prod(abs(int(last) - int(first)) + 1 for first, last in pattern) for pattern in ranges]
+    if max(counts) > _MAX_SHARDS:
+        raise ValueError(f"urls is {urls!r}, which stands for more than {_MAX_SHARDS:,} shards.")
     try:
         found = [url for pattern in given for url in braceexpand(pattern)]
     except ValueError as error:

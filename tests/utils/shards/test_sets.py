@@ -68,6 +68,8 @@ def test_patterns_are_expanded(urls: Any, expected: list[str]) -> None:
     [
         ([], "an address, a pattern of addresses or a list of these is expected"),
         ("", "an address, a pattern of addresses or a list of these is expected"),
+        ("{0..99999999999}.tar", "more than 1,000,000 shards"),
+        ("{0..999}{0..9999}.tar", "more than 1,000,000 shards"),
         ("{a,b.tar", "braces do not close"),
         ("s3://bucket/a.tar", r"For s3: write a pipe: with the command that fetches it"),
         ("pipe:cat a.tar", "a command that would be run.*AUDIOCLIP_PIPES"),
