@@ -1,1 +1,1 @@
-"""Programs to try a model with: search in a folder, a page for the browser, a notebook."""
+"""Demos of a trained model: folder search, a browser page and a notebook."""

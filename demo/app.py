@@ -1,6 +1,7 @@
-"""A page to search a folder by text, sound and picture, and to classify: `python demo/app.py --help`.
+"""Web page that searches a folder and classifies files: `python demo/app.py --help`.
 
-Tornado serves it, which Visdom needs anyway; Gradio would add forty packages, and remote scripts and fonts.
+Tornado, which Visdom requires anyway, serves the page; Gradio would add forty packages and remote scripts
+and fonts.
 The server listens on the loopback address only, and the page loads nothing from other machines.
 """
 
@@ -35,27 +36,28 @@ from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels, label_probabili
 HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20
 UPLOADS_KEPT = 100
-MOST_LABELS = 500
+MAX_LABELS = 500
 _PAGE = Path(__file__).parent / "page"
-_THUMBNAIL = 640  # pixels, the longer side at most
+_THUMBNAIL = 640  # maximum length of the longer side, in pixels
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
 
 
 class Upload(NamedTuple):
-    """The part of an uploaded file that is kept."""
+    """An uploaded file, reduced to its kind and embedding."""
 
     kind: Kind
     embedding: Embedding
 
 
 class Queries:
-    """Rankings and zero-shot classification by text, indexed file or upload; for one thread at a time.
+    """Rankings and zero-shot classification for a text, an indexed file or an upload; not thread-safe.
 
-    A query is a mapping with `text`, or `path` of a file in the index, or `upload` from `take`.
+    A query is a mapping with one of three keys: `text`, `path` (a file in the index) or `upload` (returned by
+    `take`).
 
     Args:
-        model: of the index, in eval mode.
-        index: up to date.
+        model: model that computed the index's embeddings, in eval mode.
+        index: an up-to-date index.
     """
 
     def __init__(self, model: AudioCLIP, index: FolderIndex) -> None:
@@ -63,15 +65,15 @@ class Queries:
         self._uploads: dict[str, Upload] = {}
 
     def take(self, name: str, content: bytes) -> dict[str, str]:
-        """Embed an uploaded file; return its `upload`, for queries, and its `kind`.
+        """Embed an uploaded file; return its `upload` key, for queries, and its `kind`.
 
         Raises:
-            ValueError: it is unusable.
+            ValueError: the file is unusable.
         """
         suffix = Path(name).suffix.lower()
         kind = SUFFIXES.get(suffix)
         if kind is None:
-            raise ValueError(f"{name}: neither a sound nor a picture by its name.")
+            raise ValueError(f"{name}: neither a sound nor a picture by its suffix.")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"file{suffix}"
             path.write_bytes(content)
@@ -85,7 +87,7 @@ class Queries:
         return {"upload": upload, "kind": kind}
 
     def rank(self, query: dict[str, Any], *, count: int = 12) -> dict[str, list[dict[str, Any]]]:
-        """Rank the files of each kind, with path and similarity, best first.
+        """Rank the files of each kind, best first; return their paths and similarities.
 
         Raises:
             ValueError: the file does not exist, or the text is too long.
@@ -101,13 +103,14 @@ class Queries:
     def classify(
         self, query: dict[str, Any], labels: Sequence[str], *, template: str = "{}"
     ) -> list[dict[str, Any]]:
-        """Return the probability of each label, as `AudioCLIP.classify` does, best first.
+        """Return the probability of each label, most probable first, computed as in `AudioCLIP.classify`.
 
         Raises:
-            ValueError: the file does not exist; labels are none, too many or repeated; or a text is too long.
+            ValueError: the file does not exist; there are no labels, too many or duplicates; or a text is too
+                long.
         """
-        if not 1 <= len(labels) <= MOST_LABELS:
-            raise ValueError(f"{len(labels)} labels are given; 1 to {MOST_LABELS} are possible.")
+        if not 1 <= len(labels) <= MAX_LABELS:
+            raise ValueError(f"There are {len(labels)} labels; give 1 to {MAX_LABELS}.")
         file = self._file(query)
         features = torch.from_numpy(file.embedding[None].copy()).to(self._model.device)
         texts = embed_labels(self._model, [str(label) for label in labels], template)
@@ -132,13 +135,13 @@ class _Handler(RequestHandler):
         self.queries, self.index, self.about, self.pool = queries, index, about, pool
 
     def prepare(self) -> None:
-        """Refuse requests of other sites' pages."""
+        """Refuse requests from other sites' pages."""
         origin = self.request.headers.get("Origin")
         if origin is not None and origin != f"{self.request.protocol}://{self.request.host}":
             raise HTTPError(403)
 
     async def answer(self, work: Callable[[], Any]) -> None:
-        """Compute in the only thread that uses the model; show a ValueError to the user."""
+        """Run `work` in the only thread that uses the model; show a ValueError to the user."""
         try:
             self.finish({"answer": await asyncio.get_running_loop().run_in_executor(self.pool, work)})
         except ValueError as error:
@@ -146,7 +149,7 @@ class _Handler(RequestHandler):
             self.finish({"error": str(error)})
 
     def question(self) -> dict[str, Any]:
-        """Return the body, a JSON object."""
+        """Return the request body, which must be a JSON object."""
         try:
             content = json.loads(self.request.body)
         except ValueError as error:
@@ -192,7 +195,7 @@ class _Picture(_Handler):
 
 
 def _thumbnail(path: Path) -> bytes:
-    """Return a small, upright JPEG, which every browser can show."""
+    """Return a small, upright JPEG, which any browser can show."""
     picture, encoded = read_image(path), io.BytesIO()
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     picture.save(encoded, "JPEG", quality=88)
@@ -217,7 +220,7 @@ class _Static(StaticFileHandler):
 
 
 def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]) -> Application:
-    """Assemble the page; it answers only requests to this machine's own names."""
+    """Build the web application; it only answers requests addressed to localhost."""
     shared = {"queries": queries, "index": index, "about": about, "pool": ThreadPoolExecutor(1)}
     application = Application()
     application.add_handlers(
@@ -236,7 +239,7 @@ def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]
 
 
 def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any]:
-    """Describe folder and model for the page, as JSON types."""
+    """Describe the folder and the model for the page, as JSON types."""
     return {
         "folder": "the synthetic examples" if made else str(index.folder),
         "counts": {kind: len(index.paths(kind)) for kind in KINDS},
@@ -251,12 +254,12 @@ def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any
 
 
 def _worth(weights: Weights) -> str:
-    """Explain how reliable the percentage of a label is, in particular of an untrained one."""
-    share = "The percentages of the listed labels add up to 100 %, even if none of them fits. "
+    """Explain how reliable a label's percentage is, particularly if the label is untrained."""
+    share = "The percentages of the listed labels add up to 100 %, even if none of the labels fits. "
     if not weights.trained_labels:
         return share + (
-            "The percentage of a label unlike those in training (for the released weights, classes of "
-            "AudioSet and captions of pictures) is far less reliable, however high it is."
+            "The percentage of a label unlike the training labels (for the released weights, AudioSet "
+            "classes and picture captions) is far less reliable, however high it is."
         )
     return share + (
         f"{weights.trained_on} The percentage of any other label, marked “not trained”, is far less "
@@ -267,10 +270,14 @@ def _worth(weights: Weights) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Serve the page until Ctrl-C; return 0, or 1 on an error."""
     replace_unknown_letters()
-    parser = argparse.ArgumentParser(prog="python demo/app.py", description="A page to search and classify.")
-    parser.add_argument("folder", nargs="?", help="with sounds and pictures; default: synthetic ones")
-    parser.add_argument("--weights", help="as for demo/search.py")
-    parser.add_argument("--port", type=int, default=PORT, help=f"0 for a free one; default: {PORT}")
+    parser = argparse.ArgumentParser(
+        prog="python demo/app.py", description="Serve a web page to search a folder and classify files."
+    )
+    parser.add_argument(
+        "folder", nargs="?", help="folder with sounds and pictures; default: a folder of synthetic examples"
+    )
+    parser.add_argument("--weights", help="weights to use; accepts the same values as in demo/search.py")
+    parser.add_argument("--port", type=int, default=PORT, help=f"port; 0 picks a free one (default: {PORT})")
     given = parser.parse_args(arguments)
     try:
         weights = find_demo_weights(given.weights)

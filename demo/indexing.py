@@ -1,10 +1,11 @@
 """Embed all sounds and pictures of a folder once, keep the embeddings, and rank them.
 
 ```text
-manifest.json              model; files: size, modification time and sha256 by path; contents: rows of the
-array embeddings-<digest>.npy    float32 [N, D] ```
+manifest.json              the model; each file's size, modification time and sha256; the content of each row
+embeddings-<digest>.npy    float32 [N, D]
+```
 
-The manifest names the array and is replaced last, so a killed process leaves the old pair or the new one.
+The manifest names the array and is replaced last, so a killed process leaves the old pair or the new pair.
 
 A ranking is one product of all embeddings with the query, limited by memory bandwidth: a quarter of a second
 for 200,000 embeddings of 1,024 values on one CPU core. An approximate index (FAISS) would save no noticeable
@@ -38,7 +39,7 @@ from utils.datasets.sources.walking import files_below
 
 Embedding: TypeAlias = NDArray[np.float32]
 
-GROUP: dict[Kind, int] = {"audio": 8, "image": 32}  # files embedded at once
+GROUP: dict[Kind, int] = {"audio": 8, "image": 32}  # files per embedding batch
 SAVE_EVERY_SECONDS = 60.0
 MANIFEST = "manifest.json"
 
@@ -53,19 +54,19 @@ class Match(NamedTuple):
     """One line of a ranking."""
 
     path: str
-    """Relative to the folder, with slashes."""
+    """Path relative to the folder, with forward slashes."""
     similarity: float
-    """Cosine of the embeddings, -1 to 1."""
+    """Cosine similarity of the embeddings, -1 to 1."""
 
 
 class Update(NamedTuple):
-    """Numbers of files in an update of an index.
+    """File counts of an index update.
 
     Attributes:
-        found: sounds and pictures in the folder.
-        embedded: files embedded now.
-        removed: files that no longer exist.
-        wrong: paths of unusable files, with the reason.
+        found: number of sounds and pictures in the folder.
+        embedded: number of newly embedded files.
+        removed: number of files that no longer exist.
+        wrong: reason why a file is unusable, by path.
     """
 
     found: int
@@ -75,7 +76,7 @@ class Update(NamedTuple):
 
 
 class FileRecord(NamedTuple):
-    """A file as it was when it was read."""
+    """Size, modification time and hash of a file when it was read."""
 
     size_bytes: int
     mtime_ns: int
@@ -83,7 +84,7 @@ class FileRecord(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, known: FileRecord | None = None) -> FileRecord:
-        """Describe a file; reads it only if its size or time differ from `known`."""
+        """Describe a file; reads it only if its size or modification time differs from `known`."""
         status = path.stat()
         if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
             return known
@@ -100,10 +101,10 @@ class Stored:
 
     Attributes:
         model: the model that computed the embeddings, as JSON types.
-        weights: files of its weights, by path.
+        weights: weights files, by path.
         files: indexed files, by path.
-        embeddings: `[D]` by content: "audio:<sha256>" or "image:<sha256>".
-        unusable: contents that cannot be embedded, with the reason.
+        embeddings: embeddings `[D]`, by content: "audio:<sha256>" or "image:<sha256>".
+        unusable: reason why a content cannot be embedded, by content.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -119,9 +120,9 @@ class FolderIndex:
     Files are identified by content: a renamed, copied or touched file is not embedded again.
 
     Args:
-        folder: searched with all its subfolders, linked ones included, hidden ones excluded.
-        weights: of the embedding model.
-        store: folder for the embeddings; None for one in the cache folder.
+        folder: folder to search, with its subfolders; symbolic links are followed, hidden folders skipped.
+        weights: weights of the embedding model.
+        store: folder for the embeddings; None for a subfolder of the cache folder.
 
     Raises:
         NotADirectoryError: the folder does not exist.
@@ -138,11 +139,11 @@ class FolderIndex:
         self._rows: dict[Kind, Embedding] = {}
 
     def update(self, load: Callable[[], AudioCLIP], *, progress: bool = True) -> Update:
-        """Embed new files and drop deleted ones; keeps what was done if interrupted.
+        """Embed new files and drop deleted files; finished embeddings are kept if interrupted.
 
         Args:
-            load: returns the model; called only if there is something to embed.
-            progress: show the progress.
+            load: function that returns the model; called only if there is something to embed.
+            progress: whether to show a progress bar.
 
         Raises:
             OSError: the embeddings cannot be written.
@@ -179,7 +180,7 @@ class FolderIndex:
         return self._paths[kind]
 
     def rank(self, query: Embedding, kind: Kind, count: int = 10) -> list[Match]:
-        """Return the files of a kind nearest to an embedding `[D]` of norm 1, best first."""
+        """Return the files of a kind that are nearest to a unit-norm embedding `[D]`, best first."""
         if not self._paths[kind]:
             return []
         similarities = self._rows[kind] @ query
@@ -195,7 +196,7 @@ class FolderIndex:
         return row
 
     def _scan(self, before: Stored, now: Stored) -> tuple[dict[str, str], dict[str, str]]:
-        """Return, by path, the content of every file in the folder, or why it cannot be read."""
+        """Return the contents of the readable files and the reasons for the unreadable ones, both by path."""
         contents, wrong = dict[str, str](), dict[str, str]()
 
         def unreadable(path: str, error: OSError) -> None:
@@ -220,7 +221,7 @@ class FolderIndex:
     def _embed(
         self, todo: Mapping[str, str], now: Stored, load: Callable[[], AudioCLIP], progress: bool
     ) -> None:
-        """Embed files, given by content, and store the results, also those of an interrupted update."""
+        """Embed files, keyed by content, and store the results, even if interrupted."""
         model = load() if todo else None  # if this fails, the store stays unchanged
         saved = time.monotonic()
         try:
@@ -242,19 +243,19 @@ class FolderIndex:
 
 
 def embed_files(model: AudioCLIP, kind: Kind, paths: Sequence[Path]) -> list[Embedding | str]:
-    """Embed files of one kind together; return for each its embedding `[D]`, or why it has none."""
+    """Embed files of one kind as a batch; return each file's embedding `[D]`, or the error message."""
     embed = model.embed_audio if kind == "audio" else model.embed_image
     try:
         return [*embed(paths).cpu().numpy()]
     except (ValueError, OSError) as error:
         if len(paths) == 1:
             return [str(error).removeprefix(f"{paths[0]}: ")]
-    # One of them is unusable, so embed each alone; embeddings do not depend on each other.
+    # One of the files is unusable, so embed each alone; embeddings do not depend on each other.
     return [result for path in paths for result in embed_files(model, kind, [path])]
 
 
 def read_store(folder: Path) -> Stored:
-    """Read a store; returns an empty one if it is missing, damaged or in another format, as it is a cache."""
+    """Read a store, which is only a cache: a missing, damaged or differently formatted store is empty."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
         rows = np.load(folder / content["embeddings"], allow_pickle=False)
@@ -272,7 +273,7 @@ def read_store(folder: Path) -> Stored:
 
 
 def write_store(folder: Path, stored: Stored) -> None:
-    """Replace the contents of a store, completely or not at all."""
+    """Replace the contents of a store atomically."""
     rows = np.stack([*stored.embeddings.values()]) if stored.embeddings else np.empty((0, 0), np.float32)
     name = f"embeddings-{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npy"
     part = folder / f"{name}.part"
@@ -289,7 +290,7 @@ def write_store(folder: Path, stored: Stored) -> None:
 
 
 def _facts(stored: Stored) -> dict[str, Any]:
-    """Return everything but the rows, which one model computes alike for the same contents."""
+    """Return everything but the rows, which the model and the contents determine."""
     return {
         "model": stored.model,
         "weights": stored.weights,

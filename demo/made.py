@@ -1,4 +1,4 @@
-"""Synthetic sounds and pictures, to try the demos without a collection."""
+"""Synthetic sounds and pictures for trying the demos without your own files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from utils.fetching.atomic_folder import make_once
 
 SECONDS = 3.0
 SIZE = 320
-"""Width and height of a picture, pixels."""
+"""Width and height of a picture, in pixels."""
 
 _RATE = 44100
 _VERSION = 1
 
 
 def made_collection(folder: Path | None = None) -> Path:
-    """Make a folder with two sounds and a drawing of each class of `MadeSounds`, unless it exists.
+    """Return a folder with two sounds and a drawing per class of `MadeSounds`; make it unless it exists.
 
     Args:
-        folder: to make; None for one in the cache folder.
+        folder: folder to make; None for a subfolder of the cache folder.
     """
     folder = folder or default_cache_folder() / f"made-collection-{_VERSION}"
     make_once(folder, is_complete=Path.exists, fill=_fill)

@@ -1,4 +1,4 @@
-"""Similarity matrices with waveforms, pictures and texts along their sides."""
+"""Plots of similarity matrices whose axes show waveforms, pictures and texts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _WAVEFORM_POINTS = 400
 
 @dataclass(frozen=True)
 class Item:
-    """A row or column of a matrix.
+    """The label of a row or column of a matrix.
 
     Attributes:
-        name: a few words.
-        picture: uint8 `[H, W, 3]`, of a picture.
-        waveform: lowest and highest sample of each part, `[2, parts]`, of a sound.
+        name: short name, of a few words.
+        picture: thumbnail of a picture, uint8 `[H, W, 3]`; None for a sound or a text.
+        waveform: minimum and maximum of each segment of a sound, `[2, segments]`; None for other items.
     """
 
     name: str
@@ -38,21 +38,21 @@ class Item:
 
 
 def sound_item(path: Path) -> Item:
-    """Show a sound by its waveform."""
+    """Return a sound's item, with its waveform."""
     samples = read_audio(path, SAMPLE_RATE, mono=True)[0]
     parts = np.array_split(samples, min(_WAVEFORM_POINTS, len(samples)))
     return Item(name_of(path), waveform=np.array([[p.min() for p in parts], [p.max() for p in parts]]))
 
 
 def picture_item(path: Path) -> Item:
-    """Show a picture by its thumbnail."""
+    """Return a picture's item, with its thumbnail."""
     picture = read_image(path)
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return Item(name_of(path), picture=np.asarray(picture))
 
 
 def name_of(path: Path) -> str:
-    """Return the words of a file's name: "car horn" for `car_horn_1-24074-A-43.wav`."""
+    """Return the words in a file name: "car horn" for `car_horn_1-24074-A-43.wav`."""
     words = re.split(r"[\W\d_]+", path.stem)
     found = [word for word in words if len(word) > 1]
     return " ".join(found) or path.stem
@@ -66,24 +66,24 @@ def show_similarities(
     logits: NDArray[Any],
     title: str,
 ) -> Figure:
-    """Draw a matrix with row items on the left, column items above, and a value in every cell.
+    """Plot a similarity matrix: row items on the left, column items on top, and the cosine in every cell.
 
-    The colour of a cell is the model's probability of the column given the row, the softmax of the row's
-    logits, from 0 to 1. Differences that mean nothing to the model are therefore not coloured.
+    A cell's colour is the model's probability, 0 to 1, of the column given the row: the softmax of the row's
+    logits. Differences that are irrelevant to the model therefore do not show as colour.
 
     Args:
-        similarities: cosines, `[rows, columns]`.
-        rows, columns: the items compared.
-        logits: the cosines times the model's learned scale, `[rows, columns]`.
-        title: of the figure.
+        similarities: cosine similarities, `[rows, columns]`.
+        rows, columns: items that are compared.
+        logits: cosines times the model's learned scale, `[rows, columns]`.
+        title: title of the figure.
 
     Raises:
-        ValueError: shape and items do not match.
+        ValueError: the shape of `similarities` does not match the numbers of items.
     """
     if similarities.shape != (len(rows), len(columns)):
         raise ValueError(
-            f"similarities has shape {list(similarities.shape)}; {len(rows)} rows and {len(columns)} columns "
-            "are named."
+            f"similarities has shape {list(similarities.shape)}; these rows and columns need "
+            f"[{len(rows)}, {len(columns)}]."
         )
     size = (2.4 + 0.95 * len(columns), 1.7 + 0.75 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
@@ -124,7 +124,7 @@ def _draw(axes: Axes, item: Item) -> None:
 def ranking_table(
     similarities: NDArray[Any], queries: Sequence[str], items: Sequence[str], *, k: int = 3
 ) -> str:
-    """List the `k` nearest items (columns) of each query (row), best first, as Markdown."""
+    """Return a Markdown table of the `k` nearest items (columns) of each query (row), best first."""
     first = "| query | " + " | ".join(f"{place}." for place in range(1, min(k, len(items)) + 1)) + " |"
     lines = [first, "|---" * (first.count("|") - 1) + "|"]
     for query, row in zip(queries, similarities, strict=True):

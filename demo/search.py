@@ -1,4 +1,4 @@
-"""Search sounds and pictures by text or by example, and classify them: `python demo/search.py --help`."""
+"""Search for sounds and pictures by text or example, and classify files: `python demo/search.py --help`."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ _EPILOG = """\
   python demo/search.py index ~/recordings
   python demo/search.py search "dog barking" --in ~/recordings
   python demo/search.py search --like bark.wav --in ~/recordings
-  python demo/search.py search --in ~/recordings                   # asks for texts
+  python demo/search.py search --in ~/recordings                   # reads queries from the terminal
   python demo/search.py classify bark.wav photo.jpg --labels dog rain "sea waves" --template "a sound of {}"
 
-Embeddings are kept in $AUDIOCLIP_CACHE, by default ~/.cache/audioclip. A search first embeds new and changed
-files. Sounds and pictures are ranked separately: their similarities to a text are on different scales. The
-probabilities of the labels add up to 1, even if no label is right. With the weights of a run, a line names
-the labels or texts that the run was not trained on.
+Embeddings are stored in $AUDIOCLIP_CACHE (default: ~/.cache/audioclip). A search first embeds new and changed
+files. Sounds and pictures are ranked separately because their similarities to a text are on different scales.
+The probabilities of the labels add up to 1, even if no label is right. If the weights come from a run, a
+warning lists the labels or texts that the run was not trained on.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return 0 on success, 1 on an error or if a file is unusable."""
+    """Run the command.
+
+    Returns:
+        The exit status: 0 on success, 1 on an error or if `classify` meets an unusable file, 130 after
+        Ctrl-C. Unusable files in an indexed folder are only listed.
+    """
     replace_unknown_letters()
     given = _parser().parse_args(arguments)
     try:
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         if given.command == "search":
             _search(index, model, text=given.text, like=given.like, count=given.count)
     except KeyboardInterrupt:
-        print("Stopped. Finished embeddings are kept; the same command resumes.", file=sys.stderr)
+        print("Stopped. Finished embeddings are kept; run the same command to resume.", file=sys.stderr)
         return 130
     except (WeightsError, ValueError, OSError) as error:
         print(f"{error}", file=sys.stderr)
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def printable(text: str) -> str:
-    """Escape control characters and invalid Unicode in a file's name; joiners stay, as emoji need them."""
+    """Escape control characters and invalid Unicode in a file name; keep joiners, which emoji need."""
     return "".join(
         letter if is_plain(letter) and not turns_text(letter) else letter.encode("unicode_escape").decode()
         for letter in text
@@ -83,7 +88,7 @@ def printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python demo/search.py",
-        description="Search for sounds and pictures by text or by example, or classify them.",
+        description="Search for sounds and pictures by text or example, or classify files.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -91,24 +96,39 @@ def _parser() -> argparse.ArgumentParser:
     weights = argparse.ArgumentParser(add_help=False)
     weights.add_argument(
         "--weights",
-        help="released name, file, or folder of a run or of save_pretrained; default: the released ones if "
-        "assets/ has them, otherwise random ones",
+        help="name of a release, a weights file, a run folder, or a folder written by save_pretrained; "
+        "default: the released weights if they are in assets/, otherwise random weights",
     )
     common = argparse.ArgumentParser(add_help=False, parents=[weights])
-    common.add_argument("--store", type=Path, metavar="FOLDER", help="another folder for embeddings")
+    common.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the embeddings; default: a subfolder of the cache folder",
+    )
     index = commands.add_parser("index", parents=[common], help="embed the new files of a folder")
-    index.add_argument("folder", type=Path)
+    index.add_argument("folder", type=Path, help="folder with sounds and pictures")
     search = commands.add_parser("search", parents=[common], help="rank the files of a folder")
     query = search.add_mutually_exclusive_group()
-    query.add_argument("text", nargs="?", help="text to search for; by default, texts are read line by line")
-    query.add_argument("--like", type=Path, metavar="FILE", help="sound or picture to search for")
-    search.add_argument("--in", dest="folder", type=Path, required=True, metavar="FOLDER")
-    search.add_argument("-n", "--count", type=int, default=10, help="of sounds and of pictures (10)")
+    query.add_argument(
+        "text", nargs="?", help="text to search for; default: read texts line by line from stdin"
+    )
+    query.add_argument("--like", type=Path, metavar="FILE", help="sound or picture to search by")
+    search.add_argument(
+        "--in", dest="folder", type=Path, required=True, metavar="FOLDER", help="folder to search"
+    )
+    search.add_argument(
+        "-n", "--count", type=int, default=10, help="sounds and pictures to show, each (default: 10)"
+    )
     classify = commands.add_parser("classify", parents=[weights], help="rank labels by probability")
     classify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="sounds and pictures")
-    classify.add_argument("--labels", nargs="+", action="extend", required=True, metavar="LABEL")
-    classify.add_argument("--template", default="{}", help="text around a label, with {} in its place")
-    classify.add_argument("-n", "--count", type=int, default=10, help="labels shown for each file (10)")
+    classify.add_argument(
+        "--labels", nargs="+", action="extend", required=True, metavar="LABEL", help="candidate labels"
+    )
+    classify.add_argument(
+        "--template", default="{}", help="prompt template, with {} where the label goes (default: {})"
+    )
+    classify.add_argument("-n", "--count", type=int, default=10, help="labels to show per file (default: 10)")
     return parser
 
 
@@ -116,7 +136,8 @@ def _report(update: Update, index: FolderIndex) -> None:
     found = {"sound": len(index.paths("audio")), "picture": len(index.paths("image"))}
     counts = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in found.items())
     print(
-        f"{counts}; embedded now: {update.embedded}, gone: {update.removed}, unreadable: {len(update.wrong)}",
+        f"{counts}; newly embedded: {update.embedded}, removed: {update.removed}, "
+        f"unusable: {len(update.wrong)}",
         file=sys.stderr,
     )
     for path, why in [*update.wrong.items()][:_WRONG_SHOWN]:
@@ -134,9 +155,9 @@ def _search(
         _warn_of_untrained(index.weights, [text])
         _show(index, load().embed_text(text).cpu().numpy()[0], count)
     else:
-        model, said = load(), False
+        model, warned = load(), False
         while line := _ask():
-            said = said or _warn_of_untrained(index.weights, [line])
+            warned = warned or _warn_of_untrained(index.weights, [line])
             try:
                 _show(index, model.embed_text(line).cpu().numpy()[0], count)
             except ValueError as error:  # too long
@@ -144,7 +165,7 @@ def _search(
 
 
 def _warn_of_untrained(weights: Weights, labels: Sequence[str], template: str = "{}") -> bool:
-    """Warn about labels that are not trained texts in this template; return whether there are any."""
+    """Warn about labels that do not form training texts in this template; return whether there are any."""
     caveat = weights.caveat(labels, template)
     if caveat:
         print(printable(caveat), file=sys.stderr)
@@ -152,14 +173,14 @@ def _warn_of_untrained(weights: Weights, labels: Sequence[str], template: str = 
 
 
 def _ask() -> str:
-    """Read the next text; empty at the end."""
+    """Read the next text from stdin; an empty text means the end."""
     if sys.stdin.isatty():
         print("Text (empty to end): ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip()
 
 
 def embed_query(model: AudioCLIP, path: Path) -> Embedding:
-    """Embed a sound or a picture, `[D]`; raise a ValueError if it is neither, or unusable."""
+    """Return the embedding `[D]` of a sound or picture; raise ValueError for any other or unusable file."""
     kind = kind_of(path, name=str(path))
     (result,) = embed_files(model, kind, [path])
     if isinstance(result, str):
@@ -168,7 +189,7 @@ def embed_query(model: AudioCLIP, path: Path) -> Embedding:
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    """Raise a ValueError for likely mistakes in a command: a single label, or a label that is a file."""
+    """Raise ValueError for likely mistakes in a command: a single label, or a file among the labels."""
     if len(labels) < 2:
         raise ValueError(f"--labels has only {labels[0]!r}; give two or more, separated by spaces.")
     for label in labels:

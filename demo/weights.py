@@ -1,4 +1,4 @@
-"""Choose the model of a demo, and say what it cannot do; model/ builds and loads it."""
+"""Choose the weights of a demo and describe their limits; `model` builds and loads the network."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from model.weights.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
 SEED = 0
-_LISTED = 12  # labels; more are only counted
+_LISTED = 12  # labels to list; further labels are only counted
 
 LIMITS = (
-    "The weights are random. A text then says nothing about a sound or picture, nor a picture about a sound: "
-    "such rankings, and all zero-shot classification, are arbitrary. Only similarity within a kind, among "
-    "sounds or among pictures, means something, and far less than with a trained model. To get the released "
-    f"weights (537 MB): python -m utils.fetch {RELEASED}"
+    "The weights are random. Rankings between texts, sounds and pictures, and all zero-shot classification, "
+    "are therefore arbitrary. Only similarities among sounds or among pictures mean something, and far less "
+    f"than with a trained model. To download the released weights (537 MB): python -m utils.fetch {RELEASED}"
 )
-"""Message of the demos if the model is untrained."""
+"""Message that the demos show if the model is untrained."""
 
 _SCORE = "score: "
-_ABOUT = {"image": "pictures", "text": "texts that are not trained labels", "audio": "sounds"}
-# For each tower, its part of `AudioCLIP`'s argument `pretrained`, and the names of its weights.
+_ABOUT = {"image": "pictures", "text": "texts that are not training labels", "audio": "sounds"}
+# By tower: its key in `AudioCLIP`'s argument `pretrained`, and a pattern of its weights' names.
 _TOWERS = {
     "image": ("clip", re.compile(r"visual\..+")),
     "text": ("clip", re.compile(r"(text|transformer|token_embedding|ln_final)\..+|positional_embedding")),
     "audio": ("audio", re.compile(r"audio\..+")),
 }
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "window", "fbsp.bias")  # no parameters
+# Suffixes of entries that are not parameters.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "window", "fbsp.bias")
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Weights:
     """The weights of a demo, found but not loaded.
 
     Attributes:
-        name: shown on pages and in the terminal.
+        name: name to show on the page and in the terminal.
         source: path for `AudioCLIP.from_pretrained`; None for random weights.
-        files: whose contents define the model.
-        arguments: of the network's constructor, other than the published ones.
-        limits: what cannot be done with them, or None.
-        trained_labels: classes of the run that trained them; empty if unknown.
-        trained_templates: texts around these labels, with `{}` in their place.
+        files: files whose contents define the model.
+        arguments: arguments of the network's constructor that differ from the published model's.
+        limits: sentence about the limits of these weights; None if there are none.
+        trained_labels: classes of the run that trained the weights; empty if unknown.
+        trained_templates: prompt templates of that run, with `{}` where the label goes.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Weights:
 
     @property
     def trained_on(self) -> str:
-        """A sentence that names the trained labels; "" if they are unknown."""
+        """Sentence that lists the training labels; "" if they are unknown."""
         labels, templates = self.trained_labels, self.trained_templates
         if not labels:
             return ""
@@ -75,14 +75,14 @@ class Weights:
 
     @property
     def trained_texts(self) -> list[str]:
-        """The trained labels in the trained templates."""
+        """Training texts: every training label in every prompt template."""
         return [text.replace("{}", label) for text in self.trained_templates for label in self.trained_labels]
 
     def caveat(self, labels: Sequence[str], template: str = "{}") -> str | None:
-        """Warn, in one line, about labels that are not trained texts in this template.
+        """Return a one-line warning about labels that do not form training texts in this template.
 
         Returns:
-            The warning, or None if all were trained or the run's labels are unknown.
+            The warning, or None if all texts are training texts or the run's labels are unknown.
         """
         known = set(map(_plain, self.trained_texts))
         texts = [template.replace("{}", label) for label in labels]
@@ -97,14 +97,14 @@ class Weights:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What embeddings depend on besides the contents of `files`, as JSON types."""
+        """Everything besides the contents of `files` that determines the embeddings, as JSON types."""
         about: dict[str, Any] = {"arguments": json.loads(json.dumps(self.arguments))}
         if self.source is None:
             about["random"] = {"seed": SEED, "torch": torch.__version__}
         return about
 
     def load(self) -> AudioCLIP:
-        """Build the model in eval mode, on a GPU if possible; raise a WeightsError if they do not fit."""
+        """Build the model in eval mode, on a GPU if possible; raise WeightsError if the weights misfit."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.source is not None:
             return AudioCLIP.from_pretrained(self.source, device=device, **self.arguments)
@@ -114,16 +114,16 @@ class Weights:
 
 
 def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSETS) -> Weights:
-    """Find the weights to use; downloads only weights that are named.
+    """Find the weights to use; released weights are downloaded only if `source` names them.
 
     Args:
-        source: None for the released weights if `assets` has them, and otherwise random ones; "untrained" for
-            random ones; the name of a released file; the path of a file of weights; the folder of a run, or
-            of all runs of a protocol; or a folder written by `AudioCLIP.save_pretrained`.
+        source: name of a release, a weights file, a run folder, a folder with all runs of a protocol, or a
+            folder written by `AudioCLIP.save_pretrained`; "untrained" for random weights; None for the
+            released weights if they are in `assets`, and otherwise random weights.
         assets: folder of the released weights.
 
     Raises:
-        WeightsError: they do not exist, or belong to another model than an AudioCLIP.
+        WeightsError: the weights do not exist, or do not belong to an AudioCLIP.
     """
     if source is None:
         release = RELEASES[RELEASED]
@@ -149,7 +149,7 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
 
 
 def _labels_of_run(path: Path) -> tuple[str, ...]:
-    """Return the classes named by the scores in the run's `predictions.csv`, if it exists."""
+    """Return the classes in the score columns of the run's `predictions.csv`, or () without this file."""
     table = path.resolve().parent.parent / "predictions.csv"
     if path.resolve().parent.name != "checkpoints" or not table.is_file():
         return ()
@@ -159,13 +159,13 @@ def _labels_of_run(path: Path) -> tuple[str, ...]:
 
 
 def _templates_of_run(path: Path) -> tuple[str, ...]:
-    """Return the templates of the run's task."""
+    """Return the prompt templates of the run's task."""
     given = _args_of_run(path, "Task").get("template", "{}")
     return tuple(map(str, given if isinstance(given, list) else [given])) or ("{}",)
 
 
 def _limits_of_run(path: Path) -> str | None:
-    """Say which towers have random weights; None if none has, or if this is unknown."""
+    """Return a sentence about the towers with random weights; None if there are none or this is unknown."""
     towers = _random_towers(path)
     if not towers:
         return None
@@ -177,7 +177,7 @@ def _limits_of_run(path: Path) -> str | None:
 
 
 def _random_towers(path: Path) -> list[str]:
-    """Name the towers that a run neither trained nor loaded from a file."""
+    """List the towers that the run neither trained nor loaded from a file."""
     given = _args_of_run(path, "Model").get("pretrained", True)
     frozen = path.resolve().with_name("frozen_weights.pt")
     if given is True or not frozen.is_file():
@@ -197,7 +197,7 @@ def _random_towers(path: Path) -> list[str]:
 
 
 def _args_of_run(path: Path, section: str) -> dict[str, Any]:
-    """Return the arguments in a section of the run's protocol, or none without a readable protocol."""
+    """Return the arguments in a section of the run's protocol, or {} without a readable protocol."""
     folder = path.resolve().parent
     try:
         args = json.loads((folder.parent / "protocol.json").read_text(encoding="utf-8-sig"))[section]["args"]

@@ -231,7 +231,7 @@ def test_no_label_is_marked_if_trained_labels_are_unknown(page: Page, address: s
     page.set_input_files("#file", folder / "rain.png")
     page.wait_for_selector("#classes li")
     assert "not trained" not in page.inner_text("#classes")
-    assert "add up to 100 %, even if none of them fits" in page.inner_text("#worth")
+    assert "add up to 100 %, even if none of the labels fits" in page.inner_text("#worth")
 
 
 @pytest.mark.parametrize("width", [390, 830, 1280])
@@ -314,5 +314,5 @@ def test_old_uploads_are_dropped(
     assert queries.rank({"upload": last})["image"][0]["path"] == "rain.png"
     with pytest.raises(ValueError, match="Drop it again"):
         queries.rank({"upload": first})
-    with pytest.raises(ValueError, match="0 labels are given; 1 to 500 are possible"):
+    with pytest.raises(ValueError, match="There are 0 labels; give 1 to 500"):
         queries.classify({"upload": last}, [])

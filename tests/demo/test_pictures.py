@@ -53,7 +53,7 @@ def test_a_waveform_shows_the_extremes_of_its_parts(tmp_path: Path) -> None:
 
 
 def test_a_matrix_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"has shape \[2, 3\]; 1 rows and 1 columns are named"):
+    with pytest.raises(ValueError, match=r"has shape \[2, 3\]; these rows and columns need \[1, 1\]"):
         show_similarities(SIMILARITIES, [Item("a")], [Item("b")], logits=SIMILARITIES, title="")
 
 
