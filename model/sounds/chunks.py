@@ -1,5 +1,6 @@
-"""Finds the samples of files that consist of chunks (WAV, RF64, W64, AIFF, CAF), and of AU files."""
+"""Finds the samples in files that consist of chunks (WAV, RF64, W64, AIFF, CAF), and in AU and NIST SPHERE files."""
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -15,6 +16,8 @@ _MISCOUNTED = 44  # bytes: some writers count their own header; so short a cut i
 def chunk_layout(file: BinaryIO) -> Layout:
     """Make samples of unknown size decode to the end of the file, and detect missing samples."""
     magic = read_bytes(file, 0, 12)
+    if magic[:7] == b"NIST_1A":
+        return _nist(file)
     form = _FORMS.get(magic[:4])
     chunk = _au(magic) if form is None else _samples_chunk(file, form)
     if chunk is None:
@@ -25,11 +28,8 @@ def chunk_layout(file: BinaryIO) -> Layout:
     if 0 < chunk.size < _PLACEHOLDER:
         padded = chunk.size + (-chunk.size % form.multiple if form else 0)
         more = available > chunk.size and not _only_chunks(file, form, chunk.start + padded)
-        promise = f"its header promises {chunk.size} bytes of samples"
-        return Layout(
-            cut=f"{promise}, the file has {available}" if chunk.size - available > _MISCOUNTED else "",
-            note=f"{promise}, and {available - chunk.size} follow them" if more else "",
-        )
+        note = f"its header promises {chunk.size} bytes of samples, and {available - chunk.size} follow them"
+        return Layout(cut=_cut(chunk.size, available), note=note if more else "")
     if available <= chunk.size or (chunk.size == 0 and not _only_chunks(file, form, chunk.start)):
         head = bytearray(read_bytes(file, 0, chunk.start))
         first, stop = chunk.field
@@ -37,6 +37,34 @@ def chunk_layout(file: BinaryIO) -> Layout:
         head[first:stop] = size.to_bytes(stop - first, chunk.order)
         return Layout(views=(View(file, bytes(head), chunk.start),))
     return Layout()
+
+
+def _cut(promised: int, available: int) -> str:
+    """Say how many bytes of samples the header promises and the file has, or "" if none are missing."""
+    if promised - available <= _MISCOUNTED:
+        return ""
+    return f"its header promises {promised} bytes of samples, the file has {available}"
+
+
+def _nist(file: BinaryIO) -> Layout:
+    """Detect missing samples in a NIST SPHERE file, which libsndfile would read without an error."""
+    head = read_bytes(file, 0, 1024)
+    if b"embedded-" in head:  # compressed, which libsndfile refuses
+        return Layout()
+    start, count, channels, width = (
+        int(found[1]) if (found := re.search(pattern, head)) else default
+        for pattern, default in _NIST_FIELDS.items()
+    )
+    return Layout(cut=_cut(count * channels * width, size_of(file) - start))
+
+
+_NIST_FIELDS = {
+    rb"\n *(\d+)\n": 1024,  # bytes of the header
+    rb"sample_count -\w+ (\d+)": 0,
+    rb"channel_count -\w+ (\d+)": 1,
+    rb"sample_n_bytes -\w+ (\d+)": 2,
+}
+"""Patterns of the header's numbers, and their defaults."""
 
 
 class _Form(NamedTuple):

@@ -262,7 +262,7 @@ def test_other_formats_of_unknown_size_are_read_to_the_end(
     require_length(changed, SAMPLES, tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "OGG"])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "OGG"])
 def test_reading_and_checking_both_report_truncation(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     for part in (0.3, 0.99):
