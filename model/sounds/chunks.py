@@ -1,4 +1,4 @@
-"""Finds the samples in files that consist of chunks (WAV, RF64, W64, AIFF, CAF), and in AU and NIST SPHERE files."""
+"""Finds the samples in chunk files (WAV, RF64, W64, AIFF, CAF), AU and NIST SPHERE files."""
 
 import re
 from collections.abc import Iterator
