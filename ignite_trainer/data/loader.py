@@ -1,4 +1,4 @@
-"""The batches of one split: read or loaded, sent to the device, augmented there."""
+"""Batches of one split: loaded, copied to the device and augmented."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Batch(NamedTuple):
     Attributes:
         indices: positions of the samples in the data set, int64 `[B]`, on the CPU.
         sample: the data set's sample type with every field collated: a tensor `[B, ...]` on the device, a
-            list of values that are not numeric, or None if no sample has the field. Unequal lengths give a
-            `PaddedBatch` where the loader accepts them, and a field that some samples lack a `PartialBatch`.
-            `sample` is None if the batch is empty. That happens in evaluation alone: the samples are
-            unreadable, or other processes have them.
+            list of non-numeric values, or None if no sample has the field. Values of unequal length become a
+            `PaddedBatch` if the loader accepts them; a field that some samples lack becomes a `PartialBatch`.
+            `sample` is None for an empty batch, which occurs only in evaluation: its samples are unreadable,
+            or the other processes hold all of them.
     """
 
     indices: Tensor
@@ -53,39 +53,39 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FieldTransform:
-    """A transform and the field of a sample it acts on, by default the first."""
+    """A transform and the sample field it acts on, by default the first field."""
 
     apply: Callable[..., Any]
     field: str | None = None
     where: str = "Transforms"
-    """JSON path, for messages."""
+    """JSON path of the transform, for error messages."""
 
 
 class SplitLoader:
-    """The batches of one split, in an order and with an augmentation given by (seed, epoch) alone.
+    """The batches of one split; the seed and the epoch alone determine their order and augmentation.
 
     ```text
-    worker:  sample -> transforms up to the last that takes one sample at a time -> collate
-    device:                                     transforms that take a whole batch -> Batch
+    worker:  sample -> transforms, up to the last one that takes single samples -> collate
+    device:                                       transforms that take whole batches -> Batch
     ```
 
-    Each transform draws from a separate random stream for each sample, so it may run in either place. If all
-    transforms take whole batches and the data set can read them, there are no workers: a thread reads the
-    next batch while a step runs. The workers of a streamed data set (see `api/streamed.py`) make whole
-    batches, each from a contiguous stretch.
+    Each transform has a separate random stream for each sample, so its random numbers do not depend on where
+    it runs. If all transforms take whole batches and the data set can read whole batches, no workers are
+    started: a thread reads the next batch while a step runs. For a streamed data set (see `api/streamed.py`),
+    the workers return whole batches, each read from a contiguous slice of the order.
 
     Args:
-        dataset: the split.
-        transforms: in the order they are applied.
-        batch_size: size of the batches of all processes together; each process gets a part of every batch.
-        workers: loader processes, at most one for each processor.
-        shuffle: whether the order is random.
-        drop_last: whether an incomplete last batch is left out, and empty batches are refused: in training.
-        seed: of order and augmentation, together with the epoch.
-        device: where the batches go.
-        unequal_lengths: whether transforms may leave samples of unequal length.
-        batches: reads whole batches of the data set (see `transfer.batches_of`).
-        unreadable: decides about unreadable samples; by default they end the run.
+        dataset: data set of the split.
+        transforms: transforms in the order of application.
+        batch_size: global batch size; each process gets a part of every batch.
+        workers: number of loader processes, limited to the number of processors.
+        shuffle: whether to shuffle the samples in each epoch.
+        drop_last: whether to drop an incomplete last batch and refuse empty batches, as training requires.
+        seed: seed of the order and the augmentation, combined with the epoch.
+        device: device that the batches are copied to.
+        unequal_lengths: whether a batch may contain samples of unequal length after the transforms.
+        batches: reader of whole batches, if the data set supports it (see `transfer.batches_of`).
+        unreadable: policy for unreadable samples; by default, the first one ends the run.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class SplitLoader:
                 stand_in=drop_last and self.unreadable.may_skip,
             )
         self._batches = None if self._sample_steps or self._streamed else batches
-        # Batches may come in smaller types than the samples.
+        # Batches may have smaller dtypes than single samples.
         self._dtypes = [_dtype(field) for field in first_readable(dataset)] if self._batches else []
         self._loader: DataLoader[Any] | None = None
         self._transfer = Transfer(device)
@@ -151,20 +151,20 @@ class SplitLoader:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether each process reads a stretch of the epoch's order instead of a part of each batch."""
+        """Whether each process reads a slice of the epoch's order instead of a part of each batch."""
         return self._streamed is not None
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
-        """Choose the epoch of the next iteration; its first `start` batches are left out and not loaded."""
+        """Set the epoch of the next iteration, and skip its first `start` batches without loading them."""
         self._epoch = epoch
         self._start = start
 
     def close(self) -> None:
-        """End the workers, which otherwise wait for the next iteration."""
+        """Stop the workers, which otherwise wait for the next iteration."""
         self._loader = None
 
     def one(self, index: int, *, epoch: int, transformed: bool = True) -> Any:
-        """Load one sample as a batch of one, with the augmentation of the epoch if `transformed`.
+        """Load one sample as a batch of size 1, augmented as in the given epoch if `transformed`.
 
         Raises:
             ProtocolError: the sample cannot be read.
@@ -185,11 +185,11 @@ class SplitLoader:
             yield self._finish(read, epoch, self._batch_steps)
 
     def _read(self, source: GivesBatches) -> Iterator[Read]:
-        """Yield whole batches on the device; the next one is read and sent while a step runs."""
+        """Yield whole batches on the device; read and copy the next batch while a step runs."""
         transfer = self._transfer
 
         def read(references: list[tuple[int, int]]) -> tuple[Read, Sent | None]:
-            if not references:  # of a batch smaller than the number of processes
+            if not references:  # the batch is smaller than the number of processes
                 return collate_read([]), None
             with transfer.beside():
                 read = read_readable(source, [index for _, index in references])
@@ -207,7 +207,7 @@ class SplitLoader:
             yield read_batch._replace(sample=rebuild(sample, fields))
 
     def _load(self) -> Iterator[Read]:
-        """Yield batches of samples that workers load and transform one by one."""
+        """Yield batches whose samples the workers load and transform one by one."""
         if self._loader is None:
             source: dict[str, Any] = {
                 "dataset": TransformedSamples(self.dataset, self._sample_steps, self._seed),
@@ -227,7 +227,7 @@ class SplitLoader:
                 pin_memory=self._device.type == "cuda",
                 persistent_workers=self._workers > 0,
                 worker_init_fn=leave_signals_to_parent,
-                # The loader draws a seed from it; torch's global generator belongs to the model.
+                # The loader draws a seed from this generator; torch's global one belongs to the model.
                 generator=torch.Generator(),
             )
         for read in self._loader:
@@ -284,8 +284,9 @@ def _unpad(field: Any, *, unequal_lengths: bool) -> Any:
     if unequal_lengths:
         return field
     raise ProtocolError(
-        f"Transforms leave samples of {shortest} to {longest} values in one batch, and padding would "
-        "change what the model sees; add transforms that make them equally long."
+        "Transforms: the samples of a batch must be equally long, as padding would change what the model "
+        f"sees, but one batch has samples of {shortest} to {longest} values; add transforms that make them "
+        "equally long."
     )
 
 
@@ -296,11 +297,11 @@ def _field_index(dataset: Dataset[Any], transform: FieldTransform) -> int:
     names = getattr(first_readable(dataset), "_fields", ())
     if field not in names:
         raise ProtocolError(
-            f'{transform.where}.field is "{field}", which samples lack; {suggest(field, names)}'
+            f'{transform.where}.field is "{field}", which the samples do not have; {suggest(field, names)}'
         )
     if first_readable(dataset, lambda sample: getattr(sample, field) is not None) is None:
         raise ProtocolError(
-            f'{transform.where}.field is "{field}", which none of the samples checked has: '
-            "there is nothing to transform."
+            f'{transform.where}.field is "{field}", which is None in all of the samples checked, so there is '
+            "nothing to transform."
         )
     return int(names.index(field))

@@ -1,4 +1,4 @@
-"""Reads samples one by one, with the transforms that run in workers; names and counts unreadable samples."""
+"""Loading of single samples, with the transforms that run in workers; counts unreadable samples."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _BUGS = (ProtocolError, NotImplementedError, RecursionError)
 _KEPT = "The results of finished epochs are kept."
 
 Step = tuple[int, int, Callable[..., Any]]
-"""The position of a field in the sample, a transform's position in the pipeline, and the transform."""
+"""Index of a field in the sample, position of a transform in the pipeline, and the transform."""
 
 
 class Unreadable(NamedTuple):
-    """The position of a sample that cannot be read, and the error message."""
+    """The position of an unreadable sample in the data set, and the error message."""
 
     position: int
     error: str
@@ -40,9 +40,9 @@ class Read(NamedTuple):
     """The readable samples of a batch.
 
     Attributes:
-        indices: positions of the samples that were read, int64 `[B]`.
-        sample: those samples collated, or None if none was read.
-        failed: the samples that could not be read.
+        indices: positions of the readable samples in the data set, int64 `[B]`.
+        sample: the readable samples, collated; None if there are none.
+        failed: the unreadable samples.
     """
 
     indices: Tensor
@@ -52,9 +52,9 @@ class Read(NamedTuple):
 
 @dataclass(eq=False)
 class TransformedSamples(Dataset[Any]):
-    """A data set indexed by (epoch, index), with the transforms that take one sample at a time.
+    """A data set indexed by (epoch, index) that applies the transforms that take single samples.
 
-    An item is the index and the sample, or an `Unreadable` in place of the sample.
+    An item is a pair of index and sample; an `Unreadable` replaces a sample that cannot be read.
     """
 
     dataset: Dataset[Any]
@@ -65,15 +65,15 @@ class TransformedSamples(Dataset[Any]):
         return self.load(reference, lambda: self.dataset[reference[1]])
 
     def load(self, reference: tuple[int, int], read: Callable[[], Any]) -> tuple[int, Any]:
-        """Call `read`, which returns the sample or raises, and transform the sample."""
+        """Call `read`, which returns a sample or raises an error, and transform the sample."""
         epoch, index = reference
         sample = attempt(read, index)  # an error raised in a worker would arrive as pages of traceback
         if isinstance(sample, Unreadable):
             return index, sample
         if not isinstance(sample, tuple | list):
             raise ProtocolError(
-                f"Dataset.class gives a {type(sample).__name__} as a sample; "
-                "it must give a (named) tuple of fields."
+                f"Dataset.class returns samples of type {type(sample).__name__}; "
+                "each sample must be a tuple or named tuple of fields."
             )
         if not self.steps:
             return index, sample
@@ -89,7 +89,7 @@ class TransformedSamples(Dataset[Any]):
 
 
 def collate_read(items: list[tuple[int, Any]]) -> Read:
-    """Collate the items of `TransformedSamples` that were read."""
+    """Collate the readable samples among items of `TransformedSamples`."""
     failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
     read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
     samples = collate([sample for _, sample in read]) if read else None
@@ -97,22 +97,22 @@ def collate_read(items: list[tuple[int, Any]]) -> Read:
 
 
 def read_readable(source: Any, indices: list[int]) -> Read:
-    """Read a batch, without its unreadable samples if there are any."""
+    """Read a batch, dropping unreadable samples."""
     try:
         return Read(torch.tensor(indices), source.read_batch(indices), [])
     except Exception as error:
-        as_unreadable(error, indices[0])  # raises bugs again
+        as_unreadable(error, indices[0])  # re-raises bugs
         single = [attempt(partial(source.read_batch, [index]), index) for index in indices]
         failed = [batch for batch in single if isinstance(batch, Unreadable)]
-        if not failed:  # the samples are readable, but not the batch
+        if not failed:  # every sample is readable, but the batch is not
             raise
-    left = [index for index in indices if index not in dict(failed)]
-    sample = source.read_batch(left) if left else None
-    return Read(torch.tensor(left, dtype=torch.int64), sample, failed)
+    readable = [index for index in indices if index not in dict(failed)]
+    sample = source.read_batch(readable) if readable else None
+    return Read(torch.tensor(readable, dtype=torch.int64), sample, failed)
 
 
 def attempt(read: Callable[[], Any], index: int) -> Any:
-    """Call `read`, and return its result, or an `Unreadable` if the sample cannot be read."""
+    """Call `read`; return its result, or an `Unreadable` if the sample cannot be read."""
     try:
         return read()
     except Exception as error:
@@ -120,11 +120,11 @@ def attempt(read: Callable[[], Any], index: int) -> Any:
 
 
 def as_unreadable(error: Exception, index: int) -> Unreadable:
-    """Describe a sample that cannot be read; raise the error again if it is a bug in the data set's code.
+    """Describe an unreadable sample; re-raise the error if it is a bug in the data set's code.
 
     A missing or broken file causes an OSError, a ValueError, an EOFError or a RuntimeError (from a decoder).
-    A ValueError or RuntimeError may also be a bug, so the description includes its type and where it was
-    raised.
+    A ValueError or RuntimeError may also be a bug, so the description includes its type and the function
+    that raised it.
     """
     from_file = isinstance(error, OSError | ValueError | EOFError | RuntimeError)
     if not from_file or isinstance(error, _BUGS) or is_out_of_memory(error):
@@ -137,10 +137,10 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
 
 
 def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
-    """Return the first `wanted` sample among those that checks look at, or None.
+    """Return the first sample that is `wanted` among the samples that checks look at, or None.
 
     Raises:
-        ProtocolError: none of them can be read.
+        ProtocolError: none of these samples can be read.
     """
     failed: list[Unreadable] = []
     indices = looked_at(len(dataset))
@@ -152,14 +152,17 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
             return sample
     if len(failed) < len(indices):
         return None
-    raise ProtocolError(f"Dataset: none of {len(failed)} samples checked can be read: {failed[0].error}")
+    raise ProtocolError(
+        f"Dataset: none of the {len(failed)} samples checked could be read: {failed[0].error}"
+    )
 
 
 @dataclass(eq=False)
 class UnreadableSamples:
-    """The unreadable samples of a split found so far.
+    """The unreadable samples found in a split so far.
 
-    `at_most` is the share of the split that may be skipped; None ends the run at the first unreadable sample.
+    `at_most` is the maximum share of the split that may be skipped, from 0 to 1. If it is None, the first
+    unreadable sample ends the run.
     """
 
     dataset: Any
@@ -169,61 +172,63 @@ class UnreadableSamples:
 
     @property
     def may_skip(self) -> bool:
-        """Whether samples may be skipped."""
+        """Whether unreadable samples may be skipped."""
         return self.at_most is not None
 
     @property
     def names(self) -> list[str]:
-        """Names of the samples."""
+        """Names of the unreadable samples."""
         return [sample_name(self.dataset, index) for index in self._found]
 
     def state_dict(self) -> dict[int, str]:
-        """Return the error messages by the position of the sample."""
+        """Return the error messages, keyed by sample position."""
         return dict(self._found)
 
     def load_state_dict(self, state: Mapping[int, str]) -> None:
-        """Resume from a state; raise a ValueError if it belongs to another split."""
+        """Restore a state; raise a ValueError if it has positions outside the split."""
         if not all(type(index) is int and 0 <= index < len(self.dataset) for index in state):
-            raise ValueError(f"the unreadable samples are not in the {self.split} split.")
+            raise ValueError(
+                f"it lists unreadable samples at positions that the {self.split} split does not have."
+            )
         self._found = {index: str(error) for index, error in state.items()}
 
     def share(self) -> None:
-        """Combine the samples found by all processes; raise a RunFailed if they are too many."""
+        """Merge the findings of all processes; raise a RunFailed if there are too many unreadable samples."""
         for found in all_say(self._found):
             self._found |= found
-        self._limit(f"Samples of the {self.split} split cannot be read.")
+        self._limit(f"Some samples of the {self.split} split cannot be read.")
 
     def add(self, failed: list[Unreadable], *, of: int, needs_one: bool = True) -> None:
         """Count the unreadable samples of a batch.
 
         Args:
-            failed: the unreadable samples.
-            of: size of the batch with them.
+            failed: unreadable samples of the batch.
+            of: size of the batch, including its unreadable samples.
             needs_one: whether the batch needs at least one readable sample.
 
         Raises:
-            RunFailed: too many samples are unreadable, or all of a batch that needs one.
+            RunFailed: too many samples are unreadable, or no sample is readable in a batch that needs one.
         """
         if not failed:
             return
         self._found |= dict(failed)
         name = sample_name(self.dataset, failed[0].position)
-        what = f"{name} of the {self.split} split cannot be read: {failed[0].error.rstrip('.')}."
+        problem = f"{name} of the {self.split} split cannot be read: {failed[0].error.rstrip('.')}."
         if self.at_most is None:
-            raise RunFailed(f'{what} Repair or remove it, or set Faults.unreadable to "skip". {_KEPT}')
-        self._limit(what)
+            raise RunFailed(f'{problem} Repair or remove it, or set Faults.unreadable to "skip". {_KEPT}')
+        self._limit(problem)
         if needs_one and len(failed) == of:
             raise RunFailed(
-                f"{what} There is no other sample in its batch, and a step needs one; remove "
-                f"{listing(self.names)} from the data set. {_KEPT}"
+                f"{problem} No sample in its batch can be read, and a training step needs at least one; "
+                f"remove {listing(self.names)} from the data set. {_KEPT}"
             )
 
-    def _limit(self, what: str) -> None:
+    def _limit(self, problem: str) -> None:
         if self.at_most is not None and len(self._found) > self.at_most * len(self.dataset):
             raise RunFailed(
-                f"{what} {len(self._found)} of {len(self.dataset)} samples are unreadable, more than "
-                f"Faults.unreadable_at_most allows ({self.at_most:.3g} of all): {listing(self.names)}. "
-                f"{_KEPT}"
+                f"{problem} {len(self._found)} of {len(self.dataset)} samples are unreadable, more than "
+                f"Faults.unreadable_at_most allows ({100 * self.at_most:.3g} % of the split): "
+                f"{listing(self.names)}. {_KEPT}"
             )
 
 
@@ -236,7 +241,7 @@ def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRan
 
 @contextlib.contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
-    """Seed all global generators for a third-party transform, and restore their states."""
+    """Seed all global generators for a third-party transform, and restore their states afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002

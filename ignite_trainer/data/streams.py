@@ -1,4 +1,4 @@
-"""The order of an epoch, its batches, and the batches that workers read from streamed data sets."""
+"""The order of an epoch, its division into batches, and batches read from streamed data sets."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from ignite_trainer.support.errors import ProtocolError
 
 @dataclass(eq=False, kw_only=True)
 class EpochOrder(Sampler[list[tuple[int, int]]]):
-    """This process's part of each batch of an epoch, as lists of (epoch, index).
+    """This process's part of each batch in an epoch, as lists of (epoch, index).
 
     ```text
     order      |----- batch 1 -----|----- batch 2 -----|-- 3 --|
     processes  | rank 0  | rank 1  | rank 0  | rank 1  | 0 | 1 |
     ```
 
-    The parts of a batch differ by at most one sample.
+    The parts of a batch differ in size by at most one sample.
 
     Attributes:
-        batch_size: of all processes together.
-        drop_last: whether an incomplete last batch is left out.
-        seed: of the order, together with the epoch.
-        epoch: of the next iteration.
-        start: first batch of the next iteration.
+        count: number of samples in the data set.
+        batch_size: global batch size.
+        shuffle: whether to shuffle the samples in each epoch.
+        drop_last: whether to drop an incomplete last batch.
+        seed: seed of the order, combined with the epoch.
+        epoch: epoch of the next iteration.
+        start: number of the first batch in the next iteration, from 0.
     """
 
     count: int
@@ -50,7 +52,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         self._used = self.count - self.count % self.batch_size if self.drop_last else self.count
 
     def _parts(self, rank: int) -> list[tuple[int, int]]:
-        """Return the start and end, in the order, of each batch's part of one process."""
+        """Return where, in the order, one process's part of each batch starts and ends."""
         ranks = world_size()
         parts = []
         for start in range(0, self._used, self.batch_size):
@@ -59,7 +61,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         return parts
 
     def sizes(self, rank: int) -> list[int]:
-        """Return the sizes of the batches of one process."""
+        """Return the size of one process's part of each batch."""
         return [stop - start for start, stop in self._parts(rank)]
 
     def __len__(self) -> int:
@@ -75,27 +77,27 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
 
 def _order_key(*, seed: int, epoch: int) -> int:
-    """Derive the seed of an epoch's order, as that of a sample with index -1."""
+    """Derive the seed of an epoch's order, like the seed of a sample with index -1."""
     [key] = SampleRandom.of(seed=seed, epoch=epoch, indices=[-1]).seeds()
     return key
 
 
 class BatchPlan:
-    """The stretch of an epoch's order that each batch of a process covers.
+    """The slice of an epoch's order that each batch of this process covers.
 
     ```text
-    order     |--------- rank 0 ---------|--------- rank 1 ---------| left out |
+    order     |--------- rank 0 ---------|--------- rank 1 ---------| dropped  |
     lanes     |- 0 -----|- 1 ----|- 2 ---|
     batches    0  3  6   1  4  7  2  5
     ```
 
-    Lanes decide which samples are in a batch, not its size. Their number belongs to the data set, so the
-    number of workers makes no difference. Each lane is read by one worker.
+    Lanes determine which samples a batch contains, but not its size. Each lane is read by a single worker.
+    The data set sets the number of lanes, so the batches do not depend on the number of workers.
 
     Args:
-        sizes: sizes of this process's batches, in the order they are asked for.
-        first: position in the order where this process's part starts.
-        lanes: largest number of stretches the part is cut into.
+        sizes: sizes of this process's batches, in the order in which they are requested.
+        first: position in the epoch's order where this process's slice starts.
+        lanes: maximum number of lanes that the slice is cut into.
     """
 
     def __init__(self, sizes: Sequence[int], *, first: int, lanes: int) -> None:
@@ -110,11 +112,11 @@ class BatchPlan:
         self._lane_ends = {number % lanes: self._spans[number][1] for number in by_lane}
 
     def span(self, number: int) -> tuple[int, int]:
-        """Return the start and end of a batch in the order."""
+        """Return where a batch starts and ends in the order."""
         return self._spans[number]
 
     def lane_end(self, number: int) -> int:
-        """Return the end, in the order, of the lane that a batch is in."""
+        """Return where the lane of a batch ends in the order."""
         return self._lane_ends[number % self.lanes]
 
 
@@ -124,7 +126,7 @@ def fitting_workers(wanted: int, lanes: int) -> int:
 
 
 class BatchNumbers(Sampler[tuple[int, int]]):
-    """The batches of an epoch as (epoch, number), from the one where `order` starts."""
+    """The batches of an epoch as (epoch, number), starting from batch number `order.start`."""
 
     def __init__(self, order: EpochOrder) -> None:
         self._order = order
@@ -141,14 +143,17 @@ class BatchNumbers(Sampler[tuple[int, int]]):
 class StreamedBatches(Dataset[Read]):
     """The batches of a streamed data set, indexed by (epoch, number); each worker reads some lanes.
 
-    A lane is read on from the end of its last batch. After a jump, such as a resume within an epoch, reading
-    starts at the batch itself; earlier samples are not read.
+    Reading a lane continues where its previous batch ended. After a jump, for example when a run resumes
+    within an epoch, reading starts at the requested batch; earlier samples are not read.
 
     Attributes:
-        samples: loads and transforms one sample.
-        seed: of the order, together with the epoch.
-        stand_in: whether other samples of this process replace a batch that is entirely unreadable: those
-            that follow it, then those from the start. All processes then take equally many steps.
+        dataset: streamed data set.
+        samples: the same data set with its per-sample transforms.
+        plan: slice of the order that each batch covers.
+        seed: seed of the order, combined with the epoch.
+        shuffle: whether to shuffle the samples in each epoch.
+        stand_in: whether to replace an entirely unreadable batch with other samples of this process, first
+            those after the batch, then those before it. All processes then take the same number of steps.
     """
 
     dataset: Streamed
@@ -173,12 +178,11 @@ class StreamedBatches(Dataset[Read]):
         items = self._load(indices, self._lane(number))
         if len(items) < len(indices):
             raise ProtocolError(
-                f"Dataset.class: stream of {type(self.dataset).__name__} ended after fewer samples than "
-                "it was asked for."
+                f"Dataset.class: {type(self.dataset).__name__}.stream() yielded fewer samples than requested."
             )
         if self.stand_in and items and all(isinstance(sample, Unreadable) for _, sample in items):
             others = [*self._order[end : self.plan.end], *self._order[self.plan.first : start]]
-            items += self._load_readable(others, most=len(indices))
+            items += self._load_readable(others, count=len(indices))
         return collate_read(items)
 
     def _draw(self, epoch: int) -> Indices:
@@ -186,13 +190,13 @@ class StreamedBatches(Dataset[Read]):
         order = self.dataset.epoch_order(key)
         if len(order) != len(self.dataset):
             raise ProtocolError(
-                f"Dataset.class: epoch_order of {type(self.dataset).__name__} has {len(order)} indices "
-                f"instead of {len(self.dataset)}."
+                f"Dataset.class: {type(self.dataset).__name__}.epoch_order() returned {len(order)} indices; "
+                f"expected {len(self.dataset)}."
             )
         return order
 
     def _lane(self, number: int) -> Iterator[streamed.Read]:
-        """Return the stream that reads this batch and then the rest of its lane."""
+        """Return a stream that reads this batch, then the rest of its lane."""
         lane = number % self.plan.lanes
         expected, stream = self._open.get(lane, (-1, iter(())))
         if expected != number:
@@ -203,29 +207,30 @@ class StreamedBatches(Dataset[Read]):
 
     def _load(self, indices: Indices, stream: Iterator[streamed.Read]) -> list[tuple[int, Any]]:
         assert self._epoch is not None
-        # The index comes first in `zip`, so nothing is taken from the stream after the last one.
+        # `zip` draws the index first, so it draws nothing from the stream after the last index.
         return [
             self.samples.load((self._epoch, index), read)
             for index, read in zip(map(int, indices), stream, strict=False)
         ]
 
-    def _load_readable(self, indices: Sequence[int], *, most: int) -> list[tuple[int, Any]]:
-        found: list[tuple[int, Any]] = []
+    def _load_readable(self, indices: Sequence[int], *, count: int) -> list[tuple[int, Any]]:
+        """Load up to `count` readable samples."""
+        readable: list[tuple[int, Any]] = []
         stream = self.dataset.stream(indices)
         for index in indices:
             items = self._load([index], stream)
-            found += [item for item in items if not isinstance(item[1], Unreadable)]
-            if len(found) == most:
+            readable += [item for item in items if not isinstance(item[1], Unreadable)]
+            if len(readable) == count:
                 break
         _close(stream)
-        return found
+        return readable
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_epoch": None, "_order": (), "_open": {}}
 
 
 def _close(stream: Iterator[streamed.Read]) -> None:
-    """Close a stream that is a generator, and thereby its files."""
+    """Close a stream if it is a generator; this also closes its files."""
     close = getattr(stream, "close", None)
     if callable(close):
         close()

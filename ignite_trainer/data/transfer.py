@@ -1,4 +1,4 @@
-"""Whole batches: read from a data set or from its copy on the device, and sent there while a step runs."""
+"""Whole batches, read from a data set or its copy on the device, and transferred while a step runs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 SHARE_OF_DEVICE = 0.25
-"""Largest share of a device's free memory that a copy of a data set takes; the rest is for steps."""
+"""Maximum share of a device's free memory for the copy of a data set; the rest is for training steps."""
 
 
 @runtime_checkable
 class GivesBatches(Protocol):
-    """A data set that reads many samples at once, faster than one by one."""
+    """A data set that can read many samples at once, faster than one by one."""
 
     def read_batch(self, indices: Sequence[int]) -> Any:
-        """Return the samples at these positions, collated as `ignite_trainer.api.batch.collate` does.
+        """Return the samples at these positions, collated as by `ignite_trainer.api.batch.collate`.
 
-        The method is called in a thread, one call at a time. Arrays may have a smaller type that holds the
-        same numbers, such as int16 for float32; on the device they get the type that single samples have.
+        This method is called in a thread, one call at a time. Arrays may have a smaller dtype that represents
+        their values exactly, such as int16 instead of float32; on the device, they are converted to the dtype
+        of single samples.
         """
 
 
 @dataclass(eq=False)
 class OnDevice:
-    """Reads batches from a copy of a data set on a device if it fits, and from the data set otherwise.
+    """Reads batches from a copy of the data set on the device if it fits, or else from the data set.
 
-    The copy is made when the first batch is read; it keeps the types that `read_batch` returns, and takes at
-    most `room()` bytes.
+    The copy is made when the first batch is read. It has the dtypes that `read_batch` returns, and takes up
+    to `room()` bytes.
     """
 
     dataset: Any
@@ -50,7 +51,7 @@ class OnDevice:
     _looked: bool = field(default=False, init=False)
 
     def read_batch(self, indices: Sequence[int]) -> Any:
-        """Read a batch as `GivesBatches.read_batch` does; its tensors are on the device if the copy is."""
+        """Read a batch as `GivesBatches.read_batch` does, with tensors on the device if there is a copy."""
         if not self._looked:
             self._samples, self._looked = self._copy(), True
         if self._samples is None:
@@ -60,7 +61,7 @@ class OnDevice:
             if isinstance(sample, Unreadable):
                 raise OSError(sample.error)
         columns = zip(*chosen, strict=True)
-        samples = zip(*map(_of_one_type, columns), strict=True)
+        samples = zip(*map(_to_common_dtype, columns), strict=True)
         return collate([rebuild(chosen[0], list(fields)) for fields in samples])
 
     def _copy(self) -> list[Any] | None:
@@ -81,7 +82,7 @@ class OnDevice:
 
 
 def batches_of(dataset: Dataset[Any], device: torch.device) -> GivesBatches | None:
-    """Return the reader of whole batches of a data set for steps on a device, or None."""
+    """Return a reader of the data set's whole batches for this device; None if it cannot read them."""
     if not isinstance(dataset, GivesBatches):
         return None
     if device.type != "cuda":
@@ -97,9 +98,9 @@ class Sent(NamedTuple):
 
 
 class Transfer:
-    """Sends batches to a device: to CUDA from pinned memory, on a separate stream.
+    """Copies batches to a device; to a CUDA device, from pinned memory on a separate stream.
 
-    One instance serves all passes of a loader: memory freed on a stream is only reused on that stream.
+    Each loader keeps one instance for all its passes, as memory freed on a stream is reused only there.
 
     ```text
     thread:  with transfer.beside():  send(sample)
@@ -116,19 +117,19 @@ class Transfer:
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
     def send(self, sample: Any) -> Sent:
-        """Start to copy a collated sample, without waiting for it."""
+        """Start copying a collated sample, without waiting for the copy."""
         fields = [on_tensor(field, self._to_device) for field in sample]
         arrival = self._stream.record_event() if self._stream else None
         return Sent(rebuild(sample, fields), arrival)
 
     def receive(self, sent: Sent) -> Any:
-        """Return the sample; the device waits for its arrival before it runs a step."""
+        """Return the sample; the device waits until it has arrived before running a step."""
         if sent.arrival is not None:
             steps = torch.cuda.current_stream(self._device)
             steps.wait_event(sent.arrival)
 
             def keep(tensor: Tensor) -> Tensor:
-                # The sending stream must not reuse this memory before the steps are done with it.
+                # The copying stream must not reuse this memory while steps still use it.
                 tensor.record_stream(steps)
                 return tensor
 
@@ -143,7 +144,7 @@ class Transfer:
 
 
 def on_tensor(field: Any, apply: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the tensor of a field, if it has one; lengths and rows stay on the CPU."""
+    """Apply a function to a field's tensor, if the field has one; lengths and row numbers stay on the CPU."""
     if isinstance(field, PartialBatch):
         return field._replace(values=on_tensor(field.values, apply))
     if isinstance(field, PaddedBatch):
@@ -152,12 +153,12 @@ def on_tensor(field: Any, apply: Callable[[Tensor], Tensor]) -> Any:
 
 
 def one_ahead(make: Callable[[S], T], sources: Iterable[S]) -> Iterator[T]:
-    """Yield `make(source)` for each source, each made in a thread while the previous one is used.
+    """Yield `make(source)` for each source; a thread makes the next result while the current one is used.
 
         thread:     make 1  make 2     make 3
         consumer:           |  step 1  |  step 2  |  step 3
 
-    One is made at a time. An error of `make` is raised where its result would be yielded.
+    Results are made one at a time. An error in `make` is raised where its result would have been yielded.
     """
     coming: Future[T] | None = None
     for source in sources:
@@ -171,15 +172,18 @@ def one_ahead(make: Callable[[S], T], sources: Iterable[S]) -> Iterator[T]:
 
 
 def in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
-    """Start a call in a thread that ends with it: loader processes must not be forked beside idle threads."""
+    """Start a call in a thread that ends with the call.
+
+    No idle threads may exist when loader processes are forked.
+    """
     executor = ThreadPoolExecutor(max_workers=1)
     future = executor.submit(function, *args)
     executor.shutdown(wait=False)
     return future
 
 
-def _of_one_type(values: Sequence[Any]) -> Sequence[Any]:
-    """Convert the arrays of one field to the smallest type that holds all of them."""
+def _to_common_dtype(values: Sequence[Any]) -> Sequence[Any]:
+    """Convert the arrays of one field to the smallest dtype that holds all of them."""
     if not all(isinstance(value, Tensor) for value in values):
         return values
     dtype = functools.reduce(torch.promote_types, [value.dtype for value in values])
@@ -187,7 +191,7 @@ def _of_one_type(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _first(field: Any, device: torch.device) -> Any:
-    """Return the only value of a batch of one; an array is on the device."""
+    """Return the only value of a field in a batch of size 1, with an array copied to the device."""
     if isinstance(field, PaddedBatch):
         field = field.values
     if isinstance(field, Tensor):

@@ -88,7 +88,7 @@ def test_a_transform_of_a_field_without_samples_is_an_error() -> None:
         def __getitem__(self, index: int) -> Scene:
             return super().__getitem__(index)._replace(sound=None)
 
-    with pytest.raises(ProtocolError, match=r'field is "sound", which none of the samples checked has'):
+    with pytest.raises(ProtocolError, match=r'field is "sound", which is None in all of the samples checked'):
         SplitLoader(
             Silent(),
             [FieldTransform(apply=Hiss(), field="sound")],

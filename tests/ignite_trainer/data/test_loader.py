@@ -211,8 +211,8 @@ def test_samples_of_unequal_length_are_refused() -> None:
     with pytest.raises(ProtocolError) as caught:
         epoch(loader(Hiss(), batch_size=20))  # folds leave out multiples of 3, and with them length 16
     assert str(caught.value) == (
-        "Transforms leave samples of 17 to 21 values in one batch, and padding would change what the model "
-        "sees; add transforms that make them equally long."
+        "Transforms: the samples of a batch must be equally long, as padding would change what the model "
+        "sees, but one batch has samples of 17 to 21 values; add transforms that make them equally long."
     )
     assert len(epoch(loader(Hiss(), batch_size=1))) == 20
 
@@ -246,7 +246,7 @@ def test_samples_that_differ_in_more_than_length_are_refused(first: Any, second:
 
 def test_a_sample_is_a_tuple() -> None:
     with pytest.raises(
-        ProtocolError, match=r"Dataset\.class gives a dict as a sample; it must give a \(named\) tup"
+        ProtocolError, match=r"Dataset\.class returns samples of type dict; each sample must be a tup"
     ):
         epoch(loader(dataset=Samples([{"signal": np.zeros(3)}])))
 
@@ -309,13 +309,15 @@ def test_a_field_need_not_be_numeric() -> None:
 def test_an_unknown_field_is_an_error_that_suggests_the_nearest() -> None:
     with pytest.raises(ProtocolError) as caught:
         loader(on("imag", Hiss()), dataset=pairs())
-    assert str(caught.value) == 'Transforms[0].field is "imag", which samples lack; did you mean "image"?'
+    assert str(caught.value) == (
+        'Transforms[0].field is "imag", which the samples do not have; did you mean "image"?'
+    )
 
 
 def test_a_field_that_is_always_none_cannot_be_transformed() -> None:
     with pytest.raises(ProtocolError) as caught:
         loader(on("nothing", Hiss()), dataset=pairs())
     assert str(caught.value) == (
-        'Transforms[0].field is "nothing", which none of the samples checked has: '
-        "there is nothing to transform."
+        'Transforms[0].field is "nothing", which is None in all of the samples checked, so there is nothing '
+        "to transform."
     )

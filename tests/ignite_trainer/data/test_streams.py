@@ -162,15 +162,15 @@ def test_other_samples_replace_an_unreadable_training_batch() -> None:
 
 def test_an_unreadable_epoch_ends_the_run() -> None:
     dataset = TonesInStretches(gone=range(19))  # the last one is not used
-    with pytest.raises(RunFailed, match="There is no other sample in its batch"):
+    with pytest.raises(RunFailed, match="No sample in its batch can be read"):
         epoch(loader(dataset, at_most=1.0, batch_size=3, drop_last=True, shuffle=False))
 
 
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
-        ({"stream": lambda *_: iter(())}, "stream of Faulty ended after fewer samples"),
-        ({"epoch_order": lambda *_: range(3)}, "epoch_order of Faulty has 3 indices instead of 20"),
+        ({"stream": lambda *_: iter(())}, r"Faulty\.stream\(\) yielded fewer samples than requested"),
+        ({"epoch_order": lambda *_: range(3)}, r"Faulty\.epoch_order\(\) returned 3 indices; expected 20"),
     ],
 )
 def test_defects_of_a_data_set_are_reported(faulty: dict[str, Any], message: str) -> None:

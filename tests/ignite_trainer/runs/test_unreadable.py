@@ -64,9 +64,9 @@ def test_too_many_unreadable_samples_end_the_run(tmp_path: Path) -> None:
             Dataset=dataset(ONE_BY_ONE, 0, 6),
             Faults={"unreadable": "skip", "unreadable_at_most": 0.1},
         )
-    assert "2 of 10 samples are unreadable, more than Faults.unreadable_at_most allows (0.1 of all): " in str(
-        caught.value
-    )
+    assert (
+        "2 of 10 samples are unreadable, more than Faults.unreadable_at_most allows (10 % of the split): "
+    ) in str(caught.value)
 
 
 @pytest.mark.parametrize(("kind", "more"), WAYS)
@@ -90,7 +90,7 @@ def test_an_unreadable_training_batch_ends_the_run() -> None:
     samples = UnreadableSamples(FaultyTones(gone=[3]), split="training", at_most=0.5)
     failed = [Unreadable(0, "cut off")]
     samples.add(failed, of=1, needs_one=False)
-    with pytest.raises(RunFailed, match=r"There is no other sample in its batch.*remove tone 1\.wav from"):
+    with pytest.raises(RunFailed, match=r"No sample in its batch can be read.*remove tone 1\.wav from"):
         samples.add(failed, of=1)
 
 
@@ -121,7 +121,7 @@ def test_samples_all_over_an_unreadable_data_set_are_tried() -> None:
             asked.append(index)
             raise OSError(f"{index}.wav is gone")
 
-    with pytest.raises(ProtocolError, match=r"none of 99 samples checked can be read: 0\.wav is gone"):
+    with pytest.raises(ProtocolError, match=r"none of the 99 samples checked could be read: 0\.wav is gone"):
         first_readable(Gone())
     assert asked == [*range(50), *range(20_000, 1_000_000, 20_000)]
 
