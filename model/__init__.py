@@ -3,7 +3,7 @@
 import getpass
 import os
 
-# torch names a folder after the user, so importing torchvision fails for users without a name, as in
+# torch names a cache folder after the user, so importing torchvision fails if the user has no name, as in
 # `docker run --user 12345`.
 try:
     getpass.getuser()

@@ -1,4 +1,4 @@
-"""Audio files to arrays in 16-bit units: mixing and resampling. sounds/decoding.py decodes the files."""
+"""Reads audio files into arrays in 16-bit units: mixes and resamples what sounds/decoding.py decodes."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -9,10 +9,10 @@ import numpy.typing as npt
 from .sounds.decoding import AudioReader, Block, Segment, UnusableAudio
 
 INT16_SCALE = 32768.0
-"""16-bit units per unit of decoded audio: full scale, 1.0, is 32768."""
+"""Factor from decoded audio, where full scale is 1.0, to 16-bit units."""
 
-MOST_VALUES = 2**29
-"""Most samples to read from a file, all channels together: 2 GiB, 101 minutes of stereo at 44.1 kHz."""
+MAX_VALUES = 2**29
+"""Maximum values to read from a file, over all channels: 2 GiB, or 101 minutes of stereo at 44.1 kHz."""
 
 AUDIO_SUFFIXES = frozenset(
     """
@@ -20,14 +20,14 @@ AUDIO_SUFFIXES = frozenset(
     .voc .avr .htk .ircam .paf .pvf .sds .svx .wve
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Lower-case suffixes of sounds that libsndfile decodes; data sets, shards and the demo read these."""
+"""Lower-case suffixes of sound files that libsndfile decodes; data sets, shards and the demo read these."""
 UNDECODED_AUDIO_SUFFIXES = frozenset(
     """
     .m4a .m4b .aac .alac .wma .amr .ape .wv .tta .ac3 .eac3 .mka .weba .webm .mp4 .m4v .mkv .mov .avi
     .mpg .mpeg .3gp .flv .wmv .ogv
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Suffixes of sounds and videos that libsndfile does not decode."""
+"""Suffixes of sound and video files that libsndfile does not decode."""
 CONVERT_AUDIO = "convert it, as by `ffmpeg -i x.m4a x.flac`"
 
 Waveform = npt.NDArray[np.float32]
@@ -45,19 +45,20 @@ def read_audio(
     """Decode an audio file (see `AUDIO_SUFFIXES`) and resample it.
 
     Args:
-        source: path of the file, or its content as a seekable binary file.
-        sample_rate: of the result, Hz.
-        mono: True averages the channels, False duplicates a single channel, None keeps the file's channels.
-        name: of the file in messages; needed for content without a path.
-        segment: part to read, clipped to the end of the file; None for all that decodes, whatever the header
-            says.
+        source: path of the file, or the file's content as a seekable binary file.
+        sample_rate: sample rate of the result, Hz.
+        mono: True to average the channels, False to duplicate a single channel, None to keep the file's
+            channels.
+        name: name of the file in messages; needed for content without a path.
+        segment: segment to read, clipped to the end of the file; None for everything that decodes, whatever
+            the header says.
 
     Returns:
         float32 `[C, T]` in 16-bit units (-32768..32767; resampling may overshoot a little).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, is cut off, or has no samples, more than `MOST_VALUES`, or
+        ValueError: the file does not decode, is cut off, or has no samples, more than `MAX_VALUES`, or
             values that are not finite or far from -1..1.
     """
     if isinstance(source, str | Path):
@@ -76,7 +77,7 @@ def read_audio(
     waveform = samples.T * np.float32(INT16_SCALE)
     if mono is True:
         waveform = waveform.mean(axis=0, keepdims=True)
-    if waveform.size * sample_rate > MOST_VALUES * file_rate:
+    if waveform.size * sample_rate > MAX_VALUES * file_rate:
         raise _too_long(name, waveform.size * sample_rate // file_rate)
     waveform = resample(waveform, file_rate, sample_rate)
     if mono is False and waveform.shape[0] == 1:
@@ -88,14 +89,14 @@ def _samples(sound: AudioReader, name: str, segment: Segment | None) -> Block:
     """Decode a segment into one array, `[T, C]`."""
     blocks: list[Block] = []
     values = sound.announced(segment) * sound.channels
-    if values <= MOST_VALUES:
+    if values <= MAX_VALUES:
         values = 0
         for block in sound.blocks(segment):
             values += block.size
-            if values > MOST_VALUES:
+            if values > MAX_VALUES:
                 break
             blocks.append(block)
-    if values > MOST_VALUES:
+    if values > MAX_VALUES:
         raise _too_long(name, values)
     if not blocks:
         where = ""
@@ -108,7 +109,7 @@ def _samples(sound: AudioReader, name: str, segment: Segment | None) -> Block:
 
 def _too_long(name: str, values: int) -> ValueError:
     return ValueError(
-        f"{name}: too long, {values:,} values of all channels; at most {MOST_VALUES:,} are read."
+        f"{name}: too long, {values:,} values of all channels; at most {MAX_VALUES:,} are read."
     )
 
 

@@ -1,10 +1,10 @@
-"""Files, arrays and texts to L2-normalised embeddings, for use outside training.
+"""Embeds files, arrays and texts outside training; the embeddings are L2-normalised.
 
-Everything runs in eval mode without gradient, and modules get their modes back afterwards. audio_input.py and
-clip/image_input.py decode files.
+Everything runs in eval mode without gradients, and the modules' modes are restored afterwards. audio_input.py
+and clip/image_input.py decode the files.
 """
 
-# ruff: noqa: D102 (members of the protocol are documented in `AudioCLIP`)
+# ruff: noqa: D102 (the protocol's members are documented in `AudioCLIP`)
 
 import math
 from collections import defaultdict
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .audio_input import INT16_SCALE, Waveform, read_audio, resample
 from .clip.image_input import ImageInput, ImagePreprocessing, preprocess_image
 from .clip.texts import Text, check_texts
-from .inputs import AUDIO_KINDS, IMAGE_KINDS, MOST_CHANNELS, describe, seekable, several
+from .inputs import AUDIO_KINDS, IMAGE_KINDS, MAX_CHANNELS, describe, seekable, several
 from .losses import Logits
 from .sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 SAMPLE_RATE = 44100
 """Sample rate of the audio tower, Hz."""
 
-_PENDING_BATCHES = 4  # of windows of all lengths, kept until there are enough of one length
+_PENDING_BATCHES = 4  # maximum windows to keep, in batches, while no length fills a batch
 _EMPTY = "Nothing to embed: the list of inputs is empty."
 
 
@@ -80,18 +80,19 @@ def embed_audio(
     """Embed audio files or arrays.
 
     A clip longer than a window is cut into evenly spaced windows that cover it, and their embeddings are
-    averaged. Nothing is padded, because only windows of one length share a batch, so a clip's embedding does
-    not depend on the other clips.
+    averaged. Only windows of equal length share a batch, so nothing is padded and a clip's embedding does not
+    depend on the other clips.
 
     Args:
-        model: supplies the audio tower.
-        inputs: one or more of: path of an audio file; content of one as a binary file, such as `io.BytesIO`;
-            array or tensor `[T]` or `[C, T]` with at most 8 channels, int16 or floating point of any width.
-        sample_rate: of arrays, Hz; files have their own. Everything is resampled to 44.1 kHz.
-        units: of floating-point arrays: "int16" for -32768..32767, "float" for -1..1.
+        model: model with the audio tower.
+        inputs: one input or several, each the path of an audio file, an audio file's content as a binary file
+            such as `io.BytesIO`, or an array or tensor `[T]` or `[C, T]` with at most 8 channels, int16 or
+            floating point of any width.
+        sample_rate: sample rate of arrays, Hz; files state their own. Everything is resampled to 44.1 kHz.
+        units: units of floating-point arrays: "int16" for -32768..32767, "float" for -1..1.
         batched: True if `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
-        batch_size: windows encoded at once.
-        window_seconds: length of a window.
+        batch_size: number of windows to encode at once.
+        window_seconds: length of a window, seconds.
 
     Returns:
         float32 `[n, D]` on the model's device, each row of norm 1.
@@ -111,7 +112,7 @@ def embed_audio(
     sources = clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
     def encode(audio: Tensor) -> Tensor:
-        # The units are known; a quiet window on its own must not be taken for audio in [-1, 1].
+        # The units are known here, and a quiet window must not be mistaken for audio in [-1, 1].
         features: Tensor = model.audio(audio.to(model.device), check_units=False)
         return features
 
@@ -127,14 +128,15 @@ def embed_audio(
 def embed_image(
     model: "Towers", inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
 ) -> Tensor:
-    """Embed images, preprocessed as the image tower needs them.
+    """Preprocess and embed images.
 
     Args:
-        model: supplies the image tower.
-        inputs: one or more of: path of an image file; content of one as a binary file, such as `io.BytesIO`;
-            PIL image; uint8 array `[H, W]` or `[H, W, 3]`; tensor `[H, W]`, `[1, H, W]` or `[3, H, W]`, uint8
-            or floating point in 0..1. Arrays and tensors of four dimensions are several images.
-        batch_size: images encoded at once.
+        model: model with the image tower.
+        inputs: one input or several, each the path of an image file, an image file's content as a binary file
+            such as `io.BytesIO`, a PIL image, a uint8 array `[H, W]` or `[H, W, 3]`, or a tensor `[H, W]`,
+            `[1, H, W]` or `[3, H, W]`, uint8 or floating point in 0..1. A four-dimensional array or tensor
+            contains several images.
+        batch_size: number of images to encode at once.
 
     Returns:
         float32 `[n, D]` on the model's device, each row of norm 1.
@@ -164,16 +166,16 @@ def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batc
     """Embed texts.
 
     Args:
-        model: supplies the text tower.
-        texts: one string, or a list of entries, each a string or a list of labels to join with ", ".
-        template: its `{}` is replaced by the entry.
-        batch_size: texts encoded at once.
+        model: model with the text tower.
+        texts: a string, or a list of entries, each a string or a list of labels to join with ", ".
+        template: prompt template, in which each entry replaces `{}`.
+        batch_size: number of texts to encode at once.
 
     Returns:
         float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
-        ValueError: an entry is not a text (such as None or NaN) or too long, or the template lacks its `{}`;
+        ValueError: an entry is too long or not a text (None or NaN, for example), or the template lacks `{}`;
             the message says which.
     """
     given: Any = texts
@@ -189,10 +191,10 @@ def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batc
 
 
 class WindowedEmbedding:
-    """Embeds clips of any length, each as the normalised average over its windows.
+    """Embeds clips of any length; a clip's embedding is the normalised average over its windows.
 
-    A clip longer than a window is cut into as few windows as cover it, see `window_starts`. Only windows of
-    one shape share a batch, so nothing is padded.
+    A clip longer than a window is cut into the fewest windows that cover it, see `window_starts`. Only
+    windows of the same shape share a batch, so nothing is padded.
 
         |------------- T -------------|
         |-- window --|
@@ -200,16 +202,16 @@ class WindowedEmbedding:
                          |-- window --|
 
     Args:
-        encode: maps windows `[n, C, T]` to features `[n, D]`.
+        encode: function from windows `[n, C, T]` to features `[n, D]`.
         window: length of a window, samples.
-        batch_size: most windows to encode at once.
+        batch_size: maximum number of windows to encode at once.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor], *, window: int, batch_size: int) -> None:
         self._encode = encode
         self._window = window
         self._batch_size = batch_size
-        self._totals: list[Tensor] = []  # for each clip, the sum over its windows
+        self._totals: list[Tensor] = []  # sum over the windows of each clip
         self._pending: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
 
     def add(self, waveform: Tensor) -> None:
@@ -245,10 +247,10 @@ class WindowedEmbedding:
 
 
 def window_starts(samples: int, window: int) -> list[int]:
-    """Return where the windows of a clip begin: as few as cover it, evenly spaced.
+    """Return the first sample of each of a clip's windows: the fewest windows that cover it, evenly spaced.
 
-    Up to 1 % of a window is cut off instead, half of it at each end: codecs round lengths up to whole blocks,
-    and a few more samples are not worth another window.
+    If the clip exceeds whole windows by at most 1 % of a window, the excess is cut off, half at each end.
+    Codecs round lengths up to whole blocks, and a few extra samples are not worth another window.
 
     Example:
         >>> window_starts(12, window=5)
@@ -265,7 +267,7 @@ def window_starts(samples: int, window: int) -> list[int]:
 
 @contextmanager
 def evaluating(module: "nn.Module | Towers") -> Iterator[None]:
-    """Put a module into eval mode, and restore the mode of each of its children afterwards."""
+    """Put a module into eval mode, and restore its mode and its children's afterwards."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
@@ -296,10 +298,10 @@ def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, na
     if sample_rate is None:
         raise ValueError(f"{name} is an array; sample_rate must say its sample rate.")
     shape = list(source.shape)
-    if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > MOST_CHANNELS):
+    if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > MAX_CHANNELS):
         raise ValueError(
             f"{name} has shape {shape}; expected samples [T], or channels [C, T], time last, with at most "
-            f"{MOST_CHANNELS} channels. Several clips, [B, T] or [B, C, T], are passed with batched=True or "
+            f"{MAX_CHANNELS} channels. Several clips, [B, T] or [B, C, T], are passed with batched=True or "
             "as a list of clips."
         )
     if isinstance(source, Tensor):
@@ -314,7 +316,7 @@ def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform
     if array.dtype == np.int16:
         return array.astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} has type {array.dtype}; expected int16 or floating point.")
+        raise ValueError(f"{name} has dtype {array.dtype}; expected int16 or floating point.")
     peak = float(np.abs(array).max())
     if not math.isfinite(peak):
         raise ValueError(f"{name} has samples that are not finite.")

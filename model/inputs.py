@@ -1,4 +1,4 @@
-"""What a user passed: one input or several, which type or kind of file, in words for messages."""
+"""Recognises what a user passed: one input or several, types, and kinds of files, described for messages."""
 
 import io
 import re
@@ -14,11 +14,11 @@ from torch import Tensor
 AUDIO_KINDS = "expected a path, a binary file, an array or a tensor"
 IMAGE_KINDS = "expected a path, a binary file, a PIL image, an array or a tensor"
 
-MOST_CHANNELS = 8
-"""Of audio in an array: more rows than 7.1 has channels are clips, samples or an image."""
+MAX_CHANNELS = 8
+"""Maximum channels of audio in an array; more rows (7.1 has 8) must be clips, samples or an image."""
 
 _HEAD_BYTES = 1024
-_SHOWN = 60  # characters of a text in a message
+_SHOWN = 60  # maximum characters of a text in a message
 
 _POINTERS = {
     rb"version https?://[\w.-]+/spec/": ("Git LFS", "git lfs pull"),
@@ -36,10 +36,12 @@ _EXPORTED = (".onnx", ".pt2")
 
 
 def several(inputs: Any, kinds: str) -> Iterable[Any]:
-    """Return a single input as a list, several as they are; an array of four dimensions is several images.
+    """Return several inputs unchanged, and a single input as a list.
+
+    A four-dimensional array or tensor contains several images.
 
     Raises:
-        ValueError: it is neither; the message lists the allowed `kinds`.
+        ValueError: `inputs` is neither; the message lists the allowed `kinds`.
     """
     if isinstance(inputs, np.ndarray | Tensor) and inputs.ndim == 4:
         return list(inputs)
@@ -51,13 +53,13 @@ def several(inputs: Any, kinds: str) -> Iterable[Any]:
 
 
 def describe(value: object) -> str:
-    """Name a value by its type, for messages: "None", "a float", "an int"."""
+    """Describe a value's type for messages: "None", "a float", "an int"."""
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def seekable(file: Any, name: str) -> BinaryIO:
-    """Return a binary file that can seek: the given one, or its content in memory.
+    """Return a seekable binary file: the given file, or its content in memory.
 
     Raises:
         ValueError: the file was opened as text.
@@ -69,11 +71,11 @@ def seekable(file: Any, name: str) -> BinaryIO:
 
 
 def name_other_kind(path: Path) -> str | None:
-    """Name the kind of a file that holds no weights, and what to do, as the end of a sentence "FILE is ...".
+    """Describe a file that does not contain weights, and say what to do, to complete "FILE is ...".
 
     Returns:
-        None if it may hold weights: a zip archive of `torch.save` or TorchScript, a pickle, safetensors, or
-        unknown bytes.
+        None if the file may contain weights: a zip archive from `torch.save` or TorchScript, a pickle,
+        safetensors, or unknown bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -90,10 +92,10 @@ def name_other_kind(path: Path) -> str | None:
 
 
 def name_placeholder(head: bytes) -> str | None:
-    """Name what a failed download left in place of any file, as the end of a sentence "FILE is ...".
+    """Describe what a failed download left in place of the file, to complete "FILE is ..."; None otherwise.
 
     Args:
-        head: the first few hundred bytes of the file, or all of it.
+        head: first few hundred bytes of the file, or the whole file.
     """
     if not head:
         return "an empty file: its download or copy failed. Fetch it again."
@@ -109,7 +111,11 @@ def name_placeholder(head: bytes) -> str | None:
 
 
 def beginning_of(source: Path | BinaryIO) -> bytes:
-    """Read the first bytes of a file, open or not, for `name_placeholder`; raise an OSError on failure."""
+    """Read a file's first bytes for `name_placeholder`, from a path or an open file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     if isinstance(source, Path):
         with source.open("rb") as file:
             return file.read(_HEAD_BYTES)
@@ -118,7 +124,7 @@ def beginning_of(source: Path | BinaryIO) -> bytes:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file is safetensors, by its name or its start: a length, then JSON of that length."""
+    """Return whether a file is safetensors, judged by its suffix or its start: a length, then JSON."""
     with path.open("rb") as file:
         head = file.read(9)
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
@@ -127,7 +133,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _name_archive(path: Path) -> str | None:
-    """Name a zip archive; return None for one of torch, or with damage that its reader will describe."""
+    """Describe a zip archive; return None for torch's own, and for damage that its reader will describe."""
     try:
         if not zipfile.is_zipfile(path):
             return "cut short: the beginning of an archive without its end. Fetch or copy it again."
@@ -145,7 +151,7 @@ def _name_archive(path: Path) -> str | None:
 
 
 def _name_text(head: bytes) -> str | None:
-    """Name a text; return None for other bytes."""
+    """Describe a text file; return None for other bytes."""
     text = _as_text(head)
     if not text:
         return None

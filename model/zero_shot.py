@@ -1,4 +1,4 @@
-"""Zero-shot classification of sounds and pictures, with the similarity scales that the model learned."""
+"""Zero-shot classification of audio and images with the learned similarity scales."""
 
 import os
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from torch import Tensor
 from .audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from .clip.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from .embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
-from .inputs import IMAGE_KINDS, MOST_CHANNELS, several
+from .inputs import IMAGE_KINDS, MAX_CHANNELS, several
 
 Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")
 
 SUFFIXES: dict[str, Kind] = {
-    # also undecoded ones, for which the readers' messages tell how to convert them
+    # Formats without a decoder are included because the readers' errors say how to convert them.
     **dict.fromkeys(sorted(AUDIO_SUFFIXES | UNDECODED_AUDIO_SUFFIXES), "audio"),
     **dict.fromkeys(sorted(IMAGE_SUFFIXES | UNDECODED_IMAGE_SUFFIXES), "image"),
 }
@@ -36,32 +36,34 @@ def classify(
     units: Units = "int16",
     batched: bool = False,
 ) -> Tensor:
-    """Compute the probabilities of labels for sounds and pictures: softmax over scaled similarities.
+    """Compute label probabilities for audio and images: the softmax over scaled similarities.
 
-    The scale is the learned one between audio and text, or image and text. The labels share the probability:
-    one of them is the most probable even if none is right, and a single label has probability 1. For labels
-    unlike those of the training data the probabilities are far less reliable, however high; the model does
-    not know those labels, so it cannot warn.
+    The scale is the one learned for audio and text, or for images and text. The probabilities of all labels
+    add up to 1: some label is the most probable even if none is right, and a single label has probability 1.
+    For labels that differ from the training labels, even high probabilities are far less reliable. The model
+    does not know its training labels, so it cannot warn.
 
     Args:
-        model: its towers are used in eval mode, without gradient.
-        inputs: one or more inputs of `embed_audio` and `embed_image`, which may be mixed. Unless `kind` is
-            given, the suffix tells whether a path is a sound or a picture, and the content whether a binary
-            file is. Arrays and tensors are a picture if they have unsigned integers or a shape `[1, H, W]`,
-            `[3, H, W]` or `[H, W, 3]`, several pictures if they have four dimensions, and otherwise audio.
+        model: model to classify with, in eval mode and without gradients.
+        inputs: one input or several, as for `embed_audio` and `embed_image`; the two kinds may be mixed.
+            Unless `kind` is given, a path's suffix or a binary file's content decides between audio and
+            image. An array or tensor is an image if its dtype is uint8 or bool (for arrays, any unsigned
+            integer) or its shape `[1, H, W]`, `[3, H, W]` or `[H, W, 3]`, several images if it has four
+            dimensions, and audio otherwise.
         labels: K different texts.
-        template: its `{}` is replaced by the label: "a sound of {}".
-        kind: "audio" or "image", for all inputs.
-        sample_rate: of audio arrays, Hz.
-        units: of floating-point audio arrays, see `embed_audio`.
+        template: prompt template such as "a sound of {}", in which each label replaces `{}`.
+        kind: "audio" or "image" for all inputs; None to decide for each input.
+        sample_rate: sample rate of audio arrays, Hz.
+        units: units of floating-point audio arrays, see `embed_audio`.
         batched: True if `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
 
     Returns:
-        float32 `[n, K]` on the model's device: a row for each input, a column for each label. Rows sum to 1.
+        float32 `[n, K]` on the model's device, with a row for each input and a column for each label. Rows
+        sum to 1.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a label is empty, not a text, too long or repeated, or an input cannot be used; the
+        ValueError: a label is empty, too long, repeated or not a text, or an input cannot be used; the
             message says which and why.
     """
     if kind not in (None, *KINDS):
@@ -72,23 +74,23 @@ def classify(
         raise ValueError("Nothing to classify: the list of inputs is empty.")
     kinds = [kind or kind_of(source, name=f"Input {place}") for place, source in enumerate(sources)]
     probabilities = texts.new_empty(len(sources), len(texts))
-    for each in dict.fromkeys(kinds):
-        rows = [row for row, one in enumerate(kinds) if one == each]
+    for present in dict.fromkeys(kinds):
+        rows = [row for row, kind_of_row in enumerate(kinds) if kind_of_row == present]
         chosen = [sources[row] for row in rows]
-        if each == "audio":
+        if present == "audio":
             features = embed_audio(model, chosen, sample_rate=sample_rate, units=units)
         else:
             features = embed_image(model, chosen)
-        probabilities[rows] = label_probabilities(model, each, features, texts)
+        probabilities[rows] = label_probabilities(model, present, features, texts)
     return probabilities
 
 
 def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -> Tensor:
-    """Embed the labels of a classification: float32 `[K, D]`, each row of norm 1.
+    """Embed the labels for zero-shot classification: float32 `[K, D]`, each row of norm 1.
 
     Raises:
-        ValueError: there are no labels; one is empty, not a text, or too long; two have the same tokens,
-            which ignore case and spaces; or the template lacks its `{}`.
+        ValueError: there are no labels; a label is empty, too long or not a text; two labels have the same
+            tokens, which ignore case and extra spaces; or the template lacks `{}`.
     """
     given: Any = labels
     names: list[Any] = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
@@ -110,16 +112,16 @@ def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -
 
 @torch.no_grad()
 def label_probabilities(model: "Towers", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
-    """Compute the probabilities of labels from embeddings of norm 1.
+    """Compute label probabilities from embeddings of norm 1.
 
     Args:
-        model: supplies the scales.
-        kind: of the features.
-        features: `[n, D]`, of sounds or of pictures.
-        texts: `[K, D]`, of the labels.
+        model: model with the learned scales.
+        kind: modality of the features.
+        features: audio or image embeddings, `[n, D]`.
+        texts: label embeddings, `[K, D]`.
 
     Returns:
-        `[n, K]`, rows sum to 1.
+        `[n, K]`; rows sum to 1.
     """
     if kind == "audio":
         logits = model.logits(audio_features=features, text_features=texts).audio_text
@@ -130,14 +132,14 @@ def label_probabilities(model: "Towers", kind: Kind, features: Tensor, texts: Te
 
 
 def kind_of(source: Any, *, name: str) -> Kind:
-    """Tell a sound from a picture.
+    """Decide whether an input is audio or an image.
 
     Args:
         source: path, binary file, array, tensor or PIL image.
-        name: of the input in messages.
+        name: name of the input in messages.
 
     Raises:
-        ValueError: the kind cannot be told; the message says what to do.
+        ValueError: the kind cannot be determined; the message says what to do.
     """
     if isinstance(source, Image.Image):
         return "image"
@@ -172,6 +174,6 @@ def _has_shape_of_picture(source: np.ndarray[Any, Any] | Tensor) -> bool:
     """Return whether the shape is [1, H, W], [3, H, W] or [H, W, 3] rather than [B, C, T]."""
     return (
         source.ndim == 3
-        and source.shape[1] > MOST_CHANNELS
+        and source.shape[1] > MAX_CHANNELS
         and (source.shape[0] in (1, 3) or source.shape[2] == 3)
     )

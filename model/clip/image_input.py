@@ -1,4 +1,4 @@
-"""Image files, arrays and tensors to the input of an image tower."""
+"""Converts image files, arrays and tensors to the input of an image tower."""
 
 from collections.abc import Callable
 from functools import cache
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..inputs import IMAGE_KINDS, beginning_of, describe, name_placeholder, seekable
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
-"""Path or content of a file, PIL image, array `[H, W]` or `[H, W, 3]`, or tensor `[3, H, W]`."""
+"""Path or content of a file, PIL image, array or tensor, as described in `read_image`."""
 
 IMAGE_SUFFIXES = frozenset(
     """
@@ -22,18 +22,18 @@ IMAGE_SUFFIXES = frozenset(
     .tga
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Lower-case suffixes of pictures that Pillow decodes; data sets, shards and the demo read these."""
+"""Lower-case suffixes of image files that Pillow decodes; data sets, shards and the demo read these."""
 UNDECODED_IMAGE_SUFFIXES = frozenset(
     """
     .heic .heif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-"""Suffixes of pictures that Pillow does not decode."""
+"""Suffixes of image files that Pillow does not decode."""
 CONVERT_IMAGE = "convert it, as by `magick x.heic x.jpg`"
 
-_TIFF_PHOTOMETRIC = 262  # tag: 0 if the smallest sample is white
+_TIFF_PHOTOMETRIC = 262  # TIFF tag, 0 if the smallest value means white
 _NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
-"""Raised by PIL for the content of a file; SyntaxError for PNG."""
+"""Exceptions that PIL raises for files that it cannot decode; SyntaxError for PNG."""
 
 
 class ImagePreprocessing(NamedTuple):
@@ -41,8 +41,8 @@ class ImagePreprocessing(NamedTuple):
 
     Attributes:
         size: (height, width) of the input, pixels.
-        mean: of red, green and blue in 0..1, subtracted.
-        std: of red, green and blue, divided by.
+        mean: means of red, green and blue to subtract, for values in 0..1.
+        std: standard deviations of red, green and blue to divide by.
         interpolation: "bicubic" or "bilinear".
         resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
             side and pads, "squash" resizes both sides.
@@ -61,19 +61,19 @@ CLIP_PREPROCESSING = ImagePreprocessing()
 def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
     """Read an image as RGB.
 
-    EXIF orientation is applied. Grey samples of more than 8 bits are scaled to 0..255: integers from the
-    smallest of 0..255, 0..4095 (12 bits, as from cameras and microscopes) and 0..65535 that contains them,
-    floating point from 0..1 or 0..255.
+    EXIF orientation is applied. Greyscale values of more than 8 bits are scaled to 0..255. The range of
+    integers is taken to be 0..255, 0..4095 (12 bits, as from cameras and microscopes) or 0..65535, whichever
+    is the smallest that contains them; the range of floating-point values is taken to be 0..1 or 0..255.
 
     Args:
-        source: path; content as a binary file; PIL image; uint8 array `[H, W]` or `[H, W, 3]`; or tensor
-            `[H, W]`, `[1, H, W]` or `[3, H, W]`, uint8 or floating point in 0..1.
-        name: of the image in messages; needed for content without a path.
+        source: path of a file, a file's content as a binary file, PIL image, uint8 array `[H, W]` or
+            `[H, W, 3]`, or tensor `[H, W]`, `[1, H, W]` or `[3, H, W]`, uint8 or floating point in 0..1.
+        name: name of the image in messages; needed for content without a path.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file does not decode or has too many pixels (twice `PIL.Image.MAX_IMAGE_PIXELS`), its
-            samples have an unknown range, or the source is of another type.
+        ValueError: the file does not decode or has too many pixels (more than twice
+            `PIL.Image.MAX_IMAGE_PIXELS`), its values have an unknown range, or the source has another type.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)
@@ -91,7 +91,7 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
         ):
             raise ValueError(
                 f"{name}: the array is {source.dtype} {list(source.shape)}; expected uint8 [H, W] or "
-                "[H, W, 3]. Scale other types: `(array * 255).round().astype(np.uint8)` from 0..1, "
+                "[H, W, 3]. Scale other dtypes: `(array * 255).round().astype(np.uint8)` from 0..1, "
                 "`(array // 257).astype(np.uint8)` from 16 bits."
             )
         source = Image.fromarray(source)
@@ -115,36 +115,36 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         raise _not_decodable(name, error) from None
     try:
         upright = ImageOps.exif_transpose(image)
-    except Exception:  # of many types, for damaged EXIF data
-        upright = image  # the picture itself is intact
+    except Exception:  # damaged EXIF data raises many types
+        upright = image  # the image itself is intact
     if upright.mode == "F" or upright.mode.startswith("I"):
         mode, upright = upright.mode, _in_8_bits(upright, name)
         if mode == "I;16" and getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0:
-            upright = ImageOps.invert(upright)  # as in radiographs; Pillow inverts those of 8 bits itself
+            upright = ImageOps.invert(upright)  # as in radiographs; Pillow itself inverts 8-bit images
     if "transparency" in upright.info:
-        upright = upright.convert("RGBA")  # a palette's transparency may not fit RGB
+        upright = upright.convert("RGBA")  # a palette's transparent colour may not fit RGB
     return upright.convert("RGB")
 
 
 def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale a grey image of more than 8 bits to 0..255, by the range of its samples."""
+    """Scale a greyscale image of more than 8 bits to 0..255, according to the range of its values."""
     samples = np.asarray(image)
-    low, high = float(samples.min()), float(samples.max())  # NaN if one is
+    low, high = float(samples.min()), float(samples.max())  # NaN if any value is NaN
     ranges: tuple[int, ...]
     if image.mode == "F":
-        # Resampling overshoots a little. No real picture in 0..255 stays below 16.
+        # Resampling overshoots slightly. No real image in 0..255 stays below 16.
         ranges, known = (1, 255), (low >= -0.1 and high <= 1.1) or (low >= -25 and 16 < high <= 280)
-        most = 1 if high <= 1.1 else 255
+        top = 1 if high <= 1.1 else 255
     else:
         ranges, known = (255, 4095, 65535), low >= 0 and high <= 65535
-        most = next((largest for largest in ranges if high <= largest), 65535)
+        top = next((largest for largest in ranges if high <= largest), 65535)
     if not known:
         *some, last = (f"0..{largest}" for largest in ranges)
         raise ValueError(
             f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the known "
             f"ranges are {', '.join(some)} and {last}. Scale it to 8 bits."
         )
-    scaled = (samples.clip(0, most) * (255 / most)).round()
+    scaled = (samples.clip(0, top) * (255 / top)).round()
     return Image.fromarray(scaled.astype(np.uint8))
 
 
@@ -185,7 +185,7 @@ def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None =
 
 
 def read_pixels(source: ImageInput, *, name: str | None = None) -> Tensor:
-    """Read an image as uint8 `[3, H, W]`; arguments and errors as for `read_image`."""
+    """Read an image as uint8 `[3, H, W]`; arguments and exceptions are those of `read_image`."""
     pixels = np.asarray(read_image(source, name=name))
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
@@ -199,9 +199,9 @@ def preprocess_image(
     """Preprocess an image for `AudioCLIP.encode_image`.
 
     Args:
-        source: see `read_image`.
-        preprocessing: `AudioCLIP.image_preprocessing`.
-        name: of the image in messages; needed for content without a path.
+        source: image, see `read_image`.
+        preprocessing: the model's `AudioCLIP.image_preprocessing`.
+        name: name of the image in messages; needed for content without a path.
 
     Returns:
         float32 `[3, height, width]`, normalised.

@@ -1,6 +1,6 @@
-"""Texts to tokens for CLIP's text towers.
+"""Tokenizes texts for CLIP's text towers.
 
-open_clip takes ten seconds to import, so it is imported inside the function that uses it.
+Importing open_clip takes ten seconds, so the function that uses it imports it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,17 +13,17 @@ from torch import Tensor
 from .towers import tokenizer_of
 
 Text: TypeAlias = Sequence[str | Sequence[str]]
-"""Entries to encode, each a string or a list of labels."""
+"""Entries to encode; each is a string or a list of labels."""
 
 _SHOWN = 80  # characters of a text in a message
-_CACHED = 2**16  # tokenized texts, about 1 kB each
+_CACHED = 2**16  # tokenized texts in the cache, about 1 kB each
 
 
 class TextTooLong(ValueError):
-    """A text with more tokens than the text tower takes.
+    """A text has more tokens than the text tower takes.
 
     Attributes:
-        tokens: number of its tokens, start and end included.
+        tokens: number of tokens in the text, including start and end.
     """
 
     def __init__(self, text: str, tokens: int, *, context_length: int) -> None:
@@ -39,20 +39,20 @@ class TextTooLong(ValueError):
 def tokenize(
     text: Text, base_str: str = "{}", *, context_length: int = 77, clip: str | None = None
 ) -> Tensor:
-    """Tokenize texts, with a cache of the tokens of each text.
+    """Tokenize texts; the tokens of each text are cached.
 
     Args:
-        text: B entries; the labels of a list are joined with ", ".
-        base_str: template, whose `{}` is replaced by the entry.
-        context_length: tokens per text, start and end included.
-        clip: name of an open_clip model, whose tokenizer is used; None for CLIP's.
+        text: B entries; the labels in a list are joined with ", ".
+        base_str: prompt template, in which each entry replaces `{}`.
+        context_length: number of tokens per text, including start and end.
+        clip: name of the open_clip model with the tokenizer to use; None for CLIP's tokenizer.
 
     Returns:
-        int64 `[B, context_length]`, padded after the end token (by CLIP's tokenizer with zeros).
+        int64 `[B, context_length]`, padded after the end token (with zeros by CLIP's tokenizer).
 
     Raises:
         TextTooLong: a text has more than `context_length` tokens.
-        ValueError: an entry is not a text, the template lacks its `{}`, or `text` is a bare string.
+        ValueError: an entry is not a text, the template lacks `{}`, or `text` is a bare string.
     """
     if isinstance(text, str):
         raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
@@ -83,7 +83,7 @@ def check_texts(texts: Iterable[object]) -> None:
 
 @cache
 def _tokenizer(clip: str | None) -> Any:
-    """Make a tokenizer, once per process because reading its vocabulary takes a while."""
+    """Create a tokenizer, once per process because reading its vocabulary takes a while."""
     if clip is not None:
         return tokenizer_of(clip)
     from open_clip.tokenizer import SimpleTokenizer  # noqa: PLC0415
@@ -93,7 +93,7 @@ def _tokenizer(clip: str | None) -> Any:
 
 @lru_cache(maxsize=_CACHED)
 def tokens_of(tokenizer: Any, entry: str, context_length: int) -> tuple[Tensor, int]:
-    """Return the padded tokens of a text, int64 `[context_length]`, and their number before truncation."""
+    """Tokenize a text; return int64 `[context_length]`, padded or truncated, and the number of all tokens."""
     if not hasattr(tokenizer, "encode"):  # from the Hugging Face hub
         length = len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])
         return tokenizer([entry], context_length=context_length)[0], length

@@ -1,6 +1,6 @@
-"""Image and text towers from open_clip, by the published arguments or by an open_clip name, and their input.
+"""Builds image and text towers with open_clip, from the published arguments or an open_clip model's name.
 
-open_clip takes ten seconds to import, so it is imported inside the functions that use it.
+Importing open_clip takes ten seconds, so the functions that use it import it.
 """
 
 # ruff: noqa: PLC0415
@@ -17,13 +17,13 @@ from .image_input import ImagePreprocessing
 
 
 class ClipTowers(NamedTuple):
-    """An image and a text tower with one embedding space.
+    """An image tower and a text tower that share an embedding space.
 
     Attributes:
-        network: a CLIP of open_clip with random weights.
+        network: open_clip's CLIP with random weights.
         embed_dim: dimension D of the embedding space.
-        context_length: tokens per text, start and end included.
-        preprocessing: of images.
+        context_length: number of tokens per text, including start and end.
+        preprocessing: preprocessing of images for the image tower.
     """
 
     network: nn.Module
@@ -45,11 +45,11 @@ def build_clip(
     transformer_heads: int,
     transformer_layers: int,
 ) -> ClipTowers:
-    """Build OpenAI's CLIP with QuickGELU and random weights; for the arguments see `AudioCLIP`.
+    """Build OpenAI's CLIP with QuickGELU and random weights; `AudioCLIP` documents the arguments.
 
     Raises:
-        ValueError: the arguments describe neither a ResNet nor a vision transformer, or the heads do not
-            divide the width.
+        ValueError: the arguments describe neither a ResNet nor a vision transformer, or the number of heads
+            does not divide the width.
     """
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -89,21 +89,21 @@ def build_named_clip(name: str) -> ClipTowers:
     """Build an open_clip model with random weights.
 
     Args:
-        name: such as "ViT-B-32-quickgelu": one of `open_clip.list_models()`, also those that
-            `open_clip.add_model_config` added.
+        name: name from `open_clip.list_models()`, such as "ViT-B-32-quickgelu"; `open_clip.add_model_config`
+            can add to that list.
 
     Raises:
-        ValueError: there is no such model, or a library that it needs is not installed.
+        ValueError: there is no such model, or a library that the model needs is not installed.
     """
     from open_clip.model import CLIP, CustomTextCLIP
 
     config = _config(name)
     custom_text = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
-    if config.pop("multimodal_cfg", None):  # leave out the decoder that writes captions
+    if config.pop("multimodal_cfg", None):  # drop the caption decoder
         custom_text = True
         config["vision_cfg"]["output_tokens"] = config["text_cfg"]["output_tokens"] = False
     for part, library in (("vision_cfg", "timm_model_name"), ("text_cfg", "hf_model_name")):
-        if library in config[part]:  # or the library would fetch weights
+        if library in config[part]:  # otherwise the library would fetch weights
             config[part][library.replace("_name", "_pretrained")] = False
     try:
         network: nn.Module = (CustomTextCLIP if custom_text else CLIP)(**config)
@@ -114,12 +114,12 @@ def build_named_clip(name: str) -> ClipTowers:
 
 
 def image_preprocessing(name: str, network: nn.Module | None = None) -> ImagePreprocessing:
-    """Return how images for an open_clip model are preprocessed.
+    """Return the image preprocessing for an open_clip model.
 
     Args:
-        name: of the model.
-        network: the model itself, if it is built: it knows its image size where the config leaves that to a
-            library.
+        name: name of the model.
+        network: the model itself, if it has been built. It knows its image size even where open_clip's config
+            leaves the size to a library.
 
     Raises:
         ValueError: there is no such model.
@@ -149,16 +149,16 @@ def tokenizer_of(name: str) -> Any:
 
 
 def find_tagged_weights(name: str, tag: str, *, folder: Path | None = None) -> Path:
-    """Return the file of an open_clip model's pretrained weights, fetched if it is missing.
+    """Return the path of an open_clip model's pretrained weights; fetch the file if it is missing.
 
     Args:
-        name: of the model.
-        tag: of the weights, such as "openai" or "laion2b_s34b_b79k".
-        folder: where to keep the file; None for open_clip's cache.
+        name: name of the model.
+        tag: open_clip's tag for the weights, such as "openai" or "laion2b_s34b_b79k".
+        folder: folder for the file; None for open_clip's cache.
 
     Raises:
-        WeightsError: the model has no such tag, the weights cannot be fetched, or they need another image
-            preprocessing than the model's other weights.
+        WeightsError: the model has no such tag, the weights cannot be fetched, or they need different image
+            preprocessing from the model's first weights in open_clip.
     """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
@@ -170,13 +170,13 @@ def find_tagged_weights(name: str, tag: str, *, folder: Path | None = None) -> P
         )
     if _preprocessing_of_weights(weights) != _preprocessing_of_weights(_usual_weights(name)):
         raise WeightsError(
-            f'pretrained.clip is "{tag}", which needs another image preprocessing than the usual weights of '
-            f"{name}. Choose other weights."
+            f'pretrained.clip is "{tag}", which needs different image preprocessing from the usual weights '
+            f"of {name}. Choose other weights."
         )
     where = weights.get("hf_hub") or weights.get("url")
     try:
         return Path(download_pretrained(weights, cache_dir=str(folder) if folder else None))
-    except Exception as error:  # of several libraries
+    except Exception as error:  # several libraries raise their own types
         raise WeightsError(
             f'The weights "{tag}" of {name} cannot be fetched from {where}: {error}. Fetch the file on a '
             f"machine with a network and give its path instead. {RANDOM_INSTEAD}"
@@ -187,7 +187,7 @@ def _config(name: str) -> dict[str, Any]:
     from open_clip import get_model_config, list_models
 
     known = list_models()
-    if name not in known:  # also refuses addresses, from which open_clip would fetch
+    if name not in known:  # also refuses URLs, from which open_clip would fetch
         near = nearest(name, known, count=3) or ["RN50", "ViT-B-32", "ViT-B-32-quickgelu"]
         raise ValueError(
             f'clip is "{name}", which is not a model of open_clip; similar names are {", ".join(near)}. '
@@ -221,9 +221,9 @@ def _preprocessing_of_weights(weights: dict[str, Any]) -> ImagePreprocessing:
 
 
 def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
-    """Encode tokens `[B, L]` with the text tower of an open_clip model or of an AudioCLIP: `[B, D]`."""
+    """Encode tokens `[B, L]` with the text tower of an open_clip model or an AudioCLIP; return `[B, D]`."""
     towers = cast(Any, clip)
-    if hasattr(clip, "text"):  # a module of its own, with its projection
+    if hasattr(clip, "text"):  # the text tower is one module, which includes the projection
         features = towers.text(tokens)
         encoded: Tensor = features[0] if isinstance(features, tuple) else features
         return encoded
@@ -238,7 +238,7 @@ def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def recompute_transformers(clip: nn.Module) -> None:
-    """Make the towers' transformers keep only the inputs of their blocks for the backward pass."""
+    """Make the towers' transformers keep only their blocks' inputs for the backward pass."""
     for name in ("visual", "text"):
         if hasattr(clip, name):
             getattr(clip, name).set_grad_checkpointing(True)
@@ -247,7 +247,7 @@ def recompute_transformers(clip: nn.Module) -> None:
 
 
 def text_parameters(clip: nn.Module) -> list[nn.Parameter]:
-    """List the parameters of the text tower of an open_clip model or of an AudioCLIP."""
+    """List the text tower's parameters in an open_clip model or an AudioCLIP."""
     prefixes = ("text.", "transformer.", "token_embedding.", "ln_final.")
     names = ("positional_embedding", "text_projection")
     return [

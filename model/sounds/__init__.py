@@ -1,1 +1,1 @@
-"""Sound files to samples at their own rate."""
+"""Decodes sound files to samples at the file's own rate."""

@@ -7,14 +7,17 @@ from typing import BinaryIO, Literal, NamedTuple
 from .view import Layout, View, read_bytes, size_of
 
 _PLACEHOLDER = 0x7F000000
-"""Sizes in bytes from here on, and 0, mean "to the end": sox writes 0x7F000000 and 0x7FFFF000, arecord
-0x80000000, ffmpeg 0xFFFFFFFF. Files that really are so large have too many samples to be read."""
+"""Sizes of at least this many bytes, and 0, mean "to the end of the file": sox writes 0x7F000000 and
+0x7FFFF000, arecord 0x80000000, ffmpeg 0xFFFFFFFF. Files that really are this large have too many samples to
+be read."""
 
-_MISCOUNTED = 44  # bytes: some writers count their own header; so short a cut is a millisecond
+_MISCOUNTED = (
+    44  # bytes that may be missing: some writers count their own header, and 44 bytes are under 1 ms
+)
 
 
 def chunk_layout(file: BinaryIO) -> Layout:
-    """Make samples of unknown size decode to the end of the file, and detect missing samples."""
+    """Correct the header if it lacks the size of the samples, and detect missing samples."""
     magic = read_bytes(file, 0, 12)
     if magic[:7] == b"NIST_1A":
         return _nist(file)
@@ -68,15 +71,15 @@ _NIST_FIELDS = {
 
 
 class _Form(NamedTuple):
-    """Conventions of a format that consists of chunks; numbers are bytes.
+    """Conventions of a format that consists of chunks; positions and lengths are in bytes.
 
     Attributes:
         first: start of the first chunk.
         name: length of a chunk's name.
         size: length of a chunk's size field.
-        order: byte order of a size.
-        counted: bytes that a size counts in addition to the content.
-        multiple: contents are padded to a multiple of this.
+        order: byte order of the size field.
+        counted: bytes that the size includes in addition to the content.
+        multiple: alignment; contents are padded to a multiple of this length.
     """
 
     first: int
@@ -91,12 +94,12 @@ class _Chunk(NamedTuple):
     """A chunk, or the samples of an AU file.
 
     Attributes:
-        name: first four bytes of its name.
-        field: start and end of its size field.
-        order: byte order of the size.
-        size: announced length of the content, bytes.
+        name: first four bytes of the chunk's name.
+        field: start and end of the size field.
+        order: byte order of the size field.
+        size: length of the content according to the size field, bytes.
         start: start of the content.
-        counted: bytes that the size counts in addition to the content.
+        counted: bytes that the size field includes in addition to the content.
     """
 
     name: bytes
@@ -118,7 +121,7 @@ _FORMS = {
 
 
 def _chunks(file: BinaryIO, form: _Form, at: int) -> Iterator[_Chunk]:
-    """Yield one chunk after the other, as long as they look like chunks."""
+    """Yield consecutive chunks, up to the first bytes that do not look like a chunk."""
     length = form.name + form.size
     while len(header := read_bytes(file, at, length)) == length:
         if not header[:4].decode("latin-1").isprintable():
@@ -132,7 +135,7 @@ def _chunks(file: BinaryIO, form: _Form, at: int) -> Iterator[_Chunk]:
 def _samples_chunk(file: BinaryIO, form: _Form) -> _Chunk | None:
     size_64: _Chunk | None = None
     for chunk in _chunks(file, form, form.first):
-        if chunk.name == b"ds64":  # in RF64: 64-bit sizes of the file and of its samples
+        if chunk.name == b"ds64":  # RF64's 64-bit sizes of the file and its samples
             field = (chunk.start + 8, chunk.start + 16)
             size = int.from_bytes(read_bytes(file, field[0], 8), "little")
             size_64 = chunk._replace(field=field, size=size)
@@ -156,7 +159,7 @@ def _au(magic: bytes) -> _Chunk | None:
 
 
 def _only_chunks(file: BinaryIO, form: _Form | None, at: int) -> bool:
-    """Return whether the rest of the file consists of chunks, and so has no samples."""
+    """Return whether the rest of the file consists of chunks and therefore contains no samples."""
     end = at
     for chunk in () if form is None else _chunks(file, form, at):
         end = chunk.start + chunk.size

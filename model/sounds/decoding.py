@@ -1,6 +1,6 @@
-"""Decodes sound files block by block, for reading and for checking them, and decides what counts as damage.
+"""Decodes sound files block by block, for reading and checking, and decides what counts as damage.
 
-The length of a sound is the number of samples that decode, whatever the header says.
+A sound's length is the number of samples that decode, whatever the header says.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from ..inputs import beginning_of, name_placeholder
 from .layout import has_second_flac, read_layout
 
 Segment: TypeAlias = tuple[float, float | None]
-"""Start and end of a part of a recording, seconds; None for the end of the recording."""
+"""Start and end of a segment of a recording, seconds; the end is None for the end of the recording."""
 Fault: TypeAlias = Literal["missing", "empty", "unreadable", "truncated", "not finite", "too loud"]
 Block: TypeAlias = npt.NDArray[np.float32]
 """Consecutive samples, float32 `[T, C]`; full scale is 1."""
 
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
-"""Allowed sample rates, Hz. Resampled, a small file at 1 Hz would fill any memory."""
+"""Allowed sample rates, Hz. Resampling a small file from 1 Hz would exhaust any memory."""
 LOUDEST = 8.0
-"""Largest allowed sample for full scale 1: overshoots are a few dB, and 18 dB mean another unit."""
+"""Maximum absolute sample where full scale is 1. Overshoots are a few dB; 18 dB indicate another unit."""
 
-_BLOCK = 2**20  # values decoded at once: memory is allocated for existing samples, not for announced ones
-_BEYOND_END = 2**12  # samples requested after the announced end
-_SYSTEM_ERROR = 2  # libsndfile's code for a failure of the file system
-_UNKNOWN_LENGTH = 2**40  # from here on, libsndfile's length means that the header has none
+_BLOCK = 2**20  # values to decode at once: memory is allocated for decoded samples, not for announced ones
+_BEYOND_END = 2**12  # samples to request beyond the end that the header announces
+_SYSTEM_ERROR = 2  # libsndfile's code for a file-system error
+_UNKNOWN_LENGTH = 2**40  # samples; libsndfile reports at least this many if the header has no length
 
 
 class UnusableAudio(ValueError):
-    """A sound that cannot be used: `fault` is the reason in a word or two, `detail` in full."""
+    """A sound cannot be used; `fault` is the reason in one or two words, `detail` the reason in full."""
 
     def __init__(self, message: str, *, fault: Fault = "unreadable", detail: str = "") -> None:
-        super().__init__(message)  # a single argument, so that the exception can be pickled
+        super().__init__(message)  # a single argument keeps the exception picklable
         self.fault = fault
         self.detail = detail
 
 
 def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0) -> None:
-    """Raise if samples cannot be in the expected unit.
+    """Raise if samples are too loud to be in the expected unit.
 
     Args:
         peak: largest absolute sample.
-        name: of the sound in messages.
-        advice: end of the message, saying what to do.
+        name: name of the sound in messages.
+        advice: end of the message; it says what to do.
         full_scale: full scale in the expected unit.
 
     Raises:
@@ -68,13 +68,13 @@ class AudioReader:
     """An open sound file that is decoded once, from front to back.
 
     Args:
-        source: path of the file, or its content as a seekable binary file.
-        name: of the file in messages.
+        source: path of the file, or the file's content as a seekable binary file.
+        name: name of the file in messages.
 
     Attributes:
         rate: sample rate, Hz.
         channels: number of channels.
-        note: an oddity of the file that does not prevent its use, or ""; final after reading.
+        note: harmless oddity of the file, or ""; final after reading.
 
     Raises:
         UnusableAudio: the file does not decode, is cut off, or has a sample rate outside the limits.
@@ -85,7 +85,7 @@ class AudioReader:
         self._source = source
         self._name = name
         self._part = 0
-        self._decoded = 0  # samples of this part
+        self._decoded = 0  # samples decoded from the current part
         self._content = ExitStack()
         self._opened = ExitStack()
         try:
@@ -113,16 +113,17 @@ class AudioReader:
         self._content.close()
 
     def announced(self, segment: Segment | None = None) -> int:
-        """Return the number of samples per channel in a segment according to the header; 0 if unknown."""
+        """Return the header's number of samples per channel in a segment; 0 if it is unknown."""
         first, last = self._bounds(segment)
         length = self._length or 0
         return max(0, (length if last is None else min(length, last)) - first)
 
     def blocks(self, segment: Segment | None = None) -> Iterator[Block]:
-        """Decode a segment, clipped to the end of the sound; None for all of it.
+        """Decode a segment, clipped to the end of the sound, or the whole sound for None.
 
         Raises:
-            UnusableAudio: it does not decode, ends early, or has samples that are too loud or not finite.
+            UnusableAudio: the sound does not decode, ends early, or has samples that are too loud or not
+                finite.
             OSError: the file cannot be read.
         """
         first, last = self._bounds(segment)
@@ -145,18 +146,18 @@ class AudioReader:
         return first or 0, last
 
     def _go_to(self, first: int) -> int:
-        """Seek to a sample if possible; return where the next block begins, otherwise 0."""
-        # In PAF files of 24 bits and several channels libsndfile seeks to the wrong place.
+        """Seek to a sample if the file allows it; return the first sample of the next block."""
+        # libsndfile seeks to the wrong sample in 24-bit PAF files with several channels.
         if first and len(self._layout.views) <= 1 and self._file.format != "PAF":
             try:
                 self._decoded = self._file.seek(first)
-            except soundfile.SoundFileRuntimeError:  # beyond the end, or not supported by the format
+            except soundfile.SoundFileRuntimeError:  # beyond the end, or unsupported by the format
                 self._file = self._open()
         return self._decoded
 
     def _read(self, count: int) -> Block:
-        """Decode at most `count` samples; none at the end."""
-        # libsndfile fills requests beyond the end with zeros, so they are kept small.
+        """Decode at most `count` samples; return an empty block at the end."""
+        # libsndfile fills requests beyond the end with zeros, so those requests are kept small.
         announced = self._length or self._layout.announced
         remaining = (announced or _UNKNOWN_LENGTH) - self._decoded
         count = min(count, max(1, _BLOCK // self.channels), remaining if remaining > 0 else _BEYOND_END)
@@ -193,7 +194,7 @@ class AudioReader:
             self.note = f"its header promises {self._layout.announced} samples, it has {self._decoded}"
 
     def _check(self, block: Block) -> None:
-        low, high = float(block.min()), float(block.max())  # NaN if one is
+        low, high = float(block.min()), float(block.max())  # NaN if any sample is NaN
         if not (math.isfinite(low) and math.isfinite(high)):
             raise UnusableAudio(f"{self._name}: holds values that are not finite.", fault="not finite")
         refuse_loud(max(-low, high), self._name, "scale it to -1..1 (16-bit units: divide by 32768)")
@@ -211,22 +212,22 @@ class AudioReader:
 
     @property
     def _length(self) -> int | None:
-        """Samples per channel of the current part, None if its header does not tell."""
+        """Samples per channel in the current part; None if its header does not say."""
         frames: int = self._file.frames
         return None if self._layout.estimated or frames >= _UNKNOWN_LENGTH else frames
 
     def _open(self) -> _Forward:
-        """Open the current part with libsndfile, and close the one before."""
+        """Close the previous part, and open the current part with libsndfile."""
         self._opened.close()
         views = self._layout.views
         source = views[self._part] if views else self._source
         if not isinstance(source, Path):
             source.seek(0)
-        # soundfile would encode a name as UTF-8, which some are not.
+        # soundfile would encode file names as UTF-8, but some are not valid UTF-8.
         named = os.fsencode(source) if isinstance(source, Path) and os.name == "posix" else source
         with self._translated():
             file: _Forward = self._opened.enter_context(_Forward(named))
-        if file.format == "RAW":  # libsndfile takes any x.au without a header for raw samples
+        if file.format == "RAW":  # libsndfile reads any x.au without a header as raw samples
             raise self._not_decodable("Format not recognised")
         if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
             raise self._unusable(
@@ -236,7 +237,7 @@ class AudioReader:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn libsndfile's errors into `UnusableAudio`, and raise errors of reading the file themselves."""
+        """Turn libsndfile's errors into `UnusableAudio`, but re-raise errors from reading the file."""
         try:
             yield
         except (RuntimeError, TypeError) as error:  # TypeError for a headerless suffix such as .raw
@@ -251,7 +252,10 @@ class AudioReader:
 
 
 class _Forward(soundfile.SoundFile):
-    """A sound file whose position soundfile does not query after each block; some formats lack one."""
+    """A sound file that claims not to be seekable.
+
+    soundfile then does not query the position after each block, which some formats do not support.
+    """
 
     def seekable(self) -> bool:
         return False

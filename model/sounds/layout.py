@@ -1,7 +1,7 @@
-"""Finds the samples of sound files: MPEG audio, FLAC and Ogg here, other formats in chunks.py.
+"""Finds the samples in sound files: MPEG audio, FLAC and Ogg here, other formats in chunks.py.
 
-libsndfile believes headers, but programs that write to a pipe, are killed, or join files leave wrong ones. So
-the length comes from the file itself, and libsndfile gets a corrected header.
+libsndfile trusts headers, but programs that write to a pipe, are killed or join files leave wrong headers.
+The length is therefore taken from the file itself, and libsndfile is given a corrected header.
 """
 
 import re
@@ -10,11 +10,11 @@ from typing import BinaryIO
 from .chunks import chunk_layout
 from .view import ID3V1_TAG, Layout, View, read_bytes, size_of
 
-_FLAC_UNKNOWN = 2**36 - 1  # the largest number of samples that a header can state
+_FLAC_UNKNOWN = 2**36 - 1  # largest number of samples that a header can state
 _FLAC_START = b"fLaC\0\0\0\x22"
-_OGG_HEADER = 27  # bytes of a page before its table of segments
+_OGG_HEADER = 27  # length of a page's header before its segment table, bytes
 _BLOCK = 1 << 16  # bytes
-_KBPS = {  # by "is version 1" and layer; versions 2 and 2.5 have one row for layers 2 and 3
+_KBPS = {  # keyed by "is version 1" and layer; layers 2 and 3 of versions 2 and 2.5 share a row
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -22,15 +22,15 @@ _KBPS = {  # by "is version 1" and layer; versions 2 and 2.5 have one row for la
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _ID3_TAG = b"ID3\x03\0\0\0\0\0\x0a" + bytes(10)
-"""An empty tag: without a file name, libsndfile only recognises MPEG audio after an ID3v2 tag."""
+"""Empty ID3v2 tag: without a file name, libsndfile only recognises MPEG audio that follows such a tag."""
 
 
 def read_layout(file: BinaryIO, name: str) -> Layout:
-    """Inspect the headers of a sound file; unknown formats are left to libsndfile.
+    """Inspect a sound file's headers; unknown formats are left to libsndfile.
 
     Args:
-        file: content of the file.
-        name: of the file: one that ends in mp3 or mp2 may have other bytes before the first frame.
+        file: content of the sound file.
+        name: name of the sound file; if it ends in mp3 or mp2, other bytes may precede the first frame.
     """
     start = _after_id3(file, 0)
     magic = read_bytes(file, start, 4)
@@ -47,7 +47,7 @@ def read_layout(file: BinaryIO, name: str) -> Layout:
 
 
 def _flac(file: BinaryIO, start: int) -> Layout:
-    """Make FLAC decode to its end: the 36 bits with the number of samples become 0, for unknown."""
+    """Make FLAC decode to its end: the 36-bit number of samples in the header becomes 0, for unknown."""
     head = bytearray(read_bytes(file, start, 26))
     if len(head) < 26:
         return Layout()
@@ -67,7 +67,7 @@ def has_second_flac(file: BinaryIO) -> bool:
 
 
 def _ogg(file: BinaryIO, start: int) -> Layout:
-    """Find the streams that follow each other in an Ogg file, and whether it is complete (RFC 3533)."""
+    """Find the consecutive streams in an Ogg file, and check that the file is complete (RFC 3533)."""
     size, at = size_of(file), start
     begins, header, ended = [start], True, False
     while at < size:
@@ -92,7 +92,7 @@ def _ogg(file: BinaryIO, start: int) -> Layout:
 
 
 def _next_page(file: BinaryIO, at: int) -> int:
-    """Find the next Ogg page, or the end of the file, after bytes that belong to no page."""
+    """Skip bytes that belong to no page; return the start of the next Ogg page, or the end of the file."""
     while block := read_bytes(file, at + 1, _BLOCK):
         if (found := block.find(b"OggS")) >= 0:
             return at + 1 + found
@@ -101,7 +101,7 @@ def _next_page(file: BinaryIO, at: int) -> int:
 
 
 def _after_id3(file: BinaryIO, at: int) -> int:
-    """Return where the ID3v2 tags that begin at a position end."""
+    """Return the end of the ID3v2 tags that begin at a position."""
     while (header := read_bytes(file, at, 10))[:3] == b"ID3" and len(header) == 10:
         size = sum((byte & 0x7F) << shift for byte, shift in zip(header[6:], (21, 14, 7, 0), strict=True))
         at += 10 + size + (10 if header[5] & 0x10 else 0)
@@ -109,7 +109,7 @@ def _after_id3(file: BinaryIO, at: int) -> int:
 
 
 def _is_mpeg_frame(header: bytes) -> bool:
-    """Return whether the bytes begin a frame of MPEG audio, layers I to III (AAC has no layer)."""
+    """Return whether the bytes are the start of an MPEG audio frame, layers I to III (AAC has no layer)."""
     return (
         len(header) >= 4
         and header[0] == 0xFF
@@ -135,8 +135,8 @@ def _mpeg_frame_bytes(header: bytes) -> int:
 def _mpeg(file: BinaryIO, start: int) -> Layout:
     """Make MPEG audio decode to its last whole frame, unless a Xing header has the right number of frames.
 
-    Without that header, or with more frames than it states, as in joined files, libsndfile estimates the
-    length from the size of the file and does not read beyond it, so the view pretends to be larger.
+    If there is no Xing header, or more frames than it states (as in joined files), libsndfile estimates the
+    length from the size of the file and does not read beyond that, so the view pretends to be larger.
     """
     head = read_bytes(file, start, 64)
     stereo, version_1 = head[3] & 0xC0 != 0xC0, head[1] & 0x18 == 0x18
@@ -145,7 +145,7 @@ def _mpeg(file: BinaryIO, start: int) -> Layout:
     if head[at : at + 4] in (b"Xing", b"Info") and not any(head[4:at]) and flags & 1 and announced:
         if flags & 2:
             more = _is_mpeg_frame(read_bytes(file, _after_id3(file, start + size), 4))
-        else:  # allow for the header's own frame, and for one that some encoders do not count
+        else:  # allow for the header's own frame, and for a frame that some encoders do not count
             more = _mpeg_frames(file, start)[0] > announced + 2
         if not more:
             return Layout(views=(View(file, _ID3_TAG, start),))
@@ -157,7 +157,7 @@ def _mpeg(file: BinaryIO, start: int) -> Layout:
 
 
 def _mpeg_frames(file: BinaryIO, at: int) -> tuple[int, int]:
-    """Count the whole frames, skipping bytes between them, and find where the last one ends."""
+    """Return the number of whole frames, skipping bytes between them, and the end of the last frame."""
     size, stop, count = size_of(file), at, 0
     while at < size:
         header = read_bytes(file, at, 4)
@@ -170,7 +170,7 @@ def _mpeg_frames(file: BinaryIO, at: int) -> tuple[int, int]:
 
 
 def _next_mpeg_frame(file: BinaryIO, at: int) -> int:
-    """Find two consecutive frames, or the end of the file, after bytes that belong to no frame."""
+    """Skip to the next two consecutive frames; return their start, or the end of the file."""
     at += 1
     while block := read_bytes(file, at, _BLOCK):
         for found in re.finditer(rb"\xff[\xe2-\xff]", block):

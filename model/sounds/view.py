@@ -1,27 +1,27 @@
-"""Binary files with corrected headers, for libsndfile to read in place of files with wrong ones."""
+"""Binary files with corrected headers, which libsndfile reads in place of the originals."""
 
 import io
 import os
 from typing import BinaryIO, NamedTuple
 
-ID3V1_TAG = 128  # bytes at the end of a file
-_BEYOND_ALL_FILES = 2**40  # bytes: damaged headers may point there, where file systems cannot seek
+ID3V1_TAG = 128  # length of the tag at the end of a file, bytes
+_BEYOND_ALL_FILES = 2**40  # position, bytes: damaged headers may point to where file systems cannot seek
 
 
 class View(io.RawIOBase):
-    """A binary file that consists of `head` and the bytes `start` to `stop` of another one.
+    """A binary file that consists of `head` followed by the bytes `start` to `stop` of another file.
 
     Args:
-        file: the other one.
-        head: bytes in place of those before `start`.
-        start: first byte of the other file.
-        stop: end in the other file; None for its own end.
-        open_ended: pretend to be far longer, whatever the bit rate; the pretended part ends with an empty
-            ID3v1 tag.
+        file: the other file.
+        head: bytes that replace those before `start`.
+        start: position of the first byte from the other file.
+        stop: end position in the other file; None for its end.
+        open_ended: pretend to be far longer, whatever the bit rate. The pretended file ends with zeros, where
+            libsndfile looks for an ID3v1 tag.
 
     Attributes:
-        file: the other one.
-        error: exception raised by reading the other file, which libsndfile would take for its end.
+        file: the other file.
+        error: exception raised while reading the other file; libsndfile itself would mistake it for the end.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class View(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001 - any writable buffer
-        """Fill the buffer as far as there are bytes."""
+        """Read into the buffer until it is full or the file ends; return the number of bytes."""
         wanted = memoryview(buffer).cast("B")
         try:
             part = self._bytes(len(wanted))
@@ -70,14 +70,14 @@ class View(io.RawIOBase):
 
 
 class Layout(NamedTuple):
-    """The parts of a file to decode, and the facts about its length.
+    """Parts of a sound file to decode, and facts about its length.
 
     Attributes:
-        views: parts to decode one after the other in place of the file; empty to decode the file itself.
+        views: parts to decode one after another in place of the file; empty to decode the file itself.
         estimated: whether libsndfile only estimates the number of samples.
-        announced: samples per channel in the header, if it is not relied on; 0 if unknown.
+        announced: samples per channel according to a header that is not trusted; 0 if unknown.
         cut: evidence that the end of the file is missing, or "".
-        note: an oddity of a file that can be decoded completely, or "".
+        note: oddity of a file that decodes completely, or "".
     """
 
     views: tuple[View, ...] = ()
@@ -88,7 +88,7 @@ class Layout(NamedTuple):
 
 
 def read_bytes(file: BinaryIO, at: int, count: int) -> bytes:
-    """Read bytes at a position; fewer at the end of the file."""
+    """Read `count` bytes at a position, fewer at the end of the file."""
     if at >= _BEYOND_ALL_FILES:
         return b""
     file.seek(at)

@@ -130,7 +130,7 @@ def test_announced_but_missing_frames_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_sound_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.audio_input.MOST_VALUES", 4000)
+    monkeypatch.setattr("model.audio_input.MAX_VALUES", 4000)
     for suffix in ("wav", "flac"):  # only one of which states its length
         soundfile.write(tmp_path / f"clip.{suffix}", np.zeros((2500, 2), np.int16), 44100)
         with pytest.raises(ValueError, match=rf"clip\.{suffix}: too long, 5,000 values of all channels"):
@@ -149,7 +149,7 @@ def test_long_files_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_clip_that_resampling_would_make_too_long_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.audio_input.MOST_VALUES", 10_000)
+    monkeypatch.setattr("model.audio_input.MAX_VALUES", 10_000)
     soundfile.write(tmp_path / "clip.wav", np.zeros(5000, np.int16), 16000)
     with pytest.raises(
         ValueError, match=r"clip\.wav: too long, 13,781 values of all channels; at most 10,000"

@@ -292,7 +292,7 @@ def test_tagged_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytes
     )
     with pytest.raises(WeightsError, match=message):
         find_tagged_weights("ViT-B-32", "openai")
-    with pytest.raises(WeightsError, match=r'"dfn5b", which needs another image preprocessing'):
+    with pytest.raises(WeightsError, match=r'"dfn5b", which needs different image preprocessing'):
         find_tagged_weights("ViT-H-14", "dfn5b")
     with pytest.raises(WeightsError, match=r"ViT-B-32 has no weights by that name\. It has openai, "):
         find_tagged_weights("ViT-B-32", "opnai")

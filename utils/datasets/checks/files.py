@@ -16,7 +16,7 @@ import numpy as np
 
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.support.progress import Progress
-from model.audio_input import MOST_VALUES, Waveform
+from model.audio_input import MAX_VALUES, Waveform
 from model.clip.image_input import read_image
 from model.sounds.decoding import AudioReader, Fault, UnusableAudio
 from utils.datasets.checks import error, warning
@@ -218,9 +218,9 @@ def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) 
     for sound, one in heard.items():
         decoded = one.samples * one.channels
         resampled = one.samples * (1 if mono else one.channels) * sample_rate // one.rate
-        if max(decoded, resampled) > MOST_VALUES:
+        if max(decoded, resampled) > MAX_VALUES:
             yield error(
-                f"The sound is too long: at most {MOST_VALUES:,} values of all channels are read.",
+                f"The sound is too long: at most {MAX_VALUES:,} values of all channels are read.",
                 sound.described(f"{one.seconds / 3600:.1f} h"),
                 "Cut it into clips, or list its parts by start and end in a Table.",
             )
