@@ -1,4 +1,4 @@
-"""Transforms of clips and pictures between data set and model, for a protocol's `Transforms` section."""
+"""Transforms of audio clips and pictures, for a protocol's `Transforms` section."""
 
 from utils.transforms.audio import (
     RandomCrop,

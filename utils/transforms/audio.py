@@ -1,10 +1,10 @@
 """Transforms of audio clips `[C, T]`, single or in batches.
 
-Each random decision about a sample (chosen or not, factor, offset, SNR) comes from the sample's own stream of
-random numbers and is made on the CPU, where the lengths are. The audio stays on its device, and nothing waits
-for it: `RandomCrop` applies its rule about quiet crops there.
+Each sample has its own random stream, which makes every random decision about it (selection, factor, offset,
+SNR). Decisions are made on the CPU, where the lengths are. The audio stays on its device and is never waited
+for; `RandomCrop` therefore evaluates its rule for quiet crops on the device.
 
-In drawings, `=` is audio, `-` a repeated edge value, and `.` zeros beyond the sample's length.
+In drawings, `=` is audio, `-` is a repeated edge value, and `.` is zero padding beyond the clip's length.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ FlipAxis = Literal["channel", "time"]
 
 
 class ToTensor1D(BatchTransform):
-    """Convert audio to a float tensor `[C, T]` of the same scale: 16-bit integers stay in 16-bit units.
+    """Convert audio to a float tensor `[C, T]` without rescaling: 16-bit integers stay in 16-bit units.
 
-    Accepts a tensor or a numpy array, `[T]` (one channel) or `[C, T]`, of any real dtype; in a batch, `[B,
-    T]` or `[B, C, T]`. float64 stays float64, any other dtype becomes float32. Arrays are copied.
+    Accepts a tensor or a numpy array of any real dtype and shape `[T]` (one channel) or `[C, T]`; a batch has
+    shape `[B, T]` or `[B, C, T]`. float64 stays float64, and any other dtype becomes float32. Arrays are
+    copied.
     """
 
     def __call__(self, sample: Tensor | npt.NDArray[Any], random: SampleRandom | None = None) -> Tensor:
-        """Convert one clip; raises ValueError if it has neither one nor two axes."""
+        """Convert one clip; raise ValueError unless it has one or two axes."""
         if isinstance(sample, np.ndarray):
             dtype = np.float64 if sample.dtype == np.float64 else np.float32
-            # torch also accepts a copy of an array that is read-only or reversed
+            # torch rejects read-only and reversed arrays, so copy
             sample = torch.from_numpy(np.array(sample, dtype=dtype, order="C"))
         if sample.ndim not in {1, 2}:
-            raise ValueError(f"sample has shape {list(sample.shape)}; a clip is [T] or [C, T].")
+            raise ValueError(f"sample has shape {list(sample.shape)}; a clip must be [T] or [C, T].")
         return super().__call__(sample, random)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:  # noqa: ARG002 (not random)
@@ -51,21 +52,21 @@ class ToTensor1D(BatchTransform):
 
 
 class RandomFlip(BatchTransform):
-    """Reverse the order of the channels, or of the samples in time.
+    """Reverse the order of the channels, or reverse time.
 
-    Flipping the channels, the published default, swaps those of a stereo clip and does not change a mono
-    clip. The published code flipped time instead when it was given a batch; here clips and batches are
-    treated alike, and `axis` decides.
+    Flipping the channels, the published default, swaps left and right of a stereo clip and leaves a mono clip
+    unchanged. The published code flipped time instead when given a batch; here `axis` decides for both clips
+    and batches.
 
     Args:
-        p: probability that a clip is flipped, 0..1.
-        axis: "channel" or "time".
+        p: probability of flipping a clip, 0..1.
+        axis: axis to flip, "channel" or "time".
     """
 
     def __init__(self, p: float = 0.5, axis: FlipAxis = "channel") -> None:
         self.p = _probability(p)
         if axis not in get_args(FlipAxis):
-            raise ValueError(f'axis is {axis!r}; "channel" and "time" can be flipped.')
+            raise ValueError(f'axis is {axis!r}; it must be "channel" or "time".')
         self.axis = axis
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
@@ -85,31 +86,31 @@ class RandomFlip(BatchTransform):
 
 
 class RandomScale(BatchTransform):
-    """Stretch clips in time, and so shift their pitch, by linear interpolation.
+    """Stretch clips in time by linear interpolation, which also shifts their pitch.
 
-    The factor is `max_scale ** U(-1, 1)`; a clip of T samples gets `int(T * factor)` samples, at least one.
-    The result equals `torch.nn.functional.interpolate(mode="linear", align_corners=False)` with this
-    `scale_factor`, except that positions are computed in float64: torch's float32 positions are off by about
-    1/128 of a sample after 5 s at 44.1 kHz.
+    The factor is `max_scale ** U(-1, 1)`. A clip with T samples is resampled to `int(T * factor)` samples, at
+    least one. The result equals `torch.nn.functional.interpolate(mode="linear", align_corners=False)` with
+    this `scale_factor`, except that positions are computed in float64: after 5 s at 44.1 kHz, torch's float32
+    positions are off by about 1/128 of a sample.
 
     Args:
-        max_scale: largest factor, at least 1; the smallest is its inverse.
+        max_scale: maximum factor, at least 1; the minimum factor is its inverse.
     """
 
     def __init__(self, max_scale: float = 1.5) -> None:
         if not _is_number(max_scale) or max_scale < 1:
-            raise ValueError(f"max_scale is {max_scale!r}; the largest factor is at least 1.")
+            raise ValueError(f"max_scale is {max_scale!r}; it must be a number, at least 1.")
         self.max_scale = max_scale
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Stretch every clip by its own factor."""
+        """Stretch each clip by its own factor."""
         values = _audio(batch.values)
         factor = self.max_scale ** random.uniform(-1.0, 1.0)
         lengths = (batch.lengths * factor).long().clamp(min=1)
         factor = torch.where(lengths == batch.lengths, 1.0, factor)  # no stretching, as in torch
         factor, last = (_to_device_of(values, number)[:, None] for number in (factor, batch.lengths - 1))
 
-        # Sample j of the result covers [j, j + 1] / factor of the clip: read the clip at the middle.
+        # Output sample j covers [j, j + 1] / factor of the clip: read the clip at the midpoint.
         position = torch.arange(int(lengths.max()), dtype=torch.float64, device=values.device)
         position = torch.minimum(((position + 0.5) / factor - 0.5).clamp_(min=0), last)  # [B, T]
         left = position.long()
@@ -120,15 +121,15 @@ class RandomScale(BatchTransform):
 
 
 class RandomPadding(BatchTransform):
-    """Pad short clips by repeating their edges; do not change longer ones.
+    """Pad short clips by repeating their edges; leave longer clips unchanged.
 
-    The first sample fills the left and the last sample the right, each averaged over the channels:
+    The first sample fills the left side and the last sample the right side, each averaged over the channels:
 
         =====.....  ->  ---=====--
 
     Args:
-        out_len: length to reach, in samples.
-        train: place the clip at random, uniformly; otherwise in the middle, rounded down.
+        out_len: target length, in samples.
+        train: whether to place the clip at a uniformly random position; if not, it is centred, rounding down.
     """
 
     def __init__(self, out_len: int, train: bool = True) -> None:
@@ -136,7 +137,7 @@ class RandomPadding(BatchTransform):
         self.train = train
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Pad every clip that is shorter than `out_len`."""
+        """Pad each clip that is shorter than `out_len`."""
         values = _audio(batch.values)
         missing = (self.out_len - batch.lengths).clamp(min=0)
         left = random.integers(missing + 1) if self.train else missing // 2
@@ -159,17 +160,18 @@ class RandomPadding(BatchTransform):
 
 
 class RandomCrop(BatchTransform):
-    """Crop long clips; do not change shorter ones.
+    """Crop long clips; leave shorter clips unchanged.
 
-    A crop that is much quieter than its clip may have missed the event. By the published rule, a crop whose
-    standard deviation is below half the clip's is replaced by the clip's head, its first `out_len` samples;
-    or by the tail, the last `out_len`, if the head's deviation is also below half the clip's but above the
-    crop's. (Two oddities are reproduced: the tail is used however quiet it is, and a head that is quieter
-    than the crop still replaces it.) Standard deviations are over all channels and samples, unbiased.
+    A crop that is much quieter than its clip may have missed the event. The published rule therefore replaces
+    a crop whose standard deviation is below half the clip's. The replacement is the clip's head, its first
+    `out_len` samples. If the head's standard deviation is also below half the clip's but above the crop's,
+    the replacement is the tail, the last `out_len` samples. (Two oddities are reproduced: the tail is used
+    however quiet it is, and a head quieter than the crop still replaces the crop.) Standard deviations are
+    unbiased and taken over all channels and samples.
 
     Args:
-        out_len: length to reach, in samples.
-        train: crop at a random position, uniformly; otherwise in the middle, rounded down.
+        out_len: target length, in samples.
+        train: whether to crop at a uniformly random position; if not, the crop is centred, rounding down.
     """
 
     def __init__(self, out_len: int, train: bool = True) -> None:
@@ -177,7 +179,7 @@ class RandomCrop(BatchTransform):
         self.train = train
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Crop every clip that is longer than `out_len`."""
+        """Crop each clip that is longer than `out_len`."""
         values = _audio(batch.values)
         excess = (batch.lengths - self.out_len).clamp(min=0)
         offset = random.integers(excess + 1) if self.train else excess // 2
@@ -185,7 +187,7 @@ class RandomCrop(BatchTransform):
             return batch
         lengths = batch.lengths - excess
 
-        # A short clip is its own crop and head, so the rule does not move it.
+        # A short clip equals its crop and its head, so the rule leaves it unchanged.
         crop = _windows(values, start=offset, samples=self.out_len)
         head = values[..., : self.out_len]
         half_std = _std(values, batch.lengths) / 2
@@ -200,21 +202,21 @@ class RandomCrop(BatchTransform):
 class RandomNoise(BatchTransform):
     """Add white Gaussian noise, independent in each channel.
 
-    The ratio of the clip's energy to the noise's, both over all channels, is uniform in decibels. Silence
-    stays silent.
+    The signal-to-noise ratio, a ratio of energies over all channels, is uniformly distributed in decibels.
+    Silence stays silent.
 
     Args:
-        snr_min_db: smallest signal-to-noise ratio, in dB.
-        snr_max_db: largest signal-to-noise ratio, in dB.
-        p: probability that noise is added to a clip, 0..1.
+        snr_min_db: minimum signal-to-noise ratio, in dB.
+        snr_max_db: maximum signal-to-noise ratio, in dB.
+        p: probability of adding noise to a clip, 0..1.
     """
 
     def __init__(self, snr_min_db: float = 10.0, snr_max_db: float = 120.0, *, p: float = 0.25) -> None:
         for name, value in (("snr_min_db", snr_min_db), ("snr_max_db", snr_max_db)):
             if not _is_number(value):
-                raise ValueError(f"{name} is {value!r}; a signal-to-noise ratio is a number of decibels.")
+                raise ValueError(f"{name} is {value!r}; it must be a finite number, in decibels.")
         if snr_min_db > snr_max_db:
-            raise ValueError(f"snr_min_db is {snr_min_db}; it cannot exceed snr_max_db, {snr_max_db}.")
+            raise ValueError(f"snr_min_db is {snr_min_db}; it must not exceed snr_max_db, {snr_max_db}.")
         self.snr_min_db = snr_min_db
         self.snr_max_db = snr_max_db
         self.p = _probability(p)
@@ -235,7 +237,7 @@ class RandomNoise(BatchTransform):
 
 
 def _white_noise(streams: SampleRandom, *, like: Tensor) -> Tensor:
-    """Draw standard normal noise of the shape `[B, C, T]`, device and dtype of `like`."""
+    """Draw standard normal noise with the shape `[B, C, T]`, device and dtype of `like`."""
     channels, samples = like.shape[1:]
     noise = [streams.normal(samples, device=like.device) for _ in range(channels)]
     return torch.stack(noise, dim=1).to(like.dtype)
@@ -244,8 +246,8 @@ def _white_noise(streams: SampleRandom, *, like: Tensor) -> Tensor:
 def _audio(values: Tensor) -> Tensor:
     if values.ndim != 3 or not values.is_floating_point():
         raise ValueError(
-            f"values are {values.dtype} {list(values.shape)}; audio is floating-point [C, T], in a batch"
-            " [B, C, T] (see ToTensor1D)."
+            f"values are {values.dtype} {list(values.shape)}; audio must be floating-point [C, T], or "
+            "[B, C, T] in a batch (see ToTensor1D)."
         )
     return values
 
@@ -256,34 +258,34 @@ def _is_number(value: object) -> bool:
 
 def _probability(p: float) -> float:
     if not _is_number(p) or not 0 <= p <= 1:
-        raise ValueError(f"p is {p!r}; a probability lies in 0..1.")
+        raise ValueError(f"p is {p!r}; it must be between 0 and 1.")
     return p
 
 
 def _length(out_len: object) -> int:
     if not isinstance(out_len, int) or isinstance(out_len, bool) or out_len < 1:
-        raise ValueError(f"out_len is {out_len!r}; a length is a positive whole number of samples.")
+        raise ValueError(f"out_len is {out_len!r}; it must be a positive integer, in samples.")
     return out_len
 
 
 def _windows(values: Tensor, *, start: Tensor, samples: int) -> Tensor:
-    """Cut the window starting at `start`, int64 `[B]`, from each clip of `[B, C, T]`: `[B, C, samples]`."""
+    """Cut a window `[B, C, samples]` that begins at `start`, int64 `[B]`, from each clip of `[B, C, T]`."""
     rows = torch.arange(len(values), device=values.device)
     return values.unfold(-1, samples, 1)[rows, :, _to_device_of(values, start)]
 
 
 def _gather(values: Tensor, index: Tensor) -> Tensor:
-    """Read `[B, C, T]` at the positions `index`, int64 `[B, N]`, in every channel: `[B, C, N]`."""
+    """Gather `[B, C, N]` from `values`, `[B, C, T]`, at positions `index`, int64 `[B, N]`."""
     return values.gather(-1, index[:, None].expand(-1, values.shape[1], -1))
 
 
 def _to_device_of(values: Tensor, numbers: Tensor) -> Tensor:
-    """Send one number per sample, `[B]`, to the device of `values` without waiting for it."""
+    """Copy one number per clip, `[B]`, to the device of `values` without blocking."""
     return numbers.to(values.device, non_blocking=True)
 
 
 def _column(numbers: Tensor, values: Tensor) -> Tensor:
-    """Reshape one number per sample, `[B]`, for use with `values`, `[B, C, T]`, on their device."""
+    """Reshape one number per clip, `[B]`, to broadcast with `values`, `[B, C, T]`, on their device."""
     return _to_device_of(values, numbers)[:, None, None]
 
 
@@ -296,7 +298,7 @@ def _zero_beyond_(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _std(values: Tensor, lengths: Tensor) -> Tensor:
-    """Unbiased standard deviation over the channels and samples of each clip: `[B]`, NaN for one number."""
+    """Unbiased standard deviation `[B]` over each clip's channels and samples; NaN for a single value."""
     count = _to_device_of(values, values.shape[1] * lengths).to(values.dtype)
     mean = values.sum(dim=(1, 2)) / count
     deviation = _zero_beyond_(values - mean[:, None, None], lengths)

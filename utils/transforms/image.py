@@ -1,13 +1,13 @@
-"""Transforms of pictures `[3, H, W]`, single or in batches, with the functions of torchvision's v2.
+"""Transforms of pictures `[3, H, W]`, single or in batches, built on torchvision's v2 functions.
 
 ```text
-worker   OneImage           several pictures, or one of any size   ->  one, uint8 [3, height, width]
+worker   OneImage           one or several pictures of any size    ->  uint8 [3, height, width]
 device   RandomImageCrop    training                               ->  [B, 3, size, size]
 device   FitImage           evaluation                             ->  [B, 3, size, size]
 device   RandomImageFlip, NormaliseImage
 ```
 
-Each random decision about a sample comes from the sample's own stream of random numbers and is made on the
+Each sample has its own random stream, which makes every random decision about it. Decisions are made on the
 CPU; the pictures stay on their device.
 """
 
@@ -28,24 +28,24 @@ from model.clip.image_input import CLIP_PREPROCESSING
 from utils.datasets.sources.frames import Frames
 
 Size = int | Sequence[int]
-"""Height and width in pixels; a single number for both."""
+"""Height and width in pixels, or a single number for both."""
 
 Interpolation = Literal["bicubic", "bilinear"]
 
-_LARGEST = 10_000
+_MAX_SIDE = 10_000  # pixels
 
 
 class OneImage:
-    """Reduce the pictures of a sample to one of a given size, so samples can form a batch.
+    """Reduce a sample to one picture of a fixed size, so that samples can be batched.
 
     Chooses and decodes one of several pictures (`Frames`), scales it until it covers the size, and crops the
-    middle. Works on single samples, so it runs where samples are loaded, before the transforms on the device.
+    centre. It works on single samples and therefore runs in the loader, before the transforms on the device.
 
     Args:
-        size: of the result. For training, choose a size somewhat larger than that of `RandomImageCrop`, and
-            as wide as most pictures, such as [256, 455].
-        train: choose at random, uniformly; otherwise the central picture.
-        interpolation: "bicubic" or "bilinear".
+        size: size of the result. For training, choose a size somewhat larger than `RandomImageCrop`'s, with
+            the aspect ratio of most pictures, e.g. [256, 455].
+        train: whether to choose a picture uniformly at random; if not, the central picture is used.
+        interpolation: interpolation mode, "bicubic" or "bilinear".
     """
 
     def __init__(self, size: Size, *, train: bool = True, interpolation: Interpolation = "bicubic") -> None:
@@ -53,7 +53,7 @@ class OneImage:
         self.train = train
 
     def __call__(self, picture: Tensor | Frames) -> Tensor:
-        """Choose and scale; torch's global generator, which the loader seeds, determines the choice."""
+        """Choose and scale a picture, drawing from torch's global generator, which the loader seeds."""
         if isinstance(picture, Frames):
             count = torch.tensor([len(picture)])
             number = int(SampleRandom.from_torch().integers(count)[0]) if self.train else picture.central
@@ -62,11 +62,11 @@ class OneImage:
 
 
 class FitImage(BatchTransform):
-    """Scale pictures until they cover a size and crop the middle, as CLIP does.
+    """Scale pictures until they cover a size, and crop the centre, as CLIP does.
 
     Args:
-        size: of the result.
-        interpolation: "bicubic" or "bilinear".
+        size: size of the result.
+        interpolation: interpolation mode, "bicubic" or "bilinear".
     """
 
     def __init__(self, size: Size = 224, *, interpolation: Interpolation = "bicubic") -> None:
@@ -76,25 +76,25 @@ class FitImage(BatchTransform):
         """Scale and crop every picture."""
         values = _images(batch.values)
         if int(batch.lengths.min()) == values.shape[-1]:
-            return _of_one_width(_cover(values, self._size, self._interpolation))
-        pictures = [one[..., :width] for one, width in zip(values, batch.lengths.tolist(), strict=True)]
-        return _of_one_width(
+            return _unpadded(_cover(values, self._size, self._interpolation))
+        widths = batch.lengths.tolist()
+        pictures = [picture[..., :width] for picture, width in zip(values, widths, strict=True)]
+        return _unpadded(
             torch.stack([_cover(picture, self._size, self._interpolation) for picture in pictures])
         )
 
 
 class RandomImageCrop(BatchTransform):
-    """Crop a random part of random area and shape from each picture, and scale it to a size.
+    """Crop a random region with a random area and aspect ratio from each picture, and scale it to a size.
 
-    The area, the logarithm of the aspect ratio and the position are uniform. A part that exceeds the picture
-    is cut to fit. (torchvision's `RandomResizedCrop` draws again instead.)
+    The area, the logarithm of the aspect ratio, and the position are uniformly distributed. A region that
+    exceeds the picture is clipped. (torchvision's `RandomResizedCrop` resamples it instead.)
 
     Args:
-        size: of the result.
-        scale: smallest and largest area, as a share of the picture, within 0..1. open_clip trains with
-            0.9..1.
-        ratio: smallest and largest aspect ratio, width by height.
-        interpolation: "bicubic" or "bilinear".
+        size: size of the result.
+        scale: minimum and maximum area, as a fraction of the picture's, 0..1. open_clip trains with 0.9..1.
+        ratio: minimum and maximum aspect ratio, width divided by height.
+        interpolation: interpolation mode, "bicubic" or "bilinear".
     """
 
     def __init__(
@@ -119,39 +119,40 @@ class RandomImageCrop(BatchTransform):
         top = random.integers(height - cut_heights + 1)
         boxes = torch.stack([top, left, cut_heights, cut_widths], dim=1).tolist()
         cut = [
-            _resize(one[:, y : y + h, x : x + w], self._size, self._interpolation)
-            for one, (y, x, h, w) in zip(batch.values, boxes, strict=True)
+            _resize(picture[:, y : y + h, x : x + w], self._size, self._interpolation)
+            for picture, (y, x, h, w) in zip(batch.values, boxes, strict=True)
         ]
-        return _of_one_width(torch.stack(cut))
+        return _unpadded(torch.stack(cut))
 
 
 class RandomImageFlip(BatchTransform):
     """Mirror pictures horizontally.
 
     Args:
-        p: probability that a picture is mirrored, 0..1.
+        p: probability of mirroring a picture, 0..1.
     """
 
     def __init__(self, p: float = 0.5) -> None:
         if type(p) not in (int, float) or not 0 <= p <= 1:
-            raise ValueError(f"p is {p!r}; a probability lies in 0..1.")
+            raise ValueError(f"p is {p!r}; it must be between 0 and 1.")
         self.p = p
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Mirror the chosen pictures; all must have one size."""
+        """Mirror the chosen pictures; all must have the same size."""
         values, chosen = _images(batch.values), random.uniform() < self.p
         if int(batch.lengths.min()) != values.shape[-1]:
-            raise ValueError("pictures of one batch differ in width; put OneImage or FitImage before.")
+            raise ValueError("The pictures in a batch differ in width; put OneImage or FitImage first.")
         chosen = chosen[:, None, None, None].to(values.device, non_blocking=True)
         return PaddedBatch(torch.where(chosen, values.flip(-1), values), batch.lengths)
 
 
 class NormaliseImage(BatchTransform):
-    """Normalise pictures for an image tower: float32, minus a mean, divided by a standard deviation.
+    """Normalise pictures for an image tower, as float32, by the mean and standard deviation of each channel.
 
     Args:
-        mean, std: of red, green and blue in 0..1; None for the model's own.
-        clip: name of a model of open_clip; None for OpenAI's CLIP.
+        mean, std: mean and standard deviation of red, green and blue, 0..1; None for the values that the
+            model was trained with.
+        clip: name of an open_clip model; None for OpenAI's CLIP.
     """
 
     def __init__(
@@ -169,11 +170,11 @@ class NormaliseImage(BatchTransform):
         self._mean, self._std = tuple(mean or preprocessing.mean), tuple(std or preprocessing.std)
         if len(self._mean) != 3 or len(self._std) != 3 or min(self._std) <= 0:
             raise ValueError(
-                f"mean is {mean} and std is {std}; three numbers each are expected, those of std above 0."
+                f"mean is {mean} and std is {std}; each must be three numbers, and std must be positive."
             )
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:  # noqa: ARG002 (not random)
-        """Normalise every picture: uint8 in 0..255, or floating-point in 0..1."""
+        """Normalise each picture, uint8 in 0..255 or floating-point in 0..1."""
         from torchvision.transforms.v2 import functional
 
         values = functional.to_dtype(_images(batch.values), torch.float32, scale=True)
@@ -181,14 +182,14 @@ class NormaliseImage(BatchTransform):
 
 
 def _cover(images: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """Scale `[..., H, W]` until it covers `size`, and crop the middle."""
+    """Scale `[..., H, W]` until it covers `size`, and crop the centre."""
     from torchvision.transforms.v2 import functional
 
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
     factor = max(size[0] / height, size[1] / width)
-    # int, as in torchvision; the deciding side may be short by a rounding error.
+    # int, as in torchvision; rounding may leave the deciding side one pixel short.
     scaled = max(size[0], int(height * factor)), max(size[1], int(width * factor))
     kept: Tensor = functional.center_crop(_resize(images, scaled, interpolation), list(size))
     return kept
@@ -202,7 +203,7 @@ def _resize(images: Tensor, size: tuple[int, int], interpolation: Interpolation)
     return resized
 
 
-def _of_one_width(values: Tensor) -> PaddedBatch:
+def _unpadded(values: Tensor) -> PaddedBatch:
     return PaddedBatch(values, torch.full((len(values),), values.shape[-1]))
 
 
@@ -213,27 +214,29 @@ def _images(values: Tensor, *, axes: int = 4) -> Tensor:
         or not (values.is_floating_point() or values.dtype == torch.uint8)
     ):
         raise ValueError(
-            f"values are {values.dtype} {list(values.shape)}; a picture is uint8 or floating-point "
-            "[3, H, W], in a batch [B, 3, H, W]."
+            f"values are {values.dtype} {list(values.shape)}; pictures must be uint8 or floating-point "
+            "[3, H, W], or [B, 3, H, W] in a batch."
         )
     return values
 
 
 def _checked_size(size: object) -> tuple[int, int]:
     sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
-    if len(sides) != 2 or any(type(side) is not int or not 0 < side <= _LARGEST for side in sides):
-        raise ValueError(f"size is {size!r}; pixels, or [height, width], of at most {_LARGEST} are expected.")
+    if len(sides) != 2 or any(type(side) is not int or not 0 < side <= _MAX_SIDE for side in sides):
+        raise ValueError(
+            f"size is {size!r}; it must be a number of pixels, or [height, width], of at most {_MAX_SIDE}."
+        )
     return sides[0], sides[1]
 
 
 def _checked_interpolation(interpolation: Interpolation) -> Interpolation:
     if interpolation not in get_args(Interpolation):
-        raise ValueError(f'interpolation is {interpolation!r}; "bicubic" and "bilinear" are possible.')
+        raise ValueError(f'interpolation is {interpolation!r}; it must be "bicubic" or "bilinear".')
     return interpolation
 
 
 def _checked_range(name: str, given: Sequence[float], largest: float) -> tuple[float, float]:
     numbers = list(given) if isinstance(given, list | tuple) else []
     if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] <= largest:
-        raise ValueError(f"{name} is {given!r}; [smallest, largest] within 0..{largest:g} is expected.")
+        raise ValueError(f"{name} is {given!r}; it must be [smallest, largest] between 0 and {largest:g}.")
     return numbers[0], numbers[1]

@@ -132,19 +132,19 @@ def test_repeated_calls_differ(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandomFlip(p=1.5), "p is 1.5; a probability lies in 0..1."),
-        (lambda: RandomFlip(p=float("nan")), "p is nan; a probability lies in 0..1."),
-        (lambda: RandomNoise(10.0, 20.0, p=-0.1), "p is -0.1; a probability lies in 0..1."),
-        (lambda: RandomFlip(p=1, axis=_any("up")), 'axis is \'up\'; "channel" and "time" can be flipped.'),
-        (lambda: RandomScale(0.9), "max_scale is 0.9; the largest factor is at least 1."),
-        (lambda: RandomScale(_any("2")), "max_scale is '2'; the largest factor is at least 1."),
-        (lambda: RandomPadding(0), "out_len is 0; a length is a positive whole number of samples."),
-        (lambda: RandomCrop(-5), "out_len is -5; a length is a positive whole number of samples."),
-        (lambda: RandomCrop(_any(2.5)), "out_len is 2.5; a length is a positive whole number of samples."),
-        (lambda: RandomNoise(30.0, 20.0), "snr_min_db is 30.0; it cannot exceed snr_max_db, 20.0."),
+        (lambda: RandomFlip(p=1.5), "p is 1.5; it must be between 0 and 1."),
+        (lambda: RandomFlip(p=float("nan")), "p is nan; it must be between 0 and 1."),
+        (lambda: RandomNoise(10.0, 20.0, p=-0.1), "p is -0.1; it must be between 0 and 1."),
+        (lambda: RandomFlip(p=1, axis=_any("up")), 'axis is \'up\'; it must be "channel" or "time".'),
+        (lambda: RandomScale(0.9), "max_scale is 0.9; it must be a number, at least 1."),
+        (lambda: RandomScale(_any("2")), "max_scale is '2'; it must be a number, at least 1."),
+        (lambda: RandomPadding(0), "out_len is 0; it must be a positive integer, in samples."),
+        (lambda: RandomCrop(-5), "out_len is -5; it must be a positive integer, in samples."),
+        (lambda: RandomCrop(_any(2.5)), "out_len is 2.5; it must be a positive integer, in samples."),
+        (lambda: RandomNoise(30.0, 20.0), "snr_min_db is 30.0; it must not exceed snr_max_db, 20.0."),
         (
             lambda: RandomNoise(10.0, float("inf")),
-            "snr_max_db is inf; a signal-to-noise ratio is a number of decibels.",
+            "snr_max_db is inf; it must be a finite number, in decibels.",
         ),
     ],
 )
@@ -161,12 +161,16 @@ def _any(value: Any) -> Any:
 @pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(1, 2, 5), torch.zeros(1, 5).short()])
 @pytest.mark.parametrize("name", ["flip_time", "scale", "padding", "crop", "noise"])
 def test_other_tensors_than_clips_are_refused(values: Tensor, name: str) -> None:
-    with pytest.raises(ValueError, match=r"^values are torch\.\w+ \[.*\]; audio is floating-point \[C, T\]"):
+    with pytest.raises(
+        ValueError, match=r"^values are torch\.\w+ \[.*\]; audio must be floating-point \[C, T\]"
+    ):
         TRANSFORMS[name](values)
 
 
 def test_a_clip_with_three_axes_cannot_become_1d() -> None:
-    with pytest.raises(ValueError, match=re.escape("sample has shape [1, 2, 5]; a clip is [T] or [C, T].")):
+    with pytest.raises(
+        ValueError, match=re.escape("sample has shape [1, 2, 5]; a clip must be [T] or [C, T].")
+    ):
         ToTensor1D()(torch.zeros(1, 2, 5))
 
 

@@ -154,14 +154,14 @@ def json_value(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FitImage(0), "size is 0; pixels, or"),
-        (lambda: OneImage([1, 2, 3]), r"size is \[1, 2, 3\]; pixels"),
-        (lambda: FitImage(8, interpolation=json_value("cubic")), "interpolation is 'cubic'; \"bicubic\" and"),
-        (lambda: RandomImageCrop(8, scale=(0.5, 2)), r"scale is \(0.5, 2\); \[smallest, largest\] within"),
-        (lambda: RandomImageFlip(2), "p is 2; a probability"),
-        (lambda: NormaliseImage(std=(1, 1, 0)), "three numbers each are expected, those of std above 0"),
+        (lambda: FitImage(0), "size is 0; it must be a number of pixels, or"),
+        (lambda: OneImage([1, 2, 3]), r"size is \[1, 2, 3\]; it must be"),
+        (lambda: FitImage(8, interpolation=json_value("cubic")), "is 'cubic'; it must be"),
+        (lambda: RandomImageCrop(8, scale=(0.5, 2)), r"scale is \(0.5, 2\); it must be"),
+        (lambda: RandomImageFlip(2), "p is 2; it must be between 0 and 1"),
+        (lambda: NormaliseImage(std=(1, 1, 0)), "each must be three numbers"),
         (lambda: NormaliseImage(clip="RN51"), 'clip is "RN51", which is not a model of open_clip'),
-        (lambda: FitImage(8)(torch.zeros(1, 8, 8)), r"values are torch.float32 \[1, 1, 8, 8\]; a picture is"),
+        (lambda: FitImage(8)(torch.zeros(1, 8, 8)), r"values are torch.float32 \[1, 1, 8, 8\]; pictures"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(make: Any, message: str) -> None:
@@ -170,5 +170,5 @@ def test_mistakes_are_named(make: Any, message: str) -> None:
 
 
 def test_padded_pictures_are_not_mirrored() -> None:
-    with pytest.raises(ValueError, match="differ in width; put OneImage or FitImage before"):
+    with pytest.raises(ValueError, match="differ in width; put OneImage or FitImage first"):
         RandomImageFlip(1.0).batch(batch_of(picture(8, 9), picture(8, 12)), streams(2))
