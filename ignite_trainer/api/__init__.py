@@ -1,1 +1,1 @@
-"""All that research code imports: the contracts of tasks, data sets, evaluations and reporters."""
+"""The public API for research code: interfaces for tasks, data sets, evaluations and reporters."""

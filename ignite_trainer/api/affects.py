@@ -1,4 +1,4 @@
-"""Effects of the keys of a protocol, from which follow the keys that two runs must share."""
+"""Effects of protocol keys, which determine the keys that two runs must share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from enum import Enum
 
 
 class Affects(str, Enum):
-    """What a key of a protocol affects.
+    """Effect of a protocol key.
+
+    Keys with each effect must be equal in two runs if the runs are to be averaged, belong to one sweep, or if
+    one is to resume the other:
 
     ```text
-                must be equal in runs that are
                 averaged        in one sweep    resumed
     RESULT      yes             yes             yes
     TRAINING    if they train   yes             yes
@@ -20,12 +22,12 @@ class Affects(str, Enum):
     ```
 
     Attributes:
-        RESULT: the result.
-        TRAINING: the training of the model.
-        RUN: the run within an experiment: seed, fold, data, weights, and further measurements.
-        FORM: names, rounding, and the figures recorded.
-        SWEEP: the runs of a sweep, and their presentation in tables.
-        HANDLING: places of files, speed, reporters.
+        RESULT: result of the run.
+        TRAINING: training of the model.
+        RUN: choice of a run within an experiment: seed, fold, data, weights, and additional measurements.
+        FORM: names, rounding, and the set of recorded figures.
+        SWEEP: runs in a sweep, and their presentation in tables.
+        HANDLING: file locations, speed and reporters.
     """
 
     RESULT = "result"

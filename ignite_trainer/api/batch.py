@@ -15,11 +15,11 @@ from ignite_trainer.support.errors import ProtocolError
 
 
 class PaddedBatch(NamedTuple):
-    """Samples of unequal length, stacked.
+    """Samples of unequal length, padded with zeros and stacked.
 
     Attributes:
-        values: `[B, ..., L]`, with the length L of the longest sample; shorter ones are padded with zeros.
-        lengths: int64 `[B]`, on the CPU, since the host needs them to compute shapes.
+        values: samples `[B, ..., L]`, where L is the length of the longest sample.
+        lengths: original lengths, int64 `[B]`, on the CPU because the host computes shapes from them.
     """
 
     values: Tensor
@@ -27,10 +27,10 @@ class PaddedBatch(NamedTuple):
 
     @classmethod
     def stack(cls, samples: list[Tensor]) -> PaddedBatch:
-        """Stack samples, with zeros at the end of the last axis; device and dtype are kept.
+        """Stack samples, padding the end of the last axis with zeros. Keep the device and dtype.
 
         Raises:
-            ProtocolError: The samples differ in another axis or in dtype.
+            ProtocolError: The samples differ in dtype or in an axis other than the last.
         """
         kinds = {(tuple(sample.shape[:-1]), str(sample.dtype).removeprefix("torch.")) for sample in samples}
         if len(kinds) > 1:
@@ -49,8 +49,8 @@ class PartialBatch(NamedTuple):
     """A field that only some samples of a batch have.
 
     Attributes:
-        rows: int64 `[n]`, on the CPU: ascending positions of these samples in the batch.
-        values: their values, collated.
+        rows: positions in the batch of the samples that have the field, int64 `[n]`, ascending, on the CPU.
+        values: collated values of these samples.
     """
 
     rows: Tensor
@@ -58,17 +58,17 @@ class PartialBatch(NamedTuple):
 
 
 class BatchTransform(ABC):
-    """A transform of whole batches on any device.
+    """A transform that acts on whole batches, on any device.
 
-    Called with one sample, as in `torchvision` and the published code, it transforms a batch of one.
+    Calling it with a single sample, as in `torchvision` and the published code, transforms a batch of size 1.
     """
 
     @abstractmethod
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Transform every sample with its own random numbers; do not change the argument."""
+        """Transform each sample with its own random numbers; do not modify `batch`."""
 
     def __call__(self, sample: Tensor, random: SampleRandom | None = None) -> Tensor:
-        """Transform one sample, `[..., L]`; without `random`, torch's global generator seeds it."""
+        """Transform one sample `[..., L]`; without `random`, torch's global generator provides the seed."""
         lengths = torch.tensor([sample.shape[-1]])
         batch = self.batch(
             PaddedBatch(sample[None], lengths), SampleRandom.from_torch() if random is None else random
@@ -77,10 +77,10 @@ class BatchTransform(ABC):
 
 
 def collate(samples: Sequence[Any]) -> Any:
-    """Collate samples into one of the same type.
+    """Collate samples into a batch of the same type.
 
-    Fields of arrays become a `PaddedBatch`, scalars a tensor `[B]`, anything else a list. A field that is
-    None in all samples stays None; one that is None in some becomes a `PartialBatch`.
+    Array fields become a `PaddedBatch`, scalar fields a tensor `[B]`, and all other fields a list. A field
+    that is None in every sample stays None. A field that is None in some samples becomes a `PartialBatch`.
 
     Example:
         >>> batch = collate([(np.zeros((1, 3)), None, "dog"), (np.ones((1, 2)), np.ones(4), "rain")])
@@ -109,24 +109,24 @@ def collate_field(values: list[Any]) -> Any:
 
 
 def rebuild(like: Any, fields: list[Any]) -> Any:
-    """Make a sample with these fields, of the type of `like`: a named tuple, tuple or list."""
+    """Build a sample from its fields, with the type of `like`: a named tuple, tuple or list."""
     return like._make(fields) if hasattr(like, "_make") else type(like)(fields)
 
 
 def part_of(sample: Any, part: slice) -> Any:
-    """Return consecutive samples of a collated batch as a batch; `part` needs a start and a stop."""
+    """Return a slice of a collated batch as a batch. `part` must have a start and a stop."""
     return rebuild(sample, [_part(field, part) for field in sample])
 
 
 def rows_of(field: Any, count: int) -> Tensor:
-    """Return the rows of a collated batch of `count` that have a field: int64 `[n]` on the CPU, ascending."""
+    """Return the rows of a batch of `count` samples that have a field: int64 `[n]`, ascending, on the CPU."""
     if isinstance(field, PartialBatch):
         return field.rows
     return torch.arange(0 if field is None else count)
 
 
 def values_of(field: Any) -> Any:
-    """Return the collated values of the samples that have a field; None if none has it."""
+    """Return the collated values of the samples that have a field, or None if no sample has it."""
     return field.values if isinstance(field, PartialBatch) else field
 
 

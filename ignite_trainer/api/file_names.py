@@ -1,4 +1,4 @@
-"""Names of files in the folders of runs and sweeps."""
+"""File names in the folders of runs and sweeps."""
 
 CHECKPOINTS = "checkpoints"
 CURVE = "curve.png"

@@ -1,13 +1,13 @@
-"""Findings of a data set about its own files, for `--check`.
+"""Problems that a data set finds in its own files, for `--check`.
 
-A damaged data set often cannot be built, so its class inspects it, with the arguments of the constructor
-except the one that selects the split:
+A damaged data set often cannot be built, so inspecting it is a class method. The method takes the
+constructor's arguments, except the one that selects the split:
 
     class Birds(Dataset):
         @classmethod
         def inspect_data(cls, **args) -> Inspection: ...
 
-It inspects the whole data set, once for all folds, and changes nothing.
+It inspects the whole data set, once for all folds, and does not modify it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from typing import Any, Literal
 Severity = Literal["error", "warning"]
 
 NAMED = 5
-"""Number of places named per kind of finding; the others are counted."""
+"""Number of locations listed for each kind of finding; the rest are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One finding.
+    """A problem in a data set.
 
     Attributes:
-        severity: "error" if a run would fail or its figures be wrong; "warning" if it is suspicious.
-        what: the finding, a sentence; findings with the same sentence are shown together.
-        where: file, line or JSON path, and details that differ from case to case; "" if `what` has them.
-        remedy: what to do, a sentence; "" if `what` says it.
+        severity: "error" if a run would fail or produce wrong figures; "warning" if the data is suspicious.
+        what: description of the problem, a sentence; findings with the same description are shown together.
+        where: location of the problem (file, line or JSON path) and other details that vary between findings
+            with the same description; "" if `what` contains them.
+        remedy: advice on how to solve the problem, a sentence; "" if `what` contains it.
     """
 
     severity: Severity
@@ -42,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Kind:
-    """Findings that differ only in their places."""
+    """Findings that differ only in location."""
 
     severity: Severity
     what: str
@@ -51,7 +52,7 @@ class Kind:
 
 
 def kinds(findings: Iterable[Finding]) -> Iterator[Kind]:
-    """Group findings that differ only in their places, errors first."""
+    """Group findings that differ only in location; yield errors first."""
     found: dict[tuple[Severity, str, str], list[str]] = {}
     for finding in sorted(findings, key=lambda finding: finding.severity):
         found.setdefault((finding.severity, finding.what, finding.remedy), []).append(finding.where)
@@ -59,8 +60,8 @@ def kinds(findings: Iterable[Finding]) -> Iterator[Kind]:
         yield Kind(severity, what, remedy, tuple(places))
 
 
-def said(findings: Iterable[Finding]) -> list[str]:
-    """Format each kind of finding as a line: what, how often, the first places, and the remedy."""
+def format_findings(findings: Iterable[Finding]) -> list[str]:
+    """Format each kind of finding as a line: description, count, first locations and remedy."""
     texts = []
     for kind in kinds(findings):
         places = [place for place in kind.places if place]
@@ -76,8 +77,8 @@ class Space:
     """Disk space that a run needs.
 
     Attributes:
-        folder: its folder, which may not exist yet.
-        size_bytes: approximate size, beyond what exists already; None if unknown.
+        folder: folder that will hold the files; it may not exist yet.
+        size_bytes: approximate size of the files still to be written, in bytes; None if unknown.
         purpose: use of the space, such as "decoded samples".
     """
 
@@ -93,9 +94,9 @@ class Inspection:
     Attributes:
         findings: errors and warnings.
         space: disk space that a run needs.
-        summary: a line that says what was inspected.
-        to_build: arguments with which the data set can be built despite errors among the findings, so that a
-            check can continue; empty if none are needed, or help.
+        summary: one-line description of the files inspected.
+        to_build: arguments that allow the data set to be built despite errors, so that the check can
+            continue; empty if no arguments are needed, or if none would help.
     """
 
     findings: tuple[Finding, ...] = ()

@@ -1,4 +1,4 @@
-"""Pictures and sounds of samples and models, for people."""
+"""Pictures and recordings of samples and models, for people to look at and listen to."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class Exhibit:
 
     Attributes:
         what: alternative text.
-        media_type: media type, such as "image/png"; for recordings, its first part is the HTML element.
+        media_type: media type, such as "image/png"; for recordings, the part before the slash is also the
+            name of the HTML element.
         content: content of the file.
-        explanation: how to read it, in a few sentences of plain text; may be "".
+        explanation: guide to reading the exhibit, a few sentences of plain text; may be "".
     """
 
     what: str
@@ -27,16 +28,16 @@ class Exhibit:
 
     def __post_init__(self) -> None:
         if not _MEDIA_TYPE.fullmatch(self.media_type):
-            raise ValueError(f'media_type is "{self.media_type}"; such as "image/png" is expected.')
+            raise ValueError(f'media_type is "{self.media_type}"; write a type such as "image/png".')
 
     @property
     def kind(self) -> str:
-        """The part of the media type before the `/`."""
+        """The part of the media type before the slash."""
         return self.media_type.partition("/")[0]
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a picture."""
+        """Whether the exhibit is a picture."""
         return self.kind == "image"
 
     @property
@@ -47,25 +48,25 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class Portrait:
-    """A sample for people: its identity, and its pictures and recordings."""
+    """Identity, pictures and recordings of a sample."""
 
     record: Mapping[str, str | int]
     exhibits: Sequence[Exhibit]
 
 
 class Gallery:
-    """Pictures and recordings of a run, made on demand. The base class has none."""
+    """Pictures and recordings of a run, made on demand. The base class contains none."""
 
     def model(self) -> Sequence[Exhibit]:
-        """Show the model as it is now."""
+        """Return pictures of the model in its current state."""
         return ()
 
     def held_out(self, positions: Sequence[int]) -> Sequence[Portrait]:
-        """Show samples of the held-out split as an evaluation sees them, if they can be shown."""
+        """Return portraits of held-out samples at `positions`, transformed as for an evaluation."""
         del positions
         return ()
 
     def augmented(self, count: int) -> Sequence[tuple[Portrait, Portrait]]:
-        """Show the first samples of the training split, before and after augmentation."""
+        """Return portraits of the first `count` training samples, before and after augmentation."""
         del count
         return ()

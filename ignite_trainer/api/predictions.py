@@ -20,7 +20,7 @@ from ignite_trainer.support.files import whole_file
 
 _SCORE = "score: "
 _SEPARATOR = "|"  # between the labels of one sample
-# Spreadsheets run such a cell as a formula, unless a "'" precedes it.
+# Text that spreadsheets run as a formula, possibly escaped by "'" already.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -29,12 +29,12 @@ class Predictions:
     """Scores of a model for each sample of a split, in the split's order.
 
     Attributes:
-        scores: float32 `[N, K]`, one for each class.
-        targets: bool `[N, K]`, the right classes; one per row unless `multilabel`.
-        class_names: names of the K columns.
-        records: identity of each sample, such as its file and fold; all have the same keys.
-        multilabel: whether a sample can have several classes, or none.
-        positions: positions of the samples in their data set; None if read from a file.
+        scores: scores of the K classes, float32 `[N, K]`.
+        targets: correct classes, bool `[N, K]`; exactly one per row unless `multilabel`.
+        class_names: names of the K classes.
+        records: identities of the samples, such as file and fold; all have the same keys.
+        multilabel: whether a sample can have several classes, or no class.
+        positions: positions of the samples in their data set; None if read from a file or pooled.
     """
 
     scores: NDArray[np.float32]
@@ -49,20 +49,21 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """Column of the highest score of each sample, int64 `[N]`."""
+        """Column of each sample's highest score, int64 `[N]`."""
         best: NDArray[np.int64] = self.scores.argmax(axis=1)
         return best
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether the highest score is that of a right class, `[N]`."""
+        """Whether each sample's highest score belongs to a correct class, bool `[N]`."""
         return self.targets[np.arange(len(self)), self.predicted]
 
     def write_csv(self, path: Path) -> None:
-        """Write a line for each sample: its record, target, prediction and scores.
+        """Write a row for each sample: its record, target, prediction and scores.
 
-        Several targets of one sample are joined by `|`. Scores have nine digits, which keeps them exact. Text
-        that a spreadsheet would run as a formula gets a `'`, which `read_csv` removes.
+        Several targets of one sample are joined by `|`. Scores have nine significant digits, which represent
+        float32 exactly. Text that a spreadsheet would run as a formula is prefixed with `'`, which `read_csv`
+        removes.
         """
         with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -77,7 +78,7 @@ class Predictions:
 
     @classmethod
     def read_csv(cls, path: Path, *, multilabel: bool = False) -> Predictions:
-        """Read a file of `write_csv`.
+        """Read a file written by `write_csv`.
 
         Raises:
             ProtocolError: The file is not a table of predictions.
@@ -101,10 +102,10 @@ class Predictions:
 
     @classmethod
     def pooled(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Concatenate predictions of several splits, such as all folds.
+        """Concatenate the predictions for several splits, such as all folds.
 
         Raises:
-            ProtocolError: Their classes differ.
+            ProtocolError: The predictions have different classes.
         """
         first = parts[0]
         if len({(part.class_names, part.multilabel) for part in parts}) > 1:
@@ -119,7 +120,7 @@ class Predictions:
 
 
 class PredictionCollector:
-    """Collects the scores of an evaluation, batch by batch in any order, without waiting for the device."""
+    """Collects scores during an evaluation, without waiting for the device. Batches may come in any order."""
 
     def __init__(self, dataset: Any, class_names: Sequence[str]) -> None:
         self._dataset = dataset
@@ -131,11 +132,17 @@ class PredictionCollector:
         self._parts = []
 
     def add(self, indices: Tensor, scores: Tensor, targets: Tensor) -> None:
-        """Keep the scores `[B, K]` and targets `[B]` or `[B, K]` of a batch."""
+        """Add a batch.
+
+        Args:
+            indices: positions of the samples in the data set, int64 `[B]`.
+            scores: scores of the K classes, `[B, K]`.
+            targets: correct classes, int64 `[B]`, or 0/1 `[B, K]` if a sample can have several classes.
+        """
         self._parts.append((indices, scores, targets))
 
     def predictions(self) -> Predictions | None:
-        """Return the predictions in the data set's order; None unless each sample has a score per class."""
+        """Return the predictions in the data set's order, or None without a score per class and sample."""
         if not self._parts:
             return None
         indices, scores, targets = (torch.cat(column).cpu() for column in zip(*self._parts, strict=True))

@@ -1,4 +1,4 @@
-"""The interface of data sets whose files hold many samples each and are read from beginning to end."""
+"""Interface for data sets whose files contain many samples each and are read sequentially."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Read = Callable[[], Any]
-"""Reads one sample, or raises an OSError or a ValueError (see `ignite_trainer.data.samples`)."""
+"""Function that reads one sample, or raises an OSError or ValueError (see `ignite_trainer.data.samples`)."""
 
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
 
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A data set in files of many samples, which are read sequentially.
+    """A data set stored in files of many samples each, which are read sequentially.
 
-    `__getitem__` returns single samples for checks, and may be slow. The index of a sample determines its
-    random numbers, and identifies it in predictions.
+    `__getitem__` returns single samples for checks, and may be slow. A sample's index determines its random
+    numbers, and identifies the sample in predictions.
 
     Attributes:
-        lanes: number of positions in the order at which a process reads concurrently.
+        lanes: number of positions in the epoch's order at which a process reads concurrently.
     """
 
     lanes: int
@@ -32,13 +32,17 @@ class Streamed(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
     def epoch_order(self, key: int | None) -> Indices:
-        """Return all indices in an order that is fast to read, shuffled by `key`; None for file order.
+        """Return all indices, in an order that is fast to read and the same in all processes.
 
-        The order must be the same in all processes.
+        Args:
+            key: seed of the shuffle; None for file order.
         """
 
     def stream(self, indices: Indices) -> Iterator[Read]:
-        """Yield a reader for each of these samples, a part of an order.
+        """Yield a reader for each sample.
 
-        A sample is decoded when its reader is called; if that fails, the others can still be read.
+        A sample is decoded when its reader is called. If that fails, the other samples can still be read.
+
+        Args:
+            indices: part of an order that `epoch_order` returned.
         """

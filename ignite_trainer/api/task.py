@@ -1,4 +1,4 @@
-"""The interface of tasks: what a step computes from a batch."""
+"""Interface for tasks, which compute the loss and the scores for a batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MOST_EXAMPLES = 1000
 
 
 class StepOutput(NamedTuple):
-    """Output of one step of a task.
+    """Output of a task's step.
 
     Attributes:
         y_pred: scores `[B, K]`, as in ignite's metrics.
         y: targets, int64 `[B]`, or 0/1 `[B, K]` if a sample can have several labels.
         loss: scalar to minimise; may be None in evaluation.
-        features: L2-normalised embeddings `[B, D]` by modality, for evaluations that compare them.
+        features: L2-normalised embeddings `[B, D]` by modality, for evaluations that compare embeddings.
     """
 
     y_pred: Tensor
@@ -33,19 +33,19 @@ class StepOutput(NamedTuple):
 
 
 class Task(ABC):
-    """What a model is trained for.
+    """An objective for training a model, and its evaluation.
 
-    A task sees the model and one batch at a time. A batch has the type of the data set's samples, with every
-    field collated (see `ignite_trainer.data.loader`), and is augmented and on the model's device. If several
-    processes train, each has a part of the batch, and the trainer combines their results: the loss must be a
-    mean over samples, or that of an `EmbeddingTask`.
+    A task receives the model and one batch at a time. The batch has the same type as the data set's samples,
+    with every field collated (see `ignite_trainer.api.batch.collate`). It is already transformed, and on the
+    model's device. If several processes train, each process receives a part of the batch, and the trainer
+    combines the results. The loss must therefore be a mean over samples, or the task an `EmbeddingTask`.
 
     Attributes:
-        class_names: names of the columns of scores in evaluation, for reports; if empty, numbers are shown.
-        takes_unequal_lengths: whether evaluation steps take samples of unequal length, as a `PaddedBatch`.
-            Otherwise, transforms must make them equally long.
+        class_names: names of the columns of scores in evaluation, for reports; reports show numbers if empty.
+        takes_unequal_lengths: whether evaluation steps accept samples of unequal length, as a `PaddedBatch`.
+            Otherwise, transforms must give all samples the same length.
         gives_features: whether evaluation steps return features.
-        multilabel: whether targets in evaluation are 0/1 `[B, K]` instead of int64 `[B]`; None if unknown
+        multilabel: whether targets in evaluation are 0/1 `[B, K]` rather than int64 `[B]`; None if unknown
             before the first step.
     """
 
@@ -55,97 +55,99 @@ class Task(ABC):
     multilabel: bool | None = None
 
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
-        """Check the model and both splits before the first step; raise an error if they do not fit."""
+        """Check the model and both splits before the first step; raise an error if they are incompatible."""
 
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterable[Finding]:
-        """Find samples of both splits on which a run would fail, or go wrong.
+        """Find samples in both splits that would make a run fail or produce wrong results.
 
-        Called after `prepare`, by `--check` and by every run before anything slow. It should not read all
-        samples, but can read a few with `ignite_trainer.api.self_description.look_at`.
+        Called after `prepare`, both by `--check` and by every run before any slow work. The method should not
+        read all samples, but can read a few with `ignite_trainer.api.self_description.look_at`.
 
         Args:
-            model: the model.
-            train: the training split; None if nothing is trained.
-            test: the held-out split.
-            train_is_scored: whether evaluation steps also see the training split, and need its targets. Only
-                passed if False.
+            model: prepared model.
+            train: training split; None if the run does not train.
+            test: held-out split.
+            train_is_scored: whether evaluation steps also score the training split, and need its targets.
+                Passed only if False.
 
         Returns:
-            Findings; errors end the run before it begins.
+            Findings; an error among them ends the run before it begins.
         """
         del model, train, test, train_is_scored
         return ()
 
     def example_outputs(self) -> Sequence[StepOutput]:
-        """Make up scores and targets like those of evaluation steps, to try metrics before a run.
+        """Make up outputs like those of evaluation steps, to try the metrics before a run.
 
         Returns:
-            An output for each form that they may have; empty if unknown.
+            One output for each form of targets that the steps may return; empty if unknown.
         """
         classes = len(self.class_names)
         if not 0 < classes <= _MOST_EXAMPLES:
             return ()
-        targets = torch.arange(classes)  # some metrics need a sample of each class
+        targets = torch.arange(classes)  # some metrics need a sample from each class
         several = functional.one_hot(targets, classes)
         scores = 0.5 * several + 0.5 / classes
         forms = {False: StepOutput(scores, targets), True: StepOutput(scores, several)}
         return list(forms.values()) if self.multilabel is None else [forms[self.multilabel]]
 
     def start_evaluation(self, model: nn.Module) -> None:  # noqa: B027
-        """Compute what all evaluation steps of a pass share, such as class embeddings."""
+        """Compute values that all evaluation steps in a pass share, such as class embeddings."""
 
     def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:
         """Make pictures and recordings of a sample, for reports and the dashboard.
 
         Args:
-            model: the model in any mode; without gradient.
-            batch: a batch of this sample, transformed or not.
+            model: model, in train or eval mode; gradients are disabled.
+            batch: batch of size 1, which may not be transformed yet.
         """
         del model, batch
         return ()
 
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:
-        """Make pictures of what the model has learned since it was prepared."""
+        """Make pictures that show what the model has learned since it was prepared."""
         del model
         return ()
 
     @abstractmethod
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, with gradient, and the scores and targets for metrics by iteration."""
+        """Return the loss, with gradients, and the scores and targets for iteration metrics."""
 
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return scores and targets; called in eval mode, without gradient."""
+        """Return the scores and targets; called in eval mode, without gradients."""
 
 
 class EmbeddingTask(Task):
-    """A task whose loss compares the embeddings of a whole batch with each other.
+    """A task whose loss compares the embeddings in a whole batch with each other.
 
-    Its step has two parts. The trainer can embed one chunk of the batch at a time, and again with gradient
-    once the loss is known (see `Setup.chunk`): the loss of the whole batch, with the memory of a chunk.
+    A training step has two parts, `embed` and `compare`. The trainer can embed the batch in chunks, and embed
+    each chunk again with gradients once the loss is known (see `Setup.chunk`). This yields the loss of the
+    whole batch while using only the memory of one chunk.
     """
 
     @abstractmethod
     def embed(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Embed samples, with gradient.
+        """Embed samples, with gradients.
 
         Returns:
-            Embeddings `[n, D]` by modality: a row for each sample of the batch that has it, in order; without
-            modalities that no sample has. A row may only depend on its own sample (except for batch norm in
-            train mode), so that embeddings of two batches can be concatenated.
+            Embeddings `[n, D]` by modality, with one row for each sample that has the modality, in the
+            batch's order. Modalities that no sample has are omitted. A row may depend only on its own sample
+            (except for batch norm in train mode), so that the embeddings of two batches can be concatenated.
         """
 
     @abstractmethod
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss of a whole batch, with gradient, and scores and targets for metrics by iteration.
+        """Return the loss of a whole batch, with gradients, and the scores and targets for iteration metrics.
 
-        The loss includes terms that only depend on parameters, such as penalties. If several processes share
-        a batch, embeddings and batch are those of all of them; the batch then has all lists and numbers, but
-        of arrays only their rows (see `ignite_trainer.training.forward` and `api.batch.rows_of`).
+        The loss includes terms that depend only on parameters, such as penalties. If several processes share
+        a batch, `embeddings` and `batch` contain the samples of all processes. In that batch, lists and
+        numbers are complete, but an array field is a `PartialBatch` without values, which only tells which
+        samples have the field (see `ignite_trainer.api.batch.rows_of`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, with gradient, and the scores and targets for metrics by iteration."""
+        """Return the loss, with gradients, and the scores and targets for iteration metrics."""
         return self.compare(model, self.embed(model, batch), batch)

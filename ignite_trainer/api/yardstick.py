@@ -1,4 +1,4 @@
-"""The interface of yardsticks: protocols whose speed a benchmark compares with."""
+"""Interface for yardsticks: protocols that a benchmark compares speeds with."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 class Yardstick(ABC):
-    """An entry of a protocol's `Yardsticks`.
+    """An entry in a protocol's `Yardsticks`.
 
-    It derives a protocol that does the same work in another way, or a part of it, to compare speeds.
+    It derives a second protocol, which does the same work in another way, or only part of the work, so that
+    the speeds of both can be compared.
     """
 
     @abstractmethod
@@ -18,8 +19,8 @@ class Yardstick(ABC):
         """Return the protocol to compare with.
 
         Args:
-            protocol: the benchmarked protocol as JSON types, with every default in place; do not change it.
+            protocol: benchmarked protocol as JSON types, with all defaults filled in; do not modify it.
 
         Raises:
-            ValueError: no yardstick can be derived from this protocol.
+            ValueError: No yardstick can be derived from this protocol.
         """

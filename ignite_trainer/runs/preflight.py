@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ignite_trainer.api.findings import Finding, said
+from ignite_trainer.api.findings import Finding, format_findings
 from ignite_trainer.api.self_description import can_be_looked_at
 from ignite_trainer.api.task import EmbeddingTask
 from ignite_trainer.data.loader import SplitLoader
@@ -92,7 +92,7 @@ def raise_errors(findings: Iterable[Finding]) -> None:
     """Log the warnings among findings; raise a ProtocolError if there are errors."""
     found = list(findings)
     if is_main():
-        for text in said(one for one in found if one.severity == "warning"):
+        for text in format_findings(one for one in found if one.severity == "warning"):
             logging.getLogger(__name__).warning("%s", text)
-    if errors := said(one for one in found if one.severity == "error"):
+    if errors := format_findings(one for one in found if one.severity == "error"):
         raise ProtocolError(errors)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.findings import Inspection, Severity, said
+from ignite_trainer.api.findings import Inspection, Severity, format_findings
 from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import Segment
 from utils.datasets.checks.listed import inspect_listed
@@ -159,7 +159,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         """
         for message in filter(None, (self.notice, self.passed_over)):
             logger.warning("%s", message)
-        for message in said(self._doubtful_names):
+        for message in format_findings(self._doubtful_names):
             logger.warning("%s: %s", self.title, message)
         self.notice = None
         self.passed_over = None

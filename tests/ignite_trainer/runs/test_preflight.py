@@ -13,7 +13,7 @@ import pytest
 from toy_research.learning import Matching
 from toy_research.protocols import run_toy, sweep_toy, toy
 
-from ignite_trainer.api.findings import Finding, said
+from ignite_trainer.api.findings import Finding, format_findings
 from ignite_trainer.api.task import Task
 from ignite_trainer.commands import cli
 from ignite_trainer.support.errors import ProtocolError
@@ -85,7 +85,10 @@ def test_warnings_of_a_task_do_not_stop_a_run(
 def test_similar_findings_are_written_in_one_line() -> None:
     flat = Finding(severity="error", what="A tone is flat.", where="tones.csv, line 3", remedy="Tune it.")
     alone = Finding(severity="error", what="Nothing sounds.")
-    assert said([flat, alone]) == ["A tone is flat: tones.csv, line 3. Tune it.", "Nothing sounds."]
+    assert format_findings([flat, alone]) == [
+        "A tone is flat: tones.csv, line 3. Tune it.",
+        "Nothing sounds.",
+    ]
 
 
 def test_a_logger_that_is_not_installed_is_refused_before_a_run(

@@ -104,7 +104,7 @@ def test_a_picture_names_the_width_at_which_a_point_is_a_pixel(dots_per_inch: in
 def test_an_exhibit_has_a_media_type() -> None:
     shown = Exhibit(what="A tone", media_type="audio/ogg", content=b"")
     assert (shown.kind, shown.suffix, shown.is_picture) == ("audio", ".ogg", False)
-    with pytest.raises(ValueError, match=re.escape('media_type is "png"; such as "image/png" is expected.')):
+    with pytest.raises(ValueError, match=re.escape('media_type is "png"; write a type such as "image/png".')):
         Exhibit(what="", media_type="png", content=b"")
 
 
