@@ -1,4 +1,4 @@
-"""Checkpoint files: copied to the CPU, written atomically, verified when read."""
+"""Checkpoint files: content copied to the CPU, atomic writing, verified reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ignite_trainer.support.files import is_intact, write_durably
 
 BUILT_FROM = "built_from"
-"""Key of the protocol's section `Model` in states, and attribute of saved weights."""
+"""Name of the protocol's `Model` section: a key in states, and an attribute of saved weights."""
 
 _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 
@@ -25,10 +25,10 @@ _STATE = re.compile(r"last_epoch-(\d+)(?:_step-(\d+))?\.pt")
 class DamagedError(Exception):
     """A file is missing, or its content has changed since it was written.
 
-    The message is its path and, if recognised, the content found instead.
+    The message is the file's path, with a description of the content found instead if it is recognised.
 
     Attributes:
-        name: the message with the file's name in place of its path.
+        name: the same message with the file's name instead of its path.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,18 +38,22 @@ class DamagedError(Exception):
 
 
 def states_of(folder: Path) -> list[Path]:
-    """List the states in a folder, intact or not, the newest first."""
+    """List the states in a folder, newest first, whether or not they are intact."""
     found = [(match, path) for path in folder.glob("last_*.pt") if (match := _STATE.fullmatch(path.name))]
-    # A state without a step comes after the complete epoch.
-    found.sort(key=lambda one: (int(one[0][1]), float(one[0][2] or math.inf)), reverse=True)
+    # A state without a step number was saved after the complete epoch, so it is the epoch's newest.
+    found.sort(key=lambda pair: (int(pair[0][1]), float(pair[0][2] or math.inf)), reverse=True)
     return [path for _, path in found]
 
 
 def read_intact(path: Path, sha256: str | None = None) -> Any:
-    """Read a file written by `save_durably`, tensors onto the CPU.
+    """Read a file written by `save_durably`, with its tensors on the CPU.
+
+    Args:
+        path: path of the file.
+        sha256: expected hash; by default, the hash in the checksum file alongside `path`.
 
     Raises:
-        DamagedError: the file does not have this sha256, by default the one in the checksum file beside it.
+        DamagedError: the file is missing, has another hash, or cannot be loaded.
     """
     if not is_intact(path, sha256):
         raise DamagedError(path)
@@ -60,22 +64,26 @@ def read_intact(path: Path, sha256: str | None = None) -> Any:
 
 
 def save_durably(path: Path, content: Mapping[str, Any]) -> str:
-    """Write a file for `torch.load` and return its sha256; on a RunFailed, an old file at `path` stays."""
+    """Write a file for `torch.load`, and return its sha256.
+
+    Raises:
+        RunFailed: the file could not be written; an existing file at `path` stays as it was.
+    """
     return write_durably(path, lambda file: torch.save(content, file))
 
 
 def save_weights(path: Path, weights: Mapping[str, Any], *, built_from: Mapping[str, Any]) -> None:
-    """Write a state dict with an attribute `built_from`: the class and arguments of its model."""
+    """Write a state dict whose attribute `built_from` holds the class and arguments of its model."""
     described = OrderedDict(weights)
     vars(described)[BUILT_FROM] = dict(built_from)
     save_durably(path, described)
 
 
 def snapshot(state: Any) -> Any:
-    """Copy a state, and the tensors nested in its dicts, lists and tuples to the CPU.
+    """Copy a state to the CPU, with the tensors nested in its dicts, lists and tuples.
 
     Returns:
-        The same structure. Its tensors are contiguous, and share no memory with the state or each other.
+        The same structure. Its tensors are contiguous and share no memory with the state or with each other.
     """
     copied = _copy(state)
     if torch.cuda.is_initialized():
@@ -89,7 +97,7 @@ def _copy(value: Any) -> Any:
             "cpu", copy=True, non_blocking=value.is_cuda, memory_format=torch.contiguous_format
         )
     if isinstance(value, dict):
-        copied = copy.copy(value)  # keeps the class, such as Counter
+        copied = copy.copy(value)  # keeps the dict's class, such as Counter
         for key, item in value.items():
             copied[key] = _copy(item)
         return copied
@@ -99,7 +107,7 @@ def _copy(value: Any) -> Any:
 
 
 def _content_instead(path: Path) -> str:
-    """Recognise what commonly lies in place of a file, in parentheses; return "" for anything else."""
+    """Describe, in parentheses, common content in place of a checkpoint; return "" for anything else."""
     try:
         with path.open("rb") as file:
             head = file.read(256).lstrip().lower()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the best epochs by each metric marked `is_checkpoint`, and the last two states."""
+"""Checkpoints of a run: the best epochs for each metric marked `is_checkpoint`, and the last two states."""
 
 from __future__ import annotations
 
@@ -49,20 +49,21 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """Writes `best_<metric>_epoch-<n>_<value>.pt` and the states `last_epoch-<n>[_step-<iteration>].pt`.
 
-    A best file is the model's state dict; epoch 0 is before the first step. A state holds everything needed
-    to resume: model, parts, position, random states, and the names of the best files; frozen weights are in a
-    file beside the states. Both hold the protocol's section `Model`, from which the model can be built again.
-    All tensors are on the CPU. The last two states stay, with the best files that they name, until `finish`.
+    A best file holds the model's state dict; epoch 0 denotes the weights before the first step. A state holds
+    everything needed to resume: the model, the other parts of the run, the position, the random states, and
+    the names of the best files. Frozen weights are in a separate file alongside the states. Best files and
+    states contain the protocol's `Model` section, from which the model can be rebuilt. All tensors are on the
+    CPU. The last two states are kept, with the best files that they name, until `finish`.
 
-    A checkpoint is copied, then written in a thread while training continues. `save`, `save_state`, `finish`
-    and `wait` first wait for the one before, and raise its RunFailed if it could not be written. Call `wait`
-    before a run ends. Call `restore` only at the beginning of a run.
+    A checkpoint is copied to the CPU, then written in a thread while training continues. `save`,
+    `save_state`, `finish` and `wait` first wait for the previous checkpoint, and raise its RunFailed if it
+    could not be written. Call `wait` before a run ends. Call `restore` only at the beginning of a run.
 
-    All processes call these methods; the main one writes.
+    All processes call these methods; only the main process writes.
 
     Attributes:
-        last: path of the last state, even while it is being written.
-        damaged: names of the damaged files that made `restore` skip a state, and what lies in their place.
+        last: path of the last state, even while the state is being written.
+        damaged: names of the damaged files that made `restore` skip a state, with the content found instead.
     """
 
     def __init__(
@@ -73,24 +74,25 @@ class Checkpoints:
         model: nn.Module,
         state: Mapping[str, Any],
         saved_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
-        may_go_on: Callable[[Path, StateContent], None] = lambda *_: None,
+        may_resume: Callable[[Path, StateContent], None] = lambda *_: None,
     ) -> None:
         """Prepare to save and restore a model and the other parts of a run.
 
         Args:
-            folder: for the checkpoints.
-            protocol: names the metrics marked `is_checkpoint`.
-            model: its weights are restored before the parts.
-            state: parts by name, with `state_dict()`, of plain values and tensors, and `load_state_dict()`.
+            folder: folder of the checkpoints.
+            protocol: protocol of the run, which marks metrics with `is_checkpoint`.
+            model: model to save; it is restored before the other parts.
+            state: other parts of the run by name. Each has a method `state_dict()`, which returns plain
+                values and tensors, and a method `load_state_dict()`.
             saved_weights: context in which the model has the weights to save.
-            may_go_on: raises a ProtocolError if a run cannot resume from a state for another reason; then no
-                file is changed.
+            may_resume: further check of a state; it raises a ProtocolError if the run cannot resume from the
+                state. In that case, no file is changed.
         """
         self._folder = folder
         self._model = model
         self._state = state
         self._saved_weights = saved_weights
-        self._may_go_on = may_go_on
+        self._may_resume = may_resume
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
         self._built_from = protocol.to_json()["Model"]
         self._frozen = FrozenWeights(folder, model)
@@ -102,16 +104,16 @@ class Checkpoints:
 
     @property
     def best(self) -> tuple[Best, ...]:
-        """Best epoch by each metric; of equal ones the earliest, except for epoch 0."""
+        """Best epoch for each metric; among equal epochs the earliest, with epoch 0 ranked last."""
         return tuple(kept[0] for kept in self._kept.values() if kept)
 
     @property
     def failed(self) -> bool:
-        """True once this process knows that a file could not be written; `wait` raises the error."""
+        """Whether this process already knows that writing a file failed; `wait` raises the error."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def save(self, values: Mapping[str, float], *, position: Position) -> None:
-        """Save the state after an epoch and, if its held-out `values` are among the best, the weights."""
+        """Save the state after an epoch, and the weights if the held-out `values` are among the best."""
         self._save(position, random_state.capture(), best=self._place_among_the_best(values, position.epoch))
 
     def save_untrained(self, values: Mapping[str, float]) -> None:
@@ -127,31 +129,32 @@ class Checkpoints:
         """Save everything needed to resume.
 
         Args:
-            position: between two steps of the optimizer, as gradients are not saved.
-            random: global random states, by default the current ones.
+            position: position between two optimizer steps, as gradients are not saved.
+            random: global random states; by default, the current ones.
         """
         self._save(position, random_state.capture() if random is None else dict(random))
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is written; raise a RunFailed if it could not be."""
+        """Wait until the last checkpoint is written; raise a RunFailed if writing failed."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
 
     def finish(self) -> None:
-        """Wait for the last checkpoint, then remove all but the last state and the best files."""
+        """Wait for the last checkpoint, then remove all others except the best files."""
         main_says(self.wait)
         if is_main() and self.last:
             self._remove_all_but(self._needed)
 
     def restore(self) -> Position | None:
-        """Restore the newest intact state, and log a warning for each newer, damaged one.
+        """Restore the newest intact state, and log a warning for each damaged state that is newer.
 
         Returns:
-            The position of the state; None if there is no intact one, and nothing was changed.
+            The position of the state, or None if no state is intact; in that case, nothing is changed.
 
         Raises:
-            ProtocolError: the state belongs to another model, optimizer or data set, or is not a state.
+            ProtocolError: the state belongs to another model, optimizer or data set, or the file does not
+                contain a state.
         """
         self.damaged = []
         for candidate in main_says(lambda: states_of(self._folder)):
@@ -160,7 +163,7 @@ class Checkpoints:
                 frozen = read_left_out(candidate, content)
             except DamagedError as error:
                 logger.warning(
-                    "The checkpoint %s is damaged or incomplete; the state before %s is tried.",
+                    "The checkpoint %s is damaged or incomplete; trying the state before %s.",
                     error,
                     candidate.name,
                 )
@@ -169,14 +172,14 @@ class Checkpoints:
             try:
                 state = checked(content, candidate, self._state)
                 self._load({**content, "model": {**frozen, **state.model}}, state)
-                self._may_go_on(candidate, state)
+                self._may_resume(candidate, state)
             except ProtocolError:
                 raise
             except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
                 raise ProtocolError(
-                    f"The checkpoint {candidate} does not fit what the protocol describes: {error}"
+                    f"The checkpoint {candidate} does not fit the protocol: {error}"
                 ) from error
-            wait_for_all()  # until every process has read it, before files beside it are removed
+            wait_for_all()  # every process must have read the state before the main process removes files
             if is_main():
                 self._take_over(candidate, state)
             return state.position
@@ -184,7 +187,7 @@ class Checkpoints:
 
     def _save(self, position: Position, random: dict[str, Any], *, best: Iterable[Path] = ()) -> None:
         path = self._folder / position.file_name
-        main_says(self.wait)  # all processes raise the main one's error
+        main_says(self.wait)  # all processes raise the main process's error
         randoms = all_say(random)
         if is_main():
             with self._saved_weights():
@@ -257,7 +260,7 @@ class Checkpoints:
         random_state.reinstate(randoms[rank() if rank() < len(randoms) else 0])
 
     def _take_over(self, restored: Path, state: StateContent) -> None:
-        """Continue from a state: remove everything written after it."""
+        """Continue from a restored state: remove everything written after it."""
         self._frozen.sha256 = state.frozen_weights
         self.last = restored
         self._needed = self._needed_by(restored)
@@ -272,13 +275,13 @@ class Checkpoints:
                 remove(path)
 
     def _place_among_the_best(self, values: Mapping[str, float], epoch: int) -> list[Path]:
-        """Return a file for the weights of this epoch by each metric of which it is among the best."""
+        """Rank an epoch; return a file for its weights for each metric by which it is among the best."""
         files = []
         for label, line in self._lines.items() if is_main() else ():
             value, kept = values[label], self._kept[label]
             path = self._folder / f"best_{line.file_name}_epoch-{epoch}_{value:.4f}.pt"
             new = Best(label=label, value=value, epoch=epoch, checkpoint=path)
-            place = sum(self._rank(one) >= self._rank(new) for one in kept)
+            place = sum(self._rank(other) >= self._rank(new) for other in kept)
             if place < BEST_KEPT:
                 kept.insert(place, new)
                 del kept[BEST_KEPT:]
@@ -292,8 +295,8 @@ class Checkpoints:
 def _lay_out_like_parameters(optimizer: Optimizer) -> None:
     """Give the optimizer's tensors the memory layout of their parameters.
 
-    torch's fused kernels for the CPU walk through both in memory order, and are silently wrong if the layouts
-    differ: if the model was put channels last after the state was saved, for example.
+    torch's fused CPU kernels walk through both in memory order. They silently compute wrong results if the
+    layouts differ, for example because the model was converted to channels last after the state was saved.
     """
     parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
     for parameter in parameters:

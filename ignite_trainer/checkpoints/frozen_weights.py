@@ -1,4 +1,4 @@
-"""Frozen weights, written once into a file beside the states of a run."""
+"""Frozen weights, written once to a file alongside the states of a run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from ignite_trainer.checkpoints.checkpoint_files import read_intact, save_durabl
 from ignite_trainer.support.files import is_intact
 
 FILE_NAME = "frozen_weights.pt"
-_SHA256 = "frozen_weights"  # key in a state: sha256 of the file
+_SHA256 = "frozen_weights"  # key of the file's sha256 in a state
 
 
 class FrozenWeights:
-    """Keeps the parameters that are frozen at the start in one file, and leaves them out of states.
+    """Saves the parameters that are frozen at the start in one file, and removes them from states.
 
-    A parameter that differs from the file, such as a teacher moved by a task, stays in the state.
+    A parameter that differs from the file, such as a weight of a teacher that the task updates, stays in the
+    state.
 
     Attributes:
-        sha256: hash of the file; None until the first state is written.
+        sha256: hash of the file, or None until the first state is written.
     """
 
     def __init__(self, folder: Path, model: nn.Module) -> None:
-        """Note which parameters of `model` need no gradient; the file will be in `folder`."""
+        """Note which parameters of `model` are frozen; their file will be in `folder`."""
         self._path = folder / FILE_NAME
         self._names = [
             name
@@ -36,13 +37,13 @@ class FrozenWeights:
         self.sha256: str | None = None
 
     def leave_out(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return the content of a state without the weights in the file; write the file if it is missing."""
+        """Return a state's content without the weights in the file; write the file if it is missing."""
         if not self._names:
             return content
         weights: dict[str, Any] = content["model"]
         if self.sha256 is None or not is_intact(self._path, self.sha256):
             self.sha256 = save_durably(self._path, {name: weights[name] for name in self._names})
-        # Mapped: a copy would take as much memory as the frozen weights.
+        # Memory-mapped, as a copy would take as much memory as the frozen weights.
         saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
         others = {
             name: value
@@ -53,23 +54,24 @@ class FrozenWeights:
 
 
 def read_left_out(state: Path, content: Any) -> dict[str, Any]:
-    """Read the weights that a state leaves out.
+    """Read the frozen weights that a state does not contain.
 
     Args:
-        state: file of the state.
-        content: its content, not yet checked.
+        state: path of the state.
+        content: content of the state, not yet validated.
 
     Raises:
-        DamagedError: the file of frozen weights beside the state is not the one it was saved with.
+        DamagedError: the file of frozen weights alongside the state is missing, damaged or not the file that
+            the state was saved with.
     """
     sha256 = content.get(_SHA256) if isinstance(content, dict) else None
     return read_intact(state.with_name(FILE_NAME), sha256) if sha256 else {}
 
 
-def _are_identical(one: Tensor, other: Tensor) -> bool:
-    """Compare type, shape and bits of two tensors: NaN equals NaN, and 0.0 differs from -0.0."""
-    if one.dtype != other.dtype or one.shape != other.shape:
+def _are_identical(first: Tensor, second: Tensor) -> bool:
+    """Compare the dtype, shape and bits of two tensors: NaN equals NaN, and 0.0 differs from -0.0."""
+    if first.dtype != second.dtype or first.shape != second.shape:
         return False
-    # numpy compares in this thread only; torch would take threads from training.
-    ours, theirs = (tensor.reshape(-1).view(torch.uint8).numpy() for tensor in (one, other))
-    return np.array_equal(ours, theirs)
+    # numpy compares in this thread only; torch would take threads away from training.
+    first_bytes, second_bytes = (tensor.reshape(-1).view(torch.uint8).numpy() for tensor in (first, second))
+    return np.array_equal(first_bytes, second_bytes)

@@ -1,4 +1,4 @@
-"""Resumable state of the running metrics and of the clock, as plain values."""
+"""Resumable state of the running metrics and the clock, as plain values."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from torch import Tensor
 
 
 class RunningMetrics:
-    """The metrics that a trainer updates in every step: running averages, and lines by iteration.
+    """The metrics that a trainer updates in every step: running averages and metrics by iteration.
 
-    The state of a metric is its attributes that are tensors, numbers, texts or containers of these, and the
-    metrics that it holds. Its functions and devices are those it was built with.
+    The state of a metric consists of its attributes that are tensors, numbers, strings, containers of these,
+    or other metrics. Functions and devices are not saved; a restored metric keeps those it was built with.
     """
 
     def __init__(
         self, trainer: Engine, metrics: Mapping[str, Metric], *, across_epochs: Collection[str]
     ) -> None:
-        """Save and restore `metrics`, which are attached to the trainer.
+        """Prepare to save and restore metrics.
 
-        All but those named by `across_epochs` are reset in every epoch.
+        Args:
+            trainer: engine that the metrics are attached to.
+            metrics: metrics by name.
+            across_epochs: names of the metrics that continue across epochs; the others are reset in each.
         """
         self._metrics = dict(metrics)
         self._across_epochs = set(across_epochs)
@@ -36,7 +39,7 @@ class RunningMetrics:
         return {name: _take(metric) for name, metric in self._metrics.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore each metric, now and again when the trainer starts."""
+        """Restore each metric now, and again when the next epoch starts, after its reset."""
         self._pending = state
         for name, metric in self._metrics.items():
             _put(metric, state[name])
@@ -50,7 +53,7 @@ class RunningMetrics:
 
 
 class Elapsed:
-    """Seconds that a run has taken, over all its sessions."""
+    """Duration of a run, including the time before it was resumed."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -58,15 +61,15 @@ class Elapsed:
 
     @property
     def seconds(self) -> float:
-        """Seconds until now."""
+        """Duration so far, in seconds."""
         return self._before + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, float]:
-        """Return the seconds until now."""
+        """Return the duration so far."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Continue from saved seconds."""
+        """Continue from a saved duration."""
         self._started = time.monotonic()
         self._before = state["seconds"]
 
@@ -89,9 +92,9 @@ def _put(metric: Metric, values: Mapping[str, Any]) -> None:
 
 
 def _copy(value: Any, metric: Metric) -> Any:
-    """Copy, as metrics add to their values in place; put tensors on the metric's device."""
+    """Copy a value, as metrics update theirs in place; put tensors on the metric's device."""
     if isinstance(value, Tensor):
-        return value.to(metric._device, copy=True)  # ignite has no public name for it
+        return value.to(metric._device, copy=True)  # ignite has no public name for the device
     if isinstance(value, list | tuple):
         return type(value)(_copy(item, metric) for item in value)
     if isinstance(value, dict):

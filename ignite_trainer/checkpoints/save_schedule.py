@@ -1,4 +1,4 @@
-"""Saves states within an epoch, and stops the run when a signal asks for it."""
+"""Saves states within an epoch, and stops the run when a signal requests it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ignite_trainer.support.signals import StopRequest
 
 
 class Saver:
-    """Saves at intervals of steps or minutes, always between two steps of the optimizer.
+    """Saves states at intervals of steps or minutes, always between two optimizer steps.
 
-    A request to stop is followed at the next such place, or after the next batch of an evaluation.
+    A request to stop takes effect at the next such point, or after the next batch of an evaluation.
     """
 
     def __init__(self, checkpoints: Checkpoints, setup: Setup, request: StopRequest, *, folder: Path) -> None:
-        """Save to `checkpoints`; `folder` is the run's, for messages."""
+        """Save to `checkpoints`; `folder` is the run's folder, for messages."""
         self._checkpoints = checkpoints
         self._setup = setup
         self._request = request
@@ -31,16 +31,17 @@ class Saver:
         self.note_saved(0)
 
     def attach(self, trainer: Engine, *, before_saving: Callable[[int, int], None]) -> None:
-        """Check after every step whether to save; attach this last.
+        """Check after every step whether to save; attach all other handlers first.
 
         Args:
-            trainer: the engine that trains.
-            before_saving: called with epoch and iteration; may raise an error if the state is not worth it.
+            trainer: engine that trains.
+            before_saving: callback with the epoch and the iteration; it may raise an error if the state is
+                not worth saving.
         """
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_step, before_saving)
 
     def note_saved(self, iteration: int) -> None:
-        """Restart the intervals, as a state was saved or restored."""
+        """Restart the intervals after a state was saved or restored."""
         self._saved_at = time.monotonic()
         self._saved = iteration
 
@@ -50,7 +51,7 @@ class Saver:
             self._stop()
 
     def save(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
-        """Save the state, unless the last one has the same position."""
+        """Save the state, unless the last state has the same position."""
         if position.iteration > self._saved:
             self._checkpoints.save_state(position, random=random)
             self.note_saved(position.iteration)
@@ -61,7 +62,7 @@ class Saver:
         done = (state.iteration - 1) % batches + 1
         if done % setup.accumulate and done < batches:
             return  # gradients are still accumulating
-        # Clocks differ: the main process's counts.
+        # Clocks differ between processes; the main process's clock decides.
         asked, due, failed = any_says(
             self._request.signal is not None,
             is_main() and self._is_due(state.iteration),

@@ -95,7 +95,7 @@ class Run:
             model=parts.model,
             state=self._state,
             saved_weights=parts.evaluated_weights,
-            may_go_on=data.require_same_parts,
+            may_resume=data.require_same_parts,
         )
         self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
         self._passes = {

@@ -258,7 +258,7 @@ def test_a_run_killed_before_its_first_state_starts_over(tmp_path: Path) -> None
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     Training(tmp_path).save_state(at(1))
     other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
-    with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit what the protocol describes: "):
+    with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit the protocol: "):
         other.restore()
 
 
@@ -268,24 +268,28 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         (
             "best",
             {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3},
-            "is not the name of a file",
+            "is not a valid name for a file",
         ),
         (
             "best",
             {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "../victim.pt"}] * 3},
-            "is not the name of a file",
+            "is not a valid name for a file",
         ),
         (
             "best",
             {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "best_x/../../_epoch-1_0.5.pt"}]},
-            "is not the name of a file",
+            "is not a valid name for a file",
         ),
         (
             "position",
             {"epoch": "1", "iteration": 3, "complete": True},
             "position.epoch: Input should be a valid",
         ),
-        ("position", {"epoch": 9, "iteration": 3, "complete": True}, "its file would be last_epoch-9.pt"),
+        (
+            "position",
+            {"epoch": 9, "iteration": 3, "complete": True},
+            "the file must be named last_epoch-9.pt",
+        ),
         ("optimizer", None, "optimizer: Field required"),
     ],
 )
@@ -308,7 +312,7 @@ def test_an_invalid_state_is_refused_before_it_is_used(
         again.checkpoints.restore()
         for epoch in (2, 3, 4):  # which removes the files that are no longer among the best
             again.save(epoch, 0.6)
-    assert str(caught.value).startswith(f"The checkpoint {path} holds what no run of this version saves (")
+    assert str(caught.value).startswith(f"The checkpoint {path} is not a valid state of this version (")
     assert problem in str(caught.value)
     assert outside.read_text() == "precious"
 
@@ -551,7 +555,7 @@ def test_a_run_without_its_frozen_weights_is_refused_by_their_file_name(
     before = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
     with pytest.raises(ProtocolError, match=r"no intact state: frozen_weights\.pt\. It cannot"):
         run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
-    assert f"{path} is damaged or incomplete; the state before last_epoch-2.pt is tried" in caplog.text
+    assert f"{path} is damaged or incomplete; trying the state before last_epoch-2.pt" in caplog.text
     assert {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()} == before
 
 
