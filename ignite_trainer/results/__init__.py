@@ -1,1 +1,1 @@
-"""Results of finished runs: the run folder, `result.json`, averages, the table of all results."""
+"""Results of finished runs: run folders, `result.json`, averages, the table of all results."""

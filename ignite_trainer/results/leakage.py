@@ -1,6 +1,6 @@
-"""Warns of initial weights that an earlier run chose, or trained, on the samples evaluated now.
+"""Warns of initial weights that an earlier run selected or trained on the samples being evaluated.
 
-That run is identified by its `result.json`, beside the weights or one folder up.
+The earlier run is identified by its `result.json`, which is in the folder of the weights or one level up.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ MEANING = {
         "held out another part of the data set. The figures do not count."
     ),
 }
-"""The marks, spelt out."""
+"""Explanation of each mark."""
 
 
 def caution(model: nn.Module, train: Any, test: Any) -> str:
-    """Return `OTHER_PART` or else `CHOSEN` if the initial weights call for it, otherwise "".
+    """Return `OTHER_PART` or `CHOSEN`, in this order, if it applies to any initial weights, otherwise "".
 
     Args:
-        model: may list the files of its initial weights as `weights_files`.
+        model: model that can list the files of its initial weights as `weights_files`.
         train: training split.
         test: evaluated split.
     """
@@ -62,7 +62,7 @@ def _caution(file: Path, train: Any, test: Any) -> str:
 
 
 def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
-    """Return True if a run on the same data set held out all samples evaluated now; None if unknown."""
+    """Return whether a run on the same data set held out all evaluated samples; None if unknown."""
     if run.digest and run.digest == digest(test):
         return True
     if run.held_out:

@@ -1,4 +1,4 @@
-"""`result.json`, the record of a finished run, and averages of its figures over several runs."""
+"""`result.json`, the record of a finished run, and averages of metrics over several runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ignite_trainer.protocol.identity import digest, identity, shown_line
 from ignite_trainer.protocol.sections import PublishedFigure
 from ignite_trainer.support.errors import ProtocolError
 
-# Classes of metrics whose values are shares of 1; others are shown unscaled.
+# Metric classes with values in 0..1, which tables show in per cent; values of other classes are unscaled.
 _SHARES = frozenset(
     {
         *("Accuracy", "MacroAccuracy", "TopKCategoricalAccuracy"),
@@ -32,37 +32,40 @@ _SHARES = frozenset(
 
 
 class RunRecord(BaseModel):
-    """Result of a finished run, and its origin.
+    """Result and origin of a finished run.
 
     Attributes:
         name: `Setup.name`.
         suffix: `Setup.suffix`.
-        variant: digest of everything in the protocol that affects the result; runs with equal ones may be
+        variant: digest of everything in the protocol that affects the result; runs with equal digests may be
             averaged.
         setting: the protocol's `Table.setting`, or "trained" or "evaluated".
-        model: class name.
-        weights: files of the initial weights; empty if they were random.
-        caution: a mark of `leakage`, if these weights were chosen by or trained on the samples evaluated.
-        dataset: name of the data set, or of the part used.
+        model: class name of the model.
+        weights: files of the initial weights; empty if these were random.
+        caution: mark from `leakage` if the initial weights were selected or trained on the evaluated samples;
+            otherwise "".
+        dataset: name of the data set, or of the part that was used.
         whole_name: name of the whole data set.
-        samples: number of samples by split.
-        digest: of the samples evaluated; "" if unknown.
+        samples: number of samples in each split.
+        digest: digest of the evaluated split; "" if unknown.
         held_out: numbers of the held-out folds.
         held_out_splits: names of the held-out splits, for data sets without folds.
-        folds: numbers of all folds of the data set.
-        nothing_held_out: True if the whole data set was evaluated; None if unknown.
-        metric: label of the metric shown in tables.
-        share: True if this metric is known to be a share of 1, which tables show in per cent.
+        folds: numbers of all folds in the data set.
+        nothing_held_out: True if both splits are the whole data set; None if unknown.
+        seed: seed of the run.
+        epochs: number of epochs trained.
+        metric: label of the metric shown in tables, or None.
+        share: True if tables show this metric in per cent, because its values are in 0..1.
         listed: True if the run appears in the table of all results.
         last: held-out metrics after the last epoch, by label.
-        best: best epoch by each metric.
+        best: best epoch for each metric.
         evaluations: tables of the protocol's `Evaluations`, by name.
-        multilabel: True if samples of `predictions.csv` can have several classes or none.
-        published: figures to compare the metric with.
-        checkpoint: file of the last state.
-        revision: commit of the source.
+        multilabel: True if a sample in `predictions.csv` can have several classes or none.
+        published: published figures to compare the metric with.
+        checkpoint: file of the last checkpoint.
+        revision: commit of the source code.
         seconds: duration of the run.
-        finished: time, in ISO format.
+        finished: time when the run finished, in ISO format (UTC).
         faults: number of faults of each kind that did not stop the run.
     """
 
@@ -153,7 +156,7 @@ class RunRecord(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:
-        """Read a `result.json`; raise a ProtocolError if it is not one."""
+        """Read a `result.json`; raise a ProtocolError if it is missing or invalid."""
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -161,12 +164,12 @@ class RunRecord(BaseModel):
 
     @property
     def is_of_training_data(self) -> bool:
-        """True if the model was trained on the samples evaluated, because no fold was held out."""
+        """True if the model was trained on the evaluated samples, because no fold was held out."""
         return bool(self.epochs and self.folds and not self.held_out)
 
     @property
     def evaluated(self) -> str:
-        """Name of the samples evaluated, for runs without held-out folds."""
+        """Description of the evaluated samples, for runs without held-out folds."""
         if self.is_of_training_data:
             return "training data"
         if self.nothing_held_out or self.folds:
@@ -174,7 +177,7 @@ class RunRecord(BaseModel):
         return "evaluated split" if self.nothing_held_out is None else "held-out part"
 
     def value(self, label: str) -> tuple[float | None, float | None]:
-        """Return a held-out metric after the last epoch and at its best; None if not finite."""
+        """Return a held-out metric at the last and the best epoch, each None if missing or not finite."""
         best = next((entry.value for entry in self.best if entry.label == label), math.nan)
         last = self.last.get(label, math.nan)
         return last if math.isfinite(last) else None, best if math.isfinite(best) else None
@@ -195,7 +198,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread | None:
-        """Average figures; return None if one is missing or there are none."""
+        """Average figures; return None if any is missing or there are none."""
         present = [value for value in values if value is not None]
         if not present or len(present) < len(values):
             return None
@@ -204,10 +207,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def over_folds(cls, values: Iterable[tuple[Hashable, float | None]]) -> Spread | None:
-        """Average figures so that every fold counts alike; each comes with the folds its run held out.
+        """Average figures with equal weight for every fold.
 
-        The seeds of a fold are averaged first; mean, deviation and n are those of the folds. If all runs held
-        out the same folds, they are those of the runs.
+        The runs of a fold are averaged first; mean, deviation and n are then over the folds. If all runs held
+        out the same folds, mean, deviation and n are over the runs.
+
+        Args:
+            values: held-out folds and figure of each run.
         """
         folds: dict[Hashable, list[float | None]] = defaultdict(list)
         for held_out, value in values:
@@ -218,16 +224,16 @@ class Spread(NamedTuple):
         return cls.of([mean.mean if mean else None for mean in means])
 
     def text(self, write: Callable[[float], str]) -> str:
-        """Write the mean and, for several figures, ± the deviation."""
+        """Format the mean and, for several figures, ± the deviation; `write` formats a number."""
         return write(self.mean) + ("" if self.deviation is None else f" ± {write(self.deviation)}")
 
 
 class Figures(NamedTuple):
-    """A metric averaged over several runs; None if a run lacks it, or its value is not finite.
+    """A metric averaged over several runs.
 
     Attributes:
-        last: after the last epoch.
-        best: at the best epoch.
+        last: average after the last epoch; None if a run lacks the metric or its value is not finite.
+        best: average at each run's best epoch; None under the same conditions.
     """
 
     last: Spread | None
@@ -235,7 +241,7 @@ class Figures(NamedTuple):
 
     @classmethod
     def of(cls, records: Iterable[RunRecord], label: str) -> Figures:
-        """Average a metric over runs so that every fold counts alike."""
+        """Average a metric over runs, with equal weight for every fold."""
         values = [(record.held_out, record.value(label)) for record in records]
         last = Spread.over_folds((held_out, last) for held_out, (last, _) in values)
         best = Spread.over_folds((held_out, best) for held_out, (_, best) in values)

@@ -1,7 +1,7 @@
-"""`table.md` in the root of all results, in the form of the paper's table.
+"""Writes `table.md` to the root of all results, in the form of the paper's table.
 
-A row is a model and its initial weights, a column a data set and a setting. A cell has the mean over the runs
-after their last epoch, beside the published figure. Below the table are the details of each cell.
+Each row is a model with its initial weights, each column a data set with a setting. A cell shows the mean
+over the runs after their last epoch, next to the published figure. Details of each cell follow the table.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ignite_trainer.support.formatting import (
     remarks_on_best,
 )
 
-_PATIENCE_SECONDS = 60  # another process needs far less
+_PATIENCE_SECONDS = 60  # for another process, which needs far less
 _RUN_HEADER = ("run", "fold", "seed", "last", "best (epoch)", "last checkpoint, sha256", "source revision")
 
 
 def update(root: Path) -> None:
-    """Write `table.md` and `table.json` from all results; log an error, as it should not fail a run."""
+    """Write `table.md` and `table.json` from all results; only log an error, as it should not fail a run."""
     try:
         with FileLock(root / ".table.lock", timeout=_PATIENCE_SECONDS):
             found, unreadable = read_results(root)
@@ -45,14 +45,16 @@ def update(root: Path) -> None:
             write_json(root / "table.json", to_json(entries, unreadable))
             write_text(root / "table.md", to_markdown(entries, unreadable))
     except (OSError, RunFailed) as error:
-        logging.getLogger(__name__).warning("The table of results in %s is not written: %s", root, error)
+        logging.getLogger(__name__).warning(
+            "The table of results in %s could not be written: %s", root, error
+        )
 
 
 def read_results(root: Path) -> tuple[list[Found], list[str]]:
     """Read every result under the root.
 
     Returns:
-        The results, and the paths of the unreadable ones, relative to the root and sorted.
+        The readable results, and the sorted paths of unreadable result files, relative to the root.
     """
     found, unreadable = [], []
     for path in sorted(_result_files(root)):
@@ -87,18 +89,18 @@ def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
     parts += map(_details, entries)
     if unreadable:
         files = "\n".join(f"- {inert(path)}" for path in unreadable)
-        parts.append(f"## Left out, since they cannot be read\n\n{files}")
+        parts.append(f"## Unreadable results, which are left out\n\n{files}")
     return "\n\n".join(parts) + "\n"
 
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     """Return the sentences needed to understand the table."""
     figures = [_figures(entry) for entry in entries]
-    said = ["Figures are those after the last epoch; shares are in per cent."]
+    said = ["Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."]
     if any(last and last.deviation is not None for last, _ in figures):
         said.append(
-            "Means are over the folds, ± the sample standard deviation, with the seeds of each fold averaged "
-            "first; if all runs evaluated the same samples, they are over the runs."
+            "Means and sample standard deviations (±) are over the folds, after averaging the seeds of each "
+            "fold. If all runs evaluated the same samples, they are over the runs."
         )
     pairs = zip(entries, figures, strict=True)
     if any(best and entry.newest.held_out and entry.newest.epochs for entry, (_, best) in pairs):
@@ -106,7 +108,9 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
     said += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):
-        said.append('"Training data" marks figures on samples that the model was trained on: not a result.')
+        said.append(
+            '"Training data" marks figures on samples that the model was trained on, which are not results.'
+        )
     marks = sorted({mark for entry in entries for mark in entry.cautions})
     said += [f'"{mark[0].upper()}{mark[1:]}": {MEANING[mark]}' for mark in marks if mark in MEANING]
     if any(entry.newest.published for entry in entries):
@@ -118,7 +122,7 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
 
 
 def _identity(path: Path) -> Mapping[str, Any]:
-    """Read from a run's `protocol.json` everything that affects its result; {} if it is unreadable."""
+    """Read everything that affects the result from a run's `protocol.json`; return {} if it is unreadable."""
     try:
         protocol = Protocol.model_validate_json(path.read_text(encoding="utf-8"))
         return identity(protocol, classes_of(protocol))
@@ -127,7 +131,7 @@ def _identity(path: Path) -> Mapping[str, Any]:
 
 
 def _result_files(root: Path) -> Iterator[Path]:
-    """Find the results under the root, except in hidden folders and below another result."""
+    """Find result files under the root, except in hidden folders and in subfolders of another run."""
     for folder, inner, names in os.walk(root):
         inner[:] = [name for name in inner if not name.startswith(".")]
         if file_names.RESULT in names:
@@ -166,7 +170,7 @@ def _details(entry: Entry) -> str:
     lines = "\n".join(f"- {name}: {inert(text)}" for name, text in facts.items() if text)
     parts = [f"## {inert(f'{entry.row}: {entry.column}')}", lines, _run_table(entry.runs)]
     if entry.earlier:
-        parts.append("Earlier runs of the same fold and seed, which the figures above leave out:")
+        parts.append("Earlier runs with the same fold and seed, which the figures above do not include:")
         parts.append(_run_table(entry.earlier))
     runs = (*entry.runs, *entry.earlier)
     reports = [markdown_link(PurePosixPath(run.folder, file_names.PAGE)) for run in runs if run.has_report]

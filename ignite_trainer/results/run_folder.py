@@ -1,4 +1,4 @@
-"""The folder of a run, and the description of the machine it ran on."""
+"""Run folders, and descriptions of the machines that runs use."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ _RECORDED_PACKAGES = (
 
 
 def root_of(protocol: Protocol) -> Path:
-    """Return the root of all results."""
+    """Return the root folder of all results."""
     return Path(protocol.setup.saved_models_path).expanduser()
 
 
 def runs_of(protocol: Protocol) -> Path:
-    """Return the folder of all runs with the protocol's name, under the root of results."""
+    """Return the folder of all runs with the protocol's name, which is below the root."""
     return root_of(protocol) / slug(protocol.setup.name)
 
 
 def check_writable(protocol: Protocol) -> None:
-    """Raise a ProtocolError unless results can be written; create their root if needed."""
+    """Raise a ProtocolError unless results can be written; create the root folder if needed."""
     root = root_of(protocol)
     for folder in (root, runs_of(protocol)):
         try:
-            if folder != root and not folder.exists():  # raises an error if the name is not possible
+            if folder != root and not folder.exists():  # raises an OSError if the name is too long
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(4096))  # on a full disk, only writing fails
+                file.write(bytes(4096))  # a full disk is only noticed when writing
                 file.flush()
         except OSError as error:
-            place = f"in {folder.name[:50]} " if folder != root else ""
+            place = f" in its folder {folder.name[:50]}" if folder != root else ""
             raise ProtocolError(
-                f'Setup.saved_models_path is "{root}", where {place}nothing can be written '
+                f'Setup.saved_models_path is "{root}", but files cannot be written{place or " there"} '
                 f"({error.strerror}); choose another folder with -M."
             ) from error
 
 
 def make_run_folder(protocol: Protocol, *, seed: int, folder: Path | None = None) -> Path:
-    """Create a new folder for a run: the given one, or a name with time, suffix, fold and seed."""
+    """Create a new folder for a run: `folder`, or by default one named by time, suffix, fold and seed."""
     if folder is not None:
         folder.mkdir(parents=True)
         return folder
     fold = protocol.dataset.args.get("fold")
     folds = fold if isinstance(fold, list) else [fold]
     parts = [
-        datetime.now().strftime("%Y%m%d-%H%M%S"),  # local time, as people look for it
+        datetime.now().strftime("%Y%m%d-%H%M%S"),  # local time, which users search by
         protocol.setup.suffix,
         None if fold is None else f"fold-{'-'.join(map(str, folds))}",
         f"seed-{seed}",
@@ -78,19 +78,19 @@ def make_run_folder(protocol: Protocol, *, seed: int, folder: Path | None = None
         folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:  # another run of the same second
+        except FileExistsError:  # another run started in the same second
             continue
-        except OSError as error:  # a name too long for the file system, for example
+        except OSError as error:  # such as a name too long for the file system
             raise ProtocolError(
-                f"The folder of the run, {folder}, cannot be made ({error.strerror}); choose another "
-                "Setup.name, Setup.suffix or, with -M, another root."
+                f"The run's folder {folder} cannot be created ({error.strerror}); choose another Setup.name "
+                "or Setup.suffix, or another root with -M."
             ) from error
         return folder
-    raise ProtocolError(f"{parent / name} and 999 more like it are taken; choose another Setup.suffix.")
+    raise ProtocolError(f"{parent / name} and all its numbered variants exist; choose another Setup.suffix.")
 
 
 def slug(text: str) -> str:
-    """Make a folder name: replace characters that a file system may refuse by hyphens."""
+    """Make a folder name by replacing characters that a file system may refuse with hyphens."""
     return re.sub(r"[^\w.\-]+", "-", text).strip(".-") or "run"
 
 
@@ -114,11 +114,11 @@ def describe_environment(*, seed: int, device: torch.device) -> dict[str, Any]:
 
 
 def earlier_environments(folder: Path) -> list[dict[str, Any]]:
-    """Read the environments of the earlier sessions of a run, the first one first."""
+    """Read the environments of a run's earlier sessions, in chronological order."""
     try:
         last = json.loads((folder / file_names.ENVIRONMENT).read_text(encoding="utf-8"))
         return [*last.pop("earlier", []), last]
-    except (OSError, ValueError):  # missing or cut off
+    except (OSError, ValueError):  # missing or truncated
         return []
 
 
@@ -130,7 +130,7 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """Return the commit of the source, with "+changes" if files differ; None outside a repository."""
+    """Return the source's commit, with "+changes" if files differ from it; None outside a repository."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).resolve().parent), *words]

@@ -1,4 +1,4 @@
-"""Groups results into the cells of the table of all results, and names its rows."""
+"""Groups results into the cells of the table of all results, and names the table's rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ignite_trainer.protocol.identity import digest, values_by_path
 from ignite_trainer.results.record import RunRecord
 
 HASH_DIGITS = 12
-_MOST_KEYS = 3  # in a row's name
-_LONGEST_VALUE = 40  # characters
+_MAX_KEYS = 3  # in a row's name
+_MAX_VALUE_LENGTH = 40  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,10 @@ class Found:
     """A finished run.
 
     Attributes:
-        folder: relative to the root of results.
-        record: its `result.json`.
-        identity: everything in its protocol that affects the result; empty if the protocol is unreadable.
-        has_report: True if there is a `report.html`.
+        folder: run folder, relative to the root of results.
+        record: content of the run's `result.json`.
+        identity: everything in the run's protocol that affects the result; empty if it is unreadable.
+        has_report: True if the run has a `report.html`.
     """
 
     folder: str
@@ -37,13 +37,13 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One cell: runs that differ only in fold and seed.
+    """One cell of the table: runs that differ only in fold and seed.
 
     Attributes:
-        runs: runs to average, the latest of each fold and seed, in that order.
-        earlier: the other runs of these folds and seeds, in the order in which they finished.
-        row: model and weights, and whatever tells this row from others.
-        column: data set and setting.
+        runs: runs to average: the latest run with each fold and seed, ordered by fold and seed.
+        earlier: earlier runs with the same folds and seeds, in the order in which they finished.
+        row: row name: the model, its weights, and whatever else distinguishes the row from others.
+        column: column name: data set and setting.
     """
 
     runs: tuple[Found, ...]
@@ -53,17 +53,17 @@ class Entry:
 
     @property
     def newest(self) -> RunRecord:
-        """The run that finished last."""
+        """Record of the run that finished last."""
         return max(self.runs, key=lambda run: run.record.finished).record
 
     @property
     def cautions(self) -> list[str]:
-        """Marks of `leakage` about the initial weights."""
+        """Marks from `leakage` on the initial weights."""
         return sorted({run.record.caution for run in self.runs} - {""})
 
     @property
     def extent(self) -> str:
-        """The samples evaluated, such as "5 of 5 folds", "fold 1 of 5", "held-out part", "whole set"."""
+        """Description of the evaluated samples, such as "5 of 5 folds", "fold 1 of 5" or "whole set"."""
         held_out, folds = sorted(self._held_out), self._folds
         seeds = len({run.record.seed for run in self.runs})
         if not held_out:
@@ -79,9 +79,10 @@ class Entry:
 
     @property
     def published(self) -> float | None:
-        """The figure published for the same data set, setting, metric and weights.
+        """Published figure for the same data set, setting, metric and weights.
 
-        None if part of the data set was not evaluated, or by models that were trained on it.
+        None if the figures cannot be compared: some folds were not evaluated, the model was trained on
+        evaluated samples, or a caution applies.
         """
         record, held_out = self.newest, self._held_out
         if record.is_of_training_data or self.cautions or (held_out and held_out != self._folds):
@@ -148,10 +149,10 @@ def make_entries(found: Iterable[Found]) -> list[Entry]:
 
 
 def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
-    """Split a cell into runs that may be averaged; the keys are the words that tell them apart.
+    """Split a cell into groups of runs that may be averaged; the keys are the words that distinguish them.
 
-    Runs must agree in variant, metric and extent, in the size of their data and, if two of them held out the
-    same folds, in name and suffix.
+    The runs in a group have the same variant, metric, extent and number of samples. Runs are also split by
+    name (or suffix) if two with the same held-out folds differ in it.
     """
     same: dict[tuple[str, ...], list[Found]] = defaultdict(list)
     variants: dict[str, list[Found]] = defaultdict(list)
@@ -185,12 +186,12 @@ def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
 
 
 def _samples(record: RunRecord) -> int:
-    """Size of the whole data set or, without folds, of the samples evaluated."""
+    """Return the number of samples in both splits or, if no folds were held out, of evaluated samples."""
     return sum(record.samples.values()) if record.held_out else record.samples.get("test", 0)
 
 
 def _without_overlap(held_out: Iterable[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """Group sets of folds so that no two of a group overlap."""
+    """Group sets of folds so that no two sets in a group overlap."""
     groups: list[list[tuple[int, ...]]] = []
     for folds in sorted(set(held_out)):
         for group in groups:
@@ -207,7 +208,7 @@ def _hashes(record: RunRecord) -> tuple[str, ...]:
 
 
 def _weights_names(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
-    """Name weights by their files, with hashes if several share a name."""
+    """Name weights by their files, and add hashes to names that several weights share."""
     names = {_hashes(record): " + ".join(file.name for file in record.weights) for record in records}
     taken = list(names.values())
     for hashes, name in names.items():
@@ -217,15 +218,15 @@ def _weights_names(records: Sequence[RunRecord]) -> dict[tuple[str, ...], str]:
 
 
 def _names(what: str, groups: Mapping[str, Sequence[Found]], *, section: str | None = None) -> dict[str, str]:
-    """Name each group of runs by the difference from the others; a single group needs no name.
+    """Name each group of runs by its difference from the others; the name of a single group is "".
 
-    The name is the key that differs, if only one does; otherwise the protocol's name, a few keys ("..." if
-    more differ), or the group's digest, whichever comes first and is unique.
+    If only one key differs, the name is this key with its value. Otherwise it is the first of these that is
+    unique: the protocol's name; a few keys with their values, and "..." if more differ; the group's digest.
 
     Args:
-        what: what the digests identify, such as "variant".
-        groups: runs by the digest of their group.
-        section: section of the protocols to compare; None for all.
+        what: noun to put before a digest, such as "variant".
+        groups: runs of each group, by the group's digest.
+        section: protocol section to compare; None for all sections.
     """
     if len(groups) == 1:
         return dict.fromkeys(groups, "")
@@ -252,14 +253,14 @@ def _names(what: str, groups: Mapping[str, Sequence[Found]], *, section: str | N
 
 
 def _distinguishing_keys(values: Mapping[str, Mapping[str, Json]], differing: Sequence[str]) -> list[str]:
-    """Choose a few keys whose values tell all groups apart; return none if that takes too many."""
+    """Choose a few keys whose values distinguish all groups; return [] if that takes too many keys."""
     chosen: list[str] = []
 
     def apart(key: str) -> tuple[int, bool]:
         texts = {tuple(_text(each, one) for one in (*chosen, key)) for each in values.values()}
         return len(texts), all(key in each for each in values.values())
 
-    while differing and len(chosen) < _MOST_KEYS:
+    while differing and len(chosen) < _MAX_KEYS:
         chosen.append(max(differing, key=apart))
         if apart(chosen[-1])[0] == len(values):
             return chosen
@@ -270,4 +271,4 @@ def _text(values: Mapping[str, Json], key: str) -> str:
     if key not in values:
         return "absent"
     text = json.dumps(values[key], ensure_ascii=False)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."

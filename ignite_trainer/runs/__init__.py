@@ -1,1 +1,1 @@
-"""One run: its parts are built, carried out, evaluated, resumed."""
+"""One run: builds its parts, trains, evaluates, and resumes."""

@@ -1,4 +1,4 @@
-"""Assembles all parts of a run from a blueprint: data, model, task, optimizer."""
+"""Assembles the parts of a run from a blueprint: data, model, task, optimizer."""
 
 from __future__ import annotations
 
@@ -33,19 +33,22 @@ from ignite_trainer.training.weight_average import WeightAverage
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of a run.
+    """Parts of a run.
 
     Attributes:
         device: device of the model and the batches.
-        sizes: number of samples of each split.
-        training: the training split, shuffled and augmented.
-        evaluation: each split in its own order, with the transforms of the held-out one.
+        sizes: number of samples in each split.
+        training: loader of the training split, shuffled and augmented.
+        evaluation: unshuffled loader of each split, with the held-out split's transforms.
+        model: model to train or evaluate.
+        task: task of the protocol.
         evaluations: the protocol's `Evaluations`, by name.
         initial_weights: files of the model's initial weights.
-        plan: which parameters are trained.
-        optimizer: None if nothing is trained.
-        scaler: of the loss; does nothing unless gradients are float16.
-        average: of the weights, if the protocol asks for one.
+        plan: choice of the parameters to train.
+        optimizer: optimizer, or None if nothing is trained.
+        scheduler: learning-rate scheduler, or None.
+        scaler: loss scaler, which is disabled unless gradients are float16.
+        average: moving average of the weights, or None.
     """
 
     device: torch.device
@@ -63,11 +66,11 @@ class Parts:
     average: WeightAverage | None
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
-        """Return a context in which the model has the weights to evaluate and save."""
+        """Return a context in which the model has the weights that are evaluated and saved."""
         return self.average.in_place() if self.average else nullcontext()
 
     def close(self) -> None:
-        """Stop the worker processes of the loaders."""
+        """Stop the loaders' worker processes."""
         for loader in (self.training, *self.evaluation.values()):
             loader.close()
 
@@ -75,13 +78,13 @@ class Parts:
 def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     """Build and check everything a run needs.
 
-    A data set may have a method `prepare` for slow work such as decoding, which is called last; its
-    constructor should check everything else. If `prepare` reads all samples and takes the argument
-    `skip_unreadable`, that says whether to continue without unreadable ones. All processes call this, and an
-    error in one is raised in all.
+    A data set can have a method `prepare` for slow work such as decoding. It is called last, so the
+    constructor should check everything else. A `prepare` that reads all samples can have an argument
+    `skip_unreadable`, which is True if unreadable samples should be skipped. All processes call this
+    function, and an error in any process is raised in all of them.
 
     Raises:
-        ProtocolError: with the JSON paths of everything that cannot be built or cannot work.
+        ProtocolError: Lists everything that cannot be built or cannot work, with JSON paths.
     """
     device = training_device()
     built, model = all_or_none(lambda: _build(blueprint, device))
@@ -92,13 +95,13 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
 
 
 def training_device() -> torch.device:
-    """Return the device that this process trains on: a GPU if there is one, else the CPU."""
-    # Not Apple's GPUs: they lack the float64 that transforms compute positions in.
+    """Return the device on which this process trains: a GPU if there is one, otherwise the CPU."""
+    # Apple's GPUs are not used: they lack float64, in which transforms compute positions.
     return idist.device() if torch.cuda.is_available() else torch.device("cpu")
 
 
 def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Parts:
-    """Return the parts with loaders for another `Setup`: its batch sizes and workers."""
+    """Return the parts with new loaders for the batch sizes and workers in the blueprint's `Setup`."""
     datasets = {split: parts.evaluation[split].dataset for split in SPLITS}
     built = Built(datasets, build_transforms(blueprint), parts.task, parts.evaluations)
     loaders = build_loaders(blueprint, built, seed=seed, device=parts.device)
@@ -111,7 +114,7 @@ def _build(blueprint: Blueprint, device: torch.device) -> tuple[Built, nn.Module
     except ProtocolError as error:
         problems = error.problems
         try:
-            try_out_model(without_weights(blueprint))  # no need to fetch weights to find what else is wrong
+            try_out_model(without_weights(blueprint))  # finding other errors needs no downloaded weights
         except ProtocolError as more:
             problems = [*problems, *more.problems]
         raise ProtocolError(problems) from error
@@ -123,10 +126,10 @@ def _build(blueprint: Blueprint, device: torch.device) -> tuple[Built, nn.Module
 def _put_together(
     blueprint: Blueprint, built: Built, model: nn.Module, *, seed: int, device: torch.device
 ) -> Parts:
-    """Build the remaining parts and check all of them."""
+    """Build the remaining parts, and check all parts."""
     setup = blueprint.protocol.setup
     loaders = build_loaders(blueprint, built, seed=seed, device=device)
-    # As published, the rate is multiplied by the number of devices; here each has a process of its own.
+    # As published, the learning rate is multiplied by the number of devices; here, each device has a process.
     rate = setup.rate(world_size())
     plan = apply_rules(model, blueprint.protocol.parameters)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(loaders.training))
@@ -150,7 +153,7 @@ def _put_together(
 
 
 def _prepare(blueprint: Blueprint, built: Built, *, looked_at: bool) -> None:
-    """Prepare the data sets that give samples before, or those that do not."""
+    """Prepare the data sets that can return samples unprepared (if `looked_at`), or the others."""
     for dataset in built.datasets.values():
         prepare = getattr(dataset, "prepare", None)
         if callable(prepare) and can_be_looked_at(dataset) == looked_at:

@@ -1,4 +1,4 @@
-"""Builds the parts of a run that need no model: data sets, transforms, task, evaluations, loaders."""
+"""Builds the parts of a run that do not need the model: data sets, transforms, task, evaluations, loaders."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Built(NamedTuple):
 
 
 class Loaders(NamedTuple):
-    """The batches of a run.
+    """Loaders of a run.
 
     Attributes:
-        training: the training split, shuffled and augmented.
-        evaluation: each split in its own order, with the transforms of the held-out one.
+        training: loader of the training split, shuffled and augmented.
+        evaluation: unshuffled loader of each split, with the held-out split's transforms.
     """
 
     training: SplitLoader
@@ -46,20 +46,20 @@ class Loaders(NamedTuple):
 
 
 def try_out(blueprint: Blueprint) -> dict[Split, int]:
-    """Build everything that is quick to build, and discard it: a later run will not fail at it.
+    """Build everything that is quick to build as a test, and discard it.
 
     Returns:
-        The number of samples of each split.
+        The number of samples in each split.
 
     Raises:
-        ProtocolError: with the JSON paths of everything that cannot be built.
+        ProtocolError: Lists everything that cannot be built, with JSON paths.
     """
     built, _ = _try_all(lambda: build_quickly(blueprint), lambda: require_loggers(blueprint.reporters))
     return {split: len(built.datasets[split]) for split in SPLITS}
 
 
 def build_quickly(blueprint: Blueprint) -> Built:
-    """Build the parts that are quick to build; a ProtocolError has the problems of all."""
+    """Build the parts that are quick to build; a ProtocolError lists the problems in all of them."""
     return Built(
         *_try_all(
             lambda: _build_datasets(blueprint),
@@ -76,9 +76,11 @@ def build_dataset(blueprint: Blueprint, split: Split) -> Any:
     args = {**blueprint.dataset_args, blueprint.split.key: choice}
     dataset = build(blueprint.dataset, args, where="Dataset")
     if not isinstance(dataset, Sized):
-        raise ProtocolError(f"Dataset.class is {blueprint.protocol.dataset.path}, which has no length.")
+        raise ProtocolError(
+            f"Dataset.class is {blueprint.protocol.dataset.path}, which has no length; define __len__."
+        )
     if not len(dataset):
-        raise ProtocolError(f"Dataset.args leave the {split} split without a sample.")
+        raise ProtocolError(f"Dataset.args leave no samples in the {split} split.")
     return dataset
 
 
@@ -106,11 +108,11 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
     """Build the loaders; raise a ProtocolError if the training split is smaller than a batch."""
     setup, faults, datasets = blueprint.protocol.setup, blueprint.protocol.faults, built.datasets
     require_a_batch(blueprint, len(datasets["train"]))
-    at_most = faults.unreadable_at_most if faults.unreadable == "skip" else None
+    max_unreadable = faults.unreadable_at_most if faults.unreadable == "skip" else None
     # A split's two loaders share these.
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
     unreadable = {
-        split: UnreadableSamples(datasets[split], split=name, at_most=at_most)
+        split: UnreadableSamples(datasets[split], split=name, at_most=max_unreadable)
         for split, name in zip(SPLITS, ("training", "held-out"), strict=True)
     }
 
@@ -137,28 +139,28 @@ def require_a_batch(blueprint: Blueprint, samples: int) -> None:
     setup = blueprint.protocol.setup
     batch = setup.batch_of_all(world_size(), train=True)
     if setup.epochs and samples < batch:
-        most = samples * setup.batch_train // batch
-        together = f" of {world_size()} devices together {batch}" if world_size() > 1 else ""
-        remedy = f"Lower it: -b {most}, or less." if most else "Start fewer processes."
+        largest = samples * setup.batch_train // batch
+        total = f" ({batch} over all {world_size()} processes)" if world_size() > 1 else ""
+        remedy = f"Lower it to {largest} or less with -b." if largest else "Start fewer processes."
         raise ProtocolError(
-            f"Setup.batch_train is {setup.batch_train}{together}, but the training split has {samples} "
-            f"samples: not one complete batch. {remedy}"
+            f"Setup.batch_train is {setup.batch_train}{total}, but the training split has {samples} samples, "
+            f"fewer than one batch. {remedy}"
         )
 
 
 def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
-    """Return a copy whose training batch fits `samples`; None if fewer than two samples fit."""
+    """Return a copy with the largest training batch that `samples` can fill; None if that is below 2."""
     setup = blueprint.protocol.setup
-    most = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
-    return blueprint.with_setup(batch_train=most) if most > 1 else None
+    largest = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
+    return blueprint.with_setup(batch_train=largest) if largest > 1 else None
 
 
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
     datasets = {split: build_dataset(blueprint, split) for split in SPLITS}
     if blueprint.protocol.setup.epochs and hold_nothing_out(datasets["train"], datasets["test"]):
         raise ProtocolError(
-            "Dataset.args hold nothing out: both splits are the whole data set, and a model would be "
-            f"measured on what it was trained on. Name {to_hold_out(datasets['test'])}, "
+            "Dataset.args hold nothing out: both splits are the whole data set, so the model would be "
+            f"evaluated on its training data. Name {to_hold_out(datasets['test'])}, "
             "or set Setup.epochs to 0."
         )
     return datasets
@@ -176,7 +178,7 @@ def _build_evaluations(blueprint: Blueprint) -> dict[str, Evaluation]:
 
 
 def _try_all(*steps: Callable[[], Any]) -> list[Any]:
-    """Carry out all steps and return their results; raise one ProtocolError with the problems of all."""
+    """Run all steps and return their results; raise a single ProtocolError that lists all problems."""
     results, problems = [], []
     for step in steps:
         try:

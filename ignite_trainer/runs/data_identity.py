@@ -1,4 +1,4 @@
-"""The identity of a run's data, stored in its states so that a run never resumes with other data."""
+"""Identity of a run's data, stored in its states so that the run never resumes with different data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ignite_trainer.support.errors import ProtocolError
 
 
 class DataIdentity:
-    """Sizes and digests of both splits, without reading a sample.
+    """Sizes and digests of both splits, found without reading a sample.
 
-    A digest is the data set's own, or that of its records and, if they are numbers, its `targets`.
+    A digest is the data set's own or, if it has none, computed from its records and numeric `targets`.
     """
 
     def __init__(self, training: SplitLoader, evaluation: Mapping[Split, SplitLoader]) -> None:
-        """Take the loaders of a run."""
+        """Describe the data in a run's loaders."""
         self._training = training
         self._facts: dict[str, Any] = {"batches of an epoch": len(training)}
         for split, loader in evaluation.items():
@@ -35,11 +35,11 @@ class DataIdentity:
             self._facts[f"digest of the {split} split's names and targets"] = _digest(loader.dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the facts to store."""
+        """Return what a state stores."""
         return {**self._facts, "processes": world_size()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Compare with the data of a state; raise a ValueError that lists the differences."""
+        """Compare with a state's data; raise a ValueError that lists any differences."""
         changed = [
             f"{name}: {state.get(name)} then, {now} now"
             for name, now in self._facts.items()
@@ -48,31 +48,31 @@ class DataIdentity:
         then, now = state.get("processes", 1), world_size()
         if len(changed) == 1 and len(self._training) != state.get("batches of an epoch") and then != now:
             raise ValueError(
-                f"{changed[0]}. It was saved by {_processes(then)} with batches of their own, and this run "
+                f"{changed[0]}. It was saved by {_processes(then)}, each with its own batches, but this run "
                 f'has {now}. Start {then} again; with Setup.batch_of "all", any number can resume.'
             )
         if changed:
             raise ValueError(f"the data set has changed: {'; '.join(changed)}. Start a new run.")
 
     def require_same_parts(self, path: Path, state: StateContent) -> None:
-        """Raise a ProtocolError if this number of processes cannot resume within the epoch of a state.
+        """Raise a ProtocolError if this number of processes cannot resume in the middle of a state's epoch.
 
-        In an epoch of a data set read in streams, each process has a stretch of the order of samples, and has
-        taken the beginning of it.
+        With a streamed data set, each process reads its own slice of the epoch's order, and had read only the
+        beginning of it when the state was saved.
         """
         then, now, position = state.processes, world_size(), state.position
         done = position.iteration % len(self._training)
         if then == now or not done or not self._training.is_streamed:
             return
         before = path.with_name(replace(position, epoch=position.epoch - 1, complete=True).file_name)
-        other = "; from the end of the epoch on, any number will do"
+        other = "; from the end of the epoch, any number can resume"
         if before.exists():
-            within = " and ".join(sorted(one.name for one in path.parent.glob("last_*_step-*.pt")))
+            within = " and ".join(sorted(state.name for state in path.parent.glob("last_*_step-*.pt")))
             other = f", or remove {within} to resume from {before.name}, the end of an epoch, with any number"
         raise ProtocolError(
             f"The state {path} was saved by {_processes(then)} after {done} of the {len(self._training)} "
-            f"batches of epoch {position.epoch}, and this run has {now}. With a data set read in streams, "
-            f"this epoch would repeat some samples and omit others. Resume with {_processes(then)}{other}."
+            f"batches of epoch {position.epoch}, but this run has {now}. With a streamed data set, the rest "
+            f"of this epoch would repeat some samples and skip others. Resume with {_processes(then)}{other}."
         )
 
 

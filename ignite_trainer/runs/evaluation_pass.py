@@ -1,4 +1,4 @@
-"""A pass over one split: metrics, the scores of every sample, and the evaluations that are due."""
+"""Evaluates one split: metrics, every sample's scores, and the evaluations that are due."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TITLES: dict[Split, str] = {
 
 
 class SplitPass:
-    """Evaluates one split, each time it is run."""
+    """Evaluator of one split, which can run several times."""
 
     def __init__(
         self,
@@ -42,7 +42,15 @@ class SplitPass:
         folder: Path,
         after_batch: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare the passes; `after_batch` ends one by raising an error, `folder` is the run's."""
+        """Prepare the passes over a split.
+
+        Args:
+            blueprint: protocol of the run, with its classes.
+            parts: parts of the run.
+            split: split to evaluate.
+            folder: run folder.
+            after_batch: function to call after each batch; it can raise an error to end the pass.
+        """
         self._protocol = blueprint.protocol
         self._parts = parts
         self._folder = folder
@@ -63,18 +71,18 @@ class SplitPass:
     def run(
         self, due: Collection[str], *, epoch: int, iteration: int
     ) -> tuple[Evaluated, dict[str, FigureTable]]:
-        """Evaluate the split, with the weights to evaluate and save, after so many epochs and iterations.
+        """Evaluate the split, with the weights that are evaluated and saved.
 
         Args:
-            due: names of the evaluations to take part.
-            epoch: epochs trained so far.
-            iteration: steps trained so far.
+            due: names of the evaluations to run.
+            epoch: number of epochs trained so far.
+            iteration: number of iterations trained so far.
 
         Returns:
-            The result of the pass, and a table for each evaluation.
+            The result of the pass, and a table from each evaluation.
 
         Raises:
-            RunFailed: the task, a metric or an evaluation cannot work with its input.
+            RunFailed: The task, a metric or an evaluation cannot work with its input.
         """
         started = time.monotonic()
         self._due = {name: self._parts.evaluations[name] for name in due}
@@ -83,11 +91,12 @@ class SplitPass:
                 self._engine.run(self._parts.evaluation[self._split])
             with self._computing():
                 tables = main_says(
-                    lambda: {name: one.finish(self._folder) for name, one in self._due.items()}
+                    lambda: {name: due.finish(self._folder) for name, due in self._due.items()}
                 )
         except ValueError as error:
             raise RunFailed(
-                f"Evaluating the {self._split} split failed: {error} What was reached is in {self._folder}."
+                f"Evaluating the {self._split} split failed: {error} "
+                f"The results so far are in {self._folder}."
             ) from error
         evaluated = Evaluated(
             epoch=epoch,
@@ -106,7 +115,7 @@ class SplitPass:
                 evaluation.start(self._parts.model)
 
     def _step(self, engine: Engine, collector: PredictionCollector) -> None:
-        if engine.state.output is None:  # no sample of the batch is readable
+        if engine.state.output is None:  # no sample in the batch is readable
             return
         (indices, sample), output = cast(Batch, engine.state.batch), cast(StepOutput, engine.state.output)
         collector.add(indices, output.y_pred, output.y)
@@ -115,7 +124,7 @@ class SplitPass:
                 evaluation.step(self._parts.model, indices, sample, output)
 
     def _measuring(self) -> Collection[Evaluation]:
-        """Return the evaluations that are due, in the main process, which gets the outputs of all."""
+        """Return the evaluations that are due; only the main process has any, as it gets all outputs."""
         return self._due.values() if is_main() else ()
 
     @contextlib.contextmanager

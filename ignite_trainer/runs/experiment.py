@@ -1,4 +1,4 @@
-"""Carries out a protocol: starts a run or finds the one to resume, and builds what it needs."""
+"""Runs a protocol: starts a run or finds the run to resume, and builds its parts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ __all__ = ["RunResult", "run"]
 
 
 def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = False) -> RunResult:
-    """Carry out a protocol, or resume a run of it.
+    """Run a protocol, or resume one of its runs.
 
-    With `Setup.resume` "auto" and no folder, resume the newest unfinished run of the protocol, or start a new
-    one. A finished run is left alone, and its result is returned.
+    With `Setup.resume` "auto" and no folder, resume the protocol's newest unfinished run. If all its runs are
+    finished, return the newest run's result; if there are no runs, start one. A finished run never changes.
 
     Args:
-        blueprint: a checked protocol with its classes.
-        folder: folder of the run, which must not exist unless it is resumed; by default a new one.
-        resume: resume the run in `folder`.
+        blueprint: validated protocol with its classes.
+        folder: run folder, which must not exist unless the run is resumed; None creates a new folder.
+        resume: True to resume the run in `folder`.
 
     Raises:
-        ProtocolError: before any training, for everything that can be known then.
-        RunFailed: it cannot continue: the loss is not finite, the disk is full, memory runs out ...
-        RunStopped: a signal stopped it, and its state is saved.
+        ProtocolError: The run cannot start or resume; raised before training.
+        RunFailed: The run cannot continue: the loss is not finite, the disk is full, memory runs out...
+        RunStopped: A signal stopped the run, and its state is saved.
     """
     found = main_says(lambda: _find(blueprint, folder, resume=resume))
     if isinstance(found, RunResult):
@@ -75,7 +75,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         if is_main():
             results_table.update(run_folder.root_of(protocol))
             _show_report(folder)
-        if request.signal:  # too late to stop the run, but not what would follow
+        if request.signal:  # too late to stop this run, but not the next ones
             raise RunStopped(request.signal, folder)
     return result
 
@@ -83,7 +83,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
 def _find(
     blueprint: Blueprint, folder: Path | None, *, resume: bool
 ) -> RunResult | tuple[int, Path | None, bool]:
-    """Return seed, folder and `resume` of the run to carry out, or the result of a finished one."""
+    """Return the seed, folder and `resume` of the run to start or resume, or the result of a finished run."""
     protocol = blueprint.protocol
     seed = protocol.setup.seed
     if folder is None and protocol.setup.resume == "auto":
@@ -92,7 +92,7 @@ def _find(
         if folder is None:
             if other := resuming.passed_over(blueprint):
                 show(other)
-            show(f"There is no run of {protocol.setup.name} to resume; a new one begins.")
+            show(f"There is no run of {protocol.setup.name} to resume; starting a new run.")
     if resume:
         assert folder is not None, "a resumed run has a folder"
         resuming.require_same(blueprint, folder)
@@ -108,6 +108,6 @@ def _find(
 
 
 def _show_report(folder: Path) -> None:
-    """Show the address of the report as the last line of a run."""
+    """Show the path of the report, as a run's last line."""
     if line := render.report_line(folder):
         show(line)

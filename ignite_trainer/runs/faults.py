@@ -1,4 +1,4 @@
-"""The response to faults of a run: counts, reports, continues or ends, as the protocol's `Faults` say."""
+"""Responds to faults during a run: counts and reports them or ends the run, as the `Faults` section says."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from ignite_trainer.training.lone_samples import LeftOut
 from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch, not_finite_weights
 
 _STEPS_LEFT_OUT = "steps left out"
-# Messages of gloo and NCCL when another process is gone.
+# Messages from gloo and NCCL when another process is gone.
 _PROCESS_GONE = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class FaultPolicy:
-    """Decides about faults, reports them and counts those that do not end the run.
+    """Policy that decides how to respond to faults, reports them, and counts those that do not end the run.
 
     Args:
-        faults: the protocol's section.
-        dataset: the training split, which names its samples.
-        folder: the run's, for messages.
-        reporters: told of the faults.
+        faults: `Faults` section of the protocol.
+        dataset: training split, for the names of samples.
+        folder: run folder, for error messages.
+        reporters: reporters to notify.
 
     Attributes:
-        watch: looks for values that are not finite; for the trainer.
-        counts: number of faults by kind.
+        watch: detector of values that are not finite, for the trainer.
+        counts: number of faults of each kind.
     """
 
     def __init__(self, faults: Faults, dataset: Any, *, folder: Path, reporters: Reporter) -> None:
@@ -64,31 +64,31 @@ class FaultPolicy:
         self.counts.update(state)
 
     def counted(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
-        """Return the number of faults by kind, with that of samples skipped; zeros are omitted."""
-        samples = sum(len(of_split.names) for of_split in unreadable)
+        """Return the number of faults of each kind, including skipped samples; zeros are omitted."""
+        samples = sum(len(split.names) for split in unreadable)
         return {**self.counts, **({"samples skipped": samples} if samples else {})}
 
     def require_finite(self, epoch: int, iteration: int, model: nn.Module | None = None) -> None:
-        """Check the steps since the last call, and the weights of a model that is about to be saved.
+        """Check the steps since the last call and, if a model is given, its weights before they are saved.
 
         Raises:
-            RunFailed: something is not finite.
+            RunFailed: A loss, gradient or weight is not finite.
         """
         found = self.watch.first()
         if not found and model is not None and (spoiled := not_finite_weights(model)):
-            what = f"What the last step left of {listing(spoiled, most=3)} is not finite"
+            what = f"The last step made {listing(spoiled, most=3)} not finite"
             found = NotFinite(what, epoch, iteration, [])
         if found:
             self._end(found)
 
     def left_out(self, fields: Iterable[LeftOut]) -> None:
-        """Note fields left out of a step; several processes count them in the next `share`."""
+        """Note fields that were left out of a step; with several processes, the next `share` counts them."""
         self._not_shared += fields
         if world_size() == 1:
             self.share()
 
     def share(self) -> None:
-        """Count, in all processes, the fields that any has left out; report the first of each kind."""
+        """Count the fields that any process has left out, in all processes; report the first of each kind."""
         lists, self._not_shared = all_say(self._not_shared), []
         for left in sorted(itertools.chain(*lists), key=lambda left: left.iteration):
             self._count(
@@ -96,14 +96,14 @@ class FaultPolicy:
                 Fault(
                     epoch=left.epoch,
                     iteration=left.iteration,
-                    what=f'"{left.field}" of one sample is alone in its batch, and batch norm needs two',
-                    done="the step omits it; others like it are counted",
+                    what=f'Only one sample in the batch has "{left.field}", but batch norm needs two',
+                    done="the step leaves it out; further cases are only counted",
                     samples=(sample_name(self._dataset, left.position),),
                 ),
             )
 
     def unsynchronised(self, epoch: int, iteration: int) -> None:
-        """Count a step in which the processes do not share batch norm."""
+        """Count a step in which batch norm is not synchronised between processes."""
         self._count(
             "steps in which batch norm was not shared by the processes",
             Fault(
@@ -111,7 +111,7 @@ class FaultPolicy:
                 iteration=iteration,
                 what="The samples of the processes have different fields, so a shared batch norm would wait "
                 "forever",
-                done="each process takes the step with its own batch norm; others like it are counted",
+                done="each process takes the step with its own batch norm; further cases are only counted",
             ),
         )
 
@@ -122,14 +122,14 @@ class FaultPolicy:
             self._reporters.on_fault(fault)
 
     def _leave_out(self, found: NotFinite) -> None:
-        """Count and report a step that is left out, or end the run if there were too many."""
+        """Leave out a step, count and report it; end the run if there were too many."""
         if self.counts[_STEPS_LEFT_OUT] >= self._faults.not_finite_at_most:
             self._end(found)
         self.counts[_STEPS_LEFT_OUT] += 1
         self._report(found, "the step is left out")
 
     def _report(self, found: NotFinite, done: str) -> list[str]:
-        """Report a value that is not finite; return the names of the samples."""
+        """Report a value that is not finite; return the names of the step's samples."""
         names = [sample_name(self._dataset, index) for index in found.indices]
         self._reporters.on_fault(
             Fault(
@@ -144,7 +144,9 @@ class FaultPolicy:
         before = "".join(f" {what.capitalize()} before: {count}." for what, count in self.counts.items())
         advice = ""
         if self._faults.not_finite == "stop":
-            advice = ' Faults.not_finite "skip" leaves such steps out, also with --resume.'
+            advice = (
+                ' Set Faults.not_finite to "skip" to leave such steps out; this also works with --resume.'
+            )
         raise RunFailed(
             f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{of}.{before} The results of "
             f"earlier epochs are kept in {self._folder}. Look at these samples, or start a new run with a "
@@ -154,9 +156,9 @@ class FaultPolicy:
 
 @contextlib.contextmanager
 def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None]:
-    """Turn errors of the machine, which torch words for its authors, into a RunFailed.
+    """Raise a RunFailed with a clear message in place of errors such as a full disk or lack of memory.
 
-    If a worker died of the signal that also reached this process, noted in `request`, raise RunStopped.
+    If a signal that is noted in `request` also killed a worker, raise RunStopped.
     """
     kept = f"The results of finished epochs are kept in {folder}"
     try:
@@ -169,14 +171,14 @@ def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None
             if request and request.signal:
                 raise RunStopped(request.signal, folder) from error
             raise RunFailed(
-                f"A process that loads samples (pid {killed[1]}) was killed, which the system does when "
+                f"A process that loads samples (pid {killed[1]}) was killed, as the system does when "
                 "memory runs out. Lower Setup.workers_train and Setup.workers_test or, in a new run, "
                 f"the batch size with -b; or use a machine with more memory. {kept}."
             ) from error
         if world_size() > 1 and isinstance(error, RuntimeError) and _PROCESS_GONE.search(str(error)):
             raise RunFailed(
-                f"Another process has ended, and this one cannot go on alone ({first_line(error)}). {kept}; "
-                "--resume continues from there."
+                f"Another process has ended, and this one cannot continue alone ({first_line(error)}). "
+                f"{kept}; --resume continues from there."
             ) from error
         if is_out_of_memory(error):
             raise RunFailed(

@@ -1,4 +1,4 @@
-"""Builds the model of a run, and lays it out and compiles it as `Setup` asks."""
+"""Builds a run's model, and changes its memory format and compiles it as `Setup` says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ignite_trainer.training.batch_norm import synchronise_batch_norms
 from ignite_trainer.training.optimization import build_optimization
 from ignite_trainer.training.parameters import apply_rules
 
-_VARIANTS_COMPILED = 64
+_RECOMPILE_LIMIT = 64
 
 
 def build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
@@ -31,8 +31,8 @@ def build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
         recompute_activations = getattr(model, "recompute_activations", None)
         if not callable(recompute_activations):
             raise ProtocolError(
-                f"Setup.recompute is true, for which {type(model).__name__} has no method "
-                "recompute_activations; set it to false, or add one."
+                f"Setup.recompute is true, but {type(model).__name__} has no method recompute_activations; "
+                "set it to false, or add the method."
             )
         recompute_activations()
     if setup.channels_last:
@@ -43,10 +43,10 @@ def build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
 
 
 def try_out_model(blueprint: Blueprint) -> nn.Module:
-    """Build the model on the CPU, apply its parameter rules, and try to build the optimizer.
+    """Build the model on the CPU, apply the parameter rules, and build the optimizer as a test.
 
     Raises:
-        ProtocolError: with the JSON paths of everything that cannot be built.
+        ProtocolError: Lists everything that cannot be built, with JSON paths.
     """
     model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
     build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0, batches=None)
@@ -54,9 +54,9 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
 
 
 def without_weights(blueprint: Blueprint) -> Blueprint:
-    """Return a blueprint with random weights instead of weights to fetch.
+    """Return a blueprint with random weights in place of weights that would be downloaded.
 
-    Models name their weights by the argument `pretrained`; a path or false stays.
+    These are selected by the model's argument `pretrained`; a path or false is left unchanged.
     """
     model = blueprint.protocol.model
     argument = inspect.signature(blueprint.model).parameters.get("pretrained")
@@ -69,9 +69,9 @@ def without_weights(blueprint: Blueprint) -> Blueprint:
 
 
 def put_channels_last(model: nn.Module) -> None:
-    """Lay out the weights of 2d convolutions, which have four dimensions, with channels innermost.
+    """Convert four-dimensional tensors, the weights of 2d convolutions, to the channels-last memory format.
 
-    (torch refuses to do so for a module that also holds tensors of five dimensions.)
+    (`nn.Module.to` fails if a module also holds five-dimensional tensors.)
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
@@ -81,10 +81,10 @@ def put_channels_last(model: nn.Module) -> None:
 def compile_model(model: nn.Module) -> None:
     """Compile a model in place, so that its parameters keep their names.
 
-    A model can have a method `compile_towers` that compiles only the parts worth it.
+    A model can have a method `compile_towers` that compiles only the parts worth compiling.
     """
-    # Blocks of one class share this limit, and a network has more kinds of them than the default of 8.
-    compiler_config.recompile_limit = max(compiler_config.recompile_limit, _VARIANTS_COMPILED)
+    # All blocks of a class share this limit, and networks have more than the default of 8 variants.
+    compiler_config.recompile_limit = max(compiler_config.recompile_limit, _RECOMPILE_LIMIT)
     compile_towers = getattr(model, "compile_towers", None)
     if callable(compile_towers):
         compile_towers()

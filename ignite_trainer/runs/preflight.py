@@ -24,24 +24,24 @@ from ignite_trainer.training.parameters import ParameterPlan, apply_rules
 
 
 def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
-    """Find what would prevent a run with this model from starting, or make it fail later.
+    """Find errors that would stop a run with this model, at the start or later.
 
-    The data sets are not prepared, as this may take hours. If they give no sample before, a warning lists the
-    checks that were left out.
+    The data sets are not prepared, as this may take hours. If they return no samples unprepared, a warning
+    lists the checks that were skipped.
 
     Raises:
-        ProtocolError: with the JSON paths of everything that cannot be built.
+        ProtocolError: Lists everything that cannot be built, with JSON paths.
     """
     built, cpu = build_quickly(blueprint), torch.device("cpu")
     if not all(map(can_be_looked_at, built.datasets.values())):
         return [
             Finding(
                 severity="warning",
-                what=f"{blueprint.protocol.dataset.path} was not prepared, as that may take long, and gives "
-                "no sample before. Not checked: samples, the task, evaluations, metrics, fields of "
-                "transforms.",
-                remedy="Give it a method look_at(index), which reads one sample without prepare; or start "
-                "the run, which checks them once the data set is prepared.",
+                what=f"{blueprint.protocol.dataset.path} was not prepared, as that may take long, and "
+                "returns no samples unprepared. Not checked: samples, the task, evaluations, metrics, fields "
+                "of transforms.",
+                remedy="Give it a method look_at(index) that reads one sample without prepare, or start the "
+                "run, which checks them once the data set is prepared.",
             )
         ]
     training = build_loaders(blueprint, built, seed=0, device=cpu).training
@@ -58,10 +58,10 @@ def check(
     *,
     device: torch.device,
 ) -> list[Finding]:
-    """Prepare the task and the evaluations, and find what a run would fail at later.
+    """Prepare the task and the evaluations, and find errors that would stop a run later.
 
     Raises:
-        ProtocolError: the task cannot work with the model and the data.
+        ProtocolError: The task cannot work with the model and the data.
     """
     setup, task = blueprint.protocol.setup, built.task
     train, test = built.datasets["train"], built.datasets["test"]
@@ -75,12 +75,12 @@ def check(
     problems += try_metrics(blueprint, task.example_outputs())
     found = [Finding(severity="error", what=problem) for problem in problems]
     if setup.epochs and setup.batch_of_all(world_size(), train=True) == 1 and isinstance(task, EmbeddingTask):
-        what = "Setup.batch_train is 1, and the loss compares the samples of a batch with each other."
+        what = "Setup.batch_train is 1, but the loss compares the samples in a batch with each other."
         found.append(Finding(severity="warning", what=what, remedy="Raise it with -b."))
 
     def ask(**splits: Any) -> list[Finding]:
         scored = {"train_is_scored": False} if setup.skip_train_evaluation else {}
-        # Both splits may be the same samples.
+        # Both splits may have the same samples.
         return list(dict.fromkeys(task.check(model, **splits, **scored)))
 
     found += build(ask, {"train": train if setup.epochs else None, "test": test}, where="Task")
@@ -89,10 +89,10 @@ def check(
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:
-    """Log the warnings among findings; raise a ProtocolError if there are errors."""
+    """Log all warnings; raise a ProtocolError that lists all errors, if there are any."""
     found = list(findings)
     if is_main():
-        for text in format_findings(one for one in found if one.severity == "warning"):
+        for text in format_findings(finding for finding in found if finding.severity == "warning"):
             logging.getLogger(__name__).warning("%s", text)
-    if errors := format_findings(one for one in found if one.severity == "error"):
+    if errors := format_findings(finding for finding in found if finding.severity == "error"):
         raise ProtocolError(errors)

@@ -1,4 +1,4 @@
-"""Finds the run to resume, compares its protocol, and cuts back its log."""
+"""Finds the run to resume, compares its protocol, and truncates its log."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.files import write_text
 
 _FIXED = set(Affects) - {Affects.SWEEP, Affects.HANDLING}
-_MOST_KEYS = 3  # named in a message
+_MAX_KEYS = 3  # in a message
 
 
 def newest_run(blueprint: Blueprint) -> Path | None:
-    """Return the newest unfinished run of a protocol, else the newest finished one, else None."""
+    """Return a protocol's newest unfinished run or, failing that, its newest finished run, or None."""
     protocol = blueprint.protocol
     same = [folder for folder in _runs(protocol) if not _differences(blueprint, folder)]
     return next((folder for folder in same if not is_finished(protocol, folder)), next(iter(same), None))
 
 
 def passed_over(blueprint: Blueprint) -> str | None:
-    """Describe how the newest unfinished run of another protocol with this name differs, if there is one."""
+    """Describe how the newest unfinished run with this name differs from the protocol, or return None."""
     for folder in _runs(blueprint.protocol):
         if not (folder / file_names.RESULT).exists() and (differences := _differences(blueprint, folder)):
             return (
-                f"The unfinished run in {folder} has another protocol: {_first(differences)}. "
+                f"The unfinished run in {folder} has a different protocol: {_first(differences)}. "
                 f"--resume {folder} without -c resumes it unchanged."
             )
     return None
 
 
 def is_finished(protocol: Protocol, folder: Path) -> bool:
-    """Return whether the run in a folder has finished all epochs of the protocol."""
+    """Return whether the run in a folder has finished all epochs in the protocol."""
     try:
         return RunRecord.read(folder / file_names.RESULT).epochs >= protocol.setup.epochs
     except ProtocolError:
@@ -72,21 +72,22 @@ def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
     return record, end
 
 
-def can_go_on(blueprint: Blueprint, folder: Path) -> bool:
-    """Return whether a folder holds a state of a run of this protocol."""
+def can_resume(blueprint: Blueprint, folder: Path) -> bool:
+    """Return whether a folder holds a run of this protocol, with at least one state."""
     states = states_of(folder / file_names.CHECKPOINTS)
     return bool((folder / file_names.PROTOCOL).exists() and states and not _differences(blueprint, folder))
 
 
 def require_same(blueprint: Blueprint, folder: Path) -> None:
-    """Raise a ProtocolError that names the differences if the run in `folder` has another protocol."""
+    """Raise a ProtocolError that lists the differences if the run in `folder` has a different protocol."""
     if not (folder / file_names.PROTOCOL).is_file():
         raise ProtocolError(
-            f"{folder} is not the folder of a run: it has no protocol.json. Name one, or give --resume alone."
+            f"{folder} is not the folder of a run: it has no protocol.json. Name the "
+            "folder of a run, or give --resume without one."
         )
     if differences := _differences(blueprint, folder):
         raise ProtocolError(
-            f"The run in {folder} has another protocol: {_first(differences)}. "
+            f"The run in {folder} has a different protocol: {_first(differences)}. "
             "Resume it with its own protocol, or start a new run without --resume."
         )
 
@@ -101,17 +102,17 @@ def seed_of(folder: Path) -> int:
 
 
 def take_up_log(folder: Path, position: Position | None) -> list[Event]:
-    """Cut the log of a run back to the position it resumes from, and return the remaining events in order.
+    """Truncate a run's log to the position it resumes from, and return the remaining events in order.
 
-    An unfinished last line, left by a killed run, is dropped.
+    An incomplete last line, left by a killed run, is dropped.
 
     Raises:
-        ProtocolError: a line is not an event.
+        ProtocolError: A line is not an event.
     """
     path = folder / file_names.LOG
     if not path.exists():
         return []
-    # Not splitlines: it would also split at characters such as U+2028, which JSON strings may hold.
+    # Not splitlines: it would also split at characters such as U+2028, which JSON strings may contain.
     lines = path.read_bytes().rstrip().split(b"\n") if position else []
     kept: list[tuple[bytes, jsonl.Entry]] = []
     for number, line in enumerate(lines, start=1):
@@ -143,18 +144,18 @@ def _is_before(entry: jsonl.Entry, position: Position) -> bool:
 
 
 def _runs(protocol: Protocol) -> list[Path]:
-    """List the folders of runs with the protocol's name, newest first; their names begin with the time."""
+    """List the folders of runs with the protocol's name, newest first (folder names begin with the time)."""
     folders = run_folder.runs_of(protocol).glob(f"*/{file_names.PROTOCOL}")
     return sorted((path.parent for path in folders), reverse=True)
 
 
 def _first(differences: list[str]) -> str:
-    more = len(differences) - _MOST_KEYS
-    return "; ".join(differences[:_MOST_KEYS]) + (f" ({more} more differ)" if more > 0 else "")
+    more = len(differences) - _MAX_KEYS
+    return "; ".join(differences[:_MAX_KEYS]) + (f" ({more} more differ)" if more > 0 else "")
 
 
 def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
-    """List the differences between the run in a folder and the protocol, a phrase for each key."""
+    """Describe each difference between the run in a folder and the protocol."""
     protocol = blueprint.protocol
     try:
         other = validate(read_json(folder / file_names.PROTOCOL))
@@ -163,7 +164,7 @@ def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
     ours, theirs = (values_by_path(selected(each, _FIXED, blueprint.classes)) for each in (protocol, other))
     ignored = {"Setup.epochs"}  # compared below
     if protocol.setup.seed is None:
-        ignored.add("Setup.seed")  # any will do
+        ignored.add("Setup.seed")  # any seed will do
     found = [
         f"{key} is {_shown(ours, key)} here and {_shown(theirs, key)} there"
         for key in dict.fromkeys([*ours, *theirs])

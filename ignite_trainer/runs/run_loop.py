@@ -1,4 +1,4 @@
-"""A run in progress: evaluates, trains, saves, and tells the reporters."""
+"""The run loop: evaluates, trains, saves, and notifies the reporters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Run:
         reporters: Reporter,
         request: StopRequest,
     ) -> None:
-        """Connect the parts; the run stops when `request` notes a signal."""
+        """Connect the parts. The run stops when `request` notes a signal."""
         self._blueprint = blueprint
         self._protocol = blueprint.protocol
         self._setup = blueprint.protocol.setup
@@ -106,10 +106,10 @@ class Run:
         self._held_out = Evaluated(epoch=0, iteration=0, split="test", metrics={}, seconds=0.0)
         self._tables: dict[str, FigureTable] = {}
         self._step_clock = time.monotonic()
-        self._skipped = 0  # batches of the first epoch, which an earlier session trained on
+        self._skipped = 0  # batches of the first epoch that an earlier session trained on
 
     def carry_out(self, seed: int, *, resume: bool) -> RunResult:
-        """Evaluate, train for the epochs of the protocol, and tell the reporters.
+        """Evaluate, train for all epochs in the protocol, and notify the reporters.
 
         Wait for pending checkpoints, even after an error.
         """
@@ -153,15 +153,15 @@ class Run:
             revision=environment["revision"],
             caution=self._caution,
         )
-        if is_main():  # last, as it marks the run as finished
+        if is_main():  # written last, as it marks the run as finished
             write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
 
     def _restore(self) -> Position | None:
-        """Restore the last state of the run; return None if it was killed before its first one was saved.
+        """Restore the run's last state; return None if the run was killed before a state was saved.
 
         Raises:
-            ProtocolError: the run cannot resume; its files are unchanged.
+            ProtocolError: The run cannot resume; its files are unchanged.
         """
         position = self._checkpoints.restore()
         result = self._folder / file_names.RESULT
@@ -169,14 +169,14 @@ class Run:
             damaged = listing(list(dict.fromkeys(self._checkpoints.damaged)))
             if damaged or result.exists():
                 raise ProtocolError(
-                    f"The run in {self._folder} has no intact state: {damaged or 'there is none any more'}. "
+                    f"The run in {self._folder} has no intact state: {damaged or 'none is left'}. "
                     "It cannot be resumed and is left unchanged; start a new run without --resume."
                 )
             return None
         batches, epochs = len(self._parts.training), self._setup.epochs
         if position.epoch > epochs or position.epoch != math.ceil(position.iteration / batches):
             raise ProtocolError(
-                f"The last state in {self._folder} is of epoch {position.epoch} after {position.iteration} "
+                f"The last state in {self._folder} is from epoch {position.epoch} after {position.iteration} "
                 f"batches, but an epoch has {batches} now: the data set has changed. Start a new run."
             )
         if is_main():
@@ -185,7 +185,7 @@ class Run:
         return position
 
     def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
-        """Write protocol and environment, and tell the reporters that the run starts or resumes."""
+        """Write protocol and environment, and notify the reporters that the run starts or resumes."""
         if not is_main():
             return
         folder = self._folder
@@ -202,7 +202,7 @@ class Run:
             self._parts,
             folder,
             environment,
-            gone_on=place if resume else None,
+            resumed_from=place if resume else None,
             best=self._checkpoints.best,
             caution=warning,
         )
@@ -210,11 +210,13 @@ class Run:
             self._reporters.on_start(start)
             return
         if position and position.epoch == self._setup.epochs:
-            position = replace(position, complete=False)  # its evaluation is repeated, for the predictions
+            position = replace(
+                position, complete=False
+            )  # the evaluation is repeated, as it makes the predictions
         self._reporters.on_resume(start, resuming.take_up_log(folder, position))
 
     def _make_trainer(self, optimizer: Optimizer) -> Engine:
-        """Make the engine that trains, and add its running metrics to the run's state."""
+        """Make the training engine, and add its running metrics to the run's state."""
         parts, setup = self._parts, self._setup
         average = running_average(parts.device)
         trainer = make_trainer(
@@ -247,7 +249,7 @@ class Run:
         return trainer
 
     def _train(self, trainer: Engine, position: Position | None) -> None:
-        """Train from the position, by default from the beginning, to the last epoch."""
+        """Train to the last epoch, from the position or, by default, from the beginning."""
         batches, epochs = len(self._parts.training), self._setup.epochs
         if position is not None:
             trainer.load_state_dict(
@@ -258,7 +260,7 @@ class Run:
                 self._evaluate_epoch(position.epoch, position.iteration)
                 self._close_epoch(position.epoch, position.iteration)
             elif position.complete and position.epoch == epochs:
-                self._evaluate_epoch(position.epoch, position.iteration)  # for its predictions
+                self._evaluate_epoch(position.epoch, position.iteration)  # to make the predictions
             if position.iteration == batches * epochs:
                 return
         trainer.run(self._parts.training, max_epochs=epochs)
@@ -298,26 +300,26 @@ class Run:
         self._share_unreadable()
 
     def _share_unreadable(self) -> None:
-        for loader in self._parts.evaluation.values():  # the training loader shares that of its split
+        for loader in self._parts.evaluation.values():  # the training loader uses the same object
             loader.unreadable.share()
 
     def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
         random = random_state.capture()
-        share_state(self._parts.model, buffers_alone=True)  # each process has running statistics of its own
+        share_state(self._parts.model, buffers_alone=True)  # each process has its own running statistics
         try:
             if not self._setup.skip_train_evaluation:
                 self._evaluate("train", epoch=epoch, iteration=iteration)
             self._evaluate("test", epoch=epoch, iteration=iteration)
-        except RunStopped:  # the steps of the epoch are done; the run resumes with the evaluation
+        except RunStopped:  # the epoch's steps are done, so the run resumes with the evaluation
             self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
             main_says(self._checkpoints.wait)
             raise
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:
-        """Step the schedule by epochs, and save."""
+        """Step the scheduler, if it steps by epochs, and save."""
         if self._parts.scheduler and not self._protocol.schedules_steps:
             with warnings.catch_warnings():
-                # torch does not know of the steps of earlier sessions.
+                # torch does not know about the optimizer steps of earlier sessions.
                 warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)` before")
                 self._parts.scheduler.step()
         self._share_unreadable()

@@ -1,4 +1,4 @@
-"""The description of a run when it starts or resumes: facts, charts, pictures of its samples and model."""
+"""Describes a run when it starts or resumes: facts, charts, figures of its samples and model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,21 @@ def describe_start(
     folder: Path,
     environment: Mapping[str, Any],
     *,
-    gone_on: str | None,
+    resumed_from: str | None,
     best: tuple[Best, ...],
     caution: str,
 ) -> RunStart:
-    """Describe a run in `folder`; for a resumed one, `gone_on` is its position and `best` its best epochs."""
+    """Describe a run that starts or resumes.
+
+    Args:
+        protocol: protocol of the run.
+        parts: parts of the run.
+        folder: run folder.
+        environment: description of the environment, from `describe_environment`.
+        resumed_from: position of a resumed run, in words; None for a new run.
+        best: best epochs so far.
+        caution: warning about the initial weights, or "".
+    """
     setup, dataset = protocol.setup, parts.evaluation["test"].dataset
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in parts.initial_weights)
     threads = environment["threads"]
@@ -39,14 +49,14 @@ def describe_start(
     facts = {
         "Started": environment["started"],
         "Model": protocol.model.path,
-        "Initial weights": weights or "random, unless the model loads some itself",
+        "Initial weights": weights or "random, unless the model loads weights itself",
         "Device": environment["accelerator"] or f"{parts.device} ({threads} thread{'s' * (threads != 1)})",
         "Precision": setup.precision,
         "Seed": str(environment["seed"]),
         **(_training_facts(protocol, parts) if setup.epochs else {}),
         "Data": results_name(dataset),
         "Evaluated" if is_whole else "Held-out split": f"{parts.sizes['test']:,} samples",
-        **({"Goes on from": gone_on} if gone_on else {}),
+        **({"Resumed from": resumed_from} if resumed_from else {}),
         "Results": str(folder),
     }
     return RunStart(
@@ -71,7 +81,7 @@ def _training_facts(protocol: Protocol, parts: Parts) -> dict[str, str]:
     facts = {f"Parameters {pattern}": text for pattern, text in parts.plan.summary.items()}
     if parts.optimizer and protocol.optimizer:
         facts["Optimizer"] = _call(protocol.optimizer, without="lr")
-        # A schedule with a warm-up has lowered the rate by now; `initial_lr` is its peak.
+        # A schedule with a warm-up has lowered the rate by now; `initial_lr` is the peak rate.
         groups = parts.optimizer.param_groups
         rates = [f"{group.get('initial_lr', group['lr']):g}" for group in groups if "lr" in group]
         if rates:
@@ -80,22 +90,22 @@ def _training_facts(protocol: Protocol, parts: Parts) -> dict[str, str]:
             facts["Schedule"] = "; ".join(map(_call, protocol.schedules.values()))
         facts["Batch"] = f"{setup.batch_of_all(world_size(), train=True):,} samples"
         if setup.accumulate > 1:
-            facts["Batch"] += f", {setup.accumulate} batches a step"
+            facts["Batch"] += f", {setup.accumulate} batches per step"
     facts["Training split"] = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
     return facts
 
 
 def _call(spec: ClassSpec, *, without: str = "") -> str:
-    """Write a class with its arguments, such as "SGD (momentum 0.9)"."""
+    """Format a class with its arguments, such as "SGD (momentum 0.9)"."""
     args = ", ".join(f"{key} {json.dumps(value)}" for key, value in spec.args.items() if key != without)
     name = spec.path.rpartition(".")[-1]
     return f"{name} ({args})" if args else name
 
 
 class RunGallery(Gallery):
-    """Pictures and sounds from the task of a run, without any effect on its model or random states.
+    """Figures and sounds from a run's task, made without any effect on its model or random states.
 
-    Pictures that cannot be made are left out, with a warning.
+    Figures that cannot be made are left out, with a warning.
     """
 
     def __init__(self, parts: Parts, *, epochs: int) -> None:
@@ -103,22 +113,22 @@ class RunGallery(Gallery):
         self._epochs = epochs
 
     def model(self) -> Sequence[Exhibit]:
-        """Show the model, with the weights to evaluate and save."""
+        """Show the model, with the weights that are evaluated and saved."""
         task, model = self._parts.task, self._parts.model
         return self._shown("The model", lambda: task.portray_model(model))
 
     def held_out(self, positions: Sequence[int]) -> Sequence[Portrait]:
-        """Show samples of the held-out split, transformed for evaluation."""
+        """Show samples from the held-out split, transformed for evaluation."""
         loader = self._parts.evaluation["test"]
         portraits = [self._portrait(loader, position, transformed=True) for position in positions]
         return [portrait for portrait in portraits if portrait.exhibits]
 
     def augmented(self, count: int) -> Sequence[tuple[Portrait, Portrait]]:
-        """Show the first samples of the training split, before and after transforms of the first epoch."""
+        """Show the first samples of the training split, before and after the first epoch's transforms."""
         loader = self._parts.training
         pairs = []
         for position in range(min(count, self._parts.sizes["train"]) if self._epochs else 0):
-            before, after = (self._portrait(loader, position, transformed=it) for it in (False, True))
+            before, after = (self._portrait(loader, position, transformed=done) for done in (False, True))
             if before.exhibits and after.exhibits:
                 pairs.append((before, after))
         return pairs
@@ -136,7 +146,7 @@ class RunGallery(Gallery):
         try:
             with torch.inference_mode(), self._parts.evaluated_weights():
                 return show()
-        except Exception as error:  # a picture is no reason to lose a run
+        except Exception as error:  # a missing figure should not fail the run
             logging.getLogger(__name__).warning(
                 "%s cannot be shown (%s: %s).", what, type(error).__name__, error, exc_info=True
             )

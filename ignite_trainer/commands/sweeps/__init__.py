@@ -1,1 +1,1 @@
-"""Sweeps: one run for each combination of values, and what they reach together."""
+"""Sweeps: one run for each combination of values, and a summary of their results."""

@@ -1,4 +1,4 @@
-"""The runs of a sweep: a protocol for every combination of its values, all checked at once."""
+"""Expands a sweep into its runs: one protocol for every combination of values, all checked at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ignite_trainer.support.errors import ProtocolError
 
 Location = tuple[str | int, ...]
 
-# Keys that cannot be swept, and why.
+# Keys that cannot be swept, with the reasons.
 _FIXED: dict[Location, str] = {
     ("Sweep",): "a sweep cannot contain a sweep",
     ("Setup", "saved_models_path"): "all runs of a sweep share one folder",
@@ -30,7 +30,7 @@ _FIXED: dict[Location, str] = {
     ("Visdom",): "the dashboard does not affect results",
     ("Reporters",): "reporters do not affect results",
 }
-_LONGEST_VALUE = 40  # characters of a value in a folder's name
+_MAX_VALUE_LENGTH = 40  # characters in a folder's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class Combination:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder, such as "fold-3_seed-1".
-        values: by key, such as `Dataset.args.fold`.
-        blueprint: its protocol, with these values and without a sweep, and its classes.
+        name: name of the run's folder, such as "fold-3_seed-1".
+        values: value of each swept key, such as `Dataset.args.fold`.
+        blueprint: protocol with these values and without a `Sweep`, and its classes.
     """
 
     name: str
@@ -55,16 +55,16 @@ def combinations(
     source: str | None = None,
     building: bool = True,
 ) -> tuple[Combination, ...]:
-    """List the runs of a sweep. The last key varies fastest.
+    """List the runs of a sweep; the last key varies fastest.
 
     Args:
-        protocol: a validated protocol that has a `Sweep`.
-        trusted: packages whose classes it may name besides the usual ones.
-        source: the file it was read from, for messages.
-        building: whether to build the parts that are quick to build, as a test; never model or decoded data.
+        protocol: a validated protocol with a `Sweep`.
+        trusted: additional packages whose classes the protocol may name.
+        source: file of the protocol, for error messages.
+        building: True to test that everything except the model and decoded data can be built.
 
     Raises:
-        ProtocolError: with every problem of every combination, each once.
+        ProtocolError: Lists the problems in all combinations, without repetitions.
     """
     base = {**protocol.to_json(), "Sweep": {}}
     locations = _locate_keys(base, protocol.sweep, source=source)
@@ -92,12 +92,12 @@ def combinations(
 
 
 def is_fold(key: str) -> bool:
-    """Whether a swept key selects the held-out fold."""
+    """Return whether a swept key selects the held-out fold."""
     return key.endswith(".fold")
 
 
 def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
-    """Build the parts that are quick to build, unless they were `tried` before."""
+    """Build the parts that are quick to build, unless equal ones have been `tried` before."""
     content = blueprint.protocol.to_json()
     key = digest([content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")])
     if key not in tried:
@@ -106,7 +106,7 @@ def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
 
 
 def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: str | None) -> list[Location]:
-    """Return the location of each key; raise a ProtocolError about keys and values that are invalid."""
+    """Return the location of each key; raise a ProtocolError that lists invalid keys and values."""
     locations: list[Location] = []
     problems: list[str] = []
     for key, values in sweep.items():
@@ -128,7 +128,7 @@ def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: 
         locations.append(location)
         texts = [json.dumps(value) for value in values]
         repeated = sorted({text for text in texts if texts.count(text) > 1})
-        problems += [f"Sweep.{key} lists {text} twice; keep one." for text in repeated]
+        problems += [f"Sweep.{key} lists {text} more than once; keep one." for text in repeated]
     if problems:
         raise ProtocolError(problems, source=source)
     return locations
@@ -139,7 +139,7 @@ def _overlap(first: Location, second: Location) -> bool:
 
 
 def _names(locations: Sequence[Location], rows: Sequence[Sequence[Json]]) -> list[str]:
-    """Return folder names that are distinct even if case is ignored."""
+    """Return a folder name for each row; the names differ even if case is ignored."""
     lasts = [location[-1] for location in locations]
     labels = [
         str(last) if isinstance(last, str) and lasts.count(last) == 1 else slug(json_path(location))
@@ -166,4 +166,4 @@ def _value_name(value: Json) -> str:
         text = json.dumps(value).replace("e+", "e")  # a slug would turn 1e+30 into 1e-30
     else:
         text = slug(value if isinstance(value, str) else json.dumps(value))
-    return text if len(text) <= _LONGEST_VALUE else digest(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else digest(value)

@@ -1,4 +1,4 @@
-"""Groups of runs in a sweep that are averaged together."""
+"""Groups the runs in a sweep that are averaged together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
 from ignite_trainer.results.record import Figures, RunRecord
 
 SEED = "Setup.seed"
-_OF_THE_ORIGIN = ("Model", "Dataset")
+_ORIGIN_SECTIONS = ("Model", "Dataset")
 _HASH_DIGITS = 12
-_REMEDY = "Rename the folders of the runs to repeat, then give the same command again."
+_REMEDY = "Rename the folders of the runs to repeat, then repeat the command."
 
 Records = Mapping[str, RunRecord]
 
@@ -27,14 +27,14 @@ class Group:
     Attributes:
         values: values of the other swept keys.
         planned: number of runs.
-        finished: number of finished runs; everything below is about these.
-        parts: number of different parts of the data set that were held out, usually folds.
-        held_out: all folds that were held out.
-        folds: all folds of the data set.
+        finished: number of finished runs; the attributes below describe only these.
+        parts: number of different held-out parts of the data set, usually folds.
+        held_out: folds that some run held out.
+        folds: all folds in the data set.
         seeds: seeds of the runs.
-        metrics: means by label: over the parts, after averaging the seeds of each, or over the seeds of a
-            single part.
-        no_mean: the reason why there are no means; None if there are.
+        metrics: mean of each metric, by label. Seeds are averaged within each part first, then the mean is
+            over the parts; with a single part, it is over the runs.
+        no_mean: reason for not averaging these runs, or None.
     """
 
     values: dict[str, Json]
@@ -49,12 +49,12 @@ class Group:
 
 
 def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[str]) -> list[Group]:
-    """Group the runs that are averaged together, in the order of their first runs.
+    """Group the runs that are averaged together; groups are ordered by their first runs.
 
     Args:
         runs: all planned runs.
         records: results of the finished runs, by name.
-        labels: labels of the metrics.
+        labels: metrics to average.
     """
     members: dict[str, list[Combination]] = {}
     for run in runs:
@@ -70,7 +70,7 @@ def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[
 
 
 def varies_fold_alone(runs: Sequence[Combination]) -> bool:
-    """Whether runs differ only in the fold."""
+    """Return whether the runs differ only in the fold."""
     return len(runs) > 1 and all(
         is_fold(key) or len({json.dumps(run.values[key]) for run in runs}) == 1 for key in runs[0].values
     )
@@ -96,9 +96,9 @@ def _group(
 
 
 def _mixture(records: Records) -> str | None:
-    """Name a difference between runs that should be equal; None if there is none.
+    """Describe a difference in weights or data between runs that should share them, or return None.
 
-    Files of weights or data may have been replaced between two calls.
+    They can differ if files of weights or data were replaced between two calls.
     """
     parts = dict.fromkeys(record.held_out for record in records.values())
     by_part = [{name: one for name, one in records.items() if one.held_out == part} for part in parts]
@@ -111,7 +111,7 @@ def _mixture(records: Records) -> str | None:
 
 
 def _difference(records: Records, what: str, key: Callable[[RunRecord], str]) -> str | None:
-    """Say that runs differ in a key of their records; None if they do not."""
+    """Describe how the runs differ in a value computed from their records; return None if they agree."""
     names: dict[str, list[str]] = {}
     for name, record in records.items():
         names.setdefault(key(record), []).append(name)
@@ -120,7 +120,7 @@ def _difference(records: Records, what: str, key: Callable[[RunRecord], str]) ->
 
 
 def _overlap(records: Records) -> str | None:
-    """Name two runs that evaluated partly the same samples; None if there are none."""
+    """Name two runs that evaluated some of the same samples, or return None."""
     for (first, one), (second, other) in itertools.combinations(records.items(), 2):
         held_out, too = set(one.held_out), set(other.held_out)
         if held_out != too and (not held_out or not too or held_out & too):
@@ -142,7 +142,7 @@ def _sizes(record: RunRecord) -> str:
 def _origin(run: Combination) -> str:
     """Return the swept values that determine a run's weights and data set."""
     values = {
-        key: value for key, value in _kept_apart(run.values).items() if key.split(".")[0] in _OF_THE_ORIGIN
+        key: value for key, value in _kept_apart(run.values).items() if key.split(".")[0] in _ORIGIN_SECTIONS
     }
     return json.dumps(values)
 

@@ -1,12 +1,17 @@
-"""A sweep: one run for every combination of the values in a protocol's `Sweep`; it resumes where it stopped.
+"""Runs a sweep: one run for every combination of the values in a protocol's `Sweep`.
+
+A sweep that was stopped resumes when its command is repeated. Its files:
 
 ```text
-<saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix where the fold is swept: it names one
-    sweep.json              protocol, seed, and which run has which values
-    fold-1/ fold-2/ ...     the runs; an unfinished one goes on from its last state, or is kept as
-                            fold-2_unfinished-1 if it has none; error.txt holds an unexpected error
-    summary.json sweep.md   updated after every run, like report.html, which adds pictures to the table
-    predictions.csv         of all folds once they are finished, with pictures of them
+<saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix if the fold is swept, as it names a fold
+    sweep.json              protocol, seed, and the values of each run
+    fold-1/ fold-2/ ...     run folders. An unfinished run resumes from its last state. If it cannot, its
+                            folder is renamed to fold-2_unfinished-1, and the run starts over. The traceback
+                            of an unexpected error is in error.txt.
+    summary.json sweep.md   results so far, updated after every run
+    report.html             the same with plots, updated after every run
+    predictions.csv         pooled predictions of all folds, once all runs are finished, if only the fold
+                            is swept; the report then has plots of them
 ```
 """
 
@@ -43,12 +48,12 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import alone_in, write_json, write_text
 from ignite_trainer.support.terminal import add_row, make_table, show
 
-_MOST_CURVES = 20  # pictures of curves in a report
+_MAX_CURVES = 20  # learning curves in a report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A checked sweep: its runs and its folder."""
+    """A validated sweep, with its runs and its folder."""
 
     protocol: Protocol
     runs: tuple[Combination, ...]
@@ -59,12 +64,12 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
     """Check all runs of a sweep without writing anything.
 
     Args:
-        protocol: a validated protocol that has a `Sweep`.
-        trusted: packages whose classes it may name besides the usual ones.
-        source: the file it was read from, for messages.
+        protocol: a validated protocol with a `Sweep`.
+        trusted: additional packages whose classes the protocol may name.
+        source: file of the protocol, for error messages.
 
     Raises:
-        ProtocolError: with every problem of every run, each once.
+        ProtocolError: Lists the problems in all runs, without repetitions.
     """
     runs = combinations(protocol, trusted=trusted, source=source)
     suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
@@ -75,15 +80,17 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
 
 
 def carry_out(plan: Plan) -> Summary:
-    """Carry out the unfinished runs one after another; a run that fails does not stop the others.
+    """Run the unfinished runs one after another. A failed run does not stop the others.
 
     Raises:
-        ProtocolError: another process is running this sweep, or its folder cannot be used.
+        ProtocolError: Another process is running this sweep, or the sweep's folder cannot be used.
     """
     with contextlib.ExitStack() as lock:
-        seed, records = main_says(lambda: _begin_or_go_on(plan, lock))
+        seed, records = main_says(lambda: _begin_or_resume(plan, lock))
         if records:
-            show(f"{len(records)} of {len(plan.runs)} runs are finished and skipped: {', '.join(records)}")
+            show(
+                f"{len(records)} of {len(plan.runs)} runs are already finished; skipping {', '.join(records)}"
+            )
         failures: dict[str, str] = {}
         for number, run in enumerate(plan.runs, start=1):
             if run.name in records:
@@ -105,8 +112,8 @@ def carry_out(plan: Plan) -> Summary:
     return summary
 
 
-def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
-    """Lock the sweep's folder; return the seed, and the records of finished runs by name."""
+def _begin_or_resume(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
+    """Lock the sweep's folder. Return its seed and the records of finished runs, by name."""
     run_folder.check_writable(plan.protocol)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.enter_context(alone_in(plan.folder, name="sweep"))
@@ -114,31 +121,31 @@ def _begin_or_go_on(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[s
     return _seed(plan), {name: record for name, record in found.items() if record}
 
 
-def _can_go_on(blueprint: Blueprint, folder: Path) -> bool:
-    """Return whether a run continues from its last state; set its folder aside if it cannot."""
-    if resuming.can_go_on(blueprint, folder):
-        show(f"{folder.name} is unfinished; it continues from its last state.")
+def _can_resume(blueprint: Blueprint, folder: Path) -> bool:
+    """Return whether a run can resume from its last state. If it cannot, set its folder aside."""
+    if resuming.can_resume(blueprint, folder):
+        show(f"{folder.name} is unfinished; resuming from its last state.")
         return True
     _set_aside(folder)
     return False
 
 
 def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
-    """Carry out a run; return its record, or the reason why it failed."""
+    """Run or resume one run. Return its record or, if it failed, the reason."""
     blueprint = run.blueprint
     if blueprint.protocol.setup.seed is None:
         blueprint = blueprint.with_setup(seed=seed)
     try:
-        resume = main_says(lambda: _can_go_on(blueprint, folder))
+        resume = main_says(lambda: _can_resume(blueprint, folder))
         return experiment.run(blueprint, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
-        if world_size() > 1:  # other processes may be in the middle of a step
+        if world_size() > 1:  # the other processes may be in the middle of a step
             raise
         return str(error)
     except KeyboardInterrupt:
         show("The sweep was stopped; repeat the command to continue it.")
         raise
-    except Exception as error:  # such as a layer's, or out of memory: the other runs may succeed
+    except Exception as error:  # such as a mismatch of shapes in the model; the other runs may succeed
         if world_size() > 1:
             raise
         path = folder / "error.txt"
@@ -148,7 +155,7 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
 
 
 def _seed(plan: Plan) -> int:
-    """Return the seed of runs without one of their own, drawn once and kept in `sweep.json`."""
+    """Return the seed for runs whose protocol has none; it is drawn once and stored in `sweep.json`."""
     path = plan.folder / file_names.SWEEP
     if path.exists():
         try:
@@ -156,14 +163,14 @@ def _seed(plan: Plan) -> int:
             drawn, held = int(content["seed"]), validate(content["protocol"])
         except (OSError, ValueError, KeyError) as error:
             raise ProtocolError(
-                f"{path}, which has the seed of the runs, cannot be read ({error!r}). Restore it, or rename "
+                f"{path} cannot be read ({error!r}); it holds the seed of the runs. Restore it, or rename "
                 "the folder to start a new sweep."
             ) from error
         classes = plan.runs[0].blueprint.classes
         if purpose(held, classes) != purpose(plan.protocol, classes):
             raise ProtocolError(
-                f"{plan.folder} has a sweep of another protocol (see {path.name}); choose another folder "
-                "with -M, or rename this one."
+                f"{plan.folder} already holds a sweep of a different protocol (see {path.name}); choose "
+                "another root with -M, or rename this folder."
             )
         return drawn
     seed = plan.protocol.setup.seed
@@ -179,7 +186,7 @@ def _seed(plan: Plan) -> int:
 
 
 def _finished(folder: Path) -> RunRecord | None:
-    """Return the record of the run in this folder; None unless it is finished."""
+    """Read the record of the run in this folder; return None unless it is finished."""
     try:
         return RunRecord.read(folder / file_names.RESULT)
     except ProtocolError:
@@ -187,10 +194,10 @@ def _finished(folder: Path) -> RunRecord | None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Rename the folder of an unfinished run, to keep what it has computed.
+    """Rename the folder of an unfinished run, so that its files are kept.
 
     Raises:
-        ProtocolError: another process is carrying out that run.
+        ProtocolError: Another process is using the folder.
     """
     if not folder.exists():
         return
@@ -199,7 +206,10 @@ def _set_aside(folder: Path) -> None:
     names = (folder.with_name(f"{folder.name}_unfinished-{number}") for number in itertools.count(1))
     kept = next(name for name in names if not name.exists())
     folder.rename(kept)
-    show(f"{folder.name} is unfinished and has no state; it starts again, and {kept.name} has its files.")
+    show(
+        f"{folder.name} is unfinished and has no state that fits this protocol. It starts over; its old "
+        f"files are in {kept.name}."
+    )
 
 
 def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mapping[str, str]) -> Summary:
@@ -224,8 +234,8 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
         sections += prediction_sections(predictions, plan.folder)
         sections += media.hardest_section(folders)
     else:
-        path.unlink(missing_ok=True)  # that of an earlier call
-    if drawn := [folder for folder in folders if (folder / file_names.CURVE).exists()][:_MOST_CURVES]:
+        path.unlink(missing_ok=True)  # left by an earlier call
+    if drawn := [folder for folder in folders if (folder / file_names.CURVE).exists()][:_MAX_CURVES]:
         sections.append(Section(title="Learning curves", parts=list(map(_curve, drawn))))
     write_json(plan.folder / "summary.json", sweep_summary.to_json(summary))
     write_text(plan.folder / "sweep.md", sweep_summary.to_markdown(summary))
@@ -234,14 +244,14 @@ def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mappi
 
 
 def _curve(folder: Path) -> Section:
-    """Show the learning curve of a run, with a link to its report."""
+    """Plot the learning curve of a run, with a link to its report."""
     report = {f"{folder.name}/{file_names.PAGE}": ""} if (folder / file_names.PAGE).exists() else {}
     shown = render.picture(folder / file_names.CURVE, f"Loss and metrics of {folder.name} by epoch")
     return Section(title=folder.name, links=report, exhibits=[shown])
 
 
 def _pool(plan: Plan, summary: Summary) -> Predictions | None:
-    """Pool the predictions of all runs; None unless all are finished and of separate folds."""
+    """Pool the predictions of all runs; return None unless all are finished and held out separate folds."""
     records = summary.records
     if summary.missing or not varies_fold_alone(plan.runs) or any(group.no_mean for group in summary.groups):
         return None

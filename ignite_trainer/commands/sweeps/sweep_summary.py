@@ -1,4 +1,4 @@
-"""Results of a sweep: a row for each run, then means and standard deviations, as data and as text."""
+"""Results of a sweep, as data and as text: each run, then means and standard deviations."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ignite_trainer.support.formatting import HONEST, inert, markdown_table, rea
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """Predictions of several folds, pooled.
+    """Pooled predictions from several folds.
 
     Attributes:
-        held_out: number of these folds.
-        folds: number of all folds of the data set.
-        samples: number of samples.
+        held_out: number of pooled folds.
+        folds: number of folds in the data set.
+        samples: number of pooled samples.
         accuracy: accuracy over all samples; None if a sample can have several classes.
     """
 
@@ -35,13 +35,15 @@ class Pooled:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The state of a sweep.
+    """State of a sweep.
 
     Attributes:
+        name: `Setup.name`.
         runs: all planned runs, in order.
-        records: results of the finished runs by name.
-        failures: reasons why runs of this call failed, by name.
-        pooled: present once all runs are finished, if only the fold is swept and no two folds overlap.
+        records: results of the finished runs, by name.
+        failures: reasons for failures during this call, by run name.
+        pooled: pooled predictions, present once all runs are finished if only the fold is swept and no two
+            runs share a fold.
     """
 
     name: str
@@ -68,12 +70,12 @@ class Summary:
 
     @property
     def keys(self) -> list[str]:
-        """The swept keys."""
+        """Swept keys."""
         return list(self.runs[0].values)
 
     @property
     def groups(self) -> list[Group]:
-        """Runs that are averaged together, in the order of their first runs."""
+        """Groups of runs that are averaged together, in the order of their first runs."""
         return make_groups(self.runs, self.records, self.labels)
 
     @property
@@ -131,7 +133,7 @@ def remarks(summary: Summary) -> list[str]:
     totals = {sum(record.samples.values()) for record in summary.records.values()}
     if len(totals) > 1:
         listed = ", ".join(map(str, sorted(totals)))
-        said.append(f"The runs differ in the number of samples in both splits together: {listed}.")
+        said.append(f"The runs differ in the total number of samples in both splits: {listed}.")
     revisions = sorted({str(record.revision) for record in summary.records.values()})
     if len(revisions) > 1:
         said.append(f"The runs were made with different source revisions: {', '.join(revisions)}.")
@@ -139,7 +141,7 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _said_of_means(summary: Summary) -> list[str]:
-    """Explain the means, why some are missing, and which of two figures is the honest one."""
+    """Explain the means, why some are missing, and why the figure of the last epoch is the honest one."""
     groups, said = summary.groups, []
     reasons = dict.fromkeys(group.no_mean for group in groups if group.no_mean)
     said += [f"No mean: {reason}" for reason in reasons]
@@ -166,12 +168,12 @@ def _said_of_predictions(pooled: Pooled) -> str:
         which = f"all {pooled.folds} folds"
     else:
         which = f"the {pooled.held_out} folds held out (of {pooled.folds})"
-    text = f"predictions.csv has the predictions of {which} after the last epoch: {pooled.samples} samples"
+    text = f"predictions.csv has the predictions on {which} after the last epoch: {pooled.samples} samples"
     if pooled.accuracy is None:
         return f"{text}."
     return (
-        f"{text}; pooled accuracy {readable(pooled.accuracy)}. It weights every sample equally, the mean "
-        "every fold, so the two differ if folds differ in size."
+        f"{text}; pooled accuracy {readable(pooled.accuracy)}. It weights every sample equally, while the "
+        "mean weights every fold equally, so the two differ if folds differ in size."
     )
 
 

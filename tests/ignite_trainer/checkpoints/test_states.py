@@ -237,7 +237,7 @@ def test_a_finished_run_that_cannot_be_resumed_is_left_unchanged(tmp_path: Path,
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     expected = {
         "damaged": "no intact state: last_epoch-1.pt. It cannot",
-        "removed": "no intact state: there is none any more. It cannot",
+        "removed": "no intact state: none is left. It cannot",
         "other data": "the data set has changed: batches of an epoch: 5 then, 2 now; samples of the train ",
         "more data": "the data set has changed: samples of the test split: 10 then, 11 now",
         "other names": "the data set has changed: digest of the train split's names and targets",

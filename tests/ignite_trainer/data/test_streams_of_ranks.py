@@ -65,8 +65,8 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     before = content(tmp_path)
     message = (
         f"The state {states}/last_epoch-2_step-7.pt was saved by 2 processes after 2 of the 5 batches of "
-        "epoch 2, and this run has 1. With a data set read in streams, this epoch would repeat some samples "
-        "and omit others. Resume with 2 processes"
+        "epoch 2, but this run has 1. With a streamed data set, the rest of this epoch would repeat some "
+        "samples and skip others. Resume with 2 processes"
     )
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
@@ -78,7 +78,7 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     (states / "last_epoch-1.pt").unlink()
     with pytest.raises(ProtocolError) as caught:
         go_on(tmp_path / "stopped")
-    assert str(caught.value) == message + "; from the end of the epoch on, any number will do."
+    assert str(caught.value) == message + "; from the end of the epoch, any number can resume."
 
 
 def test_one_process_resumes_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
@@ -101,6 +101,6 @@ def test_separate_batches_of_each_process_are_named_as_the_cause(by_two: Path, t
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path / "each", Task=WHOLE, Setup__resume="auto")
     assert (
-        "batches of an epoch: 1 then, 2 now. It was saved by 2 processes with batches of their own, and this "
-        'run has 1. Start 2 again; with Setup.batch_of "all", any number can resume.'
+        "batches of an epoch: 1 then, 2 now. It was saved by 2 processes, each with its own batches, but "
+        'this run has 1. Start 2 again; with Setup.batch_of "all", any number can resume.'
     ) in str(caught.value)

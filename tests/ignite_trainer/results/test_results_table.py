@@ -100,7 +100,7 @@ def test_an_earlier_run_is_listed_below() -> None:
     late = run_record(fold=1, last=0.875, finished="2024-01-03T00:00:00+00:00")
     text = table_of(early, late, run_record(fold=2, last=0.5))
     counted, earlier = text.split(
-        "Earlier runs of the same fold and seed, which the figures above leave out:"
+        "Earlier runs with the same fold and seed, which the figures above do not include:"
     )
     assert all(f"| run-{number} |" in counted for number in (1, 2))
     assert "| run-0 | 1 | 7 | 0.1250 |" in earlier
@@ -318,12 +318,12 @@ def said(*records: RunRecord) -> str:
 
 
 def test_the_table_has_only_the_remarks_that_apply() -> None:
-    shares = "Figures are those after the last epoch; shares are in per cent."
+    shares = "Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."
     assert said(run_record()) == shares
     assert said(run_record(fold=1)) == f"{shares} {HONEST}"
     assert "sample standard deviation" in said(run_record(fold=1), run_record(fold=2))
     assert said(run_record(epochs=9)).endswith(
-        '"Training data" marks figures on samples that the model was trained on: not a result.'
+        '"Training data" marks figures on samples that the model was trained on, which are not results.'
     )
     assert "A published figure is shown only for" in said(run_record(published=(published(),)))
     assert to_markdown([], []).split("\n\n")[2:] == []
@@ -398,7 +398,7 @@ def test_unreadable_results_are_listed(tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert "(fold 1 of 3)" in text
     assert text.endswith(
-        "## Left out, since they cannot be read\n\n"
+        "## Unreadable results, which are left out\n\n"
         "- Toy/a/result.json\n- Toy/b/result.json\n- Toy/c/result.json\n"
     )
 
@@ -409,4 +409,4 @@ def test_a_table_that_cannot_be_written_is_only_logged(
     (tmp_path / "table.md.part").mkdir()
     with caplog.at_level(logging.WARNING):
         results_table.update(tmp_path)
-    assert f"The table of results in {tmp_path} is not written: " in caplog.text
+    assert f"The table of results in {tmp_path} could not be written: " in caplog.text

@@ -184,7 +184,7 @@ def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
     assert start.facts == {
         "Started": read_json(result.folder / "environment.json")["started"],
         "Model": "toy_research.network.TwoTowers",
-        "Initial weights": "random, unless the model loads some itself",
+        "Initial weights": "random, unless the model loads weights itself",
         "Optimizer": "SGD (momentum 0.9)",
         "Learning rate": "0.1",
         "Batch": "8 samples",
@@ -210,11 +210,11 @@ def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
     [
         (
             {"Setup__batch_train": 21},
-            "Setup.batch_train is 21, but the training split has 20 samples: not one complete batch. "
-            "Lower it: -b 20, or less.",
+            "Setup.batch_train is 21, but the training split has 20 samples, fewer than one batch. "
+            "Lower it to 20 or less with -b.",
         ),
         ({"Dataset__args": {"fold": 4}}, "Dataset.args.fold is 4; there are folds 1 to 3."),
-        ({"Dataset__args": {"samples": 0}}, "Dataset.args leave the train split without a sample."),
+        ({"Dataset__args": {"samples": 0}}, "Dataset.args leave no samples in the train split."),
         ({"Optimizer__args": {"lr": -1.0}}, "Optimizer: Invalid learning rate: -1.0"),
         ({"Optimizer__args": {"lr": "a"}}, "Optimizer: TypeError: '<' not supported between"),
         ({"Optimizer__args": {"lr": 0.1, "differentiable": True}}, "Optimizer: RuntimeError: "),
@@ -277,7 +277,7 @@ def test_results_that_cannot_be_written_are_refused_before_anything_is_built(
     with pytest.raises(ProtocolError) as caught:
         run_toy(root)
     assert str(caught.value) == (
-        f'Setup.saved_models_path is "{root}", where nothing can be written (Not a directory); '
+        f'Setup.saved_models_path is "{root}", but files cannot be written there (Not a directory); '
         "choose another folder with -M."
     )
 
@@ -290,14 +290,20 @@ def test_an_unusable_folder_of_runs_is_refused_before_anything_is_built(
     (tmp_path / "Toy").touch()
     carry_out = sweep_toy if sweep else run_toy
     more = {"sweep": sweep["Sweep"]} if sweep else {}
-    with pytest.raises(ProtocolError, match=r"where in Toy nothing can be written \(File exists\); choose"):
+    with pytest.raises(
+        ProtocolError, match=r"but files cannot be written in its folder Toy \(File exists\); choose"
+    ):
         carry_out(tmp_path, **more)
-    with pytest.raises(ProtocolError, match=r"nothing can be written \(File name too long\); choose"):
+    with pytest.raises(
+        ProtocolError, match=r"files cannot be written in its folder .* \(File name too long\); choose"
+    ):
         carry_out(tmp_path, **more, Setup__name="\U00020000" * 100)
 
 
 def test_a_suffix_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProtocolError, match=r"cannot be made \(File name too long\); choose another Setup"):
+    with pytest.raises(
+        ProtocolError, match=r"cannot be created \(File name too long\); choose another Setup"
+    ):
         run_toy(tmp_path, Setup__suffix="\U00020000" * 60)
 
 
@@ -310,7 +316,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_pat
     assert str(caught.value) == (
         f"The loss is inf at epoch 2, iteration 4, of {', '.join(stopped.samples)}. The results of earlier "
         f"epochs are kept in {folder}. Look at these samples, or start a new run with a lower "
-        'Optimizer.args.lr. Faults.not_finite "skip" leaves such steps out, also with --resume.'
+        'Optimizer.args.lr. Set Faults.not_finite to "skip" to leave such steps out; this also '
+        "works with --resume."
     )
     names = {path.name.split("_0")[0] for path in (folder / "checkpoints").glob("*.pt")}
     assert names == {"last_epoch-1.pt", "best_val-acc_epoch-0", "best_val-acc_epoch-1"}

@@ -88,7 +88,7 @@ def test_a_full_disk_keeps_everything_finished(
 
 def test_a_full_disk_is_found_before_training(small_disk: Path) -> None:
     (small_disk / "filling").write_bytes(bytes(2 * 2**20))
-    with pytest.raises(ProtocolError, match=r"nothing can be written \(No space left on device\)"):
+    with pytest.raises(ProtocolError, match=r"files cannot be written there \(No space left on device\)"):
         run_toy(small_disk)
 
 
@@ -120,7 +120,7 @@ def test_a_file_over_the_size_limit_is_named_and_removed(tmp_path: Path) -> None
 
 def test_a_results_folder_on_a_read_only_disk_is_refused(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(ProtocolError, match=r"nothing can be written \(Read-only file system\)"):
+    with pytest.raises(ProtocolError, match=r"files cannot be written there \(Read-only file system\)"):
         run_toy(small_disk)
 
 
@@ -130,7 +130,7 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
         run_toy(tmp_path, Dataset=faulty, Setup__workers_train=1, Setup__skip_train_evaluation=True)
     (folder,) = (tmp_path / "Toy").iterdir()
     assert re.fullmatch(
-        r"A process that loads samples \(pid [\d, ]+\) was killed, which the system does when memory runs "
+        r"A process that loads samples \(pid [\d, ]+\) was killed, as the system does when memory runs "
         rf"out\. Lower Setup\.workers_train .* kept in {re.escape(str(folder))}\.",
         str(caught.value),
     )
@@ -343,7 +343,7 @@ def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) 
     (folder / "sweep.json").write_text(json.dumps(content))
     with pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, folds, Setup__epochs=1)
-    assert str(caught.value).startswith(f"{folder} has a sweep of another protocol")
+    assert str(caught.value).startswith(f"{folder} already holds a sweep of a different protocol")
     assert json.loads((folder / "sweep.json").read_text()) == content
 
 

@@ -128,7 +128,7 @@ def test_a_check_lists_what_it_omits_without_preparing_the_data_set(check: Check
     assert "warning: toy_research.failing.Prepared was not prepared" in report
     assert "Not checked: samples, the task, evaluations, metrics, fields of transforms." in report
     assert not (tmp_path / "prepared").exists()
-    assert "not one complete batch" in check(Dataset=data, Setup__batch_train=1000)[1]
+    assert "fewer than one batch" in check(Dataset=data, Setup__batch_train=1000)[1]
 
 
 def test_without_training_the_training_split_is_not_judged(check: Check, tmp_path: Path) -> None:

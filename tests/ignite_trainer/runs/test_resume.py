@@ -190,7 +190,7 @@ def test_reporters_get_each_earlier_event_once(tmp_path: Path) -> None:
     steps = [step.iteration for step in Notebook.last.of("iteration")]
     assert steps == list(range(1, 16))
     (start,) = Notebook.last.of("start")
-    assert start.facts["Goes on from"] == "epoch 2, iteration 7"
+    assert start.facts["Resumed from"] == "epoch 2, iteration 7"
     assert [found.epoch for found in Notebook.last.of("evaluation")] == [0, 1, 1, 2, 2, 3, 3]
     environment = json.loads((only_run(tmp_path) / "environment.json").read_text())
     assert len(environment["earlier"]) == 1
@@ -264,7 +264,7 @@ def test_faults_of_the_current_epoch_are_kept(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = go_on(tmp_path)
-    assert "There is no run of Toy to resume; a new one begins." in capsys.readouterr().out
+    assert "There is no run of Toy to resume; starting a new run." in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = go_on(tmp_path)
     said = capsys.readouterr().out.replace("\n", "")
@@ -295,7 +295,7 @@ def test_a_run_of_another_protocol_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as caught:
         resume(tmp_path, first.folder, **other)
     assert str(caught.value) == (
-        f'The run in {first.folder} has another protocol: Optimizer.class is "torch.optim.SGD" here and '
+        f'The run in {first.folder} has a different protocol: Optimizer.class is "torch.optim.SGD" here and '
         '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3 here and 0.02 there. '
         "Resume it with its own protocol, or start a new run without --resume."
     )
@@ -322,7 +322,7 @@ def test_an_unfinished_run_of_another_protocol_is_pointed_out(
     go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        f"The unfinished run in {folder} has another protocol: Setup.batch_train is 5 here and 4 there; "
+        f"The unfinished run in {folder} has a different protocol: Setup.batch_train is 5 here and 4 there; "
         in said
     )
     assert 'Task.args.name is "SIGURG" here and "SIGTERM" there.' in said
@@ -448,7 +448,7 @@ def test_a_signal_between_runs_of_a_sweep_ends_the_command_the_same_way(
     assert command() == 75
     assert capsys.readouterr().err.endswith(f"{' '.join(command.words)} --resume\n")
     assert command("--resume") == 0
-    assert "1 of 2 runs are finished and skipped: fold-1" in capsys.readouterr().out
+    assert "1 of 2 runs are already finished; skipping fold-1" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")

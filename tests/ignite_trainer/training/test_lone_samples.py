@@ -177,7 +177,7 @@ def test_lone_sounds_are_counted_in_the_result_and_reported_once_with_any_worker
         log = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
         faults = [event for event in log if event["event"] == "fault"]
         assert len(faults) == 1
-        assert faults[0]["what"] == '"sound" of one sample is alone in its batch, and batch norm needs two'
+        assert faults[0]["what"] == 'Only one sample in the batch has "sound", but batch norm needs two'
         results[workers] = (result.record.faults, result.end.last, faults[0]["samples"])
     [(what, count)] = results[0][0].items()
     assert what == '"sound" left out of a step, alone in its batch' and 0 < count <= 12

@@ -129,9 +129,7 @@ def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
 
 
 def test_weights_spoiled_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(
-        RunFailed, match=r"^What the last step left of .* is not finite at epoch 1, iteration 1\."
-    ):
+    with pytest.raises(RunFailed, match=r"^The last step made .* not finite at epoch 1, iteration 1\."):
         run_toy(tmp_path, Setup__batch_train=16, Optimizer__args={"lr": 3e38, "momentum": 0.9})
     assert [path.name[:22] for path in tmp_path.rglob("*.pt")] == ["best_val-acc_epoch-0_0"]
 

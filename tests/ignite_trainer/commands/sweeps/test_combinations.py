@@ -136,7 +136,7 @@ def test_a_section_with_a_fixed_key_cannot_be_swept() -> None:
 def test_keys_must_not_overlap_and_values_must_not_repeat() -> None:
     assert problems_of({"Optimizer.args": [{"lr": 1.0}], LR: [0.1, 0.2, 0.1]}) == [
         "Sweep.Optimizer.args.lr and Sweep.Optimizer.args overlap; keep one of them.",
-        "Sweep.Optimizer.args.lr lists 0.1 twice; keep one.",
+        "Sweep.Optimizer.args.lr lists 0.1 more than once; keep one.",
     ]
     (said,) = problems_of({"Transforms.1.args.level": [0.1], "Transforms[-3].args.level": [0.2]})
     assert said == (

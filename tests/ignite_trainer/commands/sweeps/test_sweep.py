@@ -152,7 +152,7 @@ def test_only_folds_of_one_seed_are_pooled(
 def test_some_folds_are_not_called_all_of_them(tmp_path: Path) -> None:
     sweep_toy(tmp_path, {FOLD: [1, 3]}, Setup__epochs=0)
     said = (only(tmp_path / "Toy") / "sweep.md").read_text()
-    assert "the predictions of the 2 folds held out (of 3) after" in said
+    assert "the predictions on the 2 folds held out (of 3) after" in said
 
 
 def test_a_run_that_held_nothing_out_is_not_pooled_with_a_fold(
@@ -204,7 +204,7 @@ def test_finished_runs_are_skipped_even_with_other_reporters(
     sweep_toy(tmp_path, FOLDS, Reporters=reporters, Setup__workers_test=1, Setup__log_interval=9)
     assert {fold: content(folder / fold) for fold in before} == before
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "3 of 3 runs are finished and skipped: fold-1, fold-2, fold-3"
+    assert lines[0] == "3 of 3 runs are already finished; skipping fold-1, fold-2, fold-3"
     assert not any(line.startswith("Run ") for line in lines)
     assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
 
@@ -245,8 +245,8 @@ def test_an_unfinished_run_without_a_state_is_kept_and_done_again(
         assert (kept / "metrics.jsonl").read_text() == log
         assert (folder / "fold-2/result.json").exists()
         assert (
-            f"fold-2 is unfinished and has no state; it starts again, and {kept.name} has its files.\n"
-            in capsys.readouterr().out
+            f"fold-2 is unfinished and has no state that fits this protocol. It starts over; its "
+            f"old files are in {kept.name}.\n" in capsys.readouterr().out
         )
 
 
@@ -333,7 +333,7 @@ def test_a_sweep_with_an_unreadable_seed_is_not_continued(tmp_path: Path) -> Non
     with pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
     assert str(caught.value) == (
-        f"{path}, which has the seed of the runs, cannot be read (KeyError('seed')). Restore it, or rename "
+        f"{path} cannot be read (KeyError('seed')); it holds the seed of the runs. Restore it, or rename "
         "the folder to start a new sweep."
     )
     path.write_text('{"seed": 5, "prot')

@@ -147,13 +147,13 @@ def test_remarks_that_do_not_apply_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("held_out", "accuracy", "said"),
     [
-        (5, None, "predictions.csv has the predictions of all 5 folds after the last epoch: 10 samples."),
+        (5, None, "predictions.csv has the predictions on all 5 folds after the last epoch: 10 samples."),
         (
             2,
             0.25,
-            "predictions.csv has the predictions of the 2 folds held out (of 5) after the last epoch: 10 "
-            "samples; pooled accuracy 0.2500. It weights every sample equally, the mean every fold, so the "
-            "two differ if folds differ in size.",
+            "predictions.csv has the predictions on the 2 folds held out (of 5) after the last epoch: 10 "
+            "samples; pooled accuracy 0.2500. It weights every sample equally, while the "
+            "mean weights every fold equally, so the two differ if folds differ in size.",
         ),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_remark_says_whose_predictions_are_pooled(held_out: int, accuracy: flo
 # What is not averaged
 
 
-REDO = "Rename the folders of the runs to repeat, then give the same command again."
+REDO = "Rename the folders of the runs to repeat, then repeat the command."
 
 
 def no_mean(sweep: dict[str, list[Any]], *records: RunRecord) -> list[str | None]:
@@ -218,7 +218,7 @@ def test_folds_may_differ_in_size_and_different_totals_are_reported() -> None:
         f"± is the sample standard deviation over n runs. {HONEST}"
     ]
     assert remarks(summary({FOLD: [1, 2, 3]}, *records))[-1] == (
-        "The runs differ in the number of samples in both splits together: 28, 30."
+        "The runs differ in the total number of samples in both splits: 28, 30."
     )
 
 

@@ -224,14 +224,14 @@ def test_the_command_checks_a_table(own: Path, run_check: Callable[..., tuple[in
     missing(own)
     status, report = run_check(batch_train=64, epochs=1)
     assert status == 1 and "error: The file is not there. (2 times)\n" in report
-    assert "Setup.batch_train is 64, but the training split has 4 samples: not one complete batch." in report
+    assert "Setup.batch_train is 64, but the training split has 4 samples, fewer than one batch." in report
 
 
 def test_too_large_a_batch_hides_no_other_error(own: Path, run_check: Callable[..., tuple[int, str]]) -> None:
     own.write_text(own.read_text().replace("label", "lable", 1))
     status, report = run_check(batch_train=64, epochs=1)
     assert status == 1
-    assert "training split has 4 samples: not one complete batch. Lower it: -b 4, or less." in report
+    assert "training split has 4 samples, fewer than one batch. Lower it to 4 or less with -b." in report
     assert 'Unused columns: lable (did you mean "label"?). If one holds them, name it: --Dataset' in report
 
 
