@@ -1,4 +1,4 @@
-"""Reporters: they show a run on the console, in a log, a picture, a report or a dashboard.
+"""Reporters, which show a run on the console, in a log file, as a plot, in a report or on a dashboard.
 
 Importing this package is cheap: matplotlib and rich are imported when a reporter uses them.
 """

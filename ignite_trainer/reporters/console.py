@@ -28,8 +28,8 @@ _SPLITS = {"train": "training set", "test": "held-out set"}
 class Console(Reporter):
     """Prints to standard output, above the progress bars.
 
-    Uses colours only on a terminal, and only if `NO_COLOR` is not set. Tables fold to the terminal's width;
-    other lines do not, so paths can be copied.
+    Uses colours only on a terminal, and only if `NO_COLOR` is not set. Tables wrap at the terminal's width;
+    other lines are not wrapped, so that paths can be copied.
     """
 
     _run: RunStart
@@ -44,7 +44,7 @@ class Console(Reporter):
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Print one line, unless there is a progress bar."""
+        """Print one line about the step, unless there is a progress bar."""
         if not is_terminal():
             last = self._run.epochs * self._run.iterations_per_epoch
             rate = f"{step.samples_per_second:.3g} samples/s"
@@ -66,7 +66,7 @@ class Console(Reporter):
         show(f"{epoch}  {_SPLITS[result.split]:<12}  {values}  ({result.seconds:.1f} s)")
 
     def on_measurement(self, result: Measured) -> None:
-        """Print the table of an evaluation."""
+        """Print an evaluation's table."""
         columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
         rows = {
             row: [readable(values[name]) if name in values else "" for name in columns]
@@ -75,12 +75,12 @@ class Console(Reporter):
         show_matrix(f"{result.name}, held-out set, epoch {result.epoch}", columns, rows)
 
     def on_fault(self, fault: Fault) -> None:
-        """Print one line with the first few samples."""
+        """Print one line that names the first few affected samples."""
         about = f" ({listing(fault.samples)})" if fault.samples else ""
         show(f"epoch {fault.epoch}, step {fault.iteration}: {fault.what}; {fault.done}{about}")
 
     def on_end(self, end: RunEnd) -> None:
-        """Print last and best values side by side, then the paths of checkpoints and results."""
+        """Print the last and best values side by side, then the paths of the checkpoints and results."""
         best = {entry.label: f"{readable(entry.value)} ({entry.epoch})" for entry in end.best}
         columns = [f"last (epoch {end.last_epoch})", *(["best (epoch)"] if best else [])]
         rows = {

@@ -1,4 +1,4 @@
-"""`curve.png`: the loss by iteration, and every window of metrics by epoch, in one picture."""
+"""`curve.png`: a figure of the loss by iteration and of every window of metrics by epoch."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 
-_MARKERS = 26  # at most, as more would hide the line
+_MAX_MARKERS = 26  # more markers would hide the line
 
 
 class LearningCurve(Reporter):
     """Redraws `curve.png` in the run's folder after every evaluation.
 
-    Held-out lines are solid with filled markers, training lines dashed with hollow markers; a metric has the
-    same colour on both. A star marks the best held-out value of each metric marked `is_checkpoint`. The old
-    picture stays until the new one is complete.
+    Lines of the held-out split are solid with filled markers; lines of the training split are dashed with
+    hollow markers. Both lines of a metric have the same colour. A star marks the best held-out value of each
+    metric marked `is_checkpoint`. The old figure is kept until the new figure is complete.
     """
 
     _run: RunStart
@@ -51,7 +51,7 @@ class LearningCurve(Reporter):
         self._replaying = False
 
     def on_start(self, run: RunStart) -> None:
-        """Find the metrics that get a star."""
+        """Find the metrics whose best value gets a star."""
         self._run = run
         self._better = {
             line["line_label"]: line.get("best", "max")
@@ -61,7 +61,7 @@ class LearningCurve(Reporter):
         }
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Keep the values of the history, and draw once."""
+        """Store the values of the history, then draw once."""
         self._replaying = True
         super().on_resume(run, history)
         self._replaying = False
@@ -69,7 +69,7 @@ class LearningCurve(Reporter):
         self._draw()
 
     def on_iteration(self, step: Iteration) -> None:
-        """Keep the loss and the metrics by iteration."""
+        """Store the loss and the metrics by iteration."""
         self._loss.append((step.iteration, step.loss))
         epoch = step.iteration / max(1, self._run.iterations_per_epoch)
         for line in self._lines():
@@ -78,7 +78,7 @@ class LearningCurve(Reporter):
         self._undrawn = True
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Keep the values and redraw."""
+        """Store the values and redraw."""
         for line in self._lines():
             if line.split == result.split and not line.by_iteration and line.key in result.metrics:
                 self._points[line].append((result.epoch, result.metrics[line.key]))
@@ -89,7 +89,7 @@ class LearningCurve(Reporter):
             self._draw()
 
     def on_end(self, end: RunEnd) -> None:
-        """Redraw with the best epochs of the checkpoints."""
+        """Redraw with the best epochs of the finished run."""
         self._best = {best.label: best for best in end.best}
         self._draw()
 
@@ -115,7 +115,7 @@ class LearningCurve(Reporter):
         return figure
 
     def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
-        """Mark an epoch that becomes the best; its checkpoint is not saved yet."""
+        """Mark the epoch if its value is the best so far; its checkpoint has not been saved yet."""
         new = Best(label=label, value=value, epoch=epoch, checkpoint=None)
         better = self._better[label]
         if label not in self._best or new.rank(better=better) > self._best[label].rank(better=better):
@@ -151,7 +151,7 @@ class LearningCurve(Reporter):
                 linestyle="-" if held_out else "--",
                 linewidth=1.8 if held_out else 1.3,
                 marker="" if line.by_iteration else "o",
-                markevery=math.ceil(len(epochs) / _MARKERS) or 1,
+                markevery=math.ceil(len(epochs) / _MAX_MARKERS) or 1,
                 markersize=4.5,
                 markerfacecolor=colour if held_out else "white",
             )
@@ -174,7 +174,7 @@ class LearningCurve(Reporter):
 
 
 def _span(axes: Axes, end: int) -> None:
-    """Scale an axis to the whole run, including the epochs to come."""
+    """Scale the x-axis to the whole run, including future epochs."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11, steps=[1, 2, 5, 10]))

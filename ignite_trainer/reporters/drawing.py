@@ -1,4 +1,4 @@
-"""Style of the pictures of a run, and how they are saved."""
+"""Common style of a run's figures, and a function that saves them."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#444444"
 
-_LONGEST_NAME = 32
+_MAX_NAME_LENGTH = 32
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120) -> Figure:
-    """Create an empty figure, its size in inches, with constrained layout."""
+    """Create an empty figure with constrained layout; width and height are in inches."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -40,17 +40,17 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Escape dollar signs, which start mathematics, and replace invisible characters."""
+    """Escape dollar signs, which would start math text, and replace invisible characters."""
     return visible(text).replace("$", r"\$")
 
 
 def short_name(text: str) -> str:
     """Shorten a class name to one line of at most 32 characters."""
     text = " ".join(text.split())
-    return plain(text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1].rstrip() + "…")
+    return plain(text if len(text) <= _MAX_NAME_LENGTH else text[: _MAX_NAME_LENGTH - 1].rstrip() + "…")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG file whole, or raise a RunFailed."""
+    """Write a figure to a PNG file, atomically; raise RunFailed if that fails."""
     with whole_file(path) as part:
         figure.savefig(part, format="png")

@@ -1,4 +1,4 @@
-"""ignite's own loggers as reporters: TensorBoard, Weights & Biases, MLflow and others, by class name."""
+"""Adapter that makes ignite's loggers (TensorBoard, Weights & Biases, MLflow and others) reporters."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "VisdomLogger": ("visdom",),
     "WandBLogger": ("wandb",),
 }
-"""Packages by class of a logger, which needs one of them; messages suggest the first."""
+"""Packages that each logger can use, by class name. It needs one of them; messages suggest the first."""
 
 
 def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *, where: str) -> Reporter:
-    """Build an entry of `Reporters`; wrap a logger of ignite in an `IgniteLogger`.
+    """Build a reporter from an entry of `Reporters`; wrap ignite's loggers in an `IgniteLogger`.
 
     Args:
-        kind: class of the entry.
-        args: arguments of the class.
+        kind: class that the entry names.
+        args: arguments for the class.
         where: JSON path of the entry, for messages.
 
     Raises:
-        ProtocolError: the class does not take these arguments.
+        ProtocolError: the class does not accept these arguments.
     """
     if issubclass(kind, BaseLogger):
         return IgniteLogger(kind, args)
@@ -45,10 +45,10 @@ def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *
 
 
 def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]) -> None:
-    """Raise a ProtocolError that lists each logger whose package is not installed.
+    """Raise a ProtocolError that lists all loggers whose packages are not installed.
 
     Args:
-        reporters: classes and arguments, in the order of the protocol's `Reporters`.
+        reporters: class and arguments of each entry, in the order of the protocol's `Reporters`.
     """
     problems = []
     for index, (kind, _) in enumerate(reporters):
@@ -64,11 +64,12 @@ def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mappi
 
 
 class IgniteLogger(Reporter):
-    """Passes losses, learning rates and metrics on to a logger of ignite.
+    """Forwards losses, learning rates and metrics to one of ignite's loggers.
 
     Args:
-        kind: the logger's class.
-        args: its arguments; in strings, `{folder}` is replaced by the run's folder and `{name}` by its name.
+        kind: class of the logger.
+        args: arguments of the logger. In strings, `{folder}` is replaced by the run's folder and `{name}` by
+            the run's name.
     """
 
     def __init__(self, kind: type[BaseLogger], args: Mapping[str, Any]) -> None:
@@ -83,7 +84,7 @@ class IgniteLogger(Reporter):
         self._logger = self._kind(**{key: _filled(value, words) for key, value in self._args.items()})
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
-        """Create the logger, whose output already has the history."""
+        """Create the logger, whose output already contains the history."""
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
@@ -93,7 +94,7 @@ class IgniteLogger(Reporter):
         self._log("training", step.iteration, values)
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Log the metrics of a split."""
+        """Log a split's metrics."""
         self._log(_TAGS[result.split], result.epoch, result.metrics)
 
     def close(self) -> None:
@@ -105,7 +106,7 @@ class IgniteLogger(Reporter):
     def _log(self, tag: str, step: int, values: Mapping[str, float]) -> None:
         assert self._logger is not None, "on_start comes first"
         if tag not in self._engines:
-            # Loggers read values from an engine; this one only holds them.
+            # Loggers read values from an engine; this engine only holds the values.
             engine = self._engines[tag] = Engine(lambda *_: None)
             self._logger.attach_output_handler(
                 engine,

@@ -29,7 +29,7 @@ ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="ev
 
 
 class JsonLines(Reporter):
-    """Appends to `metrics.jsonl` in the run's folder; every line is on disk before the run goes on.
+    """Appends to `metrics.jsonl` in the run's folder; every line is on disk before the run continues.
 
     ```text
     {"event": "iteration", "time": ..., "epoch": 1, "iteration": 10, "split": "train", "loss": ...,
@@ -44,7 +44,7 @@ class JsonLines(Reporter):
      "last_checkpoint": ..., "seconds": ..., "faults": {what: count}}
     ```
 
-    `time` is ISO 8601 in UTC. Values that are not finite are `null`. A resumed run first removes the lines
+    `time` is ISO 8601 in UTC. Non-finite values are written as `null`. A resumed run first removes the lines
     after its saved state, then appends.
     """
 
@@ -52,12 +52,12 @@ class JsonLines(Reporter):
     _file: BinaryIO | None = None
 
     def on_start(self, run: RunStart) -> None:
-        """Open the file, which fails before the first step if the folder is not writable."""
+        """Open the file, so that a folder that is not writable fails before the first step."""
         self._path = run.folder / file_names.LOG
         self._file = self._path.open("ab", buffering=0)
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:  # noqa: ARG002
-        """Open the file, which already has the history."""
+        """Open the file, which already contains the history."""
         self.on_start(run)
 
     def on_iteration(self, step: Iteration) -> None:
@@ -65,15 +65,15 @@ class JsonLines(Reporter):
         self._write(step)
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Write the metrics of a split."""
+        """Write a split's metrics."""
         self._write(result)
 
     def on_measurement(self, result: Measured) -> None:
-        """Write the table of an evaluation."""
+        """Write an evaluation's table."""
         self._write(result)
 
     def on_fault(self, fault: Fault) -> None:
-        """Write the fault with the names of all samples."""
+        """Write the fault with the names of all affected samples."""
         self._write(fault)
 
     def on_end(self, end: RunEnd) -> None:

@@ -23,10 +23,10 @@ _FILES = {
 
 
 class Report(Reporter):
-    """Writes `report.html`, a page with its pictures embedded, into the run's folder at the end.
+    """Writes `report.html`, a page with embedded figures, into the run's folder when the run ends.
 
-    It shows the predictions of the last pass over the held-out split and the last table of each of the
-    `Evaluations`. It links files that exist, so name this reporter after those that write files.
+    The report shows the predictions of the last pass over the held-out split and each evaluation's last
+    table. It links only files that already exist, so list this reporter after those that write files.
     """
 
     _run: RunStart
@@ -36,16 +36,16 @@ class Report(Reporter):
         self._measured: dict[str, Measured] = {}
 
     def on_start(self, run: RunStart) -> None:
-        """Keep the description of the run."""
+        """Store the description of the run."""
         self._run = run
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Keep the predictions of the held-out split."""
+        """Store the predictions for the held-out split."""
         if result.split == "test":
             self._predictions = result.predictions
 
     def on_measurement(self, result: Measured) -> None:
-        """Keep the table of an evaluation."""
+        """Store an evaluation's latest table."""
         self._measured[result.name] = result
 
     def on_end(self, end: RunEnd) -> None:
@@ -74,7 +74,7 @@ class Report(Reporter):
 
 
 def _lead(run: RunStart, end: RunEnd) -> Section:
-    """Show a row for each metric, the last epoch before the best."""
+    """Create the top of the page: a table with each metric's last and best values."""
     last = {label: readable(value) for label, value in end.last.items()}
     best = {entry.label: f"{readable(entry.value)} (epoch {entry.epoch})" for entry in end.best}
     text = [run.caution] if run.caution else []

@@ -1,4 +1,4 @@
-"""Several reporters as one: a reporter that fails stops neither the run nor the others."""
+"""Combines several reporters into one; a failing reporter stops neither the run nor the other reporters."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 class Together(Reporter):
-    """Passes each event on to several reporters, in their order.
+    """Forwards each event to several reporters, in the given order.
 
-    A reporter that raises an exception is logged once with its traceback; from then on, only its `close` is
-    called. A `RunFailed` stops the run.
+    If a reporter raises an exception, it is logged once with its traceback; from then on, only the reporter's
+    `close` is called. A `RunFailed` is re-raised, which stops the run.
 
     Args:
-        reporters: the reporters.
+        reporters: reporters, in the order in which they receive each event.
     """
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
@@ -36,31 +36,31 @@ class Together(Reporter):
         self._failed: set[int] = set()
 
     def on_start(self, run: RunStart) -> None:
-        """Pass the start on."""
+        """Forward the start."""
         self._tell("on_start", run)
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Pass the history on."""
+        """Forward the history."""
         self._tell("on_resume", run, history)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Pass the progress on."""
+        """Forward the training progress."""
         self._tell("on_iteration", step)
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Pass the evaluation on."""
+        """Forward a split's metrics."""
         self._tell("on_evaluation", result)
 
     def on_measurement(self, result: Measured) -> None:
-        """Pass the measurement on."""
+        """Forward an evaluation's table."""
         self._tell("on_measurement", result)
 
     def on_fault(self, fault: Fault) -> None:
-        """Pass the fault on."""
+        """Forward the fault."""
         self._tell("on_fault", fault)
 
     def on_end(self, end: RunEnd) -> None:
-        """Pass the end on."""
+        """Forward the end."""
         self._tell("on_end", end)
 
     def close(self) -> None:
@@ -76,11 +76,11 @@ class Together(Reporter):
                 getattr(reporter, method)(*event)
             except Exception as error:
                 if isinstance(error, RunFailed) and method != "close":
-                    raise  # its file cannot be written, nor could the run's own files
+                    raise  # the reporter's file cannot be written, so the run's own files could not either
                 self._failed.add(index)
                 logger.log(
                     logging.DEBUG if has_failed else logging.WARNING,
-                    "The reporter %s failed (%s: %s). The run goes on without it.",
+                    "The reporter %s failed (%s: %s). The run continues without it.",
                     *(type(reporter).__name__, type(error).__name__, error),
                     exc_info=True,
                 )

@@ -1,4 +1,4 @@
-"""The Visdom dashboard. A thread does all the work, so a slow or broken dashboard never holds up a run."""
+"""The Visdom dashboard. A thread does all the work, so a slow or broken dashboard never delays the run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0
 _FLUSH_SECONDS = 5.0
 _START_SECONDS = 120.0
-_LONGEST_QUEUE = 10_000
-_PANEL_SECONDS = 10.0  # least time between two views of the model, which the run waits for
+_MAX_QUEUED = 10_000
+_PANEL_SECONDS = 10.0  # minimum between two views of the model, for which the run waits
 
-# The server ends with the run, even with one that is killed: the run holds the other end of standard input.
-# `os.read`, because a buffered read would hold a lock that the interpreter needs to exit. Without torch,
-# which visdom imports if it can, the server starts seconds sooner in far less memory. Since tornado 6.6,
-# `static_url` refuses "../user/style.css", which visdom's page names, so its addresses carry no version.
+# The run holds the other end of the server's standard input, so the server exits when the run ends or is
+# killed. It uses `os.read`, because a buffered read would hold a lock that the interpreter needs to exit.
+# visdom imports torch if it can; hiding torch makes the server start seconds sooner, in far less memory.
+# Since tornado 6.6, `static_url` rejects "../user/style.css", which visdom's page requests; the replacement
+# accepts any path and adds no version to the address.
 BOOTSTRAP = """
 import os, runpy, sys, threading
 def end_with_the_run():
@@ -52,17 +53,17 @@ runpy.run_module("visdom.server", run_name="__main__", alter_sys=True)
 class Visdom(Reporter):
     """Draws the run on a Visdom dashboard, in an environment named after the run.
 
-    Prints the dashboard's address once a server answers there. If the host is this machine and nothing
-    listens on the port, the run starts a server on the loopback address; it writes to `visdom.log` in the
-    run's folder and stops with the run. A server that was already there keeps running. The environment is
-    saved after every evaluation, so the next server with the same `env_path` shows it again.
+    Prints the dashboard's address once the server answers. If the host is this machine and nothing listens
+    on the port, the run starts a server on the loopback address. This server logs to `visdom.log` in the
+    run's folder and stops with the run; a server that was already running keeps running. The environment is
+    saved after every evaluation, so the next server with the same `env_path` shows the environment again.
 
-    If the dashboard fails, one warning says why, and the run goes on without it.
+    If the dashboard fails, one warning says why, and the run continues without it.
 
     Args:
-        host: name or URL of the server's machine; None is this one.
-        port: None is 8097.
-        env_path: folder in which a server started by the run keeps its environments; None is `~/.visdom`.
+        host: name or URL of the machine on which the server runs; None means this machine.
+        port: port of the server; None means the port in `host`, or 8097 if it has none.
+        env_path: folder in which a server started by the run saves environments; None means `~/.visdom`.
     """
 
     section = "Visdom"
@@ -75,15 +76,15 @@ class Visdom(Reporter):
         machine = address.netloc.rpartition("@")[2].removesuffix(f":{address.port}")
         self._url = f"{address.scheme}://{machine}:{self._port}"
         self._environments = Path(env_path or "~/.visdom").expanduser().absolute()
-        self._queue: queue.Queue[Sequence[Event | Panel] | None] = queue.Queue(_LONGEST_QUEUE)
+        self._queue: queue.Queue[Sequence[Event | Panel] | None] = queue.Queue(_MAX_QUEUED)
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._last_panel = -math.inf
 
     def on_start(self, run: RunStart) -> None:
-        """Start the thread, which looks for the dashboard."""
-        # The thread imports nothing: a loader process forked meanwhile would inherit a held lock.
+        """Start the thread, which connects to the dashboard."""
+        # Import here, not in the thread: a loader process forked during an import would inherit its lock.
         import rich.console  # noqa: F401, PLC0415
 
         self._run = run
@@ -92,7 +93,7 @@ class Visdom(Reporter):
         self._put(augmented(run.gallery))
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Start the thread, and draw the run again from its beginning."""
+        """Start the thread, and redraw the run from its beginning."""
         self.on_start(run)
         self._put(history)
 
@@ -101,7 +102,7 @@ class Visdom(Reporter):
         self._put([step])
 
     def on_evaluation(self, result: Evaluated) -> None:
-        """Draw the metrics of a split and, after the held-out one, what the model has learned."""
+        """Draw a split's metrics and, for the held-out split, what the model has learned."""
         if result.predictions is not None:
             import sklearn.metrics  # noqa: F401, PLC0415 - for the confusion matrix
         self._put([result])
@@ -111,7 +112,7 @@ class Visdom(Reporter):
             self._last_panel = time.monotonic()
 
     def close(self) -> None:
-        """Give the dashboard a few seconds for the last values, then stop a server that the run started."""
+        """Give the dashboard a few seconds for the last values; stop the server if the run started it."""
         if self._thread is None:
             return
         self._put(None)
@@ -128,13 +129,13 @@ class Visdom(Reporter):
             if not self._done.is_set():
                 self._queue.put_nowait(events)
         except queue.Full:
-            self._give_up(f"is slower than the run: {_LONGEST_QUEUE} events are waiting")
+            self._give_up(f"is slower than the run: {_MAX_QUEUED} events are waiting")
 
     def _give_up(self, reason: str) -> None:
         if not self._done.is_set():
             self._done.set()
             log = f" Its output is in {self._run.folder / 'visdom.log'}." if self._server else ""
-            message = "The dashboard at %s %s.%s The run goes on without it."
+            message = "The dashboard at %s %s.%s The run continues without it."
             logger.warning(message, self._url, reason, log)
 
     # Everything below runs in the thread.
@@ -152,7 +153,7 @@ class Visdom(Reporter):
 
                 self._connect()
                 if post("win_exists", {"win": "", "eid": self._run.name}) != "false":
-                    raise requests.RequestException("its answer was of another kind")
+                    raise requests.RequestException("unexpected answer to win_exists")
                 # visdom replaces slashes in the names of environments.
                 page = f"{self._url}/env/{quote(self._run.name.replace('/', '_'), safe='')}"
                 show(f"Dashboard: {page}" + (" (its server stops with the run)" if self._server else ""))
@@ -161,7 +162,7 @@ class Visdom(Reporter):
                     self._draw_waiting(drawing)
         except requests.RequestException as error:
             self._give_up(f"does not answer as a Visdom server does ({error})")
-        except Exception as error:  # a defect here must not stop the run either
+        except Exception as error:  # a bug here must not stop the run either
             logger.debug("The dashboard's thread failed.", exc_info=True)
             self._give_up(str(error) if isinstance(error, ConnectionError) else f"failed ({error!r})")
         finally:
@@ -170,12 +171,12 @@ class Visdom(Reporter):
                 self._server.communicate()
 
     def _connect(self) -> None:
-        """Wait for a server to listen; start one if it can run on this machine."""
+        """Wait until a server listens; start a server if the host is this machine."""
         deadline = time.monotonic() + _START_SECONDS
         while not _listens(self._host, self._port):
             if self._server is None:
                 if self._host not in ("localhost", "127.0.0.1", "::1"):
-                    raise ConnectionError("is not there: nothing listens at the address")
+                    raise ConnectionError("is not running: nothing listens at the address")
                 log = self._run.folder / "visdom.log"
                 self._server = start_server(self._port, environments=self._environments, log=log)
             exit_code = self._server.poll()
@@ -188,7 +189,7 @@ class Visdom(Reporter):
             self._done.wait(0.2)
 
     def _draw_waiting(self, drawing: Drawing) -> None:
-        """Wait for events, then draw all that have come."""
+        """Wait for events, then draw all events in the queue."""
         batches = [self._queue.get()]
         while not self._queue.empty():
             batches.append(self._queue.get_nowait())
@@ -207,9 +208,9 @@ def start_server(port: int, *, environments: Path, log: Path) -> subprocess.Pope
     """Start `python -m visdom.server` on 127.0.0.1, in a session that Ctrl-C does not reach.
 
     Args:
-        port: where it listens.
-        environments: folder in which it keeps the dashboards.
-        log: file to which its output is appended.
+        port: port on which the server listens.
+        environments: folder in which the server saves environments.
+        log: file to which the server's output is appended.
     """
     options = ("-port", str(port), "-bind_local", "-logging_level", "WARNING", "-env_path", str(environments))
     command = [sys.executable, "-c", BOOTSTRAP, *options]

@@ -1,4 +1,4 @@
-"""The windows of the dashboard, as messages to visdom's server: charts, tables, pictures and sounds."""
+"""Windows of the Visdom dashboard (charts, tables, images and sounds), as messages to its server."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ignite_trainer.reporters.page.render import element
 from ignite_trainer.support.formatting import visible
 
 Post = Callable[[str, Mapping[str, Any]], str]
-"""Sends a message to an endpoint of the server, and returns its answer."""
+"""Sends a message to one of the server's endpoints, and returns the answer."""
 
-_WIDEST = 1230  # pixels of a window that fit into a browser of 1280
+_MAX_WIDTH = 1230  # pixels; the width of a window that fits into a browser of 1280
 _LINE, _LETTER = 24, 7.5  # pixels: height of a line of text, width of a letter
 _SAMPLES = 3
 _MARGIN = {"l": 60, "r": 60, "t": 60, "b": 60}
 
 
 class Panel(NamedTuple):
-    """A window of HTML; a later one of the same name replaces it."""
+    """A window with HTML content. A later panel with the same name replaces it."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ class Panel(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """A line of a chart, and the environment that the chart is in."""
+    """A line of a chart, and the environment that contains the chart."""
 
     environment: str
     chart: str
@@ -49,7 +49,7 @@ class _Curve(NamedTuple):
 
 
 class Drawing:
-    """Draws one run, and the held-out metrics of all runs of its sweep in an environment named after that."""
+    """Draws a run, and adds its held-out metrics to the environment that the runs of its sweep share."""
 
     def __init__(self, run: RunStart, post: Post) -> None:
         self._run = run
@@ -59,7 +59,7 @@ class Drawing:
         self._draw_panel(_summary(run))
 
     def draw(self, events: Sequence[Event | Panel], *, is_last: bool) -> None:
-        """Draw events, with one update for each line that grew; save after an evaluation and at the end."""
+        """Draw events, with one update per line with new points; save after evaluations and at the end."""
         for number, curve in enumerate(self._curves):
             points = [point for event in events for point in _points(curve.line, event)]
             if points:
@@ -74,7 +74,7 @@ class Drawing:
             self._post("save", {"data": [self._run.name, *filter(None, [self._run.sweep])]})
 
     def _extend(self, curve: _Curve, points: Sequence[tuple[int, float]], *, is_begun: bool) -> None:
-        """Append points; a resumed run begins its lines anew, also in the chart of its sweep."""
+        """Append points to a line. A resumed run redraws its lines, also in the charts of its sweep."""
         place = {"win": curve.chart, "eid": curve.environment}
         window, name = curve.window, _inert(curve.line.label)
         title = _inert(window.name)
@@ -93,7 +93,7 @@ class Drawing:
             "xaxis": {"title": _inert(window.x_label)},
             "yaxis": {"title": _inert(window.y_label)},
         }
-        opts = {"title": title, "width": min(window.width, _WIDEST), "height": window.height}
+        opts = {"title": title, "width": min(window.width, _MAX_WIDTH), "height": window.height}
         exists = is_begun or self._post("win_exists", place) == "true"
         how = {"name": name, "append": is_begun} if exists else {}
         message = {**place, "data": [trace], "layout": layout, "opts": opts, **how}
@@ -111,7 +111,7 @@ class Drawing:
         self._post("events", {**where, "data": [data], "layout": layout, "opts": opts})
 
     def _draw_confusion(self, predictions: Predictions) -> None:
-        """Draw the matrix of the report: shares of the rows, with the counts written over them."""
+        """Draw the report's confusion matrix: colours show shares of the rows, and text shows counts."""
         kept = statistics.finite(predictions)
         if kept.multilabel or not len(kept):
             return
@@ -141,20 +141,20 @@ class Drawing:
             "yaxis": {**axis, "title": "True class", "autorange": "reversed"},
         }
         side = round(max(300, _LINE * len(names)) + _LETTER * max(map(len, names)))
-        opts = {"title": layout["title"], "width": min(_WIDEST, side + 240), "height": side + 140}
+        opts = {"title": layout["title"], "width": min(_MAX_WIDTH, side + 240), "height": side + 140}
         self._draw_window("confusion", heat, opts, layout)
 
 
 def augmented(gallery: Gallery) -> list[Panel]:
-    """Show a few samples as they are and as the model gets them; [] if none can be shown."""
+    """Show a few original samples next to the model's inputs; return [] if no sample can be shown."""
     rows = [f"<tr>{_cell(before)}{_cell(after)}</tr>" for before, after in gallery.augmented(_SAMPLES)]
-    header = "<tr><th>original</th><th>as the model gets it in the first epoch</th></tr>"
+    header = "<tr><th>original</th><th>as the model receives it in the first epoch</th></tr>"
     table = '<table style="width: 100%; table-layout: fixed; overflow-wrap: anywhere">{}</table>'
     return [Panel("samples", "Samples", table.format(header + "".join(rows)))] if rows else []
 
 
 def learned(gallery: Gallery, epoch: int) -> list[Panel]:
-    """Show what the model has learned so far; [] if its task shows nothing."""
+    """Show what the model has learned so far; return [] if its task has nothing to show."""
     content = "".join(
         (f"<p>{_escaped(exhibit.explanation)}</p>" if exhibit.explanation else "") + _fitting(exhibit)
         for exhibit in gallery.model()
@@ -168,7 +168,7 @@ def _cell(portrait: Portrait) -> str:
 
 
 def _fitting(exhibit: Exhibit) -> str:
-    """Write an exhibit in its own size, or as wide as its place if that is less."""
+    """Format an exhibit in its natural size, but no wider than its container."""
     return element(exhibit).replace(" ", ' style="width: auto; max-width: 100%" ', 1)
 
 
@@ -183,11 +183,11 @@ def _summary(run: RunStart) -> Panel:
         f"<details><summary>Protocol</summary><pre>{protocol}</pre></details>"
     )
     lines = 5 + sum(1 + len(value) // 110 for value in run.facts.values())
-    return Panel("summary", run.name, content, width=_WIDEST, height=_LINE * lines)
+    return Panel("summary", run.name, content, width=_MAX_WIDTH, height=_LINE * lines)
 
 
 def _curves(run: RunStart) -> Iterator[_Curve]:
-    """List the lines of all charts: loss, rates and speed, the windows of `Metrics`, and the sweep's."""
+    """List the lines of all charts: loss, learning rates, speed, the windows of `Metrics`, and the sweep."""
     rules = [rule["match"] for rule in run.protocol.get("Parameters", []) if rule.get("train", True)]
     rates = {f"rate {number}": name for number, name in enumerate(rules or ["group 1"])}
     training = {"Loss": {"loss": "Loss"}, "Learning rate": rates, "Samples/s": {"speed": "Samples/s"}}
@@ -196,7 +196,7 @@ def _curves(run: RunStart) -> Iterator[_Curve]:
             name=title,
             x_label="#Iterations",
             y_label=title,
-            width=_WIDEST,
+            width=_MAX_WIDTH,
             height=416,
             lines=tuple(
                 Line(key=f"iteration.{key}", label=label, split="train", by_iteration=True)
@@ -224,7 +224,7 @@ def _curves(run: RunStart) -> Iterator[_Curve]:
 
 
 def _points(line: Line, event: Event | Panel) -> Iterator[tuple[int, float]]:
-    """Give the point that an event adds to a line, if any."""
+    """Yield the point that an event adds to a line, if any."""
     if isinstance(event, Iteration) and line.by_iteration:
         rates = {f"iteration.rate {number}": rate for number, rate in enumerate(event.learning_rates)}
         own = {"iteration.loss": event.loss, "iteration.speed": event.samples_per_second, **rates}
@@ -242,6 +242,6 @@ def _escaped(text: str) -> str:
 
 
 def _inert(text: str) -> str:
-    """Escape text for plotly, which knows links, bold type, and mathematics between two dollar signs."""
+    """Escape text for plotly, which would render links, bold type, and math between two dollar signs."""
     text = html.escape(visible(text), quote=False)
     return text.replace("$", "&#36;") if text.count("$") > 1 else text

@@ -1,4 +1,4 @@
-"""The report page: sections about predictions, samples and the model, and their HTML.
+"""Report pages: sections about predictions and samples, and their HTML.
 
 Importing this package is cheap: matplotlib, scikit-learn and Jinja are imported when used.
 """

@@ -1,6 +1,6 @@
-"""The hardest samples of a report.
+"""The hardest samples, for reports.
 
-They are saved in `exhibits/` in the run's folder, where the report of a sweep finds them.
+They are saved in `exhibits/` in the run's folder, where the sweep's report finds them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from ignite_trainer.reporters.page import statistics
 from ignite_trainer.reporters.page.render import Section
 from ignite_trainer.support.files import whole_file, write_json
 
-MOST_SAMPLES = 6
-MOST_BYTES = 4 * 2**20
-"""Limit for all samples in a report together."""
+MAX_SAMPLES = 6
+MAX_BYTES = 4 * 2**20
+"""Limit on the total size of a report's samples."""
 _FOLDER = "exhibits"
 _HARDEST = f"{_FOLDER}/hardest.json"
 
 
 def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> None:
     """Save the misclassified samples with the largest `statistics.margins`, hardest first."""
-    shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # those of an earlier report
+    shutil.rmtree(folder / _FOLDER, ignore_errors=True)  # samples of an earlier report
     kept = statistics.finite(predictions)
     if not kept.positions or not kept.scores.size:
         return
     margins = statistics.margins(kept)
     hardest = [row for row in np.argsort(-margins, kind="stable") if not kept.correct[row]]
     saved: list[dict[str, Any]] = []
-    room = MOST_BYTES
-    for row in hardest[:MOST_SAMPLES]:
+    room = MAX_BYTES
+    for row in hardest[:MAX_SAMPLES]:
         for portrait in gallery.held_out([kept.positions[row]]):
             room -= sum(len(exhibit.content) for exhibit in portrait.exhibits)
             if room >= 0:
@@ -47,19 +47,19 @@ def save_hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> No
 
 
 def hardest_section(runs: Iterable[Path]) -> list[Section]:
-    """Show the hardest of the samples saved in the folders of runs; [] without any."""
+    """Show the hardest samples saved in the runs' folders; return [] if there are none."""
     found = [
         (run, entry)
         for run in runs
         if (run / _HARDEST).exists()
         for entry in json.loads((run / _HARDEST).read_text(encoding="utf-8"))
     ]
-    hardest = sorted(found, key=lambda pair: -pair[1]["margin"])[:MOST_SAMPLES]
+    hardest = sorted(found, key=lambda pair: -pair[1]["margin"])[:MAX_SAMPLES]
     if not hardest:
         return []
     text = (
-        "The misclassified samples of the held-out split in which the predicted class's score exceeds the "
-        "true class's score most."
+        "The misclassified samples of the held-out split for which the predicted class's score exceeds the "
+        "true class's score by the largest margin."
     )
     return [Section(title="Hardest samples", text=[text], parts=[_sample(*pair) for pair in hardest])]
 

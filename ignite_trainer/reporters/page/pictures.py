@@ -1,4 +1,4 @@
-"""Pictures of predictions: confusion matrix, accuracy of each class, and reliability diagram."""
+"""Figures about predictions: confusion matrix, accuracy of each class, and reliability diagram."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 
@@ -21,19 +21,23 @@ _BLUE, _RED = COLOURS[:2]
 _POINTS = 72  # per inch
 _LETTER_INCHES = 0.09  # average width of a letter
 _DIGIT = 0.62  # width of a digit relative to the font size
-_SMALLEST_FONT = 5.0
+_MIN_FONT_SIZE = 5.0
 _ROW_INCHES = 0.2
-MOST_CLASSES_IN_MATRIX = 60
-"""Largest number of rows; with more classes, the picture shows those with the most errors."""
-MOST_BARS = 100
-"""Largest number of bars; with more classes, the picture shows the lowest."""
+MAX_CLASSES_IN_MATRIX = 60
+"""Maximum number of rows; if there are more classes, the figure shows those with the most errors."""
+MAX_BARS = 100
+"""Maximum number of bars; if there are more classes, the figure shows those with the lowest values."""
 
 
 def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
-    """Draw a matrix of counts `[K, K]`: a row for each true class, a column for each predicted class.
+    """Draw a confusion matrix.
 
-    A cell's colour is its share of the row; counts are written if they fit. The picture grows with the number
-    of classes and the length of their names.
+    A cell's colour shows its share of the row; counts are written into the cells if they fit. The figure
+    grows with the number of classes and the length of their names.
+
+    Args:
+        matrix: number of samples of each true class (row) and predicted class (column), `[K, K]`.
+        class_names: names of the K classes.
     """
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import PercentFormatter
@@ -42,7 +46,7 @@ def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
     cells = np.ix_(chosen, chosen)
     shares, counts = row_shares(matrix)[cells], matrix[cells]
     names = [short_name(class_names[number]) for number in chosen]
-    cell = min(max(0.2, 5.0 / len(names)), 1.2)  # inches; a name of nine points needs 0.2
+    cell = min(max(0.2, 5.0 / len(names)), 1.2)  # inches; a name in 9-point type needs 0.2
     side, name_inches = cell * len(names), _LETTER_INCHES * max(map(len, names))
     upright = name_inches > cell
     height = side + (name_inches if upright else 0.2) + 1.2
@@ -71,16 +75,16 @@ def confusion_figure(matrix: Counts, class_names: Sequence[str]) -> Figure:
 
 
 def chosen_classes(matrix: Counts) -> Counts:
-    """Return the indices of the classes to draw, in order: all, or those with the most errors."""
-    if len(matrix) <= MOST_CLASSES_IN_MATRIX:
+    """Return the indices of the classes to draw: all, or those with the most errors, in ascending order."""
+    if len(matrix) <= MAX_CLASSES_IN_MATRIX:
         return np.arange(len(matrix))
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
-    most = min(MOST_CLASSES_IN_MATRIX, max(2, np.count_nonzero(errors)))
+    most = min(MAX_CLASSES_IN_MATRIX, max(2, np.count_nonzero(errors)))
     return np.sort(np.argsort(-errors, kind="stable")[:most])
 
 
 def row_shares(matrix: Counts) -> Floats:
-    """Divide each count by the sum of its row; 0 in a row without samples."""
+    """Divide each count by the sum of its row; rows without samples stay 0."""
     shares: Floats = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     return shares
 
@@ -97,7 +101,7 @@ def title_of(matrix: Counts, *, drawn: int) -> str:
 def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float) -> None:
     digits = len(str(counts.max()))
     size = min(10.0, 0.55 * cell_inches * _POINTS, 0.9 * cell_inches * _POINTS / (_DIGIT * digits))
-    if size < _SMALLEST_FONT:
+    if size < _MIN_FONT_SIZE:
         return
     for row, column in np.argwhere(counts):
         colour = "white" if shares[row, column] > 0.4 else "black"
@@ -109,18 +113,18 @@ def _write_counts(axes: Axes, counts: Counts, shares: Floats, cell_inches: float
 def classes_figure(
     values: Floats, notes: Sequence[str], class_names: Sequence[str], *, measure: str
 ) -> Figure:
-    """Draw a bar for each class that has a value, the highest at the top.
+    """Draw a bar for each class that has a value, with the highest at the top.
 
     Args:
-        values: `[K]` in 0..1; NaN for a class to leave out.
-        notes: text beside each bar, such as "37 of 40".
+        values: value of each class, `[K]`, 0..1; classes with NaN are not drawn.
+        notes: text next to each bar, such as "37 of 40".
         class_names: names of the K classes.
-        measure: name of the values.
+        measure: name of the values, for the title.
     """
     from matplotlib.ticker import PercentFormatter
 
     known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(-values[known], kind="stable")][-MOST_BARS:]
+    order = known[np.argsort(-values[known], kind="stable")][-MAX_BARS:]
     rows = range(len(order))
     figure = new_figure(8.0, 1.3 + _ROW_INCHES * max(4, len(order)), dpi=150)
     axes = figure.subplots()
@@ -144,7 +148,7 @@ def classes_figure(
 
 
 def calibration_figure(calibration: Calibration, *, multilabel: bool) -> Figure:
-    """Draw a reliability diagram over a histogram of the confidences."""
+    """Draw a reliability diagram above a histogram of the confidences."""
     figure = new_figure(6.4, 7.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     count = int(calibration.counts.sum())

@@ -1,6 +1,6 @@
-"""HTML of `report.html`: a single file with its pictures and sounds, without scripts.
+"""Renders `report.html`, a single file with embedded images and sounds and without scripts.
 
-Its content security policy blocks scripts and requests.
+The page's content security policy blocks scripts and requests.
 """
 
 # ruff: noqa: PLC0415 (`--help` need not load a template engine)
@@ -19,22 +19,22 @@ from ignite_trainer.api import file_names
 from ignite_trainer.api.media import Exhibit
 from ignite_trainer.support.formatting import visible
 
-_POINTS = 72  # an inch
+_POINTS = 72  # per inch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Part of a page. Attributes are shown in this order; all text is plain.
+    """Part of a page, which shows the attributes in this order. All text is plain text.
 
     Attributes:
         title: heading of the section.
         text: paragraphs.
-        links: purpose of a file by its path, relative to the page.
-        exhibits: pictures and players, each below its explanation.
-        folded: line to click to unfold table and code; "" always shows them.
+        links: purpose of each linked file, by the file's path relative to the page.
+        exhibits: images and players, each below its explanation.
+        folded: line that unfolds the table and the code when clicked; if empty, both are always shown.
         header: column names of the table; may be empty.
         rows: rows of the table.
-        left: number of left-aligned columns; the others hold numbers.
+        left: number of columns, from the left, that hold text; the others hold numbers.
         code: preformatted text.
         parts: subsections.
     """
@@ -55,8 +55,8 @@ def render(lead: Section, sections: Sequence[Section]) -> str:
     """Render a page as HTML.
 
     Args:
-        lead: title and top of the page.
-        sections: the rest of the page, linked below the title.
+        lead: top of the page; its title is the title of the page.
+        sections: rest of the page; the title is followed by links to them.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -81,23 +81,23 @@ def render(lead: Section, sections: Sequence[Section]) -> str:
 
 
 def picture(path: Path, what: str) -> Exhibit:
-    """Read a PNG file; `what` describes it for those who cannot see it."""
+    """Read a PNG file; `what` becomes its alternative text."""
     return Exhibit(what=what, media_type="image/png", content=path.read_bytes())
 
 
 def report_line(folder: Path) -> str | None:
-    """Return the address of the report in a folder as a terminal links it; None if there is no report."""
+    """Return a line with the URL of the report in a folder; None if there is no report."""
     path = folder / file_names.PAGE
     return f"Report: {path.resolve().as_uri()}" if path.exists() else None
 
 
 def element(exhibit: Exhibit) -> str:
-    """Write an exhibit as an HTML element with its content embedded."""
+    """Format an exhibit as an HTML element with embedded content."""
     what = escape(visible(exhibit.what))
     source = f"data:{exhibit.media_type};base64,{base64.b64encode(exhibit.content).decode()}"
     if exhibit.is_picture:
         return f'<img src="{source}" alt="{what}"{_width(exhibit.content)}>'
-    # HTML names its players after the kind of medium.
+    # HTML's players are named after the kind of medium.
     return (
         f'<{exhibit.kind} class="player" controls preload="metadata" src="{source}" aria-label="{what}">'
         f"</{exhibit.kind}>"
@@ -105,9 +105,9 @@ def element(exhibit: Exhibit) -> str:
 
 
 def _width(picture: bytes) -> str:
-    """Return a width attribute that shows a letter of ten points ten pixels high.
+    """Return a width attribute that shows 10-point type 10 pixels high.
 
-    Phones show a picture at that width (see page.css) and scroll it if it is wider than the screen.
+    Phones show an image at this width (see page.css) and scroll it if it is wider than the screen.
     """
     from PIL import Image
 

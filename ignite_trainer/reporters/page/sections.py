@@ -1,4 +1,4 @@
-"""Sections of a report about predictions, with their pictures."""
+"""Report sections about predictions, with their figures."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ignite_trainer.support.formatting import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NAMED = 10  # classes without samples that are named; more are only counted
+_MAX_NAMED = 10  # classes without samples; if there are more, they are only counted
 
 
 def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]:
-    """Describe predictions, and write the pictures of the sections, such as `classes.png`, into a folder.
+    """Describe predictions, and write the sections' figures, such as `classes.png`, into a folder.
 
-    There is no confusion matrix if samples can have several classes, and no calibration if scores are not
-    probabilities. Samples with scores that are not finite are left out and counted in the text.
+    The confusion matrix is omitted if samples can have several classes, and the calibration if scores are not
+    probabilities. Samples with non-finite scores are excluded and counted in the text.
 
     Args:
-        predictions: of one split, or of several, pooled.
-        folder: for the pictures; each is whole or absent.
+        predictions: predictions for one split, or pooled over several runs.
+        folder: folder for the figures, which are written atomically.
     """
     kept = statistics.finite(predictions)
     text = []
     if left_out := len(predictions) - len(kept):
         of = f"{left_out:,} of {len(predictions):,} samples"
-        text.append(f"{of} have scores that are not finite; they are left out below.")
+        text.append(f"{of} have scores that are not finite; they are excluded below.")
     if not kept.scores.size:
         return [Section(title="Predictions", text=[*text, "There are no scores."])]
     confusions = [] if kept.multilabel else [_confusions(kept, folder)]
@@ -77,7 +77,7 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
         columns = [*counts, list(map(_percent, values)), list(map(_interval, right, samples))]
     absent = [name for name, count in zip(names, samples, strict=True) if not count]
     if absent:
-        listed = f" ({', '.join(absent)})" if len(absent) <= _NAMED else ""
+        listed = f" ({', '.join(absent)})" if len(absent) <= _MAX_NAMED else ""
         summary.append(f"Classes without samples: {len(absent)} of {len(names)}{listed}.")
     loss = statistics.cross_entropy(predictions)
     if loss is not None:

@@ -1,4 +1,4 @@
-"""Statistics of predictions. Scores have to be finite: `finite` removes samples with others."""
+"""Statistics of predictions. Scores must be finite; `finite` removes samples with other scores."""
 
 # ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import, which `--help` need not pay)
 
@@ -15,20 +15,20 @@ from ignite_trainer.api.predictions import Predictions
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-_ROUNDING = 1e-5  # how far rounding may carry single-precision probabilities out of 0..1
+_ROUNDING = 1e-5  # how far rounding may take float32 probabilities outside 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Confidences compared with how often they are correct.
+    """Comparison of confidences with the share of correct predictions.
 
     Attributes:
-        counts: number of confidences in each of M equal bins of 0..1, `[M]`.
-        shares: share of each bin that is correct, `[M]`; NaN for an empty bin.
-        confidences: mean confidence of each bin, `[M]`; NaN for an empty bin.
+        counts: number of confidences in each of M bins of equal width in 0..1, `[M]`.
+        shares: share of correct predictions in each bin, `[M]`; NaN for an empty bin.
+        confidences: mean confidence in each bin, `[M]`; NaN for an empty bin.
         error: expected calibration error, see `calibration`.
         mean_confidence: mean over all confidences.
-        accuracy: share of all that is correct.
+        accuracy: share of correct predictions over all bins.
     """
 
     counts: Counts
@@ -40,7 +40,7 @@ class Calibration:
 
 
 def finite(predictions: Predictions) -> Predictions:
-    """Remove samples with a score that is not finite."""
+    """Remove samples with non-finite scores."""
     kept = np.asarray(np.isfinite(predictions.scores).all(axis=1))
     return replace(
         predictions,
@@ -73,7 +73,7 @@ def recalls(predictions: Predictions) -> Floats:
 
 
 def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
-    """Return the bounds of the 95 % score interval of an accuracy (Wilson 1927, JASA 22:209).
+    """Return the bounds of an accuracy's 95 % score interval (Wilson 1927, JASA 22:209).
 
     Args:
         right: number of correct samples, 0 to `samples`.
@@ -86,9 +86,9 @@ def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
 
 
 def cross_entropy(predictions: Predictions) -> float | None:
-    """Return the mean cross-entropy in nats, or the mean binary cross-entropy of all classes if multilabel.
+    """Return the mean cross-entropy in nats; for multilabel predictions, the mean binary cross-entropy.
 
-    None if scores are not probabilities, or if a sample has no class and is not multilabel.
+    Return None if scores are not probabilities, or if a sample has no class without being multilabel.
     """
     targets, scores = predictions.targets, predictions.scores
     if not _are_probabilities(scores) or not (predictions.multilabel or targets.any(axis=1).all()):
@@ -99,9 +99,9 @@ def cross_entropy(predictions: Predictions) -> float | None:
 
 
 def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, int, float]]:
-    """List true class, predicted class, samples and their share of the true class.
+    """List the most frequent confusions, by number of samples and then by share, in descending order.
 
-    Most samples come first; between equal numbers, the larger share.
+    Each has the true class, the predicted class, the number of samples and their share of the true class.
     """
     pairs = [(row, column) for row, column in np.argwhere(matrix) if row != column]
     errors = [(*pair, matrix[pair], matrix[pair] / matrix[pair[0]].sum()) for pair in pairs]
@@ -111,7 +111,7 @@ def most_confused(matrix: Counts, *, limit: int = 10) -> list[tuple[int, int, in
 def margins(predictions: Predictions) -> Floats:
     """Return the highest score of a wrong class minus the lowest score of a true class, `[N]`.
 
-    A sample without a true class, or without a wrong one, has 0 in place of that score.
+    If a sample has no true class, or no wrong class, 0 replaces the missing score.
     """
     wrong = np.where(predictions.targets, -np.inf, predictions.scores).max(axis=1, initial=-np.inf)
     right = np.where(predictions.targets, predictions.scores, np.inf).min(axis=1, initial=np.inf)
@@ -127,14 +127,17 @@ def average_precisions(predictions: Predictions) -> Floats:
 
 
 def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | None:
-    """Compare confidences with how often they are correct; None without scores or if some are outside 0..1.
+    """Compare confidences with the share of correct predictions.
 
-    A sample's confidence is its highest score, correct if it belongs to the true class. If multilabel, every
-    score is a confidence of its own, correct if the sample has its class.
+    A sample's confidence is its highest score, which is correct if it belongs to the true class. For
+    multilabel predictions, every score is a confidence, which is correct if the sample has the class.
 
     The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) is the mean gap between
-    share and confidence over bins, weighted by their counts. Bin m of M is `((m - 1) / M, m / M]`; 0 is in
-    the first.
+    share and confidence over bins, weighted by the bins' counts. Bin m of M is `((m - 1) / M, m / M]`; the
+    first bin also includes 0.
+
+    Returns:
+        The calibration; None if there are no scores, or if some scores are outside 0..1.
     """
     from sklearn.calibration import calibration_curve
 

@@ -43,7 +43,7 @@ def test_a_failing_reporter_is_logged_once_and_left_out(
     assert sound.calls == ["on_start", *["on_evaluation"] * 3, "close"]
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.getMessage() == (
-        "The reporter Recorder failed (OSError: No space left on device). The run goes on without it."
+        "The reporter Recorder failed (OSError: No space left on device). The run continues without it."
     )
 
 

@@ -60,7 +60,7 @@ def the_only_warning(caplog: pytest.LogCaptureFixture) -> str:
     assert (record.levelno, record.name) == (logging.WARNING, "ignite_trainer.reporters.visdom")
     message = record.getMessage()
     assert message.startswith("The dashboard at http")
-    assert message.endswith("The run goes on without it.")
+    assert message.endswith("The run continues without it.")
     return message
 
 
@@ -92,7 +92,7 @@ SLEEPS = "import time; time.sleep(120)"
     [
         ({"BOOTSTRAP": SLEEPS, "_START_SECONDS": 0.5}, "could not be started: its server does not answer"),
         ({"_ANSWER_SECONDS": 0.5}, "Read timed out"),
-        ({"_ANSWER_SECONDS": 100.0, "_LONGEST_QUEUE": 5}, "is slower than the run"),
+        ({"_ANSWER_SECONDS": 100.0, "_MAX_QUEUED": 5}, "is slower than the run"),
     ],
 )
 def test_a_server_that_never_answers(
@@ -174,7 +174,7 @@ def test_another_machine_without_a_server(
     reporter = Visdom(host=host, port=free_port)
     reporter.on_start(run)
     message = carry_on_until_given_up(reporter, caplog)
-    assert f"127.0.0.2:{free_port} is not there: nothing listens at the address." in message
+    assert f"127.0.0.2:{free_port} is not running: nothing listens at the address." in message
     assert not (run.folder / "visdom.log").exists()
 
 

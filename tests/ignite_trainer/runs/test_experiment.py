@@ -350,7 +350,7 @@ def test_a_reporter_that_fails_does_not_stop_the_run(
     (record,) = [record for record in caplog.records if record.name.startswith("ignite_trainer")]
     assert (
         record.getMessage()
-        == "The reporter Broken failed (OSError: no space left in Toy). The run goes on without it."
+        == "The reporter Broken failed (OSError: no space left in Toy). The run continues without it."
     )
 
 

@@ -59,7 +59,7 @@ def test_the_hardest_come_first_and_are_few(eight: Predictions, tmp_path: Path) 
         text=["True class: dog <b> (0.125). Predicted: cat (0.875)."],
         exhibits=[Exhibit(what="Sound", media_type="audio/ogg", content=bytes(10))],
     )
-    assert len(list((tmp_path / "exhibits").glob("*.ogg"))) == len(shown) == media.MOST_SAMPLES
+    assert len(list((tmp_path / "exhibits").glob("*.ogg"))) == len(shown) == media.MAX_SAMPLES
 
 
 def test_correctly_classified_samples_are_not_shown(predict: Predict, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_correctly_classified_samples_are_not_shown(predict: Predict, tmp_path: 
 
 
 def test_the_size_of_shown_samples_is_limited(eight: Predictions, tmp_path: Path) -> None:
-    assert len(hardest(eight, Samples(size=media.MOST_BYTES // 2), tmp_path)) == 2
+    assert len(hardest(eight, Samples(size=media.MAX_BYTES // 2), tmp_path)) == 2
 
 
 def test_samples_that_cannot_be_shown_are_left_out(eight: Predictions, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_without_a_finite_score_there_is_nothing_to_show(tmp_path: Path, samples
 def test_samples_without_finite_scores_are_counted_and_left_out(predict: Any, tmp_path: Path) -> None:
     scores = [[0.9, 0.1], [math.nan, 0.4], [0.3, 0.7]]
     text = text_of(*prediction_sections(predict(scores, [0, 1, 1]), tmp_path))
-    assert "1 of 3 samples have scores that are not finite; they are left out below." in text
+    assert "1 of 3 samples have scores that are not finite; they are excluded below." in text
     assert "(2 of 2 samples; " in text
 
 
