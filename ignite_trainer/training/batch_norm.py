@@ -1,4 +1,4 @@
-"""Batch norm over the batch of all processes, whose statistics do not depend on their number."""
+"""Batch norm with the statistics of the global batch, for any number of processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ignite_trainer.support.distributed import gather_rows, sum_over_all, world_
 
 
 def synchronise_batch_norms(model: nn.Module) -> None:
-    """Replace every batch norm of a model by one whose statistics in train mode are those of all processes.
+    """Replace every batch norm in a model with one that uses the statistics of all processes in train mode.
 
     Names, parameters and buffers stay the same; with one process, nothing changes. All processes must run
-    each batch norm equally often in a step, or set `synchronised` to false for that time.
+    each batch norm the same number of times in a step, or set `synchronised` to false for that step.
     """
     for module in model.modules():
         for name, child in module.named_children():
@@ -27,10 +27,10 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class SynchronisedBatchNorm(nn.Module):
-    """Mixin for batch norms that takes mean and variance over all processes while `synchronised` is true.
+    """Mixin for a batch norm that takes mean and variance over all processes while `synchronised` is true.
 
-    With n values of a channel in all, mean m and biased variance v = sum (x - m)^2 / n, the output is
-    (x - m) / sqrt(v + eps), and the running variance follows v n / (n - 1), as in torch.
+    For a channel with n values in total, mean m and biased variance v = sum (x - m)^2 / n, the output is
+    (x - m) / sqrt(v + eps), and the running variance is updated with v n / (n - 1), as in torch.
     """
 
     synchronised = True
@@ -81,8 +81,8 @@ class SynchronisedBatchNorm(nn.Module):
 class _OnCuda(torch.autograd.Function):
     """Synchronised batch norm in torch's CUDA kernels.
 
-    torch's own function also handles processes with empty input, for which the host waits for the device in
-    every layer. In training, every process has at least one sample.
+    torch's own function also handles processes with empty input, so it makes the host wait for the device in
+    every layer. Here, every process has at least one sample in training.
     """
 
     @staticmethod
@@ -125,9 +125,9 @@ class _OnCuda(torch.autograd.Function):
 
 
 def _dense(x: Tensor) -> Tensor:
-    """Lay out a tensor as the kernels take it: channels last, or contiguous."""
+    """Return a tensor in a memory layout that the kernels accept: channels last, or contiguous."""
     formats = (torch.channels_last, torch.channels_last_3d)
-    return x if any(x.is_contiguous(memory_format=each) for each in formats) else x.contiguous()
+    return x if any(x.is_contiguous(memory_format=layout) for layout in formats) else x.contiguous()
 
 
 _SYNCHRONISED: dict[type[nn.Module], type[SynchronisedBatchNorm]] = {

@@ -30,9 +30,9 @@ from ignite_trainer.training.out_of_memory import evaluation_failed, largest_tha
 from ignite_trainer.training.parameters import ParameterPlan
 
 _LEFT_FREE = 0.05
-"""Share of a device's memory that a batch must leave free, as memory gets fragmented in a long run."""
+"""Share of a device's memory that a batch must leave free, as memory becomes fragmented in a long run."""
 
-RUNNING_LOSS = "ignite_trainer.running_loss"  # not the label of any metric
+RUNNING_LOSS = "ignite_trainer.running_loss"  # differs from every metric's label
 
 
 def make_trainer(
@@ -52,18 +52,19 @@ def make_trainer(
     """Make an engine that computes the task's loss and takes an optimizer step every `accumulate` batches.
 
     Args:
-        task: its training step gives the loss.
-        model: in train mode from the start of each epoch, except what `plan` freezes.
-        optimizer: see `OptimizerSteps` for the hook `before_optimizer_step` of modules.
-        plan: the parameters that are trained.
-        setup: the `Setup` of the run.
-        device: of model and batches.
-        scaler: the `loss_scaler`, if it is saved in checkpoints.
-        watch: checks losses and gradients. The batches of a step that it leaves out have no loss in the
-            engine's output, and metrics do not count them.
+        task: task whose training step returns the loss.
+        model: model to train. It is put in train mode at the start of each epoch, except for the modules that
+            `plan` freezes.
+        optimizer: optimizer of the model; see `OptimizerSteps` for the modules' `before_optimizer_step` hook.
+        plan: trained parameters and frozen modules.
+        setup: `Setup` section of the run.
+        device: device of the model and the batches.
+        scaler: result of `loss_scaler`, if it is saved in checkpoints.
+        watch: check of losses and gradients. The batches of a step that it skips have no loss in the engine's
+            output, and metrics do not count them.
         progress: whether to show a progress bar.
-        average: the `running_average` of the loss, if it is saved in checkpoints.
-        lone_samples: leaves fields out of batches in which batch norm would see a single value.
+        average: result of `running_average`, if it is saved in checkpoints.
+        lone_samples: filter that drops fields from batches in which batch norm would see a single value.
     """
     step = _TrainingStep(
         task=task,
@@ -86,7 +87,7 @@ def make_trainer(
 
 @dataclass(eq=False, kw_only=True)
 class _TrainingStep:
-    """The process function of the trainer."""
+    """Process function of the trainer."""
 
     task: Task
     model: nn.Module
@@ -110,7 +111,7 @@ class _TrainingStep:
             if not is_out_of_memory(error):
                 raise
             reason = str(error)
-        # The step's tensors are only free now that nothing refers to the error.
+        # The step's tensors are only freed here, where no reference to the error is left.
         alone_on_cuda = self.device.type == "cuda" and world_size() == 1
         fits = self._fitting(batch) if alone_on_cuda else None
         raise training_failed(reason, self.setup, fits=fits, embeds=isinstance(self.task, EmbeddingTask))
@@ -118,8 +119,8 @@ class _TrainingStep:
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
         watch, steps = self.watch, self._steps
         at = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        # The last optimizer step of an epoch has fewer batches if `accumulate` does not divide the epoch; its
-        # gradients are averaged over the batches it has.
+        # The last optimizer step of an epoch has fewer batches if `accumulate` does not divide the number of
+        # batches; its gradients are averaged over the batches that it has.
         batches = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % batches
         first = position - position % self.setup.accumulate
@@ -132,7 +133,7 @@ class _TrainingStep:
         )
         if output is None or output.loss is None:
             raise TypeError(f"{type(self.task).__name__}.training_step returned no loss.")
-        loss = output.loss.detach().float()  # averages over many steps need more digits than bfloat16 has
+        loss = output.loss.detach().float()  # averages over many steps need more precision than bfloat16 has
         if watch.loss(loss, whole.indices, **at):
             with record_function("step/backward"):
                 steps.backward(output.loss / size)
@@ -153,7 +154,7 @@ class _TrainingStep:
             return training_step(self.task, self.model, batch)
 
     def _fitting(self, batch: Batch) -> int | None:
-        """Find how many samples of a batch fit into the device's memory; None if no size was found.
+        """Find how many samples of a batch fit in the device's memory; return None if no size is found.
 
         The trials change the weights, which does not matter because the run is about to end.
         """
@@ -164,7 +165,7 @@ class _TrainingStep:
             torch.cuda.empty_cache()
             part = Batch(batch.indices[:size], part_of(batch.sample, slice(0, size)))
             left_free = torch.empty(free, dtype=torch.uint8, device=self.device)
-            for _ in range(2):  # the second step also holds the optimizer state of the first
+            for _ in range(2):  # the second step also needs memory for the optimizer state
                 output = self._forward(part).output
                 if output is not None and output.loss is not None:
                     output.loss.backward()
@@ -177,7 +178,7 @@ class _TrainingStep:
 
 
 def running_loss(trainer: Engine) -> float:
-    """Return the running average of the loss as last read back; nan while every step was left out."""
+    """Return the last logged running average of the loss; nan if all steps so far were skipped."""
     value = trainer.state.metrics.get(RUNNING_LOSS)
     return math.nan if value is None else float(value)
 
@@ -190,10 +191,10 @@ def running_average(device: torch.device) -> RunningAverage:
 def make_evaluator(
     task: Task, model: nn.Module, setup: Setup, *, device: torch.device, title: str | None
 ) -> Engine:
-    """Make an engine that computes the task's scores and targets in eval mode, without gradient.
+    """Make an engine that computes the task's scores and targets in eval mode, without gradients.
 
-    The output is None if the batch is empty. With several processes, output and batch are those of all of
-    them. Without a `title`, no progress bar is shown.
+    The output is None if the batch is empty. With several processes, the engine's output and batch cover the
+    samples of all processes. The progress bar has the `title`; if it is None, no bar is shown.
     """
 
     def step(engine: Engine, batch: Batch) -> StepOutput | None:
@@ -220,7 +221,7 @@ def make_evaluator(
 
 
 def _show_progress(engine: Engine, title: str, events: Any, *, loss: bool = False) -> None:
-    """Attach a progress bar; without a terminal, print lines instead, except in training (`loss`)."""
+    """Attach a progress bar; without a terminal, print lines instead, but none in training (`loss`)."""
     if not is_main():
         return
     if not is_terminal():

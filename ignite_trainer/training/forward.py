@@ -1,4 +1,4 @@
-"""The forward passes of a step: in the protocol's precision, over all processes, and part by part.
+"""Forward passes of a step: in the protocol's precision, over all processes, and in parts.
 
 ```text
 rank 0   sample --embed--> embeddings --+                +--compare--> the loss of the whole batch
@@ -34,11 +34,11 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @contextlib.contextmanager
 def float32_products(precision: Precision) -> Iterator[None]:
-    """Round the factors of float32 products to TensorFloat-32 if `precision` is "tf32", and not otherwise.
+    """Round the factors of float32 products to TensorFloat-32 if and only if `precision` is "tf32".
 
-    This applies to CUDA's matrix products and to cuDNN's convolutions, which torch rounds by default.
+    This applies to CUDA's matrix products, and to cuDNN's convolutions, in which torch rounds by default.
     """
-    backends: Any = torch.backends  # does not declare its newer switches
+    backends: Any = torch.backends  # its annotations lack the newer switches
     switches = (backends.cuda.matmul, backends.cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     _allow_tf32(precision == "tf32", precision == "tf32")
@@ -51,7 +51,7 @@ def float32_products(precision: Precision) -> Iterator[None]:
 
 
 def _allow_tf32(matrix_products: bool, convolutions: bool) -> None:
-    """Set torch's older switches, which also set the newer ones; torch refuses to read two that disagree."""
+    """Set torch's older switches, which also set the newer ones; reading two that disagree is an error."""
     torch.backends.cuda.matmul.allow_tf32 = matrix_products
     torch.backends.cudnn.allow_tf32 = convolutions
 
@@ -64,12 +64,13 @@ def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
 
 
 class Joint(NamedTuple):
-    """The result of a step over the batch of all processes.
+    """The result of a step over the global batch.
 
     Attributes:
-        output: as if one process had taken the step; None if no process has a sample.
-        batch: the samples of all processes, by rank, with lists and numbers; an array field is a
-            `PartialBatch` without values, which only says who has it. One process gets its batch unchanged.
+        output: output as if a single process had taken the step; None if no process has a sample.
+        batch: samples of all processes, in order of rank, with their lists and numbers. An array field is a
+            `PartialBatch` without values, which only tells which samples have the field. With one process,
+            this is its batch, unchanged.
     """
 
     output: StepOutput | None
@@ -77,7 +78,7 @@ class Joint(NamedTuple):
 
 
 def training_step(task: Task, model: nn.Module, batch: Batch) -> Joint:
-    """Take a training step; the gradient of its loss is to be averaged over the processes."""
+    """Take a training step; the caller must average the gradients of its loss over the processes."""
     if world_size() == 1:
         return Joint(task.training_step(model, batch.sample), batch)
     if isinstance(task, EmbeddingTask):
@@ -117,9 +118,10 @@ def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch
 
 
 def _mean_loss(loss: Tensor | None, batch: Batch, whole: Batch) -> Tensor | None:
-    """Return the mean over the samples of all processes of a loss that is the mean over those of this one.
+    """Convert the mean loss over the samples of this process to the mean over the samples of all processes.
 
-    Its gradient is this process's share times the number of processes, so that averaging is right.
+    The result's gradient is this process's contribution times the number of processes; averaging over the
+    processes then gives the gradient of the mean over all samples.
     """
     if loss is None:
         return None
@@ -128,7 +130,7 @@ def _mean_loss(loss: Tensor | None, batch: Batch, whole: Batch) -> Tensor | None
 
 
 class _EmbeddedPart(NamedTuple):
-    """A part of a batch: its samples, the random state before the embedding, the rows of its embeddings."""
+    """A part of a batch: its samples, the random state before embedding, and the rows of its embeddings."""
 
     sample: Any
     random: dict[str, Any]
@@ -137,23 +139,24 @@ class _EmbeddedPart(NamedTuple):
 
 @dataclass(eq=False)
 class GradientCache:
-    """Training steps that embed a batch part by part, with the activations of one part in memory at a time.
+    """Training steps that embed a batch in parts; only the activations of one part are in memory at a time.
 
     ```text
-    1  embed       part by part, without gradient      -> the embeddings of the whole batch
-    2  compare     with gradient                       -> the loss, and its gradient by each embedding
-    3  embed       part by part, with gradient;        -> the gradient by each parameter
-                   a part's backward pass starts from the gradients by its embeddings
+    1  embed       part by part, without gradients     -> embeddings of the whole batch
+    2  compare     with gradients                      -> loss, and its gradients w.r.t. the embeddings
+    3  embed       part by part, with gradients;       -> gradients w.r.t. the parameters
+                   a part's backward pass starts from the gradients w.r.t. its embeddings
     ```
 
     Loss and gradients equal those of the whole batch up to rounding, except with batch norm in train mode,
-    which normalises each part by itself and moves its running statistics once per part. Both passes through
-    a part draw the same random numbers and start from the same buffers; after a step both are as after a
-    single pass. The caller runs the backward pass of the loss between `forward` and `backward`.
+    which normalises each part separately and updates its running statistics once per part. Both passes
+    through a part draw the same random numbers and start from the same buffers; after a step, random state
+    and buffers are as after a single pass. The caller runs the loss's backward pass between `forward` and
+    `backward`.
 
-    `setup.chunk` is the size of the largest part.
+    `setup.chunk` is the maximum size of a part.
 
-    Source: Gao et al., arXiv 2101.06983. It costs an additional forward pass.
+    Source: Gao et al., arXiv 2101.06983. The method costs one additional forward pass.
     """
 
     task: EmbeddingTask
@@ -165,14 +168,14 @@ class GradientCache:
     _buffers: list[Tensor] = field(init=False, default_factory=list)
 
     def forward(self, batch: Batch) -> Joint:
-        """Return the result of the step; its loss has gradient."""
+        """Return the result of the step; its loss is differentiable."""
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
         for part in parts_of(len(batch.indices), self.setup, self.task):
             samples, random = part_of(batch.sample, part), random_state.capture()
-            # A block of autocast caches 16-bit copies of the parameters, here without gradient, so each
-            # pass needs a separate block.
+            # An autocast block caches 16-bit copies of the parameters. The copies made here have no gradient,
+            # so each pass needs a separate block.
             with torch.no_grad(), autocast(self.setup.precision, self.device):
                 embeddings = self.task.embed(self.model, samples)
             rows = {}
@@ -189,7 +192,7 @@ class GradientCache:
             return comparison(self.task, self.model, self._embeddings, batch)
 
     def backward(self) -> None:
-        """Add the gradients by the parameters behind the embeddings."""
+        """Backpropagate from the embeddings' gradients to the parameters."""
         gradients = {
             name: values.grad for name, values in self._embeddings.items() if values.grad is not None
         }
@@ -227,11 +230,11 @@ class GradientCache:
 
 
 def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
-    """Cut a process's batch into the parts that go through the model together.
+    """Divide a process's batch into parts; the samples of a part go through the model together.
 
-    Part sizes differ by one sample at most, as batch norm needs several samples. The number of parts depends
-    on the usual batch size, so that all processes, which may wait for each other in each part, have the same
-    number unless a batch has fewer samples.
+    Part sizes differ by at most one sample, as batch norm needs several samples. Processes may wait for each
+    other in each part. All of them have the same number of parts, unless a batch has fewer samples than that,
+    because the number depends on the usual batch size.
     """
     count = 1
     if isinstance(task, EmbeddingTask) and setup.chunk:
@@ -246,7 +249,7 @@ class _Field(NamedTuple):
 
     form: str  # "none", "list", "numbers" (a tensor [n]) or "array"
     rows: list[int]
-    values: list[Any]  # of a list
+    values: list[Any]  # empty unless `form` is "list"
 
 
 class _Share(NamedTuple):
@@ -261,9 +264,9 @@ class _Share(NamedTuple):
 def _share(
     batch: Batch, tensors: Mapping[str, Tensor], device: torch.device
 ) -> tuple[Batch, dict[str, Tensor]]:
-    """Combine the samples of all processes, and the rows of their tensors, which keep their gradient.
+    """Combine the samples of all processes, and the rows of their tensors, which keep their gradients.
 
-    Rows are gathered on `device`, as a process without rows cannot know where the others' are.
+    Rows are gathered on `device`, as a process without rows cannot know the device of the others' rows.
     """
     sample = batch.sample
     fields = [] if sample is None else [_describe(field, len(batch.indices)) for field in sample]
@@ -303,7 +306,7 @@ def _describe(field: Any, count: int) -> _Field:
 
 
 def _join(shares: list[_Share], at: int, numbers: Tensor | None) -> Any:
-    """Join a field of the samples of all processes; `numbers` are its values if it holds numbers."""
+    """Join a field of all processes' samples; `numbers` holds its values if the field is numeric."""
     fields = [share.fields[at] if share.fields else _Field("none", [], []) for share in shares]
     forms = {field.form for field in fields} - {"none"}
     if not forms:

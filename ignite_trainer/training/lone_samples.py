@@ -1,10 +1,10 @@
-"""Keep single values away from batch norm in train mode, which needs two for each channel.
+"""Keep single values away from batch norm in train mode, which needs at least two values per channel.
 
 A batch size of 1 is refused before training. If only one sample of a batch has a sound, for example, and a
-batch norm refuses it, the step is repeated without the sound, and the sound is counted.
+batch norm refuses it, the step is repeated without the sound, and the dropped sound is counted.
 
-Processes that share batch norm wait for each other in each layer. In steps in which their samples have
-different fields, each process uses separate statistics.
+Processes with synchronised batch norm wait for each other in each layer. In steps where their samples have
+different fields, each process uses its own statistics.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from ignite_trainer.training.parameters import ParameterPlan
 
 
 class LeftOut(NamedTuple):
-    """A field of one sample that was left out of a step.
+    """A field of one sample that was dropped from a step.
 
     Attributes:
-        field: its name.
-        position: index of the sample in the data set.
-        epoch: from 1.
-        iteration: since the start of training, from 1.
+        field: name of the field.
+        position: position of the sample in the data set.
+        epoch: epoch of the step, from 1.
+        iteration: number of the step since the start of training, from 1.
     """
 
     field: str
@@ -49,11 +49,11 @@ class LeftOut(NamedTuple):
 
 @dataclass(eq=False)
 class LoneSamples:
-    """Takes the forward pass of training steps, without fields of single samples that batch norm refuses.
+    """Runs the forward pass of training steps, dropping fields of single samples that batch norm refuses.
 
     Attributes:
-        left_out: called with the fields that this process left out of a step.
-        unsynchronised: called with epoch and iteration of a step in which batch norm is not shared.
+        left_out: callback with the fields that this process dropped from a step.
+        unsynchronised: callback with the epoch and iteration of a step without synchronised batch norm.
     """
 
     task: Task
@@ -68,9 +68,9 @@ class LoneSamples:
         ]
 
     def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
-        """Return `forward(batch)`, or its result for the batch without the fields that batch norm refuses.
+        """Return the result of `forward` for the batch, without the fields that batch norm refuses.
 
-        Random numbers and buffers are as after a single pass.
+        The random state and the buffers end up as after a single pass.
 
         Raises:
             RunFailed: nothing is left to train on.
@@ -114,10 +114,10 @@ def refuse_single_values(
     *,
     device: torch.device,
 ) -> None:
-    """Embed single samples, if training steps will do so, to find a batch norm that refuses them.
+    """Check that no batch norm refuses single samples, if training steps will embed single samples.
 
     Raises:
-        ProtocolError: a batch norm in train mode would see one value for each channel.
+        ProtocolError: a batch norm in train mode would see a single value per channel.
     """
     parts = parts_of(setup.batch_of_all(world_size(), train=True) // world_size(), setup, task)
     smallest = min(part.stop - part.start for part in parts)
@@ -152,12 +152,12 @@ def refuse_single_values(
 
 
 def _lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
-    """Return, for each array field, the rows that are the only ones to have it in their part of the batch."""
+    """Return, for each array field, the rows that alone have the field in their part of the batch."""
     found: dict[str, list[int]] = {}
     for name, at in _arrays(batch.sample).items():
         rows = rows_of(batch.sample[at], len(batch.indices)).tolist()
-        of_parts = [[row for row in rows if part.start <= row < part.stop] for part in parts]
-        lone = [of_part[0] for of_part in of_parts if len(of_part) == 1]
+        by_part = [[row for row in rows if part.start <= row < part.stop] for part in parts]
+        lone = [rows_of_part[0] for rows_of_part in by_part if len(rows_of_part) == 1]
         if lone:
             found[name] = lone
     return found
@@ -175,7 +175,7 @@ def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
 
 
 def _arrays(sample: Any) -> dict[str, int]:
-    """Return the positions of the fields of a collated batch that hold arrays, by name."""
+    """Return the positions of a collated batch's array fields, by name."""
     names = getattr(sample, "_fields", range(len(sample)))
     values = [values_of(field) for field in sample]
     return {
@@ -186,7 +186,7 @@ def _arrays(sample: Any) -> dict[str, int]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether torch's batch norm refuses a single value; a compiled module raises a RuntimeError."""
+    """Return whether torch's batch norm refused a single value; a compiled module raises a RuntimeError."""
     return isinstance(error, ValueError | RuntimeError) and "Expected more than 1 value per" in str(error)
 
 
@@ -209,14 +209,14 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
 
 def _nothing_left(batch: Batch) -> RunFailed:
     return RunFailed(
-        "Batch norm in train mode needs two values for each channel, and nothing else is left to train on in "
+        "Batch norm in train mode needs at least two values per channel, which leaves nothing to train on in "
         f"the batch with sample {int(batch.indices[0])} of the training split. Repair or remove unreadable "
         "samples, or raise the batch size with -b. The results of finished epochs are kept."
     )
 
 
 def _refusal(setup: Setup, norm: str, *, parts: int) -> str:
-    why = f"the batch norm {norm} is in train mode and would see one value for each channel, without variance"
+    why = f"the batch norm {norm} is in train mode and would see a single value per channel, without variance"
     otherwise = 'or freeze its statistics with "mode": "eval" in Parameters'
     if parts > 1:
         return f"Setup.chunk is {setup.chunk}, which leaves parts of 1 sample: {why}. Raise it, {otherwise}."

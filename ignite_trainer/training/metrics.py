@@ -29,7 +29,7 @@ _SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
 
 
 def logged_steps(every: int) -> Any:
-    """Return the event of logged training steps: every `every` steps and the last step of each epoch."""
+    """Return the event of logged training steps: every `every` steps, and at the last step of each epoch."""
 
     def is_logged(trainer: Engine, step: int) -> bool:
         return step % every == 0 or step % (trainer.state.epoch_length or 1) == 0
@@ -38,9 +38,9 @@ def logged_steps(every: int) -> Any:
 
 
 def read_back(*, started: Events, every: int) -> MetricUsage:
-    """Return the usage of a metric that every training step taken updates, but that is only read when logged.
+    """Return the usage of a metric that each training step updates, but that is read only in logged steps.
 
-    The host waits for the device when it reads the value. Batches of steps left out have no loss, and do not
+    Reading the value makes the host wait for the device. Batches of skipped steps have no loss and do not
     count. The metric is reset at `started`; see `logged_steps` for `every`.
     """
     taken: Any = Events.ITERATION_COMPLETED(
@@ -50,7 +50,7 @@ def read_back(*, started: Events, every: int) -> MetricUsage:
 
 
 def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, device: torch.device) -> None:
-    """Attach the protocol's metrics of a split to its evaluator; empty batches do not count."""
+    """Attach the protocol's metrics for a split to its evaluator; empty batches do not count."""
     read: Any = Events.ITERATION_COMPLETED(event_filter=lambda engine, _: engine.state.output is not None)
     usage = MetricUsage(
         started=Events.EPOCH_STARTED, completed=Events.EPOCH_COMPLETED, iteration_completed=read
@@ -61,14 +61,14 @@ def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, dev
 
 
 def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str]:
-    """Compute the metrics by epoch on made-up outputs of evaluation steps.
+    """Compute the metrics that are updated by epoch on made-up outputs of evaluation steps.
 
     Args:
-        blueprint: the blueprint of the run.
-        outputs: one output of each possible form.
+        blueprint: blueprint of the run.
+        outputs: an example of each possible form of output.
 
     Returns:
-        The error message, with its JSON path, of each metric that accepts none of the outputs.
+        Error messages with JSON paths, one for each metric that accepts none of the outputs.
     """
     problems = []
     for where, line in blueprint.protocol.lines.items():
@@ -83,7 +83,7 @@ def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput)
     """Compute a metric on one output; return its error message, or "" if it works."""
     metric = _metric(blueprint, where, line, torch.device("cpu"))
     try:
-        with warnings.catch_warnings(record=True):  # about the made-up scores
+        with warnings.catch_warnings(record=True):  # warnings about the made-up scores
             metric.reset()
             metric.update(scores_and_targets(output))
             _number(metric.compute(), line.line_label)
@@ -98,7 +98,7 @@ def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput)
 def attach_running_metrics(
     blueprint: Blueprint, trainer: Engine, *, device: torch.device
 ) -> dict[str, Metric]:
-    """Attach the protocol's metrics by iteration to the trainer, and return them by label."""
+    """Attach the protocol's metrics that are updated by iteration to the trainer; return them by label."""
     usage = read_back(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
     attached = {}
     for where, line in blueprint.protocol.lines.items():
@@ -146,7 +146,7 @@ def scores_and_targets(output: StepOutput) -> tuple[Tensor, Tensor]:
 
 
 def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.device) -> Metric:
-    """Build a metric that counts on the device if it can, so that no step waits for it."""
+    """Build a metric that accumulates on the device if it can, so that no step waits for the metric."""
     kind = blueprint.metrics[where]
     args: dict[str, Any] = {**line.args, "output_transform": scores_and_targets}
     if "device" in inspect.signature(kind).parameters:
@@ -160,14 +160,14 @@ M = TypeVar("M", bound=Metric)
 
 
 def seeing_one_process(metric: M) -> M:
-    """Keep a metric from summing over the processes, as each gets the outputs of all."""
+    """Keep a metric from reducing over the processes, as each process gets the outputs of all."""
     metric.update = seen_as_one()(metric.update)  # type: ignore[method-assign]
     metric.compute = seen_as_one()(metric.compute)  # type: ignore[method-assign]
     return metric
 
 
 def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], None]:
-    """Name the metric in errors about outputs that it does not accept."""
+    """Add the metric's name to errors about outputs that the metric does not accept."""
 
     def update_or_name(output: Any) -> None:
         try:
@@ -182,7 +182,7 @@ def _named(update: Callable[[Any], None], line: LineSpec) -> Callable[[Any], Non
 
 
 def _nan_of_nothing(compute: Callable[[], Any]) -> Callable[[], Any]:
-    """Make a metric nan that has seen no sample because all steps were left out."""
+    """Make a metric return nan if it has seen no sample because all steps were skipped."""
 
     def compute_or_nan() -> Any:
         try:
@@ -206,6 +206,6 @@ def _number(value: Any, label: str) -> float:
     except (TypeError, ValueError, RuntimeError) as error:
         what = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
         raise ProtocolError(
-            f'The metric "{label}" gives a {type(value).__name__} {what}, but a line is drawn from one '
-            "number; give its class arguments that make it one, such as an average."
+            f'The metric "{label}" returns a {type(value).__name__} {what}, but a line needs a single '
+            "number; give its class arguments that reduce it to one, such as an average."
         ) from error

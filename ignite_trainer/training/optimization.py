@@ -1,4 +1,4 @@
-"""The optimizer of a blueprint, in its fastest form, and the schedule of its learning rates."""
+"""Building of the optimizer, with a fused kernel if possible, and of the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from ignite_trainer.protocol.sections import Precision, Protocol
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.parameters import ParameterPlan
 
-_MOST_REHEARSED = 10_000  # steps of a schedule
+_MAX_REHEARSED = 10_000  # steps of a schedule
 
 
 def build_optimization(
     blueprint: Blueprint, plan: ParameterPlan, *, rate: float, batches: int | None
 ) -> tuple[Optimizer | None, LRScheduler | None]:
-    """Build the optimizer and its scheduler, or none if nothing is trained.
+    """Build the optimizer and its scheduler; return None for both if nothing is trained.
 
-    Both first take steps on parameters of one value, so that errors of a later step are found here.
+    Both are first rehearsed on parameters with a single value, so that errors in later steps are found here.
 
     Args:
-        blueprint: the classes and their arguments.
-        plan: the parameters that are trained.
+        blueprint: classes of the run and their arguments.
+        plan: trained parameters.
         rate: factor on all learning rates.
         batches: number of batches in an epoch, if known.
 
+    Returns:
+        The optimizer, and the scheduler if the protocol has one.
+
     Raises:
-        ProtocolError: with the JSON path of the wrong arguments.
+        ProtocolError: arguments are invalid; the message has their JSON path.
     """
     protocol = blueprint.protocol
     if not (blueprint.optimizer and protocol.optimizer and protocol.setup.epochs):
@@ -50,9 +53,9 @@ def build_optimization(
     build(rehearsed.step, {}, where="Optimizer")
     schedule = _build_schedule(blueprint, rehearsed, total)
     if schedule:
-        # Schedules are stepped after optimizers; a schedule by steps follows this step.
+        # Schedules are stepped after optimizers; a schedule by steps follows the optimizer here.
         build(rehearsed.step, {}, where="Scheduler")
-        for _ in range(int(protocol.schedules_steps), min(_MOST_REHEARSED, total or 1)):
+        for _ in range(int(protocol.schedules_steps), min(_MAX_REHEARSED, total or 1)):
             build(schedule.step, {}, where="Scheduler")
 
     optimizer = build_optimizer(blueprint.optimizer, args, groups, precision=precision)
@@ -69,14 +72,14 @@ def build_optimizer(
     """Build an optimizer, with a fused kernel if there is one for these parameters.
 
     The arguments `fused` and `foreach` take precedence. Without a fused kernel, torch itself chooses
-    `foreach` where that is faster.
+    `foreach` where it is faster.
 
     Args:
-        kind: the class.
+        kind: optimizer class.
         args: arguments that apply to all groups.
-        groups: parameters, with the arguments of each group.
-        precision: precision of the steps. "fp16" takes no fused kernel, which would skip a step unnoticed by
-            the host, after modules have worked on its gradients.
+        groups: parameter groups with their arguments.
+        precision: precision of the steps. With "fp16", no fused kernel is used, as it would skip a step
+            without the host's knowledge, after modules have changed the gradients.
 
     Raises:
         ProtocolError: the class does not accept the arguments.
@@ -91,8 +94,8 @@ def build_optimizer(
     named = {"fused", "foreach"} & {key for each in given for key in each}
     has_kernel = "fused" in inspect.signature(kind).parameters and precision != "fp16"
     if has_kernel and not named and not any(each.get("dampening") for each in given):
-        # A RuntimeError means that there is no fused kernel for this device or type of parameter. Other
-        # errors are raised again below. The groups are copied because torch writes into them.
+        # A RuntimeError means that there is no fused kernel for this device or dtype. `build` raises any
+        # other error again below. The groups are copied because torch writes to them.
         with contextlib.suppress(Exception):
             optimizer = kind([dict(group) for group in groups], **{**args, "fused": True})
     optimizer = optimizer or build(kind, args, groups, where="Optimizer")
@@ -103,9 +106,9 @@ def build_optimizer(
 
 
 def _count_write(optimizer: Optimizer, *_: object) -> None:
-    """Raise the version counters of the parameters of a step, so that cached values are recomputed.
+    """Increment the version counters of the updated parameters, so that cached values are recomputed.
 
-    Fused kernels do not raise them, nor do optimizers that write through `parameter.data`.
+    Neither fused kernels nor optimizers that write through `parameter.data` increment the counters.
     """
     torch.autograd.graph.increment_version(
         [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
@@ -113,10 +116,11 @@ def _count_write(optimizer: Optimizer, *_: object) -> None:
 
 
 def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
-    """Give a momentum of zero to parameters that get their first gradient later than others.
+    """Start parameters that get their first gradient later than others with zero momentum.
 
-    A batch may lack the data that a part of the model is for. SGD's fused kernel accepts parameters that all
-    have a momentum, or none of them. Without dampening, a first step from zero momentum equals one without.
+    A batch may lack the data for a part of the model. SGD's fused kernel requires that all parameters have a
+    momentum buffer, or none of them. Without dampening, a first step with zero momentum equals a first step
+    without momentum.
     """
     for group in optimizer.param_groups:
         if not group.get("momentum"):
@@ -129,15 +133,15 @@ def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
 
 
 def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | None) -> LRScheduler | None:
-    """Build the schedulers of a protocol, one after another, or None.
+    """Build the protocol's schedulers as one that runs them in turn; return None if it has none.
 
     ```text
     lasts 100        lasts "rest"
     LinearLR    ---> CosineAnnealingLR ------> end of training
     ```
 
-    A schedule by steps follows the optimizer, so a step that is left out does not count. A schedule by epochs
-    is stepped at the end of an epoch. `total` is the number of intervals, if known.
+    A schedule by steps follows the optimizer, so skipped steps do not count. A schedule by epochs is stepped
+    at the end of each epoch. `total` is the number of intervals in the whole training, if known.
     """
     specs = blueprint.protocol.schedules
     if not specs:
@@ -146,8 +150,8 @@ def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | Non
     for (where, spec), kind in zip(specs.items(), blueprint.schedulers, strict=True):
         if total is not None and start >= total:
             raise ProtocolError(
-                f"{where} would begin after {start} {spec.interval}s, and the training has {total}. Shorten "
-                "what comes before it, or train for more epochs."
+                f"{where} would begin after {start} {spec.interval}s, but the training has only {total}. "
+                "Shorten the schedulers before it, or train for more epochs."
             )
         length = spec.lasts
         if length == "rest":
@@ -170,7 +174,7 @@ def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | Non
 
 
 def _total_intervals(protocol: Protocol, batches: int | None) -> int | None:
-    """Return how often the schedule is stepped in the whole training, or None if that is unknown."""
+    """Return how often the schedule is stepped in the whole training, or None if this is unknown."""
     epochs = protocol.setup.epochs
     if not protocol.schedules_steps:
         return epochs
@@ -178,7 +182,7 @@ def _total_intervals(protocol: Protocol, batches: int | None) -> int | None:
 
 
 def _at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
-    """Multiply the learning rate in optimizer arguments; a wrong type is left for the optimizer to refuse."""
+    """Multiply the learning rate in optimizer arguments; the optimizer itself refuses an invalid type."""
     return {
         key: rate * value if key == "lr" and isinstance(value, int | float) else value
         for key, value in args.items()
@@ -186,7 +190,7 @@ def _at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 
 def _stand_ins(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups with one parameter of one value, and its gradient, in place of their parameters."""
+    """Replace the parameters in each group with a single-valued parameter that has a gradient."""
     stand_ins = []
     for group in groups:
         parameters = [

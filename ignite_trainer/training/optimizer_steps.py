@@ -1,4 +1,4 @@
-"""Optimizer steps: gradients accumulated, scaled and completed; losses and gradients that are not finite."""
+"""Optimizer steps on accumulated and scaled gradients, and checks for non-finite losses and gradients."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ignite_trainer.protocol.sections import Precision
 from ignite_trainer.support.distributed import average_gradients
 from ignite_trainer.support.errors import RunFailed
 
-_SKIPPED_AT_MOST = 40  # consecutive steps: from 2**16, the scale then is lower than float16 could need
+_MAX_CONSECUTIVE_SKIPS = 40  # brings the scale from 2**16 to less than float16 could need
 
 
 def loss_scaler(precision: Precision, device: torch.device) -> GradScaler:
-    """Build a loss scaler that keeps float16 gradients from vanishing; it does nothing unless "fp16"."""
+    """Build a loss scaler that keeps float16 gradients from vanishing; it is disabled except for "fp16"."""
     return GradScaler(device.type, enabled=precision == "fp16")
 
 
 class OptimizerSteps:
-    """Backward passes, and the optimizer's steps on the accumulated gradients.
+    """Backward passes, and optimizer steps on the accumulated gradients.
 
-    If a module has a method `before_optimizer_step`, it is called when the gradients are complete and
-    unscaled, before the optimizer uses them. A step whose float16 gradients overflow is skipped. `can_drop`
-    copies the model's buffers before each step, as `drop` needs.
+    If a module has a method `before_optimizer_step`, this method is called when the gradients are complete
+    and unscaled, before the optimizer uses them. A step whose float16 gradients overflow is skipped. With
+    `can_drop`, the model's buffers are copied before each step, as `drop` requires.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OptimizerSteps:
             self._buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss."""
+        """Run the backward pass of a loss, adding to the gradients."""
         self._scaler.scale(loss).backward()
 
     def complete(self) -> None:
@@ -63,13 +63,13 @@ class OptimizerSteps:
         """Take the step, and clear the gradients.
 
         Raises:
-            RunFailed: float16 gradients overflow at any scale of the loss.
+            RunFailed: float16 gradients overflow at every scale of the loss.
         """
         self._skipped_in_succession += 1  # until the step is taken
         self._scaler.step(self._optimizer)  # unscales first
         self._scaler.update()
         self._optimizer.zero_grad()
-        if self._skipped_in_succession > _SKIPPED_AT_MOST:
+        if self._skipped_in_succession > _MAX_CONSECUTIVE_SKIPS:
             raise RunFailed(
                 f"Gradients were not finite in {self._skipped_in_succession} consecutive steps, at any scale "
                 'of the loss. Set Setup.precision to "bf16" or "fp32" in a new run.'
@@ -83,9 +83,9 @@ class OptimizerSteps:
         self._optimizer.zero_grad()
 
     def largest_gradient(self) -> Tensor | None:
-        """Return the largest gradient by magnitude, on the device; it is finite if and only if all are.
+        """Return the largest absolute gradient, on the device; it is finite if and only if all gradients are.
 
-        Returns None if the loss is scaled: float16 gradients overflow now and then, and the scaler copes.
+        Return None if the loss is scaled: float16 gradients overflow now and then, and the scaler handles it.
         """
         if self._scaler.is_enabled():
             return None
@@ -93,7 +93,7 @@ class OptimizerSteps:
         dense = [grad.coalesce().values() if grad.is_sparse else grad for grad in given if grad is not None]
         if any(grad.device.type != "cpu" for grad in dense):
             return torch.nn.utils.get_total_norm(dense, norm_type=math.inf)
-        # On a CPU, that norm takes ten times as long as one pass over the gradients.
+        # On a CPU, this norm takes ten times as long as one pass over the gradients.
         extremes = [extreme for grad in dense if grad.numel() for extreme in torch.aminmax(grad)]
         return torch.stack(extremes).abs().max() if extremes else torch.tensor(0.0)
 
@@ -102,13 +102,13 @@ class OptimizerSteps:
 
 
 class NotFinite(NamedTuple):
-    """A loss or gradients that were not finite.
+    """A finding of a non-finite loss or non-finite gradients.
 
     Attributes:
-        what: a clause, such as "The loss is nan".
-        epoch: from 1.
-        iteration: since the start of training, from 1.
-        indices: positions of the samples in the data set.
+        what: clause that describes the finding, such as "The loss is nan".
+        epoch: epoch of the step, from 1.
+        iteration: number of the step since the start of training, from 1.
+        indices: positions of the step's samples in the data set.
     """
 
     what: str
@@ -120,11 +120,11 @@ class NotFinite(NamedTuple):
 class StepWatch:
     """Checks the loss of every batch and the gradients of every step.
 
-    The values stay on the device until `first` reads all of them at once, unless steps may be left out.
+    The values stay on the device until `first` reads all of them at once, unless steps may be skipped.
 
     Args:
-        leave_out: called with each step that is to be left out; it may raise to end the run. The host then
-            waits for the device twice in a step. Without it, every step is taken.
+        leave_out: callback with the finding for each step to skip; it may raise an error to end the run. With
+            this callback, the host waits for the device twice in a step. Without it, every step is taken.
     """
 
     def __init__(self, leave_out: Callable[[NotFinite], None] | None = None) -> None:
@@ -135,19 +135,20 @@ class StepWatch:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether steps may be left out."""
+        """Whether steps may be skipped."""
         return self._leave_out is not None
 
     def start_step(self) -> None:
-        """Start a step, of one batch or of several."""
+        """Start a step, which consists of one or more batches."""
         self._indices = []
         self.finite = True
 
     def loss(self, value: Tensor, indices: Tensor, *, epoch: int, iteration: int) -> bool:
         """Check the loss of a batch; return whether the step is finite so far."""
-        of_batch = indices.tolist()
-        self._indices += of_batch
-        return self._check(value.float().reshape(()), NotFinite("The loss is {}", epoch, iteration, of_batch))
+        positions = indices.tolist()
+        self._indices += positions
+        finding = NotFinite("The loss is {}", epoch, iteration, positions)
+        return self._check(value.float().reshape(()), finding)
 
     def gradients(self, largest: Tensor | None, *, epoch: int, iteration: int) -> bool:
         """Check the largest gradient unless it is None; return whether to take the step."""
@@ -178,7 +179,7 @@ def _filled_in(value: Tensor, finding: NotFinite) -> NotFinite:
 
 
 def not_finite_weights(model: nn.Module) -> list[str]:
-    """List the trained parameters with values that are not finite; the host waits for the device once."""
+    """List the trained parameters with non-finite values; the host waits for the device once."""
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not trained:
         return []

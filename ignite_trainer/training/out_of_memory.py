@@ -1,4 +1,4 @@
-"""Errors of steps that run out of memory, with a batch that would fit and keeps the size of a step."""
+"""Errors for steps that run out of memory, with a batch size that fits and keeps the samples per step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from ignite_trainer.support.memory import is_out_of_memory
 
 
 def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
-    """Return the first of size / 2, size / 4 ... for which `attempt` succeeds; None if it fails otherwise."""
+    """Return the first of size / 2, size / 4 ... for which `attempt` succeeds.
+
+    Return None if no size succeeds, or if `attempt` fails for a reason other than memory.
+    """
     while size := size // 2:
         try:
             attempt(size)
-        except Exception as error:  # a layer may need more samples, for example
+        except Exception as error:  # for example, a layer may need more samples
             if not is_out_of_memory(error):
                 return None
         else:
@@ -27,8 +30,8 @@ def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool
 
     Args:
         reason: torch's error message.
-        setup: has the sizes that were too large.
-        fits: number of samples that fit, if known.
+        setup: `Setup` section with the sizes that were too large.
+        fits: number of samples that fit in memory, if known.
         embeds: whether a batch can be embedded in parts.
     """
     at_once = setup.chunk if embeds and setup.chunk and setup.embeds_in_parts else setup.batch_train
@@ -64,7 +67,7 @@ def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
     )
 
 
-def _equal_step(total: int, most: int) -> tuple[int, int]:
-    """Return the largest batch up to `most` that divides a step of `total` samples, and how many make it."""
-    batch = next((size for size in range(most, 0, -1) if total % size == 0), 1)
+def _equal_step(total: int, largest: int) -> tuple[int, int]:
+    """Return the largest batch size up to `largest` that divides `total`, and the number of batches."""
+    batch = next((size for size in range(largest, 0, -1) if total % size == 0), 1)
     return batch, total // batch

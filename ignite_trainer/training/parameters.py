@@ -1,4 +1,4 @@
-"""Rules over parameter names decide gradients, optimizer groups and eval mode."""
+"""Rules for parameter names, which determine gradients, optimizer groups and eval mode."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ParameterPlan:
     """The rules of a protocol, applied to one model.
 
     Attributes:
-        groups: the optimizer's parameter groups, one for each rule that trains.
-        frozen_modules: the largest modules whose parameters all stay in eval mode, together with their batch
-            norm statistics and dropout.
-        summary: the effect of each rule in words, by its pattern.
+        groups: parameter groups of the optimizer, one for each rule with `train`.
+        frozen_modules: largest modules in which rules keep all parameters in eval mode; their batch norm
+            statistics and dropout are in eval mode, too.
+        summary: description of each rule's effect, keyed by the rule's pattern.
     """
 
     groups: list[dict[str, Any]]
@@ -29,21 +29,21 @@ class ParameterPlan:
     summary: dict[str, str]
 
     def train_mode(self, model: nn.Module) -> None:
-        """Put the model in train mode, except its frozen modules."""
+        """Put the model in train mode, except for its frozen modules."""
         model.train()
         for module in self.frozen_modules:
             module.eval()
 
 
 def apply_rules(model: nn.Module, rules: Sequence[ParameterRule]) -> ParameterPlan:
-    """Apply the first rule that matches the whole name of each parameter.
+    """Apply, to each parameter, the first rule that matches its whole name.
 
     Args:
-        model: the model, whose parameters' `requires_grad` is set.
-        rules: in order of precedence.
+        model: model in which `requires_grad` is set for all parameters.
+        rules: rules in order of precedence.
 
     Raises:
-        ProtocolError: a rule gets no parameter, or no rule matches a parameter.
+        ProtocolError: a rule applies to no parameter, a parameter matches no rule, or no rule trains.
     """
     named = dict(model.named_parameters())
     taken: list[list[str]] = [[] for _ in rules]
@@ -81,7 +81,11 @@ def _raise_problems(
         if own:
             continue
         shadowed = any(re.fullmatch(rule.match, name) for name in names)
-        why = "earlier rules take all it matches" if shadowed else "it matches no parameter of the model"
+        why = (
+            "earlier rules already match all of its parameters"
+            if shadowed
+            else "it matches no parameter of the model"
+        )
         children = ", ".join(sorted({name.split(".")[0] for name in names})[:12])
         problems.append(f'Parameters[{index}].match is "{rule.match}"; {why}. Names begin with {children}.')
     if orphans:
@@ -91,7 +95,7 @@ def _raise_problems(
             "at the end."
         )
     if not any(rule.train for rule in rules):
-        problems.append('Parameters: no rule trains anything; set "train": true in one.')
+        problems.append('Parameters: no rule trains anything; set "train": true in at least one rule.')
     if problems:
         raise ProtocolError(problems)
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is evaluated and saved."""
+"""An exponential moving average of the weights, for evaluation and saving."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NORMS = (
 
 
 class WeightAverage:
-    """Average of the weights of a model in training: after step t, `a <- d a + (1 - d) w`.
+    """Moving average of a model's weights in training: after step t, `a <- d a + (1 - d) w`.
 
     d is `decay`, limited to (1 + t) / (10 + t) so that the first weights are soon forgotten. The average
-    covers what training moves, namely parameters with gradient and running statistics of norms in train mode;
-    frozen weights are not copied. It starts from the current weights and follows every step of `optimizer`.
-    The model has its averages within a block of `in_place`.
+    covers the values that training changes: trained parameters, and running statistics of norms in train
+    mode. Frozen weights are not copied. The average starts from the current weights, and is updated after
+    every step of `optimizer`. Within an `in_place` block, the model has the averaged weights.
     """
 
     def __init__(self, model: nn.Module, plan: ParameterPlan, optimizer: Optimizer, *, decay: float) -> None:
@@ -36,8 +36,8 @@ class WeightAverage:
         for prefix, module in model.named_modules():
             if isinstance(module, _NORMS) and module not in frozen:
                 buffers = module.named_buffers(prefix)
-                self._weights.update((name, one) for name, one in buffers if one.is_floating_point())
-        # The averages, or within a block of `in_place` the model's own weights.
+                self._weights.update((name, value) for name, value in buffers if value.is_floating_point())
+        # The averages, or the model's own weights within an `in_place` block.
         self._others = {name: weight.detach().clone() for name, weight in self._weights.items()}
         self._decay = decay
         self._steps = 0
@@ -45,7 +45,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the model the averages within a block."""
+        """Give the model the averaged weights within a `with` block."""
         self._swap()
         try:
             yield
@@ -53,18 +53,18 @@ class WeightAverage:
             self._swap()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights to continue training with; the model itself is saved with the averages."""
+        """Return the weights that training continues from; the model itself is saved with the averages."""
         return {"steps": self._steps, "weights": dict(self._others)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a state, after the model got the averages it was saved with.
+        """Restore a state, after the averages were loaded into the model.
 
         Raises:
             ValueError: the state belongs to another model.
         """
         weights: Mapping[str, Tensor] = state["weights"]
         if weights.keys() != self._others.keys():
-            raise ValueError("its averages are of other weights.")
+            raise ValueError("its averages cover weights other than those of this model.")
         self._steps = int(state["steps"])
         for name, weight in self._others.items():
             weight.copy_(weights[name])
@@ -80,7 +80,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        """Exchange values, as optimizer and compiled code hold the tensors."""
+        """Swap the values in place, as the optimizer and compiled code refer to these tensors."""
         for name, weight in self._weights.items():
             other = self._others[name]
             held = weight.clone()

@@ -79,9 +79,9 @@ def test_a_metric_with_several_values_is_refused_before_training(tmp_path: Path)
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **windows(line("each", "toy_research.learning.PerClass")))
     assert str(caught.value) == (
-        'Metrics.Performance.lines[0]: The metric "each" gives a Tensor of shape [3], but a line is drawn '
-        "from one number; give its class arguments that make it one, such as an average; the task "
-        "scores 3 classes."
+        'Metrics.Performance.lines[0]: The metric "each" returns a Tensor of shape [3], but a line needs a '
+        "single number; give its class arguments that reduce it to one, such as an average; the task scores "
+        "3 classes."
     )
     assert not Notebook.last.of("iteration")
 

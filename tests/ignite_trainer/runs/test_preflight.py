@@ -48,7 +48,7 @@ def line(path: str, **args: Any) -> dict[str, Any]:
             'Metrics.Performance.lines[1]: the metric "Other" with {"k": 5}: selected index k out of range; '
             "the task scores 3 classes.",
         ),
-        ({"Metrics": line("ignite.metrics.Recall")}, 'The metric "Other" gives a Tensor of shape [3]'),
+        ({"Metrics": line("ignite.metrics.Recall")}, 'The metric "Other" returns a Tensor of shape [3]'),
         (
             {"Task": {"class": "toy_research.lonely.Finicky", "args": {"errors": 2}}},
             "A tone is flat. (2 times)",

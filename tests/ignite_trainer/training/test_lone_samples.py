@@ -50,7 +50,7 @@ def setup_of(**changes: Any) -> Setup:
 def test_steps_of_one_sample_are_refused_if_a_batch_norm_trains(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ProtocolError, match="one value for each channel, without variance") as error:
+    with pytest.raises(ProtocolError, match="a single value per channel, without variance") as error:
         run_toy(tmp_path, **changes)
     assert str(error.value).startswith(message)
     assert not (tmp_path / "Toy").exists()
@@ -152,7 +152,7 @@ def without_picture(only: Batch) -> Batch:
 
 def test_a_batch_with_nothing_left_ends_the_run() -> None:
     model = SoundAndPicture().train()
-    with pytest.raises(RunFailed, match="nothing else is left to train on in the batch with sample 0"):
+    with pytest.raises(RunFailed, match="which leaves nothing to train on in the batch with sample 0"):
         take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch_of(0)))
 
 

@@ -69,8 +69,8 @@ def test_a_rule_must_match_the_whole_name() -> None:
 
 def test_a_rule_whose_parameters_are_taken_is_reported_differently() -> None:
     assert problems({"match": ".*"}, {"match": "left\\..*"}) == [
-        'Parameters[1].match is "left\\..*"; earlier rules take all it matches. Names begin with left, '
-        "right, scale."
+        'Parameters[1].match is "left\\..*"; earlier rules already match all of its parameters. Names '
+        "begin with left, right, scale."
     ]
 
 
@@ -83,7 +83,7 @@ def test_parameters_that_no_rule_matches_are_named() -> None:
 
 def test_a_plan_that_trains_nothing_is_refused() -> None:
     assert problems({"match": ".*", "train": False}) == [
-        'Parameters: no rule trains anything; set "train": true in one.'
+        'Parameters: no rule trains anything; set "train": true in at least one rule.'
     ]
 
 

@@ -94,7 +94,7 @@ def test_a_state_restores_weights_and_averages() -> None:
     for one, other in ((first.state(), second.state()), (first.averages(), second.averages())):
         for name, value in one.items():
             assert torch.equal(value, other[name]), name
-    with pytest.raises(ValueError, match="averages are of other weights"):
+    with pytest.raises(ValueError, match="averages cover weights other than"):
         second.average.load_state_dict({"steps": 1, "weights": {}})
 
 
