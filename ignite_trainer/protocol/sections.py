@@ -38,7 +38,7 @@ _DOTTED = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+"
 
 
 def _implies(these: dict[str, Any], those: dict[str, Any]) -> dict[str, Any]:
-    """JSON Schema: if an object's keys are there and match `these`, others match `those`."""
+    """Make a JSON Schema: if an object has keys that match `these`, other keys must match `those`."""
     return {"if": {"properties": these, "required": list(these)}, "then": {"properties": those}}
 
 
@@ -49,16 +49,18 @@ class Visdom(Section):
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(
         default=None, description="Port; null: 8097."
     )
-    env_path: str | None = Field(default=None, description="Folder of its sessions; null: ~/.visdom.")
+    env_path: str | None = Field(
+        default=None, description="Folder of the server's sessions; null: ~/.visdom."
+    )
 
 
 class ClassSpec(Section):
-    """A class by dotted path, and its keyword arguments."""
+    """Dotted path and keyword arguments of a class."""
 
     path: str = Field(
         alias="class", description="Dotted path of a class.", json_schema_extra={"pattern": f"^{_DOTTED}$"}
     )
-    args: dict[str, Json] = Field(default={}, description="Its keyword arguments.")
+    args: dict[str, Json] = Field(default={}, description="Keyword arguments of the class.")
 
     @field_validator("path")
     @classmethod
@@ -69,15 +71,15 @@ class ClassSpec(Section):
 
 
 class ScheduleSpec(ClassSpec):
-    """A scheduler of learning rates, and its duration."""
+    """A learning rate scheduler and its duration."""
 
     interval: Literal["epoch", "step"] = Field(
-        default="epoch", description="When the rates change: after each epoch, or each optimizer step."
+        default="epoch", description="Time between changes of the rates: an epoch or an optimizer step."
     )
     lasts: Positive | Literal["rest"] | None = Field(
         default=None,
-        description='Duration in intervals; "rest": until the end of training. Also the default of the '
-        "arguments total_iters, T_max and total_steps. null: up to the scheduler.",
+        description='Duration in intervals; "rest": until the end of training. Also the default for the '
+        "arguments total_iters, T_max and total_steps. null: the scheduler's own duration.",
     )
 
     @field_validator("lasts", mode="before")
@@ -89,7 +91,7 @@ class ScheduleSpec(ClassSpec):
         raise ValueError('write a number of intervals, 1 or more, or "rest"')
 
     def lengths(self, scheduler: type, *, length: int | None = 1) -> dict[str, Any]:
-        """Return the length arguments that `scheduler` takes and `args` lacks; none unless `lasts` is set."""
+        """Return the length arguments that `scheduler` takes and `args` lacks; empty if `lasts` is null."""
         if self.lasts is None:
             return {}
         taken = inspect.signature(scheduler).parameters
@@ -100,20 +102,22 @@ class SplitArgument(Section):
     """The data set's argument that selects the training or the held-out split."""
 
     key: str = Field(description="Name of the argument.")
-    yes: Json = Field(description="Its value for the training split.")
-    no: Json = Field(description="Its value for the held-out split.")
+    yes: Json = Field(description="Value of the argument for the training split.")
+    no: Json = Field(description="Value of the argument for the held-out split.")
 
 
 class TransformSpec(ClassSpec):
-    """One step of the augmentation."""
+    """One transform of samples."""
 
-    train: Flag = Field(default=True, description="Applied to the training split.")
-    test: Flag = Field(default=True, description="Applied to the held-out split.")
-    field: str | None = Field(default=None, description="Field of the sample to transform; null: the first.")
+    train: Flag = Field(default=True, description="Apply to the training split.")
+    test: Flag = Field(default=True, description="Apply to the held-out split.")
+    field: str | None = Field(
+        default=None, description="Field of the sample to transform; null: the first field."
+    )
 
 
 class LineSpec(ClassSpec):
-    """One metric, drawn as one line for each split it is computed on."""
+    """One metric, drawn as a line for each split."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -124,78 +128,95 @@ class LineSpec(ClassSpec):
         }
     )
     line_label: str = Field(min_length=1, description="Name of the metric in logs and legends.")
-    is_checkpoint: Flag = Field(default=False, description="Keep the best checkpoints by this metric.")
-    best: Literal["max", "min"] = Field(default="max", description="Whether high or low values are better.")
-    train: Flag = Field(default=True, description="Computed on the training split.")
-    test: Flag = Field(default=True, description="Computed on the held-out split.")
+    is_checkpoint: Flag = Field(
+        default=False, description="Keep the best checkpoints according to this metric."
+    )
+    best: Literal["max", "min"] = Field(
+        default="max", description="Whether higher or lower values are better."
+    )
+    train: Flag = Field(default=True, description="Compute on the training split.")
+    test: Flag = Field(default=True, description="Compute on the held-out split.")
     update_rate: Literal["epoch", "iteration"] = Field(
-        default="epoch", description='"iteration": over the training steps of the epoch so far.'
+        default="epoch", description='"iteration": compute over the training steps in the epoch so far.'
     )
 
     @property
     def file_name(self) -> str:
-        """The label as part of a file name: "Val. Acc." is val-acc."""
+        """The label as part of a file name: "Val. Acc." becomes val-acc."""
         return re.sub(r"\W+", "-", self.line_label).strip("-").lower()
 
 
 class WindowSpec(Section):
     """One chart."""
 
-    window_name: str | None = Field(default=None, description="Title; null: the key of this object.")
+    window_name: str | None = Field(
+        default=None, description="Title of the chart; null: the key of this object."
+    )
     x_label: str = Field(default="#Epochs", description="Label of the horizontal axis.")
     y_label: str = Field(default="", description="Label of the vertical axis.")
     width: Positive = Field(default=1890, description="Width on the dashboard, pixels.")
     height: Positive = Field(default=416, description="Height on the dashboard, pixels.")
-    lines: list[LineSpec] = Field(description="The metrics drawn in it.")
+    lines: list[LineSpec] = Field(description="Metrics drawn in the chart.")
 
 
 class EvaluationSpec(ClassSpec):
     """A measurement on the held-out split in addition to the metrics."""
 
     every: Positive | None = Field(
-        default=None, description="Epochs between two measurements; null: only after the last epoch."
+        default=None,
+        description="Number of epochs between measurements; null: measure only after the last epoch.",
     )
 
 
 class PublishedFigure(Section):
-    """A published figure, shown beside ours."""
+    """A published figure, shown alongside ours."""
 
     dataset: str = Field(description="Name of the whole data set.")
-    weights: str = Field(pattern=r"^[0-9a-f]{64}$", description="sha256 of the file of initial weights.")
+    weights: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="sha256 of the file with the initial weights."
+    )
     setting: str = Field(description='Setting of the experiment, as in the table, such as "trained".')
-    metric: str | None = Field(default=None, description="A line_label; null: the one that the table shows.")
-    value: float = Field(description="In the metric's unit: an accuracy lies in 0..1.")
+    metric: str | None = Field(
+        default=None, description="Metric, a line_label; null: the metric that the table shows."
+    )
+    value: float = Field(description="Value in the metric's unit, such as 0.97 for an accuracy of 97 %.")
 
 
 class TableEntry(Section):
-    """How the table of all results shows this experiment."""
+    """Presentation of this experiment in the table of all results."""
 
     setting: str | None = Field(
-        default=None, description='Such as "zero-shot"; null: "trained", or "evaluated" after 0 epochs.'
+        default=None,
+        description='Setting, such as "zero-shot"; null: "trained", or "evaluated" after 0 epochs.',
     )
-    metric: str | None = Field(default=None, description="A line_label; null: the first with is_checkpoint.")
+    metric: str | None = Field(
+        default=None, description="Metric to show, a line_label; null: the first metric with is_checkpoint."
+    )
     listed: Flag = Field(
-        default=True, description="false: leave its runs out, for example if only Evaluations matter."
+        default=True, description="List this experiment's runs. false is useful if only Evaluations matter."
     )
     published: list[PublishedFigure] = Field(default=[], description="Published figures to compare with.")
 
 
 class ParameterRule(Section):
-    """Treatment of the parameters whose whole name matches, unless an earlier rule matches them."""
+    """Treatment of the parameters whose full name matches, unless an earlier rule matches."""
 
     model_config = ConfigDict(
         json_schema_extra=_implies({"train": {"const": False}}, {"args": {"maxProperties": 0}})
     )
     match: str = Field(
-        description="Regular expression for the whole name of a parameter.",
+        description="Regular expression for the full name of a parameter.",
         json_schema_extra={"format": "regex"},
     )
-    train: Flag = Field(default=True, description="Train them, in an optimizer group of their own.")
+    train: Flag = Field(
+        default=True, description="Train these parameters, in an optimizer group of their own."
+    )
     mode: Literal["train", "eval"] | None = Field(
         default=None,
-        description='"eval": keep their modules in eval mode; null: "eval" if not trained.',
+        description='"eval": keep the modules of these parameters in eval mode; null: "eval" unless '
+        "they are trained.",
     )
-    args: dict[str, Json] = Field(default={}, description="Optimizer arguments of this group.")
+    args: dict[str, Json] = Field(default={}, description="Optimizer arguments for this group.")
 
     @field_validator("args")
     @classmethod
@@ -221,7 +242,7 @@ class ParameterRule(Section):
         return (self.mode or ("train" if self.train else "eval")) == "eval"
 
 
-# Marks of the alternatives in the locations of errors; not keys.
+# Tags of the two alternatives. They appear in the locations of errors, but are not keys.
 ONE, SEVERAL = "(one)", "(several)"
 OneOrSeveral = Annotated[
     Annotated[ScheduleSpec, Tag(ONE)] | Annotated[list[ScheduleSpec], Tag(SEVERAL), Field(min_length=1)],
@@ -234,7 +255,7 @@ _TRAINS: dict[str, Any] = {
 
 
 class Protocol(Section):
-    """A whole experiment."""
+    """A complete experiment."""
 
     model_config = ConfigDict(
         alias_generator=str.capitalize,
@@ -245,64 +266,64 @@ class Protocol(Section):
     )
 
     schema_path: Annotated[str | None, Affects.HANDLING] = Field(
-        default=None, alias="$schema", description="JSON Schema, for editors."
+        default=None, alias="$schema", description="JSON Schema for editors."
     )
     extends: Annotated[None, WithJsonSchema({"type": "string"})] = Field(
         default=None,
         alias="extends",
         exclude=True,
-        description="Another protocol, relative to this file, which then only says what differs: objects are "
-        "merged (replaced if of another class), lists and values replaced; null removes a key, or is its "
-        "value where a key takes null.",
+        description="Path of another protocol, relative to this file, which then contains only the "
+        "differences: objects are merged (or replaced if the class differs), lists and values are replaced, "
+        "and null removes a key, unless null is a value of that key.",
     )
     visdom: Annotated[Visdom, Affects.HANDLING] = Field(
         default_factory=Visdom, description="Address of the dashboard."
     )
-    setup: Setup = Field(description="How a run is carried out.")
+    setup: Setup = Field(description="Settings of a run.")
     faults: Annotated[Faults, Affects.HANDLING] = Field(
-        default_factory=Faults, description="How a run responds to faults."
+        default_factory=Faults, description="Responses to faults during a run."
     )
-    model: ClassSpec = Field(description="The network, a torch.nn.Module.")
+    model: ClassSpec = Field(description="Model, a torch.nn.Module.")
     task: ClassSpec = Field(
-        description="What the model is trained for: loss and scores. Task, Parameters and Yardsticks may be "
-        "left out for models in defaults.json."
+        description="Task that computes the loss and the scores. Task, Parameters and Yardsticks may "
+        "be omitted for models in defaults.json."
     )
     parameters: Annotated[list[ParameterRule], Affects.TRAINING] = Field(
         default_factory=lambda: [ParameterRule(match=".*")],
-        description="What is trained, in which optimizer group: for each parameter of the model, the first "
-        "rule that matches its name counts.",
+        description="Rules that say which parameters are trained, and in which optimizer group. The first "
+        "rule that matches a parameter's name applies.",
     )
     optimizer: Annotated[ClassSpec | None, Affects.TRAINING] = Field(
-        default=None, description="A torch.optim.Optimizer; required unless epochs is 0."
+        default=None, description="Optimizer, a torch.optim.Optimizer; required unless epochs is 0."
     )
     scheduler: Annotated[OneOrSeveral | None, Affects.TRAINING] = Field(
         default=None,
-        description="How learning rates change: one scheduler, or a list that runs one after another.",
+        description="Learning rate scheduler, or a list of schedulers that run one after another.",
     )
     dataset: ClassSpec = Field(
-        description="Both splits; the trainer supplies the argument that selects one of them."
+        description="Data set of both splits; the trainer supplies the argument that selects a split."
     )
     transforms: list[TransformSpec] = Field(
-        default=[], description="Transforms of a sample before the model sees it, in order."
+        default=[], description="Transforms applied to a sample before the model sees it, in order."
     )
     metrics: Annotated[dict[str, WindowSpec], Affects.RUN] = Field(
-        default={}, description="Metrics, by charts: each has lines, and each line is a metric."
+        default={}, description="Charts by name; each chart has lines, and each line is a metric."
     )
     evaluations: Annotated[dict[str, EvaluationSpec], Affects.RUN] = Field(
-        default={}, description="Further measurements on the held-out split, by name."
+        default={}, description="Additional measurements on the held-out split, by name."
     )
     sweep: Annotated[dict[str, Annotated[list[Json], Field(min_length=1)]], Affects.SWEEP] = Field(
-        default={}, description="Values of keys such as Dataset.args.fold: one run for every combination."
+        default={}, description="Values of keys such as Dataset.args.fold; every combination is a run."
     )
     table: Annotated[TableEntry, Affects.SWEEP] = Field(
-        default_factory=TableEntry, description="How the table of all results shows this experiment."
+        default_factory=TableEntry, description="Presentation of this experiment in the table of all results."
     )
     yardsticks: Annotated[dict[str, ClassSpec], Affects.SWEEP] = Field(
-        default={}, description="What --benchmark compares the protocol's speed with, by name."
+        default={}, description="Protocols with which --benchmark compares this protocol's speed, by name."
     )
     reporters: Annotated[list[ClassSpec] | None, Affects.HANDLING] = Field(
         default=None,
-        description="Outputs of a run; null: console, JSON lines, curve, report, Visdom.",
+        description="Outputs of a run; null: console, JSON lines, learning curve, report and Visdom.",
     )
 
     @field_validator("extends", mode="before")
@@ -325,7 +346,7 @@ class Protocol(Section):
 
     @property
     def lines(self) -> dict[str, LineSpec]:
-        """Every metric by its JSON path."""
+        """The metrics by JSON path."""
         return {
             f"Metrics.{name}.lines[{index}]": line
             for name, window in self.metrics.items()

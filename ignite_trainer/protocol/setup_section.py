@@ -1,4 +1,4 @@
-"""The base class of all sections, and the protocol's `Setup` and `Faults`."""
+"""The base class for sections, and the protocol's `Setup` and `Faults`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Section(BaseModel):
 
     @classmethod
     def affects(cls) -> dict[str, Affects]:
-        """Return what each key affects: as annotated, by default the result."""
+        """Return the effect of each key, as annotated; by default, a key affects the result."""
         return {
             field.alias or name: next(
                 (mark for mark in field.metadata if isinstance(mark, Affects)), Affects.RESULT
@@ -32,74 +32,77 @@ class Section(BaseModel):
 
 
 class Setup(Section):
-    """How a run is carried out."""
+    """Settings of a run."""
 
     name: Annotated[str, Affects.FORM] = Field(
-        min_length=1, max_length=100, description="Name of the experiment, and of the folder of its runs."
+        min_length=1,
+        max_length=100,
+        description="Name of the experiment, and of the folder that holds its runs.",
     )
     suffix: Annotated[str | None, Affects.FORM] = Field(
-        default=None, max_length=60, description="Added to the name of the run."
+        default=None, max_length=60, description="Text appended to the run's name."
     )
     batch_train: Annotated[Positive, Affects.TRAINING] = Field(
-        description="Training batch size, per device unless batch_of says otherwise."
+        description='Training batch size, per device unless batch_of is "all".'
     )
     batch_of: Literal["device", "all"] = Field(
         default="device",
-        description='Meaning of batch sizes on several devices. "device": the batch of each device; learning '
-        'rates are multiplied by their number. "all": the batch of all together; results do not depend on '
-        "the number of devices.",
+        description='Meaning of batch sizes on several devices. "device": size of each device\'s batch; '
+        'learning rates are multiplied by the number of devices. "all": size of the global batch; results do '
+        "not depend on the number of devices.",
     )
     batch_test: Annotated[Positive | None, Affects.SWEEP] = Field(
-        default=None, description="Evaluation batch size; null: batch_train."
+        default=None, description="Evaluation batch size; null: the same as batch_train."
     )
     workers_train: Annotated[NonNegative, Affects.HANDLING] = Field(
         default=0,
-        description="Processes that load training samples, at most one per processor; unused by data sets "
-        "that load whole batches.",
+        description="Number of processes that load training samples, at most one per processor; ignored by "
+        "data sets that load whole batches.",
     )
     workers_test: Annotated[NonNegative, Affects.HANDLING] = Field(
-        default=0, description="The same for evaluation."
+        default=0, description="Number of processes that load samples for evaluation, with the same limits."
     )
-    epochs: NonNegative = Field(description="Passes over the training split; 0 evaluates and stops.")
+    epochs: NonNegative = Field(description="Number of passes over the training split; 0: only evaluate.")
     log_interval: Annotated[Positive, Affects.HANDLING] = Field(
         default=10,
-        description="Steps between two entries of the log; the last step of each epoch is logged, too.",
+        description="Number of steps between log entries; the last step of each epoch is always logged.",
     )
     saved_models_path: Annotated[str, Affects.HANDLING] = Field(
-        description="Root folder of all results; each run has its own folder in it."
+        description="Root folder for all results; each run has its own folder in it."
     )
     skip_train_evaluation: Annotated[Flag, Affects.FORM] = Field(
         default=False, description="Evaluate only the held-out split."
     )
     seed: Annotated[Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None, Affects.RUN] = Field(
-        default=None, description="Seed of all random numbers; null: drawn, and saved with the results."
+        default=None,
+        description="Seed for all random numbers; null: drawn at random, and saved with the results.",
     )
     precision: Precision = Field(
         default="fp32",
-        description='Arithmetic of the step. "tf32": as "fp32", but CUDA rounds factors to 10 bits. '
-        '"fp16": scales the loss, and the host waits for the device in every step.',
+        description='Arithmetic of a step. "tf32": like "fp32", but on CUDA, factors are rounded to 10 bits. '
+        '"fp16": with loss scaling, for which the host waits for the device in every step.',
     )
     accumulate: Annotated[Positive, Affects.TRAINING] = Field(
-        default=1, description="Batches per optimizer step."
+        default=1, description="Number of batches whose gradients are accumulated in an optimizer step."
     )
     chunk: Annotated[Positive | None, Affects.TRAINING] = Field(
         default=None,
-        description="Samples embedded at a time, for losses that compare the embeddings of a whole batch; "
-        "null: all. Gradients are those of the whole batch, at the memory of one chunk and the cost of a "
-        "second forward pass; but batch norm in train mode only sees one chunk at a time.",
+        description="Number of samples embedded at a time, for losses that compare the embeddings of a whole "
+        "batch; null: all samples. Gradients are those of the whole batch, for the memory of one "
+        "chunk and the time of a second forward pass. Batch norm in train mode sees one chunk at a time.",
     )
     ema: Annotated[Annotated[float, Field(strict=True, gt=0, lt=1)] | None, Affects.TRAINING] = Field(
         default=None,
         description="Decay per step of an exponential moving average of the weights, such as 0.999; the "
-        "average is evaluated and saved. null: no average.",
+        "average is evaluated and saved. null: no averaging.",
     )
     sync_batch_norm: Flag = Field(
         default=True,
-        description="Batch norm in train mode uses the statistics of all devices. false: each device uses "
-        "its own, and the running statistics of the first are kept.",
+        description="Use the statistics of all devices for batch norm in train mode. false: each device uses "
+        "its own, and the running statistics of the first device are kept.",
     )
     channels_last: Annotated[Flag, Affects.FORM] = Field(
-        default=True, description="Channels-last memory format, in which convolutions are faster."
+        default=True, description="Use the channels-last memory format, which makes convolutions faster."
     )
     compile: Annotated[Flag, Affects.FORM] = Field(
         default=False,
@@ -107,60 +110,62 @@ class Setup(Section):
     )
     recompute: Annotated[Flag, Affects.FORM] = Field(
         default=False,
-        description="Recompute activations in the backward pass: less memory, one more forward pass.",
+        description="Recompute activations in the backward pass, which takes less memory and a "
+        "second forward pass.",
     )
     keep_memory: Annotated[Flag, Affects.HANDLING] = Field(
-        default=True, description="Keep host memory that a step frees for the next one; needs glibc."
+        default=True, description="Keep host memory that a step frees for the next step; requires glibc."
     )
     resume: Annotated[Literal["never", "auto"], Affects.HANDLING] = Field(
         default="never",
-        description='"auto": resume the newest unfinished run of this protocol, as --resume does.',
+        description='"auto": resume the newest unfinished run of this protocol, as with --resume.',
     )
     save_every_steps: Annotated[Positive | None, Affects.HANDLING] = Field(
         default=None,
-        description="Batches between two saves of the state within an epoch; null: not by steps.",
+        description="Number of batches between saves of the state within an epoch; null: do not save "
+        "by steps.",
     )
     save_every_minutes: Annotated[Annotated[float, Field(strict=True, gt=0)] | None, Affects.HANDLING] = (
         Field(
             default=10.0,
-            description="Minutes between two saves of the state within an epoch; null: not by time.",
+            description="Minutes between saves of the state within an epoch; null: do not save by time.",
         )
     )
 
     def batch_of_all(self, devices: int, *, train: bool) -> int:
-        """Return the batch size of all devices together, in training or in evaluation."""
+        """Return the global batch size, in training or in evaluation."""
         size = self.batch_train if train else self.batch_test or self.batch_train
         return size * devices if self.batch_of == "device" else size
 
     def rate(self, devices: int) -> float:
-        """Return the factor of the learning rates: as published, the number of devices."""
+        """Return the factor for the learning rates: as published, the number of devices."""
         return float(devices if self.batch_of == "device" else 1)
 
     @property
     def embeds_in_parts(self) -> bool:
-        """Whether a batch is larger than the number of samples embedded at a time."""
+        """Whether training batches are embedded in more than one chunk."""
         return self.chunk is not None and self.chunk < self.batch_train
 
 
 class Faults(Section):
-    """How a run responds to faults."""
+    """Responses to faults during a run."""
 
     not_finite: Literal["stop", "skip"] = Field(
         default="stop",
         description="Response to a loss or gradient that is not finite. "
-        '"stop": end the run and keep what it has; checked when the log is written, so no step waits. '
-        '"skip": leave the step out; the host waits for the device in every step.',
+        '"stop": end the run and keep its results; checked when the log is written, so no step waits. '
+        '"skip": skip the step; the host waits for the device in every step.',
     )
     not_finite_at_most: NonNegative = Field(
-        default=10, description="Steps that may be left out before the run ends."
+        default=10, description="Maximum number of skipped steps; one more ends the run."
     )
     unreadable: Literal["stop", "skip"] = Field(
         default="stop",
         description="Response to a sample that cannot be read or decoded. "
-        '"stop": name it and end the run. "skip": go on without it, and count it.',
+        '"stop": name the sample and end the run. "skip": continue without the sample, and count it.',
     )
     unreadable_at_most: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
-        default=0.01, description="Share of a split that may be skipped before the run ends."
+        default=0.01, description="Maximum share of a split's samples that may be skipped; more end the run."
     )
 
     @model_validator(mode="before")

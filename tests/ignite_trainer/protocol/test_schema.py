@@ -16,6 +16,8 @@ from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.reading import read_protocol
 from ignite_trainer.protocol.schema import FILE_NAME, make_schema, to_text
+from ignite_trainer.protocol.sections import ClassSpec
+from ignite_trainer.protocol.setup_section import Section
 from ignite_trainer.protocol.validation import json_path
 from ignite_trainer.support.errors import ProtocolError
 
@@ -267,6 +269,17 @@ def test_the_readme_describes_every_key() -> None:
         if "." not in name:
             for key in definition.get("properties", {}):
                 assert re.search(rf"(?m)^\| `([A-Za-z]+\.)?{re.escape(key)}` \|", written), f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    "section", [*Section.__subclasses__(), *ClassSpec.__subclasses__()], ids=lambda section: section.__name__
+)
+def test_the_readme_describes_a_key_in_the_words_of_the_schema(section: type[Section]) -> None:
+    written = (FOLDER / "README.md").read_text()
+    for name, field in section.model_fields.items():
+        key, words = re.escape(field.alias or name), re.escape(str(field.description))
+        row = rf"(?m)^\| `([A-Za-z]+\.)?{key}` \|.*\| {words} \|$"
+        assert re.search(row, written), f"{section.__name__}.{name}: {field.description}"
 
 
 def test_examples_in_the_readme_match_the_schema() -> None:
