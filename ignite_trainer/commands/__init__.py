@@ -1,1 +1,1 @@
-"""The commands: run, sweep, check, explain and benchmark."""
+"""Commands: run, sweep, check, explain and benchmark."""

@@ -1,7 +1,7 @@
-"""`--benchmark`: how fast a protocol trains and evaluates, in turns with its yardsticks in the same process.
+"""`--benchmark`: measures the speed of a protocol and its yardsticks, which take turns in one process.
 
 Other users and rising temperature change a machine's speed by more than the differences of interest.
-Protocol and yardsticks therefore take turns, and results are medians of the ratios within each round.
+Results are therefore medians of the ratios within each round.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from ignite_trainer.support.terminal import show_matrix, show_rows
 OURS = "this protocol"
 FILE_NAME = "benchmark.json"
 
-_WARM_UP_STEPS = 6  # until the memory of a step has been allocated once
-_PROFILED_STEPS = {"cpu": 3, "cuda": 10}  # a device waits before the first of them
+_WARM_UP_STEPS = 6  # until all memory that a step needs has been allocated once
+_PROFILED_STEPS = {"cpu": 3, "cuda": 10}  # a device waits before the first step
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Quartiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Speed of a protocol, or a yardstick, at one activity.
+    """Speed of a protocol or yardstick in one activity.
 
     Attributes:
-        seconds_per_step: over the rounds.
+        seconds_per_step: time per step over the rounds.
         samples_per_second: median over the rounds.
         steps_per_round: number of consecutive steps timed in each round.
-        cost: the protocol's time per sample divided by this yardstick's in the same round; None for the
+        cost: time per sample of the protocol, divided by the yardstick's in the same round; None for the
             protocol itself.
-        gain: the inverse, computed round by round.
+        gain: inverse of the cost, computed round by round; None for the protocol itself.
     """
 
     seconds_per_step: Quartiles
@@ -76,12 +76,13 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """Training or evaluation.
+    """Measurements of training or evaluation.
 
     Attributes:
-        speeds: of the protocol and its yardsticks, by name.
-        shares: share of each phase in a profile of the protocol's steps.
-        utilisation: share of that profile in which the accelerator was busy; None without one.
+        speeds: speeds of the protocol and its yardsticks, by name.
+        shares: share of time that each phase takes in a profile of the protocol's steps, by phase.
+        utilisation: share of the profile's time in which the accelerator was busy; None without an
+            accelerator.
     """
 
     speeds: dict[str, Speed]
@@ -94,12 +95,13 @@ class Benchmark:
     """Result of a benchmark; the content of `benchmark.json`.
 
     Attributes:
-        peak_memory_bytes: of this process and of its accelerator, before any yardstick was built.
-        activities: "training", if the protocol trains, and "evaluation".
-        projection: how long the protocol takes at these speeds.
+        peak_memory_bytes: peak memory of the process ("resident") and of its accelerator ("device"), before
+            any yardstick was built.
+        activities: measurements of "training", if the protocol trains, and of "evaluation".
+        projection: projected duration of the protocol at these speeds.
         rounds: number of turns of each contender.
         environment: versions and hardware.
-        protocols: all contenders by name, as JSON types.
+        protocols: protocols of all contenders as JSON types, by name.
     """
 
     peak_memory_bytes: dict[str, int]
@@ -121,15 +123,16 @@ def contenders(
     """Derive the yardsticks' protocols, and check them and the protocol itself.
 
     Args:
-        protocol: a validated protocol; its evaluations and reporters are left out.
-        trusted: packages whose classes it may name besides the usual ones.
-        source: the file it was read from, for messages.
+        protocol: validated protocol; its evaluations and reporters are ignored.
+        trusted: additional packages whose classes it may name.
+        source: path of the protocol's file, for messages.
 
     Returns:
         The blueprint of the protocol under the name `OURS`, then those of its yardsticks by name.
 
     Raises:
-        ProtocolError: a class cannot be found, or has other arguments; a yardstick does not fit.
+        ProtocolError: a class cannot be found or does not accept its arguments, or a yardstick does not fit
+            the protocol.
     """
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
     setup = protocol.setup.model_copy(update={"seed": seed, "suffix": "benchmark"})
@@ -144,15 +147,15 @@ def contenders(
 
 
 def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: float = 0.5) -> Benchmark:
-    """Measure the speeds of all contenders; nothing that is trained is kept.
+    """Measure the speeds of all contenders, and discard the trained weights.
 
     Args:
-        blueprints: the result of `contenders`. A yardstick that cannot be built is left out with a warning.
+        blueprints: result of `contenders`. Yardsticks that cannot be built are skipped with a warning.
         rounds: number of turns of each contender.
-        turn_seconds: a turn has as many steps as fit into this time, at least one.
+        turn_seconds: approximate duration of a turn; a turn has at least one step.
 
     Raises:
-        ProtocolError: something that the protocol itself names cannot be built.
+        ProtocolError: a part of the protocol itself cannot be built.
     """
     with contextlib.ExitStack() as stack:
         ours = _Contender(blueprints[OURS], stack)
@@ -165,7 +168,7 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
             try:
                 built[name] = _Contender(blueprints[name], stack)
             except ProtocolError as error:
-                logging.getLogger(__name__).warning("Yardsticks.%s is left out. %s", name, error)
+                logging.getLogger(__name__).warning("Yardsticks.%s is skipped. %s", name, error)
         activities = {
             name: Activity(
                 speeds=_race(name, built, rounds=rounds, turn_seconds=turn_seconds),
@@ -186,7 +189,7 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
 
 
 class _Contender:
-    """A protocol that is built and takes its turns."""
+    """A protocol or yardstick whose parts are built, ready for its turns."""
 
     def __init__(self, blueprint: Blueprint, stack: contextlib.ExitStack) -> None:
         seed = blueprint.protocol.setup.seed
@@ -199,7 +202,7 @@ class _Contender:
         self._training = Stopwatch.of_training(blueprint, self.parts) if self.parts.optimizer else None
 
     def stopwatch(self, activity: str) -> Stopwatch:
-        """Prepare for an activity; only for one at a time, as both set the model's mode."""
+        """Prepare a stopwatch for an activity. Use one at a time, because each sets the model's mode."""
         if activity == "evaluation":
             return Stopwatch.of_evaluation(self.blueprint, self.parts)
         assert self._training is not None, "something is trained"
@@ -207,7 +210,7 @@ class _Contender:
         return self._training
 
     def profile(self) -> dict[str, Profile]:
-        """Profile each activity, evaluation first as in a run: training reuses the memory that it leaves."""
+        """Profile evaluation first, as in a run, because training reuses the memory that it allocates."""
         profiles, device = {}, self.parts.device
         for activity in ("evaluation", "training") if self._training else ("evaluation",):
             watch = self.stopwatch(activity)

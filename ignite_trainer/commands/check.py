@@ -1,6 +1,6 @@
-"""`--check`: finds what would fail before a run: protocol, data, model and weights, disk space, memory.
+"""`--check`: finds problems with protocol, data, model, weights, disk space and memory before a run.
 
-It trains nothing, but fetches what a run would fetch first.
+It trains nothing, but fetches whatever a run would fetch first.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Checked:
     """Result of the check of one protocol.
 
     Attributes:
-        findings: each once, errors first.
-        facts: a line about each thing that was checked, by name.
+        findings: findings without duplicates, errors first.
+        facts: a line about each part that was checked, by the name of the part.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -59,12 +59,12 @@ class _ModelChecked(NamedTuple):
     size: ModelSize
 
 
-def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
-    """Check protocols and print a report of each.
+def check_all(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
+    """Check protocols, and print a report for each.
 
     Args:
-        loads: reads and validates each protocol, by its file.
-        trusted: packages whose classes they may name besides the usual ones.
+        loads: functions that read and validate the protocols, by file.
+        trusted: additional packages whose classes they may name.
 
     Returns:
         0 without errors, 1 with errors, 2 if a protocol cannot be read.
@@ -86,7 +86,7 @@ def carry_out(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable
 
 
 class Checker:
-    """Checks protocols; data and models that several of them share are checked once."""
+    """Checks protocols. Data and models that several protocols share are checked once."""
 
     def __init__(self, trusted: Iterable[str] = ()) -> None:
         self._trusted = frozenset(trusted)
@@ -94,7 +94,7 @@ class Checker:
         self._last_model: tuple[str, nn.Module] | None = None
 
     def check(self, protocol: Protocol) -> Checked:
-        """Check a validated protocol, with all runs of its sweep."""
+        """Check a validated protocol, including all runs of its sweep."""
         found = Checked()
         runs, problems = self._runs(protocol)
         found.findings += _errors(problems)
@@ -109,7 +109,7 @@ class Checker:
         return found
 
     def _runs(self, protocol: Protocol) -> tuple[list[Blueprint], list[str]]:
-        """Draw all runs; if some of a sweep cannot be drawn, return problems and the protocol's own run."""
+        """Draw all runs; if some runs of a sweep fail, return the problems and the protocol's own run."""
         problems: list[str] = []
         try:
             if protocol.sweep:
@@ -123,16 +123,16 @@ class Checker:
             return [], list(dict.fromkeys([*problems, *error.problems]))
 
     def _check_run(self, run: Blueprint, found: Checked, spaces: list[Space]) -> None:
-        """Check one run; add to the findings of the protocol and to the space that its runs need."""
+        """Check one run; add its results to `found`, and the disk space that it needs to `spaces`."""
         data = self._inspect_data(run)
         run = replace(run, dataset_args={**run.dataset_args, **data.to_build})
         sizes, problems = self._once("Dataset, Transforms or Task", partial(try_out, run), *_data_key(run))
         of_data = [problem for problem in problems if problem.startswith("Dataset")]
-        if of_data or data.to_build:  # weights are fetched only if the data are there
+        if of_data or data.to_build:  # weights are fetched only if the data are available
             complete, run = run, without_weights(run)
             if run is not complete:
                 found.facts.setdefault("Weights", "not checked: fix the data first")
-        if _has_error(data.findings):  # they say why the data set cannot be built
+        if _has_error(data.findings):  # the findings already say why the data set cannot be built
             told = [problem for problem in of_data if not problem.startswith("Dataset.args.fold ")]
             problems = [problem for problem in problems if problem not in told]
         found.findings += [*data.findings, *_errors(problems)]
@@ -159,7 +159,7 @@ class Checker:
         found.findings += memory_findings(needed, training_device(), found.facts, at_least_for=_COUNTED)
 
     def _inspect_data(self, run: Blueprint) -> Inspection:
-        """Ask the class of the data set for its findings, once for all folds."""
+        """Call `inspect_data` of the data set's class, once for all folds."""
         inspect = getattr(run.dataset, "inspect_data", None)
         args = run.dataset_args
         but_fold = {key: value is not None if is_fold(f".{key}") else value for key, value in args.items()}
@@ -183,14 +183,14 @@ class Checker:
         return _ModelChecked(tuple(damaged), ", ".join(files), ModelSize.of(model))
 
     def _examine(self, run: Blueprint) -> list[Finding]:
-        """Ask task, evaluations and metrics of a run whose parts can all be built."""
+        """Check the task, evaluations and metrics of a run whose parts can all be built."""
         setup = run.protocol.setup.model_dump(exclude={"seed"})
         key = (*_model_key(run), *_data_key(run), run.protocol.to_json()["Metrics"], setup)
         findings, problems = self._once("Task", lambda: examine(run, self._build_model(run)), *key)
         return findings or _errors(problems)
 
     def _build_model(self, run: Blueprint) -> nn.Module:
-        """Build the model of a run, unless it was the last one built."""
+        """Build the model of a run, or reuse the last model if it was built from the same sections."""
         key = digest(_model_key(run))
         if self._last_model is None or self._last_model[0] != key:
             self._last_model = None
@@ -199,7 +199,7 @@ class Checker:
         return self._last_model[1]
 
     def _once(self, where: str, step: Callable[[], Any], *key: Any) -> tuple[Any, list[str]]:
-        """Carry out a step once for equal keys; return its result, or None, and its problems."""
+        """Run a step once for equal keys; return its result (None if it fails) and its problems."""
         name = digest([where, *key])
         if name not in self._done:
             self._done[name] = _attempt(where, step)
@@ -207,19 +207,19 @@ class Checker:
 
 
 def escaped(text: str) -> str:
-    """Escape control characters as Python does: `\\x1b`. Joiners stay, as letters and emoji need them."""
+    """Escape control characters as Python does: `\\x1b`. Joiners, which letters and emoji need, are kept."""
     return "".join(letter if is_seen(letter) else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _show(title: str, found: Checked, *, seconds: float) -> None:
-    """Print facts, findings and their number; of each kind of finding, name only the first places."""
+    """Print facts, findings and their number; name only the first few places for each kind of finding."""
     if found.facts:
         show_rows(escaped(f"Check of {title}"), [(name, escaped(text)) for name, text in found.facts.items()])
     for kind in kinds(found.findings):
         places = [place for place in kind.places if place]
         times = f" ({len(kind.places)} times)" if len(kind.places) > 1 else ""
         first, *rest = map(escaped, kind.what.split("\n"))
-        # Indented, so that no text from a file can pass for a finding.
+        # Indent, so that no text from a file can be mistaken for a finding.
         lines = [f"{kind.severity}: {first}{times}", *(f"    {line}" for line in rest)]
         lines += [f"    {escaped(place)}" for place in places[:NAMED]]
         lines += [f"    and {len(kind.places) - NAMED} more"] * (len(kind.places) > NAMED)
@@ -233,21 +233,21 @@ def _show(title: str, found: Checked, *, seconds: float) -> None:
 
 
 def _data_key(run: Blueprint) -> tuple[Any, ...]:
-    """Return what runs with the same data and task share."""
+    """Return a key that is equal for runs with the same data and task."""
     content = run.protocol.to_json()
     sections = ("Dataset", "Transforms", "Task", "Evaluations", "Reporters")
     return (*map(content.get, sections), bool(run.protocol.setup.epochs))
 
 
 def _model_key(run: Blueprint) -> tuple[Any, ...]:
-    """Return what runs with the same model share."""
+    """Return a key that is equal for runs with the same model."""
     content, setup = run.protocol.to_json(), run.protocol.setup
     sections = ("Model", "Parameters", "Optimizer", "Scheduler")
     return (*map(content.get, sections), setup.precision, setup.epochs)
 
 
 def _attempt(where: str, step: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Return the result of a step, or None, and its problems."""
+    """Run a step; return its result (None if it fails) and its problems."""
     try:
         return step(), []
     except ProtocolError as error:

@@ -1,4 +1,4 @@
-"""Disk space and memory that runs need, compared with what is free."""
+"""Compares the disk space and memory that runs need with the free space and memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ignite_trainer.results import run_folder
 
 _MEMORY, _OWN = Path("/proc/meminfo"), Path("/proc/self/statm")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
-_FULL = 0.9  # share of the free space above which a run gets a warning
+_FULL = 0.9  # a run that needs more than this share of the free space gets a warning
 _OPTIMIZER_STATE = 2  # values per trained parameter, as with Adam; few optimizers have more
-_LAST_KEPT = 3  # the last two states, and the next one until it is complete
+_LAST_KEPT = 3  # the last two states, and the next state while it is being written
 
 
 class ModelSize(NamedTuple):
@@ -42,18 +42,18 @@ class ModelSize(NamedTuple):
 
 
 def least_memory(protocol: Protocol, size: ModelSize) -> int:
-    """Return the bytes for weights, gradients and optimizer of a run; activations come on top."""
+    """Return the bytes that a run needs for weights, gradients and optimizer; activations need more."""
     trains = bool(protocol.setup.epochs)
     return size.state + trains * (1 + _OPTIMIZER_STATE) * size.trained
 
 
 def checkpoint_space(protocol: Protocol, size: ModelSize | None) -> Space:
-    """Return the disk space for the checkpoints of one run; unknown if the model's size is None."""
+    """Return the disk space that one run's checkpoints need; it is unknown if the model's size is None."""
     setup = protocol.setup
     size_bytes = None
     if size:
         lines = sum(line.is_checkpoint for line in protocol.lines.values())
-        # Epoch 0 comes on top; a superseded file stays until the next state is saved.
+        # One more, for epoch 0; a superseded file also stays until the next state is saved.
         best = (min(BEST_KEPT, setup.epochs) + 1) * lines * size.state
         copies = _OPTIMIZER_STATE + bool(setup.ema)
         last = _LAST_KEPT * (size.state - size.frozen + copies * size.trained)
@@ -74,7 +74,9 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
         sizes: Counter[str] = Counter()
         for space in needs:
             sizes[f"{space.purpose} in {space.folder}"] += space.size_bytes or 0
-        unknown = dict.fromkeys(f"{one.purpose} in {one.folder}" for one in needs if one.size_bytes is None)
+        unknown = dict.fromkeys(
+            f"{space.purpose} in {space.folder}" for space in needs if space.size_bytes is None
+        )
         free, needed = shutil.disk_usage(existing(needs[0].folder)).free, sizes.total()
         what = ", ".join(f"{_readable(size)} for {purpose}" for purpose, size in sizes.items() if size)
         parts = [f"{_readable(free)} free"]
@@ -85,7 +87,7 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
             findings.append(
                 Finding(
                     severity="error" if needed > free else "warning",
-                    what=f"About {_readable(needed)} of disk space are needed; {_readable(free)} are free.",
+                    what=f"About {_readable(needed)} of disk space is needed; {_readable(free)} is free.",
                     where=what,
                     remedy="Make room, or choose other folders.",
                 )
@@ -99,10 +101,10 @@ def memory_findings(
     """Warn if the training device may run out of memory; add a line about it to `facts`.
 
     Args:
-        needed_bytes: memory of the process on the CPU, otherwise memory on the device.
+        needed_bytes: memory of the process if the device is the CPU, otherwise memory on the device.
         device: the training device.
-        facts: lines of the report, by name.
-        at_least_for: the uses that `needed_bytes` covers, if a run has others, too.
+        facts: lines of the report, by the name of the checked part.
+        at_least_for: uses that `needed_bytes` covers, if the run also has other uses.
     """
     free = _free_memory(device)
     name = "Memory" if device.type == "cpu" else f"Memory of {device}"
@@ -114,14 +116,14 @@ def memory_findings(
     return [
         Finding(
             severity="warning",
-            what=f"The run needs {needed} of {name.lower()}; {_readable(free)} are free.",
+            what=f"The run needs {needed} of {name.lower()}; {_readable(free)} is free.",
             remedy="Lower the batch with -b and -B, or set Setup.chunk, Setup.accumulate or Setup.recompute.",
         )
     ]
 
 
 def _free_memory(device: torch.device) -> int | None:
-    """Return the bytes that this process may use, including those in use; None if unknown."""
+    """Return the bytes that this process may use, including the bytes in use; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if not _MEMORY.is_file():
@@ -129,7 +131,7 @@ def _free_memory(device: torch.device) -> int | None:
     own = int(_OWN.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
     free = 1024 * int(lines["MemAvailable"].split()[0]) + own
-    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"  # of a container
+    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"  # the limit of a container
     return free if limit == "max" else min(free, int(limit))
 
 

@@ -1,4 +1,4 @@
-"""The command line: one run, sweep, check or benchmark for every protocol that matches."""
+"""Command line: runs, sweeps, checks, explains or benchmarks every matching protocol."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     """Run the command; return the exit status.
 
     Args:
-        argv: the words after the program's name.
-        defaults: file with the `Task` and `Parameters` of protocols that have none, by `Model.class`.
+        argv: words after the program's name.
+        defaults: file with `Task` and `Parameters`, by `Model.class`, for protocols that lack them.
 
     Returns:
-        0; 2 if the command or a protocol is invalid; 1 if a run failed, also within a sweep, or a check found
-        an error; 75 (EX_TEMPFAIL of sysexits.h) if a signal stopped the run and the printed command continues
-        it; 130 if it was interrupted at once.
+        0 on success; 1 if a run failed, also within a sweep, or if a check found an error; 2 if the command
+        or a protocol is invalid; 75 (EX_TEMPFAIL of sysexits.h) if a signal stopped the run, which the
+        printed command continues; 130 if the run was interrupted at once.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # ignite logs exceptions twice before raising them; they are reported below.
@@ -70,7 +70,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
 
 
 def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
-    """Parse the command's own flags; exit with a suggestion at a word that is none."""
+    """Parse the command's own flags; exit with a suggestion if a word is unknown."""
     parser = make_parser()
     known = long_flags(parser)
     for word in words:
@@ -87,11 +87,11 @@ def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
 
 
 def _leave(status: int) -> NoReturn:
-    """Exit one of several processes without waiting for the others, which may never end.
+    """Exit one of several processes without waiting for the other processes, which may never end.
 
     Skips exit handlers: NCCL's would wait for the other processes, which may be waiting for this one.
     """
-    if status == EXIT_STOPPED:  # they are stopping, too; the main process may still be writing
+    if status == EXIT_STOPPED:  # the others are stopping, too; the main process may still be writing
         from ignite_trainer.support.distributed import wait_to_part  # noqa: PLC0415
 
         wait_to_part()
@@ -108,7 +108,7 @@ def _command(  # noqa: PLR0911 - an exit status each
     defaults: Path,
     resumed: Path | None,
 ) -> int:
-    """Carry out the command; return the exit status. torch is imported only here: it takes seconds."""
+    """Run the command; return the exit status. torch is imported only here, because it takes seconds."""
     is_single_run = False
     try:
         with contextlib.ExitStack() as stack:
@@ -116,18 +116,18 @@ def _command(  # noqa: PLR0911 - an exit status each
                 from ignite_trainer.support.distributed import several_processes  # noqa: PLC0415
 
                 stack.enter_context(several_processes())
-            paths = _matching(flags.config, leave_out=(defaults, defaults.with_name("schema.json")))
+            paths = _matching(flags.config, excluded=(defaults, defaults.with_name("schema.json")))
             loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
             if flags.check:
                 from ignite_trainer.commands import check  # noqa: PLC0415
 
                 stack.enter_context(stopped_by_signals())
-                return check.carry_out(loads, trusted=flags.trust)
+                return check.check_all(loads, trusted=flags.trust)
             if flags.explain:
                 from ignite_trainer.commands import explain  # noqa: PLC0415
 
                 stack.enter_context(stopped_by_signals())
-                return explain.carry_out(loads, overrides, defaults=defaults, trusted=flags.trust)
+                return explain.explain_all(loads, overrides, defaults=defaults, trusted=flags.trust)
             # All protocols are checked before the first one runs.
             protocols = {path: load_one() for path, load_one in loads.items()}
             sweeps = any(protocol.sweep for protocol in protocols.values())
@@ -142,20 +142,20 @@ def _command(  # noqa: PLR0911 - an exit status each
             planned = jobs.plan(protocols, trusted=flags.trust, rounds=flags.benchmark, resumed=resumed)
             if not flags.benchmark:
                 stack.enter_context(stopped_by_signals())
-            return jobs.carry_out(planned)
+            return jobs.run_all(planned)
     except (ProtocolError, RunFailed) as error:
         _say(f"error: {error}")
         return 2 if isinstance(error, ProtocolError) else 1
     except RunStopped as stopped:
-        if isinstance(stopped.__context__, RunFailed):  # it had failed before the signal came
+        if isinstance(stopped.__context__, RunFailed):  # the run failed before the signal came
             _say(f"error: {stopped.__context__}")
             return 1
-        said = f"stopped by {stopped.signal}"
+        message = f"stopped by {stopped.signal}"
         if not (flags.check or flags.explain):
             kept = f"progress is saved in {stopped.folder}" if stopped.folder else "no run was in progress"
             folder = stopped.folder if is_single_run else None
-            said += f"; {kept}\ncontinue with: {_command_to_continue(argv, folder)}"
-        _say(said)
+            message += f"; {kept}\ncontinue with: {_command_to_continue(argv, folder)}"
+        _say(message)
         return EXIT_STOPPED
     except KeyboardInterrupt:
         _say("interrupted; --resume continues from the last saved state")
@@ -167,7 +167,7 @@ def _is_distributed() -> bool:
 
 
 def _say(text: str) -> None:
-    """Print an error; of several processes, only the first one that has an error prints."""
+    """Print an error; if several processes have errors, only the first process prints."""
     if _is_distributed():
         from ignite_trainer.support.distributed import first_to_speak, rank  # noqa: PLC0415
 
@@ -178,7 +178,7 @@ def _say(text: str) -> None:
 
 
 def _command_to_continue(argv: Sequence[str], folder: Path | None) -> str:
-    """Return the command with --resume, naming the folder if there is one."""
+    """Return the command with --resume, followed by the folder if there is one."""
     words, skipping = [], False
     for word in argv:
         if skipping and not word.startswith("-"):
@@ -206,18 +206,18 @@ def _shorthand_overrides(flags: argparse.Namespace) -> list[Override]:
     return found
 
 
-def _matching(patterns: Sequence[str], *, leave_out: Sequence[Path]) -> list[Path]:
-    """Return the files that match, each once and in order, except `leave_out`."""
+def _matching(patterns: Sequence[str], *, excluded: Sequence[Path]) -> list[Path]:
+    """Return the files that match the patterns, in order and without duplicates, except `excluded`."""
     paths: dict[Path, None] = {}
-    others = {path.resolve() for path in leave_out}
+    others = {path.resolve() for path in excluded}
     for pattern in patterns:
-        # A file's name may contain pattern characters; pathlib takes no absolute pattern, and no long one.
+        # A file's name may contain pattern characters. pathlib accepts neither absolute nor long patterns.
         is_file = os.path.isfile(pattern)  # noqa: PTH113
         found = [pattern] if is_file else sorted(glob(pattern, recursive=True))  # noqa: PTH207
         matches = [match for match in found if Path(match).resolve() not in others]
         if not matches:
-            # Suggest a file of the pattern's folder, or else a shipped one.
-            folders = [Path(pattern).parent, *(path.parent for path in leave_out)]
+            # Suggest a file in the pattern's folder, or else a shipped protocol.
+            folders = [Path(pattern).parent, *(path.parent for path in excluded)]
             listed = (
                 [path for path in folder.glob("*.json") if path.resolve() not in others] for folder in folders
             )

@@ -1,8 +1,8 @@
-"""Estimates time, memory and tensor shapes of a run from a few steps and one checkpoint.
+"""Estimates a run's time, memory and tensor shapes from a few steps and one checkpoint.
 
-Steps are measured at the protocol's batch size if that is quick, otherwise at two smaller sizes and
-extrapolated linearly. The larger size is measured first: smaller steps leave memory in pieces that larger
-ones cannot use.
+Steps are measured at the protocol's batch size if that is quick; otherwise, they are measured at two smaller
+sizes and extrapolated linearly. The larger size is measured first, because smaller steps leave fragmented
+memory that larger steps cannot use.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from ignite_trainer.support.memory import peak_resident_bytes
 
 Activity = Literal["training", "evaluation"]
 
-_FEW = 4  # samples of the smallest batch
-# Seconds that a measured step may take. Unlike that of training, the memory of an evaluation may not grow
-# linearly with the batch.
+_FEW = 4  # samples in the smallest batch
+# Maximum seconds of a measured step. Evaluation gets more time than training, because its memory may not grow
+# linearly with the batch size and is better measured than extrapolated.
 _SECONDS: Mapping[Activity, float] = {"training": 8.0, "evaluation": 30.0}
-_QUICK, _REPEATED = 1.0, 4  # a step of fewer seconds is repeated
-_DEEPEST = 2  # levels of modules that are shown
+_QUICK, _REPEATED = 1.0, 4  # a step that takes fewer seconds is repeated
+_MAX_DEPTH = 2  # levels of modules to show
 _PEAK_RESET = Path("/proc/self/clear_refs")
 
 
 class Step(NamedTuple):
-    """Measurements of a step.
+    """A measured or extrapolated step.
 
     Attributes:
         samples: batch size.
         seconds: duration after warm-up.
         peak_bytes: peak resident memory of the process, or of tensors on an accelerator; None if unknown.
-        measured: largest batch size that was measured.
+        measured: largest batch size that was measured; less than `samples` if the step is extrapolated.
     """
 
     samples: int
@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Seconds to write a state and its best weights, and memory of the copy that is written."""
+    """Duration of writing a state and the best weights, and memory that the copy of the state takes."""
 
     seconds: float = 0.0
     copy_bytes: int = 0
@@ -68,12 +68,12 @@ class Estimates:
     """Estimates of a run.
 
     Attributes:
-        steps: a step of each activity.
+        steps: measured or extrapolated step of each activity.
         checkpoint: measurements of a checkpoint, or the reason why it could not be written.
-        seconds_per_epoch: training and evaluation; only evaluation if nothing is trained.
-        seconds_per_run: all epochs, the evaluation before the first and the checkpoint after the last.
+        seconds_per_epoch: duration of training and evaluation; only of evaluation if nothing is trained.
+        seconds_per_run: duration of all epochs, the evaluation before them and the checkpoint after them.
         peak_bytes: peak memory of the run; None if unknown.
-        batch: shape of each field of a batch, by name; a training batch if anything is trained.
+        batch: shape of each field of a batch, by name; the batch is for training if anything is trained.
         stages: shape of each module's output, by name; B is the batch size.
     """
 
@@ -89,9 +89,9 @@ class Estimates:
 def estimate(
     blueprint: Blueprint, parts: Parts, *, seed: int, tell: Callable[[str], object] = lambda _: None
 ) -> Estimates:
-    """Carry out a few steps of each activity, which changes the model's weights.
+    """Run a few steps of each activity, which changes the model's weights.
 
-    Calls `tell` with a description of each measurement before it starts.
+    Calls `tell` with a description of each measurement before the measurement starts.
     """
     setup, sizes = blueprint.protocol.setup, parts.sizes
     measurement = _Measurement(blueprint, parts, seed, tell)
@@ -107,11 +107,11 @@ def estimate(
     first = sizes["test"] / rates["evaluation"]
     seconds_per_epoch = first
     if epochs := projection.epochs:
-        # Copying a state waits until the previous one is written.
+        # A state is not copied until the previous state has been written.
         seconds_per_epoch = max((projection.seconds_per_run - first) / epochs, writing)
     # On the CPU, the copy of a state shares memory with the steps.
-    beside = copy_bytes if parts.device.type == "cpu" else 0
-    peaks = [step.peak_bytes + beside for step in steps.values() if step.peak_bytes is not None]
+    copied = copy_bytes if parts.device.type == "cpu" else 0
+    peaks = [step.peak_bytes + copied for step in steps.values() if step.peak_bytes is not None]
     return Estimates(
         steps=steps,
         checkpoint=checkpoint,
@@ -135,7 +135,7 @@ class _Measurement:
     stages: dict[str, str] = field(default_factory=dict)
 
     def step(self, activity: Activity, samples: int) -> Step:
-        """Measure a step with the whole batch, or extrapolate from two smaller ones if it takes too long."""
+        """Measure a step with a whole batch; if that takes too long, extrapolate from two smaller batches."""
         few = max(_FEW, self.blueprint.protocol.setup.chunk or 0)
         trial = self._measure(activity, min(few, samples), trial=True)
         affordable = max(3 * few, int(_SECONDS[activity] / trial.seconds * trial.samples))
@@ -145,7 +145,7 @@ class _Measurement:
         return extrapolate(self._measure(activity, more.samples // 3), more, samples)
 
     def _measure(self, activity: Activity, samples: int, *, trial: bool = False) -> Step:
-        """Measure a step; a trial also records shapes, and keeps no memory."""
+        """Measure a step. A trial also records shapes, and returns its memory to the system."""
         self.tell(f"Measuring {activity} with batches of {samples}")
         changes = {"batch_train": samples, "batch_test": samples, "workers_train": 0, "workers_test": 0}
         if trial:
@@ -173,11 +173,11 @@ class _Measurement:
 
 
 def extrapolate(few: Step, more: Step, samples: int) -> Step:
-    """Extrapolate two steps linearly to a larger batch, but never below the measurements."""
+    """Extrapolate two measured steps linearly to a larger batch, but never below the larger step."""
 
-    def line(one: float, other: float) -> float:
-        slope = max(0.0, (other - one) / (more.samples - few.samples))
-        return other + slope * (samples - more.samples)
+    def line(smaller: float, larger: float) -> float:
+        slope = max(0.0, (larger - smaller) / (more.samples - few.samples))
+        return larger + slope * (samples - more.samples)
 
     peak = None
     if few.peak_bytes is not None and more.peak_bytes is not None:
@@ -186,7 +186,7 @@ def extrapolate(few: Step, more: Step, samples: int) -> Step:
 
 
 def _write_checkpoint(blueprint: Blueprint, parts: Parts) -> Checkpoint | str:
-    """Save as after a best epoch, on the disk of the results; return an error as text."""
+    """Save a checkpoint as after a best epoch, on the results' disk; return an error as text."""
     if not parts.optimizer:
         return Checkpoint()
     protocol = blueprint.protocol
@@ -214,7 +214,7 @@ def _write_checkpoint(blueprint: Blueprint, parts: Parts) -> Checkpoint | str:
 
 @contextlib.contextmanager
 def _recorded_shapes(model: nn.Module, samples: int, shapes: dict[str, str]) -> Iterator[None]:
-    """Record the shapes of the modules' first outputs within a `with` block."""
+    """Record the shape of each module's first output within a `with` block."""
 
     def record(name: str, module: nn.Module, _: object, output: object) -> None:
         shapes.setdefault(name, f"{type(module).__name__} {_shape(output, samples)}")
@@ -222,7 +222,7 @@ def _recorded_shapes(model: nn.Module, samples: int, shapes: dict[str, str]) -> 
     hooks = [
         module.register_forward_hook(functools.partial(record, name))
         for name, module in model.named_modules()
-        if name and name.count(".") < _DEEPEST
+        if name and name.count(".") < _MAX_DEPTH
     ]
     try:
         yield
@@ -238,7 +238,7 @@ def _shapes_of_fields(sample: Any, samples: int) -> dict[str, str]:
 
 
 def _shape(value: Any, samples: int) -> str:
-    """Describe the shape and type of a tensor, or of the tensors in a list; B is the batch size."""
+    """Describe the shape and dtype of a tensor, or of the tensors in a list; B is the batch size."""
     if isinstance(value, Tensor):
         sizes = ["B" if size == samples and not axis else str(size) for axis, size in enumerate(value.shape)]
         return f"[{', '.join(sizes)}] {str(value.dtype).removeprefix('torch.')}"

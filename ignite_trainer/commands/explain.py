@@ -1,6 +1,7 @@
-"""`--explain`: every value with its origin, what is trained, shapes, and estimates of time and memory.
+"""`--explain`: shows values with their origins, trained parameters, shapes, and estimates of time and memory.
 
-Writes no results. If a part such as the data cannot be built, names the problem and explains the rest.
+It writes no results. If a part, such as the data set, cannot be built, it names the problem and explains the
+rest.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SEED = 0
 _KEY_WIDTH = 40
 
 
-def carry_out(
+def explain_all(
     loads: Mapping[Path, Callable[[], Protocol]],
     overrides: Sequence[Override],
     *,
@@ -45,18 +46,18 @@ def carry_out(
     """Explain protocols.
 
     Args:
-        loads: reads and validates each protocol, by its file.
-        overrides: those of the command line.
-        defaults: file with the sections that protocols may lack.
-        trusted: packages whose classes they may name besides the usual ones.
+        loads: functions that read and validate the protocols, by file.
+        overrides: overrides from the command line.
+        defaults: file with the default sections of protocols that lack them.
+        trusted: additional packages whose classes they may name.
 
     Returns:
-        0, or 2 if a protocol names a class that does not exist or an argument that it does not take.
+        0, or 2 if a protocol names a class that does not exist or an argument that the class does not accept.
     """
     status = 0
     for path, protocol in [(path, load()) for path, load in loads.items()]:
         values = trace(protocol, path, overrides, defaults=defaults)
-        # A line for each value, not folded, so that it can be searched and copied.
+        # Each value has a line that is not wrapped, so that it can be searched and copied.
         lines = [
             f"{value.path:<{_KEY_WIDTH}} {json.dumps(value.value, ensure_ascii=False)}  ({value.origin})"
             for value in values
@@ -81,7 +82,7 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     try:
         parts = assemble(blueprint, seed=_SEED)
     except ProtocolError as error:
-        with contextlib.suppress(ProtocolError):  # a problem of the model is among those of `error`
+        with contextlib.suppress(ProtocolError):  # `error` already includes the model's problems
             model = try_out_model(without_weights(blueprint))
             _show_rules(path, blueprint, apply_rules(model, protocol.parameters))
         lines = "".join(f"\n  {problem}" for problem in error.problems)

@@ -11,10 +11,10 @@ AUTO = "auto"
 _SETUP: tuple[tuple[str, str, str, str], ...] = (
     ("-b", "--batch-train", "Setup.batch_train", "training batch size"),
     ("-B", "--batch-test", "Setup.batch_test", "evaluation batch size (default: the training batch size)"),
-    ("-w", "--workers-train", "Setup.workers_train", "data loader processes for training"),
-    ("-W", "--workers-test", "Setup.workers_test", "data loader processes for evaluation"),
-    ("-e", "--epochs", "Setup.epochs", "training epochs; 0 only evaluates"),
-    ("-L", "--log-interval", "Setup.log_interval", "training steps between log entries"),
+    ("-w", "--workers-train", "Setup.workers_train", "number of data loader processes for training"),
+    ("-W", "--workers-test", "Setup.workers_test", "number of data loader processes for evaluation"),
+    ("-e", "--epochs", "Setup.epochs", "number of training epochs; 0 only evaluates"),
+    ("-L", "--log-interval", "Setup.log_interval", "number of training steps between log entries"),
     ("-M", "--saved-models-path", "Setup.saved_models_path", "folder for all results"),
     ("-R", "--random-seed", "Setup.seed", "random seed"),
     ("-s", "--suffix", "Setup.suffix", "suffix for the run's name"),
@@ -29,32 +29,32 @@ SHORTHANDS = (*_SETUP, *_DASHBOARD)
 _EPILOG = """\
 any key of the protocol:
   --Section.key.key VALUE...
-      Set a key (--Section.key.key=VALUE works, too). Numbers select list items.
-      A value must have the type of the one it replaces; true, false and null
-      are JSON.
+      Set a key; --Section.key.key=VALUE also works. A number in place of a key
+      selects a list item. A value must have the same type as the value that it
+      replaces; true, false and null are written as in JSON.
   --Sweep.Section.key.key VALUE...
-      Run once for each value, or for each combination if several keys are given,
-      and end with a table of means and standard deviations. To continue a stopped
-      sweep, give the same command again.
+      Run once for each value, or for each combination if several keys are
+      given, and end with a table of means and standard deviations. To continue
+      a stopped sweep, repeat the command.
 
 examples:
   python main.py -c protocols/quickstart.json
   python main.py -c protocols/quickstart.json --explain
   python main.py -c protocols/quickstart.json --Optimizer.args.lr 1e-4
-  python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3 4 5
-  python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root data/ESC-50
+  python main.py -c protocols/quickstart.json --Sweep.Dataset.args.fold 1 2 3
+  python main.py -c 'protocols/*-esc50.json' -e 0 --Dataset.args.root ESC-50
 
 exit status:
   0    success
-  1    a run failed, also one within a sweep, or --check found an error
+  1    a run failed, also within a sweep, or --check found an error
   2    the command line or a protocol is invalid
-  75   stopped by SIGTERM, SIGINT or SIGUSR1 after the current step; the command
-       that continues is printed
+  75   stopped by SIGTERM, SIGINT or SIGUSR1 after the current step; prints
+       the command that continues the run
   130  interrupted at once
 
-protocols/README.md describes every key. Colours and progress bars appear only on a
-terminal, and no colours if NO_COLOR is set; otherwise, long work prints a line every
-30 seconds.
+protocols/README.md describes every key. Colours and progress bars appear only
+on a terminal; NO_COLOR turns colours off. Without a terminal, long work prints
+a line every 30 seconds.
 """
 
 
@@ -75,33 +75,33 @@ def make_parser() -> argparse.ArgumentParser:
         action="extend",
         nargs="+",
         metavar="FILE",
-        help="protocol file, or a quoted pattern; runs every matching file",
+        help="protocol file, or quoted pattern that selects every matching file",
     )
     runs.add_argument(
         "--resume",
         nargs="?",
         const=AUTO,
         metavar="FOLDER",
-        help="continue the run in FOLDER, or without FOLDER the newest unfinished run of the protocol",
+        help="continue the run in FOLDER; without FOLDER, continue the protocol's newest unfinished run",
     )
     runs.add_argument(
         "--trust",
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="allow protocols to name classes of this package",
+        help="allow protocols to name classes from this package; can be repeated",
     )
     modes = parser.add_argument_group("instead of running").add_mutually_exclusive_group()
     modes.add_argument(
         "--check",
         action="store_true",
-        help="look for problems with protocol, data, weights, disk space and memory, without training",
+        help="look for problems with the protocol, data, weights, disk space and memory, without training",
     )
     modes.add_argument(
         "--explain",
         action="store_true",
-        help="show every value and where it comes from, what is trained, tensor shapes, and estimates of "
-        "time, memory and disk space",
+        help="show every value and where it comes from, which parameters are trained, tensor shapes, and "
+        "estimates of time, memory and disk space",
     )
     modes.add_argument(
         "--benchmark",
@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_positive,
         const=7,
         metavar="ROUNDS",
-        help="measure speed and memory beside the protocol's yardsticks (default: 7 rounds)",
+        help="measure speed and memory, and compare with the protocol's yardsticks (default: 7 rounds)",
     )
     setup = parser.add_argument_group("settings", "Override the protocol's Setup.")
     _add_shorthands(setup, _SETUP)

@@ -19,7 +19,7 @@ from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 Job = Callable[[], int]
-"""Carries out one protocol and returns an exit status."""
+"""Runs one protocol and returns an exit status."""
 
 
 def plan(
@@ -29,16 +29,16 @@ def plan(
     rounds: int | None,
     resumed: Path | None = None,
 ) -> dict[Path, Job]:
-    """Check every protocol completely; return the job of each.
+    """Check every protocol completely; return a job for each.
 
     Args:
-        protocols: by the file they were read from.
-        trusted: packages whose classes they may name besides the usual ones.
-        rounds: rounds of a benchmark; None for runs.
-        resumed: folder of a run to continue.
+        protocols: validated protocols, by the file from which they were read.
+        trusted: additional packages whose classes they may name.
+        rounds: number of rounds of a benchmark; None for runs and sweeps.
+        resumed: folder of the run to continue, if the command names one.
 
     Raises:
-        ProtocolError: with every problem of the first protocol that has one.
+        ProtocolError: a protocol has problems; lists all problems of the first such protocol.
     """
     jobs: dict[Path, Job] = {}
     for path, protocol in protocols.items():
@@ -47,17 +47,17 @@ def plan(
             jobs[path] = functools.partial(_measure, contenders, rounds)
         elif protocol.sweep:
             runs = sweep.make_plan(protocol, trusted=trusted, source=str(path))
-            jobs[path] = functools.partial(_run_all, runs)
+            jobs[path] = functools.partial(_run_sweep, runs)
         else:
             blueprint = draw(protocol, trusted=trusted, source=str(path))
             jobs[path] = functools.partial(_run, blueprint, resumed)
     return jobs
 
 
-def carry_out(jobs: Mapping[Path, Job]) -> int:
-    """Carry out all jobs, even after one fails; return the largest exit status.
+def run_all(jobs: Mapping[Path, Job]) -> int:
+    """Run all jobs, even after one fails; return the largest exit status.
 
-    The status is 2 for a protocol that cannot work, 1 for a run that failed.
+    The status is 2 for an invalid protocol and 1 for a failed run.
     """
     statuses: dict[Path, int] = {}
     for path, job in jobs.items():
@@ -86,7 +86,7 @@ def _run(blueprint: Blueprint, resumed: Path | None) -> int:
     return 0
 
 
-def _run_all(runs: sweep.Plan) -> int:
+def _run_sweep(runs: sweep.Plan) -> int:
     return 1 if sweep.carry_out(runs).missing else 0
 
 

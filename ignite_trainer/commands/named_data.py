@@ -1,4 +1,4 @@
-"""Builds the data set that a protocol or a class names, for commands that use it without a run."""
+"""Builds a data set from a protocol or a class, for commands that use the data without a run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ignite_trainer.support.errors import ProtocolError
 
 
 class NamedData(NamedTuple):
-    """A data set.
+    """A data set and its origin.
 
     Attributes:
-        splits: the data set of each split; the key is None if it is not divided into splits.
-        made_from: class and arguments, as JSON types.
+        splits: data set of each split, by split; the only key is None if the data set has no splits.
+        made_from: class and arguments of the data set, as JSON types.
     """
 
     splits: dict[str | None, Any]
@@ -38,16 +38,16 @@ def of_protocol(
 
     Args:
         path: file of the protocol.
-        overrides: words of the command line that override its keys.
-        trusted: packages whose classes it may name besides the usual ones.
-        defaults: file with the sections that published protocols lack.
+        overrides: words of the command line that override keys of the protocol.
+        trusted: additional packages whose classes it may name.
+        defaults: file with the default sections of published protocols, which lack them.
 
     Raises:
-        ProtocolError: with every problem.
+        ProtocolError: an override or the protocol is invalid; lists every problem.
     """
     rest, found = split_overrides(overrides)
     if rest:
-        raise ProtocolError(f"{' '.join(rest)}: not a flag, nor a key of the protocol.")
+        raise ProtocolError(f"{' '.join(rest)}: neither a flag nor a key of the protocol.")
     protocol = load(path, found, defaults=defaults)
     blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
     splits: dict[str | None, Any] = {split: build_dataset(blueprint, split) for split in SPLITS}
@@ -58,15 +58,15 @@ def of_protocol(
 
 
 def of_class(path: str, args: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> NamedData:
-    """Build a data set of a class with these arguments, which may select a split.
+    """Build a data set from a class and its arguments, which may select a split.
 
     Raises:
-        ProtocolError: with every problem.
+        ProtocolError: the class or an argument is invalid; lists every problem.
     """
     try:
         spec = ClassSpec.model_validate({"class": path, "args": args})
     except ValidationError as error:
-        raise ProtocolError([f"Dataset: {one['msg']}" for one in error.errors()]) from error
+        raise ProtocolError([f"Dataset: {entry['msg']}" for entry in error.errors()]) from error
     kind = resolve(spec, Dataset, where="Dataset", trusted=trusted)
     problems = check_arguments(kind, spec.args, where="Dataset.args")
     if problems:

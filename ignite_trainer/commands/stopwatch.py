@@ -1,4 +1,4 @@
-"""Times steps of a run (engine, loader, metrics and augmentation), and projects how long the run takes."""
+"""Times a run's steps (engine, loader, metrics and augmentation), and projects the run's duration."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
 from ignite_trainer.training.forward import float32_products
 
-_WITHOUT_END = 2**31
-_READY_BATCHES = 2  # of each loader process, torch's default
+_ENDLESS = 2**31
+_PREFETCHED = 2  # batches that each loader process loads ahead, torch's default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +42,19 @@ class Turn:
 
     @property
     def seconds_per_sample(self) -> float:
-        """Mean over the turn; the last batch of a pass may be smaller than others."""
+        """Mean over the turn. The last batch of a pass may be smaller than the other batches."""
         return self.seconds / self.samples
 
 
 class Stopwatch:
     """Runs and times steps of an engine over a loader, pass after pass.
 
-    On a CPU, loader and step share the processors, so the time of a step includes loading the next batch. The
-    first steps of a turn are not timed: they use up batches that were loaded during the turns of others, and
-    allocate memory again that others released.
+    On a CPU, the loader and the step share the cores, so the time of a step includes loading the next batch.
+    The first steps of a turn are not timed: they use up batches that were loaded during other turns, and
+    allocate memory again that was released during other turns.
 
     Attributes:
-        steps_per_turn: number of timed steps.
+        steps_per_turn: number of timed steps in a turn.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Stopwatch:
 
     @classmethod
     def of_training(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
-        """Time training steps; the parts need an optimizer. Call this once for the same parts."""
+        """Time training steps. The parts must have an optimizer; call this only once for the same parts."""
         assert parts.optimizer is not None, "something is trained"
         setup = blueprint.protocol.setup
         engine = make_trainer(
@@ -94,12 +94,12 @@ class Stopwatch:
         logged = metrics.logged_steps(setup.log_interval)
         engine.add_event_handler(logged, lambda: float(engine.state.metrics[RUNNING_LOSS]))
         watch = cls(engine, parts.training, setup, workers=setup.workers_train, device=parts.device)
-        watch._epochs = _WITHOUT_END
+        watch._epochs = _ENDLESS
         return watch
 
     @classmethod
     def of_evaluation(cls, blueprint: Blueprint, parts: Parts) -> Stopwatch:
-        """Time evaluation steps over the held-out split, with metrics."""
+        """Time evaluation steps over the held-out split, including metrics."""
         setup = blueprint.protocol.setup
         engine = make_evaluator(parts.task, parts.model, setup, device=parts.device, title=None)
         metrics.attach_metrics(blueprint, engine, "test", device=parts.device)
@@ -119,7 +119,7 @@ class Stopwatch:
     def turn(self) -> Turn:
         """Run one turn, and return how long it took."""
         with self.conditions():
-            self.run(_READY_BATCHES * self._workers + 1)
+            self.run(_PREFETCHED * self._workers + 1)
             start, before = time.perf_counter(), self._samples
             self.run(self.steps_per_turn)
             seconds = time.perf_counter() - start
@@ -136,7 +136,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
-        """Set the process's arithmetic and memory management as in a run of the protocol."""
+        """Set the arithmetic precision and memory management that a run of the protocol uses."""
         with float32_products(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
             yield
 
@@ -149,7 +149,7 @@ class Stopwatch:
 
 
 def _name_data_wait(engine: Engine) -> None:
-    """Make the time that an engine waits for its next batch a phase of profiles."""
+    """Record the time that an engine waits for its next batch as a phase in profiles."""
     waiting: list[record_function] = []
     engine.add_event_handler(
         Events.GET_BATCH_STARTED, lambda: waiting.append(record_function("step/data wait").__enter__())
@@ -159,13 +159,13 @@ def _name_data_wait(engine: Engine) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Duration of a protocol, without preparing data, compiling, checkpoints and reports.
+    """Projected duration of a protocol, excluding data preparation, compilation, checkpoints and reports.
 
     Attributes:
-        epochs: of a run.
-        runs: one for each combination of the values in `Sweep`.
-        seconds_per_run: an evaluation, then in each epoch training and evaluations.
-        seconds: all runs, one after the other.
+        epochs: number of epochs of a run.
+        runs: number of runs, one for each combination of the values in `Sweep`.
+        seconds_per_run: duration of one evaluation, then of training and evaluations in each epoch.
+        seconds: duration of all runs, one after the other.
     """
 
     epochs: int
@@ -177,12 +177,12 @@ class Projection:
 def project(
     protocol: Protocol, sizes: Mapping[Split, int], samples_per_second: Mapping[str, float]
 ) -> Projection:
-    """Project the duration of a protocol, assuming that all runs of its `Sweep` are of the same size.
+    """Project the duration of a protocol, assuming that all runs of its `Sweep` take the same time.
 
     Args:
-        protocol: the protocol.
-        sizes: samples of each split.
-        samples_per_second: in "evaluation", and in "training" if there are epochs.
+        protocol: protocol to project.
+        sizes: number of samples in each split.
+        samples_per_second: speed of "evaluation", and of "training" if there are epochs.
     """
     setup = protocol.setup
     evaluated = sizes["test"] * (1 + setup.epochs)

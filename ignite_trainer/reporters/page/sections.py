@@ -32,9 +32,9 @@ def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]
     """
     kept = statistics.finite(predictions)
     text = []
-    if left_out := len(predictions) - len(kept):
-        of = f"{left_out:,} of {len(predictions):,} samples"
-        text.append(f"{of} have scores that are not finite; they are excluded below.")
+    if excluded := len(predictions) - len(kept):
+        share = f"{excluded:,} of {len(predictions):,} samples"
+        text.append(f"{share} have scores that are not finite; they are excluded below.")
     if not kept.scores.size:
         return [Section(title="Predictions", text=[*text, "There are no scores."])]
     confusions = [] if kept.multilabel else [_confusions(kept, folder)]

@@ -94,7 +94,7 @@ def test_warnings_alone_exit_with_0(check: Check) -> None:
         ({"Setup__batch_train": 21}, "Setup.batch_train is 21, but the training split has 20 samples"),
         ({"Dataset__args": {"fold": 9}}, "Dataset.args.fold is 9; there are folds 1 to 3."),
         ({"Dataset": doubtful(raises="a tone of wood")}, "Dataset: RuntimeError: a tone of wood"),
-        ({"Dataset": doubtful(room=10**18)}, "About 1,000,000,000 GB of disk space are needed; "),
+        ({"Dataset": doubtful(room=10**18)}, "About 1,000,000,000 GB of disk space is needed; "),
         ({"Dataset": doubtful(folder="/dev/null")}, "The run cannot write to a folder that it needs."),
         ({"Sweep": {"Dataset.args.fold": [1, 9]}}, "Dataset.args.fold is 9; there are folds 1 to 3."),
         ({"Sweep": {"Setup.batch_train": [8, 21]}}, "Setup.batch_train is 21, but the training split"),
@@ -189,7 +189,7 @@ def test_too_little_memory_is_a_warning(
     monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
     status, report = check(Setup__epochs=2)
     sizes = [f"{size / 1000:.3g} kB" for size in (needed, needed // 2)]
-    said = f"warning: The run needs at least {sizes[0]} of memory; {sizes[1]} are free."
+    said = f"warning: The run needs at least {sizes[0]} of memory; {sizes[1]} is free."
     assert (status, said in " ".join(report.split())) == (0, True)
 
 

@@ -195,5 +195,5 @@ def test_too_little_memory_or_disk_space_is_a_warning(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert explained(tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "of memory; 1 kB are free. Lower the batch" in said
-    assert "of disk space are needed; 1 kB are free" in said
+    assert "of memory; 1 kB is free. Lower the batch" in said
+    assert "of disk space is needed; 1 kB is free" in said

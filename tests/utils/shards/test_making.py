@@ -290,7 +290,7 @@ def test_the_command_takes_both_splits_of_a_protocol(
         ([*DATA, "--args", "{"], "Expecting property name"),
         ([*DATA, "--args", "[]"], "Dataset: Input should be a valid dictionary"),
         (["-c", "protocols/quickstart.json", "--Dataset.args.flod", "2"], "flod"),
-        (["-c", "protocols/quickstart.json", "stray"], "stray: not a flag, nor a key of the protocol"),
+        (["-c", "protocols/quickstart.json", "stray"], "stray: neither a flag nor a key of the protocol"),
     ],
 )
 def test_the_command_reports_mistakes(
