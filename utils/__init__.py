@@ -1,1 +1,1 @@
-"""Research code: data sets, transforms and tasks, reached through a protocol's dotted paths."""
+"""Research code, such as data sets, transforms and tasks, which protocols name by dotted path."""

@@ -1,4 +1,4 @@
-"""Exports the audio tower or a classifier: `python -m utils.export WEIGHTS my.onnx --classes dog rain`."""
+"""Export of the audio tower or a classifier: `python -m utils.export WEIGHTS my.onnx --classes dog rain`."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _FORMATS = (".onnx", ".pt2")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return 0 if the file was written, else 1."""
+    """Run the command; return 0 if the file was written, and 1 otherwise."""
     replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.export",
-        description="Write the audio tower of an AudioCLIP, or zero-shot classification with fixed classes, "
-        "as one file that needs none of this code. Input: audio, float32 [batch, channels, samples] in "
-        "16-bit units at 44.1 kHz. Output: embeddings of norm 1, or probabilities.",
+        description="Export the audio tower of an AudioCLIP, or a zero-shot classifier with fixed classes, "
+        "to a single file that does not need this code. Input: audio, float32 [batch, channels, samples] in "
+        "16-bit units at 44.1 kHz. Output: embeddings of norm 1, or class probabilities.",
     )
-    parser.add_argument("weights", help="released name, file, folder or hub repository of the weights")
+    parser.add_argument("weights", help="name of a release, weights file, folder or hub repository")
     parser.add_argument("file", type=Path, help="file to write: .onnx, or .pt2 for torch.export.load")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="classes of a zero-shot classifier")
-    parser.add_argument("--template", default="{}", help="text of a class; {} stands for its name")
+    parser.add_argument("--template", default="{}", help="prompt template, with {} where the class goes")
     parser.add_argument(
         "--model-args",
         type=json.loads,
         default={},
         metavar="JSON",
-        help="constructor arguments that differ from the published",
+        help="constructor arguments that differ from the published model's",
     )
     given = parser.parse_args(arguments)
     if given.file.suffix not in _FORMATS:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 def write(
     model: AudioCLIP, file: Path, *, class_names: Sequence[str] | None = None, template: str = "{}"
 ) -> None:
-    """Write the audio tower, or zero-shot classification into `class_names`, to an .onnx or a .pt2 file."""
+    """Export the audio tower, or a zero-shot classifier of `class_names`, to an .onnx or .pt2 file."""
     module: exporting.Exportable
     if class_names is None:
         module = exporting.ExportableAudioTower(model.audio, normalize=True)

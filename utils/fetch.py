@@ -15,29 +15,29 @@ from utils.fetching.published import DATA_SETS, fetch_data_set
 from utils.fetching.unpack import ArchiveError
 
 DEFAULT_DATA = Path("data")
-"""Folder of the data sets in the shipped protocols, relative to the repository."""
+"""Folder where the shipped protocols expect the data sets, relative to the repository."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return 0 if everything named is in place, else 1."""
+    """Run the command; return 0 if all requested files are in place, and 1 otherwise."""
     replace_unknown_letters()
     names = [*RELEASES, *DATA_SETS]
     parser = argparse.ArgumentParser(
         prog="python -m utils.fetch",
-        description="Download weights and data sets by name. Existing ones are left alone, a broken transfer "
-        "is continued, and a file gets its name only after it was checked.",
+        description="Download weights and data sets by name. Existing files are kept, interrupted downloads "
+        "resume, and a file gets its final name only once it has been verified.",
         epilog=_listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="one or more of the names below")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="put everything into this folder")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder to put everything into")
     parser.add_argument(
-        "--mirror", metavar="URL", help=f"download from this address (default: ${MIRROR_VARIABLE}, if set)"
+        "--mirror", metavar="URL", help=f"address to download from (default: ${MIRROR_VARIABLE}, if set)"
     )
     given = parser.parse_args(arguments)
     for name in given.names:
         if name not in names:
-            parser.error(f'"{name}" is no name of weights or of a data set; {suggest(name, names)}')
+            parser.error(f'"{name}" is not the name of weights or a data set; {suggest(name, names)}')
 
     failed = False
     for name in dict.fromkeys(given.names):
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name}: {error}", file=sys.stderr)
             failed = True
         except KeyboardInterrupt:
-            print(f"\n{name}: interrupted; the same command continues.", file=sys.stderr)
+            print(f"\n{name}: interrupted; run the same command to resume.", file=sys.stderr)
             return 130
     return int(failed)
 
@@ -61,7 +61,7 @@ def _fetch(name: str, to: Path | None, mirror: str | None) -> Path:
 
 def _listing() -> str:
     """List names, sizes and folders, one per line."""
-    lines = ["names, sizes, and default places:"]
+    lines = ["names, sizes and default locations:"]
     for name, release in RELEASES.items():
         lines.append(f"  {name:26}{release.size_bytes / 1e6:7.0f} MB  assets/{release.file}")
     for name, data_set in DATA_SETS.items():

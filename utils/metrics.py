@@ -1,8 +1,8 @@
-"""Metrics for a protocol's `Metrics` section that ignite lacks or defines differently.
+"""Metrics for a protocol's `Metrics` section that ignite does not have or defines differently.
 
 Name others directly: `ignite.metrics.Accuracy`, `ignite.metrics.TopKCategoricalAccuracy`. Ignite's
 `MeanAveragePrecision` and macro `Recall` count a class without samples as 0, so they depend on the classes
-that a fold happens to hold; the metrics here leave such classes out.
+that a fold happens to contain; the metrics here skip such classes.
 """
 
 # ruff: noqa: PLC0415 (scikit-learn takes seconds to import)
@@ -23,12 +23,13 @@ from torch.nn import functional as F
 class MeanAveragePrecision(EpochMetric):
     """Mean average precision over the classes that occur.
 
-    Samples are ranked by their score for a class. Its average precision is the sum over thresholds n, from
-    the highest score down, of `(R_n - R_(n-1)) P_n` with precision P and recall R (scikit-learn's
-    `average_precision_score`); samples of equal score share a threshold, so their order does not matter.
-    Classes without a positive are left out, as is customary for AudioSet; NaN if no class has one.
+    Samples are ranked by their score for a class. The class's average precision is the sum of
+    `(R_n - R_(n-1)) P_n`, with precision P and recall R, over the thresholds n from the highest score down
+    (scikit-learn's `average_precision_score`). Samples with equal scores share a threshold, so their order
+    does not matter. Classes without a positive sample are skipped, as is customary for AudioSet; the result
+    is NaN if no class has one.
 
-    Scores are `[N, K]`; targets are 0/1 `[N, K]`, or `[N]` where each sample has one class.
+    Scores are `[N, K]`. Targets are 0/1 `[N, K]`, or class numbers `[N]` if each sample has one class.
     """
 
     def __init__(self, output_transform: Callable[..., Any] = lambda output: output) -> None:
@@ -36,7 +37,7 @@ class MeanAveragePrecision(EpochMetric):
 
 
 class MacroAccuracy(EpochMetric):
-    """Balanced accuracy: the accuracy on the samples of a class, averaged over the classes that occur.
+    """Balanced accuracy: the accuracy per class, averaged over the classes that occur.
 
     Equals accuracy if all classes have the same number of samples.
 
@@ -48,9 +49,9 @@ class MacroAccuracy(EpochMetric):
 
 
 class MeanScore(EpochMetric):
-    """Mean of one score per sample, such as the cosine similarity of its sound and its picture.
+    """Mean of one score per sample, such as the cosine similarity between its sound and its picture.
 
-    Scores are `[N]`, with any targets; samples whose score is NaN are left out.
+    Scores are `[N]`; targets are ignored. Samples with a NaN score are skipped.
     """
 
     def __init__(self, output_transform: Callable[..., Any] = lambda output: output) -> None:
@@ -72,11 +73,11 @@ def _mean_average_precision(scores: Tensor, targets: Tensor) -> float:
     return float(np.mean(precisions)) if precisions else math.nan
 
 
-def _mean_score(scores: Tensor, targets: Tensor) -> float:  # noqa: ARG001 - what EpochMetric gives
+def _mean_score(scores: Tensor, targets: Tensor) -> float:  # noqa: ARG001 - EpochMetric's signature
     if scores.dim() != 1:
         raise ValueError(
-            f"MeanScore takes one score per sample, [N]; these are {list(scores.shape)}. For a score per "
-            "class use ignite.metrics.Accuracy."
+            f"MeanScore takes one score per sample, [N]; the scores are {list(scores.shape)}. For one score "
+            "per class use ignite.metrics.Accuracy."
         )
     return float(scores.nanmean())
 
@@ -84,8 +85,8 @@ def _mean_score(scores: Tensor, targets: Tensor) -> float:  # noqa: ARG001 - wha
 def _macro_accuracy(scores: Tensor, targets: Tensor) -> float:
     if targets.dim() != 1:
         raise ValueError(
-            f"MacroAccuracy takes one class per sample, targets [N]; these are {list(targets.shape)}. For "
-            "samples with several labels use utils.metrics.MeanAveragePrecision."
+            f"MacroAccuracy takes one class per sample, targets [N]; the targets are {list(targets.shape)}. "
+            "For samples with several labels use utils.metrics.MeanAveragePrecision."
         )
     correct = (scores.argmax(dim=1) == targets).double()
     samples = torch.bincount(targets)

@@ -1,4 +1,4 @@
-"""A yardstick: torchvision's ResNeXt-50 alone, on images as large as the audio tower's spectrograms."""
+"""Yardstick: torchvision's bare ResNeXt-50 on images of the same size as the audio tower's spectrograms."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from model.esresnet.spectrogram import frame_count
 
 
 class BareBackbone(Yardstick):
-    """Steps of the bare backbone: forward, cross-entropy, backward, optimizer; no data, audio or text.
+    """Training steps of the bare backbone, with its cross-entropy and optimizer, but no data, audio or text.
 
-    Precision, compilation, batch size and optimizer come from the protocol; images are as large as the
-    spectrograms of its training clips: `[B, 3, 341, 392]` for 5 s.
+    Precision, compilation, batch size and optimizer come from the protocol. The images have the size of its
+    training clips' spectrograms, e.g. `[B, 3, 341, 392]` for 5 s.
 
     Args:
-        samples: length of a clip; by default the `out_len` of the last training transform that has one, or
-            otherwise of the last such transform of the held-out split.
+        samples: length of a clip, in samples; None for the `out_len` of the last training transform that has
+            this argument, or otherwise of the held-out split's last transform that has it.
     """
 
     def __init__(self, *, samples: int | None = None) -> None:
         if samples is not None and samples < 1:
-            raise ValueError(f"samples is {samples}; a clip has a positive number of samples.")
+            raise ValueError(f"samples is {samples}; it must be positive.")
         self._samples = samples
 
     def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,18 +62,18 @@ class Backbone(nn.Module):
         self.network = resnext50_32x4d().to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute class logits `[B, 1000]` of images `[B, 3, H, W]`."""
+        """Return class logits `[B, 1000]` for images `[B, 3, H, W]`."""
         logits: Tensor = self.network(images)
         return logits
 
 
 class BackboneOnNoise(Task):
-    """Cross-entropy of the backbone on the same images in every step; these stay on the device.
+    """Cross-entropy of the backbone on the same images in every step; the images stay on the device.
 
     Args:
-        height: height of the images.
-        width: width of the images.
-        images_per_sample: number of images for each sample of a batch.
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
+        images_per_sample: number of images per sample.
     """
 
     def __init__(self, *, height: int, width: int, images_per_sample: int = 1) -> None:
@@ -90,7 +90,7 @@ class BackboneOnNoise(Task):
         """Return logits and targets."""
         targets = batch.target.repeat_interleave(self._images_per_sample)
         if len(self._images) != len(targets):
-            with torch.inference_mode(False):  # training also uses the images of an evaluation
+            with torch.inference_mode(False):  # training reuses images created in an evaluation
                 images = torch.randn(len(targets), 3, *self._size)
                 self._images = images.to(targets.device, memory_format=torch.channels_last)
         return StepOutput(model(self._images), targets)
@@ -127,11 +127,11 @@ def _clip_length(protocol: Mapping[str, Any]) -> int:
         for spec in reversed(protocol["Transforms"]):
             if spec[split] and "out_len" in spec["args"]:
                 return int(spec["args"]["out_len"])
-    raise ValueError("samples is needed: no transform has an out_len that says how long clips are.")
+    raise ValueError("samples is needed: no transform has an out_len, which would be the length of a clip.")
 
 
 def _image_size(model_args: Mapping[str, Any], samples: int) -> tuple[int, int]:
-    """Return height and width of the spectrogram of a clip of this length."""
+    """Return the height and width of the spectrogram of a clip with `samples` samples."""
     defaults = {name: item.default for name, item in inspect.signature(ESResNeXt).parameters.items()}
     args = {**defaults, **model_args}
     win_length = args["win_length"] or args["n_fft"]

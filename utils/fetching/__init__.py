@@ -1,1 +1,1 @@
-"""Downloads, verifies and unpacks published data sets."""
+"""Download, verification and unpacking of published data sets."""

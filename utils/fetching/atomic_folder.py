@@ -1,4 +1,4 @@
-"""Creates folders atomically: never half-written, never by two processes at a time."""
+"""Atomic creation of folders: never half-written, and never by two processes at a time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from filelock import FileLock
 def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callable[[Path], None]) -> None:
     """Create a folder unless it is complete.
 
-    It is filled under the name `<folder>.partial` and then renamed. Of several processes, one fills it and
-    the others wait for the lock `<folder>.lock`.
+    The folder is filled under the name `<folder>.partial` and then renamed. If several processes need it, one
+    fills it while the others wait for the lock `<folder>.lock`.
 
     Args:
-        folder: the folder; `fill` has to remove an incomplete one.
-        is_complete: returns, quickly, whether the folder exists and is usable.
-        fill: writes the content into the empty folder it is given, and flushes what must survive a crash.
+        folder: folder to create; `fill` must remove an incomplete folder of this name.
+        is_complete: function that quickly tells whether the folder exists and is usable.
+        fill: function that writes the content into the given empty folder, and flushes everything that must
+            survive a crash.
 
     Raises:
-        OSError: the folder cannot be written; or whatever `fill` raises.
+        OSError: the folder cannot be written. Exceptions of `fill` are passed on.
     """
     if is_complete(folder):
         return
@@ -32,7 +33,7 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
         if is_complete(folder):
             return
         partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left behind by a killed process
         partial.mkdir()
         try:
             fill(partial)
@@ -42,6 +43,6 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
 
 
 def flush(file: BinaryIO) -> None:
-    """Write the buffers of a file to the disk."""
+    """Flush a file's buffers to disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Downloads published data sets: addresses and sizes of their archives, and how one becomes a folder."""
+"""Published data sets: the addresses and sizes of their archives, and how to download and unpack them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from types import MappingProxyType
 from model.weights.fetch import FetchError, RemoteFile, check_room, fetch
 from utils.fetching.unpack import ArchiveError, unpack
 
-_ROOM = 4  # times the size of the clips, for other files of the archive
+_ROOM = 4  # limit of the unpacked size, as a multiple of the clips' size; leaves room for other files
 
 
 @dataclass(frozen=True)
 class Published:
-    """One data set, published as one archive."""
+    """A data set that is published as a single archive."""
 
     name: str
     archive: RemoteFile
     top: str
-    """The archive's top folder."""
+    """Top folder in the archive."""
     table: str
-    """The table of the clips, below the top folder."""
+    """Path of the table of clips below the top folder."""
     clip: str
-    """Path of a clip below the top folder, as a format of the table's columns."""
+    """Path of a clip below the top folder, as a format string with the table's columns."""
     clips: int
-    """Lines of the table."""
+    """Number of clips in the table."""
     archive_bytes: int
-    """Approximate if it is not stable."""
+    """Size of the archive; approximate if the archive is packed on demand."""
     unpacked_bytes: int
-    """Lower limit."""
+    """Lower bound of the unpacked size."""
 
 
 ESC_50 = Published(
     name="ESC-50",
-    # GitHub packs this archive on demand, so neither size nor hash are stable.
+    # GitHub packs this archive on demand, so neither its size nor its hash is stable.
     archive=RemoteFile("ESC-50-master.zip", "https://github.com/karolpiczak/ESC-50/archive/master.zip"),
     top="ESC-50-master",
     table="meta/esc50.csv",
@@ -71,27 +71,27 @@ DATA_SETS: Mapping[str, Published] = MappingProxyType(
 def fetch_data_set(
     data_set: Published, root: str | Path, *, mirror: str | None = None, progress: bool = True
 ) -> Path:
-    """Download and unpack a data set, unless it is in place.
+    """Download and unpack a data set, unless it is already in place.
 
-    The data set is unpacked beside the root, checked, and renamed, so it is never incomplete; of several
-    processes one does this and the others wait. Meanwhile the archive lies beside the root; one that was put
-    there by hand is used, and stays.
+    The data set is unpacked into a folder next to the root, checked, and renamed, so it is never incomplete.
+    If several processes need it, one does this while the others wait. The archive is downloaded to the folder
+    that contains the root and deleted afterwards. An archive that you put there yourself is used and kept.
 
     Args:
-        data_set: the data set.
-        root: its folder; missing, empty, or with the data set in it.
-        mirror: address of the folder of the archive; None: `$AUDIOCLIP_MIRROR` if set, else the published
-            address.
-        progress: print the address and show bars, or lines without a terminal.
+        data_set: data set to fetch.
+        root: folder of the data set; it may be missing or empty, or already contain the data set.
+        mirror: address of a folder that contains the archive; None for `$AUDIOCLIP_MIRROR` if set, and
+            otherwise the published address.
+        progress: whether to print the address and show progress bars, or lines without a terminal.
 
     Returns:
         The root.
 
     Raises:
-        FetchError: the archive cannot be downloaded, there is no room, or the root holds something else.
-        ArchiveError: the archive is damaged, unsafe, or lacks clips.
+        FetchError: the archive cannot be downloaded, the disk is full, or the root contains other files.
+        ArchiveError: the archive is damaged or unsafe, or lacks clips.
     """
-    # Imports torch, which `python -m utils.fetch --help` does without.
+    # Imports torch, which `python -m utils.fetch --help` does not need.
     from utils.fetching.atomic_folder import make_once  # noqa: PLC0415
 
     root = Path(root).expanduser().resolve()
@@ -102,8 +102,8 @@ def fetch_data_set(
             return True
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FetchError(
-                f"{folder}: holds something else than {data_set.name}. Name a folder that is empty or does "
-                "not exist."
+                f"{folder}: contains something other than {data_set.name}. Name a folder that is empty or "
+                "does not exist."
             )
         return False
 
@@ -123,7 +123,7 @@ def fetch_data_set(
             _check_clips(data_set, folder, archive)
         except ArchiveError as error:
             if brought:
-                raise ArchiveError(f"{error} Remove it, and it is downloaded again.") from None
+                raise ArchiveError(f"{error} Remove it to download it again.") from None
             archive.unlink()
             raise ArchiveError(f"{error} It was deleted.") from None
         os.sync()  # before the folder gets its final name
@@ -134,7 +134,7 @@ def fetch_data_set(
         make_once(root, is_complete=is_complete, fill=fill)
     except FetchError:
         raise
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         raise FetchError(
             f"{root}: {data_set.name} cannot be written there ({error}). Make room, or name another folder."
         ) from None
@@ -142,7 +142,7 @@ def fetch_data_set(
 
 
 def _check_clips(data_set: Published, folder: Path, archive: Path) -> None:
-    """Raise an ArchiveError unless the table has as many clips as published and all files exist."""
+    """Raise ArchiveError unless the table has the published number of clips and all files exist."""
     from utils.datasets.sources.tables import read_table  # noqa: PLC0415 - as above
 
     columns = [column for _, column, _, _ in Formatter().parse(data_set.clip) if column]
@@ -154,5 +154,6 @@ def _check_clips(data_set: Published, folder: Path, archive: Path) -> None:
     there = sum((folder / clip).is_file() for clip in clips)
     if not there == len(clips) == data_set.clips:
         raise ArchiveError(
-            f"{archive}: {there} clips and a table of {len(clips)}; {data_set.name} has {data_set.clips}."
+            f"{archive}: contains {there} of the {len(clips)} clips in its table; "
+            f"{data_set.name} has {data_set.clips}."
         )

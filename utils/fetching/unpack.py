@@ -1,4 +1,4 @@
-"""Unpacks downloaded archives safely: plain files, inside one folder, of a limited size."""
+"""Safe unpacking of downloaded archives: only plain files, inside one folder, up to a size limit."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ignite_trainer.support.progress import Progress
 from model.weights.fetch import FetchError, check_room
 
 MOST_FILES = 100_000
-"""Limit for one archive; UrbanSound8K has 8,745 files."""
+"""Maximum number of files in an archive; UrbanSound8K has 8,745."""
 
-# Raised by the standard library's readers; ValueError and IndexError for senseless headers.
+# Exceptions of the standard library's readers; nonsensical headers cause ValueError and IndexError.
 _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error),
     *(EOFError, RuntimeError, ValueError, IndexError),
 )
-# OSErrors caused by the archive: from bz2 (no number), from seeking, from names that are too long.
+# OSErrors caused by the archive: from bz2 (no number), from seeking, and from overlong names.
 _DAMAGED_NUMBERS = (None, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 class ArchiveError(ValueError):
-    """An archive is damaged, unsafe, or a different one."""
+    """An archive is damaged, unsafe, or not the expected archive."""
 
 
 class _File(NamedTuple):
@@ -44,19 +44,19 @@ def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: 
 
         ESC-50-master/meta/esc50.csv  ->  <folder>/meta/esc50.csv
 
-    Members must be plain files or folders with relative names without `..`. (The filters of `tarfile` would
-    allow links, and `zipfile` has none.)
+    Members must be plain files or folders with relative names that do not contain `..`. (`tarfile`'s filters
+    would allow links, and `zipfile` has no filters.)
 
     Args:
-        archive: the archive file.
-        folder: an existing folder; delete it if unpacking fails, as it is then incomplete.
-        top: the archive's top folder; files outside of it are skipped.
+        archive: archive file.
+        folder: existing folder to unpack into; delete it if unpacking fails, as it is then incomplete.
+        top: top folder in the archive; files outside it are skipped.
         most_bytes: limit for the unpacked size, so that a small archive cannot fill the disk.
-        progress: show a bar, or lines without a terminal.
+        progress: whether to show a progress bar, or lines without a terminal.
 
     Raises:
         ArchiveError: the archive is damaged or unsafe, has no such top folder, or exceeds a limit.
-        FetchError: the disk has too little room.
+        FetchError: the disk does not have enough free space.
         OSError: the folder cannot be written.
     """
     found, left = False, most_bytes
@@ -76,13 +76,13 @@ def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: 
                 _write(file, folder.joinpath(*file.path.parts[1:]), archive)
             bar.update(file.size_bytes)
     if not found:
-        raise ArchiveError(f"{archive}: has no folder {top}; it is another archive.")
+        raise ArchiveError(f"{archive}: has no folder {top}, so it is not the expected archive.")
 
 
 def _too_much(archive: Path, most_bytes: int) -> ArchiveError:
     return ArchiveError(
-        f"{archive}: unsafe; it holds more than {MOST_FILES:,} files or {most_bytes:,} bytes, which is more "
-        "than its data set has."
+        f"{archive}: unsafe; it contains more than {MOST_FILES:,} files or {most_bytes:,} bytes, which is "
+        "more than the data set has."
     )
 
 
@@ -93,7 +93,7 @@ def _write(file: _File, path: Path, archive: Path) -> None:
         out = path.open("xb")
     except (FileExistsError, NotADirectoryError) as error:
         raise ArchiveError(
-            f"{archive}: unsafe; {file.path} is there twice, or is a file and a folder."
+            f"{archive}: unsafe; {file.path} occurs twice, or is both a file and a folder."
         ) from error
     with out:
         shutil.copyfileobj(file.content, out, 1 << 20)
@@ -103,7 +103,7 @@ def _write(file: _File, path: Path, archive: Path) -> None:
 
 @contextmanager
 def _open(archive: Path) -> Iterator[tuple[Iterator[_File], int | None]]:
-    """Open an archive; yield its files and, for zip, their total size in bytes."""
+    """Open an archive; yield its files and, for a zip archive, their total size in bytes."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
@@ -116,7 +116,7 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_File], int | None]]:
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _DAMAGED_NUMBERS:
             raise
-        raise ArchiveError(f"{archive}: damaged, or no archive ({error}).") from error
+        raise ArchiveError(f"{archive}: damaged, or not an archive ({error}).") from error
 
 
 def _zip_files(opened: zipfile.ZipFile, archive: Path) -> Iterator[_File]:
@@ -134,7 +134,7 @@ def _tar_files(opened: tarfile.TarFile, archive: Path) -> Iterator[_File]:
         if content := opened.extractfile(entry):  # None for a folder
             with content:
                 yield _File(path, entry.size, content)
-    rest: Any = opened.fileobj  # read to the end, where the checksum of the compressed data is
+    rest: Any = opened.fileobj  # read to the end, which holds the checksum of the compressed data
     while rest.read(1 << 20):
         pass
 
@@ -144,5 +144,5 @@ def _checked(name: str, archive: Path, *, plain: bool) -> PurePosixPath:
         raise ArchiveError(f"{archive}: unsafe; {name} is a link or a device.")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise ArchiveError(f"{archive}: unsafe; {name} would be written outside of the data set's folder.")
+        raise ArchiveError(f"{archive}: unsafe; {name} would be written outside the data set's folder.")
     return path

@@ -1,4 +1,4 @@
-"""What models are trained for: the classes of a protocol's `Task` section."""
+"""Training objectives, for a protocol's `Task` section."""
 
 from utils.tasks.classification import Classification
 from utils.tasks.contrastive import AudioTextContrastive

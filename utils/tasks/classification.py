@@ -1,4 +1,4 @@
-"""Supervised classification: a network with one output per class."""
+"""Supervised classification with a network that has one output per class."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, c
 class Classification(ShowsAudio):
     """Cross-entropy over the classes, or binary cross-entropy per class for samples with several labels.
 
-    The model maps audio `[B, C, T]` to logits `[B, classes]`. The wavelet-norm penalty of an `ESResNeXt` is
-    added to the loss. Samples without audio do not count in the loss, and a batch of them has the gradient 0;
-    in evaluation they get the scores of the logit 0.
+    The model maps audio `[B, C, T]` to logits `[B, classes]`. An `ESResNeXt` adds its wavelet-norm penalty to
+    the loss. Samples without audio are excluded from the loss; a batch that has only such samples gets a zero
+    gradient. In evaluation, their logits are 0.
 
     Args:
-        multilabel: whether samples carry several labels; scores are then independent.
-        label_smoothing: of the cross-entropy, 0 to 1.
+        multilabel: whether samples may have several labels; the scores of the classes are then independent.
+        label_smoothing: label smoothing of the cross-entropy, 0..1.
     """
 
     def __init__(self, *, multilabel: bool = False, label_smoothing: float = 0.0) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing is {label_smoothing}; it lies in 0..1.")
+            raise ValueError(f"label_smoothing is {label_smoothing}; it must be between 0 and 1.")
         if multilabel and label_smoothing:
-            raise ValueError(f"label_smoothing is {label_smoothing}; with multilabel it has no meaning.")
+            raise ValueError(f"label_smoothing is {label_smoothing}; it must be 0 with multilabel.")
         self._multilabel = multilabel
         self._label_smoothing = label_smoothing
         self._classes = Classes([])
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
-        """Check that the model has one output per class, and the units of the audio."""
+        """Check the audio's units, and that the model has one output per class."""
         self._classes = Classes.of(train, test)
         self.class_names = tuple(self._classes.names)
         self.multilabel = self._multilabel
@@ -63,20 +63,20 @@ class Classification(ShowsAudio):
         test: Any,
         train_is_scored: bool = True,  # noqa: ARG002
     ) -> Iterator[Finding]:
-        """Find samples without a label or with several, and a sample rate that the weights do not expect."""
+        """Find samples with no label or several labels, and a sample rate that the weights do not expect."""
         yield from check_rate(test)
         yield from check_samples(train, test, self._check_sample)
 
     def _check_sample(self, sample: Listing, scored: bool) -> Iterator[Finding]:  # noqa: ARG002
         remedy = "set Task.args.multilabel to true"
         for finding in check_labels(sample, multilabel=self._multilabel, remedy=remedy):
-            # With several labels allowed, none is allowed too: the sample counts against every class.
+            # multilabel also allows samples without a label, which are negatives for every class.
             yield replace(finding, severity="warning") if self._multilabel else finding
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, the scores and the targets."""
+        """Return loss, scores and targets."""
         audio = values_of(batch.audio)
-        if audio is None:  # nothing to learn from: the gradient is 0
+        if audio is None:  # nothing to learn from: a zero gradient
             parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
             nothing = self._score(parameter.new_zeros(0, len(self._classes)), [])
             return nothing._replace(loss=0.0 * parameter.sum())
@@ -108,6 +108,6 @@ class Classification(ShowsAudio):
 
 def _forward(model: nn.Module, audio: Tensor) -> tuple[Tensor, Tensor | float]:
     if isinstance(model, ESResNeXt):
-        # The units were checked before the run; a quiet batch is no mistake.
+        # The units were checked before the run; a quiet batch is not an error.
         return model.forward_with_penalty(audio, check_units=False)
     return model(audio), 0.0

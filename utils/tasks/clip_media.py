@@ -1,4 +1,4 @@
-"""Show a clip and the learned wavelets of an audio tower, as sound and as pictures."""
+"""Plots and audio of clips, and plots of an audio tower's learned wavelets, for reports."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, and a run without reports does not need it)
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_SECONDS = 10.0
-"""Shown of a clip, from its beginning."""
+"""Length of the part of a clip that is shown, from its beginning."""
 _BLUE, _GREY = "#0072B2", "#999999"
 _COLOURS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_DYNAMICS_DB = 80.0  # below the loudest value; anything quieter is black
-_BLOCK = 2**14  # samples encoded at a time: libsndfile's Vorbis encoder keeps a block on its stack
+_DYNAMICS_DB = 80.0  # dynamic range below the loudest value; anything quieter is black
+_BLOCK = 2**14  # samples per write: libsndfile's Vorbis encoder keeps a whole block on the stack
 
 
 class Portraits:
-    """Pictures of clips and wavelets; remembers the wavelets of the tower that it is given as initial ones.
+    """Plots of clips and wavelets; stores the tower's wavelets at construction as the initial wavelets.
 
     Args:
-        tower: the audio tower; without one, spectrograms come from a Fourier transform.
-        sample_rate: of the clips, Hz.
+        tower: audio tower; None for spectrograms from a Fourier transform.
+        sample_rate: sample rate of the clips, in Hz.
     """
 
     def __init__(self, tower: ESResNeXt | None = None, *, sample_rate: int = SAMPLE_RATE) -> None:
@@ -49,12 +49,12 @@ class Portraits:
 
     @classmethod
     def of(cls, tower: nn.Module | None, dataset: Any) -> Portraits:
-        """Use the tower, if it is an `ESResNeXt`, and the sample rate of the data set."""
+        """Use the tower if it is an `ESResNeXt`, and the data set's sample rate."""
         rate = int(getattr(dataset, "sample_rate", SAMPLE_RATE))
         return cls(tower if isinstance(tower, ESResNeXt) else None, sample_rate=rate)
 
     def sample(self, audio: Any) -> Sequence[Exhibit]:
-        """Show the only clip of a batch `[1, C, T]` in 16-bit units; nothing if it has no sound."""
+        """Show the only clip in a batch `[1, C, T]`, in 16-bit units; show nothing if it has no sound."""
         while isinstance(audio, PartialBatch | PaddedBatch):
             audio = audio.values
         if audio is None:
@@ -66,7 +66,7 @@ class Portraits:
         )
 
     def wavelets(self) -> Sequence[Exhibit]:
-        """Show the current filters beside the initial ones; nothing without learned filters."""
+        """Show the current filters alongside the initial filters; show nothing without learned filters."""
         if self._tower is None or self._tower.fbsp is None:
             return ()
         what = "Frequency responses of some filters; frequency, bandwidth and order of all; now and initially"
@@ -74,7 +74,11 @@ class Portraits:
         return (Exhibit(what=what, media_type="image/png", content=content, explanation=explanation),)
 
     def decibels(self, clip: Tensor) -> NDArray[np.float32]:
-        """Return the power of a clip `[C, T]` in dB as the backbone sees it: `[K, N]`, low first."""
+        """Return a clip's spectrogram `[K, N]`, in dB, as the backbone sees it, low frequencies first.
+
+        Args:
+            clip: audio `[C, T]`, 16-bit units.
+        """
         if self._tower is None:
             window = torch.hann_window(1024, device=clip.device)
             spectrum = torch.stft(clip[0] / 32768, 1024, 512, window=window, return_complex=True)
@@ -89,7 +93,7 @@ class Portraits:
         figure = _figure(7.2, 3.4)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
         mono = clip[0].cpu().numpy() / 32768
-        # Draw the lowest and highest sample of each pixel: half a million points would take seconds.
+        # Draw each pixel's minimum and maximum sample: half a million points would take seconds.
         columns = np.array_split(mono, min(1200, len(mono)))
         times = np.linspace(0, seconds, len(columns))
         upper.fill_between(times, [c.min() for c in columns], [c.max() for c in columns], color=_BLUE, lw=0.4)
@@ -115,11 +119,11 @@ class Portraits:
         return _png(figure)
 
     def responses(self, bank: Tensor, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Compute how strongly filters respond to a tone of each frequency, the frames' window included.
+        """Compute the frequency responses of filters, including the window of the frames.
 
         Args:
-            bank: `[2, K, taps]`, real and imaginary parts.
-            rows: numbers of the R filters.
+            bank: filter bank `[2, K, taps]`, real and imaginary parts.
+            rows: indices of R filters.
 
         Returns:
             Frequencies in Hz, `[F]`, and responses in dB, `[R, F]`; 0 is the peak of an untrained filter.
@@ -136,7 +140,7 @@ class Portraits:
         return frequencies, 20 * np.log10(amplitudes.numpy() + 1e-9)
 
     def _shifts_hz(self) -> Tensor:
-        """Return how far the centre frequency of each filter has moved."""
+        """Return the shift of each filter's centre frequency during training."""
         assert self._tower is not None
         moved: Tensor = (
             (_value(self._tower, "fc") - self._initial["fc"]) * self._rate / self._initial_bank.shape[2]
@@ -149,10 +153,11 @@ class Portraits:
         bandwidth = (_value(self._tower, "fb") / self._initial["fb"] - 1).abs()
         return (
             f"The audio tower hears through a bank of {len(moved)} filters, each tuned to a frequency, and "
-            "training adjusts them. Above: how strongly some of them respond to a tone of each frequency, "
-            "now (coloured) and before training (grey, dashed). A shifted peak means that the filter "
-            "responds to another frequency, a wider peak that it responds to more of the frequencies around "
-            "it. Below: the same for every filter, by frequency. The centre frequencies have moved by "
+            "training adjusts them. Above: how strongly some of the filters respond to a tone of each "
+            "frequency, now (coloured) and before training (grey, dashed). A shifted peak means that the "
+            "filter responds to another frequency; a wider peak means that it responds to more of the "
+            "frequencies around it. Below: the parameters of every filter, by frequency. The centre "
+            "frequencies have moved by "
             f"{moved.mean():.3g} Hz on average and {moved.max():.3g} Hz at most; the bandwidths have changed "
             f"by {100 * bandwidth.max():.2g} % at most. Where the curves coincide, training has not changed "
             "the filters."
@@ -202,16 +207,16 @@ class ShowsAudio(Task):
     portraits = Portraits()
 
     def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:  # noqa: ARG002
-        """Show a clip: its sound, its waveform, and the spectrogram that the backbone sees."""
+        """Show a clip's sound, its waveform, and the spectrogram that the backbone sees."""
         return self.portraits.sample(batch.audio)
 
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:  # noqa: ARG002
-        """Show the current wavelets beside the initial ones."""
+        """Show the current wavelets alongside the initial wavelets."""
         return self.portraits.wavelets()
 
 
 def encoded(clip: Tensor, sample_rate: int) -> bytes:
-    """Encode a clip `[C, T]` in 16-bit units as Ogg Vorbis, clipped to that range."""
+    """Encode a clip `[C, T]`, clipped to the 16-bit range, as Ogg Vorbis."""
     import soundfile
 
     samples = (clip.float().cpu().numpy().T / 32768).clip(-1, 1)  # [T, C]

@@ -1,4 +1,4 @@
-"""Audio against text: the published fine-tuning and zero-shot scores; and what contrastive tasks share."""
+"""Contrastive training of audio and text with zero-shot scores, and the base class of contrastive tasks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from utils.tasks.prompts import Prompts
 
 
 class ContrastiveTask(ShowsAudio, EmbeddingTask):
-    """A task that compares embeddings and scores samples by the texts of the classes.
+    """Base class of tasks that compare embeddings and score samples against the class texts.
 
     Attributes:
-        class_names: of the data set, in the order of the scores.
-        class_features: embeddings of the classes' texts in the latest evaluation, normalised, float32
+        class_names: class names of the data set, in the order of the scores.
+        class_features: normalised embeddings of the class texts in the latest evaluation, float32
             `[classes, D]`.
     """
 
@@ -49,7 +49,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
             if value not in allowed:
                 raise ValueError(f'{name} is "{value}"; allowed: {", ".join(allowed)}.')
         if window_samples is not None and window_samples < 1:
-            raise ValueError(f"window_samples is {window_samples}; a positive number, or null, is expected.")
+            raise ValueError(f"window_samples is {window_samples}; it must be positive, or null.")
         self._prompts = prompts
         self._positives: Positives = positives
         self._reduction: Reduction = reduction
@@ -69,13 +69,13 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         self._prompts.check(audioclip, self.class_names)
 
     def start_evaluation(self, model: nn.Module) -> None:
-        """Embed the texts of the classes."""
+        """Embed the class texts."""
         if self.class_names:
             names = [[name] for name in self.class_names]
             self.class_features = self._prompts.encode(self.audioclip(model), names)
 
     def audioclip(self, model: nn.Module) -> AudioCLIP:
-        """Return the model; raise a ValueError if it is not an AudioCLIP."""
+        """Return the model; raise ValueError if it is not an AudioCLIP."""
         if not isinstance(model, AudioCLIP):
             raise ValueError(
                 f"{type(self).__name__} needs an AudioCLIP model; Model.class is a {type(model).__name__}. "
@@ -84,11 +84,11 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         return model
 
     def class_scores(self, model: AudioCLIP, features: Tensor) -> Tensor:
-        """Score samples over the classes.
+        """Score samples against the classes.
 
         Args:
-            model: supplies the temperature.
-            features: of the samples, normalised, `[B, D]`.
+            model: model that supplies the logit scale.
+            features: normalised features of the samples, `[B, D]`.
 
         Returns:
             `softmax(scale * cosine)`, or `sigmoid(cosine - 0.5)` for a multilabel model, `[B, classes]`.
@@ -100,18 +100,18 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         return logits.softmax(dim=-1)
 
     def embed_clips(self, model: AudioCLIP, audio: Tensor | PaddedBatch) -> Tensor:
-        """Embed clips in evaluation; average evenly spaced windows of clips longer than `window_samples`.
+        """Embed clips for evaluation, averaging evenly spaced windows of clips longer than `window_samples`.
 
         Args:
-            model: in eval mode.
-            audio: `[B, C, T]`, 16-bit units; a `PaddedBatch` if lengths differ.
+            model: model in eval mode.
+            audio: clips `[B, C, T]`, 16-bit units; a `PaddedBatch` if their lengths differ.
 
         Returns:
-            Normalised, float32 `[B, D]`.
+            Normalised features, float32 `[B, D]`.
         """
 
         def encode(clips: Tensor) -> Tensor:
-            # The units were checked before the run; a quiet batch is no mistake.
+            # The units were checked before the run; a quiet batch is not an error.
             features: Tensor = model.audio(clips, check_units=False)
             return features
 
@@ -128,27 +128,27 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
 
 
 class AudioTextContrastive(ContrastiveTask):
-    """Bring each clip's audio close to the text of its labels.
+    """Align each clip's audio with the text of its labels.
 
-    The loss is the contrastive one over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
-    penalty. In evaluation a clip's scores over the classes are `softmax(scale * cosine)` between its audio
-    and the class names; for a multilabel model, `sigmoid(cosine - 0.5)`. Without training this is zero-shot
+    The loss is the contrastive loss over the batch (arXiv 2106.13043, section 3) plus the wavelet-norm
+    penalty. In evaluation, a clip's class scores are `softmax(scale * cosine)` of its audio and the class
+    texts, or `sigmoid(cosine - 0.5)` for a multilabel model. Without training, this is zero-shot
     classification.
 
     While the text tower is frozen, each text is encoded once per run.
 
     Args:
-        template: text around the labels of a sample, with `{}` in their place; the embeddings of several
-            templates are averaged.
-        positives: "diagonal": equal labels in a batch are negatives of each other, as published;
-            "same_label": they are all positives.
-        reduction: over pairs of modalities, "factorial" as published, or "mean", which is the same for one
-            pair.
-        class_weights: weight of each class by name; a sample's weight is the sum over its labels. None for
+        template: prompt template, with `{}` where the labels go. The embeddings of several templates are
+            averaged.
+        positives: treatment of samples with equal labels in a batch: "diagonal" makes them negatives, as
+            published; "same_label" makes them all positives.
+        reduction: reduction of the loss over pairs of modalities: "factorial", as published, or "mean", which
+            is the same for a single pair.
+        class_weights: weight of each class, by name; a sample's weight is the sum over its labels. None for
             equal weights.
-        class_texts: text for a class instead of its name, such as {"can opening": "opening a can"}.
-        window_samples: in evaluation, average evenly spaced windows of clips longer than this; clips may then
-            differ in length. None to embed every clip as a whole.
+        class_texts: texts that replace class names, such as {"can opening": "opening a can"}.
+        window_samples: window length in evaluation, in samples. The features of longer clips are averaged
+            over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.
     """
 
     def __init__(
@@ -176,9 +176,9 @@ class AudioTextContrastive(ContrastiveTask):
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterator[Finding]:
-        """Find samples without a sound or a label or with too many, and labels too long for the tower.
+        """Find samples without a sound, with no label or too many, and labels too long for the text tower.
 
-        In training several labels form one text; only scores need a single label.
+        In training, several labels form one text; only scores require a single label.
         """
         audioclip = self.audioclip(model)
         yield from check_rate(test)
@@ -198,22 +198,22 @@ class AudioTextContrastive(ContrastiveTask):
         yield from check_samples(train, test, check, train_is_scored=train_is_scored)
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Embed the audio of the samples and the text of their labels, normalised `[B, D]`."""
+        """Embed the samples' audio and the texts of their labels, each normalised, `[B, D]`."""
         return self._embed(self.audioclip(model), batch)[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss, and as scores the similarity of each clip to the texts of the batch."""
+        """Return the loss, and as scores each clip's similarities to the texts in the batch."""
         audioclip = self.audioclip(model)
         return self._compare(audioclip, embeddings, batch, penalty=audioclip.audio.wavelet_penalty())
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the same as `compare`; computes the wavelets once for embeddings and penalty."""
+        """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip = self.audioclip(model)
         embeddings, penalty = self._embed(audioclip, batch)
         return self._compare(audioclip, embeddings, batch, penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return class scores `[B, classes]`, targets, and embeddings of the audio and of any images."""
+        """Return class scores `[B, classes]`, targets, and embeddings of the audio and any images."""
         audioclip = self.audioclip(model)
         features = {"audio": self.embed_clips(audioclip, batch.audio)}
         if batch.image is not None:

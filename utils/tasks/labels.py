@@ -1,4 +1,4 @@
-"""Labels as targets, and checks of a data set before the first step."""
+"""Conversion of labels to targets, and checks of a data set before the first step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ignite_trainer.api.self_description import look_at, looked_at
 from utils.datasets.sample import Listing
 
 SAMPLE_RATE = 44100
-"""Sample rate of the released weights' training, Hz."""
+"""Sample rate that the released weights were trained with, in Hz."""
 
 SEVERAL = "set Model.args.multilabel to true"
-"""How to allow several labels in tasks that compare embeddings."""
+"""Remedy that allows several labels in tasks that compare embeddings."""
 
-_LOOKED_AT = 8  # samples, unless they are all quiet
+_LOOKED_AT = 8  # number of samples to check, unless all of them are quiet
 
 
 class Classes:
@@ -30,10 +30,10 @@ class Classes:
 
     @classmethod
     def of(cls, *datasets: Any) -> Classes:
-        """Take the classes that all these data sets share.
+        """Return the classes shared by all these data sets.
 
         Raises:
-            ValueError: a data set has no `class_names`, or they differ.
+            ValueError: a data set has no `class_names`, or the `class_names` differ.
         """
         for dataset in datasets:
             if not getattr(dataset, "class_names", None):
@@ -47,20 +47,21 @@ class Classes:
                 )
         names = list(datasets[0].class_names)
         if any(list(dataset.class_names) != names for dataset in datasets):
-            raise ValueError("The training and the held-out split have different class_names.")
+            raise ValueError("The training split and the held-out split have different class_names.")
         return cls(names)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def targets(self, labels: Sequence[Sequence[str]], *, multilabel: bool, device: torch.device) -> Tensor:
-        """Number the labels of a batch.
+        """Convert the labels of a batch to targets.
 
         Returns:
-            int64 `[B]`, the class of each sample's only label; if `multilabel`, `[B, classes]` of 0 and 1.
+            The class number of each sample's only label, int64 `[B]`; if `multilabel`, 0/1 `[B, classes]`.
 
         Raises:
-            ValueError: a label is not a class, or a sample does not have exactly one where it must.
+            ValueError: a label is not a class, or a sample does not have exactly one label and `multilabel`
+                is false.
         """
         for label in (label for sample in labels for label in sample if label not in self._numbers):
             raise ValueError(f'The label "{label}" is not among the {len(self)} class_names of the data set.')
@@ -72,19 +73,19 @@ class Classes:
             return targets.to(device, non_blocking=True)
         wrong = next((list(sample) for sample in labels if len(sample) != 1), None)
         if wrong is not None:
-            raise ValueError(f"A sample has the labels {wrong}; without multilabel each has exactly one.")
+            raise ValueError(f"A sample has the labels {wrong}; without multilabel it must have exactly one.")
         return torch.tensor([sample[0] for sample in numbers]).to(device, non_blocking=True)
 
 
 def check_audio(dataset: Any) -> None:
-    """Check the audio of the first samples for common mistakes; unreadable samples are left to the run.
+    """Check the audio of the first samples for common mistakes; the run deals with unreadable samples.
 
-    A recording can be as quiet as one 16-bit step, so units are judged by all these samples together: at
-    least one must be louder than 1 or have whole numbers, as files do. If they are all quiet, more samples
-    are looked at.
+    A recording can be as quiet as one 16-bit step, so the units are judged by all these samples together: at
+    least one sample must be louder than 1 or have integer values, as decoded files do. If all samples are
+    quiet, further samples are checked.
 
     Raises:
-        ValueError: the audio is not `[C, T]`, or looks like [-1, 1] instead of 16-bit units.
+        ValueError: the audio is not `[C, T]`, or seems to be in [-1, 1] instead of 16-bit units.
     """
     quiet: tuple[int, float] | None = None
     for number, index in enumerate(looked_at(len(dataset))):
@@ -108,8 +109,9 @@ def check_audio(dataset: Any) -> None:
             quiet = index, peak
     if quiet is not None:
         raise ValueError(
-            f"Sample {quiet[0]} has a peak of {quiet[1]:.3g}, and no other is louder than 1: the audio looks "
-            "like [-1, 1], but 16-bit units (-32768..32767) are expected. Multiply by 32768 in the data set."
+            f"Sample {quiet[0]} has a peak of {quiet[1]:.3g}, and no other sample is louder than 1: the "
+            "audio looks like [-1, 1], but 16-bit units (-32768..32767) are expected. Multiply by 32768 in "
+            "the data set."
         )
 
 
@@ -121,12 +123,13 @@ def check_samples(
     train_is_scored: bool = True,
     with_classes: bool = True,
 ) -> Iterator[Finding]:
-    """Check all samples that data sets list without reading them, their labels, and the classes.
+    """Check the classes, and all samples and labels that the data sets list without reading files.
 
     Args:
-        train: the training split; None if nothing is trained.
-        test: the held-out split; may be the same.
-        check: finds faults of one sample; its second argument says whether evaluation scores the sample.
+        train: training split; None if nothing is trained.
+        test: held-out split; may be the same as `train`.
+        check: function that finds faults in one sample; its second argument tells whether evaluation scores
+            the sample.
         train_is_scored: whether evaluation also scores the training split.
         with_classes: whether samples have classes.
     """
@@ -170,7 +173,7 @@ def check_samples(
 
 
 def _listed(dataset: Any) -> Iterable[Listing]:
-    """List the samples that a data set knows without reading, or some that stand for all."""
+    """List the samples, or representative samples, that a data set knows without reading files."""
     if callable(some := getattr(dataset, "listings", None)):
         found: Iterable[Listing] = some()
         return found
@@ -180,7 +183,7 @@ def _listed(dataset: Any) -> Iterable[Listing]:
 
 
 def check_rate(dataset: Any) -> Iterator[Finding]:
-    """Find a sample rate other than that of the released weights."""
+    """Find a sample rate that differs from the released weights'."""
     rate = getattr(dataset, "sample_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         what = f"The data set is sampled at {rate} Hz; the released weights expect {SAMPLE_RATE}."
@@ -188,12 +191,12 @@ def check_rate(dataset: Any) -> Iterator[Finding]:
 
 
 def check_labels(sample: Listing, *, multilabel: bool, remedy: str) -> Iterator[Finding]:
-    """Find a sample without a label, or with several.
+    """Find a fault in a sample's labels: no label, or several.
 
     Args:
-        sample: its listing.
+        sample: listing of the sample.
         multilabel: whether a sample may have several labels.
-        remedy: how to allow several labels.
+        remedy: advice on how to allow several labels.
     """
     if not sample.labels:
         yield Finding(

@@ -1,4 +1,4 @@
-"""Texts for labels: templates around them, replacements for them, and their embeddings."""
+"""Prompts for labels: templates, replacement texts, and their embeddings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from model.recompute import CachedValue
 Labels = Sequence[Sequence[str]]
 
 _MOST_KNOWN = 100_000
-"""Texts whose features are kept: 0.4 GB at 1024 numbers each. There can be millions of texts."""
+"""Maximum number of texts in the cache: 0.4 GB with 1024 values each. There can be millions of texts."""
 
-_MARKS = 2  # tokens that mark the beginning and the end of a text
+_MARKS = 2  # start and end tokens of a text
 
 
 class Prompts:
-    """Texts of label lists, encoded, and cached while the text tower is frozen.
+    """Embeddings of the prompts for lists of labels, cached while the text tower is frozen.
 
     Args:
-        templates: one or several, with `{}` in place of the labels; embeddings of several are averaged.
-        class_texts: text for a label instead of the label itself.
-        shorten: cut a text that is too long for the tower: drop labels, the last first, then words of a
-            single label. Otherwise such a text is an error.
+        templates: one or several prompt templates, with `{}` where the labels go; the embeddings of several
+            templates are averaged.
+        class_texts: texts that replace labels, by label.
+        shorten: whether to shorten a text that is too long for the tower, by dropping the last labels and
+            then the last words of a single label; if not, such a text is an error.
 
     Raises:
         ValueError: there is no template, or one lacks its `{}`.
@@ -47,9 +48,9 @@ class Prompts:
         texts: list[object] = [*self._templates, *(class_texts or {}).values()]  # from JSON
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
-            raise ValueError(f"template or class_texts has {wrong!r}; texts are expected.")
+            raise ValueError(f"template or class_texts contains {wrong!r}, which is not a text.")
         if not self._templates:
-            raise ValueError('template is an empty list; write one text or several, such as "{}".')
+            raise ValueError('template is an empty list; give one or several templates, such as "{}".')
         for template in self._templates:
             if "{}" not in template:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
@@ -58,33 +59,33 @@ class Prompts:
         self._known: CachedValue[dict[tuple[str, ...], Tensor]] = CachedValue()
 
     def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
-        """Raise a ValueError for a text that the tower cannot take, or a text for an unknown class."""
+        """Raise ValueError for a text too long for the tower, or for a text of an unknown class."""
         unknown = sorted(self._class_texts.keys() - set(class_names))
         if unknown:
             raise ValueError(
-                f'class_texts has a text for "{unknown[0]}", which is not a class of the data set; these are '
-                f"{', '.join(class_names[:60])}."
+                f'class_texts has a text for "{unknown[0]}", which is not a class of the data set; '
+                f"the classes are {', '.join(class_names[:60])}."
             )
         for template in self._templates:
             model.tokenize(self._worded([[name] for name in class_names]), template)
 
     def too_long(self, model: AudioCLIP) -> Callable[[str, Sequence[str]], Iterator[Finding]]:
-        """Return a function that finds texts too long for the tower.
+        """Return a function that finds texts that are too long for the tower.
 
-        Its arguments are the place of a sample, and the sample's labels or its one description.
+        Its arguments are a sample's place, and its labels or its single description.
         """
         context = model.context_length
         room = context - _MARKS - max(len(template.encode()) for template in self._templates)
-        known: dict[tuple[str, ...], int] = {}  # tokens of texts that are too long, otherwise 0
-        what = f"A text is longer than the text tower's {context} tokens, both marks included"
+        known: dict[tuple[str, ...], int] = {}  # number of tokens if the text is too long, otherwise 0
+        what = f"A text exceeds the text tower's limit of {context} tokens, including start and end tokens"
         if self._shorten:
             fault = Finding(
                 severity="warning",
-                what=f"{what}: its end is cut off.",
-                remedy="Shorten it, if its end matters.",
+                what=f"{what}, and is cut off.",
+                remedy="Shorten it if its end matters.",
             )
         else:
-            fault = Finding(severity="error", what=f"{what}.", remedy="Shorten it, or the template.")
+            fault = Finding(severity="error", what=f"{what}.", remedy="Shorten it or the template.")
 
         def find(place: str, labels: Sequence[str]) -> Iterator[Finding]:
             text = tuple(self._worded([labels])[0])
@@ -98,10 +99,10 @@ class Prompts:
         return find
 
     def encode(self, model: AudioCLIP, labels: Labels) -> Tensor:
-        """Return normalised features `[B, D]`, with gradient unless the tower is frozen."""
+        """Return normalised features `[B, D]`, with gradients unless the tower is frozen."""
         if not model.text_is_frozen:
             return self._embed(model, labels)
-        # Kept for training steps too, so no inference tensors; computed once, so in full precision.
+        # Training steps reuse these, so they cannot be inference tensors; full precision costs little once.
         with (
             torch.inference_mode(False),
             torch.no_grad(),
@@ -130,7 +131,7 @@ class Prompts:
 
 
 def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
-    """Cut a text until the tower takes it; the template alone is not too long."""
+    """Shorten a text until it fits the tower; the template alone always fits."""
     while _excess_tokens(model, text, template):
         words = text[0].split(" ")
         if len(text) > 1:
@@ -143,7 +144,7 @@ def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
 
 
 def _excess_tokens(model: AudioCLIP, text: list[str], template: str) -> int:
-    """Return the number of tokens of a text that is too long for the tower, otherwise 0."""
+    """Return the number of tokens if a text is too long for the tower, and otherwise 0."""
     try:
         model.tokenize([text], template)
     except TextTooLong as error:

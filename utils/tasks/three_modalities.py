@@ -1,4 +1,4 @@
-"""Audio, images and texts against each other, pair by pair, for samples that have any of them."""
+"""Contrastive training of audio, images and texts, pair by pair, for samples with any of the modalities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAIRS: tuple[tuple[Modality, Modality], ...] = (("audio", "image"), ("audio", "
 
 
 class Contrastive(ContrastiveTask):
-    """Bring audio, image and text of each sample close to each other, pair by pair of modalities.
+    """Align each sample's audio, image and text, one pair of modalities at a time.
 
     ```text
     sample 0   audio  image  text       audio-image: 0
@@ -33,25 +33,27 @@ class Contrastive(ContrastiveTask):
     sample 2          image  text       image-text:  0, 2
     ```
 
-    The loss of a pair is the contrastive one (arXiv 2106.13043, section 3) over the samples that have both;
-    the loss of a batch is the mean over its pairs, plus the wavelet-norm penalty if there is audio. A
-    sample's text is its description, or otherwise its labels, joined with ", " in the template; a text too
-    long for the text tower is cut short. `Parameters` decides which towers learn.
+    The loss of a pair of modalities is the contrastive loss (arXiv 2106.13043, section 3) over the samples
+    that have both. The loss of a batch is the mean over its pairs, plus the wavelet-norm penalty if the batch
+    has audio. A sample's text is its description; without a description, its labels are joined with ", " and
+    put into the template. A text too long for the text tower is shortened. The protocol's `Parameters`
+    section decides which towers learn.
 
-    In evaluation a sample's scores over the classes are those of `AudioTextContrastive`, for its audio, or
-    otherwise its image, or its text. If the data have no classes, a sample's only score is the mean cosine of
-    its modalities.
+    In evaluation, class scores are computed as in `AudioTextContrastive`, from a sample's audio, or otherwise
+    from its image, or from its text. If the data have no classes, a sample's only score is the mean cosine
+    similarity between its modalities.
 
     Args:
-        template: text around the labels of a sample, with `{}` in their place; the embeddings of several
-            templates are averaged.
-        modalities: the ones to compare; others are ignored.
-        positives: "diagonal": equal labels in a batch are negatives of each other, as published;
-            "same_label": samples with the same set of labels, or otherwise the same text, are all positives.
-        reduction: over n pairs of modalities, "mean", or "factorial" as published: their sum divided by n!.
-        class_texts: text for a class instead of its name.
-        window_samples: in evaluation, average evenly spaced windows of clips longer than this; clips may then
-            differ in length. None to embed every clip as a whole.
+        template: prompt template, with `{}` where the labels go. The embeddings of several templates are
+            averaged.
+        modalities: modalities to compare; others are ignored.
+        positives: treatment of equal samples in a batch: "diagonal" makes them negatives, as published;
+            "same_label" makes samples with the same set of labels, or otherwise the same text, all positives.
+        reduction: reduction of the loss over n pairs of modalities: "mean", or, as published, "factorial":
+            the sum divided by n!.
+        class_texts: texts that replace class names, by class name.
+        window_samples: window length in evaluation, in samples. The features of longer clips are averaged
+            over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Contrastive(ContrastiveTask):
         super().__init__(prompts, positives=positives, reduction=reduction, window_samples=window_samples)
         if len(set(modalities)) < 2 or not set(modalities) <= set(MODALITIES):
             raise ValueError(
-                f"modalities is {modalities}; two or three of {', '.join(MODALITIES)} are expected."
+                f"modalities is {modalities}; it must contain two or three of {', '.join(MODALITIES)}."
             )
         self._modalities = frozenset(modalities)
         self._descriptions = Prompts("{}", shorten=True)
@@ -83,9 +85,9 @@ class Contrastive(ContrastiveTask):
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterator[Finding]:
-        """Find samples whose labels cannot be scored, and texts too long for the text tower.
+        """Find samples whose labels cannot be scored, and texts that are too long for the text tower.
 
-        Training needs no labels: a sample without a text or labels is compared by its other modalities.
+        Training does not need labels: a sample without text and labels is compared by its other modalities.
         """
         audioclip = self.audioclip(model)
         yield from check_rate(test)
@@ -105,23 +107,23 @@ class Contrastive(ContrastiveTask):
         )
 
     def example_outputs(self) -> Sequence[StepOutput]:
-        """Return made-up outputs of evaluation steps; without classes they have one score per sample."""
+        """Return example outputs of evaluation steps; without classes they have one score per sample."""
         if self.class_names:
             return super().example_outputs()
         return [StepOutput(torch.ones(2), torch.zeros(2, dtype=torch.int64))]
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Embed each modality, normalised `[n, D]`, with a row for each sample that has it."""
+        """Embed each modality: normalised, `[n, D]`, with one row per sample that has the modality."""
         return self._embed(self.audioclip(model), _Given.of(batch, self._modalities))[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss, and as scores the similarities of the first pair of modalities in the batch."""
+        """Return the loss, and as scores the similarities of the batch's first pair of modalities."""
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         penalty = audioclip.audio.wavelet_penalty() if "audio" in embeddings else None
         return self._compare(audioclip, embeddings, given, penalty)
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the same as `compare`; computes the wavelets once for embeddings and penalty."""
+        """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         embeddings, penalty = self._embed(audioclip, given)
         return self._compare(audioclip, embeddings, given, penalty)
@@ -129,7 +131,7 @@ class Contrastive(ContrastiveTask):
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and features of all modalities.
 
-        The features of a modality have a row of NaN for each sample that lacks it.
+        Samples that lack a modality have NaN in its features.
         """
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         embeddings, _ = self._embed(audioclip, given, evaluate=True)
@@ -153,7 +155,7 @@ class Contrastive(ContrastiveTask):
     def _embed(
         self, model: AudioCLIP, given: _Given, *, evaluate: bool = False
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Embed the modalities present; in training also return the penalty, if there is audio."""
+        """Embed the modalities in the batch; in training with audio, also return the penalty."""
         found: dict[str, Tensor] = {}
         penalty = None
         if given.audio is not None and evaluate:
@@ -168,7 +170,7 @@ class Contrastive(ContrastiveTask):
         return found, penalty
 
     def _embed_texts(self, model: AudioCLIP, texts: Sequence[str | Sequence[str]]) -> Tensor:
-        """Embed descriptions as they are and lists of labels in the template, in order."""
+        """Embed descriptions verbatim and lists of labels in the template, in order."""
         described = [row for row, text in enumerate(texts) if isinstance(text, str)]
         labelled = [row for row, text in enumerate(texts) if not isinstance(text, str)]
         parts = []
@@ -195,7 +197,7 @@ class Contrastive(ContrastiveTask):
                 (logits,) = (found for found in model.logits(**features) if found is not None)
                 pairs.append((logits, rows))
             losses = [self._loss(logits, given, rows) for logits, rows in pairs]
-            # A batch without a pair has the gradient 0.
+            # A batch without a pair gets a zero gradient.
             loss = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
             if penalty is not None:
                 loss = loss + penalty
@@ -213,12 +215,12 @@ class _Given(NamedTuple):
     """The contents of a batch in which samples may lack sounds, pictures, texts or labels.
 
     Attributes:
-        samples: their number.
-        rows: int64 `[n]` by modality, on the CPU: the samples that have it.
-        audio: of the samples that have it, `[n, C, T]` or padded; None if none has.
-        image: `[n, 3, H, W]`, likewise.
-        texts: of the samples that have one: the description, or the list of labels.
-        labels: of each sample, possibly none.
+        samples: number of samples.
+        rows: indices of the samples that have a modality, by modality, int64 `[n]` on the CPU.
+        audio: audio of the samples that have audio, `[n, C, T]` or padded; None without any audio.
+        image: images of the samples that have an image, `[n, 3, H, W]`; None without any image.
+        texts: description or list of labels of the samples that have either.
+        labels: labels of each sample; may be empty.
     """
 
     samples: int
@@ -230,7 +232,7 @@ class _Given(NamedTuple):
 
     @classmethod
     def of(cls, batch: Any, modalities: frozenset[str]) -> _Given:
-        """Take apart a collated batch of `Sample` or `DescribedSample`."""
+        """Unpack a collated batch of `Sample` or `DescribedSample`."""
         count = max(map(_reach, batch))
         labels: list[Sequence[str]] = [()] * count
         for row, of_sample in _by_row(batch.labels, count):
@@ -249,11 +251,11 @@ class _Given(NamedTuple):
         )
 
     def shared(self, first: str, second: str) -> Tensor:
-        """Return the samples that have both modalities: int64 `[n]`, ascending."""
+        """Return the indices of the samples that have both modalities, int64 `[n]`, ascending."""
         return self.rows[first][torch.isin(self.rows[first], self.rows[second])]
 
     def identities(self, rows: Tensor) -> list[Sequence[str]]:
-        """Return keys that equal samples share: labels, or otherwise the text, or otherwise the sample."""
+        """Return keys that equal samples share: the labels, or else the text, or else the sample's index."""
         texts = dict(zip(self.rows["text"].tolist(), self.texts, strict=True)) if self.texts else {}
         return [
             self.labels[row] or ([f"text: {texts[row]}"] if row in texts else [f"sample: {row}"])
@@ -262,7 +264,7 @@ class _Given(NamedTuple):
 
 
 def _reach(field: Any) -> int:
-    """Return the number of samples that a collated field implies; a partial one ends with its last row."""
+    """Return the number of samples implied by a collated field; a partial field ends at its last row."""
     if isinstance(field, PartialBatch):
         return int(field.rows.max()) + 1 if len(field.rows) else 0
     if isinstance(field, PaddedBatch):
@@ -271,20 +273,20 @@ def _reach(field: Any) -> int:
 
 
 def _by_row(field: Any, count: int) -> list[tuple[int, Any]]:
-    """Return row and value of each sample that has a field."""
+    """Return the row and the value of each sample that has this field."""
     values = values_of(field)
     return [] if values is None else list(zip(rows_of(field, count).tolist(), values, strict=True))
 
 
 def _at(features: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
-    """Select the features of the samples `wanted` from those of the samples `rows`, which include them."""
+    """Select the features of the samples `wanted` from the features of the samples `rows`, a superset."""
     if len(rows) == len(wanted):
         return features
     return features[torch.searchsorted(rows, wanted).to(features.device)]
 
 
 def _agreement(features: Tensor) -> Tensor:
-    """Return the mean cosine of each sample's modalities, `[B]` of `[modalities, B, D]`; NaN for only one."""
+    """Return each sample's mean cosine similarity `[B]` between its modalities; NaN for a single modality."""
     given = list(features)
     cosines = [(a * b).sum(dim=1) for i, a in enumerate(given) for b in given[i + 1 :]]
     return torch.stack(cosines).nanmean(dim=0)

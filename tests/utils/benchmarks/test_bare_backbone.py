@@ -57,7 +57,9 @@ def test_the_length_of_clips_can_be_set() -> None:
     said = ["--Yardsticks.bare-backbone.args.samples", "44100"]
     bare = protocols_of("audioclip-esc50", *without, *said)["bare-backbone"]
     assert bare.task.args["width"] == 77  # 1 + ceil((44100 - 1654) / 561)
-    with pytest.raises(ProtocolError, match=r"Yardsticks\.bare-backbone\.args\.samples is 0; a clip has"):
+    with pytest.raises(
+        ProtocolError, match=r"Yardsticks\.bare-backbone\.args\.samples is 0; it must be positive"
+    ):
         protocols_of("audioclip-esc50", "--Yardsticks.bare-backbone.args.samples", "0")
 
 

@@ -139,7 +139,7 @@ def test_an_empty_root_is_filled_and_any_other_left_alone(
         ESC50(tmp_path / "data", download=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.tex").write_text("")
-    with pytest.raises(FetchError, match=r"other: holds something else than ESC-50\. Name a folder"):
+    with pytest.raises(FetchError, match=r"other: contains something other than ESC-50\. Name a folder"):
         ESC50(tmp_path / "other", download=True)
     assert names(tmp_path / "other") == ["thesis.tex"]
     assert sum(map(len, web.asked.values())) == 1
@@ -168,15 +168,15 @@ def test_nothing_is_fetched_unless_asked_for(publish: Callable[[], object], web:
     [
         (
             lambda files: files.pop("ESC-50-master/audio/1-1-A-0.wav"),
-            "1 clips and a table of 2; ESC-50 has 2",
+            "contains 1 of the 2 clips in its table; ESC-50 has 2",
         ),
         (
             lambda files: files.update({"ESC-50-master/meta/esc50.csv": b"filename\n1-1-A-0.wav\n"}),
-            "1 clips and a table of 1; ESC-50 has 2",
+            "contains 1 of the 1 clips in its table; ESC-50 has 2",
         ),
         (lambda files: files.pop("ESC-50-master/meta/esc50.csv"), "its meta/esc50.csv cannot be read"),
         (lambda files: files.update({"ESC-50-master/meta/esc50.csv": b"a,b\n1,2\n"}), "cannot be read"),
-        (lambda files: files.clear(), "has no folder ESC-50-master; it is another archive"),
+        (lambda files: files.clear(), "has no folder ESC-50-master, so it is not the expected archive"),
     ],
 )
 def test_an_incomplete_archive_is_deleted(
@@ -219,7 +219,7 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(
 ) -> None:
     publish()
     (tmp_path / "ESC-50-master.zip").write_bytes(zipped({"a": b""}))
-    with pytest.raises(ArchiveError, match=r"another archive\. Remove it, and it is downloaded again\."):
+    with pytest.raises(ArchiveError, match=r"not the expected archive\. Remove it to download it again\."):
         ESC50(tmp_path / "ESC-50", download=True)
     (tmp_path / "ESC-50-master.zip").write_bytes(web.files["ESC-50-master.zip"])
     assert len(ESC50(tmp_path / "ESC-50", download=True)) == 2
@@ -305,12 +305,18 @@ UNSAFE: list[tuple[bytes, str]] = [
     ),
     (zip_of_a_link(), "unsafe; top/link is a link or a device"),
     *(
-        (pack({"top/small": b"1", "top/zeros": bytes(10**7)}), "holds more than 100,000 files or 1,000 bytes")
+        (
+            pack({"top/small": b"1", "top/zeros": bytes(10**7)}),
+            "contains more than 100,000 files or 1,000 bytes",
+        )
         for pack in (zipped, tarred)
     ),
-    (tar_of(("top/hole", HOLE)), "unsafe; it holds more than"),
+    (tar_of(("top/hole", HOLE)), "unsafe; it contains more than"),
     *(
-        (tar_of(("top/a", {}), (second, {})), f"unsafe; {second} is there twice, or is a file and a folder")
+        (
+            tar_of(("top/a", {}), (second, {})),
+            f"unsafe; {second} occurs twice, or is both a file and a folder",
+        )
         for second in ("top/a/b", "top/a")
     ),
 ]
@@ -327,7 +333,7 @@ def test_an_unsafe_archive_is_refused(archive: bytes, said: str, tmp_path: Path)
 
 def test_an_archive_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("utils.fetching.unpack.MOST_FILES", 10)
-    with pytest.raises(ArchiveError, match="unsafe; it holds more than 10 files"):
+    with pytest.raises(ArchiveError, match="unsafe; it contains more than 10 files"):
         extract(tmp_path, zipped({f"top/{number}": b"" for number in range(11)}))
 
 
@@ -398,5 +404,6 @@ def test_a_misspelt_name_is_an_error_with_a_suggestion(
     with pytest.raises(SystemExit, match="2"):
         command.main(["ESC-50", name])
     assert (
-        f'"{name}" is no name of weights or of a data set; did you mean "{meant}"?' in capsys.readouterr().err
+        f'"{name}" is not the name of weights or a data set; did you mean "{meant}"?'
+        in capsys.readouterr().err
     )

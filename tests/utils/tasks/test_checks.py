@@ -116,12 +116,14 @@ def test_cut_texts_are_warnings_and_uncuttable_ones_errors(single: AudioCLIP, tm
     fits, long = " ".join(["dog"] * 10), " ".join(["dog"] * 11)
     path = tmp_path / "own.tsv"
     path.write_text(f"file\ttext\tfold\na.wav\t{fits}\t1\na.wav\t{long}\t2\n")
-    cut = "A text is longer than the text tower's 12 tokens, both marks included: its end is cut off."
+    cut = (
+        "A text exceeds the text tower's limit of 12 tokens, including start and end tokens, and is cut off."
+    )
     assert found(Contrastive(), single, path) == [("warning", cut, "own.tsv, line 3: a.wav (13 tokens)")]
     names = ";".join(f"dog {number}" for number in range(6))
     path.write_text(f"file\tlabels\tfold\na.wav\t{names}\t1\na.wav\tdog 1\t2\n")
     model = tiny_audioclip(multilabel=True).eval()
-    too_long = "A text is longer than the text tower's 12 tokens, both marks included."
+    too_long = "A text exceeds the text tower's limit of 12 tokens, including start and end tokens."
     assert found(AudioTextContrastive(), model, path) == [
         ("error", too_long, "own.tsv, line 2: a.wav (19 tokens)")
     ]
@@ -150,7 +152,7 @@ def test_the_longest_text_of_a_shard_is_named_before_a_run(single: AudioCLIP, tm
     manifest = tmp_path / "set/manifest.jsonl"
     shards = Shards(str(manifest))
     [finding] = list(Contrastive().check(single, train=shards, test=shards))
-    assert finding.what.startswith("A text is longer than the text tower's 12 tokens")
+    assert finding.what.startswith("A text exceeds the text tower's limit of 12 tokens")
     index([str(tmp_path / "set/000000.tar")], name="again").manifest.write(tmp_path / "again.jsonl")
     with_index = Shards(str(tmp_path / "set/000000.tar"), manifest=str(tmp_path / "again.jsonl"))
     assert list(with_index.listings()) == list(shards.listings())
@@ -180,7 +182,9 @@ def test_a_clip_as_quiet_as_one_16_bit_step_is_accepted(single: AudioCLIP) -> No
     one_quiet.audio[0] = 0.9 * np.sign(one_quiet.audio[0])  # as resampling leaves it
     AudioTextContrastive().prepare(single, train=one_quiet, test=one_quiet)
     one_quiet.audio[1:] /= 32768
-    with pytest.raises(ValueError, match=r"Sample 0 has a peak of 0\.9, and no other is louder than 1"):
+    with pytest.raises(
+        ValueError, match=r"Sample 0 has a peak of 0\.9, and no other sample is louder than 1"
+    ):
         AudioTextContrastive().prepare(single, train=one_quiet, test=one_quiet)
 
 

@@ -254,7 +254,7 @@ class Nameless(NamedTuple):
     [
         (
             Clips(scale=0.2),
-            r"Sample 0 has a peak of 0\.\d+, and no other is louder than 1: the audio looks like \[-1",
+            r"Sample 0 has a peak of 0\.\d+, and no other sample is louder than 1: the audio looks like \[-1",
         ),
         ([Nameless(torch.zeros(1, 10))], r"list has no class_names; .* its labels\.$"),
     ],
@@ -320,15 +320,15 @@ def test_a_class_can_have_another_text(model: AudioCLIP) -> None:
 
 def test_wrong_texts_are_refused(model: AudioCLIP) -> None:
     with pytest.raises(
-        ValueError, match='text for "cat", which is not a class of the data set; these are dog'
+        ValueError, match='text for "cat", which is not a class of the data set; the classes are dog'
     ):
         prepared(model, AudioTextContrastive(class_texts={"cat": "kitten"}), Clips())
     for wrong in ({"template": [1]}, {"class_texts": {"dog": 5}}):
-        with pytest.raises(ValueError, match=r"template or class_texts has [15]; texts are expected"):
+        with pytest.raises(ValueError, match=r"template or class_texts contains [15], which is not a text"):
             AudioTextContrastive(**wrong)
     with pytest.raises(ValueError, match="template is an empty list"):
         AudioTextContrastive([])
-    with pytest.raises(ValueError, match="window_samples is 0; a positive number"):
+    with pytest.raises(ValueError, match="window_samples is 0; it must be positive"):
         AudioTextContrastive(window_samples=0)
 
 

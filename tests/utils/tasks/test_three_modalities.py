@@ -278,11 +278,11 @@ def test_scenes_are_embedded_in_one_space(audioclip: AudioCLIP) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"modalities": ["audio"]}, r"modalities is \['audio'\]; two or three of audio, image, text"),
-        ({"modalities": ["audio", "video"]}, "two or three of audio, image, text are expected"),
+        ({"modalities": ["audio"]}, r"modalities is \['audio'\]; it must contain two or three of"),
+        ({"modalities": ["audio", "video"]}, "it must contain two or three of audio, image, text."),
         ({"positives": "all"}, 'positives is "all"; allowed: diagonal, same_label.'),
         ({"reduction": "sum"}, 'reduction is "sum"; allowed: factorial, mean.'),
-        ({"window_samples": 0}, "window_samples is 0; a positive number, or null, is expected."),
+        ({"window_samples": 0}, "window_samples is 0; it must be positive, or null."),
         ({"template": "sound"}, 'template is "sound"; it needs a {}'),
     ],
 )
