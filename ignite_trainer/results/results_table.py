@@ -96,29 +96,29 @@ def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     """Return the sentences needed to understand the table."""
     figures = [_figures(entry) for entry in entries]
-    said = ["Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."]
+    sentences = ["Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."]
     if any(last and last.deviation is not None for last, _ in figures):
-        said.append(
+        sentences.append(
             "Means and sample standard deviations (±) are over the folds, after averaging the seeds of each "
             "fold. If all runs evaluated the same samples, they are over the runs."
         )
     pairs = zip(entries, figures, strict=True)
     if any(best and entry.newest.held_out and entry.newest.epochs for entry, (_, best) in pairs):
-        said.append(HONEST)
+        sentences.append(HONEST)
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
-    said += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
+    sentences += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):
-        said.append(
+        sentences.append(
             '"Training data" marks figures on samples that the model was trained on, which are not results.'
         )
     marks = sorted({mark for entry in entries for mark in entry.cautions})
-    said += [f'"{mark[0].upper()}{mark[1:]}": {MEANING[mark]}' for mark in marks if mark in MEANING]
+    sentences += [f'"{mark[0].upper()}{mark[1:]}": {MEANING[mark]}' for mark in marks if mark in MEANING]
     if any(entry.newest.published for entry in entries):
-        said.append(
+        sentences.append(
             "A published figure is shown only for the same data set, setting, metric and weights, and only "
             "if the whole data set was evaluated."
         )
-    return said
+    return sentences
 
 
 def _identity(path: Path) -> Mapping[str, Any]:
@@ -149,7 +149,7 @@ def _spread_text(entry: Entry, spread: Spread) -> str:
 
 
 def _cell_texts(entry: Entry) -> tuple[str, str]:
-    """Return our figure and the published one."""
+    """Return our figure and the published figure."""
     last, published = _figures(entry).last, entry.published
     ours = f"{_spread_text(entry, last) if last else 'not finite'} ({entry.extent})"
     if published is None:
@@ -189,7 +189,7 @@ def _run_table(runs: Sequence[Found]) -> str:
 def _run_cells(run: Found) -> list[str]:
     record = run.record
     last, best = record.value(record.metric or "")
-    epoch = next((one.epoch for one in record.best if one.label == record.metric), None)
+    epoch = next((entry.epoch for entry in record.best if entry.label == record.metric), None)
     return [
         run.folder,
         ", ".join(map(str, record.held_out)),

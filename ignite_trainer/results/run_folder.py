@@ -60,7 +60,7 @@ def check_writable(protocol: Protocol) -> None:
 
 
 def make_run_folder(protocol: Protocol, *, seed: int, folder: Path | None = None) -> Path:
-    """Create a new folder for a run: `folder`, or by default one named by time, suffix, fold and seed."""
+    """Create a new folder for a run: `folder`, or by default a name with time, suffix, fold and seed."""
     if folder is not None:
         folder.mkdir(parents=True)
         return folder

@@ -133,7 +133,7 @@ def make_entries(found: Iterable[Found]) -> list[Entry]:
                 members = [
                     run for key, run in sorted(latest.items(), key=lambda item: item[0]) if key[0] in folds
                 ]
-                held_out = " and ".join("+".join(map(str, one)) for one in folds)
+                held_out = " and ".join("+".join(map(str, part)) for part in folds)
                 words = [*row, *kind, f"held out {held_out}" if len(groups) > 1 else ""]
                 entries.append(
                     Entry(
@@ -152,7 +152,7 @@ def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
     """Split a cell into groups of runs that may be averaged; the keys are the words that distinguish them.
 
     The runs in a group have the same variant, metric, extent and number of samples. Runs are also split by
-    name (or suffix) if two with the same held-out folds differ in it.
+    name (or suffix) if two runs with the same held-out folds differ in it.
     """
     same: dict[tuple[str, ...], list[Found]] = defaultdict(list)
     variants: dict[str, list[Found]] = defaultdict(list)
@@ -236,8 +236,8 @@ def _names(what: str, groups: Mapping[str, Sequence[Found]], *, section: str | N
         )
         for group, runs in groups.items()
     }
-    every = sorted({key for each in values.values() for key in each})
-    differing = [key for key in every if len({_text(each, key) for each in values.values()}) > 1]
+    keys = sorted({key for each in values.values() for key in each})
+    differing = [key for key in keys if len({_text(each, key) for each in values.values()}) > 1]
     protocols = {group: {run.record.name for run in runs} for group, runs in groups.items()}
     unique = {name for names in protocols.values() if len(names) == 1 for name in names}
     if len(differing) > 1 and len(unique) == len(groups):
@@ -257,7 +257,7 @@ def _distinguishing_keys(values: Mapping[str, Mapping[str, Json]], differing: Se
     chosen: list[str] = []
 
     def apart(key: str) -> tuple[int, bool]:
-        texts = {tuple(_text(each, one) for one in (*chosen, key)) for each in values.values()}
+        texts = {tuple(_text(each, shown) for shown in (*chosen, key)) for each in values.values()}
         return len(texts), all(key in each for each in values.values())
 
     while differing and len(chosen) < _MAX_KEYS:

@@ -32,12 +32,12 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
     """Run a protocol, or resume one of its runs.
 
     With `Setup.resume` "auto" and no folder, resume the protocol's newest unfinished run. If all its runs are
-    finished, return the newest run's result; if there are no runs, start one. A finished run never changes.
+    finished, return the newest run's result; if there are no runs, start a run.
 
     Args:
         blueprint: validated protocol with its classes.
         folder: run folder, which must not exist unless the run is resumed; None creates a new folder.
-        resume: True to resume the run in `folder`.
+        resume: True to resume the run in `folder`; if it is finished, its result is returned unchanged.
 
     Raises:
         ProtocolError: The run cannot start or resume; raised before training.
@@ -71,7 +71,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         explained(folder, request),
     ):
         main_says(lambda: lock.enter_context(alone_in(folder, name="run")))
-        result = Run(blueprint, parts, folder, reporters, request).carry_out(seed, resume=resume)
+        result = Run(blueprint, parts, folder, reporters, request).execute(seed, resume=resume)
         if is_main():
             results_table.update(run_folder.root_of(protocol))
             _show_report(folder)

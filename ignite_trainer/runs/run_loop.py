@@ -108,17 +108,17 @@ class Run:
         self._step_clock = time.monotonic()
         self._skipped = 0  # batches of the first epoch that an earlier session trained on
 
-    def carry_out(self, seed: int, *, resume: bool) -> RunResult:
+    def execute(self, seed: int, *, resume: bool) -> RunResult:
         """Evaluate, train for all epochs in the protocol, and notify the reporters.
 
         Wait for pending checkpoints, even after an error.
         """
         try:
-            return self._carry_out(seed, resume=resume)
+            return self._execute(seed, resume=resume)
         finally:
             self._checkpoints.wait()
 
-    def _carry_out(self, seed: int, *, resume: bool) -> RunResult:
+    def _execute(self, seed: int, *, resume: bool) -> RunResult:
         position = self._restore() if resume else None
         environment = run_folder.describe_environment(seed=seed, device=self._parts.device)
         self._announce(environment, position, resume=resume)
@@ -210,9 +210,7 @@ class Run:
             self._reporters.on_start(start)
             return
         if position and position.epoch == self._setup.epochs:
-            position = replace(
-                position, complete=False
-            )  # the evaluation is repeated, as it makes the predictions
+            position = replace(position, complete=False)  # repeat its evaluation, for the predictions
         self._reporters.on_resume(start, resuming.take_up_log(folder, position))
 
     def _make_trainer(self, optimizer: Optimizer) -> Engine:
@@ -271,9 +269,9 @@ class Run:
         self._step_clock = time.monotonic()
 
     def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
-        now, state, every = time.monotonic(), trainer.state, self._setup.log_interval
+        now, state, interval = time.monotonic(), trainer.state, self._setup.log_interval
         position = (state.iteration - 1) % len(self._parts.training) + 1
-        steps = min(state.iteration % every or every, position)
+        steps = min(state.iteration % interval or interval, position)
         self._faults.require_finite(state.epoch, state.iteration)
         samples = steps * self._setup.batch_of_all(world_size(), train=True)
         self._reporters.on_iteration(

@@ -135,7 +135,7 @@ def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: 
 
 
 def _overlap(first: Location, second: Location) -> bool:
-    return all(one == other for one, other in zip(first, second, strict=False))
+    return all(ours == theirs for ours, theirs in zip(first, second, strict=False))
 
 
 def _names(locations: Sequence[Location], rows: Sequence[Sequence[Json]]) -> list[str]:

@@ -80,17 +80,17 @@ def _group(
     runs: Sequence[Combination], records: Records, labels: Sequence[str], *, no_mean: str | None
 ) -> Group:
     found = {run.name: records[run.name] for run in runs if run.name in records}
-    reached = list(found.values())
+    finished = list(found.values())
     no_mean = no_mean or _overlap(found)
     return Group(
         values=_kept_apart(runs[0].values),
         planned=len(runs),
         finished=len(found),
-        parts=len({record.held_out for record in reached}),
-        held_out=_union(record.held_out for record in reached),
-        folds=_union(record.folds for record in reached),
-        seeds=_union([record.seed] for record in reached),
-        metrics={label: Figures(None, None) if no_mean else Figures.of(reached, label) for label in labels},
+        parts=len({record.held_out for record in finished}),
+        held_out=_union(record.held_out for record in finished),
+        folds=_union(record.folds for record in finished),
+        seeds=_union([record.seed] for record in finished),
+        metrics={label: Figures(None, None) if no_mean else Figures.of(finished, label) for label in labels},
         no_mean=no_mean,
     )
 
@@ -101,7 +101,9 @@ def _mixture(records: Records) -> str | None:
     They can differ if files of weights or data were replaced between two calls.
     """
     parts = dict.fromkeys(record.held_out for record in records.values())
-    by_part = [{name: one for name, one in records.items() if one.held_out == part} for part in parts]
+    by_part = [
+        {name: record for name, record in records.items() if record.held_out == part} for part in parts
+    ]
     differences = (
         _difference(records, "started from different weights", _weights),
         _difference(records, "used different data sets", lambda record: record.dataset),
@@ -121,9 +123,9 @@ def _difference(records: Records, what: str, key: Callable[[RunRecord], str]) ->
 
 def _overlap(records: Records) -> str | None:
     """Name two runs that evaluated some of the same samples, or return None."""
-    for (first, one), (second, other) in itertools.combinations(records.items(), 2):
-        held_out, too = set(one.held_out), set(other.held_out)
-        if held_out != too and (not held_out or not too or held_out & too):
+    for (first, record), (second, other) in itertools.combinations(records.items(), 2):
+        ours, theirs = set(record.held_out), set(other.held_out)
+        if ours != theirs and (not ours or not theirs or ours & theirs):
             return (
                 f"{first} and {second} evaluated some of the same samples; sweep folds that do not overlap."
             )

@@ -3,7 +3,7 @@
 A sweep that was stopped resumes when its command is repeated. Its files:
 
 ```text
-<saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix if the fold is swept, as it names a fold
+<saved_models_path>/<name>/sweep[_<suffix>]_<digest>/     no suffix if the fold is swept: suffixes name folds
     sweep.json              protocol, seed, and the values of each run
     fold-1/ fold-2/ ...     run folders. An unfinished run resumes from its last state. If it cannot, its
                             folder is renamed to fold-2_unfinished-1, and the run starts over. The traceback
@@ -96,12 +96,12 @@ def carry_out(plan: Plan) -> Summary:
             if run.name in records:
                 continue
             show(f"Run {number} of {len(plan.runs)}: {run.name}")
-            reached = _attempt(run, plan.folder / run.name, seed=seed)
-            if isinstance(reached, RunRecord):
-                records[run.name] = reached
+            outcome = _attempt(run, plan.folder / run.name, seed=seed)
+            if isinstance(outcome, RunRecord):
+                records[run.name] = outcome
             else:
-                print(f"error: {run.name}: {reached}", file=sys.stderr)
-                failures[run.name] = reached
+                print(f"error: {run.name}: {outcome}", file=sys.stderr)
+                failures[run.name] = outcome
             gc.collect()  # engines, handlers and the model refer to each other
             if is_main():
                 _write_summary(plan, records, failures)

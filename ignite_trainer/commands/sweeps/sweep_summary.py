@@ -120,42 +120,42 @@ def to_markdown(summary: Summary) -> str:
 
 def remarks(summary: Summary) -> list[str]:
     """Return paragraphs that explain the table."""
-    said = []
+    sentences = []
     if summary.missing:
         done = f"{len(summary.records)} of {len(summary.runs)} runs are finished."
-        said.append(f"{done} Missing: {', '.join(summary.missing)}. Repeat the command to continue.")
-    said += [f"{name} failed: {reason}" for name, reason in summary.failures.items()]
-    said += _said_of_means(summary)
+        sentences.append(f"{done} Missing: {', '.join(summary.missing)}. Repeat the command to continue.")
+    sentences += [f"{name} failed: {reason}" for name, reason in summary.failures.items()]
+    sentences += _explain_means(summary)
     if summary.pooled:
-        said.append(_said_of_predictions(summary.pooled))
+        sentences.append(_describe_predictions(summary.pooled))
     cautions = {record.caution for record in summary.records.values()}
-    said += [sentence for mark, sentence in MEANING.items() if mark in cautions]
+    sentences += [sentence for mark, sentence in MEANING.items() if mark in cautions]
     totals = {sum(record.samples.values()) for record in summary.records.values()}
     if len(totals) > 1:
         listed = ", ".join(map(str, sorted(totals)))
-        said.append(f"The runs differ in the total number of samples in both splits: {listed}.")
+        sentences.append(f"The runs differ in the total number of samples in both splits: {listed}.")
     revisions = sorted({str(record.revision) for record in summary.records.values()})
     if len(revisions) > 1:
-        said.append(f"The runs were made with different source revisions: {', '.join(revisions)}.")
-    return said
+        sentences.append(f"The runs were made with different source revisions: {', '.join(revisions)}.")
+    return sentences
 
 
-def _said_of_means(summary: Summary) -> list[str]:
+def _explain_means(summary: Summary) -> list[str]:
     """Explain the means, why some are missing, and why the figure of the last epoch is the honest one."""
-    groups, said = summary.groups, []
+    groups, sentences = summary.groups, []
     reasons = dict.fromkeys(group.no_mean for group in groups if group.no_mean)
-    said += [f"No mean: {reason}" for reason in reasons]
+    sentences += [f"No mean: {reason}" for reason in reasons]
     averaged = [group for group in groups if _has_deviation(group)]
     if averaged:
         of_folds = any(group.finished > group.parts > 1 for group in averaged)
         what = "n folds, after averaging the seeds of each" if of_folds else "n runs"
-        said.append(f"± is the sample standard deviation over {what}.")
+        sentences.append(f"± is the sample standard deviation over {what}.")
     if any(record.epochs and record.best for record in summary.records.values()):
-        said.append(HONEST)
-        said += remarks_on_best(
+        sentences.append(HONEST)
+        sentences += remarks_on_best(
             best.epoch for record in summary.records.values() if record.epochs for best in record.best
         )
-    return [" ".join(said)] if said else []
+    return [" ".join(sentences)] if sentences else []
 
 
 def _has_deviation(group: Group) -> bool:
@@ -163,7 +163,7 @@ def _has_deviation(group: Group) -> bool:
     return any(spread is not None and spread.deviation is not None for spread in spreads)
 
 
-def _said_of_predictions(pooled: Pooled) -> str:
+def _describe_predictions(pooled: Pooled) -> str:
     if pooled.held_out == pooled.folds:
         which = f"all {pooled.folds} folds"
     else:

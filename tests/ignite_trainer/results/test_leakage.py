@@ -1,4 +1,4 @@
-"""Warnings about initial weights that an earlier run chose, or trained, on the evaluated samples."""
+"""Warnings about initial weights that an earlier run selected or trained on the evaluated samples."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def trained(tmp_path: Path) -> RunResult:
     return run_toy(tmp_path / "trained", Setup__epochs=1)
 
 
-def test_best_weights_are_marked_on_the_fold_that_chose_them(
+def test_best_weights_are_marked_on_the_fold_that_selected_them(
     trained: RunResult,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -73,7 +73,7 @@ def test_further_training_keeps_the_mark(trained: RunResult, tmp_path: Path) -> 
 
 
 class Part(NamedTuple):
-    """A data set that describes its part by splits and a digest."""
+    """A data set that describes itself by its splits and a digest."""
 
     whole_name: str = "Part"
     held_out_splits: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Part(NamedTuple):
 
 
 def mark(trained: RunResult, then: Part, now: Part, *, best: bool = False, train: Part | None = None) -> str:
-    """Return the mark of weights of a run that held out `then`, evaluated on `now`."""
+    """Return the mark for weights from a run that held out `then`, evaluated on `now`."""
     path = trained.folder / "result.json"
     content = json.loads(path.read_text()) | then._asdict() | {"held_out": (), "folds": ()}
     path.write_text(json.dumps(content | {"nothing_held_out": False}))
@@ -93,7 +93,7 @@ def test_held_out_splits_are_marked_only_for_best_weights(trained: RunResult) ->
     both, test = Part(held_out_splits=("valid", "test")), Part(held_out_splits=("test",))
     assert (mark(trained, both, test), mark(trained, both, test, best=True)) == ("", CHOSEN)
     assert mark(trained, both, Part(held_out_splits=("test", "valid"))) == ""
-    assert mark(trained, test, both) == OTHER_PART  # it trained on the other
+    assert mark(trained, test, both) == OTHER_PART  # trained on the other split
 
 
 def test_without_folds_and_splits_the_digest_identifies_samples(trained: RunResult) -> None:
@@ -102,11 +102,11 @@ def test_without_folds_and_splits_the_digest_identifies_samples(trained: RunResu
     assert mark(trained, Part(digest="a"), Part(digest="b"), train=Part(digest="b")) == OTHER_PART  # all
 
 
-def test_a_data_set_without_description_is_not_marked(trained: RunResult) -> None:
+def test_a_data_set_without_a_description_is_not_marked(trained: RunResult) -> None:
     assert mark(trained, Part(), Part(), best=True) == ""
 
 
-def test_weights_of_another_data_set_or_of_no_run_are_not_marked(trained: RunResult, tmp_path: Path) -> None:
+def test_weights_from_another_data_set_or_no_run_are_not_marked(trained: RunResult, tmp_path: Path) -> None:
     best = trained.end.best[0].checkpoint
     assert best is not None
     moved = shutil.copy(best, tmp_path)
@@ -124,7 +124,7 @@ def test_a_sweep_explains_the_marks_of_its_runs(trained: RunResult, tmp_path: Pa
     assert all(sentence in path.read_text() for sentence in MEANING.values())
 
 
-def test_a_marked_figure_has_no_published_one_beside_it() -> None:
+def test_a_marked_figure_is_shown_without_a_published_figure() -> None:
     file = weights("best.pt")
     figure = {"dataset": "Tones", "weights": file.sha256, "setting": "trained", "value": 0.9}
     record = run_record(weights=(file,), published=(figure,), caution=CHOSEN)

@@ -7,7 +7,7 @@ import pytest
 from ignite_trainer.results.record import Spread
 
 
-def test_the_deviation_is_that_of_a_sample() -> None:
+def test_the_deviation_is_the_sample_standard_deviation() -> None:
     found = Spread.of([0.9, 0.95, 1.0, 0.85])
     assert found is not None
     assert found.mean == pytest.approx(0.925)

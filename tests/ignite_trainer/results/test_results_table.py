@@ -1,4 +1,4 @@
-"""`table.md`: cells, published figures beside them, details below."""
+"""`table.md`: cells, published figures next to them, details below."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def table_of(*records: RunRecord) -> str:
 
 
 def rows(*records: RunRecord) -> list[list[str]]:
-    """Return the cells of the table, without the rule."""
+    """Return the table's cells, without the rule below the header."""
     lines = [line for line in table_of(*records).split("\n\n")[1].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (lines[0], *lines[2:])]
 
@@ -89,7 +89,7 @@ def test_a_run_without_a_metric_has_no_cell() -> None:
     assert rows(run_record(fold=1, metric=None)) == [["model, initial weights"]]
 
 
-def test_the_later_of_equal_runs_counts() -> None:
+def test_the_latest_of_equal_runs_counts() -> None:
     early = run_record(fold=1, last=0.1, finished="2024-01-01T00:00:00+00:00")
     late = run_record(fold=1, last=0.9, finished="2024-01-03T00:00:00+00:00")
     assert ours(early, late) == ours(late, early) == "90.0 (fold 1 of 5)"
@@ -121,7 +121,7 @@ def test_an_earlier_run_is_listed_below() -> None:
         ),
     ],
 )
-def test_runs_of_one_variant_may_differ_too_much_to_be_averaged(
+def test_runs_with_the_same_variant_may_differ_too_much_to_be_averaged(
     first: dict[str, Any], second: dict[str, Any], labels: list[str]
 ) -> None:
     found = rows(
@@ -164,7 +164,7 @@ def test_different_experiments_are_not_averaged(others: dict[str, Any], labels: 
     assert [row[0] for row in found] == [f"TwoTowers, random weights, {label}" for label in labels]
 
 
-def test_weights_of_the_same_name_show_their_hashes() -> None:
+def test_weights_with_the_same_name_show_their_hashes() -> None:
     other = weights("Full.pt", "other")
     _, *found = rows(run_record(weights=(FULL,)), run_record(weights=(other,)))
     assert [row[0] for row in found] == [
@@ -287,7 +287,7 @@ def test_rows_are_named_by_protocols_if_many_keys_differ() -> None:
         (("large", "small"), ["large", "small"]),
     ],
 )
-def test_models_with_other_arguments_have_rows_of_their_own(
+def test_models_with_different_arguments_have_their_own_rows(
     names: tuple[str, str], labels: list[str]
 ) -> None:
     args = ({"depth": 8, "width": 512}, {"depth": 2, "width": 64})

@@ -39,7 +39,7 @@ def test_an_evaluation_measures_the_last_pass_over_the_held_out_split(tmp_path: 
 @pytest.mark.parametrize(
     ("epochs", "every", "expected"), [(5, 2, [0, 2, 4, 5]), (4, 2, [0, 2, 4]), (2, None, [2]), (0, None, [0])]
 )
-def test_an_evaluation_is_due_every_so_many_epochs_and_at_the_end(
+def test_an_evaluation_is_due_at_its_interval_and_at_the_end(
     tmp_path: Path, epochs: int, every: int | None, expected: list[int]
 ) -> None:
     run_toy(tmp_path, Setup__epochs=epochs, Evaluations={"confidence": {**CONFIDENCE, "every": every}})
@@ -120,7 +120,7 @@ def test_the_record_has_the_result_of_a_run_and_its_origin(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b'{"name": "x"', b"{}", b"\xff\xfe{\x00"])
-def test_another_file_than_a_result_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(ProtocolError, match=r"result\.json is not the result of a run"):
         RunRecord.read(tmp_path / "result.json")
@@ -129,7 +129,7 @@ def test_another_file_than_a_result_is_refused(tmp_path: Path, content: bytes) -
 def shown(
     path: str, *, best: str = "max", height: int = 416, beside: str | None = None, **args: Any
 ) -> dict[str, Any]:
-    """A `Metrics` section whose shown line is of this class, with another line behind it."""
+    """A `Metrics` section with a shown line of this class, followed by another line."""
     line = {"line_label": "Val. Acc.", "class": path, "args": args, "best": best, "is_checkpoint": True}
     others = [{"line_label": "Other", "class": beside}] if beside else []
     return {"Performance": {"height": height, "lines": [*others, line]}}
@@ -175,14 +175,14 @@ def test_a_variant_identifies_everything_that_affects_the_result(
     assert (computed(first) == computed(second)) is same
 
 
-def test_without_training_its_options_do_not_change_the_variant(tmp_path: Path) -> None:
+def test_without_training_training_options_do_not_change_the_variant(tmp_path: Path) -> None:
     changes = {"Setup__batch_train": 9, "Setup__accumulate": 2, "Optimizer__args": {"lr": 0.2}}
     first = validate(toy(tmp_path, Setup__epochs=0))
     assert computed(first) == computed(validate(toy(tmp_path, Setup__epochs=0, **changes)))
     assert computed(first) != computed(validate(toy(tmp_path, Setup__epochs=0, Model__args={"dropout": 0.1})))
 
 
-def test_a_metric_of_the_table_must_be_one_of_the_protocol(tmp_path: Path) -> None:
+def test_the_tables_metric_must_be_in_the_protocol(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r'Table\.metric is "Val\. Ac\.", which is not a line_label;'):
         validate(toy(tmp_path, Table={"metric": "Val. Ac."}))
 
@@ -225,7 +225,7 @@ def test_pooled_predictions_keep_their_order_and_need_equal_classes() -> None:
         Predictions.pooled([one, predictions(multilabel=True)])
 
 
-def test_another_file_than_predictions_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_predictions_is_refused(tmp_path: Path) -> None:
     for text in ("", "a,b\n1,2\n", "fold,target,prediction,score: a\n1,a,a,high\n"):
         (tmp_path / "p.csv").write_text(text)
         with pytest.raises(ProtocolError, match=r"p\.csv is not a table of predictions"):
@@ -240,7 +240,7 @@ def test_another_file_than_predictions_is_refused(tmp_path: Path) -> None:
         (torch.zeros(2, 3, 4), torch.zeros(2, 3)),
     ],
 )
-def test_scores_of_other_shapes_give_no_predictions(scores: torch.Tensor, targets: torch.Tensor) -> None:
+def test_scores_with_other_shapes_make_no_predictions(scores: torch.Tensor, targets: torch.Tensor) -> None:
     collector = PredictionCollector([1, 2], ["a"])
     collector.add(torch.arange(2), scores, targets)
     assert collector.predictions() is None

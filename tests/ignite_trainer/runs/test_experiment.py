@@ -53,7 +53,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 # Results
 
 
-def test_a_run_leaves_a_folder_with_its_results(tmp_path: Path) -> None:
+def test_a_run_writes_a_folder_with_its_results(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__suffix="CV 1", Setup__epochs=5)
     assert result.folder.parent == tmp_path / "Toy"
     assert re.fullmatch(r"\d{8}-\d{6}_CV-1_fold-1_seed-7", result.folder.name)
@@ -107,7 +107,9 @@ def test_a_seed_of_null_is_drawn_and_recorded(tmp_path: Path) -> None:
     assert_bit_equal(last_weights(drawn[0]), last_weights(again))
 
 
-def test_runs_of_one_second_have_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_started_in_the_same_second_have_different_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Noon(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Noon:
@@ -122,7 +124,7 @@ def test_runs_of_one_second_have_different_folders(tmp_path: Path, monkeypatch: 
     ]
 
 
-def test_names_are_made_fit_for_folders(tmp_path: Path) -> None:
+def test_names_are_made_valid_for_folders(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__name="../up / é", Setup__suffix="a/b:c", Setup__epochs=0)
     assert result.folder.parent == tmp_path / "up-é"
     assert "_a-b-c_" in result.folder.name
@@ -162,7 +164,7 @@ def test_without_epochs_no_complete_batch_is_needed(tmp_path: Path) -> None:
     assert run_toy(tmp_path, Setup__epochs=0, Setup__batch_train=64).end.last_epoch == 0
 
 
-def test_the_scheduler_steps_once_an_epoch(tmp_path: Path) -> None:
+def test_the_scheduler_steps_once_per_epoch(tmp_path: Path) -> None:
     run_toy(tmp_path, Setup__epochs=3, Scheduler=EXPONENTIAL)
     rates = [step.learning_rates[0] for step in Notebook.last.of("iteration")]
     assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
@@ -256,7 +258,7 @@ def test_errors_are_found_before_a_folder_is_made(changes: dict[str, Any], said:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reporter_that_cannot_be_made_leaves_no_folder(
+def test_a_reporter_that_cannot_be_built_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Notebook) -> None:
@@ -357,7 +359,7 @@ def test_a_reporter_that_fails_does_not_stop_the_run(
 # Data
 
 
-def test_the_arguments_of_the_split_can_be_chosen(tmp_path: Path) -> None:
+def test_the_split_argument_can_be_chosen(tmp_path: Path) -> None:
     args = {"fold": 2, "training": {"key": "train", "yes": False, "no": True}, "dl_shuffle": False}
     run_toy(tmp_path, Setup__epochs=1, Dataset__args=args)
     (start,) = Notebook.last.of("start")

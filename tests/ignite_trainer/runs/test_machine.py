@@ -1,4 +1,4 @@
-"""Trouble with the machine: a full disk, a killed process, too little memory, two runs in one folder."""
+"""Problems with the machine: a full disk, a killed process, too little memory, two runs in one folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def python(code: str, *words: str) -> subprocess.Popen[str]:
-    """Start a process with the imports of a test."""
+    """Start a process that has the imports of a test."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", code, *words]
     return subprocess.Popen(
@@ -56,7 +56,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     yield folder
-    # Lazily: torch leaves a file open that it could not write.
+    # Lazily, because torch leaves a file open if writing it fails.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
@@ -64,7 +64,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ("reporters", "missed"),
     [([JSON_LINES, FILLING], r"metrics\.jsonl"), ([FILLING], r"checkpoints/(best|last)_.*epoch-2.*\.pt")],
 )
-def test_a_full_disk_keeps_everything_finished(
+def test_a_full_disk_keeps_all_finished_results(
     small_disk: Path, reporters: list[dict[str, Any]], missed: str
 ) -> None:
     with pytest.raises(RunFailed) as caught:
@@ -76,7 +76,7 @@ def test_a_full_disk_keeps_everything_finished(
     assert "Make room on that disk, and give the same command with --resume" in str(caught.value)
     state = torch.load(folder / "checkpoints" / "last_epoch-1.pt", weights_only=True)
     assert {"model", "optimizer"} <= state.keys()
-    assert len(list(folder.glob("checkpoints/best*.pt"))) == 2  # of epochs 0 and 1
+    assert len(list(folder.glob("checkpoints/best*.pt"))) == 2  # from epochs 0 and 1
     assert not list(folder.rglob("*.part"))
     if JSON_LINES in reporters:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -262,7 +262,7 @@ def test_the_batch_that_fits_leaves_room_for_the_optimizers_state() -> None:
     setup = Setup(name="x", batch_train=16, epochs=1, saved_models_path="x")
     trainer = make_trainer(Heavy(share=1 / 12), model, optimizer, plan, setup, device=device)
     signal, target = torch.randn(16, 1, 16, device=device), torch.zeros(16, dtype=torch.int64, device=device)
-    # Of 8 samples 8/12 and the weights' 0.2 fit, with the momentum's 0.2 no longer.
+    # 8 samples take 8/12. The weights' 0.2 still fit, but not the momentum's 0.2 as well.
     with pytest.raises(RunFailed, match=r"A batch of 4 fits; use -b 4 --Setup\.accumulate 4"):
         trainer.run([Batch(torch.arange(16), Tone(signal, None, 0.0, "", target))], max_epochs=1)
 
@@ -334,7 +334,7 @@ def test_a_sweep_in_progress_elsewhere_is_refused(tmp_path: Path, impatient: Non
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_folder_with_the_sweep_of_another_protocol_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_a_sweep_of_a_different_protocol_is_refused(tmp_path: Path) -> None:
     folds = {"Dataset.args.fold": [1, 2]}
     sweep_toy(tmp_path, folds, Setup__epochs=1)
     (folder,) = (tmp_path / "Toy").iterdir()

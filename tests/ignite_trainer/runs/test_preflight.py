@@ -71,7 +71,7 @@ def test_a_metric_may_take_either_form_of_targets_if_the_task_leaves_it_open(che
     assert check(Metrics=line("ignite.metrics.TopKCategoricalAccuracy", k=3))[0] == 0
 
 
-def test_warnings_of_a_task_do_not_stop_a_run(
+def test_a_tasks_warnings_do_not_stop_a_run(
     check: Check, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = {"class": "toy_research.lonely.Finicky", "args": {"warnings": 7}}
@@ -120,7 +120,7 @@ def test_a_logger_that_is_not_installed_is_refused_before_a_run(
 
 
 def test_a_check_lists_what_it_omits_without_preparing_the_data_set(check: Check, tmp_path: Path) -> None:
-    (tmp_path / "signalled").touch()  # prevents the signal
+    (tmp_path / "signalled").touch()  # so that no signal is sent
     args = {"fold": 2, "folder": str(tmp_path / "prepared"), "signal": "SIGTERM"}
     data = {"class": "toy_research.failing.Prepared", "args": args}
     status, report = check(Dataset=data)
@@ -131,7 +131,7 @@ def test_a_check_lists_what_it_omits_without_preparing_the_data_set(check: Check
     assert "fewer than one batch" in check(Dataset=data, Setup__batch_train=1000)[1]
 
 
-def test_without_training_the_training_split_is_not_judged(check: Check, tmp_path: Path) -> None:
+def test_without_training_the_training_split_is_not_checked(check: Check, tmp_path: Path) -> None:
     task = {"class": "toy_research.lonely.ForTraining"}
     assert "error: There is a training split." in check(Task=task)[1]
     assert "error: It is scored." in check(Task=task)[1]

@@ -45,8 +45,8 @@ DEFAULTS = ROOT / "protocols/defaults.json"
 EARLIER = Path(__file__).parent / "earlier_version"
 SEEN = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
 ACCURACY = {"class": "ignite.metrics.Accuracy", "is_checkpoint": True, "line_label": "Val. Acc."}
-# Needs everything a state can hold: momentum, dropout, a scheduler, averaged weights, accumulated gradients,
-# sums over steps, frozen weights.
+# Needs everything that a state can contain: momentum, dropout, a scheduler, averaged weights, accumulated
+# gradients, sums over steps, frozen weights.
 CHANGES: dict[str, Any] = {
     "Setup__epochs": 3,
     "Setup__batch_train": 4,
@@ -102,7 +102,7 @@ def handlers_are_put_back() -> Iterator[None]:
 def stopped(root: Path, *tasks: dict[str, Any], **changes: Any) -> None:
     """Start a run and resume it, stopped each time by the signal that the task sends."""
     for task in tasks:
-        if list(root.glob("Toy/*")):  # the tasks differ only in when they send it
+        if list(root.glob("Toy/*")):  # the tasks differ only in when they send the signal
             change(only_run(root) / "protocol.json", Task=task)
         with pytest.raises(RunStopped):
             go_on(root, Task=task, **changes)
@@ -225,7 +225,7 @@ def write_log(folder: Path, *lines: dict[str, Any] | bytes) -> Path:
     return path
 
 
-def test_the_log_may_hold_unusual_line_ends_and_an_unfinished_last_line(tmp_path: Path) -> None:
+def test_the_log_may_contain_unusual_line_ends_and_an_incomplete_last_line(tmp_path: Path) -> None:
     names = [f"Val.{mark}Acc." for mark in ("\u2028", "\u0085", "\u000b")]
     whole = [{**SCORES, "epoch": epoch, "metrics": {name: 0.5}} for epoch, name in enumerate(names, start=1)]
     path = write_log(tmp_path, *whole, b'{"event": "evalu')
@@ -288,7 +288,7 @@ def test_a_drawn_seed_is_kept(tmp_path: Path) -> None:
     assert go_on(tmp_path, Task=signalled(step=13), Setup__seed=None, Setup__epochs=3).record.seed == drawn
 
 
-def test_a_run_of_another_protocol_is_not_resumed(tmp_path: Path) -> None:
+def test_a_run_of_a_different_protocol_is_not_resumed(tmp_path: Path) -> None:
     first = go_on(tmp_path)
     other = {"Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.3}}}
     assert go_on(tmp_path, **other).folder != first.folder
@@ -312,7 +312,7 @@ def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
         resume(tmp_path, folder, Setup__seed=None)
 
 
-def test_an_unfinished_run_of_another_protocol_is_pointed_out(
+def test_an_unfinished_run_of_a_different_protocol_is_pointed_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RunStopped):
@@ -337,7 +337,7 @@ def test_faults_and_the_evaluation_batch_may_change(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
-    """`earlier_version` was written by commit 041d3f9; its protocol gets a key of still earlier ones."""
+    """`earlier_version` was written by commit 041d3f9; its protocol gets a key from older versions."""
     folder = tmp_path / "Toy/unfinished"
     shutil.copytree(EARLIER / "unfinished", folder)
     change(folder / "protocol.json", Faults={"rollback_rate": 0.5})
@@ -387,7 +387,7 @@ def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) 
 
 
 class Command:
-    """The command with a toy protocol."""
+    """Command that runs a toy protocol."""
 
     def __init__(self, root: Path, **changes: Any) -> None:
         path = root / "toy.json"
@@ -539,13 +539,13 @@ def test_workers_survive_a_signal_to_the_process_group_until_the_run_ends_them(t
     os.killpg(process.pid, signal.SIGTERM)
     process.join(30)
     assert process.exitcode == 75
-    with pytest.raises(ProcessLookupError):  # none of the group is left
+    with pytest.raises(ProcessLookupError):  # no process in the group is left
         os.killpg(process.pid, 0)
     assert list((only_run(killed) / "checkpoints").glob("last_*_step-*.pt"))
     assert differences(go_on(whole, **changes).folder, go_on(killed, **changes).folder) == []
 
 
-def test_a_worker_that_dies_of_a_noted_signal_stops_the_run(tmp_path: Path) -> None:
+def test_a_worker_killed_by_a_noted_signal_stops_the_run(tmp_path: Path) -> None:
     request, killed = (
         StopRequest(),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. "),
@@ -571,7 +571,7 @@ def test_a_worker_ends_only_when_its_parent_ends_it(tmp_path: Path) -> None:
     process.start()
     while not started.exists() and process.is_alive():
         time.sleep(0.01)
-    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)  # the sender is another
+    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)  # sent by another process
     process.join(0.3)
     assert process.is_alive()
     process.terminate()

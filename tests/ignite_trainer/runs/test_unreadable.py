@@ -47,7 +47,7 @@ def test_an_unreadable_sample_ends_the_run_and_is_named(
 def test_unreadable_samples_are_skipped_and_counted(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     result = run_toy(
         tmp_path,
-        Dataset=dataset(kind, 1, 6),  # the first of the training split, one that is held out
+        Dataset=dataset(kind, 1, 6),  # one sample from each split
         Faults={"unreadable": "skip", "unreadable_at_most": 0.1},
         **more,
     )
@@ -73,7 +73,7 @@ def test_too_many_unreadable_samples_end_the_run(tmp_path: Path) -> None:
 def test_an_unreadable_evaluation_batch_is_left_out(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     result = run_toy(
         tmp_path,
-        Setup__batch_test=9,  # the last batch is tone 27 alone
+        Setup__batch_test=9,  # the last batch has only tone 27
         Dataset=dataset(kind, 27),
         Faults={"unreadable": "skip", "unreadable_at_most": 0.2},
         **more,
@@ -94,7 +94,7 @@ def test_an_unreadable_training_batch_ends_the_run() -> None:
         samples.add(failed, of=1)
 
 
-def test_an_error_that_may_be_a_defect_is_reported_with_its_place() -> None:
+def test_an_error_that_may_be_a_defect_is_reported_with_its_location() -> None:
     def stretch() -> None:
         raise ValueError("could not broadcast.")
 
@@ -110,7 +110,7 @@ def test_an_error_that_may_be_a_defect_is_reported_with_its_place() -> None:
         as_unreadable(endless.value, 3)
 
 
-def test_samples_all_over_an_unreadable_data_set_are_tried() -> None:
+def test_samples_throughout_an_unreadable_data_set_are_tried() -> None:
     asked: list[int] = []
 
     class Gone(list[int]):
@@ -126,7 +126,7 @@ def test_samples_all_over_an_unreadable_data_set_are_tried() -> None:
     assert asked == [*range(50), *range(20_000, 1_000_000, 20_000)]
 
 
-def test_a_field_of_only_the_last_samples_is_found() -> None:
+def test_a_field_that_only_the_last_samples_have_is_found() -> None:
     assert first_readable([(1, None)] * 400 + [(2, "image")] * 50, lambda sample: sample[1] is not None)
     assert first_readable([(1, None), (2, "image")] * 100, lambda sample: sample[1] is not None)
     assert first_readable([(1, None)] * 3 + [(2, "image")], lambda sample: sample[1] is not None) == (
@@ -135,7 +135,7 @@ def test_a_field_of_only_the_last_samples_is_found() -> None:
     )
 
 
-def test_a_defect_of_the_data_set_is_not_an_unreadable_sample(tmp_path: Path) -> None:
+def test_a_defect_in_the_data_set_is_not_an_unreadable_sample(tmp_path: Path) -> None:
     faulty = {"class": ONE_BY_ONE, "args": {"fold": 1, "spread": None}}
     with pytest.raises(TypeError):
         run_toy(tmp_path, Dataset=faulty, Faults={"unreadable": "skip", "unreadable_at_most": 0.9})

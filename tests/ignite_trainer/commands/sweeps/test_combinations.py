@@ -1,4 +1,4 @@
-"""The runs of a sweep: their order, their names, and every mistake before the first run."""
+"""The runs of a sweep: their order and names, and errors found before the first run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_combination_is_a_run_and_the_last_key_varies_fastest() -> None:
     )
 
 
-def test_keys_may_be_new_arguments_and_positions_of_lists() -> None:
+def test_keys_may_be_new_arguments_and_positions_in_lists() -> None:
     runs = runs_of({"Model.args.dropout": [0.5], "Transforms.-3.args.level": [0.1, 0.2]})
     assert [run.name for run in runs] == ["dropout-0.5_level-0.1", "dropout-0.5_level-0.2"]
     assert [run.blueprint.protocol.transforms[1].args["level"] for run in runs] == [0.1, 0.2]
@@ -58,14 +58,14 @@ def test_names_are_distinct_and_valid_for_folders() -> None:
     assert names[4:] == ["suffix-up", "suffix-null"]
 
 
-def test_values_must_have_the_types_of_the_protocol() -> None:
+def test_values_must_have_the_protocols_types() -> None:
     assert problems_of({"Setup.epochs": [1, -1, "x"]}) == [
         "Setup.epochs is -1; input should be greater than or equal to 0.",
         'Setup.epochs is "x"; input should be a valid integer.',
     ]
 
 
-def test_a_problem_of_several_runs_is_reported_once() -> None:
+def test_a_problem_in_several_runs_is_reported_once() -> None:
     found = problems_of(
         {FOLD: [1, 6], LR: [0.1, 0.2, 0.3], "Model.class": ["toy_research.network.TwoTower"]},
         Transforms=[{"class": "toy_research.augment.Fit", "args": {"lenght": 16}}],
@@ -78,7 +78,7 @@ def test_a_problem_of_several_runs_is_reported_once() -> None:
     ]
 
 
-def test_every_fold_is_constructed_before_the_first_run_but_once_for_all_seeds(
+def test_every_fold_is_built_before_the_first_run_and_only_once_for_all_seeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[tuple[int, bool]] = []

@@ -1,4 +1,4 @@
-"""Complete sweeps of the toy package: their results, and how they continue after a stop."""
+"""Complete sweeps of the toy package: their results, and how they resume after a stop."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ROOT = Path(__file__).parents[4]
 FOLD = "Dataset.args.fold"
 SEED = "Setup.seed"
 FOLDS = {FOLD: [1, 2, 3]}
-# 11, 10 and 10 samples: folds that differ in size.
+# The folds differ in size: 11, 10 and 10 samples.
 UNEQUAL = {"Dataset__args": {"samples": 31}}
 
 
 @pytest.fixture(autouse=True)
 def _collect_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes longer than a toy run."""
+    """Skip garbage collection, which takes longer than a toy run."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
@@ -44,7 +44,7 @@ def only(folder: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file below, with the time it was written."""
+    """Return every file below a folder, with its modification time."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -53,7 +53,7 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def accuracies(run: Path) -> list[float]:
-    """Of the held-out split, by epoch, from the run's own log."""
+    """Read the held-out accuracy of each epoch from the run's log."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         line["metrics"]["Val. Acc."]
@@ -66,7 +66,7 @@ def seeds(folder: Path) -> list[int]:
     return [json.loads(path.read_text())["seed"] for path in sorted(folder.glob("*/result.json"))]
 
 
-def test_a_sweep_has_a_folder_of_all_its_runs_and_their_table(
+def test_a_sweep_has_a_folder_with_all_its_runs_and_their_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = sweep_toy(tmp_path, FOLDS, Setup__suffix="CV 1", **UNEQUAL)
@@ -102,7 +102,7 @@ def test_a_sweep_has_a_folder_of_all_its_runs_and_their_table(
     assert any("the last epoch is the honest figure" in line for line in lines)
 
 
-def test_a_sweep_of_other_keys_than_the_fold_has_the_suffix_in_its_name(tmp_path: Path) -> None:
+def test_a_sweep_that_does_not_vary_the_fold_has_the_suffix_in_its_name(tmp_path: Path) -> None:
     raw = toy(tmp_path, Sweep={SEED: [1]}, Setup__suffix="CV 1")
     plan = make_plan(validate(raw), trusted=TRUSTED)
     assert re.fullmatch(r"sweep_CV-1_[0-9a-f]{12}", plan.folder.name)
@@ -149,7 +149,7 @@ def test_only_folds_of_one_seed_are_pooled(
     assert (only(tmp_path / "Toy") / "predictions.csv").exists() == is_pooled
 
 
-def test_some_folds_are_not_called_all_of_them(tmp_path: Path) -> None:
+def test_some_of_the_folds_are_not_called_all_folds(tmp_path: Path) -> None:
     sweep_toy(tmp_path, {FOLD: [1, 3]}, Setup__epochs=0)
     said = (only(tmp_path / "Toy") / "sweep.md").read_text()
     assert "the predictions on the 2 folds held out (of 3) after" in said
@@ -171,10 +171,10 @@ def test_a_run_that_held_nothing_out_is_not_pooled_with_a_fold(
     assert not (only(tmp_path / "Toy") / "predictions.csv").exists()
 
 
-# Going on
+# Resuming
 
 
-def test_a_sweep_continued_from_other_weights_has_no_mean(
+def test_a_sweep_resumed_with_different_weights_has_no_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "weights.pt"
@@ -227,7 +227,7 @@ def test_another_sweep_has_another_folder(
     assert first.folder.parent == other.folder.parent
 
 
-def test_an_unfinished_run_without_a_state_is_kept_and_done_again(
+def test_an_unfinished_run_without_a_state_is_kept_and_starts_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_toy(tmp_path, FOLDS)
@@ -265,7 +265,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.C
     assert "| explode\\_at-3\\_fold-2 | 3 | 2 | failed | failed |" in said
 
 
-def test_a_problem_found_by_one_run_does_not_stop_the_others(
+def test_a_problem_found_by_a_run_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = sweep_toy(tmp_path, {"Setup.batch_train": [21, 20]}, Setup__epochs=1)
@@ -319,14 +319,14 @@ def test_a_seed_is_drawn_once_for_the_whole_sweep_and_kept(tmp_path: Path) -> No
     assert seeds(folder) == [seed, seed, seed]
 
 
-def test_seeds_of_the_sweep_win(tmp_path: Path) -> None:
+def test_swept_seeds_take_precedence(tmp_path: Path) -> None:
     sweep_toy(tmp_path, {SEED: [3, 4]}, Setup__epochs=0)
     folder = only(tmp_path / "Toy")
     assert seeds(folder) == [3, 4]
     assert "2 seeds" in (folder / "sweep.md").read_text()
 
 
-def test_a_sweep_with_an_unreadable_seed_is_not_continued(tmp_path: Path) -> None:
+def test_a_sweep_with_an_unreadable_seed_is_not_resumed(tmp_path: Path) -> None:
     sweep_toy(tmp_path, {FOLD: [1]}, Setup__epochs=0)
     path = only(tmp_path / "Toy") / "sweep.json"
     path.write_text("{}")
@@ -413,7 +413,7 @@ def test_a_sweep_killed_in_its_third_fold_continues_with_it(tmp_path: Path) -> N
     assert f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds)" in table
 
 
-def test_its_report_shows_the_curve_of_every_run(tmp_path: Path) -> None:
+def test_the_report_shows_every_runs_learning_curve(tmp_path: Path) -> None:
     reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("LearningCurve", "Report")]
     sweep_toy(tmp_path, {"Dataset.args.fold": [1, 2]}, Setup__epochs=1, Reporters=reporters)
     (folder,) = (tmp_path / "Toy").iterdir()

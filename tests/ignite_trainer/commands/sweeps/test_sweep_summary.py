@@ -39,7 +39,7 @@ def planned(sweep: dict[str, list[Any]]) -> tuple[Combination, ...]:
 
 
 def summary(sweep: dict[str, list[Any]], *records: RunRecord | None, **facts: Any) -> Summary:
-    """A summary whose runs have these records, in order; None: not finished."""
+    """Return a summary of runs with these records, in order; None stands for an unfinished run."""
     runs = planned(sweep)
     found = {run.name: record for run, record in zip(runs, records, strict=True) if record}
     return Summary(name="Toy", runs=runs, records=found, failures={}, **facts)
@@ -56,7 +56,7 @@ def test_folds_and_seeds_are_averaged_over_and_other_keys_are_not() -> None:
     assert (first.values, second.values) == ({LR: 0.1}, {LR: 0.2})
     assert (first.held_out, first.folds, first.seeds) == ((1, 2), (1, 2, 3, 4, 5), (3, 4))
     last, best = first.metrics["Acc."]
-    # Of the folds' means over their seeds, 0.55 and 0.80.
+    # Over the folds' means, which are 0.55 and 0.80 after averaging seeds.
     assert last == pytest.approx((0.675, math.sqrt(2 * 0.125**2), 2))
     assert best == pytest.approx((0.725, last[1], 2))  # type: ignore[index]
     _, _, means = to_cells(found)
@@ -70,7 +70,7 @@ def test_folds_and_seeds_are_averaged_over_and_other_keys_are_not() -> None:
     )
 
 
-def test_every_fold_counts_alike_however_many_seeds_of_it_are_finished() -> None:
+def test_every_fold_has_equal_weight_however_many_of_its_seeds_are_finished() -> None:
     values = {(1, 3): 0.9, (1, 4): 0.7, (2, 3): 0.2}
     records = [run_record(fold=fold, seed=seed, last=value) for (fold, seed), value in values.items()]
     found = summary({FOLD: [1, 2], SEED: [3, 4]}, *records, None)
@@ -79,7 +79,7 @@ def test_every_fold_counts_alike_however_many_seeds_of_it_are_finished() -> None
     assert to_cells(found)[2][0][0] == "mean ± sd, n = 2 folds, 3 of 4 runs"
 
 
-def test_every_run_has_a_row_with_last_beside_best_and_their_epochs() -> None:
+def test_every_run_has_a_row_with_last_and_best_figures_and_their_epochs() -> None:
     header, runs, means = to_cells(summary({FOLD: [1, 2]}, run_record(fold=1), None))
     assert header == ["run", "fold", "Acc., last (epoch)", "Acc., best (epoch)"]
     assert runs == [["run 0", "1", "0.5000 (9)", "0.6000 (4)"], ["run 1", "2", "missing", "missing"]]
@@ -93,7 +93,7 @@ def test_a_best_epoch_of_0_is_explained(epoch: int) -> None:
     assert (EPOCH_0 in " ".join(remarks(found))) == (epoch == 0)
 
 
-def test_metrics_are_side_by_side_and_one_without_a_best_epoch_has_no_column_of_it() -> None:
+def test_each_metric_has_columns_but_no_best_column_without_a_best_epoch() -> None:
     record = run_record(fold=1, last=0.5).model_copy(update={"last": {"Acc.": 0.5, "Loss": 1e-7}})
     header, runs, means = to_cells(summary({FOLD: [1, 2]}, record, None))
     assert header[3:] == ["Acc., best (epoch)", "Loss, last (epoch)"]
@@ -101,7 +101,7 @@ def test_metrics_are_side_by_side_and_one_without_a_best_epoch_has_no_column_of_
     assert means[0][3:] == ["0.6000", "1.000e-07"]
 
 
-def test_a_sweep_of_evaluations_has_no_column_of_best_epochs() -> None:
+def test_a_sweep_without_training_has_no_columns_of_best_epochs() -> None:
     header, runs, means = to_cells(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2)))
     assert header == ["run", "seed", "Acc., last (epoch)"]
     assert {len(row) for row in (*runs, *means)} == {3}
@@ -197,7 +197,7 @@ def test_weights_may_differ_between_swept_models_but_not_between_learning_rates(
     assert (first or "").startswith("the runs started from different weights: random weights in run 0; a.pt ")
 
 
-def test_runs_of_different_data_are_not_averaged() -> None:
+def test_runs_on_different_data_are_not_averaged() -> None:
     other = run_record(fold=2, dataset="part of Tones")
     assert no_mean({FOLD: [1, 2]}, run_record(fold=1), other) == [
         f"the runs used different data sets: Tones in run 0; part of Tones in run 1. {REDO}"
@@ -234,7 +234,7 @@ def test_different_source_revisions_are_reported() -> None:
     assert remarks(found)[-1] == "The runs were made with different source revisions: abc123, def456."
 
 
-def test_names_are_no_markup() -> None:
+def test_markup_in_names_is_escaped() -> None:
     text = to_markdown(
         summary({LR: ["<b>|x"]}, run_record(fold=1).model_copy(update={"last": {"A|<i>": 0.5}, "best": ()}))
     )
