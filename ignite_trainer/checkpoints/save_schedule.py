@@ -63,17 +63,17 @@ class Saver:
         if done % setup.accumulate and done < batches:
             return  # gradients are still accumulating
         # Clocks differ between processes; the main process's clock decides.
-        asked, due, failed = any_says(
+        stop, due, failed = any_says(
             self._request.signal is not None,
             is_main() and self._is_due(state.iteration),
             self._checkpoints.failed,
         )
         if failed:
             main_says(self._checkpoints.wait)
-        if asked or due:
+        if stop or due:
             before_saving(state.epoch, state.iteration)
             self.save(Position(epoch=state.epoch, iteration=state.iteration))
-        if asked:
+        if stop:
             self._stop()
 
     def _is_due(self, iteration: int) -> bool:

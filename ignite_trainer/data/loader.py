@@ -191,7 +191,7 @@ class SplitLoader:
         def read(references: list[tuple[int, int]]) -> tuple[Read, Sent | None]:
             if not references:  # the batch is smaller than the number of processes
                 return collate_read([]), None
-            with transfer.beside():
+            with transfer.in_parallel():
                 read = read_readable(source, [index for _, index in references])
                 return read, None if read.sample is None else transfer.send(read.sample)
 

@@ -103,8 +103,8 @@ class Transfer:
     Each loader keeps one instance for all its passes, as memory freed on a stream is reused only there.
 
     ```text
-    thread:  with transfer.beside():  send(sample)
-    step:                                            receive(sent)
+    thread:  with transfer.in_parallel():  send(sample)
+    step:                                                 receive(sent)
     ```
     """
 
@@ -112,7 +112,7 @@ class Transfer:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def beside(self) -> AbstractContextManager[Any]:
+    def in_parallel(self) -> AbstractContextManager[Any]:
         """Return a context in which this thread's device work runs in parallel with the steps."""
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 

@@ -134,7 +134,7 @@ ACCURACY = line("Val. Acc.", is_checkpoint=True)
         (SURPRISE, (float("nan"), 3.0), {2: "3.0000", 1: "nan"}),
     ],
 )
-def test_the_last_and_the_three_best_are_kept_the_earlier_of_equals(
+def test_the_last_and_the_three_best_are_kept_preferring_earlier_epochs(
     tmp_path: Path, metric: dict[str, Any], values: tuple[float, ...], kept: dict[int, str]
 ) -> None:
     label, name = metric["line_label"], {"Val. Acc.": "val-acc"}.get(metric["line_label"], "surprise")

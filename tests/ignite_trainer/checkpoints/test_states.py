@@ -310,7 +310,7 @@ def test_an_invalid_state_is_refused_before_it_is_used(
     again = Training(folder)
     with pytest.raises(ProtocolError) as caught:
         again.checkpoints.restore()
-        for epoch in (2, 3, 4):  # which removes the files that are no longer among the best
+        for epoch in (2, 3, 4):  # this removes the files that are no longer among the best
             again.save(epoch, 0.6)
     assert str(caught.value).startswith(f"The checkpoint {path} is not a valid state of this version (")
     assert problem in str(caught.value)
@@ -336,7 +336,9 @@ def test_epoch_0_is_the_best_until_a_trained_epoch_equals_it(tmp_path: Path) -> 
     for epoch in (3, 4, 5):
         again.save({"Val. Acc.": 0.5}, position=at(epoch))
     again.finish()
-    assert [(best.value, best.epoch) for best in again.best] == [(0.5, 3)]  # the first trained one of equals
+    assert [(best.value, best.epoch) for best in again.best] == [
+        (0.5, 3)
+    ]  # the earliest of equal trained epochs
     assert names(tmp_path, "best_*.pt") == {f"best_val-acc_epoch-{epoch}_0.5000.pt" for epoch in (3, 4, 5)}
 
 
@@ -361,7 +363,7 @@ def test_all_reports_explain_a_best_epoch_of_0(tmp_path: Path, capsys: pytest.Ca
     assert EPOCH_0 in capsys.readouterr().out.splitlines()
     for page in (result.folder / "report.html", tmp_path / "table.md"):
         assert EPOCH_0 in page.read_text(), page
-    assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so none is chosen
+    assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so no epoch is chosen
 
 
 def test_skipped_samples_are_counted_over_all_sessions(tmp_path: Path) -> None:
@@ -370,7 +372,7 @@ def test_skipped_samples_are_counted_over_all_sessions(tmp_path: Path) -> None:
         "Faults": {"unreadable": "skip", "unreadable_at_most": 0.1},
     }
     folder = run_toy(tmp_path, **changes, Setup__epochs=1).folder
-    changes["Dataset"]["args"]["gone"] = []  # it can be read again
+    changes["Dataset"]["args"]["gone"] = []  # the sample is readable again
     raw = json.loads((folder / "protocol.json").read_text())
     (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
     again = run_toy(tmp_path, **changes, Setup__resume="auto")
@@ -392,7 +394,7 @@ def test_a_crash_between_renames_leaves_an_intact_file(tmp_path: Path, renames: 
     assert names(tmp_path, "*.part") <= {"state.pt.part"}
 
 
-def test_weights_of_every_type_and_shape_are_saved_exactly(tmp_path: Path) -> None:
+def test_weights_of_every_dtype_and_shape_are_saved_exactly(tmp_path: Path) -> None:
     types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
     weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
     weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
@@ -433,8 +435,8 @@ def test_a_snapshot_copies_nested_tensors_and_keeps_container_types() -> None:
     assert len(taken["lists"][0]) == 1
 
 
-def test_all_reads_of_a_state_are_onto_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads for verification, too, as a full device has no room for them."""
+def test_states_are_always_read_onto_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This includes reads for verification, as a full device has no room for the tensors."""
     loaded: list[tuple[str, Any]] = []
     load = torch.load
 
@@ -467,7 +469,7 @@ def saved_names(path: Path) -> set[str]:
     return set(torch.load(path, weights_only=True)["model"])
 
 
-def test_frozen_weights_are_written_once_and_left_out_of_states(tmp_path: Path) -> None:
+def test_frozen_weights_are_written_once_and_not_into_states(tmp_path: Path) -> None:
     training = Training(tmp_path, frozen=True)
     frozen = tmp_path / "frozen_weights.pt"
     others = training.weights().keys() - {"0.weight", "0.bias"}
@@ -657,7 +659,7 @@ def test_training_during_a_write_does_not_change_the_state(
     assert [again.epoch() for _ in range(3)] == losses
 
 
-def test_a_save_waits_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_waits_for_the_previous_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(tmp_path)
     with held_up(monkeypatch) as go:
         training.checkpoints.save_state(at(1))
@@ -702,7 +704,7 @@ def test_a_failed_write_is_known_before_the_next_save(
     assert not training.checkpoints.failed
 
 
-def test_a_state_with_other_than_plain_values_is_refused_and_removed(tmp_path: Path) -> None:
+def test_a_state_with_values_that_are_not_plain_is_refused_and_removed(tmp_path: Path) -> None:
     class Part:
         def state_dict(self) -> dict[str, Any]:
             return {"path": tmp_path}

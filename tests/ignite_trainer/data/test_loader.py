@@ -49,7 +49,7 @@ def loader(*steps: Any, dataset: Dataset[Any] | None = None, **options: Any) -> 
 
 
 def signals(batches: list[Batch]) -> dict[int, Tensor]:
-    """Return every sample's first field by its index."""
+    """Return the first field of every sample, keyed by index."""
     return {
         int(index): row
         for batch in batches
@@ -91,7 +91,7 @@ def test_augmentation_does_not_depend_on_batch_size_or_order(steps: list[Any]) -
     assert_equal(expected, signals(epoch(batches, 1)))
 
 
-def test_a_transform_gives_the_same_in_a_worker_and_on_the_device() -> None:
+def test_a_transform_returns_the_same_in_a_worker_and_on_the_device() -> None:
     on_device = signals(epoch(loader(Hiss(), Fit(length=16))))
     in_worker = signals(epoch(loader(Hiss(), Fit(length=16), lambda value: value)))
     assert_equal(on_device, in_worker)
@@ -112,7 +112,7 @@ def test_each_transform_has_separate_random_numbers() -> None:
         assert not torch.allclose(twice[index] - signal, 2 * (once[index] - signal))
 
 
-def test_equal_seeds_give_equal_orders_and_epochs_different_ones() -> None:
+def test_equal_seeds_give_equal_orders_and_epochs_differ() -> None:
     def order(number: int, **options: Any) -> list[int]:
         found = [
             int(index)
@@ -209,7 +209,7 @@ def test_fields_of_any_type_are_collated(values: list[Any], expected: Any, kind:
 
 def test_samples_of_unequal_length_are_refused() -> None:
     with pytest.raises(ProtocolError) as caught:
-        epoch(loader(Hiss(), batch_size=20))  # folds leave out multiples of 3, and with them length 16
+        epoch(loader(Hiss(), batch_size=20))  # the folds skip multiples of 3, and thereby length 16
     assert str(caught.value) == (
         "Transforms: the samples of a batch must be equally long, as padding would change what the model "
         "sees, but one batch has samples of 17 to 21 values; add transforms that make them equally long."
@@ -251,7 +251,7 @@ def test_a_sample_is_a_tuple() -> None:
         epoch(loader(dataset=Samples([{"signal": np.zeros(3)}])))
 
 
-def test_padding_is_zero_and_lengths_are_given() -> None:
+def test_padding_is_zero_and_lengths_are_returned() -> None:
     seen: list[PaddedBatch] = []
 
     class Watch(BatchTransform):

@@ -42,7 +42,7 @@ def flat(lists: list[list[int]]) -> list[int]:
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])
 @pytest.mark.parametrize("sizes", [[4] * 7 + [2], [3], [4] * 3, []])
-def test_the_batches_of_a_plan_divide_the_part_of_a_process(sizes: list[int], lanes: int) -> None:
+def test_the_batches_of_a_plan_divide_the_slice_of_a_process(sizes: list[int], lanes: int) -> None:
     plan = BatchPlan(sizes, first=10, lanes=lanes)
     spans = [plan.span(number) for number in range(len(sizes))]
     assert [end - start for start, end in spans] == sizes
@@ -135,7 +135,7 @@ def test_an_interrupted_pass_is_followed_by_a_complete_one() -> None:
 # Faults
 
 
-def test_unreadable_samples_are_left_out_of_their_batch() -> None:
+def test_unreadable_samples_are_dropped_from_their_batch() -> None:
     whole = epoch(loader(TonesInStretches()))
     batches = loader(TonesInStretches(gone=[7]), at_most=0.1)
     assert indices(epoch(batches)) == [[index for index in batch if index != 7] for batch in indices(whole)]
@@ -161,7 +161,7 @@ def test_other_samples_replace_an_unreadable_training_batch() -> None:
 
 
 def test_an_unreadable_epoch_ends_the_run() -> None:
-    dataset = TonesInStretches(gone=range(19))  # the last one is not used
+    dataset = TonesInStretches(gone=range(19))  # the last sample is not used
     with pytest.raises(RunFailed, match="No sample in its batch can be read"):
         epoch(loader(dataset, at_most=1.0, batch_size=3, drop_last=True, shuffle=False))
 
@@ -195,7 +195,9 @@ def test_a_run_resumed_within_an_epoch_ends_the_same(tmp_path: Path) -> None:
         run_toy(tmp_path / "parts", Task=stop, **options)
     [folder] = (tmp_path / "parts/Toy").iterdir()
     saved = json.loads((folder / "protocol.json").read_text())
-    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": signal}))  # else it is another run
+    (folder / "protocol.json").write_text(
+        json.dumps({**saved, "Task": signal})
+    )  # otherwise, it is another run
     parts = run_toy(tmp_path / "parts", Task=signal, Setup__workers_train=2, **options)
     assert parts.folder == folder
     assert not differences(whole.folder, parts.folder)

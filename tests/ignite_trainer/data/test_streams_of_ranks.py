@@ -51,7 +51,7 @@ def test_predictions_are_in_the_order_of_the_data_set(by_two: Path, tmp_path: Pa
         ("low", "middle", "high")[held_out[index].target] for index in range(len(held_out))
     ]
     assert [int(row[0]) for row in rows] == list(range(len(held_out)))
-    # One process has other lanes; the network is not trained.
+    # A single process has different lanes; the network is not trained.
     scores = []
     for name, dataset in (("streamed", STREAMED), ("listed", {"class": "toy_research.signals.Tones"})):
         options = {"Dataset": {**dataset, "args": {"fold": 1}}, "Setup__epochs": 0, "Setup__batch_test": 4}
@@ -82,7 +82,7 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
 
 
 def test_one_process_resumes_from_the_end_of_an_epoch(by_two: Path, tmp_path: Path) -> None:
-    """As the message advises."""
+    """Resume as the error message advises."""
     shutil.copytree(by_two / "stopped", tmp_path / "stopped")
     for state in only_run(tmp_path / "stopped").glob("checkpoints/last_*_step-*.pt"):
         state.unlink()

@@ -32,7 +32,7 @@ class Number(NamedTuple):
 
 
 class Numbers(Dataset[Number]):
-    """Whole numbers, as float32 one by one and as int16 in batches; unequal lengths."""
+    """Whole numbers of unequal lengths, as float32 in single samples and as int16 in batches."""
 
     def __init__(self, lengths: Sequence[int] = (5, 7, 7, 6, 9, 5, 8)) -> None:
         random = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 def test_batches_equal_the_samples_wherever_they_come_from(workers: int, number: int) -> None:
     dataset = Numbers()
     one_by_one = epoch(threes(dataset, *STEPS, batches=None, workers=workers), number)
-    single = [GlobalHiss(), Fit(length=4)]  # the first takes one sample at a time
+    single = [GlobalHiss(), Fit(length=4)]  # the first one takes single samples
     epoch(threes(dataset, *single, batches=dataset))
     assert dataset.reads == 0
     assert_equal(one_by_one, epoch(threes(dataset, *STEPS, batches=dataset, workers=workers), number))
@@ -96,7 +96,7 @@ def test_batches_equal_the_samples_wherever_they_come_from(workers: int, number:
     assert one_by_one[0].sample.values.dtype == torch.float32
 
 
-def test_batches_are_read_in_a_thread_and_in_their_small_type() -> None:
+def test_batches_are_read_in_a_thread_and_in_their_small_dtype() -> None:
     dataset, kinds = Numbers(), []
 
     class Kind(Fit):
@@ -142,7 +142,7 @@ def test_loading_leaves_the_global_generator_alone() -> None:
 # On the device
 
 
-def test_samples_are_copied_once_at_the_first_batch_in_its_type() -> None:
+def test_samples_are_copied_once_at_the_first_batch_in_its_dtype() -> None:
     dataset = Numbers()
     held = copy(dataset)
     assert dataset.reads == 0
@@ -159,7 +159,7 @@ def test_samples_are_copied_once_at_the_first_batch_in_its_type() -> None:
     assert dataset.reads == len(dataset)
 
 
-def test_samples_of_different_types_are_batched_in_one_type() -> None:
+def test_samples_of_different_dtypes_are_batched_in_a_common_dtype() -> None:
     class Mixed(Numbers):
         def __init__(self) -> None:
             super().__init__()
@@ -181,7 +181,9 @@ def test_samples_of_different_types_are_batched_in_one_type() -> None:
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_samples_that_do_not_fit_on_the_device_are_read_batch_by_batch(spare: int) -> None:
     dataset = Numbers()
-    needed = sum(dataset[index].values.size * 2 + 8 for index in range(len(dataset)))  # int16; the target
+    needed = sum(
+        dataset[index].values.size * 2 + 8 for index in range(len(dataset))
+    )  # int16 values and the target
     held = copy(dataset, room=needed + spare)
     expected = dataset.read_batch([1, 2])
     found = held.read_batch([1, 2])

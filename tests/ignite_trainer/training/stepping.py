@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Trained(NamedTuple):
-    """What took the steps."""
+    """The trainer, optimizer and scaler that took the steps."""
 
     trainer: Engine
     optimizer: Optimizer
@@ -59,7 +59,7 @@ def train(
     watch: StepWatch | None = None,
     **changes: Any,
 ) -> Trained:
-    """Train all parameters of a model, by default at a rate of 0.5; `changes` are those of the `Setup`."""
+    """Train all parameters of a model, by default at a rate of 0.5; `changes` apply to the `Setup`."""
     settings = setup(**changes)
     plan = apply_rules(model, [ParameterRule(match=".*")])
     chosen = optimizer(plan.groups, **(args or {"lr": 0.5}))

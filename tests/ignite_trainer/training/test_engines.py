@@ -31,7 +31,7 @@ def mean_loss(model: nn.Module, group: list[Batch]) -> torch.Tensor:
 
 
 def by_hand(model: TwoTowers, groups: list[list[Batch]]) -> None:
-    """Take a plain gradient step for each group, on the mean of the losses of its batches."""
+    """Take a plain gradient step for each group, on the mean loss of its batches."""
     for group in groups:
         gradients = torch.autograd.grad(mean_loss(model, group), list(model.parameters()))
         with torch.no_grad():
@@ -123,7 +123,7 @@ def test_evaluation_prepares_once_a_pass_and_leaves_the_model_unchanged() -> Non
 
 
 class Noting(Matching):
-    """Records the type of the scores within autocast, and the losses."""
+    """Records the dtype of the scores within autocast, and the losses."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def step(model: nn.Module, batch: Batch, task: Pairing | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Carry out forward and backward pass on the whole batch; return loss and gradients."""
+    """Run the forward and backward pass on the whole batch; return loss and gradients."""
     loss = (task or Pairing()).training_step(model, batch.sample).loss
     assert loss is not None
     loss.backward()
@@ -56,7 +56,7 @@ def step(model: nn.Module, batch: Batch, task: Pairing | None = None) -> tuple[T
 def step_in_parts(
     model: nn.Module, batch: Batch, chunk: int, task: Pairing | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Carry out forward and backward pass in parts; return loss and gradients."""
+    """Run the forward and backward pass in parts; return loss and gradients."""
     settings = setup(chunk=chunk, batch_train=len(batch.indices))
     cache = GradientCache(task or Pairing(), model, settings, device=CPU)
     output, _ = cache.forward(batch)
@@ -175,7 +175,7 @@ def test_compiled_towers_give_the_same_weights() -> None:
     assert distance(whole, parts) < 1e-5
 
 
-def test_a_step_left_out_changes_no_state() -> None:
+def test_a_skipped_step_changes_no_state() -> None:
     data = [tones(12, seed=seed) for seed in range(4)]
     left_out: list[NotFinite] = []
     bad, good = towers(norm=True), towers(norm=True)
@@ -236,7 +236,7 @@ def test_memory_depends_on_the_part_not_on_the_batch() -> None:
     part, whole = peak(8, None), peak(64, None)
     assert whole > 7 * part
     assert peak(64, 8) < 1.2 * part
-    # Embeddings and comparisons are small beside the activations of the towers.
+    # Embeddings and comparisons take little memory compared with the activations of the towers.
     assert peak(128, 8) < 0.2 * 128 / 8 * part
 
 

@@ -63,7 +63,9 @@ def test_steps_of_one_sample_are_refused_if_a_batch_norm_trains(
         {"Parameters": [{"match": r"(left|right)\..*", "mode": "eval"}, {"match": ".*"}]},
     ],
 )
-def test_batches_of_one_are_accepted_if_no_batch_norm_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_batches_of_size_1_are_accepted_if_no_batch_norm_trains(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     end = run_toy(tmp_path, Setup__batch_train=1, Setup__epochs=1, **changes).end
     assert end.last_epoch == 1
 
@@ -76,7 +78,7 @@ def take(
     task: EmbeddingTask | None = None,
     iteration: int = 1,
 ) -> Batch:
-    """Take the forward pass of a step, and return the batch it was taken with."""
+    """Run the forward pass of a step; return the batch that it used."""
 
     def forward(batch: Batch) -> Joint:
         return Joint((task or Scoring()).training_step(model, batch.sample), batch)
@@ -85,7 +87,7 @@ def take(
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_field_that_is_alone_in_its_batch_is_left_out_and_reported(compiled: bool) -> None:
+def test_a_field_that_is_alone_in_its_batch_is_dropped_and_reported(compiled: bool) -> None:
     reported: list[LeftOut] = []
     model = SoundAndPicture().train()
     if compiled:
@@ -119,13 +121,13 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_a_single_pass(
     assert int(before.get_buffer("num_batches_tracked")) == 1
 
 
-def test_nothing_is_left_out_if_the_batch_norm_is_frozen() -> None:
+def test_nothing_is_dropped_if_the_batch_norm_is_frozen() -> None:
     model = SoundAndPicture().eval()
     kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch_of(1, 6, 2))
     assert rows_of(kept.sample.sound, 3).tolist() == [1]
 
 
-def test_a_field_that_is_alone_in_its_part_is_left_out() -> None:
+def test_a_field_that_is_alone_in_its_part_is_dropped() -> None:
     reported: list[LeftOut] = []
     model, settings = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
     cache = GradientCache(Scoring(), model, settings, device=CPU)

@@ -52,7 +52,7 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_step_left_out_changes_no_state(precision: str) -> None:
+def test_a_skipped_step_changes_no_state(precision: str) -> None:
     bad, good = batches(1, torch.nan, 1, 1), batches(1, 1, 1, 1)
     left_out: list[NotFinite] = []
     with_it, trainer = states(bad, StepWatch(left_out.append), precision=precision)
@@ -62,7 +62,7 @@ def test_a_step_left_out_changes_no_state(precision: str) -> None:
     assert running_loss(trainer) == running_loss(plain)
 
 
-def test_all_batches_of_a_spoiled_step_are_left_out() -> None:
+def test_all_batches_of_a_spoiled_step_are_skipped() -> None:
     good = batches(1, 1, 1, 1)
     left_out: list[NotFinite] = []
     with_it, _ = states([*batches(1, torch.inf), *good[2:]], StepWatch(left_out.append), accumulate=2)
@@ -71,7 +71,7 @@ def test_all_batches_of_a_spoiled_step_are_left_out() -> None:
     assert [found.iteration for found in left_out] == [2]
 
 
-def test_the_first_finding_is_reported_later_where_no_step_is_left_out() -> None:
+def test_the_first_finding_is_reported_later_if_no_step_is_skipped() -> None:
     watch = StepWatch()
     states(batches(1, 1, torch.nan, torch.nan), watch)
     found = watch.first()
@@ -134,7 +134,7 @@ def test_weights_spoiled_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
     assert [path.name[:22] for path in tmp_path.rglob("*.pt")] == ["best_val-acc_epoch-0_0"]
 
 
-def test_steps_left_out_are_counted_in_the_result(tmp_path: Path) -> None:
+def test_skipped_steps_are_counted_in_the_result(tmp_path: Path) -> None:
     args = {"fold": 1, "nan": [4]}
     result = run_toy(tmp_path, Dataset={"class": FAULTY, "args": args}, Faults={"not_finite": "skip"})
     faults = Notebook.last.of("fault")
@@ -145,7 +145,7 @@ def test_steps_left_out_are_counted_in_the_result(tmp_path: Path) -> None:
     assert all(torch.isfinite(torch.tensor(step.loss)) for step in Notebook.last.of("iteration")[1:])
 
 
-def test_no_more_steps_are_left_out_than_allowed(tmp_path: Path) -> None:
+def test_no_more_steps_are_skipped_than_allowed(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"^The loss is nan at epoch 1, .* Steps left out before: 1\."):
         run_toy(
             tmp_path,

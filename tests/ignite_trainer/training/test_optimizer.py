@@ -63,7 +63,7 @@ def test_a_fused_kernel_is_chosen_and_equals_the_plain_one(kind: Any, args: dict
     [(SGD, NESTEROV), (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2}), (SGD, {}), (AdamW, {"lr": 0.1})],
 )
 def test_weights_without_a_first_gradient_move_as_in_the_plain_one(kind: Any, args: dict[str, Any]) -> None:
-    """With several modalities, a batch may lack the data that a part of the model is for."""
+    """With several modalities, a batch may lack the data for a part of the model."""
     begin = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     fast, plain = ([nn.Parameter(row.clone()) for row in begin] for _ in range(2))
     optimizers = [

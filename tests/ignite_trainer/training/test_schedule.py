@@ -53,7 +53,7 @@ def test_a_schedule_by_epochs_keeps_its_rate_for_an_epoch(tmp_path: Path) -> Non
 
 def test_an_accumulated_step_counts_once(tmp_path: Path) -> None:
     found = rates(tmp_path, Setup__epochs=2, Setup__accumulate=2, Scheduler=[WARM_UP, ANNEAL])
-    expected = warm_up_then_cosine(steps=6, warm_up=3)  # three steps an epoch, the last of one batch
+    expected = warm_up_then_cosine(steps=6, warm_up=3)  # three steps per epoch, the last with one batch
     assert found == pytest.approx([expected[step] for step in (0, 1, 1, 2, 3, 3, 4, 4, 5, 6)])
 
 
@@ -72,7 +72,7 @@ def test_arguments_take_precedence_over_the_length(tmp_path: Path) -> None:
 def test_one_cycle_gets_its_length(tmp_path: Path) -> None:
     one_cycle = {"class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 0.4, "pct_start": 0.5}}
     found = rates(tmp_path, Setup__epochs=2, Scheduler={**one_cycle, "interval": "step", "lasts": "rest"})
-    used = found[:-1]  # by steps 2 to 10
+    used = found[:-1]  # in steps 2 to 10
     assert len(used) == 9
     assert max(used) == pytest.approx(0.4)
     assert used[-1] == min(used) == pytest.approx(0.4 / 25 / 1e4)
@@ -80,11 +80,9 @@ def test_one_cycle_gets_its_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "taken"),
-    [("fp32", (1, 1, 2, 3, 4)), ("fp16", (0, 0, 1, 2, 3))],  # whose first gradients overflow
+    [("fp32", (1, 1, 2, 3, 4)), ("fp16", (0, 0, 1, 2, 3))],  # the first fp16 gradients overflow
 )
-def test_a_step_that_is_left_out_does_not_count(
-    tmp_path: Path, precision: str, taken: tuple[int, ...]
-) -> None:
+def test_a_skipped_step_does_not_count(tmp_path: Path, precision: str, taken: tuple[int, ...]) -> None:
     exploding = {"class": "toy_research.learning.Matching", "args": {"explode_at": 2}}
     found = rates(
         tmp_path,

@@ -113,7 +113,7 @@ def test_losses_and_metrics_are_only_read_at_the_log_interval_and_the_end_of_an_
 ) -> None:
     raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=4, Setup__accumulate=accumulate)
     raw["Metrics"] = ITERATION_METRICS
-    raw["Transforms"] = raw["Transforms"][2:]  # the others read their random numbers
+    raw["Transforms"] = raw["Transforms"][2:]  # the other transforms read their random numbers
     counts = reads_by_step(*training(raw, trusted=TRUSTED))
     assert len(counts) == 20
     assert [iteration for iteration, count in enumerate(counts, start=1) if count] == [4, 8, 10, 12, 16, 20]
@@ -153,7 +153,7 @@ def watched_device() -> Iterator[None]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_step_waits_for_the_device(tmp_path: Path, precision: str, watched_device: None) -> None:  # noqa: ARG001
     trainer, run = training(small_tower(tmp_path, log_interval=100, precision=precision))
-    # The first steps set up libraries, and the loss of the last one is read.
+    # The first steps set up libraries, and the last step's loss is read.
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED(once=2), lambda: torch.cuda.set_sync_debug_mode("error")
     )

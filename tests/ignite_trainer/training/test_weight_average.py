@@ -132,7 +132,7 @@ def _accuracy(model: nn.Module) -> float:
     return float((model(signals).argmax(dim=1) == targets).float().mean())
 
 
-def test_a_step_that_is_left_out_does_not_count(tmp_path: Path) -> None:
+def test_a_skipped_step_does_not_count(tmp_path: Path) -> None:
     exploding = {"class": "toy_research.learning.Matching", "args": {"explode_at": 2}}
     result = run_toy(tmp_path, Setup__ema=0.9, Task=exploding, Faults={"not_finite": "skip"}, Metrics=METRICS)
     (fault,) = Notebook.last.of("fault")
@@ -142,6 +142,6 @@ def test_a_step_that_is_left_out_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decay", [0, 1, 1.5, "0.9", True])
-def test_a_decay_must_lie_between_0_and_1(tmp_path: Path, decay: Any) -> None:
+def test_a_decay_must_be_between_0_and_1(tmp_path: Path, decay: Any) -> None:
     with pytest.raises(ProtocolError, match=r"Setup\.ema is "):
         validate(toy(tmp_path, Setup__ema=decay))
