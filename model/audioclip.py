@@ -32,7 +32,7 @@ from .weights.releases import find_weights, released_hashes
 
 
 class AudioCLIP(nn.Module, HubLayout):
-    """Three towers with one embedding space, and a learned similarity scale for each pair of modalities.
+    """Three towers that share an embedding space, with a learned similarity scale per pair of modalities.
 
         audio [B, C, T]     -> ESResNeXt-fbsp     -> [B, D]     audio-image: s = logit_scale_ai
         image [B, 3, H, W]  -> CLIP's image tower -> [B, D]     audio-text:  s = logit_scale_at
@@ -40,40 +40,40 @@ class AudioCLIP(nn.Module, HubLayout):
 
         logits of a pair, [B, B] = clamp(exp(s), 1, 100) * cosine similarities
 
-    The image and text towers are those of OpenAI's CLIP (RN50 with QuickGELU by default, arXiv 2103.00020) or
-    of any other open_clip model. State-dict names are those of the released checkpoints and of open_clip.
-    Like any module, a new one is in train mode; `from_pretrained` returns it in eval mode.
+    The image and text towers come from OpenAI's CLIP (RN50 with QuickGELU by default, arXiv 2103.00020) or
+    any other open_clip model. State-dict names are the same as in the released checkpoints and open_clip.
+    Like any module, a new model is in train mode; `from_pretrained` returns a model in eval mode.
 
     Args:
         embed_dim: dimension D of the embedding space.
         image_resolution: height and width of images, pixels.
-        vision_layers: numbers of blocks of a ResNet's four stages, or number of layers of a vision
+        vision_layers: number of blocks in each of a ResNet's four stages, or number of layers in a vision
             transformer.
-        vision_width: channels of a ResNet's first stage, or width of a vision transformer.
+        vision_width: channels in a ResNet's first stage, or width of a vision transformer.
         vision_patch_size: patch size of a vision transformer, pixels; None for a ResNet.
-        context_length: tokens per text, start and end included.
+        context_length: number of tokens per text, including start and end.
         vocab_size: size of the vocabulary; CLIP's tokenizer has 49408 tokens.
         transformer_width: width of the text tower.
-        transformer_heads: attention heads of the text tower.
-        transformer_layers: layers of the text tower.
+        transformer_heads: number of attention heads in the text tower.
+        transformer_layers: number of layers in the text tower.
         n_fft, hop_length, win_length, window, normalized, onesided, spec_height, spec_width,
         apply_attention: arguments of the audio tower, see `ESResNeXt`.
-        multilabel: whether samples have several labels. Tasks read it to choose between softmax and
-            independent scores; the network does not depend on it.
-        pretrained: False for random weights. A path (a file, or a folder of runs for the best checkpoint of
-            the newest one) or the name of a released file for the weights of all towers. True for CLIP.pt and
-            ESRNXFBSP.pt, as released. A mapping for separate parts, where parts left out stay random: "clip"
-            (image and text) from a path, a released name or an open_clip tag, and "audio" from a path, a
-            released name or "imagenet".
-        clip: name of an open_clip model, such as "ViT-B-32-quickgelu", in place of the arguments
-            `embed_dim` to `transformer_layers`.
+        multilabel: whether samples have several labels. Tasks read this to choose between softmax and
+            independent scores; it does not change the network.
+        pretrained: initial weights. False: random weights. True: the released CLIP.pt and ESRNXFBSP.pt. A
+            released name or the path of a file: weights for all towers. The path of a folder of runs: the
+            best checkpoint of the newest finished run. A mapping: separate weights for "clip" (image and text
+            towers; a path, a released name or an open_clip tag) and "audio" (a path, a released name or
+            "imagenet"); a part without an entry stays random.
+        clip: name of an open_clip model, such as "ViT-B-32-quickgelu", to use in place of the arguments
+            `embed_dim` to `transformer_layers`; None for those arguments.
         spectrum: "fbsp" or "stft", see `ESResNeXt`.
         assets: folder of the released weights; None for the repository's `assets/`.
 
     Attributes:
-        image_preprocessing: how images for the image tower are preprocessed.
-        weights_files: files from which the initial weights were read; empty if they are random.
-        weights_sha256: expected hash of each of these files that is a released one, by name and size.
+        image_preprocessing: preprocessing of images for the image tower.
+        weights_files: files that contained the initial weights; empty if the weights are random.
+        weights_sha256: expected hash of each weights file with the name and size of a released file.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -98,7 +98,7 @@ class AudioCLIP(nn.Module, HubLayout):
     logit_scale: nn.Parameter
 
     affects: ClassVar[dict[str, str]] = {"pretrained": "run", "assets": "run"}
-    """Arguments that only say where weights come from: runs that differ in them may be averaged."""
+    """Arguments that only state where weights come from; runs that differ only in these may be averaged."""
 
     def __init__(
         self,
@@ -152,23 +152,22 @@ class AudioCLIP(nn.Module, HubLayout):
     def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, *, device: torch.device | str | None = None, **constructor_args: Any
     ) -> "AudioCLIP":
-        """Build a model for inference, with weights and in eval mode.
+        """Build a model with weights for inference, in eval mode.
 
-        A trained model is built with the arguments that it was trained with, which its checkpoint or the
-        `protocol.json` beside it has. For a folder of runs, stderr names the chosen checkpoint: the best one
-        of the newest finished run.
+        A trained model is built with the arguments from its training, which are stored in the checkpoint or
+        the `protocol.json` alongside it. For a folder of runs, the best checkpoint of the newest finished run
+        is loaded, and stderr names it.
 
         Args:
-            source: a released name such as "AudioCLIP-Full-Training"; the path of a file of weights; the
-                folder of a run, or of all runs of a protocol, such as "results/Quickstart"; a folder that
-                `save_pretrained` wrote; or `owner/name` on the Hugging Face hub.
-            device: where to put the model; None for the CPU.
-            constructor_args: arguments of the class, without `pretrained`, that override those of the
-                checkpoint or of the config.
+            source: released name such as "AudioCLIP-Full-Training"; path of a weights file; folder of a run
+                or of all runs of a protocol, such as "results/Quickstart"; folder that `save_pretrained`
+                wrote; or `owner/name` on the Hugging Face hub.
+            device: device of the model; None for the CPU.
+            constructor_args: constructor arguments, except `pretrained`, that override those in the
+                checkpoint or config.
 
         Raises:
-            WeightsError: there are no such weights, or they belong to another model; the message says what
-                to call.
+            WeightsError: the weights do not exist or belong to another model; the message says what to call.
         """
         if is_hub_layout(source):
             model = super().from_pretrained(source, **constructor_args)
@@ -186,7 +185,7 @@ class AudioCLIP(nn.Module, HubLayout):
         return model.to(device).eval()
 
     def _adopt_clip(self, clip: nn.Module) -> None:
-        """Register the children and parameters of an open_clip model under their own names."""
+        """Register an open_clip model's children and parameters under their own names."""
         for name, child in clip.named_children():  # visual; text, or transformer, token_embedding, ln_final
             self.add_module(name, child)
         for name, parameter in clip.named_parameters(recurse=False):
@@ -202,39 +201,39 @@ class AudioCLIP(nn.Module, HubLayout):
 
     @property
     def device(self) -> torch.device:
-        """Device of the model."""
+        """The model's device."""
         return self.logit_scale_at.device
 
     @property
     def text_is_frozen(self) -> bool:
-        """Whether no parameter of the text tower is trained: a text then always has the same features."""
+        """Whether the text tower has no trainable parameter, so that a text always has the same features."""
         return not any(parameter.requires_grad for parameter in text_parameters(self))
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """Embed audio clips.
 
         Args:
-            audio: `[B, C, T]`, any number type, 16-bit units (-32768..32767), 44.1 kHz.
+            audio: `[B, C, T]`, integer or floating point, 16-bit units (-32768..32767), 44.1 kHz.
 
         Returns:
             `[B, D]` features, not normalised.
 
         Raises:
-            ValueError: the input is not `[B, C, T]` or has no samples; in eval mode also if it looks like
-                audio in [-1, 1].
+            ValueError: `audio` is not `[B, C, T]`, has no samples or, in eval mode, looks like audio in
+                [-1, 1].
         """
         features: Tensor = self.audio(audio)
         return features
 
     def encode_audio_with_penalty(self, audio: Tensor) -> AudioFeatures:
-        """Embed audio clips as `encode_audio` does, and compute the wavelet-norm penalty of the loss."""
+        """Embed audio clips as `encode_audio` does, and compute the wavelet-norm penalty for the loss."""
         return self.audio.forward_with_penalty(audio)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Embed images.
 
         Args:
-            image: `[B, 3, H, W]`, normalised; `clip.image_input.preprocess_image` makes it, with
+            image: `[B, 3, H, W]`, normalised, from `clip.image_input.preprocess_image` with this model's
                 `image_preprocessing`.
 
         Returns:
@@ -249,15 +248,15 @@ class AudioCLIP(nn.Module, HubLayout):
         """Embed texts.
 
         Args:
-            text: B strings or lists of labels; the labels of a list are joined with ", ".
-            base_str: template, whose `{}` is replaced by the text.
-            batch_indices: indices of the entries to encode, in this order; None for all.
+            text: B strings or lists of labels; the labels in a list are joined with ", ".
+            base_str: prompt template, in which each text replaces `{}`.
+            batch_indices: indices of the entries to encode, in this order; None for all entries.
 
         Returns:
             `[B, D]` features, not normalised.
 
         Raises:
-            ValueError: a text is too long, or the template lacks its `{}`.
+            ValueError: a text is too long, or the template lacks `{}`.
         """
         if batch_indices is not None:
             text = [text[int(index)] for index in batch_indices]
@@ -266,21 +265,22 @@ class AudioCLIP(nn.Module, HubLayout):
             return encode_tokens(self, tokens)
 
     def compile_towers(self) -> None:
-        """Compile the audio and image towers at their first call, for fixed shapes; state-dict names stay.
+        """Compile the audio and image towers at their first call, for fixed shapes.
 
-        The text tower is not compiled: while it is frozen, it encodes each text once per run.
+        State-dict names do not change. The text tower is not compiled: while frozen, it encodes each text
+        only once per run.
         """
         self.audio.compile_towers()
         self.visual.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
-        """Keep only the inputs of the towers' blocks for the backward pass; state-dict names stay."""
+        """Keep only the towers' block inputs for the backward pass; state-dict names do not change."""
         self.audio.recompute_activations()
         recompute(self.visual)
         recompute_transformers(self)
 
     def tokenize(self, text: Text, base_str: str = "{}") -> Tensor:
-        """Tokenize texts for this model: int64 `[B, context_length]`; see `clip.texts.tokenize`."""
+        """Tokenize texts for this model, see `clip.texts.tokenize`; return int64 `[B, context_length]`."""
         return tokenize(text, base_str, context_length=self.context_length, clip=self.clip)
 
     def forward(
@@ -292,21 +292,21 @@ class AudioCLIP(nn.Module, HubLayout):
         *,
         sample_weight: Tensor | None = None,
     ) -> tuple[tuple[Features, Logits], Tensor | None]:
-        """Embed the given modalities, compare all pairs of them, and compute the published loss.
+        """Embed the given modalities, compare every pair, and compute the published loss.
 
         Args:
-            audio: as for `encode_audio`.
-            image: as for `encode_image`.
-            text: as for `encode_text`.
-            batch_indices: indices of the entries of `text` that belong to this batch; None for all.
-            sample_weight: `[B]`, see `losses.sample_weights`.
+            audio: audio as for `encode_audio`; None if absent.
+            image: images as for `encode_image`; None if absent.
+            text: texts as for `encode_text`; None if absent.
+            batch_indices: indices of the entries in `text` that belong to this batch; None for all entries.
+            sample_weight: weights `[B]` of the samples, see `losses.sample_weights`; None for equal weights.
 
         Returns:
-            `((audio, image, text features), (audio-image, audio-text, image-text logits)), loss`, with None
-            for absent modalities and pairs, and for the loss of a single modality.
+            `((audio, image, text features), (audio-image, audio-text, image-text logits)), loss`. Features
+            and logits of absent modalities are None; so is the loss if there is no pair of modalities.
 
         Raises:
-            ValueError: an encoder refuses its input, or the modalities have different numbers of items.
+            ValueError: an encoder refuses its input, or the modalities have different numbers of samples.
         """
         audio_features = image_features = text_features = penalty = None
         if audio is not None:
@@ -326,7 +326,7 @@ class AudioCLIP(nn.Module, HubLayout):
         image_features: Tensor | None = None,
         text_features: Tensor | None = None,
     ) -> Logits:
-        """Compute the scaled similarities of each pair of modalities from normalised features `[B, D]`."""
+        """Compute each pair's scaled similarities from the modalities' normalised features `[B, D]`."""
         return Logits(
             audio_image=scaled_similarity(self.logit_scale_ai, audio_features, image_features),
             audio_text=scaled_similarity(self.logit_scale_at, audio_features, text_features),
@@ -343,9 +343,9 @@ class AudioCLIP(nn.Module, HubLayout):
         label_ids: Tensor | None = None,
         reduction: Reduction = "factorial",
     ) -> Tensor | None:
-        """Compute the contrastive loss plus the penalty; return None without a pair of modalities.
+        """Compute the contrastive loss plus the penalty; return None if there is no pair of modalities.
 
-        For the options see `losses.pairwise_contrastive_loss`; the defaults are the published ones.
+        `losses.pairwise_contrastive_loss` documents the options; the defaults are as published.
         """
         pairs = [pair for pair in logits if pair is not None]
         if not pairs:
@@ -357,7 +357,7 @@ class AudioCLIP(nn.Module, HubLayout):
 
 
 def _refuse_both(clip: str, clip_args: dict[str, Any]) -> None:
-    """Raise if arguments of the published towers differ from their defaults although `clip` names others."""
+    """Raise if `clip` names a model, but arguments of the published towers differ from their defaults."""
     parameters = inspect.signature(AudioCLIP.__init__).parameters
     as_given = {name: tuple(value) if isinstance(value, list) else value for name, value in clip_args.items()}
     given = [name for name, value in as_given.items() if value != parameters[name].default]

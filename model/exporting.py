@@ -1,8 +1,9 @@
-"""The audio tower and zero-shot classification for export with `torch.export` and ONNX.
+"""Exports the audio tower and zero-shot classification with `torch.export` and ONNX.
 
-These modules compute what the model computes in eval mode, from operations that runtimes support: the
-windowed wavelet bank is a constant with only the taps and bins that are used, batch norms are folded, and the
-gates' pooling is written out because ONNX lacks adaptive pooling. Batch size, channels and length stay free.
+The modules here return the same results as the model in eval mode, but only use operations that runtimes
+support. The windowed wavelet bank is a constant, reduced to the taps and bins that are used; batch norms are
+folded; and the gates' pooling is written out because ONNX lacks adaptive pooling. Batch size, number of
+channels and length stay dynamic.
 """
 
 import functools
@@ -32,11 +33,11 @@ class ExportableAudioTower(nn.Module):
     """The audio tower for inference, reduced to arithmetic.
 
     Args:
-        tower: float32 tower, which is copied.
-        normalize: return embeddings of norm 1 instead of the tower's features.
+        tower: float32 tower; it is copied.
+        normalize: whether to return embeddings of norm 1 instead of the tower's features.
 
     Attributes:
-        shortest_clip: minimum length of a clip, samples; 0.43 s with the published settings.
+        shortest_clip: minimum length of a clip, samples; 0.43 s for the published arguments.
 
     Raises:
         ValueError: the tower is not float32.
@@ -53,7 +54,7 @@ class ExportableAudioTower(nn.Module):
         self.size = (tower.spec_height, tower.spec_width)
         self.onesided = tower.onesided
         self.normalize = normalize
-        # The last stage's output is then 2 pixels wide: torch.export would take a size of 1 as fixed.
+        # Makes the last stage's output 2 pixels wide; torch.export would treat a size of 1 as fixed.
         self.shortest_clip = self.win_length + 31 * self.hop_length + 1
         with evaluating(tower), torch.no_grad():
             self.register_buffer("kernels", _kernels(tower))
@@ -110,12 +111,12 @@ class ExportableZeroShot(nn.Module):
     """Zero-shot classification of audio with fixed classes.
 
     Args:
-        model: its audio tower is copied; its text tower embeds the classes once, here.
+        model: model whose audio tower is copied and whose text tower embeds the class names once.
         class_names: one or more different names.
-        template: its `{}` is replaced by the name.
+        template: prompt template, in which each name replaces `{}`.
 
     Raises:
-        ValueError: a name is empty, repeated or too long, or the template lacks its `{}`.
+        ValueError: a name is empty, repeated or too long, or the template lacks `{}`.
     """
 
     class_features: Tensor
@@ -129,7 +130,7 @@ class ExportableZeroShot(nn.Module):
         self.eval()
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Compute class probabilities, float32 `[B, K]`; audio as for `ExportableAudioTower`."""
+        """Compute class probabilities, float32 `[B, K]`, from audio as for `ExportableAudioTower`."""
         return torch.softmax(self.scale * self.tower(audio) @ self.class_features.T, dim=-1)
 
 
@@ -137,7 +138,7 @@ Exportable: TypeAlias = ExportableAudioTower | ExportableZeroShot
 
 
 def export_program(module: Exportable) -> ExportedProgram:
-    """Export a module for any batch size, number of channels, and length from `shortest_clip`."""
+    """Export a module for any batch size, any number of channels, and lengths of at least `shortest_clip`."""
     tower = module.tower if isinstance(module, ExportableZeroShot) else module
     shortest = tower.shortest_clip
     example = torch.linspace(-1000.0, 1000.0, 6 * (shortest + 7)).reshape(2, 3, -1)
@@ -146,19 +147,19 @@ def export_program(module: Exportable) -> ExportedProgram:
 
 
 def save_program(module: Exportable, path: Path) -> None:
-    """Write a file for `torch.export.load`."""
+    """Export a module to a file that `torch.export.load` reads."""
     torch.export.save(export_program(module), path)
 
 
 def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) -> None:
-    """Write an ONNX file with the input "audio" and the output "embeddings" or "probabilities".
+    """Export a module to an ONNX file with the input "audio" and the output "embeddings" or "probabilities".
 
     Args:
         module: module to export.
-        path: of the file.
+        path: path of the file to write.
         metadata: properties to store in the file.
     """
-    import onnxscript  # noqa: F401, PLC0415 - torch needs it for ONNX, and it takes a while to import
+    import onnxscript  # noqa: F401, PLC0415 - torch.onnx needs it; importing it takes a while
 
     output = "probabilities" if isinstance(module, ExportableZeroShot) else "embeddings"
     program = torch.onnx.export(
@@ -169,13 +170,13 @@ def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) ->
         dynamo=True,
         verbose=False,
     )
-    assert program is not None, "dynamo=True returns one"
+    assert program is not None, "export with dynamo=True returns a program"
     program.model.metadata_props.update(metadata)
     program.save(path)
 
 
 class _ExportableGate(nn.Module):
-    """A folded `Gate` for any width; `to_one` pools to a single element."""
+    """A folded `Gate` for inputs of any width; `to_one` pools to a single element."""
 
     def __init__(self, gate: Gate, *, to_one: bool) -> None:
         super().__init__()
@@ -193,9 +194,9 @@ class _ExportableGate(nn.Module):
 
 
 def _pool(x: Tensor, size: int, *, dim: int) -> Tensor:
-    """Apply adaptive max pooling along one dimension to at least half its length L.
+    """Apply adaptive max pooling along one dimension, from length L to a `size` of at least L / 2.
 
-    Window i has the one to three elements from floor(i L / size) to ceil((i + 1) L / size).
+    Window i contains the one to three elements from floor(i L / size) to ceil((i + 1) L / size) - 1.
     """
     length = x.shape[dim]
     places = torch.arange(size, device=x.device)
@@ -206,7 +207,7 @@ def _pool(x: Tensor, size: int, *, dim: int) -> Tensor:
 
 
 def _pool_by_two(x: Tensor, *, dim: int) -> Tensor:
-    """Apply max pooling along one dimension: windows of three, stride 2, the first around element 0."""
+    """Apply max pooling along one dimension with windows of 3, stride 2, the first centred on element 0."""
     length = x.shape[dim]
     centre = 2 * torch.arange((length + 1) // 2, device=x.device)
     return _largest(x, ((centre - 1).clamp(min=0), centre, (centre + 1).clamp(max=length - 1)), dim=dim)
@@ -218,7 +219,7 @@ def _largest(x: Tensor, indices: Sequence[Tensor], *, dim: int) -> Tensor:
 
 
 def _kernels(tower: ESResNeXt) -> Tensor:
-    """Return the windowed wavelets or complex exponentials, `[2K, 1, win]`: real, then imaginary parts."""
+    """Return windowed wavelets or complex exponentials, `[2K, 1, win]`: real parts, then imaginary parts."""
     window = tower.window
     left = (tower.n_fft - len(window)) // 2
     if tower.fbsp is not None:
@@ -230,7 +231,7 @@ def _kernels(tower: ESResNeXt) -> Tensor:
         if tower.normalized:
             bank = bank / math.sqrt(tower.n_fft)
     kernels = bank[:, :, left : left + len(window)] * window
-    if tower.onesided:  # drop the bins beyond the three bands
+    if tower.onesided:  # drop the bins above the three bands
         kernels = kernels[:, : 3 * (kernels.shape[1] // 3)]
     return kernels.flatten(0, 1).unsqueeze(1).float().clone()
 

@@ -1,4 +1,4 @@
-"""Similarities and contrastive losses between modalities: functions of embeddings, without parameters."""
+"""Similarities and contrastive losses between modalities, as functions of embeddings without parameters."""
 
 import hashlib
 import math
@@ -16,7 +16,7 @@ MAX_LOGIT_SCALE = 100.0
 
 
 class Features(NamedTuple):
-    """L2-normalised embeddings `[B, D]` of each modality; None for absent ones."""
+    """L2-normalised embeddings `[B, D]` of each modality; None for absent modalities."""
 
     audio: Tensor | None
     image: Tensor | None
@@ -24,7 +24,7 @@ class Features(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """Scaled similarities `[rows, columns]` of each pair of modalities; None for absent ones."""
+    """Scaled similarities `[rows, columns]` of each pair of modalities; None for absent pairs."""
 
     audio_image: Tensor | None
     audio_text: Tensor | None
@@ -32,15 +32,15 @@ class Logits(NamedTuple):
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Divide embeddings `[..., D]` by their L2 norms, in float32 (float64 stays float64)."""
+    """Divide embeddings `[..., D]` by their L2 norms; the result is float32, or float64 for float64."""
     unit: Tensor = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
     return unit
 
 
 def clamped_scale(log_scale: Tensor) -> Tensor:
-    """Compute `clamp(exp(s), 1, 100)` of a scale that is learned as its logarithm s.
+    """Compute the scale `clamp(exp(s), 1, 100)` from its learned logarithm s.
 
-    Clamping s instead of exp(s) lets the gradient pass at s = log(100), where scales start, however the
+    Clamping s instead of exp(s) lets the gradient pass at s = log(100), the initial value, however the
     exponential rounds.
     """
     return log_scale.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
@@ -49,15 +49,15 @@ def clamped_scale(log_scale: Tensor) -> Tensor:
 def scaled_similarity(log_scale: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor | None:
     """Compute scaled cosine similarities.
 
-    Autocast is off: cosines in bfloat16, times 100, would tie whole classes.
+    Autocast is off because bfloat16 cosines, multiplied by 100, would give whole classes equal scores.
 
     Args:
-        log_scale: scalar, logarithm of the scale.
+        log_scale: logarithm of the scale, scalar.
         rows: normalised features `[rows, D]`, or None.
         columns: normalised features `[columns, D]`, or None.
 
     Returns:
-        `[rows, columns]`; None if either is None.
+        `[rows, columns]`; None if `rows` or `columns` is None.
     """
     if rows is None or columns is None:
         return None
@@ -73,27 +73,29 @@ def pairwise_contrastive_loss(
     label_ids: Tensor | None = None,
     reduction: Reduction = "factorial",
 ) -> Tensor:
-    """Compute the symmetric contrastive loss of each pair of modalities, and combine them.
+    """Compute the symmetric contrastive loss of each pair of modalities, and combine the losses.
 
-    The loss of one pair adds the cross-entropies along rows and along columns, as CLIP does (arXiv
-    2103.00020), without halving the sum.
+    A pair's loss is the sum of the cross-entropies along rows and along columns, as in CLIP (arXiv
+    2103.00020) but without halving the sum.
 
     Args:
         logits: scaled similarities `[B, B]`, one matrix for each pair of modalities.
-        sample_weight: `[B]`, not negative and not all 0; None for equal weights. See `sample_weights`.
-        positives: "diagonal", as published: each sample only matches itself, so samples with equal labels
-            count as negatives. "same_label": a sample matches all samples with its label, with a uniform
-            target distribution.
-        label_ids: integers `[B]`, one for each distinct label, for "same_label". See `label_ids_of`.
-        reduction: how to combine n pairs. "factorial", as published: the sum divided by n! (6 for three
-            pairs, where the mean would divide by 3). "mean": the mean.
+        sample_weight: weights `[B]`, not negative and not all 0; None for equal weights. See
+            `sample_weights`.
+        positives: rule for matching samples. "diagonal", as published, matches each sample only with itself,
+            so other samples with the same labels count as negatives. "same_label" matches a sample with all
+            samples that have the same labels, with a uniform target distribution.
+        label_ids: integers `[B]` for "same_label", equal for samples with the same labels. See
+            `label_ids_of`.
+        reduction: combination of the losses of n pairs. "factorial", as published, divides their sum by n!
+            (by 6 for three pairs, where the mean would divide by 3). "mean" is their mean.
 
     Returns:
         Scalar.
 
     Raises:
-        ValueError: the logits are missing, not square or of different sizes, an option is unknown, or
-            `label_ids` do not go with `positives`.
+        ValueError: the logits are missing, not square or of different sizes; an option is unknown; or
+            `label_ids` are missing, misshapen or given without need.
 
     Example:
         >>> import torch
@@ -101,7 +103,7 @@ def pairwise_contrastive_loss(
         >>> [round(float(pairwise_contrastive_loss([logits])), 4) for logits in (certain, clueless)]
         [0.0, 2.7726]
 
-        The second is ln 4 along the rows plus ln 4 along the columns.
+        The second loss is ln 4 along the rows plus ln 4 along the columns.
     """
     pairs = list(logits)
     if not pairs:
@@ -118,7 +120,7 @@ def pairwise_contrastive_loss(
 
 
 def combined(losses: Sequence[Tensor], reduction: Reduction) -> Tensor:
-    """Combine the losses of n pairs of modalities: their sum divided by n! ("factorial"), or their mean.
+    """Combine the losses of n pairs of modalities into their sum divided by n! ("factorial") or their mean.
 
     Raises:
         ValueError: the reduction is unknown.
@@ -135,11 +137,11 @@ def sample_weights(labels: Sequence[Sequence[str]], class_weights: Mapping[str, 
     """Weight each sample by the sum of the weights of its labels.
 
     Args:
-        labels: one or more labels for each of B samples.
+        labels: one or more labels for each of the B samples.
         class_weights: weight of each label.
 
     Returns:
-        `[B]`, of the default dtype, on the CPU.
+        Weights `[B]` of the default dtype, on the CPU.
 
     Raises:
         ValueError: a label has no weight.
@@ -151,13 +153,13 @@ def sample_weights(labels: Sequence[Sequence[str]], class_weights: Mapping[str, 
 
 
 def label_ids_of(labels: Sequence[Sequence[str]]) -> Tensor:
-    """Hash the set of labels of each sample to an integer, the same on every rank and in every run.
+    """Hash each sample's set of labels to an integer that is the same on every rank and in every run.
 
     Args:
-        labels: one or more labels for each of B samples, in any order.
+        labels: one or more labels for each of the B samples, in any order.
 
     Returns:
-        int64 `[B]`, on the CPU: hashes of 63 bits, equal for equal sets of labels.
+        int64 `[B]` on the CPU: 63-bit hashes, equal for equal sets of labels.
 
     Example:
         >>> ids = label_ids_of([["dog"], ["rain", "wind"], ["wind", "rain"]]).tolist()
@@ -170,7 +172,7 @@ def label_ids_of(labels: Sequence[Sequence[str]]) -> Tensor:
 
 
 def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) -> Tensor | None:
-    """Return the targets `[B, B]` of rows, which equal those of columns; None for the diagonal."""
+    """Return the target distributions `[B, B]`, the same for rows and columns; None for the diagonal."""
     batch = logits.shape[0]
     if positives == "diagonal":
         if label_ids is not None:
@@ -182,15 +184,15 @@ def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) 
         given = "none" if label_ids is None else f"shape {list(label_ids.shape)}"
         raise ValueError(f'positives "same_label" needs label_ids of shape [{batch}]; got {given}.')
     label_ids = label_ids.to(logits.device, non_blocking=True)
-    # Still symmetric after the division: samples with one label have equally many positives.
+    # Still symmetric after the division, because samples with the same labels have equally many positives.
     same = (label_ids[:, None] == label_ids[None, :]).to(logits.dtype)
     return same / same.sum(dim=1, keepdim=True)
 
 
 def _symmetric_loss(logits: Tensor, targets: Tensor | None, sample_weight: Tensor | None) -> Tensor:
-    """Add the weighted mean cross-entropies along the rows and the columns of `logits` `[B, B]`.
+    """Add the weighted mean cross-entropies along the rows and along the columns of `logits` `[B, B]`.
 
-    The backward pass needs two matrices of this size, 1 GiB each for a batch of 16,384.
+    The backward pass keeps two matrices of this size, each 1 GiB for a batch of 16,384.
     """
     by_row, by_column = logits.log_softmax(dim=1), logits.log_softmax(dim=0)
     if targets is None:

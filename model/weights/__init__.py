@@ -1,1 +1,1 @@
-"""Weights: released files, fetching, reading, and loading into modules."""
+"""Weights: finds released files and trained models, fetches and reads files, and loads them into modules."""

@@ -1,9 +1,9 @@
-"""The class and arguments that a trained model was built with, as its checkpoint describes them.
+"""The class and constructor arguments of a trained model, as its checkpoint describes them.
 
 ```text
-best_....pt             an OrderedDict of tensors with the attribute `built_from`
-last_epoch-3.pt         the entry "built_from" of the state
-../protocol.json        for older checkpoints: the section "Model"
+best_....pt             attribute `built_from` of the OrderedDict of tensors
+last_epoch-3.pt         entry "built_from" of the state
+../protocol.json        section "Model", for older checkpoints
 ```
 """
 
@@ -21,8 +21,8 @@ NOT_OF_THE_NETWORK = ("pretrained", "assets")
 """Constructor arguments that name the source of the initial weights."""
 
 NOT_DESCRIBED = (
-    "The file does not say which arguments its model was built with, and no protocol.json of a run is beside "
-    "it. Give those that differ from the published ones, embed_dim=... and so on."
+    "The file does not say which arguments its model was built with, and there is no protocol.json of a run "
+    "beside it. Give those that differ from the published ones, embed_dim=... and so on."
 )
 
 logger = logging.getLogger(__name__)
@@ -31,18 +31,21 @@ _BUILT_FROM = "built_from"
 
 
 class BuiltFrom(NamedTuple):
-    """Class and arguments of the model of a checkpoint."""
+    """Class and constructor arguments of a checkpoint's model."""
 
     path: str
     """Dotted path of the class."""
     args: dict[str, Any]
-    """Constructor arguments, without those that name files of weights."""
+    """Constructor arguments, except those that name weights files."""
     source: Path
-    """File that has this description."""
+    """File that contains this description."""
 
 
 def built_from(file: Path) -> BuiltFrom | None:
-    """Return how the model of a checkpoint was built; None if neither it nor a protocol beside it says so.
+    """Read the class and arguments of a checkpoint's model from the checkpoint or its run's `protocol.json`.
+
+    Returns:
+        None if neither describes the model.
 
     Raises:
         WeightsError: the description is damaged.
@@ -72,8 +75,8 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
         file: checkpoint.
 
     Raises:
-        WeightsError: the checkpoint belongs to another class, or has arguments that this one lacks; the
-            message says what to call.
+        WeightsError: the checkpoint belongs to another class, or its arguments include one that `model_class`
+            lacks; the message says what to do.
     """
     known = built_from(file)
     if known is None:
@@ -99,14 +102,15 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
 
 
 def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: Path) -> None:
-    """Warn if arguments differ from those that a checkpoint was trained with.
+    """Warn if arguments differ from those with which a checkpoint was trained.
 
-    Many arguments have no weights, such as the frames of the spectrogram or the heads of a transformer, so a
-    checkpoint fits but computes something else. Released files, and those without a description, are skipped.
+    Some arguments do not change the shapes of weights: the spectrogram's hop length and the number of heads
+    in a transformer, for example. With other values the checkpoint still fits, but the model computes
+    something else. Released files and files without a description are skipped.
 
     Args:
-        model_class: class that is built, for its defaults.
-        given: those of its arguments that decide what the weights of this file compute.
+        model_class: class to build; its signature supplies the defaults.
+        given: arguments that determine what the weights in this file compute.
         file: checkpoint.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Downloads of single files over HTTP: complete and verified, or nothing in their place.
+"""Downloads single files over HTTP; a file is only put in place after it is complete and verified.
 
-    CLIP.pt.lock       held by the one process that downloads; others wait, then find the file
-    CLIP.pt.partial    bytes so far; the next attempt continues from here
-    CLIP.pt            the partial file, renamed after its size and hash were checked
+    CLIP.pt.lock       held by the process that downloads; other processes wait, then find the file
+    CLIP.pt.partial    bytes received so far; the next attempt continues after them
+    CLIP.pt            the partial file, renamed after its size and hash have been checked
 
-requests follows redirects and handles proxies and certificates. The retries are here because urllib3's
-`Retry` cannot continue a body that broke off.
+requests follows redirects and handles proxies and certificates. Retries are implemented here because
+urllib3's `Retry` cannot continue an interrupted response.
 """
 
 import hashlib
@@ -23,28 +23,28 @@ from filelock import FileLock
 from tqdm import tqdm
 
 MIRROR_VARIABLE = "AUDIOCLIP_MIRROR"
-"""Environment variable with the URL of a folder that has the files by name, to use instead of theirs."""
+"""Environment variable with the URL of a folder of files, to use in place of the files' published URLs."""
 
 PAUSE_SECONDS = 1.0
 """Pause before the second attempt; each further pause is twice as long."""
 
 ATTEMPTS = 5
-"""Consecutive attempts without a new byte."""
+"""Maximum consecutive attempts without a new byte."""
 
 ATTEMPTS_OFFLINE = 2
-"""Attempts to connect before the first byte; being offline should be reported soon."""
+"""Maximum attempts to connect before the first byte, so that a user who is offline soon learns of it."""
 
 TIMEOUTS_SECONDS = (5.0, 60.0)
-"""For the connection, and for the next bytes."""
+"""Timeouts for connecting and for the next bytes."""
 
 _CHUNK_BYTES = 1 << 16
-_RETRIED_STATUS = {408, 425, 429}  # and all from 500
+_RETRIED_STATUS = {408, 425, 429}  # in addition to all from 500
 
 logger = logging.getLogger(__name__)
 
 
 class FetchError(OSError):
-    """A file could not be fetched; nothing is in its place, and the message says how to get it there."""
+    """A file could not be fetched, or a file of another size is in its place; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class RemoteFile:
     """File name at a mirror."""
     url: str
     size_bytes: int | None = None
-    """None if it varies; it is then not checked."""
+    """Size of the file; None if it varies and cannot be checked."""
     digest: str | None = None
-    """`sha256:0123...`: algorithm and hexadecimal digest, or the start of it; None if not checked."""
+    """Algorithm and hexadecimal digest or its start, `sha256:0123...`; None if it cannot be checked."""
 
     def __str__(self) -> str:
         parts = [self.url]
@@ -71,21 +71,21 @@ class RemoteFile:
 def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress: bool = True) -> Path:
     """Download a file unless it exists.
 
-    An existing file is checked by its size only: its hash was checked after the download.
+    Only the size of an existing file is checked; its hash was checked after the download.
 
     Args:
-        file: what to download.
-        target: where to put it; missing folders are created.
+        file: published file to download.
+        target: path to write it to; missing folders are created.
         mirror: URL of a folder with the file; None for `$AUDIOCLIP_MIRROR` if set, otherwise the published
             URL.
-        progress: print what is downloaded, and show a progress bar in a terminal.
+        progress: print the URL and target of a download, and show a progress bar in a terminal.
 
     Returns:
-        The target.
+        The path `target`.
 
     Raises:
-        FetchError: the file cannot be downloaded or written, differs from the published one, or a file of
-            another size is in its place.
+        FetchError: the file cannot be downloaded or written, differs from the published file, or `target`
+            exists with another size.
     """
     if _exists(file, target):
         return target
@@ -108,7 +108,7 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
         ) from None
     except FetchError:
         raise
-    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
         raise FetchError(
             f"{target}: not there, and cannot be written ({error}). Make room or choose another folder, or "
             f"put the file there by other means ({file})."
@@ -117,7 +117,7 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
-    """Raise a FetchError if the disk of an existing folder has too little room."""
+    """Raise a FetchError if an existing folder's disk has too little free space."""
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise FetchError(
@@ -126,7 +126,7 @@ def check_room(folder: Path, needed_bytes: int) -> None:
 
 
 def hash_of(path: Path, algorithm: str = "sha256") -> str:
-    """Return the hash of a file, hexadecimal."""
+    """Return a file's hexadecimal hash."""
     digest = hashlib.new(algorithm)
     with path.open("rb") as content:
         while chunk := content.read(1 << 20):
@@ -135,7 +135,7 @@ def hash_of(path: Path, algorithm: str = "sha256") -> str:
 
 
 def _download(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> None:
-    """Attempt until the file is complete and correct, or too many attempts in a row brought no new byte."""
+    """Retry until the file is complete and correct, or too many consecutive attempts add no new byte."""
     begun = farthest = _size(partial)
     in_vain = 0
     while True:
@@ -146,7 +146,7 @@ def _download(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> N
             farthest = max(farthest, _size(partial))
             offline = isinstance(error, requests.ConnectionError) and farthest == begun
             if isinstance(error, ValueError) or in_vain >= (ATTEMPTS_OFFLINE if offline else ATTEMPTS):
-                raise  # a ValueError: the URL is invalid
+                raise  # a ValueError means that the URL is invalid
             pause = PAUSE_SECONDS * 2 ** max(in_vain - 1, 0)
             logger.warning("%s: %s; trying again in %g s", file.name, _reason(error), pause)
             time.sleep(pause)
@@ -157,11 +157,11 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
 
     Raises:
         requests.RequestException: another attempt may succeed.
-        ValueError: no other attempt would.
+        ValueError: no attempt can succeed.
     """
     size = file.size_bytes
     if file.digest is None or (size is not None and _size(partial) > size):
-        partial.unlink(missing_ok=True)  # without a digest, the parts could be of two versions
+        partial.unlink(missing_ok=True)  # without a digest, the parts could come from two versions
     start = _size(partial)
     if start == 0 or start != size:
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
@@ -192,7 +192,7 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
 def _check_answer(
     response: requests.Response, file: RemoteFile, partial: Path, start: int
 ) -> tuple[int, int | None]:
-    """Return where the sent bytes begin, and the size of the server's file if it states one."""
+    """Return the position of the first byte sent, and the size of the server's file or None if unknown."""
     status = response.status_code
     answer = f"the server answers {status} {response.reason}"
     if status >= 500 or status in _RETRIED_STATUS:
@@ -230,7 +230,7 @@ def _exists(file: RemoteFile, target: Path) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message of the innermost of nested network errors, which has no URL and no password."""
+    """Return the message of the innermost nested network error, which contains no URL and no password."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Reading files of weights: their kinds, and the tensors in them."""
+"""Recognises weights files and reads the tensors in them."""
 
 import logging
 import re
@@ -33,30 +33,31 @@ KNOWN_ARCHIVES = frozenset(
         "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",  # ViT-L-14-336px.pt
     }
 )
-"""sha256 of OpenAI's published TorchScript archives of CLIP, the only ones whose code is run."""
+"""sha256 of OpenAI's published TorchScript archives of CLIP, the only archives whose code is run."""
 
 _HOLDERS = ("model", "state_dict", "model_state_dict", "module", "network", "net", "weights", "params")
 """Keys under which training checkpoints hold the weights, possibly nested."""
-_DEEPEST = 4  # levels of nesting
-_FROZEN = "frozen_weights"  # entry of a run's state: sha256 of the file of that name beside it
-_SHOWN = 5  # names in a message
+_MAX_DEPTH = 4  # levels of nesting
+_FROZEN = "frozen_weights"  # entry of a run's state with the sha256 of frozen_weights.pt alongside it
+_SHOWN = 5  # maximum names in a message
 
 
 def read_state_dict(path: str | Path) -> StateDict:
-    """Read the tensors of a file onto the CPU.
+    """Read a file's tensors onto the CPU.
 
-    Supported are safetensors, pickles of `torch.save`, and the TorchScript archives of `KNOWN_ARCHIVES`.
-    Pickles are read without running their code (`weights_only`); they hold a state dict, or a training
-    checkpoint with one under "model", "state_dict", "model_state_dict" or the like. Other TorchScript
-    archives are refused, because loading one runs its code. The file of frozen weights beside the state of a
-    run completes it. The checkpoint of epoch 0, before any training, causes a warning.
+    Supported formats are safetensors, pickles from `torch.save`, and the TorchScript archives in
+    `KNOWN_ARCHIVES`. Pickles are read without running their code (`weights_only`). They contain a state dict,
+    or a training checkpoint with a state dict under "model", "state_dict", "model_state_dict" or the like.
+    Other TorchScript archives are refused because loading an archive runs its code. If a run's state
+    lacks the frozen weights, they are read from the file alongside it. A checkpoint of epoch 0, saved before
+    any training, causes a warning.
 
     Returns:
-        Tensors by their names in the file; `load_weights` removes prefixes of wrappers.
+        Tensors keyed by their names in the file; `load_weights` removes wrappers' prefixes.
 
     Raises:
-        WeightsError: the file is missing, of another kind, or holds no state dict; or the frozen weights of
-            a run's state are not beside it.
+        WeightsError: the file is missing, has another format or contains no state dict, or a run's state
+            lacks its file of frozen weights.
     """
     path = Path(path)
     if is_before_training(path):
@@ -69,14 +70,14 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 
 def read_entries(path: Path, *, mapped: bool = False) -> Any:
-    """Read the content of a file of weights onto the CPU, of a checkpoint with all its entries.
+    """Read a weights file onto the CPU, with all entries of a checkpoint.
 
     Args:
-        path: the file.
+        path: path of the file.
         mapped: map tensors into memory instead of reading them, where the format allows it.
 
     Raises:
-        WeightsError: the file is missing or of another kind; the message says which, and what to do.
+        WeightsError: the file is missing or has another format; the message names it and says what to do.
     """
     if not path.is_file():
         gone = f", but a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
@@ -91,19 +92,19 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
     return _read_pickle(path, mapped=mapped and zipfile.is_zipfile(path))
 
 
-def _find_state_dict(entries: Any, *, deepest: int = _DEEPEST) -> Mapping[str, Tensor] | None:
-    """Return the state dict in a (nested) checkpoint, or None."""
+def _find_state_dict(entries: Any, *, depth: int = _MAX_DEPTH) -> Mapping[str, Tensor] | None:
+    """Return the state dict in a possibly nested checkpoint, or None."""
     if not isinstance(entries, Mapping) or not entries:
         return None
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries.items()):
         return entries
-    inner = (entries.get(name) for name in _HOLDERS if deepest)
-    found = (_find_state_dict(value, deepest=deepest - 1) for value in inner)
+    inner = (entries.get(name) for name in _HOLDERS if depth)
+    found = (_find_state_dict(value, depth=depth - 1) for value in inner)
     return next((state for state in found if state is not None), None)
 
 
 def _describe(entries: Any) -> str:
-    """Describe content that is not a state dict: the end of a sentence "FILE: ..."."""
+    """Describe content that is not a state dict, to complete the message "FILE: ..."."""
     if not isinstance(entries, Mapping) or not entries:
         return f"holds no state dict, but {'an empty' if entries == {} else 'a'} {type(entries).__name__}."
     others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
@@ -115,7 +116,7 @@ def _describe(entries: Any) -> str:
 
 
 def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import SafetensorError  # noqa: PLC0415 - only for files of its kind
+    from safetensors import SafetensorError  # noqa: PLC0415 - only needed for such files
     from safetensors.torch import load_file  # noqa: PLC0415
 
     try:
@@ -133,7 +134,7 @@ def _read_torchscript(path: Path) -> StateDict:
             "trust it, save its weights alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
         )
     with warnings.catch_warnings():
-        # Deprecated, but the only way to read the published archives.
+        # torch.jit.load is deprecated, but nothing else reads the published archives.
         warnings.filterwarnings("ignore", message=".*torch.jit.load", category=DeprecationWarning)
         try:
             archive = torch.jit.load(path, map_location="cpu")
@@ -146,8 +147,8 @@ def _read_torchscript(path: Path) -> StateDict:
 def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # any, if the file is not a pickle
-        if "TorchScript" in str(error):  # which torch refuses with weights_only
+    except Exception as error:  # of any type, if the file is not a pickle
+        if "TorchScript" in str(error):  # torch refuses TorchScript with weights_only
             return _read_torchscript(path)
         other = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
         asks = f" It asks for {other[1]}." if other else ""
@@ -159,7 +160,7 @@ def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
 
 
 def _read_frozen(path: Path, state: Any) -> StateDict:
-    """Read the frozen weights beside the state of a run; {} for any other file."""
+    """Read the frozen weights alongside a run's state; return {} for any other file."""
     sha256 = state.get(_FROZEN) if isinstance(state, Mapping) else None
     if not isinstance(sha256, str):
         return {}

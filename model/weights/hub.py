@@ -1,4 +1,4 @@
-"""Models in the layout of the Hugging Face hub: weights and a config, in a local folder or on the hub."""
+"""Saves and loads models in the Hugging Face hub's layout: weights and config, in a folder or on the hub."""
 
 import json
 import re
@@ -37,15 +37,15 @@ class HubLayout(
     tags=["audio", "zero-shot", "clip"],
     model_card_template=_CARD,
 ):
-    """Mixin that gives a network `save_pretrained`, `push_to_hub` and `from_pretrained`.
+    """Mixin that adds `save_pretrained`, `push_to_hub` and `from_pretrained` to a network.
 
-    The config has the constructor's arguments, without those that name files of weights.
+    The config contains the constructor arguments, except those that name weights files.
     """
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *, config: dict[str, Any] | None = None, **others: Any
     ) -> str | None:
-        """Write weights, config and a model card to a folder, created if missing; see `ModelHubMixin`."""
+        """Write weights, config and model card to a folder, created if missing; see `ModelHubMixin`."""
         given = cast(dict[str, Any], self._hub_mixin_config or {}) if config is None else config
         kept = {name: value for name, value in given.items() if name not in NOT_OF_THE_NETWORK}
         return super().save_pretrained(save_directory, config=kept, **others)
@@ -56,12 +56,12 @@ class HubLayout(
 
     @classmethod
     def from_pretrained(cls: type[Model], source: str | Path, **arguments: Any) -> Model:  # type: ignore[override]
-        """Build a network from a folder in this layout, or from a repository `owner/name` of the hub.
+        """Build a network from a folder in this layout or a repository `owner/name` on the hub.
 
         Args:
             source: path of the folder, or name of the repository.
-            arguments: constructor arguments that override those of the config; also `revision`, `token`,
-                `cache_dir` and `local_files_only` of huggingface_hub.
+            arguments: constructor arguments that override those in the config, and huggingface_hub's
+                `revision`, `token`, `cache_dir` and `local_files_only`.
 
         Raises:
             WeightsError: the model does not exist, cannot be fetched, or does not fit.
@@ -97,15 +97,15 @@ class HubLayout(
 def is_hub_layout(source: str | Path) -> bool:
     """Return whether a source of weights is a folder in this layout or looks like a repository `owner/name`.
 
-    A path whose parent folder exists, or is one of this project's own, does not name a repository.
+    A path does not name a repository if its parent folder exists or is `results` or `assets`.
     """
     path = Path(source).expanduser()
     if path.exists():
         return (path / CONFIG).is_file()
     if path.parent.name in _OWN_FOLDERS or (path.parent != Path() and path.parent.is_dir()):
         return False
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source))) and path.suffix not in _OF_FILES
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source))) and path.suffix not in _FILE_SUFFIXES
 
 
 _OWN_FOLDERS = ("results", "assets")
-_OF_FILES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")

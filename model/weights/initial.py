@@ -1,6 +1,6 @@
-"""Initial weights of an AudioCLIP and of its audio tower, from the argument `pretrained`.
+"""Initial weights of an AudioCLIP and its audio tower, chosen by the argument `pretrained`.
 
-Files are found, and fetched if need be, before a network is built, and loaded into it afterwards.
+Files are found, and fetched if necessary, before a network is built; they are loaded into it afterwards.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
 """Initial weights of an AudioCLIP; see its argument `pretrained`."""
 
 IMAGENET = "imagenet"
-"""Value of `pretrained` with which the published tower started its training."""
+"""Value of `pretrained` for ImageNet weights, from which the published tower's training started."""
 
 _RELEASED = {"clip": "CLIP", "audio": "ESRNXFBSP"}
 _AUDIO = (r"audio\..*", "logit_scale_a[it]")
@@ -31,11 +31,11 @@ class Sources(NamedTuple):
     """Files of initial weights; parts without a file stay random."""
 
     everything: Path | None = None
-    """For all three towers."""
+    """Weights for all three towers."""
     clip: Path | None = None
-    """For the image and text towers."""
+    """Weights for the image and text towers."""
     audio: Path | None = None
-    """For the audio tower."""
+    """Weights for the audio tower."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -44,15 +44,16 @@ class Sources(NamedTuple):
 
 
 def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path | None) -> Sources:
-    """Resolve an AudioCLIP's argument `pretrained` to files, and fetch those that are missing.
+    """Resolve an AudioCLIP's argument `pretrained` to files, and fetch missing files.
 
     Args:
-        pretrained: see `AudioCLIP`.
+        pretrained: initial weights, see `AudioCLIP`.
         clip: name of an open_clip model; None for the published towers.
         assets: folder of the released weights; None for the repository's `assets/`.
 
     Raises:
-        ValueError: a mapping has a part other than "clip" and "audio", or True meets another `clip`.
+        ValueError: a mapping is empty or has a part other than "clip" and "audio", or `pretrained` is True
+            although `clip` names a model.
         WeightsError: a file is missing and cannot be fetched.
     """
     if pretrained is True:
@@ -70,10 +71,10 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     if unknown or not pretrained:
         found = f'has "{unknown[0]}"' if unknown else "is empty"
         raise ValueError(f'pretrained {found}; its parts are "clip" and "audio".')
-    of_clip, of_audio = pretrained.get("clip"), pretrained.get("audio")
+    clip_source, audio_source = pretrained.get("clip"), pretrained.get("audio")
     return Sources(
-        clip=None if of_clip is None else _find_clip(of_clip, clip=clip, assets=assets),
-        audio=None if of_audio is None else find_initial_weights(of_audio, assets=assets),
+        clip=None if clip_source is None else _find_clip(clip_source, clip=clip, assets=assets),
+        audio=None if audio_source is None else find_initial_weights(audio_source, assets=assets),
     )
 
 
@@ -87,12 +88,12 @@ def load_sources(
 ) -> None:
     """Load files into an AudioCLIP; warn if they were trained with other arguments.
 
-    From the file of one part, entries of other parts are left out. The audio tower's head stays random if the
-    file has another number of outputs.
+    If a file supplies one part of the model, its entries for other parts are ignored. The audio tower's head
+    stays random if that file has a different number of outputs.
 
     Args:
-        model: an AudioCLIP.
-        audio: its audio tower.
+        model: AudioCLIP to load into.
+        audio: the AudioCLIP's audio tower.
         sources: files from `find_sources`.
         clip_args: arguments of the image and text towers.
         audio_args: arguments of the audio tower.
@@ -106,17 +107,17 @@ def load_sources(
     if (file := sources.clip) is not None:
         warn_of_other_arguments(type(model), clip_args, file)
         state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
-        of_clip = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
-        load_weights(model, of_clip, source=file, allow_missing=_AUDIO, allow_unexpected=_CAPTION_DECODER)
+        clip_state = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
+        load_weights(model, clip_state, source=file, allow_missing=_AUDIO, allow_unexpected=_CAPTION_DECODER)
     if sources.audio is not None:
         load_initial_weights(audio, sources.audio, arguments=audio_args, allow_other_head=True)
 
 
 def find_initial_weights(pretrained: bool | str | Path, *, assets: str | Path | None = None) -> Path | None:
-    """Resolve the argument `pretrained` of an `ESResNeXt` to a file, fetched if missing; None for False.
+    """Resolve an ESResNeXt's argument `pretrained` to a file, fetched if missing; return None for False.
 
     Raises:
-        WeightsError: the file is missing and cannot be fetched; the message says what to put where.
+        WeightsError: the file is missing and cannot be fetched; the message says which file to put where.
     """
     if pretrained is False:
         return None
@@ -136,14 +137,14 @@ def load_initial_weights(
 ) -> None:
     """Load a file from `find_initial_weights`; warn if it was trained with other arguments.
 
-    ImageNet weights fill `conv1` to `layer4`: the bands of the spectrogram take the places of red, green and
-    blue. Head, gates and wavelets keep their values.
+    ImageNet weights fill `conv1` to `layer4`, where the spectrogram's bands replace red, green and blue. The
+    head, gates and wavelets keep their values.
 
     Args:
-        tower: an `ESResNeXt`.
-        file: weights of the tower, of an AudioCLIP, or from ImageNet.
-        arguments: arguments of the tower, without the number of outputs.
-        allow_other_head: let `fc` keep its values if the file has another number of outputs.
+        tower: ESResNeXt to load into.
+        file: weights of an ESResNeXt or an AudioCLIP, or torchvision's ImageNet weights.
+        arguments: the tower's constructor arguments, except the number of outputs.
+        allow_other_head: let `fc` keep its values if the file has a different number of outputs.
 
     Raises:
         WeightsError: the file does not fit.
@@ -157,13 +158,13 @@ def load_initial_weights(
     warn_of_other_arguments(type(tower), arguments, file)
     known = {*names, *(f"audio.{name}" for name in names)}
     state = rename_to_fit(read_state_dict(file), known, source=file)
-    of_audio = {k.removeprefix("audio."): v for k, v in state.items() if k.startswith("audio.")}
+    audio_state = {k.removeprefix("audio."): v for k, v in state.items() if k.startswith("audio.")}
     head = (r"fc\..*",) if allow_other_head else ()
-    load_weights(tower, of_audio or state, source=file, allow_missing=head)
+    load_weights(tower, audio_state or state, source=file, allow_missing=head)
 
 
 def imagenet_file() -> RemoteFile:
-    """Return torchvision's ResNeXt-50 weights, whose file name ends with the start of their sha256."""
+    """Return torchvision's file of ResNeXt-50 weights; its name ends with the start of its sha256."""
     url = ResNeXt50_32X4D_Weights.IMAGENET1K_V1.url
     name = url.rpartition("/")[2]
     return RemoteFile(name, url, digest=f"sha256:{Path(name).stem.rpartition('-')[2]}")
@@ -174,6 +175,6 @@ def _find_clip(source: str | Path, *, clip: str | None, assets: str | Path | Non
     is_path = path.is_file() or len(path.parts) > 1 or path.suffix
     if clip is None or is_path or path.name in RELEASES:
         return find_weights(source, assets=assets, instead=RANDOM_INSTEAD)
-    from ..clip.towers import find_tagged_weights  # noqa: PLC0415 - avoids PIL and open_clip
+    from ..clip.towers import find_tagged_weights  # noqa: PLC0415 - avoids importing PIL
 
     return find_tagged_weights(clip, str(source), folder=Path(assets) if assets else None)

@@ -1,4 +1,4 @@
-"""Weights into modules: every entry that is missing, unexpected or misshapen is an error unless allowed."""
+"""Loads weights into modules; missing, unexpected and misshapen entries are errors unless allowed."""
 
 import logging
 import re
@@ -17,26 +17,30 @@ __all__ = ["LoadReport", "MisfitError", "load_weights", "read_state_dict", "rena
 logger = logging.getLogger(__name__)
 
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives of CLIP
-_NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # right without the file, too
-_TORCH_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of any submodule
+_NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # correct without the file
+_TORCH_WRAPPERS = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+)  # may wrap any submodule
 _OUTER_WRAPPERS = ("module", "model", "net", "network", "_forward_module", *_TORCH_WRAPPERS)
-"""Of whole models, by data parallelism, averaging or Lightning, for instance."""
-_ADDED_BY_WRAPPERS = {"n_averaged"}  # by AveragedModel
-_SHOWN = 5  # names of each kind in a report
+"""Prefixes that wrappers of whole models add, such as data parallelism, weight averaging or Lightning."""
+_ADDED_BY_WRAPPERS = {"n_averaged"}  # from AveragedModel
+_SHOWN = 5  # maximum names of each kind in a report
 
 
 class LoadReport(NamedTuple):
-    """Comparison of the entries of a file and of a module."""
+    """Comparison of a file's entries with a module's."""
 
     source: str
     loaded: tuple[str, ...]
-    """Entries of both, with equal shapes."""
+    """Entries in both, with equal shapes."""
     missing: tuple[str, ...] = ()
-    """Entries of the module only."""
+    """Entries only in the module."""
     unexpected: tuple[str, ...] = ()
-    """Entries of the file only."""
+    """Entries only in the file."""
     misshapen: tuple[str, ...] = ()
-    """Entries of both with different shapes, followed by the two shapes."""
+    """Entries in both with different shapes; each name is followed by the two shapes."""
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.missing) + len(self.misshapen)
@@ -50,7 +54,7 @@ class LoadReport(NamedTuple):
 
 
 class MisfitError(WeightsError):
-    """Weights of another model: `gaps` lists all entries that do not fit, the message the first few."""
+    """Weights do not fit the model; `gaps` lists all entries that do not fit, the message only a few."""
 
     def __init__(self, message: str, gaps: LoadReport) -> None:
         super().__init__(message)
@@ -68,19 +72,21 @@ def load_weights(
     """Copy a state dict into a module, cast to the module's dtypes; load either all that fits or nothing.
 
     Args:
-        module: filled in place.
-        state: tensors by name, with or without prefixes of wrappers (see `rename_to_fit`).
+        module: module to load into, in place.
+        state: tensors keyed by name, with or without wrappers' prefixes (see `rename_to_fit`).
         source: origin of the tensors, for messages.
-        allow_missing: regular expressions for whole names of module entries that may keep their values if
-            the file lacks them or has them in another shape.
-        allow_unexpected: the same for entries of the file that the module may lack. The numbers in CLIP
-            archives (`input_resolution`, `context_length`, `vocab_size`) are always allowed.
+        allow_missing: regular expressions that match the full names of module entries which may keep their
+            values if the file lacks them or has them in another shape.
+        allow_unexpected: regular expressions that match the full names of file entries which the module may
+            lack. The numbers in CLIP archives (`input_resolution`, `context_length`, `vocab_size`) are always
+            allowed.
 
     Returns:
-        All entries that were loaded, missing, unexpected or misshapen.
+        Report of all entries that were loaded, missing, unexpected or misshapen.
 
     Raises:
-        WeightsError: a gap is not allowed; the module is unchanged.
+        WeightsError: an entry is missing, unexpected or misshapen and not allowed to be; the module is
+            unchanged.
     """
     target = module.state_dict()
     given = rename_to_fit(state, target, source=source)
@@ -113,14 +119,14 @@ def load_weights(
 
 
 def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source: str | Path) -> StateDict:
-    """Remove the prefixes that wrappers added to the names of a module.
+    """Remove the prefixes that wrappers added to a module's names.
 
-    Names that the module has stay as they are. From the others, `module.`, `model.`, `_orig_mod.` and the
-    like are removed at the beginning until most names fit; then `_orig_mod.` anywhere, and `module.` of a
-    single tower as in `audio.module.conv1.weight`.
+    Names that the module has do not change. Other names lose leading prefixes such as `module.`, `model.` and
+    `_orig_mod.`, as many as make the most names fit. They also lose `_orig_mod.` anywhere, and the `module.`
+    of a wrapped tower, as in `audio.module.conv1.weight`.
 
     Args:
-        state: tensors by name.
+        state: tensors keyed by name.
         known: names of the module's entries.
         source: origin of the tensors, for messages.
 
@@ -140,18 +146,18 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
 
 
 def _without_outer_wrappers(names: dict[str, str], known: Collection[str]) -> Iterator[dict[str, str]]:
-    """Yield the names, by original name, without 0, 1, 2 ... prefixes of outer wrappers."""
+    """Yield the names, keyed by original name, without 0, 1, 2 ... outer wrappers' prefixes."""
     while True:
         yield {original: _without_inner_wrappers(name, known) for original, name in names.items()}
         wrappers = Counter(name.partition(".")[0] for name in names.values() if "." in name)
-        wrapper = max(_OUTER_WRAPPERS, key=lambda one: wrappers[one])
+        wrapper = max(_OUTER_WRAPPERS, key=lambda prefix: wrappers[prefix])
         if not wrappers[wrapper]:
             return
         names = {original: name.removeprefix(f"{wrapper}.") for original, name in names.items()}
 
 
 def _without_inner_wrappers(name: str, known: Collection[str]) -> str:
-    """Remove wrappers inside a name, unless the module has the name."""
+    """Remove wrappers' parts from within a name, unless the module has that name."""
     if name in known:
         return name
     plain = ".".join(part for part in name.split(".") if part not in _TORCH_WRAPPERS)

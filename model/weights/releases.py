@@ -1,4 +1,4 @@
-"""The released weights, and finding weights by name or path; missing released files are fetched."""
+"""Describes the released weights, and finds weights by name or path; missing released files are fetched."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,11 @@ from .run_folders import best_checkpoint
 DEFAULT_ASSETS = Path(__file__).parents[2] / "assets"
 
 RANDOM_INSTEAD = "Random weights need no file: pretrained false (in a run, --Model.args.pretrained false)."
-"""Advice for messages about weights that cannot be fetched."""
+"""Advice in messages about weights that cannot be fetched."""
 
 
 class WeightsError(ValueError):
-    """Weights that are missing, cannot be read, or do not fit the model."""
+    """Weights are missing, cannot be read, or do not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Release:
 
     @property
     def url(self) -> str:
-        """Address of the published file."""
+        """URL of the published file."""
         return f"https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/{self.file}"
 
     @property
     def remote(self) -> RemoteFile:
-        """The file as `fetch` takes it."""
+        """Published file for `fetch`."""
         return RemoteFile(self.file, self.url, self.size_bytes, f"sha256:{self.sha256}")
 
 
@@ -77,21 +77,21 @@ def find_weights(
     others: Iterable[str] = (),
     instead: str = "",
 ) -> Path:
-    """Resolve a path or the name of a released file to a file; fetch a released file that is missing.
+    """Resolve a path or a released name to a file; fetch a released file if it is missing.
 
-    An existing released file is checked by its size only: its hash was checked when it was fetched.
+    Only the size of an existing released file is checked; its hash was checked when it was fetched.
 
     Args:
-        source: path of a file; path of a folder of runs, for the best weights of the newest run; or a key of
-            `RELEASES`, with or without `.pt`, which is looked up in `assets`.
+        source: path of a file; path of a folder of runs, for the best checkpoint of the newest finished run;
+            or a key of `RELEASES`, with or without `.pt`, to look up in `assets`.
         assets: folder of the released weights; None for the repository's `assets/`.
-        mirror: address of a folder to fetch from; None for `$AUDIOCLIP_MIRROR` if set, otherwise where the
-            files are published.
-        others: further names that the caller accepts, for suggestions in place of a misspelt one.
-        instead: advice to append to the message about a file that cannot be fetched.
+        mirror: URL of a folder to fetch from; None for `$AUDIOCLIP_MIRROR` if set, otherwise the published
+            URLs.
+        others: further names that the caller accepts, to suggest for a misspelt name.
+        instead: advice to append to the message if the file cannot be fetched.
 
     Raises:
-        WeightsError: there is no such file, and it cannot be fetched; the message says where to get it.
+        WeightsError: there is no such file, or it cannot be fetched; the message says what to do.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -111,12 +111,12 @@ def find_weights(
         from ..inputs import name_other_kind  # noqa: PLC0415 - imports torch
 
         other = name_other_kind(target) if target.is_file() else None
-        said = [str(error), f"It is {other}" if other else "", instead]
-        raise WeightsError(" ".join(filter(None, said))) from None
+        sentences = [str(error), f"It is {other}" if other else "", instead]
+        raise WeightsError(" ".join(filter(None, sentences))) from None
 
 
 def _find_trained(path: Path, names: Iterable[str]) -> Path:
-    """Find the best checkpoint in a folder of runs; suggest a similar name if there is no such folder."""
+    """Find the best checkpoint in a folder of runs; if there is no such folder, suggest a similar name."""
     if path.is_dir():
         try:
             return best_checkpoint(path)
@@ -124,25 +124,25 @@ def _find_trained(path: Path, names: Iterable[str]) -> Path:
             raise WeightsError(str(error)) from None
     meant = {name: name for name in names}
     if path.parent != Path():
-        beside = path.parent.glob("*")
-        meant |= {one.stem: str(one) for one in beside if one.is_dir() or one.suffix == path.suffix}
-    near = nearest(path.stem, meant)
+        siblings = path.parent.glob("*")
+        meant |= {near.stem: str(near) for near in siblings if near.is_dir() or near.suffix == path.suffix}
+    similar = nearest(path.stem, meant)
     raise WeightsError(
         f"{path}: no such file or folder of runs"
-        + (f'; did you mean "{meant[near[0]]}"?' if near else ".")
+        + (f'; did you mean "{meant[similar[0]]}"?' if similar else ".")
         + f" Released weights go by name: {', '.join(RELEASES)}. The folder of a protocol's runs appears "
         "when the protocol is run."
     )
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 1) -> list[str]:
-    """Return the known names that are most similar to `name`, ignoring case, the most similar first."""
-    by_case = {one.lower(): one for one in known}
+    """Return the known names most similar to `name`, ignoring case, with the most similar first."""
+    by_case = {candidate.lower(): candidate for candidate in known}
     return [by_case[near] for near in difflib.get_close_matches(name.lower(), by_case, n=count, cutoff=0.6)]
 
 
 def released_hashes(files: Iterable[Path]) -> dict[Path, str]:
-    """Return the expected sha256 of those files that have the name and size of a released one."""
+    """Return the expected sha256 of each file that has the name and size of a released file."""
     found = {path: RELEASES.get(path.name.removesuffix(".pt")) for path in files}
     return {
         path: release.sha256

@@ -1,11 +1,11 @@
-"""The best weights in a folder of runs, for a user who names the folder instead of a file.
+"""Finds the best checkpoint in a folder of runs, for a user who names the folder instead of a file.
 
-Like any path, the folder is relative to the working directory; `Setup.saved_models_path` does not matter.
+Like any path, the folder is relative to the working directory; `Setup.saved_models_path` is not used.
 
 ```text
-results/AudioSet-1-Audio/                 the folder that is named
+results/AudioSet-1-Audio/                 the folder that the user names
     20260504-101112_seed-1/               the newest finished run that kept weights
-        result.json                       names its best checkpoints
+        result.json                       the names of the run's best checkpoints
         checkpoints/best_map_epoch-29_0.3514.pt
 ```
 """
@@ -23,20 +23,21 @@ _REMOVE = "Remove that run, or name a file."
 def best_checkpoint(folder: Path) -> Path:
     """Return the best checkpoint of the newest finished run that kept weights.
 
-    The first metric for which the run kept checkpoints decides. If it kept none, this is the state after the
-    last epoch.
+    The first metric for which the run kept checkpoints decides. A run that kept no best checkpoint supplies
+    its state after the last epoch.
 
     Args:
-        folder: of a run, of its checkpoints, of a sweep, or of all runs of a protocol.
+        folder: folder of a run, of a run's checkpoints, of a sweep, or of all of a protocol's runs.
 
     Raises:
-        ValueError: no run in it has finished, the run has no checkpoint, or its `result.json` is not valid.
+        ValueError: no run in the folder has finished, no finished run kept weights, the newest run's
+            checkpoints are gone, or a `result.json` is not valid.
     """
     folder = folder.parent if folder.name == "checkpoints" else folder
     if (folder / _RESULT).is_file():
         results = [folder / _RESULT]
     else:
-        results = [*folder.glob(f"*/{_RESULT}"), *folder.glob(f"*/*/{_RESULT}")]  # the latter of a sweep
+        results = [*folder.glob(f"*/{_RESULT}"), *folder.glob(f"*/*/{_RESULT}")]  # the second for a sweep
     if not results:
         kept = sorted(folder.rglob("checkpoints/best_*.pt"), key=lambda path: path.stat().st_mtime)
         such = f", such as {kept[-1]}" if kept else ""
@@ -52,7 +53,7 @@ def best_checkpoint(folder: Path) -> Path:
         )
     newest = max(trained, key=lambda run: run.finished)
     checkpoints = newest.folder / "checkpoints"
-    # Names only, never paths: a result may come from elsewhere.
+    # Only the names are used, never paths, because a result may come from elsewhere.
     paths = [checkpoints / Path(name).name for name in newest.names]
     found = next((path for path in paths if path.is_file()), None)
     if found is None:
@@ -64,12 +65,12 @@ def best_checkpoint(folder: Path) -> Path:
 
 
 def is_before_training(file: Path) -> bool:
-    """Return whether a checkpoint's name says epoch 0: the weights with which a run began."""
+    """Return whether a checkpoint's name says epoch 0, before the first step."""
     return _BEFORE_TRAINING.fullmatch(file.resolve().name) is not None
 
 
 class _Run(NamedTuple):
-    """A finished run: its time, its folder, and the names of its checkpoints, the best first."""
+    """A finished run: the time when it finished, its folder, and its checkpoints' names, best first."""
 
     finished: str
     folder: Path
