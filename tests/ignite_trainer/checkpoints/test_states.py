@@ -336,9 +336,8 @@ def test_epoch_0_is_the_best_until_a_trained_epoch_equals_it(tmp_path: Path) -> 
     for epoch in (3, 4, 5):
         again.save({"Val. Acc.": 0.5}, position=at(epoch))
     again.finish()
-    assert [(best.value, best.epoch) for best in again.best] == [
-        (0.5, 3)
-    ]  # the earliest of equal trained epochs
+    # The earliest of equal trained epochs is the best.
+    assert [(best.value, best.epoch) for best in again.best] == [(0.5, 3)]
     assert names(tmp_path, "best_*.pt") == {f"best_val-acc_epoch-{epoch}_0.5000.pt" for epoch in (3, 4, 5)}
 
 

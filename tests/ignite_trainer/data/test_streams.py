@@ -195,9 +195,8 @@ def test_a_run_resumed_within_an_epoch_ends_the_same(tmp_path: Path) -> None:
         run_toy(tmp_path / "parts", Task=stop, **options)
     [folder] = (tmp_path / "parts/Toy").iterdir()
     saved = json.loads((folder / "protocol.json").read_text())
-    (folder / "protocol.json").write_text(
-        json.dumps({**saved, "Task": signal})
-    )  # otherwise, it is another run
+    # Otherwise, it would be another run.
+    (folder / "protocol.json").write_text(json.dumps({**saved, "Task": signal}))
     parts = run_toy(tmp_path / "parts", Task=signal, Setup__workers_train=2, **options)
     assert parts.folder == folder
     assert not differences(whole.folder, parts.folder)

@@ -181,9 +181,8 @@ def test_samples_of_different_dtypes_are_batched_in_a_common_dtype() -> None:
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_samples_that_do_not_fit_on_the_device_are_read_batch_by_batch(spare: int) -> None:
     dataset = Numbers()
-    needed = sum(
-        dataset[index].values.size * 2 + 8 for index in range(len(dataset))
-    )  # int16 values and the target
+    # int16 values and the target
+    needed = sum(dataset[index].values.size * 2 + 8 for index in range(len(dataset)))
     held = copy(dataset, room=needed + spare)
     expected = dataset.read_batch([1, 2])
     found = held.read_batch([1, 2])
