@@ -1,4 +1,4 @@
-"""The time-frequency gates of ESResNeXt, one beside each stage of its backbone."""
+"""ESResNeXt's time-frequency gates, one for each stage of the backbone."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from .spectrogram import exact_linear
 
 
 class Gate(nn.Module):
-    """A gate that scales each element of a stage's output by a number in (0, 1), computed from its input.
+    """Scales each element of a stage's output by a factor in (0, 1), computed from the stage's input.
 
         x [B, in, H, W] -> adaptive max pool -> depthwise conv -> 1x1 conv -> batch norm -> sigmoid
 
-    See arXiv 2004.07301 and 2104.11587; kernels along frequency and along time alternate between stages.
+    See arXiv 2004.07301 and 2104.11587. Kernels along frequency and along time alternate between stages.
 
     Args:
-        in_channels: channels of the stage's input.
-        out_channels: channels of the stage's output.
-        kernel_size: (frequency, time) of the depthwise convolution, odd.
+        in_channels: number of channels in the stage's input.
+        out_channels: number of channels in the stage's output.
+        kernel_size: (frequency, time) size of the depthwise convolution's kernel; both odd.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int]) -> None:
@@ -34,23 +34,23 @@ class Gate(nn.Module):
 
         Args:
             x: the stage's input, `[B, in_channels, H, W]`.
-            output: the stage's output, `[B, out_channels, H', W']`, H' <= H and W' <= W.
+            output: the stage's output, `[B, out_channels, H', W']`, with H' <= H and W' <= W.
 
         Returns:
-            The gated output, shaped as `output`.
+            Gated output with the shape of `output`.
         """
         logits = self.bn(self.point(self.look(x, size=tuple(output.shape[-2:]))))
-        if torch.compiler.is_compiling():  # the compiler manages buffers itself
+        if torch.compiler.is_compiling():  # the compiler manages its own buffers
             return output * torch.sigmoid(logits)
         gated: Tensor = _Gated.apply(output, logits)
         return gated
 
     def look(self, x: Tensor, *, size: tuple[int, ...]) -> Tensor:
-        """Pool `x` to `size` and apply `conv_depth`: `[B, in_channels, *size]`."""
+        """Pool `x` to `size` and apply `conv_depth`; return `[B, in_channels, *size]`."""
         if tuple(x.shape[-2:]) != size:
             x = max_pool_to(x, size)
         conv = self.conv_depth
-        if size == (1, 1):  # only the middle of each kernel meets the pixel
+        if size == (1, 1):  # only the middle element of each kernel meets the pixel
             assert conv.bias is not None, "a gate's convolutions have biases"
             height, width = conv.kernel_size
             middle = conv.weight[:, 0, height // 2, width // 2]
@@ -60,8 +60,8 @@ class Gate(nn.Module):
         if conv.kernel_size[0] != 1 or x.device.type != "cpu":
             convolved: Tensor = conv(x)
             return convolved
-        # On the CPU the weight gradient of kernels wider than 3, but not of higher ones, takes fifty times as
-        # long as it should: take time as height. In channels-last memory format that view is free.
+        # On the CPU, the weight gradient of kernels wider (but not higher) than 3 takes fifty times as long
+        # as it should, so use time as the height. In channels-last memory format this view is free.
         rotated = x.permute(0, 2, 3, 1).flatten(0, 1).unsqueeze(2)  # [B*H, W, 1, C]
         rotated = F.conv2d(
             rotated.permute(0, 3, 1, 2), conv.weight.mT, conv.bias, padding="same", groups=conv.groups
@@ -70,8 +70,8 @@ class Gate(nn.Module):
         return rows.permute(0, 2, 1, 3)
 
     def point(self, seen: Tensor) -> Tensor:
-        """Apply `conv_point`: `[B, in_channels, H, W]` to `[B, out_channels, H, W]`."""
-        if tuple(seen.shape[-2:]) == (1, 1):  # a matrix product is several times as fast here
+        """Apply `conv_point`, from `[B, in_channels, H, W]` to `[B, out_channels, H, W]`."""
+        if tuple(seen.shape[-2:]) == (1, 1):  # a matrix product is several times faster here
             conv = self.conv_point
             return exact_linear(seen.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None]
         convolved: Tensor = self.conv_point(seen)
@@ -81,10 +81,10 @@ class Gate(nn.Module):
 def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Pool `[B, C, H, W]` to `[B, C, *size]` exactly as `adaptive_max_pool2d` does, gradients included.
 
-    Where each side is kept, halved (rounded up) or reduced to 1, the windows are regular and `max_pool2d`
-    does it, which has channels-last kernels on CUDA and compiles.
+    If each side is kept, halved (rounding up) or reduced to 1, the windows are regular. `max_pool2d` then
+    does the pooling; it has channels-last kernels on CUDA and can be compiled.
     """
-    if size == (1, 1) and not x.is_cuda:  # on the CPU max_pool2d is several times slower here
+    if size == (1, 1) and not x.is_cuda:  # max_pool2d is several times slower here on the CPU
         return F.adaptive_max_pool2d(x, size)
     windows = [_window(length, to) for length, to in zip(x.shape[-2:], size, strict=True)]
     regular = [window for window in windows if window is not None]
@@ -95,7 +95,7 @@ def max_pool_to(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _window(length: int, size: int) -> tuple[int, int, int] | None:
-    """Return kernel, stride and padding of adaptive pooling from `length` to `size`; None if irregular."""
+    """Return kernel, stride and padding for pooling from `length` to `size`; None if irregular."""
     if size == length:
         return 1, 1, 0
     if size == 1:
@@ -108,8 +108,9 @@ def _window(length: int, size: int) -> tuple[int, int, int] | None:
 def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply a depthwise convolution with "same" padding as a sum of shifted copies of `x`.
 
-    The sum has the weights' dtype, the result that of `x`. Compiled, this is one pass over memory; cuDNN's
-    channels-last kernel took 1.3 ms for 64 clips of 256 channels, 43 x 49, on an H200.
+    The sum is computed in the weights' dtype, and the result has the dtype of `x`. When compiled, this takes
+    one pass over memory. cuDNN's channels-last kernel, for comparison, took 1.3 ms on an H200 for 64 clips
+    with 256 channels of 43 x 49.
     """
     rows, columns = weight.shape[-2:]
     height, width = x.shape[-2:]
@@ -125,7 +126,8 @@ def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 class _Gated(torch.autograd.Function):
     """`output * sigmoid(logits)` with one buffer each for the sigmoid and its gradient.
 
-    Allocation dominates the cost: memory of this size goes back to the system and returns page by page.
+    Allocation dominates the cost, because buffers of this size return to the operating system and are mapped
+    again page by page.
     """
 
     @staticmethod

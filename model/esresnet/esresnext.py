@@ -1,4 +1,4 @@
-"""ESResNeXt: audio to features, as AudioCLIP's audio tower or on its own as a classifier."""
+"""ESResNeXt: AudioCLIP's audio tower, or on its own an audio classifier."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -22,51 +22,51 @@ ARCHITECTURE = (
     *("n_fft", "hop_length", "win_length", "window", "normalized", "onesided"),
     *("spec_height", "spec_width", "apply_attention", "spectrum"),
 )
-"""Arguments of `ESResNeXt` that decide what its weights compute, apart from the number of outputs."""
+"""Arguments of `ESResNeXt` that determine what its weights compute, apart from the number of outputs."""
 
 
 class AudioFeatures(NamedTuple):
     """Output of the audio tower in training."""
 
     features: Tensor
-    """`[B, D]`, not normalised."""
+    """Features `[B, D]`, not normalised."""
     penalty: Tensor
-    """Scalar to add to the loss: the wavelet-norm penalty, 0 without learned wavelets."""
+    """Wavelet-norm penalty to add to the loss, scalar; 0 without learned wavelets."""
 
 
 class ESResNeXt(nn.Module):
     """A (learned) spectrogram in three bands, followed by a ResNeXt-50 with gated stages.
 
-        audio [B, C, T]  -> power under wavelets, or of a Fourier transform, in dB
+        audio [B, C, T]  -> power under wavelets or in a Fourier transform, dB
                          -> three frequency bands as "colours", [B, C, 3, H, N]
                          -> conv1, layer1 * att1, ..., layer4 * att4, average pool * att5, [B, C, 2048]
                          -> sum over channels, fc, [B, D]
 
     Guzhov et al., ESResNet (arXiv 2004.07301) and ESResNe(X)t-fbsp (arXiv 2104.11587). State-dict names are
-    those of the released checkpoints. The window is exact in float64 if the tower is built with float64 as
-    the default dtype; `.double()` afterwards keeps it rounded to float32, an error of 2e-7.
+    the same as in the released checkpoints. The window is exact in float64 if the tower is built with float64
+    as the default dtype; after `.double()` it is still rounded to float32, an error of 2e-7.
 
     Args:
         n_fft: length of the transform, samples.
-        hop_length: samples between frames; None for a quarter of `win_length`.
-        win_length: frame length, samples; None for `n_fft`.
-        window: name of a window of `scipy.signal.get_window` (periodic); None for a rectangular one.
-        normalized: divide the spectrum by sqrt(n_fft).
-        onesided: False puts the flipped spectrum before the spectrum (of n_fft wavelets, if learned).
-        spec_height: resize each band to this height; -1 keeps it.
-        spec_width: resize to this number of frames; -1 keeps it.
+        hop_length: distance between frames, samples; None for a quarter of `win_length`.
+        win_length: length of a frame, samples; None for `n_fft`.
+        window: name of a window (periodic) in `scipy.signal.get_window`; None for a rectangular window.
+        normalized: whether to divide the spectrum by sqrt(n_fft).
+        onesided: False to put the flipped spectrum before the spectrum, with n_fft wavelets if learned.
+        spec_height: height to which each band is resized; -1 keeps the height.
+        spec_width: number of frames to which the spectrogram is resized; -1 keeps the number.
         num_classes: dimension D of the output.
-        apply_attention: gate the stages.
-        pretrained: False for random weights; a path or the name of a released file; True for the released
-            ESRNXFBSP.pt, without its head of 527 AudioSet classes if D differs; "imagenet" for torchvision's
-            weights in the backbone, with the rest random.
+        apply_attention: whether to gate the stages.
+        pretrained: initial weights. False: random weights. True: the released ESRNXFBSP.pt, without its head
+            for 527 AudioSet classes if D differs. A path or a released name: weights from that file.
+            "imagenet": torchvision's weights in the backbone, with the rest random.
         spectrum: "fbsp" for learned wavelets (ESResNeXt-fbsp), "stft" for the Fourier transform (ESResNeXt).
         assets: folder of the released weights; None for the repository's `assets/`.
 
     Attributes:
-        arguments: the values of the arguments in `ARCHITECTURE`, as given.
-        weights_files: files from which the initial weights were read; empty if they are random.
-        weights_sha256: expected hash of each of these files that is a released one.
+        arguments: values of the arguments in `ARCHITECTURE`, as given.
+        weights_files: files that contained the initial weights; empty if the weights are random.
+        weights_sha256: expected hash of each weights file with the name and size of a released file.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -82,7 +82,7 @@ class ESResNeXt(nn.Module):
     fc: nn.Linear
 
     affects: ClassVar[dict[str, str]] = {"pretrained": "run", "assets": "run"}
-    """Arguments that only say where weights come from: runs that differ in them may be averaged."""
+    """Arguments that only state where weights come from; runs that differ only in these may be averaged."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class ESResNeXt(nn.Module):
         backbone = resnext50_32x4d(weights=None, num_classes=num_classes)
         for name, child in backbone.named_children():  # conv1 ... layer4, avgpool, fc
             self.add_module(name, child)
-        # On "meta" it draws no random numbers, so that a seed gives the same weights as torchvision's layer.
+        # On "meta" the layer draws no random numbers, so a seed yields the same weights as in torchvision.
         self.fc = spectrogram.ExactLinear(backbone.fc.in_features, num_classes, device="meta")
         self.fc.weight, self.fc.bias = backbone.fc.weight, backbone.fc.bias
         if apply_attention:
@@ -152,15 +152,16 @@ class ESResNeXt(nn.Module):
         """Embed (or classify) audio clips.
 
         Args:
-            audio: `[B, C, T]`, any number type, 16-bit units (-32768..32767), 44.1 kHz.
-            check_units: False accepts audio with a peak below 1, which otherwise looks like [-1, 1].
+            audio: `[B, C, T]`, integer or floating point, 16-bit units (-32768..32767), 44.1 kHz.
+            check_units: whether to refuse audio with a peak of at most 1 in eval mode, which looks like audio
+                in [-1, 1].
 
         Returns:
             `[B, D]` features, not normalised (or class logits).
 
         Raises:
-            ValueError: the input is not `[B, C, T]` or has no samples; in eval mode also if it looks like
-                audio in [-1, 1].
+            ValueError: `audio` is not `[B, C, T]`, has no samples or, in eval mode, looks like audio in
+                [-1, 1].
         """
         return self._embed(audio, self._bank(), check_units=check_units)
 
@@ -171,29 +172,30 @@ class ESResNeXt(nn.Module):
         return AudioFeatures(features, self._penalty(bank))
 
     def wavelet_penalty(self) -> Tensor:
-        """Compute the wavelet-norm penalty with gradient: a scalar, 0 without learned wavelets."""
+        """Compute the differentiable wavelet-norm penalty, scalar; 0 without learned wavelets."""
         return self._penalty(self._bank())
 
     def power(self, audio: Tensor) -> Tensor:
-        """Compute the power spectrogram of `audio` `[B, C, T]` in three bands, `[B, C, 3, H, W]`."""
+        """Compute the power spectrogram of audio `[B, C, T]` in three bands, `[B, C, 3, H, W]`."""
         return self._power(audio, self._bank())
 
     def decibels(self, audio: Tensor) -> Tensor:
         """Compute the image that enters the backbone.
 
         Args:
-            audio: as for `forward`.
+            audio: audio as for `forward`.
 
         Returns:
-            `[B, C, 3, H, W]`, dB: three bands from low to high frequency (H = 341 bins each) and W = N
-            frames, unless resized. float64 for a float64 model, otherwise float32, also under autocast.
+            `[B, C, 3, H, W]`, dB: three bands from low to high frequency, with H bins each (341 by default)
+            and W = N frames, unless resized. float64 for a float64 model, otherwise float32, even under
+            autocast.
         """
         return spectrogram.decibels(self.power(audio))
 
     def compile_towers(self) -> None:
-        """Compile the tower as one function, from samples to features, once for each input shape.
+        """Compile the tower as a single function from samples to features, once per input shape.
 
-        A tower that recomputes activations is compiled block by block.
+        A tower that recomputes activations is compiled block by block instead.
         """
         recomputed = [stage for stage, _ in self._stages() if isinstance(stage, Recomputed)]
         self.compiled = not recomputed
@@ -201,17 +203,17 @@ class ESResNeXt(nn.Module):
             block.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
-        """Keep only the inputs of the stages' blocks for the backward pass; parameter names do not change."""
+        """Keep only the stages' block inputs for the backward pass; parameter names do not change."""
         recompute(self)
 
     def train(self, mode: bool = True) -> "ESResNeXt":
-        """Set the mode; a change of mode drops the copy for inference."""
+        """Set the mode; a change drops the inference copy."""
         if mode != self.training:
             self._inference_tower.drop()
         return super().train(mode)
 
     def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
-        if check_units and not self.training:  # in training the host would wait for the device
+        if check_units and not self.training:  # in training, the host would wait for the device
             _refuse_unit_range(audio)
         if self.compiled:
             with record_function("step/audio tower"):
@@ -222,7 +224,7 @@ class ESResNeXt(nn.Module):
             return self._classify(image)
 
     def _features(self, audio: Tensor, bank: Tensor | None) -> Tensor:
-        """Embed `[B, C, T]`; this is what is compiled."""
+        """Embed `[B, C, T]`; `_compiled_features` compiles this function."""
         return self._classify(spectrogram.decibels(self._power(audio, bank)))
 
     def _bank(self) -> Tensor | None:
@@ -242,13 +244,13 @@ class ESResNeXt(nn.Module):
                 f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels, samples (not 0)."
             )
         window = self.window.to(torch.float64 if self.window.dtype == torch.float64 else torch.float32)
-        # -32768..32767 to [-1, 1] as published, (x + 32768) * 2 / 65535 - 1, but without losing digits
+        # -32768..32767 to [-1, 1] as published, (x + 32768) * 2 / 65535 - 1, without loss of digits
         audio = (2.0 * audio.detach().to(window.dtype) + 1.0) / 65535.0
-        # Autocast has already rounded gradients to 8 bits; the 10 bits of TensorFloat-32 lose no more.
+        # Autocast has already rounded gradients to 8 bits, so TensorFloat-32 with its 10 bits loses no more.
         gradient_precision = "tf32" if torch.is_autocast_enabled(window.device.type) else "ieee"
         with torch.autocast(window.device.type, enabled=False):
             if bank is not None:
-                if self.onesided:  # of the bins beyond the three bands, only those that align the matrix
+                if self.onesided:  # drop bins above the bands, except to align the matrix
                     used = 3 * (bank.shape[1] // 3)
                     bank = bank[:, : used + -used % 8]
                 power = spectrogram.wavelet_power(
@@ -275,7 +277,7 @@ class ESResNeXt(nn.Module):
         """Map decibels `[B, C, 3, H, W]` to features `[B, D]`."""
         image = image.to(self.conv1.weight.dtype)
         if any(module.training for module in self.modules()):
-            # One channel at a time: in training, batch norm sees the B items of one channel.
+            # In training, batch norm must see the B samples of one channel at a time.
             pooled = torch.stack([self._backbone(channel) for channel in image.unbind(dim=1)], dim=1)
         else:
             pooled = self._inference_backbone()(image.flatten(0, 1)).unflatten(0, image.shape[:2])
@@ -283,14 +285,14 @@ class ESResNeXt(nn.Module):
         return features
 
     def _inference_backbone(self) -> Callable[[Tensor], Tensor]:
-        """Return the backbone, in eval mode without gradient that of a faster copy.
+        """Return the backbone, or a faster copy's backbone in eval mode without gradients.
 
-        The copy is cached until a weight or the mode changes. It cannot replace modules with hooks, which
-        torch has no public way to find.
+        The copy is cached until a weight or the mode changes. If a module has hooks, no copy is used; torch
+        has no public way to find hooks.
         """
         if (
             torch.is_grad_enabled()
-            or torch.compiler.is_compiling()  # the compiler fuses what is folded here
+            or torch.compiler.is_compiling()  # the compiler does its own fusing
             or self.conv1.weight.dtype not in (torch.float32, torch.float64)  # folding would round twice
             or any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
         ):
@@ -304,8 +306,8 @@ class ESResNeXt(nn.Module):
         """Run the gated stages on `[B, 3, H, W]` and pool to `[B, 2048]`."""
         image = image.contiguous(memory_format=torch.channels_last)
         x = self.bn1(self._first_convolution(image))
-        x = self.relu(self.maxpool(x))  # the published order swapped: the same result from fewer numbers
-        x = x.to(computing_dtype(x))  # once, for both the stage and its gate
+        x = self.relu(self.maxpool(x))  # published in the other order; same result, less work
+        x = x.to(computing_dtype(x))  # once for both the stage and its gate
         for stage, gate in self._stages():
             output = stage(x)
             x = output if gate is None else gate(x, output)
@@ -315,7 +317,7 @@ class ESResNeXt(nn.Module):
         return pooled.flatten(1)
 
     def _first_convolution(self, image: Tensor) -> Tensor:
-        """Apply `conv1` in full precision: steps of bfloat16 would be 0.5 dB."""
+        """Apply `conv1` in full precision; bfloat16 would round the decibels in steps of 0.5 dB."""
         dtype = computing_dtype(image)
         with torch.autocast(image.device.type, enabled=False):
             if image.dtype == torch.float32 and dtype.itemsize == 2 and image.is_cuda:
@@ -339,7 +341,7 @@ def _compiled_features() -> Callable[[ESResNeXt, Tensor, Tensor | None], Tensor]
 
 
 def _refuse_unit_range(audio: Tensor) -> None:
-    """Raise if the peak is in (0, 1]: audio in [-1, 1], the usual mistake, would be 90 dB too quiet."""
+    """Raise if the peak is in (0, 1]; audio in [-1, 1], a common mistake, would be 90 dB too quiet."""
     peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
     if 0.0 < peak <= 1.0:
         raise ValueError(

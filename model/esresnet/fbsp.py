@@ -1,7 +1,7 @@
 """Learned complex frequency B-spline wavelets and the penalty on their norms.
 
 Guzhov et al., "ESResNe(X)t-fbsp: Learning Robust Time-Frequency Transformation of Audio" (arXiv 2104.11587).
-spectrogram.py multiplies audio by the bank.
+spectrogram.py applies the bank to audio.
 """
 
 import math
@@ -17,19 +17,19 @@ from ..recompute import CachedValue
 class SplineWavelets(nn.Module):
     """A bank of complex B-spline wavelets, one per frequency bin, with learned order, bandwidth and centre.
 
-    With the initial values (m = 0, fb = 1, fc = 0..K-1) row k is that of a Fourier transform at the frequency
+    Initially (m = 0, fb = 1, fc = 0..K-1), row k equals a Fourier transform's row at the frequency
     `k * taps / (taps - 1)`, because the first and last taps lie at -pi and pi.
 
     Args:
         bins: number of wavelets K.
         taps: length of each wavelet, samples (`n_fft`).
-        normalized: divide the bank by sqrt(taps), which gives an initial row the L2 norm 1.
+        normalized: whether to divide the bank by sqrt(taps), so that rows initially have L2 norm 1.
 
     Attributes:
         m: spline order of each row, `[K]`.
         fb: bandwidth of each row, `[K]`, positive.
         fc: centre frequency of each row, `[K]`, bins.
-        bias: always empty, `[0]`; the released checkpoints have an entry of this name.
+        bias: empty buffer `[0]` for the entry of this name in the released checkpoints.
     """
 
     bias: Tensor
@@ -49,7 +49,7 @@ class SplineWavelets(nn.Module):
 
             w(t) = sqrt(fb) * sinc(fb t / m) ** m * exp(-i fc t),   sinc(x) = sin(x) / x
 
-        In eval mode without gradient the result is cached, see `CachedValue`; treat it as read-only.
+        In eval mode without gradients the result is cached (see `CachedValue`), so do not modify it.
 
         Returns:
             `[2, K, taps]`, real and imaginary parts; float64 for a float64 module, otherwise float32.
@@ -66,13 +66,13 @@ class SplineWavelets(nn.Module):
         return bank
 
     def norm_penalty(self, bank: Tensor) -> Tensor:
-        """Compute the mean squared deviation of the rows' L2 norms from that of a Fourier row.
+        """Compute the mean squared deviation of the rows' L2 norms from the norm of a Fourier row.
 
         Args:
-            bank: `[2, K, taps]`, from `bank()`.
+            bank: wavelets `[2, K, taps]` from `bank()`.
 
         Returns:
-            Scalar: mean over k of `(||w_k||_2 - g) ** 2`, with g = 1 if normalized, otherwise sqrt(taps).
+            Mean over k of `(||w_k||_2 - g) ** 2`, scalar, with g = 1 if normalized, otherwise sqrt(taps).
         """
         target = 1.0 if self.normalized else math.sqrt(self.taps)
         norms = torch.linalg.vector_norm(bank, dim=(0, 2))
@@ -81,16 +81,16 @@ class SplineWavelets(nn.Module):
 
     @torch.no_grad()
     def before_optimizer_step(self) -> None:
-        """Divide the gradient of each parameter by its largest absolute element plus 1e-8, in place.
+        """Divide each parameter's gradient by the gradient's largest absolute element plus 1e-8, in place.
 
-        Call this once per optimizer step on the total gradient, after accumulation, all-reduce and unscaling.
+        Call this once per optimizer step, after accumulation, all-reduce and unscaling of the gradients.
         """
         for parameter in (self.m, self.fb, self.fc):
             if parameter.grad is not None:
                 parameter.grad /= parameter.grad.abs().amax() + 1e-8
 
     def train(self, mode: bool = True) -> "SplineWavelets":
-        """Set the mode; a change of mode drops the cached bank."""
+        """Set the mode; a change drops the cached bank."""
         if mode != self.training:
             self._cached.drop()
         return super().train(mode)
@@ -103,7 +103,7 @@ class SplineWavelets(nn.Module):
 class _Wavelets(torch.autograd.Function):
     """`gain * sqrt(fb) * s ** m * exp(-i fc t)` with `s = sinc(x)`, `x = fb t / m`, and its gradient.
 
-    The gradients are sums over taps of a few products; autograd would keep twenty arrays of its size.
+    The gradients are sums over taps of a few products. Autograd would keep twenty arrays of the bank's size.
     """
 
     @staticmethod
@@ -142,5 +142,5 @@ class _Wavelets(torch.autograd.Function):
 def _spline(m: Tensor, fb: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     """Compute `x = fb t / m` and `sin(x) / x`, each `[K, taps]`."""
     x = fb * time / (m + 1e-8)
-    x.masked_fill_(x == 0, torch.finfo(x.dtype).tiny)  # the quotient is 1 there, as it should be
+    x.masked_fill_(x == 0, torch.finfo(x.dtype).tiny)  # the quotient is then 1, the limit at 0
     return x, torch.sin(x).div_(x)

@@ -1,8 +1,8 @@
-"""Faster evaluation of the backbone without gradient, to the same numbers within rounding.
+"""Faster evaluation of the backbone without gradients; results are the same up to rounding.
 
-In eval mode a batch norm is a fixed scale and offset per channel, which `folded` moves into the convolution
-before it. On a CPU, where memory bandwidth limits the rest, `fuse` lets oneDNN apply ReLU, sigmoid and
-addition while it writes a convolution's output; torch has no public names for those kernels.
+In eval mode a batch norm is a fixed scale and offset per channel, which `folded` moves into the preceding
+convolution. On a CPU, where memory bandwidth limits the other operations, `fuse` lets oneDNN apply ReLU,
+sigmoid and addition while writing a convolution's output. torch has no public names for those kernels.
 """
 
 import copy
@@ -19,28 +19,28 @@ from .attention import Gate
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS_AND_NORMS = (
-    ("conv1", "bn1"),  # of the stem and of a block
+    ("conv1", "bn1"),  # in the stem and in blocks
     ("conv2", "bn2"),
     ("conv3", "bn3"),
-    ("0", "1"),  # of a block's `downsample`
-    ("conv_point", "bn"),  # of a gate
+    ("0", "1"),  # in a block's `downsample`
+    ("conv_point", "bn"),  # in gates
 )
 
 
 def computing_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype in which convolutions of `tensor` run: autocast's where it is enabled."""
+    """Return the dtype in which convolutions of `tensor` run: autocast's if enabled, or its own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
 def inference_copy(network: Network, dtype: torch.dtype) -> Network:
-    """Copy a network in eval mode, fold its batch norms, and fuse its blocks and gates where oneDNN can.
+    """Copy a network in eval mode, fold its batch norms, and fuse its blocks and gates if oneDNN supports it.
 
-    All weights but those of `conv1` are cast to `dtype` once, as autocast would do in every pass.
+    All weights except those of `conv1` are cast to `dtype` once; autocast would cast them in every pass.
     """
     copied = folded(network)
     for name, child in copied.named_children():
-        if name != "conv1":  # its input are decibels, see `ESResNeXt`
+        if name != "conv1":  # its input is in decibels, see `ESResNeXt`
             child.to(dtype)
     if can_fuse(next(copied.parameters()).device, dtype):
         fuse(copied)
@@ -73,7 +73,7 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fuse(network: nn.Module) -> None:
-    """Replace the gates and bottleneck blocks of a folded network by fused modules, in place."""
+    """Replace a folded network's gates and bottleneck blocks with fused modules, in place."""
     for name, child in network.named_children():
         if isinstance(child, Bottleneck):
             setattr(network, name, FusedBottleneck(child))
@@ -86,7 +86,7 @@ def fuse(network: nn.Module) -> None:
 class FusedBottleneck(nn.Module):
     """A folded bottleneck block: `relu(residual + conv3(relu(conv2(relu(conv1(x))))))`.
 
-    Without `downsample` the residual is the input itself, and the output overwrites it.
+    Without `downsample`, the residual is the input itself, and the output overwrites the input.
     """
 
     def __init__(self, block: Bottleneck) -> None:
@@ -97,7 +97,7 @@ class FusedBottleneck(nn.Module):
         self.downsample = block.downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `[B, in, H, W]`, of the weights' dtype, to `[B, out, H', W']`."""
+        """Map `[B, in, H, W]` to `[B, out, H', W']`; both have the weights' dtype."""
         residual = x if self.downsample is None else self.downsample(x)
         x = _convolve(x, self.conv1, then="relu")
         x = F.relu_(self.conv2(x))  # oneDNN's fused kernel can be slower for grouped convolutions
@@ -117,7 +117,7 @@ class FusedGate(nn.Module):
         self.gate = gate
 
     def forward(self, x: Tensor, output: Tensor) -> Tensor:
-        """Multiply `output` by the gate of `x`; shapes as for `Gate`."""
+        """Multiply `output` in place by the gate computed from `x`; shapes are as for `Gate`."""
         size = tuple(output.shape[-2:])
         seen = self.gate.look(x, size=size)
         if size == (1, 1):
@@ -126,7 +126,7 @@ class FusedGate(nn.Module):
 
 
 def _convolve(x: Tensor, convolution: nn.Conv2d, *, then: str) -> Tensor:
-    """Apply a convolution and an elementwise function, "relu" or "sigmoid"."""
+    """Apply a convolution, followed by an elementwise function, "relu" or "sigmoid"."""
     fused = torch.ops.mkldnn._convolution_pointwise
     result: Tensor = fused(x, convolution.weight, convolution.bias, *_geometry(convolution), then, [], "")
     return result

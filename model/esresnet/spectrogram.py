@@ -1,12 +1,13 @@
-"""From audio to the decibel image of three frequency bands that the backbone sees.
+"""Turns audio into the backbone's input, an image of three frequency bands in decibels.
 
-Pure functions; the learned wavelets are fbsp.py's, and esresnext.py calls these in order. Below them are a
-convolution and matrix products that keep float32 precision, which decibels need whatever the process allows.
+The functions are pure; esresnext.py calls them in order and passes in the learned wavelets from fbsp.py.
+Below them are a convolution and matrix products that keep float32 precision, which decibels need whatever
+torch's precision flags allow.
 
 Framing of T samples into N frames of `win` samples, `hop` samples apart::
 
     zeros |------------- T -------------| zeros      padded to (N - 1) * hop + win,
-    [---- win ----]                                  half of it (rounded down) on the left
+    [---- win ----]                                  half the zeros (rounded down) on the left
           [---- win ----]
           <-hop->[---- win ----]
 """
@@ -19,21 +20,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 POWER_FLOOR = 1e-18
-"""Replaces a power of exactly 0 before decibels: -180 dB."""
+"""Power that replaces exact zeros before the conversion to decibels, -180 dB."""
 
 
 def periodic_window(name: str | None, length: int) -> Tensor:
-    """Make a periodic window of the default dtype, rounded once from float64.
+    """Create a periodic window of the default dtype, rounded once from float64.
 
     Args:
-        name: of a window of `scipy.signal.get_window`; None for a rectangular one.
-        length: period, samples.
+        name: name of a window in `scipy.signal.get_window`; None for a rectangular window.
+        length: period of the window, samples.
 
     Returns:
-        `[length]`.
+        Window `[length]`.
 
     Raises:
-        ValueError: scipy has no window of this name.
+        ValueError: scipy has no window with this name.
     """
     if name is None:
         return torch.ones(length)
@@ -52,7 +53,7 @@ def frame_count(samples: int, *, win_length: int, hop_length: int) -> int:
 
 
 def pad_to_frames(audio: Tensor, *, win_length: int, hop_length: int) -> Tensor:
-    """Zero-pad `[..., T]` on both sides to `[..., (N - 1) * hop + win]`, an odd sample on the right."""
+    """Zero-pad `[..., T]` on both sides to `[..., (N - 1) * hop + win]`; an odd zero goes on the right."""
     frames = frame_count(audio.shape[-1], win_length=win_length, hop_length=hop_length)
     missing = (frames - 1) * hop_length + win_length - audio.shape[-1]
     return F.pad(audio, (missing // 2, missing - missing // 2))
@@ -64,18 +65,18 @@ def wavelet_power(
     """Compute the power of each frame under each wavelet, `|<window * frame, wavelet>| ** 2`.
 
     A frame lies in the middle of the wavelet, `(taps - win) // 2` taps from its start, so only `win` taps of
-    each wavelet are used. Zeros extend frames to a multiple of 32 samples, for which CUDA's matrix products
-    are fastest.
+    each wavelet are used. Frames are zero-padded to a multiple of 32 samples, for which CUDA's matrix
+    products are fastest.
 
     Args:
-        audio: `[..., T]` in [-1, 1], of the bank's dtype.
-        bank: `[2, K, taps]`, real and imaginary parts.
-        window: `[win]`, `win <= taps`.
-        hop_length: samples between frames.
+        audio: samples `[..., T]` in [-1, 1], of the bank's dtype.
+        bank: real and imaginary parts of the wavelets, `[2, K, taps]`.
+        window: window `[win]`, with `win <= taps`.
+        hop_length: distance between frames, samples.
         gradient_precision: precision of the bank's gradient on CUDA, "ieee" or "tf32".
 
     Returns:
-        `[..., K, N]`.
+        Power `[..., K, N]`.
     """
     win_length, (bins, taps) = window.shape[0], bank.shape[1:]
     left = (taps - win_length) // 2
@@ -89,13 +90,13 @@ def wavelet_power(
 
 
 def _multiply_frames(frames: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
-    """Multiply `frames` `[..., win]` by `kernels` `[k, win]`: `[..., k]`."""
+    """Multiply `frames` `[..., win]` by `kernels` `[k, win]`; return `[..., k]`."""
     if wants_exact_product(frames):
         product: Tensor = products(frames, kernels, gradient_precision)
         return product
     if frames.device.type != "cpu" or frames.dtype != torch.float32:
         return F.linear(frames, kernels)
-    # As a 1x1 convolution this is oneDNN's, which took half the time of MKL's matrix product.
+    # oneDNN computes a 1x1 convolution, which took half as long as MKL's matrix product.
     pixels = frames.reshape(1, 1, -1, frames.shape[-1]).permute(0, 3, 1, 2)  # [1, win, 1, ...]
     convolved = F.conv2d(pixels, kernels[..., None, None])  # [1, k, 1, ...]
     return convolved.permute(0, 2, 3, 1).reshape(*frames.shape[:-1], -1)
@@ -105,14 +106,14 @@ def stft_power(audio: Tensor, *, window: Tensor, n_fft: int, hop_length: int, no
     """Compute the power spectrogram, with frames, window and padding as in `wavelet_power`.
 
     Args:
-        audio: `[..., T]` in [-1, 1], of the window's dtype.
-        window: `[win]`, `win <= n_fft`.
+        audio: samples `[..., T]` in [-1, 1], of the window's dtype.
+        window: window `[win]`, with `win <= n_fft`.
         n_fft: length of the transform, samples.
-        hop_length: samples between frames.
-        normalized: divide the spectrum by sqrt(n_fft).
+        hop_length: distance between frames, samples.
+        normalized: whether to divide the spectrum by sqrt(n_fft).
 
     Returns:
-        `[..., n_fft // 2 + 1, N]`.
+        Power `[..., n_fft // 2 + 1, N]`.
     """
     win_length = window.shape[0]
     padded = pad_to_frames(audio, win_length=win_length, hop_length=hop_length)
@@ -154,22 +155,22 @@ def resize(power: Tensor, *, height: int, width: int) -> Tensor:
 
 
 def decibels(power: Tensor) -> Tensor:
-    """Convert power, which is not negative, to decibels, `10 log10`; exact zeros become -180 dB."""
+    """Convert non-negative power to decibels, `10 log10`; exact zeros become -180 dB."""
     return torch.log10(F.threshold(power, 0.0, POWER_FLOOR)).mul_(10.0)
 
 
 def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
     """Convolve a float32 image with 16-bit weights without rounding the image to 16 bits.
 
-    The image is split into three parts: its mean level, which would dominate the rounding error and is
-    convolved in float32 as a multiple of the response to a constant image; the 16-bit rounding of the
-    deviation from it; and the remainder. The last two are convolved with the same weights as channels side by
-    side, filled up with zeros to a multiple of eight channels, which tensor cores need.
+    The image is split into three parts: its mean level, the deviation from that level rounded to 16 bits, and
+    the remainder. The mean level would dominate the rounding error, so it is convolved in float32, as a
+    multiple of the response to a constant image. The other two parts are stacked as channels and convolved
+    with the same weights. Tensor cores need a multiple of eight channels, so zeros fill up the rest.
 
     Args:
         image: float32 `[B, 3, H, W]`.
-        convolution: has three input channels and one group.
-        dtype: bfloat16 or float16.
+        convolution: convolution with three input channels and one group.
+        dtype: 16-bit dtype, bfloat16 or float16.
 
     Returns:
         float32 `[B, out, H', W']`.
@@ -191,7 +192,7 @@ def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype
 class ExactLinear(nn.Linear):
     """A linear layer in IEEE float32 on CUDA, except under autocast.
 
-    The inputs are means over whole clips: TensorFloat-32 would change an embedding in its fourth digit.
+    The inputs are means over whole clips. TensorFloat-32 would change the fourth digit of an embedding.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -200,7 +201,7 @@ class ExactLinear(nn.Linear):
 
 
 def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute `F.linear`, float32 on CUDA in IEEE precision unless under autocast."""
+    """Compute `F.linear`, with IEEE precision for float32 on CUDA outside autocast."""
     if not wants_exact_product(x):
         return F.linear(x, weight, bias)
     product: Tensor = products(x, weight, "ieee")
@@ -208,15 +209,15 @@ def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def wants_exact_product(x: Tensor) -> bool:
-    """Return whether torch's precision flags could reduce products of `x`: float32 on CUDA, no autocast."""
+    """Return whether torch's flags could reduce the precision: float32 on CUDA, without autocast."""
     return x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
 
 @torch.library.custom_op("audioclip::products", mutates_args=())
 def products(rows: Tensor, kernels: Tensor, gradient_precision: str, precision: str = "ieee") -> Tensor:
-    """Multiply float32 matrices in a given precision, whatever torch's global flags say.
+    """Multiply float32 matrices with a given precision, whatever torch's global flags say.
 
-    TensorFloat-32 keeps 10 bits of each factor, which puts the decibels of quiet bins off by tens of dB.
+    TensorFloat-32 keeps 10 bits of each factor, an error of tens of dB in quiet bins.
 
     Args:
         rows: float32 `[..., n]`.
