@@ -36,7 +36,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def float32_products(precision: Precision) -> Iterator[None]:
     """Round the factors of float32 products to TensorFloat-32 if and only if `precision` is "tf32".
 
-    This applies to CUDA's matrix products, and to cuDNN's convolutions, in which torch rounds by default.
+    This applies to CUDA's matrix products, and to cuDNN's convolutions, where torch rounds by default.
     """
     backends: Any = torch.backends  # its annotations lack the newer switches
     switches = (backends.cuda.matmul, backends.cudnn.conv)

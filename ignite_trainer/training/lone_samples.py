@@ -68,7 +68,7 @@ class LoneSamples:
         ]
 
     def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
-        """Return the result of `forward` for the batch, without the fields that batch norm refuses.
+        """Return the result of `forward` for the batch, without any fields that batch norm refuses.
 
         The random state and the buffers end up as after a single pass.
 
@@ -217,12 +217,15 @@ def _nothing_left(batch: Batch) -> RunFailed:
 
 def _refusal(setup: Setup, norm: str, *, parts: int) -> str:
     why = f"the batch norm {norm} is in train mode and would see a single value per channel, without variance"
-    otherwise = 'or freeze its statistics with "mode": "eval" in Parameters'
+    otherwise = 'or freeze the batch norm\'s statistics with "mode": "eval" in Parameters'
     if parts > 1:
-        return f"Setup.chunk is {setup.chunk}, which leaves parts of 1 sample: {why}. Raise it, {otherwise}."
+        return (
+            f"Setup.chunk is {setup.chunk}, which leaves parts of 1 sample: {why}. Raise Setup.chunk, "
+            f"{otherwise}."
+        )
     if setup.batch_train > 1 or world_size() > 1:
         return (
             f"Setup.batch_train is {setup.batch_train}, 1 on a device, and Setup.sync_batch_norm is false: "
-            f"{why}. Set it to true, raise the batch size with -b, {otherwise}."
+            f"{why}. Set Setup.sync_batch_norm to true, raise the batch size with -b, {otherwise}."
         )
     return f"Setup.batch_train is 1: {why}. Use 2 or more (-b 2), {otherwise}."

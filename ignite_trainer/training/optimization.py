@@ -32,7 +32,7 @@ def build_optimization(
     Args:
         blueprint: classes of the run and their arguments.
         plan: trained parameters.
-        rate: factor on all learning rates.
+        rate: factor applied to all learning rates.
         batches: number of batches in an epoch, if known.
 
     Returns:
