@@ -13,7 +13,7 @@ from torch.nn import functional
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.media import Exhibit
 
-_MOST_EXAMPLES = 1000
+_MAX_EXAMPLES = 1000
 
 
 class StepOutput(NamedTuple):
@@ -85,7 +85,7 @@ class Task(ABC):
             One output for each form of targets that the steps may return; empty if unknown.
         """
         classes = len(self.class_names)
-        if not 0 < classes <= _MOST_EXAMPLES:
+        if not 0 < classes <= _MAX_EXAMPLES:
             return ()
         targets = torch.arange(classes)  # some metrics need a sample from each class
         several = functional.one_hot(targets, classes)

@@ -20,7 +20,7 @@ _FLAG = re.compile(r"--([A-Z$][^=\s]*|\w[^=\s.]*\.[^=\s]*)(?:=(.*))?", re.DOTALL
 _NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # JSON has neither .5 nor 5.
 _SWEEP = "Sweep"
 _LITERALS = {"true": True, "false": False, "null": None}
-_MOST_SUGGESTED = 3
+_MAX_SUGGESTED = 3
 # Keys by their names in other programs.
 _SYNONYMS = {
     **dict.fromkeys(("batch", "batch_size", "bs"), "batch_train"),
@@ -208,7 +208,7 @@ def keys_ending(content: Any, tail: Sequence[str], location: Location = ()) -> l
         if len(path) > len(location) + len(tail)
         and [_plain(str(key)) for key in path[-len(tail) :]] == wanted
     ]
-    return sorted(found, key=lambda key: key.count("."))[:_MOST_SUGGESTED]
+    return sorted(found, key=lambda key: key.count("."))[:_MAX_SUGGESTED]
 
 
 def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:

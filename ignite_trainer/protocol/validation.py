@@ -21,8 +21,8 @@ _MESSAGES = {
     "dict_type": "must be a JSON object.",
     "list_type": "must be a JSON list.",
 }
-_MOST_RUNS = 2_000  # of a sweep; all are checked before the first one starts
-_LONGEST_LABEL = 150  # bytes; a file name has at most 255, and holds more than the label
+_MAX_RUNS = 2_000  # in a sweep; all are checked before the first one starts
+_MAX_LABEL_BYTES = 150  # a file name has at most 255 bytes, and contains more than the label
 
 
 def validate(raw: Mapping[str, Any], *, source: str | None = None) -> Protocol:
@@ -49,8 +49,8 @@ def _section_problems(protocol: Protocol) -> list[str]:
         problems.append("Optimizer is missing, and the Scheduler needs one.")
     problems += _schedule_problems(protocol.schedules)
     runs = math.prod(map(len, protocol.sweep.values()))
-    if runs > _MOST_RUNS:
-        problems.append(f"Sweep has {runs:,} combinations; at most {_MOST_RUNS:,} are carried out.")
+    if runs > _MAX_RUNS:
+        problems.append(f"Sweep has {runs:,} combinations; at most {_MAX_RUNS:,} are allowed.")
     labels = [line.line_label for line in protocol.lines.values()]
     metric = protocol.table.metric
     if metric is not None and metric not in labels:
@@ -86,7 +86,7 @@ def _line_problems(lines: Mapping[str, LineSpec]) -> list[str]:
                 f'{path}.line_label is "{line.line_label}"; another line has the same label, apart from '
                 "punctuation. Labels name the values in the log, and files."
             )
-        if len(line.file_name.encode()) > _LONGEST_LABEL:
+        if len(line.file_name.encode()) > _MAX_LABEL_BYTES:
             problems.append(f"{path}.line_label is too long for a file name; shorten it.")
         if not (line.train or line.test):
             problems.append(f'{path} is computed on no split; set "train" or "test" to true, or remove it.')

@@ -1,1 +1,1 @@
-"""What every room uses and no run is known to: errors, files, processes, memory, text for a terminal."""
+"""Utilities that know nothing about runs: errors, files, processes, memory, terminal output."""

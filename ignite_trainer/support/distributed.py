@@ -1,17 +1,18 @@
 """Communication between the processes that train one model.
 
-torchrun (or anything that sets its variables) starts one process per device. Each process embeds its part of
-a batch; then all compute the same loss of the whole batch, from the embeddings of all.
+torchrun (or any launcher that sets its variables) starts one process per device. Each process embeds its part
+of a batch. Then all processes compute the same loss of the global batch from all embeddings.
 
-Gradients. W processes compute the same loss L, each from a copy of all rows. Only a row's own process
-differentiates L with respect to it; the backward pass of `gather_rows` multiplies that gradient by W, and
-`average_gradients` divides the sum over all processes by W again. So parameters before the rows get the sum
-over all rows of dL/d(row) d(row)/d(parameter), as in one process, and parameters of the loss itself, such as
-a scale, get the mean of W equal gradients. The backward pass needs no communication. torch's
-DistributedDataParallel expects one forward pass through one module, but a step calls several methods of a
-model, or one of them several times.
+Gradients. W processes compute the same loss L, each from its own copy of all rows. Only the process that owns
+a row differentiates L with respect to that row. The backward pass of `gather_rows` multiplies the gradient by
+W, and `average_gradients` divides the sum over all processes by W. Parameters that the rows depend on
+therefore receive the sum over all rows of dL/d(row) d(row)/d(parameter), as in a single process. Parameters
+of the loss itself, such as a scale, receive the mean of W equal gradients. The backward pass needs no
+communication. torch's DistributedDataParallel expects one forward pass through one module, but a step calls
+several methods of a model, or one method several times.
 
-Control messages (lists, flags, sizes) and CPU tensors, which NCCL does not take, use gloo: no device waits.
+Control messages (lists, flags, sizes) and CPU tensors, which NCCL does not support, use gloo, so no device
+waits for them.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from ignite_trainer.support.errors import ProtocolError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=12)
-"""Timeout of control messages: one process may be decoding a data set. gloo notices a dead process."""
+_CONTROL_TIMEOUT = timedelta(hours=12)
+"""Timeout for control messages: a process may be decoding a data set. gloo detects dead processes."""
 
-_PATIENCE_OF_DEVICES = timedelta(minutes=10)
-"""Timeout of NCCL, which does not notice a dead process; long waits use control messages."""
+_DEVICE_TIMEOUT = timedelta(minutes=10)
+"""Timeout for NCCL, which does not detect dead processes; long waits use control messages."""
 
-_PARTING = timedelta(seconds=30)
+_PARTING_TIMEOUT = timedelta(seconds=30)
 
 _BUCKET_BYTES = 64 * 2**20
 
@@ -49,12 +50,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if _is_several() else 0
 
 
 def is_main() -> bool:
-    """Return whether this process writes files and prints."""
+    """Return whether this is the main process, which writes files and prints."""
     return rank() == 0
 
 
@@ -62,8 +63,8 @@ def is_main() -> bool:
 def several_processes() -> Iterator[None]:
     """Join the process group if torchrun started several processes, and destroy it at the end.
 
-    After an error the group is not destroyed: NCCL would wait for the other processes, which may be waiting
-    for this one. This process must then exit; torchrun ends the others.
+    After an error, the group is not destroyed, because NCCL would wait for other processes, which may be
+    waiting for this process. This process must then exit, and torchrun ends the others.
 
     Raises:
         ProtocolError: This machine has fewer GPUs than processes.
@@ -75,7 +76,7 @@ def several_processes() -> Iterator[None]:
 
     on_cuda = torch.cuda.is_available()
     # torchrun keeps its store when it restarts processes; the prefix hides addresses of dead processes.
-    found, number, count = next(rendezvous("env://", timeout=_PATIENCE))
+    found, number, count = next(rendezvous("env://", timeout=_CONTROL_TIMEOUT))
     store = PrefixStore(f"start {restarts()}", found)
     _STORE.append(store)
     dist.init_process_group(
@@ -83,7 +84,7 @@ def several_processes() -> Iterator[None]:
         store=store,
         rank=number,
         world_size=count,
-        timeout=_PATIENCE_OF_DEVICES if on_cuda else _PATIENCE,
+        timeout=_DEVICE_TIMEOUT if on_cuda else _CONTROL_TIMEOUT,
     )
     if on_cuda:
         _take_device()
@@ -96,7 +97,7 @@ def several_processes() -> Iterator[None]:
 
 
 def _take_device() -> None:
-    """Use a different GPU in each process of this machine."""
+    """Select a different GPU in each process on this machine."""
     processes, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if devices < processes:
         gpus = "GPU" if devices == 1 else "GPUs"
@@ -108,16 +109,16 @@ def _take_device() -> None:
 
 
 def restarts() -> int:
-    """Return how often torchrun has restarted the processes after a failure."""
+    """Return how many times torchrun has restarted the processes after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager
 def seen_as_one() -> Iterator[None]:
-    """Hide the other processes from ignite, within a `with` block.
+    """Hide the other processes from ignite inside a `with` block.
 
-    Every process updates its metrics with the outputs of all, so ignite must not reduce them again. It has no
-    public switch for that.
+    Every process updates its metrics with the outputs of all processes, so ignite must not reduce the metrics
+    again. ignite has no public switch for this.
     """
     from ignite.distributed import utils as ignite_utils  # noqa: PLC0415
     from ignite.distributed.comp_models.base import _SerialModel  # noqa: PLC0415
@@ -131,7 +132,7 @@ def seen_as_one() -> Iterator[None]:
 
 
 def all_say(value: T) -> list[T]:
-    """Gather a picklable value from every process, in order of rank."""
+    """Gather a picklable value from every process, in rank order."""
     if not _is_several():
         return [value]
     said: list[Any] = [None] * world_size()
@@ -140,7 +141,7 @@ def all_say(value: T) -> list[T]:
 
 
 def main_says(find: Callable[[], T]) -> T:
-    """Call `find` in the main process; return its result, or raise its error, in all processes."""
+    """Call `find` in the main process, and return its result or raise its error in all processes."""
     if not _is_several():
         return find()
     said: list[Any] = [None, None]
@@ -156,7 +157,7 @@ def main_says(find: Callable[[], T]) -> T:
 
 
 def first_to_speak() -> bool:
-    """Return True in the first process that asks, so that an error of all is printed once."""
+    """Return True only in the first process that calls this, so that a common error is printed once."""
     if not _is_several():
         return True
     try:
@@ -167,7 +168,7 @@ def first_to_speak() -> bool:
 
 
 def all_or_none(make: Callable[[], T]) -> T:
-    """Call `make` in every process; if it fails in one, raise that error in all."""
+    """Call `make` in every process; if it fails in one process, raise that error in all processes."""
     if not _is_several():
         return make()
     made: T | None = None
@@ -176,14 +177,14 @@ def all_or_none(make: Callable[[], T]) -> T:
         made = make()
     except Exception as caught:
         error = caught
-    failed = next((one for one in all_say(error) if one is not None), None)
+    failed = next((failure for failure in all_say(error) if failure is not None), None)
     if error is not None or failed is not None:
         raise error or failed  # type: ignore[misc]
     return made  # type: ignore[return-value]
 
 
 def any_says(*flags: bool) -> tuple[bool, ...]:
-    """Return for each flag whether it is set in any process."""
+    """Return, for each flag, whether it is set in any process."""
     if not _is_several():
         return flags
     numbers = torch.tensor(flags, dtype=torch.int32)
@@ -198,21 +199,21 @@ def wait_for_all() -> None:
 
 
 def wait_to_part() -> None:
-    """Wait until all processes call this, for at most half a minute: one may not have been asked to stop."""
+    """Wait up to half a minute for all processes, since some may not have been asked to stop."""
     if _is_several():
         with contextlib.suppress(RuntimeError):
-            dist.monitored_barrier(group=_control(), timeout=_PARTING)
+            dist.monitored_barrier(group=_control(), timeout=_PARTING_TIMEOUT)
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Concatenate the rows of all processes in order of rank; differentiable, see above.
+    """Concatenate the rows of all processes in rank order; differentiable, see the module's docstring.
 
     Args:
-        rows: `[n, ...]`, of this process.
-        counts: n of every process; the other dimensions are equal.
+        rows: rows of this process, `[n, ...]`; all dimensions but the first must be equal in all processes.
+        counts: number of rows n in each process.
 
     Returns:
-        `[sum of counts, ...]`.
+        All rows, `[sum of counts, ...]`.
     """
     if not _is_several():
         return rows
@@ -232,7 +233,8 @@ def sum_over_all(value: Tensor) -> Tensor:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Average the gradient of each parameter over all processes.
 
-    A gradient that only some processes have counts as zero in the others; one that none has stays None.
+    A gradient that only some processes have counts as zero in the others. A gradient that no process has
+    stays None.
     """
     if not _is_several():
         return
@@ -257,7 +259,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def share_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
-    """Copy the parameters and buffers of the main process to all others."""
+    """Copy the parameters and buffers of the main process to all other processes."""
     if not _is_several():
         return
     tensors = [*model.buffers(), *([] if buffers_alone else model.parameters())]
@@ -272,7 +274,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
         ctx.start, ctx.count = sum(counts[: rank()]), counts[rank()]
-        # Padded to equal size, which is fastest in NCCL.
+        # Pad to equal size, which is fastest in NCCL.
         most = max(counts)
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -299,7 +301,7 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-_CONTROL: list[Any] = []  # the gloo group, if it is not the default one
+_CONTROL: list[Any] = []  # the gloo group, if it is not the default group
 _STORE: list[PrefixStore] = []  # the store of the process group
 
 
@@ -307,7 +309,7 @@ def _control() -> Any:
     if dist.get_backend() == "gloo":
         return dist.group.WORLD
     if not _CONTROL:
-        _CONTROL.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
+        _CONTROL.append(dist.new_group(backend="gloo", timeout=_CONTROL_TIMEOUT))
     return _CONTROL[0]
 
 
@@ -321,10 +323,10 @@ def _is_several() -> bool:
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Group consecutive tensors of one dtype into buckets of some megabytes."""
+    """Group consecutive tensors of the same dtype into buckets of about `_BUCKET_BYTES`."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        full = sum(one.nbytes for one in bucket) >= _BUCKET_BYTES
+        full = sum(member.nbytes for member in bucket) >= _BUCKET_BYTES
         if bucket and (full or tensor.dtype != bucket[0].dtype):
             yield bucket
             bucket = []

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from ignite_trainer.support.formatting import visible
 
-_MOST_LISTED = 20  # names
-_LONGEST = 4000  # characters of a problem
+_MAX_LISTED = 20  # names
+_MAX_CHARACTERS = 4000  # in a message
 
 
 class ProtocolError(ValueError):
-    """Something in a protocol, or in what it names, cannot work.
+    """A protocol, or something that it names, is invalid.
 
     Attributes:
-        problems: lines that say where, what was given, what is allowed and what to do.
+        problems: messages that say where, what was given, what is allowed and what to do.
     """
 
     def __init__(self, problems: str | Iterable[str], *, source: str | None = None) -> None:
-        """Collect `problems`; `source` names their file or flag."""
+        """Collect `problems`; `source` is the file or flag that contains them."""
         found = [problems] if isinstance(problems, str) else list(problems)
         self.problems = [_readable(problem) for problem in found]
         self.source = source
@@ -33,17 +33,19 @@ class ProtocolError(ValueError):
 
 
 def _readable(problem: str) -> str:
-    """Make a problem safe to print, and not too long, whatever it quotes."""
+    """Make a message safe to print and limit its length, whatever it quotes."""
     problem = visible(problem)
-    return problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}... ({len(problem):,} characters)"
+    if len(problem) <= _MAX_CHARACTERS:
+        return problem
+    return f"{problem[:_MAX_CHARACTERS]}... ({len(problem):,} characters)"
 
 
 class SampleUnreadable(ValueError):
-    """A part of a sample that is read on demand cannot be read; the sample counts as unreadable."""
+    """Part of a sample, read on demand, cannot be read; the whole sample counts as unreadable."""
 
 
 class RunFailed(RuntimeError):
-    """A run that started cannot continue; the message says what is kept and what to do."""
+    """A run cannot continue; the message says what is kept and what to do."""
 
 
 class RunStopped(KeyboardInterrupt):
@@ -62,17 +64,17 @@ class RunStopped(KeyboardInterrupt):
 
 
 def suggest(name: str, allowed: Iterable[str]) -> str:
-    """Suggest the allowed name that is nearest to `name`, or list all if none is near."""
+    """Suggest the allowed name closest to `name`, or list the allowed names if no name is close."""
     allowed = sorted(set(allowed))
-    # Case matters first (torch.optim has both SGD and sgd).
+    # Prefer matches in the same case (torch.optim has both SGD and sgd).
     folded = {candidate.lower(): candidate for candidate in allowed}
     near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6) or [
         folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
     ]
     if near:
         return f'did you mean "{near[0]}"?'
-    if len(allowed) > _MOST_LISTED:
-        allowed = [*allowed[:_MOST_LISTED], f"and {len(allowed) - _MOST_LISTED} more"]
+    if len(allowed) > _MAX_LISTED:
+        allowed = [*allowed[:_MAX_LISTED], f"and {len(allowed) - _MAX_LISTED} more"]
     return f"allowed: {', '.join(allowed)}." if allowed else "nothing is allowed here."
 
 

@@ -1,4 +1,4 @@
-"""Files written completely or not at all, checksums, and locks of folders."""
+"""Atomic file writes, checksums and folder locks."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream")  # torch.save raises a RuntimeError
 _CHUNK_BYTES = 2**20
-# Loader processes inherit the lock of older versions of filelock, and outlive a killed run by seconds.
+# With older versions of filelock, loader processes inherit the lock, and outlive a killed run by seconds.
 _PATIENCE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to, and rename it to `path` on success.
+    """Yield a temporary path next to `path`, and rename the file written there to `path` on success.
 
-    On failure the temporary file is removed, and an older file at `path` stays.
+    On failure, remove the temporary file and keep any older file at `path`.
 
     Raises:
-        RunFailed: the file cannot be written, for example because the disk is full.
+        RunFailed: The file cannot be written, for example because the disk is full.
     """
     with _explaining(path), _replacing(path) as part:
         yield part
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole or not at all; raise a RunFailed if it cannot be written."""
+    """Write a UTF-8 text file atomically; raise a RunFailed if it cannot be written."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
-    """Write a file that survives a crash, with its checksum in `<name>.sha256`, as sha256sum reads it.
+    """Write a file that survives a crash, and its checksum in `<name>.sha256`, which sha256sum can read.
 
-    The old file at `path` stays until the new one is on disk and has been read back.
+    Any old file at `path` stays until the new file is on disk and has been read back.
 
     Args:
-        path: where to write.
-        write: writes the content to the binary file that it is given.
+        path: path of the file.
+        write: function that writes the content to a binary file.
 
     Returns:
-        The sha256 of the file.
+        The sha256 of the file, in hexadecimal digits.
 
     Raises:
-        RunFailed: the file cannot be written, or reads differently from what was written.
+        RunFailed: The file cannot be written, or its content differs when it is read back.
     """
     with _explaining(path):
         with _replacing(path) as part:
@@ -71,7 +71,7 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
                 raise OSError(f"{part} reads differently from what was written; the disk may be failing")
             line = f"{sha256}  {path.name}\n".encode()
             old_lines = _checksum_lines(path) if path.exists() else b""
-            # List both checksums until the file is replaced: a crash leaves either file intact.
+            # List both checksums until the file is replaced, so that either file is intact after a crash.
             _write_checksum(path, line + old_lines)
         _sync_folder(path.parent)
         if old_lines:
@@ -81,15 +81,15 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
 
 
 def append(file: BinaryIO, line: bytes, *, path: Path) -> None:
-    """Append to an unbuffered file, or leave the file as it was if not all of the line fits.
+    """Append a line to an unbuffered file, or leave the file unchanged if the whole line does not fit.
 
     Raises:
-        RunFailed: the line cannot be written.
+        RunFailed: The line cannot be written.
     """
     size_before = os.fstat(file.fileno()).st_size
     rest = memoryview(line)
     try:
-        while rest:  # a nearly full disk takes a part of it without an error
+        while rest:  # a nearly full disk may take only part of it, without an error
             rest = rest[file.write(rest) :]
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -98,11 +98,11 @@ def append(file: BinaryIO, line: bytes, *, path: Path) -> None:
 
 
 def is_intact(path: Path, sha256: str | None = None) -> bool:
-    """Return whether a file is byte for byte what `write_durably` wrote.
+    """Return whether a file still has the content that `write_durably` wrote.
 
     Args:
-        path: the file.
-        sha256: the expected hash; None for the one in the checksum file, without which no file is intact.
+        path: path of the file.
+        sha256: expected hash; None for the hash in the checksum file. A file without a hash is not intact.
     """
     try:
         actual = sha256_of(path)
@@ -120,7 +120,7 @@ def remove(path: Path) -> None:
 
 
 def remove_remains(folder: Path) -> None:
-    """Remove what a crash may leave in a folder: half-written files and checksums without a file."""
+    """Remove leftovers of a crash from a folder: partly written files, and checksums without a file."""
     for part in folder.glob("*.part"):
         part.unlink(missing_ok=True)
     for checksum in folder.glob("*.sha256"):
@@ -157,11 +157,11 @@ def checksum_of(path: Path) -> Path:
 
 
 def failed_writing(path: Path, error: BaseException) -> RunFailed:
-    """Build the error for a file that cannot be written: why, what is kept and how to go on."""
+    """Build the error for a file that cannot be written, which says what is kept and how to resume."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
     return RunFailed(
-        f"{path} cannot be written ({reason}). What was finished before is kept. Make room on that disk, "
-        "and give the same command with --resume; or name a folder on another disk with -M."
+        f"{path} cannot be written ({reason}). Everything written before is kept. Free space on that "
+        "disk and repeat the command with --resume, or choose a folder on another disk with -M."
     )
 
 
@@ -174,7 +174,7 @@ def _holder_in(holder: Path) -> str:
 
 @contextlib.contextmanager
 def _explaining(path: Path) -> Iterator[None]:
-    """Turn errors that say that a file cannot be written into a RunFailed that names it."""
+    """Turn errors in writing a file into a RunFailed that names the file."""
     try:
         yield
     except OSError as error:
@@ -217,7 +217,7 @@ def _write_checksum(path: Path, lines: bytes) -> None:
 
 
 def _checksum_lines(path: Path) -> bytes:
-    """Read the checksum file; b"" if there is none."""
+    """Read the checksum file of `path`; return b"" if it does not exist."""
     try:
         return checksum_of(path).read_bytes()
     except FileNotFoundError:
@@ -225,7 +225,7 @@ def _checksum_lines(path: Path) -> bytes:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash the content of a file, in hexadecimal digits."""
+    """Return the sha256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -239,7 +239,7 @@ def _sync(file: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put new file names on disk too, where folders can be synchronised."""
+    """Write new file names to disk, if the system can synchronise folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

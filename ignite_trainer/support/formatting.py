@@ -19,16 +19,16 @@ EPOCH_0 = (
 
 # Control characters except tab and newline, characters that change the direction of text, and surrogates.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# Characters with a meaning in Markdown, in its tables, or in the mathematics that some viewers render.
+# Characters with a meaning in Markdown, in its tables, or in formulas that some viewers render.
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
-# Beginnings of a line that make it a heading, a list, a quotation or a rule.
+# Starts of a line that turn it into a heading, a list, a quotation or a rule.
 _LEADING = re.compile(r"^([#+=-]|\d+(?=[.)](?:\s|$)))")
-# Addresses become links without any mark.
+# Parts of addresses, which viewers turn into links.
 _ADDRESS = re.compile(r"(?i)(:)(?=//)|\b(www)(?=\.)|(?<=\w)(@)(?=\w)")
 
 
 def readable(value: float) -> str:
-    """Format with four decimals; counts without, very small and large numbers in scientific notation."""
+    """Format a number with four decimals, a count without, and an extreme number in scientific notation."""
     if value >= 2 and value.is_integer() and value < 1e5:
         return f"{value:.0f}"
     decimals = not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e5
@@ -36,7 +36,7 @@ def readable(value: float) -> str:
 
 
 def remarks_on_best(epochs: Iterable[int]) -> list[str]:
-    """Explain a best epoch of 0, if there is one."""
+    """Return an explanation if a best epoch is 0."""
     return [EPOCH_0] if 0 in epochs else []
 
 
@@ -50,9 +50,9 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, *, decimals: int = 1) -> str:
-    """Format a fraction as a percentage without the sign, rounding half up: 0.8125 gives "81.3".
+    """Format a fraction as a percentage without the sign, rounding half up: "81.3" for 0.8125.
 
-    NaN and infinity are returned as they are.
+    NaN and infinity are formatted as "nan" and "inf".
     """
     if not math.isfinite(share):
         return str(float(share))
@@ -61,9 +61,9 @@ def percent(share: float, *, decimals: int = 1) -> str:
 
 
 def inert(text: str) -> str:
-    """Escape text so that Markdown shows it unchanged, on one line of a paragraph or a table cell.
+    """Escape text so that Markdown shows it unchanged, on one line in a paragraph or a table cell.
 
-    White space becomes single spaces, and invisible characters a replacement character.
+    White space is collapsed to single spaces, and each unsafe character becomes a replacement character.
     """
     text = visible(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -76,22 +76,22 @@ def inert(text: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table of escaped cells, the first column left-aligned, the others right-aligned."""
+    """Format a Markdown table of escaped cells, with all columns but the first right-aligned."""
     rules = [":--", *["--:"] * (len(header) - 1)]
     lines = [[inert(cell) for cell in header], rules, *([inert(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown_link(path: PurePath) -> str:
-    """Link a file by its relative path."""
+    """Format a Markdown link to a file by its relative path."""
     return f"[{inert(path.as_posix())}]({quote(path.as_posix(), safe='/')})"
 
 
 def is_seen(letter: str) -> bool:
-    """Return whether a character is safe to print within a line."""
+    """Return whether a character is visible, and safe to print in a line."""
     return letter not in "\t\n\u2028\u2029" and _UNSEEN.fullmatch(letter) is None
 
 
 def visible(text: str) -> str:
-    """Replace unsafe characters; keep tabs and newlines."""
+    """Replace characters that are unsafe to print; keep tabs and newlines."""
     return _UNSEEN.sub("\ufffd", text)

@@ -1,7 +1,7 @@
-"""Memory of the host: reuse between steps, peak, and out-of-memory errors.
+"""Host memory: reuse between steps, peak usage, and out-of-memory errors.
 
 On a CPU, every step allocates and frees the same hundreds of megabytes. The C library returns large blocks
-to the system at once; getting them again costs a page fault and 4 KiB of zeros for every page.
+to the system immediately. Allocating them again costs a page fault and writing 4 KiB of zeros for every page.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import torch
 _VARIABLES = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_")
 # Parameters of mallopt, from glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-# Messages of plain RuntimeErrors of torch; the last if every cuDNN engine needs more than is free.
+# Messages of torch's plain RuntimeErrors. The last one means that no cuDNN engine had enough memory.
 _MESSAGES = (
     *("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED"),
     "unable to find an engine",
 )
-# Map nothing separately, and return nothing.
+# Do not map blocks separately, and do not return memory.
 _KEEPING = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
-# What glibc adapts to after large blocks are freed; once set, it no longer adapts.
+# Values that glibc adopts after large blocks are freed. It no longer adapts them once they are set.
 _GIVING_BACK = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 * 2**20), (_TRIM_THRESHOLD, 64 * 2**20))
 
 
 @contextlib.contextmanager
 def freed_memory(*, kept: bool) -> Iterator[None]:
-    """Keep freed host memory in the process within a `with` block, or return it to the system.
+    """Keep freed host memory in the process inside a `with` block if `kept`, or return it to the system.
 
-    Applies to all threads; blocks can be nested. Does nothing without glibc, or if the environment variable
-    MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ is set.
+    This applies to all threads. Blocks can be nested. Does nothing without glibc, or if the environment
+    variable MALLOC_MMAP_MAX_ or MALLOC_TRIM_THRESHOLD_ is set.
     """
     library, outer = _glibc(), _keeping.get()
     if library is None or kept == outer:
@@ -51,15 +51,15 @@ def freed_memory(*, kept: bool) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the host or a device was out of memory."""
+    """Return whether an error means that the host or a device was out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def peak_resident_bytes() -> int | None:
-    """Return the largest resident memory of this process so far; None if the system does not report it."""
-    # getrusage would begin with the memory of the process that started this one.
+    """Return the peak resident memory of this process, or None if the system does not report it."""
+    # getrusage would also count the memory of the process that started this one.
     status = Path("/proc/self/status")
     if not status.is_file():
         return None

@@ -1,7 +1,7 @@
-"""The phases of a step, and their shares of its time.
+"""Phases of a step, and their shares of the step's time.
 
 A phase is a `torch.profiler.record_function` whose name begins with `step/`, so code can name its phases
-without this trainer. Outside a profile it costs a few microseconds.
+without importing this trainer. Outside a profile, a phase costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.profiler import DeviceType, ProfilerActivity, profile, record_functio
 
 PREFIX = "step/"
 OTHER = "other"
-"""Time of a step outside all phases."""
+"""Name for a step's time outside all phases."""
 IDLE = "device idle"
-"""Time in which an accelerator has nothing to do."""
-_BESIDE = " (beside the step)"
+"""Name for the time in which an accelerator has no work."""
+_ALONGSIDE = " (alongside the step)"
 
 
 class Span(NamedTuple):
@@ -33,7 +33,7 @@ class Span(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Work of an accelerator: time of the request and duration in microseconds, and the requesting thread."""
+    """An accelerator's work: request time and duration in microseconds, and the requesting thread."""
 
     asked: float
     duration: float
@@ -41,7 +41,7 @@ class Work(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Time in which an accelerator was at work, in microseconds."""
+    """Time in which an accelerator was busy, in microseconds."""
 
     start: float
     end: float
@@ -49,12 +49,12 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Shares of the time of steps.
+    """Shares of the steps' time.
 
     Attributes:
-        shares: by phase, the longest first, `OTHER` (and `IDLE`) last. Those of the steps add up to 1; phases
-            of other threads on the host have names that say so.
-        utilisation: share of the time in which an accelerator was at work; None without one.
+        shares: share of each phase, longest first, with `OTHER` and `IDLE` last. The shares of phases in the
+            steps add up to 1; the names of phases in other host threads are marked.
+        utilisation: share of the time in which an accelerator was busy; None without an accelerator.
     """
 
     shares: dict[str, float]
@@ -62,12 +62,12 @@ class Profile:
 
 
 def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.device) -> Profile:
-    """Profile steps.
+    """Profile a number of steps.
 
     Args:
-        steps: function that carries out a number of steps, and only waits for the device at the end.
+        steps: function that runs a given number of steps, and waits for the device only at the end.
         count: number of steps.
-        device: device of the steps; an accelerator's work counts for the phase that requested it.
+        device: device that runs the steps; an accelerator's work counts for the phase that requested it.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -91,7 +91,7 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
         if not event.is_user_annotation
         for kernel in event.kernels
     ]
-    # Annotations of the host also appear on the device, from their first kernel to the last.
+    # Host annotations also appear on the device, from their first kernel to their last.
     at_work = [
         Interval(event.time_range.start, event.time_range.end)
         for event in events
@@ -102,11 +102,11 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
 
 
 def host_shares(spans: Iterable[Span]) -> dict[str, float]:
-    """Divide the time of the steps among phases: each moment of a thread belongs to the innermost one."""
+    """Divide the steps' time among phases: each moment in a thread belongs to the innermost phase."""
     spans = sorted(spans, key=lambda span: (span.start, -span.end))
     own: dict[str, float] = {}
     for thread in dict.fromkeys(span.thread for span in spans):
-        beside = "" if thread in _threads_of_steps(spans) else _BESIDE
+        beside = "" if thread in _threads_of_steps(spans) else _ALONGSIDE
         around: list[Span] = []
         for span in (span for span in spans if span.thread == thread):
             while around and around[-1].end <= span.start:
@@ -120,12 +120,12 @@ def host_shares(spans: Iterable[Span]) -> dict[str, float]:
 
 
 def busy_share(spans: Iterable[Span], at_work: Iterable[Interval]) -> float:
-    """Return the share of the steps' time in which an accelerator was at work on any of its streams."""
+    """Return the share of the steps' time in which an accelerator was busy on any of its streams."""
     spans = list(spans)
     steps = sorted((span.start, span.end) for span in spans if span.name == OTHER)
     busy, seen = 0.0, -math.inf
     for interval in sorted(at_work):
-        start = max(interval.start, seen)  # without time counted before
+        start = max(interval.start, seen)  # exclude time already counted
         busy += sum(max(0.0, min(interval.end, end) - max(start, begin)) for begin, end in steps)
         seen = max(seen, interval.end)
     whole = _whole(spans)
@@ -133,9 +133,9 @@ def busy_share(spans: Iterable[Span], at_work: Iterable[Interval]) -> float:
 
 
 def device_shares(spans: Sequence[Span], work: Iterable[Work], *, busy: float) -> dict[str, float]:
-    """Divide the time of the steps among phases: work belongs to the innermost phase that requested it.
+    """Divide the steps' time among phases: work belongs to the innermost phase that requested it.
 
-    Work requested by a thread without phases, such as that of autograd, belongs to the current phase of the
+    Work requested by a thread without phases, such as autograd's thread, belongs to the current phase in the
     steps' thread. `busy` is the result of `busy_share`; simultaneous work on several streams shares its time.
     """
     of_steps = _threads_of_steps(spans)
@@ -162,5 +162,5 @@ def _whole(spans: Iterable[Span]) -> float:
 
 def _as_shares(own: dict[str, float], *, whole: float) -> dict[str, float]:
     last = (OTHER, IDLE)
-    longest_first = sorted(own, key=lambda name: (name in last or name.endswith(_BESIDE), -own[name]))
+    longest_first = sorted(own, key=lambda name: (name in last or name.endswith(_ALONGSIDE), -own[name]))
     return {name: own[name] / whole for name in longest_first} if whole else {}

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar at a terminal, elsewhere a line every half minute."""
+"""Progress of long operations: a bar in a terminal, otherwise a line every half minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
-"""Time between two lines."""
+"""Minimum time between two lines."""
 
 
 class ProgressLines:
@@ -21,12 +21,12 @@ class ProgressLines:
         self.start()
 
     def start(self) -> None:
-        """Start again with other work."""
+        """Restart the clock, for a new operation."""
         self._started = time.monotonic()
         self._said = self._started
 
     def say(self, text: str) -> None:
-        """Print a line with the time since the start, if one is due."""
+        """Print a line with the elapsed time, if a line is due."""
         now = time.monotonic()
         if now - self._said >= LINE_SECONDS:
             print(f"{text} ({tqdm.format_interval(now - self._started)})", file=sys.stderr, flush=True)
@@ -34,14 +34,14 @@ class ProgressLines:
 
 
 class Progress(tqdm):
-    """A bar on standard error, or `ProgressLines` if that is not a terminal.
+    """A progress bar on standard error, or `ProgressLines` if standard error is not a terminal.
 
     Args:
-        iterable: items to go through; None if `update` is called instead.
-        desc: what is done, such as "Writing shards".
-        total: the number of all; None: the length of `iterable`.
-        unit: of what, such as "samples", or "B" for bytes.
-        shown: False: nothing is printed.
+        iterable: items to iterate over; None if `update` is called instead.
+        desc: description of the operation, such as "Writing shards".
+        total: total number of items; None: the length of `iterable`.
+        unit: unit of the items, such as "samples", or "B" for bytes.
+        shown: whether progress is printed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Progress(tqdm):
         self._what, self._unit, self._done = desc, unit, 0
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the items."""
+        """Yield the items, and count each as done."""
         if self._lines is None:
             yield from super().__iter__()
             return
@@ -70,7 +70,7 @@ class Progress(tqdm):
             self.update()
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Count `n` more as done."""
+        """Count `n` more items as done."""
         if self._lines is None:
             drawn: bool | None = super().update(n)
             return drawn

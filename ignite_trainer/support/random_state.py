@@ -14,9 +14,9 @@ import torch
 
 
 def capture() -> dict[str, Any]:
-    """Return the current states, with that of the CUDA device in use."""
+    """Return the current states, including the state of the current CUDA device."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one is meant
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global state is meant
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
@@ -26,7 +26,7 @@ def capture() -> dict[str, Any]:
 
 
 def reinstate(state: Mapping[str, Any]) -> None:
-    """Restore states that `capture` returned; that of CUDA only if there is a device."""
+    """Restore the states that `capture` returned; the CUDA state only if there is a CUDA device."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]

@@ -1,4 +1,4 @@
-"""Signals that stop a run: it finishes the current step first, and saves its state."""
+"""Signals that stop a run, which first finishes the current step and saves its state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StopRequest:
     """A request to stop the run.
 
     Attributes:
-        signal: name of the first signal; None so far.
+        signal: name of the first signal; None before it arrives.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise RunStopped on SIGTERM, SIGINT and SIGUSR1, in code that can be interrupted anywhere.
+    """Raise RunStopped on SIGTERM, SIGINT and SIGUSR1, for code that can be interrupted anywhere.
 
-    That is all code except steps; the preparation of data, for example, only renames complete files.
+    That is all code except steps. The preparation of data, for example, only renames complete files.
     """
 
     def stop(name: str) -> None:
@@ -58,7 +58,7 @@ def stopped_by_signals() -> Iterator[None]:
 def _handled(handle: Callable[[str], None]) -> Iterator[None]:
     """Call `handle` with the name of each signal, and restore the previous handlers at the end.
 
-    Does nothing outside the main thread, the only one that receives signals in Python.
+    Does nothing outside the main thread, because only the main thread receives signals in Python.
     """
     process = os.getpid()
 
@@ -82,9 +82,10 @@ def _handled(handle: Callable[[str], None]) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Make a loader's worker ignore signals to the whole process group, which are for the run.
+    """Make a loader's worker ignore signals to the whole process group, which are meant for the run.
 
-    A `worker_init_fn`. The worker still ends by its queue, by SIGTERM from its parent, or if that is gone.
+    For use as a `worker_init_fn`. The worker still ends when its queue is closed, when its parent sends
+    SIGTERM, or when its parent is gone.
     """
     for name in set(_NAMES) - {"SIGTERM"}:
         if hasattr(signal, name):

@@ -15,13 +15,13 @@ from ignite_trainer.support.formatting import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-_NAME_SHARE = 0.45  # of the terminal's width
+_NAME_SHARE = 0.45  # maximum width of row names, as a share of the terminal's width
 _PADDING = 3  # characters around a cell, with the separator
-_TIGHT = 2  # the same, if all columns of a matrix only fit that way
+_TIGHT = 2  # the same in a matrix whose columns would not fit otherwise
 
 
 def make_table(title: str) -> Table:
-    """Make a table without rows or columns."""
+    """Make a table without rows and columns."""
     from rich import box
     from rich.console import Console as Terminal
     from rich.table import Table
@@ -34,19 +34,19 @@ def make_table(title: str) -> Table:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Add a row of texts; fold a long first one, with its further lines indented."""
+    """Add a row of cells; fold a long first cell, and indent its continuation lines."""
     from rich.console import Console as Terminal
     from rich.text import Text
 
     name, *others = map(visible, cells)
     width = max(1, int(_NAME_SHARE * Terminal().width))
     folded = textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False)
-    # Text, since brackets in a str are markup.
+    # Use Text, because brackets in a str are markup.
     table.add_row(*map(Text, ["\n".join(folded), *others]))
 
 
 def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[str] = ()) -> None:
-    """Print rows of texts under the names of their columns, or rows of names and values."""
+    """Print rows of cells under column names, or rows of names and values without `columns`."""
     table = make_table(title)
     table.show_header = bool(columns)
     for column in columns:
@@ -60,10 +60,10 @@ def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[st
 
 
 def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a table of figures without cutting any short.
+    """Print a table of figures without truncating any cell.
 
     A table wider than the terminal gets narrower padding or, if that is not enough, is printed in parts, each
-    with the names of the rows.
+    with the row names.
     """
     from rich.console import Console as Terminal
 
@@ -86,7 +86,7 @@ def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last column (exclusive) of each part."""
+    """Yield the first column of each part and the column after its last one."""
     begin, taken = 0, 0
     for number, width in enumerate(widths):
         if number > begin and taken + width + _PADDING > room:
@@ -97,7 +97,7 @@ def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 
 def show(content: Table | str) -> None:
-    """Print above the progress bars; only in the main process."""
+    """Print `content` above the progress bars, only in the main process."""
     from rich.console import Console as Terminal
     from tqdm import tqdm
 
@@ -116,6 +116,6 @@ def show(content: Table | str) -> None:
 
 
 def replace_unknown_letters() -> None:
-    """Make standard output print a question mark for each letter that its encoding lacks."""
+    """Make standard output print a question mark for each character that its encoding lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

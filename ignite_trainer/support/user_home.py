@@ -1,4 +1,4 @@
-"""A name and a home for users without one, as in `docker run --user 12345`."""
+"""A user name and a home folder for users without them, as in `docker run --user 12345`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-# Folders and files that libraries read in a home: downloaded weights, passwords of loggers.
+# Folders and files that libraries read from the home folder: downloaded weights, loggers' passwords.
 _LINKED = (".cache/torch", ".cache/huggingface", ".netrc")
 
 
 def ensure_home() -> None:
-    """Set USER if the user has no name, and HOME to a temporary folder if the home is not writable.
+    """Set USER if the user has no name, and HOME to a temporary folder if the home folder is not writable.
 
-    torch names a folder after the user; caches, dashboards and fonts are in the home. Child processes inherit
-    both. Files that libraries cached in a read-only home are linked into the new one.
+    torch names a folder after the user, and caches, dashboards and fonts are stored in the home folder. Child
+    processes inherit both variables. Files that libraries cached in a read-only home folder are linked into
+    the new home folder.
     """
-    if not hasattr(os, "getuid"):  # Windows, where every user has both
+    if not hasattr(os, "getuid"):  # Windows, where every user has a name and a home folder
         return
     try:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["USER"] = f"user-{os.getuid()}"
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home raises where there is none
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home raises without a home folder
     if any(os.access(folder, os.W_OK | os.X_OK) for folder in (home, home / ".cache") if home.is_absolute()):
         return
     made = Path(tempfile.gettempdir(), f"home-of-{getpass.getuser()}")
     try:
         made.mkdir(mode=0o700, exist_ok=True)
         if made.is_symlink() or made.stat().st_uid != os.getuid():
-            made = Path(tempfile.mkdtemp(prefix="home-"))  # the other one belongs to somebody else
+            made = Path(tempfile.mkdtemp(prefix="home-"))  # the existing folder belongs to another user
     except OSError:
         made = Path(tempfile.mkdtemp(prefix="home-"))
     _link(home, made)
@@ -44,7 +45,7 @@ def ensure_home() -> None:
 
 
 def _link(home: Path, made: Path) -> None:
-    """Link every cached file into the new home, so that new files can be written beside the links."""
+    """Link every cached file into the new home folder, where new files can be written next to the links."""
     for place in _LINKED:
         walked = ((folder, files) for folder, _, files in os.walk(home / place))
         for folder, files in [(str((home / place).parent), [Path(place).name]), *walked]:
@@ -53,5 +54,5 @@ def _link(home: Path, made: Path) -> None:
                 with suppress(OSError):  # linked by another process, or unreadable
                     if source.is_file() and not link.exists():
                         link.parent.mkdir(parents=True, exist_ok=True)
-                        link.unlink(missing_ok=True)  # a link into another home
+                        link.unlink(missing_ok=True)  # a link into another home folder
                         link.symlink_to(source)

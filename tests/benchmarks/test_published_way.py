@@ -107,7 +107,7 @@ def test_the_quickstart_is_benchmarked_beside_both_yardsticks(
     for name in ("training", "evaluation"):
         activity = content["activities"][name]
         assert list(activity["speeds"]) == [OURS, "bare-backbone", "published-way"]
-        beside = " (beside the step)"  # where a thread prepares the next batch
+        beside = " (alongside the step)"  # where a thread prepares the next batch
         phases = {phase.removesuffix(beside) for phase in activity["shares"]}
         assert {"data wait", "augmentation", "wavelets", "audio tower"} <= phases
         in_step = [share for phase, share in activity["shares"].items() if not phase.endswith(beside)]

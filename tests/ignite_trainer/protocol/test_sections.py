@@ -284,4 +284,4 @@ def test_huge_sizes_are_refused() -> None:
         (problem,) = problems(minimal(Setup={key: 10**12}))
         assert problem == f"Setup.{key} is {10**12}; input should be less than or equal to 1000000."
     (problem,) = problems(minimal(Sweep={"Setup.seed": [*range(50)], "Dataset.args.fold": [*range(50)]}))
-    assert problem == "Sweep has 2,500 combinations; at most 2,000 are carried out."
+    assert problem == "Sweep has 2,500 combinations; at most 2,000 are allowed."

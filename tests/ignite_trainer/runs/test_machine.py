@@ -73,7 +73,7 @@ def test_a_full_disk_keeps_all_finished_results(
         run_toy(small_disk, Setup__epochs=3, Setup__batch_train=2, Dataset__args=args, Reporters=reporters)
     (folder,) = (small_disk / "Toy").iterdir()
     assert re.match(rf"{re.escape(str(folder))}/{missed} cannot be written \(", str(caught.value))
-    assert "Make room on that disk, and give the same command with --resume" in str(caught.value)
+    assert "Free space on that disk and repeat the command with --resume" in str(caught.value)
     state = torch.load(folder / "checkpoints" / "last_epoch-1.pt", weights_only=True)
     assert {"model", "optimizer"} <= state.keys()
     assert len(list(folder.glob("checkpoints/best*.pt"))) == 2  # from epochs 0 and 1

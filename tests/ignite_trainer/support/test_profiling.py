@@ -39,7 +39,7 @@ def test_time_belongs_to_the_innermost_phase() -> None:
 
 def test_a_phase_of_another_thread_is_beside_the_step() -> None:
     spans = [Span("other", 0, 100, 1), Span("loss", 0, 60, 1), Span("loading", 20, 40, 2)]
-    expected = {"loss": 0.6, "other": 0.4, "loading (beside the step)": 0.2}
+    expected = {"loss": 0.6, "other": 0.4, "loading (alongside the step)": 0.2}
     assert host_shares(spans) == pytest.approx(expected)
 
 
@@ -156,6 +156,6 @@ def test_profiled_steps_are_divided_among_their_phases() -> None:
     assert found.utilisation is None
     shares = found.shares
     assert list(shares)[:2] == ["long", "short"]
-    assert set(shares) == {"long", "short", "other", "loading (beside the step)"}
+    assert set(shares) == {"long", "short", "other", "loading (alongside the step)"}
     assert shares["long"] + shares["short"] + shares["other"] == pytest.approx(1)
     assert 2 < shares["long"] / shares["short"] < 4
