@@ -140,7 +140,7 @@ class FaultPolicy:
 
     def _end(self, found: NotFinite) -> None:
         names = self._report(found, "the run ends")
-        of = f", of {listing(names)}" if names else ""
+        samples = f", in a step with {listing(names)}" if names else ""
         before = "".join(f" {what.capitalize()} before: {count}." for what, count in self.counts.items())
         advice = ""
         if self._faults.not_finite == "stop":
@@ -148,8 +148,8 @@ class FaultPolicy:
                 ' Set Faults.not_finite to "skip" to leave such steps out; this also works with --resume.'
             )
         raise RunFailed(
-            f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{of}.{before} The results of "
-            f"earlier epochs are kept in {self._folder}. Look at these samples, or start a new run with a "
+            f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{samples}.{before} The results "
+            f"of earlier epochs are kept in {self._folder}. Look at these samples, or start a new run with a "
             f"lower Optimizer.args.lr.{advice}"
         )
 

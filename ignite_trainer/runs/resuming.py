@@ -166,15 +166,15 @@ def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
     if protocol.setup.seed is None:
         ignored.add("Setup.seed")  # any seed will do
     found = [
-        f"{key} is {_shown(ours, key)} here and {_shown(theirs, key)} there"
+        f"{key} is {_shown(ours, key)}, but {_shown(theirs, key)} in that run"
         for key in dict.fromkeys([*ours, *theirs])
         if key not in ignored and ours.get(key, ...) != theirs.get(key, ...)
     ]
     epochs, done = protocol.setup.epochs, other.setup.epochs
     by_epochs = any(spec.lasts == "rest" for spec in protocol.schedules.values())
     if epochs < done or (by_epochs and epochs != done):
-        reason = ', which the Scheduler depends on, as it lasts the "rest"' if by_epochs else ""
-        found.append(f"Setup.epochs is {epochs} here and {done} there{reason}")
+        reason = ' (a Scheduler that lasts the "rest" depends on it)' if by_epochs else ""
+        found.append(f"Setup.epochs is {epochs}, but {done} in that run{reason}")
     return found
 
 

@@ -68,7 +68,7 @@ def test_a_class_says_which_of_its_arguments_do_not_affect_the_result(
 ) -> None:
     more = toy(tmp_path, Setup__epochs=1, Dataset__args={"fold": 1, "samples": 33})
     blueprint = draw(validate(more), trusted=TRUSTED)
-    with pytest.raises(ProtocolError, match=r"Dataset\.args\.samples is 33 here and absent there"):
+    with pytest.raises(ProtocolError, match=r"Dataset\.args\.samples is 33, but absent in that run"):
         resuming.require_same(blueprint, run_folder)
     monkeypatch.setattr(Tones, "affects", {"samples": "handling"})
     resuming.require_same(blueprint, run_folder)

@@ -316,8 +316,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_pat
     (stopped,) = Notebook.last.of("fault")
     assert len(stopped.samples) == 8
     assert str(caught.value) == (
-        f"The loss is inf at epoch 2, iteration 4, of {', '.join(stopped.samples)}. The results of earlier "
-        f"epochs are kept in {folder}. Look at these samples, or start a new run with a lower "
+        f"The loss is inf at epoch 2, iteration 4, in a step with {', '.join(stopped.samples)}. The results "
+        f"of earlier epochs are kept in {folder}. Look at these samples, or start a new run with a lower "
         'Optimizer.args.lr. Set Faults.not_finite to "skip" to leave such steps out; this also '
         "works with --resume."
     )
@@ -328,7 +328,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_pat
 
 
 def test_a_loss_that_is_not_finite_is_noticed_by_the_end_of_the_epoch(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"^The loss is inf at epoch 1, iteration 1, of sample"):
+    with pytest.raises(RunFailed, match=r"^The loss is inf at epoch 1, iteration 1, in a step with sample"):
         run_toy(tmp_path, Setup__log_interval=100, Task__args={"explode_at": 1})
 
 

@@ -295,8 +295,8 @@ def test_a_run_of_a_different_protocol_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as caught:
         resume(tmp_path, first.folder, **other)
     assert str(caught.value) == (
-        f'The run in {first.folder} has a different protocol: Optimizer.class is "torch.optim.SGD" here and '
-        '"torch.optim.AdamW" there; Optimizer.args.lr is 0.3 here and 0.02 there. '
+        f'The run in {first.folder} has a different protocol: Optimizer.class is "torch.optim.SGD", but '
+        '"torch.optim.AdamW" in that run; Optimizer.args.lr is 0.3, but 0.02 in that run. '
         "Resume it with its own protocol, or start a new run without --resume."
     )
     with pytest.raises(ProtocolError, match=r"is not the folder of a run: it has no protocol\.json"):
@@ -322,10 +322,10 @@ def test_an_unfinished_run_of_a_different_protocol_is_pointed_out(
     go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        f"The unfinished run in {folder} has a different protocol: Setup.batch_train is 5 here and 4 there; "
-        in said
+        f"The unfinished run in {folder} has a different protocol: Setup.batch_train is 5, but 4 in that "
+        "run; " in said
     )
-    assert 'Task.args.name is "SIGURG" here and "SIGTERM" there.' in said
+    assert 'Task.args.name is "SIGURG", but "SIGTERM" in that run.' in said
     assert f"--resume {folder} without -c resumes it unchanged." in said
 
 

@@ -117,7 +117,9 @@ def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
         run_toy(tmp_path, Setup__log_interval=log_interval, Setup__epochs=3, Task=task)
     (stopped,) = Notebook.last.of("fault")
     assert (stopped.epoch, stopped.iteration, len(stopped.samples)) == (2, 4, 8)
-    assert str(caught.value).startswith("The gradients are not finite at epoch 2, iteration 4, of sample ")
+    assert str(caught.value).startswith(
+        "The gradients are not finite at epoch 2, iteration 4, in a step with sample "
+    )
     assert all(name in str(caught.value) for name in stopped.samples)
     (folder,) = (tmp_path / "Toy").iterdir()
     (last,) = folder.glob("checkpoints/last*.pt")

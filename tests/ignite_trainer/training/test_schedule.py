@@ -114,7 +114,7 @@ def test_a_run_resumes_its_schedule_bit_equal(tmp_path: Path) -> None:
 def test_epochs_cannot_be_raised_if_the_schedule_depends_on_them(tmp_path: Path) -> None:
     done = run_toy(tmp_path, **SMALL, Scheduler=ANNEAL)
     longer = validate(toy(tmp_path, **SMALL, Scheduler=ANNEAL, Setup__epochs=3))
-    message = r'Setup\.epochs is 3 here and 2 there, which the Scheduler depends on, as it lasts the "rest"'
+    message = r'Setup\.epochs is 3, but 2 in that run \(a Scheduler that lasts the "rest" depends on it\)'
     with pytest.raises(ProtocolError, match=message):
         resuming.require_same(draw(longer, trusted=TRUSTED), done.folder)
     free = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.5}, "interval": "step"}
