@@ -23,7 +23,7 @@ from utils.datasets.sources.audioset_files import (
 )
 
 PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
-"""Number of segments in each table."""
+"""Number of segments, by table."""
 
 _TRAINED_ON = {"balanced": ("balanced",), "unbalanced": ("unbalanced",), "both": ("balanced", "unbalanced")}
 _MODALITIES = {"audio": "a sound", "image": "a picture"}
@@ -34,27 +34,27 @@ _EXTRACT = (
 
 
 class AudioSet(ListedDataset):
-    """AudioSet, as far as it was downloaded: official tables, and sounds and pictures in any folders.
+    """The downloaded part of AudioSet: official tables, with sounds and pictures in any folders.
 
-    `sources/audioset_files.py` lists the names of files. Segments without a file are left out; `prepare` says
-    how many. Labels are names as in `class_labels_indices.csv`.
+    `sources/audioset_files.py` lists the supported file names. Segments without files are skipped; `prepare`
+    reports how many. Labels are class names from `class_labels_indices.csv`.
 
     Args:
-        root: folder of the tables, or of a folder `csv` or `metadata` that has them.
-        sample_rate: of the samples, Hz.
-        train: True: the segments to train on; False: those for evaluation.
-        train_on: "balanced", "unbalanced" or "both" tables.
-        media: folder of sounds and pictures; None: the root.
-        modalities: those to use; files of others are not looked for.
+        root: folder that contains the tables, itself or in a subfolder `csv` or `metadata`.
+        sample_rate: sample rate of the returned audio, in Hz.
+        train: split to use: True for the training segments, False for the evaluation segments.
+        train_on: training tables to use: "balanced", "unbalanced" or "both".
+        media: folder with sounds and pictures; None for the root.
+        modalities: modalities to use; files of other modalities are ignored.
         complete: whether to use only samples that have all modalities.
-        whole_videos: whether the sound files are those of whole videos, to read the segments from; otherwise
-            a file is a segment.
+        whole_videos: whether the sound files contain whole videos, from which the segments are read; if not,
+            each file is a segment.
         parents: whether to add the parents of a sample's labels, from `ontology.json`.
         mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
 
     Raises:
-        FileNotFoundError: a table is missing, or all files.
-        ValueError: an argument or a table is wrong.
+        FileNotFoundError: a table is missing, or all files are.
+        ValueError: an argument or a table is invalid.
     """
 
     title: ClassVar[str] = "AudioSet"
@@ -141,7 +141,7 @@ def _entries(
     *,
     whole_videos: bool,
 ) -> Iterator[Entry]:
-    """Make entries of the segments that have a file, and all modalities wanted."""
+    """Make entries for the segments that have a file, or all required modalities."""
     for segment in segments:
         audio = found.sounds.get(segment.video)
         images = tuple(found.pictures.get(segment.video, ()))
@@ -153,7 +153,7 @@ def _entries(
 
 
 def _unused(found: Media) -> str:
-    """Describe the files that cannot be used."""
+    """Describe the unusable files."""
     said = ""
     if found.other_parts:
         said += (

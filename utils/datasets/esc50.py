@@ -14,12 +14,12 @@ from utils.fetching.published import ESC_50, Published
 
 
 class ESC50(FoldDataset):
-    """ESC-50: 50 classes, 2,000 clips of 5 s in 5 folds, or any data set of the same layout.
+    """ESC-50: 50 classes, 2,000 clips of 5 s in 5 folds, or any data set with the same layout.
 
-    The arguments are those of `FoldDataset`, and:
+    The arguments are `FoldDataset`'s and:
 
     Args:
-        esc10: use only the clips marked in the table's column of that name: the 10 classes of ESC-10.
+        esc10: whether to use only the clips that the table's column `esc10` marks: the 10 classes of ESC-10.
     """
 
     title = "ESC-50"
@@ -60,7 +60,7 @@ class ESC50(FoldDataset):
         )
 
     def read_table(self) -> list[Clip]:
-        """List the clips of `meta/esc50.csv`, or only those of ESC-10."""
+        """List the clips in `meta/esc50.csv`, or only the ESC-10 clips."""
         columns = ["filename", "fold", "target", "category"] + (["esc10"] if self.esc10 else [])
         rows = list(read_table(self.root / self.table, columns))
         kept = [row for row in rows if row.flag("esc10")] if self.esc10 else rows

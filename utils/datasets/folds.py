@@ -1,4 +1,4 @@
-"""Labelled clips in official folds: the base class of ESC-50, UrbanSound8K and data sets like them.
+"""Labelled clips in official folds: the base class of ESC-50, UrbanSound8K and similar data sets.
 
 A new data set is a subclass with a table of clips and a decoding rule:
 
@@ -38,40 +38,41 @@ RESAMPLED = "resampled"
 
 
 class FoldDataset(Dataset[Sample], ABC):
-    """Labelled clips, some folds of which are held out.
+    """Labelled clips in folds, some of which are held out.
 
         fold=2       fold 1    fold 2    fold 3    fold 4    fold 5
         train=True     x                   x         x         x
         train=False              x
 
-    `prepare` decodes every clip of the table, whatever the fold, into a cache that later folds, runs and
-    processes share. The constructor decodes nothing: it checks arguments, table and files.
+    `prepare` decodes every clip in the table, in all folds, into a cache that is shared with later folds,
+    runs and processes. The constructor does not decode clips, but checks arguments, table and files.
 
     Args:
         root: folder of the published data set.
-        sample_rate: of the samples, Hz.
-        train: True: all folds but those held out; False: those held out.
-        fold: number or numbers of the folds held out. None: nothing is held out and both splits are the whole
-            data set, for zero-shot classification; training needs a fold.
-        mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
-        transform_audio: applied to the audio, float32 numpy `[C, T]`, of every sample.
-        target_transform: applied to the labels, `list[str]`, of every sample.
-        cache: folder for decoded audio; None: that of `utils.datasets.sources.cache.default_cache_folder`.
-        progress: show a bar while downloading and decoding, or lines without a terminal.
-        download: if the root is missing or empty, download the data set and unpack it there.
+        sample_rate: sample rate of the returned audio, in Hz.
+        train: split to use: True for all folds that are not held out, False for the held-out folds.
+        fold: number or numbers of the held-out folds. With None, nothing is held out and both splits are the
+            whole data set, for zero-shot classification; training requires a fold.
+        mono: channels of the returned audio: True averages them, False duplicates a single channel, None
+            keeps the file's channels.
+        transform_audio: function applied to the audio of every sample, float32 numpy `[C, T]`.
+        target_transform: function applied to the labels of every sample, `list[str]`.
+        cache: folder for decoded audio; None for `utils.datasets.sources.cache.default_cache_folder()`.
+        progress: whether to show a progress bar while downloading and decoding, or lines without a terminal.
+        download: whether to download and unpack the data set if the root is missing or empty.
 
     Attributes:
-        clips: the clips of this split; `clips[i]` has path, fold, target and label of sample `i`.
+        clips: clips of this split; `clips[i]` has the path, fold, target and label of sample `i`.
         class_names: labels of the whole data set, not only of the split, in the order of the table's targets.
-        targets: position of each sample's label in `class_names`. It equals the table's target where those
+        targets: index of each sample's label in `class_names`. It equals the table's target if the targets
             are contiguous, as in ESC-50 and UrbanSound8K, but not in ESC-10.
-        folds: numbers of all folds of the data set.
-        held_out: numbers of the folds held out.
-        results_name: name of the data set in results; says so if only part of it is present.
+        folds: numbers of all folds in the data set.
+        held_out: numbers of the held-out folds.
+        results_name: name of the data set in results; it mentions if only part of the data set is present.
 
     Raises:
-        FileNotFoundError: root, table or audio files are missing.
-        ValueError: an argument or the table is wrong.
+        FileNotFoundError: the root, the table or audio files are missing.
+        ValueError: an argument or the table is invalid.
         OSError: the data set cannot be downloaded.
     """
 
@@ -86,11 +87,11 @@ class FoldDataset(Dataset[Sample], ABC):
     decoding: ClassVar[str]
     """Name of the decoding rule. It is part of the cache's key, so change it whenever `decode` changes."""
     published: ClassVar[Published | None] = None
-    """Source of `download`; None: there is none."""
+    """Source of `download`; None if the data set cannot be downloaded."""
     classes: ClassVar[int | None] = None
-    """Number of classes as published, for `--check`: targets are below it. None: any."""
+    """Published number of classes, which `--check` enforces as a limit for targets; None for no limit."""
     file_names: ClassVar[str | None] = None
-    """Regular expression with the groups "fold" and "target" where file names repeat those of the table."""
+    """Regular expression with groups "fold" and "target", if file names repeat these values of the table."""
 
     def __init__(
         self,
@@ -137,46 +138,47 @@ class FoldDataset(Dataset[Sample], ABC):
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
-        """Check table and files for `--check`; the arguments are the constructor's."""
+        """Check the table and the files for `--check`; takes the constructor's arguments."""
         return inspect_clips(cls, {key: value for key, value in args.items() if key != "fold"})
 
     @abstractmethod
     def read_table(self) -> list[Clip]:
-        """List all clips of `self.root`; raise a ValueError for a faulty table."""
+        """List all clips in `self.root`; raise ValueError if the table is invalid."""
 
     @abstractmethod
     def decode(self, path: Path) -> Waveform:
-        """Decode one clip: float32 `[C, T]`, 16-bit units. Runs in several threads at once."""
+        """Decode one clip to float32 `[C, T]` in 16-bit units; must be thread-safe."""
 
     def prepare(self, *, skip_unreadable: bool = False) -> None:
-        """Decode all clips that are not in the cache; otherwise the first sample does.
+        """Decode all clips that are not in the cache; without this call, the first access does it.
 
         Args:
-            skip_unreadable: continue past clips that do not decode; reading such a sample raises an OSError.
+            skip_unreadable: whether to skip clips that cannot be decoded; accessing such a sample then raises
+                an OSError.
 
         Raises:
-            ValueError: clips do not decode; the message names them.
+            ValueError: clips cannot be decoded; the message names them.
             OSError: the cache folder cannot be used.
         """
         self._cache.open(skip_unreadable=skip_unreadable)
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Return the clip and the fold of sample `index`, as predictions and features name them."""
+        """Return the clip name and the fold of sample `index`, for predictions and features."""
         clip = self.clips[index]
         return {"clip": clip.path, "fold": clip.fold}
 
     def listing(self, index: int) -> Listing:
-        """Return the facts that the table states about sample `index`."""
+        """Return the table's facts about sample `index`."""
         return Listing(f"{self.table}: {self.clips[index].path}", self._labels(index))
 
     def look_at(self, index: int) -> Sample:
-        """Return a sample without `prepare`, decoding only its clip."""
+        """Return a sample without `prepare`, by decoding only its clip."""
         if self._cache.is_open:
             return self[index]
         return self._sample(index, self.decode(self.root / self.clips[index].path))
 
     def files(self, index: int) -> SampleFiles | None:
-        """Return the file of sample `index`; None if decoding does more than resample it."""
+        """Return the file of sample `index`; None if `decode` does more than resample."""
         if self.decoding != RESAMPLED or self.transform_audio or self.target_transform:
             return None
         clip = self.clips[index]
@@ -200,7 +202,7 @@ class FoldDataset(Dataset[Sample], ABC):
 
     @property
     def cache_settings(self) -> dict[str, Any]:
-        """Everything that decides how `decode` turns a file into samples, as JSON types."""
+        """Every setting that affects the output of `decode`, as JSON types."""
         return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
 
     def _make_cache(self, clips: Sequence[Clip], *, cache: str | Path | None, progress: bool) -> ClipCache:
@@ -220,7 +222,7 @@ class FoldDataset(Dataset[Sample], ABC):
         return labels if self.target_transform is None else self.target_transform(labels)
 
     def _find_root(self, root: object, *, download: bool, progress: bool) -> Path:
-        """Return the folder of the data set, downloading it if asked for."""
+        """Return the folder of the data set; download the data set if requested."""
         if not isinstance(root, str | Path):
             raise ValueError(f"root is {root!r}; the folder of {self.title} is expected.")
         folder = Path(root).expanduser()
@@ -245,7 +247,7 @@ class FoldDataset(Dataset[Sample], ABC):
         raise FileNotFoundError(f"root is {root}, which {lacks}; {expected}.")
 
     def _check_fold(self, fold: object) -> tuple[int, ...]:
-        """Return the numbers of the folds held out; () if there are none."""
+        """Return the numbers of the held-out folds, or ()."""
         if fold is None:
             return ()
         held_out = as_list(fold)
@@ -265,7 +267,7 @@ class FoldDataset(Dataset[Sample], ABC):
         return f"part of {self.title} ({clips} clips, {classes} classes)"
 
     def _check_table(self, clips: Sequence[Clip]) -> dict[int, str]:
-        """Return labels by target, ascending; raise if they contradict each other or a clip repeats."""
+        """Return labels by target, ascending; raise ValueError for contradictions and repeated clips."""
         table = self.root / self.table
         if not clips:
             raise ValueError(f"root is {self.root}, but its {self.table} lists no clips.")
@@ -287,14 +289,14 @@ class FoldDataset(Dataset[Sample], ABC):
 
 
 def check_flags(*, optional: bool = False, **flags: object) -> None:
-    """Raise a ValueError for arguments that are no bool, such as "false"; None passes if optional."""
+    """Raise ValueError for arguments that are not a bool, such as "false"; optional ones may be None."""
     for name, value in flags.items():
         if not isinstance(value, bool) and not (optional and value is None):
             raise ValueError(f"{name} is {value!r}; true or false is expected.")
 
 
 def check_sample_rate(sample_rate: object) -> None:
-    """Raise a ValueError unless a sample rate is an integer in the supported range."""
+    """Raise ValueError unless a sample rate is an integer in the supported range."""
     if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
         raise ValueError(
             f"sample_rate is {sample_rate!r}; an integer from 1 to {HIGHEST_RATE}, in Hz, is expected."
@@ -302,14 +304,14 @@ def check_sample_rate(sample_rate: object) -> None:
 
 
 def as_list(values: object) -> list[Any]:
-    """Return a list of several values, of a single one, or of none for None."""
+    """Return a list of the values: several values, a single value, or none for None."""
     if values is None:
         return []
     return list(values) if isinstance(values, list | tuple | range) else [values]
 
 
 def _listing(ordered: Sequence[int]) -> str:
-    """Format `1 to 5`, or `1, 2 and 7` if there are gaps."""
+    """Format numbers as `1 to 5`, or as `1, 2 and 7` if there are gaps."""
     if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
         return f"{ordered[0]} to {ordered[-1]}"
     return " and ".join(filter(None, [", ".join(map(str, ordered[:-1])), str(ordered[-1])]))

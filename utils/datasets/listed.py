@@ -1,4 +1,4 @@
-"""Data sets given by a list of samples, with sounds, pictures and texts of which any may be absent."""
+"""Data sets that are lists of samples, any of which may lack a sound, a picture or a text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.datasets.sources.cache import ClipCache
 from utils.datasets.sources.frames import Frames
 
 MOST_CACHED = 10_000
-"""Default limit for the clips that are decoded once and kept; 10 s each in mono are 9 GB."""
+"""Maximum number of clips that are cached by default: 9 GB for mono clips of 10 s."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,38 +35,40 @@ FramesWanted = Literal["central", "all"]
 class ListedDataset(Dataset[Sample | DescribedSample]):
     """One split of a list of samples.
 
-    Sounds are decoded once into the cache that `utils.datasets.FoldDataset` uses, those of both splits
-    together; if there are many, at each access instead. Pictures are always decoded at each access.
+    The sounds of both splits are decoded once into the cache that `utils.datasets.FoldDataset` uses; if there
+    are too many, they are decoded at each access instead. Pictures are always decoded at each access.
 
     Args:
         root: folder that paths are relative to.
-        entries: all samples of the data set.
-        held_out: mask of those held out, bool `[entries]`; None: both splits are the whole data set.
-        train: True: the samples that are not held out; False: those that are.
-        class_names: of all entries, in the order of scores.
-        sample_rate: of the samples, Hz.
-        mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
-        described: whether samples have a text besides their labels: `(audio, image, labels, text)`.
-        frames: for a sample with several pictures, "central": the middle one; "all": `Frames`, of which a
-            transform of the field "image" chooses and decodes one.
-        cache: folder for decoded audio; None: the usual one, for at most `MOST_CACHED` clips; False: none.
-        progress: show a bar while decoding, or lines without a terminal.
+        entries: all samples in the data set.
+        held_out: mask of the held-out entries, bool `[entries]`; None if both splits are the whole data set.
+        train: split to use: True for the samples that are not held out, False for the held-out samples.
+        class_names: class names of all entries, in the order of the scores.
+        sample_rate: sample rate of the returned audio, in Hz.
+        mono: channels of the returned audio: True averages them, False duplicates a single channel, None
+            keeps the file's channels.
+        described: whether samples have a text in addition to labels: `(audio, image, labels, text)`.
+        frames: pictures of a sample that has several: "central" for the middle picture, "all" for `Frames`,
+            from which a transform of the field "image" chooses and decodes a picture.
+        cache: folder for decoded audio; None for the default folder and at most `MOST_CACHED` clips; False
+            for no cache.
+        progress: whether to show a progress bar while decoding, or lines without a terminal.
 
     Attributes:
-        entries: those of this split.
-        class_names: as given.
+        entries: entries of this split.
+        class_names: class names, as passed to the constructor.
         digest: hash of the entries.
-        notice: message of `prepare` on samples left out, or None.
-        passed_over: message of `prepare` on files that are not read, or None.
-        absent: files that are listed but missing, with their lines, if the data set does without them.
-        unused_columns: names of the table's unused columns, with suggestions for mistyped ones.
+        notice: message that `prepare` logs about skipped samples, or None.
+        passed_over: message that `prepare` logs about ignored files, or None.
+        absent: listed files that are missing, with their lines, if the data set skips missing files.
+        unused_columns: names of the table's unused columns, with suggestions for mistyped names.
         lines: line of each entry in `source`, int64; empty if unknown.
         source: name of the table.
-        folds, held_out: numbers of all folds, and of those held out.
-        read_batch: reads whole batches; only present if all samples are sounds in the cache.
+        folds, held_out: numbers of all folds, and numbers of the held-out folds.
+        read_batch: method that reads whole batches; only present if all samples are sounds in the cache.
 
     Raises:
-        ValueError: an argument is wrong; at the access of a sample: its sound does not decode, or most
+        ValueError: an argument is invalid. When a sample is accessed: its sound cannot be decoded, or most
             segments of the split lie beyond the ends of their files.
     """
 
@@ -75,10 +77,10 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         **dict.fromkeys(("cache", "progress"), "handling"),
     }
     title: ClassVar[str] = "Table"
-    """Name in messages."""
+    """Name of the data set in messages."""
     decoding: ClassVar[str] = RESAMPLED
     to_take_whole: ClassVar[str] = "Correct their times."
-    """Advice if segments lie beyond the ends of their files, which may have been cut already."""
+    """Advice if segments lie beyond the ends of their files, which may already be cut into segments."""
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
     notice: str | None = None
@@ -130,7 +132,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
-        """Check tables and files for `--check`; the arguments are the constructor's."""
+        """Check the tables and the files for `--check`; takes the constructor's arguments."""
         return cls._inspect(args)
 
     @classmethod
@@ -147,13 +149,14 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         return self._cache is not None and not self._cache.is_complete()
 
     def prepare(self, *, skip_unreadable: bool = False) -> None:
-        """Log what is left out, and decode all clips that are not in the cache, if there is one.
+        """Log skipped samples and files, and, with a cache, decode all clips that are not in the cache.
 
         Args:
-            skip_unreadable: continue past clips that do not decode; reading such a sample raises an OSError.
+            skip_unreadable: whether to skip clips that cannot be decoded; accessing such a sample then raises
+                an OSError.
 
         Raises:
-            ValueError: clips do not decode, and the message names them; or most segments lie beyond the ends
+            ValueError: clips cannot be decoded (the message names them), or most segments lie beyond the ends
                 of their files.
             OSError: the cache folder cannot be used.
         """
@@ -169,28 +172,28 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
             self._cache.open(skip_unreadable=skip_unreadable)
 
     def decode(self, path: Path, segment: Segment | None = None) -> Waveform:
-        """Decode a clip: float32 `[C, T]`, 16-bit units. Runs in several threads at once."""
+        """Decode a clip to float32 `[C, T]` in 16-bit units; thread-safe."""
         return read_audio(path, self.sample_rate, mono=self.mono, segment=segment)
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Return the name and the fold of a sample, as predictions and features name them."""
+        """Return the name and the fold of a sample, for predictions and features."""
         entry = self.entries[index]
         return {"clip": entry.name, **({} if entry.fold is None else {"fold": entry.fold})}
 
     def listing(self, index: int) -> Listing:
-        """Return what is listed about a sample, and where."""
+        """Return the listed facts about a sample, and the place where it is listed."""
         entry = self.entries[index]
         place = f"{self.source}, line {self.lines[index]}: {entry.name}" if len(self.lines) else entry.name
         return Listing(place, entry.labels, entry.text, audio=entry.audio is not None)
 
     def look_at(self, index: int) -> Sample | DescribedSample:
-        """Return a sample without `prepare`, decoding only its clip."""
+        """Return a sample without `prepare`, by decoding only its clip."""
         if self._cache is not None and self._cache.is_open:
             return self[index]
         return self._sample(index, cached=False)
 
     def files(self, index: int) -> SampleFiles | None:
-        """Return the files of a sample; None for a part of a file."""
+        """Return the files of a sample; None if its sound is only part of a file."""
         entry = self.entries[index]
         if entry.segment is not None:
             return None
@@ -209,13 +212,13 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
 
     @property
     def cache_settings(self) -> dict[str, Any]:
-        """Everything that decides how `decode` turns a file into samples, as JSON types."""
+        """Every setting that affects the output of `decode`, as JSON types."""
         return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
 
     def _cache_clips(
         self, entries: Entries, rows: Sequence[int], *, folder: str | Path | None, progress: bool
     ) -> None:
-        """Give each clip of the whole data set a position in the cache; equal clips share one."""
+        """Assign each clip in the whole data set a position in the cache; equal clips share a position."""
         positions: dict[tuple[str, Segment | None], int] = {}
         of_row = np.full(len(entries), -1)
         for row, entry in enumerate(entries):
@@ -276,6 +279,6 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
 
 
 def check_frames(frames: object) -> None:
-    """Raise a ValueError unless `frames` is one of `FramesWanted`."""
+    """Raise ValueError unless `frames` is one of `FramesWanted`."""
     if frames not in get_args(FramesWanted):
         raise ValueError(f'frames is {frames!r}; "central" or "all" is expected.')

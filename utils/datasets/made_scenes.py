@@ -1,12 +1,12 @@
-"""A small data set of synthetic scenes, made at their first access: audio, image and labels.
+"""Small data set of synthetic scenes with audio, image and labels, generated at the first access.
 
 ```text
 labels   "siren", "rain"            one to `most_labels` of six classes
-audio    both sounds, mixed         those of `utils.datasets.made_sounds`
-image    a shape of each class      with its own form and colour, at random places, on a noisy background
+audio    a mix of their sounds      see `utils.datasets.made_sounds`
+image    a shape for each label     the class decides form and colour; random place, noisy background
 ```
 
-Figures on it say nothing about real data.
+Results on it say nothing about real data.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class MadeScenes(Dataset[Sample]):
     A scene depends on its index, not on the number of scenes. Scenes are kept in memory.
 
     Args:
-        train: True: the scenes to train on; False: those held out.
-        scenes: number of scenes to train on.
-        held_out_scenes: number of scenes held out, all complete.
-        most_labels: maximum number of labels, 1 to 6; all sets of labels up to this size take turns.
-        incomplete: share of the scenes to train on without sound or without picture, 0..1.
-        seconds: length of the sounds.
-        image_size: height and width of the pictures, pixels.
+        train: split to use: True for the training scenes, False for the held-out scenes.
+        scenes: number of training scenes.
+        held_out_scenes: number of held-out scenes, which are all complete.
+        most_labels: maximum number of labels, 1 to 6; the scenes cycle through all sets of labels up to this
+            size.
+        incomplete: fraction of the training scenes that lack the sound or the picture, 0..1.
+        seconds: length of the sounds, in seconds.
+        image_size: height and width of the pictures, in pixels.
         seed: random seed.
 
     Raises:
@@ -92,7 +93,7 @@ class MadeScenes(Dataset[Sample]):
         self._made: dict[int, tuple[NDArray[np.int16] | None, Tensor | None]] = {}
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Return the name of scene `index`, as predictions and features use it."""
+        """Return the name of scene `index`, for predictions and features."""
         return {"clip": f"{'training' if self._train else 'held-out'} scene {index}"}
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ class MadeScenes(Dataset[Sample]):
 
 
 def _mix(classes: tuple[int, ...], random: np.random.Generator, seconds: float) -> NDArray[np.int16]:
-    """Mix sounds within 3 dB of each other, and some noise; peak at -18 to -3 dB of full scale: `[T]`."""
+    """Mix sounds within 3 dB of each other with some noise, to a peak of -18 to -3 dBFS; return `[T]`."""
     t = np.arange(round(seconds * FILE_RATE)) / FILE_RATE
     mixed: Signal = 0.03 * random.standard_normal(len(t))
     for number in classes:
@@ -133,7 +134,7 @@ def _mix(classes: tuple[int, ...], random: np.random.Generator, seconds: float) 
 
 
 def _draw(classes: tuple[int, ...], random: np.random.Generator, size: int) -> Tensor:
-    """Draw shapes of a sixth to a third of the width: uint8 `[3, size, size]`."""
+    """Draw shapes that are a sixth to a third of the width; return uint8 `[3, size, size]`."""
     ground = random.integers(60, 196)
     image = Image.new("RGB", (size, size), (int(ground),) * 3)
     brush = ImageDraw.Draw(image)

@@ -1,7 +1,7 @@
-"""A small data set of synthetic sounds in ESC-50's layout, for runs without a download.
+"""Small data set of synthetic sounds in ESC-50's layout, for runs without a download.
 
 Its six classes differ clearly and vary in pitch, timing, level and background noise, so any model learns them
-in minutes. Figures on it say nothing about ESC-50.
+in minutes. Results on it say nothing about ESC-50.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ MOST_CLIPS = 1000
 
 
 class MadeSounds(ESC50):
-    """Synthetic sounds: 6 classes in 5 folds, made at the first use and then read like ESC-50.
+    """Synthetic sounds: 6 classes in 5 folds, generated at the first use and then read like ESC-50.
 
-    The other arguments are those of `FoldDataset`.
+    The other arguments are `FoldDataset`'s.
 
     Args:
-        root: folder of the sounds; None: a folder in the cache folder.
+        root: folder of the sounds; None for a subfolder of the cache folder.
         seed: random seed; equal arguments give equal sounds.
-        seconds: length of every clip.
-        clips_per_class_and_fold: 8 make 240 clips, 48 of them held out.
+        seconds: length of each clip, in seconds.
+        clips_per_class_and_fold: number of clips per class and fold; 8 make 240 clips, 48 of them held out.
 
     Raises:
-        ValueError: the root holds something else.
+        ValueError: the root contains something else.
         OSError: the root cannot be written.
     """
 
@@ -104,7 +104,7 @@ class MadeSounds(ESC50):
 
 
 def _make(root: Path, made_from: dict[str, Any]) -> None:
-    """Write the sounds unless the root has them."""
+    """Write the sounds unless the root already contains them."""
     record = "meta/made_from.json"
 
     def is_complete(folder: Path) -> bool:
@@ -144,7 +144,7 @@ def _make(root: Path, made_from: dict[str, Any]) -> None:
 
 
 def _write_wav(path: Path, samples: NDArray[np.int16]) -> None:
-    encoded = io.BytesIO()  # libsndfile hides why the disk does not take a file
+    encoded = io.BytesIO()  # libsndfile hides the reason why a write fails
     soundfile.write(encoded, samples, FILE_RATE, subtype="PCM_16", format="WAV")
     with path.open("wb") as file:
         file.write(encoded.getvalue())
@@ -152,7 +152,7 @@ def _write_wav(path: Path, samples: NDArray[np.int16]) -> None:
 
 
 def _clip(target: int, random: np.random.Generator, seconds: float) -> NDArray[np.int16]:
-    """Make a sound with its peak at -18 to -3 dB of full scale, in noise at an SNR of 20 to 40 dB: `[T]`."""
+    """Return a sound `[T]` with a peak of -18 to -3 dBFS, in noise at an SNR of 20 to 40 dB."""
     _, sound = SOUNDS[target]
     t = np.arange(round(seconds * FILE_RATE)) / FILE_RATE
     signal = sound(random, t)

@@ -21,40 +21,41 @@ from utils.datasets.sources.own_times import Column
 
 
 class Table(ListedDataset):
-    """Samples of a CSV, TSV, JSON or parquet table, or of a folder with one folder for each class.
+    """Samples from a CSV, TSV, JSON or parquet table, or from a folder with one subfolder per class.
 
     Columns are found by their names: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
-    `fold`, `split`, `start`, `end`, `duration`, `group`; an argument names another one, or false if the table
-    has none. Any cell may be empty. `fold` or `split` say what is held out, or else a share is.
+    `fold`, `split`, `start`, `end`, `duration`, `group`. An argument can name another column, or be false if
+    the table has no such column. Any cell may be empty. The folds, the splits or a random share of the
+    samples decide what is held out.
 
     Cells that read `nan`, `N/A`, `NULL` or the like are empty; `Nan`, or `nan` within a longer text, is a
     word. If all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
-    A folder has a folder for each class, with sounds and pictures; a sound and a picture of the same name are
-    one sample. Links are followed, no folder is entered twice, and a warning counts the files that are not
-    read. If all folders have names of splits (`train`, `test`, `valid` ...), their folders are the classes;
-    `split` says which splits are held out, or else all but `train` are.
+    A folder has one subfolder per class, with sounds and pictures; a sound and a picture with the same name
+    form one sample. Links are followed, no folder is entered twice, and a warning counts the ignored files.
+    If all subfolders are named like splits (`train`, `test`, `valid` ...), their subfolders are the classes;
+    `split` selects the held-out splits, by default all except `train`.
 
     Args:
-        table: the table, or the folder.
-        sample_rate: of the samples, Hz.
-        train: True: the samples to train on; False: those held out.
-        fold: number or numbers of the folds held out.
-        split: values of the column "split" that are held out.
-        share: without fold and split, the part of the groups held out, 0..1, drawn by a hash of their names;
-            None: nothing is held out, and both splits are the whole data set.
-        separator: of several labels; None: a cell is one label, or a JSON list.
-        root: folder that paths are relative to; None: that of the table.
-        missing: "error", or "skip": leave out missing files, and say how many.
+        table: path of the table or the folder.
+        sample_rate: sample rate of the returned audio, in Hz.
+        train: split to use: True for the training samples, False for the held-out samples.
+        fold: number or numbers of the held-out folds.
+        split: held-out values of the column "split".
+        share: fraction of the groups that is held out if neither fold nor split is given, 0..1, chosen by a
+            hash of the groups' names. None if nothing is held out and both splits are the whole data set.
+        separator: separator between labels in a cell; None if a cell is a single label or a JSON list.
+        root: folder that paths are relative to; None for the table's folder.
+        missing: treatment of missing files: "error", or "skip" to skip them and report how many.
         audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
-            `start` with `end` or `duration`, in seconds or, by their names, milliseconds, are the part of the
-            sound file, by the rules of `sources/own_times.py`; rows of one `group`, by default of one
-            file, are held out together or not at all.
+            `start` with `end` or `duration` selects a segment of the sound file, in seconds or, if the column
+            names say so, milliseconds (see `sources/own_times.py`). Rows with the same `group`, by default
+            the same file, are held out together or not at all.
         mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
 
     Raises:
         FileNotFoundError: the table or files are missing.
-        ValueError: an argument or the table is wrong; the message has file, line and column.
+        ValueError: an argument or the table is invalid; the message names file, line and column.
     """
 
     to_take_whole: ClassVar[str] = (
@@ -62,7 +63,7 @@ class Table(ListedDataset):
         '"start": false, "end": false and "duration": false, and they are taken whole.'
     )
     held_out_folders: tuple[str, ...] = ()
-    """Folders of splits that are held out by default, without an argument that says so."""
+    """Split folders that are held out unless an argument says otherwise."""
     to_hold_out: ClassVar[str] = 'a fold, a value of the column "split", or a share (0.2: a fifth)'
 
     def __init__(
@@ -118,7 +119,7 @@ class Table(ListedDataset):
             raise ValueError(f"{path} lists no samples.")
         mask, part, undecided = _held_out(rows, path, fold=fold, split=split, share=share)
         notices += undecided
-        if fold is not None or mask is None:  # otherwise folds do not matter
+        if fold is not None or mask is None:  # otherwise folds are irrelevant
             self.folds = tuple(sorted({row.entry.fold for row in rows if row.entry.fold is not None}))
         self.held_out = tuple(as_list(fold))
         self.held_out_splits = tuple(map(str, as_list(split)))
@@ -149,10 +150,10 @@ class Table(ListedDataset):
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
-        """Check table and files for `--check`; the arguments are the constructor's."""
+        """Check the table and the files for `--check`; takes the constructor's arguments."""
         absent: Severity = "warning" if args.get("missing") == "skip" else "error"
         args["missing"] = "skip"
-        if args.pop("fold", None) is not None:  # compare all folds, not the two parts of a share
+        if args.pop("fold", None) is not None:  # compare all folds, not only the two splits
             args.pop("share", None)
         return cls._inspect(args, absent=absent)
 
@@ -160,10 +161,10 @@ class Table(ListedDataset):
 def _held_out(
     rows: Sequence[Row], table: Path, *, fold: object, split: object, share: float | None
 ) -> tuple[NDArray[np.bool_] | None, str, list[str]]:
-    """Decide which rows are held out.
+    """Choose the held-out rows.
 
     Returns:
-        The mask of the rows held out, or None; its description in the name of results; notices.
+        The mask of the held-out rows, or None; its description for the name in results; and notices.
     """
     folds: list[Any] = [row.entry.fold for row in rows]
     if fold is not None and split is not None:
@@ -174,7 +175,7 @@ def _held_out(
         wanted, splits = list(map(str, as_list(split))), [row.split for row in rows]
         mask = _with_values("split", wanted, splits, table)
         return mask, f", held out: {', '.join(wanted)}", _without("split", splits, rows)
-    if share is None:  # as for `--check` of all folds
+    if share is None:  # for example in a `--check` of all folds
         return None, "", _without("fold", folds, rows) if any(one is not None for one in folds) else []
     if type(share) not in (int, float) or not 0 < share < 1:
         raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
@@ -183,7 +184,7 @@ def _held_out(
 
 
 def _with_values(name: str, wanted: list[Any], values: Sequence[object], table: Path) -> NDArray[np.bool_]:
-    """Return the mask of the rows with one of the wanted folds or splits; raise if one does not exist."""
+    """Return the mask of the rows in the wanted folds or splits; raise ValueError if one does not exist."""
     present = sorted({value for value in values if value is not None}, key=str)
     if not wanted or not set(present).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
         has = f"has {', '.join(map(str, present))}"
@@ -205,7 +206,7 @@ def _both_parts(mask: NDArray[np.bool_], table: Path) -> NDArray[np.bool_]:
 
 
 def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[str]:
-    """Count the rows without a fold or split, which are always trained on."""
+    """Report the rows without a fold or split, which are always used for training."""
     empty = [row.line for row, value in zip(rows, values, strict=True) if value is None]
     if not empty:
         return []
@@ -213,7 +214,7 @@ def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[s
 
 
 def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Return the mask of a share of the groups; at least one belongs to it, and one does not."""
+    """Return the mask of a share of the groups, with at least one group in it and one outside."""
     ranked = sorted(set(groups), key=_position)
     count = sum(_position(group) < share for group in ranked)
     chosen = set(ranked[: min(max(count, 1), len(ranked) - 1)])
@@ -221,15 +222,15 @@ def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
 
 
 def _position(group: str) -> float:
-    """Return a number in 0..1 that depends on a text alone, so other rows do not move it."""
+    """Hash a text to a number in 0..1 that does not depend on other rows."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
 def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> tuple[list[Row], list[str]]:
-    """Remove missing files from the rows, and rows of which nothing is left.
+    """Remove missing files from the rows, and then rows without any content.
 
     Returns:
-        The rows, and the missing files, each with its first line in the table.
+        The remaining rows, and the missing files, each with its first line in the table.
     """
     exists: dict[str, bool] = {}
     absent: list[str] = []

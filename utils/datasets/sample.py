@@ -1,4 +1,4 @@
-"""What a data set lists (clips and entries) and what it returns (samples)."""
+"""Types of data sets: listed clips and entries, and the samples that are returned."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from utils.datasets.sources.walking import shown
 
 
 class Clip(NamedTuple):
-    """One clip in the table of a data set in folds.
+    """A clip in the table of a data set with folds.
 
     Attributes:
-        path: audio file, relative to the data set's root, with `/` on every system.
-        fold: number of its fold.
-        target: number of its class in the table; not always contiguous (ESC-10 has 0, 1, 10, ..., 41).
-        label: name of its class, as a reader would write it.
+        path: path of the audio file, relative to the data set's root, with `/` on every system.
+        fold: number of the clip's fold.
+        target: class number in the table; class numbers may have gaps (ESC-10 has 0, 1, 10, ..., 41).
+        label: class name, as a reader would write it.
     """
 
     path: str
@@ -32,13 +32,13 @@ class Clip(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One sample as models take it: `(audio, image, labels)`.
+    """A sample as models take it: `(audio, image, labels)`.
 
     Attributes:
-        audio: float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or the result of
+        audio: audio, float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or the result of
             `transform_audio`.
-        image: uint8 tensor `[3, H, W]`, or `sources.frames.Frames`; None in a data set of sounds.
-        labels: the clip's labels, `list[str]`, or the result of `target_transform`.
+        image: picture, uint8 tensor `[3, H, W]`, or `sources.frames.Frames`; None in a data set of sounds.
+        labels: labels, `list[str]`, or the result of `target_transform`.
     """
 
     audio: Any
@@ -47,10 +47,10 @@ class Sample(NamedTuple):
 
 
 class DescribedSample(NamedTuple):
-    """A sample with a text; `sample[:3]` are the fields of a `Sample`, None where it lacks them.
+    """A sample with a text; `sample[:3]` are the fields of a `Sample`, with None for missing fields.
 
     Attributes:
-        text: a caption or other description; None if it has none.
+        text: caption or other description, or None.
     """
 
     audio: Any
@@ -60,16 +60,16 @@ class DescribedSample(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Facts about a sample that a data set knows without reading its files.
+    """Facts about a sample that a data set knows without reading the sample's files.
 
-    Tasks check all samples before a run by a data set's method `listing(index)`, or `listings()`, which
-    yields representative samples.
+    Before a run, tasks check all samples with a data set's method `listing(index)`, or representative samples
+    with its method `listings()`.
 
     Attributes:
-        place: where the sample is listed, such as "own.csv, line 3: dog.wav".
-        labels: names of its classes.
-        text: caption; None if it has none.
-        audio: whether it has a sound.
+        place: place where the sample is listed, such as "own.csv, line 3: dog.wav".
+        labels: names of the sample's classes.
+        text: caption, or None.
+        audio: whether the sample has a sound.
     """
 
     place: str
@@ -79,16 +79,16 @@ class Listing(NamedTuple):
 
 
 class SampleFiles(NamedTuple):
-    """The files of a sample, for code that copies instead of decoding.
+    """The files of a sample, for code that copies files instead of decoding them.
 
-    A data set returns them from `files(index)`, or None if reading the files with `model.audio_input` and
-    `model.clip.image_input` does not give the sample.
+    A data set's method `files(index)` returns this, or None if reading the files with `model.audio_input` and
+    `model.clip.image_input` would not reproduce the sample.
 
     Attributes:
-        audio: sound file; None if it has no sound.
+        audio: sound file, or None.
         images: picture files.
-        labels: names of its classes.
-        text: caption; None if it has none.
+        labels: names of the sample's classes.
+        text: caption, or None.
     """
 
     audio: Path | None
@@ -98,15 +98,15 @@ class SampleFiles(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One listed sample, of which any part may be absent.
+    """A listed sample, in which any field may be missing.
 
     Attributes:
         audio: sound file, relative to the root of the data set, or absolute.
-        images: picture files; the frames of a video in their order.
+        images: picture files; the frames of a video in temporal order.
         text: caption.
-        labels: names of its classes.
-        segment: the part of the sound file, seconds; None: all of it.
-        fold: number of its fold.
+        labels: names of the sample's classes.
+        segment: start and end of the segment in the sound file, in seconds; None for the whole file.
+        fold: number of the sample's fold.
     """
 
     audio: str | None = None
@@ -118,7 +118,7 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file, with a segment as URLs write it (`#t=10,20`), or else the text."""
+        """File name, with the segment as a URL fragment (`#t=10,20`), or else the text."""
         if self.audio is None:
             return self.images[0] if self.images else self.text or ""
         if self.segment is None:
@@ -128,7 +128,7 @@ class Entry(NamedTuple):
 
 
 class Entries(Sequence[Entry]):
-    """Entries packed into one array of about 100 bytes each, which worker processes share.
+    """Entries packed into one array, with about 100 bytes per entry, which worker processes share.
 
     Raises:
         ValueError: a name is not UTF-8.

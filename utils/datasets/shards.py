@@ -1,4 +1,4 @@
-"""Samples in shards: tar files, local or remote, that are read from end to end."""
+"""Samples in shards: local or remote tar files that are read sequentially."""
 
 from __future__ import annotations
 
@@ -27,42 +27,47 @@ from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, fi
 class Shards(Dataset[Sample | DescribedSample]):
     """Samples in tar files in webdataset's format, with a manifest of their contents.
 
-    They are `(audio, image, labels)`, or, if any in the set has a text, `(audio, image, labels, text)`.
+    Samples are `(audio, image, labels)`, or `(audio, image, labels, text)` if any sample in the set has a
+    text.
 
-    A sample's index is its position in the set: shard after shard, in the order of their addresses. Training
-    reads the shards in random order, and shuffles the samples of each in blocks of `block`. Local shards are
-    read at the offset of each sample, remote ones forward, holding undecoded samples of a block until their
-    turn.
+    A sample's index is its position in the set, counted through the shards in the order of their addresses.
+    Training reads the shards in random order and shuffles each shard's samples in blocks of `block`. Samples
+    of local shards are read at their offsets. Remote shards are read sequentially, and the undecoded samples
+    of a block are held in memory until their turn.
 
     There are three ways to define the splits:
 
-        "args": {"urls": "set/manifest.jsonl"}                            the splits the set was made of
+        "args": {"urls": "set/manifest.jsonl"}                            the splits stored in the set
         "args": {"urls": "set/manifest.jsonl", "fold": 2}                 fold 2 is held out
         "args": {"training": {"key": "urls", "yes": "train-{000..127}.tar", "no": "test-{00..03}.tar"}}
 
     Args:
-        urls: address, pattern or list of these: paths, http: and https: addresses, `pipe:` commands; or a
-            manifest, which stands for all its shards.
-        sample_rate: of the samples, Hz.
-        train: True: the samples to train on, False: those held out, None: all samples of `urls`.
-        fold: number or numbers of the folds held out. None: the splits of the set, or all of it without any.
-        mono: True averages the channels, False doubles a single channel into two, None keeps the file's.
-        manifest: address or addresses of the manifest; None: beside the shards.
-        frames: for a sample with several pictures, "central": the middle one; "all": `Frames`, of which a
-            transform of the field "image" chooses and decodes one.
-        block: number of samples of a shard that are shuffled together, and held in memory if it is remote.
-        lanes: number of shards that a process reads side by side; must be divisible by its workers.
+        urls: address, pattern, or a list of these. An address is a path, an http: or https: address, a
+            `pipe:` command, or a manifest, which stands for all its shards.
+        sample_rate: sample rate of the returned audio, in Hz.
+        train: split to use: True for the training samples, False for the held-out samples, None for all
+            samples of `urls`.
+        fold: number or numbers of the held-out folds; None for the set's splits, or for the whole set if it
+            has no splits.
+        mono: channels of the returned audio: True averages them, False duplicates a single channel, None
+            keeps the file's channels.
+        manifest: address or addresses of the manifest; None for a manifest in the shards' folder.
+        frames: pictures of a sample that has several: "central" for the middle picture, "all" for `Frames`,
+            from which a transform of the field "image" chooses and decodes a picture.
+        block: number of a shard's samples that are shuffled together, and held in memory if the shard is
+            remote.
+        lanes: number of shards that a process reads concurrently; must be divisible by the number of workers.
 
     Attributes:
         class_names: labels of the whole set.
-        folds: numbers of all folds, if one can be held out.
-        held_out: numbers of the folds held out.
+        folds: numbers of all folds, if a fold can be held out.
+        held_out: numbers of the held-out folds.
         results_name: name of the data set in results.
-        digest: hash of the shards of this split.
+        digest: hash of this split's shards.
         shards: address and manifest entry of each shard.
 
     Raises:
-        ValueError: an argument or the manifest is wrong.
+        ValueError: an argument or the manifest is invalid.
         OSError: the manifest cannot be read.
     """
 
@@ -105,7 +110,7 @@ class Shards(Dataset[Sample | DescribedSample]):
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
-        """Find local shards that are missing or of another size, for `--check`."""
+        """Find local shards that are missing or have the wrong size, for `--check`."""
         found = find(args["urls"], args.get("manifest"))
         findings, elsewhere = [], 0
         for url, entry in found.shards:
@@ -130,7 +135,7 @@ class Shards(Dataset[Sample | DescribedSample]):
             return next(reads)()
 
     def labels(self) -> set[str] | None:
-        """Return the labels of the samples of this split; None for an older manifest without them."""
+        """Return the labels in this split; None if an older manifest does not list them."""
         named = [entry.labels for _, entry in self.shards]
         if None in named:
             return None
@@ -139,7 +144,7 @@ class Shards(Dataset[Sample | DescribedSample]):
     def listings(self) -> Iterator[Listing]:
         """Yield representative samples of each shard (see `utils.shards.manifest`).
 
-        Shards with an older manifest have none.
+        Older manifests do not list any.
         """
         for _, entry in self.shards:
             names = entry.names if entry.examples else []
@@ -148,13 +153,13 @@ class Shards(Dataset[Sample | DescribedSample]):
                 yield Listing(place, one.labels, one.text, audio=one.sound)
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Return the clip and the fold of sample `index`, as the original data set named them."""
+        """Return the clip name and the fold of sample `index` in the original data set."""
         number, position = self._place(index)
         fold = self.shards[number][1].fold
         return {"clip": self._name(number, position), **({} if fold is None else {"fold": fold})}
 
     def epoch_order(self, key: int | None) -> Indices:
-        """Return shards in random order, with each block of their samples shuffled."""
+        """Return the shards in random order, with the samples shuffled within each block."""
         if key is None:
             return range(len(self))
         draw = functools.partial(torch.randperm, generator=torch.Generator().manual_seed(key))
@@ -168,7 +173,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         return order
 
     def stream(self, indices: Indices) -> Generator[Callable[[], Sample | DescribedSample]]:
-        """Yield functions that read these samples, one shard after the other."""
+        """Yield functions that read these samples, one shard after another."""
         asked = np.asarray(indices, np.int64)
         numbers = np.searchsorted(self._starts, asked, side="right") - 1
         positions = asked - self._starts[numbers]
@@ -190,7 +195,7 @@ class Shards(Dataset[Sample | DescribedSample]):
                 shard.close()
 
     def indices_of(self, number: int) -> range:
-        """Return the indices of the samples of one shard."""
+        """Return the indices of a shard's samples."""
         return range(*self._starts[number : number + 2].tolist())
 
     def _open(self, number: int) -> LocalShard | RemoteShard:
@@ -199,7 +204,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         return RemoteShard(url, entry) if path is None else LocalShard(path, entry)
 
     def _sample(self, number: int, position: int, read: Callable[[], Content]) -> Sample | DescribedSample:
-        """Decode one sample; errors name its place."""
+        """Decode one sample; errors name the sample's place."""
         url, entry = self.shards[number]
         place = f"sample {position} of {len(entry)} in {file_name(url)}: "
         try:
@@ -221,7 +226,7 @@ class Shards(Dataset[Sample | DescribedSample]):
             raise ValueError(f"{place}{error}") from error
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Return the shard of a sample, and its position there."""
+        """Return the number of a sample's shard, and the sample's position in the shard."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return number, int(index - self._starts[number])
 
@@ -234,7 +239,7 @@ class Shards(Dataset[Sample | DescribedSample]):
 def _folds(
     train: bool | None, fold: int | Sequence[int] | None, shards: Sequence[ShardEntry]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the folds held out, and all folds of which some can be held out."""
+    """Return the held-out folds, and all folds that can be held out."""
     there = sorted({shard.fold for shard in shards if shard.fold is not None})
     if train is None:
         if fold is not None:
@@ -256,7 +261,7 @@ def _folds(
 def _split(
     shards: Sequence[tuple[str, ShardEntry]], *, train: bool | None, held_out: Sequence[int]
 ) -> list[tuple[str, ShardEntry]]:
-    """Return the shards of one split."""
+    """Return the shards in one split."""
     if train is None:
         return list(shards)
     if held_out:

@@ -17,9 +17,9 @@ CLIP_SECONDS = 4
 
 
 class UrbanSound8K(FoldDataset):
-    """UrbanSound8K: 10 classes, 8,732 clips of up to 4 s in 10 folds, each stretched to the 16-bit range.
+    """UrbanSound8K: 10 classes, 8,732 clips of up to 4 s in 10 folds, each rescaled to the full 16-bit range.
 
-    The arguments are those of `FoldDataset`; unless `mono`, mono clips are doubled to two channels.
+    The arguments are `FoldDataset`'s. Unless `mono` is true, mono clips are duplicated to two channels.
     """
 
     title = "UrbanSound8K"
@@ -30,7 +30,7 @@ class UrbanSound8K(FoldDataset):
     file_names = r"\d+-(?P<target>\d+)-\d+-\d+\.\w+"
 
     def read_table(self) -> list[Clip]:
-        """List the clips of `metadata/UrbanSound8K.csv`."""
+        """List the clips in `metadata/UrbanSound8K.csv`."""
         columns = ["slice_file_name", "fold", "classID", "class"]
         return [
             Clip(
@@ -43,7 +43,7 @@ class UrbanSound8K(FoldDataset):
         ]
 
     def decode(self, path: Path) -> Waveform:
-        """Decode one clip: resampled, mono or stereo, cut, stretched."""
+        """Decode one clip; resample it, convert it to mono or stereo, cut it and rescale it."""
         audio = read_audio(path, self.sample_rate, mono=bool(self.mono))
         return stretch(audio[:, : CLIP_SECONDS * self.sample_rate])
 
@@ -51,14 +51,14 @@ class UrbanSound8K(FoldDataset):
 def stretch(audio: Waveform) -> Waveform:
     """Shift and scale a clip so that its minimum becomes -32768 and its maximum 32767.
 
-    As published, since the loudness of a recording says nothing about its class.
-    All channels are stretched together. A constant clip becomes silence.
+    This follows the published code, as a recording's loudness says nothing about its class. All channels are
+    rescaled together. A constant clip becomes silence.
 
     Args:
-        audio: float32 `[C, T]`.
+        audio: clip, float32 `[C, T]`.
 
     Returns:
-        float32 `[C, T]`, 16-bit units.
+        The rescaled clip, float32 `[C, T]`, 16-bit units.
     """
     low, high = float(audio.min()), float(audio.max())
     if low == high:

@@ -1,4 +1,4 @@
-"""Measurements besides a protocol's metrics: the classes of its `Evaluations` section."""
+"""Evaluations in addition to metrics, for a protocol's `Evaluations` section."""
 
 from utils.evaluations.features import Features
 from utils.evaluations.linear_probe import LinearProbe

@@ -1,9 +1,9 @@
-"""A file with the embeddings of a data set, `features.safetensors`, for probes and notebooks.
+"""File format for a data set's embeddings, `features.safetensors`, for probes and notebooks.
 
 ```text
-tensors    <kind>   float32 [N, D]   one for each kind of features, such as audio
+tensors    <kind>   float32 [N, D]   one tensor per kind of features, such as audio
            fold     int64   [N]      if the data set has folds
-           target   int64   [N]      position in class_names, if every clip has exactly one label
+           target   int64   [N]      index into class_names, if every clip has exactly one label
 metadata   format, kinds, clips, labels, class_names, dataset: texts; all but the first and the last are JSON
 ```
 """
@@ -28,15 +28,15 @@ _RESERVED = ("fold", "target")
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:
-    """Features of the N clips of a data set, with names, labels and folds.
+    """Features of a data set's N clips, with names, labels and folds.
 
     Attributes:
-        features: float32 `[N, D]` by kind, such as "audio"; D may differ.
+        features: features by kind, such as "audio": float32 `[N, D]`; D may differ between kinds.
         clips: name of each clip.
-        labels: of each clip, possibly several or none.
+        labels: labels of each clip; a clip may have several labels or none.
         class_names: all labels.
-        dataset: its name in results.
-        folds: number of each clip's fold, int64 `[N]`; None if the data set has no folds.
+        dataset: name of the data set in results.
+        folds: fold number of each clip, int64 `[N]`; None if the data set has no folds.
 
     Raises:
         ValueError: lengths differ, there are no features, or a label is not a class.
@@ -75,14 +75,14 @@ class FeatureTable:
 
     @property
     def targets(self) -> NDArray[np.int64] | None:
-        """Position of each clip's label in `class_names`, `[N]`; None unless each clip has exactly one."""
+        """Index of each clip's label in `class_names`, `[N]`; None unless each clip has exactly one label."""
         if any(len(labels) != 1 for labels in self.labels):
             return None
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return np.array([numbers[label] for (label,) in self.labels], dtype=np.int64)
 
     def write(self, path: Path) -> None:
-        """Write the file; an existing one is replaced once the new one is complete."""
+        """Write the file; an existing file is replaced once the new file is complete."""
         tensors = {kind: np.ascontiguousarray(features) for kind, features in self.features.items()}
         for name, numbers in (("fold", self.folds), ("target", self.targets)):
             if numbers is not None:
@@ -95,7 +95,7 @@ class FeatureTable:
         }
         metadata = {name: json.dumps(content, ensure_ascii=False) for name, content in listed.items()}
         part = path.with_name(path.name + ".part")
-        # safetensors' save_file makes files that only their owner can read.
+        # safetensors' save_file creates files that only the owner can read.
         part.write_bytes(save(tensors, {"format": _FORMAT, "dataset": self.dataset, **metadata}))
         part.replace(path)
 
@@ -104,8 +104,8 @@ class FeatureTable:
         """Read a file that `write` made.
 
         Raises:
-            FileNotFoundError: it does not exist.
-            ValueError: it is another kind of file, or incomplete.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file has another format or is incomplete.
         """
         try:
             with safe_open(path, framework="numpy") as file:

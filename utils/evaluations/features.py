@@ -1,4 +1,4 @@
-"""Collect the features of a pass over a data set, and write them to a file in the run's folder."""
+"""Collection of a task's features in a pass over a data set, and the evaluation that stores them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class FeatureCollector:
     """Collects features in memory, float32 on the CPU.
 
     Args:
-        dataset: the data set; its `class_names`, `record` and `results_name` are used, if it has them.
-        task: computes the features.
+        dataset: data set; its `class_names`, `record` and `results_name` are used, if it has them.
+        task: task that computes the features.
 
     Raises:
         ValueError: the task computes no features.
@@ -38,7 +38,7 @@ class FeatureCollector:
         self.reset()
 
     def reset(self) -> None:
-        """Discard everything collected."""
+        """Discard all collected features."""
         self._indices: list[int] = []
         self._labels: list[tuple[str, ...]] = []
         self._features: dict[str, list[Tensor]] = {}
@@ -47,12 +47,12 @@ class FeatureCollector:
         """Add a batch.
 
         Args:
-            indices: positions of the samples in the data set, int64 `[B]`.
-            labels: the batch's field; samples may lack labels.
-            features: `[B, D]` by kind, on any device, from a task's step.
+            indices: indices of the samples in the data set, int64 `[B]`.
+            labels: labels of the batch; samples may lack labels.
+            features: features by kind, `[B, D]`, from a task's step, on any device.
 
         Raises:
-            ValueError: the kinds differ from those of earlier batches.
+            ValueError: the kinds of features differ from earlier batches.
         """
         assert features, "the task gives features"
         if self._indices and self._features.keys() != features.keys():
@@ -71,7 +71,7 @@ class FeatureCollector:
             self._features.setdefault(kind, []).append(values.detach().float().cpu())
 
     def table(self) -> FeatureTable:
-        """Join all batches, in the data set's order."""
+        """Concatenate all batches, in the data set's order."""
         order = np.argsort(self._indices, kind="stable")
         indices = [self._indices[at] for at in order]
         records = [record(self._dataset, index) for index in indices]
@@ -88,14 +88,14 @@ class FeatureCollector:
 
 
 class CollectingEvaluation(Evaluation):
-    """An evaluation that collects the task's features."""
+    """Base class of evaluations that collect the task's features."""
 
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002
         """Check that the task computes features."""
         self._collector = FeatureCollector(test, task)
 
     def start(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Discard the features of an earlier pass."""
+        """Discard the features from an earlier pass."""
         self._collector.reset()
 
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
@@ -106,12 +106,12 @@ class CollectingEvaluation(Evaluation):
 class Features(CollectingEvaluation):
     """Write the task's features to `features.safetensors` (see `utils.evaluations.feature_files`).
 
-    These are the features of the whole data set if `Dataset.args.fold` is null. The table of figures counts
-    items and dimensions.
+    If `Dataset.args.fold` is null, these are the features of the whole data set. The resulting table has the
+    numbers of samples and dimensions.
     """
 
     def finish(self, folder: Path) -> FigureTable:
-        """Write the file; a later pass replaces it."""
+        """Write the file, replacing the file from an earlier pass."""
         table = self._collector.table()
         table.write(folder / FILE_NAME)
         return {

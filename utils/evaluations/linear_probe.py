@@ -1,4 +1,4 @@
-"""The linear probe as part of a run: of the task's features, and of a baseline beside them."""
+"""Linear probe of the task's features in a run, optionally alongside a baseline."""
 
 # ruff: noqa: PLC0415 (librosa takes seconds to import)
 
@@ -31,13 +31,13 @@ _FULL_SCALE = 32768.0
 class LinearProbe(CollectingEvaluation):
     """Train a linear classifier on frozen features, holding out each fold of the data set in turn.
 
-    The features are those of the task in a pass over the whole data set, with `Dataset.args.fold` null; the
-    table is that of `utils.evaluations.probe.probe`.
+    The task computes the features in a pass over the whole data set, which requires `Dataset.args.fold` to be
+    null. `utils.evaluations.probe.probe` describes the resulting table.
 
     Args:
         C: inverse strength of the probe's L2 penalty, above 0.
-        baseline: "log-mel" to also probe the statistics of each clip's log-mel spectrogram, computed from the
-            audio that the task is given.
+        baseline: baseline to probe as well: "log-mel" for statistics of each clip's log-mel spectrogram,
+            computed from the task's audio input; None for no baseline.
     """
 
     def __init__(self, *, C: float = 1.0, baseline: Literal["log-mel"] | None = None) -> None:
@@ -48,7 +48,7 @@ class LinearProbe(CollectingEvaluation):
         self._statistics: list[NDArray[np.float32]] = []
 
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
-        """Check that the whole data set is evaluated, and that it has folds."""
+        """Check that the whole data set is evaluated and has folds."""
         if held_out := held_out_folds(test):
             numbers = " and ".join(map(str, held_out))
             raise ValueError(
@@ -65,12 +65,12 @@ class LinearProbe(CollectingEvaluation):
         self._dataset = test
 
     def start(self, model: nn.Module) -> None:
-        """Discard the features of an earlier pass."""
+        """Discard the features from an earlier pass."""
         super().start(model)
         self._statistics = []
 
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
-        """Collect the features of a batch, and the statistics of its audio."""
+        """Collect the features of a batch and the statistics of its audio."""
         super().step(model, indices, batch, output)
         if self._baseline:
             self._statistics.append(log_mel_statistics(_clips(batch.audio), self._dataset.sample_rate))
@@ -85,17 +85,18 @@ class LinearProbe(CollectingEvaluation):
 
 
 def log_mel_statistics(clips: Iterable[Tensor], sample_rate: int) -> NDArray[np.float32]:
-    """Compute mean and standard deviation, over time, of each clip's mel bands in decibels.
+    """Compute the mean and standard deviation over time of each clip's mel bands in decibels.
 
-    The mean of the channels, in [-1, 1], goes through librosa's mel spectrogram (64 bands, Hann windows of
-    2048 samples every 512) and `power_to_db`, whose floor is 80 dB below the clip's loudest value.
+    The channels are averaged and scaled to [-1, 1]. librosa computes a mel spectrogram (64 bands, Hann
+    windows of 2048 samples, hop of 512) and converts it with `power_to_db`, whose floor is 80 dB below the
+    clip's maximum.
 
     Args:
-        clips: each `[C, T]` in 16-bit units, of any length; zeros pad clips shorter than a window.
-        sample_rate: Hz.
+        clips: clips `[C, T]` in 16-bit units, of any length; clips shorter than a window are zero-padded.
+        sample_rate: sample rate of the clips, in Hz.
 
     Returns:
-        float32 `[clips, 128]`: 64 means, 64 standard deviations.
+        64 means and 64 standard deviations per clip, float32 `[clips, 128]`.
     """
     import librosa
 
@@ -112,7 +113,7 @@ def log_mel_statistics(clips: Iterable[Tensor], sample_rate: int) -> NDArray[np.
 
 
 def _clips(audio: Tensor | PaddedBatch) -> Iterator[Tensor]:
-    """Yield the clips of a batch, each `[C, T]` without padding."""
+    """Yield the clips in a batch, each `[C, T]` without padding."""
     if isinstance(audio, PaddedBatch):
         return (clip[:, :length] for clip, length in zip(audio.values, audio.lengths.tolist(), strict=True))
     return iter(audio)

@@ -1,4 +1,4 @@
-"""The linear probe: accuracy of a linear model on frozen features, cross-validated over the official folds.
+"""Linear probe: accuracy of a linear classifier on frozen features, cross-validated over the official folds.
 
     python -m utils.evaluations.probe features.safetensors [--C 1.0] [--json]
 
@@ -30,23 +30,24 @@ _MOST_STEPS = 2000
 
 
 def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]:
-    """Hold out each fold in turn and train on the others, for every kind of features.
+    """Hold out each fold in turn and train on the other folds, for every kind of features.
 
     The probe is scikit-learn's logistic regression (L2 penalty, L-BFGS) on features standardised over the
-    training folds. It is deterministic, whatever the number of threads.
+    training folds. Results do not depend on the number of threads.
 
     Args:
-        table: features of a whole data set with folds, one label per clip.
+        table: features of a whole data set with folds and one label per clip.
         C: inverse strength of the penalty, above 0.
 
     Returns:
-        A row of accuracies for each kind of features: "fold 1" and so on, their "mean" and sample standard
-        deviation "sd". The row "chance" is the accuracy of always predicting the training folds' most
-        frequent class.
+        One row of accuracies per kind of features: "fold 1" and so on, their "mean", and their sample
+            standard
+        deviation "sd". The row "chance" is the accuracy of always predicting the most frequent class in the
+        training folds.
 
     Raises:
-        ValueError: there are fewer than two folds, a clip does not have exactly one label, a fold leaves a
-            single class to train on, or C is out of range.
+        ValueError: there are fewer than two folds, a clip does not have exactly one label, the training folds
+            have a single class, or C is out of range.
     """
     from sklearn.dummy import DummyClassifier
     from sklearn.exceptions import ConvergenceWarning
@@ -70,9 +71,9 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     probed = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=_MOST_STEPS))
     chance = DummyClassifier(strategy="most_frequent")
     rows, unfinished = {}, 0
-    # Several threads would round sums differently and, on a busy machine, wait for each other.
+    # Several threads would round sums differently, and wait for each other on a busy machine.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the one below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the warning below
         for kind in [*table.features, CHANCE]:
             features = table.features.get(kind, np.zeros((len(targets), 1)))
             found = cross_validate(
@@ -98,7 +99,7 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
 
 
 def check_penalty(C: object) -> None:
-    """Raise a ValueError unless C is a positive number."""
+    """Raise ValueError unless C is a positive number."""
     if isinstance(C, bool) or not isinstance(C, int | float) or not 0 < C < math.inf:
         raise ValueError(f"C is {C}; a positive number is expected.")
 
@@ -108,10 +109,10 @@ def main(arguments: Sequence[str]) -> int:
     replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.evaluations.probe",
-        description="Probe stored features linearly, over the folds of their data set.",
+        description="Train and test a linear probe on stored features, holding out each fold in turn.",
     )
     parser.add_argument("features", type=Path, metavar="FILE", help="features.safetensors of a run")
-    parser.add_argument("--C", type=float, default=1.0, help="inverse strength of the penalty (%(default)s)")
+    parser.add_argument("--C", type=float, default=1.0, help="inverse of the penalty (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     try:

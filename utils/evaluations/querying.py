@@ -1,4 +1,4 @@
-"""Retrieval between modalities: audio by text, text by audio, and four more directions with images."""
+"""Retrieval between modalities: audio by text, text by audio, and four other directions with images."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _ORDER = ("audio", "image", "text")
 
 
 class Querying(CollectingEvaluation):
-    """Rank the items of one modality by queries of another; `retrieval.py` defines the figures.
+    """Rank the items of one modality by queries in another; `retrieval.py` defines the metrics.
 
-    Audio and images belong to samples. Texts are the task's classes, one for each (its `class_names` and
-    `class_features`), unless the task embeds texts of samples. A query's positives are the items that share a
-    label with it. Queries without a positive, such as a class without clips, are left out; the column
-    "queries" counts the others. A sample that lacks a modality is neither a query nor an item in it; a
-    modality that all samples lack has no row.
+    Audio and images belong to samples. Texts belong to the task's classes, one text per class (the task's
+    `class_names` and `class_features`), unless the task embeds the samples' texts. A query's positives are
+    the items that share a label with it. Queries without a positive, such as a class without clips, are
+    skipped; the column "queries" counts the other queries. A sample that lacks a modality is neither a query
+    nor an item in this modality, and a modality that all samples lack has no row.
 
-    The table has a row per direction, "audio -> text" where audio queries texts, with the columns P@1, R@k
-    for each k, mAP, and mAP@k for the largest k; and the expected figures of a random ranking of N items with
-    P positives: "P@1 by chance", P / N, and "R@k by chance", k / N for the smallest k.
+    The table has one row per direction, e.g. "audio -> text" if audio queries texts, with the columns P@1,
+    R@k for each k, mAP, and mAP@k for the largest k. It also has the expected values for a random ranking of
+    N items with P positives: "P@1 by chance", P / N, and "R@k by chance", k / N for the smallest k.
 
     Args:
-        k: ranks, from 1.
+        k: ranks, counted from 1.
         pairs: positives between modalities of samples: "label" for all items that share a label, "pair" for
             the same sample only.
-        directions: to measure, such as ["text -> audio"]; None for all.
+        directions: directions to measure, such as ["text -> audio"]; None for all.
     """
 
     def __init__(
@@ -77,19 +77,19 @@ class Querying(CollectingEvaluation):
         self._task = task
 
     def start(self, model: nn.Module) -> None:
-        """Discard the features of an earlier pass."""
+        """Discard the features from an earlier pass."""
         super().start(model)
         self._directions = ()
 
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
-        """Collect the features of a batch; raise a ValueError if there is nothing to compare them with."""
+        """Collect the features of a batch; raise ValueError if there is nothing to compare them with."""
         super().step(model, indices, batch, output)
         if not self._directions:
             modalities = {*(output.features or ()), *(["text"] if self._class_features is not None else [])}
             self._directions = self._choose_directions(modalities)
 
     def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
-        """Compute the figures of every direction."""
+        """Compute the metrics of every direction."""
         sides = self._sides(self._collector.table())
         present = [
             direction
@@ -153,7 +153,7 @@ class Querying(CollectingEvaluation):
         return {**figures, **self._by_chance(positives), "queries": float(found.queries)}
 
     def _by_chance(self, positives: PositivePairs) -> dict[str, float]:
-        """Return the expected figures of a random order of the items."""
+        """Return the expected metrics of a random ranking of the items."""
         counts = [len(positives.items_of(query)) for query in range(positives.query_count)]
         items = positives.item_count
         precision = statistics.fmean(count / items for count in counts if count)
@@ -162,12 +162,12 @@ class Querying(CollectingEvaluation):
 
 
 class _Side(NamedTuple):
-    """The queries of a retrieval, or its items.
+    """The queries or the items of a retrieval.
 
     Attributes:
-        features: normalised, `[N, D]`.
-        labels: of each.
-        samples: position of each one's sample in the pass, int64 `[N]`; None for texts of classes.
+        features: normalised features, `[N, D]`.
+        labels: labels of each query or item.
+        samples: index of each query's or item's sample in the pass, int64 `[N]`; None for class texts.
     """
 
     features: Tensor
@@ -176,6 +176,6 @@ class _Side(NamedTuple):
 
 
 def _of_samples(features: Tensor, labels: Sequence[tuple[str, ...]]) -> _Side:
-    """Drop the samples that lack the modality, whose rows are NaN."""
+    """Drop the samples that lack the modality; their rows are NaN."""
     present = features.isnan().any(dim=1).logical_not().nonzero().flatten()
     return _Side(features[present], tuple(labels[row] for row in present.tolist()), present)

@@ -1,4 +1,4 @@
-"""Rank the positives of queries among all items by cosine, counting ties exactly."""
+"""Exact ranks, including ties, of each query's positives among all items by cosine similarity."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _STEPS = 2.0**26
 
 
 def on_grid(embeddings: Tensor) -> Tensor:
-    """Round embeddings to steps of 2^-26: float64, on the CPU if the device (MPS) does not support it."""
+    """Round embeddings to multiples of 2^-26, as float64; on the CPU if the device (MPS) lacks float64."""
     if embeddings.device.type == "mps":
         embeddings = embeddings.cpu()
     return embeddings.to(torch.float64, copy=True).mul_(_STEPS).round_()
 
 
 class Standing(NamedTuple):
-    """Ranks of positives: `[Q, P]` on the CPU, best first, P the largest number of positives of a query.
+    """Ranks of positives, `[Q, P]` on the CPU, best first; P is the maximum number of positives per query.
 
     A positive is tied with itself, so both tied counts are at least 1. Rows with fewer positives end in
-    unused places: not `valid`, `higher` Ni, `tied` 0.
+    padding: `valid` is false, `higher` is Ni, and `tied` is 0.
     """
 
     higher: Tensor  # int32: items with a higher score
@@ -38,16 +38,16 @@ class Standing(NamedTuple):
 
 
 def find_standing(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np.int64]]) -> Standing:
-    """Count, for each positive, the items with a higher and with the same score.
+    """Count, for each positive, the items with a higher score and the items with the same score.
 
-    Counts need no full ranking: one sort of each row of scores, without indices, and two binary searches for
-    each positive are enough. Comparing each positive with every item is cheaper for a few positives and far
-    more expensive for hundreds; the sort costs no more than the products at D = 1024.
+    The counts do not require a full ranking: sorting each row of scores, without indices, and two binary
+    searches per positive are enough. Comparing each positive with every item is cheaper for a few positives
+    and far more expensive for hundreds. At D = 1024, the sort costs no more than the dot products.
 
     Args:
         queries: embeddings `[Q, D]` from `on_grid`.
-        items: `[Ni, D]`, likewise.
-        positives: indices of each query's positives, ascending, at least one.
+        items: embeddings `[Ni, D]` from `on_grid`.
+        positives: indices of each query's positives, ascending, at least one per query.
     """
     most = max(len(row) for row in positives)
     padded = np.zeros((len(positives), most), dtype=np.int64)
@@ -57,11 +57,11 @@ def find_standing(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np
 
     scores = -queries @ items.T  # [Q, Ni], negated: ascending is best first
     own = scores.gather(1, torch.from_numpy(padded).to(items.device))
-    own = _sorted_rows(own.masked_fill_(~valid.to(items.device), math.inf))  # unused places come last
+    own = _sorted_rows(own.masked_fill_(~valid.to(items.device), math.inf))  # padding comes last
     scores = _sorted_rows(scores)
     higher, tied = _higher_and_tied(scores, own)
     positives_higher, positives_tied = _higher_and_tied(own, own)
-    # Whole numbers, equal on every device, and so are the CPU's results from them.
+    # The counts are integers, equal on every device, and so are the results that the CPU computes from them.
     return Standing(
         higher=higher.cpu(),
         tied=tied.cpu(),
@@ -72,15 +72,15 @@ def find_standing(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np
 
 
 def _sorted_rows(scores: Tensor) -> Tensor:
-    """Sort each row, ascending, perhaps in place."""
+    """Sort each row in ascending order, possibly in place."""
     if scores.device.type != "cpu":
         return scores.sort(dim=1).values
-    # Over ten times as fast as torch's, which also sorts indices.
+    # Over ten times as fast as torch.sort, which also sorts indices.
     scores.numpy().sort(axis=1)
     return scores
 
 
 def _higher_and_tied(ranked: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Count, for each of `scores`, the members of its row of `ranked` that precede it, and its equals."""
+    """Count, for each score, the elements in its row of `ranked` that precede it and that equal it."""
     before = torch.searchsorted(ranked, scores, out_int32=True)
     return before, torch.searchsorted(ranked, scores, right=True, out_int32=True) - before

@@ -1,34 +1,35 @@
 """Retrieval metrics: precision, recall and mAP of rankings by cosine, from embeddings and matching labels.
 
-For a query with P positives, let rel(i) be 1 if the item at rank i (from 1) is a positive, else 0, and
-prec(i) = (rel(1) + ... + rel(i)) / i. The query's figures are
+For a query with P positives, let rel(i) be 1 if the item at rank i (from 1) is a positive and 0 otherwise,
+and let prec(i) = (rel(1) + ... + rel(i)) / i. The query's metrics are
 
 ======== ============================================ ================================================
 P@1      rel(1)                                       precision at 1
-R@k      (rel(1) + ... + rel(k)) / P                  recall: share of the positives found
+R@k      (rel(1) + ... + rel(k)) / P                  recall: fraction of the positives found
 hit@k    1 if rel(1) + ... + rel(k) > 0, else 0       whether any positive was found
 mAP      sum of prec(i) rel(i) over all i, / P        average precision of the full ranking
 mAP@k    sum of prec(i) rel(i) over i <= k,           average precision of the first k, divided by that
          / min(k, P)                                  of a perfect ranking, so its maximum is 1 too
 ======== ============================================ ================================================
 
-and the result holds their means over the queries that have a positive. Recall is undefined for the others,
-which are left out and counted.
+and the result contains their means over the queries that have a positive. Recall is undefined for the other
+queries, which are skipped and counted.
 
-P@1 and R@1 differ if there are several positives: R@1 of a query is its P@1 divided by P, so it cannot exceed
-1 / P. The querying tables of arXiv 2106.13043 list both, and they differ. With one positive per query they
-agree. Work with one caption per image often writes "R@k" for hit@k; hit@1 always equals P@1, and hit@k equals
-R@k if P = 1.
+P@1 and R@1 differ if there are several positives: a query's R@1 is its P@1 divided by P, so it cannot exceed
+1 / P. The querying tables in arXiv 2106.13043 list both, and they differ. With one positive per query, they
+agree. Papers with one caption per image often write "R@k" for hit@k; hit@1 always equals P@1, and hit@k
+equals R@k if P = 1.
 
-Ties. Items with equal scores have no order, so each figure is its expected value over all their orders, in
-closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently in the
-presence of tied scores", ECIR 2008). This is the average over shuffling the items before sorting; it does not
-depend on the order of the items or on the sorting algorithm, and a model that gives everything the same
-embedding scores like chance, neither 1 nor 0. Ties are common: in ESC-50 forty clips have the same text.
+Ties. Items with equal scores have no order, so each metric is its expected value over all orders of tied
+items, in closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently
+in the presence of tied scores", ECIR 2008). This equals the average over shuffling the items before sorting.
+It does not depend on the order of the items or on the sorting algorithm, and a model that returns the same
+embedding for everything scores at chance level, not 1 or 0. Ties are common: in ESC-50, forty clips have the
+same text.
 
-Equality. Embeddings, including float64, are rounded to multiples of 2^-26 (1.5e-8, less than float32's own
-error in a sum of 1024 products), and scores are then computed without rounding. Equal items therefore tie
-exactly, and device, threads and chunks cannot change an order.
+Equality. Embeddings, including float64, are rounded to multiples of 2^-26 (1.5e-8, which is below float32's
+error in a sum of 1024 products), and scores are then computed exactly. Equal items therefore tie exactly, and
+the order does not depend on device, threads or chunks.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from utils.evaluations.ranking import Standing, find_standing, on_grid
 NORM_TOLERANCE = 1e-3
 """Allowed deviation of an embedding's norm from 1."""
 
-# Scores in memory at a time: at 8 bytes, and with at most a dozen arrays of this size, under 1 GiB.
+# Number of scores per chunk: at 8 bytes each, a dozen arrays of this size take less than 1 GiB.
 _SCORES_AT_ONCE = 2**23
 
 
@@ -57,9 +58,9 @@ class RetrievalResult:
     """Metrics of one direction of retrieval.
 
     Attributes:
-        values: by name, each 0 to 1, a mean over `queries`.
+        values: metrics by name, 0 to 1, averaged over `queries`.
         queries: number of queries with a positive.
-        left_out: number of queries without one.
+        left_out: number of queries without a positive.
     """
 
     values: dict[str, float]
@@ -68,14 +69,14 @@ class RetrievalResult:
 
 
 class PositivePairs:
-    """The items that answer each query: those that share a label with it.
+    """The positives of each query: the items that share a label with it.
 
-    Kept as the labels of each query and the items of each label, so no matrix of queries by items is needed.
+    Stores the labels of each query and the items of each label, which avoids a matrix of queries by items.
     Swap the arguments for the other direction of retrieval.
 
     Args:
-        query_labels: the labels of each query, possibly none.
-        item_labels: the labels of each item, possibly none.
+        query_labels: labels of each query; may be empty.
+        item_labels: labels of each item; may be empty.
 
     Raises:
         ValueError: a set of labels is a string.
@@ -108,7 +109,7 @@ class PositivePairs:
     def by_label(
         cls, query_labels: Tensor | Iterable[Hashable], item_labels: Tensor | Iterable[Hashable]
     ) -> PositivePairs:
-        """Match queries and items with the same label; each has exactly one, such as a number in a tensor."""
+        """Match queries and items with equal labels; each has exactly one, e.g. a class number."""
         sides = [
             labels.tolist() if isinstance(labels, Tensor) else labels
             for labels in (query_labels, item_labels)
@@ -117,11 +118,11 @@ class PositivePairs:
 
     @classmethod
     def by_index(cls, count: int) -> PositivePairs:
-        """Match query i with item i alone, for `count` of both."""
+        """Match query i only with item i, for `count` queries and items."""
         return cls.by_label(range(count), range(count))
 
     def items_of(self, query: int) -> NDArray[np.int64]:
-        """Return the indices of the query's positives, each once, ascending."""
+        """Return the indices of a query's positives, ascending and without duplicates."""
         known = self._items_of_label
         found = [known[label] for label in self._labels_of_query[query] if label in known]
         if len(found) == 1:
@@ -138,23 +139,23 @@ def retrieval_metrics(
     k: Sequence[int] = (1, 5, 10),
     queries_per_chunk: int | None = None,
 ) -> RetrievalResult:
-    """Rank all items for each query by cosine, and measure the ranks of its positives.
+    """Rank all items for each query by cosine similarity, and evaluate the ranks of the positives.
 
-    The module's docstring defines the figures.
+    The module's docstring defines the metrics.
 
     Args:
-        queries: float32 or float64 `[Nq, D]`, L2-normalised.
-        items: `[Ni, D]`, likewise, on the same device.
-        positives: for Nq queries and Ni items.
-        k: ranks for R@k and hit@k, at least 1; mAP@k uses the largest. They may exceed Ni.
-        queries_per_chunk: queries scored at a time; None for about 8 million scores.
+        queries: L2-normalised embeddings `[Nq, D]`, float32 or float64.
+        items: L2-normalised embeddings `[Ni, D]`, float32 or float64, on the same device.
+        positives: positives of the Nq queries among the Ni items.
+        k: ranks for R@k and hit@k, at least 1, possibly above Ni; mAP@k uses the largest rank.
+        queries_per_chunk: number of queries to score at a time; None for about 8 million scores.
 
     Returns:
         "P@1"; "R@k" and "hit@k" for each k; "mAP"; "mAP@k" for the largest k.
 
     Raises:
         ValueError: shapes, dtypes or devices do not match each other or `positives`, an embedding is not
-            normalised, there is nothing to rank, an option is out of range, or no query has a positive.
+            normalised, there is nothing to rank, an argument is out of range, or no query has a positive.
 
     Example:
         Two of three sounds rank their own text first, and the third ranks it last.
@@ -202,7 +203,7 @@ def retrieval_metrics(
 
 
 def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[str, Tensor]:
-    """Compute each query's expected figures, float64 `[Q]` by name."""
+    """Compute each query's expected metrics, by name, float64 `[Q]`."""
     item_count = len(harmonic) - 1
     largest = max(k)
     count = standing.valid.sum(dim=1)
@@ -224,15 +225,16 @@ def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[
 
 
 def _within(standing: Standing, rank: int) -> Tensor:
-    """Count the places of each positive's tied group within the first `rank`."""
+    """Count the places of each positive's tied group within the first `rank` places."""
     return (rank - standing.higher).clamp(min=0).minimum(standing.tied)
 
 
 def _hit(standing: Standing, rank: int) -> Tensor:
-    """Compute the probability that a positive is among the first `rank`, float64 `[Q]`.
+    """Compute the probability that a positive is among the first `rank` items, float64 `[Q]`.
 
-    Only the best group that contains a positive matters: with m of its g places within reach and p positives
-    in it, all are missed with probability (g-p)/g * (g-p-1)/(g-1) * ... of m factors.
+    Only the best group that contains a positive matters. If m of its g places are within reach and it has p
+    positives, all positives are missed with probability (g-p)/g * (g-p-1)/(g-1) * ..., a product of m
+    factors.
     """
     places = torch.arange(rank)
     within = _within(standing, rank)[:, :1]
@@ -256,7 +258,7 @@ def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
     step = (positives_tied - 1).double() / (tied - 1).clamp(min=1)
     reciprocals = harmonic[higher + within] - harmonic[higher]
     total = within * step + (positives_higher + 1 - (higher + 1) * step) * reciprocals
-    # A single place, the usual case, without the rounding of differences.
+    # Compute a single place, the usual case, without the rounding errors of differences.
     total = torch.where(within == 1, (positives_higher + 1).double() / (higher + 1), total)
     return total / tied
 
@@ -264,9 +266,9 @@ def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
 def _sum_over_positives(of_positives: Tensor, standing: Standing) -> Tensor:
     """Sum `[Q, P]` to `[Q]`.
 
-    Adds sequentially: `sum` groups by width, which unused places change from chunk to chunk.
+    Adds sequentially: `sum` groups terms by width, and padding changes the width from chunk to chunk.
     """
-    # Unused places are 0 / 0 up to here.
+    # Padding is 0 / 0 up to here.
     return of_positives.masked_fill(~standing.valid, 0.0).cumsum(dim=1)[:, -1]
 
 
