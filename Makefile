@@ -9,7 +9,7 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --build-constrai
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py --config protocols/quickstart.json
-	@echo "Open the report in a browser. The other files are explained in ignite_trainer/README.md, What a run leaves"
+	@echo "Open the report in a browser. The other files are explained in ignite_trainer/README.md, Files of a run"
 
 # Two workers of one thread each take half the time of one with two; a file's tests share its fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
