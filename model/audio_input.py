@@ -108,9 +108,7 @@ def _samples(sound: AudioReader, name: str, segment: Segment | None) -> Block:
 
 
 def _too_long(name: str, values: int) -> ValueError:
-    return ValueError(
-        f"{name}: too long, {values:,} values of all channels; at most {MAX_VALUES:,} are read."
-    )
+    return ValueError(f"{name}: too long, {values:,} values over all channels; the limit is {MAX_VALUES:,}.")
 
 
 def resample(waveform: Waveform, source_rate: float, target_rate: float) -> Waveform:

@@ -107,7 +107,7 @@ def embed_audio(
         raise ValueError(f'units is {units!r}; "int16" and "float" are allowed.')
     if sample_rate is not None and not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
         raise ValueError(
-            f"sample_rate is {sample_rate}; expected {LOWEST_RATE} to {HIGHEST_RATE} Hz (44.1 kHz are 44100)."
+            f"sample_rate is {sample_rate}; expected {LOWEST_RATE} to {HIGHEST_RATE} Hz (44100 for 44.1 kHz)."
         )
     sources = clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
@@ -296,7 +296,7 @@ def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, na
     if not isinstance(source, np.ndarray | Tensor):
         raise ValueError(f"{name} is {describe(source)}; {AUDIO_KINDS}.")
     if sample_rate is None:
-        raise ValueError(f"{name} is an array; sample_rate must say its sample rate.")
+        raise ValueError(f"{name} is an array; pass its sample rate as sample_rate, in Hz.")
     shape = list(source.shape)
     if source.ndim not in (1, 2) or 0 in shape or (source.ndim == 2 and shape[0] > MAX_CHANNELS):
         raise ValueError(
@@ -321,13 +321,13 @@ def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform
     if not math.isfinite(peak):
         raise ValueError(f"{name} has samples that are not finite.")
     if units == "float":
-        refuse_loud(peak, name, 'for 16-bit units say units="int16"')
+        refuse_loud(peak, name, 'for 16-bit units pass units="int16"')
         scaled: Waveform = array.astype(np.float32) * np.float32(INT16_SCALE)
         return scaled
     if 0.0 < peak <= 1.0:
         raise ValueError(
             f"{name} has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
-            'expected. Say units="float" to have it scaled, or multiply it by 32768.'
+            'expected. Pass units="float" to have it scaled, or multiply it by 32768.'
         )
     refuse_loud(peak, name, "scale it to 16-bit units (-32768..32767)", full_scale=INT16_SCALE)
     return array.astype(np.float32)

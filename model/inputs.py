@@ -145,7 +145,7 @@ def _name_archive(path: Path) -> str | None:
         return None
     listed = ", ".join(map(_shown, names[:3])) + (", ..." if len(names) > 3 else "")
     return (
-        f"a zip archive that holds no weights of torch, but {listed or 'nothing'}. If a file of weights is "
+        f"a zip archive without torch weights; it contains {listed or 'nothing'}. If a file of weights is "
         "in it, unpack it and name that file."
     )
 

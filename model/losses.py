@@ -112,8 +112,8 @@ def pairwise_contrastive_loss(
     shapes = [list(pair.shape) for pair in pairs]
     if any(shape != [batch, batch] for shape in shapes):
         raise ValueError(
-            f"Logits have shapes {shapes}; expected one [B, B] for all. Samples of all modalities belong "
-            "together: item i of one with item i of the others."
+            f"Logits have shapes {shapes}; expected the same [B, B] for all: sample i of "
+            "each modality belongs to sample i of the others."
         )
     targets = _targets(pairs[0], positives=positives, label_ids=label_ids)
     return combined([_symmetric_loss(pair, targets, sample_weight) for pair in pairs], reduction)

@@ -67,7 +67,9 @@ def classify(
             message says which and why.
     """
     if kind not in (None, *KINDS):
-        raise ValueError(f'kind is {kind!r}; "audio" and "image" are allowed, or None to tell by the input.')
+        raise ValueError(
+            f'kind is {kind!r}; "audio" and "image" are allowed, or None to decide for each input.'
+        )
     texts = embed_labels(model, labels, template)
     sources = list(clips_of_batch(inputs) if batched else several(inputs, IMAGE_KINDS))
     if not sources:
@@ -105,7 +107,7 @@ def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -
         if before != place:
             raise ValueError(
                 f"labels[{before}] {names[before]!r} and labels[{place}] {names[place]!r} are the same text; "
-                "leave one out."
+                "remove one."
             )
     return embed_text(model, names, template)
 
@@ -158,14 +160,14 @@ def kind_of(source: Any, *, name: str) -> Kind:
             source.seek(start)
         return "image"
     if not isinstance(source, str | Path):
-        raise ValueError(f'{name} is a {type(source).__name__}; say kind="audio" or kind="image".')
+        raise ValueError(f'{name} is a {type(source).__name__}; pass kind="audio" or kind="image".')
     kind = SUFFIXES.get(Path(source).suffix.lower())
     if kind is None and os.path.isdir(source):  # noqa: PTH112 - Path.is_dir raises on long texts
         raise ValueError(f"{source} is a folder; pass the paths of its files.")
     if kind is None:
         raise ValueError(
             f"{source}: neither a sound nor a picture by its suffix. Give a file with a known one (.wav, "
-            '.flac, .mp3, .jpg, .png ...), or say kind="audio" or kind="image".'
+            '.flac, .mp3, .jpg, .png ...), or pass kind="audio" or kind="image".'
         )
     return kind
 

@@ -167,7 +167,7 @@ def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"{name}: the tensor's values are {low:.6g} to {high:.6g}; expected 0..1 in floating point. "
-                "Normalised images go to encode_image."
+                "Pass normalised images to encode_image."
             )
         picture = (picture * 255).round().to(torch.uint8)
     if picture.ndim == 3:

@@ -29,7 +29,7 @@ class TextTooLong(ValueError):
     def __init__(self, text: str, tokens: int, *, context_length: int) -> None:
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
         super().__init__(
-            f"A text has {tokens} tokens with its start and its end, and the text tower takes "
+            f"A text has {tokens} tokens including start and end, but the text tower takes at most "
             f"{context_length}: {shown!r}. Shorten it (or the template), or split it into several texts and "
             "average their embeddings."
         )
@@ -76,8 +76,8 @@ def check_texts(texts: Iterable[object]) -> None:
         labels = text if isinstance(text, list | tuple) else [text]
         if any(not isinstance(label, str) for label in labels):
             raise ValueError(
-                f"Text {number} is {text!r}; expected a string or a list of labels. Leave out entries "
-                "without a text."
+                f"Text {number} is {text!r}; expected a string or a list of labels. Remove entries "
+                "without text."
             )
 
 

@@ -57,14 +57,16 @@ def build_clip(
     if resnet == (vision_patch_size is not None):
         raise ValueError(
             f"vision_layers is {vision_layers!r} and vision_patch_size {vision_patch_size!r}: a ResNet has a "
-            "list of four numbers of blocks and no patch size, a vision transformer one number of layers "
-            "and a patch size."
+            "list of its four stages' numbers of blocks and no patch size; a vision transformer has a number "
+            "of layers and a patch size."
         )
     if isinstance(vision_layers, Sequence) and len(vision_layers) != 4:
-        raise ValueError(f"vision_layers is {list(vision_layers)}; a ResNet has four stages.")
+        raise ValueError(
+            f"vision_layers is {list(vision_layers)}; expected four numbers, for a ResNet's four stages."
+        )
     if transformer_width % transformer_heads:
         raise ValueError(
-            f"transformer_heads is {transformer_heads}, which does not divide transformer_width, "
+            f"transformer_heads is {transformer_heads}; it must divide transformer_width, which is "
             f"{transformer_width}."
         )
     vision = CLIPVisionCfg(layers=vision_layers, width=vision_width, image_size=image_resolution)

@@ -241,7 +241,8 @@ class ESResNeXt(nn.Module):
     def _power(self, audio: Tensor, bank: Tensor | None) -> Tensor:
         if audio.dim() != 3 or audio.shape[-1] == 0:
             raise ValueError(
-                f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels, samples (not 0)."
+                f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels and at least one "
+                "sample."
             )
         window = self.window.to(torch.float64 if self.window.dtype == torch.float64 else torch.float32)
         # -32768..32767 to [-1, 1] as published, (x + 32768) * 2 / 65535 - 1, without loss of digits

@@ -60,7 +60,7 @@ def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0)
     if peak > LOUDEST * full_scale:
         detail = f"has a peak of {peak:.3g} where full scale is {full_scale:g}"
         raise UnusableAudio(
-            f"{name}: {detail}, so it is in another unit; {advice}.", fault="too loud", detail=detail
+            f"{name}: {detail}, so it must be in another unit; {advice}.", fault="too loud", detail=detail
         )
 
 
@@ -196,7 +196,7 @@ class AudioReader:
     def _check(self, block: Block) -> None:
         low, high = float(block.min()), float(block.max())  # NaN if any sample is NaN
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise UnusableAudio(f"{self._name}: holds values that are not finite.", fault="not finite")
+            raise UnusableAudio(f"{self._name}: contains values that are not finite.", fault="not finite")
         refuse_loud(max(-low, high), self._name, "scale it to -1..1 (16-bit units: divide by 32768)")
 
     def _unusable(self, detail: str) -> UnusableAudio:

@@ -124,8 +124,8 @@ def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: P
     different = [name for name in given if _as_json(given[name]) != _as_json(trained[name])]
     if different:
         logger.warning(
-            "%s was trained with other arguments: %s. Give %s (in a protocol, under Model.args), unless you "
-            "mean to change that.",
+            "%s was trained with other arguments: %s. Pass %s (in a protocol, under Model.args), unless you "
+            "intend the change.",
             file,
             "; ".join(f"{name} is {given[name]!r}, but was {trained[name]!r}" for name in different),
             ", ".join(f"{name}={trained[name]!r}" for name in different),

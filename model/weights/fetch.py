@@ -178,7 +178,7 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
         expected = total if size is None else size
         if expected not in (None, count := _size(partial)):
             partial.unlink()
-            raise requests.RequestException(f"{count} bytes came instead of {expected}")
+            raise requests.RequestException(f"received {count} bytes instead of {expected}")
     if file.digest is None:
         return
     algorithm = file.digest.partition(":")[0]
@@ -223,8 +223,8 @@ def _exists(file: RemoteFile, target: Path) -> bool:
     size = target.stat().st_size
     if not target.is_file() or file.size_bytes not in (None, size):
         raise FetchError(
-            f"{target} has {size} bytes, the published file {file.size_bytes}: it is incomplete, or a "
-            f"different one. Remove it to download it again, or put the right one there ({file})."
+            f"{target} has {size} bytes, the published file {file.size_bytes}: it is incomplete or a "
+            f"different file. Remove it to download it again, or put the right file there ({file})."
         )
     return True
 

@@ -80,7 +80,7 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
         WeightsError: the file is missing or has another format; the message names it and says what to do.
     """
     if not path.is_file():
-        gone = f", but a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
+        gone = f", but a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
         raise WeightsError(f"{path}: no such file{gone}.")
     try:
         if (other := name_other_kind(path)) is not None:
@@ -106,12 +106,12 @@ def _find_state_dict(entries: Any, *, depth: int = _MAX_DEPTH) -> Mapping[str, T
 def _describe(entries: Any) -> str:
     """Describe content that is not a state dict, to complete the message "FILE: ..."."""
     if not isinstance(entries, Mapping) or not entries:
-        return f"holds no state dict, but {'an empty' if entries == {} else 'a'} {type(entries).__name__}."
+        return f"contains no state dict, but {'an empty' if entries == {} else 'a'} {type(entries).__name__}."
     others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
     listed = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
     return (
-        f"holds no state dict, also not under {', '.join(_HOLDERS)}, but {listed}. If one of these has the "
-        'weights, save it alone: torch.save(torch.load(path)["NAME"], new_path).'
+        f"contains no state dict, not even under {', '.join(_HOLDERS)}, but {listed}. If one of these has "
+        'the weights, save it alone: torch.save(torch.load(path)["NAME"], new_path).'
     )
 
 
@@ -151,10 +151,10 @@ def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
         if "TorchScript" in str(error):  # torch refuses TorchScript with weights_only
             return _read_torchscript(path)
         other = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
-        asks = f" It asks for {other[1]}." if other else ""
+        needs = f" It needs {other[1]}." if other else ""
         raise WeightsError(
-            f"{path}: not a file of weights, or damaged, or with more than tensors in it, whose code is not "
-            f"run.{asks} If you trust it, save its weights alone: "
+            f"{path}: not a file of weights, damaged, or with objects other than tensors, whose code is not "
+            f"run.{needs} If you trust it, save its weights alone: "
             "torch.save(torch.load(path, weights_only=False)[...], new_path)."
         ) from error
 

@@ -59,8 +59,8 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     if pretrained is True:
         if clip is not None:
             raise ValueError(
-                f'pretrained is true, which means the released weights; they do not fit "{clip}". Write '
-                'false, the path of a file, or {"clip": a tag of open_clip, "audio": "ESRNXFBSP"}, say.'
+                f'pretrained is true, which means the released weights; they do not fit "{clip}". Use '
+                'false, the path of a file, or for example {"clip": an open_clip tag, "audio": "ESRNXFBSP"}.'
             )
         pretrained = _RELEASED
     if pretrained is False:
@@ -70,7 +70,7 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     unknown = sorted(pretrained.keys() - _RELEASED.keys())
     if unknown or not pretrained:
         found = f'has "{unknown[0]}"' if unknown else "is empty"
-        raise ValueError(f'pretrained {found}; its parts are "clip" and "audio".')
+        raise ValueError(f'pretrained {found}; the allowed parts are "clip" and "audio".')
     clip_source, audio_source = pretrained.get("clip"), pretrained.get("audio")
     return Sources(
         clip=None if clip_source is None else _find_clip(clip_source, clip=clip, assets=assets),

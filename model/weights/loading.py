@@ -140,7 +140,7 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
     twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
     if twice:
         raise WeightsError(
-            f'{source}: two of its entries are "{twice[0]}" without the prefixes of wrappers. Remove one.'
+            f'{source}: two of its entries are "{twice[0]}" without their wrappers\' prefixes. Remove one.'
         )
     return {name: state[original] for original, name in renamed.items()}
 
@@ -177,6 +177,6 @@ def _warn_of_damage(state: Mapping[str, Tensor], source: str | Path) -> None:
     ]
     if damaged:
         logger.warning(
-            "%s: %d tensors have NaN or infinite values, such as %s; so will the embeddings.",
+            "%s: %d tensors contain NaN or infinite values, such as %s; so will the embeddings.",
             source, len(damaged), damaged[0],
         )  # fmt: skip

@@ -101,8 +101,8 @@ def find_weights(
         return _find_trained(path, (*RELEASES, *others))
     if path.parent != Path():
         raise WeightsError(
-            f"{path}: not there ({release.contents}). Download {release.remote} and put it there, or name it "
-            f"without a folder and it is fetched: {release.file.removesuffix('.pt')}."
+            f"{path}: no such file ({release.contents}). Download {release.remote} to this path, or give "
+            f"only the released name to have it fetched: {release.file.removesuffix('.pt')}."
         )
     target = (DEFAULT_ASSETS if assets is None else Path(assets)) / release.file
     try:
@@ -130,7 +130,7 @@ def _find_trained(path: Path, names: Iterable[str]) -> Path:
     raise WeightsError(
         f"{path}: no such file or folder of runs"
         + (f'; did you mean "{meant[similar[0]]}"?' if similar else ".")
-        + f" Released weights go by name: {', '.join(RELEASES)}. The folder of a protocol's runs appears "
+        + f" The released weights are {', '.join(RELEASES)}. The folder of a protocol's runs appears "
         "when the protocol is run."
     )
 

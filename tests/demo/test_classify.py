@@ -94,7 +94,7 @@ def test_only_the_most_probable_labels_are_shown(
             ["--labels", "dog", "rain", "sound_0001.wav"],
             "--labels has 'sound_0001.wav', which is a file; name files before --labels.",
         ),
-        (["--labels", "dog", "Dog"], "labels[0] 'dog' and labels[1] 'Dog' are the same text; leave one out."),
+        (["--labels", "dog", "Dog"], "labels[0] 'dog' and labels[1] 'Dog' are the same text; remove one."),
         (["--labels", "dog", ""], "labels[1] is ''; expected a text that is not empty."),
         (["--labels", "dog", "rain", "--template", "a dog"], "The template 'a dog' lacks a {} for the text."),
         (["--labels", "dog", "rain", "-n", "0"], "--count is 0; it must be positive."),

@@ -133,7 +133,7 @@ def test_a_sound_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("model.audio_input.MAX_VALUES", 4000)
     for suffix in ("wav", "flac"):  # only one of which states its length
         soundfile.write(tmp_path / f"clip.{suffix}", np.zeros((2500, 2), np.int16), 44100)
-        with pytest.raises(ValueError, match=rf"clip\.{suffix}: too long, 5,000 values of all channels"):
+        with pytest.raises(ValueError, match=rf"clip\.{suffix}: too long, 5,000 values over all channels"):
             read_audio(tmp_path / f"clip.{suffix}", 44100)
         part = read_audio(tmp_path / f"clip.{suffix}", 44100, segment=(0.01, 0.02))
         assert part.shape == (2, 441)
@@ -152,7 +152,7 @@ def test_a_clip_that_resampling_would_make_too_long_is_refused(
     monkeypatch.setattr("model.audio_input.MAX_VALUES", 10_000)
     soundfile.write(tmp_path / "clip.wav", np.zeros(5000, np.int16), 16000)
     with pytest.raises(
-        ValueError, match=r"clip\.wav: too long, 13,781 values of all channels; at most 10,000"
+        ValueError, match=r"clip\.wav: too long, 13,781 values over all channels; the limit is 10,000"
     ):
         read_audio(tmp_path / "clip.wav", 44100)
 

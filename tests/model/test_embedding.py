@@ -149,7 +149,7 @@ def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_pat
     ("audio", "options", "message"),
     [
         (np.full(100, 0.5), {"sample_rate": RATE}, r'Audio input 0 has a peak of 0\.5.*units="float"'),
-        (np.ones(100), {}, "sample_rate must say"),
+        (np.ones(100), {}, "pass its sample rate as sample_rate"),
         (np.ones((100, 2)), {"sample_rate": RATE}, r"shape \[100, 2\]; expected samples \[T\]"),
         (np.ones((1, 1, 100)), {"sample_rate": RATE}, r"shape \[1, 1, 100\]"),
         (np.ones(0), {"sample_rate": RATE}, r"shape \[0\]"),
@@ -161,12 +161,12 @@ def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_pat
             {"sample_rate": RATE},
             r"at most 8 channels\. Several .*batched=True or as",
         ),
-        (np.full(100, 9.0), {"sample_rate": RATE, "units": "float"}, r'peak of 9 .*say units="int16"'),
+        (np.full(100, 9.0), {"sample_rate": RATE, "units": "float"}, r'peak of 9 .*pass units="int16"'),
         (np.full(100, 3e5), {"sample_rate": RATE}, r"peak of 3e\+05 where full scale is 32768"),
         (
             np.ones(100),
             {"sample_rate": 44.1},
-            r"is 44\.1; expected 1000 to 1000000 Hz .*are 44100",
+            r"is 44\.1; expected 1000 to 1000000 Hz .*44100 for",
         ),
         ({"array": np.ones(100), "sampling_rate": RATE}, {}, "inputs is a dict; expected a path"),
         (np.ones(100), {"sample_rate": float("nan")}, "sample_rate is nan"),

@@ -104,7 +104,7 @@ def test_label_ids_are_equal_for_equal_sets_only() -> None:
     [
         ({"logits": []}, "at least one pair"),
         ({"logits": [torch.zeros(2, 3)]}, r"shapes \[\[2, 3\]\]"),
-        ({"logits": [torch.zeros(2, 2), torch.zeros(3, 3)]}, r"expected one \[B, B\]"),
+        ({"logits": [torch.zeros(2, 2), torch.zeros(3, 3)]}, r"expected the same \[B, B\]"),
         ({"logits": [torch.zeros(2, 2)], "reduction": "sum"}, "reduction is 'sum'"),
         ({"logits": [torch.zeros(2, 2)], "positives": "all"}, "positives is 'all'"),
         ({"logits": [torch.zeros(2, 2)], "positives": "same_label"}, r"shape \[2\]; got none"),

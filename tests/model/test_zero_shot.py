@@ -121,9 +121,9 @@ def test_the_kind_can_be_given_for_unknown_suffixes(model: AudioCLIP, sound: Pat
         (["dog", " \t"], r"labels\[1\] is ' \\t'; expected a text"),
         (["dog", math.nan], r"labels\[1\] is nan; expected a text"),
         ([["dog", "rain"]], r"labels\[0\] is \['dog', 'rain'\]; expected a text"),
-        (["dog", "rain", "dog"], r"labels\[0\] 'dog' and labels\[2\] 'dog' are the same text; leave one out"),
+        (["dog", "rain", "dog"], r"labels\[0\] 'dog' and labels\[2\] 'dog' are the same text; remove one"),
         (["sea waves", "Sea  waves "], r"labels\[0\] 'sea waves' and labels\[1\] 'Sea  waves ' are the same"),
-        (["word " * 200, "dog"], "A text has 202 tokens .* takes 77: .* Shorten it"),
+        (["word " * 200, "dog"], "A text has 202 tokens .* takes at most 77: .* Shorten it"),
     ],
 )
 def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, said: str) -> None:
@@ -136,7 +136,7 @@ def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, said: str) -
     [
         ([], {}, ValueError, "Nothing to classify: the list of inputs is empty"),
         (None, {}, ValueError, "inputs is None; expected a path"),
-        ([None], {}, ValueError, 'Input 0 is a NoneType; say kind="audio" or kind="image"'),
+        ([None], {}, ValueError, 'Input 0 is a NoneType; pass kind="audio" or kind="image"'),
         (io.BytesIO(b"neither"), {}, ValueError, "not decodable as audio"),
         (
             NOISE.repeat(6, axis=0),
@@ -158,7 +158,7 @@ def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, said: str) -
         ),
         ("absent.wav", {}, FileNotFoundError, r"absent\.wav"),
         ("absent.png", {}, FileNotFoundError, r"absent\.png"),
-        (NOISE[0], {}, ValueError, "sample_rate must say"),
+        (NOISE[0], {}, ValueError, "pass its sample rate as sample_rate"),
         ("dog.wav", {"kind": "sound"}, ValueError, 'kind is \'sound\'; "audio" and "image" are allowed'),
         ("dog.wav", {"template": "a dog"}, ValueError, "The template 'a dog' lacks a {}"),
     ],

@@ -31,7 +31,7 @@ def test_a_text_above_the_limit_is_named() -> None:
         with pytest.raises(ValueError, match=r"^A text has ") as caught:
             tokenize(["dog", " ".join(["dog"] * words)], context_length=8)
         assert str(caught.value) == (
-            f"A text has {words + 2} tokens with its start and its end, and the text tower takes 8: "
+            f"A text has {words + 2} tokens including start and end, but the text tower takes at most 8: "
             f"{shown!r}. {remedy}"
         )
 

@@ -251,8 +251,8 @@ def test_each_part_can_start_from_its_own_file(tmp_path: Path) -> None:
     ("pretrained", "message"),
     [
         (True, r'pretrained is true, which means the released weights; they do not fit "Tiny-ViT"'),
-        ({}, r'pretrained is empty; its parts are "clip" and "audio"'),
-        ({"image": "x"}, r'pretrained has "image"; its parts are'),
+        ({}, r'pretrained is empty; the allowed parts are "clip" and "audio"'),
+        ({"image": "x"}, r'pretrained has "image"; the allowed parts are'),
         (
             {"clip": "openai"},
             r'pretrained\.clip is "openai": no such file, and Tiny-ViT has no weights by that name',

@@ -343,8 +343,8 @@ def test_a_float_file_in_16_bit_units_is_refused(subtype: str, kind: str, tmp_pa
     soundfile.write(path, np.array([0.0, 5.0, -20000.0]), RATE, subtype=subtype, format=kind)
     read, heard = read_and_heard(path)
     assert read == (
-        f"{path}: has a peak of 2e+04 where full scale is 1, so it is in another unit; scale it to -1..1 "
-        "(16-bit units: divide by 32768)."
+        f"{path}: has a peak of 2e+04 where full scale is 1, so it must be in another unit; scale it to "
+        "-1..1 (16-bit units: divide by 32768)."
     )
     assert (heard.fault, heard.detail) == ("too loud", "has a peak of 2e+04 where full scale is 1")
 

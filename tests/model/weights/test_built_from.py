@@ -236,11 +236,11 @@ def test_an_argument_that_differs_from_training_is_a_warning(
     AudioCLIP(**{**given, "hop_length": 90, "normalized": False, "transformer_heads": 4})
     assert other_values(caplog) == [
         f"{best} was trained with other arguments: transformer_heads is 4, but was 2; hop_length is 90, but "
-        "was 120; normalized is False, but was True. Give transformer_heads=2, hop_length=120, "
-        "normalized=True (in a protocol, under Model.args), unless you mean to change that."
+        "was 120; normalized is False, but was True. Pass transformer_heads=2, hop_length=120, "
+        "normalized=True (in a protocol, under Model.args), unless you intend the change."
     ]
     AudioCLIP.from_pretrained(best, spec_height=64)
-    assert [text.partition(". Give")[0] for text in other_values(caplog)] == [
+    assert [text.partition(". Pass")[0] for text in other_values(caplog)] == [
         f"{best} was trained with other arguments: spec_height is 64, but was -1"
     ]
 

@@ -201,10 +201,10 @@ def test_a_file_of_another_size_is_not_downloaded(web: Web, file: RemoteFile, ta
     web.files["v1/weights.pt"] = b"<html>Log in to the hotel's network</html>"
     fails(file, target, "the server's file has 42 bytes instead of 500000")
     web.script[:] = ["open"] * 9  # unannounced
-    fails(file, target, "42 bytes came instead of 500000")
+    fails(file, target, "received 42 bytes instead of 500000")
     web.files["v1/weights.pt"] = CONTENT + b"more"
     web.script[:] = ["open"] * 9
-    fails(file, target, "500004 bytes came instead of 500000")
+    fails(file, target, "received 500004 bytes instead of 500000")
 
 
 def test_a_file_of_unannounced_length_is_fetched(web: Web, file: RemoteFile, target: Path) -> None:

@@ -88,11 +88,11 @@ def safetensors_header(entries: dict[str, object]) -> bytes:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: torch.save([1, 2], path), "holds no state dict, but a list"),
-        (lambda path: torch.save({}, path), "holds no state dict, but an empty dict"),
+        (lambda path: torch.save([1, 2], path), "contains no state dict, but a list"),
+        (lambda path: torch.save({}, path), "contains no state dict, but an empty dict"),
         (
             lambda path: torch.save({"generator": STATE, "epoch": 3}, path),
-            r'holds no state dict, .*, but generator, epoch\. .* save it alone: .*\["NAME"\], new_path',
+            r'contains no state dict, .*, but generator, epoch\. .* save it alone: .*\["NAME"\], new_path',
         ),
         (
             lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path),
@@ -131,7 +131,7 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
     ),
     "a zip archive": (
         zip_of("AudioCLIP.pt"),
-        "a zip archive that holds no weights of torch, but AudioCLIP.pt. If",
+        "a zip archive without torch weights; it contains AudioCLIP.pt. If",
     ),
     "half of an archive": (zip_of("archive/data.pkl")[:40], "cut short: the beginning of an archive"),
     "gzip": (b"\x1f\x8b\x08\x00", "a gzip archive. Unpack it"),
@@ -156,7 +156,9 @@ def test_an_exported_network_is_named(tmp_path: Path) -> None:
 
 def test_a_dangling_link_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").symlink_to("store/weights.pt")
-    with pytest.raises(WeightsError, match=r"no such file, but a link to store/weights\.pt, which is not"):
+    with pytest.raises(
+        WeightsError, match=r"no such file, but a link to store/weights\.pt, which does not exist"
+    ):
         read_state_dict(tmp_path / "weights.pt")
 
 
@@ -197,7 +199,7 @@ def test_weights_that_are_not_finite_cause_a_warning(caplog: pytest.LogCaptureFi
     state = {"weight": torch.tensor([[1, math.nan], [0, 1]]), "bias": torch.zeros(2)}
     load_weights(module, state, source="x.pt")
     assert caplog.messages == [
-        "x.pt: 1 tensors have NaN or infinite values, such as weight; so will the embeddings."
+        "x.pt: 1 tensors contain NaN or infinite values, such as weight; so will the embeddings."
     ]
 
 
@@ -259,7 +261,7 @@ def test_a_wrapper_prefix_and_an_equal_own_name_can_coexist() -> None:
 
 def test_two_entries_of_one_name_are_an_error() -> None:
     state = {"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}
-    with pytest.raises(WeightsError, match=r'x\.pt: two of its entries are "a\.b" without the prefixes'):
+    with pytest.raises(WeightsError, match=r'x\.pt: two of its entries are "a\.b" without their wrappers'):
         load_weights(network(), state, source="x.pt")
 
 

@@ -82,9 +82,9 @@ def test_a_released_name_with_a_file_of_another_size_is_an_error(tmp_path: Path)
 def test_a_path_is_never_fetched(tmp_path: Path) -> None:
     (tmp_path / "CLIP.pt").write_bytes(b"my own")
     assert find_weights(tmp_path / "CLIP.pt") == tmp_path / "CLIP.pt"
-    with pytest.raises(WeightsError, match=r"/else/ESRNXFBSP\.pt: not there .*releases/download"):
+    with pytest.raises(WeightsError, match=r"/else/ESRNXFBSP\.pt: no such file .*releases/download"):
         find_weights("/else/ESRNXFBSP.pt", assets=tmp_path)
-    names = r"mine\.pt: no such file or folder of runs\. Released weights go by name: AudioCLIP"
+    names = r"mine\.pt: no such file or folder of runs\. The released weights are AudioCLIP"
     with pytest.raises(WeightsError, match=names):
         find_weights("mine.pt", assets=tmp_path)
 
@@ -112,7 +112,7 @@ def test_a_misspelt_name_gets_a_suggestion(
     with pytest.raises(WeightsError) as caught:
         find_initial_weights(name)
     hint = f'; did you mean "{meant}"? ' if meant else ". "
-    assert str(caught.value).startswith(f"{name}: no such file or folder of runs{hint}Released weights")
+    assert str(caught.value).startswith(f"{name}: no such file or folder of runs{hint}The released weights")
 
 
 @pytest.mark.parametrize("by_argument", [True, False])
