@@ -128,7 +128,7 @@ def contenders(
         source: path of the protocol's file, for messages.
 
     Returns:
-        The blueprint of the protocol under the name `OURS`, then those of its yardsticks by name.
+        The protocol's blueprint under the name `OURS`, then its yardsticks' blueprints by name.
 
     Raises:
         ProtocolError: a class cannot be found or does not accept its arguments, or a yardstick does not fit
@@ -236,7 +236,7 @@ def _race(
 
 def _speed(turns: Sequence[Turn], ours: Sequence[Turn]) -> Speed:
     costs = [
-        one.seconds_per_sample / other.seconds_per_sample for one, other in zip(ours, turns, strict=False)
+        mine.seconds_per_sample / other.seconds_per_sample for mine, other in zip(ours, turns, strict=False)
     ]
     return Speed(
         seconds_per_step=Quartiles.of(turn.seconds_per_step for turn in turns),

@@ -133,8 +133,8 @@ class Checker:
             if run is not complete:
                 found.facts.setdefault("Weights", "not checked: fix the data first")
         if _has_error(data.findings):  # the findings already say why the data set cannot be built
-            told = [problem for problem in of_data if not problem.startswith("Dataset.args.fold ")]
-            problems = [problem for problem in problems if problem not in told]
+            explained = [problem for problem in of_data if not problem.startswith("Dataset.args.fold ")]
+            problems = [problem for problem in problems if problem not in explained]
         found.findings += [*data.findings, *_errors(problems)]
         if data.summary:
             found.facts["Data"] = data.summary

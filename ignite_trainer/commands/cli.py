@@ -89,7 +89,7 @@ def _parse(words: Sequence[str], *, defaults: Path) -> argparse.Namespace:
 def _leave(status: int) -> NoReturn:
     """Exit one of several processes without waiting for the other processes, which may never end.
 
-    Skips exit handlers: NCCL's would wait for the other processes, which may be waiting for this one.
+    Skips exit handlers: NCCL's handler would wait for other processes, which may be waiting for this process.
     """
     if status == EXIT_STOPPED:  # the others are stopping, too; the main process may still be writing
         from ignite_trainer.support.distributed import wait_to_part  # noqa: PLC0415

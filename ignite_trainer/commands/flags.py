@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="extend",
         nargs="+",
         metavar="FILE",
-        help="protocol file, or quoted pattern that selects every matching file",
+        help="protocol file, or quoted pattern that matches several files",
     )
     runs.add_argument(
         "--resume",
