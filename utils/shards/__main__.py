@@ -14,10 +14,10 @@ from ignite_trainer.support.terminal import replace_unknown_letters
 from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
-_NOTICES = ("notice", "passed_over")  # attributes of data sets that say what they leave out
+_NOTICES = ("notice", "passed_over")  # attributes of data sets with messages about skipped samples and files
 _EPILOG = """\
 make      writes shards and a manifest, from the data set of a protocol with both splits, or from one named by
-          its class. If it was stopped, the same command resumes it.
+          its class. If stopped, run the same command to resume.
 
   python -m utils.shards make --to shards -c protocols/audioclip-esc50.json --Dataset.args.root data/ESC-50
   python -m utils.shards make --to shards --dataset utils.datasets.ESC50 --args '{"root": "data/ESC-50"}'
@@ -33,7 +33,7 @@ verify    compares shards with their manifest, by sha256
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return 0 on success, 1 if something is wrong with the data, 2 on an error."""
+    """Run the command; return 0 on success, 1 if the data has faults, and 2 on an error."""
     replace_unknown_letters()
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
@@ -138,32 +138,48 @@ def _parser() -> argparse.ArgumentParser:
     source = make.add_mutually_exclusive_group(required=True)
     source.add_argument("-c", "--config", type=Path, metavar="PROTOCOL", help="protocol with the data set")
     source.add_argument("--dataset", metavar="CLASS", help="dotted path of the data set's class")
-    make.add_argument("--args", default="{}", metavar="JSON", help="arguments of that class")
+    make.add_argument("--args", default="{}", metavar="JSON", help="arguments of the class, as a JSON object")
     make.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder for the shards")
-    make.add_argument("--samples", type=_positive, default=1000, help="per shard, at most (1000)")
-    make.add_argument("--megabytes", type=float, default=100, help="per shard, approximate maximum (100)")
+    make.add_argument(
+        "--samples", type=_positive, default=1000, help="maximum samples per shard (default: 1000)"
+    )
+    make.add_argument(
+        "--megabytes", type=float, default=100, help="approximate maximum size of a shard (default: 100)"
+    )
     make.add_argument(
         "--audio",
         choices=("keep", "flac", "ogg", "wav"),
         default="keep",
-        help="keep: copy files, and encode sounds without one as flac; otherwise encode all (flac: 16 bit)",
+        help="keep: copy files, and encode sounds without a file as flac; others: encode all (flac: 16 bit)",
     )
-    make.add_argument("--seed", type=int, default=0, help="of the random order of samples (0)")
-    make.add_argument("--in-order", action="store_true", help="keep the order of the data set instead")
-    make.add_argument("--skip-unreadable", action="store_true", help="leave out unreadable samples, by name")
-    make.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="with your own classes")
+    make.add_argument("--seed", type=int, default=0, help="seed of the random sample order (default: 0)")
+    make.add_argument("--in-order", action="store_true", help="keep the data set's order")
+    make.add_argument("--skip-unreadable", action="store_true", help="skip and list unreadable samples")
+    make.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="package with your own classes"
+    )
     index = commands.add_parser("index", allow_abbrev=False, help="make a manifest for shards")
-    index.add_argument("urls", nargs="+", metavar="URL", help="of shards, or a pattern")
-    index.add_argument("--to", type=Path, default=Path(FILE_NAME), help=f"the manifest ({FILE_NAME})")
-    index.add_argument("--name", help="of the set, in results (the name of the manifest's folder)")
-    index.add_argument("--classes", type=Path, metavar="JSON", help="file with all labels, in order")
+    index.add_argument("urls", nargs="+", metavar="URL", help="address of a shard, or a pattern")
+    index.add_argument(
+        "--to", type=Path, default=Path(FILE_NAME), help=f"manifest to write (default: {FILE_NAME})"
+    )
+    index.add_argument("--name", help="name of the set in results (default: the manifest's folder)")
+    index.add_argument(
+        "--classes", type=Path, metavar="JSON", help="file with a list of all labels, in order"
+    )
     verify = commands.add_parser("verify", allow_abbrev=False, help="compare shards with their manifest")
-    verify.add_argument("urls", nargs="+", metavar="URL", help="of shards, or of the manifest")
-    verify.add_argument("--manifest", metavar="URL", help="its address, unless it is beside the shards")
+    verify.add_argument("urls", nargs="+", metavar="URL", help="address of a shard or of the manifest")
+    verify.add_argument(
+        "--manifest", metavar="URL", help="address of the manifest, unless it is in the shards' folder"
+    )
     verify.add_argument("--decode", action="store_true", help="also decode every sample")
     for command in (make, index, verify):
         command.add_argument(
-            "-j", "--processes", type=_positive, default=os.cpu_count() or 1, help="(one per processor)"
+            "-j",
+            "--processes",
+            type=_positive,
+            default=os.cpu_count() or 1,
+            help="processes (default: one per CPU)",
         )
     return parser
 
@@ -171,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return number
 
 

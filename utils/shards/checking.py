@@ -1,4 +1,4 @@
-"""Read whole shards: to make a manifest for them, or to compare them with theirs."""
+"""Complete reading of shards, to make a manifest for them or to compare them with an existing manifest."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 class Indexed(NamedTuple):
-    """A new manifest, and the number of unread parts of samples by kind."""
+    """A new manifest, and the number of ignored parts of samples, by kind."""
 
     manifest: Manifest
     unread: dict[str, int]
 
 
 class Verified(NamedTuple):
-    """Faults of shards, a line each, and counts of their contents."""
+    """Faults of shards, one line each, and counts of the shards' contents."""
 
     wrong: list[str]
     samples: int
@@ -45,12 +45,13 @@ def index(
 
     Args:
         urls: addresses of the shards, or patterns.
-        name: of the set, in results.
-        class_names: all labels, in the order that a `cls` numbers them; empty for the labels found, sorted.
-        processes: that read.
+        name: name of the set in results.
+        class_names: all labels, in the order of the numbers in `cls`; empty for the sorted labels in the
+            shards.
+        processes: number of reading processes.
 
     Raises:
-        ValueError: a shard is damaged, compressed or empty, or the files of a sample lie apart.
+        ValueError: a shard is damaged, compressed or empty, or the files of a sample are not adjacent.
         OSError: a shard cannot be read.
     """
     call = _Index(list(class_names))
@@ -99,13 +100,13 @@ class _Index:
 def verify(
     urls: str | Sequence[str], *, manifest: str | None = None, decode: bool = False, processes: int = 1
 ) -> Verified:
-    """Compare shards with their manifest: bytes, samples, sounds and pictures; find damaged samples.
+    """Compare shards with their manifest (bytes, samples, sounds, pictures) and find damaged samples.
 
     Args:
         urls: addresses of the shards, or of the manifest.
-        manifest: its address, unless it is beside them.
-        decode: decode every sample, also in unchanged shards.
-        processes: that read.
+        manifest: address of the manifest; None if it is in the shards' folder.
+        decode: whether to decode every sample, even in unchanged shards.
+        processes: number of reading processes.
     """
     dataset = Shards(urls, manifest=manifest)
     numbers = range(len(dataset.shards))
@@ -167,10 +168,10 @@ def _read_shard(stream: _Hashing) -> tuple[list[Content], list[int]]:
     """Read a shard to its end.
 
     Returns:
-        Its samples, with sounds and pictures left empty; the offset where each begins, and the last one ends.
+        The samples, with empty sounds and pictures; and the offsets of their beginnings and of the last end.
 
     Raises:
-        ValueError, tarfile.TarError: it is damaged, or not a shard.
+        ValueError, tarfile.TarError: the shard is damaged, or the file is not a shard.
     """
     names, offsets, files, end = list[str](), list[int](), list[bytes](), 0
     with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
@@ -210,7 +211,7 @@ def _read_shard(stream: _Hashing) -> tuple[list[Content], list[int]]:
 
 
 class _Hashing:
-    """Counts and hashes what is read from a file."""
+    """Wrapper that counts and hashes the bytes read from a file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Decode the files of one sample of a shard."""
+"""Decoding of a sample's files in a shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.shards.manifest import Example, ShardEntry, choose_examples
 from utils.shards.reading import Content
 
 _TEXTS = ("text", "caption", "captions")
-"""Keys of the text in a json, img2dataset's too; the first one present counts."""
+"""Keys of the text in a json, including img2dataset's; the first key that is present counts."""
 _NOT_READ = frozenset({"tag", "tags", "category", "class", "classes", "description", "sentence"})
 """Keys that a table would know, counted as not read."""
 _NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
@@ -34,9 +34,9 @@ class About(NamedTuple):
     """The description of a sample: from its `json`, or from `txt` and `cls` in shards made elsewhere.
 
     Attributes:
-        name: of the sample, or None.
-        labels: names of its classes.
-        text: its first text, or None.
+        name: name of the sample, or None.
+        labels: names of the sample's classes.
+        text: first text of the sample, or None.
     """
 
     name: str | None
@@ -45,11 +45,11 @@ class About(NamedTuple):
 
 
 class Summary(BaseModel):
-    """A shard's line of the manifest, and facts for the line of the set.
+    """A shard's line in the manifest, and facts for the line of the whole set.
 
     Attributes:
-        entry: the line.
-        suffixes: of the files that each sample has.
+        entry: line of the shard.
+        suffixes: suffixes of the files that every sample has.
         texts: whether any sample has a text.
     """
 
@@ -64,13 +64,13 @@ def suffixes(content: Content) -> set[str]:
 
 
 def require(content: Content, expected: Collection[str]) -> None:
-    """Raise a ValueError if files are missing that every sample of the set has."""
+    """Raise ValueError if a sample lacks files that every sample in the set has."""
     if missing := sorted(set(expected) - content.keys()):
         raise ValueError(f"it has no {' and no '.join(missing)}, as all samples of the set have")
 
 
 def refuse_undecoded(content: Content) -> None:
-    """Raise a ValueError if a sample has only sounds or pictures that cannot be decoded."""
+    """Raise ValueError if all sounds or all pictures of a sample are in unsupported formats."""
     if sound(content) or pictures(content):
         return
     for kinds, advice in (
@@ -85,11 +85,11 @@ def about(content: Content, class_names: list[str]) -> About:
     """Read the description of a sample.
 
     Args:
-        content: the sample.
-        class_names: the names that the number in a `cls` selects from.
+        content: sample to describe.
+        class_names: class names, in the order of the numbers in `cls`.
 
     Raises:
-        ValueError: it is not text, or has the wrong type.
+        ValueError: the description is not text, or has the wrong type.
     """
     said = _json(content)
     if "labels" in said or "label" in said:
@@ -107,14 +107,14 @@ def about(content: Content, class_names: list[str]) -> About:
 
 
 def sound(content: Content) -> str | None:
-    """Return the suffix of a sample's sound, the shortest of several, or None."""
+    """Return the suffix of a sample's sound, or None; if there are several sounds, the shortest suffix."""
     return min(_of_kind(content, AUDIO_SUFFIXES), key=lambda suffix: suffix.count("."), default=None)
 
 
 def pictures(content: Content) -> list[str]:
-    """Return the suffixes of a sample's pictures: the numbered ones, `0.jpg`, `1.jpg` ..., in order.
+    """Return the suffixes of a sample's numbered pictures, `0.jpg`, `1.jpg` ..., in order.
 
-    If none has a number, only the first: the others are something else, such as masks.
+    If no picture has a number, only the first one is used: the others are something else, such as masks.
     """
     found = _of_kind(content, IMAGE_SUFFIXES)
     numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
@@ -122,7 +122,7 @@ def pictures(content: Content) -> list[str]:
 
 
 def unread(content: Content) -> list[str]:
-    """List the parts of a sample that are not read: files by suffix, further texts, entries of its json."""
+    """List the ignored parts of a sample: files by suffix, further texts, and entries of its json."""
     said = _json(content)
     described = {_describing(content, kind) for kind in ("json", "txt", "cls")}
     read = {sound(content), *pictures(content), *described}
@@ -132,7 +132,7 @@ def unread(content: Content) -> list[str]:
 
 
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
-    """Decode the sound of a sample as `model.audio_input.read_audio` does; None if it has none."""
+    """Decode the sound of a sample as `model.audio_input.read_audio` does; None without a sound."""
     suffix = sound(content)
     if suffix is None:
         return None
@@ -140,7 +140,7 @@ def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | N
 
 
 def frames(content: Content, *, place: str = "") -> Frames | None:
-    """Return the pictures of a sample, undecoded, or None; messages about them begin with `place`."""
+    """Return the undecoded pictures of a sample, or None; messages about the pictures begin with `place`."""
     chosen = pictures(content)
     if not chosen:
         return None
@@ -153,12 +153,12 @@ def summarise(contents: Sequence[Content], class_names: list[str] | None = None,
     """Describe a shard.
 
     Args:
-        contents: its samples, which need the contents of descriptive files only.
-        class_names: the names that the number in a `cls` selects from.
-        facts: the other fields of its manifest entry; `fold` is by default the one that all samples name.
+        contents: samples of the shard; only the contents of descriptive files are needed.
+        class_names: class names, in the order of the numbers in `cls`.
+        facts: other fields of the manifest entry; `fold` defaults to the fold that all samples name.
 
     Raises:
-        ValueError: a sample is described wrongly.
+        ValueError: the description of a sample is invalid.
     """
     names, examples = list[str](), list[Example]()
     for position, content in enumerate(contents):
@@ -198,7 +198,7 @@ def _class_name(text: str, class_names: list[str]) -> str:
 
 
 def _labels(said: Mapping[str, Any]) -> list[str]:
-    """Return `labels` or `label` of a json, one or a list; numbers become text."""
+    """Return `labels` or `label` of a json, a single value or a list; numbers become text."""
     given = said["labels"] if "labels" in said else said["label"]
     labels = [label for label in (given if isinstance(given, list) else [given]) if not is_empty(label)]
     if not all(isinstance(label, str | int | float) for label in labels):
@@ -207,7 +207,7 @@ def _labels(said: Mapping[str, Any]) -> list[str]:
 
 
 def _texts(said: Mapping[str, Any]) -> list[str]:
-    """Return the texts of a json: one, or a list of captions as in the shards of LAION-CLAP."""
+    """Return the texts of a json: a single text, or a list of captions as in LAION-CLAP's shards."""
     for name in _TEXTS:
         given = said.get(name)
         several: list[Any] = given if isinstance(given, list) else [given]

@@ -1,4 +1,4 @@
-"""Group the files of a shard into samples: a file is named by its sample's key, a dot and a suffix.
+"""Grouping of a shard's files into samples; a file name is its sample's key, a dot and a suffix.
 
 Keys and suffixes may contain dots. The webdataset library ends a key at its first dot, which makes
 `blues.00000.wav` and `blues.00001.wav` two sounds of one sample. Here a key ends at its last dot, or earlier
@@ -27,7 +27,7 @@ from model.clip.image_input import IMAGE_SUFFIXES
 DESCRIBING = frozenset({".json", ".txt", ".cls"})
 """Suffixes of files that describe a sample."""
 
-_META = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
+_META = re.compile(r"__[^/]*__($|/)")  # member names that webdataset skips
 _SOUND_WORDS = frozenset({"audio", "sound"})
 _DESCRIBING_WORDS = ("meta", "metadata", "label", "labels", "text", "caption")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -36,9 +36,9 @@ _NUMBER = re.compile(r"[0-9]+")
 
 class _Name(NamedTuple):
     kind: str
-    """The last suffix in lower case, with its dot."""
+    """Last suffix in lower case, with its dot."""
     keys: list[str]
-    """Possible keys, the shortest first; the last one is the name without its last suffix."""
+    """Possible keys, shortest first; the last key is the name without its last suffix."""
     is_numbered: bool
     """Whether a number precedes the suffix, perhaps that of a picture."""
 
@@ -50,7 +50,7 @@ def is_of_a_sample(member: tarfile.TarInfo) -> bool:
 
 
 def sample_keys(names: Sequence[str]) -> list[str]:
-    """Return the key of each file, given the names of all files of a shard or a sample."""
+    """Return the key of each file, given the names of all files in a shard or a sample."""
     files = [_parsed(name) for name in names]
     sounds = [file.kind in AUDIO_SUFFIXES for file in files]
     # Keys of files of a known kind are certain.
@@ -80,11 +80,12 @@ def sample_keys(names: Sequence[str]) -> list[str]:
 
 
 def key_of_sample(names: Sequence[str], expected: str) -> str:
-    """Return the key that all files of one sample share.
+    """Return the key that all files of a sample share.
 
     Args:
-        names: of its files.
-        expected: its name in the manifest, which is the key unless a file of the sample gives another name.
+        names: names of the sample's files.
+        expected: name of the sample in the manifest, which is the key unless a file of the sample contains
+            another name.
     """
     if all(name.startswith(f"{expected}.") for name in names):
         return expected
@@ -96,7 +97,7 @@ def key_of_sample(names: Sequence[str], expected: str) -> str:
 
 
 def _joined(files: Sequence[_Name], keys: list[str]) -> list[str]:
-    """Give a sound and its description one key if their names say so: clip.audio.wav, clip.meta.json."""
+    """Assign a sound and its description one key if their names match: clip.audio.wav, clip.meta.json."""
     kinds = defaultdict[str, set[str]](set)
     for file, key in zip(files, keys, strict=True):
         kinds[key].add(file.kind)

@@ -1,4 +1,4 @@
-"""Write a data set as shards: plan them, write them in several processes, resume after an interruption."""
+"""Writing of a data set as shards: plans the shards, writes them in several processes, and can resume."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _PARTS = ".unfinished"
-_SAMPLED = 32  # samples encoded to estimate their size
+_SAMPLED = 32  # number of samples to encode for an estimate of their size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a set is made.
+    """Options of making a set.
 
     Attributes:
-        samples: in a shard, at most.
-        size_bytes: of a shard, at most, approximately.
-        audio: how sounds are kept.
-        seed: of the order; None for the data set's own order.
-        skip: leave out unreadable samples.
-        processes: that write, each one shard at a time.
+        samples: maximum number of samples in a shard.
+        size_bytes: approximate maximum size of a shard.
+        audio: encoding of sounds (see `utils.shards.writing`).
+        seed: seed of the sample order; None for the data set's own order.
+        skip: whether to skip unreadable samples.
+        processes: number of processes, each of which writes one shard at a time.
     """
 
     samples: int = 1000
@@ -53,22 +53,22 @@ class Options:
 def make(
     splits: Mapping[str | None, Any], folder: Path, options: Options, *, made_from: Mapping[str, Any]
 ) -> tuple[Manifest, dict[str, str]]:
-    """Write a data set as shards, or the shards that are missing.
+    """Write a data set as shards, or only the shards that are missing.
 
-    Each fold, or otherwise each split, gets shards of its own, equally long. Their samples are in random
-    order, so samples that are read together are of all classes.
+    Each fold, or otherwise each split, gets its own shards, with equal numbers of samples. The samples are in
+    random order, so that samples read together come from all classes.
 
     Args:
-        splits: the data set, or both of its splits by name.
-        folder: where to write; shards that the same call finished there are kept.
-        options: how to write them.
+        splits: data set, or both of its splits by name.
+        folder: folder to write to; shards already finished by the same call are kept.
+        options: options of the set.
         made_from: description of the data set, as JSON types.
 
     Returns:
-        The manifest, which is also in the folder; and the samples left out, with the reason.
+        The manifest, which is also written to the folder; and the skipped samples, with the reason.
 
     Raises:
-        ValueError: the folder contains something else, or a sample cannot be read.
+        ValueError: the folder contains other files, or a sample cannot be read.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,18 +112,18 @@ def in_processes(
     unit: str = "shards",
     size: Callable[[T], int] = lambda _: 1,
 ) -> Iterator[R]:
-    """Yield `call(item)` for every item, in order, and show the progress.
+    """Yield `call(item)` for every item, in order, and show a progress bar.
 
     Args:
-        call: a picklable function; an OSError or ValueError that it raises is raised here.
-        items: its arguments.
-        processes: at most; 1 for this one.
-        title: of the progress bar.
-        unit: of `size`.
-        size: share of an item in the whole.
+        call: picklable function; its OSErrors and ValueErrors are re-raised here.
+        items: arguments of the calls.
+        processes: maximum number of processes; 1 for the current process.
+        title: title of the progress bar.
+        unit: unit of `size`.
+        size: function that returns an item's contribution to the progress.
     """
     workers = min(processes, len(items)) if processes > 1 else 0
-    # torch's loader sends `call` to each process once, and ends the processes with this one.
+    # torch's loader sends `call` to each process once, and ends the processes when this one ends.
     loader = DataLoader(_Calls(call, items), batch_size=None, num_workers=workers, collate_fn=_identity)
     with Progress(desc=title, total=sum(map(size, items)), unit=unit) as bar:
         for item, result in zip(items, loader, strict=True):
@@ -135,7 +135,7 @@ def in_processes(
 
 @dataclass(frozen=True)
 class _Calls(Dataset[Any]):
-    """The results of calls, or the errors that they raise: from a process an error would arrive as text."""
+    """The results of calls, or their exceptions, which would otherwise arrive from a process as text."""
 
     call: Callable[[Any], Any]
     items: Sequence[Any]
@@ -155,7 +155,7 @@ def _identity(result: Any) -> Any:
 
 
 def _groups(splits: Mapping[str | None, Any]) -> dict[int | str | None, tuple[str | None, list[int]]]:
-    """Group the samples by fold if each is in one, otherwise by split; with the data set they come from."""
+    """Group the samples, with their data sets, by fold if every sample has a fold, and otherwise by split."""
     by_fold: dict[Any, tuple[str | None, list[int]]] = {}
     for split, dataset in splits.items():
         for index in range(len(dataset)):
@@ -167,7 +167,7 @@ def _groups(splits: Mapping[str | None, Any]) -> dict[int | str | None, tuple[st
 
 
 def _mean_bytes(dataset: Any, indices: Sequence[int], audio: Audio) -> float:
-    """Estimate the bytes of a sample in a shard, headers included, from the first readable ones."""
+    """Estimate a sample's size in a shard, including headers, from the first readable samples."""
     sizes = list[int]()
     for index in indices[: 4 * _SAMPLED]:
         try:
@@ -181,7 +181,7 @@ def _mean_bytes(dataset: Any, indices: Sequence[int], audio: Audio) -> float:
 
 
 def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> Path:
-    """Return the folder that notes finished shards; raise if existing shards belong to another plan."""
+    """Return the folder with the notes of finished shards; raise if it contains shards of another plan."""
     content = [[job.file, job.source, list(job.indices)] for job in jobs]
     key = hashlib.sha256(json.dumps([content, about], default=str).encode()).hexdigest()
     parts = folder / _PARTS
@@ -245,7 +245,7 @@ def _note(parts: Path, job: Job) -> Path:
 
 
 def _read_note(folder: Path, parts: Path, job: Job) -> Written | None:
-    """Read the note of a finished shard; None if it is missing or unreadable, or the shard is not there."""
+    """Read the note of a finished shard; None if the note is unusable or the shard is missing."""
     try:
         written = Written.model_validate_json(_note(parts, job).read_bytes())
         entry = written.summary.entry if written.summary else None
@@ -273,14 +273,14 @@ def _manifest(
 
 
 def _remove_remains(folder: Path) -> None:
-    """Remove the files that killed processes had begun."""
+    """Remove the unfinished files of killed processes."""
     for left in folder.glob("*.tar.part-*"):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder."""
+    """Prevent other processes from writing to a folder."""
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield

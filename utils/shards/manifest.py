@@ -1,4 +1,4 @@
-"""The manifest of a set of shards: a file `manifest.jsonl` beside them that says what each one holds.
+"""The manifest of a set of shards: a file `manifest.jsonl` in their folder that lists their contents.
 
     {"format": "shards, 1", "name": "ESC-50", "class_names": ["dog", ...], "suffixes": ["json", "ogg"], ...}
     {"file": "fold-1-000000.tar", "size_bytes": 9912320, "sha256": "...", "fold": 1, "split": null,
@@ -6,8 +6,8 @@
      "offsets": [0, 100352, ...], "names": ["audio/1-100032-A-0.ogg", ...]}
     ...
 
-It numbers the samples over all shards in order, without reading any. Offsets are bytes in the tar file: where
-each sample begins, and where the last one ends.
+With it, the samples can be numbered through all shards without reading the shards. Offsets are in bytes: the
+beginning of each sample in the tar file, and the end of the last sample.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from pydantic import (
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = "shards, 1"
-TAR_BLOCK = 512  # bytes; everything in a tar file begins at a multiple
+TAR_BLOCK = 512  # bytes; everything in a tar file begins at a multiple of this
 
 T = TypeVar("T")
 
-_LONGEST_LINE = 100_000_000  # bytes: a shard of a million samples
+_LONGEST_LINE = 100_000_000  # bytes, enough for a shard with a million samples
 _ADDED_LATER = ("sounds", "pictures", "labels", "examples")  # older manifests lack these
 
 Count = Annotated[int, Field(ge=0)]
@@ -52,10 +52,10 @@ class Example(BaseModel):
     """A sample that stands for its shard when labels and texts are checked before a run.
 
     Attributes:
-        position: of the sample in its shard, from 0.
-        labels: names of its classes.
-        text: its description, or None.
-        sound: whether it has a sound.
+        position: position of the sample in its shard, from 0.
+        labels: names of the sample's classes.
+        text: description of the sample, or None.
+        sound: whether the sample has a sound.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -67,10 +67,10 @@ class Example(BaseModel):
 
 
 def choose_examples(samples: Sequence[Example]) -> list[Example]:
-    """Choose the samples by which tasks judge a whole shard.
+    """Choose representative samples, by which tasks check a whole shard.
 
-    They are the first ones without a label, with several labels and without a sound, and the ones with the
-    longest text and the longest labels, in characters.
+    These are the first sample without a label, the first with several labels, the first without a sound, and
+    the samples with the longest text and the longest labels, in characters.
     """
     chosen = [
         next((sample for sample in samples if not sample.labels), None),
@@ -87,11 +87,11 @@ class SetEntry(BaseModel):
     """The first line: facts about the whole set.
 
     Attributes:
-        name: of the set, in results.
+        name: name of the set in results.
         class_names: all labels.
-        suffixes: of the files that every sample has.
+        suffixes: suffixes of the files that every sample has.
         texts: whether any sample has a text.
-        made_from: the data set and the options it was made with, for people.
+        made_from: original data set and options, for human readers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,20 +119,20 @@ def _checked(adapter: TypeAdapter[T], value: Any) -> T:
 
 
 class ShardEntry(BaseModel):
-    """One shard of a set, a line of the manifest.
+    """A shard of a set: one line of the manifest.
 
     Attributes:
-        file: its name, without a folder.
-        size_bytes: of the file.
-        sha256: of the file.
-        fold: of all its samples; None if there are no folds.
-        split: "train" or "test" if the data set had two splits and no folds.
+        file: file name, without a folder.
+        size_bytes: size of the file.
+        sha256: hash of the file.
+        fold: fold of all samples in the shard; None if there are no folds.
+        split: split of all samples in the shard, "train" or "test"; None if there are folds or no splits.
         sounds: number of samples with a sound; None in older manifests.
         pictures: number of pictures; None in older manifests.
-        labels: of its samples, sorted; None in older manifests.
+        labels: sorted labels of the shard's samples; None in older manifests.
         examples: samples by which labels and texts are checked; None in older manifests.
-        offsets: int64 `[samples + 1]`, bytes.
-        joined_names: of its samples, one a line: a text takes less memory than millions of strings.
+        offsets: offsets of the samples, in bytes, int64 `[samples + 1]`.
+        joined_names: names of the samples, one per line, as a single string saves memory.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
@@ -189,13 +189,13 @@ class ShardEntry(BaseModel):
         return self.joined_names.split("\n")
 
     def to_json(self) -> dict[str, Any]:
-        """Return its line of the manifest, as JSON types."""
+        """Return the shard's line in the manifest, as JSON types."""
         unknown = {name for name in _ADDED_LATER if getattr(self, name) is None}
         return self.model_dump(by_alias=True, exclude=unknown)
 
     @classmethod
     def from_json(cls, content: Any) -> ShardEntry:
-        """Check a line of the manifest; raises a ValueError that names its first fault."""
+        """Check a line of the manifest; raise a ValueError that names the first fault."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -213,7 +213,7 @@ class Manifest:
         return sum(map(len, self.shards))
 
     def write(self, path: Path) -> None:
-        """Write the file; an older one stays until the new one is on disk."""
+        """Write the file; an older file stays until the new file is on disk."""
         write_whole(path, lambda file: file.writelines(self._lines()))
 
     def _lines(self) -> Iterator[bytes]:

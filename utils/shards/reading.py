@@ -1,4 +1,4 @@
-"""Find shards by address and read their samples, undecoded: forward from the beginning, or by offset.
+"""Lookup of shards by address, and reading of their undecoded samples, sequentially or by offset.
 
 An address is a path, a `file:`, `http:` or `https:` address, or `pipe:` with a command that writes a shard.
 The shell runs this command, so a protocol that contains one is a program: it is refused unless the
@@ -27,23 +27,23 @@ from utils.shards.manifest import FILE_NAME, TAR_BLOCK, Manifest, SetEntry, Shar
 
 PIPES_VARIABLE = "AUDIOCLIP_PIPES"
 ATTEMPTS = 3
-"""How often a remote shard is requested before it counts as damaged; connections break."""
+"""Maximum number of requests for a remote shard before it counts as damaged, as connections may break."""
 
 _INDEX = "`python -m utils.shards index` makes one"
 _SHOWN = 5
 _MAX_SHARDS = 1_000_000
 
 Content = dict[str, Any]
-"""A sample as webdataset has it: `__key__`, and the bytes of each file by its suffix, such as "flac"."""
+"""Sample in webdataset's form: `__key__`, and the bytes of each file by suffix, such as "flac"."""
 
 
 class ShardSet(NamedTuple):
     """Shards in the order of their addresses.
 
     Attributes:
-        about: facts about all their sets together.
-        shards: address and manifest entry of each.
-        whole: whether these are all shards that the manifests name.
+        about: combined facts about all their sets.
+        shards: address and manifest entry of each shard.
+        whole: whether these are all shards in the manifests.
     """
 
     about: SetEntry
@@ -55,11 +55,11 @@ def find(urls: str | Sequence[str], manifest: str | Sequence[str] | None = None)
     """Look up shards in their manifests.
 
     Args:
-        urls: addresses of shards or of manifests, which stand for all of their shards; or patterns.
-        manifest: addresses of the manifests that name the shards; None for the ones beside them.
+        urls: addresses or patterns of shards, or of manifests, which stand for all their shards.
+        manifest: addresses of the shards' manifests; None for the manifests in the shards' folders.
 
     Raises:
-        ValueError: an address or a manifest is wrong, or no manifest names a shard.
+        ValueError: an address or a manifest is invalid, or a shard is not in a manifest.
         OSError: a manifest cannot be read.
     """
     addresses = expand(urls)
@@ -90,7 +90,7 @@ def expand(urls: str | Sequence[str]) -> list[str]:
     """Expand patterns such as `data/train-{000000..000127}.tar`.
 
     Raises:
-        ValueError: there is no address, there are too many, or one has an unsupported scheme.
+        ValueError: there are no addresses or too many, or an address has an unsupported scheme.
     """
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given or not all(given):
@@ -140,11 +140,11 @@ def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
     """Open an address for reading from its beginning.
 
     Args:
-        url: the address.
-        to_the_end: whether it will be read to its end; otherwise leaving the block aborts the transfer.
+        url: address to open.
+        to_the_end: whether the caller reads to the end; if not, leaving the block aborts the transfer.
 
     Raises:
-        OSError: it cannot be opened, or a transfer that was read to its end has failed.
+        OSError: the address cannot be opened, or a transfer that was read to the end has failed.
     """
     _check_scheme(url)
     path = local_path(url)
@@ -167,7 +167,7 @@ def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
 
 
 def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
-    """Read the samples of an open shard in order; raises a ValueError at the first damage."""
+    """Read the samples of an open shard in order; raise ValueError at the first damaged sample."""
     names, ends = entry.names, entry.offsets[1:].tolist()
     number, reached, files = 0, 0, list[tuple[str, bytes]]()
     try:
@@ -250,7 +250,7 @@ class LocalShard:
 
 
 class RemoteShard:
-    """A shard elsewhere: reads forward and drops the samples that are not wanted."""
+    """A remote shard: reads sequentially and drops samples that are not wanted."""
 
     def __init__(self, url: str, entry: ShardEntry) -> None:
         self._url, self._entry = url, entry

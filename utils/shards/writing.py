@@ -1,4 +1,4 @@
-"""Write one shard: encode samples of a data set as the files of a tar file."""
+"""Writing of a shard: encodes a data set's samples as files in a tar file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from utils.shards.reading import Content
 
 Audio = Literal["keep", "flac", "ogg", "wav"]
 _SUBTYPES = {"flac": "PCM_16", "ogg": "VORBIS", "wav": "FLOAT"}
-_BLOCK = 1 << 16  # frames encoded at a time
+_BLOCK = 1 << 16  # number of frames to encode at a time
 _OWN_RATE = 44100
 
 
@@ -38,11 +38,11 @@ class Job:
     """A shard to write.
 
     Attributes:
-        file: its name.
-        source: key of the data set that its samples come from.
-        indices: of the samples, in order.
-        fold: of all its samples, or None.
-        split: of all its samples, or None.
+        file: file name.
+        source: key of the samples' data set.
+        indices: indices of the samples, in order.
+        fold: fold of all samples, or None.
+        split: split of all samples, or None.
     """
 
     file: str
@@ -53,10 +53,10 @@ class Job:
 
 
 class Written(BaseModel):
-    """A shard that was written.
+    """The result of writing a shard.
 
     Attributes:
-        summary: of the shard; None if no sample was readable, and so no file was kept.
+        summary: summary of the shard; None if no sample was readable, in which case no file is kept.
         left_out: unreadable samples, with the reason.
     """
 
@@ -65,14 +65,14 @@ class Written(BaseModel):
 
 
 def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: bool) -> Written:
-    """Write a shard, whole or not at all.
+    """Write a shard atomically.
 
     Args:
-        folder: where to write it.
-        job: the samples to write.
-        dataset: the data set they come from.
-        audio: how sounds are kept; see `encode`.
-        skip: leave out unreadable samples.
+        folder: folder to write to.
+        job: samples to write.
+        dataset: data set of the samples.
+        audio: encoding of sounds; see `encode`.
+        skip: whether to skip unreadable samples.
 
     Raises:
         ValueError, OSError: a sample cannot be read, or the shard cannot be written.
@@ -132,13 +132,15 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
     """Make the files of one sample.
 
     Args:
-        dataset: its data set. If it has a method `files`, these are copied; otherwise samples are encoded.
-        index: the sample's position in it.
-        audio: "keep" copies files and encodes anything else as FLAC. "flac" is lossless for 16 bit and
-            rounds finer samples, "ogg" is Vorbis, which is lossy, and "wav" is float32 and lossless.
+        dataset: data set of the sample. If it has a method `files`, the files are copied; otherwise the
+            sample is encoded.
+        index: index of the sample in the data set.
+        audio: encoding of the sound. "keep" copies files and encodes anything else as FLAC; "flac" is
+            lossless for 16-bit audio and rounds finer samples; "ogg" is Vorbis, which is lossy; "wav" is
+            lossless float32.
 
     Raises:
-        ValueError, OSError: it cannot be read, or contains something that cannot be kept.
+        ValueError, OSError: the sample cannot be read, or contains something that cannot be stored.
     """
     about = dict(record(dataset, index))
     files: SampleFiles | None = dataset.files(index) if hasattr(dataset, "files") else None

@@ -1,4 +1,4 @@
-"""Faults of the files of a data set: sounds are decoded from end to end, pictures are decoded."""
+"""Faults in a data set's files: sounds are decoded from end to end, and pictures are decoded."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from utils.datasets.sources.cache import smallest
 from utils.datasets.sources.cells import shortlist
 
 SHORT = 0.1
-"""Sounds shorter than this share of the median length are too short."""
+"""Sounds shorter than this fraction of the median length are too short."""
 
-_TRIED = 8  # clips decoded to estimate the space of all
+_TRIED = 8  # number of clips to decode for an estimate of the space that all clips need
 _FAULTS: Mapping[Fault, str] = {
     "missing": "The file is not there.",
     "empty": "The file is empty.",
@@ -43,13 +43,13 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound file as a data set lists it.
+    """A sound file that a data set lists.
 
     Attributes:
-        path: relative to the root of the data set, or absolute.
-        place: the group it is held out with, such as "fold 2".
-        label: names of its classes.
-        listed: where it is listed first, such as "own.csv, line 5"; "" if unknown. Not compared.
+        path: path relative to the root of the data set, or absolute.
+        place: group that the file is held out with, such as "fold 2".
+        label: names of the file's classes.
+        listed: place where the file is first listed, such as "own.csv, line 5"; "" if unknown. Not compared.
     """
 
     path: str
@@ -69,14 +69,14 @@ class Heard(NamedTuple):
     """The result of decoding a sound file from end to end.
 
     Attributes:
-        fault: None if the file is usable.
-        detail: further details of the fault.
-        rate: sample rate, Hz.
+        fault: kind of fault; None if the file is usable.
+        detail: details of the fault.
+        rate: sample rate, in Hz.
         channels: number of channels.
-        samples: per channel.
+        samples: number of samples per channel.
         silent: whether all samples are equal.
         digest: hash of the samples; equal channels count as one.
-        note: an oddity of a usable file, or "".
+        note: peculiarity of a usable file, or "".
     """
 
     fault: Fault | None = None
@@ -95,7 +95,7 @@ class Heard(NamedTuple):
 
 
 class Decoding(Protocol):
-    """The parts of a data set of sounds that its check uses."""
+    """The interface of a sound data set that the check uses."""
 
     root: Path
     sample_rate: int
@@ -149,7 +149,7 @@ def listen_to_all(
 def broken_pictures(
     root: Path, paths: Sequence[str], *, listed: Mapping[str, str], title: str, progress: bool = True
 ) -> Iterator[Finding]:
-    """Find pictures that are missing or do not decode; `listed` says by path where each is listed."""
+    """Find pictures that are missing or cannot be decoded; `listed` maps paths to places in tables."""
 
     def look(path: str) -> str:
         try:
@@ -166,7 +166,7 @@ def broken_pictures(
 
 
 def sound_findings(data: Decoding, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Find sounds that cannot be used, that are suspicious, or whose channels do not fit the others."""
+    """Find sounds that are unusable or suspicious, or whose number of channels differs from the others'."""
     for sound, one in heard.items():
         if one.fault is not None:
             yield error(_FAULTS[one.fault], sound.described(one.detail), _FETCH_AGAIN)
@@ -181,7 +181,7 @@ def usable_sounds(heard: Mapping[Sound, Heard]) -> dict[Sound, Heard]:
 
 
 def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Find usable sounds with a low rate, a wrong header, silence, or hardly any length."""
+    """Find usable sounds that have a low sample rate or a wrong header, or are silent or very short."""
     if not heard:
         return
     usual = median(one.seconds for one in heard.values())
@@ -214,7 +214,7 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
 
 
 def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Find sounds longer than `read_audio` reads at once."""
+    """Find sounds that are too long for `read_audio`."""
     for sound, one in heard.items():
         decoded = one.samples * one.channels
         resampled = one.samples * (1 if mono else one.channels) * sample_rate // one.rate
@@ -227,7 +227,7 @@ def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) 
 
 
 def _channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
-    """Find sounds whose number of channels differs from that of most."""
+    """Find sounds whose number of channels differs from the most common number."""
     if mono or not heard:
         return
     least = 1 if mono is None else 2
@@ -245,7 +245,7 @@ def _channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Findi
 
 
 def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Finding]:
-    """Find files with the same samples, except silence; `place` is what is held out together."""
+    """Find files with identical samples, except silence; `place` is the group that is held out together."""
     same = defaultdict(list)
     for sound, one in heard.items():
         if not one.silent:
@@ -271,7 +271,7 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
 
 
 def decoded_bytes(data: Decoding, heard: Mapping[Sound, Heard]) -> tuple[float, list[Finding]]:
-    """Decode a few clips; return the bytes per decoded second, and findings for those that fail."""
+    """Decode a few clips; return the bytes per decoded second, and findings for the clips that fail."""
     size, seconds, findings = 0, 0.0, list[Finding]()
     for sound in list(heard)[:: len(heard) // _TRIED + 1]:
         try:

@@ -1,4 +1,4 @@
-"""Checks a data set in folds: its table, then every file."""
+"""Checks of a data set with folds: first its table, then every file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from utils.fetching.published import Published
 
 
 class Folds(Decoding, Protocol):
-    """The parts of a `FoldDataset` that its check uses."""
+    """The interface of a `FoldDataset` that the check uses."""
 
     title: ClassVar[str]
     table: ClassVar[str]
@@ -41,7 +41,7 @@ class Folds(Decoding, Protocol):
 
 
 def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
-    """Check the whole data set, whatever the fold held out.
+    """Check the whole data set, regardless of the held-out fold.
 
     Args:
         kind: class of the data set.
@@ -53,7 +53,7 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
     clips: list[Clip] = []
 
     class Lenient(kind):
-        """Skips the checks of table, fold and files that end a run at the first fault."""
+        """Subclass without the checks of table, fold and files that end a run at the first fault."""
 
         def _check_table(self, listed: Sequence[Clip]) -> dict[int, str]:
             if not listed:
@@ -100,7 +100,7 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
 
 
 def _table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Find faults of the listed clips, by themselves and by the names of their files."""
+    """Find faults in the list of clips, and contradictions with their file names."""
     for path, count in Counter(clip.path for clip in clips).items():
         if count > 1:
             yield error("The table lists a clip several times.", f"{path} ({count} lines)", "Keep one line.")
@@ -124,7 +124,7 @@ def _table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
 
 
 def _contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Find clips whose pair of target and label differs from the most frequent pair of either."""
+    """Find clips whose pair of target and label differs from the most frequent pair with either."""
     pairs = Counter((clip.target, clip.label) for clip in clips)
     by_target: dict[int, str] = {}
     by_label: dict[str, int] = {}
@@ -142,7 +142,7 @@ def _contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 
 def _misnamed_files(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Find clips whose file name states another fold or class; names of another form are ignored."""
+    """Find clips whose file name states a different fold or class; names with another form are ignored."""
     if dataset.file_names is None:
         return
     for clip in clips:
@@ -168,7 +168,7 @@ def _absent_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 
 def _not_named(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Find audio files that the table does not mention; `read_table` may leave out some that it does."""
+    """Find audio files that the table does not mention; `read_table` may skip files that it does mention."""
     paths = {clip.path for clip in clips}
     names = {Path(path).name for path in paths}
     table = (dataset.root / dataset.table).read_text(encoding="utf-8-sig")

@@ -1,4 +1,4 @@
-"""Checks a data set that is listed: the lines of its tables, then its sounds and pictures."""
+"""Checks of a listed data set: first the lines of its tables, then its sounds and pictures."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from utils.datasets.sources.tables import build_without_bad_lines
 T = TypeVar("T")
 
 MOST_LOOKED_AT = 20_000
-"""Sounds, and pictures, that are checked; of more, an evenly spaced selection."""
+"""Maximum number of sounds, and of pictures, to check; beyond it, an evenly spaced selection is checked."""
 
 
 class Listed(Decoding, Protocol):
-    """The parts of a `ListedDataset` that its check uses."""
+    """The interface of a `ListedDataset` that the check uses."""
 
     title: ClassVar[str]
     to_take_whole: ClassVar[str]
@@ -64,9 +64,10 @@ def inspect_listed(
     """Check both splits of a data set.
 
     Args:
-        build: makes the training split (True) or the held-out one, without files that are missing.
-        cache: the data set's argument.
-        progress: show a bar, or lines without a terminal.
+        build: function that makes the training split (True) or the held-out split (False), without missing
+            files.
+        cache: `cache` argument of the data set.
+        progress: whether to show a progress bar, or lines without a terminal.
         absent: severity of a missing file.
 
     Raises:
@@ -112,7 +113,7 @@ def inspect_listed(
 
 
 def _left_out(splits: Sequence[Listed], absent: Severity) -> Iterator[Finding]:
-    """Report missing files by name if known, else how many samples are without them."""
+    """Report the names of missing files if known, and otherwise the number of affected samples."""
     for dataset in splits:
         if dataset.notice is not None and not dataset.absent:
             yield warning("Part of the data is not there.", dataset.notice)
@@ -129,7 +130,7 @@ def _left_out(splits: Sequence[Listed], absent: Severity) -> Iterator[Finding]:
 
 
 def _lines(splits: Iterable[Listed]) -> dict[str, str]:
-    """Return by path where each file is listed first, as far as the data set knows."""
+    """Return the place where each file is first listed, by path, as far as it is known."""
     lines: dict[str, str] = {}
     for dataset in splits:
         for entry, line in zip(dataset.entries, dataset.lines, strict=False):  # no lines: unknown
@@ -158,7 +159,7 @@ def _seconds(placed: Sequence[tuple[str, Entry]], heard: Mapping[Sound, Heard]) 
 
 
 def _evenly(items: Sequence[T]) -> list[T]:
-    """Return all items, or an evenly spaced selection of many."""
+    """Return all items, or an evenly spaced selection if there are too many."""
     if len(items) <= MOST_LOOKED_AT:
         return list(items)
     return [items[place] for place in np.linspace(0, len(items) - 1, MOST_LOOKED_AT).astype(int)]

@@ -1,4 +1,4 @@
-"""Compares segments with their sounds and with each other: beyond the end, or in two places."""
+"""Checks of segments: segments beyond the end of their sound, and segments in several places."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from utils.datasets.checks.files import Heard, Sound, in_brackets, listen
 from utils.datasets.sample import Entry
 from utils.datasets.sources.cells import shortlist
 
-_SLACK = 0.1  # seconds, for rounded times
-_LOOKED_AT = 200  # headers of files before a run
-_LISTENED_TO = 3  # files whose header says that a segment lies beyond: headers may be estimates
-_TOUCH = 0.001  # seconds that consecutive parts may share
+_SLACK = 0.1  # tolerance for rounded times, in seconds
+_LOOKED_AT = 200  # number of file headers to read before a run
+_LISTENED_TO = 3  # number of files to decode if segments exceed the header's length, which may be an estimate
+_TOUCH = 0.001  # maximum overlap of consecutive parts, in seconds
 
 
 class Part(NamedTuple):
-    """A part of a recording as a data set lists it.
+    """A part of a recording that a data set lists.
 
     Attributes:
-        recording: the same for equal sounds, whatever their file.
+        recording: identifier that equal sounds share, even in different files.
         begin, end: seconds; not beyond the recording.
-        length: of the recording, seconds; infinite if unknown.
-        place: the group it is held out with, such as "fold 2".
-        label: names of its classes.
+        length: length of the recording, in seconds; infinite if unknown.
+        place: group that the part is held out with, such as "fold 2".
+        label: names of the part's classes.
         name: name of the sample.
         is_segment: False for a whole recording.
     """
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 def times_of_sources(root: Path, entries: Sequence[Entry]) -> str:
-    """Return an error message if most segments lie beyond the ends of their files, else "".
+    """Return an error message if most segments lie beyond the ends of their files, and "" otherwise.
 
     Reads the headers of a few files.
     """
@@ -71,13 +71,13 @@ def times_of_sources(root: Path, entries: Sequence[Entry]) -> str:
 def segment_findings(
     placed: Sequence[tuple[str, Entry]], heard: Mapping[Sound, Heard], *, place: str, remedy: str
 ) -> Iterator[Finding]:
-    """Find segments beyond the end of their file, and parts of one sound in several places.
+    """Find segments beyond the end of their file, and parts of the same sound in several places.
 
     Args:
-        placed: samples with the split of each; "": the fold says what is held out together.
+        placed: samples, each with its split; "" if the folds decide what is held out together.
         heard: usable sounds.
-        place: "fold" or "split".
-        remedy: advice if the times are those of other recordings.
+        place: name of the groups that are held out together, "fold" or "split".
+        remedy: advice if the times belong to other recordings.
     """
     if all(entry.segment is None for _, entry in placed):
         return
@@ -94,7 +94,7 @@ def segment_findings(
 
 
 def place_of(split: str, entry: Entry) -> str:
-    """Return the split of an entry, or else its fold, or else ""."""
+    """Return an entry's split, or else its fold, or else ""."""
     return split or ("" if entry.fold is None else f"fold {entry.fold}")
 
 
@@ -139,7 +139,7 @@ def _same(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Finding]:
     """Find the same part of one recording in several places, or with several labels."""
     for group in groups:
         if not any(part.is_segment for part in group):
-            continue  # equal files are found as such
+            continue  # the check of files reports equal files
         if len({part.place for part in group}) > 1:
             yield _in_several(group, place)
         elif len({part.label for part in group}) > 1:
@@ -151,7 +151,7 @@ def _same(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Finding]:
 
 
 def _overlapping(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Finding]:
-    """Find parts of one recording that overlap, without being the same, in several places."""
+    """Find parts of one recording in several places that overlap without being the same."""
     # Among the parts that began before: the one that ends last, and the last to end in another place.
     last: list[Part] = []
     for group in sorted(groups, key=lambda group: (group[0].begin, -group[0].end)):
@@ -174,7 +174,7 @@ def _overlapping(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Findi
 
 
 def _groups(parts: Iterable[Part]) -> list[list[Part]]:
-    """Group parts that are the same to a millisecond."""
+    """Group parts whose times are equal to a millisecond."""
     groups: dict[Segment, list[Part]] = defaultdict(list)
     for part in parts:
         groups[round(part.begin, 3), round(min(part.end, part.length), 3)].append(part)
