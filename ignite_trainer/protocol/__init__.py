@@ -1,1 +1,1 @@
-"""A protocol from JSON to its classes: read, merged, overridden, validated, resolved."""
+"""Protocols, from JSON to classes: reading, merging, overrides, validation, imports."""

@@ -1,4 +1,4 @@
-"""The classes that a protocol names: imported, of the right kind, with valid arguments. Builds nothing."""
+"""The classes that a protocol names: imported, and checked with their arguments, but not instantiated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOADER_ARGUMENTS = ("training", "dl_shuffle")
 
 
 class Kind(NamedTuple):
-    """The classes that a section takes: their base class, and the arguments that the trainer supplies."""
+    """The kind of classes in a section: their base class, and the arguments that the trainer supplies."""
 
     base: type[Any]
     supplied: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     "Optimizer": Kind(Optimizer, supplied=("params",)),
     "Scheduler": Kind(LRScheduler, supplied=("optimizer",)),
     "Dataset": Kind(Dataset, supplied=("train",)),
-    "Transforms": Kind(object),  # anything with __call__ that no other section takes
+    "Transforms": Kind(object),  # any class with __call__ that belongs to no other section
     "Metrics": Kind(Metric, supplied=("output_transform",)),
     "Evaluations": Kind(Evaluation),
     "Yardsticks": Kind(Yardstick),
@@ -56,18 +56,18 @@ class Blueprint:
     """A protocol and its classes.
 
     Attributes:
-        protocol: the protocol.
+        protocol: validated protocol.
         model: class of the model.
         task: class of the task.
         optimizer: class of the optimizer; None if nothing is trained.
         schedulers: classes of the schedulers, in order.
         dataset: class of the data set.
         transforms: for each entry of `Transforms`, the class or function to call with its arguments.
-        metrics: class of every line, by the line's JSON path.
-        evaluations: classes by name of the entry.
-        yardsticks: classes by name of the entry.
-        dataset_args: the data set's own arguments, without those of the loader.
-        split: the argument that selects the training or the held-out split.
+        metrics: class of each line, keyed by the line's JSON path.
+        evaluations: class of each entry, by name.
+        yardsticks: class of each entry, by name.
+        dataset_args: arguments of the data set, without the loader's arguments.
+        split: argument that selects the training or the held-out split.
         shuffle: whether the training split is shuffled.
         reporters: classes with their arguments, including ignite's loggers.
     """
@@ -89,25 +89,25 @@ class Blueprint:
 
     @property
     def classes(self) -> dict[str, type]:
-        """The classes of `Dataset` and `Model`, which may say what their arguments affect."""
+        """The classes of `Dataset` and `Model`, which may declare the effects of their arguments."""
         return {"Dataset": self.dataset, "Model": self.model}
 
     def with_setup(self, **changes: Any) -> Blueprint:
-        """Return a copy with other values of keys of `Setup`."""
+        """Return a copy with changed values in `Setup`."""
         setup = self.protocol.setup.model_copy(update=changes)
         return replace(self, protocol=self.protocol.model_copy(update={"setup": setup}))
 
 
 def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Blueprint:
-    """Import every class of a protocol and compare its arguments with the class's signature.
+    """Import every class in a protocol, and compare its arguments with its signature.
 
     Args:
-        protocol: a validated protocol.
-        trusted: packages whose classes it may name besides the usual ones.
-        source: the file it was read from, for messages.
+        protocol: validated protocol.
+        trusted: packages whose classes are allowed in addition to `TRUSTED_PACKAGES`.
+        source: file of the protocol, for messages.
 
     Raises:
-        ProtocolError: Lists every problem of the whole protocol.
+        ProtocolError: A class or an argument is invalid. The error lists every problem in the protocol.
     """
     find = _Finder(frozenset(trusted))
     split, shuffle = find.loader_arguments(protocol.dataset.args)
@@ -141,7 +141,7 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
 class _Finder:
     """Imports classes and collects problems, so that all are reported at once.
 
-    The base class of a section stands in for a class that is not found.
+    If a class cannot be found, the base class of its section takes its place.
     """
 
     def __init__(self, trusted: frozenset[str]) -> None:
@@ -181,7 +181,7 @@ class _Finder:
         return found
 
     def optimizer(self, protocol: Protocol) -> type[Optimizer] | None:
-        """Find the optimizer, and check the arguments of its groups in the parameter rules."""
+        """Find the optimizer, and check the arguments for its groups in the parameter rules."""
         if protocol.optimizer is None:
             return None
         found = self.find(protocol.optimizer, "Optimizer")
@@ -220,7 +220,7 @@ class _Finder:
         return found
 
     def reporters(self, protocol: Protocol) -> list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]:
-        """Find reporters, which may take the keys of a section, and ignite's loggers, which take anything."""
+        """Find reporters, which may take a section's keys as arguments, and ignite's loggers."""
         found: list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]] = []
         specs = _DEFAULT_REPORTERS if protocol.reporters is None else protocol.reporters
         content = protocol.to_json()
@@ -236,7 +236,7 @@ class _Finder:
         return found
 
     def loader_arguments(self, args: Mapping[str, Any]) -> tuple[SplitArgument, bool]:
-        """Read the loader's arguments in `Dataset.args`, as published: the splits, and whether to shuffle."""
+        """Read the loader's arguments, which are in `Dataset.args` as published: splits and shuffling."""
         split = SplitArgument(key="train", yes=True, no=False)
         try:
             split = SplitArgument.model_validate(args.get("training", split))

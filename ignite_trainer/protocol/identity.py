@@ -1,4 +1,4 @@
-"""Identity of experiments: which runs may be averaged, belong to one sweep, or may be resumed."""
+"""Identity of experiments, for averaging runs, grouping them in sweeps, and resuming them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ignite_trainer.support.errors import ProtocolError
 _DEFINITION = {"path", "args", "best"}
 
 Classes = Mapping[str, type]
-"""Classes of `Dataset` and `Model`, by section; every argument of a missing class affects the result."""
+"""Classes of `Dataset` and `Model`, by section. All arguments of a missing class affect the result."""
 
 
 def identity(protocol: Protocol, classes: Classes = MappingProxyType({})) -> dict[str, Any]:
-    """Return everything that affects the result, as JSON types; runs with equal ones may be averaged.
+    """Return everything that affects the result, as JSON types; runs with equal identities may be averaged.
 
-    This includes the definition of the metric that tables show, as `Metric`. Keys that affect training only
-    count if there are epochs.
+    This includes the definition of the metric that tables show, under `Metric`. Keys that affect training
+    count only if the protocol has epochs.
     """
     counted = {Affects.RESULT, Affects.TRAINING} if protocol.setup.epochs else {Affects.RESULT}
     content = selected(protocol, counted, classes)
@@ -37,7 +37,7 @@ def identity(protocol: Protocol, classes: Classes = MappingProxyType({})) -> dic
 
 
 def purpose(protocol: Protocol, classes: Classes) -> str:
-    """Return a digest that is equal for sweeps whose runs reach the same figures."""
+    """Return a digest that is equal for sweeps with equal results."""
     return digest(selected(protocol, set(Affects) - {Affects.FORM, Affects.HANDLING}, classes))
 
 
@@ -57,7 +57,7 @@ def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) 
 
 
 def classes_of(protocol: Protocol) -> Classes:
-    """Import the classes of `Dataset` and `Model` of a protocol that was saved, except untrusted ones."""
+    """Import the classes of `Dataset` and `Model` in a saved protocol, without untrusted classes."""
     found: dict[str, type] = {}
     for section, spec in (("Dataset", protocol.dataset), ("Model", protocol.model)):
         with contextlib.suppress(ProtocolError):
@@ -66,20 +66,20 @@ def classes_of(protocol: Protocol) -> Classes:
 
 
 def digest(content: Any) -> str:
-    """Hash JSON types to 12 hexadecimal digits, whatever the order of their keys."""
+    """Hash JSON types to 12 hexadecimal digits, regardless of the order of keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def shown_line(protocol: Protocol) -> LineSpec | None:
-    """Return the metric that tables show: `Table.metric`, else the first with is_checkpoint or of all."""
+    """Return the metric for tables: `Table.metric`, or else the first with is_checkpoint, or the first."""
     lines = list(protocol.lines.values())
     named = [line for line in lines if line.line_label == protocol.table.metric]
     return next(iter([*named, *(line for line in lines if line.is_checkpoint), *lines]), None)
 
 
 def values_by_path(content: Json, location: Location = ()) -> dict[str, Json]:
-    """Return the values inside JSON content by their paths; empty objects and lists have none."""
+    """Return the values in JSON content by path; empty objects and lists have no values."""
     if not isinstance(content, dict | list):
         return {json_path(location): content}
     items = content.items() if isinstance(content, dict) else enumerate(content)

@@ -1,7 +1,7 @@
-"""Dotted path and arguments -> an object of the kind that a section expects, from trusted packages.
+"""Imports and instantiates the classes that a protocol names, from trusted packages only.
 
-A protocol names classes, so it could name any code. Only packages on the allow-list are imported, and the
-name must lead to a class of the expected kind.
+A protocol names classes, so it could name any code. Only packages on the allow-list are imported, and each
+name must lead to a class of the kind that its section expects.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed, suggest
 TRUSTED_PACKAGES = frozenset(
     {"ignite_trainer", "model", "utils", "torch", "torchvision", "torchaudio", "ignite"}
 )
-# Their data sets fetch any address, unpack archives to wherever those lead, and read pickles.
+# Packages whose data sets download any address, unpack archives to any path, and load pickles.
 _FETCHING = ("torchvision", "torchaudio")
 
 T = TypeVar("T")
@@ -30,30 +30,34 @@ def resolve(spec: ClassSpec, kind: type[T], *, where: str, trusted: Iterable[str
     """Import the class that a spec names.
 
     Args:
-        spec: the class and its arguments.
-        kind: base class that the class must have.
+        spec: dotted path and arguments of the class.
+        kind: required base class.
         where: JSON path of the spec, for messages.
-        trusted: allowed packages besides `TRUSTED_PACKAGES`.
+        trusted: packages allowed in addition to `TRUSTED_PACKAGES`.
 
     Raises:
-        ProtocolError: The package is not trusted, or there is no such class of this kind.
+        ProtocolError: The package is not trusted, or contains no such class of this kind.
     """
     found = _locate(spec.path, f"{where}.class", frozenset(trusted))
     if not inspect.isclass(found) or not issubclass(found, kind):
-        what = f"a {_base(found)}" if inspect.isclass(found) else f"a {type(found).__name__}, not a class"
+        what = f"extends {_base(found)}" if inspect.isclass(found) else f"is a {type(found).__name__}"
         expected = f"{kind.__module__}.{kind.__qualname__}"
-        raise ProtocolError(f"{where}.class is {spec.path}: {what}; a subclass of {expected} is expected.")
+        raise ProtocolError(
+            f"{where}.class is {spec.path}, which {what}; it must be a subclass of {expected}."
+        )
     if inspect.isabstract(found):
         missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-        raise ProtocolError(f"{where}.class is {spec.path}, which lacks {missing}: name a complete class.")
+        raise ProtocolError(
+            f"{where}.class is {spec.path}, which does not implement {missing}; name a complete class."
+        )
     return found
 
 
 def resolve_callable(spec: ClassSpec, *, where: str, trusted: Iterable[str] = ()) -> Callable[..., Any]:
-    """Import a class with `__call__`, or a function, which is called with its arguments later.
+    """Import a class with `__call__`, or a function to call later with the arguments.
 
-    Functions must be in the packages of `trusted`: the others have many that do more than transform their
-    argument, such as the commands of this project.
+    Functions must be in a package in `trusted`. Other packages have many functions that do more than
+    transform their argument, such as this project's commands.
     """
     found = _locate(spec.path, f"{where}.class", frozenset(trusted))
     if inspect.isclass(found) and any("__call__" in vars(base) for base in found.__mro__):
@@ -61,7 +65,7 @@ def resolve_callable(spec: ClassSpec, *, where: str, trusted: Iterable[str] = ()
     if inspect.isfunction(found) and _package(found.__module__) in set(trusted):
         return functools.partial(functools.partial, found)
     raise ProtocolError(
-        f"{where}.class is {spec.path}: neither a class with __call__ nor a function of a package that "
+        f"{where}.class is {spec.path}; it must be a class with __call__, or a function in a package that "
         "--trust names."
     )
 
@@ -72,13 +76,13 @@ def check_arguments(
     """Compare arguments with the signature of a class or function, without calling it.
 
     Args:
-        target: a class, or a result of `resolve_callable`.
-        args: the protocol's keyword arguments.
+        target: class, or result of `resolve_callable`.
+        args: keyword arguments in the protocol.
         where: JSON path of `args`.
-        supplied: names of further arguments, which the trainer supplies.
+        supplied: names of arguments that the trainer supplies.
 
     Returns:
-        Problems; empty if the call is possible.
+        Problems; empty if the class or function can be called.
     """
     is_function = isinstance(target, functools.partial)
     if isinstance(target, functools.partial):
@@ -115,10 +119,10 @@ def check_arguments(
 
 
 def build(target: Callable[..., T], args: Mapping[str, Any], *positional: Any, where: str) -> T:
-    """Call a class with a protocol's arguments, and give its errors the JSON path.
+    """Call a class with a protocol's arguments, and add the JSON path to its errors.
 
-    If the message of an error begins with the name of an argument ("fold is 11; ..."), it gets the path of
-    that argument. Errors that are not meant for users name the line of code.
+    If an error's message begins with the name of an argument ("fold is 11; ..."), the path is that of the
+    argument. Errors that are not meant for users also name the line of code.
     """
     try:
         return target(*positional, **args)
@@ -143,8 +147,10 @@ def _locate(path: str, where: str, trusted: frozenset[str]) -> Any:
         )
     private = next((name for name in attributes if name.startswith("_")), None)
     if private is not None:
-        # Python's own attributes lead anywhere, and importing private modules of libraries may do anything.
-        raise ProtocolError(f'{where} is {path}; "{private}" is a private name, and those are not looked up.')
+        # Python's own attributes lead anywhere, and importing a library's private modules may do anything.
+        raise ProtocolError(
+            f'{where} is {path}; "{private}" is a private name, which protocols must not use.'
+        )
     found: Any = _import(package, where, path)
     name = package
     for attribute in attributes:
@@ -160,17 +166,19 @@ def _locate(path: str, where: str, trusted: frozenset[str]) -> Any:
     if not home:
         raise ProtocolError(f"{where} is {path}, which is a {type(found).__name__}, not a class.")
     if home not in allowed:
-        raise ProtocolError(f'{where} is {path}, which is code of "{home}", a package that is not trusted.')
+        raise ProtocolError(
+            f'{where} is {path}, which is defined in "{home}", a package that is not trusted.'
+        )
     if home in _FETCHING and home not in trusted and "datasets" in module.split("."):
         raise ProtocolError(
-            f"{where} is {path}; data sets of {home} fetch and unpack what their arguments name, wherever "
-            f"that leads, and some read pickles. If you know this protocol, add --trust {home}."
+            f"{where} is {path}; data sets in {home} download and unpack whatever their arguments name, to "
+            f"any path, and some load pickles. If you know this protocol, add --trust {home}."
         )
     return found
 
 
 def _import(name: str, where: str, path: str, *, optional: bool = False) -> Any:
-    """Import a module of a trusted package; return None if it is optional and does not exist."""
+    """Import a module in a trusted package; return None if it is optional and does not exist."""
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a module may raise anything
@@ -183,13 +191,13 @@ def _import(name: str, where: str, path: str, *, optional: bool = False) -> Any:
 def _has(found: Any, attribute: str) -> bool:
     try:
         getattr(found, attribute)
-    except Exception:  # such as torch.classes raises
+    except Exception:  # torch.classes, for example, raises a RuntimeError
         return False
     return True
 
 
 def _public(found: Any) -> list[str]:
-    """List the attributes, and the submodules that are not imported yet, for suggestions."""
+    """List attributes, and submodules that are not imported yet, for suggestions."""
     modules = [item.name for item in pkgutil.iter_modules(getattr(found, "__path__", ()))]
     return [item for item in [*dir(found), *modules] if not item.startswith("_")]
 
@@ -199,4 +207,4 @@ def _package(module: str) -> str:
 
 
 def _base(found: type) -> str:
-    return next((base.__name__ for base in found.__bases__ if base is not object), "plain class")
+    return next((base.__name__ for base in found.__bases__ if base is not object), "no class")

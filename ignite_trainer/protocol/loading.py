@@ -1,4 +1,4 @@
-"""A protocol file and the command line -> a checked protocol, and the origin of each of its values."""
+"""Loads a protocol from its file and the command line, and traces the origin of each value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ignite_trainer.support.errors import ProtocolError, suggest
 
 
 class Value(NamedTuple):
-    """One value of a protocol, and the flag or file that sets it."""
+    """A value in a protocol, and the flag or file that sets it."""
 
     path: str
     value: Any
@@ -28,11 +28,11 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
 
     Args:
         path: protocol file.
-        overrides: overrides of the command line.
-        defaults: file with sections by `Model.class`, for protocols without them.
+        overrides: overrides on the command line.
+        defaults: file with default sections by `Model.class`, for protocols that lack these sections.
 
     Raises:
-        ProtocolError: Lists every problem.
+        ProtocolError: The protocol is invalid. The error lists every problem.
     """
     by_model = read_json(defaults)
     layers = read_layers(path)
@@ -44,7 +44,7 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
             'Write "$schema": "%s".',
             *(path, layers[-1].content[SCHEMA_KEY], schema),
         )
-    # The class of the model decides which defaults there are; other overrides may change those.
+    # The model's class determines the defaults, which other overrides may change.
     of_model = [override for override in overrides if override.location[0] == "Model"]
     raw, problems = apply_overrides(raw, of_model)
     raw = supply_defaults(raw, by_model)
@@ -60,19 +60,19 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
 
 
 def supply_defaults(raw: Mapping[str, Any], by_model: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the sections that a protocol lacks and that are known for the class of its model."""
+    """Add default sections for the model's class that the protocol lacks."""
     defaults: Mapping[str, Any] = by_model.get(_model_class(raw), {})
     return {**defaults, **raw}
 
 
 def trace(protocol: Protocol, path: Path, overrides: Sequence[Override], *, defaults: Path) -> list[Value]:
-    """List the values of a protocol in its order; an empty list or object is a value.
+    """List the values in a protocol, in order; an empty list or object counts as a value.
 
     Args:
-        protocol: the result of `load` with the other arguments.
+        protocol: result of `load` with the other arguments.
         path: protocol file.
-        overrides: overrides of the command line.
-        defaults: file with sections by `Model.class`.
+        overrides: overrides on the command line.
+        defaults: file with default sections by `Model.class`.
     """
     content = protocol.to_json()
     layers = read_layers(path)
@@ -100,7 +100,7 @@ def _model_class(raw: Mapping[str, Any]) -> str:
 def _explain_missing_task(
     problems: list[str], raw: Mapping[str, Any], by_model: Mapping[str, Any]
 ) -> list[str]:
-    """Say that defaults.json knows no task for the class of the model, instead of that Task is required."""
+    """Replace "Task is required" by the reason: defaults.json has no task for the model's class."""
     model = _model_class(raw)
     hint = f"Task: none is given, and none is known for Model.class {model}; {suggest(model, by_model)}"
     return [*(problem for problem in problems if not problem.startswith("Task ")), hint]
@@ -128,7 +128,7 @@ def _has(content: Any, location: Location) -> bool:
 
 
 def _sets(override: Override, location: Location, content: Any) -> bool:
-    """Return whether an override sets the value at a location, or an object or list that holds it."""
+    """Return whether an override sets the value at a location, or an object or list that contains it."""
     section, *keys = override.location
     flag = (section, ".".join(keys)) if section == "Sweep" and keys else override.location
     if len(flag) > len(location):

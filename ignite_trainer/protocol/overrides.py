@@ -1,4 +1,4 @@
-"""Dotted overrides: `--Section.key.0.key value...` on a protocol that is still plain JSON."""
+"""Dotted overrides on the command line, `--Section.key.0.key value...`, for protocols in plain JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ignite_trainer.support.errors import ProtocolError, suggest
 
 # Any flag with a dot is an override, even if its section is misspelt.
 _FLAG = re.compile(r"--([A-Z$][^=\s]*|\w[^=\s.]*\.[^=\s]*)(?:=(.*))?", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # JSON has neither .5 nor 5.
+_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # JSON does not allow .5 and 5.
 _SWEEP = "Sweep"
 _LITERALS = {"true": True, "false": False, "null": None}
 _MAX_SUGGESTED = 3
-# Keys by their names in other programs.
+# Names of keys in other programs -> our keys.
 _SYNONYMS = {
     **dict.fromkeys(("batch", "batch_size", "bs"), "batch_train"),
     "learning_rate": "lr",
@@ -38,8 +38,8 @@ class Override(NamedTuple):
     """A value from the command line.
 
     Attributes:
-        location: keys from the root of the protocol, as they were typed.
-        words: words after the flag.
+        location: keys from the root of the protocol, as the user typed them.
+        words: words that follow the flag.
     """
 
     location: tuple[str, ...]
@@ -52,7 +52,7 @@ class Override(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place in a protocol that is still plain JSON: `parent[step]`, at `location` from the root."""
+    """A place in a protocol in plain JSON: `parent[step]`, at `location` from the root."""
 
     parent: Any
     step: Any
@@ -60,12 +60,12 @@ class Place(NamedTuple):
 
     @property
     def is_argument(self) -> bool:
-        """Whether this is an argument of a class, which may take values of several types."""
+        """Whether the place is in the arguments of a class, which may take values of several types."""
         return "args" in self.location[:-1]
 
     @property
     def sample(self) -> Any:
-        """A value of the expected type: the current one, or "" for text; None if any type may do."""
+        """A value of the expected type: the current value, or "" for text; None if any type is allowed."""
         if takes_one_or_several(self.location):
             return None
         value = self.parent.get(self.step) if isinstance(self.parent, dict) else self.parent[self.step]
@@ -75,7 +75,7 @@ class Place(NamedTuple):
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
     """Separate the program's own flags from overrides, which begin with a capital letter or contain a dot.
 
-    An override takes every word up to the next flag; `-1` and `-1e-3` are words, not flags.
+    An override takes all words up to the next flag; `-1` and `-1e-3` are words, not flags.
     """
     own: list[str] = []
     overrides: list[Override] = []
@@ -106,12 +106,13 @@ def apply_overrides(
 ) -> tuple[dict[str, Any], list[str]]:
     """Replace values in a copy of `raw`; each new value gets the type of the value it replaces.
 
-    `true`, `false` and `null` are JSON literals, and a quoted word is a string. After `Sweep.` follows the
-    key to sweep; the words are its values. Those are applied last, to get the type of the key's final value.
+    `true`, `false` and `null` are JSON literals, and a quoted word is a string. `Sweep.` is followed by the
+    key to sweep, and its words are the key's values. Sweeps are applied last, so that they get the type of
+    the key's final value.
 
     Returns:
-        The copy, and a problem for each override that has no place, or a value of the wrong type; these
-        overrides change nothing.
+        The copy, and a problem for each override whose key does not exist or whose value has the wrong type;
+        such overrides are not applied.
     """
     result = copy.deepcopy(dict(raw))
     problems = []
@@ -130,10 +131,10 @@ def apply_overrides(
 
 
 def swept_twice(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
-    """Report overrides of keys that the protocol's `Sweep` would replace again."""
+    """Report overrides of keys that the protocol's `Sweep` also sets."""
     sweep = raw.get(_SWEEP)
     return [
-        f"{override.flag} gives one value to what Sweep.{key} gives several; remove one of the two "
+        f"{override.flag} sets one value, but Sweep.{key} sets several; remove one of the two "
         "(--Sweep null switches a protocol's sweep off)."
         for override in overrides
         for key in (sweep if isinstance(sweep, dict) else ())
@@ -142,15 +143,15 @@ def swept_twice(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
 
 
 def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Place:
-    """Find the place of a key; create sections and `args` on the way that the protocol leaves out.
+    """Find the place of a key; create sections and `args` on the way that the protocol omits.
 
     Args:
-        root: a protocol as plain JSON.
-        path: the parts of the key; positions in a list are numbers.
-        said: the key as the user wrote it, for messages.
+        root: protocol in plain JSON.
+        path: parts of the key; positions in a list are numbers.
+        said: key as the user wrote it, for messages.
 
     Raises:
-        ProtocolError: There is no such place; suggests the nearest key.
+        ProtocolError: The key does not exist. The error suggests the closest key.
     """
     location: Location = ()
     parent: Any = root
@@ -170,12 +171,12 @@ def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Pla
 
 
 def explain_words(words: Sequence[str], *, flags: Iterable[str], content: Mapping[str, Any]) -> str:
-    """Explain words of the command line that are neither flags nor their values, and suggest what to write.
+    """Explain command-line words that are neither flags nor their values, and suggest corrections.
 
     Args:
-        words: unknown words in order; the value of an unknown flag follows it.
-        flags: all known flags.
-        content: the protocol as plain JSON; empty if unknown.
+        words: unknown words in order; the value of an unknown flag follows the flag.
+        flags: known flags.
+        content: protocol in plain JSON; empty if unknown.
     """
     said: list[str] = []
     after_flag = False
@@ -184,21 +185,21 @@ def explain_words(words: Sequence[str], *, flags: Iterable[str], content: Mappin
             said.append(_explain_flag(word.partition("=")[0], flags, content))
             after_flag = "=" not in word
         elif word.endswith((".json", ".jsonc")):
-            said.append(f'"{word}" stands without a flag; write -c {word}')
+            said.append(f'"{word}" has no flag; write -c {word}')
             after_flag = False
         elif not after_flag:
-            said.append(f'"{word}" stands without a flag; protocols are named with -c')
+            said.append(f'"{word}" has no flag; use -c to name a protocol')
     return "; ".join(dict.fromkeys(said))
 
 
 def keys_ending(content: Any, tail: Sequence[str], location: Location = ()) -> list[str]:
-    """List the dotted keys below `content` that end with the words of `tail`, the shortest first.
+    """List the dotted keys below `content` that end with the words in `tail`, shortest first.
 
-    Case is ignored, and a hyphen equals an underscore. Keys directly at `location` are left out.
+    Case is ignored, and a hyphen equals an underscore. Keys directly at `location` are omitted.
 
     Args:
-        content: a protocol as plain JSON, or the part of it at `location`.
-        tail: the last keys, in order.
+        content: protocol in plain JSON, or its part at `location`.
+        tail: last keys, in order.
         location: keys from the root of the protocol to `content`.
     """
     wanted = [_plain(word) for word in tail]
@@ -241,17 +242,17 @@ def _position(parent: Any, key: str, location: Location, said: str) -> str | int
 
 
 def _is_left_out(location: Location, key: str) -> bool:
-    """Return whether an object can be created at this key: a section, or the `args` of a class."""
+    """Return whether the key may be created: it is a section, or the `args` of a class."""
     return key in keys_at(location) and (key == "args" or bool(keys_at((*location, key))))
 
 
 def _unknown(said: str, location: Location, root: dict[str, Any], path: tuple[str, ...]) -> str:
-    """Say that the object at `location` lacks the next key of `path`, and which key may be meant."""
+    """Explain that the object at `location` lacks the next key in `path`, and suggest a key."""
     parent, tail = functools.reduce(operator.getitem, location, root), path[len(location) :]  # type: ignore[arg-type]
     key, where = tail[0], json_path(location) or "the protocol"
-    if key in keys_at(location):  # a list, which has no positions yet
+    if key in keys_at(location):  # an omitted list, which has no positions
         whole = json_path((*location, key))
-        return f"{said}: {where} leaves {key} out; give all of it, --{whole} '[...]'."
+        return f"{said}: {where} omits {key}; write the whole list, --{whole} '[...]'."
     near = suggest(key, [*parent, *keys_at(location)])
     elsewhere = keys_ending(parent, tail, location) or ([] if "did you" in near else keys_ending(root, tail))
     if elsewhere:
@@ -260,10 +261,10 @@ def _unknown(said: str, location: Location, root: dict[str, Any], path: tuple[st
 
 
 def _value(override: Override, place: Place) -> Any:
-    """Read the words as a value of the type of the place's sample.
+    """Read the words as a value of the same type as the place's sample.
 
-    For an argument of a class, several words or a JSON list may replace one value, and a text a boolean,
-    unless it looks like a misspelt one.
+    In the arguments of a class, several words or a JSON list may replace a single value, and text may replace
+    a boolean unless it looks like a misspelt boolean.
     """
     words, sample = override.words, place.sample
     if isinstance(sample, list):
@@ -332,7 +333,7 @@ def _explain_flag(flag: str, flags: Iterable[str], content: Mapping[str, Any]) -
 
 
 def _paths(content: Any, location: Location) -> Iterator[Location]:
-    """Yield the keys of objects at every depth, with those that a protocol may leave out."""
+    """Yield the keys of objects at every depth, including keys that a protocol may omit."""
     if isinstance(content, list):
         for position, value in enumerate(content):
             yield from _paths(value, (*location, position))

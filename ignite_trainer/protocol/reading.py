@@ -1,4 +1,4 @@
-"""Protocol files as plain JSON: strict parsing, comments, and `extends`."""
+"""Reads protocol files as plain JSON: strict parsing, comments, and `extends`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def parse(text: str) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: The text is not JSON (json.JSONDecodeError, which knows the position), or has a repeated
+        ValueError: The text is not JSON (a json.JSONDecodeError, with the position), or contains a repeated
             key or a number that is not finite.
     """
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
 
 
 def without_comments(text: str) -> str:
-    """Blank `//` and `/* */` comments and trailing commas; everything else keeps its line and column."""
+    """Replace `//` and `/* */` comments and trailing commas by spaces, which preserves lines and columns."""
     text = _COMMENT.sub(lambda match: match[1] or re.sub(r"[^\n]", " ", match[0]), text)
     return _TRAILING_COMMA.sub(lambda match: f"{match[1]}{match[2]} " if match[1] else match[0], text)
 
@@ -48,11 +48,11 @@ def read_json(path: Path, *, source: str | None = None) -> dict[str, Any]:
     """Read one protocol file, which may have comments, trailing commas and a byte order mark.
 
     Args:
-        path: file to read.
-        source: name of the file in messages; by default its path.
+        path: path of the file.
+        source: name of the file in messages, by default its path.
 
     Raises:
-        ProtocolError: The file cannot be read, or is not a JSON object; names line and column.
+        ProtocolError: The file cannot be read, or is not a JSON object. The error names the line and column.
     """
     try:
         content = path.read_bytes()
@@ -79,17 +79,17 @@ def read_json(path: Path, *, source: str | None = None) -> dict[str, Any]:
 
 
 def read_layers(path: Path, *, extended_by: Sequence[Path] = ()) -> list[Layer]:
-    """Read a protocol and all files that it extends, starting with the one that extends nothing.
+    """Read a protocol and all files that it extends, in order from the base to the protocol.
 
     Raises:
-        ProtocolError: A file cannot be read, or `extends` is not a path or forms a circle. Names all files
-            on the way.
+        ProtocolError: A file cannot be read, or `extends` is not a path or forms a circle. The error names
+            all files on the way.
     """
     way = [*extended_by, path]
     source = " extends ".join(map(str, way))
     if path.resolve() in {earlier.resolve() for earlier in extended_by}:
         raise ProtocolError(
-            "extends leads back to a file on the way; name another file, or none.", source=source
+            "extends leads back to an earlier file; extend another file, or none.", source=source
         )
     content = read_json(path, source=source)
     base = content.pop(_EXTENDS_KEY, None)
@@ -107,10 +107,10 @@ def read_layers(path: Path, *, extended_by: Sequence[Path] = ()) -> list[Layer]:
 def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
     """Merge each layer into those before it.
 
-    Objects are merged key by key, except where both name a `class` and the classes differ: then the later
+    Objects are merged key by key. If both objects name a `class` and the classes differ, however, the later
     object replaces the earlier one, whose arguments belong to another class. Lists and values are replaced.
-    null is a value where a key takes it, and in the arguments of classes; elsewhere it removes the key. The
-    path in `$schema` becomes absolute, or is dropped if no file is there.
+    null is a value for keys that accept null and in the arguments of classes; otherwise, it removes the key.
+    The path in `$schema` becomes absolute, or is dropped if the file does not exist.
     """
     result: dict[str, Any] = {}
     for layer in layers:
@@ -150,12 +150,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f'the key "{key}" stands twice in one object; keep one.')
+            raise ValueError(f'the key "{key}" appears twice in one object; keep one.')
         found[key] = value
     return found
 
 
 def _finite(number: str) -> float:
     if not math.isfinite(float(number)):
-        raise ValueError(f"{number} is not a JSON number; write a finite one or null.")
+        raise ValueError(f"{number} is not a JSON number; write a finite number or null.")
     return float(number)

@@ -1,6 +1,6 @@
 """JSON Schema of protocols for editors; `python -m ignite_trainer.protocol.schema` writes it.
 
-It has the keys and values of `Protocol`, and the known classes with their arguments.
+It contains the keys and values of `Protocol`, and the known classes with their arguments.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ FILE_NAME = "schema.json"
 PACKAGES = ("ignite_trainer", "model", "utils", "torch.optim", "torch.optim.lr_scheduler")
 _OURS = ("ignite_trainer", "model", "utils")
 
-# Definitions in the protocol's schema that hold the classes of a section.
+# Definitions in the protocol's schema that contain the classes of a section.
 _HOLDERS = {
     "Scheduler": "ScheduleSpec",
     "Transforms": "TransformSpec",
     "Metrics": "LineSpec",
     "Evaluations": "EvaluationSpec",
 }
-# Sections that are lists. Their entries are never merged, so they must have all required arguments.
+# Sections that are lists. Entries are never merged, so they must have all required arguments.
 _LISTS = ("Transforms", "Metrics", "Reporters")
-# Definitions of objects in lists and in `args`, likewise.
+# Definitions of objects in lists and in `args`, which are never merged either.
 _COMPLETE = ("TransformSpec", "LineSpec", "Reporters", "ParameterRule", "PublishedFigure", "SplitArgument")
 _ANNOTATIONS = ("description", "default", "examples")
 _ARGUMENTS = re.compile(r"^ *Args:\n((?:(?: {4,}.*)?\n)+)", re.MULTILINE)
@@ -48,15 +48,15 @@ Schema = dict[str, Any]
 def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
     """Make the JSON Schema (draft 2020-12) of the protocols in a folder.
 
-    Keys are only required in protocols that do not extend another, which may supply them.
+    Keys are required only in protocols that do not extend another protocol, which may supply them.
 
     Args:
-        folder: folder whose protocols and defaults name classes.
-        packages: packages whose `__all__` lists further classes, as do the packages inside them.
+        folder: folder of protocols and defaults, which name classes.
+        packages: packages with additional classes in `__all__`, their own and that of their subpackages.
     """
     whole = _without_titles(Protocol.model_json_schema(by_alias=True))
     definitions: Schema = {**whole.pop("$defs"), "Protocol": whole}
-    whole["required"] = [name for name in whole["required"] if name != "Task"]  # the defaults supply it
+    whole["required"] = [name for name in whole["required"] if name != "Task"]  # supplied by the defaults
     _add_classes(definitions, find_classes(packages, _classes_named_in(folder)))
     required = {**_required_in(whole, definitions), "if": whole["if"], "then": whole["then"]}
     for name in definitions:
@@ -74,7 +74,7 @@ def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
 
 
 def to_text(schema: Schema) -> str:
-    """Format the schema as the content of its file."""
+    """Format the schema as text for its file."""
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         default=[],
         dest="packages",
         metavar="PACKAGE",
-        help="another package whose classes editors should know",
+        help="additional package whose classes editors should know",
     )
     flags = parser.parse_args(argv)
     path = flags.folder / FILE_NAME
@@ -98,14 +98,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, type]:
-    """Find complete classes.
+    """Find classes that can be instantiated.
 
     Args:
-        packages: packages with the classes in `__all__`, in their own and in that of packages inside them.
-        named: dotted paths of further classes.
+        packages: packages with classes in `__all__`, their own and that of their subpackages.
+        named: dotted paths of additional classes.
 
     Returns:
-        Classes by dotted path, sorted; by the shortest path if a class has several.
+        Classes by dotted path, sorted. A class with several paths is listed under the shortest.
     """
     found: dict[str, type] = {}
     for name in packages:
@@ -123,7 +123,7 @@ def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, typ
 
 
 def kind_of(one: type) -> str | None:
-    """Return the section that takes a class, or None; the base class of a section belongs to none."""
+    """Return the section that takes a class, or None; the base class of a section belongs to no section."""
     for section, kind in KINDS.items():
         if kind.base is not object and issubclass(one, kind.base):
             return None if one is kind.base else section
@@ -138,7 +138,7 @@ def _packages(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def _classes_named_in(folder: Path) -> set[str]:
-    """List the classes in all files of a folder, and the models that have defaults."""
+    """List the classes in all files in a folder, including the models with defaults."""
     found: set[str] = set()
     for path in set(folder.glob("*.json")) - {folder / FILE_NAME}:
         content = read_json(path)
@@ -156,7 +156,7 @@ def _named(node: Any) -> Iterator[str]:
 
 
 def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
-    """Add to each section the names of its classes, and the arguments of each class."""
+    """Add the names of its classes, and the arguments of each class, to each section."""
     by_section: dict[str, list[str]] = {section: [] for section in KINDS}
     required: dict[str, list[str]] = {}
     for path, one in classes.items():
@@ -188,7 +188,7 @@ def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
 
 
 def _arguments_if(path: str, required: Sequence[str]) -> Schema:
-    """Demand that an object of this class has arguments of this class."""
+    """Require an object with this class to have arguments of this class."""
     arguments: Schema = {"$ref": f"#/$defs/{path}"}
     then: Schema = {"properties": {"args": arguments}}
     if required:
@@ -198,7 +198,7 @@ def _arguments_if(path: str, required: Sequence[str]) -> Schema:
 
 
 def _loader_arguments(definitions: Schema) -> Schema:
-    """Return the arguments in `Dataset.args` that belong to the loader."""
+    """Return the schemas of the loader's arguments in `Dataset.args`."""
     definitions["SplitArgument"] = _without_titles(SplitArgument.model_json_schema(by_alias=True))
     for key in ("$defs", "required"):
         definitions["SplitArgument"].pop(key, None)
@@ -209,9 +209,9 @@ def _loader_arguments(definitions: Schema) -> Schema:
 
 
 def _arguments(one: type, *, supplied: Iterable[str], typed: bool) -> Schema:
-    """Return the schema of a class's arguments, without those that the trainer supplies.
+    """Return the schema of a class's arguments, without the arguments that the trainer supplies.
 
-    Values are checked against annotations only if `typed`.
+    Annotations determine the types of values only if `typed`.
     """
     parameters = inspect.signature(one).parameters.values()
     hints, descriptions = _hints(one) if typed else {}, _descriptions(one)
@@ -248,7 +248,7 @@ def _hints(one: type) -> dict[str, Any]:
 
 
 def _values(annotation: Any) -> Schema:
-    """Return the schema of an annotation, or that of any value if JSON has no such type."""
+    """Return the schema of an annotation, or the schema of any value if JSON has no such type."""
     try:
         schema = TypeAdapter(annotation).json_schema()
     except (PydanticUserError, TypeError):
@@ -277,7 +277,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _required_in(node: Schema, definitions: Schema) -> Schema:
-    """Return a schema of the required keys of an object and of the objects in it; lists keep their own."""
+    """Return a schema of the required keys in an object and its nested objects, without lists."""
     if "$ref" in node:
         return _required_in(definitions[node["$ref"].rsplit("/", 1)[-1]], definitions)
     found: Schema = {}

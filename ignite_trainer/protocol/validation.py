@@ -1,4 +1,4 @@
-"""Validation of a whole protocol; every problem is reported with its JSON path."""
+"""Validates a complete protocol, and reports every problem with its JSON path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ignite_trainer.protocol.sections import ONE, SEVERAL, LineSpec, Protocol, S
 from ignite_trainer.support.errors import ProtocolError, suggest
 
 Location = tuple[str | int, ...]
-"""Keys from the root of a protocol; positions in a list are integers."""
+"""Keys from the root of a protocol to a value; positions in a list are integers."""
 
 _MESSAGES = {
     "missing": "is required.",
@@ -26,10 +26,11 @@ _MAX_LABEL_BYTES = 150  # a file name has at most 255 bytes, and contains more t
 
 
 def validate(raw: Mapping[str, Any], *, source: str | None = None) -> Protocol:
-    """Check a whole protocol and freeze it.
+    """Check a complete protocol and freeze it.
 
     Raises:
-        ProtocolError: Lists every problem with its JSON path and, for a misspelt key, the nearest one.
+        ProtocolError: The protocol is invalid. The error lists every problem with its JSON path, and suggests
+            the closest key for a misspelt key.
     """
     try:
         protocol = Protocol.model_validate(raw, by_alias=True, by_name=False)
@@ -41,12 +42,12 @@ def validate(raw: Mapping[str, Any], *, source: str | None = None) -> Protocol:
 
 
 def _section_problems(protocol: Protocol) -> list[str]:
-    """List contradictions between sections."""
+    """List the contradictions between sections."""
     problems = []
     if protocol.optimizer is None and protocol.setup.epochs:
-        problems.append(f"Optimizer is missing, and Setup.epochs is {protocol.setup.epochs}.")
+        problems.append(f"Optimizer is missing, but Setup.epochs is {protocol.setup.epochs}.")
     if protocol.optimizer is None and protocol.scheduler:
-        problems.append("Optimizer is missing, and the Scheduler needs one.")
+        problems.append("Optimizer is missing, but the Scheduler needs it.")
     problems += _schedule_problems(protocol.schedules)
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MAX_RUNS:
@@ -59,7 +60,7 @@ def _section_problems(protocol: Protocol) -> list[str]:
 
 
 def _schedule_problems(schedules: Mapping[str, ScheduleSpec]) -> list[str]:
-    """List problems of schedulers that run one after another."""
+    """List the problems in a sequence of schedulers."""
     paths, specs = list(schedules), list(schedules.values())
     problems = [
         f"{path}.lasts is {json.dumps(spec.lasts)}; another scheduler follows, so write a number of "
@@ -77,7 +78,7 @@ def _schedule_problems(schedules: Mapping[str, ScheduleSpec]) -> list[str]:
 
 
 def _line_problems(lines: Mapping[str, LineSpec]) -> list[str]:
-    """List problems of metrics."""
+    """List the problems in metrics."""
     names = [line.file_name for line in lines.values()]
     problems = []
     for path, line in lines.items():
@@ -101,12 +102,12 @@ def _line_problems(lines: Mapping[str, LineSpec]) -> list[str]:
 
 
 def json_path(location: Location) -> str:
-    """Write a location as `Metrics.Performance.lines[0].class`."""
+    """Format a location as a path, such as `Metrics.Performance.lines[0].class`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in location).lstrip(".")
 
 
 def keys_at(location: Location) -> list[str]:
-    """List the keys that the protocol defines for the object at this location; none inside `args`."""
+    """List the keys that the protocol defines for the object at this location; empty inside `args`."""
     return sorted({name for option in _options_at(location) for name in option.get("properties", {})})
 
 
@@ -117,13 +118,13 @@ def takes_text(location: Location) -> bool:
 
 
 def takes_null(location: Location) -> bool:
-    """Return whether null is a value at this location, as it is in `args` and for unknown keys."""
+    """Return whether null is a valid value at this location, as in `args` and for unknown keys."""
     kinds = _types_at(location)
     return not kinds or None in kinds or "null" in kinds
 
 
 def takes_one_or_several(location: Location) -> bool:
-    """Return whether the value at this location is one object or a list of them."""
+    """Return whether the value at this location is an object or a list of objects."""
     return {"object", "array"} <= _types_at(location)
 
 
@@ -150,7 +151,7 @@ def _options_at(location: Location) -> list[dict[str, Any]]:
 
 
 def _options(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """List the alternatives of a schema node, such as "or null"; follow references."""
+    """List the alternatives in a schema node, such as null; follow references."""
     if "$ref" in node:
         return _options(_SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[-1]])
     return [
@@ -164,7 +165,7 @@ _SCHEMA: dict[str, Any] = Protocol.model_json_schema(by_alias=True)
 
 
 def _explain(item: Any) -> str:
-    """Put one of pydantic's errors into our words."""
+    """Rephrase an error from pydantic."""
     location = tuple(key for key in item["loc"] if key not in (ONE, SEVERAL))
     where = json_path(location) or "The protocol"
     if item["type"] == "extra_forbidden":

@@ -334,7 +334,7 @@ MISTAKES = [
     (["--Optimizer.class", "torch.optim.SDG"], 'torch.optim has no "SDG"; did you mean "SGD"?'),
     (
         ["--Optimizer.class", "utils.datasets.ESC50"],
-        "a subclass of torch.optim.optimizer.Optimizer is expected",
+        "it must be a subclass of torch.optim.optimizer.Optimizer",
     ),
     (["--Dataset.class", "os.system"], '"os" is not trusted'),
     (

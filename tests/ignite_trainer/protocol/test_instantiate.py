@@ -63,14 +63,14 @@ def test_a_package_that_is_not_trusted_is_refused(path: str) -> None:
 def test_a_path_through_a_trusted_module_to_foreign_code_is_refused(path: str, home: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         resolve_callable(spec(path), where="Transforms[0]", trusted=TRUSTED)
-    said = f'Transforms[0].class is {path}, which is code of "{home}", a package that is not trusted.'
+    said = f'Transforms[0].class is {path}, which is defined in "{home}", a package that is not trusted.'
     assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("path", ["torchvision.datasets.FakeData", "torchaudio.datasets.YESNO"])
 def test_data_sets_that_fetch_need_explicit_trust(path: str) -> None:
     home = path.split(".", maxsplit=1)[0]
-    with pytest.raises(ProtocolError, match=rf"wherever that leads.* add --trust {home}\.$"):
+    with pytest.raises(ProtocolError, match=rf"to any path.* add --trust {home}\.$"):
         resolve(spec(path), Dataset, where="Dataset")
     assert issubclass(resolve(spec(path), Dataset, where="Dataset", trusted=[home]), Dataset)
 
@@ -90,7 +90,7 @@ def test_a_value_is_refused() -> None:
 )
 def test_private_names_are_not_looked_up(path: str, private: str) -> None:
     assert refusal(path) == (
-        f'Model.class is {path}; "{private}" is a private name, and those are not looked up.'
+        f'Model.class is {path}; "{private}" is a private name, which protocols must not use.'
     )
     assert "torch.testing._internal.common_utils" not in sys.modules
 
@@ -134,16 +134,24 @@ def test_modules_that_are_not_trusted_are_not_imported(
         (
             "torch.optim.SGD",
             nn.Module,
-            "a Optimizer; a subclass of torch.nn.modules.module.Module is expected.",
+            "which extends Optimizer; it must be a subclass of torch.nn.modules.module.Module.",
         ),
-        ("torch.nn.functional.relu", nn.Module, "a function, not a class; a subclass of "),
-        ("torch.optim", Optimizer, "a module, not a class; a subclass of torch.optim.optimizer.Optimizer is"),
-        ("ignite.metrics.Accuracy", Task, "a _BaseClassification; a subclass of ignite_trainer.api.task.T"),
-        ("toy_research.augment.GlobalHiss", Dataset, "a plain class; a subclass of "),
+        ("torch.nn.functional.relu", nn.Module, "which is a function; it must be a subclass of "),
+        (
+            "torch.optim",
+            Optimizer,
+            "which is a module; it must be a subclass of torch.optim.optimizer.Optimizer",
+        ),
+        (
+            "ignite.metrics.Accuracy",
+            Task,
+            "which extends _BaseClassification; it must be a subclass of ignite_trainer.api.task.T",
+        ),
+        ("toy_research.augment.GlobalHiss", Dataset, "which extends no class; it must be a subclass of "),
     ],
 )
 def test_a_class_of_another_kind_is_refused(path: str, kind: type[Any], said: str) -> None:
-    assert refusal(path, kind).startswith(f"Model.class is {path}: {said}")
+    assert refusal(path, kind).startswith(f"Model.class is {path}, {said}")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +162,10 @@ def test_a_class_of_another_kind_is_refused(path: str, kind: type[Any], said: st
     ],
 )
 def test_an_abstract_class_is_refused(path: str, kind: type[Any], lacks: str) -> None:
-    assert refusal(path, kind) == f"Model.class is {path}, which lacks {lacks}: name a complete class."
+    assert (
+        refusal(path, kind)
+        == f"Model.class is {path}, which does not implement {lacks}; name a complete class."
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +237,7 @@ def test_library_functions_and_classes_without_call_are_not_transforms(path: str
     with pytest.raises(ProtocolError) as caught:
         resolve_callable(spec(path), where="Transforms[1]", trusted=TRUSTED)
     assert str(caught.value) == (
-        f"Transforms[1].class is {path}: neither a class with __call__ nor a function of a package that "
+        f"Transforms[1].class is {path}; it must be a class with __call__, or a function in a package that "
         "--trust names."
     )
 

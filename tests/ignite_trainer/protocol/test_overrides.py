@@ -308,7 +308,7 @@ def test_an_unknown_place_is_told_the_nearest_one(flag: str, said: str) -> None:
 
 def test_a_missing_list_has_no_positions() -> None:
     assert refusal("--Reporters.0.class", "a.B") == (
-        "--Reporters.0.class: the protocol leaves Reporters out; give all of it, --Reporters '[...]'."
+        "--Reporters.0.class: the protocol omits Reporters; write the whole list, --Reporters '[...]'."
     )
 
 
@@ -387,13 +387,13 @@ def test_a_key_cannot_have_one_value_and_several() -> None:
     raw = {"Sweep": {"Dataset.args.fold": [1, 2], "Optimizer.args": [{}], "Transforms[1].args.p": [0.1]}}
     argv = "--Dataset.args.fold 3 --Optimizer.args.lr 1 --Transforms.1.args.p 0 --Dataset.args.root x"
     _, overrides = split_overrides(argv.split())
-    assert [problem.split(" gives")[0] for problem in swept_twice(raw, overrides)] == [
+    assert [problem.split(" sets")[0] for problem in swept_twice(raw, overrides)] == [
         "--Dataset.args.fold",
         "--Optimizer.args.lr",
         "--Transforms.1.args.p",
     ]
     assert swept_twice(raw, overrides)[0] == (
-        "--Dataset.args.fold gives one value to what Sweep.Dataset.args.fold gives several; remove one of "
+        "--Dataset.args.fold sets one value, but Sweep.Dataset.args.fold sets several; remove one of "
         "the two (--Sweep null switches a protocol's sweep off)."
     )
     assert swept_twice({"Sweep": {}}, overrides) == swept_twice({}, overrides) == []
@@ -443,7 +443,7 @@ def explained(*words: str) -> str:
 )
 def test_an_unknown_flag_is_told_the_nearest_key_or_flag(word: str, meant: str) -> None:
     assert explained(word, "1") == f"{word.partition('=')[0]} is not a flag; did you mean {meant}?" + (
-        '; "1" stands without a flag; protocols are named with -c' if "=" in word else ""
+        '; "1" has no flag; use -c to name a protocol' if "=" in word else ""
     )
 
 
@@ -452,11 +452,9 @@ def test_a_flag_without_a_near_one_leads_to_the_help() -> None:
 
 
 def test_a_protocol_without_a_flag_is_told_its_flag() -> None:
-    assert (
-        explained("protocols/x.json") == '"protocols/x.json" stands without a flag; write -c protocols/x.json'
-    )
+    assert explained("protocols/x.json") == '"protocols/x.json" has no flag; write -c protocols/x.json'
     assert explained("--lr", "1", "x.jsonc").endswith("write -c x.jsonc")
-    assert explained("train") == '"train" stands without a flag; protocols are named with -c'
+    assert explained("train") == '"train" has no flag; use -c to name a protocol'
 
 
 def test_the_three_shortest_keys_of_a_name_are_suggested() -> None:

@@ -58,10 +58,10 @@ def error(path: Path) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": {"b": 1, "b": 2}}', 'the key "b" stands twice in one object; keep one.'),
-        ('{"a": NaN}', "NaN is not a JSON number; write a finite one or null."),
-        ('{"a": [-Infinity]}', "-Infinity is not a JSON number; write a finite one or null."),
-        ('{"a": 1e999}', "1e999 is not a JSON number; write a finite one or null."),
+        ('{"a": {"b": 1, "b": 2}}', 'the key "b" appears twice in one object; keep one.'),
+        ('{"a": NaN}', "NaN is not a JSON number; write a finite number or null."),
+        ('{"a": [-Infinity]}', "-Infinity is not a JSON number; write a finite number or null."),
+        ('{"a": 1e999}', "1e999 is not a JSON number; write a finite number or null."),
         ('{\n  "a": 1\n  "b": 2}', "line 3, column 3: Expecting ',' delimiter."),
         ('{\n// one\n"a": 1 /* two\n */\n"b": 2}', "line 5, column 1: Expecting ',' delimiter."),
         ('{"a": 1} # one', "line 1, column 10: Extra data."),
@@ -200,7 +200,7 @@ def test_errors_name_the_files_on_the_way(tmp_path: Path) -> None:
     assert error(own) == f"{way}/none.json: there is no such file."
     write(tmp_path, b={"extends": "./a.json"})
     assert error(own) == (
-        f"{way}/a.json: extends leads back to a file on the way; name another file, or none."
+        f"{way}/a.json: extends leads back to an earlier file; extend another file, or none."
     )
     write(tmp_path, b="{\n,}")
     assert error(own).startswith(f"{tmp_path}/a.json extends {tmp_path}/b.json: line 2, column 1: ")

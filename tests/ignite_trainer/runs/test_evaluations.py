@@ -98,8 +98,8 @@ def test_training_needs_epochs_and_an_optimizer(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as error:
         validate(protocol)
     assert error.value.problems == [
-        "Optimizer is missing, and Setup.epochs is 2.",
-        "Optimizer is missing, and the Scheduler needs one.",
+        "Optimizer is missing, but Setup.epochs is 2.",
+        "Optimizer is missing, but the Scheduler needs it.",
     ]
 
 

@@ -155,7 +155,7 @@ def problems(root: Path, scheduler: Any, **changes: Any) -> list[str]:
         ),
         (
             [WARM_UP, {**ANNEAL, "class": "torch.optim.SGD"}],
-            "Scheduler[1].class is torch.optim.SGD: a Optimizer",
+            "Scheduler[1].class is torch.optim.SGD, which extends Optimizer",
         ),
         (
             [WARM_UP, {**ANNEAL, "class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 1}}],
