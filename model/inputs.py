@@ -1,4 +1,4 @@
-"""Recognises what a user passed: one input or several, types, and kinds of files, described for messages."""
+"""Recognises users' inputs, single or several, and describes their types and kinds of files for messages."""
 
 import io
 import re

@@ -15,7 +15,7 @@ from .towers import tokenizer_of
 Text: TypeAlias = Sequence[str | Sequence[str]]
 """Entries to encode; each is a string or a list of labels."""
 
-_SHOWN = 80  # characters of a text in a message
+_SHOWN = 80  # maximum characters of a text in a message
 _CACHED = 2**16  # tokenized texts in the cache, about 1 kB each
 
 

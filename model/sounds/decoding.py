@@ -30,7 +30,7 @@ LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 LOUDEST = 8.0
 """Maximum absolute sample where full scale is 1. Overshoots are a few dB; 18 dB indicate another unit."""
 
-_BLOCK = 2**20  # values to decode at once: memory is allocated for decoded samples, not for announced ones
+_BLOCK = 2**20  # values to decode at once; the header's length could ask for too much memory
 _BEYOND_END = 2**12  # samples to request beyond the end that the header announces
 _SYSTEM_ERROR = 2  # libsndfile's code for a file-system error
 _UNKNOWN_LENGTH = 2**40  # samples; libsndfile reports at least this many if the header has no length

@@ -22,7 +22,7 @@ NOT_OF_THE_NETWORK = ("pretrained", "assets")
 
 NOT_DESCRIBED = (
     "The file does not say which arguments its model was built with, and there is no protocol.json of a run "
-    "beside it. Give those that differ from the published ones, embed_dim=... and so on."
+    "beside it. Pass the arguments that differ from the published ones, embed_dim=... and so on."
 )
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
     if name != model_class.__name__:
         arguments = ", ".join(f"{key}={value!r}" for key, value in known.args.items())
         how = (
-            f"Build that, {name}({arguments}) of {module}, and load the file with read_state_dict and "
-            "load_weights of model.weights.loading."
+            f"Build that, {name}({arguments}) from {module}, and load the file with read_state_dict and "
+            "load_weights from model.weights.loading."
         )
         if module.partition(".")[0] == __name__.partition(".")[0]:
             arguments = ", ".join([*filter(None, [arguments]), f"pretrained={str(file)!r}"])
@@ -95,7 +95,7 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
     unknown = sorted(known.args.keys() - inspect.signature(model_class).parameters.keys())
     if unknown:
         raise WeightsError(
-            f'{known.source}: {name} was built with the argument "{unknown[0]}", which it lacks here. '
+            f'{known.source}: {name} was built with the argument "{unknown[0]}", which this version lacks. '
             "Use the version of the code that trained it."
         )
     return known.args

@@ -102,15 +102,15 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
                 partial.replace(target)
     except (requests.RequestException, ValueError) as error:
         raise FetchError(
-            f"{target}: not there, and {_without_password(url)} could not be fetched: {_reason(error)}. Put "
-            f"the file there by other means ({file}), or set {MIRROR_VARIABLE} to the address of a folder "
-            "that has it."
+            f"{target}: missing, and {_without_password(url)} could not be fetched: {_reason(error)}. Put "
+            f"the file there by other means ({file}), or set {MIRROR_VARIABLE} to the URL of a folder "
+            "that contains it."
         ) from None
     except FetchError:
         raise
     except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
         raise FetchError(
-            f"{target}: not there, and cannot be written ({error}). Make room or choose another folder, or "
+            f"{target}: missing, and cannot be written ({error}). Make room or choose another folder, or "
             f"put the file there by other means ({file})."
         ) from None
     return target
@@ -121,7 +121,8 @@ def check_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise FetchError(
-            f"{folder}: no room; {max(needed_bytes, 0)} bytes are needed, {free} are free. Make room there."
+            f"{folder}: not enough space; {max(needed_bytes, 0)} bytes are needed, {free} are free. Make "
+            "room there."
         )
 
 

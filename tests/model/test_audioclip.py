@@ -75,7 +75,7 @@ def test_sample_weights_reach_the_loss(small_model: AudioCLIP, clips: Clips) -> 
 
 @torch.no_grad()
 def test_items_without_partners_are_an_error(small_model: AudioCLIP, clips: Clips) -> None:
-    with pytest.raises(ValueError, match=r"shapes \[\[2, 3\]\].*belong together"):
+    with pytest.raises(ValueError, match=r"shapes \[\[2, 3\]\].*belongs to sample i"):
         small_model(audio=clips(2), text=TEXT)
 
 

@@ -169,7 +169,7 @@ def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> Non
     write_protocol(tmp_path, "mine.nets.Net", {"width": 3})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
     with pytest.raises(
-        WeightsError, match=r"Build that, Net\(width=3\) of mine\.nets, and load the file with"
+        WeightsError, match=r"Build that, Net\(width=3\) from mine\.nets, and load the file with"
     ):
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
 
@@ -182,7 +182,7 @@ def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> Non
         ('{"Model": {"class": 3}}', r"protocol\.json: does not say which model was trained"),
         (
             f'{{"Model": {{"class": "{PATH}", "args": {{"depth": 3}}}}}}',
-            r'AudioCLIP was built with the argument "depth", which it lacks here',
+            r'AudioCLIP was built with the argument "depth", which this version lacks',
         ),
     ],
 )

@@ -347,7 +347,7 @@ def test_a_small_disk_is_noticed_before_the_transfer(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(
-        FetchError, match=rf"{target.parent}: no room; 500000 bytes are needed, 1000 are free"
+        FetchError, match=rf"{target.parent}: not enough space; 500000 bytes are needed, 1000 are free"
     ):
         fetch(file, target)
     assert leftovers(target) == []

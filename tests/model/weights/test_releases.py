@@ -57,7 +57,7 @@ def test_offline_a_user_sees_one_traceback_with_the_message_once(tmp_path: Path)
 def test_offline_a_model_says_that_its_weights_may_be_random(pretrained: Any, tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError,
-        match=r"AUDIOCLIP_MIRROR to .* folder that has it\. Random weights need no file: pretrained false",
+        match=r"AUDIOCLIP_MIRROR to .* contains it\. Random weights need no file: pretrained false",
     ):
         AudioCLIP(pretrained=pretrained, assets=tmp_path)
 

@@ -243,7 +243,7 @@ def test_a_full_disk_is_an_error_before_the_download(
     publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path
 ) -> None:
     huge = replace(publish()["ESC-50"], unpacked_bytes=10**18)
-    with pytest.raises(FetchError, match=r"no room; 1\d{18} bytes are needed"):
+    with pytest.raises(FetchError, match=r"not enough space; 1\d{18} bytes are needed"):
         fetch_data_set(huge, tmp_path / "data/ESC-50")
     assert not web.asked
     assert names(tmp_path / "data") == []
@@ -358,7 +358,7 @@ def test_the_command_downloads_by_name(
         == f"ESC-50: {tmp_path}/data/ESC-50\nUrbanSound8K: {tmp_path}/data/UrbanSound8K\n"
     )
     assert command.main(["ESC-50", "--to", "elsewhere", "--mirror", f"{web.url}/none"]) == 1
-    assert "elsewhere/ESC-50-master.zip: not there, and" in capsys.readouterr().err
+    assert "elsewhere/ESC-50-master.zip: missing, and" in capsys.readouterr().err
 
     web.files["CLIP.pt"] = b"not the published file"
     assert command.main(["CLIP", "ESC-50", "--to", "here"]) == 1
