@@ -8,11 +8,11 @@ from enum import Enum
 class Affects(str, Enum):
     """Effect of a protocol key.
 
-    Keys with each effect must be equal in two runs if the runs are to be averaged, belong to one sweep, or if
-    one is to resume the other:
+    The table shows whether a key with this effect must stay the same in runs that are averaged, in the runs
+    of a sweep, and when a run is resumed.
 
     ```text
-                averaged        in one sweep    resumed
+                averaged        in a sweep      resumed
     RESULT      yes             yes             yes
     TRAINING    if they train   yes             yes
     RUN                         yes             yes
