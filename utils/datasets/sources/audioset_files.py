@@ -1,4 +1,4 @@
-"""Reads the official tables of AudioSet, and finds the files of their segments by name in any folders.
+"""Reads AudioSet's official tables, and finds the segments' files by name in any folders.
 
 | files                | names (`Y` may precede the identifier, times are in seconds or ms)               |
 |----------------------|----------------------------------------------------------------------------------|
@@ -33,14 +33,14 @@ ONTOLOGY = "ontology.json"
 
 _COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
 _FOLDERS = (".", "csv", "meta", "metadata", "segments")
-_VIDEO = r"[A-Za-z0-9_-]{11}"  # identifier of YouTube
+_VIDEO = r"[A-Za-z0-9_-]{11}"  # YouTube identifier
 _NUMBER = r"(?:_(\d+(?:\.\d+)?))"
 _NAME = re.compile(f"Y?({_VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
 _DIGITS = re.compile(r"(\d+)")
 
 
 class VideoSegment(NamedTuple):
-    """One line: part of a video, seconds, and the names of its classes in the order of the table."""
+    """A line of a table: segment of a video, in seconds, and its class names in the order of the table."""
 
     video: str
     begin: float
@@ -53,10 +53,10 @@ class Media:
     """The files found for some segments; paths are relative to the folder, with `/`.
 
     Attributes:
-        sounds: path by video; of several files, the first.
-        pictures: paths by video, in the order of their numbers.
-        videos: videos with a file that is not decoded.
-        other_parts: files of another part of their video.
+        sounds: path of the sound, by video; the first path if there are several.
+        pictures: paths of the pictures, by video, in the order of their numbers.
+        videos: videos that have a file in an unsupported format.
+        other_parts: files that contain another part of their video.
     """
 
     sounds: dict[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def find_table(root: Path, name: str) -> Path:
     """Find a table in the root or in one of its usual folders.
 
     Raises:
-        FileNotFoundError: it is in none of them.
+        FileNotFoundError: the table is in none of these folders.
     """
     found = next((root / folder / name for folder in _FOLDERS if (root / folder / name).is_file()), None)
     if found is None:
@@ -83,7 +83,7 @@ def find_table(root: Path, name: str) -> Path:
 
 
 def read_classes(table: Path) -> dict[str, str]:
-    """Read the names of the classes by their identifiers, such as "/m/09x0r", in the order of scores.
+    """Read the class names, by identifier such as "/m/09x0r", in the order of the scores.
 
     Raises:
         ValueError: a number is out of order, or a name or an identifier is repeated.
@@ -109,11 +109,11 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
     """Read the segments of a table, skipping comments (`#`).
 
     Args:
-        table: lines `YTID, start_seconds, end_seconds, "mid,mid"`.
-        names: of the classes by identifier.
+        table: table with lines `YTID, start_seconds, end_seconds, "mid,mid"`.
+        names: class names, by identifier.
 
     Raises:
-        ValueError: a value is wrong, or a video is repeated; the message names file and line.
+        ValueError: a value is invalid or a video is repeated; the message names file and line.
     """
     refuse_no_table(table)
     is_video = re.compile(_VIDEO).fullmatch
@@ -130,7 +130,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
                 segment = VideoSegment(video, float(begin), float(end), labels)
             except (ValueError, KeyError):
                 _refuse(table, reader.line_num, values, names)
-            # There are millions of lines, so only a faulty one is examined in detail.
+            # There are millions of lines, so only faulty lines are examined in detail.
             if not (is_video(video) and 0 <= segment.begin < segment.end < 1e9) or video in seen:
                 _refuse(table, reader.line_num, values, names)
             seen.add(video)
@@ -138,7 +138,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
 
 
 def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, str]) -> NoReturn:
-    """Raise an error for the fault of a line."""
+    """Raise an error that describes the fault in a line."""
     if len(values) != len(_COLUMNS):
         raise RowError(
             Place(table, line),
@@ -159,10 +159,10 @@ def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, s
 
 
 def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Read the direct and indirect parents of each class, by name, in the order of the classes.
+    """Read each class's direct and indirect parents, by name, in the order of the classes.
 
     Raises:
-        ValueError: the file is not the ontology.
+        ValueError: the file is not AudioSet's ontology.
     """
     try:
         listed: Any = json.loads(ontology.read_text(encoding="utf-8-sig"))
@@ -191,12 +191,12 @@ def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[st
 
 
 def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[str]) -> Media:
-    """Find the files of segments in a folder and all folders below, links included.
+    """Find the files of segments in a folder and all its subfolders, including linked folders.
 
     Args:
-        root: the folder.
-        begins: begin of each wanted segment by its video, seconds.
-        modalities: "audio", "image" or both.
+        root: folder to search.
+        begins: start of each wanted segment, in seconds, by video.
+        modalities: modalities to find: "audio", "image" or both.
     """
     media = Media()
     for folder, file in files_below(root):
@@ -208,7 +208,7 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
             if video and len(numbers) <= 2 and _is_part(numbers[:1], begins[video], path, media):
                 media.sounds.setdefault(video, path)
         elif kind in IMAGE_SUFFIXES and "image" in modalities:
-            times = numbers[: len(numbers) // 2 * 2]  # a single or third number is that of the picture
+            times = numbers[: len(numbers) // 2 * 2]  # a single or third number counts pictures
             if video is None:
                 video, times = _video(folder.rstrip("/").rpartition("/")[2], begins)
             if video and _is_part(times[:1], begins[video], path, media):
@@ -221,7 +221,7 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
 
 
 def _video(name: str, begins: Mapping[str, float]) -> tuple[str | None, list[float]]:
-    """Return the video of a name, None unless it is wanted, and the numbers behind it."""
+    """Return the video in a file name (None if it is not wanted) and the numbers that follow it."""
     match = _NAME.fullmatch(name)
     if match is None or match[1] not in begins:
         return None, []
@@ -229,7 +229,7 @@ def _video(name: str, begins: Mapping[str, float]) -> tuple[str | None, list[flo
 
 
 def _is_part(times: list[float], begin: float, path: str, media: Media) -> bool:
-    """Return whether a name agrees with the begin of its segment, or does not state one."""
+    """Return whether the times in a file name match the start of its segment, or are absent."""
     if all(abs(time - begin) < 1 or abs(time / 1000 - begin) < 1 for time in times):
         return True
     media.other_parts.append(path)

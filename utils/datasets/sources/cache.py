@@ -1,16 +1,16 @@
-"""The cache of decoded clips: one memory-mapped file per data set, shared by all folds, runs and processes.
+"""Cache of decoded clips: one memory-mapped file per data set, shared by all folds, runs and processes.
 
     <cache>/ESC50-0123456789abcdef/      one folder for each set of files and settings
-        audio.bin                        the clips one after the other, int16 or float32
-        index.npy                        position, shape and type of each clip
+        audio.bin                        concatenated clips, int16 or float32
+        index.npy                        position, shape and dtype of each clip
         failed.json                      error messages of clips that do not decode
         made_from.json                   files, settings and versions; the folder's name is its hash
     <cache>/ESC50-0123456789abcdef.lock
 
-The next run retries clips that did not decode, for instance because a network drive was down, and appends
-them, so that stored clips keep their places for other runs.
+The next run retries clips that could not be decoded, for example because a network drive was down, and
+appends them, so that other runs find the stored clips in place.
 
-Folders of changed files or settings stay; delete any of them while no run uses it.
+If files or settings change, the old folder stays; you can delete it while no run uses it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from utils.datasets.sources.cells import shortlist
 from utils.fetching.atomic_folder import flush, make_once
 
 FORMAT_VERSION = 3
-"""Increase it when the layout of the files or the output of `model.audio_input` changes."""
+"""Version to increase when the layout of the files or the output of `model.audio_input` changes."""
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ _INDEX_TYPE = np.dtype(
         ("offset", "<i8"),  # bytes
         ("samples", "<i8"),
         ("channels", "<i8"),
-        ("stored_channels", "<i8"),  # 1 where all channels are equal
+        ("stored_channels", "<i8"),  # 1 if all channels are equal
         ("type", "U2"),
     ]
 )
@@ -63,19 +63,20 @@ _INDEX_TYPE = np.dtype(
 class ClipCache:
     """The decoded clips of a data set, by position.
 
-    Decodes at the first `open`; of several processes that open at the same time, one decodes and the others
-    wait. Each process maps the file at its first access; pickling copies the path, not the audio.
+    The first `open` decodes the clips. If several processes open the cache at the same time, one decodes
+    while the others wait. Each process maps the file at its first access; pickling copies the path, not the
+    audio.
 
     Args:
         root: folder of the data set.
-        paths: its audio files, relative to the root.
-        decode: turns a file, and a segment if there are `segments`, into float32 `[C, T]` in 16-bit units;
-            called from several threads.
-        name: of the data set, for people who look into the cache folder.
-        settings: everything that decides how `decode` turns a file into samples, as JSON types.
-        cache: folder of all caches; None: `default_cache_folder()`.
-        progress: show a bar while decoding, or lines without a terminal.
-        segments: the part of each path that is a clip; None: whole files.
+        paths: audio files, relative to the root.
+        decode: thread-safe function that decodes a file, or a segment of it if there are `segments`, to
+            float32 `[C, T]` in 16-bit units.
+        name: name of the data set, for people who look into the cache folder.
+        settings: every setting that affects the output of `decode`, as JSON types.
+        cache: folder of all caches; None for `default_cache_folder()`.
+        progress: whether to show a progress bar while decoding, or lines without a terminal.
+        segments: segment of each path that forms the clip; None for whole files.
 
     Raises:
         FileNotFoundError: audio files are missing.
@@ -123,17 +124,18 @@ class ClipCache:
         return self._index is not None
 
     def is_complete(self) -> bool:
-        """Return whether the folder exists and none of its files was deleted or cut short."""
+        """Return whether the folder exists and none of its files has been deleted or truncated."""
         return _is_complete(self._folder)
 
     def open(self, *, skip_unreadable: bool = False) -> None:
         """Open the clips, decoding them first if necessary.
 
         Args:
-            skip_unreadable: continue past clips that do not decode; reading one raises an OSError.
+            skip_unreadable: whether to skip clips that cannot be decoded; reading such a clip then raises an
+                OSError.
 
         Raises:
-            ValueError: clips do not decode; the message names them.
+            ValueError: clips cannot be decoded; the message names them.
             OSError: the cache folder cannot be written.
         """
         if self._index is not None:
@@ -141,7 +143,7 @@ class ClipCache:
         try:
             make_once(self._folder, is_complete=_is_complete, fill=partial(self._fill, keep=skip_unreadable))
             self._retry()
-        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        except (OSError, NotImplementedError) as error:  # the latter if the file system has no locks
             raise OSError(
                 f"cache is {self._folder.parent}, where decoded audio cannot be written ({error}). Make room "
                 "there, or name another folder with the argument cache or the environment variable "
@@ -159,11 +161,11 @@ class ClipCache:
         return np.array(np.broadcast_to(self._view(clip), (clip["channels"], clip["samples"])), np.float32)
 
     def read_batch(self, positions: Sequence[int]) -> PaddedBatch:
-        """Copy several clips: int16 `[B, C, T]` if all are stored so, else float32.
+        """Copy several clips: int16 `[B, C, T]` if all are stored as int16, and otherwise float32.
 
         Raises:
-            ProtocolError: their channels differ.
-            OSError: one of them did not decode.
+            ProtocolError: the clips' numbers of channels differ.
+            OSError: a clip could not be decoded.
         """
         clips = self._clips(positions)
         if (clips["channels"] != clips["channels"][0]).any():
@@ -204,7 +206,7 @@ class ClipCache:
         return view
 
     def _fill(self, folder: Path, *, keep: bool) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)  # part of it was deleted or cut off
+        shutil.rmtree(self._folder, ignore_errors=True)  # files in it were deleted or truncated
         (folder / "made_from.json").write_text(self._made_from)
         index = np.zeros(len(self._paths), _INDEX_TYPE)
         index["type"] = "i2"
@@ -215,7 +217,7 @@ class ClipCache:
         _write(folder, index, failures)
 
     def _retry(self) -> None:
-        """Decode clips again that did not decode before, and append those that do now."""
+        """Retry the clips that could not be decoded before, and append the clips that succeed."""
         if not _read_failures(self._folder):
             return
         with FileLock(f"{self._folder}.lock"):
@@ -228,9 +230,9 @@ class ClipCache:
     def _append(
         self, positions: Sequence[int], index: NDArray[np.void], file: BinaryIO, *, keep: bool
     ) -> dict[int, str]:
-        """Decode clips, append them to the file and enter them into the index; return the errors.
+        """Decode clips, append them to the file and to the index, and return the errors.
 
-        After the first failure nothing is written unless the others are to be kept.
+        After the first failure, nothing is written unless the other clips are to be kept.
         """
         failures: dict[int, str] = {}
         bar = Progress(
@@ -282,9 +284,9 @@ def cache_folder(cache: str | Path | None) -> Path:
 
 
 def default_cache_folder() -> Path:
-    """Return `$AUDIOCLIP_CACHE` if set, else `audioclip` in the user's cache folder (`~/.cache`).
+    """Return `$AUDIOCLIP_CACHE` if set, and otherwise `audioclip` in the user's cache folder (`~/.cache`).
 
-    Without a home directory, it is in the folder for temporary files.
+    Without a home directory, the folder for temporary files is used instead.
     """
     if chosen := os.environ.get("AUDIOCLIP_CACHE"):
         return Path(chosen).expanduser()
@@ -298,7 +300,7 @@ def default_cache_folder() -> Path:
 def smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:
     """Return the smallest array from which a clip can be restored exactly.
 
-    Equal channels are stored once; whole numbers, as in a 16-bit file, as int16.
+    Equal channels are stored once. Integer values, as in a 16-bit file, are stored as int16.
     """
     if len(audio) > 1 and (audio == audio[:1]).all():
         audio = audio[:1]
@@ -308,7 +310,7 @@ def smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:
 
 
 def _sizes_and_times(root: Path, paths: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Path, bytes and modification time (ns) of each file, so that a changed file changes the key."""
+    """Return each file's path, size in bytes and modification time in ns, so that changes alter the key."""
     found, absent = [], []
     for path in paths:
         try:
@@ -353,7 +355,7 @@ def _write(folder: Path, index: NDArray[np.void], failures: Mapping[int, str]) -
 
 
 def _in_threads(function: Callable[[int], T], positions: Iterable[int]) -> Iterator[T]:
-    """Map in order, a few items ahead of the consumer; libsndfile, soxr and numpy release the GIL."""
+    """Map in order in threads, a few items ahead of the consumer; decoding releases the GIL."""
     threads = min(os.cpu_count() or 1, 16)
     ahead: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:

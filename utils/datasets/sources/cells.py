@@ -1,4 +1,4 @@
-"""Rows of tables: which cells are empty, which values are refused, and how errors show them."""
+"""Rows of tables: rules for empty cells and invalid values, and their representation in errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LIKE_A_LIST = re.compile(
 )
 _LONGEST_TEXT = 5_000  # characters
 _LONGEST_NAME = 255  # bytes, the limit of file systems
-_MOST_VALUES = 1_000  # of a list
+_MOST_VALUES = 1_000  # maximum length of a list
 
 
 class Place(NamedTuple):
@@ -42,11 +42,11 @@ class Place(NamedTuple):
 
 
 class RowError(ValueError):
-    """A line of a table is wrong.
+    """A line of a table is invalid.
 
     Attributes:
-        place: the line.
-        reason: the expectation or remedy, which lines with the same fault share.
+        place: place of the line.
+        reason: expectation or remedy, the same for all lines with the same fault.
     """
 
     def __init__(self, place: Place, found: str, reason: str) -> None:
@@ -57,11 +57,11 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One row; its methods read a column, or raise an error that names file, line, column and value."""
+    """A row; its methods read a column, or raise an error that names file, line, column and value."""
 
     table: Path
     line: int
-    """From 1; in parquet files and JSON lists, the row."""
+    """Line number, from 1; in parquet files and JSON lists, the number of the row."""
     values: Mapping[str, Any]
 
     def text(self, column: str | None) -> str | None:
@@ -73,7 +73,7 @@ class Record:
         return self.text(column) or self.fail(column, "some text")
 
     def file_name(self, column: str) -> str:
-        """Return the name of a file in a folder that the layout fixes; a path is an error."""
+        """Return a file name without a folder, which the data set's layout defines; a path is an error."""
         name = self.required(column)
         if name in {".", ".."} or "/" in name or "\\" in name:
             self.fail(column, "a file name without a folder")
@@ -94,9 +94,9 @@ class Record:
         return self._text(column, one_line(value) if isinstance(value, str) else value) or None
 
     def texts(self, column: str | None, separator: str | None = None) -> tuple[str, ...]:
-        """Return distinct texts: a list, in CSV as JSON or Python writes it, or separated, or one text.
+        """Return distinct texts from a list (in CSV as JSON or Python writes it), separated text or one text.
 
-        Text such as `[laughter]` or `[1].jpg` is no list; `[1]` is one.
+        Text such as `[laughter]` or `[1].jpg` is not a list, but `[1]` is.
         """
         value = self._value(column)
         if isinstance(value, str) and value.lstrip().startswith(("[", "(", "{")):
@@ -226,7 +226,7 @@ def turns_text(letter: str) -> bool:
 
 
 def one_line(text: str) -> str:
-    """Join the lines of a text by spaces."""
+    """Join the lines of a text with spaces."""
     return _LINE_BREAK.sub(" ", text.strip())
 
 
@@ -250,6 +250,6 @@ def shown(value: object) -> str:
 
 
 def shortlist(items: Sequence[object], most: int = 5, *, separator: str = ", ") -> str:
-    """Join the first items, and count the others: "a, b, and 3 more"."""
+    """Join the first items and count the rest: "a, b, and 3 more"."""
     more = [f"and {len(items) - most:,} more"] * (len(items) > most)
     return separator.join([*map(str, items[:most]), *more])

@@ -1,4 +1,4 @@
-"""The pictures of one sample, each decoded at its access, so that a transform can choose one."""
+"""Lazily decoded pictures of a sample, from which a transform can choose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.clip.image_input import read_pixels
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures in their order, such as the frames of a video.
+    """Ordered pictures, such as the frames of a video.
 
         frames[0]                  the first, decoded: uint8 [3, H, W]
         frames[frames.central]     the one in the middle
@@ -22,11 +22,11 @@ class Frames:
     Not a `Sequence`: code that moves batches to a device iterates over sequences, and would decode all.
 
     Args:
-        sources: paths of files, or their contents; at least one.
-        names: names of contents in messages; () for paths.
+        sources: paths of files, or contents of files; at least one.
+        names: names of the contents, for messages; () for paths.
 
     Raises:
-        ValueError: there are no sources, or another number of names.
+        ValueError: there are no sources, or the number of names differs.
     """
 
     sources: tuple[str | bytes, ...]
@@ -40,7 +40,7 @@ class Frames:
 
     @property
     def central(self) -> int:
-        """Position of the middle picture; of two, the later one."""
+        """Index of the middle picture, or of the later of two middle pictures."""
         return len(self.sources) // 2
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Frames:
 
         Raises:
             IndexError: there are fewer pictures.
-            SampleUnreadable: its file is missing, or does not decode.
+            SampleUnreadable: the file is missing or cannot be decoded.
         """
         source = self.sources[position]
         name = self.names[position] if self.names else None

@@ -14,7 +14,7 @@ from utils.datasets.sources.cells import Record, all_whole, shortlist, shown, wh
 from utils.datasets.sources.own_times import Column, choose_times, segment_of
 from utils.datasets.sources.tables import KINDS, Records, read_table
 
-# Names of columns by the argument of `Table` that names another one.
+# Known column names, by the argument of `Table` that can name another column.
 _KNOWN = {
     "audio": "audio file filename file_name path audio_path audio_file audio_filepath wav clip".split(),  # noqa: SIM905
     "image": "image images image_path image_file frame frames picture photo".split(),  # noqa: SIM905
@@ -24,14 +24,14 @@ _KNOWN = {
     "fold_column": ["fold"],
     "split_column": ["split", "subset"],
 }
-_NEAR = 0.75  # similarity to a known name, difflib's ratio: "lable" has 0.8
-_MOST_UNUSED = 20  # columns that are named
+_NEAR = 0.75  # minimum similarity to a known name, as difflib's ratio: "lable" has 0.8
+_MOST_UNUSED = 20  # maximum number of unused columns in a message
 _NAMED_FOLDS = ' (folds with names are splits: "fold_column": false, "split_column": "{}")'
 _TO_NAME_ANOTHER = "Name another table with --Dataset.args.table FILE."
 
 
 class Row(NamedTuple):
-    """A sample, the value of its split, its group (rows that are held out together), and its line."""
+    """A sample, its split, its group (rows that are held out together), and its line."""
 
     entry: Entry
     split: str | None
@@ -43,9 +43,9 @@ class Content(NamedTuple):
     """The content of a user's table or folder.
 
     Attributes:
-        rows: samples.
-        unused_columns: names of the unused columns, with suggestions for mistyped ones; "" if there are none.
-        passed_over: message on files that are not read; "" if there are none.
+        rows: rows, one per sample.
+        unused_columns: names of unused columns, with suggestions for mistyped names; "" if all are used.
+        passed_over: message about ignored files; "" if no file is ignored.
         held_out: values of the split that are held out unless arguments say otherwise.
     """
 
@@ -59,13 +59,13 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
     """Read the rows of a table.
 
     Args:
-        table: the file.
-        given: the arguments of `Table` that name columns.
-        separator: of several labels; None: a cell is one label or a list.
+        table: file to read.
+        given: arguments of `Table` that name columns.
+        separator: separator between labels in a cell; None if a cell is a single label or a list.
 
     Raises:
         FileNotFoundError: the table does not exist.
-        ValueError: the file is no table, lacks a column, or has a wrong value.
+        ValueError: the file is not a table, lacks a column, or contains an invalid value.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such table. {_tables_beside(table)}")
@@ -87,7 +87,7 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
 
 
 def _tables_beside(table: Path) -> str:
-    """Name the tables in the folder of a missing one, the most similar first."""
+    """List the tables in the folder of a missing table, the most similar name first."""
     if not table.parent.is_dir():
         return f"There is no folder {table.parent.absolute()}. {_TO_NAME_ANOTHER}"
     names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)

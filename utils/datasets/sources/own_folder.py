@@ -1,4 +1,4 @@
-"""Reads a folder with one folder per class: samples, splits, and files that are not read."""
+"""Reads a folder with one subfolder per class: samples, splits and ignored files."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def read_folder(folder: Path) -> Content:
 
 
 def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
-    """Return the names of the folders that are splits, in their order; [] if the folders are classes.
+    """Return the names of the split folders, in order; [] if the folders are classes.
 
-    One class may be called "train", but hardly will all classes have names of splits.
+    A class may be called "train", but it is unlikely that all classes are named like splits.
     """
     flat, deep = Counter[str](), Counter[str]()
     for path in paths:
@@ -119,14 +119,14 @@ def _passed_over(
     repeated: Sequence[str],
     inside: Sequence[str],
 ) -> str:
-    """Describe what is not read.
+    """Describe the ignored files and folders.
 
     Args:
-        kinds: number of files by suffix.
-        stray: files outside the classes.
+        kinds: number of ignored files, by suffix.
+        stray: files outside the class folders.
         empty: classes without files.
         repeated: further links to a folder.
-        inside: folders inside the classes, if all files are in such folders.
+        inside: folders inside the class folders, if they contain all files.
     """
     by_advice = defaultdict[str, list[str]](list)
     for kind, count in sorted(kinds.items()):

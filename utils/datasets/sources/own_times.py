@@ -62,16 +62,16 @@ _GLUED = re.compile(r"\b(start|begin|onset|offset|end|stop)(?=(?:time|times|secs
 _T_MIN = re.compile(r"\bt(?:ime)? (min|max)\b")
 _LIKE_A_TIME = re.compile(r"[\d.:,]+")
 _ARGUMENTS: tuple[Role, ...] = ("start", "end", "duration")
-_LOOKED_AT = 1000  # rows, for a value of each column
-_AGREE = 0.05  # seconds that rounded times may differ by
+_LOOKED_AT = 1000  # number of rows to search for a value of each column
+_AGREE = 0.05  # maximum difference between rounded times, in seconds
 
 
 def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str | None]:
     """Choose the columns "start", "end" and "duration".
 
     Args:
-        given: the arguments, whose names are columns of the table.
-        records: the table.
+        given: arguments that name columns of the table.
+        records: rows of the table.
 
     Raises:
         ValueError: the meaning of the columns is unclear; the message names the argument that settles it.
@@ -115,7 +115,7 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
 
 
 def segment_of(record: Record, names: Mapping[str, str | None]) -> Segment | None:
-    """Return the part of the sound file that a row stands for, seconds; None: all of it."""
+    """Return the segment of the sound file that a row selects, in seconds; None for the whole file."""
     start, end, duration = (_seconds(record, names[role]) for role in _ARGUMENTS)
     if start is None and end is None and duration is None:
         return None
@@ -162,7 +162,7 @@ def _by_role(
 
 
 def _chosen(given: Column, found: Sequence[str]) -> str | None:
-    """Return the column that an argument names, or else the only one found."""
+    """Return the column that an argument names, or else the only column found."""
     if given is None and len(found) == 1:
         return found[0]
     return given if isinstance(given, str) else None
@@ -198,7 +198,7 @@ def _words(column: str) -> tuple[str, ...]:
 
 
 def _per_second(column: str) -> int:
-    """Return how many units of a column make a second, by its name; 0 if they are not s or ms."""
+    """Return the number of a column's units per second, judged by its name; 0 if not in s or ms."""
     words = _words(column)
     known = next((_UNITS[word] for word in words if word in _UNITS), None)
     return int(_OTHER_UNITS.isdisjoint(words)) if known is None else known
@@ -209,7 +209,7 @@ def _unit(column: str | None) -> str:
 
 
 def _meaning(column: str) -> tuple[Role, bool] | None:
-    """Return the role that a name suggests, and whether it is plain; None for other names."""
+    """Return the role that a name suggests, and whether the role is unambiguous; None for other names."""
     words = set(_words(column))
     if len(words & _ROLES.keys()) > 1:
         words.discard("offset")  # start_offset

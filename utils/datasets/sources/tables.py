@@ -16,13 +16,13 @@ from model.inputs import beginning_of, describe, name_placeholder
 from utils.datasets.sources.cells import Place, Record, RowError
 
 LARGEST_BYTES = 4_000_000_000
-"""Limit for the size of a table; AudioSet's larger one has 0.1 billion."""
+"""Maximum size of a table, in bytes; AudioSet's larger table has 0.1 GB."""
 MOST_ROWS = 20_000_000
 
 _JSON = (".jsonl", ".ndjson", ".json")
 KINDS = (".csv", ".tsv", *_JSON, ".parquet")
 _LONGEST_LINE = 10_000  # characters
-_MOST_BAD_LINES = 50  # with more, something else is wrong with the table
+_MOST_BAD_LINES = 50  # with more bad lines, something else is wrong with the table
 _MOST_REASONS = 3
 _ONE_OBJECT = "each line is one JSON object (or the whole file, called .json, is one list of objects)."
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Records:
-    """The names of a table's columns, and its rows, which each iteration reads anew."""
+    """The column names and the rows of a table; every iteration reads the rows again."""
 
     table: Path
     columns: tuple[str, ...]
@@ -48,11 +48,11 @@ def read_table(table: Path, columns: Sequence[str] = ()) -> Records:
     """Open a table that has a header.
 
     Args:
-        table: the file.
-        columns: columns that it must have.
+        table: file to open.
+        columns: required columns.
 
     Raises:
-        ValueError: the file is no such table, is too large, or lacks a column.
+        ValueError: the file is not a supported table, is too large, or lacks a column.
         OSError: the file cannot be read.
     """
     refuse_no_table(table)
@@ -74,7 +74,7 @@ def read_table(table: Path, columns: Sequence[str] = ()) -> Records:
 
 
 def refuse_no_table(table: Path) -> None:
-    """Raise a ValueError for a web page, a pointer, an empty file, or one that is too large."""
+    """Raise ValueError for a web page, a pointer, an empty file, or a file that is too large."""
     if (known := name_placeholder(beginning_of(table))) is not None:
         raise ValueError(f"{table} is {known}")
     size = table.stat().st_size
@@ -84,7 +84,7 @@ def refuse_no_table(table: Path) -> None:
 
 @contextmanager
 def open_lines(table: Path) -> Iterator[Iterator[str]]:
-    """Open a table for its lines; a long line, another encoding or malformed CSV is a ValueError."""
+    """Open a table and read its lines; long lines, other encodings and malformed CSV raise ValueError."""
 
     def lines(file: TextIO) -> Iterator[str]:
         number = 0
@@ -186,7 +186,7 @@ def _read_csv(table: Path, left_out: Collection[int]) -> Iterator[Record]:
 
 
 def _check_quotes(place: Place, lines: list[str], delimiter: str) -> None:
-    """Raise an error if a quote that is not closed has joined several lines to one row."""
+    """Raise an error if an unclosed quote has joined several lines into one row."""
     if len(lines) > 1:
         try:
             list(csv.reader(lines, delimiter=delimiter, strict=True))
@@ -196,7 +196,7 @@ def _check_quotes(place: Place, lines: list[str], delimiter: str) -> None:
 
 
 def _delimiter(table: Path) -> str:
-    """Return the separator of the values: in CSV, the most frequent candidate in the header."""
+    """Return the separator between values; for CSV, the most frequent candidate in the header."""
     if table.suffix.lower() == ".tsv":
         return "\t"
     with table.open(encoding="utf-8-sig", errors="replace") as file:

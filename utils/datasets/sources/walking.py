@@ -1,4 +1,4 @@
-"""Lists the files below a folder, following links."""
+"""Recursive listing of files, following links."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ def files_below(
 ) -> Iterator[tuple[str, str]]:
     """Find all files that are not hidden, ordered by name; links are followed.
 
-    Each folder is entered once: at its place, or else by the link that is nearest to the root, of several the
-    first by name.
+    Each folder is entered once: at its own place, or else through the link nearest to the root; among several
+    such links, the first by name is used.
 
     Args:
-        root: the folder.
-        on_error: called with a folder that cannot be read, which is then skipped; None: raise the error.
-        on_repeated: called with each further path to a folder, which is skipped.
+        root: folder to search.
+        on_error: function called with each folder that cannot be read, which is then skipped; None to raise
+            the error.
+        on_repeated: function called with each further path to a folder, which is skipped.
 
     Yields:
-        Folder relative to the root, "" or with `/` at its end, and name. Names that are not UTF-8 contain
-        surrogates, as `os.fsdecode` makes them.
+        The folder relative to the root, "" or ending in `/`, and the file name. Names that are not UTF-8
+        contain surrogates, as returned by `os.fsdecode`.
 
     Raises:
         OSError: a folder cannot be read.
@@ -65,7 +66,7 @@ def files_below(
     while folders:
         for folder in folders:
             look(folder)
-        # All links of one depth before their contents, so that a class is not read as part of another one.
+        # All links at one depth before their contents, so that a class is not read as part of another class.
         folders = [
             path for path in sorted(links, key=lambda path: (path.count("/"), path.split("/"))) if enter(path)
         ]
@@ -74,7 +75,7 @@ def files_below(
 
 
 def folders_of(folder: Path) -> list[str]:
-    """List the names of the folders in a folder, links included, in their order."""
+    """List the names of a folder's subfolders, including links, in order."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if _is_folder(entry) and not _is_hidden(entry.name))
 
