@@ -182,7 +182,7 @@ def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyP
             [1, 3] + 14 * [-1],
             [5, 4] + 14 * [-1],
         ]
-        with pytest.raises(ValueError, match=r"A text has 17 tokens .* takes 16: "):
+        with pytest.raises(ValueError, match=r"A text has 17 tokens .* takes at most 16: "):
             tiny().tokenize(["a " * 17])
     finally:
         texts._tokenizer.cache_clear()
