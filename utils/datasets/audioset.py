@@ -50,7 +50,7 @@ class AudioSet(ListedDataset):
         whole_videos: whether the sound files contain whole videos, from which the segments are read; if not,
             each file is a segment.
         parents: whether to add the parents of a sample's labels, from `ontology.json`.
-        mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
+        mono, frames, cache, progress: see `utils.datasets.listed.ListedDataset`.
 
     Raises:
         FileNotFoundError: a table is missing, or all files are.

@@ -51,7 +51,7 @@ class Table(ListedDataset):
             `start` with `end` or `duration` selects a segment of the sound file, in seconds or, if the column
             names say so, milliseconds (see `sources/own_times.py`). Rows with the same `group`, by default
             the same file, are held out together or not at all.
-        mono, frames, cache, progress: as in `utils.datasets.listed.ListedDataset`.
+        mono, frames, cache, progress: see `utils.datasets.listed.ListedDataset`.
 
     Raises:
         FileNotFoundError: the table or files are missing.
