@@ -63,7 +63,8 @@ class Checkpoints:
 
     Attributes:
         last: path of the last state, even while the state is being written.
-        damaged: names of the damaged files that made `restore` skip a state, with the content found instead.
+        damaged: names of the damaged files that made `restore` skip a state, each followed by what the file
+            contains instead, if recognised.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Checkpoints:
 
     @property
     def best(self) -> tuple[Best, ...]:
-        """Best epoch for each metric; among equal epochs the earliest, with epoch 0 ranked last."""
+        """Best epoch for each metric; ties go to the earliest epoch, but epoch 0 ranks last."""
         return tuple(kept[0] for kept in self._kept.values() if kept)
 
     @property

@@ -23,7 +23,7 @@ class NamedData(NamedTuple):
     """A data set and its origin.
 
     Attributes:
-        splits: data set of each split, by split; the only key is None if the data set has no splits.
+        splits: data sets by the name of their split, or `{None: data set}` if there are no splits.
         made_from: class and arguments of the data set, as JSON types.
     """
 
@@ -37,10 +37,10 @@ def of_protocol(
     """Build both splits of a protocol's data set.
 
     Args:
-        path: file of the protocol.
-        overrides: words of the command line that override keys of the protocol.
-        trusted: additional packages whose classes it may name.
-        defaults: file with the default sections of published protocols, which lack them.
+        path: protocol file.
+        overrides: command-line words that override keys of the protocol.
+        trusted: additional packages whose classes the protocol may name.
+        defaults: file with the sections to add to published protocols that omit them.
 
     Raises:
         ProtocolError: an override or the protocol is invalid; lists every problem.

@@ -52,7 +52,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         self._used = self.count - self.count % self.batch_size if self.drop_last else self.count
 
     def _parts(self, rank: int) -> list[tuple[int, int]]:
-        """Return where, in the order, one process's part of each batch starts and ends."""
+        """Return the (start, end) positions of one process's part of each batch in the order."""
         ranks = world_size()
         parts = []
         for start in range(0, self._used, self.batch_size):
@@ -112,11 +112,11 @@ class BatchPlan:
         self._lane_ends = {number % lanes: self._spans[number][1] for number in by_lane}
 
     def span(self, number: int) -> tuple[int, int]:
-        """Return where a batch starts and ends in the order."""
+        """Return the start and end positions of a batch in the order."""
         return self._spans[number]
 
     def lane_end(self, number: int) -> int:
-        """Return where the lane of a batch ends in the order."""
+        """Return the end position of a batch's lane in the order."""
         return self._lane_ends[number % self.lanes]
 
 
@@ -143,8 +143,8 @@ class BatchNumbers(Sampler[tuple[int, int]]):
 class StreamedBatches(Dataset[Read]):
     """The batches of a streamed data set, indexed by (epoch, number); each worker reads some lanes.
 
-    Reading a lane continues where its previous batch ended. After a jump, for example when a run resumes
-    within an epoch, reading starts at the requested batch; earlier samples are not read.
+    Each lane continues where its previous batch ended. After a jump, for example when a run resumes within
+    an epoch, it starts at the requested batch; earlier samples are not read.
 
     Attributes:
         dataset: streamed data set.
@@ -207,7 +207,7 @@ class StreamedBatches(Dataset[Read]):
 
     def _load(self, indices: Indices, stream: Iterator[streamed.Read]) -> list[tuple[int, Any]]:
         assert self._epoch is not None
-        # `zip` draws the index first, so it draws nothing from the stream after the last index.
+        # `zip` advances the indices first, so it never consumes an extra item from the stream.
         return [
             self.samples.load((self._epoch, index), read)
             for index, read in zip(map(int, indices), stream, strict=False)

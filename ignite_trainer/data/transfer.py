@@ -82,7 +82,7 @@ class OnDevice:
 
 
 def batches_of(dataset: Dataset[Any], device: torch.device) -> GivesBatches | None:
-    """Return a reader of the data set's whole batches for this device; None if it cannot read them."""
+    """Return an object that reads whole batches for this device, or None if the data set cannot."""
     if not isinstance(dataset, GivesBatches):
         return None
     if device.type != "cuda":
@@ -98,9 +98,10 @@ class Sent(NamedTuple):
 
 
 class Transfer:
-    """Copies batches to a device; to a CUDA device, from pinned memory on a separate stream.
+    """Copies batches to a device. On CUDA, it copies from pinned memory on a separate stream.
 
-    Each loader keeps one instance for all its passes, as memory freed on a stream is reused only there.
+    Each loader keeps one instance for all its passes, because memory freed on a stream can only be
+    reused on it.
 
     ```text
     thread:  with transfer.in_parallel():  send(sample)

@@ -106,9 +106,9 @@ def apply_overrides(
 ) -> tuple[dict[str, Any], list[str]]:
     """Replace values in a copy of `raw`; each new value gets the type of the value it replaces.
 
-    `true`, `false` and `null` are JSON literals, and a quoted word is a string. `Sweep.` is followed by the
-    key to sweep, and its words are the key's values. Sweeps are applied last, so that they get the type of
-    the key's final value.
+    `true`, `false` and `null` are JSON literals, and a quoted word is a string. After `--Sweep.` comes the
+    key to sweep; the words that follow are its values. Sweeps are applied last, so that their values get the
+    type of the key's final value.
 
     Returns:
         The copy, and a problem for each override whose key does not exist or whose value has the wrong type;
@@ -143,7 +143,7 @@ def swept_twice(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
 
 
 def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Place:
-    """Find the place of a key; create sections and `args` on the way that the protocol omits.
+    """Find the place of a key; create any missing sections and `args` along the path.
 
     Args:
         root: protocol in plain JSON.

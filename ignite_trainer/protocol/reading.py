@@ -82,14 +82,14 @@ def read_layers(path: Path, *, extended_by: Sequence[Path] = ()) -> list[Layer]:
     """Read a protocol and all files that it extends, in order from the base to the protocol.
 
     Raises:
-        ProtocolError: A file cannot be read, or `extends` is not a path or forms a circle. The error names
-            all files on the way.
+        ProtocolError: A file cannot be read, or `extends` is not a path or is circular. The error lists
+            every file in the chain.
     """
-    way = [*extended_by, path]
-    source = " extends ".join(map(str, way))
+    chain = [*extended_by, path]
+    source = " extends ".join(map(str, chain))
     if path.resolve() in {earlier.resolve() for earlier in extended_by}:
         raise ProtocolError(
-            "extends leads back to an earlier file; extend another file, or none.", source=source
+            "extends leads back to a file in this chain; extend another file, or none.", source=source
         )
     content = read_json(path, source=source)
     base = content.pop(_EXTENDS_KEY, None)
@@ -101,7 +101,7 @@ def read_layers(path: Path, *, extended_by: Sequence[Path] = ()) -> list[Layer]:
             f"extends is {json.dumps(base)}; write the path of a protocol, relative to this file.",
             source=source,
         )
-    return [*read_layers(path.parent / base, extended_by=way), layer]
+    return [*read_layers(path.parent / base, extended_by=chain), layer]
 
 
 def flatten(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Groups the runs in a sweep that are averaged together."""
+"""Groups of runs in a sweep that are averaged together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ignite_trainer.results.record import Figures, RunRecord
 SEED = "Setup.seed"
 _ORIGIN_SECTIONS = ("Model", "Dataset")
 _HASH_DIGITS = 12
-_REMEDY = "Rename the folders of the runs to repeat, then repeat the command."
+_REMEDY = "Rename the folders of the runs that you want to repeat, then run the command again."
 
 Records = Mapping[str, RunRecord]
 
@@ -32,8 +32,8 @@ class Group:
         held_out: folds that some run held out.
         folds: all folds in the data set.
         seeds: seeds of the runs.
-        metrics: mean of each metric, by label. Seeds are averaged within each part first, then the mean is
-            over the parts; with a single part, it is over the runs.
+        metrics: mean of each metric, by label: over seeds within each part, then over parts. With a single
+            part, it is the mean over runs.
         no_mean: reason for not averaging these runs, or None.
     """
 

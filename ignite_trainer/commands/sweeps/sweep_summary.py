@@ -42,8 +42,8 @@ class Summary:
         runs: all planned runs, in order.
         records: results of the finished runs, by name.
         failures: reasons for failures during this call, by run name.
-        pooled: pooled predictions, present once all runs are finished if only the fold is swept and no two
-            runs share a fold.
+        pooled: pooled predictions, or None; available once all runs are finished, if only the fold is swept
+            and no two runs share a fold.
     """
 
     name: str

@@ -200,7 +200,7 @@ def test_errors_name_the_files_on_the_way(tmp_path: Path) -> None:
     assert error(own) == f"{way}/none.json: there is no such file."
     write(tmp_path, b={"extends": "./a.json"})
     assert error(own) == (
-        f"{way}/a.json: extends leads back to an earlier file; extend another file, or none."
+        f"{way}/a.json: extends leads back to a file in this chain; extend another file, or none."
     )
     write(tmp_path, b="{\n,}")
     assert error(own).startswith(f"{tmp_path}/a.json extends {tmp_path}/b.json: line 2, column 1: ")

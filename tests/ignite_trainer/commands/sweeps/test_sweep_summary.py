@@ -165,7 +165,7 @@ def test_a_remark_says_whose_predictions_are_pooled(held_out: int, accuracy: flo
 # What is not averaged
 
 
-REDO = "Rename the folders of the runs to repeat, then repeat the command."
+REDO = "Rename the folders of the runs that you want to repeat, then run the command again."
 
 
 def no_mean(sweep: dict[str, list[Any]], *records: RunRecord) -> list[str | None]:
