@@ -206,7 +206,7 @@ class AudioCLIP(nn.Module, HubLayout):
 
     @property
     def text_is_frozen(self) -> bool:
-        """Whether the text tower has no trainable parameter, so that a text always has the same features."""
+        """True if the text tower has no trainable parameter, so that a text always has the same features."""
         return not any(parameter.requires_grad for parameter in text_parameters(self))
 
     def encode_audio(self, audio: Tensor) -> Tensor:

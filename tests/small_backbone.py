@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 RESNEXT_50 = "model.esresnet.esresnext.resnext50_32x4d"
+
+SMALL_AUDIOCLIP: dict[str, Any] = {
+    "embed_dim": 16,
+    "image_resolution": 64,
+    "vision_layers": (1, 1, 1, 1),
+    "vision_width": 8,
+    "transformer_width": 32,
+    "transformer_heads": 2,
+    "transformer_layers": 1,
+    "n_fft": 256,
+    "hop_length": 100,
+    "win_length": 200,
+}
+"""Arguments of an AudioCLIP with small towers."""
 
 
 class NarrowBottleneck(Bottleneck):

@@ -37,7 +37,7 @@ class Exhibit:
 
     @property
     def is_picture(self) -> bool:
-        """Whether the exhibit is a picture."""
+        """True if the exhibit is a picture."""
         return self.kind == "image"
 
     @property

@@ -55,7 +55,7 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each sample's highest score belongs to a correct class, bool `[N]`."""
+        """For each sample, True if its highest score belongs to a correct class; bool `[N]`."""
         return self.targets[np.arange(len(self)), self.predicted]
 
     def write_csv(self, path: Path) -> None:

@@ -34,7 +34,7 @@ class Line:
     """Display name, such as "Val. Acc. Eval."."""
     split: Split
     by_iteration: bool = False
-    """Whether the line has a value for each `Iteration` rather than for each `Evaluated`."""
+    """True if the line has a value for each `Iteration` rather than for each `Evaluated`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,7 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """Whether this process already knows that writing a file failed; `wait` raises the error."""
+        """True if this process already knows that writing a file failed; `wait` raises the error."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def save(self, values: Mapping[str, float], *, position: Position) -> None:

@@ -1,4 +1,4 @@
-"""`--benchmark`: measures the speed of a protocol and its yardsticks, which take turns in one process.
+"""`--benchmark`: measures the speed of a protocol and its yardsticks, alternating in one process.
 
 Other users and rising temperature change a machine's speed by more than the differences of interest.
 Results are therefore medians of the ratios within each round.

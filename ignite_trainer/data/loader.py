@@ -151,7 +151,7 @@ class SplitLoader:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether each process reads a slice of the epoch's order instead of a part of each batch."""
+        """True if each process reads a slice of the epoch's order instead of a part of each batch."""
         return self._streamed is not None
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:

@@ -172,7 +172,7 @@ class UnreadableSamples:
 
     @property
     def may_skip(self) -> bool:
-        """Whether unreadable samples may be skipped."""
+        """True if unreadable samples may be skipped."""
         return self.at_most is not None
 
     @property

@@ -60,7 +60,7 @@ class Place(NamedTuple):
 
     @property
     def is_argument(self) -> bool:
-        """Whether the place is in the arguments of a class, which may take values of several types."""
+        """True if the place is in the arguments of a class, which may take values of several types."""
         return "args" in self.location[:-1]
 
     @property

@@ -238,7 +238,7 @@ class ParameterRule(Section):
 
     @property
     def keeps_eval_mode(self) -> bool:
-        """Whether modules that hold only these parameters stay in eval mode."""
+        """True if modules that hold only these parameters stay in eval mode."""
         return (self.mode or ("train" if self.train else "eval")) == "eval"
 
 
@@ -341,7 +341,7 @@ class Protocol(Section):
 
     @property
     def schedules_steps(self) -> bool:
-        """Whether learning rates change after each optimizer step rather than each epoch."""
+        """True if learning rates change after each optimizer step rather than each epoch."""
         return any(spec.interval == "step" for spec in self.schedules.values())
 
     @property

@@ -143,7 +143,7 @@ class Setup(Section):
 
     @property
     def embeds_in_parts(self) -> bool:
-        """Whether training batches are embedded in more than one chunk."""
+        """True if training batches are embedded in more than one chunk."""
         return self.chunk is not None and self.chunk < self.batch_train
 
 

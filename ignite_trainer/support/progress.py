@@ -39,7 +39,7 @@ class Progress(tqdm):
     Args:
         iterable: items to iterate over; None if `update` is called instead.
         desc: description of the operation, such as "Writing shards".
-        total: total number of items; None: the length of `iterable`.
+        total: total number of items; by default, the length of `iterable`.
         unit: unit of the items, such as "samples", or "B" for bytes.
         shown: whether progress is printed.
     """

@@ -135,7 +135,7 @@ class StepWatch:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether steps may be skipped."""
+        """True if steps may be skipped."""
         return self._leave_out is not None
 
     def start_step(self) -> None:

@@ -14,23 +14,11 @@ from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from tests.benchmarks.published_model import PublishedAudioCLIP, PublishedTower, complex_wavelets
 from tests.benchmarks.published_way import ContrastiveEveryBatch
+from tests.small_backbone import SMALL_AUDIOCLIP
 from utils.datasets.sample import Sample
 from utils.tasks import AudioTextContrastive
 
-SMALL: dict[str, Any] = {
-    "multilabel": False,
-    "embed_dim": 16,
-    "image_resolution": 64,
-    "vision_layers": (1, 1, 1, 1),
-    "vision_width": 8,
-    "transformer_width": 32,
-    "transformer_heads": 2,
-    "transformer_layers": 1,
-    "n_fft": 256,
-    "hop_length": 100,
-    "win_length": 200,
-    "pretrained": False,
-}
+SMALL = {**SMALL_AUDIOCLIP, "multilabel": False, "pretrained": False}
 
 
 class Clips(list[Sample]):

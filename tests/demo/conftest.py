@@ -12,19 +12,9 @@ import torch
 from PIL import Image
 
 from model.audioclip import AudioCLIP
+from tests.small_backbone import SMALL_AUDIOCLIP
 
-SMALL = {
-    "embed_dim": 16,
-    "image_resolution": 32,
-    "vision_layers": (1, 1, 1, 1),
-    "vision_width": 8,
-    "transformer_width": 32,
-    "transformer_heads": 2,
-    "transformer_layers": 1,
-    "n_fft": 256,
-    "hop_length": 200,
-    "win_length": 200,
-}
+SMALL = {**SMALL_AUDIOCLIP, "image_resolution": 32, "hop_length": 200}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +36,7 @@ def small_model() -> AudioCLIP:
     """Build an AudioCLIP with small image and text towers and random weights, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return AudioCLIP(**SMALL, pretrained=False).eval()  # type: ignore[arg-type]
+        return AudioCLIP(**SMALL, pretrained=False).eval()
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,7 @@ from torch import Tensor
 
 from model.audioclip import AudioCLIP
 from model.weights import releases
-
-SMALL = {
-    "embed_dim": 16,
-    "image_resolution": 64,
-    "vision_layers": (1, 1, 1, 1),
-    "vision_width": 8,
-    "transformer_width": 32,
-    "transformer_heads": 2,
-    "transformer_layers": 1,
-    "n_fft": 256,
-    "hop_length": 100,
-    "win_length": 200,
-}
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,14 +29,14 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_arguments() -> dict[str, object]:
     """Constructor arguments of an AudioCLIP with small image and text towers."""
-    return dict(SMALL)
+    return dict(SMALL_AUDIOCLIP)
 
 
 @pytest.fixture(scope="session")
 def small_model() -> AudioCLIP:
     """An AudioCLIP with small towers in eval mode; tests must not change it."""
     torch.manual_seed(1)
-    return AudioCLIP(**SMALL, pretrained=False).eval()  # type: ignore[arg-type]
+    return AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False).eval()
 
 
 @pytest.fixture

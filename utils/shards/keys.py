@@ -40,7 +40,7 @@ class _Name(NamedTuple):
     keys: list[str]
     """Possible keys, shortest first; the last key is the name without its last suffix."""
     is_numbered: bool
-    """Whether a number precedes the suffix, perhaps that of a picture."""
+    """Return whether a number precedes the suffix, perhaps that of a picture."""
 
 
 def is_of_a_sample(member: tarfile.TarInfo) -> bool:

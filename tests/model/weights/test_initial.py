@@ -18,6 +18,7 @@ from model.weights import initial
 from model.weights.fetch import RemoteFile
 from model.weights.initial import imagenet_file
 from model.weights.releases import WeightsError
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 if TYPE_CHECKING:
     from tests.conftest import Web
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("published_audio_towers")
 
 AUDIO: dict[str, Any] = {"n_fft": 256, "hop_length": 100, "win_length": 200}
-SMALL_CLIP: dict[str, Any] = {
-    **{"embed_dim": 16, "image_resolution": 64, "vision_layers": (1, 1, 1, 1), "vision_width": 8},
-    **{"transformer_width": 32, "transformer_heads": 2, "transformer_layers": 1},
-}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +70,7 @@ def test_the_audio_tower_of_an_audioclip_starts_there_too(assets: Path, publishe
     models = []
     for pretrained in (False, {"audio": "imagenet"}):
         torch.manual_seed(0)
-        models.append(AudioCLIP(**SMALL_CLIP, **AUDIO, pretrained=pretrained, assets=assets))
+        models.append(AudioCLIP(**SMALL_AUDIOCLIP, pretrained=pretrained, assets=assets))
     random, started = models
     check_backbone(started.audio, random.audio, published)
     assert torch.equal(started.state_dict()["text_projection"], random.state_dict()["text_projection"])
@@ -116,7 +113,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, published: dict[st
 
 def test_a_tower_starts_from_the_file_of_a_whole_model(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    whole = AudioCLIP(**SMALL_CLIP, **AUDIO, pretrained=False)
+    whole = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     torch.save(whole.state_dict(), tmp_path / "whole.pt")
     started = tower(num_classes=16, pretrained=tmp_path / "whole.pt")
     for name, value in started.state_dict().items():

@@ -120,7 +120,7 @@ class ClipCache:
 
     @property
     def is_open(self) -> bool:
-        """Whether clips can be read without decoding."""
+        """True if clips can be read without decoding."""
         return self._index is not None
 
     def is_complete(self) -> bool:

@@ -33,7 +33,7 @@ from utils.datasets.sources.cells import Record, is_empty
 from utils.datasets.sources.tables import Records
 
 Column: TypeAlias = str | bool | None
-"""Name of a column; None: find it by the known names; False: the table has none."""
+"""Name of a column, None to find it by the known names, or False if the table has none."""
 Role: TypeAlias = Literal["start", "end", "duration", "offset"]
 
 _ROLES: dict[str, Role] = {
