@@ -32,7 +32,7 @@ from torch import nn
 
 from ignite_trainer.support.files import sha256_of
 
-_LOOKED_AT = 50  # samples at the start of a split, and about as many spread over all of it
+_SAMPLES_CHECKED = 50  # samples at the start of a split, and about as many spread over all of it
 
 
 class WeightsFile(BaseModel):
@@ -103,13 +103,13 @@ def look_at(dataset: Any, index: int) -> Any:
     return read(index) if callable(read) else dataset[index]
 
 
-def looked_at(samples: int) -> list[int]:
+def samples_to_check(samples: int) -> list[int]:
     """Choose samples to check: the first samples, and others spread over the split, which may be sorted."""
-    step = math.ceil(samples / _LOOKED_AT) or 1
-    return list(dict.fromkeys([*range(min(samples, _LOOKED_AT)), *range(0, samples, step)]))
+    step = math.ceil(samples / _SAMPLES_CHECKED) or 1
+    return list(dict.fromkeys([*range(min(samples, _SAMPLES_CHECKED)), *range(0, samples, step)]))
 
 
-def can_be_looked_at(dataset: Any) -> bool:
+def readable_before_prepare(dataset: Any) -> bool:
     """Return whether samples can be read before the data set's `prepare`."""
     return callable(getattr(dataset, "look_at", None)) or not callable(getattr(dataset, "prepare", None))
 

@@ -37,7 +37,7 @@ from ignite_trainer.checkpoints.state_validation import (
 from ignite_trainer.data.transfer import in_thread
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support import random_state
-from ignite_trainer.support.distributed import all_say, is_main, main_says, rank, wait_for_all
+from ignite_trainer.support.distributed import all_gather, barrier, is_main, rank, run_on_main
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import remove, remove_remains
 
@@ -119,7 +119,7 @@ class Checkpoints:
 
     def save_untrained(self, values: Mapping[str, float]) -> None:
         """Save the weights before the first step as the best so far, with their held-out `values`."""
-        main_says(self.wait)
+        run_on_main(self.wait)
         if is_main():
             best = self._place_among_the_best(values, 0)
             with self._saved_weights():
@@ -143,7 +143,7 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Wait for the last checkpoint, then remove all others except the best files."""
-        main_says(self.wait)
+        run_on_main(self.wait)
         if is_main() and self.last:
             self._remove_all_but(self._needed)
 
@@ -158,7 +158,7 @@ class Checkpoints:
                 contain a state.
         """
         self.damaged = []
-        for candidate in main_says(lambda: states_of(self._folder)):
+        for candidate in run_on_main(lambda: states_of(self._folder)):
             try:
                 content = read_intact(candidate)
                 frozen = read_left_out(candidate, content)
@@ -180,7 +180,7 @@ class Checkpoints:
                 raise ProtocolError(
                     f"The checkpoint {candidate} does not fit the protocol: {error}"
                 ) from error
-            wait_for_all()  # every process must have read the state before the main process removes files
+            barrier()  # every process must have read the state before the main process removes files
             if is_main():
                 self._take_over(candidate, state)
             return state.position
@@ -188,8 +188,8 @@ class Checkpoints:
 
     def _save(self, position: Position, random: dict[str, Any], *, best: Iterable[Path] = ()) -> None:
         path = self._folder / position.file_name
-        main_says(self.wait)  # all processes raise the main process's error
-        randoms = all_say(random)
+        run_on_main(self.wait)  # all processes raise the main process's error
+        randoms = all_gather(random)
         if is_main():
             with self._saved_weights():
                 content = snapshot(self._content(position, randoms))

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 
 from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
 from ignite_trainer.protocol.sections import Setup
-from ignite_trainer.support.distributed import all_say, any_says, is_main, main_says
+from ignite_trainer.support.distributed import all_gather, any_process, is_main, run_on_main
 from ignite_trainer.support.errors import RunStopped
 from ignite_trainer.support.signals import StopRequest
 
@@ -47,7 +47,7 @@ class Saver:
 
     def stop_if_asked(self) -> None:
         """Raise RunStopped if any process has received a signal."""
-        if any_says(self._request.signal is not None)[0]:
+        if any_process(self._request.signal is not None)[0]:
             self._stop()
 
     def save(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
@@ -63,13 +63,13 @@ class Saver:
         if done % setup.accumulate and done < batches:
             return  # gradients are still accumulating
         # Clocks differ between processes; the main process's clock decides.
-        stop, due, failed = any_says(
+        stop, due, failed = any_process(
             self._request.signal is not None,
             is_main() and self._is_due(state.iteration),
             self._checkpoints.failed,
         )
         if failed:
-            main_says(self._checkpoints.wait)
+            run_on_main(self._checkpoints.wait)
         if stop or due:
             before_saving(state.epoch, state.iteration)
             self.save(Position(epoch=state.epoch, iteration=state.iteration))
@@ -84,5 +84,5 @@ class Saver:
         )
 
     def _stop(self) -> NoReturn:
-        main_says(self._checkpoints.wait)  # torchrun ends all processes soon after the first one exits
-        raise RunStopped(next(filter(None, all_say(self._request.signal))), self._folder)
+        run_on_main(self._checkpoints.wait)  # torchrun ends all processes soon after the first one exits
+        raise RunStopped(next(filter(None, all_gather(self._request.signal))), self._folder)

@@ -92,9 +92,9 @@ def _leave(status: int) -> NoReturn:
     Skips exit handlers: NCCL's handler would wait for other processes, which may be waiting for this process.
     """
     if status == EXIT_STOPPED:  # the others are stopping, too; the main process may still be writing
-        from ignite_trainer.support.distributed import wait_to_part  # noqa: PLC0415
+        from ignite_trainer.support.distributed import wait_before_exit  # noqa: PLC0415
 
-        wait_to_part()
+        wait_before_exit()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -113,9 +113,9 @@ def _command(  # noqa: PLR0911 - an exit status each
     try:
         with contextlib.ExitStack() as stack:
             if _is_distributed():
-                from ignite_trainer.support.distributed import several_processes  # noqa: PLC0415
+                from ignite_trainer.support.distributed import process_group  # noqa: PLC0415
 
-                stack.enter_context(several_processes())
+                stack.enter_context(process_group())
             paths = _matching(flags.config, excluded=(defaults, defaults.with_name("schema.json")))
             loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
             if flags.check:
@@ -169,10 +169,10 @@ def _is_distributed() -> bool:
 def _say(text: str) -> None:
     """Print an error; if several processes have errors, only the first process prints."""
     if _is_distributed():
-        from ignite_trainer.support.distributed import first_to_speak, rank  # noqa: PLC0415
+        from ignite_trainer.support.distributed import is_first_to_report, rank  # noqa: PLC0415
 
         text = f"{text}\n(process {rank()} of {os.environ['WORLD_SIZE']}, counted from 0)"
-        if not first_to_speak():
+        if not is_first_to_report():
             return
     print(text, file=sys.stderr, flush=True)
 

@@ -87,7 +87,7 @@ def _run(blueprint: Blueprint, resumed: Path | None) -> int:
 
 
 def _run_sweep(runs: sweep.Plan) -> int:
-    return 1 if sweep.carry_out(runs).missing else 0
+    return 1 if sweep.run_sweep(runs).missing else 0
 
 
 def _measure(contenders: Mapping[str, Blueprint], rounds: int) -> int:

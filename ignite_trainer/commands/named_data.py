@@ -31,7 +31,7 @@ class NamedData(NamedTuple):
     made_from: dict[str, Any]
 
 
-def of_protocol(
+def data_from_protocol(
     path: Path, overrides: Sequence[str] = (), *, trusted: Sequence[str] = (), defaults: Path
 ) -> NamedData:
     """Build both splits of a protocol's data set.
@@ -57,7 +57,7 @@ def of_protocol(
     return NamedData(splits, spec)
 
 
-def of_class(path: str, args: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> NamedData:
+def data_from_class(path: str, args: Mapping[str, Any], *, trusted: Sequence[str] = ()) -> NamedData:
     """Build a data set from a class and its arguments, which may select a split.
 
     Raises:

@@ -29,7 +29,7 @@ from ignite_trainer.data.samples import (
     read_readable,
 )
 from ignite_trainer.data.streams import BatchNumbers, BatchPlan, EpochOrder, StreamedBatches, fitting_workers
-from ignite_trainer.data.transfer import GivesBatches, Sent, Transfer, on_tensor, one_ahead
+from ignite_trainer.data.transfer import BatchReader, Sent, Transfer, on_tensor, one_ahead
 from ignite_trainer.support.distributed import rank
 from ignite_trainer.support.errors import ProtocolError, suggest
 from ignite_trainer.support.signals import leave_signals_to_parent
@@ -100,7 +100,7 @@ class SplitLoader:
         seed: int,
         device: torch.device,
         unequal_lengths: bool = False,
-        batches: GivesBatches | None = None,
+        batches: BatchReader | None = None,
         unreadable: UnreadableSamples | None = None,
     ) -> None:
         self.dataset = dataset
@@ -184,7 +184,7 @@ class SplitLoader:
             self.unreadable.add(read.failed, of=len(read.indices) + failed, needs_one=not self._may_be_empty)
             yield self._finish(read, epoch, self._batch_steps)
 
-    def _read(self, source: GivesBatches) -> Iterator[Read]:
+    def _read(self, source: BatchReader) -> Iterator[Read]:
         """Yield whole batches on the device; read and copy the next batch while a step runs."""
         transfer = self._transfer
 

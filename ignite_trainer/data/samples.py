@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.api.batch import BatchTransform, collate, rebuild
 from ignite_trainer.api.randomness import SampleRandom
-from ignite_trainer.api.self_description import listing, look_at, looked_at, sample_name
-from ignite_trainer.support.distributed import all_say
+from ignite_trainer.api.self_description import listing, look_at, sample_name, samples_to_check
+from ignite_trainer.support.distributed import all_gather
 from ignite_trainer.support.errors import ProtocolError, RunFailed, SampleUnreadable
 from ignite_trainer.support.memory import is_out_of_memory
 
@@ -143,7 +143,7 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
         ProtocolError: none of these samples can be read.
     """
     failed: list[Unreadable] = []
-    indices = looked_at(len(dataset))
+    indices = samples_to_check(len(dataset))
     for index in indices:
         sample = attempt(partial(look_at, dataset, index), index)
         if isinstance(sample, Unreadable):
@@ -161,19 +161,19 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
 class UnreadableSamples:
     """The unreadable samples found in a split so far.
 
-    `at_most` is the maximum share of the split that may be skipped, from 0 to 1. If it is None, the first
+    `max_share` is the maximum share of the split that may be skipped, from 0 to 1. If it is None, the first
     unreadable sample ends the run.
     """
 
     dataset: Any
     split: str
-    at_most: float | None = None
+    max_share: float | None = None
     _found: dict[int, str] = field(default_factory=dict, init=False)
 
     @property
     def may_skip(self) -> bool:
         """True if unreadable samples may be skipped."""
-        return self.at_most is not None
+        return self.max_share is not None
 
     @property
     def names(self) -> list[str]:
@@ -194,7 +194,7 @@ class UnreadableSamples:
 
     def share(self) -> None:
         """Merge the findings of all processes; raise a RunFailed if there are too many unreadable samples."""
-        for found in all_say(self._found):
+        for found in all_gather(self._found):
             self._found |= found
         self._limit(f"Some samples of the {self.split} split cannot be read.")
 
@@ -214,7 +214,7 @@ class UnreadableSamples:
         self._found |= dict(failed)
         name = sample_name(self.dataset, failed[0].position)
         problem = f"{name} of the {self.split} split cannot be read: {failed[0].error.rstrip('.')}."
-        if self.at_most is None:
+        if self.max_share is None:
             raise RunFailed(f'{problem} Repair or remove it, or set Faults.unreadable to "skip". {_KEPT}')
         self._limit(problem)
         if needs_one and len(failed) == of:
@@ -224,10 +224,10 @@ class UnreadableSamples:
             )
 
     def _limit(self, problem: str) -> None:
-        if self.at_most is not None and len(self._found) > self.at_most * len(self.dataset):
+        if self.max_share is not None and len(self._found) > self.max_share * len(self.dataset):
             raise RunFailed(
                 f"{problem} {len(self._found)} of {len(self.dataset)} samples are unreadable, more than "
-                f"Faults.unreadable_at_most allows ({100 * self.at_most:.3g} % of the split): "
+                f"Faults.unreadable_at_most allows ({100 * self.max_share:.3g} % of the split): "
                 f"{listing(self.names)}. {_KEPT}"
             )
 

@@ -24,7 +24,7 @@ SHARE_OF_DEVICE = 0.25
 
 
 @runtime_checkable
-class GivesBatches(Protocol):
+class BatchReader(Protocol):
     """A data set that can read many samples at once, faster than one by one."""
 
     def read_batch(self, indices: Sequence[int]) -> Any:
@@ -51,7 +51,7 @@ class OnDevice:
     _looked: bool = field(default=False, init=False)
 
     def read_batch(self, indices: Sequence[int]) -> Any:
-        """Read a batch as `GivesBatches.read_batch` does, with tensors on the device if there is a copy."""
+        """Read a batch as `BatchReader.read_batch` does, with tensors on the device if there is a copy."""
         if not self._looked:
             self._samples, self._looked = self._copy(), True
         if self._samples is None:
@@ -81,9 +81,9 @@ class OnDevice:
         return samples
 
 
-def batches_of(dataset: Dataset[Any], device: torch.device) -> GivesBatches | None:
+def batches_of(dataset: Dataset[Any], device: torch.device) -> BatchReader | None:
     """Return an object that reads whole batches for this device, or None if the data set cannot."""
-    if not isinstance(dataset, GivesBatches):
+    if not isinstance(dataset, BatchReader):
         return None
     if device.type != "cuda":
         return dataset

@@ -50,8 +50,8 @@ def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) 
     content = select(protocol.to_json(), Protocol.affects())
     content["Setup"] = select(content["Setup"], Setup.affects())
     for section in ("Dataset", "Model"):
-        said = getattr(classes.get(section), "affects", {})
-        known = {name: Affects(effect) for name, effect in said.items()}
+        own_affects = getattr(classes.get(section), "affects", {})
+        known = {name: Affects(effect) for name, effect in own_affects.items()}
         content[section]["args"] = select(content[section]["args"], known)
     return content
 

@@ -82,9 +82,9 @@ def trace(protocol: Protocol, path: Path, overrides: Sequence[Override], *, defa
         for override in reversed(overrides):
             if _sets(override, location, content):
                 return override.flag
-        for file, said in layers[::-1]:
-            if _has(said, location):
-                return file.name
+        for layer in layers[::-1]:
+            if _has(layer.content, location):
+                return layer.path.name
         in_files = any(location[0] in layer.content for layer in layers)
         return defaults.name if not in_files and _has(supplied, location) else "default"
 

@@ -123,7 +123,7 @@ def apply_overrides(
             if override.location[0] == _SWEEP:
                 _apply_to_sweep(result, override)
             else:
-                place = find_place(result, override.location, said=override.flag)
+                place = find_place(result, override.location, written=override.flag)
                 place.parent[place.step] = _value(override, place)
         except ProtocolError as error:
             problems += error.problems
@@ -142,13 +142,13 @@ def swept_twice(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[s
     ]
 
 
-def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Place:
+def find_place(root: dict[str, Any], path: tuple[str, ...], *, written: str) -> Place:
     """Find the place of a key; create any missing sections and `args` along the path.
 
     Args:
         root: protocol in plain JSON.
         path: parts of the key; positions in a list are numbers.
-        said: key as the user wrote it, for messages.
+        written: key as the user wrote it, for messages.
 
     Raises:
         ProtocolError: The key does not exist. The error suggests the closest key.
@@ -157,16 +157,16 @@ def find_place(root: dict[str, Any], path: tuple[str, ...], *, said: str) -> Pla
     parent: Any = root
     *above, last = path
     for key in above:
-        step: Any = _position(parent, key, location, said)
+        step: Any = _position(parent, key, location, written)
         if isinstance(parent, dict) and parent.get(step) is None and _is_left_out(location, step):
             parent[step] = {}
         if isinstance(parent, dict) and step not in parent:
-            raise ProtocolError(_unknown(said, location, root, path))
+            raise ProtocolError(_unknown(written, location, root, path))
         parent, location = parent[step], (*location, step)
-    step = _position(parent, last, location, said)
+    step = _position(parent, last, location, written)
     may_be_added = "args" in location or last in keys_at(location)
     if isinstance(parent, dict) and step not in parent and not may_be_added:
-        raise ProtocolError(_unknown(said, location, root, path))
+        raise ProtocolError(_unknown(written, location, root, path))
     return Place(parent, step, (*location, step))
 
 
@@ -178,18 +178,18 @@ def explain_words(words: Sequence[str], *, flags: Iterable[str], content: Mappin
         flags: known flags.
         content: protocol in plain JSON; empty if unknown.
     """
-    said: list[str] = []
+    explanations: list[str] = []
     after_flag = False
     for word in words:
         if re.match(r"--?[^\W\d]", word):
-            said.append(_explain_flag(word.partition("=")[0], flags, content))
+            explanations.append(_explain_flag(word.partition("=")[0], flags, content))
             after_flag = "=" not in word
         elif word.endswith((".json", ".jsonc")):
-            said.append(f'"{word}" has no flag; write -c {word}')
+            explanations.append(f'"{word}" has no flag; write -c {word}')
             after_flag = False
         elif not after_flag:
-            said.append(f'"{word}" has no flag; use -c to name a protocol')
-    return "; ".join(dict.fromkeys(said))
+            explanations.append(f'"{word}" has no flag; use -c to name a protocol')
+    return "; ".join(dict.fromkeys(explanations))
 
 
 def keys_ending(content: Any, tail: Sequence[str], location: Location = ()) -> list[str]:
@@ -219,7 +219,7 @@ def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:
             raise ProtocolError("--Sweep takes one JSON object; for one key write --Sweep.Setup.seed 1 2.")
         root[_SWEEP] = {} if override.words == ("null",) else _scalar(override.words[0], {}, override)
         return
-    place = find_place(copy.deepcopy(root), tuple(path), said=override.flag)
+    place = find_place(copy.deepcopy(root), tuple(path), written=override.flag)
     values = [_value(override._replace(words=(word,)), place) for word in override.words]
     present = root.get(_SWEEP) or {}
     if isinstance(present, dict):  # otherwise validation reports the section
@@ -228,17 +228,17 @@ def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:
         root[_SWEEP] = {**others, key: values}
 
 
-def _position(parent: Any, key: str, location: Location, said: str) -> str | int:
+def _position(parent: Any, key: str, location: Location, written: str) -> str | int:
     if isinstance(parent, dict):
         return key
     if not isinstance(parent, list):
-        raise ProtocolError(f"{said}: {json_path(location)} is {json.dumps(parent)}; it has no keys.")
+        raise ProtocolError(f"{written}: {json_path(location)} is {json.dumps(parent)}; it has no keys.")
     if re.fullmatch(r"-?\d+", key) and -len(parent) <= int(key) < len(parent):
         return int(key) % len(parent)
     what = (
         f"a list of {len(parent)}; write 0 to {len(parent) - 1}, not {key}" if parent else "empty; replace it"
     )
-    raise ProtocolError(f"{said}: {json_path(location)} is {what}.")
+    raise ProtocolError(f"{written}: {json_path(location)} is {what}.")
 
 
 def _is_left_out(location: Location, key: str) -> bool:
@@ -246,18 +246,18 @@ def _is_left_out(location: Location, key: str) -> bool:
     return key in keys_at(location) and (key == "args" or bool(keys_at((*location, key))))
 
 
-def _unknown(said: str, location: Location, root: dict[str, Any], path: tuple[str, ...]) -> str:
+def _unknown(written: str, location: Location, root: dict[str, Any], path: tuple[str, ...]) -> str:
     """Explain that the object at `location` lacks the next key in `path`, and suggest a key."""
     parent, tail = functools.reduce(operator.getitem, location, root), path[len(location) :]  # type: ignore[arg-type]
     key, where = tail[0], json_path(location) or "the protocol"
     if key in keys_at(location):  # an omitted list, which has no positions
         whole = json_path((*location, key))
-        return f"{said}: {where} omits {key}; write the whole list, --{whole} '[...]'."
+        return f"{written}: {where} omits {key}; write the whole list, --{whole} '[...]'."
     near = suggest(key, [*parent, *keys_at(location)])
     elsewhere = keys_ending(parent, tail, location) or ([] if "did you" in near else keys_ending(root, tail))
     if elsewhere:
         near = "did you mean " + " or ".join(f'"{found}"' for found in elsewhere) + "?"
-    return f'{said}: {where} has no "{key}"; {near}'
+    return f'{written}: {where} has no "{key}"; {near}'
 
 
 def _value(override: Override, place: Place) -> Any:

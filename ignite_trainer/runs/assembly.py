@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ignite_trainer.api.evaluation import Evaluation
 from ignite_trainer.api.reporter import Split
-from ignite_trainer.api.self_description import WeightsFile, can_be_looked_at, weights_files
+from ignite_trainer.api.self_description import WeightsFile, readable_before_prepare, weights_files
 from ignite_trainer.api.task import Task
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
@@ -23,7 +23,7 @@ from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.runs.construction import SPLITS, Built, build_loaders, build_quickly, build_transforms
 from ignite_trainer.runs.model_preparation import build_model, try_out_model, without_weights
 from ignite_trainer.runs.preflight import check, raise_errors
-from ignite_trainer.support.distributed import all_or_none, share_state, world_size
+from ignite_trainer.support.distributed import all_or_none, broadcast_state, world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.optimization import build_optimization
 from ignite_trainer.training.optimizer_steps import loss_scaler
@@ -88,9 +88,9 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     """
     device = training_device()
     built, model = all_or_none(lambda: _build(blueprint, device))
-    share_state(model)
+    broadcast_state(model)
     parts = all_or_none(lambda: _put_together(blueprint, built, model, seed=seed, device=device))
-    all_or_none(lambda: _prepare(blueprint, built, looked_at=True))
+    all_or_none(lambda: _prepare(blueprint, built, readable=True))
     return parts
 
 
@@ -119,7 +119,7 @@ def _build(blueprint: Blueprint, device: torch.device) -> tuple[Built, nn.Module
             problems = [*problems, *more.problems]
         raise ProtocolError(problems) from error
     model = build_model(blueprint, device)
-    _prepare(blueprint, built, looked_at=False)
+    _prepare(blueprint, built, readable=False)
     return built, model
 
 
@@ -152,11 +152,11 @@ def _put_together(
     )
 
 
-def _prepare(blueprint: Blueprint, built: Built, *, looked_at: bool) -> None:
-    """Prepare the data sets that can return samples unprepared (if `looked_at`), or the others."""
+def _prepare(blueprint: Blueprint, built: Built, *, readable: bool) -> None:
+    """Prepare the data sets that can return samples unprepared (if `readable`), or the others."""
     for dataset in built.datasets.values():
         prepare = getattr(dataset, "prepare", None)
-        if callable(prepare) and can_be_looked_at(dataset) == looked_at:
+        if callable(prepare) and readable_before_prepare(dataset) == readable:
             takes = "skip_unreadable" in inspect.signature(prepare).parameters
             args = {"skip_unreadable": blueprint.protocol.faults.unreadable == "skip"} if takes else {}
             build(prepare, args, where="Dataset")

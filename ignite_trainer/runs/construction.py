@@ -112,7 +112,7 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
     # A split's two loaders share these.
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
     unreadable = {
-        split: UnreadableSamples(datasets[split], split=name, at_most=max_unreadable)
+        split: UnreadableSamples(datasets[split], split=name, max_share=max_unreadable)
         for split, name in zip(SPLITS, ("training", "held-out"), strict=True)
     }
 

@@ -18,7 +18,7 @@ from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.runs.assembly import Parts
-from ignite_trainer.support.distributed import is_main, main_says
+from ignite_trainer.support.distributed import is_main, run_on_main
 from ignite_trainer.support.errors import RunFailed
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import make_evaluator
@@ -90,7 +90,7 @@ class SplitPass:
             with self._parts.evaluated_weights():
                 self._engine.run(self._parts.evaluation[self._split])
             with self._computing():
-                tables = main_says(
+                tables = run_on_main(
                     lambda: {name: due.finish(self._folder) for name, due in self._due.items()}
                 )
         except ValueError as error:

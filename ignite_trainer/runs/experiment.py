@@ -17,7 +17,7 @@ from ignite_trainer.runs import resuming
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.runs.faults import explained
 from ignite_trainer.runs.run_loop import Run, RunResult
-from ignite_trainer.support.distributed import is_main, main_says
+from ignite_trainer.support.distributed import is_main, run_on_main
 from ignite_trainer.support.errors import RunStopped
 from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import freed_memory
@@ -44,7 +44,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         RunFailed: The run cannot continue: the loss is not finite, the disk is full, memory runs out...
         RunStopped: A signal stopped the run, and its state is saved.
     """
-    found = main_says(lambda: _find(blueprint, folder, resume=resume))
+    found = run_on_main(lambda: _find(blueprint, folder, resume=resume))
     if isinstance(found, RunResult):
         return found
     seed, folder, resume = found
@@ -59,7 +59,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
     ]
     if not resume:
         given = folder
-        folder = main_says(lambda: run_folder.make_run_folder(protocol, seed=seed, folder=given))
+        folder = run_on_main(lambda: run_folder.make_run_folder(protocol, seed=seed, folder=given))
     assert folder is not None, "a resumed run has a folder"
     with (
         contextlib.ExitStack() as lock,
@@ -70,7 +70,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         freed_memory(kept=protocol.setup.keep_memory),
         explained(folder, request),
     ):
-        main_says(lambda: lock.enter_context(alone_in(folder, name="run")))
+        run_on_main(lambda: lock.enter_context(alone_in(folder, name="run")))
         result = Run(blueprint, parts, folder, reporters, request).execute(seed, resume=resume)
         if is_main():
             results_table.update(run_folder.root_of(protocol))

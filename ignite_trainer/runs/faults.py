@@ -17,7 +17,7 @@ from ignite_trainer.api.reporter import Fault, Reporter
 from ignite_trainer.api.self_description import listing, sample_name
 from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.protocol.sections import Faults
-from ignite_trainer.support.distributed import all_say, world_size
+from ignite_trainer.support.distributed import all_gather, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped, first_line
 from ignite_trainer.support.files import failed_writing
 from ignite_trainer.support.memory import is_out_of_memory
@@ -89,7 +89,7 @@ class FaultPolicy:
 
     def share(self) -> None:
         """Count the fields that any process has left out, in all processes; report the first of each kind."""
-        lists, self._not_shared = all_say(self._not_shared), []
+        lists, self._not_shared = all_gather(self._not_shared), []
         for left in sorted(itertools.chain(*lists), key=lambda left: left.iteration):
             self._count(
                 f'"{left.field}" left out of a step, alone in its batch',

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ignite_trainer.api.findings import Finding, format_findings
-from ignite_trainer.api.self_description import can_be_looked_at
+from ignite_trainer.api.self_description import readable_before_prepare
 from ignite_trainer.api.task import EmbeddingTask
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
@@ -33,7 +33,7 @@ def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
         ProtocolError: Lists everything that cannot be built, with JSON paths.
     """
     built, cpu = build_quickly(blueprint), torch.device("cpu")
-    if not all(map(can_be_looked_at, built.datasets.values())):
+    if not all(map(readable_before_prepare, built.datasets.values())):
         return [
             Finding(
                 severity="warning",

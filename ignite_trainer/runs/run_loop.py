@@ -35,7 +35,7 @@ from ignite_trainer.runs.evaluation_pass import SplitPass
 from ignite_trainer.runs.faults import FaultPolicy
 from ignite_trainer.runs.run_start import describe_start
 from ignite_trainer.support import random_state
-from ignite_trainer.support.distributed import is_main, main_says, share_state, world_size
+from ignite_trainer.support.distributed import broadcast_state, is_main, run_on_main, world_size
 from ignite_trainer.support.errors import ProtocolError, RunStopped
 from ignite_trainer.support.files import write_json
 from ignite_trainer.support.signals import StopRequest
@@ -303,14 +303,14 @@ class Run:
 
     def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
         random = random_state.capture()
-        share_state(self._parts.model, buffers_alone=True)  # each process has its own running statistics
+        broadcast_state(self._parts.model, buffers_alone=True)  # each process has its own running statistics
         try:
             if not self._setup.skip_train_evaluation:
                 self._evaluate("train", epoch=epoch, iteration=iteration)
             self._evaluate("test", epoch=epoch, iteration=iteration)
         except RunStopped:  # the epoch's steps are done, so the run resumes with the evaluation
             self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
-            main_says(self._checkpoints.wait)
+            run_on_main(self._checkpoints.wait)
             raise
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:

@@ -46,12 +46,12 @@ _BUCKET_BYTES = 64 * 2**20
 
 def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if _is_several() else 1
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 def rank() -> int:
     """Return the rank of this process, from 0."""
-    return dist.get_rank() if _is_several() else 0
+    return dist.get_rank() if _is_distributed() else 0
 
 
 def is_main() -> bool:
@@ -60,7 +60,7 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def several_processes() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Join the process group if torchrun started several processes, and destroy it at the end.
 
     After an error, the group is not destroyed, because NCCL would wait for other processes, which may be
@@ -69,7 +69,7 @@ def several_processes() -> Iterator[None]:
     Raises:
         ProtocolError: This machine has fewer GPUs than processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_several():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _is_distributed():
         yield
         return
     import ignite.distributed as idist  # noqa: PLC0415 - slow to import, and data sets import this module
@@ -114,7 +114,7 @@ def restarts() -> int:
 
 
 @contextlib.contextmanager
-def seen_as_one() -> Iterator[None]:
+def as_single_process() -> Iterator[None]:
     """Hide the other processes from ignite inside a `with` block.
 
     Every process updates its metrics with the outputs of all processes, so ignite must not reduce the metrics
@@ -131,18 +131,18 @@ def seen_as_one() -> Iterator[None]:
         ignite_utils._model = before
 
 
-def all_say(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Gather a picklable value from every process, in rank order."""
-    if not _is_several():
+    if not _is_distributed():
         return [value]
     said: list[Any] = [None] * world_size()
     dist.all_gather_object(said, value, group=_control())
     return said
 
 
-def main_says(find: Callable[[], T]) -> T:
+def run_on_main(find: Callable[[], T]) -> T:
     """Call `find` in the main process, and return its result or raise its error in all processes."""
-    if not _is_several():
+    if not _is_distributed():
         return find()
     said: list[Any] = [None, None]
     if is_main():
@@ -156,9 +156,9 @@ def main_says(find: Callable[[], T]) -> T:
     return said[0]  # type: ignore[no-any-return]
 
 
-def first_to_speak() -> bool:
+def is_first_to_report() -> bool:
     """Return True only in the first process that calls this, so that a common error is printed once."""
-    if not _is_several():
+    if not _is_distributed():
         return True
     try:
         spoken: int = _STORE[0].add("errors told", 1)
@@ -169,7 +169,7 @@ def first_to_speak() -> bool:
 
 def all_or_none(make: Callable[[], T]) -> T:
     """Call `make` in every process; if it fails in one process, raise that error in all processes."""
-    if not _is_several():
+    if not _is_distributed():
         return make()
     made: T | None = None
     error: Exception | None = None
@@ -177,30 +177,30 @@ def all_or_none(make: Callable[[], T]) -> T:
         made = make()
     except Exception as caught:
         error = caught
-    failed = next((failure for failure in all_say(error) if failure is not None), None)
+    failed = next((failure for failure in all_gather(error) if failure is not None), None)
     if error is not None or failed is not None:
         raise error or failed  # type: ignore[misc]
     return made  # type: ignore[return-value]
 
 
-def any_says(*flags: bool) -> tuple[bool, ...]:
+def any_process(*flags: bool) -> tuple[bool, ...]:
     """Return, for each flag, whether it is set in any process."""
-    if not _is_several():
+    if not _is_distributed():
         return flags
     numbers = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=_control())
     return tuple(bool(number) for number in numbers.tolist())
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait until all processes call this."""
-    if _is_several():
-        all_say(None)
+    if _is_distributed():
+        all_gather(None)
 
 
-def wait_to_part() -> None:
+def wait_before_exit() -> None:
     """Wait up to half a minute for all processes, since some may not have been asked to stop."""
-    if _is_several():
+    if _is_distributed():
         with contextlib.suppress(RuntimeError):
             dist.monitored_barrier(group=_control(), timeout=_PARTING_TIMEOUT)
 
@@ -215,7 +215,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     Returns:
         All rows, `[sum of counts, ...]`.
     """
-    if not _is_several():
+    if not _is_distributed():
         return rows
     gathered: Tensor = _GatherRows.apply(rows, tuple(counts))
     return gathered
@@ -223,7 +223,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 def sum_over_all(value: Tensor) -> Tensor:
     """Sum a tensor over all processes; the backward pass sums the gradients."""
-    if not _is_several():
+    if not _is_distributed():
         return value
     total: Tensor = _Sum.apply(value)
     return total
@@ -236,7 +236,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     A gradient that only some processes have counts as zero in the others. A gradient that no process has
     stays None.
     """
-    if not _is_several():
+    if not _is_distributed():
         return
     parameters = list(parameters)
     has_one = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
@@ -258,9 +258,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @torch.no_grad()
-def share_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
+def broadcast_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
     """Copy the parameters and buffers of the main process to all other processes."""
-    if not _is_several():
+    if not _is_distributed():
         return
     tensors = [*model.buffers(), *([] if buffers_alone else model.parameters())]
     for tensor in tensors:
@@ -318,7 +318,7 @@ def _group_of(tensor: Tensor) -> Any:
     return _control() if tensor.device.type == "cpu" else dist.group.WORLD
 
 
-def _is_several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

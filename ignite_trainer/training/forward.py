@@ -27,7 +27,7 @@ from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Precision, Setup
 from ignite_trainer.support import random_state
-from ignite_trainer.support.distributed import all_say, gather_rows, sum_over_all, world_size
+from ignite_trainer.support.distributed import all_gather, gather_rows, sum_over_all, world_size
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -274,7 +274,7 @@ def _share(
         f"field {at}": values_of(sample[at]) for at, field in enumerate(fields) if field.form == "numbers"
     }
     own = {**tensors, **numbers}
-    shares = all_say(
+    shares = all_gather(
         _Share(
             indices=batch.indices.tolist(),
             make=None if sample is None else getattr(type(sample), "_make", type(sample)),

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ignite_trainer.api.batch import PartialBatch, part_of, rebuild, rows_of, values_of
-from ignite_trainer.api.self_description import looked_at
+from ignite_trainer.api.self_description import samples_to_check
 from ignite_trainer.api.task import EmbeddingTask, Task
 from ignite_trainer.data.loader import Batch, SplitLoader
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support import random_state
-from ignite_trainer.support.distributed import all_say, world_size
+from ignite_trainer.support.distributed import all_gather, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.batch_norm import SynchronisedBatchNorm
@@ -78,7 +78,7 @@ class LoneSamples:
         parts = parts_of(len(batch.indices), self.setup, self.task)
         if world_size() > 1 and any(norm.training for norm in self._shared):
             fields = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
-            same = all(others == fields for others in all_say(fields))
+            same = all(others == fields for others in all_gather(fields))
             for norm in self._shared:
                 norm.synchronised = same
             if not same:
@@ -129,7 +129,7 @@ def refuse_single_values(
     plan.train_mode(model)
     hook = register_module_forward_pre_hook(lambda module, _: entered.append(module))
     try:
-        for index in looked_at(len(training.dataset)):  # type: ignore[arg-type]
+        for index in samples_to_check(len(training.dataset)):  # type: ignore[arg-type]
             try:
                 sample = training.one(index, epoch=0)
             except ProtocolError:  # unreadable

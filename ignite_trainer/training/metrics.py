@@ -21,7 +21,7 @@ from ignite_trainer.api.task import StepOutput
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.protocol.sections import LineSpec, Protocol
-from ignite_trainer.support.distributed import seen_as_one
+from ignite_trainer.support.distributed import as_single_process
 from ignite_trainer.support.errors import ProtocolError
 
 # As in the published labels "Val. Acc. Train." and "Val. Acc. Eval.".
@@ -161,8 +161,8 @@ M = TypeVar("M", bound=Metric)
 
 def seeing_one_process(metric: M) -> M:
     """Keep a metric from reducing over the processes, as each process gets the outputs of all."""
-    metric.update = seen_as_one()(metric.update)  # type: ignore[method-assign]
-    metric.compute = seen_as_one()(metric.compute)  # type: ignore[method-assign]
+    metric.update = as_single_process()(metric.update)  # type: ignore[method-assign]
+    metric.compute = as_single_process()(metric.compute)  # type: ignore[method-assign]
     return metric
 
 

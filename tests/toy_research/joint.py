@@ -191,7 +191,7 @@ def train(
         with torch.no_grad():  # whatever each began with
             for parameter in model.parameters():
                 parameter.add_(distributed.rank())
-        distributed.share_state(model)
+        distributed.broadcast_state(model)
     plan = apply_rules(model, [*(rules or []), ParameterRule(match=".*")])
     optimizer = torch.optim.SGD(plan.groups, lr=rate, momentum=0.9)
     loader = SplitLoader(
@@ -256,17 +256,17 @@ def take_lonely_steps() -> dict[str, Any]:
     return {"losses": losses, "gradients": gradients, "counts": dict(faults.counts)}
 
 
-def say_and_gather() -> dict[str, Any]:
+def communicate() -> dict[str, Any]:
     """Return the messages between processes."""
     rank = distributed.rank()
     found: dict[str, Any] = {
-        "all": distributed.all_say(f"rank {rank}"),
-        "main": distributed.main_says(lambda: f"rank {rank}"),
-        "any": distributed.any_says(rank == 1, False),
+        "all": distributed.all_gather(f"rank {rank}"),
+        "main": distributed.run_on_main(lambda: f"rank {rank}"),
+        "any": distributed.any_process(rank == 1, False),
         "ranks": (rank, distributed.world_size(), distributed.is_main()),
     }
     for name, call in {
-        "main fails": lambda: distributed.main_says(_fail),
+        "main fails": lambda: distributed.run_on_main(_fail),
         "one fails": lambda: distributed.all_or_none(_fail if rank else lambda: "made"),
     }.items():
         try:
@@ -289,7 +289,7 @@ def say_and_gather() -> dict[str, Any]:
     found["sum"] = distributed.sum_over_all(torch.tensor(1.0 + rank))
     shared = nn.BatchNorm1d(2)
     shared.get_buffer("running_mean").fill_(rank)
-    distributed.share_state(shared)
+    distributed.broadcast_state(shared)
     found["shared"] = shared.get_buffer("running_mean")
     return found
 
@@ -310,9 +310,9 @@ def _fail() -> str:
 
 def all_of_it() -> dict[str, Any]:
     """Return everything that the fast tests compare, in one start of the processes."""
-    found = {"said": say_and_gather(), "first": distributed.first_to_speak()}
+    found = {"communicated": communicate(), "first": distributed.is_first_to_report()}
     with group_of_cuda_alone():
-        found["said beside nccl"] = say_and_gather()
+        found["communicated beside nccl"] = communicate()
     return {
         **found,
         "lonely": take_lonely_steps(),

@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from ignite_trainer.commands.sweeps.sweep import carry_out, make_plan
+from ignite_trainer.commands.sweeps.sweep import make_plan, run_sweep
 from ignite_trainer.commands.sweeps.sweep_summary import Summary
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
@@ -60,7 +60,7 @@ def toy(root: Path, **changes: Any) -> dict[str, Any]:
 
 def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summary:
     """Carry out a sweep of the toy protocol."""
-    return carry_out(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED))
+    return run_sweep(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED))
 
 
 def run_toy(root: Path, **changes: Any) -> RunResult:

@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from ignite_trainer.data import loader
 from ignite_trainer.data.loader import SplitLoader
-from ignite_trainer.support.distributed import rank, several_processes
+from ignite_trainer.support.distributed import process_group, rank
 from ignite_trainer.support.errors import RunStopped
 from toy_research.protocols import run_toy
 
@@ -44,7 +44,7 @@ def _process(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     torch.set_num_threads(1)
-    with several_processes():
+    with process_group():
         assert rank() == number
         torch.save(function(*args), folder / f"rank-{number}.pt")
 

@@ -50,13 +50,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from ignite_trainer.commands.named_data import of_class, of_protocol  # noqa: PLC0415
+    from ignite_trainer.commands.named_data import data_from_class, data_from_protocol  # noqa: PLC0415
     from utils.shards.making import Options, make  # noqa: PLC0415
 
     if given.config:
-        data = of_protocol(given.config, overrides, trusted=given.trust, defaults=_DEFAULTS)
+        data = data_from_protocol(given.config, overrides, trusted=given.trust, defaults=_DEFAULTS)
     else:
-        data = of_class(given.dataset, json.loads(given.args), trusted=given.trust)
+        data = data_from_class(given.dataset, json.loads(given.args), trusted=given.trust)
     notices = [getattr(split, name, None) for split in data.splits.values() for name in _NOTICES]
     if given.dataset and (held_out := getattr(data.splits[None], "held_out_folders", ())):
         notices.append(
@@ -76,8 +76,8 @@ def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     size = sum(shard.size_bytes for shard in manifest.shards)
     counted = f"{len(manifest):,} samples in {len(manifest.shards):,} shards, {size / 1e6:,.1f} MB"
     print(f"{given.to}: {counted}; {_media(manifest)}")
-    for name, said in left_out.items():
-        print(f"left out: {name}: {said}", file=sys.stderr)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
     return int(bool(left_out))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ignite_trainer.api.findings import Finding
-from ignite_trainer.api.self_description import look_at, looked_at
+from ignite_trainer.api.self_description import look_at, samples_to_check
 from utils.datasets.sample import Listing
 
 SAMPLE_RATE = 44100
@@ -88,7 +88,7 @@ def check_audio(dataset: Any) -> None:
         ValueError: the audio is not `[C, T]`, or seems to be in [-1, 1] instead of 16-bit units.
     """
     quiet: tuple[int, float] | None = None
-    for number, index in enumerate(looked_at(len(dataset))):
+    for number, index in enumerate(samples_to_check(len(dataset))):
         if number >= _LOOKED_AT and quiet is None:
             return
         try:

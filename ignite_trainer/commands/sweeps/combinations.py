@@ -76,7 +76,7 @@ def combinations(
     for name, row in zip(_names(locations, rows), rows, strict=True):
         raw = copy.deepcopy(base)
         for key, value in zip(protocol.sweep, row, strict=True):
-            parent, step, _ = find_place(raw, split_key(key), said=key)
+            parent, step, _ = find_place(raw, split_key(key), written=key)
             parent[step] = value
         try:
             blueprint = draw(validate(raw), trusted=trusted)
@@ -111,7 +111,7 @@ def _locate_keys(base: dict[str, Any], sweep: dict[str, list[Json]], *, source: 
     problems: list[str] = []
     for key, values in sweep.items():
         try:
-            location = find_place(copy.deepcopy(base), split_key(key), said=f"Sweep.{key}").location
+            location = find_place(copy.deepcopy(base), split_key(key), written=f"Sweep.{key}").location
         except ProtocolError as error:
             problems += error.problems
             continue

@@ -43,7 +43,7 @@ from ignite_trainer.reporters.page.render import Section
 from ignite_trainer.results import run_folder
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import experiment, resuming
-from ignite_trainer.support.distributed import is_main, main_says, world_size
+from ignite_trainer.support.distributed import is_main, run_on_main, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import alone_in, write_json, write_text
 from ignite_trainer.support.terminal import add_row, make_table, show
@@ -79,14 +79,14 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
     return Plan(protocol=protocol, runs=runs, folder=folder)
 
 
-def carry_out(plan: Plan) -> Summary:
+def run_sweep(plan: Plan) -> Summary:
     """Run the unfinished runs one after another. A failed run does not stop the others.
 
     Raises:
         ProtocolError: Another process is running this sweep, or the sweep's folder cannot be used.
     """
     with contextlib.ExitStack() as lock:
-        seed, records = main_says(lambda: _begin_or_resume(plan, lock))
+        seed, records = run_on_main(lambda: _begin_or_resume(plan, lock))
         if records:
             show(
                 f"{len(records)} of {len(plan.runs)} runs are already finished; skipping {', '.join(records)}"
@@ -105,7 +105,7 @@ def carry_out(plan: Plan) -> Summary:
             gc.collect()  # engines, handlers and the model refer to each other
             if is_main():
                 _write_summary(plan, records, failures)
-        summary = main_says(lambda: _write_summary(plan, records, failures))
+        summary = run_on_main(lambda: _write_summary(plan, records, failures))
     _show_summary(summary)
     if is_main() and (line := render.report_line(plan.folder)):
         show(line)
@@ -136,7 +136,7 @@ def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
     if blueprint.protocol.setup.seed is None:
         blueprint = blueprint.with_setup(seed=seed)
     try:
-        resume = main_says(lambda: _can_resume(blueprint, folder))
+        resume = run_on_main(lambda: _can_resume(blueprint, folder))
         return experiment.run(blueprint, folder=folder, resume=resume).record
     except (RunFailed, ProtocolError) as error:
         if world_size() > 1:  # the other processes may be in the middle of a step

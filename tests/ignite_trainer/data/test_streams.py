@@ -24,8 +24,8 @@ from tests.ignite_trainer.data.loading import epoch
 STREAMED = "toy_research.signals.TonesInStretches"
 
 
-def loader(dataset: Any, *, at_most: float | None = None, **options: Any) -> SplitLoader:
-    unreadable = UnreadableSamples(dataset, split="given", at_most=at_most)
+def loader(dataset: Any, *, max_share: float | None = None, **options: Any) -> SplitLoader:
+    unreadable = UnreadableSamples(dataset, split="given", max_share=max_share)
     return loading.loader(dataset, GlobalHiss(), Fit(length=16), unreadable=unreadable, **options)
 
 
@@ -137,7 +137,7 @@ def test_an_interrupted_pass_is_followed_by_a_complete_one() -> None:
 
 def test_unreadable_samples_are_dropped_from_their_batch() -> None:
     whole = epoch(loader(TonesInStretches()))
-    batches = loader(TonesInStretches(gone=[7]), at_most=0.1)
+    batches = loader(TonesInStretches(gone=[7]), max_share=0.1)
     assert indices(epoch(batches)) == [[index for index in batch if index != 7] for batch in indices(whole)]
     assert batches.unreadable.state_dict() == {7: "7 is cut off"}
 
@@ -150,7 +150,7 @@ def test_an_unreadable_sample_ends_the_run_by_default() -> None:
 def test_other_samples_replace_an_unreadable_training_batch() -> None:
     whole = indices(epoch(loader(TonesInStretches(), drop_last=True)))
     gone = [*whole[1], whole[0][0]]
-    batches = loader(TonesInStretches(gone=gone), at_most=0.5, drop_last=True)
+    batches = loader(TonesInStretches(gone=gone), max_share=0.5, drop_last=True)
     found = indices(epoch(batches))
     assert found[0] == whole[0][1:]
     assert found[2:] == whole[2:]
@@ -163,7 +163,7 @@ def test_other_samples_replace_an_unreadable_training_batch() -> None:
 def test_an_unreadable_epoch_ends_the_run() -> None:
     dataset = TonesInStretches(gone=range(19))  # the last sample is not used
     with pytest.raises(RunFailed, match="No sample in its batch can be read"):
-        epoch(loader(dataset, at_most=1.0, batch_size=3, drop_last=True, shuffle=False))
+        epoch(loader(dataset, max_share=1.0, batch_size=3, drop_last=True, shuffle=False))
 
 
 @pytest.mark.parametrize(

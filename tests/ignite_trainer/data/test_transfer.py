@@ -17,7 +17,7 @@ from toy_research.augment import Fit, GlobalHiss, Hiss
 
 from ignite_trainer.api.batch import PaddedBatch, collate
 from ignite_trainer.data.loader import Batch, SplitLoader
-from ignite_trainer.data.transfer import GivesBatches, OnDevice, Transfer, batches_of, one_ahead
+from ignite_trainer.data.transfer import BatchReader, OnDevice, Transfer, batches_of, one_ahead
 from ignite_trainer.support.errors import ProtocolError
 from tests.ignite_trainer.data.loading import CPU, epoch, loader
 
@@ -65,7 +65,7 @@ def copy(dataset: Any, *, room: float = 1e9) -> OnDevice:
     return OnDevice(dataset, CPU, room=lambda: room)
 
 
-def threes(dataset: Any, *steps: Any, batches: GivesBatches | None, **options: Any) -> SplitLoader:
+def threes(dataset: Any, *steps: Any, batches: BatchReader | None, **options: Any) -> SplitLoader:
     return loader(dataset, *steps, **{"batches": batches, "batch_size": 3, **options})
 
 

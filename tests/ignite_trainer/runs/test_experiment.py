@@ -290,16 +290,16 @@ def test_an_unusable_folder_of_runs_is_refused_before_anything_is_built(
 ) -> None:
     monkeypatch.setattr(experiment, "assemble", lambda *_, **__: pytest.fail("something was built"))
     (tmp_path / "Toy").touch()
-    carry_out = sweep_toy if sweep else run_toy
+    run = sweep_toy if sweep else run_toy
     more = {"sweep": sweep["Sweep"]} if sweep else {}
     with pytest.raises(
         ProtocolError, match=r"but files cannot be written in its folder Toy \(File exists\); choose"
     ):
-        carry_out(tmp_path, **more)
+        run(tmp_path, **more)
     with pytest.raises(
         ProtocolError, match=r"files cannot be written in its folder .* \(File name too long\); choose"
     ):
-        carry_out(tmp_path, **more, Setup__name="\U00020000" * 100)
+        run(tmp_path, **more, Setup__name="\U00020000" * 100)
 
 
 def test_a_suffix_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:

@@ -169,43 +169,43 @@ def test_rows_are_gathered_on_the_device_of_the_step(monkeypatch: pytest.MonkeyP
     assert devices == ["meta"] * 3  # scores, targets, and a field of the samples
 
 
-@pytest.fixture(params=["said", "said beside nccl"])
-def said_by_all(request: pytest.FixtureRequest, ranks: Results) -> Results:
+@pytest.fixture(params=["communicated", "communicated beside nccl"])
+def from_all(request: pytest.FixtureRequest, ranks: Results) -> Results:
     """Return the results of each process, with and without a default group that refuses CPU tensors."""
     return [results[request.param] for results in ranks]
 
 
-def test_messages_and_errors_reach_all_processes(said_by_all: Results) -> None:
-    for number, said in enumerate(said_by_all):
-        assert said["ranks"] == (number, 2, number == 0)
-        assert said["all"] == ["rank 0", "rank 1"]
-        assert said["main"] == "rank 0"
-        assert said["any"] == (True, False)
-        assert said["main fails"] == "of rank 0"
-        assert said["one fails"] == "of rank 1"
+def test_messages_and_errors_reach_all_processes(from_all: Results) -> None:
+    for number, result in enumerate(from_all):
+        assert result["ranks"] == (number, 2, number == 0)
+        assert result["all"] == ["rank 0", "rank 1"]
+        assert result["main"] == "rank 0"
+        assert result["any"] == (True, False)
+        assert result["main fails"] == "of rank 0"
+        assert result["one fails"] == "of rank 1"
 
 
-def test_exactly_one_process_speaks_first(ranks: Results) -> None:
+def test_exactly_one_process_reports_first(ranks: Results) -> None:
     assert sorted(results["first"] for results in ranks) == [False, True]
 
 
-def test_gathered_rows_have_the_gradient_of_one_loss(said_by_all: Results) -> None:
+def test_gathered_rows_have_the_gradient_of_one_loss(from_all: Results) -> None:
     gathered = torch.tensor([[0.0], [1.0], [0.0], [1.0], [2.0]])
-    for said, rows in zip(said_by_all, (gathered[:2], gathered[2:]), strict=True):
-        assert torch.equal(said["gathered"], gathered)
+    for result, rows in zip(from_all, (gathered[:2], gathered[2:]), strict=True):
+        assert torch.equal(result["gathered"], gathered)
         # The loss is half the sum of squares, so its gradient by a row x is x, times two processes.
-        assert torch.equal(said["row gradient"], 2 * rows)
+        assert torch.equal(result["row gradient"], 2 * rows)
 
 
-def test_sums_and_the_state_of_the_main_process_are_shared(said_by_all: Results) -> None:
-    for said in said_by_all:
-        assert said["sum"] == 3.0
-        assert torch.equal(said["shared"], torch.zeros(2))
+def test_sums_and_the_state_of_the_main_process_are_shared(from_all: Results) -> None:
+    for result in from_all:
+        assert result["sum"] == 3.0
+        assert torch.equal(result["shared"], torch.zeros(2))
 
 
-def test_gradients_are_averaged_if_any_process_has_one(said_by_all: Results) -> None:
-    for said in said_by_all:
-        ours, alone, unused = said["averaged"]
+def test_gradients_are_averaged_if_any_process_has_one(from_all: Results) -> None:
+    for result in from_all:
+        ours, alone, unused = result["averaged"]
         assert torch.equal(ours, torch.full((2,), 0.5))
         assert torch.equal(alone, torch.full((3,), 0.5))
         assert unused is None

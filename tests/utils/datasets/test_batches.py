@@ -13,7 +13,7 @@ import torch
 
 from ignite_trainer.api.batch import PaddedBatch, collate
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
-from ignite_trainer.data.transfer import GivesBatches
+from ignite_trainer.data.transfer import BatchReader
 from ignite_trainer.support.errors import ProtocolError
 from utils.datasets import ESC50, Sample, UrbanSound8K
 from utils.datasets.folds import FoldDataset
@@ -33,7 +33,7 @@ def assert_batches_are_samples(dataset: FoldDataset, indices: list[int], *, kind
 
 def test_batches_of_16_bit_clips_are_int16(esc50: Path) -> None:
     dataset = ESC50(esc50, fold=2)
-    assert isinstance(dataset, GivesBatches)
+    assert isinstance(dataset, BatchReader)
     assert_batches_are_samples(dataset, [3, 0, 11, 3], kind=torch.int16)
     assert_batches_are_samples(dataset, [5], kind=torch.int16)
     assert_batches_are_samples(ESC50(esc50, mono=False), [1, 14], kind=torch.int16)

@@ -148,9 +148,9 @@ def test_an_undecodable_frame_is_named_with_its_shard(damaged: str) -> None:
         Shards(damaged)[3]
 
 
-@pytest.mark.parametrize("at_most", [0.25, None])
+@pytest.mark.parametrize("max_share", [0.25, None])
 def test_a_frame_that_a_transform_cannot_decode_makes_its_sample_unreadable(
-    damaged: str, at_most: float | None
+    damaged: str, max_share: float | None
 ) -> None:
     shards = Shards(damaged, frames="all")
     loader = SplitLoader(
@@ -162,9 +162,9 @@ def test_a_frame_that_a_transform_cannot_decode_makes_its_sample_unreadable(
         drop_last=False,
         seed=1,
         device=torch.device("cpu"),
-        unreadable=UnreadableSamples(shards, split="training", at_most=at_most),
+        unreadable=UnreadableSamples(shards, split="training", max_share=max_share),
     )
-    if at_most is None:
+    if max_share is None:
         with pytest.raises(RunFailed, match=re.escape(SAID)):
             list(loader)
         return

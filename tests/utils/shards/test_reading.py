@@ -65,14 +65,14 @@ def pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(reading.PIPES_VARIABLE, "1")
 
 
-def loader(shards: Shards, *, at_most: float | None = None, **options: Any) -> SplitLoader:
+def loader(shards: Shards, *, max_share: float | None = None, **options: Any) -> SplitLoader:
     settings: dict[str, Any] = {
         "batch_size": 7,
         "workers": 0,
         "shuffle": True,
         "drop_last": False,
         "seed": 5,
-        "unreadable": UnreadableSamples(shards, split="training", at_most=at_most),
+        "unreadable": UnreadableSamples(shards, split="training", max_share=max_share),
     }
     return SplitLoader(shards, [], device=torch.device("cpu"), **settings | options)
 
@@ -244,7 +244,7 @@ def test_a_damaged_local_shard_loses_only_damaged_samples(
     numbers: Path, tmp_path: Path, damage: dict[str, int], lost: Any, said: str
 ) -> None:
     shards = Shards(str(damaged(numbers, tmp_path, **damage) / "manifest.jsonl"))
-    batches = loader(shards, at_most=0.1, batch_size=20)
+    batches = loader(shards, max_share=0.1, batch_size=20)
     found = values(shards, epoch(batches))
     assert sorted(found) == [index for index in range(100) if index not in lost]
     state = batches.unreadable.state_dict()
@@ -262,7 +262,7 @@ def test_a_damaged_remote_shard_loses_all_following_samples(
     folder = damaged(numbers, tmp_path, **damage)
     url = f"pipe:cat {folder}/{{000000..000009}}.tar 2>/dev/null"
     shards = Shards(url, manifest=str(numbers / "manifest.jsonl"), lanes=2)
-    batches = loader(shards, at_most=0.1, batch_size=20)
+    batches = loader(shards, max_share=0.1, batch_size=20)
     found = values(shards, epoch(batches))
     lost = range(34, 40) if damage else range(30, 40)
     assert sorted(found) == [index for index in range(100) if index not in lost]
@@ -281,7 +281,7 @@ def test_a_damaged_shard_stops_the_run_unless_skipping_is_allowed(numbers: Path,
 
 def test_a_missing_shard_does_not_change_the_number_of_steps(numbers: Path, tmp_path: Path) -> None:
     shards = Shards(str(damaged(numbers, tmp_path) / "manifest.jsonl"), lanes=2)
-    batches = loader(shards, at_most=0.2, batch_size=5, drop_last=True)
+    batches = loader(shards, max_share=0.2, batch_size=5, drop_last=True)
     found = epoch(batches)
     assert len(found) == len(batches) == 20
     assert set(values(shards, found)) == set(range(100)) - set(range(30, 40))
