@@ -19,7 +19,6 @@ from .clip.towers import (
     build_named_clip,
     encode_tokens,
     recompute_transformers,
-    text_parameters,
 )
 from .esresnet.esresnext import ARCHITECTURE, AudioFeatures, ESResNeXt
 from .losses import Features, Logits, Positives, Reduction, pairwise_contrastive_loss, scaled_similarity
@@ -207,7 +206,12 @@ class AudioCLIP(nn.Module, HubLayout):
     @property
     def text_is_frozen(self) -> bool:
         """True if the text tower has no trainable parameter, so that a text always has the same features."""
-        return not any(parameter.requires_grad for parameter in text_parameters(self))
+        return not any(parameter.requires_grad for parameter in self.text_parameters())
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """List the text tower's parameters, whose names vary between CLIP models."""
+        others = ("audio.", "visual.", "logit_")
+        return [weight for name, weight in self.named_parameters() if not name.startswith(others)]
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """Embed audio clips.

@@ -58,7 +58,7 @@ def checkpoint_space(protocol: Protocol, size: ModelSize | None) -> Space:
         copies = _OPTIMIZER_STATE + bool(setup.ema)
         last = _LAST_KEPT * (size.state - size.frozen + copies * size.trained)
         size_bytes = best + last + size.frozen if setup.epochs else 0
-    return Space(folder=run_folder.root_of(protocol), size_bytes=size_bytes, purpose="checkpoints")
+    return Space(folder=run_folder.root_of(protocol.setup), size_bytes=size_bytes, purpose="checkpoints")
 
 
 def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Finding]:

@@ -193,7 +193,7 @@ def _write_checkpoint(blueprint: Blueprint, parts: Parts) -> Checkpoint | str:
     state = {"optimizer": parts.optimizer, **({"average": parts.average} if parts.average else {})}
     try:
         with tempfile.TemporaryDirectory(
-            prefix="explain-", dir=existing(run_folder.root_of(protocol))
+            prefix="explain-", dir=existing(run_folder.root_of(protocol.setup))
         ) as folder:
             checkpoints = Checkpoints(
                 Path(folder),

@@ -92,7 +92,7 @@ def _run_sweep(runs: sweep.Plan) -> int:
 
 def _measure(contenders: Mapping[str, Blueprint], rounds: int) -> int:
     protocol = contenders[benchmark.OURS].protocol
-    run_folder.check_writable(protocol)
+    run_folder.check_writable(protocol.setup)
     found = benchmark.measure(contenders, rounds=rounds)
     path = found.write(run_folder.make_run_folder(protocol, seed=found.environment["seed"]))
     benchmark.show_benchmark(found)

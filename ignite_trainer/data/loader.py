@@ -180,8 +180,9 @@ class SplitLoader:
         epoch = self._order.epoch = self._epoch
         self._order.start = self._start
         for read in self._load() if self._batches is None else self._read(self._batches):
-            failed = len(read.failed)
-            self.unreadable.add(read.failed, of=len(read.indices) + failed, needs_one=not self._may_be_empty)
+            if read.failed:
+                none_left = not self._may_be_empty and not len(read.indices)
+                self.unreadable.add(read.failed, none_left=none_left)
             yield self._finish(read, epoch, self._batch_steps)
 
     def _read(self, source: BatchReader) -> Iterator[Read]:

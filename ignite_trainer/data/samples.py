@@ -198,26 +198,23 @@ class UnreadableSamples:
             self._found |= found
         self._limit(f"Some samples of the {self.split} split cannot be read.")
 
-    def add(self, failed: list[Unreadable], *, of: int, needs_one: bool = True) -> None:
+    def add(self, failed: list[Unreadable], *, none_left: bool) -> None:
         """Count the unreadable samples of a batch.
 
         Args:
-            failed: unreadable samples of the batch.
-            of: size of the batch, including its unreadable samples.
-            needs_one: whether the batch needs at least one readable sample.
+            failed: unreadable samples of the batch, at least one.
+            none_left: whether the batch belongs to a training step and has no readable sample.
 
         Raises:
-            RunFailed: too many samples are unreadable, or no sample is readable in a batch that needs one.
+            RunFailed: too many samples are unreadable, or none is left for a training step.
         """
-        if not failed:
-            return
         self._found |= dict(failed)
         name = sample_name(self.dataset, failed[0].position)
         problem = f"{name} of the {self.split} split cannot be read: {failed[0].error.rstrip('.')}."
         if self.max_share is None:
             raise RunFailed(f'{problem} Repair or remove it, or set Faults.unreadable to "skip". {_KEPT}')
         self._limit(problem)
-        if needs_one and len(failed) == of:
+        if none_left:
             raise RunFailed(
                 f"{problem} No sample in its batch can be read, and a training step needs at least one; "
                 f"remove {listing(self.names)} from the data set. {_KEPT}"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ignite_trainer.api import file_names
-from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.sections import Protocol, Setup
 from ignite_trainer.support.errors import ProtocolError
 
 _RECORDED_PACKAGES = (
@@ -30,20 +30,20 @@ _RECORDED_PACKAGES = (
 )
 
 
-def root_of(protocol: Protocol) -> Path:
+def root_of(setup: Setup) -> Path:
     """Return the root folder of all results."""
-    return Path(protocol.setup.saved_models_path).expanduser()
+    return Path(setup.saved_models_path).expanduser()
 
 
-def runs_of(protocol: Protocol) -> Path:
+def runs_of(setup: Setup) -> Path:
     """Return the folder of all runs with the protocol's name, which is below the root."""
-    return root_of(protocol) / slug(protocol.setup.name)
+    return root_of(setup) / slug(setup.name)
 
 
-def check_writable(protocol: Protocol) -> None:
+def check_writable(setup: Setup) -> None:
     """Raise a ProtocolError unless results can be written; create the root folder if needed."""
-    root = root_of(protocol)
-    for folder in (root, runs_of(protocol)):
+    root = root_of(setup)
+    for folder in (root, runs_of(setup)):
         try:
             if folder != root and not folder.exists():  # raises an OSError if the name is too long
                 continue
@@ -73,7 +73,7 @@ def make_run_folder(protocol: Protocol, *, seed: int, folder: Path | None = None
         f"seed-{seed}",
     ]
     name = slug("_".join(filter(None, parts)))
-    parent = runs_of(protocol)
+    parent = runs_of(protocol.setup)
     for attempt in range(1, 1000):
         folder = parent / (name if attempt == 1 else f"{name}_{attempt}")
         try:

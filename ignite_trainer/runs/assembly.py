@@ -21,7 +21,7 @@ from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.runs.construction import SPLITS, Built, build_loaders, build_quickly, build_transforms
-from ignite_trainer.runs.model_preparation import build_model, try_out_model, without_weights
+from ignite_trainer.runs.model_preparation import prepare_model, try_out_model, without_weights
 from ignite_trainer.runs.preflight import check, raise_errors
 from ignite_trainer.support.distributed import all_or_none, broadcast_state, world_size
 from ignite_trainer.support.errors import ProtocolError
@@ -118,7 +118,8 @@ def _build(blueprint: Blueprint, device: torch.device) -> tuple[Built, nn.Module
         except ProtocolError as more:
             problems = [*problems, *more.problems]
         raise ProtocolError(problems) from error
-    model = build_model(blueprint, device)
+    model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
+    model = prepare_model(model, blueprint.protocol.setup, device)
     _prepare(blueprint, built, readable=False)
     return built, model
 

@@ -73,7 +73,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         run_on_main(lambda: lock.enter_context(alone_in(folder, name="run")))
         result = Run(blueprint, parts, folder, reporters, request).execute(seed, resume=resume)
         if is_main():
-            results_table.update(run_folder.root_of(protocol))
+            results_table.update(run_folder.root_of(protocol.setup))
             _show_report(folder)
         if request.signal:  # too late to stop this run, but not the next ones
             raise RunStopped(request.signal, folder)
@@ -103,7 +103,7 @@ def _find(
             return RunResult(folder=folder, end=end, record=record)
         seed = resuming.seed_of(folder)
     require_loggers(blueprint.reporters)
-    run_folder.check_writable(protocol)
+    run_folder.check_writable(protocol.setup)
     return torch.seed() % 2**32 if seed is None else seed, folder, resume
 
 

@@ -1,4 +1,4 @@
-"""Builds a run's model, and changes its memory format and compiles it as `Setup` says."""
+"""Prepares a run's model as `Setup` says: device, memory format, compilation; builds models on trial."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.compiler import config as compiler_config
 
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
+from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.batch_norm import synchronise_batch_norms
@@ -21,10 +22,13 @@ from ignite_trainer.training.parameters import apply_rules
 _RECOMPILE_LIMIT = 64
 
 
-def build_model(blueprint: Blueprint, device: torch.device) -> nn.Module:
-    """Build the model on a device, ready to train."""
-    setup = blueprint.protocol.setup
-    model = build(blueprint.model, blueprint.protocol.model.args, where="Model").to(device)
+def prepare_model(model: nn.Module, setup: Setup, device: torch.device) -> nn.Module:
+    """Move a model to a device, ready to train as `Setup` says.
+
+    Raises:
+        ProtocolError: `Setup` asks for something that the model cannot do.
+    """
+    model = model.to(device)
     if setup.sync_batch_norm and world_size() > 1:
         synchronise_batch_norms(model)
     if setup.recompute:

@@ -145,7 +145,7 @@ def _is_before(entry: jsonl.Entry, position: Position) -> bool:
 
 def _runs(protocol: Protocol) -> list[Path]:
     """List the folders of runs with the protocol's name, newest first (folder names begin with the time)."""
-    folders = run_folder.runs_of(protocol).glob(f"*/{file_names.PROTOCOL}")
+    folders = run_folder.runs_of(protocol.setup).glob(f"*/{file_names.PROTOCOL}")
     return sorted((path.parent for path in folders), reverse=True)
 
 

@@ -246,14 +246,3 @@ def recompute_transformers(clip: nn.Module) -> None:
             getattr(clip, name).set_grad_checkpointing(True)
     if hasattr(clip, "transformer"):
         cast(Any, clip).transformer.grad_checkpointing = True
-
-
-def text_parameters(clip: nn.Module) -> list[nn.Parameter]:
-    """List the text tower's parameters in an open_clip model or an AudioCLIP."""
-    prefixes = ("text.", "transformer.", "token_embedding.", "ln_final.")
-    names = ("positional_embedding", "text_projection")
-    return [
-        weight
-        for name, weight in clip.named_parameters()
-        if name.startswith(prefixes) or name.partition(".")[0] in names
-    ]

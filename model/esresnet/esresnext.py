@@ -16,7 +16,7 @@ from ..weights.releases import released_hashes
 from . import spectrogram
 from .attention import Gate
 from .fbsp import SplineWavelets
-from .inference import computing_dtype, inference_copy
+from .inference import inference_copy
 
 ARCHITECTURE = (
     *("n_fft", "hop_length", "win_length", "window", "normalized", "onesided"),
@@ -349,3 +349,9 @@ def _refuse_unit_range(audio: Tensor) -> None:
             f"Audio has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
             "expected. Multiply by 32768."
         )
+
+
+def computing_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype in which convolutions of `tensor` run: autocast's if enabled, or its own."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype

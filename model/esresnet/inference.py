@@ -27,12 +27,6 @@ _CONVOLUTIONS_AND_NORMS = (
 )
 
 
-def computing_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype in which convolutions of `tensor` run: autocast's if enabled, or its own."""
-    kind = tensor.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
-
-
 def inference_copy(network: Network, dtype: torch.dtype) -> Network:
     """Copy a network in eval mode, fold its batch norms, and fuse its blocks and gates if oneDNN supports it.
 

@@ -141,14 +141,14 @@ def test_a_second_start_takes_seconds_and_no_memory_for_the_data(
 ) -> None:
     ESC50(two_thousand_clips, cache=tmp_path).prepare()
     built = list[float]()
-    build_model = model_preparation.build_model
+    prepare_model = model_preparation.prepare_model
 
     def noting(*args: Any) -> nn.Module:
-        model = build_model(*args)
+        model = prepare_model(*args)
         built.append(time.monotonic())
         return model
 
-    monkeypatch.setattr("ignite_trainer.runs.assembly.build_model", noting)
+    monkeypatch.setattr("ignite_trainer.runs.assembly.prepare_model", noting)
     model, weights = ESResNeXt(num_classes=6), tmp_path / "weights.pt"
     torch.save(model.state_dict(), weights)
     raw = protocol(two_thousand_clips, weights=weights, cache=tmp_path, samples=220500)

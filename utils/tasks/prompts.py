@@ -11,7 +11,6 @@ from torch import Tensor
 from ignite_trainer.api.findings import Finding
 from model.audioclip import AudioCLIP
 from model.clip.texts import TextTooLong
-from model.clip.towers import text_parameters
 from model.losses import normalised
 from model.recompute import CachedValue
 
@@ -108,7 +107,7 @@ class Prompts:
             torch.no_grad(),
             torch.autocast(model.device.type, enabled=False),
         ):
-            known = self._known.get(dict, text_parameters(model))
+            known = self._known.get(dict, model.text_parameters())
             if len(known) > _MOST_KNOWN:
                 known.clear()
             texts = [tuple(sample) for sample in labels]

@@ -75,7 +75,7 @@ def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | 
     suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
     own = purpose(protocol, runs[0].blueprint.classes)
     name = run_folder.slug("_".join(filter(None, ["sweep", suffix, own])))
-    folder = run_folder.runs_of(protocol) / name
+    folder = run_folder.runs_of(protocol.setup) / name
     return Plan(protocol=protocol, runs=runs, folder=folder)
 
 
@@ -114,7 +114,7 @@ def run_sweep(plan: Plan) -> Summary:
 
 def _begin_or_resume(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[str, RunRecord]]:
     """Lock the sweep's folder. Return its seed and the records of finished runs, by name."""
-    run_folder.check_writable(plan.protocol)
+    run_folder.check_writable(plan.protocol.setup)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.enter_context(alone_in(plan.folder, name="sweep"))
     found = {run.name: _finished(plan.folder / run.name) for run in plan.runs}

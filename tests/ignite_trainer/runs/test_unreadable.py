@@ -89,9 +89,9 @@ def test_an_unreadable_evaluation_batch_is_left_out(tmp_path: Path, kind: str, m
 def test_an_unreadable_training_batch_ends_the_run() -> None:
     samples = UnreadableSamples(FaultyTones(gone=[3]), split="training", max_share=0.5)
     failed = [Unreadable(0, "cut off")]
-    samples.add(failed, of=1, needs_one=False)
+    samples.add(failed, none_left=False)
     with pytest.raises(RunFailed, match=r"No sample in its batch can be read.*remove tone 1\.wav from"):
-        samples.add(failed, of=1)
+        samples.add(failed, none_left=True)
 
 
 def test_an_error_that_may_be_a_defect_is_reported_with_its_location() -> None:

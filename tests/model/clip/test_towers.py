@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
 from model.clip import texts
-from model.clip import towers as clip_module
 from model.clip.image_input import ImagePreprocessing, preprocess_image
 from model.clip.texts import tokenize
 from model.clip.towers import find_tagged_weights, image_preprocessing
@@ -111,7 +110,7 @@ def test_a_frozen_text_tower_is_recognised() -> None:
         for key, weight in model.named_parameters():
             weight.requires_grad_(key.startswith(("audio.", "visual.", "logit_scale")))
         assert model.text_is_frozen
-        next(iter(clip_module.text_parameters(model))).requires_grad_(True)
+        next(iter(model.text_parameters())).requires_grad_(True)
         assert not model.text_is_frozen
 
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from model.esresnet.attention import Gate
-from model.esresnet.esresnext import ESResNeXt
+from model.esresnet.esresnext import ESResNeXt, computing_dtype
 from model.esresnet.inference import (
     FusedBottleneck,
     FusedGate,
     can_fuse,
-    computing_dtype,
     folded,
     fuse,
     inference_copy,
