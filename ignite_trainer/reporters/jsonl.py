@@ -60,26 +60,6 @@ class JsonLines(Reporter):
         """Open the file, which already contains the history."""
         self.on_start(run)
 
-    def on_iteration(self, step: Iteration) -> None:
-        """Write the training progress."""
-        self._write(step)
-
-    def on_evaluation(self, result: Evaluated) -> None:
-        """Write a split's metrics."""
-        self._write(result)
-
-    def on_measurement(self, result: Measured) -> None:
-        """Write an evaluation's table."""
-        self._write(result)
-
-    def on_fault(self, fault: Fault) -> None:
-        """Write the fault with the names of all affected samples."""
-        self._write(fault)
-
-    def on_end(self, end: RunEnd) -> None:
-        """Write the result of the run."""
-        self._write(end)
-
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -93,3 +73,6 @@ class JsonLines(Reporter):
         line = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
         assert self._file is not None, "on_start comes first"
         append(self._file, line.encode(), path=self._path)
+
+    # The base class names the parameter after each event.
+    on_iteration = on_evaluation = on_measurement = on_fault = on_end = _write  # type: ignore[assignment]

@@ -12,7 +12,7 @@ from ignite_trainer.api.reporter import Evaluated, Measured, Reporter, RunEnd, R
 from ignite_trainer.reporters.page import media, prediction_sections, render
 from ignite_trainer.reporters.page.render import Section
 from ignite_trainer.support.files import write_text
-from ignite_trainer.support.formatting import HONEST, duration, readable, remarks_on_best
+from ignite_trainer.support.formatting import HONEST, duration, figure_cells, readable, remarks_on_best
 
 _FILES = {
     file_names.PREDICTIONS: "target, prediction and scores of every held-out sample",
@@ -93,15 +93,12 @@ def _lead(run: RunStart, end: RunEnd) -> Section:
 
 
 def _measured(result: Measured) -> Section:
-    columns = list(dict.fromkeys(column for values in result.table.values() for column in values))
+    columns, rows = figure_cells(result.table)
     return Section(
         title=result.name,
         text=[f"Held-out split, epoch {result.epoch}."],
         header=["", *columns],
-        rows=[
-            [row, *(readable(values[name]) if name in values else "" for name in columns)]
-            for row, values in result.table.items()
-        ],
+        rows=[[row, *cells] for row, cells in rows.items()],
     )
 
 

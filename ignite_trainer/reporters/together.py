@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ignite_trainer.api.reporter import (
-    Evaluated,
-    Event,
-    Fault,
-    Iteration,
-    Measured,
-    Reporter,
-    RunEnd,
-    RunStart,
-)
+from ignite_trainer.api.reporter import Reporter
 from ignite_trainer.support.errors import RunFailed
 
 logger = logging.getLogger(__name__)
+
+
+def _forward(method: str) -> Callable[..., None]:
+    """Make the method that calls `method` of every reporter, in order."""
+
+    def call_all(self: Together, *event: Any) -> None:
+        for reporter in self._reporters:
+            has_failed = reporter in self._failed
+            if has_failed and method != "close":
+                continue
+            try:
+                getattr(reporter, method)(*event)
+            except Exception as error:
+                if isinstance(error, RunFailed) and method != "close":
+                    raise  # the reporter's file cannot be written, so the run's own files could not either
+                self._failed.append(reporter)
+                logger.log(
+                    logging.DEBUG if has_failed else logging.WARNING,
+                    "The reporter %s failed (%s: %s). The run continues without it.",
+                    *(type(reporter).__name__, type(error).__name__, error),
+                    exc_info=True,
+                )
+
+    return call_all
 
 
 class Together(Reporter):
@@ -33,54 +48,13 @@ class Together(Reporter):
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:
         self._reporters = list(reporters)
-        self._failed: set[int] = set()
+        self._failed: list[Reporter] = []
 
-    def on_start(self, run: RunStart) -> None:
-        """Forward the start."""
-        self._tell("on_start", run)
-
-    def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
-        """Forward the history."""
-        self._tell("on_resume", run, history)
-
-    def on_iteration(self, step: Iteration) -> None:
-        """Forward the training progress."""
-        self._tell("on_iteration", step)
-
-    def on_evaluation(self, result: Evaluated) -> None:
-        """Forward a split's metrics."""
-        self._tell("on_evaluation", result)
-
-    def on_measurement(self, result: Measured) -> None:
-        """Forward an evaluation's table."""
-        self._tell("on_measurement", result)
-
-    def on_fault(self, fault: Fault) -> None:
-        """Forward the fault."""
-        self._tell("on_fault", fault)
-
-    def on_end(self, end: RunEnd) -> None:
-        """Forward the end."""
-        self._tell("on_end", end)
-
-    def close(self) -> None:
-        """Close every reporter, including failed ones."""
-        self._tell("close")
-
-    def _tell(self, method: str, *event: Any) -> None:
-        for index, reporter in enumerate(self._reporters):
-            has_failed = index in self._failed
-            if has_failed and method != "close":
-                continue
-            try:
-                getattr(reporter, method)(*event)
-            except Exception as error:
-                if isinstance(error, RunFailed) and method != "close":
-                    raise  # the reporter's file cannot be written, so the run's own files could not either
-                self._failed.add(index)
-                logger.log(
-                    logging.DEBUG if has_failed else logging.WARNING,
-                    "The reporter %s failed (%s: %s). The run continues without it.",
-                    *(type(reporter).__name__, type(error).__name__, error),
-                    exc_info=True,
-                )
+    on_start = _forward("on_start")
+    on_resume = _forward("on_resume")
+    on_iteration = _forward("on_iteration")
+    on_evaluation = _forward("on_evaluation")
+    on_measurement = _forward("on_measurement")
+    on_fault = _forward("on_fault")
+    on_end = _forward("on_end")
+    close = _forward("close")

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
 
 from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Reporter, RunStart
-from ignite_trainer.reporters.visdom_drawing import Drawing, Panel, augmented, learned
+from ignite_trainer.reporters.visdom_drawing import Drawing, Message, augmented, learned
 from ignite_trainer.support.terminal import show
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class Visdom(Reporter):
         machine = address.netloc.rpartition("@")[2].removesuffix(f":{address.port}")
         self._url = f"{address.scheme}://{machine}:{self._port}"
         self._environments = Path(env_path or "~/.visdom").expanduser().absolute()
-        self._queue: queue.Queue[Sequence[Event | Panel] | None] = queue.Queue(_MAX_QUEUED)
+        self._queue: queue.Queue[Sequence[Event | Message] | None] = queue.Queue(_MAX_QUEUED)
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -124,7 +123,7 @@ class Visdom(Reporter):
                 self._server.kill()  # ends the request that the thread waits for
                 self._thread.join(_ANSWER_SECONDS)
 
-    def _put(self, events: Sequence[Event | Panel] | None) -> None:
+    def _put(self, events: Sequence[Event | Message] | None) -> None:
         try:
             if not self._done.is_set():
                 self._queue.put_nowait(events)
@@ -145,11 +144,10 @@ class Visdom(Reporter):
             with requests.Session() as session:
                 session.trust_env = False  # a proxy cannot reach this machine
 
-                def post(endpoint: str, message: Mapping[str, Any]) -> str:
+                def post(endpoint: str, message: Message) -> str:
                     answer = session.post(f"{self._url}/{endpoint}", json=message, timeout=_ANSWER_SECONDS)
                     answer.raise_for_status()
-                    text: str = answer.text
-                    return text
+                    return str(answer.text)
 
                 self._connect()
                 if post("win_exists", {"win": "", "eid": self._run.name}) != "false":
@@ -191,8 +189,7 @@ class Visdom(Reporter):
     def _draw_waiting(self, drawing: Drawing) -> None:
         """Wait for events, then draw all events in the queue."""
         batches = [self._queue.get()]
-        while not self._queue.empty():
-            batches.append(self._queue.get_nowait())
+        batches += [self._queue.get() for _ in range(self._queue.qsize())]
         drawing.draw([event for batch in batches for event in batch or ()], is_last=None in batches)
         if None in batches:
             self._done.set()

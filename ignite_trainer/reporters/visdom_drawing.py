@@ -19,7 +19,8 @@ from ignite_trainer.reporters.page import pictures, statistics
 from ignite_trainer.reporters.page.render import element
 from ignite_trainer.support.formatting import visible
 
-Post = Callable[[str, Mapping[str, Any]], str]
+Message = Mapping[str, Any]
+Post = Callable[[str, Message], str]
 """Sends a message to one of the server's endpoints, and returns the answer."""
 
 _MAX_WIDTH = 1230  # pixels; the width of a window that fits into a browser of 1280
@@ -28,24 +29,12 @@ _SAMPLES = 3
 _MARGIN = {"l": 60, "r": 60, "t": 60, "b": 60}
 
 
-class Panel(NamedTuple):
-    """A window with HTML content. A later panel with the same name replaces it."""
-
-    name: str
-    title: str
-    content: str
-    width: int = 1100
-    height: int = 720
-
-
 class _Curve(NamedTuple):
-    """A line of a chart, and the environment that contains the chart."""
+    """A line of a chart: the window that contains it, and its style."""
 
-    environment: str
-    chart: str
-    window: Window
     line: Line
-    style: Mapping[str, Mapping[str, str]]
+    window: Message
+    trace: Message
 
 
 class Drawing:
@@ -56,110 +45,62 @@ class Drawing:
         self._post = post
         self._curves = list(_curves(run))
         self._begun: set[int] = set()
-        self._draw_panel(_summary(run))
+        self._draw(_summary(run))
 
-    def draw(self, events: Sequence[Event | Panel], *, is_last: bool) -> None:
-        """Draw events, with one update per line with new points; save after evaluations and at the end."""
+    def draw(self, events: Sequence[Event | Message], *, is_last: bool) -> None:
+        """Draw events, with one update per line with new points; save after evaluations and at the end.
+
+        A window replaces an earlier window with the same name.
+        """
         for number, curve in enumerate(self._curves):
             points = [point for event in events for point in _points(curve.line, event)]
             if points:
                 self._extend(curve, points, is_begun=number in self._begun)
                 self._begun.add(number)
-        for panel in {event.name: event for event in events if isinstance(event, Panel)}.values():
-            self._draw_panel(panel)
+        for window in {event["win"]: event for event in events if isinstance(event, Mapping)}.values():
+            self._draw(window)
         evaluated = [event for event in events if isinstance(event, Evaluated)]
         if scored := [event.predictions for event in evaluated if event.predictions is not None]:
-            self._draw_confusion(scored[-1])
+            kept = statistics.finite(scored[-1])
+            if len(kept) and not kept.multilabel:
+                self._draw(_confusion(kept))
         if evaluated or is_last:
             self._post("save", {"data": [self._run.name, *filter(None, [self._run.sweep])]})
 
+    def _draw(self, window: Message) -> None:
+        self._post("events", {"eid": self._run.name, **window})
+
     def _extend(self, curve: _Curve, points: Sequence[tuple[int, float]], *, is_begun: bool) -> None:
         """Append points to a line. A resumed run redraws its lines, also in the charts of its sweep."""
-        place = {"win": curve.chart, "eid": curve.environment}
-        window, name = curve.window, _inert(curve.line.label)
-        title = _inert(window.name)
-        trace = {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": name,
-            "x": [x for x, _ in points],
-            "y": [y if math.isfinite(y) else None for _, y in points],
-            **curve.style,
-        }
-        layout = {
-            "title": title,
-            "showlegend": True,
-            "margin": _MARGIN,
-            "xaxis": {"title": _inert(window.x_label)},
-            "yaxis": {"title": _inert(window.y_label)},
-        }
-        opts = {"title": title, "width": min(window.width, _MAX_WIDTH), "height": window.height}
+        place = {key: curve.window[key] for key in ("win", "eid")}
+        x, y = zip(*points, strict=True)
+        trace = {**curve.trace, "x": x, "y": [value if math.isfinite(value) else None for value in y]}
         exists = is_begun or self._post("win_exists", place) == "true"
-        how = {"name": name, "append": is_begun} if exists else {}
-        message = {**place, "data": [trace], "layout": layout, "opts": opts, **how}
-        self._post("update" if exists else "events", message)
-
-    def _draw_panel(self, panel: Panel) -> None:
-        self._draw_window(
-            panel.name,
-            {"type": "text", "content": panel.content},
-            {"title": _inert(panel.title), "width": panel.width, "height": panel.height},
-        )
-
-    def _draw_window(self, name: str, data: Any, opts: Any, layout: Any = None) -> None:
-        where = {"win": name, "eid": self._run.name}
-        self._post("events", {**where, "data": [data], "layout": layout, "opts": opts})
-
-    def _draw_confusion(self, predictions: Predictions) -> None:
-        """Draw the report's confusion matrix: colours show shares of the rows, and text shows counts."""
-        kept = statistics.finite(predictions)
-        if kept.multilabel or not len(kept):
-            return
-        matrix = statistics.confusion_matrix(kept)
-        chosen = pictures.chosen_classes(matrix)
-        cells = np.ix_(chosen, chosen)
-        names = [_inert(" ".join(kept.class_names[number].split())) for number in chosen]
-        heat = {
-            "type": "heatmap",
-            "x": names,
-            "y": names,
-            "z": pictures.row_shares(matrix)[cells].tolist(),
-            "text": [[str(count or "") for count in row] for row in matrix[cells].tolist()],
-            "texttemplate": "%{text}",
-            "colorscale": "Blues",
-            "reversescale": True,
-            "zmin": 0,
-            "zmax": 1,
-            "colorbar": {"title": "share of the row", "tickformat": ".0%"},
-        }
-        axis = {"type": "category", "dtick": 1, "automargin": True}
-        title = pictures.title_of(matrix, drawn=len(names)).replace("\n", "<br>")
-        layout = {
-            "title": f"Confusion matrix: {title}",
-            "margin": _MARGIN,
-            "xaxis": {**axis, "title": "Predicted class", "tickangle": -90},
-            "yaxis": {**axis, "title": "True class", "autorange": "reversed"},
-        }
-        side = round(max(300, _LINE * len(names)) + _LETTER * max(map(len, names)))
-        opts = {"title": layout["title"], "width": min(_MAX_WIDTH, side + 240), "height": side + 140}
-        self._draw_window("confusion", heat, opts, layout)
+        how = {"name": trace["name"], "append": is_begun} if exists else {}
+        self._post("update" if exists else "events", {**curve.window, "data": [trace], **how})
 
 
-def augmented(gallery: Gallery) -> list[Panel]:
+def augmented(gallery: Gallery) -> list[Message]:
     """Show a few original samples next to the model's inputs; return [] if no sample can be shown."""
     rows = [f"<tr>{_cell(before)}{_cell(after)}</tr>" for before, after in gallery.augmented(_SAMPLES)]
     header = "<tr><th>original</th><th>as the model receives it in the first epoch</th></tr>"
     table = '<table style="width: 100%; table-layout: fixed; overflow-wrap: anywhere">{}</table>'
-    return [Panel("samples", "Samples", table.format(header + "".join(rows)))] if rows else []
+    return [_text("samples", "Samples", table.format(header + "".join(rows)))] if rows else []
 
 
-def learned(gallery: Gallery, epoch: int) -> list[Panel]:
+def learned(gallery: Gallery, epoch: int) -> list[Message]:
     """Show what the model has learned so far; return [] if its task has nothing to show."""
     content = "".join(
         (f"<p>{_escaped(exhibit.explanation)}</p>" if exhibit.explanation else "") + _fitting(exhibit)
         for exhibit in gallery.model()
     )
-    return [Panel("learned", f"What was learned, epoch {epoch}", content)] if content else []
+    return [_text("learned", f"What was learned, epoch {epoch}", content)] if content else []
+
+
+def _text(name: str, title: str, content: str, *, width: int = 1100, height: int = 720) -> Message:
+    """Describe a window with HTML content."""
+    opts = {"title": _inert(title), "width": width, "height": height}
+    return {"win": name, "data": [{"type": "text", "content": content}], "layout": None, "opts": opts}
 
 
 def _cell(portrait: Portrait) -> str:
@@ -172,7 +113,7 @@ def _fitting(exhibit: Exhibit) -> str:
     return element(exhibit).replace(" ", ' style="width: auto; max-width: 100%" ', 1)
 
 
-def _summary(run: RunStart) -> Panel:
+def _summary(run: RunStart) -> Message:
     rows = "".join(
         f"<tr><td><b>{html.escape(key)}</b></td><td>{html.escape(value)}</td></tr>"
         for key, value in run.facts.items()
@@ -183,7 +124,39 @@ def _summary(run: RunStart) -> Panel:
         f"<details><summary>Protocol</summary><pre>{protocol}</pre></details>"
     )
     lines = 5 + sum(1 + len(value) // 110 for value in run.facts.values())
-    return Panel("summary", run.name, content, width=_MAX_WIDTH, height=_LINE * lines)
+    return _text("summary", run.name, content, width=_MAX_WIDTH, height=_LINE * lines)
+
+
+def _confusion(predictions: Predictions) -> Message:
+    """Describe the report's confusion matrix: colours show shares of the rows, and text shows counts."""
+    matrix = statistics.confusion_matrix(predictions)
+    chosen = pictures.chosen_classes(matrix)
+    cells = np.ix_(chosen, chosen)
+    names = [_inert(" ".join(predictions.class_names[number].split())) for number in chosen]
+    heat = {
+        "type": "heatmap",
+        "x": names,
+        "y": names,
+        "z": pictures.row_shares(matrix)[cells].tolist(),
+        "text": [[str(count or "") for count in row] for row in matrix[cells].tolist()],
+        "texttemplate": "%{text}",
+        "colorscale": "Blues",
+        "reversescale": True,
+        "zmin": 0,
+        "zmax": 1,
+        "colorbar": {"title": "share of the row", "tickformat": ".0%"},
+    }
+    axis = {"type": "category", "dtick": 1, "automargin": True}
+    title = f"Confusion matrix: {pictures.title_of(matrix, drawn=len(names))}".replace("\n", "<br>")
+    layout = {
+        "title": title,
+        "margin": _MARGIN,
+        "xaxis": {**axis, "title": "Predicted class", "tickangle": -90},
+        "yaxis": {**axis, "title": "True class", "autorange": "reversed"},
+    }
+    side = round(max(300, _LINE * len(names)) + _LETTER * max(map(len, names)))
+    opts = {"title": title, "width": min(_MAX_WIDTH, side + 240), "height": side + 140}
+    return {"win": "confusion", "data": [heat], "layout": layout, "opts": opts}
 
 
 def _curves(run: RunStart) -> Iterator[_Curve]:
@@ -191,17 +164,17 @@ def _curves(run: RunStart) -> Iterator[_Curve]:
     rules = [rule["match"] for rule in run.protocol.get("Parameters", []) if rule.get("train", True)]
     rates = {f"rate {number}": name for number, name in enumerate(rules or ["group 1"])}
     training = {"Loss": {"loss": "Loss"}, "Learning rate": rates, "Samples/s": {"speed": "Samples/s"}}
+    size = {"width": _MAX_WIDTH, "height": 416}
     charts = {
         title: Window(
             name=title,
             x_label="#Iterations",
             y_label=title,
-            width=_MAX_WIDTH,
-            height=416,
             lines=tuple(
                 Line(key=f"iteration.{key}", label=label, split="train", by_iteration=True)
                 for key, label in labels.items()
             ),
+            **size,
         )
         for title, labels in training.items()
     }
@@ -215,15 +188,28 @@ def _curves(run: RunStart) -> Iterator[_Curve]:
             if has_held_out and line.split == "train":
                 dash, symbol = ("dash", "circle-open")
             style = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol}}
-            yield _Curve(run.name, chart, window, line, style)
+            yield _curve(line, window, {"eid": run.name, "win": chart}, style)
             if run.sweep and line.split == "test" and not line.by_iteration:
-                name = f"{line.key} by run"
-                yield _Curve(
-                    run.sweep, name, replace(window, name=name), replace(line, label=run.folder.name), {}
-                )
+                shared = replace(window, name=f"{line.key} by run")
+                place = {"eid": run.sweep, "win": shared.name}
+                yield _curve(replace(line, label=run.folder.name), shared, place)
 
 
-def _points(line: Line, event: Event | Panel) -> Iterator[tuple[int, float]]:
+def _curve(line: Line, window: Window, place: Message, style: Message | None = None) -> _Curve:
+    title = _inert(window.name)
+    layout = {
+        "title": title,
+        "showlegend": True,
+        "margin": _MARGIN,
+        "xaxis": {"title": _inert(window.x_label)},
+        "yaxis": {"title": _inert(window.y_label)},
+    }
+    opts = {"title": title, "width": min(window.width, _MAX_WIDTH), "height": window.height}
+    trace = {"type": "scatter", "mode": "lines+markers", "name": _inert(line.label), **(style or {})}
+    return _Curve(line, {**place, "layout": layout, "opts": opts}, trace)
+
+
+def _points(line: Line, event: Event | Message) -> Iterator[tuple[int, float]]:
     """Yield the point that an event adds to a line, if any."""
     if isinstance(event, Iteration) and line.by_iteration:
         rates = {f"iteration.rate {number}": rate for number, rate in enumerate(event.learning_rates)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
 from urllib.parse import quote
@@ -38,6 +38,16 @@ def readable(value: float) -> str:
 def remarks_on_best(epochs: Iterable[int]) -> list[str]:
     """Return an explanation if a best epoch is 0."""
     return [EPOCH_0] if 0 in epochs else []
+
+
+def figure_cells(table: Mapping[str, Mapping[str, float]]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the column names of a table of figures, and each row's cells; missing figures are ""."""
+    columns = list(dict.fromkeys(column for figures in table.values() for column in figures))
+    rows = {
+        row: [readable(figures[name]) if name in figures else "" for name in columns]
+        for row, figures in table.items()
+    }
+    return columns, rows
 
 
 def duration(seconds: float) -> str:
