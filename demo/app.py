@@ -19,19 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.indexing import Embedding, FolderIndex, Update, embed_files
+from demo.indexing import Embedding, FolderIndex, Update, embed_files, rank_labels
 from demo.made import made_collection
 from demo.weights import Weights, find_demo_weights
 from ignite_trainer.support.terminal import replace_unknown_letters
 from model.audioclip import AudioCLIP
 from model.clip.image_input import read_image
 from model.weights.releases import WeightsError
-from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels, label_probabilities
+from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels
 
 HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20
@@ -112,13 +111,9 @@ class Queries:
         if not 1 <= len(labels) <= MAX_LABELS:
             raise ValueError(f"There are {len(labels)} labels; give 1 to {MAX_LABELS}.")
         file = self._file(query)
-        features = torch.from_numpy(file.embedding[None].copy()).to(self._model.device)
-        texts = embed_labels(self._model, [str(label) for label in labels], template)
-        probabilities = label_probabilities(self._model, file.kind, features, texts)[0].tolist()
-        found = [
-            {"label": str(label), "probability": p} for label, p in zip(labels, probabilities, strict=True)
-        ]
-        return sorted(found, key=lambda line: -line["probability"])
+        texts = embed_labels(self._model, labels, template)
+        ranked = rank_labels(self._model, file.kind, file.embedding, labels, texts)
+        return [{"label": label, "probability": probability} for label, probability in ranked]
 
     def _file(self, query: dict[str, Any]) -> Upload:
         if (upload := self._uploads.get(str(query.get("upload")))) is not None:
@@ -131,9 +126,6 @@ class Queries:
 
 
 class _Handler(RequestHandler):
-    def initialize(self, queries: Queries, index: FolderIndex, about: dict[str, Any], pool: Any) -> None:
-        self.queries, self.index, self.about, self.pool = queries, index, about, pool
-
     def prepare(self) -> None:
         """Refuse requests from other sites' pages."""
         origin = self.request.headers.get("Origin")
@@ -143,7 +135,8 @@ class _Handler(RequestHandler):
     async def answer(self, work: Callable[[], Any]) -> None:
         """Run `work` in the only thread that uses the model; show a ValueError to the user."""
         try:
-            self.finish({"answer": await asyncio.get_running_loop().run_in_executor(self.pool, work)})
+            answer = await asyncio.get_running_loop().run_in_executor(self.settings["pool"], work)
+            self.finish({"answer": answer})
         except ValueError as error:
             self.set_status(400)
             self.finish({"error": str(error)})
@@ -151,29 +144,26 @@ class _Handler(RequestHandler):
     def question(self) -> dict[str, Any]:
         """Return the request body, which must be a JSON object."""
         try:
-            content = json.loads(self.request.body)
-        except ValueError as error:
+            return dict(json.loads(self.request.body))
+        except (TypeError, ValueError) as error:
             raise HTTPError(400) from error
-        if not isinstance(content, dict):
-            raise HTTPError(400)
-        return content
 
 
 class _About(_Handler):
     def get(self) -> None:
-        self.finish(self.about)
+        self.finish(self.settings["about"])
 
 
 class _Upload(_Handler):
     async def post(self) -> None:
         name, content = self.get_query_argument("name"), self.request.body
-        await self.answer(lambda: self.queries.take(name, content))
+        await self.answer(lambda: self.settings["queries"].take(name, content))
 
 
 class _Rank(_Handler):
     async def post(self) -> None:
         query = self.question()
-        await self.answer(lambda: self.queries.rank(query))
+        await self.answer(lambda: self.settings["queries"].rank(query))
 
 
 class _Classify(_Handler):
@@ -182,14 +172,15 @@ class _Classify(_Handler):
         labels, template = query.get("labels"), query.get("template", "{}")
         if not isinstance(labels, list) or not isinstance(template, str):
             raise HTTPError(400)
-        await self.answer(lambda: self.queries.classify(query, labels, template=template))
+        await self.answer(lambda: self.settings["queries"].classify(query, labels, template=template))
 
 
 class _Picture(_Handler):
     async def get(self, path: str) -> None:
-        if path not in self.index.paths("image"):
+        index = self.settings["index"]
+        if path not in index.paths("image"):
             raise HTTPError(404)
-        content = await asyncio.get_running_loop().run_in_executor(None, _thumbnail, self.index.folder / path)
+        content = await asyncio.get_running_loop().run_in_executor(None, _thumbnail, index.folder / path)
         self.set_header("Content-Type", "image/jpeg")
         self.finish(content)
 
@@ -203,12 +194,8 @@ def _thumbnail(path: Path) -> bytes:
 
 
 class _Sound(StaticFileHandler):
-    def initialize(self, path: str, index: FolderIndex) -> None:  # type: ignore[override]
-        super().initialize(path)
-        self.index = index
-
     async def get(self, path: str, include_body: bool = True) -> None:
-        if path not in self.index.paths("audio"):
+        if path not in self.settings["index"].paths("audio"):
             raise HTTPError(404)
         await super().get(path, include_body)
 
@@ -221,17 +208,16 @@ class _Static(StaticFileHandler):
 
 def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]) -> Application:
     """Build the web application; it only answers requests addressed to localhost."""
-    shared = {"queries": queries, "index": index, "about": about, "pool": ThreadPoolExecutor(1)}
-    application = Application()
+    application = Application(queries=queries, index=index, about=about, pool=ThreadPoolExecutor(1))
     application.add_handlers(
         r"127\.0\.0\.1|localhost",
         [
-            (r"/about", _About, shared),
-            (r"/upload", _Upload, shared),
-            (r"/rank", _Rank, shared),
-            (r"/classify", _Classify, shared),
-            (r"/picture/(.+)", _Picture, shared),
-            (r"/sound/(.+)", _Sound, {"path": str(index.folder), "index": index}),
+            (r"/about", _About),
+            (r"/upload", _Upload),
+            (r"/rank", _Rank),
+            (r"/classify", _Classify),
+            (r"/picture/(.+)", _Picture),
+            (r"/sound/(.+)", _Sound, {"path": str(index.folder)}),
             (r"/(.*)", _Static, {"path": str(_PAGE), "default_filename": "index.html"}),
         ],
     )

@@ -24,15 +24,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import Tensor
 
 from demo.weights import Weights
+from ignite_trainer.support.files import sha256_of
 from ignite_trainer.support.progress import Progress
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.audioclip import AudioCLIP
 from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
-from model.zero_shot import KINDS, SUFFIXES, Kind
+from model.zero_shot import KINDS, SUFFIXES, Kind, label_probabilities
 from utils.datasets.sources.cache import default_cache_folder
 from utils.datasets.sources.cells import is_plain
 from utils.datasets.sources.walking import files_below
@@ -88,11 +91,7 @@ class FileRecord(NamedTuple):
         status = path.stat()
         if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
             return known
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return cls(status.st_size, status.st_mtime_ns, digest.hexdigest())
+        return cls(status.st_size, status.st_mtime_ns, sha256_of(path))
 
 
 @dataclass
@@ -252,6 +251,23 @@ def embed_files(model: AudioCLIP, kind: Kind, paths: Sequence[Path]) -> list[Emb
             return [str(error).removeprefix(f"{paths[0]}: ")]
     # One of the files is unusable, so embed each alone; embeddings do not depend on each other.
     return [result for path in paths for result in embed_files(model, kind, [path])]
+
+
+def rank_labels(
+    model: AudioCLIP, kind: Kind, embedding: Embedding, labels: Sequence[str], texts: Tensor
+) -> list[tuple[str, float]]:
+    """Return the labels of a file with their probabilities, most probable first.
+
+    Args:
+        model: model with the learned scales.
+        kind: kind of the file.
+        embedding: embedding of the file, `[D]`.
+        labels: K labels.
+        texts: embeddings of the labels, `[K, D]`.
+    """
+    features = torch.from_numpy(embedding[None].copy()).to(texts.device)
+    probabilities = label_probabilities(model, kind, features, texts)[0].tolist()
+    return sorted(zip(labels, probabilities, strict=True), key=lambda pair: -pair[1])
 
 
 def read_store(folder: Path) -> Stored:

@@ -8,17 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.indexing import Embedding, FolderIndex, Update, embed_files
+from demo.indexing import Embedding, FolderIndex, Update, embed_files, rank_labels
 from demo.weights import Weights, find_demo_weights
+from ignite_trainer.support.formatting import escaped
 from ignite_trainer.support.terminal import replace_unknown_letters
 from model.audioclip import AudioCLIP
 from model.weights.releases import WeightsError
-from model.zero_shot import KINDS, embed_labels, kind_of, label_probabilities
-from utils.datasets.sources.cells import is_plain, turns_text
+from model.zero_shot import KINDS, embed_labels, kind_of
 
 _TITLES = {"audio": "Sounds", "image": "Pictures"}
 _WRONG_SHOWN = 20
@@ -77,14 +75,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def printable(text: str) -> str:
-    """Escape control characters and invalid Unicode in a file name; keep joiners, which emoji need."""
-    return "".join(
-        letter if is_plain(letter) and not turns_text(letter) else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python demo/search.py",
@@ -141,7 +131,7 @@ def _report(update: Update, index: FolderIndex) -> None:
         file=sys.stderr,
     )
     for path, why in [*update.wrong.items()][:_WRONG_SHOWN]:
-        print(f"  {printable(path)}: {printable(why)}", file=sys.stderr)
+        print(f"  {escaped(path)}: {escaped(why)}", file=sys.stderr)
     if len(update.wrong) > _WRONG_SHOWN:
         print(f"  ... and {len(update.wrong) - _WRONG_SHOWN} more", file=sys.stderr)
 
@@ -168,7 +158,7 @@ def _warn_of_untrained(weights: Weights, labels: Sequence[str], template: str = 
     """Warn about labels that do not form training texts in this template; return whether there are any."""
     caveat = weights.caveat(labels, template)
     if caveat:
-        print(printable(caveat), file=sys.stderr)
+        print(escaped(caveat), file=sys.stderr)
     return caveat is not None
 
 
@@ -208,14 +198,12 @@ def _classify(
         try:
             kind, features = kind_of(path, name=str(path)), embed_query(model, path)
         except ValueError as error:
-            print(printable(str(error)), file=sys.stderr)
+            print(escaped(str(error)), file=sys.stderr)
             wrong = True
             continue
-        row = torch.from_numpy(features[None].copy()).to(texts.device)
-        probabilities = label_probabilities(model, kind, row, texts)[0].tolist()
-        print(printable(str(path)))
-        for probability, label in sorted(zip(probabilities, labels, strict=True), reverse=True)[:count]:
-            print(f"  {probability:6.3f}  {printable(label)}")
+        print(escaped(str(path)))
+        for label, probability in rank_labels(model, kind, features, labels, texts)[:count]:
+            print(f"  {probability:6.3f}  {escaped(label)}")
     return int(wrong)
 
 
@@ -224,7 +212,7 @@ def _show(index: FolderIndex, query: Embedding, count: int) -> None:
         if matches := index.rank(query, kind, count):
             print(_TITLES[kind])
         for place, match in enumerate(matches, start=1):
-            print(f"{place:3}  {match.similarity:6.3f}  {printable(match.path)}")
+            print(f"{place:3}  {match.similarity:6.3f}  {escaped(match.path)}")
 
 
 if __name__ == "__main__":

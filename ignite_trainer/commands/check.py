@@ -34,7 +34,7 @@ from ignite_trainer.runs.construction import require_a_batch, try_out, with_larg
 from ignite_trainer.runs.model_preparation import try_out_model, without_weights
 from ignite_trainer.runs.preflight import examine
 from ignite_trainer.support.errors import ProtocolError
-from ignite_trainer.support.formatting import duration, is_seen
+from ignite_trainer.support.formatting import duration, escaped
 from ignite_trainer.support.terminal import show, show_rows
 
 _COUNTED = "weights, gradients and optimizer (--explain also measures the batches)"
@@ -204,11 +204,6 @@ class Checker:
         if name not in self._done:
             self._done[name] = _attempt(where, step)
         return self._done[name]
-
-
-def escaped(text: str) -> str:
-    """Escape control characters as Python does: `\\x1b`. Joiners, which letters and emoji need, are kept."""
-    return "".join(letter if is_seen(letter) else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _show(title: str, found: Checked, *, seconds: float) -> None:

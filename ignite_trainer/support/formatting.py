@@ -19,6 +19,7 @@ EPOCH_0 = (
 
 # Control characters except tab and newline, characters that change the direction of text, and surrogates.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_LINE = re.compile(rf"[\t\n\u2028\u2029]|{_UNSEEN.pattern}")
 # Characters with a meaning in Markdown, in its tables, or in formulas that some viewers render.
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 # Starts of a line that turn it into a heading, a list, a quotation or a rule.
@@ -97,9 +98,12 @@ def markdown_link(path: PurePath) -> str:
     return f"[{inert(path.as_posix())}]({quote(path.as_posix(), safe='/')})"
 
 
-def is_seen(letter: str) -> bool:
-    """Return whether a character is visible, and safe to print in a line."""
-    return letter not in "\t\n\u2028\u2029" and _UNSEEN.fullmatch(letter) is None
+def escaped(text: str) -> str:
+    """Escape characters that are unsafe in a line, as Python does: `\\x1b`.
+
+    Joiners, which letters and emoji need, are kept.
+    """
+    return _UNSAFE_IN_LINE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def visible(text: str) -> str:

@@ -248,7 +248,6 @@ def test_names_with_joiners_are_printed_unchanged(
     assert command("search", "rain", "--in", folder, "--weights", weights_folder, "-n", "20") == 0
     captured = capsys.readouterr()
     assert name in captured.out and name not in captured.err
-    assert search.printable("a\u202eb") == r"a\u202eb"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, NoReturn
 # Control characters, half surrogate pairs (which JSON can have), line and paragraph separators. Format
 # characters are allowed: Persian needs the non-joiner, emoji the joiner, Arabic and Hebrew direction marks.
 _REFUSED = ("Cc", "Cs", "Zl", "Zp")
-_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 _EMPTY = frozenset(
     """
     nan NaN -nan -NaN <NA> #N/A #NA N/A n/a NULL null \\N 1.#QNAN -1.#QNAN 1.#IND -1.#IND
@@ -218,11 +217,6 @@ def trimmed(text: str) -> str:
 def is_plain(text: str) -> bool:
     """Return whether text is on one line, without characters that control a terminal."""
     return text.isprintable() or all(unicodedata.category(mark) not in _REFUSED for mark in text)
-
-
-def turns_text(letter: str) -> bool:
-    """Return whether a character changes the direction of the following text in a terminal."""
-    return unicodedata.bidirectional(letter) in _TURNING
 
 
 def one_line(text: str) -> str:

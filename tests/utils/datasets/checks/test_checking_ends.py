@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from ignite_trainer.api.findings import Finding
-from ignite_trainer.commands.check import escaped
+from ignite_trainer.support.formatting import escaped
 from utils.datasets import ESC50, AudioSet, Table
 from utils.datasets.sample import Clip
 from utils.datasets.sources.cells import Place, RowError
