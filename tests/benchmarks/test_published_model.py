@@ -1,4 +1,4 @@
-"""The published model computes the same figures as ours, or it would be no fair yardstick."""
+"""The published model gives the same results as ours; otherwise it would not be a fair baseline."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
+from tests.benchmarks.published_code import ContrastiveEveryBatch
 from tests.benchmarks.published_model import PublishedAudioCLIP, PublishedTower, complex_wavelets
-from tests.benchmarks.published_way import ContrastiveEveryBatch
 from tests.small_backbone import SMALL_AUDIOCLIP
 from utils.datasets.sample import Sample
 from utils.tasks import AudioTextContrastive
@@ -41,7 +41,7 @@ def noise(batch: int, *, channels: int = 1, samples: int = 3000) -> Tensor:
 
 
 def pair(**arguments: Any) -> tuple[AudioCLIP, PublishedAudioCLIP]:
-    """The product with wavelets that training has moved, and the published way of it."""
+    """A model whose wavelets differ from their initial values, and its published counterpart."""
     torch.manual_seed(0)
     product = AudioCLIP(**{**SMALL, **arguments})
     fbsp = product.audio.fbsp
@@ -144,7 +144,7 @@ def test_quiet_audio_is_refused_as_the_product_does() -> None:
         published.eval().encode_audio(noise(1).float() / 32768)
 
 
-def test_a_tower_without_wavelets_or_gates_has_no_published_way() -> None:
+def test_a_tower_without_wavelets_or_gates_is_refused() -> None:
     for arguments in ({"spectrum": "stft"}, {"apply_attention": False}):
         with pytest.raises(ValueError, match=r"needs spectrum fbsp and apply_attention true"):
             PublishedTower(ESResNeXt(n_fft=256, hop_length=100, win_length=200, **arguments))

@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
         with TemporaryDirectory() as folder:
             found = try_out(Path(folder), flags, workers=workers)
         failed |= bool(found)
-        result = "; ".join(found) or "bit-equal"
+        result = "; ".join(found) or "bit-identical"
         print(f"| {workers} | all | | {result} |", flush=True)
     return int(failed)
 

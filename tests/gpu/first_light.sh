@@ -130,7 +130,7 @@ read -ra gpu_tests < <(grep -rl 'mark\.gpu' tests --include='test_*.py' | tr '\n
 step machine 5 30 python tests/gpu/machine.py --json "$RAW/machine.json"
 step tests 30 120 python -m pytest -m gpu -p no:cacheprovider "${gpu_tests[@]}"
 step parity 25 90 python tests/gpu/parity.py --json "$RAW/parity.json" --clips "$CLIPS" $REHEARSE
-benchmark bf16 45 120 tests/benchmarks/published_way.py "${LONG[@]}" --Setup.precision bf16
+benchmark bf16 45 120 tests/benchmarks/published_code.py "${LONG[@]}" --Setup.precision bf16
 benchmark bf16-compiled 90 300 main.py "${OTHERS[@]}" --Setup.precision bf16 --Setup.compile true
 step profile 25 60 python tests/gpu/profile_step.py "${OTHERS[@]}" --Setup.precision bf16 --output "$RAW/profile.txt"
 step profile-compiled 40 120 python tests/gpu/profile_step.py "${OTHERS[@]}" --Setup.precision bf16 \

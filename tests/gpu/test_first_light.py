@@ -1,4 +1,4 @@
-"""The script for a GPU, rehearsed on the CPU: every step runs, and the summary says what they left."""
+"""The GPU script in a dry run on the CPU: every step runs, and the summary shows their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.processes
-def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
+def test_every_step_runs_in_miniature_on_the_cpu(tmp_path: Path) -> None:
     script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "290"]
     path = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ["PATH"]]
@@ -31,14 +31,14 @@ def test_every_step_can_be_rehearsed(tmp_path: Path) -> None:
     assert set(steps.values()) == {"ok"}
     assert len(steps) == 19
     summary = (tmp_path / "summary.md").read_text()
-    assert "No figure below is a measurement." in summary
+    assert "No value below is a measurement." in summary
     rows = {line.split("|")[1].strip(): line for line in summary.splitlines() if line.startswith("| ")}
     for name in ("bf16", "bf16, compiled", "fp16", "fp32"):
-        assert rows[name].count("no figure") == 1  # the memory of a device
-    for name in ("parity with the recorded figures", "ESC-10, five folds from random weights"):
-        assert "no figure" not in rows[name]
-    assert "bit-equal" in rows["stopped and resumed"]
-    assert "bit-equal" in rows["killed and resumed"]
+        assert rows[name].count("no result") == 1  # the memory of a device
+    for name in ("agreement with the recorded values", "ESC-10, five folds from random weights"):
+        assert "no result" not in rows[name]
+    assert "bit-identical" in rows["stopped and resumed"]
+    assert "bit-identical" in rows["killed and resumed"]
     assert (tmp_path / "first_light.tar.gz").stat().st_size > 1000
 
 
@@ -48,7 +48,7 @@ def test_a_projection_counts_every_clip_of_five_folds() -> None:
     assert projected_seconds(1000.0, 2000.0, skip_train=False) == pytest.approx(5 * (80.0 + 50.2))
 
 
-def test_a_cell_has_the_figure_or_says_why_there_is_none(tmp_path: Path) -> None:
+def test_a_cell_has_the_result_or_the_reason_why_it_is_missing(tmp_path: Path) -> None:
     steps = [
         {
             "name": "benchmark-bf16",
@@ -63,7 +63,7 @@ def test_a_cell_has_the_figure_or_says_why_there_is_none(tmp_path: Path) -> None
     speeds = {
         "this protocol": {"samples_per_second": 1234.5},
         "bare-backbone": {"samples_per_second": 1500.0, "gain": {"median": 0.823}},
-        "published-way": {"samples_per_second": 123.45},
+        "published-code": {"samples_per_second": 123.45},
     }
     measured = {
         "activities": {"training": {"speeds": speeds}, "evaluation": {"speeds": speeds}},
@@ -87,7 +87,7 @@ def test_a_cell_has_the_figure_or_says_why_there_is_none(tmp_path: Path) -> None
     assert "| bf16 | 1,234 | 0.82 | 10.0 | 1,234 | 0.82 | 10.0 | 13.0 GiB |" in summary
     assert "| fp16 | timed out after 90 s |" in summary
     assert "| fp32 | not run |" in summary
-    assert "weights differ by 0.01 (two undisturbed runs: 0.02); no order in scatter_add" in summary
+    assert "weights differ by 0.01 (two uninterrupted runs: 0.02); not deterministic: scatter_add" in summary
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The published way: the protocol it makes of a shipped one, its augmentation, and the command."""
+"""The published code as a speed baseline: its protocol, its augmentation, and the command."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.sections import ClassSpec, Protocol
-from tests.benchmarks import published_way
-from tests.benchmarks.published_way import YARDSTICKS, OneAtATime
+from tests.benchmarks import published_code
+from tests.benchmarks.published_code import YARDSTICKS, OneAtATime
 from utils.transforms import RandomCrop, RandomNoise, RandomScale, ToTensor1D
 
 PROTOCOLS = Path(__file__).parents[2] / "protocols"
@@ -30,9 +30,9 @@ def protocols_of(name: str, *words: str) -> dict[str, Protocol]:
     return {name: each.protocol for name, each in contenders(protocol, trusted=["tests"]).items()}
 
 
-def test_the_published_way_is_float32_eager_and_reads_every_loss() -> None:
+def test_the_published_code_is_float32_eager_and_reads_every_loss() -> None:
     protocols = protocols_of("audioclip-us8k", "--Setup.precision", "bf16", "-b", "8")
-    published, ours = protocols["published-way"], protocols[OURS]
+    published, ours = protocols["published-code"], protocols[OURS]
     changed = {"precision": "fp32", "channels_last": False, "compile": False, "keep_memory": False}
     assert published.setup == ours.setup.model_copy(update={**changed, "log_interval": 1})
     assert published.model.args == ours.model.args
@@ -44,9 +44,9 @@ def test_the_published_way_is_float32_eager_and_reads_every_loss() -> None:
     assert published.transforms[:-1] == ours.transforms
 
 
-def test_an_optimizer_is_told_what_it_takes() -> None:
+def test_an_optimizer_gets_only_arguments_that_it_accepts() -> None:
     protocols = protocols_of("quickstart", "--Optimizer", '{"class": "torch.optim.RMSprop"}')
-    assert protocols["published-way"].optimizer == ClassSpec(
+    assert protocols["published-code"].optimizer == ClassSpec(
         path="torch.optim.RMSprop", args={"foreach": False}
     )
 
@@ -93,20 +93,20 @@ def test_clips_augmented_one_at_a_time_are_those_augmented_together(monkeypatch:
 
 
 @pytest.mark.slow
-def test_the_quickstart_is_benchmarked_beside_both_yardsticks(
+def test_the_quickstart_is_compared_with_both_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     words = f"""-c {PROTOCOLS}/quickstart.json -M {tmp_path}/results -b 4 --benchmark 2
         --Dataset.args.seconds 0.3 --Dataset.args.clips_per_class_and_fold 1""".split()
-    command = [sys.executable, published_way.__file__, *words]
+    command = [sys.executable, published_code.__file__, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "published-way" in done.stdout
+    assert "published-code" in done.stdout
     content = json.loads(Path(done.stdout.splitlines()[-1]).read_text())
     for name in ("training", "evaluation"):
         activity = content["activities"][name]
-        assert list(activity["speeds"]) == [OURS, "bare-backbone", "published-way"]
+        assert list(activity["speeds"]) == [OURS, "bare-backbone", "published-code"]
         beside = " (alongside the step)"  # where a thread prepares the next batch
         phases = {phase.removesuffix(beside) for phase in activity["shares"]}
         assert {"data wait", "augmentation", "wavelets", "audio tower"} <= phases

@@ -1,9 +1,9 @@
-"""Benchmark a protocol beside the same training computed as the published code computed it.
+"""Benchmark a protocol beside the same training computed as the published code does.
 
-    python tests/benchmarks/published_way.py -c protocols/audioclip-esc50.json --Setup.precision bf16
+    python tests/benchmarks/published_code.py -c protocols/audioclip-esc50.json --Setup.precision bf16
 
-Takes the flags of `main.py --benchmark`, and prints the same tables. In the row "published-way", "time ratio"
-and "speed-up" compare the two.
+Takes the flags of `main.py --benchmark`, and prints the same tables. In the row "published-code", "time
+ratio" and "speed-up" compare the two.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from utils.tasks.contrastive import AudioTextContrastive  # noqa: E402
 
 T = TypeVar("T")
 
-_HERE = "tests.benchmarks.published_way"
+_HERE = "tests.benchmarks.published_code"
 _IMPLEMENTATIONS = ("foreach", "fused")
-_CLASSES = {"bare-backbone": "utils.benchmarks.BareBackbone", "published-way": f"{_HERE}.PublishedWay"}
+_CLASSES = {"bare-backbone": "utils.benchmarks.BareBackbone", "published-code": f"{_HERE}.PublishedCode"}
 YARDSTICKS = ("--Yardsticks", json.dumps({name: {"class": path} for name, path in _CLASSES.items()}))
 
 
@@ -40,16 +40,16 @@ def main(argv: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, str(ROOT / "main.py"), *words])
 
 
-class PublishedWay(Yardstick):
-    """Trains and evaluates AudioCLIP as published, with the same data, weights and figures.
+class PublishedCode(Yardstick):
+    """Trains and evaluates AudioCLIP as published, with the same data, weights and results.
 
     It computes in float32, contiguous layout and eager mode, with the optimizer's plain loop. The loader
-    augments clips one by one, every batch encodes its texts, an evaluation those of all classes, and the host
-    reads every loss. `PublishedAudioCLIP` has the differences of the network.
+    augments clips one by one, every training step encodes its texts, every evaluation step encodes those of
+    all classes, and the host reads every loss. `PublishedAudioCLIP` has the differences in the network.
     """
 
     def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace model, task, and everything else that was slower."""
+        """Replace the model, the task, and everything else that was slower."""
         return {
             **protocol,
             "Setup": {
@@ -75,7 +75,7 @@ class ContrastiveEveryBatch(AudioTextContrastive):
 
 
 def _plain(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Make an optimizer of torch update one parameter after the other."""
+    """Make a torch optimizer update one parameter after another."""
     package, _, name = optimizer["class"].rpartition(".")
     kind = getattr(torch.optim, name, None) if package == "torch.optim" else None
     taken = inspect.signature(kind).parameters if kind else ()
