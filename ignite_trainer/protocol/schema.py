@@ -38,7 +38,7 @@ _HOLDERS = {
 # Sections that are lists. Entries are never merged, so they must have all required arguments.
 _LISTS = ("Transforms", "Metrics", "Reporters")
 # Definitions of objects in lists and in `args`, which are never merged either.
-_COMPLETE = ("TransformSpec", "LineSpec", "Reporters", "ParameterRule", "PublishedFigure", "SplitArgument")
+_COMPLETE = ("TransformSpec", "LineSpec", "Reporters", "ParameterRule", "PublishedResult", "SplitArgument")
 _ANNOTATIONS = ("description", "default", "examples")
 _ARGUMENTS = re.compile(r"^ *Args:\n((?:(?: {4,}.*)?\n)+)", re.MULTILINE)
 _ARGUMENT = re.compile(r"^(\w+(?:, \w+)*): (.*)", re.DOTALL)

@@ -26,7 +26,7 @@ __all__ = [
     "ParameterRule",
     "Precision",
     "Protocol",
-    "PublishedFigure",
+    "PublishedResult",
     "ScheduleSpec",
     "Setup",
     "SplitArgument",
@@ -74,7 +74,8 @@ class ScheduleSpec(ClassSpec):
     """A learning rate scheduler and its duration."""
 
     interval: Literal["epoch", "step"] = Field(
-        default="epoch", description="Time between changes of the rates: an epoch or an optimizer step."
+        default="epoch",
+        description="Unit of scheduling: learning rates change every epoch or every optimizer step.",
     )
     lasts: Positive | Literal["rest"] | None = Field(
         default=None,
@@ -168,8 +169,8 @@ class EvaluationSpec(ClassSpec):
     )
 
 
-class PublishedFigure(Section):
-    """A published figure, shown alongside ours."""
+class PublishedResult(Section):
+    """A published result, shown alongside ours."""
 
     dataset: str = Field(description="Name of the whole data set.")
     weights: str = Field(
@@ -195,7 +196,7 @@ class TableEntry(Section):
     listed: Flag = Field(
         default=True, description="List this experiment's runs. false is useful if only Evaluations matter."
     )
-    published: list[PublishedFigure] = Field(default=[], description="Published figures to compare with.")
+    published: list[PublishedResult] = Field(default=[], description="Published results to compare with.")
 
 
 class ParameterRule(Section):
@@ -272,9 +273,9 @@ class Protocol(Section):
         default=None,
         alias="extends",
         exclude=True,
-        description="Path of another protocol, relative to this file, which then contains only the "
+        description="Path of a base protocol, relative to this file. This file then lists only the "
         "differences: objects are merged (or replaced if the class differs), lists and values are replaced, "
-        "and null removes a key, unless null is a value of that key.",
+        "and null removes a key, unless null is a valid value for it.",
     )
     visdom: Annotated[Visdom, Affects.HANDLING] = Field(
         default_factory=Visdom, description="Address of the dashboard."
@@ -301,7 +302,7 @@ class Protocol(Section):
         description="Learning rate scheduler, or a list of schedulers that run one after another.",
     )
     dataset: ClassSpec = Field(
-        description="Data set of both splits; the trainer supplies the argument that selects a split."
+        description="Data set for both splits; the trainer supplies the argument that selects a split."
     )
     transforms: list[TransformSpec] = Field(
         default=[], description="Transforms applied to a sample before the model sees it, in order."
@@ -319,7 +320,8 @@ class Protocol(Section):
         default_factory=TableEntry, description="Presentation of this experiment in the table of all results."
     )
     yardsticks: Annotated[dict[str, ClassSpec], Affects.SWEEP] = Field(
-        default={}, description="Protocols with which --benchmark compares this protocol's speed, by name."
+        default={},
+        description="Speed baselines that --benchmark compares with this protocol, by name; each is a class.",
     )
     reporters: Annotated[list[ClassSpec] | None, Affects.HANDLING] = Field(
         default=None,

@@ -56,16 +56,18 @@ class Setup(Section):
     )
     workers_train: Annotated[NonNegative, Affects.HANDLING] = Field(
         default=0,
-        description="Number of processes that load training samples, at most one per processor; ignored by "
-        "data sets that load whole batches.",
+        description="Number of worker processes that load training samples, at most one per CPU core; "
+        "ignored by data sets that load whole batches.",
     )
     workers_test: Annotated[NonNegative, Affects.HANDLING] = Field(
-        default=0, description="Number of processes that load samples for evaluation, with the same limits."
+        default=0,
+        description="Number of worker processes that load samples for evaluation, with the same limits.",
     )
     epochs: NonNegative = Field(description="Number of passes over the training split; 0: only evaluate.")
     log_interval: Annotated[Positive, Affects.HANDLING] = Field(
         default=10,
-        description="Number of steps between log entries; the last step of each epoch is always logged.",
+        description="Number of training steps (iterations of one batch) between log entries; the last step "
+        "of each epoch is always logged.",
     )
     saved_models_path: Annotated[str, Affects.HANDLING] = Field(
         description="Root folder for all results; each run has its own folder in it."
@@ -79,17 +81,18 @@ class Setup(Section):
     )
     precision: Precision = Field(
         default="fp32",
-        description='Arithmetic of a step. "tf32": like "fp32", but on CUDA, factors are rounded to 10 bits. '
+        description='Numeric precision of a step. "tf32": like "fp32", but on CUDA, inputs of matrix '
+        "products and convolutions are rounded to a 10-bit mantissa. "
         '"fp16": with loss scaling, for which the host waits for the device in every step.',
     )
     accumulate: Annotated[Positive, Affects.TRAINING] = Field(
-        default=1, description="Number of batches whose gradients are accumulated in an optimizer step."
+        default=1, description="Number of batches whose gradients are accumulated per optimizer step."
     )
     chunk: Annotated[Positive | None, Affects.TRAINING] = Field(
         default=None,
         description="Number of samples embedded at a time, for losses that compare the embeddings of a whole "
-        "batch; null: all samples. Gradients are those of the whole batch, for the memory of one "
-        "chunk and the time of a second forward pass. Batch norm in train mode sees one chunk at a time.",
+        "batch; null: all samples. Gradients are those of the whole batch, using the memory of one chunk, at "
+        "the cost of a second forward pass. Batch norm in train mode sees one chunk at a time.",
     )
     ema: Annotated[Annotated[float, Field(strict=True, gt=0, lt=1)] | None, Affects.TRAINING] = Field(
         default=None,
@@ -110,11 +113,13 @@ class Setup(Section):
     )
     recompute: Annotated[Flag, Affects.FORM] = Field(
         default=False,
-        description="Recompute activations in the backward pass, which takes less memory and a "
-        "second forward pass.",
+        description="Recompute activations in the backward pass, which saves memory at the cost of a second "
+        "forward pass.",
     )
     keep_memory: Annotated[Flag, Affects.HANDLING] = Field(
-        default=True, description="Keep host memory that a step frees for the next step; requires glibc."
+        default=True,
+        description="Reuse host memory freed by a step instead of returning it to the system; requires "
+        "glibc.",
     )
     resume: Annotated[Literal["never", "auto"], Affects.HANDLING] = Field(
         default="never",
@@ -122,7 +127,7 @@ class Setup(Section):
     )
     save_every_steps: Annotated[Positive | None, Affects.HANDLING] = Field(
         default=None,
-        description="Number of batches between saves of the state within an epoch; null: do not save "
+        description="Number of training steps between saves of the state within an epoch; null: do not save "
         "by steps.",
     )
     save_every_minutes: Annotated[Annotated[float, Field(strict=True, gt=0)] | None, Affects.HANDLING] = (
@@ -152,9 +157,9 @@ class Faults(Section):
 
     not_finite: Literal["stop", "skip"] = Field(
         default="stop",
-        description="Response to a loss or gradient that is not finite. "
-        '"stop": end the run and keep its results; checked when the log is written, so no step waits. '
-        '"skip": skip the step; the host waits for the device in every step.',
+        description="Response to a non-finite loss or gradient. "
+        '"stop": end the run and keep its results; checked when the log is written, so steps do not wait '
+        'for the device. "skip": skip the step; the host waits for the device in every step.',
     )
     not_finite_at_most: NonNegative = Field(
         default=10, description="Maximum number of skipped steps; one more ends the run."
@@ -165,7 +170,9 @@ class Faults(Section):
         '"stop": name the sample and end the run. "skip": continue without the sample, and count it.',
     )
     unreadable_at_most: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
-        default=0.01, description="Maximum share of a split's samples that may be skipped; more end the run."
+        default=0.01,
+        description="Maximum fraction of a split's samples that may be skipped; a larger fraction ends the "
+        "run.",
     )
 
     @model_validator(mode="before")

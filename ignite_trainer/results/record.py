@@ -19,7 +19,7 @@ from ignite_trainer.api.reporter import Best, Figure, RunEnd
 from ignite_trainer.api.self_description import WeightsFile
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.identity import digest, identity, shown_line
-from ignite_trainer.protocol.sections import PublishedFigure
+from ignite_trainer.protocol.sections import PublishedResult
 from ignite_trainer.support.errors import ProtocolError
 
 # Metric classes with values in 0..1, which tables show in per cent; values of other classes are unscaled.
@@ -95,7 +95,7 @@ class RunRecord(BaseModel):
     best: tuple[Best, ...]
     evaluations: dict[str, dict[str, dict[str, Figure]]]
     multilabel: bool = False
-    published: tuple[PublishedFigure, ...]
+    published: tuple[PublishedResult, ...]
     checkpoint: WeightsFile | None
     revision: str | None
     seconds: float

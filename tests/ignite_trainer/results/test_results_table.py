@@ -12,7 +12,7 @@ import pytest
 from toy_research.protocols import run_toy
 from toy_research.records import run_record, weights
 
-from ignite_trainer.protocol.sections import PublishedFigure
+from ignite_trainer.protocol.sections import PublishedResult
 from ignite_trainer.results import results_table
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.results.results_table import to_markdown
@@ -22,9 +22,9 @@ from ignite_trainer.support.formatting import HONEST
 FULL = weights("Full.pt")
 
 
-def published(value: float = 0.9715, **changes: Any) -> PublishedFigure:
+def published(value: float = 0.9715, **changes: Any) -> PublishedResult:
     facts = {"dataset": "Tones", "weights": FULL.sha256, "setting": "trained"}
-    return PublishedFigure(**{**facts, "value": value, **changes})
+    return PublishedResult(**{**facts, "value": value, **changes})
 
 
 def all_folds(**changes: Any) -> list[RunRecord]:
@@ -185,7 +185,7 @@ def test_weights_with_the_same_name_show_their_hashes() -> None:
     ],
 )
 def test_a_published_figure_needs_the_same_data_set_setting_metric_and_weights(
-    figure: PublishedFigure, beside: str
+    figure: PublishedResult, beside: str
 ) -> None:
     _, (_, _, cell) = rows(*all_folds(published=(figure,)))
     assert cell == beside
