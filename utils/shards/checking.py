@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from utils.datasets.shards import Shards
-from utils.shards.decoding import Summary, pictures, sound, summarise, unread
+from utils.shards.decoding import pictures, sound, summarise, unread
 from utils.shards.keys import DESCRIBING, is_of_a_sample, sample_keys
 from utils.shards.making import in_processes
-from utils.shards.manifest import FORMAT, TAR_BLOCK, Manifest, SetEntry
-from utils.shards.reading import Content, expand, file_name, opened
+from utils.shards.manifest import TAR_BLOCK, Hashing, Manifest, SetEntry, Summary
+from utils.shards.reading import Content, content_of, expand, file_name, opened
 
 _CHUNK = 1 << 20
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
@@ -59,13 +58,9 @@ def index(
     labels = sorted({label for shard, _ in found for label in shard.entry.labels or ()})
     if class_names and (unknown := sorted(set(labels) - set(class_names))):
         raise ValueError(f"samples have labels that are not classes: {', '.join(unknown[:10])}.")
-    about = SetEntry(
-        format=FORMAT,
-        name=name,
-        class_names=list(class_names) or labels,
-        suffixes=sorted(set.intersection(*(set(shard.suffixes) for shard, _ in found))),
-        texts=any(shard.texts for shard, _ in found),
-        made_from={"urls": urls if isinstance(urls, str) else list(urls)},
+    made_from = {"urls": urls if isinstance(urls, str) else list(urls)}
+    about = SetEntry.of(
+        [shard for shard, _ in found], name=name, class_names=class_names or labels, made_from=made_from
     )
     counts = sum((parts for _, parts in found), Counter[str]())
     manifest = Manifest(about=about, shards=tuple(shard.entry for shard, _ in found))
@@ -79,7 +74,7 @@ class _Index:
     def __call__(self, url: str) -> tuple[Summary, Counter[str]]:
         try:
             with opened(url, to_the_end=True) as file:
-                stream = _Hashing(file)
+                stream = Hashing(file)
                 contents, offsets = _read_shard(stream)
                 summary = summarise(
                     contents,
@@ -127,7 +122,7 @@ class _Verify:
         contents: list[Content] | None = None
         try:
             with opened(url, to_the_end=True) as stream:
-                hashing = _Hashing(stream)
+                hashing = Hashing(stream)
                 try:
                     contents, _ = _read_shard(hashing)
                 except (ValueError, tarfile.TarError) as error:
@@ -164,7 +159,7 @@ class _Verify:
         return lines
 
 
-def _read_shard(stream: _Hashing) -> tuple[list[Content], list[int]]:
+def _read_shard(stream: Hashing) -> tuple[list[Content], list[int]]:
     """Read a shard to its end.
 
     Returns:
@@ -199,27 +194,7 @@ def _read_shard(stream: _Hashing) -> tuple[list[Content], list[int]]:
             raise ValueError(f"the files of {key} are not adjacent; pack it again with `tar --sort=name`")
         if key != key.encode(errors="replace").decode():
             raise ValueError(f"the name {key!a} is not UTF-8; rename it")
-        contents[key] = {"__key__": key}
-        for place in places:
-            suffix = names[place][len(key) + 1 :].lower()
-            if suffix in contents[key]:
-                raise ValueError(f"{names[place]} is there twice")
-            if len(contents[key]) == 1:
-                begins.append(offsets[place])
-            contents[key][suffix] = files[place]
+        of_sample = list(places)
+        begins.append(offsets[of_sample[0]])
+        contents[key] = content_of([(names[place], files[place]) for place in of_sample], key)
     return list(contents.values()), [*begins, end]
-
-
-class _Hashing:
-    """Wrapper that counts and hashes the bytes read from a file."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.count = 0
-
-    def read(self, size: int) -> bytes:
-        content = self._file.read(size)
-        self.digest.update(content)
-        self.count += len(content)
-        return content

@@ -8,8 +8,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
 from model.audio_input import (
     AUDIO_SUFFIXES,
     CONVERT_AUDIO,
@@ -20,7 +18,7 @@ from model.audio_input import (
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.sources.cells import is_empty, whole
 from utils.datasets.sources.frames import Frames
-from utils.shards.manifest import Example, ShardEntry, choose_examples
+from utils.shards.manifest import Example, ShardEntry, Summary, choose_examples
 from utils.shards.reading import Content
 
 _TEXTS = ("text", "caption", "captions")
@@ -42,20 +40,6 @@ class About(NamedTuple):
     name: str | None
     labels: list[str]
     text: str | None
-
-
-class Summary(BaseModel):
-    """A shard's line in the manifest, and facts for the line of the whole set.
-
-    Attributes:
-        entry: line of the shard.
-        suffixes: suffixes of the files that every sample has.
-        texts: whether any sample has a text.
-    """
-
-    entry: ShardEntry
-    suffixes: list[str]
-    texts: bool
 
 
 def suffixes(content: Content) -> set[str]:

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ignite_trainer.api.self_description import record, results_name
 from ignite_trainer.support.progress import Progress
-from utils.shards.decoding import Summary, suffixes
-from utils.shards.manifest import FILE_NAME, FORMAT, TAR_BLOCK, Manifest, SetEntry, write_whole
+from utils.shards.decoding import suffixes
+from utils.shards.manifest import FILE_NAME, TAR_BLOCK, Manifest, SetEntry, Summary, whole_file
 from utils.shards.writing import Audio, Job, Written, encode, write_shard
 
 T = TypeVar("T")
@@ -195,7 +195,8 @@ def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> Path:
     if not noted.exists() and any(folder.glob("*.tar")):
         raise ValueError(f"{folder} has tar files that this command did not begin. Name another folder.")
     parts.mkdir(exist_ok=True)
-    write_whole(noted, lambda file: file.write(key.encode()))
+    with whole_file(noted) as file:
+        file.write(key.encode())
     _remove_remains(folder)
     return parts
 
@@ -236,8 +237,8 @@ class _Write:
     def __call__(self, job: Job) -> None:
         dataset, options = self.splits[job.source], self.options
         written = write_shard(self.folder, job, dataset, audio=options.audio, skip=options.skip)
-        content = written.model_dump_json(by_alias=True).encode()
-        write_whole(_note(self.parts, job), lambda file: file.write(content))
+        with whole_file(_note(self.parts, job)) as file:
+            file.write(written.model_dump_json(by_alias=True).encode())
 
 
 def _note(parts: Path, job: Job) -> Path:
@@ -261,14 +262,8 @@ def _manifest(
     if not shards:
         raise ValueError("no sample could be read: there is no shard.")
     names = [name for dataset in splits.values() for name in getattr(dataset, "class_names", None) or ()]
-    about = SetEntry(
-        format=FORMAT,
-        name=" and ".join(dict.fromkeys(map(results_name, splits.values()))),
-        class_names=list(dict.fromkeys(names)),
-        suffixes=sorted(set.intersection(*(set(shard.suffixes) for shard in shards))),
-        texts=any(shard.texts for shard in shards),
-        made_from=dict(made_from),
-    )
+    name = " and ".join(dict.fromkeys(map(results_name, splits.values())))
+    about = SetEntry.of(shards, name=name, class_names=names, made_from=dict(made_from))
     return Manifest(about=about, shards=tuple(shard.entry for shard in shards))
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -33,6 +34,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from utils.fetching.atomic_folder import flush
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = "shards, 1"
@@ -109,6 +112,17 @@ class SetEntry(BaseModel):
         if value != FORMAT:
             raise ValueError(f'"{FORMAT}" is expected')
         return value
+
+    @classmethod
+    def of(cls, parts: Sequence[SetEntry | Summary], *, class_names: Iterable[str], **facts: Any) -> SetEntry:
+        """Describe a set by its parts; `facts` are the other fields."""
+        return cls(
+            format=FORMAT,
+            class_names=list(dict.fromkeys(class_names)),
+            suffixes=sorted(set.intersection(*(set(part.suffixes) for part in parts))),
+            texts=any(part.texts for part in parts),
+            **facts,
+        )
 
 
 def _checked(adapter: TypeAdapter[T], value: Any) -> T:
@@ -202,6 +216,20 @@ class ShardEntry(BaseModel):
             raise ValueError(_first_fault(error)) from error
 
 
+class Summary(BaseModel):
+    """A shard's line in the manifest, and facts for the line of the whole set.
+
+    Attributes:
+        entry: line of the shard.
+        suffixes: suffixes of the files that every sample has.
+        texts: whether any sample has a text.
+    """
+
+    entry: ShardEntry
+    suffixes: list[str]
+    texts: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A set of shards, in order."""
@@ -214,11 +242,10 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the file; an older file stays until the new file is on disk."""
-        write_whole(path, lambda file: file.writelines(self._lines()))
-
-    def _lines(self) -> Iterator[bytes]:
-        yield _line(self.about.model_dump(mode="json"))
-        yield from (_line(shard.to_json()) for shard in self.shards)
+        with whole_file(path) as file:
+            for entry in (self.about.model_dump(mode="json"), *(shard.to_json() for shard in self.shards)):
+                line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+                file.write(line.encode() + b"\n")
 
     @classmethod
     def parse(cls, lines: Iterable[bytes], *, source: str) -> Manifest:
@@ -257,21 +284,39 @@ def digest(shards: Iterable[ShardEntry]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a temporary file beside `path`, sync it to disk, and rename it; a failure leaves nothing."""
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            flush(file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+class Hashing:
+    """A file whose content is counted and hashed while it is read or written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.count = 0
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes."""
+        return self._counted(self._file.read(size))
+
+    def write(self, content: bytes) -> int:
+        """Write all of the content."""
+        return self._file.write(self._counted(content))
+
+    def _counted(self, content: bytes) -> bytes:
+        self.digest.update(content)
+        self.count += len(content)
+        return content
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ environment variable `AUDIOCLIP_PIPES` is 1.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -222,7 +223,7 @@ class LocalShard:
         if self._file is not None and len(positions) > 1 and hasattr(os, "posix_fadvise"):
             start, end = map(int, self._entry.offsets[[min(positions), max(positions) + 1]])
             os.posix_fadvise(self._file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
-        return (lambda position=position: self._at(position) for position in positions)  # type: ignore[misc]
+        return (functools.partial(self._at, position) for position in positions)
 
     def close(self) -> None:
         """Close the file."""
@@ -264,7 +265,7 @@ class RemoteShard:
         wanted, held = set(positions), dict[int, Content]()
         for position in positions:
             error = self._advance(position, wanted, held) if position not in held else None
-            yield _raising(error) if error else _returning(held.pop(position))
+            yield functools.partial(_result, held.pop(position, {}), error)
             wanted.discard(position)
 
     def close(self) -> None:
@@ -301,15 +302,10 @@ class RemoteShard:
         return self._error
 
 
-def _returning(content: Content) -> Callable[[], Content]:
-    return lambda: content
-
-
-def _raising(error: Exception) -> Callable[[], Content]:
-    def fail() -> Content:
+def _result(content: Content, error: Exception | None) -> Content:
+    if error is not None:
         raise error
-
-    return fail
+    return content
 
 
 def _check_scheme(url: str) -> None:
@@ -349,10 +345,5 @@ def _merged(sets: Sequence[SetEntry]) -> SetEntry:
     """Describe several sets as one: all class names, and the files that all samples have."""
     if len(sets) == 1:
         return sets[0]
-    return SetEntry(
-        format=sets[0].format,
-        name=" and ".join(dict.fromkeys(one.name for one in sets)),
-        class_names=list(dict.fromkeys(name for one in sets for name in one.class_names)),
-        suffixes=sorted(set.intersection(*(set(one.suffixes) for one in sets))),
-        texts=any(one.texts for one in sets),
-    )
+    name = " and ".join(dict.fromkeys(one.name for one in sets))
+    return SetEntry.of(sets, name=name, class_names=(name for one in sets for name in one.class_names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -23,8 +22,8 @@ from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
 from utils.datasets.sample import SampleFiles
 from utils.datasets.sources.frames import Frames
-from utils.shards.decoding import Summary, suffixes, summarise
-from utils.shards.manifest import write_whole
+from utils.shards.decoding import suffixes, summarise
+from utils.shards.manifest import Hashing, Summary, whole_file
 from utils.shards.reading import Content
 
 Audio = Literal["keep", "flac", "ogg", "wav"]
@@ -78,10 +77,9 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
         ValueError, OSError: a sample cannot be read, or the shard cannot be written.
     """
     offsets, contents, left_out = list[int](), list[Content](), dict[str, str]()
-    hashing = _Hashing()
-
-    def write(file: BinaryIO) -> None:
-        hashing.file = file
+    path = folder / job.file
+    with whole_file(path) as file:
+        hashing = Hashing(file)
         with tarfile.open(fileobj=cast(BinaryIO, hashing), mode="w|", format=tarfile.USTAR_FORMAT) as tar:
             for index in job.indices:
                 name = sample_name(dataset, index)
@@ -96,16 +94,13 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
                 _add(tar, content)
                 contents.append({**dict.fromkeys(content, b""), "__key__": name, "json": content["json"]})
             offsets.append(tar.offset)
-
-    path = folder / job.file
-    write_whole(path, write)
     if not contents:
         path.unlink()
         return Written(summary=None, left_out=left_out)
     summary = summarise(
         contents,
         file=job.file,
-        size_bytes=path.stat().st_size,
+        size_bytes=hashing.count,
         sha256=hashing.digest.hexdigest(),
         fold=job.fold,
         split=job.split,
@@ -230,16 +225,3 @@ def _png(image: Any) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(encoded, "PNG")
     return encoded.getvalue()
-
-
-class _Hashing:
-    """Hashes what is written to a file."""
-
-    file: BinaryIO
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-
-    def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        return self.file.write(content)
