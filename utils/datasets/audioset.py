@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from utils.datasets.folds import check_flags
+from ignite_trainer.api.findings import Inspection
+from utils.datasets.cached import check_flags
+from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.sample import Entries, Entry
 from utils.datasets.sources.audioset_files import (
@@ -124,13 +126,17 @@ class AudioSet(ListedDataset):
             class_names=list(names.values()),
             sample_rate=sample_rate,
             mono=mono,
-            described=False,
             frames=frames,
             cache=cache,
             progress=progress,
         )
         if len(entries) < len(segments) or found.other_parts:
             self.notice = f"{said}: {counted}.{_unused(found)}"
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Check the tables and the files for `--check`; takes the constructor's arguments."""
+        return inspect_listed(cls, args)
 
 
 def _entries(

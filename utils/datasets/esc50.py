@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from model.audio_input import Waveform, read_audio
-from utils.datasets.folds import RESAMPLED, FoldDataset, check_flags
+from utils.datasets.cached import RESAMPLED, check_flags
+from utils.datasets.folds import FoldDataset
 from utils.datasets.sample import Clip
 from utils.datasets.sources.tables import read_table
 from utils.fetching.published import ESC_50, Published

@@ -18,26 +18,21 @@ A new data set is a subclass with a table of clips and a decoding rule:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
-
-from torch.utils.data import Dataset
 
 from ignite_trainer.api.batch import collate, collate_field
 from ignite_trainer.api.findings import Inspection
 from model.audio_input import Waveform
-from model.sounds.decoding import HIGHEST_RATE
+from utils.datasets.cached import RESAMPLED, CachedDataset, as_list, check_flags
 from utils.datasets.checks.folds import inspect_clips
 from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
 from utils.fetching.published import Published, fetch_data_set
 
-RESAMPLED = "resampled"
-"""The decoding rule of `model.audio_input.read_audio` alone."""
 
-
-class FoldDataset(Dataset[Sample], ABC):
+class FoldDataset(CachedDataset[Sample], ABC):
     """Labelled clips in folds, some of which are held out.
 
         fold=2       fold 1    fold 2    fold 3    fold 4    fold 5
@@ -76,16 +71,8 @@ class FoldDataset(Dataset[Sample], ABC):
         OSError: the data set cannot be downloaded.
     """
 
-    affects: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("root", "fold"), "run"),
-        **dict.fromkeys(("cache", "progress", "download"), "handling"),
-    }
-    title: ClassVar[str]
-    """The data set's name in messages."""
     table: ClassVar[str]
     """Path of the table in the root; it identifies the layout."""
-    decoding: ClassVar[str]
-    """Name of the decoding rule. It is part of the cache's key, so change it whenever `decode` changes."""
     published: ClassVar[Published | None] = None
     """Source of `download`; None if the data set cannot be downloaded."""
     classes: ClassVar[int | None] = None
@@ -107,13 +94,10 @@ class FoldDataset(Dataset[Sample], ABC):
         progress: bool = True,
         download: bool = False,
     ) -> None:
-        check_sample_rate(sample_rate)
-        check_flags(train=train, download=download)
-        check_flags(optional=True, mono=mono)
+        super().__init__(sample_rate, train=train, mono=mono)
+        check_flags(download=download)
         if download and self.published is None:
             raise ValueError(f"download is true, but {self.title} can only be put into its root by hand.")
-        self.sample_rate = sample_rate
-        self.mono = mono
         self.transform_audio = transform_audio
         self.target_transform = target_transform
         self.root = self._find_root(root, download=download, progress=progress)
@@ -130,7 +114,9 @@ class FoldDataset(Dataset[Sample], ABC):
         ]
         if not self._rows:
             raise ValueError(f"fold is {fold}; that holds out every clip and leaves none to train on.")
-        self._cache = self._make_cache(clips, cache=cache, progress=progress)
+        self._cache: ClipCache = self._make_cache(
+            [clip.path for clip in clips], cache=cache, progress=progress
+        )
         self.clips = [clips[row] for row in self._rows]
         self.class_names = list(names.values())
         position = {target: i for i, target in enumerate(names)}
@@ -149,19 +135,6 @@ class FoldDataset(Dataset[Sample], ABC):
     def decode(self, path: Path) -> Waveform:
         """Decode one clip to float32 `[C, T]` in 16-bit units; must be thread-safe."""
 
-    def prepare(self, *, skip_unreadable: bool = False) -> None:
-        """Decode all clips that are not in the cache; without this call, the first access does it.
-
-        Args:
-            skip_unreadable: whether to skip clips that cannot be decoded; accessing such a sample then raises
-                an OSError.
-
-        Raises:
-            ValueError: clips cannot be decoded; the message names them.
-            OSError: the cache folder cannot be used.
-        """
-        self._cache.open(skip_unreadable=skip_unreadable)
-
     def record(self, index: int) -> dict[str, str | int]:
         """Return the clip name and the fold of sample `index`, for predictions and features."""
         clip = self.clips[index]
@@ -170,12 +143,6 @@ class FoldDataset(Dataset[Sample], ABC):
     def listing(self, index: int) -> Listing:
         """Return the table's facts about sample `index`."""
         return Listing(f"{self.table}: {self.clips[index].path}", self._labels(index))
-
-    def look_at(self, index: int) -> Sample:
-        """Return a sample without `prepare`, by decoding only its clip."""
-        if self._cache.is_open:
-            return self[index]
-        return self._sample(index, self.decode(self.root / self.clips[index].path))
 
     def files(self, index: int) -> SampleFiles | None:
         """Return the file of sample `index`; None if `decode` does more than resample."""
@@ -187,12 +154,6 @@ class FoldDataset(Dataset[Sample], ABC):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self._sample(index, self._cache[self._rows[index]])
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
-
     def read_batch(self, indices: Sequence[int]) -> Sample:
         """Return several samples, collated; audio that is int16 in the cache stays int16."""
         if self.transform_audio is not None:
@@ -200,19 +161,9 @@ class FoldDataset(Dataset[Sample], ABC):
         audio = self._cache.read_batch([self._rows[index] for index in indices])
         return Sample(audio, None, collate_field([self._labels(index) for index in indices]))
 
-    @property
-    def cache_settings(self) -> dict[str, Any]:
-        """Every setting that affects the output of `decode`, as JSON types."""
-        return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
-
-    def _make_cache(self, clips: Sequence[Clip], *, cache: str | Path | None, progress: bool) -> ClipCache:
-        paths, name = [clip.path for clip in clips], type(self).__name__
-        settings = self.cache_settings
-        return ClipCache(
-            self.root, paths, self.decode, name=name, settings=settings, cache=cache, progress=progress
-        )
-
-    def _sample(self, index: int, audio: Any) -> Sample:
+    def _sample(self, index: int, *, cached: bool) -> Sample:
+        clip = self.clips[index]
+        audio: Any = self._cache[self._rows[index]] if cached else self.decode(self.root / clip.path)
         if self.transform_audio is not None:
             audio = self.transform_audio(audio)
         return Sample(audio, None, self._labels(index))
@@ -286,28 +237,6 @@ class FoldDataset(Dataset[Sample], ABC):
                 raise ValueError(f"{table} lists {clip.path} twice.")
             paths.add(clip.path)
         return dict(sorted(names.items()))
-
-
-def check_flags(*, optional: bool = False, **flags: object) -> None:
-    """Raise ValueError for arguments that are not a bool, such as "false"; optional ones may be None."""
-    for name, value in flags.items():
-        if not isinstance(value, bool) and not (optional and value is None):
-            raise ValueError(f"{name} is {value!r}; true or false is expected.")
-
-
-def check_sample_rate(sample_rate: object) -> None:
-    """Raise ValueError unless a sample rate is an integer in the supported range."""
-    if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
-        raise ValueError(
-            f"sample_rate is {sample_rate!r}; an integer from 1 to {HIGHEST_RATE}, in Hz, is expected."
-        )
-
-
-def as_list(values: object) -> list[Any]:
-    """Return a list of the values: several values, a single value, or none for None."""
-    if values is None:
-        return []
-    return list(values) if isinstance(values, list | tuple | range) else [values]
 
 
 def _listing(ordered: Sequence[int]) -> str:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ignite_trainer.api.findings import Inspection, Severity, format_findings
+from ignite_trainer.api.findings import format_findings
 from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import Segment
-from utils.datasets.checks.listed import inspect_listed
+from utils.datasets.cached import RESAMPLED, CachedDataset
 from utils.datasets.checks.names import name_findings
 from utils.datasets.checks.segments import times_of_sources
-from utils.datasets.folds import RESAMPLED, check_flags, check_sample_rate
 from utils.datasets.sample import DescribedSample, Entries, Entry, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
 from utils.datasets.sources.frames import Frames
@@ -32,8 +30,8 @@ logger = logging.getLogger(__name__)
 FramesWanted = Literal["central", "all"]
 
 
-class ListedDataset(Dataset[Sample | DescribedSample]):
-    """One split of a list of samples.
+class ListedDataset(CachedDataset[Sample | DescribedSample]):
+    """One split of a list of samples; if any sample of either split has a text, all are `DescribedSample`s.
 
     The sounds of both splits are decoded once into the cache that `utils.datasets.FoldDataset` uses; if there
     are too many, they are decoded at each access instead. Pictures are always decoded at each access.
@@ -47,7 +45,6 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         sample_rate: sample rate of the returned audio, in Hz.
         mono: channels of the returned audio: True averages them, False duplicates a single channel, None
             keeps the file's channels.
-        described: whether samples have a text in addition to labels: `(audio, image, labels, text)`.
         frames: pictures of a sample that has several: "central" for the middle picture, "all" for `Frames`,
             from which a transform of the field "image" chooses and decodes a picture.
         cache: folder for decoded audio; None for the default folder and at most `MOST_CACHED` clips; False
@@ -72,12 +69,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
             segments of the split lie beyond the ends of their files.
     """
 
-    affects: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("root", "fold"), "run"),
-        **dict.fromkeys(("cache", "progress"), "handling"),
-    }
     title: ClassVar[str] = "Table"
-    """Name of the data set in messages."""
     decoding: ClassVar[str] = RESAMPLED
     to_take_whole: ClassVar[str] = "Correct their times."
     """Advice if segments lie beyond the ends of their files, which may already be cut into segments."""
@@ -101,59 +93,35 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         class_names: Sequence[str],
         sample_rate: int,
         mono: bool | None,
-        described: bool,
         frames: FramesWanted = "central",
         cache: str | Path | bool | None = None,
         progress: bool = True,
     ) -> None:
-        check_sample_rate(sample_rate)
-        check_flags(train=train)
-        check_flags(optional=True, mono=mono)
+        super().__init__(sample_rate, train=train, mono=mono)
         check_frames(frames)
         if not isinstance(cache, str | Path | bool | None):
             raise ValueError(f"cache is {cache!r}; a folder, true, false or null is expected.")
         self.root = root
-        self.sample_rate = sample_rate
-        self.mono = mono
         self.class_names = list(class_names)
-        self.described = described
+        self.described = entries.have_texts
         self._frames = frames
         self._doubtful_names = [*name_findings(class_names)] if train else []
         rows = range(len(entries)) if held_out is None else np.flatnonzero(held_out != train).tolist()
         self.entries = entries if held_out is None else Entries(entries[row] for row in rows)
         self.digest = self.entries.digest
-        self._cache: ClipCache | None = None
         if (len(entries) <= MOST_CACHED) if cache is None else cache is not False:
             self._cache_clips(
                 entries, rows, folder=None if isinstance(cache, bool) else cache, progress=progress
             )
-            if not described and all(entry.audio and not entry.images for entry in self.entries):
+            if not self.described and all(entry.audio and not entry.images for entry in self.entries):
                 self.read_batch = self._read_batch
-
-    @classmethod
-    def inspect_data(cls, **args: Any) -> Inspection:
-        """Check the tables and the files for `--check`; takes the constructor's arguments."""
-        return cls._inspect(args)
-
-    @classmethod
-    def _inspect(cls, args: Mapping[str, Any], *, absent: Severity = "error") -> Inspection:
-        return inspect_listed(
-            lambda train: cls(**{**args, "train": train}),
-            cache=args.get("cache"),
-            progress=bool(args.get("progress", True)),
-            absent=absent,
-        )
 
     def is_to_be_decoded(self) -> bool:
         """Return whether `prepare` has clips to decode."""
         return self._cache is not None and not self._cache.is_complete()
 
     def prepare(self, *, skip_unreadable: bool = False) -> None:
-        """Log skipped samples and files, and, with a cache, decode all clips that are not in the cache.
-
-        Args:
-            skip_unreadable: whether to skip clips that cannot be decoded; accessing such a sample then raises
-                an OSError.
+        """Log skipped samples and files, and decode all clips that are not in the cache, if there is one.
 
         Raises:
             ValueError: clips cannot be decoded (the message names them), or most segments lie beyond the ends
@@ -168,8 +136,7 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         self.passed_over = None
         self._doubtful_names = []
         self._refuse_times_of_sources()
-        if self._cache is not None:
-            self._cache.open(skip_unreadable=skip_unreadable)
+        super().prepare(skip_unreadable=skip_unreadable)
 
     def decode(self, path: Path, segment: Segment | None = None) -> Waveform:
         """Decode a clip to float32 `[C, T]` in 16-bit units; thread-safe."""
@@ -186,12 +153,6 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         place = f"{self.source}, line {self.lines[index]}: {entry.name}" if len(self.lines) else entry.name
         return Listing(place, entry.labels, entry.text, audio=entry.audio is not None)
 
-    def look_at(self, index: int) -> Sample | DescribedSample:
-        """Return a sample without `prepare`, by decoding only its clip."""
-        if self._cache is not None and self._cache.is_open:
-            return self[index]
-        return self._sample(index, cached=False)
-
     def files(self, index: int) -> SampleFiles | None:
         """Return the files of a sample; None if its sound is only part of a file."""
         entry = self.entries[index]
@@ -203,17 +164,6 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def __getitem__(self, index: int) -> Sample | DescribedSample:
-        return self._sample(index, cached=self._cache is not None)
-
-    def __iter__(self) -> Iterator[Sample | DescribedSample]:
-        return (self[index] for index in range(len(self)))
-
-    @property
-    def cache_settings(self) -> dict[str, Any]:
-        """Every setting that affects the output of `decode`, as JSON types."""
-        return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
 
     def _cache_clips(
         self, entries: Entries, rows: Sequence[int], *, folder: str | Path | None, progress: bool
@@ -227,12 +177,8 @@ class ListedDataset(Dataset[Sample | DescribedSample]):
         self._positions: NDArray[np.int64] = of_row[rows]
         segments = [segment for _, segment in positions]
         if positions:
-            self._cache = ClipCache(
-                self.root,
+            self._cache = self._make_cache(
                 [path for path, _ in positions],
-                self.decode,
-                name=type(self).__name__,
-                settings=self.cache_settings,
                 cache=folder,
                 progress=progress,
                 segments=segments if any(segments) else None,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_trainer.api.findings import Inspection, Severity
-from utils.datasets.folds import as_list
+from utils.datasets.cached import as_list
+from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.sample import Entries
 from utils.datasets.sources.cells import shortlist
@@ -133,7 +134,6 @@ class Table(ListedDataset):
             class_names=sorted({label for row in rows for label in row.entry.labels}),
             sample_rate=sample_rate,
             mono=mono,
-            described=any(row.entry.text is not None for row in rows),
             frames=frames,
             cache=cache,
             progress=progress,
@@ -155,7 +155,7 @@ class Table(ListedDataset):
         args["missing"] = "skip"
         if args.pop("fold", None) is not None:  # compare all folds, not only the two splits
             args.pop("share", None)
-        return cls._inspect(args, absent=absent)
+        return inspect_listed(cls, args, absent=absent)
 
 
 def _held_out(

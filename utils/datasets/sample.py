@@ -130,13 +130,18 @@ class Entry(NamedTuple):
 class Entries(Sequence[Entry]):
     """Entries packed into one array, with about 100 bytes per entry, which worker processes share.
 
+    Attributes:
+        have_texts: whether any entry has a text.
+
     Raises:
         ValueError: a name is not UTF-8.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         packed, ends = bytearray(), [0]
+        self.have_texts = False
         for entry in entries:
+            self.have_texts |= entry.text is not None
             try:
                 packed += json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
             except UnicodeEncodeError as error:

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.api.findings import Inspection
 from ignite_trainer.api.streamed import Indices
+from utils.datasets.cached import as_list, check_flags, check_sample_rate
 from utils.datasets.checks import error
-from utils.datasets.folds import as_list, check_flags, check_sample_rate
 from utils.datasets.listed import FramesWanted, check_frames
 from utils.datasets.sample import DescribedSample, Listing, Sample
 from utils.shards import decoding

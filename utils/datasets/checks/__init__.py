@@ -1,5 +1,7 @@
 """Checks of a data set's files and tables, for `--check`."""
 
+from collections.abc import Iterable
+
 from ignite_trainer.api.findings import Finding
 
 
@@ -11,3 +13,8 @@ def error(what: str, where: str, remedy: str = "") -> Finding:
 def warning(what: str, where: str, remedy: str = "") -> Finding:
     """Report something that is only suspicious."""
     return Finding(severity="warning", what=what, where=where, remedy=remedy)
+
+
+def unreadable_lines(errors: Iterable[ValueError]) -> list[Finding]:
+    """Report the errors of a table's lines."""
+    return [error("A line of the table cannot be read.", str(one), "Correct it.") for one in errors]

@@ -10,17 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ignite_trainer.api.findings import Finding
+from ignite_trainer.api.findings import Finding, Space
 from ignite_trainer.support.progress import Progress
-from model.audio_input import MAX_VALUES, Waveform
+from model.audio_input import MAX_VALUES
 from model.clip.image_input import read_image
 from model.sounds.decoding import AudioReader, Fault, UnusableAudio
+from utils.datasets.cached import CachedDataset
 from utils.datasets.checks import error, warning
-from utils.datasets.sources.cache import smallest
+from utils.datasets.sources.cache import cache_folder, smallest
 from utils.datasets.sources.cells import shortlist
 
 SHORT = 0.1
@@ -94,17 +95,6 @@ class Heard(NamedTuple):
         return self.samples / self.rate
 
 
-class Decoding(Protocol):
-    """The interface of a sound data set that the check uses."""
-
-    root: Path
-    sample_rate: int
-    mono: bool | None
-
-    def decode(self, path: Path) -> Waveform:
-        """Decode one clip."""
-
-
 def listen(path: Path) -> Heard:
     """Decode a file at its own rate and examine every sample; faults are returned, not raised."""
     try:
@@ -165,7 +155,7 @@ def broken_pictures(
             yield error("The picture cannot be decoded.", where, _FETCH_AGAIN)
 
 
-def sound_findings(data: Decoding, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
+def sound_findings(data: CachedDataset[Any], heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Find sounds that are unusable or suspicious, or whose number of channels differs from the others'."""
     for sound, one in heard.items():
         if one.fault is not None:
@@ -270,17 +260,23 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
             )
 
 
-def decoded_bytes(data: Decoding, heard: Mapping[Sound, Heard]) -> tuple[float, list[Finding]]:
-    """Decode a few clips; return the bytes per decoded second, and findings for the clips that fail."""
-    size, seconds, findings = 0, 0.0, list[Finding]()
+def estimate_space(
+    data: CachedDataset[Any], heard: Mapping[Sound, Heard], *, seconds: float, cache: str | Path | None
+) -> tuple[Space, list[Finding]]:
+    """Estimate the space that decoded clips of this total length need, and find clips that `decode` refuses.
+
+    Only a few clips are decoded.
+    """
+    size_bytes, decoded_seconds, findings = 0, 0.0, list[Finding]()
     for sound in list(heard)[:: len(heard) // _TRIED + 1]:
         try:
-            size += smallest(data.decode(data.root / sound.path)).nbytes
-            seconds += heard[sound].seconds
+            size_bytes += smallest(data.decode(data.root / sound.path)).nbytes
+            decoded_seconds += heard[sound].seconds
         except Exception as failure:  # a decoding rule may raise anything
             where = sound.described(f"{type(failure).__name__}: {failure}")
             findings.append(error(_FAULTS["unreadable"], where, _FETCH_AGAIN))
-    return size / seconds if seconds else 0.0, findings
+    needed = round(size_bytes / decoded_seconds * seconds) if decoded_seconds else 0
+    return Space(folder=cache_folder(cache), size_bytes=needed, purpose="decoded clips"), findings
 
 
 def in_brackets(name: str, separator: str, *details: str) -> str:

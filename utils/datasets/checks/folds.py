@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol
 
-from ignite_trainer.api.findings import Finding, Inspection, Space
+from ignite_trainer.api.findings import Finding, Inspection
 from model.audio_input import AUDIO_SUFFIXES
-from utils.datasets.checks import error, warning
+from utils.datasets.checks import error, unreadable_lines, warning
 from utils.datasets.checks.files import (
-    Decoding,
     Sound,
-    decoded_bytes,
     equal,
+    estimate_space,
     listen_to_all,
     sound_findings,
     too_long,
@@ -23,15 +22,15 @@ from utils.datasets.checks.files import (
 )
 from utils.datasets.checks.names import name_findings
 from utils.datasets.sample import Clip
-from utils.datasets.sources.cache import cache_folder
 from utils.datasets.sources.tables import build_without_bad_lines
 from utils.datasets.sources.walking import files_below, shown
 from utils.fetching.published import Published
 
 
-class Folds(Decoding, Protocol):
+class Folds(Protocol):
     """The interface of a `FoldDataset` that the check uses."""
 
+    root: Path
     title: ClassVar[str]
     table: ClassVar[str]
     published: ClassVar[Published | None]
@@ -68,32 +67,28 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
             pass
 
     Lenient.__name__ = kind.__name__  # part of the cache's name
-    dataset, bad = build_without_bad_lines(lambda: Lenient(**args))
+    dataset, bad_lines = build_without_bad_lines(lambda: Lenient(**args))
     sounds = [Sound(clip.path, f"fold {clip.fold}", clip.label) for clip in clips]
     heard = listen_to_all(
         dataset.root, sounds, title=dataset.title, progress=bool(args.get("progress", True))
     )
     usable = usable_sounds(heard)
-    findings = [error("A line of the table cannot be read.", str(one), "Correct it.") for one in bad]
+    findings = unreadable_lines(bad_lines)
     findings += _table_findings(dataset, clips)
     findings += sound_findings(dataset, heard)
     findings += too_long(dataset.sample_rate, dataset.mono, usable)
     findings += equal(usable)
     findings += _not_named(dataset, clips)
     seconds = sum(one.seconds for one in usable.values())
-    space: tuple[Space, ...] = ()
-    cache = args.get("cache")
-    if (
-        len(usable) < len(clips)
-        or not kind._make_cache(dataset, clips, cache=cache, progress=False).is_complete()
-    ):
-        rate, undecoded = decoded_bytes(dataset, usable)
+    spaces, cache = [], args.get("cache")
+    paths = [clip.path for clip in clips]
+    if len(usable) < len(clips) or not kind._make_cache(dataset, paths, cache=cache).is_complete():
+        space, undecoded = estimate_space(dataset, usable, seconds=seconds, cache=cache)
+        spaces.append(space)
         findings += undecoded
-        size = round(rate * seconds)
-        space = (Space(folder=cache_folder(cache), size_bytes=size, purpose="decoded clips"),)
     return Inspection(
         findings=tuple(findings),
-        space=space,
+        space=tuple(spaces),
         summary=f"{kind.title}: {len(clips):,} clips, {len({clip.label for clip in clips})} classes, "
         f"{len({clip.fold for clip in clips})} folds, {seconds / 3600:.2f} h",
     )

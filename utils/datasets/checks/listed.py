@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ignite_trainer.api.findings import Finding, Inspection, Severity, Space
-from utils.datasets.checks import error, warning
+from ignite_trainer.api.findings import Finding, Inspection, Severity
+from utils.datasets.checks import unreadable_lines, warning
 from utils.datasets.checks.files import (
-    Decoding,
     Heard,
     Sound,
     broken_pictures,
-    decoded_bytes,
     equal,
+    estimate_space,
     listen_to_all,
     sound_findings,
     too_long,
@@ -25,8 +22,8 @@ from utils.datasets.checks.files import (
 )
 from utils.datasets.checks.names import name_findings
 from utils.datasets.checks.segments import place_of, segment_findings
-from utils.datasets.sample import Entries, Entry
-from utils.datasets.sources.cache import cache_folder
+from utils.datasets.listed import ListedDataset
+from utils.datasets.sample import Entry
 from utils.datasets.sources.tables import build_without_bad_lines
 
 T = TypeVar("T")
@@ -35,45 +32,25 @@ MOST_LOOKED_AT = 20_000
 """Maximum number of sounds, and of pictures, to check; beyond it, an evenly spaced selection is checked."""
 
 
-class Listed(Decoding, Protocol):
-    """The interface of a `ListedDataset` that the check uses."""
-
-    title: ClassVar[str]
-    to_take_whole: ClassVar[str]
-    entries: Entries
-    class_names: list[str]
-    digest: str
-    notice: str | None
-    passed_over: str | None
-    absent: tuple[str, ...]
-    unused_columns: str
-    lines: Sequence[int] | NDArray[np.int64]
-    source: str
-
-    def is_to_be_decoded(self) -> bool:
-        """Return whether `prepare` has clips to decode."""
-
-
 def inspect_listed(
-    build: Callable[[bool], Listed],
-    *,
-    cache: str | Path | bool | None = None,
-    progress: bool = True,
-    absent: Severity = "error",
+    kind: Callable[..., ListedDataset], args: Mapping[str, Any], *, absent: Severity = "error"
 ) -> Inspection:
     """Check both splits of a data set.
 
     Args:
-        build: function that makes the training split (True) or the held-out split (False), without missing
-            files.
-        cache: `cache` argument of the data set.
-        progress: whether to show a progress bar, or lines without a terminal.
+        kind: class of the data set.
+        args: arguments of its constructor, with which missing files do not raise an error.
         absent: severity of a missing file.
 
     Raises:
-        ValueError, OSError: nothing of it can be read, or an argument is wrong.
+        ValueError, OSError: nothing of the table can be read, or an argument is wrong.
     """
-    (train, test), bad = build_without_bad_lines(lambda: (build(True), build(False)))
+
+    def build() -> tuple[ListedDataset, ListedDataset]:
+        return kind(**{**args, "train": True}), kind(**{**args, "train": False})
+
+    (train, test), bad_lines = build_without_bad_lines(build)
+    cache, progress = args.get("cache"), bool(args.get("progress", True))
     apart = train.digest != test.digest
     place = "split" if apart else "fold"
     splits = (train, test) if apart else (train,)
@@ -87,7 +64,7 @@ def inspect_listed(
     usable = usable_sounds(heard)
     whole = set(_sounds([one for one in placed if one[1].segment is None], listed))
     read_whole = {sound: one for sound, one in usable.items() if sound in whole}
-    findings = [error("A line of the table cannot be read.", str(one), "Correct it.") for one in bad]
+    findings = unreadable_lines(bad_lines)
     findings += _left_out(splits, absent)
     findings += name_findings(train.class_names)
     findings += broken_pictures(train.root, pictures, listed=listed, title=train.title, progress=progress)
@@ -96,23 +73,23 @@ def inspect_listed(
     findings += equal(read_whole, place=place)
     findings += segment_findings(placed, usable, place=place, remedy=train.to_take_whole)
     seconds = _seconds(placed, usable)
-    space: tuple[Space, ...] = ()
+    spaces = []
     if train.is_to_be_decoded():
-        rate, undecoded = decoded_bytes(train, usable)
+        folder = None if isinstance(cache, bool) else cache
+        space, undecoded = estimate_space(train, usable, seconds=seconds, cache=folder)
+        spaces.append(space)
         findings += undecoded
-        folder = cache_folder(None if isinstance(cache, bool) else cache)
-        space = (Space(folder=folder, size_bytes=round(rate * seconds), purpose="decoded clips"),)
     unused = f"; unused columns: {train.unused_columns}" if train.unused_columns else ""
     return Inspection(
         findings=tuple(findings),
-        space=space,
+        space=tuple(spaces),
         to_build={"missing": "skip"} if train.absent and absent == "error" else {},
         summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
         f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at{unused}",
     )
 
 
-def _left_out(splits: Sequence[Listed], absent: Severity) -> Iterator[Finding]:
+def _left_out(splits: Sequence[ListedDataset], absent: Severity) -> Iterator[Finding]:
     """Report the names of missing files if known, and otherwise the number of affected samples."""
     for dataset in splits:
         if dataset.notice is not None and not dataset.absent:
@@ -129,7 +106,7 @@ def _left_out(splits: Sequence[Listed], absent: Severity) -> Iterator[Finding]:
         )
 
 
-def _lines(splits: Iterable[Listed]) -> dict[str, str]:
+def _lines(splits: Iterable[ListedDataset]) -> dict[str, str]:
     """Return the place where each file is first listed, by path, as far as it is known."""
     lines: dict[str, str] = {}
     for dataset in splits:

@@ -1,0 +1,128 @@
+"""Base class of data sets whose sounds are decoded once, and checks of the arguments they share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from torch.utils.data import Dataset
+
+from model.audio_input import Waveform
+from model.sounds.decoding import HIGHEST_RATE, Segment
+from utils.datasets.sources.cache import ClipCache
+
+RESAMPLED = "resampled"
+"""The decoding rule of `model.audio_input.read_audio` alone."""
+
+S = TypeVar("S")
+
+
+class CachedDataset(Dataset[S]):
+    """A data set whose decoded sounds are cached.
+
+    Args:
+        sample_rate: sample rate of the returned audio, in Hz.
+        train: split to use: True for all samples that are not held out, False for the held-out samples.
+        mono: channels of the returned audio: True averages them, False duplicates a single channel, None
+            keeps the file's channels.
+    """
+
+    affects: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("root", "fold"), "run"),
+        **dict.fromkeys(("cache", "progress", "download"), "handling"),
+    }
+    title: ClassVar[str]
+    """The data set's name in messages."""
+    decoding: ClassVar[str]
+    """Name of the decoding rule. It is part of the cache's key, so change it whenever `decode` changes."""
+    root: Path
+    """Folder that the paths of files are relative to."""
+    decode: Callable[..., Waveform]
+    """Decode a file to float32 `[C, T]` in 16-bit units; thread-safe."""
+    _cache: ClipCache | None = None
+
+    def __init__(self, sample_rate: int, *, train: bool, mono: bool | None) -> None:
+        check_sample_rate(sample_rate)
+        check_flags(train=train)
+        check_flags(optional=True, mono=mono)
+        self.sample_rate = sample_rate
+        self.mono = mono
+
+    def prepare(self, *, skip_unreadable: bool = False) -> None:
+        """Decode all clips that are not in the cache, if there is one; the first access does it otherwise.
+
+        Args:
+            skip_unreadable: whether to skip clips that cannot be decoded; accessing such a sample then raises
+                an OSError.
+
+        Raises:
+            ValueError: clips cannot be decoded; the message names them.
+            OSError: the cache folder cannot be used.
+        """
+        if self._cache is not None:
+            self._cache.open(skip_unreadable=skip_unreadable)
+
+    def look_at(self, index: int) -> S:
+        """Return a sample without `prepare`, by decoding only its clip."""
+        return self._sample(index, cached=self._cache is not None and self._cache.is_open)
+
+    def __getitem__(self, index: int) -> S:
+        return self._sample(index, cached=self._cache is not None)
+
+    def __iter__(self) -> Iterator[S]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _sample(self, index: int, *, cached: bool) -> S:
+        """Return a sample with its sound from the cache or decoded."""
+
+    @property
+    def cache_settings(self) -> dict[str, Any]:
+        """Every setting that affects the output of `decode`, as JSON types."""
+        return {"decoding": self.decoding, "sample_rate": self.sample_rate, "mono": self.mono}
+
+    def _make_cache(
+        self,
+        paths: Sequence[str],
+        *,
+        cache: str | Path | None,
+        progress: bool = False,
+        segments: Sequence[Segment | None] | None = None,
+    ) -> ClipCache:
+        return ClipCache(
+            self.root,
+            paths,
+            self.decode,
+            name=type(self).__name__,
+            settings=self.cache_settings,
+            cache=cache,
+            progress=progress,
+            segments=segments,
+        )
+
+
+def check_flags(*, optional: bool = False, **flags: object) -> None:
+    """Raise ValueError for arguments that are not a bool, such as "false"; optional ones may be None."""
+    for name, value in flags.items():
+        if not isinstance(value, bool) and not (optional and value is None):
+            raise ValueError(f"{name} is {value!r}; true or false is expected.")
+
+
+def check_sample_rate(sample_rate: object) -> None:
+    """Raise ValueError unless a sample rate is an integer in the supported range."""
+    if type(sample_rate) is not int or not 0 < sample_rate <= HIGHEST_RATE:
+        raise ValueError(
+            f"sample_rate is {sample_rate!r}; an integer from 1 to {HIGHEST_RATE}, in Hz, is expected."
+        )
+
+
+def as_list(values: object) -> list[Any]:
+    """Return a list of the values: several values, a single value, or none for None."""
+    if values is None:
+        return []
+    return list(values) if isinstance(values, list | tuple | range) else [values]
