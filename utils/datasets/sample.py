@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,7 @@ class Entry(NamedTuple):
         return f"{self.audio}#t={begin:g}" + ("" if end is None else f",{end:g}")
 
 
-class Entries(Sequence[Entry]):
+class Entries:
     """Entries packed into one array, with about 100 bytes per entry, which worker processes share.
 
     Attributes:
@@ -153,16 +153,13 @@ class Entries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        positions = range(len(self))[index]  # raises an IndexError
-        if isinstance(positions, range):
-            return [self[position] for position in positions]
-        content: Any = json.loads(self._bytes[self._ends[positions] : self._ends[positions + 1]].tobytes())
-        audio, images, text, labels, segment, fold = content
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Entry:
+        index = range(len(self))[index]  # raises an IndexError
+        packed = self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()
+        audio, images, text, labels, segment, fold = json.loads(packed)
         return Entry(audio, tuple(images), text, tuple(labels), segment and tuple(segment), fold)
 
     @property

@@ -10,6 +10,7 @@ from string import Formatter
 from types import MappingProxyType
 
 from model.weights.fetch import FetchError, RemoteFile, check_room, fetch
+from utils.fetching.atomic_folder import make_once
 from utils.fetching.unpack import ArchiveError, unpack
 
 _ROOM = 4  # limit of the unpacked size, as a multiple of the clips' size; leaves room for other files
@@ -91,9 +92,6 @@ def fetch_data_set(
         FetchError: the archive cannot be downloaded, the disk is full, or the root contains other files.
         ArchiveError: the archive is damaged or unsafe, or lacks clips.
     """
-    # Imports torch, which `python -m utils.fetch --help` does not need.
-    from utils.fetching.atomic_folder import make_once  # noqa: PLC0415
-
     root = Path(root).expanduser().resolve()
     archive = root.parent / data_set.archive.name
 
@@ -143,7 +141,8 @@ def fetch_data_set(
 
 def _check_clips(data_set: Published, folder: Path, archive: Path) -> None:
     """Raise ArchiveError unless the table has the published number of clips and all files exist."""
-    from utils.datasets.sources.tables import read_table  # noqa: PLC0415 - as above
+    # Imports torch, which `python -m utils.fetch --help` does not need.
+    from utils.datasets.sources.tables import read_table  # noqa: PLC0415
 
     columns = [column for _, column, _, _ in Formatter().parse(data_set.clip) if column]
     try:

@@ -76,13 +76,13 @@ def make(
         jobs = plan(splits, options)
         # The number of processes does not affect the shards.
         about = {**made_from, "options": {k: v for k, v in asdict(options).items() if k != "processes"}}
-        parts = _begin(folder, jobs, about)
-        _write_missing(splits, folder, parts, jobs, options)
-        written = [note for job in jobs if (note := _read_note(folder, parts, job))]
+        _begin(folder, jobs, about)
+        _write_missing(splits, folder, jobs, options)
+        written = [note for job in jobs if (note := _read_note(folder, job))]
         assert len(written) == len(jobs), "each job leaves a note"
         manifest = _manifest(splits, [note.summary for note in written if note.summary], about)
         manifest.write(folder / FILE_NAME)
-        shutil.rmtree(parts)
+        shutil.rmtree(folder / _PARTS)
     return manifest, {name: why for note in written for name, why in note.left_out.items()}
 
 
@@ -180,12 +180,11 @@ def _mean_bytes(dataset: Any, indices: Sequence[int], audio: Audio) -> float:
     return float(np.mean(sizes)) if sizes else 1.0
 
 
-def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> Path:
-    """Return the folder with the notes of finished shards; raise if it contains shards of another plan."""
+def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> None:
+    """Note the plan in the folder; raise if the folder contains shards of another plan."""
     content = [[job.file, job.source, list(job.indices)] for job in jobs]
     key = hashlib.sha256(json.dumps([content, about], default=str).encode()).hexdigest()
-    parts = folder / _PARTS
-    noted = parts / "plan"
+    noted = folder / _PARTS / "plan"
     if (folder / FILE_NAME).exists():
         raise ValueError(f"{folder} already has a set of shards with a manifest. Name another folder.")
     if noted.exists() and noted.read_text() != key:
@@ -194,23 +193,22 @@ def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> Path:
         )
     if not noted.exists() and any(folder.glob("*.tar")):
         raise ValueError(f"{folder} has tar files that this command did not begin. Name another folder.")
-    parts.mkdir(exist_ok=True)
+    noted.parent.mkdir(exist_ok=True)
     with whole_file(noted) as file:
         file.write(key.encode())
     _remove_remains(folder)
-    return parts
 
 
 def _write_missing(
-    splits: Mapping[str | None, Any], folder: Path, parts: Path, jobs: Sequence[Job], options: Options
+    splits: Mapping[str | None, Any], folder: Path, jobs: Sequence[Job], options: Options
 ) -> None:
-    missing = [job for job in jobs if _read_note(folder, parts, job) is None]
+    missing = [job for job in jobs if _read_note(folder, job) is None]
     for dataset in splits.values():
         prepare = getattr(dataset, "prepare", None)
         decodes = options.audio != "keep" or not hasattr(dataset, "files") or dataset.files(0) is None
         if callable(prepare) and missing and decodes:
             prepare()  # once instead of in every process
-    write = _Write(splits, folder, parts, options)
+    write = _Write(splits, folder, options)
     try:
         for _ in in_processes(
             write,
@@ -231,24 +229,23 @@ class _Write:
 
     splits: Mapping[str | None, Any]
     folder: Path
-    parts: Path
     options: Options
 
     def __call__(self, job: Job) -> None:
         dataset, options = self.splits[job.source], self.options
         written = write_shard(self.folder, job, dataset, audio=options.audio, skip=options.skip)
-        with whole_file(_note(self.parts, job)) as file:
+        with whole_file(_note(self.folder, job)) as file:
             file.write(written.model_dump_json(by_alias=True).encode())
 
 
-def _note(parts: Path, job: Job) -> Path:
-    return parts / f"{job.file}.json"
+def _note(folder: Path, job: Job) -> Path:
+    return folder / _PARTS / f"{job.file}.json"
 
 
-def _read_note(folder: Path, parts: Path, job: Job) -> Written | None:
+def _read_note(folder: Path, job: Job) -> Written | None:
     """Read the note of a finished shard; None if the note is unusable or the shard is missing."""
     try:
-        written = Written.model_validate_json(_note(parts, job).read_bytes())
+        written = Written.model_validate_json(_note(folder, job).read_bytes())
         entry = written.summary.entry if written.summary else None
         whole = entry is None or (folder / entry.file).stat().st_size == entry.size_bytes
         return written if whole else None

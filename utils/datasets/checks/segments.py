@@ -15,7 +15,7 @@ from ignite_trainer.api.findings import Finding
 from model.sounds.decoding import Segment
 from utils.datasets.checks import error, warning
 from utils.datasets.checks.files import Heard, Sound, in_brackets, listen
-from utils.datasets.sample import Entry
+from utils.datasets.sample import Entries, Entry
 from utils.datasets.sources.cells import shortlist
 
 _SLACK = 0.1  # tolerance for rounded times, in seconds
@@ -50,7 +50,7 @@ class Part(NamedTuple):
         return in_brackets(self.name, ", ", self.place, self.label)
 
 
-def times_of_sources(root: Path, entries: Sequence[Entry]) -> str:
+def times_of_sources(root: Path, entries: Entries) -> str:
     """Return an error message if most segments lie beyond the ends of their files, and "" otherwise.
 
     Reads the headers of a few files.

@@ -118,23 +118,15 @@ class Record:
 
     def number(self, column: str | None) -> float | None:
         """Return a number of zero or more; None for an empty cell."""
-        text = self.text(column)
-        if text is None or is_no_number(text):
-            return None
-        number = _number(text)
-        if not 0 <= number < math.inf:
-            self.fail(column, "a number of zero or more")
-        return number
+        return self._number(column, "a number of zero or more")
 
     def whole_number(self, column: str | None, *, hint: str = "") -> int | None:
         """Return an integer of zero or more, also written as `1.0`; None for an empty cell."""
-        text = self.text(column)
-        if text is None or is_no_number(text):
-            return None
-        number = _number(text)
-        if not 0 <= number < 10**9 or number != int(number):
-            self.fail(column, f"a whole number of at most 9 digits{hint}")
-        return int(number)
+        expected = f"a whole number of at most 9 digits{hint}"
+        number = self._number(column, expected, limit=10**9)
+        if number is not None and number != int(number):
+            self.fail(column, expected)
+        return None if number is None else int(number)
 
     def required_number(self, column: str) -> int:
         """Return an integer of zero or more; an empty cell is an error."""
@@ -152,6 +144,18 @@ class Record:
         if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
             return value["path"]  # a file of the Hugging Face hub whose content is elsewhere
         return value
+
+    def _number(self, column: str | None, expected: str, *, limit: float = math.inf) -> float | None:
+        text = self.text(column)
+        if text is None or text in _NO_NUMBER:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < limit:
+            self.fail(column, expected)
+        return number
 
     def _text(self, column: str | None, value: object) -> str:
         """Return the checked text of one value; "" for an empty one."""
@@ -173,13 +177,6 @@ class Record:
         return text
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def _list_of(text: str) -> list[Any] | None:
     """Parse a list as JSON writes it, or a list or tuple as Python does; None for other text."""
     try:
@@ -199,11 +196,6 @@ def is_empty(value: object) -> bool:
     if isinstance(value, str):
         return value.strip() in _EMPTY
     return value is None or value != value  # noqa: PLR0124 - NaN alone differs from itself
-
-
-def is_no_number(text: str) -> bool:
-    """Return whether text in a column of numbers stands for a missing value."""
-    return text in _NO_NUMBER
 
 
 def trimmed(text: str) -> str:

@@ -42,42 +42,34 @@ def files_below(
         entered.add(identity)
         return True
 
-    def look(folder: str) -> None:
+    folders = [""]
+    while folders:
+        folder = folders.pop()
         try:
-            with os.scandir(root / folder) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
+            entries = _entries(root / folder)
         except OSError as error:
             if on_error is None:
                 raise
             on_error(folder, error)
-            return
-        for entry in ordered:
-            if _is_hidden(entry.name):
-                continue
+            entries = []
+        for entry in entries:
             path = f"{folder}{entry.name}/"
             if not _is_folder(entry):
                 files.append((folder, entry.name))
             elif entry.is_symlink():
                 links.append(path)
             elif enter(path):
-                look(path)
-
-    folders = [""]
-    while folders:
-        for folder in folders:
-            look(folder)
-        # All links at one depth before their contents, so that a class is not read as part of another class.
-        folders = [
-            path for path in sorted(links, key=lambda path: (path.count("/"), path.split("/"))) if enter(path)
-        ]
-        links.clear()
+                folders.append(path)
+        if not folders:
+            # All links before their contents, so that a class is not read as part of another class.
+            links.sort(key=lambda path: (path.count("/"), path.split("/")))
+            folders, links = [path for path in links if enter(path)], []
     yield from sorted(files, key=lambda file: "".join(file).split("/"))
 
 
 def folders_of(folder: Path) -> list[str]:
     """List the names of a folder's subfolders, including links, in order."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_folder(entry) and not _is_hidden(entry.name))
+    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
 def shown(name: str) -> str:
@@ -85,15 +77,18 @@ def shown(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List what is in a folder and not hidden, ordered by name; macOS adds `__MACOSX` to archives."""
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    return sorted(visible, key=lambda entry: entry.name)
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself: a file that cannot be read
         return False
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"  # added by archives of macOS
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
