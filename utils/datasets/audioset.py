@@ -39,11 +39,11 @@ class AudioSet(ListedDataset):
     """The downloaded part of AudioSet: official tables, with sounds and pictures in any folders.
 
     `sources/audioset_files.py` lists the supported file names. Segments without files are skipped; `prepare`
-    reports how many. Labels are class names from `class_labels_indices.csv`.
+    reports how many. Labels are class names from `class_labels_indices.csv`. The other arguments are
+    `utils.datasets.listed.ListedDataset`'s.
 
     Args:
         root: folder that contains the tables, itself or in a subfolder `csv` or `metadata`.
-        sample_rate: sample rate of the returned audio, in Hz.
         train: split to use: True for the training segments, False for the evaluation segments.
         train_on: training tables to use: "balanced", "unbalanced" or "both".
         media: folder with sounds and pictures; None for the root.
@@ -52,7 +52,6 @@ class AudioSet(ListedDataset):
         whole_videos: whether the sound files contain whole videos, from which the segments are read; if not,
             each file is a segment.
         parents: whether to add the parents of a sample's labels, from `ontology.json`.
-        mono, frames, cache, progress: see `utils.datasets.listed.ListedDataset`.
 
     Raises:
         FileNotFoundError: a table is missing, or all files are.

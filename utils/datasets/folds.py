@@ -41,15 +41,13 @@ class FoldDataset(CachedDataset[Sample], ABC):
 
     `prepare` decodes every clip in the table, in all folds, into a cache that is shared with later folds,
     runs and processes. The constructor does not decode clips, but checks arguments, table and files.
+    The other arguments are `CachedDataset`'s.
 
     Args:
         root: folder of the published data set.
-        sample_rate: sample rate of the returned audio, in Hz.
         train: split to use: True for all folds that are not held out, False for the held-out folds.
         fold: number or numbers of the held-out folds. With None, nothing is held out and both splits are the
             whole data set, for zero-shot classification; training requires a fold.
-        mono: channels of the returned audio: True averages them, False duplicates a single channel, None
-            keeps the file's channels.
         transform_audio: function applied to the audio of every sample, float32 numpy `[C, T]`.
         target_transform: function applied to the labels of every sample, `list[str]`.
         cache: folder for decoded audio; None for `utils.datasets.sources.cache.default_cache_folder()`.
@@ -107,11 +105,8 @@ class FoldDataset(CachedDataset[Sample], ABC):
         self.folds = tuple(sorted({clip.fold for clip in clips}))
         self.held_out = self._check_fold(fold)
         self.results_name = self._name_results(len(clips), len(names))
-        self._rows = [
-            row
-            for row, clip in enumerate(clips)
-            if not self.held_out or (clip.fold in self.held_out) != train
-        ]
+        is_chosen = [not self.held_out or (clip.fold in self.held_out) != train for clip in clips]
+        self._rows = [row for row, chosen in enumerate(is_chosen) if chosen]
         if not self._rows:
             raise ValueError(f"fold is {fold}; that holds out every clip and leaves none to train on.")
         self._cache: ClipCache = self._make_cache(
@@ -186,15 +181,11 @@ class FoldDataset(CachedDataset[Sample], ABC):
             fetch_data_set(self.published, folder, progress=progress)
             return folder
         lacks = f"has no {self.table}" if folder.is_dir() else "is not a folder"
-        expected = (
-            f"{self.title} is expected there: {self.table} and the audio files. If it is elsewhere, name "
-            "that folder with --Dataset.args.root FOLDER"
-        )
+        expected = f"{self.title} is expected there: {self.table} and the audio files. If it is elsewhere, "
+        expected += "name that folder with --Dataset.args.root FOLDER"
         if self.published is not None:
-            expected += (
-                "; --Dataset.args.download true fetches it, as does `python -m utils.fetch "
-                f"{self.published.name}`"
-            )
+            command = f"`python -m utils.fetch {self.published.name}`"
+            expected += f"; --Dataset.args.download true fetches it, as does {command}"
         raise FileNotFoundError(f"root is {root}, which {lacks}; {expected}.")
 
     def _check_fold(self, fold: object) -> tuple[int, ...]:

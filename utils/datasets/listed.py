@@ -33,8 +33,8 @@ FramesWanted = Literal["central", "all"]
 class ListedDataset(CachedDataset[Sample | DescribedSample]):
     """One split of a list of samples; if any sample of either split has a text, all are `DescribedSample`s.
 
-    The sounds of both splits are decoded once into the cache that `utils.datasets.FoldDataset` uses; if there
-    are too many, they are decoded at each access instead. Pictures are always decoded at each access.
+    The sounds of both splits are decoded once into the cache; if there are too many, they are decoded at each
+    access instead. Pictures are always decoded at each access. The other arguments are `CachedDataset`'s.
 
     Args:
         root: folder that paths are relative to.
@@ -42,9 +42,6 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         held_out: mask of the held-out entries, bool `[entries]`; None if both splits are the whole data set.
         train: split to use: True for the samples that are not held out, False for the held-out samples.
         class_names: class names of all entries, in the order of the scores.
-        sample_rate: sample rate of the returned audio, in Hz.
-        mono: channels of the returned audio: True averages them, False duplicates a single channel, None
-            keeps the file's channels.
         frames: pictures of a sample that has several: "central" for the middle picture, "all" for `Frames`,
             from which a transform of the field "image" chooses and decodes a picture.
         cache: folder for decoded audio; None for the default folder and at most `MOST_CACHED` clips; False

@@ -37,9 +37,10 @@ class Table(ListedDataset):
     If all subfolders are named like splits (`train`, `test`, `valid` ...), their subfolders are the classes;
     `split` selects the held-out splits, by default all except `train`.
 
+    The other arguments are `utils.datasets.listed.ListedDataset`'s.
+
     Args:
         table: path of the table or the folder.
-        sample_rate: sample rate of the returned audio, in Hz.
         train: split to use: True for the training samples, False for the held-out samples.
         fold: number or numbers of the held-out folds.
         split: held-out values of the column "split".
@@ -52,7 +53,6 @@ class Table(ListedDataset):
             `start` with `end` or `duration` selects a segment of the sound file, in seconds or, if the column
             names say so, milliseconds (see `sources/own_times.py`). Rows with the same `group`, by default
             the same file, are held out together or not at all.
-        mono, frames, cache, progress: see `utils.datasets.listed.ListedDataset`.
 
     Raises:
         FileNotFoundError: the table or files are missing.
