@@ -117,9 +117,9 @@ class Shards(Dataset[Sample | DescribedSample]):
             path = local_path(url)
             elsewhere += path is None
             if path is not None and not path.is_file():
-                findings.append(error("A shard is not there.", url, "Download or make it again."))
+                findings.append(error("A shard is missing.", url, "Download or make it again."))
             elif path is not None and path.stat().st_size != entry.size_bytes:
-                what = "A shard is not as long as its manifest says."
+                what = "A shard does not have the size that its manifest states."
                 findings.append(error(what, url, "Download or make it again."))
         samples = sum(len(entry) for _, entry in found.shards)
         counted = f"{samples:,} samples in {len(found.shards):,} shards, {elsewhere:,} elsewhere"

@@ -291,10 +291,10 @@ def test_the_check_finds_missing_shards_and_wrong_sizes(tmp_path: Path) -> None:
     (tmp_path / "000001.tar").write_bytes(b"short")
     again = "Download or make it again."
     assert Shards.inspect_data(urls=manifest).findings == (
-        Finding(severity="error", what="A shard is not there.", where=f"{tmp_path}/000000.tar", remedy=again),
+        Finding(severity="error", what="A shard is missing.", where=f"{tmp_path}/000000.tar", remedy=again),
         Finding(
             severity="error",
-            what="A shard is not as long as its manifest says.",
+            what="A shard does not have the size that its manifest states.",
             where=f"{tmp_path}/000001.tar",
             remedy=again,
         ),

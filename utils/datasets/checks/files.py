@@ -29,12 +29,12 @@ SHORT = 0.1
 
 _TRIED = 8  # number of clips to decode for an estimate of the space that all clips need
 _FAULTS: Mapping[Fault, str] = {
-    "missing": "The file is not there.",
+    "missing": "The file is missing.",
     "empty": "The file is empty.",
     "unreadable": "The file cannot be decoded.",
     "truncated": "The file is truncated.",
     "not finite": "The file holds NaN or infinite samples.",
-    "too loud": "The samples are in another unit than -1..1: far too loud.",
+    "too loud": "The samples are far too loud: their unit is not -1..1.",
 }
 _FETCH_AGAIN = "Download it again, or remove it from the data set."
 
@@ -161,8 +161,9 @@ def sound_findings(data: CachedDataset[Any], heard: Mapping[Sound, Heard]) -> It
         if one.fault is not None:
             yield error(_FAULTS[one.fault], sound.described(one.detail), _FETCH_AGAIN)
     usable = usable_sounds(heard)
-    yield from suspicious(data.sample_rate, usable)
-    yield from _channels(data.mono, usable)
+    if usable:
+        yield from suspicious(data.sample_rate, usable)
+        yield from _channels(data.mono, usable)
 
 
 def usable_sounds(heard: Mapping[Sound, Heard]) -> dict[Sound, Heard]:
@@ -172,15 +173,12 @@ def usable_sounds(heard: Mapping[Sound, Heard]) -> dict[Sound, Heard]:
 
 def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Find usable sounds that have a low sample rate or a wrong header, or are silent or very short."""
-    if not heard:
-        return
     usual = median(one.seconds for one in heard.values())
     for rate in sorted({one.rate for one in heard.values() if one.rate < sample_rate}):
-        sounds = [sound for sound, one in heard.items() if one.rate == rate]
+        first, *others = (sound for sound, one in heard.items() if one.rate == rate)
         yield warning(
-            f"Sounds are resampled to the sample_rate of {sample_rate} Hz; frequencies above what their own "
-            "rate holds stay empty.",
-            sounds[0].described(f"{rate} Hz" + f", with {len(sounds) - 1} more" * (len(sounds) > 1)),
+            f"The sample rate is lower than the sample_rate of {sample_rate} Hz: no high frequencies.",
+            first.described(f"{rate} Hz" + f", with {len(others)} more" * bool(others)),
         )
     for sound, one in heard.items():
         if one.note:
@@ -193,13 +191,13 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
             yield warning(
                 "All samples are equal: silence.",
                 sound.described(),
-                "Listen to it; remove it from the data set unless silence is meant.",
+                "Listen to it; remove it from the data set unless silence is intended.",
             )
         if one.seconds < SHORT * usual:
             yield warning(
-                f"Much shorter than the others, half of which last {usual:.2f} s or more.",
+                f"The sound is much shorter than the median of {usual:.2f} s.",
                 sound.described(f"{one.seconds:.3f} s"),
-                "Listen to it; padded to the others' length, it is mostly silence.",
+                "Listen to it; padded to the length of the others, it is mostly silence.",
             )
 
 
@@ -210,7 +208,7 @@ def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) 
         resampled = one.samples * (1 if mono else one.channels) * sample_rate // one.rate
         if max(decoded, resampled) > MAX_VALUES:
             yield error(
-                f"The sound is too long: at most {MAX_VALUES:,} values of all channels are read.",
+                f"The sound is too long; the limit is {MAX_VALUES:,} values over all channels.",
                 sound.described(f"{one.seconds / 3600:.1f} h"),
                 "Cut it into clips, or list its parts by start and end in a Table.",
             )
@@ -218,20 +216,17 @@ def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) 
 
 def _channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Find sounds whose number of channels differs from the most common number."""
-    if mono or not heard:
+    if mono:
         return
     least = 1 if mono is None else 2
     count_of = {sound: max(one.channels, least) for sound, one in heard.items()}
-    usual = Counter(count_of.values()).most_common(1)[0][0]
+    [(usual, _)] = Counter(count_of.values()).most_common(1)
+    channels = f"{usual} channel{'s' * (usual > 1)}"
+    what = f"Most clips have {channels}; with mono {mono}, others cannot join their batches."
+    remedy = "Set Dataset.args.mono to true" + ", or to false for two channels" * (mono is None) + "."
     for sound, count in count_of.items():
         if count != usual:
-            yield error(
-                f"Most clips have {usual} channels, others not, and mono is {mono}: they cannot be in one "
-                "batch.",
-                sound.described(str(count)),
-                "Set Dataset.args.mono to true"
-                + (", or to false for two channels of each." if mono is None else "."),
-            )
+            yield error(what, sound.described(str(count)), remedy)
 
 
 def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Finding]:
@@ -241,23 +236,22 @@ def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Find
         if not one.silent:
             same[one.digest].append(sound)
     for sounds in same.values():
-        if len(sounds) == 1:
-            continue
         where = shortlist(sounds)
         if len({sound.place for sound in sounds}) > 1:
-            yield error(
-                f"The same sound is in several {place}s: it would be trained on and measured by.",
-                where,
-                "Keep one of them.",
-            )
+            yield error(f"The same sound {leaks(place)}.", where, "Keep one of them.")
         elif len({sound.label for sound in sounds}) > 1:
             yield error("The same sound has several labels.", where, "Keep the right one.")
-        else:
+        elif len(sounds) > 1:
             yield warning(
-                f"The same sound is several times in one {place}: it counts as often.",
+                f"The same sound is in one {place} several times, and counts as often.",
                 where,
-                "Keep one of them, unless that is meant.",
+                "Keep one of them, unless this is intended.",
             )
+
+
+def leaks(place: str) -> str:
+    """Say that something is in several folds or splits."""
+    return f"is in several {place}s, so it would be in both training and test data"
 
 
 def estimate_space(

@@ -112,9 +112,9 @@ def _table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
     yield from name_findings({clip.label for clip in clips})
     if dataset.published is not None and dataset.results_name.startswith("part of "):
         yield warning(
-            "Part of the data is not there.",
+            "Part of the data set is missing.",
             f"{dataset.results_name}; {dataset.published.clips:,} clips are published",
-            "Download the rest for results that compare with those of others.",
+            "Download the rest for results that can be compared with published ones.",
         )
 
 
@@ -145,7 +145,7 @@ def _misnamed_files(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
         for key, text in (named.groupdict() if named else {}).items():
             if int(text) != getattr(clip, key):
                 yield error(
-                    f"The name of the file says another {key} than the table.",
+                    f"The file name states another {key} than the table.",
                     f"{clip.path} ({key} {getattr(clip, key)} in the table)",
                     "Correct the line; clips of one recording share a fold.",
                 )
@@ -158,7 +158,7 @@ def _absent_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
             yield warning(
                 "A fold has no clip of a class.",
                 f"fold {fold}: {', '.join(absent)}",
-                "Check that the data set is complete, and its folds the official ones.",
+                "Check that the data set is complete and has the official folds.",
             )
 
 
@@ -172,7 +172,7 @@ def _not_named(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
         left_out = name not in names and name in table
         if Path(name).suffix.lower() in AUDIO_SUFFIXES and path not in paths and not left_out:
             yield warning(
-                "The table does not name this file, so it is not used.",
+                "The table does not list this file, so it is not used.",
                 shown(path),
                 "Add a line to the table, or remove the file.",
             )

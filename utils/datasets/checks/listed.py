@@ -85,7 +85,7 @@ def inspect_listed(
         space=tuple(spaces),
         to_build={"missing": "skip"} if train.absent and absent == "error" else {},
         summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
-        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures looked at{unused}",
+        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures checked{unused}",
     )
 
 
@@ -93,17 +93,12 @@ def _left_out(splits: Sequence[ListedDataset], absent: Severity) -> Iterator[Fin
     """Report the names of missing files if known, and otherwise the number of affected samples."""
     for dataset in splits:
         if dataset.notice is not None and not dataset.absent:
-            yield warning("Part of the data is not there.", dataset.notice)
+            yield warning("Part of the data set is missing.", dataset.notice)
         if dataset.passed_over is not None:
-            yield warning("Part of the folder, or of the arguments, is not used.", dataset.passed_over)
+            yield warning("Part of the folder or the arguments is not used.", dataset.passed_over)
+    remedy = "Download it, or remove it from the data set; --Dataset.args.missing skip ignores such files."
     for path in dict.fromkeys(path for dataset in splits for path in dataset.absent):
-        yield Finding(
-            severity=absent,
-            what="The file is not there.",
-            where=path,
-            remedy="Download it, or remove it from the data set; --Dataset.args.missing skip leaves out all "
-            "such files.",
-        )
+        yield Finding(severity=absent, what="The file is missing.", where=path, remedy=remedy)
 
 
 def _lines(splits: Iterable[ListedDataset]) -> dict[str, str]:

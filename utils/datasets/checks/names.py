@@ -22,28 +22,23 @@ def name_findings(names: Collection[str]) -> Iterator[Finding]:
         parts = [part.strip() for part in _SEPARATORS.split(name)]
         if len(parts) > 1 and not known.isdisjoint(parts):
             yield warning(
-                "The name of a class consists of others, as if a row had several labels.",
+                "A class name consists of other class names, as if a row had several labels.",
                 name,
-                'Name the separator, as by "separator": ";" of a Table, or rename the class.',
+                'Set the separator, such as "separator": ";" for a Table, or rename the class.',
             )
         as_seen = _as_seen(name)
         alike[as_seen].append(name)
         if not as_seen.isprintable():
-            yield warning(
-                "The name of a class has characters that cannot be printed.", name, "Correct it in the table."
-            )
+            yield warning("A class name has unprintable characters.", name, "Correct it in the table.")
         if name.lower() in _ABSENT:
-            yield warning(
-                "A class name looks like a missing value.",
-                name,
-                "Leave these cells empty, unless the class is meant.",
-            )
+            remedy = "Leave these cells empty, unless it is a class."
+            yield warning("A class name looks like a missing value.", name, remedy)
     for several in alike.values():
         if len(several) > 1:
             yield warning(
-                "Several classes have names that look alike.",
+                "Several class names look alike.",
                 ", ".join(map(ascii, several)),
-                "Spell the name in one way in the table.",
+                "Spell the name the same way throughout the table.",
             )
 
 

@@ -14,7 +14,7 @@ import soundfile
 from ignite_trainer.api.findings import Finding
 from model.sounds.decoding import Segment
 from utils.datasets.checks import error, warning
-from utils.datasets.checks.files import Heard, Sound, in_brackets, listen
+from utils.datasets.checks.files import Heard, Sound, in_brackets, leaks, listen
 from utils.datasets.sample import Entries, Entry
 from utils.datasets.sources.cells import shortlist
 
@@ -131,7 +131,7 @@ def _beyond(parts: Sequence[Part], remedy: str) -> Iterator[Finding]:
         if part.begin >= part.length:
             yield error("The segment begins beyond the end of its file.", where, advice)
         elif part.end > part.length + _SLACK:
-            what = "The segment ends beyond the end of its file: it is shorter than the table says."
+            what = "The segment ends beyond the end of its file, so it is shorter than the table says."
             yield warning(what, where, advice)
 
 
@@ -146,7 +146,7 @@ def _same(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Finding]:
             yield error(
                 "The same part of a sound has several labels.",
                 shortlist(group),
-                "Keep the right one; write several right ones as a list in one row.",
+                "Keep the right one; if several are right, list them in one row.",
             )
 
 
@@ -163,8 +163,7 @@ def _overlapping(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Findi
                 yield _in_several([other, part], place)
             else:
                 yield warning(
-                    f"Parts of one sound that overlap are in several {place}s: what they share would be "
-                    "trained on and measured by.",
+                    f"The overlap of two parts of a sound {leaks(place)}.",
                     shortlist([other, part]),
                     f"Put all parts of a recording into one {place}.",
                 )
@@ -182,11 +181,7 @@ def _groups(parts: Iterable[Part]) -> list[list[Part]]:
 
 
 def _in_several(parts: Sequence[Part], place: str) -> Finding:
-    return error(
-        f"The same part of a sound is in several {place}s: it would be trained on and measured by.",
-        shortlist(parts),
-        "Keep one of them.",
-    )
+    return error(f"The same part of a sound {leaks(place)}.", shortlist(parts), "Keep one of them.")
 
 
 def _is_moved(segment: Segment | None) -> bool:

@@ -98,7 +98,7 @@ def test_names_that_look_alike_or_like_missing_values_are_warnings(folder: Path)
     (folder / "own.csv").write_text(f"file,label\n{rows}", encoding="utf-8")
     assert [(one.severity, one.what, one.where) for one in check(folder / "own.csv")] == [
         ("warning", "A class name looks like a missing value.", "none"),
-        ("warning", "Several classes have names that look alike.", r"'dog', 'do\u200bg'"),
+        ("warning", "Several class names look alike.", r"'dog', 'do\u200bg'"),
     ]
 
 

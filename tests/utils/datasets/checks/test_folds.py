@@ -146,7 +146,7 @@ Said = tuple[str, str]
 
 def missing(planted: Planted) -> Said:
     planted.path(planted.first).unlink()
-    return "error: The file is not there.", planted.relative(planted.first)
+    return "error: The file is missing.", planted.relative(planted.first)
 
 
 def empty(planted: Planted) -> Said:
@@ -188,7 +188,7 @@ def malformed_fold(planted: Planted) -> Said:
 def another_fold(planted: Planted) -> Said:
     planted.first["fold"] = "2" if planted.first["fold"] == "1" else "1"
     planted.save()
-    kind = "The name of the file says another fold" if planted.kind == "made" else "The file is not there."
+    kind = "The file name states another fold" if planted.kind == "made" else "The file is missing."
     return f"error: {kind}", planted.relative(planted.first)
 
 
@@ -204,7 +204,7 @@ def another_class(planted: Planted) -> Said:
     other = next(row for row in planted.rows if row[planted.label] != planted.first[planted.label])
     planted.first |= {key: other[key] for key in (planted.target, planted.label)}
     planted.save()
-    return "error: The name of the file says another target", planted.relative(planted.first)
+    return "error: The file name states another target", planted.relative(planted.first)
 
 
 def target_out_of_range(planted: Planted) -> Said:
@@ -237,7 +237,7 @@ def equal_in_two_folds_as_another_file(planted: Planted) -> Said:
 
 def equal_in_one_fold(planted: Planted) -> Said:
     shutil.copy(planted.path(planted.first), planted.path(planted.here))
-    return "warning: The same sound is several times in one fold", planted.relative(planted.here)
+    return "warning: The same sound is in one fold several times", planted.relative(planted.here)
 
 
 def equal_with_another_label(planted: Planted) -> Said:
@@ -256,7 +256,7 @@ def listed_twice(planted: Planted) -> Said:
 def not_in_the_table(planted: Planted) -> Said:
     path = planted.path(planted.first).with_name("stray.flac")
     soundfile.write(path, np.zeros(10), 44100)
-    return "warning: The table does not name this file", path.relative_to(planted.root).as_posix()
+    return "warning: The table does not list this file", path.relative_to(planted.root).as_posix()
 
 
 def control_characters(planted: Planted) -> Said:
@@ -283,10 +283,10 @@ SAMPLES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "another rate": (
         {"samples": RAMP[::11], "rate": 4000},
-        "warning: Sounds are resampled to the sample_rate of 44100 Hz",
+        "warning: The sample rate is lower than the sample_rate of 44100 Hz",
         " (4000 Hz)",
     ),
-    "too few": ({"samples": RAMP[::100]}, "warning: Much shorter than the others", ""),
+    "too few": ({"samples": RAMP[::100]}, "warning: The sound is much shorter", ""),
     "other channels": ({"samples": np.stack([RAMP] * 3, axis=1)}, "error: Most clips have", " (3)"),
 }
 
@@ -327,7 +327,7 @@ def test_all_faults_of_a_set_are_in_one_report(
     planted.save()
     assert planted.check("--Dataset.args.fold", "9") == 1
     report = capsys.readouterr().out
-    assert "error: The file is not there. (10 times)\n" in report
+    assert "error: The file is missing. (10 times)\n" in report
     assert "    and 5 more\n" in report
     assert "error: The file is empty.\n" in report
     assert "error: A line of the table cannot be read. (2 times)\n" in report
@@ -365,7 +365,7 @@ def test_a_nonexistent_fold_is_found_by_the_check(
 def test_files_of_clips_that_are_left_out_are_not_reported(esc50: Path) -> None:
     assert ESC50.inspect_data(root=str(esc50), esc10=True).summary.startswith("ESC-50: 10 clips, 2 classes")
     found = ESC50.inspect_data(root=str(esc50), esc10=True).findings
-    assert not [finding for finding in found if "does not name" in finding.what]
+    assert not [finding for finding in found if "does not list" in finding.what]
 
 
 def test_part_of_a_published_set_is_a_warning_with_the_name_that_results_have(esc50: Path) -> None:

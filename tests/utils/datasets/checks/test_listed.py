@@ -44,7 +44,7 @@ def found(findings: tuple[Finding, ...]) -> list[tuple[str, str, str]]:
 def test_a_clean_table_passes(own: Path, cache_folder: Path) -> None:
     inspection = Table.inspect_data(table=str(own), sample_rate=RATE)
     assert inspection.findings == ()
-    assert inspection.summary == ("Table: 8 samples, 2 classes, 0.00 h of 8 sounds and 2 pictures looked at")
+    assert inspection.summary == ("Table: 8 samples, 2 classes, 0.00 h of 8 sounds and 2 pictures checked")
     [space] = inspection.space
     assert (space.folder, space.size_bytes) == (cache_folder, 8 * RATE * 2)  # int16
     Table(own, RATE).prepare()
@@ -83,8 +83,8 @@ def equal(table: Path) -> None:
         (
             missing,
             [
-                ("error", "The file is not there.", "1.png (own.tsv, line 3)"),
-                ("error", "The file is not there.", "3.wav (own.tsv, line 5)"),
+                ("error", "The file is missing.", "1.png (own.tsv, line 3)"),
+                ("error", "The file is missing.", "3.wav (own.tsv, line 5)"),
             ],
         ),
         (empty, [("error", "The file is empty.", "3.wav (own.tsv, line 5; 0 bytes)")]),
@@ -93,7 +93,7 @@ def equal(table: Path) -> None:
             [
                 (
                     "error",
-                    "Most clips have 1 channels, others not, and mono is None: they cannot be in one batch.",
+                    "Most clips have 1 channel; with mono None, others cannot join their batches.",
                     "3.wav (own.tsv, line 5; 2)",
                 )
             ],
@@ -123,7 +123,7 @@ def equal(table: Path) -> None:
             [
                 (
                     "error",
-                    "The same sound is in several folds: it would be trained on and measured by.",
+                    "The same sound is in several folds, so it would be in both training and test data.",
                     "1.wav (fold 1, b), 4.wav (fold 2, a)",
                 )
             ],
@@ -146,7 +146,9 @@ def test_equal_sounds_in_both_splits_are_found(own: Path) -> None:
     equal(own)  # in the other fold, and in the other split
     args: dict[str, Any] = {"table": str(own), "sample_rate": RATE, "split": "test"}
     [finding] = Table.inspect_data(**args).findings
-    assert finding.what == "The same sound is in several splits: it would be trained on and measured by."
+    assert (
+        finding.what == "The same sound is in several splits, so it would be in both training and test data."
+    )
     assert finding.where == "4.wav (training split, a), 1.wav (held-out split, b)"
 
 
@@ -183,11 +185,11 @@ def test_audioset_is_checked_with_missing_files(tmp_path: Path) -> None:
     inspection = AudioSet.inspect_data(root=str(tmp_path), sample_rate=RATE)
     assert [(severity, what) for severity, what, _ in found(inspection.findings)] == [
         ("error", "A line of the table cannot be read."),
-        ("warning", "Part of the data is not there."),
+        ("warning", "Part of the data set is missing."),
         ("error", "The picture cannot be decoded."),
     ]
     assert "3 segments listed, 2 with a sound" in inspection.findings[1].where
-    assert "1 pictures looked at" in inspection.summary
+    assert "1 pictures checked" in inspection.summary
 
 
 @pytest.fixture
@@ -223,7 +225,7 @@ def test_the_command_checks_a_table(own: Path, run_check: Callable[..., tuple[in
     assert status == 0 and "8 samples, 2 classes" in report
     missing(own)
     status, report = run_check(batch_train=64, epochs=1)
-    assert status == 1 and "error: The file is not there. (2 times)\n" in report
+    assert status == 1 and "error: The file is missing. (2 times)\n" in report
     assert "Setup.batch_train is 64, but the training split has 4 samples, fewer than one batch." in report
 
 
@@ -247,5 +249,5 @@ def test_a_sound_in_both_splits_is_an_error(held_out: dict[str, Any], tmp_path: 
     table.write_text("\n".join([f"file,label,{name}", *rows, f"0.wav,dog,{sides[1]}", ""]))
     found = Table.inspect_data(table=str(table), sample_rate=RATE, **held_out).findings
     assert [one.what for one in found if one.severity == "error"] == [
-        f"The same sound is in several {name}s: it would be trained on and measured by."
+        f"The same sound is in several {name}s, so it would be in both training and test data."
     ]

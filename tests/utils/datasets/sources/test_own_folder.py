@@ -76,7 +76,7 @@ def test_a_run_and_the_check_report_what_is_not_read(
     assert caplog.messages == [said]
     inspection = Table.inspect_data(table=str(tmp_path), sample_rate=RATE)
     assert [(one.severity, one.what, one.where) for one in inspection.findings] == [
-        ("warning", "Part of the folder, or of the arguments, is not used.", said)
+        ("warning", "Part of the folder or the arguments is not used.", said)
     ]
 
 

@@ -21,10 +21,9 @@ from utils.datasets.sample import Entry
 
 RATE = 8000
 OVERLAP = (
-    "Parts of one sound that overlap are in several folds: what they share would be trained on and measured "
-    "by."
+    "The overlap of two parts of a sound is in several folds, so it would be in both training and test data."
 )
-IN_SEVERAL = "The same part of a sound is in several folds: it would be trained on and measured by."
+IN_SEVERAL = "The same part of a sound is in several folds, so it would be in both training and test data."
 
 
 @pytest.fixture
@@ -316,7 +315,7 @@ def test_files_that_are_the_segments_of_audioset_are_no_whole_videos(
                 ("error", "The segment begins beyond the end of its file.", "0.wav#t=7,8 (1.00 s)"),
                 (
                     "warning",
-                    "The segment ends beyond the end of its file: it is shorter than the table says.",
+                    "The segment ends beyond the end of its file, so it is shorter than the table says.",
                     "2.wav#t=0.5,1.3 (1.00 s)",
                 ),
             ],

@@ -257,7 +257,7 @@ def test_unused_columns_are_named_with_suggestions(
     (folder / "own.csv").write_text(f"{columns}\n{','.join(cells)}\n")
     assert Table(folder / "own.csv", RATE, **args).unused_columns == unused
     summary = Table.inspect_data(table=str(folder / "own.csv"), sample_rate=RATE, **args).summary
-    assert summary.endswith(f"; unused columns: {unused}" if unused else "looked at")
+    assert summary.endswith(f"; unused columns: {unused}" if unused else "checked")
 
 
 def test_only_some_of_many_unused_columns_are_named(folder: Path) -> None:

@@ -88,17 +88,17 @@ def test_a_run_warns_of_classes_that_look_like_missing_values(
         table.prepare()
     assert caplog.messages == [
         "Table: A class name looks like a missing value (2 times): NA; None. Leave these cells empty, unless "
-        "the class is meant."
+        "it is a class."
     ]
 
 
 @pytest.mark.parametrize(
     ("names", "what", "where"),
     [
-        (["dog", "Dog", "sea"], "Several classes have names that look alike.", "'Dog', 'dog'"),
+        (["dog", "Dog", "sea"], "Several class names look alike.", "'Dog', 'dog'"),
         (
             ["sea", "sea; rain"],
-            "The name of a class consists of others, as if a row had several labels.",
+            "A class name consists of other class names, as if a row had several labels.",
             "sea; rain",
         ),
     ],
