@@ -48,9 +48,7 @@ def states_of(folder: Path) -> list[Path]:
 def read_intact(path: Path, sha256: str | None = None) -> Any:
     """Read a file written by `save_durably`, with its tensors on the CPU.
 
-    Args:
-        path: path of the file.
-        sha256: expected hash; by default, the hash in the checksum file alongside `path`.
+    The expected hash is by default the one in the checksum file alongside `path`.
 
     Raises:
         DamagedError: the file is missing, has another hash, or cannot be loaded.

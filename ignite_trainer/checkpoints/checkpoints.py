@@ -41,8 +41,6 @@ from ignite_trainer.support.distributed import all_gather, barrier, is_main, ran
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import remove, remove_remains
 
-__all__ = ["BEST_KEPT", "Checkpoints", "Position"]
-
 logger = logging.getLogger(__name__)
 
 

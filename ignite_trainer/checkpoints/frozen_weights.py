@@ -54,11 +54,7 @@ class FrozenWeights:
 
 
 def read_left_out(state: Path, content: Any) -> dict[str, Any]:
-    """Read the frozen weights that a state does not contain.
-
-    Args:
-        state: path of the state.
-        content: content of the state, not yet validated.
+    """Read the frozen weights that a state does not contain; its content need not be valid.
 
     Raises:
         DamagedError: the file of frozen weights alongside the state is missing, damaged or not the file that

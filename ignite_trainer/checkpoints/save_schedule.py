@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from ignite.engine import Engine, Events
 
-from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.checkpoints import Checkpoints
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support.distributed import all_gather, any_process, is_main, run_on_main
 from ignite_trainer.support.errors import RunStopped

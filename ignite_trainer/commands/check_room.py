@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ignite_trainer.api.findings import Finding, Space
-from ignite_trainer.checkpoints.checkpoints import BEST_KEPT
+from ignite_trainer.checkpoints.state_validation import BEST_KEPT
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.results import run_folder
 

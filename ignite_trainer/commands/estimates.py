@@ -20,7 +20,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.checkpoints import Checkpoints
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.commands.check_room import existing
 from ignite_trainer.commands.stopwatch import Stopwatch, project
 from ignite_trainer.protocol.blueprint import Blueprint

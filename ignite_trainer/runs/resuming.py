@@ -14,7 +14,7 @@ from ignite_trainer.api import file_names
 from ignite_trainer.api.affects import Affects
 from ignite_trainer.api.reporter import Event, Fault, Iteration, RunEnd
 from ignite_trainer.checkpoints.checkpoint_files import states_of
-from ignite_trainer.checkpoints.checkpoints import Position
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.identity import selected, values_by_path
 from ignite_trainer.protocol.reading import read_json

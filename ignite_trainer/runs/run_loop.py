@@ -19,9 +19,10 @@ from ignite_trainer.api import file_names
 from ignite_trainer.api.evaluation import FigureTable
 from ignite_trainer.api.reporter import Evaluated, Iteration, Measured, RunEnd, Split
 from ignite_trainer.api.self_description import listing
-from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.checkpoints import Checkpoints
 from ignite_trainer.checkpoints.running_metrics import Elapsed, RunningMetrics
 from ignite_trainer.checkpoints.save_schedule import Saver
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.reporters import Reporter
 from ignite_trainer.results import run_folder

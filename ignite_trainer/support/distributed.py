@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.nn.functional import all_reduce
 from torch.distributed.rendezvous import rendezvous
 
 from ignite_trainer.support.errors import ProtocolError
@@ -135,25 +136,25 @@ def all_gather(value: T) -> list[T]:
     """Gather a picklable value from every process, in rank order."""
     if not _is_distributed():
         return [value]
-    said: list[Any] = [None] * world_size()
-    dist.all_gather_object(said, value, group=_control())
-    return said
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=_control())
+    return values
 
 
-def run_on_main(find: Callable[[], T]) -> T:
-    """Call `find` in the main process, and return its result or raise its error in all processes."""
+def run_on_main(function: Callable[[], T]) -> T:
+    """Call a function in the main process, and return its result or raise its error in all processes."""
     if not _is_distributed():
-        return find()
-    said: list[Any] = [None, None]
+        return function()
+    outcome: list[Any] = [None, None]  # result and error
     if is_main():
         try:
-            said[0] = find()
+            outcome[0] = function()
         except Exception as error:
-            said[1] = error
-    dist.broadcast_object_list(said, src=0, group=_control())
-    if said[1] is not None:
-        raise said[1]
-    return said[0]  # type: ignore[no-any-return]
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0, group=_control())
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]  # type: ignore[no-any-return]
 
 
 def is_first_to_report() -> bool:
@@ -161,26 +162,25 @@ def is_first_to_report() -> bool:
     if not _is_distributed():
         return True
     try:
-        spoken: int = _STORE[0].add("errors told", 1)
+        reports: int = _STORE[0].add("reports", 1)
     except (RuntimeError, ValueError):  # the process that hosted the store has ended
         return is_main()
-    return spoken == 1
+    return reports == 1
 
 
-def all_or_none(make: Callable[[], T]) -> T:
-    """Call `make` in every process; if it fails in one process, raise that error in all processes."""
+def all_or_none(function: Callable[[], T]) -> T:
+    """Call a function in every process; if it fails in one process, raise that error in all processes."""
     if not _is_distributed():
-        return make()
-    made: T | None = None
-    error: Exception | None = None
+        return function()
+    result, error = None, None
     try:
-        made = make()
+        result = function()
     except Exception as caught:
         error = caught
-    failed = next((failure for failure in all_gather(error) if failure is not None), None)
-    if error is not None or failed is not None:
-        raise error or failed  # type: ignore[misc]
-    return made  # type: ignore[return-value]
+    for failure in (error, *all_gather(error)):
+        if failure is not None:
+            raise failure
+    return result  # type: ignore[return-value]
 
 
 def any_process(*flags: bool) -> tuple[bool, ...]:
@@ -194,8 +194,7 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
 
 def barrier() -> None:
     """Wait until all processes call this."""
-    if _is_distributed():
-        all_gather(None)
+    all_gather(None)
 
 
 def wait_before_exit() -> None:
@@ -225,7 +224,7 @@ def sum_over_all(value: Tensor) -> Tensor:
     """Sum a tensor over all processes; the backward pass sums the gradients."""
     if not _is_distributed():
         return value
-    total: Tensor = _Sum.apply(value)
+    total: Tensor = all_reduce(value, group=_group_of(value))
     return total
 
 
@@ -239,10 +238,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if not _is_distributed():
         return
     parameters = list(parameters)
-    has_one = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
-    dist.all_reduce(has_one, op=dist.ReduceOp.MAX, group=_control())
+    have_one = any_process(*(parameter.grad is not None for parameter in parameters))
     gradients = []
-    for parameter, exists in zip(parameters, has_one.tolist(), strict=True):
+    for parameter, exists in zip(parameters, have_one, strict=True):
         if exists:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -262,8 +260,7 @@ def broadcast_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
     """Copy the parameters and buffers of the main process to all other processes."""
     if not _is_distributed():
         return
-    tensors = [*model.buffers(), *([] if buffers_alone else model.parameters())]
-    for tensor in tensors:
+    for tensor in [*model.buffers(), *([] if buffers_alone else model.parameters())]:
         if tensor.numel():
             values = tensor.contiguous()
             dist.broadcast(values, src=0, group=_group_of(values))
@@ -287,20 +284,6 @@ class _GatherRows(torch.autograd.Function):
         return gradient[ctx.start : ctx.start + ctx.count] * world_size(), None
 
 
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
-        total = value.clone()
-        dist.all_reduce(total, group=_group_of(total))
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total, group=_group_of(total))
-        return total
-
-
 _CONTROL: list[Any] = []  # the gloo group, if it is not the default group
 _STORE: list[PrefixStore] = []  # the store of the process group
 
@@ -319,7 +302,7 @@ def _group_of(tensor: Tensor) -> Any:
 
 
 def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -51,10 +51,6 @@ def write_durably(path: Path, write: Callable[[IO[bytes]], Any]) -> str:
 
     Any old file at `path` stays until the new file is on disk and has been read back.
 
-    Args:
-        path: path of the file.
-        write: function that writes the content to a binary file.
-
     Returns:
         The sha256 of the file, in hexadecimal digits.
 
@@ -98,11 +94,9 @@ def append(file: BinaryIO, line: bytes, *, path: Path) -> None:
 
 
 def is_intact(path: Path, sha256: str | None = None) -> bool:
-    """Return whether a file still has the content that `write_durably` wrote.
+    """Return whether a file has the expected hash, by default the one that `write_durably` wrote.
 
-    Args:
-        path: path of the file.
-        sha256: expected hash; None for the hash in the checksum file. A file without a hash is not intact.
+    A file without a hash is not intact.
     """
     try:
         actual = sha256_of(path)

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 from ignite_trainer.support.errors import RunStopped
@@ -15,15 +16,11 @@ from ignite_trainer.support.errors import RunStopped
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
+@dataclass
 class StopRequest:
-    """A request to stop the run.
+    """A request to stop the run; `signal` is the name of the first signal, or None before it arrives."""
 
-    Attributes:
-        signal: name of the first signal; None before it arrives.
-    """
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
+    signal: str | None = None
 
 
 @contextlib.contextmanager

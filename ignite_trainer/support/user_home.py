@@ -47,12 +47,10 @@ def ensure_home() -> None:
 def _link(home: Path, made: Path) -> None:
     """Link every cached file into the new home folder, where new files can be written next to the links."""
     for place in _LINKED:
-        walked = ((folder, files) for folder, _, files in os.walk(home / place))
-        for folder, files in [(str((home / place).parent), [Path(place).name]), *walked]:
-            for source in (Path(folder, name) for name in files):
-                link = made / source.relative_to(home)
-                with suppress(OSError):  # linked by another process, or unreadable
-                    if source.is_file() and not link.exists():
-                        link.parent.mkdir(parents=True, exist_ok=True)
-                        link.unlink(missing_ok=True)  # a link into another home folder
-                        link.symlink_to(source)
+        for source in (home / place, *(home / place).rglob("*")):
+            link = made / source.relative_to(home)
+            with suppress(OSError):  # linked by another process, or unreadable
+                if source.is_file() and not link.exists():
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.unlink(missing_ok=True)  # a link into another home folder
+                    link.symlink_to(source)

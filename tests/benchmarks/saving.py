@@ -20,7 +20,8 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position  # noqa: E402
+from ignite_trainer.checkpoints.checkpoints import Checkpoints  # noqa: E402
+from ignite_trainer.checkpoints.state_validation import Position  # noqa: E402
 from ignite_trainer.protocol.blueprint import draw  # noqa: E402
 from ignite_trainer.protocol.loading import load  # noqa: E402
 from ignite_trainer.support.memory import freed_memory  # noqa: E402

@@ -13,7 +13,8 @@ from toy_research.protocols import run_toy, toy
 from toy_research.watching import Notebook
 
 from ignite_trainer.api.reporter import Best
-from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.checkpoints import Checkpoints
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.model_preparation import put_channels_last
 from ignite_trainer.support.errors import ProtocolError

@@ -28,7 +28,8 @@ from toy_research.records import differences
 
 from ignite_trainer.checkpoints import checkpoint_files
 from ignite_trainer.checkpoints.checkpoint_files import snapshot
-from ignite_trainer.checkpoints.checkpoints import Checkpoints, Position
+from ignite_trainer.checkpoints.checkpoints import Checkpoints
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.model_preparation import put_channels_last
 from ignite_trainer.support import files

@@ -25,7 +25,7 @@ from toy_research.watching import Notebook
 from tqdm import tqdm
 
 from ignite_trainer.api.reporter import Best, Evaluated
-from ignite_trainer.checkpoints.checkpoints import Position
+from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.commands import cli
 from ignite_trainer.commands.sweeps import sweep
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
