@@ -146,18 +146,10 @@ def export_program(module: Exportable) -> ExportedProgram:
     return torch.export.export(module, (example,), dynamic_shapes=(free,))
 
 
-def save_program(module: Exportable, path: Path) -> None:
-    """Export a module to a file that `torch.export.load` reads."""
-    torch.export.save(export_program(module), path)
-
-
 def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) -> None:
     """Export a module to an ONNX file with the input "audio" and the output "embeddings" or "probabilities".
 
-    Args:
-        module: module to export.
-        path: path of the file to write.
-        metadata: properties to store in the file.
+    The file also stores the `metadata`.
     """
     import onnxscript  # noqa: F401, PLC0415 - torch.onnx needs it; importing it takes a while
 

@@ -62,7 +62,7 @@ def write(
     else:
         module = exporting.ExportableZeroShot(model, class_names, template=template)
     if file.suffix == ".pt2":
-        exporting.save_program(module, file)
+        torch.export.save(exporting.export_program(module), file)
         return
     metadata = {"sample_rate": str(SAMPLE_RATE), "units": "16 bit: -32768..32767"}
     if class_names is not None:

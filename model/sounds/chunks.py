@@ -118,6 +118,7 @@ _FORMS = {
     b"FORM": _Form(12, 4, 4, "big", 0, 2),  # AIFF
     b"caff": _Form(8, 4, 8, "big", 0, 1),
 }
+_AU_ORDERS: dict[bytes, Literal["little", "big"]] = {b".snd": "big", b"dns.": "little"}
 
 
 def _chunks(file: BinaryIO, form: _Form, at: int) -> Iterator[_Chunk]:
@@ -147,12 +148,8 @@ def _samples_chunk(file: BinaryIO, form: _Form) -> _Chunk | None:
 
 
 def _au(magic: bytes) -> _Chunk | None:
-    order: Literal["little", "big"]
-    if magic[:4] == b".snd":
-        order = "big"
-    elif magic[:4] == b"dns.":
-        order = "little"
-    else:
+    order = _AU_ORDERS.get(magic[:4])
+    if order is None:
         return None
     start, size = (int.from_bytes(magic[at : at + 4], order) for at in (4, 8))
     return _Chunk(magic[:4], (8, 12), order, size, start)

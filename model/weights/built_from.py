@@ -70,10 +70,6 @@ def built_from(file: Path) -> BuiltFrom | None:
 def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
     """Return the constructor arguments of a checkpoint's model; {} if they are unknown.
 
-    Args:
-        model_class: class to build.
-        file: checkpoint.
-
     Raises:
         WeightsError: the checkpoint belongs to another class, or its arguments include one that `model_class`
             lacks; the message says what to do.
@@ -110,7 +106,7 @@ def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: P
 
     Args:
         model_class: class to build; its signature supplies the defaults.
-        given: arguments that determine what the weights in this file compute.
+        given: arguments that determine what the weights compute.
         file: checkpoint.
 
     Raises:

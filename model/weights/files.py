@@ -72,9 +72,7 @@ def read_state_dict(path: str | Path) -> StateDict:
 def read_entries(path: Path, *, mapped: bool = False) -> Any:
     """Read a weights file onto the CPU, with all entries of a checkpoint.
 
-    Args:
-        path: path of the file.
-        mapped: map tensors into memory instead of reading them, where the format allows it.
+    If `mapped`, tensors are mapped into memory instead of being read, where the format allows it.
 
     Raises:
         WeightsError: the file is missing or has another format; the message names it and says what to do.
@@ -120,10 +118,9 @@ def _read_safetensors(path: Path) -> StateDict:
     from safetensors.torch import load_file  # noqa: PLC0415
 
     try:
-        state: StateDict = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error}).") from None
-    return state
 
 
 def _read_torchscript(path: Path) -> StateDict:
@@ -140,8 +137,7 @@ def _read_torchscript(path: Path) -> StateDict:
             archive = torch.jit.load(path, map_location="cpu")
         except RuntimeError as error:
             raise WeightsError(f"{path}: a damaged TorchScript archive.") from error
-    state: StateDict = archive.state_dict()
-    return state
+    return archive.state_dict()  # type: ignore[no-any-return]
 
 
 def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
@@ -175,5 +171,4 @@ def _read_frozen(path: Path, state: Any) -> StateDict:
             f"{'damaged or of another run' if beside.is_file() else 'missing'}. Put it back, or name one of "
             "the run's best_*.pt, which are complete."
         )
-    frozen: StateDict = _read_pickle(beside)
-    return frozen
+    return _read_pickle(beside)  # type: ignore[no-any-return]

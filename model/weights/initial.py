@@ -46,11 +46,6 @@ class Sources(NamedTuple):
 def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path | None) -> Sources:
     """Resolve an AudioCLIP's argument `pretrained` to files, and fetch missing files.
 
-    Args:
-        pretrained: initial weights, see `AudioCLIP`.
-        clip: name of an open_clip model; None for the published towers.
-        assets: folder of the released weights; None for the repository's `assets/`.
-
     Raises:
         ValueError: a mapping is empty or has a part other than "clip" and "audio", or `pretrained` is True
             although `clip` names a model.
@@ -93,10 +88,10 @@ def load_sources(
 
     Args:
         model: AudioCLIP to load into.
-        audio: the AudioCLIP's audio tower.
+        audio: its audio tower.
         sources: files from `find_sources`.
-        clip_args: arguments of the image and text towers.
-        audio_args: arguments of the audio tower.
+        clip_args: constructor arguments of the image and text towers.
+        audio_args: constructor arguments of the audio tower.
 
     Raises:
         WeightsError: a file does not fit.
@@ -109,8 +104,8 @@ def load_sources(
         state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
         clip_state = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
         load_weights(model, clip_state, source=file, allow_missing=_AUDIO, allow_unexpected=_CAPTION_DECODER)
-    if sources.audio is not None:
-        load_initial_weights(audio, sources.audio, arguments=audio_args, allow_other_head=True)
+    if (file := sources.audio) is not None:
+        load_initial_weights(audio, file, arguments=audio_args, allow_other_head=True)
 
 
 def find_initial_weights(pretrained: bool | str | Path, *, assets: str | Path | None = None) -> Path | None:

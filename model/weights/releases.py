@@ -73,7 +73,6 @@ def find_weights(
     source: str | Path,
     *,
     assets: str | Path | None = None,
-    mirror: str | None = None,
     others: Iterable[str] = (),
     instead: str = "",
 ) -> Path:
@@ -85,8 +84,6 @@ def find_weights(
         source: path of a file; path of a folder of runs, for the best checkpoint of the newest finished run;
             or a key of `RELEASES`, with or without `.pt`, to look up in `assets`.
         assets: folder of the released weights; None for the repository's `assets/`.
-        mirror: URL of a folder to fetch from; None for `$AUDIOCLIP_MIRROR` if set, otherwise the published
-            URLs.
         others: further names that the caller accepts, to suggest for a misspelt name.
         instead: advice to append to the message if the file cannot be fetched.
 
@@ -106,7 +103,7 @@ def find_weights(
         )
     target = (DEFAULT_ASSETS if assets is None else Path(assets)) / release.file
     try:
-        return fetch(release.remote, target, mirror=mirror)
+        return fetch(release.remote, target)
     except FetchError as error:
         from ..inputs import name_other_kind  # noqa: PLC0415 - imports torch
 

@@ -1,8 +1,7 @@
-"""Collection of a task's features in a pass over a data set, and the evaluation that stores them."""
+"""Evaluations that collect a task's features in a pass over a data set, and the one that stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +16,47 @@ from ignite_trainer.api.task import StepOutput, Task
 from utils.evaluations.feature_files import FILE_NAME, FeatureTable
 
 
-class FeatureCollector:
-    """Collects features in memory, float32 on the CPU.
+class CollectingEvaluation(Evaluation):
+    """Base class of evaluations that collect the task's features in memory, float32 on the CPU.
 
-    Args:
-        dataset: data set; its `class_names`, `record` and `results_name` are used, if it has them.
-        task: task that computes the features.
-
-    Raises:
-        ValueError: the task computes no features.
+    Uses the `class_names`, `record` and `results_name` of the data set, if it has them.
     """
 
-    def __init__(self, dataset: Any, task: Task) -> None:
+    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002
+        """Check that the task computes features."""
         if not task.gives_features:
             raise ValueError(
                 f"{type(task).__name__} gives no features of its samples; choose a task that does, such as "
                 "utils.tasks.AudioTextContrastive."
             )
-        self._dataset = dataset
-        self.reset()
+        self._dataset = test
 
-    def reset(self) -> None:
-        """Discard all collected features."""
+    def start(self, model: nn.Module) -> None:  # noqa: ARG002
+        """Discard the features from an earlier pass."""
         self._indices: list[int] = []
         self._labels: list[tuple[str, ...]] = []
         self._features: dict[str, list[Tensor]] = {}
 
-    def add(self, indices: Tensor, labels: Any, features: Mapping[str, Tensor] | None) -> None:
-        """Add a batch.
-
-        Args:
-            indices: indices of the samples in the data set, int64 `[B]`.
-            labels: labels of the batch; samples may lack labels.
-            features: features by kind, `[B, D]`, from a task's step, on any device.
-
-        Raises:
-            ValueError: the kinds of features differ from earlier batches.
-        """
+    def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
+        """Collect the features of a batch; raise ValueError if their kinds differ from earlier batches."""
+        features = output.features
         assert features, "the task gives features"
         if self._indices and self._features.keys() != features.keys():
             raise ValueError(
                 f"the samples before {int(indices[0])} have features of {' and '.join(self._features)}, the "
                 f"following of {' and '.join(features)}; all samples need the same."
             )
-        of_batch: list[tuple[str, ...]] = [()] * len(indices)
-        for row, of_sample in zip(
-            rows_of(labels, len(indices)).tolist(), values_of(labels) or (), strict=True
-        ):
-            of_batch[row] = tuple(of_sample)
+        labels: list[tuple[str, ...]] = [()] * len(indices)
+        rows = rows_of(batch.labels, len(indices)).tolist()
+        for row, of_sample in zip(rows, values_of(batch.labels) or (), strict=True):
+            labels[row] = tuple(of_sample)
         self._indices += indices.tolist()
-        self._labels += of_batch
+        self._labels += labels
         for kind, values in features.items():
             self._features.setdefault(kind, []).append(values.detach().float().cpu())
 
     def table(self) -> FeatureTable:
-        """Concatenate all batches, in the data set's order."""
+        """Return the features of all batches, in the data set's order."""
         order = np.argsort(self._indices, kind="stable")
         indices = [self._indices[at] for at in order]
         records = [record(self._dataset, index) for index in indices]
@@ -87,22 +72,6 @@ class FeatureCollector:
         )
 
 
-class CollectingEvaluation(Evaluation):
-    """Base class of evaluations that collect the task's features."""
-
-    def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:  # noqa: ARG002
-        """Check that the task computes features."""
-        self._collector = FeatureCollector(test, task)
-
-    def start(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Discard the features from an earlier pass."""
-        self._collector.reset()
-
-    def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
-        """Collect the features of a batch."""
-        self._collector.add(indices, batch.labels, output.features)
-
-
 class Features(CollectingEvaluation):
     """Write the task's features to `features.safetensors` (see `utils.evaluations.feature_files`).
 
@@ -112,7 +81,7 @@ class Features(CollectingEvaluation):
 
     def finish(self, folder: Path) -> FigureTable:
         """Write the file, replacing the file from an earlier pass."""
-        table = self._collector.table()
+        table = self.table()
         table.write(folder / FILE_NAME)
         return {
             kind: {"items": float(len(features)), "dimensions": float(features.shape[1])}

@@ -62,7 +62,6 @@ class LinearProbe(CollectingEvaluation):
         if self._baseline and not hasattr(test, "sample_rate"):
             raise ValueError('the baseline "log-mel" needs the sample_rate of the data set, which has none.')
         super().prepare(model, task, test=test)
-        self._dataset = test
 
     def start(self, model: nn.Module) -> None:
         """Discard the features from an earlier pass."""
@@ -77,7 +76,7 @@ class LinearProbe(CollectingEvaluation):
 
     def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Train and test the probe."""
-        table = self._collector.table()
+        table = self.table()
         if self._baseline:
             features = {**table.features, BASELINE_ROW: np.concatenate(self._statistics)}
             table = dataclasses.replace(table, features=features)

@@ -5,7 +5,7 @@
 The evaluation `utils.evaluations.LinearProbe` does the same in a run.
 """
 
-# ruff: noqa: PLC0415 (scikit-learn and rich are slow to import)
+# ruff: noqa: PLC0415 (scikit-learn is slow to import)
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ignite_trainer.support.terminal import replace_unknown_letters
+from ignite_trainer.support.terminal import replace_unknown_letters, show_matrix
 from utils.evaluations.feature_files import FeatureTable
 
 logger = logging.getLogger(__name__)
@@ -40,10 +40,9 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
         C: inverse strength of the penalty, above 0.
 
     Returns:
-        One row of accuracies per kind of features: "fold 1" and so on, their "mean", and their sample
-            standard
-        deviation "sd". The row "chance" is the accuracy of always predicting the most frequent class in the
-        training folds.
+        One row of accuracies per kind of features: "fold 1" and so on, their "mean" and their sample
+        standard deviation "sd". The row "chance" is the accuracy of always predicting the most frequent class
+        in the training folds.
 
     Raises:
         ValueError: there are fewer than two folds, a clip does not have exactly one label, the training folds
@@ -124,23 +123,10 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(rows, indent=2))
     else:
-        _print(rows, title=f"Linear probe, {table.dataset}: {len(table):,} clips, C = {given.C:g}")
+        title = f"Accuracy of a linear probe, {table.dataset}: {len(table):,} clips, C = {given.C:g}"
+        cells = {kind: [f"{value:.4f}" for value in row.values()] for kind, row in rows.items()}
+        show_matrix(title, [*next(iter(rows.values()))], cells)
     return 0
-
-
-def _print(rows: Mapping[str, Mapping[str, float]], *, title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    drawn.add_column("accuracy")
-    for column in next(iter(rows.values())):
-        drawn.add_column(column, justify="right")
-    for kind, row in rows.items():
-        drawn.add_row(Text(kind), *(f"{value:.4f}" for value in row.values()))
-    Console(highlight=False).print(drawn)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Querying(CollectingEvaluation):
 
     def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Compute the metrics of every direction."""
-        sides = self._sides(self._collector.table())
+        sides = self._sides(self.table())
         present = [
             direction
             for direction in self._directions
@@ -149,8 +149,7 @@ class Querying(CollectingEvaluation):
             found = retrieval_metrics(queries.features, items.features, positives, k=self._k)
         except ValueError as error:
             raise ValueError(f"{direction}: {error}") from error
-        figures = {name: value for name, value in found.values.items() if not name.startswith("hit@")}
-        return {**figures, **self._by_chance(positives), "queries": float(found.queries)}
+        return {**found.values, **self._by_chance(positives), "queries": float(found.queries)}
 
     def _by_chance(self, positives: PositivePairs) -> dict[str, float]:
         """Return the expected metrics of a random ranking of the items."""

@@ -6,7 +6,6 @@ and let prec(i) = (rel(1) + ... + rel(i)) / i. The query's metrics are
 ======== ============================================ ================================================
 P@1      rel(1)                                       precision at 1
 R@k      (rel(1) + ... + rel(k)) / P                  recall: fraction of the positives found
-hit@k    1 if rel(1) + ... + rel(k) > 0, else 0       whether any positive was found
 mAP      sum of prec(i) rel(i) over all i, / P        average precision of the full ranking
 mAP@k    sum of prec(i) rel(i) over i <= k,           average precision of the first k, divided by that
          / min(k, P)                                  of a perfect ranking, so its maximum is 1 too
@@ -17,8 +16,7 @@ queries, which are skipped and counted.
 
 P@1 and R@1 differ if there are several positives: a query's R@1 is its P@1 divided by P, so it cannot exceed
 1 / P. The querying tables in arXiv 2106.13043 list both, and they differ. With one positive per query, they
-agree. Papers with one caption per image often write "R@k" for hit@k; hit@1 always equals P@1, and hit@k
-equals R@k if P = 1.
+agree.
 
 Ties. Items with equal scores have no order, so each metric is its expected value over all orders of tied
 items, in closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently
@@ -36,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,19 +51,11 @@ NORM_TOLERANCE = 1e-3
 _SCORES_AT_ONCE = 2**23
 
 
-@dataclass(frozen=True)
-class RetrievalResult:
-    """Metrics of one direction of retrieval.
-
-    Attributes:
-        values: metrics by name, 0 to 1, averaged over `queries`.
-        queries: number of queries with a positive.
-        left_out: number of queries without a positive.
-    """
+class RetrievalResult(NamedTuple):
+    """Metrics of one direction of retrieval, 0 to 1 by name, and the number of queries with a positive."""
 
     values: dict[str, float]
     queries: int
-    left_out: int
 
 
 class PositivePairs:
@@ -78,9 +68,6 @@ class PositivePairs:
         query_labels: labels of each query; may be empty.
         item_labels: labels of each item; may be empty.
 
-    Raises:
-        ValueError: a set of labels is a string.
-
     Example:
         >>> pairs = PositivePairs([["dog"], ["rain"]], [["rain", "wind"], ["dog"], ["dog"]])
         >>> [pairs.items_of(query).tolist() for query in range(2)]
@@ -90,12 +77,6 @@ class PositivePairs:
     def __init__(
         self, query_labels: Sequence[Collection[Hashable]], item_labels: Sequence[Collection[Hashable]]
     ) -> None:
-        for labels in (*query_labels, *item_labels):
-            if isinstance(labels, str):
-                raise ValueError(
-                    f'A set of labels is the string "{labels}"; give a collection such as ["{labels}"], or '
-                    "use by_label where everything has exactly one label."
-                )
         self._labels_of_query = [tuple(labels) for labels in query_labels]
         items_of_label: dict[Hashable, list[int]] = {}
         for item, labels in enumerate(item_labels):
@@ -116,11 +97,6 @@ class PositivePairs:
         ]
         return cls(*([(label,) for label in labels] for labels in sides))
 
-    @classmethod
-    def by_index(cls, count: int) -> PositivePairs:
-        """Match query i only with item i, for `count` queries and items."""
-        return cls.by_label(range(count), range(count))
-
     def items_of(self, query: int) -> NDArray[np.int64]:
         """Return the indices of a query's positives, ascending and without duplicates."""
         known = self._items_of_label
@@ -137,7 +113,6 @@ def retrieval_metrics(
     positives: PositivePairs,
     *,
     k: Sequence[int] = (1, 5, 10),
-    queries_per_chunk: int | None = None,
 ) -> RetrievalResult:
     """Rank all items for each query by cosine similarity, and evaluate the ranks of the positives.
 
@@ -147,15 +122,14 @@ def retrieval_metrics(
         queries: L2-normalised embeddings `[Nq, D]`, float32 or float64.
         items: L2-normalised embeddings `[Ni, D]`, float32 or float64, on the same device.
         positives: positives of the Nq queries among the Ni items.
-        k: ranks for R@k and hit@k, at least 1, possibly above Ni; mAP@k uses the largest rank.
-        queries_per_chunk: number of queries to score at a time; None for about 8 million scores.
+        k: ranks for R@k, at least 1, possibly above Ni; mAP@k uses the largest rank.
 
     Returns:
-        "P@1"; "R@k" and "hit@k" for each k; "mAP"; "mAP@k" for the largest k.
+        "P@1"; "R@k" for each k; "mAP"; "mAP@k" for the largest k.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not match each other or `positives`, an embedding is not
-            normalised, there is nothing to rank, an argument is out of range, or no query has a positive.
+        ValueError: the embeddings differ in length or are not normalised, there is nothing to rank, or no
+            query has a positive.
 
     Example:
         Two of three sounds rank their own text first, and the third ranks it last.
@@ -163,28 +137,19 @@ def retrieval_metrics(
         >>> import torch
         >>> texts = torch.eye(3)
         >>> sounds = texts[[0, 1, 0]]
-        >>> result = retrieval_metrics(sounds, texts, PositivePairs.by_index(3), k=[1, 3])
+        >>> result = retrieval_metrics(sounds, texts, PositivePairs.by_label("abc", "abc"), k=[1, 3])
         >>> {name: round(value, 3) for name, value in result.values.items() if name in ("R@1", "R@3", "mAP")}
         {'R@1': 0.667, 'R@3': 1.0, 'mAP': 0.806}
     """
     _check_embeddings(queries, items)
-    if (positives.query_count, positives.item_count) != (len(queries), len(items)):
-        raise ValueError(
-            f"The positives are of {positives.query_count} queries and {positives.item_count} items; the "
-            f"embeddings are {len(queries)} queries and {len(items)} items."
-        )
-    if not k or any(rank < 1 for rank in k):
-        raise ValueError(f"k is {list(k)}; expected one or more ranks, counted from 1.")
-    chunk = queries_per_chunk or max(1, _SCORES_AT_ONCE // len(items))
+    chunk = max(1, _SCORES_AT_ONCE // len(items))
     exact_items = on_grid(items)
     harmonic = _harmonic_numbers(len(items))
 
     values: dict[str, list[float]] = {}
-    left_out = 0
     for start in range(0, len(queries), chunk):
         found = [positives.items_of(query) for query in range(start, min(start + chunk, len(queries)))]
         kept = [row for row, row_items in enumerate(found) if len(row_items)]
-        left_out += len(found) - len(kept)
         if not kept:
             continue
         exact_queries = on_grid(queries[start : start + chunk][kept])
@@ -196,28 +161,26 @@ def retrieval_metrics(
             f"None of the {len(queries)} queries has a positive among the {len(items)} items: they share no "
             "label. Are the labels of both spelt alike?"
         )
-    counted = len(queries) - left_out
+    counted = len(values["P@1"])
     # fsum is exact, so the order of the queries does not matter either.
     means = {name: math.fsum(of_queries) / counted for name, of_queries in values.items()}
-    return RetrievalResult(values=means, queries=counted, left_out=left_out)
+    return RetrievalResult(means, counted)
 
 
 def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[str, Tensor]:
     """Compute each query's expected metrics, by name, float64 `[Q]`."""
-    item_count = len(harmonic) - 1
     largest = max(k)
     count = standing.valid.sum(dim=1)
     # The best positives come first, and most columns are beyond every k.
     width = max(1, int((standing.higher < largest).sum(dim=1).max()))
     near = Standing(*(column[:, :width] for column in standing))
 
-    figures = {"P@1": _hit(standing, 1)}
+    best = Standing(*(column[:, 0] for column in standing))
+    figures = {"P@1": (best.higher == 0) * best.positives_tied.double() / best.tied}
     for rank in k:
         found = _within(near, rank).double() / near.tied
         figures[f"R@{rank}"] = _sum_over_positives(found, near) / count
-    for rank in k:
-        figures[f"hit@{rank}"] = _hit(standing, min(rank, item_count))
-    precision = _precision(standing, item_count, harmonic)
+    precision = _precision(standing, len(harmonic) - 1, harmonic)
     figures["mAP"] = _sum_over_positives(precision, standing) / count
     precision = _precision(near, largest, harmonic)
     figures[f"mAP@{largest}"] = _sum_over_positives(precision, near) / count.clamp(max=largest)
@@ -227,21 +190,6 @@ def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[
 def _within(standing: Standing, rank: int) -> Tensor:
     """Count the places of each positive's tied group within the first `rank` places."""
     return (rank - standing.higher).clamp(min=0).minimum(standing.tied)
-
-
-def _hit(standing: Standing, rank: int) -> Tensor:
-    """Compute the probability that a positive is among the first `rank` items, float64 `[Q]`.
-
-    Only the best group that contains a positive matters. If m of its g places are within reach and it has p
-    positives, all positives are missed with probability (g-p)/g * (g-p-1)/(g-1) * ..., a product of m
-    factors.
-    """
-    places = torch.arange(rank)
-    within = _within(standing, rank)[:, :1]
-    tied, positives_tied = standing.tied[:, :1], standing.positives_tied[:, :1]
-    others = (tied - positives_tied - places).clamp(min=0).double()
-    missed = torch.where(places < within, others / (tied - places), 1.0)  # [Q, rank]
-    return 1.0 - missed.cumprod(dim=1)[:, -1]
 
 
 def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
@@ -279,21 +227,15 @@ def _harmonic_numbers(count: int) -> Tensor:
 
 def _check_embeddings(queries: Tensor, items: Tensor) -> None:
     for name, embeddings in (("queries", queries), ("items", items)):
-        if embeddings.dim() != 2 or embeddings.numel() == 0:
+        if embeddings.numel() == 0:
             raise ValueError(
                 f"The {name} have shape {list(embeddings.shape)}; expected [N, D], none of them 0."
-            )
-        if embeddings.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"The {name} are {embeddings.dtype}; expected float32 or float64. Convert before normalising."
             )
     if queries.shape[1] != items.shape[1]:
         raise ValueError(
             f"The queries have shape {list(queries.shape)} and the items {list(items.shape)}; expected "
             "embeddings of the same length."
         )
-    if queries.device != items.device:
-        raise ValueError(f"The queries are on {queries.device}, the items on {items.device}; move one.")
     for name, embeddings in (("queries", queries), ("items", items)):
         norms = torch.linalg.vector_norm(embeddings, dim=1)
         wrong = ~((norms - 1.0).abs() <= NORM_TOLERANCE)  # in this form NaN is wrong

@@ -196,19 +196,22 @@ class Contrastive(ContrastiveTask):
                 }
                 (logits,) = (found for found in model.logits(**features) if found is not None)
                 pairs.append((logits, rows))
-            losses = [self._loss(logits, given, rows) for logits, rows in pairs]
+            losses = [
+                pairwise_contrastive_loss(
+                    [logits],
+                    positives=self._positives,
+                    label_ids=label_ids_of(given.identities(rows))
+                    if self._positives == "same_label"
+                    else None,
+                )
+                for logits, rows in pairs
+            ]
             # A batch without a pair gets a zero gradient.
             loss = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
             if penalty is not None:
                 loss = loss + penalty
         logits = pairs[0][0].detach() if pairs else torch.zeros(1, 1, device=model.device)
         return StepOutput(logits, torch.arange(len(logits), device=logits.device), loss)
-
-    def _loss(self, logits: Tensor, given: _Given, rows: Tensor) -> Tensor:
-        if self._positives == "diagonal":
-            return pairwise_contrastive_loss([logits])
-        label_ids = label_ids_of(given.identities(rows))
-        return pairwise_contrastive_loss([logits], positives="same_label", label_ids=label_ids)
 
 
 class _Given(NamedTuple):

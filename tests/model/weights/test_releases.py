@@ -115,25 +115,23 @@ def test_a_misspelt_name_gets_a_suggestion(
     assert str(caught.value).startswith(f"{name}: no such file or folder of runs{hint}The released weights")
 
 
-@pytest.mark.parametrize("by_argument", [True, False])
 def test_a_missing_released_file_is_fetched(
-    by_argument: bool, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()
     release = replace(RELEASES["ESRNXFBSP"], size_bytes=len(content), sha256=digest)
     monkeypatch.setattr(releases, "RELEASES", {"ESRNXFBSP": release})
     web.files["ESRNXFBSP.pt"] = content
-    if not by_argument:
-        monkeypatch.setenv("AUDIOCLIP_MIRROR", web.url)
-    found = find_weights("ESRNXFBSP", assets=tmp_path / "new", mirror=web.url if by_argument else None)
+    monkeypatch.setenv("AUDIOCLIP_MIRROR", web.url)
+    found = find_weights("ESRNXFBSP", assets=tmp_path / "new")
     assert found == tmp_path / "new" / "ESRNXFBSP.pt"
     assert found.read_bytes() == content
 
     found.unlink()
     web.files["ESRNXFBSP.pt"] = content[::-1]
     with pytest.raises(WeightsError, match="the downloaded file has the wrong sha256"):
-        find_weights("ESRNXFBSP", assets=tmp_path / "new", mirror=web.url)
+        find_weights("ESRNXFBSP", assets=tmp_path / "new")
     assert not found.exists()
 
 

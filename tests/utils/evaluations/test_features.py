@@ -6,19 +6,23 @@ import ast
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 from toy_research.embedding import Embedding, Points
 
+from ignite_trainer.api.task import StepOutput
 from ignite_trainer.runs.experiment import RunResult
 from ignite_trainer.support.errors import ProtocolError
-from utils.evaluations import Querying
+from utils.evaluations import Features, Querying
 from utils.evaluations.feature_files import FeatureTable
-from utils.evaluations.features import FeatureCollector
 
 ROOT = Path(__file__).parents[3]
+MODEL = nn.Identity()
 STATEMENTS = (ast.Import, ast.ImportFrom)
 
 Measure = Callable[..., RunResult]
@@ -66,11 +70,24 @@ class Bare:
     class_names = ("dog", "rain")
 
 
+def started(dataset: Any) -> Features:
+    evaluation = Features()
+    evaluation.prepare(MODEL, Embedding(), test=dataset)
+    evaluation.start(MODEL)
+    return evaluation
+
+
+def add(evaluation: Features, indices: list[int], labels: Any, **features: Tensor) -> None:
+    nothing = torch.empty(0)
+    output = StepOutput(nothing, nothing, features=features)
+    evaluation.step(MODEL, torch.tensor(indices), SimpleNamespace(labels=labels), output)
+
+
 def test_clips_without_names_are_named_by_position() -> None:
-    collector = FeatureCollector(Bare(), Embedding())
-    collector.add(torch.tensor([0, 1]), [["rain"], []], {"audio": torch.ones(2, 3, dtype=torch.bfloat16)})
-    collector.add(torch.tensor([2]), [["dog"]], {"audio": torch.zeros(1, 3)})
-    table = collector.table()
+    evaluation = started(Bare())
+    add(evaluation, [0, 1], [["rain"], []], audio=torch.ones(2, 3, dtype=torch.bfloat16))
+    add(evaluation, [2], [["dog"]], audio=torch.zeros(1, 3))
+    table = evaluation.table()
     assert table.features["audio"].dtype == np.float32
     assert table.features["audio"].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
     assert table.clips == ("0", "1", "2")
@@ -78,29 +95,29 @@ def test_clips_without_names_are_named_by_position() -> None:
     assert (table.folds, table.dataset) == (None, "Bare")
 
 
-def test_a_reset_discards_everything() -> None:
-    collector = FeatureCollector(Bare(), Embedding())
-    collector.add(torch.tensor([0]), [["rain"]], {"audio": torch.ones(1, 3), "image": torch.ones(1, 3)})
-    collector.reset()
-    collector.add(torch.tensor([0]), [["dog"]], {"audio": torch.ones(1, 3)})
-    table = collector.table()
+def test_a_new_pass_discards_everything() -> None:
+    evaluation = started(Bare())
+    add(evaluation, [0], [["rain"]], audio=torch.ones(1, 3), image=torch.ones(1, 3))
+    evaluation.start(MODEL)
+    add(evaluation, [0], [["dog"]], audio=torch.ones(1, 3))
+    table = evaluation.table()
     assert (list(table.features), table.labels) == (["audio"], (("dog",),))
 
 
 def test_samples_may_have_no_labels(tmp_path: Path) -> None:
-    collector = FeatureCollector([1, 2], Embedding())
-    collector.add(torch.tensor([0, 1]), None, {"audio": torch.ones(2, 3)})
-    table = collector.table()
+    evaluation = started([1, 2])
+    add(evaluation, [0, 1], None, audio=torch.ones(2, 3))
+    table = evaluation.table()
     assert (table.class_names, table.labels) == ((), ((), ()))
     table.write(tmp_path / "features.safetensors")
     assert FeatureTable.read(tmp_path / "features.safetensors").labels == ((), ())
 
 
 def test_querying_by_label_needs_labels() -> None:
-    model, task = torch.nn.Identity(), Embedding()
+    task = Embedding()
     with pytest.raises(ValueError, match=r'pairs is "label", but list has no class_names\. Set it to "pair"'):
-        Querying().prepare(model, task, test=[1, 2])
-    Querying(pairs="pair").prepare(model, task, test=[1, 2])
+        Querying().prepare(MODEL, task, test=[1, 2])
+    Querying(pairs="pair").prepare(MODEL, task, test=[1, 2])
 
 
 def test_naming_an_evaluation_or_a_metric_imports_nothing_slow() -> None:

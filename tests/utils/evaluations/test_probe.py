@@ -138,7 +138,7 @@ def test_the_command_prints_the_table_of_a_stored_file(
     assert json.loads(capsys.readouterr().out) == expected
     assert main([str(path), "--C", "0.5"]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
-    assert title.strip() == "Linear probe, Points: 60 clips, C = 0.5"
+    assert title.strip() == "Accuracy of a linear probe, Points: 60 clips, C = 0.5"
     row = ["audio", *(f"{value:.4f}" for value in expected["audio"].values())]
     assert row in [line.split() for line in lines]
 
