@@ -18,7 +18,7 @@ from ignite_trainer.api import file_names
 from ignite_trainer.protocol.identity import classes_of, identity
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.results.leakage import MEANING
-from ignite_trainer.results.record import Figures, RunRecord, Spread
+from ignite_trainer.results.record import RunRecord, Spread
 from ignite_trainer.results.table_cells import HASH_DIGITS, Entry, Found, make_entries
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import write_json, write_text
@@ -95,15 +95,13 @@ def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     """Return the sentences needed to understand the table."""
-    figures = [_figures(entry) for entry in entries]
     sentences = ["Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."]
-    if any(last and last.deviation is not None for last, _ in figures):
+    if any(entry.figures.last and entry.figures.last.deviation is not None for entry in entries):
         sentences.append(
             "Means and sample standard deviations (±) are over the folds, after averaging the seeds of each "
             "fold. If all runs evaluated the same samples, they are over the runs."
         )
-    pairs = zip(entries, figures, strict=True)
-    if any(best and entry.newest.held_out and entry.newest.epochs for entry, (_, best) in pairs):
+    if any(entry.figures.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
         sentences.append(HONEST)
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
     sentences += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
@@ -139,18 +137,13 @@ def _result_files(root: Path) -> Iterator[Path]:
             yield Path(folder) / file_names.RESULT
 
 
-def _figures(entry: Entry) -> Figures:
-    """Average the metric of a cell over its runs."""
-    return Figures.of((run.record for run in entry.runs), entry.newest.metric or "")
-
-
 def _spread_text(entry: Entry, spread: Spread) -> str:
     return spread.text(percent if entry.newest.share else readable)
 
 
 def _cell_texts(entry: Entry) -> tuple[str, str]:
     """Return our figure and the published figure."""
-    last, published = _figures(entry).last, entry.published
+    last, published = entry.figures.last, entry.published
     ours = f"{_spread_text(entry, last) if last else 'not finite'} ({entry.extent})"
     if published is None:
         return ours, ""
@@ -158,7 +151,7 @@ def _cell_texts(entry: Entry) -> tuple[str, str]:
 
 
 def _details(entry: Entry) -> str:
-    record, best = entry.newest, _figures(entry).best
+    record, best = entry.newest, entry.figures.best
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in record.weights)
     facts = {
         "Protocol": f"{record.name}, variant {record.variant}",
@@ -207,7 +200,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "row": entry.row,
         "column": entry.column,
         "extent": entry.extent,
-        **_figures(entry).to_json(),
+        **entry.figures.to_json(),
         "published": entry.published,
         **entry.newest.model_dump(mode="json", include=keys),
         "runs": [_run_json(run) for run in entry.runs],

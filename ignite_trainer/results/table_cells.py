@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue as Json
 
 from ignite_trainer.protocol.identity import digest, values_by_path
-from ignite_trainer.results.record import RunRecord
+from ignite_trainer.results.record import Figures, RunRecord
 
 HASH_DIGITS = 12
 _MAX_KEYS = 3  # in a row's name
@@ -55,6 +55,11 @@ class Entry:
     def newest(self) -> RunRecord:
         """Record of the run that finished last."""
         return max(self.runs, key=lambda run: run.record.finished).record
+
+    @property
+    def figures(self) -> Figures:
+        """The metric, averaged over the runs."""
+        return Figures.of((run.record for run in self.runs), self.newest.metric or "")
 
     @property
     def cautions(self) -> list[str]:
@@ -130,9 +135,7 @@ def make_entries(found: Iterable[Found]) -> list[Entry]:
             latest = {(run.record.held_out, run.record.seed): run for run in alike}
             groups = _without_overlap(run.record.held_out for run in alike)
             for folds in groups:
-                members = [
-                    run for key, run in sorted(latest.items(), key=lambda item: item[0]) if key[0] in folds
-                ]
+                members = [latest[key] for key in sorted(latest) if key[0] in folds]
                 held_out = " and ".join("+".join(map(str, part)) for part in folds)
                 words = [*row, *kind, f"held out {held_out}" if len(groups) > 1 else ""]
                 entries.append(
@@ -162,8 +165,7 @@ def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
         if record.held_out:
             extent = "folds" if len(record.held_out) == 1 else f"{len(record.held_out)} folds a run"
         same[record.variant, str(record.metric), extent].append(run)
-    for (variant, *_), members in same.items():
-        variants[variant] += members
+        variants[record.variant].append(run)
     variant_names = _names("variant", variants)
     kinds: dict[tuple[str, ...], list[Found]] = defaultdict(list)
     for (variant, *words), members in same.items():

@@ -61,16 +61,7 @@ class Plan:
 
 
 def make_plan(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Plan:
-    """Check all runs of a sweep without writing anything.
-
-    Args:
-        protocol: a validated protocol with a `Sweep`.
-        trusted: additional packages whose classes the protocol may name.
-        source: file of the protocol, for error messages.
-
-    Raises:
-        ProtocolError: Lists the problems in all runs, without repetitions.
-    """
+    """Check all runs of a sweep without writing anything. See `combinations` for arguments and errors."""
     runs = combinations(protocol, trusted=trusted, source=source)
     suffix = None if any(map(is_fold, runs[0].values)) else protocol.setup.suffix
     own = purpose(protocol, runs[0].blueprint.classes)
@@ -117,17 +108,11 @@ def _begin_or_resume(plan: Plan, lock: contextlib.ExitStack) -> tuple[int, dict[
     run_folder.check_writable(plan.protocol.setup)
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock.enter_context(alone_in(plan.folder, name="sweep"))
-    found = {run.name: _finished(plan.folder / run.name) for run in plan.runs}
-    return _seed(plan), {name: record for name, record in found.items() if record}
-
-
-def _can_resume(blueprint: Blueprint, folder: Path) -> bool:
-    """Return whether a run can resume from its last state. If it cannot, set its folder aside."""
-    if resuming.can_resume(blueprint, folder):
-        show(f"{folder.name} is unfinished; resuming from its last state.")
-        return True
-    _set_aside(folder)
-    return False
+    records = {}
+    for run in plan.runs:
+        with contextlib.suppress(ProtocolError):  # the run is not finished
+            records[run.name] = RunRecord.read(plan.folder / run.name / file_names.RESULT)
+    return _seed(plan), records
 
 
 def _attempt(run: Combination, folder: Path, *, seed: int) -> RunRecord | str:
@@ -185,22 +170,17 @@ def _seed(plan: Plan) -> int:
     return seed
 
 
-def _finished(folder: Path) -> RunRecord | None:
-    """Read the record of the run in this folder; return None unless it is finished."""
-    try:
-        return RunRecord.read(folder / file_names.RESULT)
-    except ProtocolError:
-        return None
-
-
-def _set_aside(folder: Path) -> None:
-    """Rename the folder of an unfinished run, so that its files are kept.
+def _can_resume(blueprint: Blueprint, folder: Path) -> bool:
+    """Return whether a run can resume from its last state. If it cannot, rename its folder to keep its files.
 
     Raises:
         ProtocolError: Another process is using the folder.
     """
+    if resuming.can_resume(blueprint, folder):
+        show(f"{folder.name} is unfinished; resuming from its last state.")
+        return True
     if not folder.exists():
-        return
+        return False
     with alone_in(folder, name="run"):
         pass
     names = (folder.with_name(f"{folder.name}_unfinished-{number}") for number in itertools.count(1))
@@ -210,6 +190,7 @@ def _set_aside(folder: Path) -> None:
         f"{folder.name} is unfinished and has no state that fits this protocol. It starts over; its old "
         f"files are in {kept.name}."
     )
+    return False
 
 
 def _write_summary(plan: Plan, records: Mapping[str, RunRecord], failures: Mapping[str, str]) -> Summary:
