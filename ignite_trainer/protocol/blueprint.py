@@ -247,5 +247,5 @@ class _Finder:
             )
         shuffle = args.get("dl_shuffle", True)
         if not isinstance(shuffle, bool):
-            self.problems.append(f"Dataset.args.dl_shuffle is {shuffle!r}; write true or false.")
+            self.problems.append(f"Dataset.args.dl_shuffle is {shuffle!r}, but must be true or false.")
         return split, bool(shuffle)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ignite_trainer.protocol.overrides import Override, apply_overrides, swept_twice
+from ignite_trainer.protocol.overrides import Override, apply_overrides, sweep_conflicts
 from ignite_trainer.protocol.reading import SCHEMA_KEY, flatten, read_json, read_layers
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.protocol.validation import Location, json_path, validate
@@ -49,7 +49,7 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
     raw, problems = apply_overrides(raw, of_model)
     raw = supply_defaults(raw, by_model)
     raw, more = apply_overrides(raw, [override for override in overrides if override not in of_model])
-    problems += [*more, *swept_twice(raw, overrides)]
+    problems += [*more, *sweep_conflicts(raw, overrides)]
     try:
         protocol = validate(raw, source=str(path))
     except ProtocolError as error:

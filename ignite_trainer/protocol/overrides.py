@@ -12,12 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ignite_trainer.protocol.reading import parse
-from ignite_trainer.protocol.validation import Location, json_path, keys_at, takes_one_or_several, takes_text
+from ignite_trainer.protocol.validation import (
+    Location,
+    accepts_object_or_list,
+    accepts_text,
+    json_path,
+    keys_at,
+)
 from ignite_trainer.support.errors import ProtocolError, suggest
 
 # Any flag with a dot is an override, even if its section is misspelt.
 _FLAG = re.compile(r"--([A-Z$][^=\s]*|\w[^=\s.]*\.[^=\s]*)(?:=(.*))?", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # JSON does not allow .5 and 5.
+_NUMBER = re.compile(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?")  # JSON allows neither .5 nor 5.
 _SWEEP = "Sweep"
 _LITERALS = {"true": True, "false": False, "null": None}
 _MAX_SUGGESTED = 3
@@ -52,10 +58,10 @@ class Override(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place in a protocol in plain JSON: `parent[step]`, at `location` from the root."""
+    """A place in a protocol in plain JSON: `parent[key]`, at `location` from the root."""
 
     parent: Any
-    step: Any
+    key: Any
     location: Location
 
     @property
@@ -64,12 +70,12 @@ class Place(NamedTuple):
         return "args" in self.location[:-1]
 
     @property
-    def sample(self) -> Any:
+    def example(self) -> Any:
         """A value of the expected type: the current value, or "" for text; None if any type is allowed."""
-        if takes_one_or_several(self.location):
+        if accepts_object_or_list(self.location):
             return None
-        value = self.parent.get(self.step) if isinstance(self.parent, dict) else self.parent[self.step]
-        return "" if value is None and takes_text(self.location) else value
+        value = self.parent.get(self.key) if isinstance(self.parent, dict) else self.parent[self.key]
+        return "" if value is None and accepts_text(self.location) else value
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[Override]]:
@@ -124,54 +130,54 @@ def apply_overrides(
                 _apply_to_sweep(result, override)
             else:
                 place = find_place(result, override.location, written=override.flag)
-                place.parent[place.step] = _value(override, place)
+                place.parent[place.key] = _value(override, place)
         except ProtocolError as error:
             problems += error.problems
     return result, problems
 
 
-def swept_twice(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
+def sweep_conflicts(raw: Mapping[str, Any], overrides: Sequence[Override]) -> list[str]:
     """Report overrides of keys that the protocol's `Sweep` also sets."""
     sweep = raw.get(_SWEEP)
     return [
         f"{override.flag} sets one value, but Sweep.{key} sets several; remove one of the two "
-        "(--Sweep null switches a protocol's sweep off)."
+        "(--Sweep null turns off the protocol's sweep)."
         for override in overrides
         for key in (sweep if isinstance(sweep, dict) else ())
         if override.location[: len(split_key(key))] == split_key(key)
     ]
 
 
-def find_place(root: dict[str, Any], path: tuple[str, ...], *, written: str) -> Place:
-    """Find the place of a key; create any missing sections and `args` along the path.
+def find_place(root: dict[str, Any], keys: tuple[str, ...], *, written: str) -> Place:
+    """Find a place in a protocol; create any missing sections and `args` on the way.
 
     Args:
         root: protocol in plain JSON.
-        path: parts of the key; positions in a list are numbers.
-        written: key as the user wrote it, for messages.
+        keys: keys from the root; positions in a list are numbers.
+        written: keys as the user wrote them, for messages.
 
     Raises:
         ProtocolError: The key does not exist. The error suggests the closest key.
     """
     location: Location = ()
     parent: Any = root
-    *above, last = path
-    for key in above:
-        step: Any = _position(parent, key, location, written)
-        if isinstance(parent, dict) and parent.get(step) is None and _is_left_out(location, step):
-            parent[step] = {}
-        if isinstance(parent, dict) and step not in parent:
-            raise ProtocolError(_unknown(written, location, root, path))
-        parent, location = parent[step], (*location, step)
-    step = _position(parent, last, location, written)
+    *above, last = keys
+    for word in above:
+        key: Any = _key(parent, word, location, written)
+        if isinstance(parent, dict) and parent.get(key) is None and _may_be_created(location, key):
+            parent[key] = {}
+        if isinstance(parent, dict) and key not in parent:
+            raise ProtocolError(_unknown(written, location, root, keys))
+        parent, location = parent[key], (*location, key)
+    key = _key(parent, last, location, written)
     may_be_added = "args" in location or last in keys_at(location)
-    if isinstance(parent, dict) and step not in parent and not may_be_added:
-        raise ProtocolError(_unknown(written, location, root, path))
-    return Place(parent, step, (*location, step))
+    if isinstance(parent, dict) and key not in parent and not may_be_added:
+        raise ProtocolError(_unknown(written, location, root, keys))
+    return Place(parent, key, (*location, key))
 
 
 def explain_words(words: Sequence[str], *, flags: Iterable[str], content: Mapping[str, Any]) -> str:
-    """Explain command-line words that are neither flags nor their values, and suggest corrections.
+    """Explain unrecognised command-line words, and suggest corrections.
 
     Args:
         words: unknown words in order; the value of an unknown flag follows the flag.
@@ -185,17 +191,17 @@ def explain_words(words: Sequence[str], *, flags: Iterable[str], content: Mappin
             explanations.append(_explain_flag(word.partition("=")[0], flags, content))
             after_flag = "=" not in word
         elif word.endswith((".json", ".jsonc")):
-            explanations.append(f'"{word}" has no flag; write -c {word}')
+            explanations.append(f'"{word}" is not preceded by a flag; write -c {word}')
             after_flag = False
         elif not after_flag:
-            explanations.append(f'"{word}" has no flag; use -c to name a protocol')
+            explanations.append(f'"{word}" is not preceded by a flag; use -c to name a protocol')
     return "; ".join(dict.fromkeys(explanations))
 
 
-def keys_ending(content: Any, tail: Sequence[str], location: Location = ()) -> list[str]:
-    """List the dotted keys below `content` that end with the words in `tail`, shortest first.
+def keys_ending_with(content: Any, tail: Sequence[str], location: Location = ()) -> list[str]:
+    """List at most three dotted keys below `content` that end with the keys in `tail`, shortest first.
 
-    Case is ignored, and a hyphen equals an underscore. Keys directly at `location` are omitted.
+    Case is ignored, and hyphens match underscores. Keys directly at `location` are omitted.
 
     Args:
         content: protocol in plain JSON, or its part at `location`.
@@ -216,7 +222,9 @@ def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:
     _, *path = override.location
     if not path:
         if len(override.words) > 1:
-            raise ProtocolError("--Sweep takes one JSON object; for one key write --Sweep.Setup.seed 1 2.")
+            raise ProtocolError(
+                "--Sweep takes one JSON object; to sweep one key, write for example --Sweep.Setup.seed 1 2."
+            )
         root[_SWEEP] = {} if override.words == ("null",) else _scalar(override.words[0], {}, override)
         return
     place = find_place(copy.deepcopy(root), tuple(path), written=override.flag)
@@ -228,60 +236,64 @@ def _apply_to_sweep(root: dict[str, Any], override: Override) -> None:
         root[_SWEEP] = {**others, key: values}
 
 
-def _position(parent: Any, key: str, location: Location, written: str) -> str | int:
+def _key(parent: Any, key: str, location: Location, written: str) -> str | int:
     if isinstance(parent, dict):
         return key
     if not isinstance(parent, list):
-        raise ProtocolError(f"{written}: {json_path(location)} is {json.dumps(parent)}; it has no keys.")
+        raise ProtocolError(f"{written}: {json_path(location)} is {json.dumps(parent)}, which has no keys.")
     if re.fullmatch(r"-?\d+", key) and -len(parent) <= int(key) < len(parent):
         return int(key) % len(parent)
-    what = (
-        f"a list of {len(parent)}; write 0 to {len(parent) - 1}, not {key}" if parent else "empty; replace it"
+    problem = (
+        f"is a list of length {len(parent)}; use an index from 0 to {len(parent) - 1}, not {key}"
+        if parent
+        else "is an empty list; replace the whole list"
     )
-    raise ProtocolError(f"{written}: {json_path(location)} is {what}.")
+    raise ProtocolError(f"{written}: {json_path(location)} {problem}.")
 
 
-def _is_left_out(location: Location, key: str) -> bool:
+def _may_be_created(location: Location, key: str) -> bool:
     """Return whether the key may be created: it is a section, or the `args` of a class."""
     return key in keys_at(location) and (key == "args" or bool(keys_at((*location, key))))
 
 
-def _unknown(written: str, location: Location, root: dict[str, Any], path: tuple[str, ...]) -> str:
-    """Explain that the object at `location` lacks the next key in `path`, and suggest a key."""
-    parent, tail = functools.reduce(operator.getitem, location, root), path[len(location) :]  # type: ignore[arg-type]
+def _unknown(written: str, location: Location, root: dict[str, Any], keys: tuple[str, ...]) -> str:
+    """Explain that the object at `location` lacks the next key in `keys`, and suggest a key."""
+    parent, tail = functools.reduce(operator.getitem, location, root), keys[len(location) :]  # type: ignore[arg-type]
     key, where = tail[0], json_path(location) or "the protocol"
     if key in keys_at(location):  # an omitted list, which has no positions
         whole = json_path((*location, key))
         return f"{written}: {where} omits {key}; write the whole list, --{whole} '[...]'."
     near = suggest(key, [*parent, *keys_at(location)])
-    elsewhere = keys_ending(parent, tail, location) or ([] if "did you" in near else keys_ending(root, tail))
+    elsewhere = keys_ending_with(parent, tail, location)
+    if not elsewhere and "did you" not in near:
+        elsewhere = keys_ending_with(root, tail)
     if elsewhere:
         near = "did you mean " + " or ".join(f'"{found}"' for found in elsewhere) + "?"
     return f'{written}: {where} has no "{key}"; {near}'
 
 
 def _value(override: Override, place: Place) -> Any:
-    """Read the words as a value of the same type as the place's sample.
+    """Read the words as a value of the same type as the example of the place.
 
     In the arguments of a class, several words or a JSON list may replace a single value, and text may replace
     a boolean unless it looks like a misspelt boolean.
     """
-    words, sample = override.words, place.sample
-    if isinstance(sample, list):
+    words, example = override.words, place.example
+    if isinstance(example, list):
         if words == ("null",):
             return None
         if len(words) == 1 and words[0].startswith("["):
             return _as_json(words[0], override, "a JSON list", list)
-        return [_scalar(word, sample[0] if sample else None, override) for word in words]
+        return [_scalar(word, example[0] if example else None, override) for word in words]
     if len(words) > 1:
-        if sample is not None and not place.is_argument:
+        if example is not None and not place.is_argument:
             raise ProtocolError(f"{override.flag} takes one value, not {len(words)}: {' '.join(words)}")
-        return [_scalar(word, sample, override) for word in words]
-    if place.is_argument and isinstance(sample, bool) and not _looks_boolean(words[0]):
-        sample = ""
-    elif place.is_argument and isinstance(sample, int | float) and words[0].startswith("["):
+        return [_scalar(word, example, override) for word in words]
+    if place.is_argument and isinstance(example, bool) and not _looks_boolean(words[0]):
+        example = ""
+    elif place.is_argument and isinstance(example, int | float) and words[0].startswith("["):
         return _as_json(words[0], override, "a number or a JSON list", list)
-    return _scalar(words[0], sample, override)
+    return _scalar(words[0], example, override)
 
 
 def _looks_boolean(word: str) -> bool:
@@ -289,18 +301,18 @@ def _looks_boolean(word: str) -> bool:
     return bool(near) or word.lower() in {"yes", "no", "on", "off", "0", "1", "t", "f", "y", "n"}
 
 
-def _scalar(word: str, sample: Any, override: Override) -> Any:
+def _scalar(word: str, example: Any, override: Override) -> Any:
     if word in _LITERALS:
         return _LITERALS[word]
     if len(word) >= 2 and word[0] == word[-1] and word[0] in "\"'":
         return word[1:-1]
-    if isinstance(sample, bool):
-        raise ProtocolError(f'{override.flag} is "{word}"; write true or false.')
-    if isinstance(sample, int | float):
+    if isinstance(example, bool):
+        raise ProtocolError(f'{override.flag} is "{word}", but must be true or false.')
+    if isinstance(example, int | float):
         return _as_json(word, override, "a number", (int, float))
-    if isinstance(sample, dict):
+    if isinstance(example, dict):
         return _as_json(word, override, "a JSON object", dict)
-    return word if isinstance(sample, str) else _json_or_word(word)
+    return word if isinstance(example, str) else _json_or_word(word)
 
 
 def _json_or_word(word: str) -> Any:
@@ -313,7 +325,7 @@ def _json_or_word(word: str) -> Any:
 def _as_json(word: str, override: Override, what: str, kind: type | tuple[type, ...]) -> Any:
     value = _json_or_word(word)
     if not isinstance(value, kind):
-        raise ProtocolError(f'{override.flag} is "{word[:80]}"; it replaces {what}, so write {what}.')
+        raise ProtocolError(f'{override.flag} is "{word[:80]}", but must be {what}.')
     return value
 
 
@@ -324,12 +336,12 @@ def _explain_flag(flag: str, flags: Iterable[str], content: Mapping[str, Any]) -
     keys = {_plain(str(path[-1])): path for path in _paths(content, ()) if len(path) > 1}
     if name in by_name:
         meant = [by_name[name]]
-    elif not (meant := [f"--{key}" for key in keys_ending(content, [name])]):
+    elif not (meant := [f"--{key}" for key in keys_ending_with(content, [name])]):
         near = difflib.get_close_matches(name, [*by_name, *keys], n=1, cutoff=0.6)
         meant = [by_name.get(match) or f"--{'.'.join(map(str, keys[match]))}" for match in near]
     if meant:
         return f"{flag} is not a flag; did you mean {' or '.join(meant)}?"
-    return f"{flag} is not a flag; see --help. Write keys of the protocol in full, as --Optimizer.args.lr"
+    return f"{flag} is not a flag; see --help. Write protocol keys in full, for example --Optimizer.args.lr"
 
 
 def _paths(content: Any, location: Location) -> Iterator[Location]:

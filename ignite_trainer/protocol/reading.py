@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ignite_trainer.protocol.validation import Location, takes_null
+from ignite_trainer.protocol.validation import Location, accepts_null
 from ignite_trainer.support.errors import ProtocolError
 
 SCHEMA_KEY = "$schema"
@@ -132,7 +132,7 @@ def _merged(base: Mapping[str, Any], change: Mapping[str, Any], location: Locati
     result = dict(base)
     for key, value in change.items():
         where = (*location, key)
-        if value is None and not takes_null(where):
+        if value is None and not accepts_null(where):
             result.pop(key, None)
         elif isinstance(value, dict):
             old: Any = base.get(key)

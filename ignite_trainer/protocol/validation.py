@@ -45,9 +45,12 @@ def _section_problems(protocol: Protocol) -> list[str]:
     """List the contradictions between sections."""
     problems = []
     if protocol.optimizer is None and protocol.setup.epochs:
-        problems.append(f"Optimizer is missing, but Setup.epochs is {protocol.setup.epochs}.")
+        problems.append(
+            f"Optimizer is missing, but Setup.epochs is {protocol.setup.epochs}; add it or set Setup.epochs "
+            "to 0."
+        )
     if protocol.optimizer is None and protocol.scheduler:
-        problems.append("Optimizer is missing, but the Scheduler needs it.")
+        problems.append("Optimizer is missing, but Scheduler needs it; add Optimizer or remove Scheduler.")
     problems += _schedule_problems(protocol.schedules)
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MAX_RUNS:
@@ -63,40 +66,43 @@ def _schedule_problems(schedules: Mapping[str, ScheduleSpec]) -> list[str]:
     """List the problems in a sequence of schedulers."""
     paths, specs = list(schedules), list(schedules.values())
     problems = [
-        f"{path}.lasts is {json.dumps(spec.lasts)}; another scheduler follows, so write a number of "
+        f"{path}.lasts is {json.dumps(spec.lasts)}, but another scheduler follows; set it to a number of "
         f"{spec.interval}s."
         for path, spec in zip(paths[:-1], specs[:-1], strict=True)
         if not isinstance(spec.lasts, int)
     ]
     if len(specs) > 1 and isinstance(specs[-1].lasts, int):
         problems.append(
-            f'{paths[-1]}.lasts is {specs[-1].lasts}; the last one runs to the end: write "rest" or null.'
+            f"{paths[-1]}.lasts is {specs[-1].lasts}, but the last scheduler runs until training ends; set "
+            'it to "rest" or null.'
         )
     if len({spec.interval for spec in specs}) > 1:
-        problems.append('Scheduler: all schedulers must have the same "interval", "epoch" or "step".')
+        problems.append('Scheduler: all schedulers must have the same interval, either "epoch" or "step".')
     return problems
 
 
 def _line_problems(lines: Mapping[str, LineSpec]) -> list[str]:
-    """List the problems in metrics."""
+    """List the problems of the metric lines."""
     names = [line.file_name for line in lines.values()]
     problems = []
     for path, line in lines.items():
         if names.count(line.file_name) > 1:
             problems.append(
-                f'{path}.line_label is "{line.line_label}"; another line has the same label, apart from '
-                "punctuation. Labels name the values in the log, and files."
+                f'{path}.line_label is "{line.line_label}"; another line has the same label apart from '
+                "case and punctuation. Labels must be unique because they name log entries and files."
             )
         if len(line.file_name.encode()) > _MAX_LABEL_BYTES:
             problems.append(f"{path}.line_label is too long for a file name; shorten it.")
         if not (line.train or line.test):
-            problems.append(f'{path} is computed on no split; set "train" or "test" to true, or remove it.')
+            problems.append(
+                f'{path} is not computed on any split; set "train" or "test" to true, or remove the line.'
+            )
         elif line.update_rate == "iteration" and not line.train:
             problems.append(f'{path}.update_rate is "iteration", which needs "train": true.')
         if line.is_checkpoint and (line.update_rate == "iteration" or not line.test):
             problems.append(
-                f"{path}.is_checkpoint is true, but checkpoints are chosen on the held-out split after an "
-                'epoch; that needs "test": true and "update_rate": "epoch".'
+                f"{path}.is_checkpoint is true, but checkpoints are chosen on the held-out split after "
+                'each epoch, which needs "test": true and "update_rate": "epoch".'
             )
     return problems
 
@@ -111,20 +117,20 @@ def keys_at(location: Location) -> list[str]:
     return sorted({name for option in _options_at(location) for name in option.get("properties", {})})
 
 
-def takes_text(location: Location) -> bool:
-    """Return whether the value at this location is text, or null."""
+def accepts_text(location: Location) -> bool:
+    """Return whether the value at this location must be text or null."""
     kinds = _types_at(location)
     return "string" in kinds and kinds <= {"string", "null"}
 
 
-def takes_null(location: Location) -> bool:
+def accepts_null(location: Location) -> bool:
     """Return whether null is a valid value at this location, as in `args` and for unknown keys."""
     kinds = _types_at(location)
     return not kinds or None in kinds or "null" in kinds
 
 
-def takes_one_or_several(location: Location) -> bool:
-    """Return whether the value at this location is an object or a list of objects."""
+def accepts_object_or_list(location: Location) -> bool:
+    """Return whether the value at this location may be an object or a list of objects."""
     return {"object", "array"} <= _types_at(location)
 
 

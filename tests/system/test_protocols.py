@@ -396,9 +396,9 @@ def test_another_split_than_the_folds_is_refused_with_the_reason(
     assert "clips cut from one recording share a fold" in capsys.readouterr().err
     command = ["-c", str(shipped), *results]
     for flags, message in (
-        (["--Dataset.args.fold", "random"], "it replaces a number, so write a number"),
-        (["--Sweep.Dataset.args.fold", "random", "2"], "it replaces a number, so write a number"),
-        (["--Sweep", "1", "2"], "for one key write --Sweep.Setup.seed 1 2"),
+        (["--Dataset.args.fold", "random"], "must be a number"),
+        (["--Sweep.Dataset.args.fold", "random", "2"], "must be a number"),
+        (["--Sweep", "1", "2"], "to sweep one key, write for example --Sweep.Setup.seed 1 2"),
     ):
         assert cli.main([*command, *flags], defaults=DEFAULTS) == 2
         assert message in capsys.readouterr().err

@@ -277,9 +277,9 @@ def test_an_unknown_override_runs_nothing(
         ("-c {} --epoch 3", "--epoch is not a flag; did you mean --epochs?"),
         ("-c {} -epochs 3", "-epochs has two hyphens: --epochs"),
         ("-config {}", "-config has two hyphens: --config"),
-        ("{}", '"{}" has no flag; write -c {}'),
+        ("{}", '"{}" is not preceded by a flag; write -c {}'),
         ("{} --lr 3", "write -c {}; --lr is not a flag; did you mean --Optimizer.args.lr?"),
-        ("--lr 3", "--lr is not a flag; see --help. Write keys of the protocol in full"),
+        ("--lr 3", "--lr is not a flag; see --help. Write protocol keys in full"),
     ],
 )
 def test_an_invalid_command_line_is_explained(
@@ -442,7 +442,7 @@ def test_one_value_and_a_sweep_over_the_same_key_are_refused(
     assert command("-c", path, "-R", "3", defaults=defaults) == 2
     assert capsys.readouterr().err == (
         f"error: {path}: --Setup.seed sets one value, but Sweep.Setup.seed sets several; remove one of "
-        "the two (--Sweep null switches a protocol's sweep off).\n"
+        "the two (--Sweep null turns off the protocol's sweep).\n"
     )
 
 

@@ -326,7 +326,7 @@ def test_arguments_of_the_trainer_must_not_be_given() -> None:
             "Dataset.args.training names the argument that selects the split, and its two values; "
             'write {"key": "train", "yes": true, "no": false}.',
         ),
-        ({"Dataset__args": {"dl_shuffle": 1}}, "Dataset.args.dl_shuffle is 1; write true or false."),
+        ({"Dataset__args": {"dl_shuffle": 1}}, "Dataset.args.dl_shuffle is 1, but must be true or false."),
         (
             {"Transforms": [{"class": "toy_research.augment.scale", "args": {"facto": 1}}]},
             'Transforms[0].args.facto is not an argument; did you mean "factor"?',

@@ -12,9 +12,9 @@ from ignite_trainer.protocol.overrides import (
     Override,
     apply_overrides,
     explain_words,
-    keys_ending,
+    keys_ending_with,
     split_overrides,
-    swept_twice,
+    sweep_conflicts,
 )
 from ignite_trainer.support.errors import ProtocolError
 
@@ -204,20 +204,20 @@ def test_lists_and_objects_are_words_or_json(argv: list[str], value: Any) -> Non
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["factor", "fast"], 'is "fast"; it replaces a number, so write a number.'),
-        (["factor", "NaN"], 'is "NaN"; it replaces a number, so write a number.'),
-        (["factor", "1e999"], 'is "1e999"; it replaces a number, so write a number.'),
-        (["flag", "yes"], 'is "yes"; write true or false.'),
-        (["flag", "1"], 'is "1"; write true or false.'),
-        (["layers", "3", "x"], 'is "x"; it replaces a number, so write a number.'),
-        (["layers", "[1, 2"], 'is "[1, 2"; it replaces a JSON list, so write a JSON list.'),
-        (["nested", "5"], 'is "5"; it replaces a JSON object, so write a JSON object.'),
+        (["factor", "fast"], 'is "fast", but must be a number.'),
+        (["factor", "NaN"], 'is "NaN", but must be a number.'),
+        (["factor", "1e999"], 'is "1e999", but must be a number.'),
+        (["flag", "yes"], 'is "yes", but must be true or false.'),
+        (["flag", "1"], 'is "1", but must be true or false.'),
+        (["layers", "3", "x"], 'is "x", but must be a number.'),
+        (["layers", "[1, 2"], 'is "[1, 2", but must be a JSON list.'),
+        (["nested", "5"], 'is "5", but must be a JSON object.'),
         (
             ["nested", '{"a": 1, "a": 2}'],
-            'is "{"a": 1, "a": 2}"; it replaces a JSON object, so write a JSON object.',
+            'is "{"a": 1, "a": 2}", but must be a JSON object.',
         ),
-        (["flag", "flase"], 'is "flase"; write true or false.'),
-        (["factor", "1", "x"], 'is "x"; it replaces a number, so write a number.'),
+        (["flag", "flase"], 'is "flase", but must be true or false.'),
+        (["factor", "1", "x"], 'is "x", but must be a number.'),
         (["factor"], "has no value; write --Model.args.factor VALUE."),
     ],
 )
@@ -287,18 +287,18 @@ def test_keys_of_a_section_may_be_new() -> None:
             'Metrics.Performance.lines[0] has no "label"; did you mean "line_label"?',
         ),
         ("--Model.args.nestd.deep", 'Model.args has no "nestd"; did you mean "nested"?'),
-        ("--Transforms.2.args.p", "Transforms is a list of 2; write 0 to 1, not 2."),
+        ("--Transforms.2.args.p", "Transforms is a list of length 2; use an index from 0 to 1, not 2."),
         (
             "--Transforms.first.args",
-            "Transforms is a list of 2; write 0 to 1, not first.",
+            "Transforms is a list of length 2; use an index from 0 to 1, not first.",
         ),
-        ("--Transforms.-3.args", "Transforms is a list of 2; write 0 to 1, not -3."),
+        ("--Transforms.-3.args", "Transforms is a list of length 2; use an index from 0 to 1, not -3."),
         (
             "--Model.args.empty.0",
-            "Model.args.empty is empty; replace it.",
+            "Model.args.empty is an empty list; replace the whole list.",
         ),
-        ("--Setup.epochs.x", "Setup.epochs is 5; it has no keys."),
-        ("--Model.args.nothing.x", "Model.args.nothing is null; it has no keys."),
+        ("--Setup.epochs.x", "Setup.epochs is 5, which has no keys."),
+        ("--Model.args.nothing.x", "Model.args.nothing is null, which has no keys."),
         ("--Setup..epochs", 'Setup has no ""; allowed: '),
     ],
 )
@@ -373,10 +373,10 @@ def test_the_command_replaces_the_values_of_a_key_that_the_protocol_sweeps() -> 
         (["--Sweep.Setup.epohs", "1"], '--Sweep.Setup.epohs: Setup has no "epohs"; did you mean "epochs"?'),
         (
             ["--Sweep.Setup.epochs", "1", "x"],
-            '--Sweep.Setup.epochs is "x"; it replaces a number, so write a number.',
+            '--Sweep.Setup.epochs is "x", but must be a number.',
         ),
         (["--Sweep.Setup.epochs"], "--Sweep.Setup.epochs has no value; write --Sweep.Setup.epochs VALUE."),
-        (["--Sweep", "5"], '--Sweep is "5"; it replaces a JSON object, so write a JSON object.'),
+        (["--Sweep", "5"], '--Sweep is "5", but must be a JSON object.'),
     ],
 )
 def test_a_sweep_of_an_unknown_place_or_a_wrong_value_is_refused(argv: list[str], said: str) -> None:
@@ -387,16 +387,16 @@ def test_a_key_cannot_have_one_value_and_several() -> None:
     raw = {"Sweep": {"Dataset.args.fold": [1, 2], "Optimizer.args": [{}], "Transforms[1].args.p": [0.1]}}
     argv = "--Dataset.args.fold 3 --Optimizer.args.lr 1 --Transforms.1.args.p 0 --Dataset.args.root x"
     _, overrides = split_overrides(argv.split())
-    assert [problem.split(" sets")[0] for problem in swept_twice(raw, overrides)] == [
+    assert [problem.split(" sets")[0] for problem in sweep_conflicts(raw, overrides)] == [
         "--Dataset.args.fold",
         "--Optimizer.args.lr",
         "--Transforms.1.args.p",
     ]
-    assert swept_twice(raw, overrides)[0] == (
+    assert sweep_conflicts(raw, overrides)[0] == (
         "--Dataset.args.fold sets one value, but Sweep.Dataset.args.fold sets several; remove one of "
-        "the two (--Sweep null switches a protocol's sweep off)."
+        "the two (--Sweep null turns off the protocol's sweep)."
     )
-    assert swept_twice({"Sweep": {}}, overrides) == swept_twice({}, overrides) == []
+    assert sweep_conflicts({"Sweep": {}}, overrides) == sweep_conflicts({}, overrides) == []
 
 
 # Suggestions
@@ -443,7 +443,7 @@ def explained(*words: str) -> str:
 )
 def test_an_unknown_flag_is_told_the_nearest_key_or_flag(word: str, meant: str) -> None:
     assert explained(word, "1") == f"{word.partition('=')[0]} is not a flag; did you mean {meant}?" + (
-        '; "1" has no flag; use -c to name a protocol' if "=" in word else ""
+        '; "1" is not preceded by a flag; use -c to name a protocol' if "=" in word else ""
     )
 
 
@@ -452,12 +452,15 @@ def test_a_flag_without_a_near_one_leads_to_the_help() -> None:
 
 
 def test_a_protocol_without_a_flag_is_told_its_flag() -> None:
-    assert explained("protocols/x.json") == '"protocols/x.json" has no flag; write -c protocols/x.json'
+    assert (
+        explained("protocols/x.json")
+        == '"protocols/x.json" is not preceded by a flag; write -c protocols/x.json'
+    )
     assert explained("--lr", "1", "x.jsonc").endswith("write -c x.jsonc")
-    assert explained("train") == '"train" has no flag; use -c to name a protocol'
+    assert explained("train") == '"train" is not preceded by a flag; use -c to name a protocol'
 
 
 def test_the_three_shortest_keys_of_a_name_are_suggested() -> None:
-    assert keys_ending(CONTENT, ["class"]) == ["Model.class", "Optimizer.class", "Dataset.class"]
-    assert keys_ending(CONTENT["Optimizer"], ["LR"], ("Optimizer",)) == ["Optimizer.args.lr"]
-    assert keys_ending(CONTENT, ["Setup", "epochs"]) == []  # not below: it is at the root
+    assert keys_ending_with(CONTENT, ["class"]) == ["Model.class", "Optimizer.class", "Dataset.class"]
+    assert keys_ending_with(CONTENT["Optimizer"], ["LR"], ("Optimizer",)) == ["Optimizer.args.lr"]
+    assert keys_ending_with(CONTENT, ["Setup", "epochs"]) == []  # not below: it is at the root

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ignite_trainer.protocol.validation import json_path, keys_at, takes_text, validate
+from ignite_trainer.protocol.validation import accepts_text, json_path, keys_at, validate
 from ignite_trainer.support.errors import ProtocolError
 
 MINIMAL: dict[str, Any] = {
@@ -164,13 +164,14 @@ def test_checkpoints_are_chosen_by_held_out_values(keys: dict[str, Any]) -> None
     (problem,) = problems(metrics(line(is_checkpoint=True, **keys)))
     assert problem == (
         "Metrics.Performance.lines[0].is_checkpoint is true, but checkpoints are chosen on the held-out "
-        'split after an epoch; that needs "test": true and "update_rate": "epoch".'
+        'split after each epoch, which needs "test": true and "update_rate": "epoch".'
     )
 
 
 def test_a_line_without_a_split_is_refused() -> None:
     assert problems(metrics(line(train=False, test=False))) == [
-        'Metrics.Performance.lines[0] is computed on no split; set "train" or "test" to true, or remove it.'
+        'Metrics.Performance.lines[0] is not computed on any split; set "train" or "test" to true, or remove '
+        "the line."
     ]
     assert problems(metrics(line(train=False, update_rate="iteration"))) == [
         'Metrics.Performance.lines[0].update_rate is "iteration", which needs "train": true.'
@@ -252,10 +253,10 @@ def test_keys_are_listed_by_location() -> None:
 
 
 def test_only_text_takes_text() -> None:
-    assert takes_text(("Setup", "suffix"))
-    assert takes_text(("Visdom", "host"))
+    assert accepts_text(("Setup", "suffix"))
+    assert accepts_text(("Visdom", "host"))
     for other in [("Setup", "seed"), ("Scheduler",), ("Model", "args", "x"), ("Nowhere",), ("Reporters",)]:
-        assert not takes_text(other)
+        assert not accepts_text(other)
 
 
 def test_frozen_parameters_have_no_optimizer_arguments() -> None:

@@ -98,8 +98,8 @@ def test_training_needs_epochs_and_an_optimizer(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as error:
         validate(protocol)
     assert error.value.problems == [
-        "Optimizer is missing, but Setup.epochs is 2.",
-        "Optimizer is missing, but the Scheduler needs it.",
+        "Optimizer is missing, but Setup.epochs is 2; add it or set Setup.epochs to 0.",
+        "Optimizer is missing, but Scheduler needs it; add Optimizer or remove Scheduler.",
     ]
 
 

@@ -132,9 +132,15 @@ def problems(root: Path, scheduler: Any, **changes: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("scheduler", "expected"),
     [
-        ([{**WARM_UP, "lasts": None}, ANNEAL], "Scheduler[0].lasts is null; another scheduler follows"),
-        ([{**WARM_UP, "lasts": "rest"}, ANNEAL], 'Scheduler[0].lasts is "rest"; another scheduler follows'),
-        ([WARM_UP, {**ANNEAL, "lasts": 9}], "Scheduler[1].lasts is 9; the last one runs to the end"),
+        ([{**WARM_UP, "lasts": None}, ANNEAL], "Scheduler[0].lasts is null, but another scheduler follows"),
+        (
+            [{**WARM_UP, "lasts": "rest"}, ANNEAL],
+            'Scheduler[0].lasts is "rest", but another scheduler follows',
+        ),
+        (
+            [WARM_UP, {**ANNEAL, "lasts": 9}],
+            "Scheduler[1].lasts is 9, but the last scheduler runs until training ends",
+        ),
         ([WARM_UP, {**ANNEAL, "interval": "epoch"}], "Scheduler: all schedulers must have the same"),
         ({**WARM_UP, "lasts": 0}, 'Scheduler.lasts is 0; write a number of intervals, 1 or more, or "rest".'),
         ([{**WARM_UP, "lasts": True}], "Scheduler[0].lasts is true; write a number of intervals"),

@@ -108,7 +108,7 @@ def test_every_fold_is_built_before_the_first_run_and_only_once_for_all_seeds(
         ),
         (
             "Transforms.9.args.p",
-            "Sweep.Transforms.9.args.p: Transforms is a list of 4; write 0 to 3, not 9.",
+            "Sweep.Transforms.9.args.p: Transforms is a list of length 4; use an index from 0 to 3, not 9.",
         ),
         ("Sweep", "Sweep.Sweep cannot be swept: a sweep cannot contain a sweep; remove it."),
         ("Sweep.Setup.seed", 'Sweep.Sweep.Setup.seed: Sweep has no "Setup"; nothing is allowed here.'),
