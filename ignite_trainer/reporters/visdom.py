@@ -102,6 +102,8 @@ class Visdom(Reporter):
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Draw a split's metrics and, for the held-out split, what the model has learned."""
+        if result.predictions is not None:
+            import sklearn.metrics  # noqa: F401, PLC0415 - for the confusion matrix
         self._put([result])
         is_due = result.epoch == self._run.epochs or time.monotonic() - self._last_panel > _PANEL_SECONDS
         if result.split == "test" and is_due and not self._done.is_set():

@@ -60,8 +60,8 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
             ["" if np.isnan(value) else f"{value:.4f}" for value in values],
         ]
     else:
+        measure, values = "Accuracy", statistics.recalls(predictions)
         right = predictions.targets[predictions.correct].sum(axis=0)
-        measure, values = "Accuracy", right / np.where(samples, samples, np.nan)
         k, n = right.sum(), samples.sum()
         summary = [
             f"Accuracy: {_percent(k / n)} ({k:,} of {n:,} samples; 95 % interval {_interval(k, n)}).",

@@ -53,10 +53,23 @@ def finite(predictions: Predictions) -> Predictions:
 
 def confusion_matrix(predictions: Predictions) -> Counts:
     """Count samples by true class (row) and predicted class (column), int64 `[K, K]`."""
-    classes = len(predictions.class_names)
-    matrix = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(matrix, (predictions.targets.argmax(axis=1), predictions.predicted), 1)
+    from sklearn import metrics
+
+    right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
+    if len(labels) == 1:  # scikit-learn warns about a single class
+        return np.array([[len(right)]])
+    matrix: Counts = metrics.confusion_matrix(right, predictions.predicted, labels=labels)
     return matrix
+
+
+def recalls(predictions: Predictions) -> Floats:
+    """Return the accuracy of each class (its recall), `[K]`; NaN for a class without samples."""
+    from sklearn import metrics
+
+    right, labels = predictions.targets.argmax(axis=1), range(len(predictions.class_names))
+    options = {"labels": labels, "average": None, "zero_division": np.nan}
+    shares: Floats = metrics.recall_score(right, predictions.predicted, **options)
+    return shares
 
 
 def accuracy_interval(right: int, samples: int) -> tuple[float, float]:
@@ -126,6 +139,8 @@ def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | No
     Returns:
         The calibration; None if there are no scores, or if some scores are outside 0..1.
     """
+    from sklearn.calibration import calibration_curve
+
     if not _are_probabilities(predictions.scores):
         return None
     if predictions.multilabel:
@@ -134,16 +149,14 @@ def calibration(predictions: Predictions, *, bins: int = 15) -> Calibration | No
         confidences, right = predictions.scores.max(axis=1), predictions.correct
     confidences = np.minimum(np.maximum(confidences.astype(np.float64), 0.0), 1.0)
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
-    bin_of = np.searchsorted(inner_edges, confidences)
-    counts = np.bincount(bin_of, minlength=bins)
-    of_none = np.where(counts, counts, np.nan)
-    shares = np.bincount(bin_of, right, bins) / of_none
-    means = np.bincount(bin_of, confidences, bins) / of_none
+    counts = np.bincount(np.searchsorted(inner_edges, confidences), minlength=bins)
+    curve = np.full((2, bins), np.nan)
+    curve[:, counts > 0] = calibration_curve(right, confidences, n_bins=bins)
     return Calibration(
         counts=counts,
-        shares=shares,
-        confidences=means,
-        error=float(np.nansum(np.abs(shares - means) * counts) / len(confidences)),
+        shares=curve[0],
+        confidences=curve[1],
+        error=float(np.nansum(np.abs(curve[0] - curve[1]) * counts) / len(confidences)),
         mean_confidence=float(confidences.mean()),
         accuracy=float(right.mean()),
     )

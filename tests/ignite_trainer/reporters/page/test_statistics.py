@@ -19,6 +19,15 @@ def test_the_matrix_counts_right_classes_in_rows_and_predicted_ones_in_columns(g
     assert matrix.tolist() == [[2, 2, 0, 0], [0, 1, 0, 0], [1, 1, 2, 0], [0, 0, 0, 0]]
 
 
+def test_a_single_class_has_a_matrix(guesses: Any) -> None:
+    assert statistics.confusion_matrix(guesses([(0, 0)] * 3, classes=1)).tolist() == [[3]]
+
+
+def test_accuracy_of_a_class_is_its_recall_and_no_number_without_samples(guesses: Any) -> None:
+    accuracies = statistics.recalls(guesses(PAIRS, classes=4))
+    assert accuracies == pytest.approx([2 / 4, 1.0, 2 / 4, math.nan], nan_ok=True)
+
+
 def test_the_most_confused_pairs_come_by_count_and_then_by_share(guesses: Any) -> None:
     matrix = statistics.confusion_matrix(guesses([*PAIRS, (1, 0)], classes=4))
     found = statistics.most_confused(matrix)
