@@ -14,7 +14,7 @@ from ignite_trainer.protocol.loading import load
 
 ROOT = Path(__file__).parent.parent
 OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}
-READMES = sorted([ROOT / "README.md", *ROOT.glob("*/README.md")])
+READMES = sorted([ROOT / "README.md", *ROOT.glob("[!.]*/README.md")])  # not those of caches
 
 
 def anchors(path: Path) -> set[str]:
