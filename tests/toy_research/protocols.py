@@ -1,11 +1,15 @@
-"""The protocol of a toy experiment, and its run."""
+"""The protocol of a toy experiment, its run, and commands that use it."""
 
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
+
+from ignite_trainer.commands import cli
 from ignite_trainer.commands.sweeps.sweep import make_plan, run_sweep
 from ignite_trainer.commands.sweeps.sweep_summary import Summary
 from ignite_trainer.protocol.blueprint import draw
@@ -66,3 +70,43 @@ def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summar
 def run_toy(root: Path, **changes: Any) -> RunResult:
     """Carry out the toy protocol."""
     return run(draw(validate(toy(root, **changes)), trusted=TRUSTED))
+
+
+class Done(NamedTuple):
+    """Exit status of a command, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Command:
+    """Writes toy protocols into a folder, and runs commands that trust the toy package.
+
+    Attributes:
+        folder: folder of the protocols.
+        results: root of their results.
+        defaults: file with default sections, in a folder of its own; empty at first.
+    """
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+        self.results = folder / "results"
+        self.defaults = folder / "defaults" / "defaults.json"
+        self.defaults.parent.mkdir()
+        self.defaults.write_text("{}")
+
+    def write(self, name: str = "toy.json", **changes: Any) -> Path:
+        """Write the toy protocol with changes, and return its path."""
+        path = self.folder / name
+        path.write_text(json.dumps(toy(self.results, **changes), ensure_ascii=False), encoding="utf-8")
+        return path
+
+    def __call__(self, *argv: str | Path, trust: str = "toy_research") -> Done:
+        words = [*map(str, argv), "--trust", trust]
+        try:
+            status = cli.main(words, defaults=self.defaults)
+        except SystemExit as end:  # of argparse
+            assert isinstance(end.code, int)
+            status = end.code
+        return Done(status, *self._capsys.readouterr())

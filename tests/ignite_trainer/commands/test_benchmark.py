@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 from ignite.utils import manual_seed
-from toy_research.protocols import TRUSTED, run_toy, toy
+from toy_research.protocols import TRUSTED, Command, run_toy, toy
 
 from ignite_trainer.api.reporter import Split
-from ignite_trainer.commands import cli
 from ignite_trainer.commands.benchmark import (
     OURS,
     Benchmark,
@@ -246,48 +245,29 @@ def test_a_yardstick_that_does_not_fit_is_named(spec: dict[str, Any], message: s
 # The command
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    path = tmp_path / "toy.json"
-    path.write_text(json.dumps(toy(tmp_path / "results")))
-    return ["-c", str(path), "--trust", "toy_research"]
-
-
-def write_defaults(tmp_path: Path) -> Path:
-    path = tmp_path / "defaults.json"
-    path.write_text(json.dumps({"toy_research.network.TwoTowers": {"Yardsticks": {"asleep": ASLEEP}}}))
-    return path
-
-
 def test_the_command_takes_yardsticks_by_the_model_prints_tables_and_ends_with_the_path(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = functools.partial(measure, turn_seconds=0.0)
     monkeypatch.setattr("ignite_trainer.commands.benchmark.measure", quick)
-    words = [*command, "--benchmark", "2", "--Yardsticks.asleep.args.seconds", "0.1", "--Setup.suffix", "x"]
-    assert cli.main(words, defaults=write_defaults(tmp_path)) == 0
-    printed = capsys.readouterr().out
+    defaults = {"toy_research.network.TwoTowers": {"Yardsticks": {"asleep": ASLEEP}}}
+    command.defaults.write_text(json.dumps(defaults))
+    argv = "--benchmark 2 --Yardsticks.asleep.args.seconds 0.1 --Setup.suffix x"
+    status, printed, _ = command("-c", command.write(), *argv.split())
+    assert status == 0
     path = Path(printed.splitlines()[-1])
-    assert path.parent.parent == tmp_path / "results" / "Toy"
+    assert path.parent.parent == command.results / "Toy"
     assert path.parent.name.endswith("_benchmark_fold-1_seed-7")
     content = json.loads(path.read_text())
     assert content["rounds"] == 2
     assert content["activities"]["training"]["speeds"]["asleep"]["seconds_per_step"]["median"] >= 0.1
-    for text in (
-        "Toy: benchmark",
-        "Precision",
-        "asleep",
-        "time ratio",
-        "Projected time",
-        "2 epochs with evaluation",
-        "Share of this protocol's time",
-        "backward",
-    ):
+    texts = ["Toy: benchmark", "Precision", "asleep", "time ratio", "Projected time", "backward"]
+    for text in (*texts, "2 epochs with evaluation", "Share of this protocol's time"):
         assert text in printed, text
 
 
 def test_the_command_without_a_number_has_seven_rounds(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned: list[int] = []
 
@@ -296,14 +276,11 @@ def test_the_command_without_a_number_has_seven_rounds(
         raise ProtocolError("enough")
 
     monkeypatch.setattr("ignite_trainer.commands.benchmark.measure", measured)
-    assert cli.main([*command, "--benchmark"], defaults=write_defaults(tmp_path)) == 2
+    assert command("-c", command.write(), "--benchmark").status == 2
     assert planned == [7]
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "few"])
-def test_the_number_of_rounds_is_positive(
-    word: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        cli.main([*command, f"--benchmark={word}"], defaults=write_defaults(tmp_path))
-    assert f'argument --benchmark: "{word}" is not a positive number' in capsys.readouterr().err
+def test_the_number_of_rounds_is_positive(word: str, command: Command) -> None:
+    said = command("-c", command.write(), f"--benchmark={word}").err
+    assert f'argument --benchmark: "{word}" is not a positive number' in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,28 +13,23 @@ from typing import Any
 import pytest
 import torch
 from toy_research.network import TwoTowers
-from toy_research.protocols import toy
+from toy_research.protocols import Command
 
-from ignite_trainer.commands import check_room, cli
+from ignite_trainer.commands import check_room
 
 Check = Callable[..., tuple[int, str]]
 RULES = [{"match": "left.*"}, {"match": "middle.*"}, {"match": ".*", "train": False}]
 
 
 @pytest.fixture
-def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+def check(command: Command) -> Check:
     """Check a toy protocol with changes; return status and report."""
 
-    def check(*argv: str, **changes: Any) -> tuple[int, str]:
-        path, defaults = tmp_path / "toy.json", tmp_path / "defaults" / "none.json"
-        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
-        defaults.parent.mkdir(exist_ok=True)
-        defaults.write_text("{}")
-        status = cli.main(["-c", str(path), "--check", "--trust", "toy_research", *argv], defaults=defaults)
-        output = capsys.readouterr()
-        assert output.err == ""
-        assert not (tmp_path / "results").exists()
-        return status, output.out
+    def check(**changes: Any) -> tuple[int, str]:
+        done = command("-c", command.write(**changes), "--check")
+        assert done.err == ""
+        assert not command.results.exists()
+        return done.status, done.out
 
     return check
 
@@ -66,17 +60,15 @@ def test_errors_come_first_and_many_of_a_kind_are_counted(check: Check) -> None:
 
 
 @pytest.mark.parametrize("epochs", [(2, 0), (0, 2)])
-def test_only_protocols_that_train_must_hold_something_out(
-    epochs: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_protocols_that_train_must_hold_something_out(epochs: tuple[int, int], command: Command) -> None:
     points = {"class": "toy_research.embedding.Points", "args": {"fold": None}}
-    for number, count in enumerate(epochs):
-        content = toy(tmp_path / "results", Dataset=points, Setup__epochs=count)
-        (tmp_path / f"part-{number}.json").write_text(json.dumps(content))
-    (tmp_path / "none.json").write_text("{}")
-    command = ["-c", str(tmp_path / "part-*.json"), "--check", "--trust", "toy_research"]
-    assert cli.main(command, defaults=tmp_path / "none.json") == 1
-    reports = re.split(r"(?m)^Check of ", capsys.readouterr().out)[1:]
+    paths = [
+        command.write(f"{number}.json", Dataset=points, Setup__epochs=count)
+        for number, count in enumerate(epochs)
+    ]
+    done = command("-c", *paths, "--check")
+    assert done.status == 1
+    reports = re.split(r"(?m)^Check of ", done.out)[1:]
     assert ["hold nothing out" in report for report in reports] == [count > 0 for count in epochs]
 
 
@@ -157,21 +149,17 @@ def test_weights_are_checked_against_their_expected_hash(check: Check, tmp_path:
     assert f"it is damaged or another file.\n    {file}" in report
 
 
-def test_an_unreadable_protocol_does_not_stop_the_check_of_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    defaults = tmp_path / "defaults" / "none.json"
-    defaults.parent.mkdir()
-    defaults.write_text("{}")
-    (tmp_path / "a.json").write_text("{")
-    (tmp_path / "b.json").write_text(json.dumps(toy(tmp_path / "results", Setup__epochs=-1)))
-    (tmp_path / "c.json").write_text(json.dumps(toy(tmp_path / "results")))
-    argv = ["-c", str(tmp_path / "*.json"), "--check", "--trust", "toy_research"]
-    assert cli.main(argv, defaults=defaults) == 2
-    report = capsys.readouterr().out
+def test_an_unreadable_protocol_does_not_stop_the_check_of_others(command: Command) -> None:
+    broken, invalid, valid = (
+        command.write(f"{name}.json", Setup__epochs=count)
+        for name, count in zip("abc", (1, -1, 1), strict=True)
+    )
+    broken.write_text("{")
+    status, report, _ = command("-c", broken, invalid, valid, "--check")
+    assert status == 2
     assert "error: line 1, column 2: " in report
     assert "error: Setup.epochs is -1;" in report
-    assert f"{tmp_path / 'c.json'}: 0 errors, 0 warnings" in report
+    assert f"{valid}: 0 errors, 0 warnings" in report
 
 
 def test_too_little_memory_is_a_warning(

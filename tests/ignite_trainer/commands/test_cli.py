@@ -7,52 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
-from toy_research.protocols import toy
+from toy_research.protocols import Command
 
-from ignite_trainer.commands import cli
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs import experiment
 from ignite_trainer.support.errors import RunFailed
 
 ROOT = Path(__file__).parents[3]
-TRUST = ["--trust", "toy_research"]
-
-
-@pytest.fixture
-def defaults(tmp_path: Path) -> Path:
-    path = tmp_path / "defaults" / "defaults.json"
-    path.parent.mkdir()
-    path.write_text("{}")
-    return path
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str, **changes: Any) -> Path:
-        path = tmp_path / name
-        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
-        return path
-
-    return write
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[Protocol]:
-    """The protocols that were run; nothing is built."""
-    protocols: list[Protocol] = []
-    monkeypatch.setattr(experiment, "run", lambda blueprint, **_: protocols.append(blueprint.protocol))
-    return protocols
-
-
-def command(*argv: str | Path, defaults: Path) -> int:
-    return cli.main([*map(str, argv), *TRUST], defaults=defaults)
 
 
 @pytest.mark.parametrize(
@@ -78,50 +45,42 @@ def command(*argv: str | Path, defaults: Path) -> int:
         ("", "setup.batch_test", None),
     ],
 )
-def test_flags_stand_for_keys(
-    argv: str, key: str, value: Any, write: Callable[..., Path], ran: list[Protocol], defaults: Path
-) -> None:
-    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
+def test_flags_stand_for_keys(argv: str, key: str, value: Any, command: Command, ran: list[Protocol]) -> None:
+    assert command("-c", command.write(), *argv.split()).status == 0
     section, name = key.split(".")
     assert getattr(getattr(ran[0], section), name) == value
 
 
 def test_task_and_parameters_can_be_overridden_where_the_defaults_supply_them(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path
+    command: Command, ran: list[Protocol]
 ) -> None:
-    path = write("a.json")
+    path = command.write()
     raw = json.loads(path.read_text())
     task = raw.pop("Task")
     path.write_text(json.dumps(raw))
     rules = [{"match": "left.*", "args": {"lr": 0.1}}, {"match": ".*", "train": False}]
-    defaults.write_text(json.dumps({raw["Model"]["class"]: {"Task": task, "Parameters": rules}}))
+    command.defaults.write_text(json.dumps({raw["Model"]["class"]: {"Task": task, "Parameters": rules}}))
     argv = ["--Task.args.smoothing", "0.25", "--Parameters.0.args.lr", "0.5"]
-    assert command("-c", path, *argv, defaults=defaults) == 0
+    assert command("-c", path, *argv).status == 0
     assert ran[0].task.args == {"smoothing": 0.25}
     assert ran[0].parameters[0].args == {"lr": 0.5}
 
 
-def test_every_file_that_matches_runs_once_and_in_order(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
-) -> None:
-    for name in ("b2", "a", "b1", "c"):
-        write(f"{name}.json", Setup__name=name)
-    patterns: list[str | Path] = ["-c", tmp_path / "b*.json", tmp_path / "b1.json", "-c", tmp_path / "a.json"]
-    assert command(*patterns, defaults=defaults) == 0
+def test_every_file_that_matches_runs_once_and_in_order(command: Command, ran: list[Protocol]) -> None:
+    b2, a, b1, _ = (command.write(f"{name}.json", Setup__name=name) for name in ("b2", "a", "b1", "c"))
+    assert command("-c", b2.with_name("b*.json"), b1, "-c", a).status == 0
     assert [protocol.setup.name for protocol in ran] == ["b1", "b2", "a"]
 
 
-def test_a_file_name_may_contain_pattern_characters(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "a[b]").mkdir()
-    path = write("a[b]/c*.json")
-    write("a[b]/c2.json")
-    assert command("-c", path, defaults=defaults) == 0
+def test_a_file_name_may_contain_pattern_characters(command: Command, ran: list[Protocol]) -> None:
+    (command.folder / "a[b]").mkdir()
+    path = command.write("a[b]/c*.json")
+    command.write("a[b]/c2.json")
+    assert command("-c", path).status == 0
     assert len(ran) == 1
     path.rename(path.with_name("protocol.json"))
     ran.clear()
-    assert command("--resume", path.parent, defaults=defaults) == 0
+    assert command("--resume", path.parent).status == 0
     assert len(ran) == 1
 
 
@@ -134,82 +93,69 @@ def test_a_file_name_may_contain_pattern_characters(
             {"Optimizer__args": {"momentun": 1}},
             'Optimizer.args.momentun is not an argument; did you mean "momentum"?',
         ),
+        # Every run of every sweep, too.
+        (
+            {"Sweep": {"Dataset.args.fold": [1, 6], "Setup.seed": [1, 2]}},
+            "Dataset.args.fold is 6; there are folds 1 to 3.\n",
+        ),
     ],
 )
 def test_all_are_checked_before_the_first_runs(
-    changes: dict[str, Any],
-    said: str,
-    write: Callable[..., Path],
-    ran: list[Protocol],
-    defaults: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any], said: str, command: Command, ran: list[Protocol]
 ) -> None:
-    write("a.json")
-    bad = write("b.json", **changes)
-    assert command("-c", tmp_path / "*.json", defaults=defaults) == 2
-    assert ran == []
-    assert f"error: {bad}: {said}" in capsys.readouterr().err
+    command.write("a.json")
+    bad = command.write("b.json", **changes)
+    done = command("-c", command.folder / "*.json")
+    assert (done.status, ran) == (2, [])
+    assert done.err.startswith(f"error: {bad}: {said}")
+    assert not command.results.exists()
 
 
-def test_a_protocol_that_fails_late_does_not_stop_the_others(
-    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = write("a.json", Setup__batch_train=21)  # only its data tell
-    second = write("b.json", Task__args={"explode_at": 1})
-    third = write("c.json", Setup__name="Third", Setup__epochs=0)
-    assert command("-c", first, second, third, defaults=defaults) == 2
-    said = capsys.readouterr().err
-    assert "error: Setup.batch_train is 21, but the training split has 20" in said
-    assert said.endswith(f"2 of 3 protocols failed: {first}, {second}\n")
-    assert len(list((tmp_path / "results/Third").glob("*/result.json"))) == 1
+def test_a_protocol_that_fails_late_does_not_stop_the_others(command: Command) -> None:
+    first = command.write("a.json", Setup__batch_train=21)  # only its data tell
+    second = command.write("b.json", Task__args={"explode_at": 1})
+    third = command.write("c.json", Setup__name="Third", Setup__epochs=0)
+    done = command("-c", first, second, third)
+    assert done.status == 2
+    assert "error: Setup.batch_train is 21, but the training split has 20" in done.err
+    assert done.err.endswith(f"2 of 3 protocols failed: {first}, {second}\n")
+    assert len(list((command.results / "Third").glob("*/result.json"))) == 1
 
 
 def test_an_unexpected_error_does_not_stop_the_other_protocols(
-    write: Callable[..., Path],
-    defaults: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
+    finished: list[str] = []
 
     def run(blueprint: Blueprint, **_: Any) -> None:
         if blueprint.protocol.setup.name == "Bad":
             raise AttributeError("no such thing")
-        done.append(blueprint.protocol.setup.name)
+        finished.append(blueprint.protocol.setup.name)
 
     monkeypatch.setattr(experiment, "run", run)
-    write("a.json", Setup__name="Bad")
-    write("b.json", Setup__name="Good")
-    assert command("-c", tmp_path / "*.json", defaults=defaults) == 1
-    assert done == ["Good"]
-    assert "AttributeError: no such thing" in capsys.readouterr().err
+    bad = command.write("a.json", Setup__name="Bad")
+    done = command("-c", bad, command.write("b.json", Setup__name="Good"))
+    assert (done.status, finished) == (1, ["Good"])
+    assert "AttributeError: no such thing" in done.err
     with pytest.raises(AttributeError):
-        command("-c", tmp_path / "a.json", defaults=defaults)
+        command("-c", bad)
 
 
-def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(
-    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    near = write("protocol.json")
-    assert command("-c", tmp_path / "protcol.json", defaults=defaults) == 2
-    missing = tmp_path / "protcol.json"
+def test_a_pattern_without_a_match_is_an_error_with_the_nearest_file(command: Command) -> None:
+    near, missing = command.write("protocol.json"), command.folder / "protcol.json"
     said = f'error: --config: no file matches "{missing}"; did you mean "{near}"?\n'
-    assert capsys.readouterr().err == said
+    assert command("-c", missing) == (2, "", said)
 
 
-def test_a_shipped_protocol_is_suggested_if_the_folder_has_none(
-    defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shipped = defaults.parent / "shipped.json"
+def test_a_shipped_protocol_is_suggested_if_the_folder_has_none(command: Command) -> None:
+    shipped = command.defaults.with_name("shipped.json")
     shipped.write_text("{}")
-    assert command("-c", tmp_path / "mine.json", defaults=defaults) == 2
-    said = capsys.readouterr().err
-    assert f'no file matches "{tmp_path / "mine.json"}"; ' in said
-    assert str(shipped) in said
-    assert command("-c", "shipped", defaults=defaults) == 2
-    assert capsys.readouterr().err.endswith(f'no file matches "shipped"; did you mean "{shipped}"?\n')
+    mine = command.folder / "mine.json"
+    done = command("-c", mine)
+    assert done.status == 2
+    assert f'no file matches "{mine}"; ' in done.err and str(shipped) in done.err
+    said = f'error: --config: no file matches "shipped"; did you mean "{shipped}"?\n'
+    assert command("-c", "shipped") == (2, "", said)
 
 
 @pytest.mark.parametrize(
@@ -247,27 +193,18 @@ def test_help_is_quick_and_threads_do_not_spin_for_long_unless_the_user_says_so(
         "runpy.run_path('main.py', run_name='__main__')"
     )
     unset = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env=unset | given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = [sys.executable, "-c", script]
+    run = subprocess.run(words, cwd=ROOT, env=unset | given, capture_output=True, text=True, check=False)
     assert run.stdout.splitlines()[-1] == f"set() {expected}", run.stderr  # torch reads it when imported
 
 
-def test_an_unknown_override_runs_nothing(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write("a.json")
-    assert command("-c", path, "--Setup.epohs", "3", "-b", "0", defaults=defaults) == 2
-    assert ran == []
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {path}: 3 problems:\n")
-    assert '  - --Setup.epohs: Setup has no "epohs"; did you mean "epochs"?\n' in error
-    assert "  - Setup.batch_train is 0;" in error
+def test_an_unknown_override_runs_nothing(command: Command, ran: list[Protocol]) -> None:
+    path = command.write()
+    done = command("-c", path, "--Setup.epohs", "3", "-b", "0")
+    assert (done.status, ran) == (2, [])
+    assert done.err.startswith(f"error: {path}: 3 problems:\n")
+    assert '  - --Setup.epohs: Setup has no "epohs"; did you mean "epochs"?\n' in done.err
+    assert "  - Setup.batch_train is 0;" in done.err
 
 
 @pytest.mark.parametrize(
@@ -283,34 +220,27 @@ def test_an_unknown_override_runs_nothing(
     ],
 )
 def test_an_invalid_command_line_is_explained(
-    argv: str,
-    said: str,
-    write: Callable[..., Path],
-    ran: list[Protocol],
-    defaults: Path,
-    capsys: pytest.CaptureFixture[str],
+    argv: str, said: str, command: Command, ran: list[Protocol]
 ) -> None:
-    path = str(write("a.json"))
-    with pytest.raises(SystemExit) as caught:
-        command(*(word.replace("{}", path) for word in argv.split()), defaults=defaults)
-    assert caught.value.code == 2
-    assert ran == []
-    assert said.replace("{}", path) in capsys.readouterr().err
+    path = str(command.write())
+    done = command(*(word.replace("{}", path) for word in argv.split()))
+    assert (done.status, ran) == (2, [])
+    assert said.replace("{}", path) in done.err
 
 
 def test_a_copied_protocol_is_told_where_its_schema_is(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path, caplog: pytest.LogCaptureFixture
+    command: Command, ran: list[Protocol], caplog: pytest.LogCaptureFixture
 ) -> None:
-    (defaults.parent / "schema.json").write_text("{}")
-    path = write("copy.json", **{"$schema": "./schema.json"})
-    assert command("-c", path, defaults=defaults) == 0
+    schema = command.defaults.with_name("schema.json")
+    schema.write_text("{}")
+    path = command.write("copy.json", **{"$schema": "./schema.json"})
+    assert command("-c", path).status == 0
     assert f'{path}: "$schema" is "./schema.json", and no such file is there' in caplog.text
     assert 'Write "$schema": "defaults/schema.json".' in caplog.text
     caplog.clear()
-    path = write("copy.json", **{"$schema": "defaults/schema.json"})
-    assert command("-c", path, defaults=defaults) == 0
+    assert command("-c", command.write("copy.json", **{"$schema": "defaults/schema.json"})).status == 0
     assert caplog.text == ""
-    assert ran[-1].schema_path == str((defaults.parent / "schema.json").resolve())
+    assert ran[-1].schema_path == str(schema.resolve())
 
 
 @pytest.mark.parametrize(
@@ -321,60 +251,42 @@ def test_a_copied_protocol_is_told_where_its_schema_is(
     ],
 )
 def test_a_run_that_ends_early_has_a_status_of_its_own(
-    error: BaseException,
-    status: int,
-    said: str,
-    write: Callable[..., Path],
-    defaults: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: BaseException, status: int, said: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(experiment, "run", fail)
-    assert command("-c", write("a.json"), defaults=defaults) == status
-    assert capsys.readouterr().err == said
+    assert command("-c", command.write()) == (status, "", said)
 
 
-def test_code_is_run_only_if_it_is_trusted(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["-c", str(write("a.json"))], defaults=defaults) == 2
-    assert ran == []
-    assert "If you know this code, add --trust toy_research." in capsys.readouterr().err
+def test_code_is_run_only_if_it_is_trusted(command: Command, ran: list[Protocol]) -> None:
+    done = command("-c", command.write(), trust="another")
+    assert (done.status, ran) == (2, [])
+    assert "If you know this code, add --trust toy_research." in done.err
 
 
 @pytest.mark.parametrize(
     "argv", ["", "--check", "--explain", "--benchmark 1", "--Sweep.Dataset.args.fold 98 99", "--epochs 0"]
 )
-def test_problems_of_the_data_are_reported_before_weights_are_fetched(
-    argv: str,
-    tmp_path: Path,
-    write: Callable[..., Path],
-    defaults: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    fetched = tmp_path / "fetched"
+def test_problems_of_the_data_are_reported_before_weights_are_fetched(argv: str, command: Command) -> None:
+    fetched = command.folder / "fetched"
     model = {"class": "toy_research.network.Fetching", "args": {"fetched": str(fetched)}}
-    path = write("a.json", Model=model, Dataset__args={"fold": 99})
-    command("-c", path, *argv.split(), defaults=defaults)
-    captured = capsys.readouterr()
-    assert "Dataset.args.fold is 99; there are folds 1 to 3." in captured.out + captured.err
+    done = command("-c", command.write(Model=model, Dataset__args={"fold": 99}), *argv.split())
+    assert "Dataset.args.fold is 99; there are folds 1 to 3." in done.out + done.err
     assert not fetched.exists()
 
 
 def test_the_model_is_checked_without_data_and_its_weights_are_fetched_only_with_data(
-    tmp_path: Path, write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
+    command: Command,
 ) -> None:
-    fetched = tmp_path / "fetched"
-    model = {"class": "toy_research.network.Fetching", "args": {"fetched": str(fetched), "width": 0}}
+    fetched = command.folder / "fetched"
+    args = {"fetched": str(fetched)}
+    model = {"class": "toy_research.network.Fetching", "args": {**args, "width": 0}}
     for argv in ([], ["--check"]):
-        command("-c", write("a.json", Model=model, Dataset__args={"fold": 99}), *argv, defaults=defaults)
-        captured = capsys.readouterr()
-        assert "width is 0; it is at least 1." in captured.out + captured.err
-    model = {"class": "toy_research.network.Fetching", "args": {"fetched": str(fetched)}}
-    assert command("-c", write("b.json", Model=model), "-e", "0", defaults=defaults) == 0
+        done = command("-c", command.write(Model=model, Dataset__args={"fold": 99}), *argv)
+        assert "width is 0; it is at least 1." in done.out + done.err
+    assert command("-c", command.write(Model={**model, "args": args}), "-e", "0").status == 0
     assert fetched.exists()
 
 
@@ -383,28 +295,24 @@ def test_the_model_is_checked_without_data_and_its_weights_are_fetched_only_with
     "argv", ["-e 0", "--check", "--explain -e 0", "--Sweep.Setup.seed 1 2 -e 0", "-e 0 -b x"]
 )
 def test_characters_outside_the_terminals_encoding_are_replaced(
-    encoding: str, argv: str, tmp_path: Path, defaults: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: str, argv: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protocol = toy(tmp_path / "results", Setup__name="Vögel 音")
-    protocol["Reporters"] = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "Report")]
-    path = tmp_path / "音.json"
-    path.write_text(json.dumps(protocol, ensure_ascii=False), encoding="utf-8")
+    reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("Console", "Report")]
+    path = command.write("音.json", Setup__name="Vögel 音", Reporters=reporters)
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding))
-    assert command("-c", path, *argv.split(), defaults=defaults) == (2 if "x" in argv.split() else 0)
+    assert command("-c", path, *argv.split()).status == (2 if "x" in argv.split() else 0)
     sys.stdout.flush()
     said = printed.getvalue().decode(encoding)
     assert argv == "-e 0 -b x" or "?" in said
-    for report in tmp_path.rglob("report.html"):
+    for report in command.results.rglob("report.html"):
         assert "音" in report.read_text(encoding="utf-8")
 
 
-def test_a_protocol_runs_from_the_command_line(
-    write: Callable[..., Path], defaults: Path, tmp_path: Path
-) -> None:
+def test_a_protocol_runs_from_the_command_line(command: Command) -> None:
     argv = "-e 1 -b 5 -w 0 -S -s CV2 --Dataset.args.fold 2 --Optimizer.args.lr 1e-2 --Model.args.dropout .5"
-    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
-    (folder,) = (tmp_path / "results" / "Toy").iterdir()
+    assert command("-c", command.write(), *argv.split()).status == 0
+    (folder,) = (command.results / "Toy").iterdir()
     assert folder.name.endswith("_CV2_fold-2_seed-7")
     saved = json.loads((folder / "protocol.json").read_text())
     assert (saved["Setup"]["batch_test"], saved["Setup"]["skip_train_evaluation"]) == (5, True)
@@ -416,56 +324,34 @@ def test_a_protocol_runs_from_the_command_line(
 # Sweeps
 
 
-def test_a_sweep_runs_from_the_command_line(
-    write: Callable[..., Path], defaults: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_runs_from_the_command_line(command: Command) -> None:
     argv = "-e 0 --Sweep.Dataset.args.fold 1 2 --Sweep.Setup.seed 3"
-    assert command("-c", write("a.json"), *argv.split(), defaults=defaults) == 0
-    (folder,) = (tmp_path / "results" / "Toy").iterdir()
+    done = command("-c", command.write(), *argv.split())
+    assert done.status == 0
+    (folder,) = (command.results / "Toy").iterdir()
     assert {path.name for path in folder.glob("fold-*")} == {"fold-1_seed-3", "fold-2_seed-3"}
-    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {(folder / 'report.html').as_uri()}"
-    assert (tmp_path / "results" / "table.md").exists()
+    assert done.out.splitlines()[-1] == f"Report: {(folder / 'report.html').as_uri()}"
+    assert (command.results / "table.md").exists()
 
 
-def test_a_sweep_of_the_protocol_can_be_switched_off(
-    write: Callable[..., Path], ran: list[Protocol], defaults: Path
-) -> None:
-    path = write("a.json", Sweep={"Dataset.args.fold": [1, 2]})
-    assert command("-c", path, "--Sweep", "null", "--Dataset.args.fold", "3", defaults=defaults) == 0
+def test_a_sweep_of_the_protocol_can_be_switched_off(command: Command, ran: list[Protocol]) -> None:
+    path = command.write(Sweep={"Dataset.args.fold": [1, 2]})
+    assert command("-c", path, "--Sweep", "null", "--Dataset.args.fold", "3").status == 0
     assert [protocol.dataset.args["fold"] for protocol in ran] == [3]
 
 
-def test_one_value_and_a_sweep_over_the_same_key_are_refused(
-    write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write("a.json", Sweep={"Setup.seed": [1, 2]})
-    assert command("-c", path, "-R", "3", defaults=defaults) == 2
-    assert capsys.readouterr().err == (
+def test_one_value_and_a_sweep_over_the_same_key_are_refused(command: Command) -> None:
+    path = command.write(Sweep={"Setup.seed": [1, 2]})
+    said = (
         f"error: {path}: --Setup.seed sets one value, but Sweep.Setup.seed sets several; remove one of "
         "the two (--Sweep null turns off the protocol's sweep).\n"
     )
+    assert command("-c", path, "-R", "3") == (2, "", said)
 
 
-def test_every_run_of_every_sweep_is_checked_before_anything_runs(
-    write: Callable[..., Path],
-    ran: list[Protocol],
-    defaults: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write("a.json")
-    bad = write("b.json", Sweep={"Dataset.args.fold": [1, 6], "Setup.seed": [1, 2]})
-    assert command("-c", tmp_path / "*.json", defaults=defaults) == 2
-    assert ran == []
-    assert capsys.readouterr().err == f"error: {bad}: Dataset.args.fold is 6; there are folds 1 to 3.\n"
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_run_that_fails_in_a_sweep_is_a_failure_of_the_command(
-    write: Callable[..., Path], defaults: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["--Sweep.Task.args.explode_at", "1", "null", "-e", "1"]
-    assert command("-c", write("a.json"), *argv, defaults=defaults) == 1
-    captured = capsys.readouterr()
-    assert "error: explode_at-1: The loss is inf" in captured.err
-    assert "1 of 2 runs are finished. Missing: explode_at-1." in captured.out
+def test_a_run_that_fails_in_a_sweep_is_a_failure_of_the_command(command: Command) -> None:
+    argv = "--Sweep.Task.args.explode_at 1 null -e 1"
+    done = command("-c", command.write(), *argv.split())
+    assert done.status == 1
+    assert "error: explode_at-1: The loss is inf" in done.err
+    assert "1 of 2 runs are finished. Missing: explode_at-1." in done.out

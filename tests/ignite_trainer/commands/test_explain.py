@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from toy_research.network import TwoTowers
-from toy_research.protocols import TRUSTED, run_toy, toy
+from toy_research.protocols import TRUSTED, Command, Done, run_toy, toy
 
 from ignite_trainer.checkpoints import checkpoint_files
-from ignite_trainer.commands import check_room, cli
+from ignite_trainer.commands import check_room
 from ignite_trainer.commands.estimates import Checkpoint, Estimates, Step, estimate, extrapolate
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
@@ -25,28 +27,21 @@ from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.support import files
 
 
-def write(folder: Path) -> Path:
-    """A toy protocol that extends another, without what the defaults supply."""
-    base = toy(folder / "results", Setup__seed=None)
-    del base["Task"]
-    (folder / "base.json").write_text(json.dumps(base))
-    (folder / "own.json").write_text(json.dumps({"extends": "base.json", "Setup": {"epochs": 3}}))
-    defaults = {base["Model"]["class"]: {"Task": {"class": "toy_research.learning.Matching"}}}
-    (folder / "defaults.json").write_text(json.dumps(defaults))
-    return folder / "own.json"
+@pytest.fixture
+def explain(command: Command) -> Callable[..., Done]:
+    """Explain a toy protocol that extends another, without what the defaults supply."""
+    base = toy(command.results, Setup__seed=None)
+    task = base.pop("Task")
+    (command.folder / "base.json").write_text(json.dumps(base))
+    path = command.folder / "own.json"
+    path.write_text(json.dumps({"extends": "base.json", "Setup": {"epochs": 3}}))
+    command.defaults.write_text(json.dumps({base["Model"]["class"]: {"Task": task}}))
+    return functools.partial(command, "-c", path, "--explain")
 
 
-def explained(folder: Path, *words: str) -> int:
-    path = write(folder)
-    command = ["-c", str(path), "--explain", "--trust", "toy_research", *words]
-    return cli.main(command, defaults=folder / "defaults.json")
-
-
-def test_a_protocol_is_explained_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert explained(tmp_path, "-b", "8") == 0
-    said = capsys.readouterr().out
+def test_a_protocol_is_explained_and_nothing_is_written(explain: Callable[..., Done], tmp_path: Path) -> None:
+    status, said, _ = explain("-b", "8")
+    assert status == 0
     assert "Setup.batch_train" in said
     assert "(--Setup.batch_train)" in said
     assert "trained" in said
@@ -59,24 +54,21 @@ def test_a_protocol_is_explained_and_nothing_is_written(
     assert not (tmp_path / "results").exists()
 
 
-def test_an_evaluation_mentions_no_held_out_samples(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert explained(tmp_path, "-e", "0") == 0
-    out = capsys.readouterr().out
-    assert re.search(r"Samples +\d+ for evaluation", out) and " held out" not in out
+def test_an_evaluation_mentions_no_held_out_samples(explain: Callable[..., Done]) -> None:
+    status, said, _ = explain("-e", "0")
+    assert status == 0
+    assert re.search(r"Samples +\d+ for evaluation", said) and " held out" not in said
 
 
-def test_without_data_the_rest_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explained(tmp_path, "--Dataset.args.fold", "99") == 0
-    said = capsys.readouterr().out
-    assert "group 0" in said
+def test_without_data_the_rest_is_explained(explain: Callable[..., Done]) -> None:
+    status, said, _ = explain("--Dataset.args.fold", "99")
+    assert (status, "group 0" in said) == (0, True)
     assert "cannot tell shapes, memory and time without data and model:\n  Dataset.args.fold is 99" in said
 
 
-def test_an_unknown_class_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explained(tmp_path, "--Dataset.class", "toy_research.signals.Nothing") == 2
-    assert "Dataset.class is toy_research.signals.Nothing" in capsys.readouterr().out
+def test_an_unknown_class_is_an_error(explain: Callable[..., Done]) -> None:
+    status, said, _ = explain("--Dataset.class", "toy_research.signals.Nothing")
+    assert (status, "Dataset.class is toy_research.signals.Nothing" in said) == (2, True)
 
 
 def test_steps_of_two_sizes_give_a_line() -> None:
@@ -187,13 +179,14 @@ def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_or_disk_space_is_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    explain: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "limit").write_text("1000\n")
     monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    assert explained(tmp_path) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    status, said, _ = explain()
+    said = " ".join(said.split())
+    assert status == 0
     assert "of memory; 1 kB is free. Lower the batch" in said
     assert "of disk space is needed; 1 kB is free" in said
