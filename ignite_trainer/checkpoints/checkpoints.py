@@ -27,13 +27,7 @@ from ignite_trainer.checkpoints.checkpoint_files import (
     states_of,
 )
 from ignite_trainer.checkpoints.frozen_weights import FrozenWeights, read_left_out
-from ignite_trainer.checkpoints.state_validation import (
-    BEST_FILE,
-    BEST_KEPT,
-    Position,
-    StateContent,
-    checked,
-)
+from ignite_trainer.checkpoints.state_validation import BEST_FILE, BEST_KEPT, Position, StateContent, checked
 from ignite_trainer.data.transfer import in_thread
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support import random_state

@@ -39,8 +39,7 @@ def ensure_home() -> None:
     _link(home, made)
     os.environ["HOME"] = str(made)
     logging.getLogger(__name__).warning(
-        "The home folder is not writable; caches and dashboards go to %s. Set HOME to keep them.",
-        made,
+        "The home folder is not writable; caches and dashboards go to %s. Set HOME to keep them.", made
     )
 
 

@@ -70,11 +70,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType(
 
 
 def find_weights(
-    source: str | Path,
-    *,
-    assets: str | Path | None = None,
-    others: Iterable[str] = (),
-    instead: str = "",
+    source: str | Path, *, assets: str | Path | None = None, others: Iterable[str] = (), instead: str = ""
 ) -> Path:
     """Resolve a path or a released name to a file; fetch a released file if it is missing.
 

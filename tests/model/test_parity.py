@@ -111,13 +111,7 @@ def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
         {"params": groups["tower"]},
         {"params": groups["apart"], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.SGD(
-        optimizer_groups,
-        lr=5e-4,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=5e-4,
-    )
+    optimizer = torch.optim.SGD(optimizer_groups, lr=5e-4, momentum=0.9, nesterov=True, weight_decay=5e-4)
     figures, losses = {}, []
     for step in range(3):
         optimizer.zero_grad()

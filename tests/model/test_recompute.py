@@ -62,9 +62,7 @@ def test_less_memory_is_kept_for_the_backward_pass(towers: tuple[ESResNeXt, ESRe
     assert recomputing < 0.6 * plain
 
 
-def test_without_gradient_the_features_are_the_same(
-    towers: tuple[ESResNeXt, ESResNeXt],
-) -> None:
+def test_without_gradient_the_features_are_the_same(towers: tuple[ESResNeXt, ESResNeXt]) -> None:
     audio = torch.randn(1, 1, 9000, dtype=torch.float64) * 3000
     plain, recomputing = (copy.deepcopy(tower).eval() for tower in towers)
     recomputing.load_state_dict(plain.state_dict())

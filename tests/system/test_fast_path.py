@@ -85,8 +85,7 @@ def test_the_fast_path_has_the_losses_of_the_plain_one_for_twenty_steps(
         )
         seen = losses[plain] = list[float]()
         trainer.add_event_handler(
-            Events.ITERATION_COMPLETED,
-            lambda engine, seen=seen: seen.append(float(engine.state.output.loss)),
+            Events.ITERATION_COMPLETED, lambda engine, seen=seen: seen.append(float(engine.state.output.loss))
         )
         trainer.run(parts.training, max_epochs=setup.epochs)
     assert len(losses[False]) == 20

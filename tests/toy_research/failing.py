@@ -32,12 +32,7 @@ class FaultyTones(Tones):
     """
 
     def __init__(
-        self,
-        *,
-        nan: Sequence[int] = (),
-        gone: Sequence[int] = (),
-        fatal: Sequence[int] = (),
-        **options: Any,
+        self, *, nan: Sequence[int] = (), gone: Sequence[int] = (), fatal: Sequence[int] = (), **options: Any
     ) -> None:
         super().__init__(**options)
         self._nan, self._gone, self._fatal = set(nan), set(gone), set(fatal)

@@ -100,15 +100,11 @@ STANDING_NORMS = ParameterRule(
 def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLIP:
     """Build one, the same in every process."""
     from model.audioclip import AudioCLIP
-    from tests.small_backbone import small_backbone
+    from tests.small_backbone import SMALL_AUDIOCLIP, small_backbone
 
     torch.manual_seed(0)
-    arguments: dict[str, Any] = {
-        **{"embed_dim": 16, "image_resolution": 32, "vision_layers": (1, 1, 1, 1), "vision_width": 8},
-        **{"context_length": 12, "transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1},
-        **{"n_fft": 256, "win_length": 200, "hop_length": 100, "spec_height": size, "spec_width": size},
-        **{"pretrained": False, "spectrum": spectrum},
-    }
+    arguments = {**SMALL_AUDIOCLIP, "image_resolution": 32, "context_length": 12, "spectrum": spectrum}
+    arguments |= {"spec_height": size, "spec_width": size, "pretrained": False}
     with small_backbone():  # a process of its own has no fixtures
         model = AudioCLIP(**arguments).to(dtype)
     with torch.no_grad():

@@ -34,13 +34,7 @@ class Scenes(Dataset[Scene]):
     folds = (1, 2)
 
     def __init__(
-        self,
-        *,
-        train: bool = True,
-        fold: int = 1,
-        samples: int = 24,
-        every: int = 6,
-        dtype: str = "float32",
+        self, *, train: bool = True, fold: int = 1, samples: int = 24, every: int = 6, dtype: str = "float32"
     ) -> None:
         self.held_out, self.every, self._dtype = (fold,), every, dtype
         self._seeds = [2 * number + int(train) for number in range(samples)]

@@ -30,12 +30,7 @@ class Numbers(Dataset[Sample]):
     sample_rate = 44100
 
     def __init__(
-        self,
-        count: int,
-        *,
-        folds: bool = False,
-        images: bool = False,
-        gone: Sequence[int] = (),
+        self, count: int, *, folds: bool = False, images: bool = False, gone: Sequence[int] = ()
     ) -> None:
         self._count, self._folds, self._images = count, folds, images
         self.gone = set(gone)

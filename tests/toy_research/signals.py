@@ -109,10 +109,7 @@ class Doubtful(Tones):
         ]
         bad = [
             Finding(
-                severity="error",
-                what="It is [red]broken\x1b[0m.",
-                where=f"tone\r{number}",
-                remedy="Mend it.",
+                severity="error", what="It is [red]broken\x1b[0m.", where=f"tone\r{number}", remedy="Mend it."
             )
             for number in range(told.get("bad", 0))
         ]

@@ -64,8 +64,8 @@ class FeatureTable:
         if self.folds is not None:
             lengths["fold"] = len(self.folds)
         if len(set(lengths.values())) > 1:
-            said = ", ".join(f"{count} of {name}" for name, count in lengths.items())
-            raise ValueError(f"the numbers of clips differ: {said}")
+            counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+            raise ValueError(f"the numbers of clips differ: {counts}")
         unknown = {label for labels in self.labels for label in labels} - set(self.class_names)
         if unknown:
             raise ValueError(f'the label "{min(unknown)}" is not one of the {len(self.class_names)} classes')

@@ -108,11 +108,7 @@ class PositivePairs:
 
 @torch.no_grad()
 def retrieval_metrics(
-    queries: Tensor,
-    items: Tensor,
-    positives: PositivePairs,
-    *,
-    k: Sequence[int] = (1, 5, 10),
+    queries: Tensor, items: Tensor, positives: PositivePairs, *, k: Sequence[int] = (1, 5, 10)
 ) -> RetrievalResult:
     """Rank all items for each query by cosine similarity, and evaluate the ranks of the positives.
 

@@ -18,7 +18,7 @@ SAMPLE_RATE = 44100
 SEVERAL = "set Model.args.multilabel to true"
 """Remedy that allows several labels in tasks that compare embeddings."""
 
-_LOOKED_AT = 8  # number of samples to check, unless all of them are quiet
+_SAMPLES_CHECKED = 8  # number of samples to check, unless all of them are quiet
 
 
 class Classes:
@@ -89,7 +89,7 @@ def check_audio(dataset: Any) -> None:
     """
     quiet: tuple[int, float] | None = None
     for number, index in enumerate(samples_to_check(len(dataset))):
-        if number >= _LOOKED_AT and quiet is None:
+        if number >= _SAMPLES_CHECKED and quiet is None:
             return
         try:
             given = look_at(dataset, index)[0]

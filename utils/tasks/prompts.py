@@ -79,9 +79,7 @@ class Prompts:
         what = f"A text exceeds the text tower's limit of {context} tokens, including start and end tokens"
         if self._shorten:
             fault = Finding(
-                severity="warning",
-                what=f"{what}, and is cut off.",
-                remedy="Shorten it if its end matters.",
+                severity="warning", what=f"{what}, and is cut off.", remedy="Shorten it if its end matters."
             )
         else:
             fault = Finding(severity="error", what=f"{what}.", remedy="Shorten it or the template.")
@@ -102,11 +100,7 @@ class Prompts:
         if not model.text_is_frozen:
             return self._embed(model, labels)
         # Training steps reuse these, so they cannot be inference tensors; full precision costs little once.
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.autocast(model.device.type, enabled=False),
-        ):
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             known = self._known.get(dict, model.text_parameters())
             if len(known) > _MOST_KNOWN:
                 known.clear()

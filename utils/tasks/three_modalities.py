@@ -185,7 +185,8 @@ class Contrastive(ContrastiveTask):
         self, model: AudioCLIP, embeddings: Mapping[str, Tensor], given: _Given, penalty: Tensor | None
     ) -> StepOutput:
         with record_function("step/loss"):
-            pairs = []
+            losses: list[Tensor] = []
+            scores = None  # of the first pair
             for pair in _PAIRS:
                 both = all(name in embeddings and name in given.rows for name in pair)
                 rows = given.shared(*pair) if both else torch.empty(0)
@@ -195,23 +196,18 @@ class Contrastive(ContrastiveTask):
                     f"{name}_features": _at(embeddings[name], given.rows[name], rows) for name in pair
                 }
                 (logits,) = (found for found in model.logits(**features) if found is not None)
-                pairs.append((logits, rows))
-            losses = [
-                pairwise_contrastive_loss(
-                    [logits],
-                    positives=self._positives,
-                    label_ids=label_ids_of(given.identities(rows))
-                    if self._positives == "same_label"
-                    else None,
-                )
-                for logits, rows in pairs
-            ]
+                same_label = self._positives == "same_label"
+                label_ids = label_ids_of(given.identities(rows)) if same_label else None
+                loss = pairwise_contrastive_loss([logits], positives=self._positives, label_ids=label_ids)
+                losses.append(loss)
+                scores = logits.detach() if scores is None else scores
             # A batch without a pair gets a zero gradient.
             loss = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
             if penalty is not None:
                 loss = loss + penalty
-        logits = pairs[0][0].detach() if pairs else torch.zeros(1, 1, device=model.device)
-        return StepOutput(logits, torch.arange(len(logits), device=logits.device), loss)
+        if scores is None:
+            scores = torch.zeros(1, 1, device=model.device)
+        return StepOutput(scores, torch.arange(len(scores), device=scores.device), loss)
 
 
 class _Given(NamedTuple):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,10 @@ class Training:
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
 
+    def has(self, weights: Mapping[str, Tensor]) -> bool:
+        own = self.model.state_dict()
+        return own.keys() == weights.keys() and all(torch.equal(own[name], weights[name]) for name in own)
+
 
 def at(epoch: int) -> Position:
     return Position(epoch=epoch, iteration=3 * epoch, complete=True)
@@ -117,6 +121,10 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def names(folder: Path, pattern: str = "*.pt") -> set[str]:
@@ -134,7 +142,7 @@ def test_a_restored_training_continues_to_the_bit(tmp_path: Path, kind: Any) -> 
     second = Training(tmp_path, kind=kind)
     assert second.checkpoints.restore() == at(1)
     assert [second.epoch() for _ in range(3)] == losses
-    assert all(torch.equal(value, first.weights()[name]) for name, value in second.weights().items())
+    assert second.has(first.weights())
     assert second.scheduler.get_last_lr() == first.scheduler.get_last_lr()
     assert [best.value for best in second.checkpoints.best] == [0.5]
 
@@ -214,7 +222,7 @@ def test_damage_is_detected_and_the_previous_state_restored(
         with caplog.at_level(logging.WARNING):
             assert again.checkpoints.restore() == at(1)
         assert f"The checkpoint {path} is damaged or incomplete" in caplog.text
-        assert all(torch.equal(value, expected[name]) for name, value in again.weights().items())
+        assert again.has(expected)
     path.write_bytes(whole)
     path.with_name(path.name + ".sha256").write_bytes(checksum)
     assert Training(tmp_path).checkpoints.restore() == Position(epoch=2, iteration=4)
@@ -235,7 +243,7 @@ def test_a_finished_run_that_cannot_be_resumed_is_left_unchanged(tmp_path: Path,
         changes["Dataset"] = {"class": kind, "args": {"fold": 1, **args}}
         raw = json.loads((folder / "protocol.json").read_text())
         (folder / "protocol.json").write_text(json.dumps({**raw, "Dataset": changes["Dataset"]}))
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = contents(folder.parent)
     expected = {
         "damaged": "no intact state: last_epoch-1.pt. It cannot",
         "removed": "no intact state: none is left. It cannot",
@@ -245,7 +253,7 @@ def test_a_finished_run_that_cannot_be_resumed_is_left_unchanged(tmp_path: Path,
     }
     with pytest.raises(ProtocolError, match=expected[what]):
         run_toy(tmp_path, **{**changes, "Setup__epochs": 2, "Setup__resume": "auto"})
-    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+    assert contents(folder.parent) == before
 
 
 def test_a_run_killed_before_its_first_state_starts_over(tmp_path: Path) -> None:
@@ -263,39 +271,23 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         other.restore()
 
 
+def with_best(file: str) -> dict[str, Any]:
+    return {"best": {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": file}] * 3}}
+
+
 @pytest.mark.parametrize(
-    ("place", "content", "problem"),
+    ("change", "problem"),
     [
-        (
-            "best",
-            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "{outside}"}] * 3},
-            "is not a valid name for a file",
-        ),
-        (
-            "best",
-            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "../victim.pt"}] * 3},
-            "is not a valid name for a file",
-        ),
-        (
-            "best",
-            {"Val. Acc.": [{"value": -1.0, "epoch": 1, "file": "best_x/../../_epoch-1_0.5.pt"}]},
-            "is not a valid name for a file",
-        ),
-        (
-            "position",
-            {"epoch": "1", "iteration": 3, "complete": True},
-            "position.epoch: Input should be a valid",
-        ),
-        (
-            "position",
-            {"epoch": 9, "iteration": 3, "complete": True},
-            "the file must be named last_epoch-9.pt",
-        ),
-        ("optimizer", None, "optimizer: Field required"),
+        (with_best("{outside}"), "is not a valid name for a file"),
+        (with_best("../victim.pt"), "is not a valid name for a file"),
+        (with_best("best_x/../../_epoch-1_0.5.pt"), "is not a valid name for a file"),
+        ({"position": {"epoch": "1", "iteration": 3}}, "position.epoch: Input should be a valid"),
+        ({"position": {"epoch": 9, "iteration": 3, "complete": True}}, "must be named last_epoch-9.pt"),
+        ({"optimizer": None}, "optimizer: Field required"),
     ],
 )
 def test_an_invalid_state_is_refused_before_it_is_used(
-    tmp_path: Path, place: str, content: Any, problem: str
+    tmp_path: Path, change: dict[str, Any], problem: str
 ) -> None:
     outside = tmp_path / "victim.pt"
     outside.write_text("precious")
@@ -303,10 +295,8 @@ def test_an_invalid_state_is_refused_before_it_is_used(
     Training(folder).save(1, 0.5)
     path = folder / "last_epoch-1.pt"
     saved = torch.load(path, weights_only=True)
-    if content is None:
-        del saved[place]
-    else:
-        saved[place] = json.loads(json.dumps(content).replace("{outside}", str(outside)))
+    saved |= json.loads(json.dumps(change).replace("{outside}", str(outside)))
+    saved = {name: content for name, content in saved.items() if content is not None}
     write_durably(path, lambda file: torch.save(saved, file))
     again = Training(folder)
     with pytest.raises(ProtocolError) as caught:
@@ -394,19 +384,6 @@ def test_a_crash_between_renames_leaves_an_intact_file(tmp_path: Path, renames: 
     assert names(tmp_path, "*.part") <= {"state.pt.part"}
 
 
-def test_weights_of_every_dtype_and_shape_are_saved_exactly(tmp_path: Path) -> None:
-    types = (torch.uint8, torch.bool, torch.bfloat16, torch.int16, torch.float32, torch.int64, torch.float64)
-    weights: dict[str, Any] = {str(dtype): torch.arange(5).to(dtype) for dtype in types}
-    weights |= {"scalar": torch.tensor(torch.nan), "empty": torch.zeros(0, 3), "cube": torch.randn(2, 3, 4)}
-    checkpoint_files.save_weights(tmp_path / "best.pt", weights, built_from={})
-    assert names(tmp_path, "*") == {"best.pt", "best.pt.sha256"}
-    saved = torch.load(tmp_path / "best.pt", weights_only=True)
-    assert saved.keys() == weights.keys()
-    for name, value in weights.items():
-        assert (saved[name].dtype, saved[name].shape) == (value.dtype, value.shape)
-        assert torch.equal(saved[name].nan_to_num(), value.nan_to_num()), name
-
-
 # On the CPU
 
 
@@ -486,7 +463,7 @@ def test_frozen_weights_are_written_once_and_not_into_states(tmp_path: Path) -> 
     assert is_intact(frozen)
     again = Training(tmp_path, frozen=True)
     assert again.checkpoints.restore() == at(3)
-    assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
+    assert again.has(training.weights())
     again.epoch()
     again.save(4, 0.4)
     assert saved_names(tmp_path / "last_epoch-4.pt") == others
@@ -536,7 +513,7 @@ def test_an_older_state_with_all_weights_can_be_restored(tmp_path: Path) -> None
     frozen.unlink()
     again = Training(tmp_path, frozen=True)
     assert again.checkpoints.restore() == at(1)
-    assert all(torch.equal(value, training.weights()[name]) for name, value in again.weights().items())
+    assert again.has(training.weights())
     again.save(2, 0.5)
     assert "0.weight" not in saved_names(tmp_path / "last_epoch-2.pt")
     assert Training(tmp_path, frozen=True).checkpoints.restore() == at(2)
@@ -554,15 +531,15 @@ def test_a_run_without_its_frozen_weights_is_refused_by_their_file_name(
         path.write_bytes(path.read_bytes()[:-1])
     else:
         write_durably(path, lambda file: torch.save({}, file))
-    before = {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    before = contents(folder)
     with pytest.raises(ProtocolError, match=r"no intact state: frozen_weights\.pt\. It cannot"):
         run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
     assert f"{path} is damaged or incomplete; trying the state before last_epoch-2.pt" in caplog.text
-    assert {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()} == before
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "description"),
     [
         (b"", " (an empty file)"),
         (b"version https://git-lfs.github.com/spec/v1\noid", " (a Git LFS pointer; run `git lfs pull`"),
@@ -571,11 +548,11 @@ def test_a_run_without_its_frozen_weights_is_refused_by_their_file_name(
     ],
 )
 def test_common_contents_in_place_of_a_state_are_recognised(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: bytes, description: str
 ) -> None:
     path = tmp_path / "last_epoch-2.pt"
     path.write_bytes(content)
-    assert checkpoint_files.DamagedError(path).name.startswith(f"last_epoch-2.pt{said}")
+    assert checkpoint_files.DamagedError(path).name.startswith(f"last_epoch-2.pt{description}")
 
 
 def test_a_deleted_file_of_frozen_weights_is_rewritten(tmp_path: Path) -> None:
@@ -590,9 +567,7 @@ def test_read_state_dict_joins_a_state_and_its_frozen_weights(tmp_path: Path) ->
     training = Training(tmp_path, frozen=True)
     training.save(1, 0.5)
     path = tmp_path / "last_epoch-1.pt"
-    read = read_state_dict(path)
-    assert read.keys() == training.weights().keys()
-    assert all(torch.equal(value, training.weights()[name]) for name, value in read.items())
+    assert training.has(read_state_dict(path))
     (tmp_path / "frozen_weights.pt").rename(tmp_path / "elsewhere.pt")
     with pytest.raises(
         WeightsError, match=r"frozen weights are in frozen_weights\.pt .* is missing\. Put it"

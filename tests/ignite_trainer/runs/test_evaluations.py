@@ -136,8 +136,7 @@ def shown(
 
 
 @pytest.mark.parametrize(
-    ("path", "share"),
-    [("ignite.metrics.Accuracy", True), ("toy_research.learning.Surprise", False)],
+    ("path", "share"), [("ignite.metrics.Accuracy", True), ("toy_research.learning.Surprise", False)]
 )
 def test_a_metric_is_a_share_only_if_its_class_is_known(tmp_path: Path, path: str, share: bool) -> None:
     metrics = {"Performance": {"lines": [{"line_label": "x", "class": path}]}}

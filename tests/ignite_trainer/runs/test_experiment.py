@@ -221,10 +221,7 @@ def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
         ({"Optimizer__args": {"lr": "a"}}, "Optimizer: TypeError: '<' not supported between"),
         ({"Optimizer__args": {"lr": 0.1, "differentiable": True}}, "Optimizer: RuntimeError: "),
         ({"Model__args": {"length": -1}}, "Model: RuntimeError: Trying to create tensor with negative dim"),
-        (
-            {"Parameters": [{"match": ".*", "args": {"weight_decay": "a"}}]},
-            "Optimizer: TypeError: ",
-        ),
+        ({"Parameters": [{"match": ".*", "args": {"weight_decay": "a"}}]}, "Optimizer: TypeError: "),
         (
             {"Scheduler": {"class": "torch.optim.lr_scheduler.StepLR", "args": {"step_size": 0}}},
             "Scheduler: ZeroDivisionError: ",

@@ -15,9 +15,7 @@ from ignite_trainer.data.samples import Unreadable, UnreadableSamples, as_unread
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 ONE_BY_ONE, IN_BATCHES = "toy_research.failing.FaultyTones", "toy_research.failing.TonesInBatches"
-ON_BATCHES = {
-    "Transforms": [{"class": "toy_research.augment.Fit", "args": {"length": 16, "train": False}}],
-}
+ON_BATCHES = {"Transforms": [{"class": "toy_research.augment.Fit", "args": {"length": 16, "train": False}}]}
 WAYS: list[tuple[str, dict[str, Any]]] = [
     (ONE_BY_ONE, {}),
     (ONE_BY_ONE, {"Setup__workers_train": 2, "Setup__workers_test": 1}),

@@ -47,8 +47,7 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "groups"),
-    [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (3, [3, 2]), (5, [5]), (8, [5])],
+    ("accumulate", "groups"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (3, [3, 2]), (5, [5]), (8, [5])]
 )
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_accumulated_steps_are_those_of_the_mean_loss(
@@ -145,12 +144,7 @@ class Noting(Matching):
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [
-        ("fp32", torch.float32),
-        ("tf32", torch.float32),
-        ("bf16", torch.bfloat16),
-        ("fp16", torch.float16),
-    ],
+    [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
 def test_steps_run_in_the_precision_of_the_protocol(precision: str, dtype: torch.dtype) -> None:
     task, model = Noting(), towers()

@@ -37,10 +37,7 @@ def setup_of(**changes: Any) -> Setup:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"Setup__batch_train": 1},
-            "Setup.batch_train is 1: the batch norm left.norm is in train mode and ",
-        ),
+        ({"Setup__batch_train": 1}, "Setup.batch_train is 1: the batch norm left.norm is in train mode and "),
         (
             {"Setup__batch_train": 3, "Setup__chunk": 2, "Task": {"class": "toy_research.learning.Pairing"}},
             "Setup.chunk is 2, which leaves parts of 1 sample: the batch norm left.norm is in train mode",

@@ -16,10 +16,7 @@ from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.parameters import ParameterPlan, apply_rules
 from model.weights.loading import read_state_dict
 
-FREEZE_RIGHT: list[dict[str, Any]] = [
-    {"match": "left\\..*|scale"},
-    {"match": ".*", "train": False},
-]
+FREEZE_RIGHT: list[dict[str, Any]] = [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]
 
 
 def plan_of(model: nn.Module, *rules: dict[str, Any]) -> ParameterPlan:

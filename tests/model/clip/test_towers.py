@@ -187,9 +187,7 @@ def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyP
         texts._tokenizer.cache_clear()
 
 
-def test_a_missing_tokenizer_is_an_error_that_names_the_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_tokenizer_is_an_error_that_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: str) -> None:
         raise ImportError("no module named transformers")
 
@@ -213,8 +211,7 @@ def test_the_published_arguments_and_a_name_exclude_each_other() -> None:
 @pytest.mark.parametrize("name", ["ViT-B-32-quickgel", "hf-hub:someone/ViT-B-32", "local-dir:/tmp"])
 def test_an_unknown_model_name_gets_suggestions(name: str) -> None:
     with pytest.raises(
-        ValueError,
-        match=rf'^clip is "{name}", which is not a model of open_clip; .*ViT-B-32',
+        ValueError, match=rf'^clip is "{name}", which is not a model of open_clip; .*ViT-B-32'
     ):
         tiny(name)
 

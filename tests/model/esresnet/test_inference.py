@@ -13,14 +13,7 @@ from torchvision.models.resnet import Bottleneck
 
 from model.esresnet.attention import Gate
 from model.esresnet.esresnext import ESResNeXt, computing_dtype
-from model.esresnet.inference import (
-    FusedBottleneck,
-    FusedGate,
-    can_fuse,
-    folded,
-    fuse,
-    inference_copy,
-)
+from model.esresnet.inference import FusedBottleneck, FusedGate, can_fuse, folded, fuse, inference_copy
 
 CPU = torch.device("cpu")
 HALVES = [dtype for dtype in (torch.bfloat16, torch.float16) if can_fuse(CPU, dtype)]

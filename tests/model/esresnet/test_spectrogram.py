@@ -23,8 +23,7 @@ RNG = np.random.default_rng
 
 
 @pytest.mark.parametrize(
-    ("samples", "frames"),
-    [(1, 1), (99, 1), (100, 1), (101, 2), (130, 2), (131, 3), (160, 3), (161, 4)],
+    ("samples", "frames"), [(1, 1), (99, 1), (100, 1), (101, 2), (130, 2), (131, 3), (160, 3), (161, 4)]
 )
 def test_frame_count_covers_the_signal(samples: int, frames: int) -> None:
     assert spectrogram.frame_count(samples, win_length=100, hop_length=30) == frames

@@ -94,10 +94,7 @@ def safetensors_header(entries: dict[str, object]) -> bytes:
             lambda path: torch.save({"generator": STATE, "epoch": 3}, path),
             r'contains no state dict, .*, but generator, epoch\. .* save it alone: .*\["NAME"\], new_path',
         ),
-        (
-            lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path),
-            "no state dict, .* but epoch",
-        ),
+        (lambda path: torch.save({"epoch": 3, "w": torch.ones(1)}, path), "no state dict, .* but epoch"),
     ],
 )
 def test_unusable_files_are_named(write: Callable[[Path], object], message: str, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ignite_trainer.api.batch import PaddedBatch
+from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
+from tests.small_backbone import SMALL_AUDIOCLIP
 from utils.datasets import Sample
 from utils.tasks import AudioTextContrastive, Classification, Contrastive
 from utils.tasks.prompts import Prompts
@@ -43,23 +45,17 @@ def batch_of(clips: Clips) -> Sample:
     return Sample(torch.from_numpy(clips.audio), None, [sample.labels for sample in clips])
 
 
-def tiny_audioclip(*, multilabel: bool = False, **options: Any) -> AudioCLIP:
+TINY = {**SMALL_AUDIOCLIP, "image_resolution": 32, "context_length": 12, "spec_height": 32, "spec_width": 32}
+
+
+def tiny_audioclip(*, multilabel: bool = False) -> AudioCLIP:
     torch.manual_seed(0)
-    return AudioCLIP(
-        embed_dim=32,
-        image_resolution=32,
-        vision_layers=(1, 1, 1, 1),
-        vision_width=8,
-        context_length=12,
-        transformer_width=32,
-        transformer_heads=2,
-        transformer_layers=1,
-        spec_height=32,
-        spec_width=32,
-        multilabel=multilabel,
-        pretrained=False,
-        **options,
-    )
+    return AudioCLIP(**TINY, multilabel=multilabel, pretrained=False)
+
+
+def loss_of(output: StepOutput) -> Tensor:
+    assert output.loss is not None
+    return output.loss
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +106,10 @@ def test_the_training_loss_equals_that_of_the_models_forward(frozen: bool) -> No
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("audio.", "logit_scale_a")) or not frozen)
     task = prepared(model, AudioTextContrastive(), clips)
-    output = task.training_step(model, batch_of(clips))
+    loss = loss_of(task.training_step(model, batch_of(clips)))
     _, expected = model(audio=torch.from_numpy(clips.audio), text=[[label] for label in LABELS])
-    assert output.loss is not None
-    assert torch.allclose(output.loss, expected, rtol=1e-5)
-    output.loss.backward()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    loss.backward()
     assert (model.text_projection.grad is None) == frozen
     assert model.audio.fc.weight.grad is not None
 
@@ -123,25 +118,17 @@ def test_a_step_equals_the_comparison_of_embeddings_of_its_parts() -> None:
     model, clips = tiny_audioclip().eval(), Clips()
     task = prepared(model, AudioTextContrastive(positives="same_label"), clips)
     whole = batch_of(clips)._replace(labels=[["dog"], ["dog"], ["rain"], ["siren"]])
-    parts = [
-        Sample(whole.audio[part], None, whole.labels[part])
-        for part in (slice(0, 1), slice(1, 3), slice(3, 4))
-    ]
-    embedded = [task.embed(model, part) for part in parts]
+    slices = (slice(0, 1), slice(1, 3), slice(3, 4))
+    embedded = [task.embed(model, Sample(whole.audio[part], None, whole.labels[part])) for part in slices]
     joined = {name: torch.cat([part[name] for part in embedded]) for name in ("audio", "text")}
     output, expected = task.compare(model, joined, whole), task.training_step(model, whole)
-    assert output.loss is not None and expected.loss is not None
-    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-5, atol=1e-6)
+    losses = loss_of(output), loss_of(expected)
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(output.y_pred, expected.y_pred, rtol=1e-5, atol=1e-4)
     names = ("audio.fbsp.m", "audio.fc.weight", "text_projection", "logit_scale_at")
     weights = [model.get_parameter(name) for name in names]
-    gradients = zip(
-        names,
-        torch.autograd.grad(output.loss, weights),
-        torch.autograd.grad(expected.loss, weights),
-        strict=True,
-    )
-    for name, one, other in gradients:
+    gradients = (torch.autograd.grad(loss, weights) for loss in losses)
+    for name, one, other in zip(names, *gradients, strict=True):
         assert (one - other).norm() <= 1e-4 * other.norm(), name
 
 
@@ -207,13 +194,12 @@ def test_equal_labels_can_be_positives_of_each_other() -> None:
     model, clips = tiny_audioclip().eval(), Clips()
     batch = batch_of(clips)._replace(labels=[["dog"], ["dog"], ["rain"], ["siren"]])
     task = prepared(model, AudioTextContrastive(positives="same_label"), clips)
-    loss = task.training_step(model, batch).loss
+    loss = loss_of(task.training_step(model, batch))
     (_, logits), _ = model(audio=batch.audio, text=batch.labels)
     positive = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     rows = -(positive * logits.audio_text.log_softmax(1)).sum(1).mean()
     columns = -(positive * logits.audio_text.log_softmax(0)).sum(0).mean()
     penalty = model.audio.forward_with_penalty(batch.audio).penalty
-    assert loss is not None
     assert torch.allclose(loss, rows + columns + penalty, rtol=1e-5)
 
 
@@ -225,8 +211,7 @@ def test_classification_adds_the_penalty_to_the_cross_entropy() -> None:
     output = task.training_step(model, batch_of(clips))
     logits, penalty = model.forward_with_penalty(torch.from_numpy(clips.audio))
     expected = F.cross_entropy(logits, torch.arange(4)) + penalty
-    assert output.loss is not None
-    assert torch.allclose(output.loss, expected, rtol=1e-5)
+    assert torch.allclose(loss_of(output), expected, rtol=1e-5)
     assert torch.allclose(output.y_pred, logits.softmax(-1), atol=1e-6)
 
 
@@ -240,8 +225,9 @@ def test_multilabel_classification_scores_classes_independently() -> None:
     batch = batch_of(clips)._replace(labels=[["dog", "siren"]] * 4)
     output = task.training_step(Constant(), batch)
     p = 1 / (1 + np.exp(-np.array([2.0, -1.0, 0.0, 0.5])))
-    assert output.loss is not None
-    assert output.loss.item() == pytest.approx(-np.mean(np.log([p[0], 1 - p[1], 1 - p[2], p[3]])), rel=1e-5)
+    assert loss_of(output).item() == pytest.approx(
+        -np.mean(np.log([p[0], 1 - p[1], 1 - p[2], p[3]])), rel=1e-5
+    )
     assert output.y[0].tolist() == [1, 0, 0, 1]
 
 
