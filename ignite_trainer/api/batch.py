@@ -35,7 +35,10 @@ class PaddedBatch(NamedTuple):
         kinds = {(tuple(sample.shape[:-1]), str(sample.dtype).removeprefix("torch.")) for sample in samples}
         if len(kinds) > 1:
             found = " and ".join(f"{kind} {[*shape, 'L']}" for shape, kind in sorted(kinds)).replace("'", "")
-            raise ProtocolError(f"samples of one batch are {found}; only their lengths L may differ.")
+            raise ProtocolError(
+                "samples in a batch must have the same dtype and shape, except for the length L; got "
+                f"{found}."
+            )
         lengths = torch.tensor([sample.shape[-1] for sample in samples])
         if int(lengths.min()) == int(lengths.max()):
             return cls(torch.stack(samples), lengths)
@@ -60,7 +63,7 @@ class PartialBatch(NamedTuple):
 class BatchTransform(ABC):
     """A transform that acts on whole batches, on any device.
 
-    Calling it with a single sample, as in `torchvision` and the published code, transforms a batch of size 1.
+    Like a torchvision transform, it can also be called with one sample, which it treats as a batch of size 1.
     """
 
     @abstractmethod
@@ -77,7 +80,7 @@ class BatchTransform(ABC):
 
 
 def collate(samples: Sequence[Any]) -> Any:
-    """Collate samples into a batch of the same type.
+    """Collate samples into one batch; its type is that of a sample (tuple, named tuple or list).
 
     Array fields become a `PaddedBatch`, scalar fields a tensor `[B]`, and all other fields a list. A field
     that is None in every sample stays None. A field that is None in some samples becomes a `PartialBatch`.
@@ -86,7 +89,7 @@ def collate(samples: Sequence[Any]) -> Any:
         >>> batch = collate([(np.zeros((1, 3)), None, "dog"), (np.ones((1, 2)), np.ones(4), "rain")])
         >>> batch[0].values.shape, batch[0].lengths.tolist()
         (torch.Size([2, 1, 3]), [3, 2])
-        >>> rows_of(batch[1], count=2).tolist(), batch[2]
+        >>> rows_with_field(batch[1], count=2).tolist(), batch[2]
         ([1], ['dog', 'rain'])
     """
     columns = zip(*samples, strict=True)
@@ -113,31 +116,34 @@ def rebuild(like: Any, fields: list[Any]) -> Any:
     return like._make(fields) if hasattr(like, "_make") else type(like)(fields)
 
 
-def part_of(sample: Any, part: slice) -> Any:
-    """Return a slice of a collated batch as a batch. `part` must have a start and a stop."""
-    return rebuild(sample, [_part(field, part) for field in sample])
+def slice_batch(batch: Any, rows: slice) -> Any:
+    """Return the given rows of a collated batch. `rows` must have a start and a stop."""
+    return rebuild(batch, [_slice_field(field, rows) for field in batch])
 
 
-def rows_of(field: Any, count: int) -> Tensor:
-    """Return the rows of a batch of `count` samples that have a field: int64 `[n]`, ascending, on the CPU."""
+def rows_with_field(field: Any, count: int) -> Tensor:
+    """Return the positions of samples that have this field, in a batch of `count`: int64 `[n]`, ascending.
+
+    The positions are on the CPU.
+    """
     if isinstance(field, PartialBatch):
         return field.rows
     return torch.arange(0 if field is None else count)
 
 
-def values_of(field: Any) -> Any:
-    """Return the collated values of the samples that have a field, or None if no sample has it."""
+def field_values(field: Any) -> Any:
+    """Return the collated values of the samples that have this field, or None if no sample has it."""
     return field.values if isinstance(field, PartialBatch) else field
 
 
-def _part(field: Any, part: slice) -> Any:
+def _slice_field(field: Any, rows: slice) -> Any:
     if isinstance(field, PartialBatch):
-        inside = [row - part.start for row in field.rows.tolist() if part.start <= row < part.stop]
-        first = int((field.rows < part.start).sum())
+        inside = [row - rows.start for row in field.rows.tolist() if rows.start <= row < rows.stop]
+        first = int((field.rows < rows.start).sum())
         if not inside:
             return None
-        values = _part(field.values, slice(first, first + len(inside)))
-        return values if len(inside) == part.stop - part.start else PartialBatch(torch.tensor(inside), values)
+        values = _slice_field(field.values, slice(first, first + len(inside)))
+        return values if len(inside) == rows.stop - rows.start else PartialBatch(torch.tensor(inside), values)
     if isinstance(field, PaddedBatch):
-        return PaddedBatch(field.values[part], field.lengths[part])
-    return field[part] if isinstance(field, Tensor | list) else field
+        return PaddedBatch(field.values[rows], field.lengths[rows])
+    return field[rows] if isinstance(field, Tensor | list) else field

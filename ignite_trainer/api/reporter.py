@@ -165,7 +165,7 @@ class Fault:
     what: str
     """Description of the fault, such as "The loss is nan"."""
     done: str
-    """Response to the fault, such as "the step is left out"."""
+    """Response to the fault, such as "the step is skipped"."""
     samples: tuple[str, ...] = ()
     """Names of the affected samples."""
 
@@ -185,7 +185,7 @@ class RunEnd:
     seconds: Figure
     """Total duration of the run, including sessions before it was resumed, seconds."""
     faults: Mapping[str, int] = field(default_factory=dict)
-    """Number of faults of each kind, such as {"steps left out": 2}."""
+    """Number of faults of each kind, such as {"steps skipped": 2}."""
 
 
 Event = Iteration | Evaluated | Measured

@@ -145,7 +145,7 @@ class EmbeddingTask(Task):
         The loss includes terms that depend only on parameters, such as penalties. If several processes share
         a batch, `embeddings` and `batch` contain the samples of all processes. In that batch, lists and
         numbers are complete, but an array field is a `PartialBatch` without values, which only tells which
-        samples have the field (see `ignite_trainer.api.batch.rows_of`).
+        samples have the field (see `ignite_trainer.api.batch.rows_with_field`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:

@@ -26,14 +26,14 @@ from ignite_trainer.checkpoints.checkpoint_files import (
     snapshot,
     states_of,
 )
-from ignite_trainer.checkpoints.frozen_weights import FrozenWeights, read_left_out
+from ignite_trainer.checkpoints.frozen_weights import FrozenWeights, read_frozen
 from ignite_trainer.checkpoints.state_validation import BEST_FILE, BEST_KEPT, Position, StateContent, checked
 from ignite_trainer.data.transfer import in_thread
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.support import random_state
 from ignite_trainer.support.distributed import all_gather, barrier, is_main, rank, run_on_main
 from ignite_trainer.support.errors import ProtocolError, RunFailed
-from ignite_trainer.support.files import remove, remove_remains
+from ignite_trainer.support.files import remove, remove_partial_files
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +43,21 @@ class Checkpoints:
 
     A best file holds the model's state dict; epoch 0 denotes the weights before the first step. A state holds
     everything needed to resume: the model, the other parts of the run, the position, the random states, and
-    the names of the best files. Frozen weights are in a separate file alongside the states. Best files and
-    states contain the protocol's `Model` section, from which the model can be rebuilt. All tensors are on the
-    CPU. The last two states are kept, with the best files that they name, until `finish`.
+    the names of the best files. Frozen weights are in a separate file alongside the states. A checkpoint is a
+    best file or a state. Checkpoints contain the protocol's `Model` section, from which the model can be
+    rebuilt. All tensors are on the CPU. The last two states are kept, with the best files that they name,
+    until `finish`.
 
     A checkpoint is copied to the CPU, then written in a thread while training continues. `save`,
-    `save_state`, `finish` and `wait` first wait for the previous checkpoint, and raise its RunFailed if it
+    `save_state`, `finish` and `wait` first wait for the previous checkpoint, and raise a RunFailed if that
     could not be written. Call `wait` before a run ends. Call `restore` only at the beginning of a run.
 
     All processes call these methods; only the main process writes.
 
     Attributes:
         last: path of the last state, even while the state is being written.
-        damaged: names of the damaged files that made `restore` skip a state, each followed by what the file
-            contains instead, if recognised.
+        damaged: names of the damaged files that made `restore` skip a state, each with a description of
+            its actual content, if recognised.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Checkpoints:
         model: nn.Module,
         state: Mapping[str, Any],
         saved_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
-        may_resume: Callable[[Path, StateContent], None] = lambda *_: None,
+        check_resumable: Callable[[Path, StateContent], None] = lambda *_: None,
     ) -> None:
         """Prepare to save and restore a model and the other parts of a run.
 
@@ -77,15 +78,16 @@ class Checkpoints:
             model: model to save; it is restored before the other parts.
             state: other parts of the run by name. Each has a method `state_dict()`, which returns plain
                 values and tensors, and a method `load_state_dict()`.
-            saved_weights: context in which the model has the weights to save.
-            may_resume: further check of a state; it raises a ProtocolError if the run cannot resume from the
+            saved_weights: context manager that gives the model the weights to save.
+            check_resumable: further check of a state; it raises a ProtocolError if the run cannot resume from
+                the
                 state. In that case, no file is changed.
         """
         self._folder = folder
         self._model = model
         self._state = state
         self._saved_weights = saved_weights
-        self._may_resume = may_resume
+        self._check_resumable = check_resumable
         self._lines = {line.line_label: line for line in protocol.lines.values() if line.is_checkpoint}
         self._built_from = protocol.to_json()["Model"]
         self._frozen = FrozenWeights(folder, model)
@@ -122,7 +124,7 @@ class Checkpoints:
         """Save everything needed to resume.
 
         Args:
-            position: position between two optimizer steps, as gradients are not saved.
+            position: position; must lie between two optimizer steps, because gradients are not saved.
             random: global random states; by default, the current ones.
         """
         self._save(position, random_state.capture() if random is None else dict(random))
@@ -146,17 +148,17 @@ class Checkpoints:
             The position of the state, or None if no state is intact; in that case, nothing is changed.
 
         Raises:
-            ProtocolError: the state belongs to another model, optimizer or data set, or the file does not
+            ProtocolError: The state belongs to another model, optimizer or data set, or the file does not
                 contain a state.
         """
         self.damaged = []
         for candidate in run_on_main(lambda: states_of(self._folder)):
             try:
                 content = read_intact(candidate)
-                frozen = read_left_out(candidate, content)
+                frozen = read_frozen(candidate, content)
             except DamagedError as error:
                 logger.warning(
-                    "The checkpoint %s is damaged or incomplete; trying the state before %s.",
+                    "State %s is damaged or incomplete; trying the state before %s.",
                     error,
                     candidate.name,
                 )
@@ -165,13 +167,11 @@ class Checkpoints:
             try:
                 state = checked(content, candidate, self._state)
                 self._load({**content, "model": {**frozen, **state.model}}, state)
-                self._may_resume(candidate, state)
+                self._check_resumable(candidate, state)
             except ProtocolError:
                 raise
             except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-                raise ProtocolError(
-                    f"The checkpoint {candidate} does not fit the protocol: {error}"
-                ) from error
+                raise ProtocolError(f"State {candidate} does not match the protocol: {error}") from error
             barrier()  # every process must have read the state before the main process removes files
             if is_main():
                 self._take_over(candidate, state)
@@ -203,12 +203,14 @@ class Checkpoints:
     ) -> None:
         """Write the best files and the state, then remove the checkpoints no longer needed."""
         self._write_best(content["model"], best)
-        save_durably(path, self._frozen.leave_out(content))
+        save_durably(path, self._frozen.store_separately(content))
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
             remove(path)
-            raise RunFailed(f"The state of the run cannot be saved as plain values: {error}") from error
+            raise RunFailed(
+                f"Cannot save the state of the run: it must contain only plain values and tensors ({error})."
+            ) from error
         self._remove_all_but(needed)
 
     def _remove_all_but(self, needed: Collection[Path]) -> None:
@@ -260,7 +262,7 @@ class Checkpoints:
         states = states_of(self._folder)
         for newer in states[: states.index(restored)]:
             remove(newer)
-        remove_remains(self._folder)
+        remove_partial_files(self._folder)
         done = state.position.epoch - (not state.position.complete)
         for path in self._folder.glob("best_*.pt"):
             match = BEST_FILE.fullmatch(path.name)

@@ -36,8 +36,8 @@ class FrozenWeights:
         ]
         self.sha256: str | None = None
 
-    def leave_out(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return a state's content without the weights in the file; write the file if it is missing."""
+    def store_separately(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return a state's content without the frozen weights; write their file if it is missing."""
         if not self._names:
             return content
         weights: dict[str, Any] = content["model"]
@@ -53,7 +53,7 @@ class FrozenWeights:
         return {**content, "model": others, _SHA256: self.sha256}
 
 
-def read_left_out(state: Path, content: Any) -> dict[str, Any]:
+def read_frozen(state: Path, content: Any) -> dict[str, Any]:
     """Read the frozen weights that a state does not contain; its content need not be valid.
 
     Raises:

@@ -31,7 +31,7 @@ from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs.assembly import training_device
 from ignite_trainer.runs.construction import require_a_batch, try_out, with_largest_batch
-from ignite_trainer.runs.model_preparation import try_out_model, without_weights
+from ignite_trainer.runs.model_preparation import try_out_model, with_random_weights
 from ignite_trainer.runs.preflight import examine
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration, escaped
@@ -129,7 +129,7 @@ class Checker:
         sizes, problems = self._once("Dataset, Transforms or Task", partial(try_out, run), *_data_key(run))
         of_data = [problem for problem in problems if problem.startswith("Dataset")]
         if of_data or data.to_build:  # weights are fetched only if the data are available
-            complete, run = run, without_weights(run)
+            complete, run = run, with_random_weights(run)
             if run is not complete:
                 found.facts.setdefault("Weights", "not checked: fix the data first")
         if _has_error(data.findings):  # the findings already say why the data set cannot be built

@@ -25,7 +25,7 @@ from ignite_trainer.protocol.loading import trace
 from ignite_trainer.protocol.overrides import Override
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs.assembly import assemble
-from ignite_trainer.runs.model_preparation import try_out_model, without_weights
+from ignite_trainer.runs.model_preparation import try_out_model, with_random_weights
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration
 from ignite_trainer.support.progress import ProgressLines, is_terminal
@@ -83,7 +83,7 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
         parts = assemble(blueprint, seed=_SEED)
     except ProtocolError as error:
         with contextlib.suppress(ProtocolError):  # `error` already includes the model's problems
-            model = try_out_model(without_weights(blueprint))
+            model = try_out_model(with_random_weights(blueprint))
             _show_rules(path, blueprint, apply_rules(model, protocol.parameters))
         lines = "".join(f"\n  {problem}" for problem in error.problems)
         show(f"{path}: cannot tell shapes, memory and time without data and model:{lines}")

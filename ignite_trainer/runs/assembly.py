@@ -21,7 +21,7 @@ from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.runs.construction import SPLITS, Built, build_loaders, build_quickly, build_transforms
-from ignite_trainer.runs.model_preparation import prepare_model, try_out_model, without_weights
+from ignite_trainer.runs.model_preparation import prepare_model, try_out_model, with_random_weights
 from ignite_trainer.runs.preflight import check, raise_errors
 from ignite_trainer.support.distributed import all_or_none, broadcast_state, world_size
 from ignite_trainer.support.errors import ProtocolError
@@ -114,7 +114,7 @@ def _build(blueprint: Blueprint, device: torch.device) -> tuple[Built, nn.Module
     except ProtocolError as error:
         problems = error.problems
         try:
-            try_out_model(without_weights(blueprint))  # finding other errors needs no downloaded weights
+            try_out_model(with_random_weights(blueprint))  # finding other errors needs no downloaded weights
         except ProtocolError as more:
             problems = [*problems, *more.problems]
         raise ProtocolError(problems) from error

@@ -1,4 +1,4 @@
-"""Responds to faults during a run: counts and reports them or ends the run, as the `Faults` section says."""
+"""Counts and reports faults during a run, or ends the run, as configured in `Faults`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped, 
 from ignite_trainer.support.files import failed_writing
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.support.signals import StopRequest
-from ignite_trainer.training.lone_samples import LeftOut
-from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch, not_finite_weights
+from ignite_trainer.training.lone_samples import DroppedField
+from ignite_trainer.training.optimizer_steps import NonFinite, StepWatch, non_finite_weights
 
-_STEPS_LEFT_OUT = "steps left out"
-# Messages from gloo and NCCL when another process is gone.
-_PROCESS_GONE = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_SKIPPED_STEPS = "steps skipped"
+# Messages from gloo and NCCL when another process has exited.
+_PROCESS_EXITED = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class FaultPolicy:
@@ -41,7 +41,7 @@ class FaultPolicy:
         reporters: reporters to notify.
 
     Attributes:
-        watch: detector of values that are not finite, for the trainer.
+        watch: detects non-finite values; the trainer calls it.
         counts: number of faults of each kind.
     """
 
@@ -50,9 +50,9 @@ class FaultPolicy:
         self._dataset = dataset
         self._folder = folder
         self._reporters = reporters
-        self.watch = StepWatch(self._leave_out if faults.not_finite == "skip" else None)
+        self.watch = StepWatch(self._skip_step if faults.not_finite == "skip" else None)
         self.counts: Counter[str] = Counter()
-        self._not_shared: list[LeftOut] = []
+        self._dropped: list[DroppedField] = []  # not yet counted
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
@@ -63,7 +63,7 @@ class FaultPolicy:
         self.counts.clear()
         self.counts.update(state)
 
-    def counted(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
+    def all_counts(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
         """Return the number of faults of each kind, including skipped samples; zeros are omitted."""
         samples = sum(len(split.names) for split in unreadable)
         return {**self.counts, **({"samples skipped": samples} if samples else {})}
@@ -72,46 +72,47 @@ class FaultPolicy:
         """Check the steps since the last call and, if a model is given, its weights before they are saved.
 
         Raises:
-            RunFailed: A loss, gradient or weight is not finite.
+            RunFailed: A loss, gradient or weight is non-finite.
         """
         found = self.watch.first()
-        if not found and model is not None and (spoiled := not_finite_weights(model)):
-            what = f"The last step made {listing(spoiled, most=3)} not finite"
-            found = NotFinite(what, epoch, iteration, [])
+        if not found and model is not None and (names := non_finite_weights(model)):
+            what = f"The last step made {listing(names, most=3)} non-finite"
+            found = NonFinite(what, epoch, iteration, [])
         if found:
             self._end(found)
 
-    def left_out(self, fields: Iterable[LeftOut]) -> None:
-        """Note fields that were left out of a step; with several processes, the next `share` counts them."""
-        self._not_shared += fields
+    def record_dropped_fields(self, fields: Iterable[DroppedField]) -> None:
+        """Record fields dropped from a step; with several processes, `share_counts` counts them later."""
+        self._dropped += fields
         if world_size() == 1:
-            self.share()
+            self.share_counts()
 
-    def share(self) -> None:
-        """Count the fields that any process has left out, in all processes; report the first of each kind."""
-        lists, self._not_shared = all_gather(self._not_shared), []
-        for left in sorted(itertools.chain(*lists), key=lambda left: left.iteration):
+    def share_counts(self) -> None:
+        """In every process, count the fields dropped by any process; report the first of each kind."""
+        lists, self._dropped = all_gather(self._dropped), []
+        for dropped in sorted(itertools.chain(*lists), key=lambda dropped: dropped.iteration):
             self._count(
-                f'"{left.field}" left out of a step, alone in its batch',
+                f'steps without "{dropped.field}" (only one sample in the batch had it)',
                 Fault(
-                    epoch=left.epoch,
-                    iteration=left.iteration,
-                    what=f'Only one sample in the batch has "{left.field}", but batch norm needs two',
-                    done="the step leaves it out; further cases are only counted",
-                    samples=(sample_name(self._dataset, left.position),),
+                    epoch=dropped.epoch,
+                    iteration=dropped.iteration,
+                    what=f'Only one sample in the batch has "{dropped.field}", but batch norm needs two',
+                    done="the step ignores it; further cases are only counted",
+                    samples=(sample_name(self._dataset, dropped.position),),
                 ),
             )
 
-    def unsynchronised(self, epoch: int, iteration: int) -> None:
+    def record_unsynchronised_step(self, epoch: int, iteration: int) -> None:
         """Count a step in which batch norm is not synchronised between processes."""
         self._count(
-            "steps in which batch norm was not shared by the processes",
+            "steps with unsynchronised batch norm",
             Fault(
                 epoch=epoch,
                 iteration=iteration,
-                what="The samples of the processes have different fields, so a shared batch norm would wait "
-                "forever",
-                done="each process takes the step with its own batch norm; further cases are only counted",
+                what="Samples on different processes have different fields, so synchronised batch norm would "
+                "deadlock",
+                done="each process uses its own batch statistics for this step; further cases are only "
+                "counted",
             ),
         )
 
@@ -121,15 +122,15 @@ class FaultPolicy:
         if self.counts[kind] == 1:
             self._reporters.on_fault(fault)
 
-    def _leave_out(self, found: NotFinite) -> None:
-        """Leave out a step, count and report it; end the run if there were too many."""
-        if self.counts[_STEPS_LEFT_OUT] >= self._faults.not_finite_at_most:
+    def _skip_step(self, found: NonFinite) -> None:
+        """Count and report a skipped step; end the run if there were too many."""
+        if self.counts[_SKIPPED_STEPS] >= self._faults.not_finite_at_most:
             self._end(found)
-        self.counts[_STEPS_LEFT_OUT] += 1
-        self._report(found, "the step is left out")
+        self.counts[_SKIPPED_STEPS] += 1
+        self._report(found, "the step is skipped")
 
-    def _report(self, found: NotFinite, done: str) -> list[str]:
-        """Report a value that is not finite; return the names of the step's samples."""
+    def _report(self, found: NonFinite, done: str) -> list[str]:
+        """Report a non-finite value; return the names of the step's samples."""
         names = [sample_name(self._dataset, index) for index in found.indices]
         self._reporters.on_fault(
             Fault(
@@ -138,27 +139,25 @@ class FaultPolicy:
         )
         return names
 
-    def _end(self, found: NotFinite) -> None:
+    def _end(self, found: NonFinite) -> None:
         names = self._report(found, "the run ends")
         samples = f", in a step with {listing(names)}" if names else ""
-        before = "".join(f" {what.capitalize()} before: {count}." for what, count in self.counts.items())
-        advice = ""
+        before = "".join(f" Before that: {count} {kind}." for kind, count in self.counts.items())
+        advice = "Inspect these samples, or start" if names else "Start"
+        advice += " a new run with a lower Optimizer.args.lr."
         if self._faults.not_finite == "stop":
-            advice = (
-                ' Set Faults.not_finite to "skip" to leave such steps out; this also works with --resume.'
-            )
+            advice += ' Set Faults.not_finite to "skip" to skip such steps; this also works with --resume.'
         raise RunFailed(
             f"{found.what} at epoch {found.epoch}, iteration {found.iteration}{samples}.{before} The results "
-            f"of earlier epochs are kept in {self._folder}. Look at these samples, or start a new run with a "
-            f"lower Optimizer.args.lr.{advice}"
+            f"of earlier epochs are kept in {self._folder}. {advice}"
         )
 
 
 @contextlib.contextmanager
-def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None]:
-    """Raise a RunFailed with a clear message in place of errors such as a full disk or lack of memory.
+def clear_errors(folder: Path, request: StopRequest | None = None) -> Iterator[None]:
+    """Turn errors such as a full disk or lack of memory into a RunFailed with a clear message.
 
-    If a signal that is noted in `request` also killed a worker, raise RunStopped.
+    Raise RunStopped if a worker was killed by the signal recorded in `request`.
     """
     kept = f"The results of finished epochs are kept in {folder}"
     try:
@@ -171,19 +170,20 @@ def explained(folder: Path, request: StopRequest | None = None) -> Iterator[None
             if request and request.signal:
                 raise RunStopped(request.signal, folder) from error
             raise RunFailed(
-                f"A process that loads samples (pid {killed[1]}) was killed, as the system does when "
-                "memory runs out. Lower Setup.workers_train and Setup.workers_test or, in a new run, "
-                f"the batch size with -b; or use a machine with more memory. {kept}."
+                f"Data-loading worker (pid {killed[1]}) was killed, probably by the operating system because "
+                "memory ran out. Lower Setup.workers_train and Setup.workers_test, start a new run with a "
+                f"smaller batch size (-b), or use a machine with more memory. {kept}."
             ) from error
-        if world_size() > 1 and isinstance(error, RuntimeError) and _PROCESS_GONE.search(str(error)):
+        if world_size() > 1 and isinstance(error, RuntimeError) and _PROCESS_EXITED.search(str(error)):
             raise RunFailed(
-                f"Another process has ended, and this one cannot continue alone ({first_line(error)}). "
+                f"Another process has exited, and this one cannot continue alone ({first_line(error)}). "
                 f"{kept}; --resume continues from there."
             ) from error
         if is_out_of_memory(error):
             raise RunFailed(
-                f"Not enough memory ({first_line(error)}). Start a new run with a smaller batch: -b. {kept}."
+                f"Not enough memory ({first_line(error)}). Start a new run with a smaller batch size (-b). "
+                f"{kept}."
             ) from error
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
             raise failed_writing(Path(error.filename or folder), error) from error
         raise

@@ -1,4 +1,4 @@
-"""Prepares a run's model as `Setup` says: device, memory format, compilation; builds models on trial."""
+"""Prepares a run's model as configured in `Setup` (device, memory format, compilation); tries out models."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def prepare_model(model: nn.Module, setup: Setup, device: torch.device) -> nn.Mo
         if not callable(recompute_activations):
             raise ProtocolError(
                 f"Setup.recompute is true, but {type(model).__name__} has no method recompute_activations; "
-                "set it to false, or add the method."
+                "set Setup.recompute to false, or add that method to the model."
             )
         recompute_activations()
     if setup.channels_last:
-        put_channels_last(model)
+        convert_to_channels_last(model)
     if setup.compile:
         compile_model(model)
     return model
@@ -50,17 +50,17 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
     """Build the model on the CPU, apply the parameter rules, and build the optimizer as a test.
 
     Raises:
-        ProtocolError: Lists everything that cannot be built, with JSON paths.
+        ProtocolError: Something cannot be built. The error lists every problem with its JSON path.
     """
     model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
     build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0, batches=None)
     return model
 
 
-def without_weights(blueprint: Blueprint) -> Blueprint:
+def with_random_weights(blueprint: Blueprint) -> Blueprint:
     """Return a blueprint with random weights in place of weights that would be downloaded.
 
-    These are selected by the model's argument `pretrained`; a path or false is left unchanged.
+    The model's argument `pretrained` names such weights; a path or false stays unchanged.
     """
     model = blueprint.protocol.model
     argument = inspect.signature(blueprint.model).parameters.get("pretrained")
@@ -72,10 +72,10 @@ def without_weights(blueprint: Blueprint) -> Blueprint:
     return replace(blueprint, protocol=blueprint.protocol.model_copy(update={"model": model}))
 
 
-def put_channels_last(model: nn.Module) -> None:
-    """Convert four-dimensional tensors, the weights of 2d convolutions, to the channels-last memory format.
+def convert_to_channels_last(model: nn.Module) -> None:
+    """Convert four-dimensional tensors (weights of 2D convolutions) to the channels-last memory format.
 
-    (`nn.Module.to` fails if a module also holds five-dimensional tensors.)
+    `nn.Module.to` cannot be used, because it fails on five-dimensional tensors.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dim() == 4:
@@ -85,9 +85,9 @@ def put_channels_last(model: nn.Module) -> None:
 def compile_model(model: nn.Module) -> None:
     """Compile a model in place, so that its parameters keep their names.
 
-    A model can have a method `compile_towers` that compiles only the parts worth compiling.
+    If the model has a method `compile_towers`, call that instead; it compiles only the parts worth compiling.
     """
-    # All blocks of a class share this limit, and networks have more than the default of 8 variants.
+    # All blocks of a class share this limit; one network can have more variants than the default limit of 8.
     compiler_config.recompile_limit = max(compiler_config.recompile_limit, _RECOMPILE_LIMIT)
     compile_towers = getattr(model, "compile_towers", None)
     if callable(compile_towers):

@@ -96,7 +96,7 @@ class Run:
             model=parts.model,
             state=self._state,
             saved_weights=parts.evaluated_weights,
-            may_resume=data.require_same_parts,
+            check_resumable=data.require_same_parts,
         )
         self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
         self._passes = {
@@ -137,7 +137,7 @@ class Run:
             best=self._checkpoints.best,
             last_checkpoint=self._checkpoints.last,
             seconds=self._elapsed.seconds,
-            faults=self._faults.counted({loader.unreadable for loader in self._parts.evaluation.values()}),
+            faults=self._faults.all_counts({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
         predictions = self._held_out.predictions
         if predictions is not None and is_main():
@@ -232,8 +232,8 @@ class Run:
                 parts.task,
                 parts.model,
                 setup,
-                left_out=self._faults.left_out,
-                unsynchronised=self._faults.unsynchronised,
+                record_dropped=self._faults.record_dropped_fields,
+                record_unsynchronised=self._faults.record_unsynchronised_step,
             ),
         )
         by_iteration = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
@@ -295,7 +295,7 @@ class Run:
 
     def _before_saving(self, epoch: int, iteration: int) -> None:
         self._faults.require_finite(epoch, iteration, self._parts.model)
-        self._faults.share()
+        self._faults.share_counts()
         self._share_unreadable()
 
     def _share_unreadable(self) -> None:

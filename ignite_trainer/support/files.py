@@ -113,7 +113,7 @@ def remove(path: Path) -> None:
     checksum_of(path).unlink(missing_ok=True)
 
 
-def remove_remains(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove leftovers of a crash from a folder: partly written files, and checksums without a file."""
     for part in folder.glob("*.part"):
         part.unlink(missing_ok=True)

@@ -14,8 +14,8 @@ from ignite_trainer.support.distributed import gather_rows, sum_over_all, world_
 def synchronise_batch_norms(model: nn.Module) -> None:
     """Replace every batch norm in a model with one that uses the statistics of all processes in train mode.
 
-    Names, parameters and buffers stay the same; with one process, nothing changes. All processes must run
-    each batch norm the same number of times in a step, or set `synchronised` to false for that step.
+    Names, parameters and buffers stay the same; with one process, results do not change. All processes must
+    run each batch norm the same number of times in a step, or set `synchronised` to false for that step.
     """
     for module in model.modules():
         for name, child in module.named_children():
@@ -27,7 +27,8 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class SynchronisedBatchNorm(nn.Module):
-    """Mixin for a batch norm that takes mean and variance over all processes while `synchronised` is true.
+    """Mixin for a batch norm that computes the mean and variance over all processes while `synchronised` is
+    true.
 
     For a channel with n values in total, mean m and biased variance v = sum (x - m)^2 / n, the output is
     (x - m) / sqrt(v + eps), and the running variance is updated with v n / (n - 1), as in torch.
@@ -81,8 +82,8 @@ class SynchronisedBatchNorm(nn.Module):
 class _OnCuda(torch.autograd.Function):
     """Synchronised batch norm in torch's CUDA kernels.
 
-    torch's own function also handles processes with empty input, so it makes the host wait for the device in
-    every layer. Here, every process has at least one sample in training.
+    torch's own function also supports empty inputs, which makes the host wait for the device in every layer.
+    That is unnecessary here: every process has at least one training sample.
     """
 
     @staticmethod
@@ -96,7 +97,7 @@ class _OnCuda(torch.autograd.Function):
         eps: float,
         momentum: float,
     ) -> Tensor:
-        x = _dense(x)
+        x = _contiguous(x)
         channels = x.shape[1]
         mean, scale = torch.batch_norm_stats(x, eps)  # [C] each, scale = 1 / sqrt(v + eps)
         own = torch.cat([mean, scale, mean.new_full((1,), x.numel() // channels)])
@@ -113,7 +114,7 @@ class _OnCuda(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, counts = ctx.saved_tensors
-        gradient = _dense(gradient)
+        gradient = _contiguous(gradient)
         sums, products, by_weight, by_bias = torch.batch_norm_backward_reduce(
             gradient, x, mean, scale, weight, *ctx.needs_input_grad[:3]
         )
@@ -124,8 +125,8 @@ class _OnCuda(torch.autograd.Function):
         return by_x, by_weight, by_bias, None, None, None, None
 
 
-def _dense(x: Tensor) -> Tensor:
-    """Return a tensor in a memory layout that the kernels accept: channels last, or contiguous."""
+def _contiguous(x: Tensor) -> Tensor:
+    """Return `x` unchanged if it is channels last, otherwise make it contiguous."""
     formats = (torch.channels_last, torch.channels_last_3d)
     return x if any(x.is_contiguous(memory_format=layout) for layout in formats) else x.contiguous()
 

@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import part_of
+from ignite_trainer.api.batch import slice_batch
 from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Setup
@@ -26,7 +26,11 @@ from ignite_trainer.training.forward import GradientCache, Joint, autocast, eval
 from ignite_trainer.training.lone_samples import LoneSamples
 from ignite_trainer.training.metrics import logged_steps, read_back, seeing_one_process
 from ignite_trainer.training.optimizer_steps import OptimizerSteps, StepWatch, loss_scaler
-from ignite_trainer.training.out_of_memory import evaluation_failed, largest_that_fits, training_failed
+from ignite_trainer.training.out_of_memory import (
+    evaluation_memory_error,
+    largest_that_fits,
+    training_memory_error,
+)
 from ignite_trainer.training.parameters import ParameterPlan
 
 _LEFT_FREE = 0.05
@@ -99,7 +103,7 @@ class _TrainingStep:
     lone_samples: LoneSamples
 
     def __post_init__(self) -> None:
-        self._steps = OptimizerSteps(self.model, self.optimizer, self.scaler, can_drop=self.watch.leaves_out)
+        self._steps = OptimizerSteps(self.model, self.optimizer, self.scaler, can_drop=self.watch.can_skip)
         self._cache: GradientCache | None = None
         if isinstance(self.task, EmbeddingTask) and self.setup.embeds_in_parts:
             self._cache = GradientCache(self.task, self.model, self.setup, device=self.device)
@@ -114,7 +118,9 @@ class _TrainingStep:
         # The step's tensors are only freed here, where no reference to the error is left.
         alone_on_cuda = self.device.type == "cuda" and world_size() == 1
         fits = self._fitting(batch) if alone_on_cuda else None
-        raise training_failed(reason, self.setup, fits=fits, embeds=isinstance(self.task, EmbeddingTask))
+        raise training_memory_error(
+            reason, self.setup, fits=fits, can_chunk=isinstance(self.task, EmbeddingTask)
+        )
 
     def _take(self, engine: Engine, batch: Batch) -> StepOutput:
         watch, steps = self.watch, self._steps
@@ -163,7 +169,7 @@ class _TrainingStep:
         def attempt(size: int) -> None:
             self.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            part = Batch(batch.indices[:size], part_of(batch.sample, slice(0, size)))
+            part = Batch(batch.indices[:size], slice_batch(batch.sample, slice(0, size)))
             left_free = torch.empty(free, dtype=torch.uint8, device=self.device)
             for _ in range(2):  # the second step also needs memory for the optimizer state
                 output = self._forward(part).output
@@ -203,7 +209,7 @@ def make_evaluator(
                 output, whole = evaluation_step(task, model, batch, device=device)
         except Exception as error:
             if is_out_of_memory(error):
-                raise evaluation_failed(str(error), setup) from error
+                raise evaluation_memory_error(str(error), setup) from error
             raise
         engine.state.batch = whole  # type: ignore[assignment]
         return None if output is None else output._replace(y_pred=output.y_pred.float())

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import PartialBatch, part_of, rows_of, values_of
+from ignite_trainer.api.batch import PartialBatch, field_values, rows_with_field, slice_batch
 from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Precision, Setup
@@ -173,7 +173,7 @@ class GradientCache:
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
         for part in parts_of(len(batch.indices), self.setup, self.task):
-            samples, random = part_of(batch.sample, part), random_state.capture()
+            samples, random = slice_batch(batch.sample, part), random_state.capture()
             # An autocast block caches 16-bit copies of the parameters. The copies made here have no gradient,
             # so each pass needs a separate block.
             with torch.no_grad(), autocast(self.setup.precision, self.device):
@@ -271,7 +271,7 @@ def _share(
     sample = batch.sample
     fields = [] if sample is None else [_describe(field, len(batch.indices)) for field in sample]
     numbers = {
-        f"field {at}": values_of(sample[at]) for at, field in enumerate(fields) if field.form == "numbers"
+        f"field {at}": field_values(sample[at]) for at, field in enumerate(fields) if field.form == "numbers"
     }
     own = {**tensors, **numbers}
     shares = all_gather(
@@ -297,7 +297,7 @@ def _share(
 
 
 def _describe(field: Any, count: int) -> _Field:
-    rows, values = rows_of(field, count).tolist(), values_of(field)
+    rows, values = rows_with_field(field, count).tolist(), field_values(field)
     if values is None:
         return _Field("none", [], [])
     if isinstance(values, list):

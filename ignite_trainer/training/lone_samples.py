@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ignite_trainer.api.batch import PartialBatch, part_of, rebuild, rows_of, values_of
+from ignite_trainer.api.batch import PartialBatch, field_values, rebuild, rows_with_field, slice_batch
 from ignite_trainer.api.self_description import samples_to_check
 from ignite_trainer.api.task import EmbeddingTask, Task
 from ignite_trainer.data.loader import Batch, SplitLoader
@@ -31,7 +31,7 @@ from ignite_trainer.training.forward import Joint, autocast, parts_of
 from ignite_trainer.training.parameters import ParameterPlan
 
 
-class LeftOut(NamedTuple):
+class DroppedField(NamedTuple):
     """A field of one sample that was dropped from a step.
 
     Attributes:
@@ -52,15 +52,16 @@ class LoneSamples:
     """Runs the forward pass of training steps, dropping fields of single samples that batch norm refuses.
 
     Attributes:
-        left_out: callback with the fields that this process dropped from a step.
-        unsynchronised: callback with the epoch and iteration of a step without synchronised batch norm.
+        record_dropped: callback with the fields that this process dropped from a step.
+        record_unsynchronised: callback with the epoch and iteration of a step without synchronised batch
+            norm.
     """
 
     task: Task
     model: nn.Module
     setup: Setup
-    left_out: Callable[[list[LeftOut]], None] = lambda _: None
-    unsynchronised: Callable[[int, int], None] = lambda *_: None
+    record_dropped: Callable[[list[DroppedField]], None] = lambda _: None
+    record_unsynchronised: Callable[[int, int], None] = lambda *_: None
 
     def __post_init__(self) -> None:
         self._shared = [
@@ -77,12 +78,12 @@ class LoneSamples:
         """
         parts = parts_of(len(batch.indices), self.setup, self.task)
         if any(norm.training for norm in self._shared):  # there are several processes
-            fields = [[field is not None for field in part_of(batch.sample, part)] for part in parts]
+            fields = [[field is not None for field in slice_batch(batch.sample, part)] for part in parts]
             same = all(others == fields for others in all_gather(fields))
             for norm in self._shared:
                 norm.synchronised = same
             if not same:
-                self.unsynchronised(epoch, iteration)
+                self.record_unsynchronised(epoch, iteration)
         lone = _lone_rows(batch, parts)
         if not lone:
             return forward(batch)
@@ -99,8 +100,8 @@ class LoneSamples:
                     raise
                 raise _nothing_left(batch) from error
             if names:
-                left = [(name, int(batch.indices[row])) for name in names for row in lone[name]]
-                self.left_out([LeftOut(*each, epoch, iteration) for each in left])
+                dropped = [(name, int(batch.indices[row])) for name in names for row in lone[name]]
+                self.record_dropped([DroppedField(*each, epoch, iteration) for each in dropped])
             return joint
         raise _nothing_left(batch)
 
@@ -155,7 +156,7 @@ def _lone_rows(batch: Batch, parts: Sequence[slice]) -> dict[str, list[int]]:
     """Return, for each array field, the rows that alone have the field in their part of the batch."""
     found: dict[str, list[int]] = {}
     for name, at in _arrays(batch.sample).items():
-        rows = rows_of(batch.sample[at], len(batch.indices)).tolist()
+        rows = rows_with_field(batch.sample[at], len(batch.indices)).tolist()
         by_part = [[row for row in rows if part.start <= row < part.stop] for part in parts]
         lone = [rows_of_part[0] for rows_of_part in by_part if len(rows_of_part) == 1]
         if lone:
@@ -167,7 +168,7 @@ def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
     fields, positions = list(batch.sample), _arrays(batch.sample)
     for name, lone in rows.items():
         field = fields[positions[name]]
-        owners, values = rows_of(field, len(batch.indices)), values_of(field)
+        owners, values = rows_with_field(field, len(batch.indices)), field_values(field)
         kept = ~torch.isin(owners, torch.tensor(lone))
         reduced = PartialBatch(owners[kept], values[kept.to(values.device)]) if kept.any() else None
         fields[positions[name]] = reduced
@@ -177,7 +178,7 @@ def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
 def _arrays(sample: Any) -> dict[str, int]:
     """Return the positions of a collated batch's array fields, by name."""
     names = getattr(sample, "_fields", range(len(sample)))
-    values = [values_of(field) for field in sample]
+    values = [field_values(field) for field in sample]
     return {
         str(name): position
         for position, (name, value) in enumerate(zip(names, values, strict=True))

@@ -101,7 +101,7 @@ class OptimizerSteps:
         self._skipped_in_succession = 0
 
 
-class NotFinite(NamedTuple):
+class NonFinite(NamedTuple):
     """A finding of a non-finite loss or non-finite gradients.
 
     Attributes:
@@ -123,20 +123,20 @@ class StepWatch:
     The values stay on the device until `first` reads all of them at once, unless steps may be skipped.
 
     Args:
-        leave_out: callback with the finding for each step to skip; it may raise an error to end the run. With
+        skip: callback with the finding for each step to skip; it may raise an error to end the run. With
             this callback, the host waits for the device twice in a step. Without it, every step is taken.
     """
 
-    def __init__(self, leave_out: Callable[[NotFinite], None] | None = None) -> None:
-        self._leave_out = leave_out
-        self._pending: list[tuple[Tensor, NotFinite]] = []
+    def __init__(self, skip: Callable[[NonFinite], None] | None = None) -> None:
+        self._skip = skip
+        self._pending: list[tuple[Tensor, NonFinite]] = []
         self._indices: list[int] = []
         self.finite = True
 
     @property
-    def leaves_out(self) -> bool:
+    def can_skip(self) -> bool:
         """True if steps may be skipped."""
-        return self._leave_out is not None
+        return self._skip is not None
 
     def start_step(self) -> None:
         """Start a step, which consists of one or more batches."""
@@ -147,7 +147,7 @@ class StepWatch:
         """Check the loss of a batch; return whether the step is finite so far."""
         positions = indices.tolist()
         self._indices += positions
-        finding = NotFinite("The loss is {}", epoch, iteration, positions)
+        finding = NonFinite("The loss is {}", epoch, iteration, positions)
         return self._check(value.float().reshape(()), finding)
 
     def gradients(self, largest: Tensor | None, *, epoch: int, iteration: int) -> bool:
@@ -155,9 +155,9 @@ class StepWatch:
         if largest is None:
             return self.finite
         what = "The gradients are not finite"
-        return self._check(largest.float(), NotFinite(what, epoch, iteration, self._indices))
+        return self._check(largest.float(), NonFinite(what, epoch, iteration, self._indices))
 
-    def first(self) -> NotFinite | None:
+    def first(self) -> NonFinite | None:
         """Return the first finding since the last call; the host waits for the device."""
         pending, self._pending = self._pending, []
         if not pending:
@@ -165,20 +165,20 @@ class StepWatch:
         finite = torch.stack([value for value, _ in pending]).isfinite().tolist()
         return next((_filled_in(*each) for each, good in zip(pending, finite, strict=True) if not good), None)
 
-    def _check(self, value: Tensor, finding: NotFinite) -> bool:
-        if self._leave_out is None:
+    def _check(self, value: Tensor, finding: NonFinite) -> bool:
+        if self._skip is None:
             self._pending.append((value, finding))
         elif self.finite and not value.isfinite().item():
             self.finite = False
-            self._leave_out(_filled_in(value, finding))
+            self._skip(_filled_in(value, finding))
         return self.finite
 
 
-def _filled_in(value: Tensor, finding: NotFinite) -> NotFinite:
+def _filled_in(value: Tensor, finding: NonFinite) -> NonFinite:
     return finding._replace(what=finding.what.format(float(value)))
 
 
-def not_finite_weights(model: nn.Module) -> list[str]:
+def non_finite_weights(model: nn.Module) -> list[str]:
     """List the trained parameters with non-finite values; the host waits for the device once."""
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not trained:

@@ -1,4 +1,4 @@
-"""Errors for steps that run out of memory, with a batch size that fits and keeps the samples per step."""
+"""Errors for steps that run out of memory, with advice that keeps the number of samples per step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
     while size := size // 2:
         try:
             attempt(size)
-        except Exception as error:  # for example, a layer may need more samples
+        except (
+            Exception
+        ) as error:  # small batches can fail for other reasons, such as batch norm on one sample
             if not is_out_of_memory(error):
                 return None
         else:
@@ -25,30 +27,36 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
     return None
 
 
-def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool = False) -> RunFailed:
-    """Make the error of a training step that needs too much memory, with sizes to try.
+def training_memory_error(
+    reason: str, setup: Setup, *, fits: int | None, can_chunk: bool = False
+) -> RunFailed:
+    """Return the error for a training step that ran out of memory, with sizes to try.
 
     Args:
         reason: torch's error message.
         setup: `Setup` section with the sizes that were too large.
         fits: number of samples that fit in memory, if known.
-        embeds: whether a batch can be embedded in parts.
+        can_chunk: whether the task can embed a batch in chunks.
     """
-    at_once = setup.chunk if embeds and setup.chunk and setup.embeds_in_parts else setup.batch_train
+    at_once = setup.chunk if can_chunk and setup.chunk and setup.embeds_in_parts else setup.batch_train
     smaller = fits or at_once // 2
-    found = f"A batch of {smaller} fits; use" if fits else "Try"
+    known = f" (A batch of {fits} fits.)" if fits else ""
     if at_once == 1:
-        advice = 'One sample is the minimum: use a smaller model, or Setup.precision "bf16", in a new run.'
-    elif embeds:
         advice = (
-            f"{found} --Setup.chunk {smaller}, which embeds that many samples at a time and compares all "
-            f'{setup.batch_train}, or Setup.precision "bf16"; either in a new run.'
+            "The batch is already a single sample; start a new run with a smaller model or "
+            "--Setup.precision bf16."
+        )
+    elif can_chunk:
+        advice = (
+            f"Start a new run with --Setup.chunk {smaller}, which embeds {smaller} samples at a time and "
+            f"still compares all {setup.batch_train}, or with --Setup.precision bf16.{known}"
         )
     else:
-        batch, accumulate = _equal_step(setup.batch_train * setup.accumulate, smaller)
+        total = setup.batch_train * setup.accumulate
+        batch, accumulate = _equal_step(total, smaller)
         advice = (
-            f"{found} -b {batch} --Setup.accumulate {accumulate}, which keeps the samples per step, "
-            'or Setup.precision "bf16"; either in a new run.'
+            f"Start a new run with -b {batch} --Setup.accumulate {accumulate}, which keeps {total} samples "
+            f"per step, or with --Setup.precision bf16.{known}"
         )
     parts = f", {at_once} at a time," if at_once < setup.batch_train else ""
     return RunFailed(
@@ -57,13 +65,13 @@ def training_failed(reason: str, setup: Setup, *, fits: int | None, embeds: bool
     )
 
 
-def evaluation_failed(reason: str, setup: Setup) -> RunFailed:
-    """Make the error of an evaluation step that needs too much memory."""
+def evaluation_memory_error(reason: str, setup: Setup) -> RunFailed:
+    """Return the error for an evaluation step that ran out of memory, with a size to try."""
     size = setup.batch_test or setup.batch_train
     return RunFailed(
         f"Not enough memory for an evaluation step of {size} samples ({first_line(reason)}). Lower "
-        f"Setup.batch_test, for example with -B {max(size // 2, 1)}; --resume accepts that, as results do "
-        "not depend on it. The results of finished epochs are kept."
+        f"Setup.batch_test, for example with -B {max(size // 2, 1)}; you can change it and --resume, because "
+        "it does not affect the results. The results of finished epochs are kept."
     )
 
 

@@ -94,10 +94,10 @@ def test_a_cell_has_the_result_or_the_reason_why_it_is_missing(tmp_path: Path) -
     ("message", "flags"),
     [
         (
-            "A batch of 8 fits; use -b 8 --Setup.accumulate 4, which ...",
+            "Start a new run with -b 8 --Setup.accumulate 4, which keeps 32 samples per step",
             ["-b", "8", "--Setup.accumulate", "4"],
         ),
-        ("A batch of 32 fits; use --Setup.chunk 32, which embeds", ["--Setup.chunk", "32"]),
+        ("Start a new run with --Setup.chunk 32, which embeds", ["--Setup.chunk", "32"]),
         ("Not enough memory", []),
     ],
 )

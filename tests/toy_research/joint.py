@@ -230,8 +230,8 @@ def take_lonely_steps() -> dict[str, Any]:
         Scoring(),
         model,
         Setup(name="x", batch_train=8, batch_of="all", epochs=1, saved_models_path="x"),
-        left_out=faults.left_out,
-        unsynchronised=faults.unsynchronised,
+        record_dropped=faults.record_dropped_fields,
+        record_unsynchronised=faults.record_unsynchronised_step,
     )
     losses, gradients = [], []
     for step, halves in enumerate(HALVES):
@@ -248,7 +248,7 @@ def take_lonely_steps() -> dict[str, Any]:
         losses.append(float(joint.output.loss.detach()))
         gradients.append({name: weight.grad for name, weight in model.named_parameters()})
         model.zero_grad()
-    faults.share()
+    faults.share_counts()
     return {"losses": losses, "gradients": gradients, "counts": dict(faults.counts)}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, rows_of, values_of
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, field_values, rows_with_field
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from ignite_trainer.data.loader import Batch
@@ -53,7 +53,7 @@ def batch_of(*indices: int, dtype: str = "float32") -> Batch:
     scenes = collate([Scenes(dtype=dtype)[index] for index in indices])
     fields = []
     for field in scenes:
-        values = values_of(field)
+        values = field_values(field)
         values = values.values if isinstance(values, PaddedBatch) else values
         fields.append(field._replace(values=values) if isinstance(field, PartialBatch) else values)
     return Batch(torch.tensor(indices), Scene(*fields))
@@ -77,7 +77,7 @@ class Scoring(EmbeddingTask):
         assert isinstance(model, SoundAndPicture)
         found = {}
         for name in ("sound", "picture"):
-            values = values_of(getattr(batch, name))
+            values = field_values(getattr(batch, name))
             if values is not None:
                 found[name] = getattr(model, name)(values if isinstance(values, Tensor) else values.values)
         return found
@@ -85,7 +85,7 @@ class Scoring(EmbeddingTask):
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:  # noqa: ARG002
         scores = embeddings["picture"]
         if "sound" in embeddings:
-            rows = rows_of(batch.sound, len(scores))
+            rows = rows_with_field(batch.sound, len(scores))
             scores = scores.index_add(0, rows, embeddings["sound"])
         return StepOutput(scores, batch.target, functional.cross_entropy(scores, batch.target))
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ignite_trainer.api.batch import rows_of, values_of
+from ignite_trainer.api.batch import field_values, rows_with_field
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
 from ignite_trainer.api.self_description import record, results_name
 from ignite_trainer.api.task import StepOutput, Task
@@ -47,8 +47,8 @@ class CollectingEvaluation(Evaluation):
                 f"following of {' and '.join(features)}; all samples need the same."
             )
         labels: list[tuple[str, ...]] = [()] * len(indices)
-        rows = rows_of(batch.labels, len(indices)).tolist()
-        for row, of_sample in zip(rows, values_of(batch.labels) or (), strict=True):
+        rows = rows_with_field(batch.labels, len(indices)).tolist()
+        for row, of_sample in zip(rows, field_values(batch.labels) or (), strict=True):
             labels[row] = tuple(of_sample)
         self._indices += indices.tolist()
         self._labels += labels

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import rows_of, values_of
+from ignite_trainer.api.batch import field_values, rows_with_field
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
 from model.esresnet import ESResNeXt
@@ -75,13 +75,13 @@ class Classification(ShowsAudio):
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return loss, scores and targets."""
-        audio = values_of(batch.audio)
+        audio = field_values(batch.audio)
         if audio is None:  # nothing to learn from: a zero gradient
             parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
             nothing = self._score(parameter.new_zeros(0, len(self._classes)), [])
             return nothing._replace(loss=0.0 * parameter.sum())
         logits, penalty = _forward(model, audio)
-        heard = rows_of(batch.audio, len(audio)).tolist()
+        heard = rows_with_field(batch.audio, len(audio)).tolist()
         output = self._score(logits, [batch.labels[row] for row in heard])
         with record_function("step/loss"):
             if self._multilabel:
@@ -94,11 +94,11 @@ class Classification(ShowsAudio):
         """Return scores and targets."""
         logits = torch.zeros(len(batch.labels), len(self._classes), device=next(model.parameters()).device)
         if batch.audio is not None:
-            found = _forward(model, values_of(batch.audio))[0].float()
+            found = _forward(model, field_values(batch.audio))[0].float()
             if len(found) == len(logits):
                 logits = found
             else:
-                logits[rows_of(batch.audio, len(logits)).to(logits.device)] = found
+                logits[rows_with_field(batch.audio, len(logits)).to(logits.device)] = found
         return self._score(logits, batch.labels)
 
     def _score(self, logits: Tensor, labels: list[list[str]]) -> StepOutput:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, rows_of, values_of
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, field_values, rows_with_field
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
@@ -238,13 +238,13 @@ class _Given(NamedTuple):
             labels[row] = of_sample
         texts: dict[int, str | Sequence[str]] = {row: names for row, names in enumerate(labels) if names}
         texts |= dict(_by_row(getattr(batch, "text", None), count))
-        rows = {name: rows_of(getattr(batch, name), count) for name in ("audio", "image")}
+        rows = {name: rows_with_field(getattr(batch, name), count) for name in ("audio", "image")}
         rows["text"] = torch.tensor(sorted(texts), dtype=torch.int64)
         return cls(
             count,
             {name: which for name, which in rows.items() if name in modalities},
-            values_of(batch.audio) if "audio" in modalities else None,
-            values_of(batch.image) if "image" in modalities else None,
+            field_values(batch.audio) if "audio" in modalities else None,
+            field_values(batch.image) if "image" in modalities else None,
             [texts[row] for row in sorted(texts)] if "text" in modalities else [],
             labels,
         )
@@ -273,8 +273,8 @@ def _reach(field: Any) -> int:
 
 def _by_row(field: Any, count: int) -> list[tuple[int, Any]]:
     """Return the row and the value of each sample that has this field."""
-    values = values_of(field)
-    return [] if values is None else list(zip(rows_of(field, count).tolist(), values, strict=True))
+    values = field_values(field)
+    return [] if values is None else list(zip(rows_with_field(field, count).tolist(), values, strict=True))
 
 
 def _at(features: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:

@@ -10,7 +10,14 @@ import torch
 from torch.utils.data import Dataset
 from toy_research.augment import Fit, Hiss
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, collate, part_of, rows_of, values_of
+from ignite_trainer.api.batch import (
+    PaddedBatch,
+    PartialBatch,
+    collate,
+    field_values,
+    rows_with_field,
+    slice_batch,
+)
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
 from ignite_trainer.support.errors import ProtocolError
 
@@ -56,29 +63,32 @@ def test_a_field_of_some_samples_keeps_its_rows() -> None:
     assert batch.picture.rows.tolist() == [1, 2, 4, 5]
     assert batch.label == [f"scene {index}" for index in range(6)]
     assert collate([Scenes()[0], Scenes()[6]]).sound is None
-    assert rows_of(batch.sound, 6).tolist() == [1, 3, 5]
-    assert rows_of(batch.label, 6).tolist() == list(range(6))
-    assert rows_of(None, 6).tolist() == []
-    assert values_of(None) is None and values_of(batch.label) is batch.label
+    assert rows_with_field(batch.sound, 6).tolist() == [1, 3, 5]
+    assert rows_with_field(batch.label, 6).tolist() == list(range(6))
+    assert rows_with_field(None, 6).tolist() == []
+    assert field_values(None) is None and field_values(batch.label) is batch.label
 
 
 def test_a_part_of_a_batch_equals_the_batch_of_its_samples() -> None:
     scenes = [Scenes()[index] for index in range(12)]
     whole = collate(scenes)
     for start, stop in ((0, 12), (0, 1), (1, 2), (2, 7), (5, 12)):
-        part, alone = part_of(whole, slice(start, stop)), collate(scenes[start:stop])
-        assert rows_of(part.picture, stop - start).tolist() == rows_of(alone.picture, stop - start).tolist()
-        assert (values_of(part.picture) is None) == (values_of(alone.picture) is None)
-        if values_of(alone.picture) is not None:
-            assert torch.equal(values_of(part.picture).values, values_of(alone.picture).values)
+        part, alone = slice_batch(whole, slice(start, stop)), collate(scenes[start:stop])
+        assert (
+            rows_with_field(part.picture, stop - start).tolist()
+            == rows_with_field(alone.picture, stop - start).tolist()
+        )
+        assert (field_values(part.picture) is None) == (field_values(alone.picture) is None)
+        if field_values(alone.picture) is not None:
+            assert torch.equal(field_values(part.picture).values, field_values(alone.picture).values)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmentation_does_not_depend_on_the_rest_of_the_batch(workers: int) -> None:
     alone = {int(batch.indices): batch.sample.sound for batch in batches(1)}
     for batch in batches(5, workers):
-        rows = rows_of(batch.sample.sound, len(batch.indices))
-        for row, sound in zip(rows.tolist(), values_of(batch.sample.sound), strict=True):
+        rows = rows_with_field(batch.sample.sound, len(batch.indices))
+        for row, sound in zip(rows.tolist(), field_values(batch.sample.sound), strict=True):
             assert torch.equal(sound, alone[int(batch.indices[row])][0])
     assert alone[0] is None and alone[1].shape == (1, 1, 16)
 

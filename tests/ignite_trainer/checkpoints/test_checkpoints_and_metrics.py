@@ -16,7 +16,7 @@ from ignite_trainer.api.reporter import Best
 from ignite_trainer.checkpoints.checkpoints import Checkpoints
 from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.validation import validate
-from ignite_trainer.runs.model_preparation import put_channels_last
+from ignite_trainer.runs.model_preparation import convert_to_channels_last
 from ignite_trainer.support.errors import ProtocolError
 
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_deleted_by_hand_does_not_stop_the_run(tmp_path: Path) -> N
 
 def test_weights_are_saved_contiguous_from_any_layout(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(2, 2, 2), nn.BatchNorm2d(4))
-    put_channels_last(model)
+    convert_to_channels_last(model)
     weight = model.get_parameter("0.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()

@@ -31,7 +31,7 @@ from ignite_trainer.checkpoints.checkpoint_files import snapshot
 from ignite_trainer.checkpoints.checkpoints import Checkpoints
 from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.protocol.validation import validate
-from ignite_trainer.runs.model_preparation import put_channels_last
+from ignite_trainer.runs.model_preparation import convert_to_channels_last
 from ignite_trainer.support import files
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import checksum_of, is_intact, write_durably
@@ -77,7 +77,7 @@ class Training:
         self.model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
         self.model[0].requires_grad_(not frozen)
         if channels_last:
-            put_channels_last(self.model)
+            convert_to_channels_last(self.model)
         args = {"lr": 0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {})}
         self.optimizer = build_optimizer(kind, args, [{"params": list(self.model.parameters())}])
         self.scheduler = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [1, 3], gamma=0.5)
@@ -221,7 +221,7 @@ def test_damage_is_detected_and_the_previous_state_restored(
         again = Training(tmp_path)
         with caplog.at_level(logging.WARNING):
             assert again.checkpoints.restore() == at(1)
-        assert f"The checkpoint {path} is damaged or incomplete" in caplog.text
+        assert f"State {path} is damaged or incomplete" in caplog.text
         assert again.has(expected)
     path.write_bytes(whole)
     path.with_name(path.name + ".sha256").write_bytes(checksum)
@@ -267,7 +267,7 @@ def test_a_run_killed_before_its_first_state_starts_over(tmp_path: Path) -> None
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     Training(tmp_path).save_state(at(1))
     other = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={})
-    with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not fit the protocol: "):
+    with pytest.raises(ProtocolError, match=r"last_epoch-1\.pt does not match the protocol: "):
         other.restore()
 
 
@@ -686,7 +686,10 @@ def test_a_state_with_values_that_are_not_plain_is_refused_and_removed(tmp_path:
 
     kept = Checkpoints(tmp_path, validate(toy(tmp_path)), model=nn.Linear(2, 2), state={"part": Part()})
     kept.save_state(at(1))
-    with pytest.raises(RunFailed, match=r"^The state of the run cannot be saved as plain values: "):
+    with pytest.raises(
+        RunFailed,
+        match=r"^Cannot save the state of the run: it must contain only plain values and tensors \(",
+    ):
         kept.wait()
     assert not names(tmp_path, "*")
 

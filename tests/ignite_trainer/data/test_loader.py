@@ -241,7 +241,8 @@ def test_samples_that_differ_in_more_than_length_are_refused(first: Any, second:
     for samples in ([first, second], [second, first]):
         with pytest.raises(ProtocolError) as caught:
             epoch(loader(dataset=Samples([(sample,) for sample in samples])))
-        assert str(caught.value) == f"samples of one batch are {message}; only their lengths L may differ."
+        alike = "samples in a batch must have the same dtype and shape, except for the length L"
+        assert str(caught.value) == f"{alike}; got {message}."
 
 
 def test_a_sample_is_a_tuple() -> None:

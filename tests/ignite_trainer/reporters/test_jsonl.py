@@ -27,11 +27,11 @@ LINES = [
     '{"event": "measurement", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "name": "querying", '
     '"split": "test", "table": {"audio to text": {"R@1": 0.25, "mAP": null}}}',
     '{"event": "fault", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "iteration": 10, '
-    '"what": "The loss is nan", "done": "the step is left out", "samples": ["1-a.wav", "ü.wav"]}',
+    '"what": "The loss is nan", "done": "the step is skipped", "samples": ["1-a.wav", "ü.wav"]}',
     '{"event": "end", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 2, "split": "test", '
     '"metrics": {"Val. Acc.": 0.8}, "best": [{"label": "Val. Acc.", "value": 0.9, "epoch": 1, '
     '"checkpoint": "/runs/best.pt"}, {"label": "Cost", "value": null, "epoch": 0, "checkpoint": null}], '
-    '"last_checkpoint": "/runs/last.pt", "seconds": 60.0, "faults": {"steps left out": 2}}',
+    '"last_checkpoint": "/runs/last.pt", "seconds": 60.0, "faults": {"steps skipped": 2}}',
 ]
 EVENTS = [
     Iteration(
@@ -48,7 +48,7 @@ EVENTS = [
         epoch=1,
         iteration=10,
         what="The loss is nan",
-        done="the step is left out",
+        done="the step is skipped",
         samples=("1-a.wav", "ü.wav"),
     ),
     RunEnd(
@@ -60,7 +60,7 @@ EVENTS = [
         ),
         last_checkpoint=Path("/runs/last.pt"),
         seconds=60.0,
-        faults={"steps left out": 2},
+        faults={"steps skipped": 2},
     ),
 ]
 

@@ -314,9 +314,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_pat
     assert len(stopped.samples) == 8
     assert str(caught.value) == (
         f"The loss is inf at epoch 2, iteration 4, in a step with {', '.join(stopped.samples)}. The results "
-        f"of earlier epochs are kept in {folder}. Look at these samples, or start a new run with a lower "
-        'Optimizer.args.lr. Set Faults.not_finite to "skip" to leave such steps out; this also '
-        "works with --resume."
+        f"of earlier epochs are kept in {folder}. Inspect these samples, or start a new run with a lower "
+        'Optimizer.args.lr. Set Faults.not_finite to "skip" to skip such steps; this also works with '
+        "--resume."
     )
     names = {path.name.split("_0")[0] for path in (folder / "checkpoints").glob("*.pt")}
     assert names == {"last_epoch-1.pt", "best_val-acc_epoch-0", "best_val-acc_epoch-1"}

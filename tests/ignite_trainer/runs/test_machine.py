@@ -25,7 +25,7 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.engines import make_trainer
-from ignite_trainer.training.out_of_memory import largest_that_fits, training_failed
+from ignite_trainer.training.out_of_memory import largest_that_fits, training_memory_error
 
 NOTEBOOK = {"class": "toy_research.watching.Notebook"}
 JSON_LINES = {"class": "ignite_trainer.reporters.JsonLines"}
@@ -130,8 +130,8 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
         run_toy(tmp_path, Dataset=faulty, Setup__workers_train=1, Setup__skip_train_evaluation=True)
     (folder,) = (tmp_path / "Toy").iterdir()
     assert re.fullmatch(
-        r"A process that loads samples \(pid [\d, ]+\) was killed, as the system does when memory runs "
-        rf"out\. Lower Setup\.workers_train .* kept in {re.escape(str(folder))}\.",
+        r"Data-loading worker \(pid [\d, ]+\) was killed, probably by the operating system because memory "
+        rf"ran out\. Lower Setup\.workers_train .* kept in {re.escape(str(folder))}\.",
         str(caught.value),
     )
     (line,) = (folder / "metrics.jsonl").read_text().splitlines()
@@ -148,7 +148,7 @@ def test_a_training_step_out_of_memory_suggests_a_smaller_batch_for_an_equal_ste
     message = str(caught.value)
     assert message.startswith("Not enough memory for a training step of 8 samples (")
     assert "allocate" in message
-    assert "Try -b 4 --Setup.accumulate 2, which keeps the samples per step" in message
+    assert "Start a new run with -b 4 --Setup.accumulate 2, which keeps 8 samples per step" in message
     advised = run_toy(
         tmp_path,
         Task={"class": "toy_research.failing.Greedy", "args": {"most": 4}},
@@ -160,25 +160,39 @@ def test_a_training_step_out_of_memory_suggests_a_smaller_batch_for_an_equal_ste
 
 def test_an_evaluation_step_out_of_memory_suggests_a_smaller_batch(tmp_path: Path) -> None:
     task = {"class": "toy_research.failing.Greedy", "args": {"most": 4, "evaluating": True}}
-    with pytest.raises(RunFailed, match=r"an evaluation step of 8 samples .* -B 4; --resume accepts that"):
+    with pytest.raises(
+        RunFailed, match=r"an evaluation step of 8 samples .* -B 4; you can change it and --resume"
+    ):
         run_toy(tmp_path, Task=task)
 
 
 @pytest.mark.parametrize(
     ("batch", "accumulate", "fits", "advice"),
     [
-        (64, 1, 16, "A batch of 16 fits; use -b 16 --Setup.accumulate 4"),
-        (50, 1, 12, "A batch of 12 fits; use -b 10 --Setup.accumulate 5"),
-        (48, 2, 24, "A batch of 24 fits; use -b 24 --Setup.accumulate 4"),
-        (7, 1, None, "Try -b 1 --Setup.accumulate 7"),
-        (1, 4, None, "One sample is the minimum"),
+        (
+            64,
+            1,
+            16,
+            "with -b 16 --Setup.accumulate 4, which keeps 64 samples per step, or with --Setup.precision "
+            "bf16. (A batch of 16 fits.)",
+        ),
+        (50, 1, 12, "with -b 10 --Setup.accumulate 5, which keeps 50 samples"),
+        (48, 2, 24, "with -b 24 --Setup.accumulate 4, which keeps 96 samples"),
+        (
+            7,
+            1,
+            None,
+            "with -b 1 --Setup.accumulate 7, which keeps 7 samples per step, or with --Setup.precision bf16. "
+            "The",
+        ),
+        (1, 4, None, "The batch is already a single sample; start a new run with a smaller model or"),
     ],
 )
 def test_the_advice_keeps_the_samples_of_a_step(
     batch: int, accumulate: int, fits: int | None, advice: str
 ) -> None:
     setup = Setup(name="x", batch_train=batch, accumulate=accumulate, epochs=1, saved_models_path="x")
-    assert advice in str(training_failed("no memory", setup, fits=fits))
+    assert advice in str(training_memory_error("no memory", setup, fits=fits))
 
 
 @pytest.mark.parametrize(
@@ -187,19 +201,25 @@ def test_the_advice_keeps_the_samples_of_a_step(
         (
             None,
             None,
-            "step of 64 samples (no memory). Try --Setup.chunk 32, which embeds that many samples at a",
+            "step of 64 samples (no memory). Start a new run with --Setup.chunk 32, which embeds 32 samples "
+            "at a",
         ),
-        (None, 16, "A batch of 16 fits; use --Setup.chunk 16"),
-        (64, None, "Try --Setup.chunk 32"),
-        (8, None, "step of 64 samples, 8 at a time, (no memory). Try --Setup.chunk 4"),
-        (1, None, "One sample is the minimum"),
+        (
+            None,
+            16,
+            "16 samples at a time and still compares all 64, or with --Setup.precision bf16. (A batch of 16 "
+            "fits.)",
+        ),
+        (64, None, "Start a new run with --Setup.chunk 32"),
+        (8, None, "step of 64 samples, 8 at a time, (no memory). Start a new run with --Setup.chunk 4"),
+        (1, None, "The batch is already a single sample; start a new run with a smaller model or"),
     ],
 )
 def test_the_advice_keeps_a_batch_that_can_be_embedded_in_parts(
     chunk: int | None, fits: int | None, advice: str
 ) -> None:
     setup = Setup(name="x", batch_train=64, chunk=chunk, epochs=1, saved_models_path="x")
-    assert advice in str(training_failed("no memory", setup, fits=fits, embeds=True))
+    assert advice in str(training_memory_error("no memory", setup, fits=fits, can_chunk=True))
 
 
 def test_the_largest_size_that_fits_is_found_by_halving() -> None:
@@ -232,7 +252,7 @@ def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
     setup = Setup(name="x", batch_train=32, epochs=1, saved_models_path="x")
     trainer = make_trainer(HungryOnDevice(share=1 / 12), model, optimizer, plan, setup, device=device)
     signal, target = torch.randn(32, 1, 16, device=device), torch.zeros(32, dtype=torch.int64, device=device)
-    with pytest.raises(RunFailed, match=r"A batch of 8 fits; use -b 8 --Setup\.accumulate 4"):
+    with pytest.raises(RunFailed, match=r"-b 8 --Setup\.accumulate 4, .* \(A batch of 8 fits\.\)"):
         trainer.run([Batch(torch.arange(32), Tone(signal, None, 0.0, "", target))], max_epochs=1)
 
 
@@ -263,7 +283,7 @@ def test_the_batch_that_fits_leaves_room_for_the_optimizers_state() -> None:
     trainer = make_trainer(Heavy(share=1 / 12), model, optimizer, plan, setup, device=device)
     signal, target = torch.randn(16, 1, 16, device=device), torch.zeros(16, dtype=torch.int64, device=device)
     # 8 samples take 8/12. The weights' 0.2 still fit, but not the momentum's 0.2 as well.
-    with pytest.raises(RunFailed, match=r"A batch of 4 fits; use -b 4 --Setup\.accumulate 4"):
+    with pytest.raises(RunFailed, match=r"-b 4 --Setup\.accumulate 4, .* \(A batch of 4 fits\.\)"):
         trainer.run([Batch(torch.arange(16), Tone(signal, None, 0.0, "", target))], max_epochs=1)
 
 

@@ -35,7 +35,7 @@ from ignite_trainer.results import results_table, run_folder
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import resuming
 from ignite_trainer.runs.experiment import run
-from ignite_trainer.runs.faults import explained
+from ignite_trainer.runs.faults import clear_errors
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.support.progress import Progress
 from ignite_trainer.support.signals import StopRequest, leave_signals_to_parent, stop_on_signals
@@ -180,7 +180,7 @@ def test_a_run_with_a_damaged_last_state_resumes_from_the_one_before(
     (state,) = (only_run(tmp_path) / "checkpoints").glob("last_*_step-9.pt")
     state.write_bytes(state.read_bytes()[:-1])
     compare(tmp_path, whole)
-    assert f"The checkpoint {state} is damaged or incomplete" in caplog.text
+    assert f"State {state} is damaged or incomplete" in caplog.text
 
 
 def test_reporters_get_each_earlier_event_once(tmp_path: Path) -> None:
@@ -550,10 +550,10 @@ def test_a_worker_killed_by_a_noted_signal_stops_the_run(tmp_path: Path) -> None
         StopRequest(),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. "),
     )
-    with pytest.raises(RunFailed, match="was killed"), explained(tmp_path, request):
+    with pytest.raises(RunFailed, match="was killed"), clear_errors(tmp_path, request):
         raise killed
     request.signal = "SIGTERM"
-    with pytest.raises(RunStopped, match="SIGTERM"), explained(tmp_path, request):
+    with pytest.raises(RunStopped, match="SIGTERM"), clear_errors(tmp_path, request):
         raise killed
 
 

@@ -92,7 +92,7 @@ def test_two_processes_train_three_incomplete_modalities_as_one(ranks: Results, 
 def test_two_processes_train_as_one_when_few_samples_have_a_sound(ranks: Results) -> None:
     """No process waits for one without a sound; a sound that is alone in the whole batch is left out."""
     alone = take_lonely_steps()
-    sound = '"sound" left out of a step, alone in its batch'
+    sound = 'steps without "sound" (only one sample in the batch had it)'
     assert alone["counts"] == {sound: 1}
     for results in ranks:
         found = results["lonely"]
@@ -102,8 +102,8 @@ def test_two_processes_train_as_one_when_few_samples_have_a_sound(ranks: Results
                 got = found["gradients"][step][name]
                 assert (got is None) == (gradient is None) == (step == 2 and name.startswith("sound."))
                 assert got is None or torch.allclose(got, gradient, rtol=0, atol=1e-10)
-        not_shared = "steps in which batch norm was not shared by the processes"
-        assert found["counts"] == {sound: 1, not_shared: 2}
+        unsynchronised = "steps with unsynchronised batch norm"
+        assert found["counts"] == {sound: 1, unsynchronised: 2}
 
 
 IN_PARTS = {"norms": "eval", "chunk": 3}

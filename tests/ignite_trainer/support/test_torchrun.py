@@ -55,7 +55,7 @@ def test_a_job_whose_process_was_killed_restarts_bit_equal(tmp_path: Path) -> No
     killed = torchrun(protocol(tmp_path / "a", "SIGKILL"), restarts=1)
     assert killed.returncode == 0, killed.stderr[-3000:]
     assert "exitcode: -9" in killed.stderr
-    assert "Another process has ended, and this one cannot continue alone" in killed.stderr
+    assert "Another process has exited, and this one cannot continue alone" in killed.stderr
     whole = protocol(tmp_path / "b", "SIGKILL")
     (tmp_path / "b" / "marker").unlink()
     assert torchrun(whole).returncode == 0

@@ -16,14 +16,14 @@ from toy_research.learning import Pairing
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, toy
 
-from ignite_trainer.api.batch import part_of
+from ignite_trainer.api.batch import slice_batch
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.forward import GradientCache
-from ignite_trainer.training.optimizer_steps import NotFinite, StepWatch
+from ignite_trainer.training.optimizer_steps import NonFinite, StepWatch
 from ignite_trainer.training.parameters import apply_rules
 from tests.ignite_trainer.training.stepping import CPU, setup, tones, towers, train
 
@@ -121,7 +121,7 @@ def test_both_passes_draw_the_same_numbers_and_count_as_one() -> None:
     assert any((kept["class"] == 0).any() for kept in without), "something was dropped"
     torch.manual_seed(3)
     for part in (slice(0, 4), slice(4, 8), slice(8, 12)):
-        task.embed(model, part_of(tones(12).sample, part))
+        task.embed(model, slice_batch(tones(12).sample, part))
     assert torch.equal(after, torch.rand(3))
 
 
@@ -130,7 +130,7 @@ def test_batch_norm_sees_a_part_at_a_time_and_counts_it_once() -> None:
     by_hand = copy.deepcopy(model)
     task = Pairing()
     _, found = step_in_parts(model, batch, 5)  # three parts of four samples
-    parts = [task.embed(by_hand, part_of(batch.sample, slice(at, at + 4))) for at in (0, 4, 8)]
+    parts = [task.embed(by_hand, slice_batch(batch.sample, slice(at, at + 4))) for at in (0, 4, 8)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in ("signal", "class")}
     loss = task.compare(by_hand, joined, batch.sample).loss
     assert loss is not None
@@ -177,19 +177,19 @@ def test_compiled_towers_give_the_same_weights() -> None:
 
 def test_a_skipped_step_changes_no_state() -> None:
     data = [tones(12, seed=seed) for seed in range(4)]
-    left_out: list[NotFinite] = []
+    skipped: list[NonFinite] = []
     bad, good = towers(norm=True), towers(norm=True)
-    watch = StepWatch(left_out.append)
+    watch = StepWatch(skipped.append)
     train(bad, data, task=Pairing(explode_at=2), args=MOMENTUM, watch=watch, chunk=4)
     train(good, [data[0], *data[2:]], task=Pairing(), args=MOMENTUM, chunk=4)
-    assert [found.what for found in left_out] == ["The loss is inf"]
+    assert [found.what for found in skipped] == ["The loss is inf"]
     for (name, one), other in zip(bad.state_dict().items(), good.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
 
 def test_a_step_out_of_memory_suggests_a_part_that_fits(tmp_path: Path) -> None:
     task = {**PAIRING, "args": {"most": 4}}
-    with pytest.raises(RunFailed, match=r"Try --Setup\.chunk 4, which embeds that many samples at a time"):
+    with pytest.raises(RunFailed, match=r"new run with --Setup\.chunk 4, which embeds 4 samples at a time"):
         run_toy(tmp_path, Task=task)
     assert run_toy(tmp_path, Task=task, Setup__chunk=4).end.last_epoch == 2
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from toy_research.lonely import Scoring, SoundAndPicture, batch_of
 from toy_research.protocols import run_toy
 
-from ignite_trainer.api.batch import rows_of
+from ignite_trainer.api.batch import rows_with_field
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.setup_section import Setup
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.forward import GradientCache, Joint
-from ignite_trainer.training.lone_samples import LeftOut, LoneSamples
+from ignite_trainer.training.lone_samples import DroppedField, LoneSamples
 from tests.ignite_trainer.training.stepping import CPU, setup
 
 SCENES: dict[str, Any] = {
@@ -85,16 +85,16 @@ def take(
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_field_that_is_alone_in_its_batch_is_dropped_and_reported(compiled: bool) -> None:
-    reported: list[LeftOut] = []
+    reported: list[DroppedField] = []
     model = SoundAndPicture().train()
     if compiled:
         model.sound.compile(backend="eager", dynamic=False)
-    lone_samples = LoneSamples(Scoring(), model, setup_of(), left_out=reported.extend)
+    lone_samples = LoneSamples(Scoring(), model, setup_of(), record_dropped=reported.extend)
     three = batch_of(1, 6, 2)
     kept = take(lone_samples, model, three, iteration=5)
     assert kept.sample.sound is None
     assert torch.equal(kept.sample.picture, three.sample.picture)
-    assert reported == [LeftOut("sound", 6, 2, 5)]
+    assert reported == [DroppedField("sound", 6, 2, 5)]
     two = batch_of(0, 1, 6)
     assert take(lone_samples, model, two) is two
     assert len(reported) == 1
@@ -121,18 +121,18 @@ def test_a_repeated_step_has_the_random_numbers_and_statistics_of_a_single_pass(
 def test_nothing_is_dropped_if_the_batch_norm_is_frozen() -> None:
     model = SoundAndPicture().eval()
     kept = take(LoneSamples(Scoring(), model, setup_of()), model, batch_of(1, 6, 2))
-    assert rows_of(kept.sample.sound, 3).tolist() == [1]
+    assert rows_with_field(kept.sample.sound, 3).tolist() == [1]
 
 
 def test_a_field_that_is_alone_in_its_part_is_dropped() -> None:
-    reported: list[LeftOut] = []
+    reported: list[DroppedField] = []
     model, settings = SoundAndPicture().train(), setup_of(batch_train=6, chunk=3)
     cache = GradientCache(Scoring(), model, settings, device=CPU)
-    lone_samples = LoneSamples(Scoring(), model, settings, left_out=reported.extend)
+    lone_samples = LoneSamples(Scoring(), model, settings, record_dropped=reported.extend)
     given = batch_of(0, 6, 1, 2, 12, 3)  # parts of three
     kept = lone_samples.take(given, cache.forward, epoch=1, iteration=1).batch
-    assert rows_of(kept.sample.sound, 6).tolist() == [0, 1]
-    assert reported == [LeftOut("sound", 12, 1, 1)]
+    assert rows_with_field(kept.sample.sound, 6).tolist() == [0, 1]
+    assert reported == [DroppedField("sound", 12, 1, 1)]
     assert torch.equal(kept.sample.sound.values, batch_of(0, 6).sample.sound)
 
 
@@ -161,9 +161,9 @@ def test_a_task_that_needs_no_field_continues_without_any() -> None:
             del embeddings
             return StepOutput(torch.zeros(1, 3), batch.target, torch.tensor(0.0))
 
-    reported: list[LeftOut] = []
+    reported: list[DroppedField] = []
     model = SoundAndPicture().train()
-    lone_samples = LoneSamples(Easy(), model, setup_of(), left_out=reported.extend)
+    lone_samples = LoneSamples(Easy(), model, setup_of(), record_dropped=reported.extend)
     kept = take(lone_samples, model, without_picture(batch_of(0)), task=Easy())
     assert kept.sample.sound is None and [left.position for left in reported] == [0]
 
@@ -179,5 +179,5 @@ def test_lone_sounds_are_counted_in_the_result_and_reported_once_with_any_worker
         assert faults[0]["what"] == 'Only one sample in the batch has "sound", but batch norm needs two'
         results[workers] = (result.record.faults, result.end.last, faults[0]["samples"])
     [(what, count)] = results[0][0].items()
-    assert what == '"sound" left out of a step, alone in its batch' and 0 < count <= 12
+    assert what == 'steps without "sound" (only one sample in the batch had it)' and 0 < count <= 12
     assert results[0] == results[2]

@@ -16,7 +16,7 @@ from toy_research.protocols import TRUSTED, toy
 
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
-from ignite_trainer.runs.model_preparation import put_channels_last
+from ignite_trainer.runs.model_preparation import convert_to_channels_last
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.training.optimization import build_optimization, build_optimizer
 from ignite_trainer.training.optimizer_steps import OptimizerSteps, loss_scaler
@@ -29,7 +29,7 @@ NESTEROV = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 def network() -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(32, 3))
-    put_channels_last(model)
+    convert_to_channels_last(model)
     return model
 
 

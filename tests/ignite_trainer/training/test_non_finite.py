@@ -17,11 +17,11 @@ from ignite_trainer.data.loader import Batch
 from ignite_trainer.support.errors import RunFailed
 from ignite_trainer.training.engines import running_loss
 from ignite_trainer.training.optimizer_steps import (
-    NotFinite,
+    NonFinite,
     OptimizerSteps,
     StepWatch,
     loss_scaler,
-    not_finite_weights,
+    non_finite_weights,
 )
 from tests.ignite_trainer.training.stepping import CPU, tones, towers, train
 
@@ -54,28 +54,28 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_skipped_step_changes_no_state(precision: str) -> None:
     bad, good = batches(1, torch.nan, 1, 1), batches(1, 1, 1, 1)
-    left_out: list[NotFinite] = []
-    with_it, trainer = states(bad, StepWatch(left_out.append), precision=precision)
+    skipped: list[NonFinite] = []
+    with_it, trainer = states(bad, StepWatch(skipped.append), precision=precision)
     without, plain = states([good[0], *good[2:]], StepWatch(), precision=precision)
     assert_equal(with_it, without)
-    assert [(found.iteration, found.indices) for found in left_out] == [(2, [0, 1, 2, 3])]
+    assert [(found.iteration, found.indices) for found in skipped] == [(2, [0, 1, 2, 3])]
     assert running_loss(trainer) == running_loss(plain)
 
 
 def test_all_batches_of_a_spoiled_step_are_skipped() -> None:
     good = batches(1, 1, 1, 1)
-    left_out: list[NotFinite] = []
-    with_it, _ = states([*batches(1, torch.inf), *good[2:]], StepWatch(left_out.append), accumulate=2)
+    skipped: list[NonFinite] = []
+    with_it, _ = states([*batches(1, torch.inf), *good[2:]], StepWatch(skipped.append), accumulate=2)
     without, _ = states(good[2:], StepWatch(), accumulate=2)
     assert_equal(with_it, without)
-    assert [found.iteration for found in left_out] == [2]
+    assert [found.iteration for found in skipped] == [2]
 
 
 def test_the_first_finding_is_reported_later_if_no_step_is_skipped() -> None:
     watch = StepWatch()
     states(batches(1, 1, torch.nan, torch.nan), watch)
     found = watch.first()
-    assert found == NotFinite("The loss is nan", 1, 3, [0, 1, 2, 3])
+    assert found == NonFinite("The loss is nan", 1, 3, [0, 1, 2, 3])
     assert watch.first() is None, "it was read"
 
 
@@ -99,13 +99,13 @@ def test_gradients_are_sound_if_all_are_finite(gradient: float, sound: bool) -> 
 
 def test_weights_that_are_not_finite_are_named() -> None:
     model = TwoTowers()
-    assert not_finite_weights(model) == []
+    assert non_finite_weights(model) == []
     weight = model.get_parameter("left.linear.weight")
     with torch.no_grad():
         weight[0, 0] = torch.inf
-    assert not_finite_weights(model) == ["left.linear.weight"]
+    assert non_finite_weights(model) == ["left.linear.weight"]
     weight.requires_grad_(False)
-    assert not_finite_weights(model) == []
+    assert non_finite_weights(model) == []
 
 
 @pytest.mark.parametrize("log_interval", [1, 100])
@@ -131,7 +131,7 @@ def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
 
 
 def test_weights_spoiled_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"^The last step made .* not finite at epoch 1, iteration 1\."):
+    with pytest.raises(RunFailed, match=r"^The last step made .* non-finite at epoch 1, iteration 1\."):
         run_toy(tmp_path, Setup__batch_train=16, Optimizer__args={"lr": 3e38, "momentum": 0.9})
     assert [path.name[:22] for path in tmp_path.rglob("*.pt")] == ["best_val-acc_epoch-0_0"]
 
@@ -142,13 +142,13 @@ def test_skipped_steps_are_counted_in_the_result(tmp_path: Path) -> None:
     faults = Notebook.last.of("fault")
     assert [fault.epoch for fault in faults] == [1, 2]
     assert all("tone 4.wav" in fault.samples for fault in faults)
-    assert result.record.faults == {"steps left out": 2}
-    assert json.loads((result.folder / "result.json").read_text())["faults"] == {"steps left out": 2}
+    assert result.record.faults == {"steps skipped": 2}
+    assert json.loads((result.folder / "result.json").read_text())["faults"] == {"steps skipped": 2}
     assert all(torch.isfinite(torch.tensor(step.loss)) for step in Notebook.last.of("iteration")[1:])
 
 
 def test_no_more_steps_are_skipped_than_allowed(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"^The loss is nan at epoch 1, .* Steps left out before: 1\."):
+    with pytest.raises(RunFailed, match=r"^The loss is nan at epoch 1, .* Before that: 1 steps skipped\."):
         run_toy(
             tmp_path,
             Dataset={"class": FAULTY, "args": {"fold": 1, "nan": list(range(30))}},
@@ -167,4 +167,4 @@ def test_the_watch_does_not_wait_for_the_device() -> None:
         assert watch.gradients(loss, epoch=1, iteration=1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert watch.first() == NotFinite("The loss is nan", 1, 1, [0, 1, 2])
+    assert watch.first() == NonFinite("The loss is nan", 1, 1, [0, 1, 2])
