@@ -1,17 +1,22 @@
-"""A run to report, with labels that would break careless markup, and visdom servers without a network."""
+"""A run to report, with labels that would break careless markup, predictions, and visdom servers."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Line, RunStart, Window
 from ignite_trainer.reporters import visdom
+
+Predict = Callable[..., Predictions]
 
 OFFLINE_BOOTSTRAP = visdom.BOOTSTRAP.replace(
     "runpy.run_module",
@@ -60,6 +65,40 @@ def run(tmp_path: Path) -> RunStart:
         epochs=2,
         iterations_per_epoch=10,
     )
+
+
+@pytest.fixture
+def predict() -> Predict:
+    """Make predictions of scores `[N, K]`, and of one target or a list of targets for each sample."""
+
+    def make(
+        scores: Any, targets: Sequence[int | list[int]], names: Sequence[str] | None = None
+    ) -> Predictions:
+        scores = np.asarray(scores, dtype=np.float32)
+        chosen = np.zeros(scores.shape, dtype=bool)
+        for row, target in zip(chosen, targets, strict=True):
+            row[target] = True
+        return Predictions(
+            scores=scores,
+            targets=chosen,
+            class_names=tuple(names or (f"class {number}" for number in range(scores.shape[1]))),
+            records=tuple({"sample": index} for index in range(len(scores))),
+            multilabel=any(isinstance(target, list) for target in targets),
+        )
+
+    return make
+
+
+@pytest.fixture
+def guesses(predict: Predict) -> Callable[..., Predictions]:
+    """Make predictions of pairs (right class, predicted class), each with a confidence of 0.6."""
+
+    def make(pairs: Sequence[tuple[int, int]], *, classes: int, **more: Any) -> Predictions:
+        scores = np.full((len(pairs), classes), 0.4 / max(1, classes - 1))
+        scores[range(len(pairs)), [predicted for _, predicted in pairs]] = 0.6
+        return predict(scores, [target for target, _ in pairs], **more)
+
+    return make
 
 
 @pytest.fixture

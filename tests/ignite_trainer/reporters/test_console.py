@@ -8,12 +8,11 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from ignite_trainer.api.reporter import Best, Evaluated, Measured, RunEnd, RunStart
+from ignite_trainer.api.reporter import Best, Measured, RunEnd, RunStart
 from ignite_trainer.reporters import Console
+from tests.ignite_trainer.reporters.events import evaluated
 
-ACCURACY = Evaluated(
-    epoch=1, iteration=10, split="test", metrics={"Val. Acc.": 0.97125, "[b]Loss[/b]": 1e-7}, seconds=12.34
-)
+ACCURACY = evaluated(metrics={"Val. Acc.": 0.97125, "[b]Loss[/b]": 1e-7}, seconds=12.34)
 
 
 def end_of(run: RunStart) -> RunEnd:
@@ -54,23 +53,26 @@ def test_a_long_name_of_a_fact_does_not_look_like_two_rows(
     assert [line.split()[0] for line in rows] == ["Seed", "Parameters", "Results"]
 
 
-def test_an_evaluation_is_one_line(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def console(run: RunStart, capsys: pytest.CaptureFixture[str]) -> Console:
+    """A console whose start table has been printed."""
     reporter = Console()
     reporter.on_start(run)
     capsys.readouterr()
-    reporter.on_evaluation(ACCURACY)
+    return reporter
+
+
+def test_an_evaluation_is_one_line(console: Console, capsys: pytest.CaptureFixture[str]) -> None:
+    console.on_evaluation(ACCURACY)
     line = capsys.readouterr().out
     assert line == "epoch 1/2  held-out set  Val. Acc. Eval. 0.9712  [b]Loss[/b] 1.000e-07  (12.3 s)\n"
 
 
 def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
-    run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    console: Console, run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "50")  # narrower than the paths
-    reporter = Console()
-    reporter.on_start(run)
-    capsys.readouterr()
-    reporter.on_end(end_of(run))
+    console.on_end(end_of(run))
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines]
     assert ["last", "(epoch", "2)", "best", "(epoch)"] in rows
@@ -83,13 +85,10 @@ def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
 
 
 def test_the_end_table_of_an_evaluation_has_no_best_epoch(
-    run: RunStart, capsys: pytest.CaptureFixture[str]
+    console: Console, run: RunStart, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reporter = Console()
-    reporter.on_start(run)
-    capsys.readouterr()
     only = {"Loss": 0.5}
-    reporter.on_end(dataclasses.replace(end_of(run), last=only, best=(), last_epoch=0))
+    console.on_end(dataclasses.replace(end_of(run), last=only, best=(), last_epoch=0))
     output = capsys.readouterr().out
     lines = output.splitlines()
     assert lines[0].strip() == "Results on the held-out set, after 1 h 2 min"  # not folded
@@ -98,10 +97,10 @@ def test_the_end_table_of_an_evaluation_has_no_best_epoch(
 
 
 def test_redirected_output_has_no_escape_codes(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = Console()
-    reporter.on_start(run)
-    reporter.on_evaluation(ACCURACY)
-    reporter.on_end(end_of(run))
+    console = Console()
+    console.on_start(run)
+    console.on_evaluation(ACCURACY)
+    console.on_end(end_of(run))
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -147,14 +146,12 @@ def test_columns_stand_closer_where_all_fit_by_that(
 
 
 def test_a_progress_bar_is_cleared_before_a_line_is_printed(
-    run: RunStart, capsys: pytest.CaptureFixture[str]
+    console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reporter = Console()
-    reporter.on_start(run)
     with tqdm(total=3, file=sys.stdout, ncols=60) as bar:
         bar.refresh()
         capsys.readouterr()
-        reporter.on_evaluation(ACCURACY)
+        console.on_evaluation(ACCURACY)
         cleared, _, rest = capsys.readouterr().out.partition("epoch 1/2")
     assert cleared.startswith("\r")
     assert cleared.strip() == ""

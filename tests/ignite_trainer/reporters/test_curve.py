@@ -9,36 +9,30 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ignite_trainer.api.reporter import Best, Evaluated, Iteration, RunEnd, RunStart, Split
+from ignite_trainer.api.reporter import Best, Evaluated, RunEnd, RunStart, Split
 from ignite_trainer.reporters import LearningCurve
+from tests.ignite_trainer.reporters.events import evaluated, trained
 
 
-def evaluated(epoch: int, split: Split, value: float) -> Evaluated:
-    metrics = {"Val. Acc.": value, "not in a window": 1.0}
-    return Evaluated(epoch=epoch, iteration=10 * epoch, split=split, metrics=metrics, seconds=1.0)
+def scored(epoch: int, value: float, split: Split = "test") -> Evaluated:
+    return evaluated(epoch, split, {"Val. Acc.": value, "not in a window": 1.0})
 
 
-def trained(iteration: int, loss: float) -> Iteration:
-    return Iteration(
-        epoch=1 + (iteration - 1) // 10,
-        iteration=iteration,
-        loss=loss,
-        learning_rates=(0.1,),
-        samples_per_second=1.0,
-        metrics={"Cost": 2 * loss},
-    )
+def begun(run: RunStart) -> LearningCurve:
+    reporter = LearningCurve()
+    reporter.on_start(run)
+    return reporter
 
 
 @pytest.fixture
 def curve(run: RunStart) -> LearningCurve:
-    reporter = LearningCurve()
-    reporter.on_start(run)
+    reporter = begun(run)
     for epoch, value in enumerate((0.1, 0.8, 0.7)):
         for iteration in (10 * epoch - 5, 10 * epoch):
             if iteration > 0:
-                reporter.on_iteration(trained(iteration, 10 / iteration))
-        reporter.on_evaluation(evaluated(epoch, "train", value + 0.1))
-        reporter.on_evaluation(evaluated(epoch, "test", value))
+                reporter.on_iteration(trained(iteration, 10 / iteration, Cost=20 / iteration))
+        reporter.on_evaluation(scored(epoch, value + 0.1, "train"))
+        reporter.on_evaluation(scored(epoch, value))
     return reporter
 
 
@@ -87,20 +81,18 @@ def test_the_end_of_the_run_determines_the_best_epoch(curve: LearningCurve) -> N
 @pytest.mark.parametrize(("best", "epoch"), [("max", 1), ("min", 2), ("max", 0)])
 def test_the_best_epoch_so_far_is_the_one_checkpoints_keep(run: RunStart, best: str, epoch: int) -> None:
     line = {"line_label": "Val. Acc.", "is_checkpoint": True, "best": best}
-    reporter = LearningCurve()
-    reporter.on_start(dataclasses.replace(run, protocol={"Metrics": {"Performance": {"lines": [line]}}}))
+    reporter = begun(dataclasses.replace(run, protocol={"Metrics": {"Performance": {"lines": [line]}}}))
     values = (0.9 if epoch == 0 or best == "min" else 0.0, 0.8, 0.7, 0.75)
     for number, value in enumerate(values):
-        reporter.on_evaluation(evaluated(number, "test", value))
+        reporter.on_evaluation(scored(number, value))
     assert f"best: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
 
 
 def test_the_picture_is_whole_after_every_evaluation(run: RunStart) -> None:
-    reporter = LearningCurve()
-    reporter.on_start(run)
+    reporter = begun(run)
     sizes = []
     for epoch in range(2):
-        reporter.on_evaluation(evaluated(epoch, "test", 0.5))
+        reporter.on_evaluation(scored(epoch, 0.5))
         with Image.open(run.folder / "curve.png") as picture:
             picture.verify()
             sizes.append(picture.size)
@@ -110,11 +102,10 @@ def test_the_picture_is_whole_after_every_evaluation(run: RunStart) -> None:
 
 
 def test_values_that_are_not_finite_are_gaps(run: RunStart) -> None:
-    reporter = LearningCurve()
-    reporter.on_start(run)
+    reporter = begun(run)
     reporter.on_iteration(trained(10, math.nan))
     for epoch, value in enumerate((math.nan, math.inf, 0.5)):
-        reporter.on_evaluation(evaluated(epoch, "test", value))
+        reporter.on_evaluation(scored(epoch, value))
     _, accuracy = drawn(reporter.figure().axes[1])["Val. Acc. Eval."]
     assert accuracy == pytest.approx([math.nan, math.nan, 0.5], nan_ok=True)
     assert "best: 0.5000, epoch 2" in drawn(reporter.figure().axes[1])
@@ -127,35 +118,32 @@ def test_values_that_are_not_finite_are_gaps(run: RunStart) -> None:
 def test_the_first_of_equal_trained_epochs_is_marked(
     run: RunStart, values: tuple[float, ...], label: str
 ) -> None:
-    reporter = LearningCurve()
-    reporter.on_start(run)
+    reporter = begun(run)
     for epoch, value in enumerate(values):
-        reporter.on_evaluation(evaluated(epoch, "test", value))
+        reporter.on_evaluation(scored(epoch, value))
     assert label in drawn(reporter.figure().axes[1])
 
 
 def test_a_resumed_run_marks_the_best_epoch_of_its_checkpoints(run: RunStart) -> None:
-    history = [evaluated(epoch, "test", value) for epoch, value in enumerate((0.9, 0.8, 0.7))]
+    history = [scored(epoch, value) for epoch, value in enumerate((0.9, 0.8, 0.7))]
     kept = Best(
         label="Val. Acc.", value=0.8, epoch=1, checkpoint=None
     )  # not epoch 0: no file has its weights
     reporter = LearningCurve()
     reporter.on_resume(dataclasses.replace(run, best=(kept,)), history)
     assert drawn(reporter.figure().axes[1])["best: 0.8000, epoch 1"] == ([1], [0.8])
-    reporter.on_evaluation(evaluated(3, "test", 0.85))
+    reporter.on_evaluation(scored(3, 0.85))
     assert drawn(reporter.figure().axes[1])["best: 0.8500, epoch 3"] == ([3], [0.85])
 
 
 @pytest.mark.parametrize("count", range(8))
 def test_any_number_of_windows_is_drawn(run: RunStart, count: int) -> None:
-    reporter = LearningCurve()
-    reporter.on_start(dataclasses.replace(run, windows=(run.windows * 4)[:count], epochs=0))
+    reporter = begun(dataclasses.replace(run, windows=(run.windows * 4)[:count], epochs=0))
     assert len(reporter.figure().axes) == 1 + count
 
 
 def test_an_interrupted_run_leaves_its_loss(run: RunStart) -> None:
-    reporter = LearningCurve()
-    reporter.on_start(run)
+    reporter = begun(run)
     reporter.on_iteration(trained(10, 1.0))
     assert not (run.folder / "curve.png").exists()
     reporter.close()
@@ -164,8 +152,7 @@ def test_an_interrupted_run_leaves_its_loss(run: RunStart) -> None:
 
 @pytest.mark.parametrize("epochs", [2, 26, 50, 200])
 def test_the_markers_of_many_epochs_leave_their_line_visible(run: RunStart, epochs: int) -> None:
-    reporter = LearningCurve()
-    reporter.on_start(dataclasses.replace(run, epochs=epochs))
+    reporter = begun(dataclasses.replace(run, epochs=epochs))
     for window in run.windows:
         for line in window.lines:
             reporter._points[line] = [(epoch, 0.5) for epoch in range(epochs + 1)]

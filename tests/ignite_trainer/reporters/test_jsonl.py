@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Best, Evaluated, Fault, Iteration, Measured, RunEnd, RunStart
 from ignite_trainer.reporters import JsonLines
 from ignite_trainer.reporters.jsonl import ENTRY
+from tests.ignite_trainer.reporters.events import evaluated
 
 # A line of each kind as runs have written them since the first version.
 LINES = [
@@ -78,22 +76,10 @@ def test_every_event_is_on_disk_at_once_in_the_format_of_the_first_version(
 ) -> None:
     reporter = JsonLines()
     reporter.on_start(run)
-    iteration, evaluated, measured, fault, end = EVENTS
-    assert isinstance(iteration, Iteration)
-    assert isinstance(evaluated, Evaluated)
-    assert isinstance(measured, Measured)
-    assert isinstance(fault, Fault)
-    assert isinstance(end, RunEnd)
-    calls: list[Callable[[], None]] = [
-        lambda: reporter.on_iteration(iteration),
-        lambda: reporter.on_evaluation(evaluated),
-        lambda: reporter.on_measurement(measured),
-        lambda: reporter.on_fault(fault),
-        lambda: reporter.on_end(end),
-    ]
     path = run.folder / "metrics.jsonl"
-    for number, (call, expected) in enumerate(zip(calls, LINES, strict=True)):
-        call()
+    methods = ("on_iteration", "on_evaluation", "on_measurement", "on_fault", "on_end")
+    for number, (method, event, expected) in enumerate(zip(methods, EVENTS, LINES, strict=True)):
+        getattr(reporter, method)(event)
         line = path.read_text("utf-8").split("\n")[number]
         time = json.loads(line)["time"]
         assert (
@@ -108,18 +94,10 @@ def test_a_line_of_each_kind_is_read_as_its_event(line: str, event: Any) -> None
     assert repr(ENTRY.validate_json(line)) == repr(event)  # NaN equals nothing, but reads the same
 
 
-def test_predictions_are_not_written(run: RunStart) -> None:
-    predictions = Predictions(
-        scores=np.eye(2, dtype=np.float32),
-        targets=np.eye(2, dtype=bool),
-        class_names=("a", "b"),
-        records=({"sample": 1},) * 2,
-    )
+def test_predictions_are_not_written(run: RunStart, guesses: Any) -> None:
     reporter = JsonLines()
     reporter.on_start(run)
-    reporter.on_evaluation(
-        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predictions)
-    )
+    reporter.on_evaluation(evaluated(predictions=guesses([(0, 1)], classes=2)))
     reporter.close()
     (event,) = read(run.folder)
     assert set(event) == {"event", "time", "epoch", "iteration", "split", "metrics", "seconds"}
@@ -129,7 +107,7 @@ def test_a_second_run_in_the_folder_appends(run: RunStart) -> None:
     for epoch in (1, 2):
         reporter = JsonLines()
         reporter.on_start(run)
-        reporter.on_evaluation(Evaluated(epoch=epoch, iteration=1, split="train", metrics={}, seconds=1.0))
+        reporter.on_evaluation(evaluated(epoch))
         reporter.close()
         reporter.close()
     assert [event["epoch"] for event in read(run.folder)] == [1, 2]

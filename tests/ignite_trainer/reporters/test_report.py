@@ -9,31 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from toy_research.protocols import run_toy
 
-from ignite_trainer.api.predictions import Predictions
-from ignite_trainer.api.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart, Split
+from ignite_trainer.api.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart
 from ignite_trainer.reporters import Report
+from ignite_trainer.support.formatting import HONEST
+from tests.ignite_trainer.reporters.events import evaluated
 from tests.page_elements import Elements
-
-HONEST = (
-    "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the honest figure."
-)
-
-
-def predictions(*, right: int = 3) -> Predictions:
-    """Four samples of the first class, of which so many are right."""
-    scores = np.array([[0.8, 0.2]] * right + [[0.4, 0.6]] * (4 - right), dtype=np.float32)
-    targets = np.array([[True, False]] * 4)
-    return Predictions(
-        scores=scores, targets=targets, class_names=("dog", "cat"), records=({"sample": 1},) * 4
-    )
-
-
-def evaluated(epoch: int, split: Split = "test", **more: Any) -> Evaluated:
-    return Evaluated(epoch=epoch, iteration=0, split=split, metrics={"Val. Acc.": 0.5}, seconds=1.0, **more)
 
 
 def the_end(**more: Any) -> RunEnd:
@@ -89,15 +72,15 @@ def test_facts_of_the_run_are_a_table(run: RunStart) -> None:
     assert page.texts["td"][3:] == [*cells, "Revision", "abc123", "Duration", "1 min 15 s"]
 
 
-def test_predictions_are_those_of_the_last_pass_over_the_held_out_split(run: RunStart) -> None:
-    first, last = predictions(right=1), predictions(right=3)
+def test_predictions_are_those_of_the_last_pass_over_the_held_out_split(run: RunStart, guesses: Any) -> None:
+    first, last = (guesses([(0, 0)] * right + [(0, 1)] * (4 - right), classes=2) for right in (1, 3))
     page = report(run, evaluated(1, predictions=first), evaluated(2, predictions=last), evaluated(2, "train"))
     assert "(3 of 4 samples; " in page.words
     assert (run.folder / "confusion.png").exists()
 
 
-def test_a_task_that_scores_no_classes_has_no_sections_of_them(run: RunStart) -> None:
-    page = report(run, evaluated(1, predictions=predictions()), evaluated(2))
+def test_a_task_that_scores_no_classes_has_no_sections_of_them(run: RunStart, guesses: Any) -> None:
+    page = report(run, evaluated(1, predictions=guesses([(0, 0)], classes=2)), evaluated(2))
     assert page.texts["h2"] == ["Run", "Protocol", "Files"]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from ignite_trainer.api.reporter import Evaluated, RunStart
 from ignite_trainer.reporters import Reporter, Together
+from tests.ignite_trainer.reporters.events import evaluated
 
 
 class Recorder(Reporter):
@@ -37,7 +38,7 @@ def test_a_failing_reporter_is_logged_once_and_left_out(
     together = Together([broken, sound])
     together.on_start(run)
     for _ in range(3):
-        together.on_evaluation(Evaluated(epoch=0, iteration=0, split="test", metrics={}, seconds=1.0))
+        together.on_evaluation(evaluated())
     together.close()
     assert broken.calls == ["on_start", "on_evaluation", "close"]
     assert sound.calls == ["on_start", *["on_evaluation"] * 3, "close"]

@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from ignite_trainer.api.predictions import Predictions
-from ignite_trainer.api.reporter import Evaluated, Iteration, Line, Reporter, RunStart, Window
+from ignite_trainer.api.reporter import Line, Reporter, RunStart, Window
 from ignite_trainer.reporters import Visdom
 from ignite_trainer.reporters.drawing import COLOURS
 from ignite_trainer.reporters.visdom import start_server
+from tests.ignite_trainer.reporters.events import evaluated, trained
 
 Windows = dict[str, dict[str, Any]]
 
@@ -34,30 +33,9 @@ def tell_a_run(reporter: Reporter, run: RunStart) -> None:
     reporter.on_start(run)
     for epoch, accuracy in enumerate((0.1, 0.8, math.nan)):
         if epoch:
-            reporter.on_iteration(
-                Iteration(
-                    epoch=epoch,
-                    iteration=10 * epoch,
-                    loss=5.0 - epoch,
-                    learning_rates=(0.1,),
-                    samples_per_second=1.0,
-                    metrics={"Cost": 7.0 * epoch},
-                )
-            )
-            reporter.on_evaluation(
-                Evaluated(
-                    epoch=epoch, iteration=10 * epoch, split="train", metrics={"Val. Acc.": 0.9}, seconds=1.0
-                )
-            )
-        reporter.on_evaluation(
-            Evaluated(
-                epoch=epoch,
-                iteration=10 * epoch,
-                split="test",
-                metrics={"Val. Acc.": accuracy, "elsewhere": 1.0},
-                seconds=1.0,
-            )
-        )
+            reporter.on_iteration(trained(10 * epoch, 5.0 - epoch, Cost=7.0 * epoch))
+            reporter.on_evaluation(evaluated(epoch, "train", {"Val. Acc.": 0.9}))
+        reporter.on_evaluation(evaluated(epoch, metrics={"Val. Acc.": accuracy, "elsewhere": 1.0}))
 
 
 def lines_of(window: dict[str, Any]) -> dict[str, tuple[list[float], list[float | None]]]:
@@ -148,10 +126,7 @@ def test_a_resumed_run_draws_its_lines_again_and_leaves_those_of_other_runs(
     run: RunStart, server: int
 ) -> None:
     """The first run of a sweep is resumed while nothing else is in the sweep's chart, and then a second."""
-    results = [
-        Evaluated(epoch=epoch, iteration=epoch, split="test", metrics={"Val. Acc.": epoch / 4}, seconds=1.0)
-        for epoch in (1, 2, 3)
-    ]
+    results = [evaluated(epoch, metrics={"Val. Acc.": epoch / 4}) for epoch in (1, 2, 3)]
     for folder, history, now in (("a", 0, 2), ("a", 1, 3), ("b", 0, 1)):
         reporter = Visdom(port=server)
         named = dataclasses.replace(run, name=f"Run {folder}", folder=run.folder / folder, sweep="Sweep")
@@ -183,14 +158,13 @@ def test_the_summary_is_escaped_and_whole_and_the_protocol_folded(run: RunStart,
 
 
 def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
-    run: RunStart, server: int
+    run: RunStart, server: int, guesses: Any
 ) -> None:
     names = ("<b>dog</b>", "a name of a class that is longer than any that the report has room for", "cow")
     reporter = Visdom(port=server)
     reporter.on_start(run)
-    reporter.on_evaluation(
-        Evaluated(epoch=1, iteration=1, split="test", metrics={}, seconds=1.0, predictions=predicted(names))
-    )
+    predictions = guesses([(0, 0), (1, 1), (2, 1), (2, 2)], classes=3, names=names)
+    reporter.on_evaluation(evaluated(predictions=predictions))
     reporter.close()
     window = read_with_visdoms_own_client(server, run.name)["confusion"]
     (heat,) = window["content"]["data"]
@@ -203,15 +177,6 @@ def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
     assert layout["title"] == "Confusion matrix: 4 samples, 75.0% correct"
     assert window["width"] - 7 * len(names[1]) > 300
     assert (window["width"] <= 1230, window["height"] - 7 * len(names[1]) > 300) == (True, True)
-
-
-def predicted(names: tuple[str, ...]) -> Predictions:
-    return Predictions(
-        scores=np.eye(3, dtype=np.float32)[[0, 1, 1, 2]],
-        targets=np.eye(3, dtype=bool)[[0, 1, 2, 2]],
-        class_names=names,
-        records=({"sample": 1},) * 4,
-    )
 
 
 def test_the_address_that_is_printed_opens_the_environment_of_the_run(
@@ -303,7 +268,7 @@ def test_names_of_charts_and_lines_are_escaped(run: RunStart, server: int) -> No
     window = Window(name=label, x_label=label, y_label=label, width=900, height=300, lines=(line,))
     reporter = Visdom(port=server)
     reporter.on_start(dataclasses.replace(run, windows=(window,)))
-    reporter.on_evaluation(Evaluated(epoch=1, iteration=1, split="test", metrics={"a": 0.5}, seconds=1.0))
+    reporter.on_evaluation(evaluated(metrics={"a": 0.5}))
     reporter.close()
     chart = read_with_visdoms_own_client(server, run.name)[f"metrics: {label}"]
     written = '&lt;a href="http://example.org"&gt;x&lt;/a&gt; &amp; &#36;\\href{a}{b}&#36;'

@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from ignite_trainer.api.reporter import Evaluated, Iteration, RunStart
+from ignite_trainer.api.reporter import RunStart
 from ignite_trainer.reporters import Visdom, visdom
+from tests.ignite_trainer.reporters.events import evaluated, trained
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-STEP = Iteration(epoch=1, iteration=1, loss=1.0, learning_rates=(0.1,), samples_per_second=1.0)
-RESULT = Evaluated(epoch=1, iteration=1, split="test", metrics={"Val. Acc.": 0.5}, seconds=1.0)
 
 
 @pytest.fixture
@@ -36,8 +34,8 @@ def carry_on(reporter: Visdom, seconds: float = 0.0) -> None:
     end = time.monotonic() + seconds
     while True:
         began = time.monotonic()
-        reporter.on_iteration(STEP)
-        reporter.on_evaluation(RESULT)
+        reporter.on_iteration(trained(1))
+        reporter.on_evaluation(evaluated(metrics={"Val. Acc.": 0.5}))
         assert time.monotonic() - began < 0.25
         if time.monotonic() >= end:
             return

@@ -13,18 +13,17 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
 import pytest
 import torch
 
 from ignite_trainer.api.media import Exhibit, Gallery, Portrait
-from ignite_trainer.api.predictions import Predictions
-from ignite_trainer.api.reporter import Evaluated, Iteration, RunStart
+from ignite_trainer.api.reporter import RunStart
 from ignite_trainer.reporters import Visdom, visdom
 from model.esresnet import ESResNeXt
+from tests.ignite_trainer.reporters.events import evaluated, trained
 from utils.tasks.clip_media import Portraits
 
 if TYPE_CHECKING:
@@ -211,30 +210,17 @@ def test_it_shows_what_the_network_is_fed_with_and_what_it_learned(
     free_port: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    guesses: Any,
 ) -> None:
     monkeypatch.setattr(visdom, "BOOTSTRAP", bootstrap)
     protocol = {"Parameters": [{"match": "audio.*"}, {"match": ".*"}]}
     sweep = dataclasses.replace(run, name="A run", protocol=protocol, gallery=Shown(), sweep="A sweep")
-    predictions = Predictions(
-        scores=np.eye(3, dtype=np.float32)[[0, 1, 1, 2]],
-        targets=np.eye(3, dtype=bool)[[0, 1, 2, 2]],
-        class_names=("<b>dog</b>", "cat", "cow"),
-        records=({"sample": 1},) * 4,
-    )
+    pairs, names = [(0, 0), (1, 1), (2, 1), (2, 2)], ["<b>dog</b>", "cat", "cow"]
+    predictions = guesses(pairs, classes=3, names=names)
     reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
     reporter.on_start(sweep)
-    step = Iteration(epoch=1, iteration=1, loss=1.0, learning_rates=(0.1, 0.2), samples_per_second=9.0)
-    reporter.on_iteration(step)
-    reporter.on_evaluation(
-        Evaluated(
-            epoch=2,
-            iteration=1,
-            split="test",
-            metrics={"Val. Acc.": 0.75},
-            seconds=1.0,
-            predictions=predictions,
-        )
-    )
+    reporter.on_iteration(dataclasses.replace(trained(1), learning_rates=(0.1, 0.2)))
+    reporter.on_evaluation(evaluated(2, metrics={"Val. Acc.": 0.75}, predictions=predictions))
     try:
         open_page(page, f"http://127.0.0.1:{free_port}")
         show(page, address(free_port, sweep.name), ".content-text audio >> nth=5")
