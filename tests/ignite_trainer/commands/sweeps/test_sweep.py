@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from toy_research.network import TwoTowers
-from toy_research.protocols import TRUSTED, sweep_toy, toy
+from toy_research.protocols import TRUSTED, Command, sweep_toy, toy
 from toy_research.signals import Tones
 
-from ignite_trainer.commands import cli
 from ignite_trainer.commands.sweeps.sweep import make_plan
+from ignite_trainer.commands.sweeps.sweep_summary import Summary
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.support.errors import ProtocolError
 
@@ -43,6 +43,11 @@ def only(folder: Path) -> Path:
     return found
 
 
+def swept(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> tuple[Summary, Path]:
+    """Carry out a sweep of the toy protocol, and return its summary and its folder."""
+    return sweep_toy(root, sweep, **changes), only(root / "Toy")
+
+
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Return every file below a folder, with its modification time."""
     return {
@@ -54,12 +59,9 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def accuracies(run: Path) -> list[float]:
     """Read the held-out accuracy of each epoch from the run's log."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        line["metrics"]["Val. Acc."]
-        for line in lines
-        if (line["event"], line.get("split")) == ("evaluation", "test")
-    ]
+    events = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    kind = {"event": "evaluation", "split": "test"}
+    return [event["metrics"]["Val. Acc."] for event in events if kind.items() <= event.items()]
 
 
 def seeds(folder: Path) -> list[int]:
@@ -69,21 +71,11 @@ def seeds(folder: Path) -> list[int]:
 def test_a_sweep_has_a_folder_with_all_its_runs_and_their_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = sweep_toy(tmp_path, FOLDS, Setup__suffix="CV 1", **UNEQUAL)
-    folder = only(tmp_path / "Toy")
+    summary, folder = swept(tmp_path, FOLDS, Setup__suffix="CV 1", **UNEQUAL)
     assert re.fullmatch(r"sweep_[0-9a-f]{12}", folder.name), "a suffix names one fold"
-    assert {path.name for path in folder.iterdir()} - {"sweep.lock"} == {
-        *("fold-1", "fold-2", "fold-3"),
-        *(
-            "sweep.json",
-            "summary.json",
-            "sweep.md",
-            "report.html",
-            "predictions.csv",
-            "classes.png",
-            "confusion.png",
-        ),
-    }
+    names = "sweep.json summary.json sweep.md report.html predictions.csv classes.png confusion.png"
+    found = {path.name for path in folder.iterdir()} - {"sweep.lock"}
+    assert found == {"fold-1", "fold-2", "fold-3", *names.split()}
     assert 'alt="Confusion matrix' in (folder / "report.html").read_text()
     assert summary.missing == []
     runs = [accuracies(folder / f"fold-{fold}") for fold in (1, 2, 3)]
@@ -117,10 +109,8 @@ def test_the_protocol_of_a_run_runs_again_without_the_others(tmp_path: Path) -> 
 
 
 def test_predictions_of_all_folds_are_pooled_over_samples(tmp_path: Path) -> None:
-    summary = sweep_toy(tmp_path, FOLDS, **UNEQUAL)
-    folder = only(tmp_path / "Toy")
-    with (folder / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    summary, folder = swept(tmp_path, FOLDS, **UNEQUAL)
+    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
     assert len(rows) == 31
     right = sum(row["target"] == row["prediction"] for row in rows)
     last = [accuracies(folder / f"fold-{fold}")[-1] for fold in (1, 2, 3)]
@@ -144,9 +134,8 @@ def test_predictions_of_all_folds_are_pooled_over_samples(tmp_path: Path) -> Non
 def test_only_folds_of_one_seed_are_pooled(
     tmp_path: Path, sweep: dict[str, list[Any]], is_pooled: bool
 ) -> None:
-    summary = sweep_toy(tmp_path, sweep, Setup__epochs=0)
-    assert (summary.pooled is not None) == is_pooled
-    assert (only(tmp_path / "Toy") / "predictions.csv").exists() == is_pooled
+    summary, folder = swept(tmp_path, sweep, Setup__epochs=0)
+    assert (summary.pooled is not None, (folder / "predictions.csv").exists()) == (is_pooled, is_pooled)
 
 
 def test_some_of_the_folds_are_not_called_all_folds(tmp_path: Path) -> None:
@@ -180,8 +169,7 @@ def test_a_sweep_resumed_with_different_weights_has_no_mean(
     file = tmp_path / "weights.pt"
     monkeypatch.setattr(TwoTowers, "weights_files", (file,), raising=False)
     file.write_text("old")
-    sweep_toy(tmp_path, {FOLD: [1, 2]}, Setup__epochs=0)
-    folder = only(tmp_path / "Toy")
+    _, folder = swept(tmp_path, {FOLD: [1, 2]}, Setup__epochs=0)
     assert (folder / "predictions.csv").exists()
     (folder / "fold-2/result.json").unlink()
     file.write_text("new")
@@ -196,8 +184,7 @@ def test_a_sweep_resumed_with_different_weights_has_no_mean(
 def test_finished_runs_are_skipped_even_with_other_reporters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep_toy(tmp_path, FOLDS)
-    folder = only(tmp_path / "Toy")
+    _, folder = swept(tmp_path, FOLDS)
     before = {fold: content(folder / fold) for fold in ("fold-1", "fold-2", "fold-3")}
     capsys.readouterr()
     reporters = [{"class": "toy_research.watching.Notebook"}]
@@ -230,15 +217,13 @@ def test_another_sweep_has_another_folder(
 def test_an_unfinished_run_without_a_state_is_kept_and_starts_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep_toy(tmp_path, FOLDS)
-    folder = only(tmp_path / "Toy")
+    _, folder = swept(tmp_path, FOLDS)
     for attempt in (1, 2):
         for state in (folder / "fold-2/checkpoints").glob("last_*"):
             state.unlink()
         log = (folder / "fold-2/metrics.jsonl").read_text()
-        (folder / "fold-2/result.json").write_text("{") if attempt == 2 else (
-            folder / "fold-2/result.json"
-        ).unlink()
+        result = folder / "fold-2/result.json"
+        result.write_text("{") if attempt == 2 else result.unlink()
         capsys.readouterr()
         assert sweep_toy(tmp_path, FOLDS).missing == []
         kept = folder / f"fold-2_unfinished-{attempt}"
@@ -251,8 +236,7 @@ def test_an_unfinished_run_without_a_state_is_kept_and_starts_over(
 
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = sweep_toy(tmp_path, {"Task.args.explode_at": [3, None], FOLD: [1, 2]})
-    folder = only(tmp_path / "Toy")
+    summary, folder = swept(tmp_path, {"Task.args.explode_at": [3, None], FOLD: [1, 2]})
     assert summary.missing == ["explode_at-3_fold-1", "explode_at-3_fold-2"]
     assert {path.parent.name for path in folder.glob("*/result.json")} == {
         "explode_at-null_fold-1",
@@ -279,8 +263,7 @@ def test_an_unexpected_error_does_not_stop_the_other_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Signals have 16 values.
-    summary = sweep_toy(tmp_path, {"Model.args.length": [15, 16]}, Setup__epochs=1)
-    folder = only(tmp_path / "Toy")
+    summary, folder = swept(tmp_path, {"Model.args.length": [15, 16]}, Setup__epochs=1)
     assert summary.missing == ["length-15"]
     path = folder / "length-15/error.txt"
     assert path.read_text().startswith("Traceback (most recent call last):\n")
@@ -320,8 +303,7 @@ def test_a_seed_is_drawn_once_for_the_whole_sweep_and_kept(tmp_path: Path) -> No
 
 
 def test_swept_seeds_take_precedence(tmp_path: Path) -> None:
-    sweep_toy(tmp_path, {SEED: [3, 4]}, Setup__epochs=0)
-    folder = only(tmp_path / "Toy")
+    _, folder = swept(tmp_path, {SEED: [3, 4]}, Setup__epochs=0)
     assert seeds(folder) == [3, 4]
     assert "2 seeds" in (folder / "sweep.md").read_text()
 
@@ -370,19 +352,14 @@ def test_a_run_in_use_by_another_process_is_not_set_aside(
     assert sweep_toy(tmp_path, FOLDS).missing == []
 
 
-def test_a_sweep_killed_in_its_third_fold_continues_with_it(tmp_path: Path) -> None:
-    marker = tmp_path / "kill"
+def test_a_sweep_killed_in_its_third_fold_continues_with_it(command: Command) -> None:
+    marker = command.folder / "kill"
     marker.touch()
     task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}
-    path = tmp_path / "toy.json"
-    path.write_text(
-        json.dumps(
-            toy(tmp_path / "results", Task=task, Dataset__args={"folds": 5}, Setup__save_every_steps=2)
-        )
-    )
-    words = ["-c", str(path), "--trust", "toy_research", *f"--Sweep.{FOLD} 1 2 3 4 5".split()]
+    path = command.write(Task=task, Dataset__args={"folds": 5}, Setup__save_every_steps=2)
+    words = ["-c", str(path), *f"--Sweep.{FOLD} 1 2 3 4 5".split()]
     killed = subprocess.run(
-        [sys.executable, "main.py", *words],
+        [sys.executable, "main.py", *words, "--trust", "toy_research"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -390,14 +367,14 @@ def test_a_sweep_killed_in_its_third_fold_continues_with_it(tmp_path: Path) -> N
         check=False,
     )
     assert killed.returncode == -9, killed.stderr
-    folder = only(tmp_path / "results/Toy")
+    folder = only(command.results / "Toy")
     before = {fold: content(folder / fold) for fold in ("fold-1", "fold-2", "fold-3")}
     assert "result.json" not in before["fold-3"]
     assert json.loads((folder / "summary.json").read_text())["missing"] == ["fold-3", "fold-4", "fold-5"]
 
     marker.unlink()
-    assert cli.main(words, defaults=ROOT / "protocols/defaults.json") == 0
-    assert only(tmp_path / "results/Toy") == folder
+    assert command(*words).status == 0
+    assert only(command.results / "Toy") == folder
     for fold in ("fold-1", "fold-2"):
         assert content(folder / fold) == before[fold]
     assert not (folder / "fold-3_unfinished-1").exists()
@@ -409,14 +386,13 @@ def test_a_sweep_killed_in_its_third_fold_continues_with_it(tmp_path: Path) -> N
     assert f"| mean ± sd, n = 5 | 5 of 5 folds | {mean:.4f} ± {deviation:.4f} |" in (
         (folder / "sweep.md").read_text()
     )
-    table = (tmp_path / "results/table.md").read_text()
+    table = (command.results / "table.md").read_text()
     assert f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds)" in table
 
 
 def test_the_report_shows_every_runs_learning_curve(tmp_path: Path) -> None:
     reporters = [{"class": f"ignite_trainer.reporters.{name}"} for name in ("LearningCurve", "Report")]
-    sweep_toy(tmp_path, {"Dataset.args.fold": [1, 2]}, Setup__epochs=1, Reporters=reporters)
-    (folder,) = (tmp_path / "Toy").iterdir()
+    _, folder = swept(tmp_path, {FOLD: [1, 2]}, Setup__epochs=1, Reporters=reporters)
     page = (folder / "report.html").read_text()
     for name in ("fold-1", "fold-2"):
         assert f'alt="Loss and metrics of {name} by epoch"' in page
