@@ -134,22 +134,17 @@ def label_probabilities(model: "Towers", kind: Kind, features: Tensor, texts: Te
 
 
 def kind_of(source: Any, *, name: str) -> Kind:
-    """Decide whether an input is audio or an image.
-
-    Args:
-        source: path, binary file, array, tensor or PIL image.
-        name: name of the input in messages.
+    """Decide whether a path, binary file, array, tensor or PIL image is audio or an image.
 
     Raises:
         ValueError: the kind cannot be determined; the message says what to do.
     """
     if isinstance(source, Image.Image):
         return "image"
-    if isinstance(source, np.ndarray):
-        return "image" if source.dtype.kind in "ub" or _has_shape_of_picture(source) else "audio"
-    if isinstance(source, Tensor):
-        is_picture = source.dtype in (torch.uint8, torch.bool) or _has_shape_of_picture(source)
-        return "image" if is_picture else "audio"
+    if isinstance(source, np.ndarray | Tensor):
+        dtype: Any = source.dtype
+        has_pixels = dtype in (torch.uint8, torch.bool) if isinstance(source, Tensor) else dtype.kind in "ub"
+        return "image" if has_pixels or _has_shape_of_picture(source) else "audio"
     if hasattr(source, "read") and hasattr(source, "seekable") and source.seekable():
         start = source.tell()
         try:

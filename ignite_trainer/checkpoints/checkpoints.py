@@ -121,11 +121,9 @@ class Checkpoints:
             self._pending = in_thread(self._write_best, weights, best)
 
     def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
-        """Save everything needed to resume.
+        """Save everything needed to resume between two optimizer steps, as gradients are not saved.
 
-        Args:
-            position: position; must lie between two optimizer steps, because gradients are not saved.
-            random: global random states; by default, the current ones.
+        The global random states are the current ones, unless `random` has others.
         """
         self._save(position, random_state.capture() if random is None else dict(random))
 

@@ -21,13 +21,7 @@ class RunningMetrics:
     def __init__(
         self, trainer: Engine, metrics: Mapping[str, Metric], *, across_epochs: Collection[str]
     ) -> None:
-        """Prepare to save and restore metrics.
-
-        Args:
-            trainer: engine that the metrics are attached to.
-            metrics: metrics by name.
-            across_epochs: names of the metrics that continue across epochs; the others are reset in each.
-        """
+        """Save and restore metrics attached to `trainer`; those named in `across_epochs` are never reset."""
         self._metrics = dict(metrics)
         self._across_epochs = set(across_epochs)
         self._pending: Mapping[str, Any] = {}

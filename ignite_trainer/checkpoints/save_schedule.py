@@ -34,10 +34,7 @@ class Saver:
     def attach(self, trainer: Engine, *, before_saving: Callable[[int, int], None]) -> None:
         """Check after every step whether to save; attach all other handlers first.
 
-        Args:
-            trainer: engine that trains.
-            before_saving: callback with the epoch and the iteration; it may raise an error if the state is
-                not worth saving.
+        `before_saving(epoch, iteration)` may raise an error if the state is not worth saving.
         """
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_step, before_saving)
 

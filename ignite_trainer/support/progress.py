@@ -23,14 +23,14 @@ class ProgressLines:
     def start(self) -> None:
         """Restart the clock, for a new operation."""
         self._started = time.monotonic()
-        self._said = self._started
+        self._printed = self._started
 
     def say(self, text: str) -> None:
         """Print a line with the elapsed time, if a line is due."""
         now = time.monotonic()
-        if now - self._said >= LINE_SECONDS:
+        if now - self._printed >= LINE_SECONDS:
             print(f"{text} ({tqdm.format_interval(now - self._started)})", file=sys.stderr, flush=True)
-            self._said = now
+            self._printed = now
 
 
 class Progress(tqdm):

@@ -90,10 +90,10 @@ def leave_signals_to_parent(_: int) -> None:
             signal.signal(getattr(signal, name), lambda *_: None)
     if hasattr(signal, "sigwaitinfo"):  # a handler does not know the sender
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_parent_says, daemon=True).start()
+        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
 
 
-def _end_when_parent_says() -> None:
+def _end_when_parent_asks() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ignite_trainer.support.formatting import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _NAME_SHARE = 0.45  # maximum width of row names, as a share of the terminal's width
@@ -23,23 +24,21 @@ _TIGHT = 2  # the same in a matrix whose columns would not fit otherwise
 def make_table(title: str) -> Table:
     """Make a table without rows and columns."""
     from rich import box
-    from rich.console import Console as Terminal
     from rich.table import Table
     from rich.text import Text
 
     # rich would fold to the width of the table, not of the terminal.
-    folded = "\n".join(textwrap.wrap(visible(title), max(1, Terminal().width)))
+    folded = "\n".join(textwrap.wrap(visible(title), max(1, _terminal().width)))
     heading = Text(folded, style="bold", no_wrap=True, overflow="ignore")
     return Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def add_row(table: Table, *cells: str) -> None:
     """Add a row of cells; fold a long first cell, and indent its continuation lines."""
-    from rich.console import Console as Terminal
     from rich.text import Text
 
     name, *others = map(visible, cells)
-    width = max(1, int(_NAME_SHARE * Terminal().width))
+    width = max(1, int(_NAME_SHARE * _terminal().width))
     folded = textwrap.wrap(name, width, subsequent_indent="  ", break_on_hyphens=False)
     # Use Text, because brackets in a str are markup.
     table.add_row(*map(Text, ["\n".join(folded), *others]))
@@ -65,13 +64,11 @@ def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[
     A table wider than the terminal gets narrower padding or, if that is not enough, is printed in parts, each
     with the row names.
     """
-    from rich.console import Console as Terminal
-
     widths = [
         max(map(len, (name, *(cells[number] for cells in rows.values()))))
         for number, name in enumerate(columns)
     ]
-    room = Terminal().width - max((len(row) for row in rows), default=0) - 2 * _PADDING
+    room = _terminal().width - max((len(row) for row in rows), default=0) - 2 * _PADDING
     wide, tight = (sum(widths) + padding * len(widths) for padding in (_PADDING, _TIGHT))
     is_tight = tight <= room < wide
     for begin, end in [(0, len(widths))] if is_tight else _parts(widths, room):
@@ -98,21 +95,24 @@ def _parts(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 def show(content: Table | str) -> None:
     """Print `content` above the progress bars, only in the main process."""
-    from rich.console import Console as Terminal
     from tqdm import tqdm
 
     from ignite_trainer.support.distributed import is_main
 
     if not is_main():
         return
-
-    # A new console each time: standard output and its width may have changed.
-    terminal = Terminal(markup=False, highlight=False, emoji=False)
     with tqdm.external_write_mode():
         if isinstance(content, str):
-            terminal.print(visible(content), soft_wrap=True)
+            _terminal().print(visible(content), soft_wrap=True)
         else:
-            terminal.print(content)
+            _terminal().print(content)
+
+
+def _terminal() -> Console:
+    """Return a new console each time, because standard output and its width may change."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
 
 
 def replace_unknown_letters() -> None:

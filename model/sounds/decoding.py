@@ -46,16 +46,9 @@ class UnusableAudio(ValueError):
 
 
 def refuse_loud(peak: float, name: str, advice: str, *, full_scale: float = 1.0) -> None:
-    """Raise if samples are too loud to be in the expected unit.
+    """Raise UnusableAudio if the largest absolute sample is above `LOUDEST` times full scale.
 
-    Args:
-        peak: largest absolute sample.
-        name: name of the sound in messages.
-        advice: end of the message; it says what to do.
-        full_scale: full scale in the expected unit.
-
-    Raises:
-        UnusableAudio: the peak is above `LOUDEST` times full scale.
+    The message begins with the `name` of the sound and ends with `advice`.
     """
     if peak > LOUDEST * full_scale:
         detail = f"has a peak of {peak:.3g} where full scale is {full_scale:g}"

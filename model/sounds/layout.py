@@ -28,9 +28,7 @@ _ID3_TAG = b"ID3\x03\0\0\0\0\0\x0a" + bytes(10)
 def read_layout(file: BinaryIO, name: str) -> Layout:
     """Inspect a sound file's headers; unknown formats are left to libsndfile.
 
-    Args:
-        file: content of the sound file.
-        name: name of the sound file; if it ends in mp3 or mp2, other bytes may precede the first frame.
+    If `name` ends in mp3 or mp2, other bytes may precede the first frame.
     """
     start = _after_id3(file, 0)
     magic = read_bytes(file, start, 4)

@@ -87,11 +87,9 @@ def load_sources(
     stays random if that file has a different number of outputs.
 
     Args:
-        model: AudioCLIP to load into.
-        audio: its audio tower.
+        model: AudioCLIP to load into, with the audio tower `audio`.
         sources: files from `find_sources`.
-        clip_args: constructor arguments of the image and text towers.
-        audio_args: constructor arguments of the audio tower.
+        clip_args, audio_args: constructor arguments of the towers.
 
     Raises:
         WeightsError: a file does not fit.

@@ -127,7 +127,7 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
 
     Args:
         state: tensors keyed by name.
-        known: names of the module's entries.
+        known: names that the module has.
         source: origin of the tensors, for messages.
 
     Raises:

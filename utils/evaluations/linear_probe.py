@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -44,8 +44,8 @@ class LinearProbe(CollectingEvaluation):
         check_penalty(C)
         if baseline not in (None, "log-mel"):
             raise ValueError(f'baseline is "{baseline}"; allowed: log-mel, null.')
-        self._C, self._baseline = C, baseline
-        self._statistics: list[NDArray[np.float32]] = []
+        self._C = C
+        self._baseline = baseline
 
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
         """Check that the whole data set is evaluated and has folds."""
@@ -63,24 +63,17 @@ class LinearProbe(CollectingEvaluation):
             raise ValueError('the baseline "log-mel" needs the sample_rate of the data set, which has none.')
         super().prepare(model, task, test=test)
 
-    def start(self, model: nn.Module) -> None:
-        """Discard the features from an earlier pass."""
-        super().start(model)
-        self._statistics = []
-
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
         """Collect the features of a batch and the statistics of its audio."""
-        super().step(model, indices, batch, output)
         if self._baseline:
-            self._statistics.append(log_mel_statistics(_clips(batch.audio), self._dataset.sample_rate))
+            statistics = log_mel_statistics(_clips(batch.audio), self._dataset.sample_rate)
+            features = {**(output.features or {}), BASELINE_ROW: torch.from_numpy(statistics)}
+            output = output._replace(features=features)
+        super().step(model, indices, batch, output)
 
     def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Train and test the probe."""
-        table = self.table()
-        if self._baseline:
-            features = {**table.features, BASELINE_ROW: np.concatenate(self._statistics)}
-            table = dataclasses.replace(table, features=features)
-        return probe(table, C=self._C)
+        return probe(self.table(), C=self._C)
 
 
 def log_mel_statistics(clips: Iterable[Tensor], sample_rate: int) -> NDArray[np.float32]:

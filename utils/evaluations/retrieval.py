@@ -62,11 +62,7 @@ class PositivePairs:
     """The positives of each query: the items that share a label with it.
 
     Stores the labels of each query and the items of each label, which avoids a matrix of queries by items.
-    Swap the arguments for the other direction of retrieval.
-
-    Args:
-        query_labels: labels of each query; may be empty.
-        item_labels: labels of each item; may be empty.
+    Swap the arguments for the other direction of retrieval. A query or an item may have no label.
 
     Example:
         >>> pairs = PositivePairs([["dog"], ["rain"]], [["rain", "wind"], ["dog"], ["dog"]])

@@ -120,6 +120,36 @@ def test_querying_by_label_needs_labels() -> None:
     Querying(pairs="pair").prepare(MODEL, task, test=[1, 2])
 
 
+@pytest.mark.parametrize(
+    ("kind", "args", "message"),
+    [
+        ("Querying", {"k": [0]}, "k is [0]; a list of ranks, counted from 1, is expected."),
+        ("Querying", {"k": 5}, "k is 5; a list of ranks, counted from 1, is expected."),
+        ("Querying", {"k": [True]}, "k is [True]; a list of ranks, counted from 1, is expected."),
+        ("Querying", {"pairs": "both"}, 'pairs is "both"; allowed: label, pair.'),
+        (
+            "Querying",
+            {"directions": "all"},
+            'directions is all; a list such as ["audio -> text"] is expected.',
+        ),
+        (
+            "Querying",
+            {"directions": ["audio"]},
+            "directions is ['audio']; a list such as [\"audio -> text\"]",
+        ),
+        ("LinearProbe", {"C": 0}, "C is 0; a positive number is expected."),
+        ("LinearProbe", {"C": "1"}, "C is 1; a positive number is expected."),
+        ("LinearProbe", {"baseline": "mfcc"}, 'baseline is "mfcc"; allowed: log-mel, null.'),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_the_run(
+    measure: Measure, kind: str, args: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        measure(kind, args)
+    assert str(caught.value).startswith(f"Evaluations.measured.args.{message}")
+
+
 def test_naming_an_evaluation_or_a_metric_imports_nothing_slow() -> None:
     for path in [*(ROOT / "utils/evaluations").glob("*.py"), ROOT / "utils/metrics.py"]:
         imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, STATEMENTS)]

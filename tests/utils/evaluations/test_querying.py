@@ -185,22 +185,3 @@ def started(task: Embedding, points: Points, **options: Any) -> Querying:
     querying.prepare(torch.nn.Identity(), task, test=points)
     querying.start(torch.nn.Identity())
     return querying
-
-
-MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"k": [0]}, "k is [0]; a list of ranks, counted from 1, is expected."),
-    ({"k": 5}, "k is 5; a list of ranks, counted from 1, is expected."),
-    ({"k": [True]}, "k is [True]; a list of ranks, counted from 1, is expected."),
-    ({"pairs": "both"}, 'pairs is "both"; allowed: label, pair.'),
-    ({"directions": "all"}, 'directions is all; a list such as ["audio -> text"] is expected.'),
-    ({"directions": ["audio"]}, "directions is ['audio']; a list such as [\"audio -> text\"] is expected."),
-]
-
-
-@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[str(args) for args, _ in MISTAKES])
-def test_arguments_out_of_range_are_refused_before_the_run(
-    measure: Measure, args: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ProtocolError) as caught:
-        measure("Querying", args)
-    assert str(caught.value) == f"Evaluations.measured.args.{message}"
