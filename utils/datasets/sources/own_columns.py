@@ -75,12 +75,12 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
         names |= choose_times(given, records)
     if not any(names[argument] for argument in ("audio", "image", "text")):
         raise ValueError(
-            f"{table} has no column of sounds, pictures or texts that is known by its name; it has "
-            f"{', '.join(records.columns)[:1000] or 'none at all'}. Name it by audio, image or text."
+            f"{table} has no column of sounds, pictures or texts with a known name; it has "
+            f"{', '.join(records.columns)[:1000] or 'none at all'}. Name one with audio, image or text."
         )
     for name in names.values():
         if name is not None and records.columns.count(name) > 1:
-            raise ValueError(f"{table} has several columns that are called {name}. Rename all but one.")
+            raise ValueError(f"{table} has several columns called {name}. Rename all but one.")
     rows = _with_whole_labels([_row(record, names, separator) for record in records])
     unused = list(_unused(records, given, names))
     return Content(rows, unused_columns=shortlist(unused, _MOST_UNUSED))
@@ -126,9 +126,9 @@ def _name(argument: str, given: Column, records: Records) -> str | None:
 def _row(record: Record, names: Mapping[str, str | None], separator: str | None) -> Row:
     audio, images = record.text(names["audio"]), record.texts(names["image"])
     if audio is not None and PurePath(audio).suffix.lower() in UNDECODED_AUDIO_SUFFIXES:
-        record.fail(names["audio"], f"a kind of sound that is read, such as .flac ({CONVERT_AUDIO}),")
+        record.fail(names["audio"], f"a supported kind of sound, such as .flac ({CONVERT_AUDIO}),")
     if any(PurePath(path).suffix.lower() in UNDECODED_IMAGE_SUFFIXES for path in images):
-        record.fail(names["image"], f"a kind of picture that is read, such as .jpg ({CONVERT_IMAGE}),")
+        record.fail(names["image"], f"a supported kind of picture, such as .jpg ({CONVERT_IMAGE}),")
     entry = Entry(
         audio=audio,
         images=images,

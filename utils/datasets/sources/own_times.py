@@ -2,22 +2,22 @@
 
 | columns              | segment                                                              |
 |----------------------|----------------------------------------------------------------------|
-| start, end           | from one second of the file to the other                             |
-| start, duration      | that long, from the start                                            |
-| start                | from there to the end of the file                                    |
+| start, end           | from start to end                                                    |
+| start, duration      | this long, from the start                                            |
+| start                | from the start to the end of the file                                |
 | offset, ...          | `offset` is the start, as in manifests of NeMo and lhotse            |
 | onset, offset        | `offset` is the end, as in tables of DCASE and sed_eval              |
-| duration             | the whole file, which is that long                                   |
+| duration             | the whole file                                                       |
 | start, offset        | an error asks for the meaning of `offset`                            |
 | end                  | an error asks for the start                                          |
 | start, end, duration | an error, unless end and duration agree                              |
 
-Names are read word by word, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `stop`, `end_ms`
-(milliseconds). If several columns give one time, the one in seconds counts.
+Names are split into words, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `stop`, `end_ms`
+(milliseconds). If several columns give the same time, the one in seconds is used.
 
-An error asks about other columns of numbers whose names suggest a start or an end: of something
-(`call_start`, `from`, `time` beside a duration), in another unit (`start_sample`, `end_frame`), or one of two
-for the same time. Names of other things (`start_date`, `begin_file`, `timestamp`) are ignored.
+An error asks about other columns of numbers whose names suggest a start or an end (`call_start`, `from`,
+`time` with a duration), another unit (`start_sample`, `end_frame`), or the same time as another column. Other
+names (`start_date`, `begin_file`, `timestamp`) are ignored.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
     for role in _ARGUMENTS:
         column = given[role]
         if isinstance(column, str) and not _per_second(column):
-            raise ValueError(f"{records.table}: {_in_another_unit([column], role)}")
+            raise ValueError(f"{records.table}: {_question([column], role)}")
     plain, unsure = _by_role(given, records)
     start, end, duration = (_chosen(given[role], plain[role]) for role in _ARGUMENTS)
     offset = _chosen(None, plain["offset"])
@@ -98,16 +98,15 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
         "end": unsure["end"] if end is None else [],
         "duration": unsure["duration"] if start is not None and end is None and duration is None else [],
     }
-    questions = [
+    if questions := [
         _question(columns, role) for role, columns in asked.items() if columns and given[role] is None
-    ]
-    if questions:
+    ]:
         raise ValueError(f"{records.table}: {' '.join(questions)}")
     if start is None and end is not None and given["start"] is None and given["end"] is None:
         raise ValueError(
-            f"{records.table} has the column {end}, and none for the start that is known by its name; it "
-            f'has {", ".join(records.columns)[:1000]}. Name it by "start"; with "end": false files are '
-            'whole, with "start": false parts begin with the file.'
+            f"{records.table} has the column {end}, but no column of starts with a known name; it has "
+            f'{", ".join(records.columns)[:1000]}. Name one with "start", or set "end": false for whole '
+            'files, or "start": false for segments that begin with the file.'
         )
     if start is None and given["duration"] is None:
         duration = None
@@ -126,8 +125,8 @@ def segment_of(record: Record, names: Mapping[str, str | None]) -> Segment | Non
         if end is not None and abs(end - begin - duration) > _AGREE:
             record.fail(
                 column,
-                f"{(end - begin) * _per_second(column):g}, from {begin:g} to {end:g} s (where the column is "
-                'of something else, such as the length of the file, set "duration": false),',
+                f"{(end - begin) * _per_second(column):g}, from {begin:g} to {end:g} s (if the column holds "
+                'something else, such as the length of the file, set "duration": false),',
             )
         end = begin + duration if end is None else end
     if end is not None and end <= begin:
@@ -170,24 +169,19 @@ def _chosen(given: Column, found: Sequence[str]) -> str | None:
 
 def _question(columns: Sequence[str], role: str) -> str:
     """Return the question about columns that may have a role."""
-    readable = [column for column in columns if _per_second(column)]
-    said = _in_another_unit([column for column in columns if column not in readable], role)
-    if readable:
-        said += (
-            f' {" or ".join(readable)} may be the {role} of the part of the sound: if so, set "{role}": '
+    said = []
+    if other_units := [column for column in columns if not _per_second(column)]:
+        said.append(
+            f"{' and '.join(other_units)} may be the {role} of the segment, but not in seconds or "
+            f'milliseconds: write the {role} in seconds to a column, and name that with "{role}", or set '
+            f'"{role}": false.'
+        )
+    if readable := [column for column in columns if _per_second(column)]:
+        said.append(
+            f'{" or ".join(readable)} may be the {role} of the segment: if so, set "{role}": '
             f'"{readable[0]}"; if not, "{role}": false.'
         )
-    return said.strip()
-
-
-def _in_another_unit(columns: Sequence[str], role: str) -> str:
-    if not columns:
-        return ""
-    return (
-        f"{' and '.join(columns)} may be the {role} of the part of the sound, but not in seconds or "
-        f'milliseconds: write the {role} in seconds into a column, and name that by "{role}"; if it is none, '
-        f'set "{role}": false.'
-    )
+    return " ".join(said)
 
 
 @cache
@@ -213,7 +207,7 @@ def _meaning(column: str) -> tuple[Role, bool] | None:
     words = set(_words(column))
     if len(words & _ROLES.keys()) > 1:
         words.discard("offset")  # start_offset
-    if words - _UNITS.keys() == {"file", "offset"}:  # of a selection, in Raven's tables of several files
+    if words - _UNITS.keys() == {"file", "offset"}:  # in Raven's tables of several files
         return "start", True
     named = words & _ROLES.keys()
     if len(named) != 1:

@@ -106,7 +106,7 @@ def test_other_columns_are_not_asked_about(folder: Path, columns: dict[str, Any]
     assert segment(folder, columns) is None
 
 
-START, END = "may be the start of the part of the sound", "may be the end of the part of the sound"
+START, END = "may be the start of the segment", "may be the end of the segment"
 OTHER_UNIT = ", but not in seconds or milliseconds: write"
 
 
@@ -124,7 +124,7 @@ OTHER_UNIT = ", but not in seconds or milliseconds: write"
         ({"from": 0.3, "to": 0.5}, f'set "start": "from"; if not, "start": false. to {END}'),
         (
             {"start_sample": 9},
-            'in seconds into a column, and name that by "start"; if it is none, set "start": ',
+            'in seconds to a column, and name that with "start", or set "start": ',
         ),
         ({"start": 0.3, "end_frame": 9}, f"end_frame {END}{OTHER_UNIT}"),
         ({"frame_offset": 9, "num_frames": 9}, f"frame_offset {START}{OTHER_UNIT}"),
@@ -132,26 +132,26 @@ OTHER_UNIT = ", but not in seconds or milliseconds: write"
         ({"start_index": 1, "call_start": 2}, f"call_start {START}: if so"),
         (
             {"start": 0.3, "length": 9},
-            'length may be the duration of the part of the sound: if so, set "duration"',
+            'length may be the duration of the segment: if so, set "duration"',
         ),
         (
             {"start": 0.3, "clip_duration": 9},
-            "clip_duration may be the duration of the part of the sound: if so",
+            "clip_duration may be the duration of the segment: if so",
         ),
         ({"start": 0.3, "begin": 0.4, "end": 0.5}, f"start or begin {START}"),
         ({"Begin Time (s)": 9, "File Offset (s)": 0.4}, f"Begin Time (s) or File Offset (s) {START}"),
         ({"time": 0.3, "duration": 0.2}, f"time {START}: if so"),
         (
             {"stop": 0.5},
-            "has the column stop, and none for the start that is known by its name; it has file, stop",
+            "has the column stop, but no column of starts with a known name; it has file, stop",
         ),
         ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a number of milliseconds after the start'),
         (
             {"start_ms": 200, "end_ms": 500, "duration_ms": 9},
-            'duration_ms is "9"; 300, from 0.2 to 0.5 s (where',
+            'duration_ms is "9"; 300, from 0.2 to 0.5 s (if',
         ),
         ({"start": 0.2, "offset": 0.5}, 'If offset is the end, set "end": "offset"; if it is the start'),
-        ({"start": 0.2, "end": 0.5, "duration": 9}, 'duration is "9"; 0.3, from 0.2 to 0.5 s (where'),
+        ({"start": 0.2, "end": 0.5, "duration": 9}, 'duration is "9"; 0.3, from 0.2 to 0.5 s (if'),
         ({"offset": 0.2, "duration": 0}, 'duration is "0"; a number of seconds above zero'),
         ({"start": 0, "end": 0}, 'end is "0"; a number of seconds after the start'),
         ({"offset": -1, "duration": 1}, 'offset is "-1"; a number of zero or more'),
@@ -192,9 +192,7 @@ def test_an_argument_settles_what_is_asked(
 
 
 def test_an_argument_cannot_name_a_column_of_samples(folder: Path) -> None:
-    with pytest.raises(
-        ValueError, match="start_sample may be the start of the part of the sound, but not in"
-    ):
+    with pytest.raises(ValueError, match="start_sample may be the start of the segment, but not in"):
         segment(folder, {"start_sample": 9}, start="start_sample")
 
 

@@ -268,9 +268,7 @@ def test_only_some_of_many_unused_columns_are_named(folder: Path) -> None:
 
 def test_two_columns_of_the_same_name_are_an_error(folder: Path) -> None:
     (folder / "own.csv").write_text("file,label,label,note,note\nsounds/0.wav,dog,1,a,b\n")
-    with pytest.raises(
-        ValueError, match=r"own\.csv has several columns that are called label\. Rename all but"
-    ):
+    with pytest.raises(ValueError, match=r"own\.csv has several columns called label\. Rename all but"):
         Table(folder / "own.csv", RATE)
 
 
@@ -294,12 +292,12 @@ def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path)
     [
         (
             "file,label\nsounds/0.wav,dog\nsounds/1.M4A,dog\n",
-            'own.csv, line 3: file is "sounds/1.M4A"; a kind of sound that is read, such as .flac '
+            'own.csv, line 3: file is "sounds/1.M4A"; a supported kind of sound, such as .flac '
             "(convert it, as by `ffmpeg -i x.m4a x.flac`), is expected.",
         ),
         (
             "image,label\n0.heic,dog\n",
-            'own.csv, line 2: image is "0.heic"; a kind of picture that is read, such as .jpg '
+            'own.csv, line 2: image is "0.heic"; a supported kind of picture, such as .jpg '
             "(convert it, as by `magick x.heic x.jpg`), is expected.",
         ),
     ],
