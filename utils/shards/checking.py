@@ -45,8 +45,7 @@ def index(
     Args:
         urls: addresses of the shards, or patterns.
         name: name of the set in results.
-        class_names: all labels, in the order of the numbers in `cls`; empty for the sorted labels in the
-            shards.
+        class_names: all labels, in the order of the numbers in `cls`; empty for the sorted labels found.
         processes: number of reading processes.
 
     Raises:

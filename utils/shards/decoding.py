@@ -29,13 +29,7 @@ _NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
 
 
 class About(NamedTuple):
-    """The description of a sample: from its `json`, or from `txt` and `cls` in shards made elsewhere.
-
-    Attributes:
-        name: name of the sample, or None.
-        labels: names of the sample's classes.
-        text: first text of the sample, or None.
-    """
+    """The description of a sample: from its `json`, or from `txt` and `cls` in shards made elsewhere."""
 
     name: str | None
     labels: list[str]
@@ -66,11 +60,7 @@ def refuse_undecoded(content: Content) -> None:
 
 
 def about(content: Content, class_names: list[str]) -> About:
-    """Read the description of a sample.
-
-    Args:
-        content: sample to describe.
-        class_names: class names, in the order of the numbers in `cls`.
+    """Read the description of a sample; `class_names` are in the order of the numbers in `cls`.
 
     Raises:
         ValueError: the description is not text, or has the wrong type.
@@ -134,15 +124,12 @@ def frames(content: Content, *, place: str = "") -> Frames | None:
 
 
 def summarise(contents: Sequence[Content], class_names: list[str] | None = None, **facts: Any) -> Summary:
-    """Describe a shard.
+    """Describe a shard; only the contents of descriptive files are needed.
 
     Args:
-        contents: samples of the shard; only the contents of descriptive files are needed.
+        contents: samples of the shard.
         class_names: class names, in the order of the numbers in `cls`.
         facts: other fields of the manifest entry; `fold` defaults to the fold that all samples name.
-
-    Raises:
-        ValueError: the description of a sample is invalid.
     """
     names, examples = list[str](), list[Example]()
     for position, content in enumerate(contents):

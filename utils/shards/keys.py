@@ -82,10 +82,7 @@ def sample_keys(names: Sequence[str]) -> list[str]:
 def key_of_sample(names: Sequence[str], expected: str) -> str:
     """Return the key that all files of a sample share.
 
-    Args:
-        names: names of the sample's files.
-        expected: name of the sample in the manifest, which is the key unless a file of the sample contains
-            another name.
+    The name that the manifest expects is the key, unless a file of the sample contains another name.
     """
     if all(name.startswith(f"{expected}.") for name in names):
         return expected

@@ -119,7 +119,7 @@ def in_processes(
         items: arguments of the calls.
         processes: maximum number of processes; 1 for the current process.
         title: title of the progress bar.
-        unit: unit of `size`.
+        unit: unit of the progress.
         size: function that returns an item's contribution to the progress.
     """
     workers = min(processes, len(items)) if processes > 1 else 0

@@ -52,14 +52,7 @@ _NAMES = TypeAdapter(Annotated[list[Annotated[str, Field(pattern=r"^[^\n]*$")]],
 
 
 class Example(BaseModel):
-    """A sample that stands for its shard when labels and texts are checked before a run.
-
-    Attributes:
-        position: position of the sample in its shard, from 0.
-        labels: names of the sample's classes.
-        text: description of the sample, or None.
-        sound: whether the sample has a sound.
-    """
+    """A sample that stands for its shard when labels and texts are checked before a run."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -217,13 +210,7 @@ class ShardEntry(BaseModel):
 
 
 class Summary(BaseModel):
-    """A shard's line in the manifest, and facts for the line of the whole set.
-
-    Attributes:
-        entry: line of the shard.
-        suffixes: suffixes of the files that every sample has.
-        texts: whether any sample has a text.
-    """
+    """A shard's line in the manifest, and facts for the line of the whole set: see `SetEntry`."""
 
     entry: ShardEntry
     suffixes: list[str]

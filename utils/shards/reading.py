@@ -39,13 +39,7 @@ Content = dict[str, Any]
 
 
 class ShardSet(NamedTuple):
-    """Shards in the order of their addresses.
-
-    Attributes:
-        about: combined facts about all their sets.
-        shards: address and manifest entry of each shard.
-        whole: whether these are all shards in the manifests.
-    """
+    """Shards in the order of their addresses; `whole` if they are all shards in their manifests."""
 
     about: SetEntry
     shards: list[tuple[str, ShardEntry]]

@@ -34,15 +34,7 @@ _OWN_RATE = 44100
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A shard to write.
-
-    Attributes:
-        file: file name.
-        source: key of the samples' data set.
-        indices: indices of the samples, in order.
-        fold: fold of all samples, or None.
-        split: split of all samples, or None.
-    """
+    """A shard to write: the indices of samples, in order, in the data set with the key `source`."""
 
     file: str
     source: str | None
@@ -52,29 +44,17 @@ class Job:
 
 
 class Written(BaseModel):
-    """The result of writing a shard.
-
-    Attributes:
-        summary: summary of the shard; None if no sample was readable, in which case no file is kept.
-        left_out: unreadable samples, with the reason.
-    """
+    """The result of writing a shard; without readable samples, no file is kept and there is no summary."""
 
     summary: Summary | None
     left_out: dict[str, str]
 
 
 def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: bool) -> Written:
-    """Write a shard atomically.
-
-    Args:
-        folder: folder to write to.
-        job: samples to write.
-        dataset: data set of the samples.
-        audio: encoding of sounds; see `encode`.
-        skip: whether to skip unreadable samples.
+    """Write a shard atomically; `audio` as for `encode`.
 
     Raises:
-        ValueError, OSError: a sample cannot be read, or the shard cannot be written.
+        ValueError, OSError: a sample cannot be read and `skip` is false, or the shard cannot be written.
     """
     offsets, contents, left_out = list[int](), list[Content](), dict[str, str]()
     path = folder / job.file

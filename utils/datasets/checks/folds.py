@@ -40,11 +40,7 @@ class Folds(Protocol):
 
 
 def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
-    """Check the whole data set, regardless of the held-out fold.
-
-    Args:
-        kind: class of the data set.
-        args: arguments of its constructor.
+    """Check the whole data set of this class and with these arguments, regardless of the held-out fold.
 
     Raises:
         ValueError, OSError: nothing of the table can be read, or an argument is wrong.

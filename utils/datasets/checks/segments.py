@@ -71,12 +71,12 @@ def times_of_sources(root: Path, entries: Entries) -> str:
 def segment_findings(
     placed: Sequence[tuple[str, Entry]], heard: Mapping[Sound, Heard], *, place: str, remedy: str
 ) -> Iterator[Finding]:
-    """Find segments beyond the end of their file, and parts of the same sound in several places.
+    """Find segments beyond the end of their file, and parts of the same sound in several folds or splits.
 
     Args:
         placed: samples, each with its split; "" if the folds decide what is held out together.
         heard: usable sounds.
-        place: name of the groups that are held out together, "fold" or "split".
+        place: "fold" or "split".
         remedy: advice if the times belong to other recordings.
     """
     if all(entry.segment is None for _, entry in placed):

@@ -106,11 +106,9 @@ def read_classes(table: Path) -> dict[str, str]:
 
 
 def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegment]:
-    """Read the segments of a table, skipping comments (`#`).
+    """Read a table of segments: lines `YTID, start_seconds, end_seconds, "mid,mid"`, and comments (`#`).
 
-    Args:
-        table: table with lines `YTID, start_seconds, end_seconds, "mid,mid"`.
-        names: class names, by identifier.
+    `names` are the class names, by identifier.
 
     Raises:
         ValueError: a value is invalid or a video is repeated; the message names file and line.
@@ -191,12 +189,9 @@ def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[st
 
 
 def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[str]) -> Media:
-    """Find the files of segments in a folder and all its subfolders, including linked folders.
+    """Find the files of segments in a folder and its subfolders.
 
-    Args:
-        root: folder to search.
-        begins: start of each wanted segment, in seconds, by video.
-        modalities: modalities to find: "audio", "image" or both.
+    `begins` has the start of each wanted segment, in seconds, by video.
     """
     media = Media()
     for folder, file in files_below(root):

@@ -130,9 +130,7 @@ class ClipCache:
     def open(self, *, skip_unreadable: bool = False) -> None:
         """Open the clips, decoding them first if necessary.
 
-        Args:
-            skip_unreadable: whether to skip clips that cannot be decoded; reading such a clip then raises an
-                OSError.
+        Clips that cannot be decoded are skipped if `skip_unreadable`; reading them then raises an OSError.
 
         Raises:
             ValueError: clips cannot be decoded; the message names them.

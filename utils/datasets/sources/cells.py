@@ -41,12 +41,7 @@ class Place(NamedTuple):
 
 
 class RowError(ValueError):
-    """A line of a table is invalid.
-
-    Attributes:
-        place: place of the line.
-        reason: expectation or remedy, the same for all lines with the same fault.
-    """
+    """A line of a table is invalid; `reason` is the expectation or remedy, the same for all such faults."""
 
     def __init__(self, place: Place, found: str, reason: str) -> None:
         super().__init__(f"{place.table}, line {place.line}: {found}; {reason}")

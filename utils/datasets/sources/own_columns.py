@@ -56,12 +56,7 @@ class Content(NamedTuple):
 
 
 def read_own_table(table: Path, given: Mapping[str, Column], separator: str | None) -> Content:
-    """Read the rows of a table.
-
-    Args:
-        table: file to read.
-        given: arguments of `Table` that name columns.
-        separator: separator between labels in a cell; None if a cell is a single label or a list.
+    """Read the rows of a table; `given` are the arguments of `Table` that name columns.
 
     Raises:
         FileNotFoundError: the table does not exist.

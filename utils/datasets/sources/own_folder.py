@@ -121,12 +121,8 @@ def _passed_over(
 ) -> str:
     """Describe the ignored files and folders.
 
-    Args:
-        kinds: number of ignored files, by suffix.
-        stray: files outside the class folders.
-        empty: classes without files.
-        repeated: further links to a folder.
-        inside: folders inside the class folders, if they contain all files.
+    These are the numbers of files by suffix, files outside the class folders, classes without files, further
+    links to a folder, and folders inside the class folders, if they contain all files.
     """
     by_advice = defaultdict[str, list[str]](list)
     for kind, count in sorted(kinds.items()):

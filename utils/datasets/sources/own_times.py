@@ -67,11 +67,7 @@ _AGREE = 0.05  # maximum difference between rounded times, in seconds
 
 
 def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str | None]:
-    """Choose the columns "start", "end" and "duration".
-
-    Args:
-        given: arguments that name columns of the table.
-        records: rows of the table.
+    """Choose the columns "start", "end" and "duration"; `given` are the arguments that name columns.
 
     Raises:
         ValueError: the meaning of the columns is unclear; the message names the argument that settles it.

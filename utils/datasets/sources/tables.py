@@ -45,11 +45,7 @@ class Records:
 
 
 def read_table(table: Path, columns: Sequence[str] = ()) -> Records:
-    """Open a table that has a header.
-
-    Args:
-        table: file to open.
-        columns: required columns.
+    """Open a table that has a header with these columns, and perhaps others.
 
     Raises:
         ValueError: the file is not a supported table, is too large, or lacks a column.
@@ -120,10 +116,7 @@ def lines_left_out(table: Path) -> frozenset[int]:
 
 
 def build_without_bad_lines(build: Callable[[], T]) -> tuple[T, list[RowError]]:
-    """Build a data set, leaving out lines of its tables that cannot be read.
-
-    Returns:
-        The data set, and the error of each line left out.
+    """Build a data set without the lines of its tables that cannot be read, and return their errors.
 
     Raises:
         ValueError: there are too many bad lines, or no data set without them; the message has the reasons.
