@@ -7,13 +7,15 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+TryCases: TypeAlias = Callable[[int, Callable[[random.Random], bool]], None]
 
 CASE_SECONDS = 10
 CASE_BYTES = 1 << 30
@@ -44,34 +46,8 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def limits() -> Callable[[], AbstractContextManager[None]]:
-    """A block that fails if it needs too much time or memory, runs commands or imports the canary."""
-
-    @contextmanager
-    def limited() -> Iterator[None]:
-        global _seen  # noqa: PLW0603 - the hook has no other way to know
-        before = resource.getrlimit(resource.RLIMIT_AS)
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + CASE_BYTES, before[1]))
-        handler = signal.signal(signal.SIGALRM, _too_long)
-        signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
-        _seen = []
-        try:
-            yield
-        finally:
-            found, _seen = _seen, None
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
-            resource.setrlimit(resource.RLIMIT_AS, before)
-        assert not found
-        assert "canary" not in sys.modules
-
-    return limited
-
-
-@pytest.fixture(scope="module")
-def try_cases() -> Callable[[int, Callable[[random.Random], bool]], None]:
-    """Run a case with many generators; both of its outcomes have to occur."""
+def try_cases(canary: str) -> TryCases:  # noqa: ARG001 - nobody may import it
+    """Run a case with many generators, within limits; both of its outcomes have to occur."""
 
     def try_all(cases: int, case: Callable[[random.Random], bool]) -> None:
         outcomes = {True: 0, False: 0}
@@ -85,12 +61,35 @@ def try_cases() -> Callable[[int, Callable[[random.Random], bool]], None]:
         )
         @given(st.randoms(use_true_random=False))
         def run(rng: random.Random) -> None:
-            outcomes[case(rng)] += 1
+            with _limited():
+                outcome = case(rng)
+            outcomes[outcome] += 1
 
         run()
         assert min(outcomes.values()) > cases / 20
 
     return try_all
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Fail if the block needs too much time or memory, runs commands or imports the canary."""
+    global _seen  # noqa: PLW0603 - the hook has no other way to know
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + CASE_BYTES, before[1]))
+    handler = signal.signal(signal.SIGALRM, _too_long)
+    signal.setitimer(signal.ITIMER_REAL, CASE_SECONDS)
+    _seen = []
+    try:
+        yield
+    finally:
+        found, _seen = _seen, None
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert not found
+    assert "canary" not in sys.modules
 
 
 def _too_long(*_: object) -> NoReturn:

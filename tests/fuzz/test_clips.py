@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ import soundfile
 from model.audio_input import read_audio
 from utils.datasets.checks.files import listen
 
-Limits = Callable[[], AbstractContextManager[None]]
-TryCases = Callable[[int, Callable[[random.Random], bool]], None]
+if TYPE_CHECKING:
+    from tests.fuzz.conftest import TryCases
 
 # What sizes, rates and counts of a header are hard on whoever believes them.
 EXTREMES = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**36 - 1, 2**63 - 1, 2**64 - 1]
@@ -67,10 +66,9 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     return bytes(found)
 
 
-@pytest.mark.usefixtures("canary")
 @pytest.mark.parametrize("cases", [150, pytest.param(5000, marks=pytest.mark.slow)])
 def test_a_mutated_header_is_an_error_or_audio(
-    limits: Limits, try_cases: TryCases, tmp_path_factory: pytest.TempPathFactory, cases: int
+    try_cases: TryCases, tmp_path_factory: pytest.TempPathFactory, cases: int
 ) -> None:
     folder = tmp_path_factory.mktemp("clips")
     for name, content in FILES.items():
@@ -80,20 +78,19 @@ def test_a_mutated_header_is_an_error_or_audio(
     def case(rng: random.Random) -> bool:
         name = rng.choice(list(FILES))
         (folder / name).write_bytes(mutated(FILES[name], rng))
-        return check(limits, folder / name, rng.choice((22050, 44100, 48000)))
+        return check(folder / name, rng.choice((22050, 44100, 48000)))
 
     try_cases(cases, case)
 
 
-def check(limits: Limits, path: Path, rate: int) -> bool:
-    with limits():
-        heard = listen(path)
-        try:
-            audio = read_audio(path, rate)
-        except ValueError as error:
-            assert str(error).startswith(f"{path}: ")
-            assert heard.fault is not None or "too long" in str(error)
-            return False
+def check(path: Path, rate: int) -> bool:
+    heard = listen(path)
+    try:
+        audio = read_audio(path, rate)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ")
+        assert heard.fault is not None or "too long" in str(error)
+        return False
     assert heard.fault is None
     assert audio.dtype == np.float32
     assert audio.ndim == 2
