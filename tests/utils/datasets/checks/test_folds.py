@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,11 +16,11 @@ import soundfile
 
 import utils.datasets
 from ignite_trainer.api.findings import Finding
-from ignite_trainer.commands import cli
 from utils.datasets import ESC50, MadeSounds
 from utils.datasets.sources.cache import default_cache_folder
 
 SMALL: dict[str, Any] = {"seconds": 0.3, "clips_per_class_and_fold": 2}
+RunCheck = Callable[..., tuple[int, str]]
 KINDS: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {
     # class, its arguments, columns of file, target and class
     "made": ("MadeSounds", SMALL, ("filename", "target", "category")),
@@ -42,24 +41,17 @@ class Planted:
         with self.table.open(newline="") as file:
             self.rows = list(csv.DictReader(file))
 
-        def found(first: dict[str, str], *, same_fold: bool) -> dict[str, str] | None:
-            return next(
-                (
-                    row
-                    for row in self.rows
-                    if row is not first
-                    and row[self.label] == first[self.label]
-                    and (row["fold"] == first["fold"]) == same_fold
-                ),
-                None,
-            )
+        def same_class(first: dict[str, str], *, same_fold: bool) -> list[dict[str, str]]:
+            others = (row for row in self.rows if row is not first and row[self.label] == first[self.label])
+            return [row for row in others if (row["fold"] == first["fold"]) == same_fold]
 
         # One clip, with others of its class, in its own fold and in another one.
-        pairs = ((row, found(row, same_fold=True), found(row, same_fold=False)) for row in self.rows)
-        first, here, elsewhere = next(pair for pair in pairs if pair[1] and pair[2])
-        assert here is not None and elsewhere is not None
-        self.first, self.here, self.elsewhere = first, here, elsewhere
-        self.fold = int(first["fold"])
+        self.first, self.here, self.elsewhere = next(
+            (row, here[0], elsewhere[0])
+            for row in self.rows
+            if (here := same_class(row, same_fold=True)) and (elsewhere := same_class(row, same_fold=False))
+        )
+        self.dataset = self.name, {"root": str(self.root), "fold": int(self.first["fold"]), **self.args}
 
     def relative(self, row: dict[str, str]) -> str:
         return (
@@ -79,28 +71,6 @@ class Planted:
         """Put other samples into the first clip; return its path."""
         soundfile.write(self.path(self.first), samples, rate, subtype=subtype)
         return self.relative(self.first)
-
-    def check(self, *more: str) -> int:
-        """Run the command."""
-        protocol = {
-            "Setup": {
-                "name": "C",
-                "batch_train": 4,
-                "epochs": 0,
-                "saved_models_path": str(self.root / "none"),
-            },
-            "Model": {"class": "torch.nn.Linear", "args": {"in_features": 1, "out_features": 1}},
-            "Task": {"class": "utils.tasks.Classification"},
-            "Dataset": {
-                "class": f"utils.datasets.{self.name}",
-                "args": {"root": str(self.root), "fold": self.fold, **self.args},
-            },
-        }
-        path = self.root.parent / "protocol.json"
-        path.write_text(json.dumps(protocol))
-        defaults = path.with_name("defaults.json")
-        defaults.write_text("{}")
-        return cli.main(["-c", str(path), "--check", *more], defaults=defaults)
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +97,10 @@ def planted_made(made: Path, tmp_path: Path) -> Planted:
     return Planted("made", tmp_path / "set")
 
 
-def test_a_clean_set_passes_and_nothing_is_written(
-    planted: Planted, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_clean_set_passes_and_nothing_is_written(planted: Planted, run_check: RunCheck) -> None:
     before = sorted(planted.root.rglob("*"))
-    assert planted.check() == 0
-    report = capsys.readouterr().out
+    status, report = run_check(*planted.dataset, batch_train=4)
+    assert status == 0
     assert "error:" not in report and "0 errors" in report
     assert sorted(planted.root.rglob("*")) == before
     assert not list(Path(os.environ["AUDIOCLIP_CACHE"]).glob("*"))
@@ -315,9 +283,7 @@ def test_faults_of_samples_are_found(planted: Planted, kind: str) -> None:
     assert_found(planted, what, planted.write(**content) + where)
 
 
-def test_all_faults_of_a_set_are_in_one_report(
-    planted_made: Planted, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_faults_of_a_set_are_in_one_report(planted_made: Planted, run_check: RunCheck) -> None:
     planted = planted_made
     for row in planted.rows[10:20]:
         planted.path(row).unlink()
@@ -325,8 +291,8 @@ def test_all_faults_of_a_set_are_in_one_report(
     soundfile.write(planted.path(planted.rows[21]), np.zeros(13230), 44100)
     planted.rows[22]["fold"] = planted.rows[23]["target"] = "none"
     planted.save()
-    assert planted.check("--Dataset.args.fold", "9") == 1
-    report = capsys.readouterr().out
+    status, report = run_check(*planted.dataset, "--Dataset.args.fold", "9", batch_train=4)
+    assert status == 1
     assert "error: The file is missing. (10 times)\n" in report
     assert "    and 5 more\n" in report
     assert "error: The file is empty.\n" in report
@@ -335,29 +301,24 @@ def test_all_faults_of_a_set_are_in_one_report(
     assert report.rindex("error: ") < report.index("warning: ")
 
 
-@pytest.mark.parametrize(("count", "said"), [(20, "20 lines"), (60, "50 lines and more")])
+@pytest.mark.parametrize(("count", "said"), [(20, "20 lines of"), (60, "50 lines and more of")])
 def test_an_unreadable_table_is_reported_once(
-    count: int, said: str, planted_made: Planted, capsys: pytest.CaptureFixture[str]
+    count: int, said: str, planted_made: Planted, run_check: RunCheck
 ) -> None:
     planted = planted_made
     planted.rows = planted.rows[:count]
     for row in planted.rows:
         row["target"] = "-1"
     planted.save()
-    assert planted.check() == 1
-    report = capsys.readouterr().out
-    assert (
-        'line 2: target is "-1"; a whole number of at most 9 digits is expected. '
-        f"{said} of the table cannot be read." in report
-    )
+    status, report = run_check(*planted.dataset, batch_train=4)
+    assert status == 1
+    assert 'line 2: target is "-1"; a whole number of at most 9 digits is expected. ' + said in report
     assert "1 error, 0 warnings" in report
 
 
-def test_a_nonexistent_fold_is_found_by_the_check(
-    planted_made: Planted, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert planted_made.check("--Sweep.Dataset.args.fold", "1", "9") == 1
-    report = capsys.readouterr().out
+def test_a_nonexistent_fold_is_found_by_the_check(planted_made: Planted, run_check: RunCheck) -> None:
+    status, report = run_check(*planted_made.dataset, "--Sweep.Dataset.args.fold", "1", "9", batch_train=4)
+    assert status == 1
     assert "error: Dataset.args.fold is 9; MadeSounds has folds 1 to 5.\n" in report
     assert "1 error, 0 warnings" in report
 
