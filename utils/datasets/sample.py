@@ -47,11 +47,7 @@ class Sample(NamedTuple):
 
 
 class DescribedSample(NamedTuple):
-    """A sample with a text; `sample[:3]` are the fields of a `Sample`, with None for missing fields.
-
-    Attributes:
-        text: caption or other description, or None.
-    """
+    """A sample with a caption or other text; `sample[:3]` are the fields of a `Sample`, or None."""
 
     audio: Any
     image: Any
@@ -63,13 +59,8 @@ class Listing(NamedTuple):
     """Facts about a sample that a data set knows without reading the sample's files.
 
     Before a run, tasks check all samples with a data set's method `listing(index)`, or representative samples
-    with its method `listings()`.
-
-    Attributes:
-        place: place where the sample is listed, such as "own.csv, line 3: dog.wav".
-        labels: names of the sample's classes.
-        text: caption, or None.
-        audio: whether the sample has a sound.
+    with its method `listings()`. `place` is where the sample is listed, such as "own.csv, line 3: dog.wav";
+    `audio` says whether it has a sound.
     """
 
     place: str
@@ -83,12 +74,6 @@ class SampleFiles(NamedTuple):
 
     A data set's method `files(index)` returns this, or None if reading the files with `model.audio_input` and
     `model.clip.image_input` would not reproduce the sample.
-
-    Attributes:
-        audio: sound file, or None.
-        images: picture files.
-        labels: names of the sample's classes.
-        text: caption, or None.
     """
 
     audio: Path | None

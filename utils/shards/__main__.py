@@ -109,9 +109,8 @@ def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _media(manifest: Manifest) -> str:
-    sounds, pictures = (
-        sum(getattr(shard, what) or 0 for shard in manifest.shards) for what in ("sounds", "pictures")
-    )
+    sounds = sum(shard.sounds or 0 for shard in manifest.shards)
+    pictures = sum(shard.pictures or 0 for shard in manifest.shards)
     return f"{sounds:,} sounds, {pictures:,} pictures"
 
 
@@ -138,49 +137,35 @@ def _parser() -> argparse.ArgumentParser:
     source = make.add_mutually_exclusive_group(required=True)
     source.add_argument("-c", "--config", type=Path, metavar="PROTOCOL", help="protocol with the data set")
     source.add_argument("--dataset", metavar="CLASS", help="dotted path of the data set's class")
-    make.add_argument("--args", default="{}", metavar="JSON", help="arguments of the class, as a JSON object")
-    make.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="folder for the shards")
-    make.add_argument(
-        "--samples", type=_positive, default=1000, help="maximum samples per shard (default: 1000)"
-    )
-    make.add_argument(
-        "--megabytes", type=float, default=100, help="approximate maximum size of a shard (default: 100)"
-    )
-    make.add_argument(
+    add = make.add_argument
+    add("--args", default="{}", metavar="JSON", help="arguments of the class, as a JSON object")
+    add("--to", type=Path, required=True, metavar="FOLDER", help="folder for the shards")
+    add("--samples", type=_positive, default=1000, help="maximum samples per shard (default: 1000)")
+    add("--megabytes", type=float, default=100, help="approximate maximum size of a shard (default: 100)")
+    add(
         "--audio",
         choices=("keep", "flac", "ogg", "wav"),
         default="keep",
         help="keep: copy files, and encode sounds without a file as flac; others: encode all (flac: 16 bit)",
     )
-    make.add_argument("--seed", type=int, default=0, help="seed of the random sample order (default: 0)")
-    make.add_argument("--in-order", action="store_true", help="keep the data set's order")
-    make.add_argument("--skip-unreadable", action="store_true", help="skip and list unreadable samples")
-    make.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="package with your own classes"
-    )
+    add("--seed", type=int, default=0, help="seed of the random sample order (default: 0)")
+    add("--in-order", action="store_true", help="keep the data set's order")
+    add("--skip-unreadable", action="store_true", help="skip and list unreadable samples")
+    add("--trust", action="append", default=[], metavar="PACKAGE", help="package with your own classes")
     index = commands.add_parser("index", allow_abbrev=False, help="make a manifest for shards")
-    index.add_argument("urls", nargs="+", metavar="URL", help="address of a shard, or a pattern")
-    index.add_argument(
-        "--to", type=Path, default=Path(FILE_NAME), help=f"manifest to write (default: {FILE_NAME})"
-    )
-    index.add_argument("--name", help="name of the set in results (default: the manifest's folder)")
-    index.add_argument(
-        "--classes", type=Path, metavar="JSON", help="file with a list of all labels, in order"
-    )
+    add = index.add_argument
+    add("urls", nargs="+", metavar="URL", help="address of a shard, or a pattern")
+    add("--to", type=Path, default=Path(FILE_NAME), help=f"manifest to write (default: {FILE_NAME})")
+    add("--name", help="name of the set in results (default: the manifest's folder)")
+    add("--classes", type=Path, metavar="JSON", help="file with a list of all labels, in order")
     verify = commands.add_parser("verify", allow_abbrev=False, help="compare shards with their manifest")
-    verify.add_argument("urls", nargs="+", metavar="URL", help="address of a shard or of the manifest")
-    verify.add_argument(
-        "--manifest", metavar="URL", help="address of the manifest, unless it is in the shards' folder"
-    )
-    verify.add_argument("--decode", action="store_true", help="also decode every sample")
+    add = verify.add_argument
+    add("urls", nargs="+", metavar="URL", help="address of a shard or of the manifest")
+    add("--manifest", metavar="URL", help="address of the manifest, unless it is in the shards' folder")
+    add("--decode", action="store_true", help="also decode every sample")
     for command in (make, index, verify):
-        command.add_argument(
-            "-j",
-            "--processes",
-            type=_positive,
-            default=os.cpu_count() or 1,
-            help="processes (default: one per CPU)",
-        )
+        said = "processes (default: one per CPU)"
+        command.add_argument("-j", "--processes", type=_positive, default=os.cpu_count() or 1, help=said)
     return parser
 
 

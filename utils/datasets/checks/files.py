@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -21,7 +19,7 @@ from model.clip.image_input import read_image
 from model.sounds.decoding import AudioReader, Fault, UnusableAudio
 from utils.datasets.cached import CachedDataset
 from utils.datasets.checks import error, warning
-from utils.datasets.sources.cache import cache_folder, smallest
+from utils.datasets.sources.cache import cache_folder, in_threads, smallest
 from utils.datasets.sources.cells import shortlist
 
 SHORT = 0.1
@@ -280,6 +278,5 @@ def in_brackets(name: str, separator: str, *details: str) -> str:
 
 
 def _in_threads(look: Callable[[S], T], items: Sequence[S], title: str, progress: bool) -> list[T]:
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        results = pool.map(look, items)
-        return list(Progress(results, desc=title, total=len(items), unit="files", shown=progress))
+    results = in_threads(look, items)
+    return list(Progress(results, desc=title, total=len(items), unit="files", shown=progress))

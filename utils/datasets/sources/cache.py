@@ -45,6 +45,7 @@ from utils.fetching.atomic_folder import flush, make_once
 FORMAT_VERSION = 3
 """Version to increase when the layout of the files or the output of `model.audio_input` changes."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _AGAIN = "start the run again, and the clips are decoded again"
@@ -234,7 +235,7 @@ class ClipCache:
         """
         failures: dict[int, str] = {}
         bar = Progress(
-            _in_threads(self._decode, positions),
+            in_threads(self._decode, positions),
             desc=f"Decoding {self._name}",
             total=len(positions),
             unit="clips",
@@ -352,13 +353,13 @@ def _write(folder: Path, index: NDArray[np.void], failures: Mapping[int, str]) -
     (folder / "failed.json.partial").replace(folder / "failed.json")
 
 
-def _in_threads(function: Callable[[int], T], positions: Iterable[int]) -> Iterator[T]:
+def in_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """Map in order in threads, a few items ahead of the consumer; decoding releases the GIL."""
     threads = min(os.cpu_count() or 1, 16)
     ahead: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for position in positions:
-            ahead.append(pool.submit(function, position))
+        for item in items:
+            ahead.append(pool.submit(function, item))
             if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()
         while ahead:
