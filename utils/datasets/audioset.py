@@ -28,7 +28,7 @@ PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
 """Number of segments, by table."""
 
 _TRAINED_ON = {"balanced": ("balanced",), "unbalanced": ("unbalanced",), "both": ("balanced", "unbalanced")}
-_MODALITIES = {"audio": "a sound", "image": "a picture"}
+_MODALITIES = {"audio": "sound", "image": "picture"}
 _EXTRACT = (
     "sounds by `ffmpeg -i YTID.mp4 -ac 1 -ar 44100 audio/YTID.flac`, frames by "
     "`mkdir -p frames/YTID && ffmpeg -i YTID.mp4 -vf fps=1 frames/YTID/%03d.jpg`"
@@ -87,10 +87,8 @@ class AudioSet(ListedDataset):
         folder = Path(media).expanduser() if media is not None else tables_folder
         if not folder.is_dir():
             name = "root" if media is None else "media"
-            raise FileNotFoundError(
-                f"{name} is {folder}, which is not a folder. Name that of AudioSet with "
-                f"--Dataset.args.{name} FOLDER."
-            )
+            remedy = f"Name that of AudioSet with --Dataset.args.{name} FOLDER."
+            raise FileNotFoundError(f"{name} is {folder}, which is not a folder. {remedy}")
         names = read_classes(find_table(tables_folder, CLASSES))
         sets = _TRAINED_ON[train_on] if train else ("eval",)
         tables = [find_table(tables_folder, SEGMENTS[name]) for name in sets]
@@ -99,19 +97,13 @@ class AudioSet(ListedDataset):
         wanted = set(modalities) if complete else set()
         above = read_parents(find_table(tables_folder, ONTOLOGY), names) if parents else {}
         entries = Entries(_entries(segments, found, wanted, above, whole_videos=whole_videos))
-        both = found.sounds.keys() & found.pictures.keys()
-        share = len(entries) / max(len(segments), 1)
-        counted = (
-            f"{len(segments):,} segments listed, {len(found.sounds):,} with a sound, {len(found.pictures):,} "
-            f"with pictures, {len(both):,} with both; {len(entries):,} ({share:.1%}) are used"
-        )
         said = " and ".join(table.name for table in tables)
+        counted = _counted(len(segments), len(entries), found)
         if not entries:
-            needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "a sound or a picture"
+            needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "sound or picture"
             raise FileNotFoundError(
-                f"{folder} has for none of the segments of {said} {needed} ({counted}). Names such as "
-                "YTID.flac, YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg are looked for, in any folder."
-                + _unused(found)
+                f"{folder} has no {needed} for any segment of {said} ({counted}). Names such as YTID.flac, "
+                f"YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg are looked for, in any folder.{_unused(found)}"
             )
         published = sum(PUBLISHED[name] for name in sets)
         self.results_name = self.title
@@ -157,15 +149,19 @@ def _entries(
         yield Entry(audio, images, labels=tuple(dict.fromkeys((*segment.labels, *parents))), segment=part)
 
 
+def _counted(listed: int, used: int, found: Media) -> str:
+    both = found.sounds.keys() & found.pictures.keys()
+    return (
+        f"{listed:,} segments listed, {len(found.sounds):,} with a sound, {len(found.pictures):,} with "
+        f"pictures, {len(both):,} with both; {used:,} ({used / max(listed, 1):.1%}) are used"
+    )
+
+
 def _unused(found: Media) -> str:
     """Describe the unusable files."""
     said = ""
-    if found.other_parts:
-        said += (
-            f" {len(found.other_parts):,} files are of another part of their video than the table says, such "
-            f"as {found.other_parts[0]}."
-        )
-    only = len(found.videos - (found.sounds.keys() | found.pictures.keys()))
-    if only:
-        said += f" For {only:,} there are only videos, which are not decoded here: {_EXTRACT}."
+    if other_parts := found.other_parts:
+        said += f" {len(other_parts):,} files hold another part of their video, such as {other_parts[0]}."
+    if only_videos := len(found.videos - (found.sounds.keys() | found.pictures.keys())):
+        said += f" {only_videos:,} segments have only a video, which is not decoded here; extract {_EXTRACT}."
     return said

@@ -259,9 +259,9 @@ class Manifest:
                     "`python -m utils.shards index` makes a manifest."
                 ) from error
         if about is None or not shards:
-            raise ValueError(f"{source} is not a manifest of shards: it names no shard.")
+            raise ValueError(f"{source} is not a manifest of shards: it lists no shard.")
         if repeated := len(shards) - len({shard.file for shard in shards}):
-            raise ValueError(f"{source} is not a manifest of shards: it names {repeated} files twice.")
+            raise ValueError(f"{source} is not a manifest of shards: it lists {repeated} files twice.")
         return cls(about=about, shards=tuple(shards))
 
 

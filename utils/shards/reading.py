@@ -72,11 +72,11 @@ def find(urls: str | Sequence[str], manifest: str | Sequence[str] | None = None)
     if unknown := [url for url in others if file_name(url) not in known]:
         more = f" and {len(unknown) - _SHOWN} more" * (len(unknown) > _SHOWN)
         raise ValueError(
-            f"urls has shards that the manifest does not name: {', '.join(unknown[:_SHOWN])}{more}; {_INDEX}."
+            f"urls has shards that the manifest does not list: {', '.join(unknown[:_SHOWN])}{more}; {_INDEX}."
         )
     shards += [(url, known[file_name(url)]) for url in others]
     if len({url for url, _ in shards}) < len(shards):
-        raise ValueError("urls names a shard twice; every sample is read once, so name it once.")
+        raise ValueError("urls lists a shard twice; list it once, since every sample is read once.")
     whole = len(shards) == sum(len(read.shards) for read in manifests.values())
     return ShardSet(_merged([read.about for read in manifests.values()]), shards, whole)
 

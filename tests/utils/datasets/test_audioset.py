@@ -186,8 +186,8 @@ def test_videos_and_other_parts_are_reported(root: Path) -> None:
     (root / "--4gqARaEJE.mp4").write_bytes(b"")
     notice = AudioSet(root, RATE).notice
     assert notice is not None
-    assert "1 (33.3%) are used. 1 files are of another part of their video" in notice
-    assert "such as Y_-U7XJMQWY_50_60.wav. For 1 there are only videos" in notice
+    assert "1 (33.3%) are used. 1 files hold another part of their video" in notice
+    assert "such as Y_-U7XJMQWY_50_60.wav. 1 segments have only a video" in notice
     assert "ffmpeg -i YTID.mp4 -ac 1 -ar 44100 audio/YTID.flac" in notice
 
 
@@ -235,7 +235,7 @@ def append(line: str, table: str = "balanced_train_segments.csv") -> Callable[[P
         (append('0123456789a, 0.000, 10.000, "/m/none"'), "which has no /m/none"),
         (append('0123456789a, 0.000, 10.000, ""'), "which has no empty"),
         (append("0123456789a, 0.000, 10.000, /m/09x0r,/m/0bt9lr"), "line 7: 5 values instead of 4"),
-        (append('--4gqARaEJE, 30.000, 40.000, "/m/09x0r"'), "a video that no line before has"),
+        (append('--4gqARaEJE, 30.000, 40.000, "/m/09x0r"'), "a video that no earlier line has"),
         (append("7,/m/new,New", "class_labels_indices.csv"), "line 6: index is 7; 4 is expected"),
         (append("4,/m/09x0r,New", "class_labels_indices.csv"), "is listed a second time"),
         (append("4,/m/new,Dog", "class_labels_indices.csv"), "is listed a second time"),
@@ -267,25 +267,25 @@ def test_wrong_arguments_are_named(full: Path, args: dict[str, Any], said: str) 
 
 
 def test_missing_tables_and_media_are_errors(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"none of the segments of eval_segments\.csv a sound or a picture"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no sound or picture for any segment of eval_segments\.csv"):
         AudioSet(root, RATE, train=False)
     (root / "00000000001.mp4").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"For 1 there are only videos.*ffmpeg"):
+    with pytest.raises(FileNotFoundError, match=r"1 segments have only a video.*ffmpeg"):
         AudioSet(root, RATE, train=False)
     sound(root / "00000000001.wav", 1)
     with pytest.raises(
-        FileNotFoundError, match=r"none of the segments of eval_segments\.csv a sound and a picture"
+        FileNotFoundError, match=r"no sound and picture for any segment of eval_segments\.csv"
     ):
         AudioSet(root, RATE, train=False, complete=True)
     with pytest.raises(
-        FileNotFoundError, match=r"media is .*which is not a folder\. .* --Dataset\.args\.media FOLDER"
+        FileNotFoundError, match=r"media is .*not a folder\. .* --Dataset\.args\.media FOLDER"
     ):
         AudioSet(root, RATE, media=tmp_path / "none")
     (root / "metadata").mkdir()
     (root / "eval_segments.csv").rename(root / "metadata/eval_segments.csv")
     assert len(AudioSet(root, RATE, train=False, media=root)) == 1
     (root / "metadata/eval_segments.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"which has no eval_segments\.csv, nor have csv/, meta/"):
+    with pytest.raises(
+        FileNotFoundError, match=r"which has no eval_segments\.csv, nor do its folders csv/, meta/"
+    ):
         AudioSet(root, RATE, train=False)

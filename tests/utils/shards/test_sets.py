@@ -132,8 +132,8 @@ def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([], "it names no shard"),
-        ([ABOUT], "it names no shard"),
+        ([], "it lists no shard"),
+        ([ABOUT], "it lists no shard"),
         ([{**ABOUT, "format": "shards, 9"}], 'line 1 .*format: "shards, 1" is expected'),
         ([ABOUT, "{"], "line 2 .*Expecting"),
         ([ABOUT, "[" * 100_000], "line 2 "),
@@ -148,7 +148,7 @@ def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
         ([ABOUT, {**ENTRY, "offsets": [-512, 1024, 2048]}], "greater than or equal to 0"),
         ([ABOUT, {**ENTRY, "offsets": [0, 1024, 2**70]}], "less than"),
         ([ABOUT, {**ENTRY, "more": 1}], "more: Extra inputs"),
-        ([ABOUT, ENTRY, ENTRY], "it names 1 files twice"),
+        ([ABOUT, ENTRY, ENTRY], "it lists 1 files twice"),
     ],
 )
 def test_a_wrong_line_of_a_manifest_is_named(lines: list[Any], said: str) -> None:
@@ -162,9 +162,9 @@ def test_a_missing_manifest_is_an_error_with_a_remedy(numbers: Path, tmp_path: P
         FileNotFoundError, match=r"manifest\.jsonl does not exist.*python -m utils\.shards index"
     ):
         Shards(str(tmp_path / "000000.tar"))
-    with pytest.raises(ValueError, match=r"shards that the manifest does not name: .*000009\.tar"):
+    with pytest.raises(ValueError, match=r"shards that the manifest does not list: .*000009\.tar"):
         Shards(str(numbers / "000009.tar"))
-    with pytest.raises(ValueError, match="names a shard twice"):
+    with pytest.raises(ValueError, match="lists a shard twice"):
         Shards([str(numbers / "000000.tar"), str(numbers / "manifest.jsonl")])
 
 

@@ -75,8 +75,8 @@ def find_table(root: Path, name: str) -> Path:
     if found is None:
         folders = ", ".join(f"{folder}/" for folder in _FOLDERS[1:])
         raise FileNotFoundError(
-            f"root is {root}, which has no {name}, nor have {folders} in it; put the tables there that "
-            "AudioSet publishes (research.google.com/audioset/download.html), or name their folder with "
+            f"root is {root}, which has no {name}, nor do its folders {folders}; put AudioSet's tables there "
+            "(research.google.com/audioset/download.html), or name their folder with "
             "--Dataset.args.root FOLDER."
         )
     return found
@@ -151,9 +151,9 @@ def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, s
         record.fail("end_seconds", "a number of seconds after the start")
     for mid in values[3].split(","):
         if mid not in names:
-            known = f"identifiers of {CLASSES} alone, which has no {mid or 'empty'},"
+            known = f"identifiers from {CLASSES}, which has no {mid or 'empty'},"
             record.fail("positive_labels", known)
-    record.fail("YTID", "a video that no line before has")
+    record.fail("YTID", "a video that no earlier line has")
 
 
 def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

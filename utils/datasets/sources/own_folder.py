@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> Content:
     passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all_deeper else [])
     if not by_stem:
         said = f" Not read: {passed_over}." if passed_over else ""
-        raise ValueError(f"{folder} has no sounds or pictures in folders, one for each class.{said}")
+        raise ValueError(f"{folder} has no sounds or pictures in class folders.{said}")
     rows = []
     for stem, (sounds, pictures) in by_stem.items():
         parts = stem.split("/")
@@ -95,7 +95,7 @@ def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
             others = ", ".join(name for name in present if name not in named)
             raise ValueError(
                 f"{folder} has the splits {' and '.join(with_classes)}, with a folder for each class, and "
-                f"besides {others}; move what is not of a split elsewhere."
+                f"besides {others}; move everything else out of the folder."
             )
         return []
     if with_classes == named or len(named) == 1:
@@ -131,15 +131,15 @@ def _passed_over(
         by_advice[advice].append(f"{count:,} {shown(kind) or 'without a suffix'}")
     said = [", ".join(counts) + f" ({advice})" * bool(advice) for advice, counts in by_advice.items()]
     if stray:
-        said.append(f"{len(stray):,} in no folder of a class, such as {shown(stray[0])}")
+        said.append(f"{len(stray):,} outside the class folders, such as {shown(stray[0])}")
     if empty:
-        said.append(f"classes without a sound or picture that is read: {_shown(empty)}")
+        said.append(f"classes without a supported sound or picture: {_shown(empty)}")
     if repeated:
-        said.append(f"links to folders that are read elsewhere: {_shown([path[:-1] for path in repeated])}")
+        said.append(f"links to folders that are read already: {_shown([path[:-1] for path in repeated])}")
     if inside:
         said.append(
-            f"names of the folders inside of classes: {_shown(inside)} (if those are the classes, name the "
-            "folder above them, or call splits train and test)"
+            f"names of folders inside the class folders: {_shown(inside)} (if those are the classes, name "
+            "the folder above them, or call the splits train and test)"
         )
     return "; ".join(said)
 

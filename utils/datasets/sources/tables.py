@@ -54,7 +54,7 @@ def read_table(table: Path, columns: Sequence[str] = ()) -> Records:
     refuse_no_table(table)
     kind = table.suffix.lower()
     if kind not in KINDS:
-        raise ValueError(f"{table} is of no kind of table that is read: {', '.join(KINDS)}.")
+        raise ValueError(f"{table} is not a supported kind of table: {', '.join(KINDS)}.")
     if kind == ".parquet":
         present = list(_parquet(table).schema_arrow.names)
     elif kind in _JSON:  # later rows may have other columns

@@ -67,8 +67,8 @@ def test_a_run_and_the_check_report_what_is_not_read(
     (tmp_path / "nothing").mkdir()
     said = (
         f"{tmp_path}: Not read: 1 without a suffix, 1 .txt; 1 .heic (convert it, as by `magick x.heic x.jpg`)"
-        "; 3 .m4a, 1 .webm (convert it, as by `ffmpeg -i x.m4a x.flac`); 1 in no folder of a class, such as "
-        "top.wav; classes without a sound or picture that is read: nothing, only_m4a."
+        "; 3 .m4a, 1 .webm (convert it, as by `ffmpeg -i x.m4a x.flac`); 1 outside the class folders, such "
+        "as top.wav; classes without a supported sound or picture: nothing, only_m4a."
     )
     with caplog.at_level(logging.WARNING):
         for train in (True, False):
@@ -82,9 +82,7 @@ def test_a_run_and_the_check_report_what_is_not_read(
 
 def test_an_error_names_the_kinds_of_files_that_are_not_read(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.m4a", "cat/2.m4a")
-    with pytest.raises(
-        ValueError, match=r"one for each class\. Not read: 2 \.m4a \(convert it, as by `ffmpeg"
-    ):
+    with pytest.raises(ValueError, match=r"in class folders\. Not read: 2 \.m4a \(convert it, as by `ffmpeg"):
         Table(tmp_path)
 
 
@@ -104,8 +102,8 @@ def test_links_are_followed_and_each_folder_is_entered_once(tmp_path: Path) -> N
         "dog/old/2.wav": ["dog"],
     }
     assert Table(root, RATE, cache=False).passed_over == (
-        f"{root}: Not read: classes without a sound or picture that is read: wolf; links to folders that are "
-        "read elsewhere: wolf, cat/self, cat/up, dog/back."
+        f"{root}: Not read: classes without a supported sound or picture: wolf; links to folders that are "
+        "read already: wolf, cat/self, cat/up, dog/back."
     )
 
 
@@ -191,7 +189,7 @@ def test_folders_called_train_and_test_are_splits(tmp_path: Path, caplog: pytest
     assert samples(tmp_path) == {"train/dog/1.wav": ["dog"], "train/sea_waves/2.wav": ["sea waves"]}
     assert samples(tmp_path, train=False).keys() == {"Test/dog/1.wav", "Test/sea_waves/4.wav"}
     assert test.results_name == f"{tmp_path.stem} (4 samples, held out: Test)"
-    assert train.passed_over == f"{tmp_path}: Not read: 1 in no folder of a class, such as train/stray.wav."
+    assert train.passed_over == f"{tmp_path}: Not read: 1 outside the class folders, such as train/stray.wav."
     with caplog.at_level(logging.WARNING):
         by_share = Table(tmp_path, RATE, share=0.5, cache=False)
         by_share.prepare()
@@ -213,8 +211,8 @@ def test_if_all_files_are_deeper_than_the_classes_a_run_names_the_inner_folders(
     data = Table(tmp_path, RATE, cache=False)
     assert data.class_names == ["fold1", "fold2"]
     assert data.passed_over == (
-        f"{tmp_path}: Not read: names of the folders inside of classes: fold1/dog, fold1/sea, fold2/dog (if "
-        "those are the classes, name the folder above them, or call splits train and test)."
+        f"{tmp_path}: Not read: names of folders inside the class folders: fold1/dog, fold1/sea, fold2/dog "
+        "(if those are the classes, name the folder above them, or call the splits train and test)."
     )
     put(tmp_path, "fold2/4.wav")
     assert Table(tmp_path, RATE, cache=False).passed_over is None
