@@ -26,16 +26,24 @@ from utils.datasets.sources.cache import default_cache_folder
 REPOSITORY = Path(__file__).parents[4]
 
 
+@pytest.fixture
+def drive() -> set[str]:
+    """Names of files on a drive that is down."""
+    return set()
+
+
 @pytest.fixture(autouse=True)
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def decoded(monkeypatch: pytest.MonkeyPatch, drive: set[str]) -> list[str]:
     """Names of the files decoded so far."""
     names: list[str] = []
 
-    def counting(path: Path, sample_rate: int, mono: bool | None = None) -> Waveform:
+    def read(path: Path, sample_rate: int, mono: bool | None = None) -> Waveform:
         names.append(path.name)
+        if path.name in drive:
+            raise OSError(errno.EIO, "Input/output error", str(path))
         return read_audio(path, sample_rate, mono)
 
-    monkeypatch.setattr("utils.datasets.esc50.read_audio", counting)
+    monkeypatch.setattr("utils.datasets.esc50.read_audio", read)
     return names
 
 
@@ -320,34 +328,15 @@ def test_a_data_set_without_decodable_clips_is_always_an_error(esc50: Path) -> N
 
 
 def test_lack_of_memory_is_not_taken_for_a_damaged_clip(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(path: Path, *arguments: Any, **others: Any) -> Waveform:
-        if path.name == "1-1000-A-4.wav":
-            raise MemoryError
-        return read_audio(path, *arguments, **others)
+    def read(*_: Any, **__: Any) -> Waveform:
+        raise MemoryError
 
     monkeypatch.setattr("utils.datasets.esc50.read_audio", read)
     with pytest.raises(MemoryError):
         ESC50(esc50).prepare(skip_unreadable=True)
 
 
-@pytest.fixture
-def drive(monkeypatch: pytest.MonkeyPatch, decoded: list[str]) -> set[str]:
-    """Names of files on a drive that is down."""
-    names: set[str] = set()
-
-    def read(path: Path, *arguments: Any, **others: Any) -> Waveform:
-        decoded.append(path.name)
-        if path.name in names:
-            raise OSError(errno.EIO, "Input/output error", str(path))
-        return read_audio(path, *arguments, **others)
-
-    monkeypatch.setattr("utils.datasets.esc50.read_audio", read)
-    return names
-
-
-def test_the_next_run_retries_only_clips_that_failed(
-    esc50: Path, decoded: list[str], drive: set[str]
-) -> None:
+def test_the_next_run_retries_only_failed_clips(esc50: Path, decoded: list[str], drive: set[str]) -> None:
     damaged = "1-1001-A-0.wav"
     (esc50 / f"audio/{damaged}").write_bytes(b"RIFF and nothing more")
     drive |= {"1-1000-A-4.wav"}
@@ -394,9 +383,8 @@ def test_failures_in_an_older_cache_are_retried(
     drive |= {"1-1000-A-4.wav"}
     ESC50(esc50).prepare(skip_unreadable=True)
     (failed,) = cache_folder.glob("*/failed.json")
-    failed.write_text(
-        json.dumps({key: [error, True] for key, error in json.loads(failed.read_text()).items()})
-    )
+    older = {key: [error, True] for key, error in json.loads(failed.read_text()).items()}
+    failed.write_text(json.dumps(older))
     drive.clear()
     decoded.clear()
     ESC50(esc50).prepare()

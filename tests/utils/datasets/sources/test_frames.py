@@ -64,11 +64,8 @@ def test_a_table_gives_all_frames_or_the_central_one(tmp_path: Path, pictures: l
     names = ", ".join(f'"{path.name}"' for path in pictures)
     table.write_text(f'{{"images": [{names}]}}\n{{"images": "1.png"}}\n{{"text": "silence"}}\n')
     central, every = Table(table), Table(table, frames="all")
-    assert [None if sample.image is None else int(sample.image[0, 0, 0]) for sample in central] == [
-        2,
-        1,
-        None,
-    ]
+    images = [sample.image for sample in central]
+    assert [None if image is None else int(image[0, 0, 0]) for image in images] == [2, 1, None]
     first, second, third = (sample.image for sample in every)
     assert np.array_equal([int(first[i][0, 0, 0]) for i in range(len(first))], [0, 1, 2, 3])
     assert isinstance(second, Frames)

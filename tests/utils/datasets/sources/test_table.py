@@ -53,6 +53,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def own(folder: Path, text: str, **args: Any) -> Table:
+    """Read a CSV table of this text."""
+    (folder / "own.csv").write_text(text)
+    return Table(folder / "own.csv", RATE, **args)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_a_table_of_any_kind_gives_the_same_samples(folder: Path, suffix: str) -> None:
     table = write(folder / f"own.{suffix}", ROWS)
@@ -74,7 +80,7 @@ def test_json_lines_may_be_called_json_and_a_list_of_them_may_not_be_called_json
     write(folder / "own.json", ROWS).write_text(json.dumps(ROWS))
     (folder / "own.json").rename(folder / "own.jsonl")
     with pytest.raises(
-        ValueError, match=r"line 1: JSON, but a list; .*the whole file, called \.json, is one list of objects"
+        ValueError, match=r"line 1: JSON, but a list; .*the whole file, called \.json, is one li"
     ):
         Table(folder / "own.jsonl", RATE, fold=2)
 
@@ -183,7 +189,7 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
     (folder / "sounds/3.wav").unlink()
     table = write(folder / "own.csv", ROWS)
     with pytest.raises(
-        FileNotFoundError, match=r"1 of 12 files are missing: sounds/3\.wav \(own\.csv, line 5\)\."
+        FileNotFoundError, match=r"1 of 12 files are missing: sounds/3\.wav \(own\.csv, line 5"
     ):
         Table(table, RATE)
     assert len(Table(table, RATE, missing="skip")) == 11
@@ -213,12 +219,28 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         ("file\nsounds/0.wav\n", {"labels": "kind"}, "labels is 'kind';"),
         ("file,fold\nsounds/0.wav,1\n", {"fold": 1}, "all of its 1 rows are held out"),
         ("file\nsounds/0.wav\n", {"share": 2}, "share is 2;"),
+        (
+            "file,label\nsounds/0.wav,dog\nsounds/1.M4A,dog\n",
+            {},
+            'own.csv, line 3: file is "sounds/1.M4A"; a supported kind of sound, such as .flac '
+            "(convert it, as by `ffmpeg -i x.m4a x.flac`), is expected.",
+        ),
+        (
+            "image,label\n0.heic,dog\n",
+            {},
+            'own.csv, line 2: image is "0.heic"; a supported kind of picture, such as .jpg '
+            "(convert it, as by `magick x.heic x.jpg`), is expected.",
+        ),
+        (
+            "file,label,label,note,note\nsounds/0.wav,dog,1,a,b\n",
+            {},
+            "several columns called label. Rename all",
+        ),
     ],
 )
 def test_errors_name_line_column_and_value(folder: Path, text: str, args: dict[str, Any], said: str) -> None:
-    (folder / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=re.escape(said)):
-        Table(folder / "own.csv", RATE, **args)
+        own(folder, text, **args)
 
 
 def test_half_a_surrogate_pair_in_json_is_an_error(folder: Path) -> None:
@@ -228,8 +250,7 @@ def test_half_a_surrogate_pair_in_json_is_an_error(folder: Path) -> None:
 
 
 def test_a_segment_far_beyond_the_end_has_no_samples(folder: Path) -> None:
-    (folder / "own.csv").write_text("file,start,end\nsounds/0.wav,1e308,\nsounds/0.wav,0,1e308\n")
-    data = Table(folder / "own.csv", RATE, cache=False)
+    data = own(folder, "file,start,end\nsounds/0.wav,1e308,\nsounds/0.wav,0,1e308\n", cache=False)
     with pytest.raises(ValueError, match=r"0\.wav: holds no audio samples from 1e\+308 s on"):
         data[0]
     assert data[1].audio.shape == (1, 100)
@@ -250,62 +271,33 @@ def test_a_segment_far_beyond_the_end_has_no_samples(folder: Path) -> None:
 def test_unused_columns_are_named_with_suggestions(
     folder: Path, columns: str, args: dict[str, Any], unused: str
 ) -> None:
-    cells = [
-        "0.png" if name == "image" else "sounds/0.wav" if name == "file" else "1"
-        for name in columns.split(",")
-    ]
-    (folder / "own.csv").write_text(f"{columns}\n{','.join(cells)}\n")
-    assert Table(folder / "own.csv", RATE, **args).unused_columns == unused
+    known = {"image": "0.png", "file": "sounds/0.wav"}
+    cells = ",".join(known.get(name, "1") for name in columns.split(","))
+    assert own(folder, f"{columns}\n{cells}\n", **args).unused_columns == unused
     summary = Table.inspect_data(table=str(folder / "own.csv"), sample_rate=RATE, **args).summary
     assert summary.endswith(f"; unused columns: {unused}" if unused else "checked")
 
 
 def test_only_some_of_many_unused_columns_are_named(folder: Path) -> None:
     names = [f"column_{number}" for number in range(30)]
-    (folder / "own.csv").write_text(",".join(["file", *names]) + "\nsounds/0.wav" + "," * 30 + "\n")
-    assert Table(folder / "own.csv", RATE).unused_columns.endswith("column_19, and 10 more")
-
-
-def test_two_columns_of_the_same_name_are_an_error(folder: Path) -> None:
-    (folder / "own.csv").write_text("file,label,label,note,note\nsounds/0.wav,dog,1,a,b\n")
-    with pytest.raises(ValueError, match=r"own\.csv has several columns called label\. Rename all but"):
-        Table(folder / "own.csv", RATE)
-
-
-def test_a_task_without_labels_names_the_column_that_may_have_them(folder: Path) -> None:
-    (folder / "own.csv").write_text("file,lable\nsounds/0.wav,dog\n")
-    data = Table(folder / "own.csv", RATE)
-    with pytest.raises(
-        ValueError, match=r'no class_names.* Unused columns: lable \(did you mean "label"\?\)\. If one holds'
-    ):
-        Classes.of(data, data)
-    (folder / "own.csv").write_text("file,caption\nsounds/0.wav,a dog barks\n")
-    data = Table(folder / "own.csv", RATE)
-    with pytest.raises(
-        ValueError, match=r"no class_names.* To train on captions, use utils\.tasks\.Contrastive"
-    ):
-        Classes.of(data, data)
+    table = own(folder, ",".join(["file", *names]) + "\nsounds/0.wav" + "," * 30 + "\n")
+    assert table.unused_columns.endswith("column_19, and 10 more")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (
-            "file,label\nsounds/0.wav,dog\nsounds/1.M4A,dog\n",
-            'own.csv, line 3: file is "sounds/1.M4A"; a supported kind of sound, such as .flac '
-            "(convert it, as by `ffmpeg -i x.m4a x.flac`), is expected.",
+            "file,lable\nsounds/0.wav,dog\n",
+            r'Unused columns: lable \(did you mean "label"\?\)\. If one holds',
         ),
-        (
-            "image,label\n0.heic,dog\n",
-            'own.csv, line 2: image is "0.heic"; a supported kind of picture, such as .jpg '
-            "(convert it, as by `magick x.heic x.jpg`), is expected.",
-        ),
+        ("file,caption\nsounds/0.wav,a dog\n", r"To train on captions, use utils\.tasks\.Contrastive"),
     ],
 )
-def test_undecodable_kinds_of_files_are_errors(folder: Path, text: str, said: str) -> None:
-    (folder / "own.csv").write_text(text)
-    with pytest.raises(ValueError, match=re.escape(said)):
-        Table(folder / "own.csv", RATE)
+def test_a_task_without_labels_says_where_they_may_be(folder: Path, text: str, said: str) -> None:
+    data = own(folder, text)
+    with pytest.raises(ValueError, match=f"no class_names.* {said}"):
+        Classes.of(data, data)
 
 
 def test_the_error_for_a_missing_table_names_those_beside_it(
@@ -313,9 +305,8 @@ def test_the_error_for_a_missing_table_names_those_beside_it(
 ) -> None:
     for name in ("a.csv", "notes.txt", "note.tsv"):
         (folder / name).touch()
-    with pytest.raises(
-        FileNotFoundError, match=rf"nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv\."
-    ):
+    beside = rf"nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv\."
+    with pytest.raises(FileNotFoundError, match=beside):
         Table(folder / "nope.tsv", RATE)
     with pytest.raises(FileNotFoundError, match=r"Name another table with --Dataset\.args\.table FILE\."):
         Table(folder / "nope.csv", RATE)
@@ -324,7 +315,5 @@ def test_the_error_for_a_missing_table_names_those_beside_it(
     with pytest.raises(FileNotFoundError, match=r"no such table\. There is no folder .*/none\."):
         Table(folder / "none/nope.tsv", RATE)
     monkeypatch.chdir(folder)
-    with pytest.raises(
-        FileNotFoundError, match=rf"^nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"^{beside}"):
         Table("nope.tsv", RATE)
