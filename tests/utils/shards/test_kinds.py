@@ -47,12 +47,16 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Table:
     return Table(folder / "t.csv", cache=False)
 
 
+def make(table: Path, to: Path, *flags: str) -> None:
+    args = json.dumps({"table": str(table), "cache": False})
+    words = ["make", "--to", str(to), "--dataset", "utils.datasets.Table", "--args", args, "-j", "1"]
+    assert main([*words, *flags]) == 0
+
+
 def test_no_sample_loses_its_sound_or_its_picture(
     every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = json.dumps({"table": f"{every_kind.root}/t.csv", "cache": False})
-    words = ["make", "--to", str(tmp_path), "--dataset", "utils.datasets.Table", "--args", args]
-    assert main([*words, "-j", "1", "--in-order"]) == 0
+    make(every_kind.root / "t.csv", tmp_path, "--in-order")
     counted = f"{len(SOUNDS) + 3} sounds, {len(PICTURES) + 1} pictures"
     assert counted in capsys.readouterr().out
     shards = Shards(str(tmp_path / "manifest.jsonl"))
@@ -99,9 +103,7 @@ def test_files_that_cannot_be_kept_are_errors(
 def test_verify_compares_counts_with_the_manifest(
     every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
-    args = json.dumps({"table": f"{every_kind.root}/t.csv", "cache": False})
-    words = ["make", "--to", str(tmp_path), "--dataset", "utils.datasets.Table", "--args", args]
-    assert main([*words, "-j", "1"]) == 0
+    make(every_kind.root / "t.csv", tmp_path)
     manifest = tmp_path / "manifest.jsonl"
     lines = [json.loads(line) for line in manifest.read_text().splitlines()]
     there = lines[1][what]
@@ -130,8 +132,7 @@ def test_files_that_a_folder_of_classes_omits_are_reported(
     for name in ("train/a/1.wav", "train/a/2.m4a", "test/a/3.wav", "valid/a/4.wav"):
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         write_sound(tmp_path / "own" / name, "WAV")
-    words = ["make", "--to", str(tmp_path / "set"), "--dataset", "utils.datasets.Table", "-j", "1"]
-    assert main([*words, "--args", json.dumps({"table": str(tmp_path / "own"), "cache": False})]) == 0
+    make(tmp_path / "own", tmp_path / "set")
     said = capsys.readouterr()
     assert "1 samples in 1 shards" in said.out
     assert said.err.splitlines() == [

@@ -60,11 +60,6 @@ def served(numbers: Path) -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture
-def pipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(reading.PIPES_VARIABLE, "1")
-
-
 def loader(shards: Shards, *, max_share: float | None = None, **options: Any) -> SplitLoader:
     settings: dict[str, Any] = {
         "batch_size": 7,
@@ -272,11 +267,9 @@ def test_a_damaged_remote_shard_loses_all_following_samples(
 
 def test_a_damaged_shard_stops_the_run_unless_skipping_is_allowed(numbers: Path, tmp_path: Path) -> None:
     shards = Shards(str(damaged(numbers, tmp_path) / "manifest.jsonl"))
-    with pytest.raises(RunFailed) as caught:
+    said = "(?s)clip number 3.* of the training split cannot be read: sample .* of 10 in 000003.tar: "
+    with pytest.raises(RunFailed, match=said):
         epoch(loader(shards))
-    assert "clip number 3" in str(caught.value)
-    assert "of the training split cannot be read: sample " in str(caught.value)
-    assert "of 10 in 000003.tar: " in str(caught.value)
 
 
 def test_a_missing_shard_does_not_change_the_number_of_steps(numbers: Path, tmp_path: Path) -> None:
