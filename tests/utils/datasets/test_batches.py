@@ -57,9 +57,8 @@ def test_transforms_of_the_user_are_applied_to_batches(esc50: Path) -> None:
     dataset = ESC50(esc50, target_transform=len)
     assert dataset.read_batch([0, 1]).labels.tolist() == [1, 1]
     dataset = ESC50(esc50, transform_audio=lambda audio: audio[:, :50] / 2)
-    assert torch.equal(
-        dataset.read_batch([0, 4]).audio.values, collate([dataset[0], dataset[4]]).audio.values
-    )
+    expected = collate([dataset[0], dataset[4]]).audio.values
+    assert torch.equal(dataset.read_batch([0, 4]).audio.values, expected)
 
 
 def test_clips_of_different_channels_raise_the_same_error(esc50: Path) -> None:

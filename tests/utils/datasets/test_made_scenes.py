@@ -20,10 +20,7 @@ def test_scenes_are_a_function_of_seed_split_and_index() -> None:
     first, again = (MadeScenes(scenes=count, incomplete=0.0, **SHORT)[5] for count in (30, 60))
     np.testing.assert_array_equal(first.audio, again.audio)
     assert torch.equal(first.image, again.image)
-    for other in (
-        MadeScenes(incomplete=0.0, seed=1, **SHORT),
-        MadeScenes(train=False, **SHORT),
-    ):
+    for other in (MadeScenes(incomplete=0.0, seed=1, **SHORT), MadeScenes(train=False, **SHORT)):
         assert other[5].labels == first.labels
         assert not np.array_equal(other[5].audio, first.audio)
         assert not torch.equal(other[5].image, first.image)

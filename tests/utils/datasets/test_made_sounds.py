@@ -101,9 +101,7 @@ def test_the_default_root_is_in_the_cache_folder(cache_folder: Path, tmp_path: P
 
 
 def test_a_folder_with_something_else_is_left_alone(esc50: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=re.escape(f"root is {esc50}, which holds something else instead of")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"root is {esc50}, which holds something else instead")):
         MadeSounds(esc50, **SMALL)
     MadeSounds(tmp_path / "made", **SMALL)
     with pytest.raises(ValueError, match=r"root is .* which holds .*'seed': 0.* made from .*'seed': 7"):

@@ -123,9 +123,8 @@ def test_whole_numbers_beside_a_missing_one_are_whole(folder: Path, suffix: str)
 
 @pytest.mark.parametrize("word", ["nan", "NA", "None", "null", "N/A", "<NA>"])
 def test_words_for_missing_numbers_are_empty(folder: Path, word: str) -> None:
-    assert [
-        entry.fold for entry in Table(write(folder / "own.csv", ["1", word], column="fold"), RATE).entries
-    ] == [1, None]
+    table = Table(write(folder / "own.csv", ["1", word], column="fold"), RATE)
+    assert [entry.fold for entry in table.entries] == [1, None]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +185,16 @@ def test_values_may_be_separated_by_bars(folder: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "['a' 'b']",
-        "['a', 'b'",
-        "[dog, rain]",
-        "[dog",
-        "[nan]",
-        "['a', nan]",
-        "['a']+['b']",
-        "{'a', 'b'}",
+        *(
+            "['a' 'b']",
+            "['a', 'b'",
+            "[dog, rain]",
+            "[dog",
+            "[nan]",
+            "['a', nan]",
+            "['a']+['b']",
+            "{'a', 'b'}",
+        ),
         "('a','b')",
     ],
 )
@@ -219,17 +220,16 @@ def test_pictures_may_be_named_in_brackets(folder: Path) -> None:
 
 
 def test_contents_of_files_in_a_table_are_an_error(folder: Path) -> None:
-    content = (folder / "0.wav").read_bytes()
     table = write(folder / "own.parquet", ["dog"])
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist([{"audio": {"bytes": content, "path": "0.wav"}, "label": "dog"}]), table
-    )
+
+    def read(content: bytes | None) -> Table:
+        rows = [{"audio": {"bytes": content, "path": "0.wav"}, "label": "dog"}]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+        return Table(table, RATE)
+
     with pytest.raises(ValueError, match=r"line 1: audio is .*write each content to a file, and its path"):
-        Table(table, RATE)
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist([{"audio": {"bytes": None, "path": "0.wav"}, "label": "dog"}]), table
-    )
-    assert Table(table, RATE).record(0) == {"clip": "0.wav"}
+        read((folder / "0.wav").read_bytes())
+    assert read(None).record(0) == {"clip": "0.wav"}
 
 
 def test_folds_with_names_can_be_held_out_as_splits(folder: Path) -> None:
