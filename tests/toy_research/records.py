@@ -13,6 +13,7 @@ import torch
 from ignite_trainer.api.reporter import Best
 from ignite_trainer.api.self_description import WeightsFile
 from ignite_trainer.results.record import RunRecord
+from ignite_trainer.runs.experiment import RunResult
 
 
 def weights(name: str, content: str = "") -> WeightsFile:
@@ -48,6 +49,23 @@ def run_record(
         "finished": "2024-01-02T12:00:00+00:00",
     }
     return RunRecord(**{**facts, **changes})
+
+
+def only_run(root: Path) -> Path:
+    """Return the folder of the only run of the toy protocol."""
+    (folder,) = (root / "Toy").iterdir()
+    return folder
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Read the log of a run."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_state(result: RunResult) -> dict[str, Any]:
+    """Read the state after the last epoch of a run."""
+    assert result.end.last_checkpoint is not None
+    return torch.load(result.end.last_checkpoint, weights_only=True)  # type: ignore[no-any-return]
 
 
 # Keys that depend on time, place or source, and hashes of files that do.
@@ -97,7 +115,7 @@ def _unequal(ours: Any, theirs: Any, key: str = "") -> list[str]:
 
 
 def _read_log(path: Path) -> Any:
-    return [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+    return _timeless(events(path.parent))
 
 
 def _read_json(path: Path) -> Any:

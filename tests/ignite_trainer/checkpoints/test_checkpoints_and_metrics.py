@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, toy
+from toy_research.records import last_state
 from toy_research.watching import Notebook
 
 from ignite_trainer.api.reporter import Best
@@ -194,8 +195,7 @@ def test_best_files_hold_weights_and_the_last_file_the_state(tmp_path: Path) -> 
     (best,) = result.end.best
     assert best.checkpoint is not None
     TwoTowers().load_state_dict(torch.load(best.checkpoint, weights_only=True))
-    assert result.end.last_checkpoint is not None
-    last = torch.load(result.end.last_checkpoint, weights_only=True)
+    last = last_state(result)
     assert last.keys() == {*STATE, "scheduler"}
     assert last["built_from"]["class"] == "toy_research.network.TwoTowers"
     assert last["scheduler"]["last_epoch"] == 2
@@ -205,8 +205,7 @@ def test_best_files_hold_weights_and_the_last_file_the_state(tmp_path: Path) -> 
 
 def test_the_scale_of_the_loss_is_in_the_state(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__precision="fp16", Setup__batch_train=2)
-    assert result.end.last_checkpoint is not None
-    last = torch.load(result.end.last_checkpoint, weights_only=True)
+    last = last_state(result)
     assert last.keys() == {*STATE, "scaler"}
     assert last["scaler"]["scale"] > 0
     assert last["scaler"]["_growth_tracker"] <= 20

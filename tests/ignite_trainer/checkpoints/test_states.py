@@ -24,7 +24,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toy_research.protocols import run_toy, toy
-from toy_research.records import differences
+from toy_research.records import differences, events
 
 from ignite_trainer.checkpoints import checkpoint_files
 from ignite_trainer.checkpoints.checkpoint_files import snapshot
@@ -343,7 +343,7 @@ def test_all_reports_explain_a_best_epoch_of_0(tmp_path: Path, capsys: pytest.Ca
     metrics = {"Performance": {"lines": [line]}}
     result = run_toy(tmp_path, Setup__epochs=2, Metrics=metrics, Reporters=reporters)
     (best,) = result.record.best
-    evaluated = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    evaluated = events(result.folder)
     assert (best.epoch, best.value) == (0, evaluated[0]["metrics"]["Val. Acc."])
     assert best.checkpoint is not None
     checkpoints = result.folder / "checkpoints"

@@ -1,19 +1,11 @@
-"""The command on toy protocols."""
+"""Commands that run nothing."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from toy_research.protocols import Command
 
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs import experiment
-
-
-@pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(tmp_path, capsys)
 
 
 @pytest.fixture

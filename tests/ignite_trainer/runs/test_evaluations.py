@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toy_research.protocols import run_toy, toy
+from toy_research.records import events
 from toy_research.signals import Tones
 from toy_research.watching import Notebook
 
@@ -32,8 +32,9 @@ def test_an_evaluation_measures_the_last_pass_over_the_held_out_split(tmp_path: 
     assert sum(row["samples"] for row in found.table.values()) == 10
     assert (result.folder / "seen.txt").read_text() == "0 1 2 3 4 5 6 7 8 9"
     assert result.record.evaluations == {"confidence": found.table}
-    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["table"] for line in lines if line["event"] == "measurement"] == [found.table]
+    assert [event["table"] for event in events(result.folder) if event["event"] == "measurement"] == [
+        found.table
+    ]
 
 
 @pytest.mark.parametrize(

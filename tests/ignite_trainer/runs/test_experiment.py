@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from toy_research.learning import Matching
 from toy_research.network import TwoTowers
 from toy_research.protocols import TRUSTED, run_toy, sweep_toy, toy
+from toy_research.records import last_state, only_run
 from toy_research.signals import Tones
 from toy_research.watching import Notebook
 
@@ -33,8 +34,7 @@ EXPONENTIAL = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamm
 
 
 def last_weights(result: RunResult) -> dict[str, Tensor]:
-    assert result.end.last_checkpoint is not None
-    return torch.load(result.end.last_checkpoint, weights_only=True)["model"]  # type: ignore[no-any-return]
+    return last_state(result)["model"]  # type: ignore[no-any-return]
 
 
 def assert_bit_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -44,10 +44,6 @@ def assert_bit_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 
 def evaluations() -> list[tuple[int, str]]:
     return [(found.epoch, found.split) for found in Notebook.last.of("evaluation")]
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 # Results
@@ -309,7 +305,7 @@ def test_a_suffix_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Setup__epochs=3, Task__args={"explode_at": 4})
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     (stopped,) = Notebook.last.of("fault")
     assert len(stopped.samples) == 8
     assert str(caught.value) == (

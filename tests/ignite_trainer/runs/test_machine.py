@@ -18,6 +18,7 @@ import torch
 from filelock import Timeout
 from torch import nn
 from toy_research.protocols import run_toy, sweep_toy
+from toy_research.records import events, only_run
 
 from ignite_trainer.api.task import StepOutput
 from ignite_trainer.protocol.sections import Setup
@@ -71,7 +72,7 @@ def test_a_full_disk_keeps_all_finished_results(
         # Enough steps for the log to need a new page.
         args = {"fold": 1, "samples": 120}
         run_toy(small_disk, Setup__epochs=3, Setup__batch_train=2, Dataset__args=args, Reporters=reporters)
-    (folder,) = (small_disk / "Toy").iterdir()
+    folder = only_run(small_disk)
     assert re.match(rf"{re.escape(str(folder))}/{missed} cannot be written \(", str(caught.value))
     assert "Free space on that disk and repeat the command with --resume" in str(caught.value)
     state = torch.load(folder / "checkpoints" / "last_epoch-1.pt", weights_only=True)
@@ -79,9 +80,7 @@ def test_a_full_disk_keeps_all_finished_results(
     assert len(list(folder.glob("checkpoints/best*.pt"))) == 2  # from epochs 0 and 1
     assert not list(folder.rglob("*.part"))
     if JSON_LINES in reporters:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        assert json.loads(lines[-1])["epoch"] == 2
-        assert all(line.startswith("{") and line.endswith("}") for line in lines)
+        assert events(folder)[-1]["epoch"] == 2  # and every line is complete
     (small_disk / "filling").unlink()
     assert run_toy(small_disk).end.last_epoch == 2
 
@@ -107,15 +106,15 @@ except RunFailed as error:
 
 def test_a_file_over_the_size_limit_is_named_and_removed(tmp_path: Path) -> None:
     said, errors = python(LIMITED, str(tmp_path)).communicate(timeout=120)
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     assert said.startswith(f"{folder / 'checkpoints' / 'last_epoch-1.pt'} cannot be written ("), errors
     kept = {path.suffix for path in (folder / "checkpoints").iterdir()}
     assert kept <= {".pt", ".sha256"}
     for path in folder.glob("checkpoints/*.pt"):  # best files are smaller
         torch.load(path, weights_only=True)
-    events = [json.loads(line)["event"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kinds = [event["event"] for event in events(folder)]
     # The state is written during the next epoch, which may have taken some steps by then.
-    assert events[:5] == ["evaluation", "iteration", "iteration", "evaluation", "evaluation"]
+    assert kinds[:5] == ["evaluation", "iteration", "iteration", "evaluation", "evaluation"]
 
 
 def test_a_results_folder_on_a_read_only_disk_is_refused(small_disk: Path) -> None:
@@ -128,14 +127,13 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
     faulty = {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "fatal": [4]}}
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Dataset=faulty, Setup__workers_train=1, Setup__skip_train_evaluation=True)
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     assert re.fullmatch(
         r"Data-loading worker \(pid [\d, ]+\) was killed, probably by the operating system because memory "
         rf"ran out\. Lower Setup\.workers_train .* kept in {re.escape(str(folder))}\.",
         str(caught.value),
     )
-    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["event"] == "evaluation"
+    assert [event["event"] for event in events(folder)] == ["evaluation"]
 
 
 # Memory
@@ -340,7 +338,7 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed(
 def test_a_sweep_in_progress_elsewhere_is_refused(tmp_path: Path, impatient: None) -> None:  # noqa: ARG001
     folds = {"Dataset.args.fold": [1, 2]}
     sweep_toy(tmp_path, folds, Setup__epochs=1)
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     holder = python(HOLDING, str(folder), "sweep")
     assert holder.stdout is not None
@@ -357,7 +355,7 @@ def test_a_sweep_in_progress_elsewhere_is_refused(tmp_path: Path, impatient: Non
 def test_a_folder_with_a_sweep_of_a_different_protocol_is_refused(tmp_path: Path) -> None:
     folds = {"Dataset.args.fold": [1, 2]}
     sweep_toy(tmp_path, folds, Setup__epochs=1)
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     content = json.loads((folder / "sweep.json").read_text())
     content["protocol"]["Optimizer"]["args"]["lr"] = 0.7
     (folder / "sweep.json").write_text(json.dumps(content))

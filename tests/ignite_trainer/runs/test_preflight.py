@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,26 +10,22 @@ from typing import Any
 
 import pytest
 from toy_research.learning import Matching
-from toy_research.protocols import run_toy, sweep_toy, toy
+from toy_research.protocols import Command, run_toy, sweep_toy
 
 from ignite_trainer.api.findings import Finding, format_findings
 from ignite_trainer.api.task import Task
-from ignite_trainer.commands import cli
 from ignite_trainer.support.errors import ProtocolError
 
 Check = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
+def check(command: Command) -> Check:
     """Checks a toy protocol with changes; returns status and report."""
 
     def check(**changes: Any) -> tuple[int, str]:
-        path, defaults = tmp_path / "toy.json", tmp_path / "none.json"
-        path.write_text(json.dumps(toy(tmp_path / "results", **changes)))
-        defaults.write_text("{}")
-        status = cli.main(["-c", str(path), "--check", "--trust", "toy_research"], defaults=defaults)
-        return status, " ".join(capsys.readouterr().out.split())
+        done = command("-c", command.write(**changes), "--check")
+        return done.status, " ".join(done.out.split())
 
     return check
 

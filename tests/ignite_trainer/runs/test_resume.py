@@ -18,15 +18,14 @@ from typing import Any
 
 import pytest
 import torch
-from toy_research.protocols import TRUSTED, run_toy, toy
-from toy_research.records import differences
+from toy_research.protocols import TRUSTED, Command, run_toy, toy
+from toy_research.records import differences, events, only_run
 from toy_research.signals import Tone, Tones
 from toy_research.watching import Notebook
 from tqdm import tqdm
 
 from ignite_trainer.api.reporter import Best, Evaluated
 from ignite_trainer.checkpoints.state_validation import Position
-from ignite_trainer.commands import cli
 from ignite_trainer.commands.sweeps import sweep
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.protocol.blueprint import draw
@@ -40,8 +39,6 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.support.progress import Progress
 from ignite_trainer.support.signals import StopRequest, leave_signals_to_parent, stop_on_signals
 
-ROOT = Path(__file__).parents[3]
-DEFAULTS = ROOT / "protocols/defaults.json"
 EARLIER = Path(__file__).parent / "earlier_version"
 SEEN = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
 ACCURACY = {"class": "ignite.metrics.Accuracy", "is_checkpoint": True, "line_label": "Val. Acc."}
@@ -78,11 +75,6 @@ def resume(root: Path, folder: Path, **changes: Any) -> Any:
 def change(path: Path, **sections: Any) -> None:
     """Replace sections of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **sections}))
-
-
-def only_run(root: Path) -> Path:
-    (found,) = (root / "Toy").iterdir()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -345,8 +337,7 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     resumed = go_on(tmp_path, Task=signalled())
     assert resumed.folder == folder
     assert (folder / "metrics.jsonl").read_text().startswith(before)
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [one["iteration"] for one in events if one["event"] == "iteration"] == list(range(1, 16))
+    assert [one["iteration"] for one in events(folder) if one["event"] == "iteration"] == list(range(1, 16))
     best = {path.name for path in folder.glob("checkpoints/best_*.pt")}
     assert best >= {"best_val-acc_epoch-1_0.5000.pt"} and len(best) == 3
     assert resumed.record.epochs == 3
@@ -386,55 +377,41 @@ def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) 
 # Signals
 
 
-class Command:
-    """Command that runs a toy protocol."""
-
-    def __init__(self, root: Path, **changes: Any) -> None:
-        path = root / "toy.json"
-        path.write_text(json.dumps(toy(root / "results", **changes)))
-        self.words = ["-c", str(path), "--trust", "toy_research"]
-
-    def __call__(self, *words: str) -> int:
-        return cli.main([*self.words, *words], defaults=DEFAULTS)
-
-
 @pytest.mark.usefixtures("handlers_are_put_back")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_ends_the_command_with_75_and_the_command_to_resume(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = Command(tmp_path, **{**CHANGES, "Task": signalled(name=name, step=9)})
-    assert command() == 75
-    folder = only_run(tmp_path / "results")
-    said = capsys.readouterr().err
-    assert f"stopped by {name}; progress is saved in {folder}\n" in said
-    assert said.endswith(f"{' '.join(command.words)} --resume {folder}\n")
+def test_a_signal_ends_the_command_with_75_and_the_command_to_resume(name: str, command: Command) -> None:
+    path = command.write(**{**CHANGES, "Task": signalled(name=name, step=9)})
+    stopped = command("-c", path)
+    assert stopped.status == 75
+    folder = only_run(command.results)
+    assert f"stopped by {name}; progress is saved in {folder}\n" in stopped.err
+    assert stopped.err.endswith(f"-c {path} --trust toy_research --resume {folder}\n")
     # Too few steps are left for the task to send its signal again.
-    assert command("--resume", str(folder)) == 0
+    assert command("-c", path, "--resume", folder).status == 0
     assert (folder / "result.json").exists()
-    assert cli.main(["--resume", str(folder), "--trust", "toy_research"], defaults=DEFAULTS) == 0
+    assert command("--resume", folder).status == 0
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
 def test_a_signal_during_data_preparation_ends_the_command_the_same_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Command
 ) -> None:
     made = tmp_path / "made"
     args = {"folder": str(made), "signal": "SIGUSR1"}
     dataset = {"class": "toy_research.failing.Prepared", "args": args}
-    command = Command(tmp_path, Setup__epochs=1, Dataset=dataset)
-    assert command() == 75
-    said = capsys.readouterr().err
-    assert "stopped by SIGUSR1; no run was in progress\n" in said
-    assert said.endswith(f"{' '.join(command.words)} --resume\n")
+    path = command.write(Setup__epochs=1, Dataset=dataset)
+    stopped = command("-c", path)
+    assert stopped.status == 75
+    assert "stopped by SIGUSR1; no run was in progress\n" in stopped.err
+    assert stopped.err.endswith(f"-c {path} --trust toy_research --resume\n")
     assert not made.exists() and not list(tmp_path.glob("*.partial"))
-    assert command("--resume") == 0
+    assert command("-c", path, "--resume").status == 0
     assert made.exists()
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")
 def test_a_signal_between_runs_of_a_sweep_ends_the_command_the_same_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_summary = sweep._write_summary
 
@@ -444,11 +421,13 @@ def test_a_signal_between_runs_of_a_sweep_ends_the_command_the_same_way(
         return write_summary(*args)
 
     monkeypatch.setattr(sweep, "_write_summary", signalled_then_written)
-    command = Command(tmp_path, Sweep={"Dataset.args.fold": [1, 2]})
-    assert command() == 75
-    assert capsys.readouterr().err.endswith(f"{' '.join(command.words)} --resume\n")
-    assert command("--resume") == 0
-    assert "1 of 2 runs are already finished; skipping fold-1" in capsys.readouterr().out
+    path = command.write(Sweep={"Dataset.args.fold": [1, 2]})
+    stopped = command("-c", path)
+    assert stopped.status == 75
+    assert stopped.err.endswith(f"-c {path} --trust toy_research --resume\n")
+    resumed = command("-c", path, "--resume")
+    assert resumed.status == 0
+    assert "1 of 2 runs are already finished; skipping fold-1" in resumed.out
 
 
 @pytest.mark.usefixtures("handlers_are_put_back")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from toy_research.protocols import toy
+from toy_research.records import events, only_run
 
 pytestmark = pytest.mark.processes
 
@@ -44,11 +45,6 @@ def protocol(folder: Path, how: str, *, parts_together: bool = False, **changes:
     return path
 
 
-def only_run(folder: Path) -> Path:
-    (found,) = (folder / "Toy").iterdir()
-    return found
-
-
 def test_a_job_whose_process_was_killed_restarts_bit_equal(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -67,7 +63,7 @@ def test_a_job_whose_process_was_killed_restarts_bit_equal(tmp_path: Path) -> No
     figures = [
         [
             (entry["epoch"], entry["split"], entry["metrics"])
-            for entry in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+            for entry in events(run)
             if entry["event"] == "evaluation"
         ]
         for run in runs
@@ -118,7 +114,7 @@ def test_several_processes_carry_out_and_resume_a_sweep(tmp_path: Path) -> None:
     path = protocol(tmp_path, "raises", Sweep={"Dataset.args.fold": [1, 2]})
     assert torchrun(path).returncode == 1
     assert torchrun(path).returncode == 0
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     assert json.loads((folder / "summary.json").read_text())["missing"] == []
 
 

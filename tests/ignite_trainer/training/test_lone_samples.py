@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from toy_research.lonely import Scoring, SoundAndPicture, batch_of
 from toy_research.protocols import run_toy
+from toy_research.records import events
 
 from ignite_trainer.api.batch import rows_with_field
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
@@ -173,8 +173,7 @@ def test_lone_sounds_are_counted_in_the_result_and_reported_once_with_any_worker
     for workers in (0, 2):
         root = tmp_path / str(workers)
         result = run_toy(root, Setup__workers_train=workers, Setup__epochs=3, Setup__batch_train=4, **SCENES)
-        log = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-        faults = [event for event in log if event["event"] == "fault"]
+        faults = [event for event in events(result.folder) if event["event"] == "fault"]
         assert len(faults) == 1
         assert faults[0]["what"] == 'Only one sample in the batch has "sound", but batch norm needs two'
         results[workers] = (result.record.faults, result.end.last, faults[0]["samples"])

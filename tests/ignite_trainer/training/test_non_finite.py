@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine
 from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy
+from toy_research.records import events, only_run
 from toy_research.watching import Notebook
 
 from ignite_trainer.data.loader import Batch
@@ -121,13 +122,12 @@ def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
         "The gradients are not finite at epoch 2, iteration 4, in a step with sample "
     )
     assert all(name in str(caught.value) for name in stopped.samples)
-    (folder,) = (tmp_path / "Toy").iterdir()
+    folder = only_run(tmp_path)
     (last,) = folder.glob("checkpoints/last*.pt")
     assert last.name == "last_epoch-1.pt"
     weights = torch.load(last, weights_only=True)["model"]
     assert all(value.isfinite().all() for value in weights.values())
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert events[-1]["samples"] == list(stopped.samples)
+    assert events(folder)[-1]["samples"] == list(stopped.samples)
 
 
 def test_weights_spoiled_by_the_last_step_are_not_saved(tmp_path: Path) -> None:

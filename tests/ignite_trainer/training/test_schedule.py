@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from toy_research.protocols import TRUSTED, run_toy, toy
-from toy_research.records import differences
+from toy_research.records import differences, only_run
 from toy_research.watching import Notebook
 
 from ignite_trainer.protocol.blueprint import draw
@@ -103,7 +103,7 @@ def test_a_run_resumes_its_schedule_bit_equal(tmp_path: Path) -> None:
     begun = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         run_toy(begun, **{**changes, "Task": exploding})
-    (folder,) = (begun / "Toy").iterdir()
+    folder = only_run(begun)
     protocol = folder / "protocol.json"
     protocol.write_text(protocol.read_text().replace("Interrupted", "Matching"))
     gone_on = run_toy(begun, **changes, Setup__resume="auto")
