@@ -91,7 +91,7 @@ class Weights:
             return None
         them = "them" if self.trained_templates == ("{}",) else "these texts"
         return (
-            f"{self.trained_on} Not among {them}: {_listed(others)}. Their figures are far less reliable, "
+            f"{self.trained_on} Not among {them}: {_listed(others)}. Their scores are far less reliable, "
             "however high."
         )
 

@@ -59,7 +59,7 @@ def read_audio(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file does not decode, is cut off, or has no samples, more than `MAX_VALUES`, or
-            values that are not finite or far from -1..1.
+            non-finite values or values far from -1..1.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)

@@ -319,7 +319,7 @@ def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform
         raise ValueError(f"{name} has dtype {array.dtype}; expected int16 or floating point.")
     peak = float(np.abs(array).max())
     if not math.isfinite(peak):
-        raise ValueError(f"{name} has samples that are not finite.")
+        raise ValueError(f"{name} has non-finite samples.")
     if units == "float":
         refuse_loud(peak, name, 'for 16-bit units pass units="int16"')
         scaled: Waveform = array.astype(np.float32) * np.float32(INT16_SCALE)

@@ -25,7 +25,7 @@ class Affects(str, Enum):
         RESULT: result of the run.
         TRAINING: training of the model.
         RUN: choice of a run within an experiment: seed, fold, data, weights, and additional measurements.
-        FORM: names, rounding, and the set of recorded figures.
+        FORM: names, rounding, and the set of recorded values.
         SWEEP: runs in a sweep, and their presentation in tables.
         HANDLING: file locations, speed and reporters.
     """

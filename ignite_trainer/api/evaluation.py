@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ignite_trainer.api.task import StepOutput, Task
 
 FigureTable = Mapping[str, Mapping[str, float]]
-"""Figures by row and column, for example by retrieval direction and metric."""
+"""Values by row and column, for example by retrieval direction and metric."""
 
 
 class Evaluation(ABC):
     """An entry in the protocol's `Evaluations`.
 
-    It receives every batch of a pass over the held-out split, then returns figures.
+    It receives every batch of a pass over the held-out split, then returns values.
 
     ```text
     prepare    once, before the first step of the run
@@ -47,4 +47,4 @@ class Evaluation(ABC):
 
     @abstractmethod
     def finish(self, folder: Path) -> FigureTable:
-        """Return the figures for this pass; write any files to `folder`, the run's folder."""
+        """Return the values for this pass; write any files to `folder`, the run's folder."""

@@ -28,7 +28,7 @@ class Finding:
     """A problem in a data set.
 
     Attributes:
-        severity: "error" if a run would fail or produce wrong figures; "warning" if the data is suspicious.
+        severity: "error" if a run would fail or produce wrong results; "warning" if the data is suspicious.
         what: description of the problem, a sentence; findings with the same description are shown together.
         where: location of the problem (file, line or JSON path) and other details that vary between findings
             with the same description; "" if `what` contains them.

@@ -21,7 +21,7 @@ Figure = Annotated[
     BeforeValidator(lambda value: math.nan if value is None else value),
     PlainSerializer(lambda value: float(value) if math.isfinite(value) else None, when_used="json"),
 ]
-"""A float in JSON: values that are not finite are written as null, and null is read as NaN."""
+"""A float in JSON: non-finite values are written as null, and null is read as NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Best:
     def rank(self, *, better: Literal["max", "min"]) -> tuple[float, bool]:
         """Return a sort key that puts the best epoch last.
 
-        A value that is not finite ranks lowest. At equal values, a trained epoch ranks above epoch 0, and two
+        A non-finite value ranks lowest. At equal values, a trained epoch ranks above epoch 0, and two
         trained epochs rank equal, so the earlier epoch is kept.
         """
         if not math.isfinite(self.value):
@@ -98,7 +98,7 @@ class RunStart:
     best: tuple[Best, ...] = ()
     """Best values so far, if the run is resumed."""
     caution: str = ""
-    """Warning to show wherever the run's figures are shown; "" for no warning."""
+    """Warning to show wherever the run's results are shown; "" for no warning."""
     gallery: Gallery = field(default_factory=Gallery)
     """Pictures and recordings of samples and the model, for a reporter's methods but not for threads."""
 
@@ -143,7 +143,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Figures from an entry in the protocol's `Evaluations`, after a pass over the held-out split."""
+    """Values from an entry in the protocol's `Evaluations`, after a pass over the held-out split."""
 
     event: Literal["measurement"] = "measurement"
     epoch: int
@@ -152,7 +152,7 @@ class Measured:
     """Key of the entry in `Evaluations`."""
     split: Literal["test"] = "test"
     table: Mapping[str, Mapping[str, Figure]]
-    """Figures by row and column."""
+    """Values by row and column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +236,7 @@ class Reporter:
         """Report the metrics of a split, and any predictions."""
 
     def on_measurement(self, result: Measured) -> None:
-        """Report the figures of an entry in `Evaluations`, after `on_evaluation` for the held-out split."""
+        """Report the values of an entry in `Evaluations`, after `on_evaluation` for the held-out split."""
 
     def on_fault(self, fault: Fault) -> None:
         """Report a fault. The run continues unless it raises an error next."""

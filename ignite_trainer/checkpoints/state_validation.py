@@ -93,6 +93,6 @@ def checked(content: Any, path: Path, parts: Iterable[str]) -> StateContent:
         if not problems:
             return state
     raise ProtocolError(
-        f"The checkpoint {path} is not a valid state of this version ({'; '.join(problems)}). "
+        f"State {path} is not a valid state of this version ({'; '.join(problems)}). "
         "Do not use it; start a new run without --resume."
     )

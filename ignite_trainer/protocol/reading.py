@@ -33,7 +33,7 @@ def parse(text: str) -> Any:
 
     Raises:
         ValueError: The text is not JSON (a json.JSONDecodeError, with the position), or contains a repeated
-            key or a number that is not finite.
+            key or a non-finite number.
     """
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
 

@@ -12,7 +12,13 @@ from ignite_trainer.api.reporter import Evaluated, Measured, Reporter, RunEnd, R
 from ignite_trainer.reporters.page import media, prediction_sections, render
 from ignite_trainer.reporters.page.render import Section
 from ignite_trainer.support.files import write_text
-from ignite_trainer.support.formatting import HONEST, duration, figure_cells, readable, remarks_on_best
+from ignite_trainer.support.formatting import (
+    BEST_IS_OPTIMISTIC,
+    duration,
+    figure_cells,
+    readable,
+    remarks_on_best,
+)
 
 _FILES = {
     file_names.PREDICTIONS: "target, prediction and scores of every held-out sample",
@@ -82,7 +88,7 @@ def _lead(run: RunStart, end: RunEnd) -> Section:
     if not end.last_epoch:
         text.append("Evaluation only: nothing was trained.")
     elif best:
-        text += [HONEST, *remarks_on_best(entry.epoch for entry in end.best)]
+        text += [BEST_IS_OPTIMISTIC, *remarks_on_best(entry.epoch for entry in end.best)]
     if not last and not best:
         text.append("There are no metrics.")
     header = ["metric", f"last epoch ({end.last_epoch})" if end.last_epoch else "value"]

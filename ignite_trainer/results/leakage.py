@@ -26,12 +26,12 @@ CHOSEN = "weights chosen on it"
 OTHER_PART = "weights of a run that held another part out"
 MEANING = {
     CHOSEN: (
-        "The initial weights come from the epoch that was best on the samples evaluated here, which flatters "
-        "the figures. The weights of that run's last epoch do not."
+        "The initial weights come from the epoch that was best on the samples evaluated here, which makes "
+        "the values optimistic. The weights of that run's last epoch are not affected."
     ),
     OTHER_PART: (
         "The model was trained on samples that are evaluated here: the run that saved its initial weights "
-        "held out another part of the data set. The figures do not count."
+        "held out another part of the data set. The values are not valid results."
     ),
 }
 """Explanation of each mark."""

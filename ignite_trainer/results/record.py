@@ -61,7 +61,7 @@ class RunRecord(BaseModel):
         best: best epoch for each metric.
         evaluations: tables of the protocol's `Evaluations`, by name.
         multilabel: True if a sample in `predictions.csv` can have several classes or none.
-        published: published figures to compare the metric with.
+        published: published results to compare the metric with.
         checkpoint: file of the last checkpoint.
         revision: commit of the source code.
         seconds: duration of the run.
@@ -177,19 +177,19 @@ class RunRecord(BaseModel):
         return "evaluated split" if self.nothing_held_out is None else "held-out part"
 
     def value(self, label: str) -> tuple[float | None, float | None]:
-        """Return a held-out metric at the last and the best epoch, each None if missing or not finite."""
+        """Return a held-out metric at the last and the best epoch, each None if missing or non-finite."""
         best = next((entry.value for entry in self.best if entry.label == label), math.nan)
         last = self.last.get(label, math.nan)
         return last if math.isfinite(last) else None, best if math.isfinite(best) else None
 
 
 class Spread(NamedTuple):
-    """Mean and spread of several figures.
+    """Mean and spread of several values.
 
     Attributes:
         mean: arithmetic mean.
-        deviation: sample standard deviation (n - 1 in the denominator); None for a single figure.
-        n: number of figures.
+        deviation: sample standard deviation (n - 1 in the denominator); None for a single value.
+        n: number of values.
     """
 
     mean: float
@@ -198,7 +198,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread | None:
-        """Average figures; return None if any is missing or there are none."""
+        """Average values; return None if any is missing or there are none."""
         present = [value for value in values if value is not None]
         if not present or len(present) < len(values):
             return None
@@ -207,13 +207,13 @@ class Spread(NamedTuple):
 
     @classmethod
     def over_folds(cls, values: Iterable[tuple[Hashable, float | None]]) -> Spread | None:
-        """Average figures with equal weight for every fold.
+        """Average values with equal weight for every fold.
 
         The runs of a fold are averaged first; mean, deviation and n are then over the folds. If all runs held
         out the same folds, mean, deviation and n are over the runs.
 
         Args:
-            values: held-out folds and figure of each run.
+            values: held-out folds and value of each run.
         """
         folds: dict[Hashable, list[float | None]] = defaultdict(list)
         for held_out, value in values:
@@ -224,7 +224,7 @@ class Spread(NamedTuple):
         return cls.of([mean.mean if mean else None for mean in means])
 
     def text(self, write: Callable[[float], str]) -> str:
-        """Format the mean and, for several figures, ± the deviation; `write` formats a number."""
+        """Format the mean and, for several values, ± the deviation; `write` formats a number."""
         return write(self.mean) + ("" if self.deviation is None else f" ± {write(self.deviation)}")
 
 
@@ -232,7 +232,7 @@ class Figures(NamedTuple):
     """A metric averaged over several runs.
 
     Attributes:
-        last: average after the last epoch; None if a run lacks the metric or its value is not finite.
+        last: average after the last epoch; None if a run lacks the metric or its value is non-finite.
         best: average at each run's best epoch; None under the same conditions.
     """
 

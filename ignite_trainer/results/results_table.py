@@ -1,7 +1,7 @@
 """Writes `table.md` to the root of all results, in the form of the paper's table.
 
 Each row is a model with its initial weights, each column a data set with a setting. A cell shows the mean
-over the runs after their last epoch, next to the published figure. Details of each cell follow the table.
+over the runs after their last epoch, next to the published result. Details of each cell follow the table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ignite_trainer.results.table_cells import HASH_DIGITS, Entry, Found, make_e
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import write_json, write_text
 from ignite_trainer.support.formatting import (
-    HONEST,
+    BEST_IS_OPTIMISTIC,
     inert,
     markdown_link,
     markdown_table,
@@ -89,31 +89,31 @@ def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
     parts += map(_details, entries)
     if unreadable:
         files = "\n".join(f"- {inert(path)}" for path in unreadable)
-        parts.append(f"## Unreadable results, which are left out\n\n{files}")
+        parts.append(f"## Unreadable results, which are omitted\n\n{files}")
     return "\n\n".join(parts) + "\n"
 
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     """Return the sentences needed to understand the table."""
-    sentences = ["Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."]
+    sentences = ["Values are from the last epoch; metrics with values between 0 and 1 are in per cent."]
     if any(entry.figures.last and entry.figures.last.deviation is not None for entry in entries):
         sentences.append(
             "Means and sample standard deviations (±) are over the folds, after averaging the seeds of each "
             "fold. If all runs evaluated the same samples, they are over the runs."
         )
     if any(entry.figures.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
-        sentences.append(HONEST)
+        sentences.append(BEST_IS_OPTIMISTIC)
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
     sentences += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):
         sentences.append(
-            '"Training data" marks figures on samples that the model was trained on, which are not results.'
+            '"Training data" marks values on samples that the model was trained on, which are not results.'
         )
     marks = sorted({mark for entry in entries for mark in entry.cautions})
     sentences += [f'"{mark[0].upper()}{mark[1:]}": {MEANING[mark]}' for mark in marks if mark in MEANING]
     if any(entry.newest.published for entry in entries):
         sentences.append(
-            "A published figure is shown only for the same data set, setting, metric and weights, and only "
+            "A published result is shown only for the same data set, setting, metric and weights, and only "
             "if the whole data set was evaluated."
         )
     return sentences
@@ -142,7 +142,7 @@ def _spread_text(entry: Entry, spread: Spread) -> str:
 
 
 def _cell_texts(entry: Entry) -> tuple[str, str]:
-    """Return our figure and the published figure."""
+    """Return our result and the published result."""
     last, published = entry.figures.last, entry.published
     ours = f"{_spread_text(entry, last) if last else 'not finite'} ({entry.extent})"
     if published is None:
@@ -163,7 +163,7 @@ def _details(entry: Entry) -> str:
     lines = "\n".join(f"- {name}: {inert(text)}" for name, text in facts.items() if text)
     parts = [f"## {inert(f'{entry.row}: {entry.column}')}", lines, _run_table(entry.runs)]
     if entry.earlier:
-        parts.append("Earlier runs with the same fold and seed, which the figures above do not include:")
+        parts.append("Earlier runs with the same fold and seed, which the results above do not include:")
         parts.append(_run_table(entry.earlier))
     runs = (*entry.runs, *entry.earlier)
     reports = [markdown_link(PurePosixPath(run.folder, file_names.PAGE)) for run in runs if run.has_report]

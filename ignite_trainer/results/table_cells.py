@@ -84,9 +84,9 @@ class Entry:
 
     @property
     def published(self) -> float | None:
-        """Published figure for the same data set, setting, metric and weights.
+        """Published result for the same data set, setting, metric and weights.
 
-        None if the figures cannot be compared: some folds were not evaluated, the model was trained on
+        None if the results cannot be compared: some folds were not evaluated, the model was trained on
         evaluated samples, or a caution applies.
         """
         record, held_out = self.newest, self._held_out
@@ -96,10 +96,10 @@ class Entry:
         hashes = _hashes(record)
         return next(
             (
-                figure.value
-                for figure in record.published
-                if (figure.dataset, figure.setting, figure.metric or record.metric) == ours
-                and figure.weights in hashes
+                result.value
+                for result in record.published
+                if (result.dataset, result.setting, result.metric or record.metric) == ours
+                and result.weights in hashes
             ),
             None,
         )

@@ -1,4 +1,4 @@
-"""Describes a run when it starts or resumes: facts, charts, figures of its samples and model."""
+"""Describes a run when it starts or resumes: facts, charts, exhibits of its samples and model."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def _call(spec: ClassSpec, *, without: str = "") -> str:
 
 
 class RunGallery(Gallery):
-    """Figures and sounds from a run's task, made without any effect on its model or random states.
+    """Exhibits of a run's task (images and sounds), made without any effect on its model or random states.
 
-    Figures that cannot be made are left out, with a warning.
+    Exhibits that cannot be made are skipped with a warning.
     """
 
     def __init__(self, parts: Parts, *, epochs: int) -> None:
@@ -146,7 +146,7 @@ class RunGallery(Gallery):
         try:
             with torch.inference_mode(), self._parts.evaluated_weights():
                 return show()
-        except Exception as error:  # a missing figure should not fail the run
+        except Exception as error:  # a missing exhibit should not fail the run
             logging.getLogger(__name__).warning(
                 "%s cannot be shown (%s: %s).", what, type(error).__name__, error, exc_info=True
             )

@@ -9,8 +9,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
 from urllib.parse import quote
 
-HONEST = (
-    "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the honest figure."
+BEST_IS_OPTIMISTIC = (
+    "The best epoch was chosen on the held-out split, so its value is optimistic; the last epoch is unbiased."
 )
 EPOCH_0 = (
     "Epoch 0 is before the first step. If it is the best, no trained epoch was as good: its weights are the "
@@ -42,7 +42,7 @@ def remarks_on_best(epochs: Iterable[int]) -> list[str]:
 
 
 def figure_cells(table: Mapping[str, Mapping[str, float]]) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the column names of a table of figures, and each row's cells; missing figures are ""."""
+    """Return the column names of a table of values, and each row's cells; missing values are ""."""
     columns = list(dict.fromkeys(column for figures in table.values() for column in figures))
     rows = {
         row: [readable(figures[name]) if name in figures else "" for name in columns]

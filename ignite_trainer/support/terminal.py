@@ -59,7 +59,7 @@ def show_rows(title: str, rows: Iterable[Sequence[str]], *, columns: Sequence[st
 
 
 def show_matrix(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print a table of figures without truncating any cell.
+    """Print a table of values without truncating any cell.
 
     A table wider than the terminal gets narrower padding or, if that is not enough, is printed in parts, each
     with the row names.

@@ -189,7 +189,7 @@ class AudioReader:
     def _check(self, block: Block) -> None:
         low, high = float(block.min()), float(block.max())  # NaN if any sample is NaN
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise UnusableAudio(f"{self._name}: contains values that are not finite.", fault="not finite")
+            raise UnusableAudio(f"{self._name}: contains non-finite values.", fault="not finite")
         refuse_loud(max(-low, high), self._name, "scale it to -1..1 (16-bit units: divide by 32768)")
 
     def _unusable(self, detail: str) -> UnusableAudio:

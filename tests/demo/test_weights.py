@@ -138,7 +138,7 @@ MANY = tuple(f"class {number}" for number in range(14))
 )
 def test_one_line_names_untrained_labels(labels: tuple[str, ...], texts: list[str], said: str | None) -> None:
     expected = (
-        f"These weights come from a run on {said} Their figures are far less reliable, however high."
+        f"These weights come from a run on {said} Their scores are far less reliable, however high."
         if said
         else None
     )

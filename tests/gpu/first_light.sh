@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Check and measure this project on one GPU, the most valuable step first; tests/gpu/README.md says how.
+# Check and measure this project on one GPU, starting with the most valuable step; see tests/gpu/README.md.
 #
 #   bash tests/gpu/first_light.sh OUT [--clips FOLDER] [--rehearse] [--only a,b,c] [--budget SECONDS]
 #
-# OUT gets summary.md, steps.json and first_light.tar.gz, which holds every log and every figure.
+# OUT gets summary.md, steps.json and first_light.tar.gz, which holds all logs and results.
 set -u
 here=$PWD
 cd "$(dirname "$0")/../.." || exit
@@ -26,7 +26,7 @@ OUT=$(cd "$here" && realpath -m "$OUT")
 [[ ! $CLIPS ]] || CLIPS=$(cd "$here" && realpath -m "$CLIPS")
 mkdir -p "$OUT" || exit
 
-# States of 0.3 GB, and weights, are written after each epoch: into memory, if there is plenty.
+# States of 0.3 GB and weights are written after each epoch; write them to memory if there is plenty.
 shared_gib=$(df --output=avail -BG /dev/shm 2>/dev/null | tr -dc 0-9)
 ((${shared_gib:-0} >= 40)) && export TMPDIR=/dev/shm
 RAW=$(mktemp -d)/first_light
@@ -36,21 +36,21 @@ trap 'exit 143' TERM INT HUP
 
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
 export AUDIOCLIP_CACHE=$RAW/cache TORCHINDUCTOR_CACHE_DIR=$RAW/cache/inductor AUDIOCLIP_MIRROR=http://127.0.0.1:9
-unset PYTHONDONTWRITEBYTECODE # or each step compiles torch's sources for ten seconds
+unset PYTHONDONTWRITEBYTECODE # otherwise each step compiles torch's sources for ten seconds
 AT_ONCE=1 PATIENCE=1
 
-step() { # NAME USUAL LIMIT COMMAND...: run it once fewer than AT_ONCE others run; seconds
+step() { # NAME USUAL LIMIT COMMAND...: run once fewer than AT_ONCE others are running; times in seconds
     [[ ! $ONLY || ,$ONLY, == *,$1,* ]] || return 0
     while (($(jobs -rp | wc -l) >= AT_ONCE)); do wait -n; done
     local left=$((BUDGET - SECONDS))
     if ((left < $2)); then
-        note "$1" 0 "skipped: it usually takes $2 s, and $left s are left" "${@:4}"
+        note "$1" 0 "skipped: usually takes $2 s, but only $left s remain" "${@:4}"
     else
         run "$1" $((PATIENCE * $3 < left ? PATIENCE * $3 : left)) "${@:4}" &
     fi
 }
 
-run() { # NAME LIMIT COMMAND...: keep the log, and note how it ended
+run() { # NAME LIMIT COMMAND...: keep the log, and record the outcome
     local start=$SECONDS status
     timeout -k 5 "$2" "${@:3}" >"$RAW/$1.log" 2>&1 &
     trap "kill $!" TERM
@@ -73,7 +73,7 @@ note() { # NAME SECONDS STATUS COMMAND...
     printf '%-24s %4d s  %s\n' "$1" "$2" "$3"
 }
 
-pack() { # what there is so far, so that nothing is lost if the machine is
+pack() { # pack the results so far, in case the machine is lost
     [[ -s $RAW/steps.jsonl ]] || return 0
     ( flock 9
       sed '1s/^/[/; $!s/$/,/; $s/$/]/' "$RAW/steps.jsonl" >"$RAW/steps.json"
@@ -85,7 +85,7 @@ pack() { # what there is so far, so that nothing is lost if the machine is
 }
 
 if [[ $REHEARSE ]]; then
-    # The same steps on the CPU, two at a time, with miniatures: nothing they measure means anything.
+    # The same steps in miniature on the CPU, two at a time; their measurements are meaningless.
     export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= TORCHDYNAMO_DISABLE=1
     AT_ONCE=2 PATIENCE=5 BUDGET=${BUDGET:-3600} CLIPS=$RAW/clips
     SPEED=(-c tests/gpu/protocols/miniature.json --Dataset.args.root "$CLIPS") LONG=("${SPEED[@]}")
@@ -99,7 +99,7 @@ if [[ $REHEARSE ]]; then
     python -c "from utils.datasets import MadeSounds; $made" && sed -i s/False/True/ "$CLIPS/meta/esc50.csv" || exit
 else
     SPEED=(-c tests/gpu/protocols/speed.json --Dataset.args.root "$CLIPS")
-    # Every clip five times, so that an epoch has as many steps as one of ESC-50.
+    # Each clip five times, so that an epoch has as many steps as with ESC-50.
     mkdir -p "$RAW/clips/audio" "$RAW/clips/meta"
     awk 'NR == 1 { print; next } { for (i = 0; i < 5; i++) print i "x" $0 }' "$CLIPS/meta/esc50.csv" \
         >"$RAW/clips/meta/esc50.csv"
@@ -109,14 +109,14 @@ else
     LONG=(-c tests/gpu/protocols/speed.json --Dataset.args.root "$RAW/clips") OTHERS=("${LONG[@]}")
     SMALL=(-c protocols/quickstart.json -e 3 -L 1 --Reporters '[{"class": "ignite_trainer.reporters.JsonLines"}]')
     ROUNDS=5 EPOCHS=20 FOLDS=(1 2 3 4 5) BATCH=32
-    long=2646000 # samples: 60 s, of which 64 clips want more than 100 GB
+    long=2646000 # samples, 60 s: 64 such clips need more than 100 GB
     TOO_LARGE=("${SPEED[@]}" --Setup.precision bf16 -B 8)
     for index in 3 4 6 7; do TOO_LARGE+=("--Transforms.$index.args.out_len" "$long"); done
     KILLS=(--kills 3 --workers 0 --epochs 6)
     MEMORY=(--batch 64 --precision bf16 --chunk 0 32 16)
 fi
 : "${BUDGET:=480}"
-# As from random weights in the quickstart.
+# As in the quickstart, which also starts from random weights.
 ESC10=(--Optimizer '{"class": "torch.optim.AdamW", "args": {"lr": 5e-4, "weight_decay": 5e-4}}'
     --Scheduler.args.gamma 0.9 --Task.args.positives same_label -S -e "$EPOCHS" -b "$BATCH" -B 80)
 benchmark() { # NAME USUAL LIMIT SCRIPT OVERRIDES...

@@ -154,7 +154,7 @@ def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_pat
         (np.ones((1, 1, 100)), {"sample_rate": RATE}, r"shape \[1, 1, 100\]"),
         (np.ones(0), {"sample_rate": RATE}, r"shape \[0\]"),
         (np.ones(100, dtype=np.int32), {"sample_rate": RATE}, "has dtype int32"),
-        (np.full(100, np.nan), {"sample_rate": RATE}, "not finite"),
+        (np.full(100, np.nan), {"sample_rate": RATE}, "non-finite"),
         (np.full(100, 9.0), {"sample_rate": RATE, "units": "pcm"}, "units is 'pcm'"),
         (np.ones((16, 100)), {"sample_rate": RATE}, r"at most 8 channels\. Several .*batched=True or as"),
         (np.full(100, 9.0), {"sample_rate": RATE, "units": "float"}, r'peak of 9 .*pass units="int16"'),

@@ -88,7 +88,7 @@ class TonesInBatches(FaultyTones):
 
 
 class Steep(Matching):
-    """A finite loss whose gradient is not finite in some steps."""
+    """A finite loss whose gradient is non-finite in some steps."""
 
     def __init__(self, *, at: Sequence[int]) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from toy_research.network import TwoTowers
 
 
 class Matching(Task):
-    """Cross-entropy over classes; the loss of step `explode_at` is not finite."""
+    """Cross-entropy over classes; the loss of step `explode_at` is non-finite."""
 
     class_names = ("low", "middle", "high")
 

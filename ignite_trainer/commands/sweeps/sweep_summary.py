@@ -13,7 +13,13 @@ from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
 from ignite_trainer.commands.sweeps.groups import SEED, Group, make_groups
 from ignite_trainer.results.leakage import MEANING
 from ignite_trainer.results.record import RunRecord
-from ignite_trainer.support.formatting import HONEST, inert, markdown_table, readable, remarks_on_best
+from ignite_trainer.support.formatting import (
+    BEST_IS_OPTIMISTIC,
+    inert,
+    markdown_table,
+    readable,
+    remarks_on_best,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +147,7 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _explain_means(summary: Summary) -> list[str]:
-    """Explain the means, why some are missing, and why the figure of the last epoch is the honest one."""
+    """Explain the means, why some are missing, and why the value of the last epoch is unbiased."""
     groups, sentences = summary.groups, []
     reasons = dict.fromkeys(group.no_mean for group in groups if group.no_mean)
     sentences += [f"No mean: {reason}" for reason in reasons]
@@ -151,7 +157,7 @@ def _explain_means(summary: Summary) -> list[str]:
         what = "n folds, after averaging the seeds of each" if of_folds else "n runs"
         sentences.append(f"± is the sample standard deviation over {what}.")
     if any(record.epochs and record.best for record in summary.records.values()):
-        sentences.append(HONEST)
+        sentences.append(BEST_IS_OPTIMISTIC)
         sentences += remarks_on_best(
             best.epoch for record in summary.records.values() if record.epochs for best in record.best
         )

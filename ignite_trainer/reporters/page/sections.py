@@ -34,7 +34,7 @@ def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]
     text = []
     if excluded := len(predictions) - len(kept):
         share = f"{excluded:,} of {len(predictions):,} samples"
-        text.append(f"{share} have scores that are not finite; they are excluded below.")
+        text.append(f"{share} have non-finite scores; they are excluded below.")
     if not kept.scores.size:
         return [Section(title="Predictions", text=[*text, "There are no scores."])]
     confusions = [] if kept.multilabel else [_confusions(kept, folder)]

@@ -303,7 +303,7 @@ def test_an_invalid_state_is_refused_before_it_is_used(
         again.checkpoints.restore()
         for epoch in (2, 3, 4):  # this removes the files that are no longer among the best
             again.save(epoch, 0.6)
-    assert str(caught.value).startswith(f"The checkpoint {path} is not a valid state of this version (")
+    assert str(caught.value).startswith(f"State {path} is not a valid state of this version (")
     assert problem in str(caught.value)
     assert outside.read_text() == "precious"
 

@@ -101,7 +101,7 @@ def test_the_picture_is_whole_after_every_evaluation(run: RunStart) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["curve.png"]
 
 
-def test_values_that_are_not_finite_are_gaps(run: RunStart) -> None:
+def test_non_finite_values_are_gaps(run: RunStart) -> None:
     reporter = begun(run)
     reporter.on_iteration(trained(10, math.nan))
     for epoch, value in enumerate((math.nan, math.inf, 0.5)):

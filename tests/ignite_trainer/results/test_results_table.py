@@ -1,4 +1,4 @@
-"""`table.md`: cells, published figures next to them, details below."""
+"""`table.md`: cells, published results next to them, details below."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ignite_trainer.results import results_table
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.results.results_table import to_markdown
 from ignite_trainer.results.table_cells import Found, make_entries
-from ignite_trainer.support.formatting import HONEST
+from ignite_trainer.support.formatting import BEST_IS_OPTIMISTIC
 
 FULL = weights("Full.pt")
 
@@ -100,7 +100,7 @@ def test_an_earlier_run_is_listed_below() -> None:
     late = run_record(fold=1, last=0.875, finished="2024-01-03T00:00:00+00:00")
     text = table_of(early, late, run_record(fold=2, last=0.5))
     counted, earlier = text.split(
-        "Earlier runs with the same fold and seed, which the figures above do not include:"
+        "Earlier runs with the same fold and seed, which the results above do not include:"
     )
     assert all(f"| run-{number} |" in counted for number in (1, 2))
     assert "| run-0 | 1 | 7 | 0.1250 |" in earlier
@@ -318,14 +318,14 @@ def said(*records: RunRecord) -> str:
 
 
 def test_the_table_has_only_the_remarks_that_apply() -> None:
-    shares = "Figures are from the last epoch; metrics with values between 0 and 1 are in per cent."
+    shares = "Values are from the last epoch; metrics with values between 0 and 1 are in per cent."
     assert said(run_record()) == shares
-    assert said(run_record(fold=1)) == f"{shares} {HONEST}"
+    assert said(run_record(fold=1)) == f"{shares} {BEST_IS_OPTIMISTIC}"
     assert "sample standard deviation" in said(run_record(fold=1), run_record(fold=2))
     assert said(run_record(epochs=9)).endswith(
-        '"Training data" marks figures on samples that the model was trained on, which are not results.'
+        '"Training data" marks values on samples that the model was trained on, which are not results.'
     )
-    assert "A published figure is shown only for" in said(run_record(published=(published(),)))
+    assert "A published result is shown only for" in said(run_record(published=(published(),)))
     assert to_markdown([], []).split("\n\n")[2:] == []
 
 
@@ -398,7 +398,7 @@ def test_unreadable_results_are_listed(tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert "(fold 1 of 3)" in text
     assert text.endswith(
-        "## Unreadable results, which are left out\n\n"
+        "## Unreadable results, which are omitted\n\n"
         "- Toy/a/result.json\n- Toy/b/result.json\n- Toy/c/result.json\n"
     )
 

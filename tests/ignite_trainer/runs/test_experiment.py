@@ -302,7 +302,7 @@ def test_a_suffix_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
         run_toy(tmp_path, Setup__suffix="\U00020000" * 60)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_run_and_keeps_earlier_epochs(tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Setup__epochs=3, Task__args={"explode_at": 4})
     folder = only_run(tmp_path)
@@ -320,7 +320,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_earlier_epochs(tmp_pat
     assert [name for name, _ in Notebook.last.events][-1] == "close"
 
 
-def test_a_loss_that_is_not_finite_is_noticed_by_the_end_of_the_epoch(tmp_path: Path) -> None:
+def test_a_non_finite_loss_is_noticed_by_the_end_of_the_epoch(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"^The loss is inf at epoch 1, iteration 1, in a step with sample"):
         run_toy(tmp_path, Setup__log_interval=100, Task__args={"explode_at": 1})
 

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: their samples are named, their steps left out or never saved."""
+"""Non-finite losses and gradients: their samples are named; their steps are skipped or never saved."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_gradients_are_sound_if_all_are_finite(gradient: float, sound: bool) -> 
     assert (watch.first() is None) == sound
 
 
-def test_weights_that_are_not_finite_are_named() -> None:
+def test_non_finite_weights_are_named() -> None:
     model = TwoTowers()
     assert non_finite_weights(model) == []
     weight = model.get_parameter("left.linear.weight")

@@ -90,7 +90,7 @@ def test_every_size_is_pooled_as_adaptively(length: int) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-def test_values_that_are_not_finite_are_pooled_alike(value: float) -> None:
+def test_non_finite_values_are_pooled_alike(value: float) -> None:
     x = torch.randn(1, 1, 6, 7)
     x[0, 0, 2, 3] = value
     x[0, 0, :2, :2] = -torch.inf

@@ -191,7 +191,7 @@ def test_prefixes_of_wrappers_are_removed(names: list[str], expected: set[str]) 
     assert set(rename_to_fit(state, set(), source="x.pt")) == expected  # another model: for the message
 
 
-def test_weights_that_are_not_finite_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_non_finite_weights_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     module = nn.Linear(2, 2)
     state = {"weight": torch.tensor([[1, math.nan], [0, 1]]), "bias": torch.zeros(2)}
     load_weights(module, state, source="x.pt")

@@ -260,7 +260,7 @@ class ClipCache:
             audio = self._decode_file(self._root / path, *part)
             values = smallest(audio)
             if values.dtype == np.float32 and not np.isfinite(values).all():
-                raise ValueError(f"{path}: holds values that are not finite.")
+                raise ValueError(f"{path}: holds non-finite values.")
         except MemoryError:
             raise
         except Exception as error:  # a decoder may raise anything

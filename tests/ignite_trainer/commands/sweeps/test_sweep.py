@@ -91,7 +91,7 @@ def test_a_sweep_has_a_folder_with_all_its_runs_and_their_table(
     assert lines[0] == "Run 1 of 3: fold-1"
     assert lines[-1] == f"Report: {(folder / 'report.html').as_uri()}"
     assert any(line.split()[:4] == ["fold-2", "2", f"{last[1]:.4f}", "(2)"] for line in lines)
-    assert any("the last epoch is the honest figure" in line for line in lines)
+    assert any("the last epoch is unbiased" in line for line in lines)
 
 
 def test_a_sweep_that_does_not_vary_the_fold_has_the_suffix_in_its_name(tmp_path: Path) -> None:

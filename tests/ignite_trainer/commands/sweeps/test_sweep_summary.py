@@ -107,7 +107,7 @@ def test_a_sweep_without_training_has_no_columns_of_best_epochs() -> None:
     assert {len(row) for row in (*runs, *means)} == {3}
 
 
-def test_a_figure_that_is_not_finite_is_not_averaged_away() -> None:
+def test_a_non_finite_value_is_not_averaged_away() -> None:
     found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2, last=None))
     _, runs, means = to_cells(found)
     assert runs[1][2] == "not finite (9)"
@@ -123,15 +123,15 @@ def test_nothing_is_averaged_before_a_run_is_finished() -> None:
     ]
 
 
-HONEST = (
-    "The best epoch was chosen on the held-out split, which flatters it; the last epoch is the honest figure."
+BEST_IS_OPTIMISTIC = (
+    "The best epoch was chosen on the held-out split, so its value is optimistic; the last epoch is unbiased."
 )
 
 
 def test_a_remark_says_which_figure_is_the_honest_one() -> None:
-    assert remarks(summary({FOLD: [1]}, run_record(fold=1))) == [HONEST]
+    assert remarks(summary({FOLD: [1]}, run_record(fold=1))) == [BEST_IS_OPTIMISTIC]
     assert remarks(summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2))) == [
-        f"± is the sample standard deviation over n runs. {HONEST}"
+        f"± is the sample standard deviation over n runs. {BEST_IS_OPTIMISTIC}"
     ]
 
 
@@ -186,7 +186,7 @@ def test_runs_from_different_weights_are_not_averaged() -> None:
     )
     found = summary({FOLD: [1, 2]}, *records)
     assert to_cells(found)[2] == [["no mean, n = 2", "2 of 5 folds", "", ""]]
-    assert remarks(found) == [f"No mean: {said} {HONEST}"]
+    assert remarks(found) == [f"No mean: {said} {BEST_IS_OPTIMISTIC}"]
 
 
 def test_weights_may_differ_between_swept_models_but_not_between_learning_rates() -> None:
@@ -215,7 +215,7 @@ def test_folds_may_differ_in_size_and_different_totals_are_reported() -> None:
     records = [run_record(fold=fold, samples=size) for fold, size in enumerate(sizes, start=1)]
     assert no_mean({FOLD: [1, 2, 3]}, *records) == [None]
     assert remarks(summary({FOLD: [1, 2]}, *records[:2])) == [
-        f"± is the sample standard deviation over n runs. {HONEST}"
+        f"± is the sample standard deviation over n runs. {BEST_IS_OPTIMISTIC}"
     ]
     assert remarks(summary({FOLD: [1, 2, 3]}, *records))[-1] == (
         "The runs differ in the total number of samples in both splits: 28, 30."

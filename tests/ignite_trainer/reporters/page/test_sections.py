@@ -1,4 +1,4 @@
-"""Sections show the figures of predictions, and leave out those that are undefined."""
+"""Sections show the plots of predictions, and omit those that are undefined."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_without_a_finite_score_there_is_nothing_to_show(tmp_path: Path, samples
     )
     text = text_of(*prediction_sections(predictions, tmp_path))
     assert "There are no scores." in text
-    assert ("3 of 3 samples have scores that are not finite" in text) == bool(samples)
+    assert ("3 of 3 samples have non-finite scores" in text) == bool(samples)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_samples_without_finite_scores_are_counted_and_left_out(predict: Any, tmp_path: Path) -> None:
+def test_samples_with_non_finite_scores_are_excluded_and_counted(predict: Any, tmp_path: Path) -> None:
     scores = [[0.9, 0.1], [math.nan, 0.4], [0.3, 0.7]]
     text = text_of(*prediction_sections(predict(scores, [0, 1, 1]), tmp_path))
-    assert "1 of 3 samples have scores that are not finite; they are excluded below." in text
+    assert "1 of 3 samples have non-finite scores; they are excluded below." in text
     assert "(2 of 2 samples; " in text
 
 

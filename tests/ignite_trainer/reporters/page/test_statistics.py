@@ -114,7 +114,7 @@ def test_probabilities_that_rounding_carries_over_one_are_calibrated(predict: An
     assert found.mean_confidence == 1
 
 
-def test_samples_with_scores_that_are_not_finite_are_left_out(predict: Any) -> None:
+def test_samples_with_non_finite_scores_are_excluded(predict: Any) -> None:
     scores = [[0.1, 0.9], [math.nan, 0.5], [0.7, 0.3], [0.5, math.inf]]
     kept = statistics.finite(predict(scores, [0, 1, 0, 1]))
     assert [sample["sample"] for sample in kept.records] == [0, 2]
