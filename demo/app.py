@@ -72,7 +72,7 @@ class Queries:
         suffix = Path(name).suffix.lower()
         kind = SUFFIXES.get(suffix)
         if kind is None:
-            raise ValueError(f"{name}: neither a sound nor a picture by its suffix.")
+            raise ValueError(f"{name}: neither a sound nor an image by its suffix.")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"file{suffix}"
             path.write_bytes(content)
@@ -245,7 +245,7 @@ def _worth(weights: Weights) -> str:
     if not weights.trained_labels:
         return share + (
             "The percentage of a label unlike the training labels (for the released weights, AudioSet "
-            "classes and picture captions) is far less reliable, however high it is."
+            "classes and image captions) is far less reliable, however high it is."
         )
     return share + (
         f"{weights.trained_on} The percentage of any other label, marked “not trained”, is far less "
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python demo/app.py", description="Serve a web page to search a folder and classify files."
     )
     parser.add_argument(
-        "folder", nargs="?", help="folder with sounds and pictures; default: a folder of synthetic examples"
+        "folder", nargs="?", help="folder with sounds and images; default: a folder of synthetic examples"
     )
     parser.add_argument("--weights", help="weights to use; accepts the same values as in demo/search.py")
     parser.add_argument("--port", type=int, default=PORT, help=f"port; 0 picks a free one (default: {PORT})")

@@ -1,4 +1,4 @@
-"""Embed all sounds and pictures of a folder once, keep the embeddings, and rank them.
+"""Embed all sounds and images of a folder once, keep the embeddings, and rank them.
 
 ```text
 manifest.json              the model; each file's size, modification time and sha256; the content of each row
@@ -66,7 +66,7 @@ class Update(NamedTuple):
     """File counts of an index update.
 
     Attributes:
-        found: number of sounds and pictures in the folder.
+        found: number of sounds and images in the folder.
         embedded: number of newly embedded files.
         removed: number of files that no longer exist.
         wrong: reason why a file is unusable, by path.
@@ -114,7 +114,7 @@ class Stored:
 
 
 class FolderIndex:
-    """The embeddings of the sounds and pictures of a folder.
+    """The embeddings of the sounds and images of a folder.
 
     Files are identified by content: a renamed, copied or touched file is not embedded again.
 

@@ -1,4 +1,4 @@
-"""Synthetic sounds and pictures for trying the demos without your own files."""
+"""Synthetic sounds and images for trying the demos without your own files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.fetching.atomic_folder import make_once
 
 SECONDS = 3.0
 SIZE = 320
-"""Width and height of a picture, in pixels."""
+"""Width and height of an image, in pixels."""
 
 _RATE = 44100
 _VERSION = 1

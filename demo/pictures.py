@@ -1,4 +1,4 @@
-"""Plots of similarity matrices whose axes show waveforms, pictures and texts."""
+"""Plots of similarity matrices whose axes show waveforms, images and texts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Item:
 
     Attributes:
         name: short name, of a few words.
-        picture: thumbnail of a picture, uint8 `[H, W, 3]`; None for a sound or a text.
+        picture: thumbnail of an image, uint8 `[H, W, 3]`; None for a sound or a text.
         waveform: minimum and maximum of each segment of a sound, `[2, segments]`; None for other items.
     """
 

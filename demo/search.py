@@ -1,4 +1,4 @@
-"""Search for sounds and pictures by text or example, and classify files: `python demo/search.py --help`."""
+"""Search for sounds and images by text or example, and classify files: `python demo/search.py --help`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.audioclip import AudioCLIP
 from model.weights.releases import WeightsError
 from model.zero_shot import KINDS, embed_labels, kind_of
 
-_TITLES = {"audio": "Sounds", "image": "Pictures"}
+_TITLES = {"audio": "Sounds", "image": "Images"}
 _WRONG_SHOWN = 20
 
 _EPILOG = """\
@@ -29,7 +29,7 @@ _EPILOG = """\
   python demo/search.py classify bark.wav photo.jpg --labels dog rain "sea waves" --template "a sound of {}"
 
 Embeddings are stored in $AUDIOCLIP_CACHE (default: ~/.cache/audioclip). A search first embeds new and changed
-files. Sounds and pictures are ranked separately because their similarities to a text are on different scales.
+files. Sounds and images are ranked separately because their similarities to a text are on different scales.
 The probabilities of the labels add up to 1, even if no label is right. If the weights come from a run, a
 warning lists the labels or texts that the run was not trained on.
 """
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python demo/search.py",
-        description="Search for sounds and pictures by text or example, or classify files.",
+        description="Search for sounds and images by text or example, or classify files.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -97,21 +97,21 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the embeddings; default: a subfolder of the cache folder",
     )
     index = commands.add_parser("index", parents=[common], help="embed the new files of a folder")
-    index.add_argument("folder", type=Path, help="folder with sounds and pictures")
+    index.add_argument("folder", type=Path, help="folder with sounds and images")
     search = commands.add_parser("search", parents=[common], help="rank the files of a folder")
     query = search.add_mutually_exclusive_group()
     query.add_argument(
         "text", nargs="?", help="text to search for; default: read texts line by line from stdin"
     )
-    query.add_argument("--like", type=Path, metavar="FILE", help="sound or picture to search by")
+    query.add_argument("--like", type=Path, metavar="FILE", help="sound or image to search by")
     search.add_argument(
         "--in", dest="folder", type=Path, required=True, metavar="FOLDER", help="folder to search"
     )
     search.add_argument(
-        "-n", "--count", type=int, default=10, help="sounds and pictures to show, each (default: 10)"
+        "-n", "--count", type=int, default=10, help="sounds and images to show, each (default: 10)"
     )
     classify = commands.add_parser("classify", parents=[weights], help="rank labels by probability")
-    classify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="sounds and pictures")
+    classify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="sounds and images")
     classify.add_argument(
         "--labels", nargs="+", action="extend", required=True, metavar="LABEL", help="candidate labels"
     )
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(update: Update, index: FolderIndex) -> None:
-    found = {"sound": len(index.paths("audio")), "picture": len(index.paths("image"))}
+    found = {"sound": len(index.paths("audio")), "image": len(index.paths("image"))}
     counts = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in found.items())
     print(
         f"{counts}; newly embedded: {update.embedded}, removed: {update.removed}, "
@@ -170,7 +170,7 @@ def _ask() -> str:
 
 
 def embed_query(model: AudioCLIP, path: Path) -> Embedding:
-    """Return the embedding `[D]` of a sound or picture; raise ValueError for any other or unusable file."""
+    """Return the embedding `[D]` of a sound or image; raise ValueError for any other or unusable file."""
     kind = kind_of(path, name=str(path))
     (result,) = embed_files(model, kind, [path])
     if isinstance(result, str):

@@ -24,14 +24,14 @@ SEED = 0
 _LISTED = 12  # labels to list; further labels are only counted
 
 LIMITS = (
-    "The weights are random. Rankings between texts, sounds and pictures, and all zero-shot classification, "
-    "are therefore arbitrary. Only similarities among sounds or among pictures mean something, and far less "
+    "The weights are random. Rankings between texts, sounds and images, and all zero-shot classification, "
+    "are therefore arbitrary. Only similarities among sounds or among images mean something, and far less "
     f"than with a trained model. To download the released weights (537 MB): python -m utils.fetch {RELEASED}"
 )
 """Message that the demos show if the model is untrained."""
 
 _SCORE = "score: "
-_ABOUT = {"image": "pictures", "text": "texts that are not training labels", "audio": "sounds"}
+_ABOUT = {"image": "images", "text": "texts that are not training labels", "audio": "sounds"}
 # By tower: its key in `AudioCLIP`'s argument `pretrained`, and a pattern of its weights' names.
 _TOWERS = {
     "image": ("clip", re.compile(r"visual\..+")),

@@ -161,7 +161,7 @@ def kind_of(source: Any, *, name: str) -> Kind:
         raise ValueError(f"{source} is a folder; pass the paths of its files.")
     if kind is None:
         raise ValueError(
-            f"{source}: neither a sound nor a picture by its suffix. Give a file with a known one (.wav, "
+            f"{source}: neither a sound nor an image by its suffix. Give a file with a known one (.wav, "
             '.flac, .mp3, .jpg, .png ...), or pass kind="audio" or kind="image".'
         )
     return kind

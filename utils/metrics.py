@@ -49,7 +49,7 @@ class MacroAccuracy(EpochMetric):
 
 
 class MeanScore(EpochMetric):
-    """Mean of one score per sample, such as the cosine similarity between its sound and its picture.
+    """Mean of one score per sample, such as the cosine similarity between its sound and its image.
 
     Scores are `[N]`; targets are ignored. Samples with a NaN score are skipped.
     """

@@ -166,7 +166,7 @@ function wav(audio) {  // the first channel, 16 bit
 }
 
 const about = await (await fetch("about")).json();
-$("about").textContent = `${about.counts.audio} sounds and ${about.counts.image} pictures from ${about.folder}; weights: ${about.weights}`;
+$("about").textContent = `${about.counts.audio} sounds and ${about.counts.image} images from ${about.folder}; weights: ${about.weights}`;
 $("limits").textContent = about.limits ?? "";
 $("limits").hidden = !about.limits;
 const wrong = Object.entries(about.wrong);

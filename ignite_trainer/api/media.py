@@ -1,4 +1,4 @@
-"""Pictures and recordings of samples and models, for people to look at and listen to."""
+"""Images and recordings of samples and models, for people to look at and listen to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """A picture or a recording, as the content of a file.
+    """An image or a recording, as the content of a file.
 
     Attributes:
         what: alternative text.
@@ -37,7 +37,7 @@ class Exhibit:
 
     @property
     def is_picture(self) -> bool:
-        """True if the exhibit is a picture."""
+        """True if the exhibit is an image."""
         return self.kind == "image"
 
     @property
@@ -48,17 +48,17 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class Portrait:
-    """Identity, pictures and recordings of a sample."""
+    """Identity, images and recordings of a sample."""
 
     record: Mapping[str, str | int]
     exhibits: Sequence[Exhibit]
 
 
 class Gallery:
-    """Pictures and recordings of a run, made on demand. The base class contains none."""
+    """Images and recordings of a run, made on demand. The base class contains none."""
 
     def model(self) -> Sequence[Exhibit]:
-        """Return pictures of the model in its current state."""
+        """Return images of the model in its current state."""
         return ()
 
     def held_out(self, positions: Sequence[int]) -> Sequence[Portrait]:

@@ -100,7 +100,7 @@ class RunStart:
     caution: str = ""
     """Warning to show wherever the run's results are shown; "" for no warning."""
     gallery: Gallery = field(default_factory=Gallery)
-    """Pictures and recordings of samples and the model, for a reporter's methods but not for threads."""
+    """Images and recordings of samples and the model, for a reporter's methods but not for threads."""
 
 
 @dataclass(frozen=True, kw_only=True)

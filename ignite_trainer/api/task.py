@@ -97,7 +97,7 @@ class Task(ABC):
         """Compute values that all evaluation steps in a pass share, such as class embeddings."""
 
     def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:
-        """Make pictures and recordings of a sample, for reports and the dashboard.
+        """Make images and recordings of a sample, for reports and the dashboard.
 
         Args:
             model: model, in train or eval mode; gradients are disabled.
@@ -107,7 +107,7 @@ class Task(ABC):
         return ()
 
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:
-        """Make pictures that show what the model has learned since it was prepared."""
+        """Make images that show what the model has learned since it was prepared."""
         del model
         return ()
 

@@ -141,7 +141,7 @@ def _in_8_bits(image: Image.Image, name: str) -> Image.Image:
     if not known:
         *some, last = (f"0..{largest}" for largest in ranges)
         raise ValueError(
-            f"{name}: the samples of the picture (mode {image.mode}) are {low:.6g} to {high:.6g}; the known "
+            f"{name}: the samples of the image (mode {image.mode}) are {low:.6g} to {high:.6g}; the known "
             f"ranges are {', '.join(some)} and {last}. Scale it to 8 bits."
         )
     scaled = (samples.clip(0, top) * (255 / top)).round()

@@ -49,7 +49,7 @@ class Assumptions:
 
 HELP = {
     "clips_per_second_per_gpu": "that one GPU trains on, where it never waits",
-    "frames_per_clip": "pictures kept of each clip; one of them is decoded",
+    "frames_per_clip": "images kept of each clip; one of them is decoded",
     "network_gbit_per_node": "what a node's network carries",
     "teraflops_per_gpu": "of a GPU in matrix products",
     "pairs": "of modalities in the loss",

@@ -4,7 +4,7 @@ By hand, some minutes on two cores:
 
     python tests/benchmarks/scaling.py assets/scaling.png [--rounds 3]
 
-It writes the picture and, beside it, the seconds as JSON. They are those of one machine: what matters, and is
+It writes the image and, beside it, the seconds as JSON. They are those of one machine: what matters, and is
 drawn, is how they grow.
 """
 

@@ -1,4 +1,4 @@
-"""Fixtures of the demos: a small model in a folder, sounds and pictures."""
+"""Fixtures of the demos: a small model in a folder, sounds and images."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fill() -> Callable[..., None]:
-    """Fill a folder with different noises and pictures of random colours."""
+    """Fill a folder with different noises and images of random colours."""
 
     def fill(folder: Path, *, sounds: int, pictures: int, start: int = 0, seconds: float = 0.2) -> None:
         folder.mkdir(parents=True, exist_ok=True)

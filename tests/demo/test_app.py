@@ -32,7 +32,7 @@ MARKUP = "<img src=x onerror=document.title='attacked'>.wav"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made_collection(tmp_path_factory.mktemp("made") / "collection")
     (folder / "rain_2.wav").rename(folder / MARKUP)
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -95,9 +95,9 @@ def all_play(page: Page, selector: str) -> bool:
 def all_seen(page: Page, selector: str) -> bool:
     return bool(
         page.locator(selector).evaluate_all(
-            """async pictures => {
-                for (const picture of pictures) { picture.loading = 'eager'; await picture.decode(); }
-                return pictures.every(picture => picture.naturalWidth > 0);
+            """async images => {
+                for (const image of images) { image.loading = 'eager'; await image.decode(); }
+                return images.every(image => image.naturalWidth > 0);
             }"""
         )
     )
@@ -175,7 +175,7 @@ def test_the_page_shows_limits_and_unusable_files(page: Page, address: str) -> N
     page.goto(address)
     page.wait_for_selector("#limits")
     assert page.inner_text("#limits") == LIMITS
-    assert "12 sounds and 6 pictures" in page.inner_text("#about")
+    assert "12 sounds and 6 images" in page.inner_text("#about")
     page.click("#wrong summary")
     assert "broken.jpg: not decodable as an image" in page.inner_text("#wrong ul")
 

@@ -59,7 +59,7 @@ def test_an_unusable_file_does_not_stop_classification(
     assert len(wrong) == 3
     assert wrong[0].startswith("absent.wav: no such audio file")
     assert wrong[1].startswith("broken.wav: not decodable as audio")
-    assert wrong[2].startswith("notes.txt: neither a sound nor a picture by its suffix")
+    assert wrong[2].startswith("notes.txt: neither a sound nor an image by its suffix")
 
 
 def test_one_line_warns_of_untrained_labels(

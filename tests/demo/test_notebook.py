@@ -70,13 +70,13 @@ def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # the map's colours, and the drawings'
     tables = [data["text/markdown"] for data in shown if "text/markdown" in data]
     assert [table.splitlines()[0] for table in tables] == [
-        "### sounds find pictures",
-        "### pictures find sounds",
+        "### sounds find images",
+        "### images find sounds",
         "### sounds find texts",
         "### texts find sounds",
-        "### pictures find texts",
-        "### texts find pictures",
+        "### images find texts",
+        "### texts find images",
     ]
     assert [len(table.splitlines()) - 4 for table in tables] == [6] * 6  # rows: queries
     said = "".join(output.get("text", "") for output in outputs)
-    assert "6 sounds, 6 pictures, 6 texts" in said
+    assert "6 sounds, 6 images, 6 texts" in said

@@ -105,9 +105,9 @@ def test_changed_files_are_embedded_again_and_deleted_ones_dropped(
 
 def test_unusable_files_are_listed_and_not_tried_again(folder: Path, update: Callable[[], Update]) -> None:
     (folder / "broken.wav").write_bytes(b"RIFF and no more")
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     (folder / "empty.flac").touch()
-    (folder / "notes.txt").write_text("neither sound nor picture")
+    (folder / "notes.txt").write_text("neither sound nor image")
     (folder / "film.mp4").write_bytes(b"no film")
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     first = update()
@@ -175,7 +175,7 @@ def test_files_are_ranked_by_cosine(
     query = small_model.embed_text("dog barking")[0]
     for title, pattern, embed in (
         ("Sounds", "*.wav", small_model.embed_audio),
-        ("Pictures", "*.png", small_model.embed_image),
+        ("Images", "*.png", small_model.embed_image),
     ):
         paths = sorted(folder.rglob(pattern))
         cosine = (embed(paths) @ query).tolist()
@@ -225,7 +225,7 @@ def test_one_line_warns_of_an_untrained_text(
     assert command("search", *([text] if text else []), "--in", str(folder)) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "come from a run" in line]
     assert said == [
-        f"These weights come from a run on 2 labels: dog, rain. Not among them: {text}. Their figures are "
+        f"These weights come from a run on 2 labels: dog, rain. Not among them: {text}. Their scores are "
         "far less reliable, however high."
         for text in untrained
     ]
@@ -256,7 +256,7 @@ def test_names_with_joiners_are_printed_unchanged(
         (["index", "{tmp}/nowhere"], "{tmp}/nowhere: no such folder."),
         (
             ["search", "--like", "{tmp}/x.txt", "--in", "{mine}"],
-            "neither a sound nor a picture by its suffix",
+            "neither a sound nor an image by its suffix",
         ),
         (["search", "--like", "{tmp}/x.wav", "--in", "{mine}"], "{tmp}/x.wav: no such audio file."),
         (

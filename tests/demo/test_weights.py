@@ -188,4 +188,4 @@ def test_the_search_explains_random_weights(
     assert search.main(["index", str(tmp_path / "mine"), "--weights", "untrained"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0] == LIMITS
-    assert said[-1] == "1 sound, 1 picture; newly embedded: 2, removed: 0, unusable: 0"
+    assert said[-1] == "1 sound, 1 image; newly embedded: 2, removed: 0, unusable: 0"

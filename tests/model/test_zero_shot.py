@@ -1,4 +1,4 @@
-"""Zero-shot probabilities for sounds and pictures in all forms."""
+"""Zero-shot probabilities for sounds and images in all forms."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def test_arrays_of_four_dimensions_are_several_pictures(model: AudioCLIP, pictur
 
 def test_the_kind_can_be_given_for_unknown_suffixes(model: AudioCLIP, sound: Path) -> None:
     unnamed = sound.rename(sound.with_suffix(".data"))
-    with pytest.raises(ValueError, match=r"dog\.data: neither a sound nor a picture by its suffix"):
+    with pytest.raises(ValueError, match=r"dog\.data: neither a sound nor an image by its suffix"):
         model.classify(unnamed, LABELS)
     expected = model.classify(NOISE[0], LABELS, sample_rate=44100)
     torch.testing.assert_close(model.classify(unnamed, LABELS, kind="audio"), expected)
     with pytest.raises(ValueError, match=r"is a folder; pass the paths of its files\."):
         model.classify(sound.parent, LABELS)
-    with pytest.raises(ValueError, match="neither a sound nor a picture by its suffix"):
+    with pytest.raises(ValueError, match="neither a sound nor an image by its suffix"):
         model.classify("a dog that barks " * 20, LABELS)
 
 

@@ -21,7 +21,7 @@ CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
 
 
 def write_miniature(folder: Path, *, segments: int) -> None:
-    """Write tables of this many segments; every fourth has no sound, every third no picture."""
+    """Write tables of this many segments; every fourth has no sound, every third no image."""
     (folder / "audio").mkdir(parents=True)
     (folder / "frames").mkdir()
     number = 0
@@ -84,7 +84,7 @@ def test_audioset_trains_and_reports_missing_files(root: Path, caplog: pytest.Lo
     assert cli.main(["-c", str(path)], defaults=DEFAULTS) == 0
     said = [record.getMessage() for record in caplog.records if "segments listed" in record.getMessage()]
     assert said == [
-        f"{tables}: {listed} segments listed, {there} with a sound, 0 with pictures, 0 with both; "
+        f"{tables}: {listed} segments listed, {there} with a sound, 0 with images, 0 with both; "
         f"{there} (75.0%) are used."
         for tables, listed, there in (
             ("balanced_train_segments.csv and unbalanced_train_segments.csv", 16, 12),
@@ -105,7 +105,7 @@ TOWERS = {
 
 
 def test_the_three_stages_follow_each_other(root: Path) -> None:
-    """The shipped protocols on the miniature: a small model, clips of 0.45 s, pictures of 32 pixels."""
+    """The shipped protocols on the miniature: a small model, clips of 0.45 s, images of 32 pixels."""
     write_miniature(root, segments=24)
     results = root.parent / "results"
     short = {number: {"out_len": 19845} for number in (3, 4, 6, 7)}

@@ -204,7 +204,7 @@ def test_real_clips_train_from_a_table_of_three_columns(
 
 
 def train_on_pairs(table: Path, *more: str) -> dict[str, Any]:
-    """Run the shipped protocol on pairs of a sound and a picture; return its result."""
+    """Run the shipped protocol on pairs of a sound and an image; return its result."""
     sizes = [f"--Transforms.{step}.args.size=32" for step in (4, 5, 6)]
     assert train(table, "-b", "4", "-e", "1", "-S", *sizes, *more, protocol="own-pairs") == 0
     [file] = (table.parent / "results/own-pairs").glob("*/result.json")

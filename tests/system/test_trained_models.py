@@ -157,7 +157,7 @@ def test_a_command_of_the_readmes_runs(
     if "utils.export" in words:
         assert written[0].audio.hop_length == 512
     if "search" in words:
-        assert said.err.splitlines()[-1].startswith("30 sounds, 0 pictures; newly embedded: 30,")
+        assert said.err.splitlines()[-1].startswith("30 sounds, 0 images; newly embedded: 30,")
         assert said.out.splitlines()[0] == "Sounds" and len(said.out.splitlines()) == 11
     if "classify" in words:
         labels = len(words) - words.index("--labels") - 3

@@ -116,7 +116,7 @@ def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLI
 
 
 def train_three_modalities(dtype: torch.dtype, batch: int, *, chunk: int | None = None) -> Reached:
-    """Train all three towers of a small AudioCLIP on scenes, many of which lack a sound or a picture."""
+    """Train all three towers of a small AudioCLIP on scenes, many of which lack a sound or an image."""
     from utils.tasks import Contrastive
 
     model = small_audioclip(dtype, spectrum="stft", size=32)

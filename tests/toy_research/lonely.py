@@ -49,7 +49,7 @@ class Scenes(Dataset[Scene]):
 
 
 def batch_of(*indices: int, dtype: str = "float32") -> Batch:
-    """Collate some scenes as a loader does, whose sounds and pictures are equally long."""
+    """Collate some scenes as a loader does, whose sounds and images are equally long."""
     scenes = collate([Scenes(dtype=dtype)[index] for index in indices])
     fields = []
     for field in scenes:
@@ -60,7 +60,7 @@ def batch_of(*indices: int, dtype: str = "float32") -> Batch:
 
 
 class SoundAndPicture(nn.Module):
-    """A tower with batch norm for sounds, one without for pictures."""
+    """A tower with batch norm for sounds, one without for images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SoundAndPicture(nn.Module):
 
 
 class Scoring(EmbeddingTask):
-    """Cross-entropy of what pictures and, where there are such, sounds say."""
+    """Cross-entropy of what images and, where there are such, sounds say."""
 
     class_names = ("low", "middle", "high")
 

@@ -21,7 +21,7 @@ class Numbers(Dataset[Sample]):
     Args:
         count: number of samples.
         folds: whether there are folds.
-        images: whether each has a plain picture.
+        images: whether each has a plain image.
         gone: unreadable samples.
     """
 

@@ -28,7 +28,7 @@ PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
 """Number of segments, by table."""
 
 _TRAINED_ON = {"balanced": ("balanced",), "unbalanced": ("unbalanced",), "both": ("balanced", "unbalanced")}
-_MODALITIES = {"audio": "sound", "image": "picture"}
+_MODALITIES = {"audio": "sound", "image": "image"}
 _EXTRACT = (
     "sounds by `ffmpeg -i YTID.mp4 -ac 1 -ar 44100 audio/YTID.flac`, frames by "
     "`mkdir -p frames/YTID && ffmpeg -i YTID.mp4 -vf fps=1 frames/YTID/%03d.jpg`"
@@ -36,7 +36,7 @@ _EXTRACT = (
 
 
 class AudioSet(ListedDataset):
-    """The downloaded part of AudioSet: official tables, with sounds and pictures in any folders.
+    """The downloaded part of AudioSet: official tables, with sounds and images in any folders.
 
     `sources/audioset_files.py` lists the supported file names. Segments without files are skipped; `prepare`
     reports how many. Labels are class names from `class_labels_indices.csv`. The other arguments are
@@ -46,7 +46,7 @@ class AudioSet(ListedDataset):
         root: folder that contains the tables, itself or in a subfolder `csv` or `metadata`.
         train: split to use: True for the training segments, False for the evaluation segments.
         train_on: training tables to use: "balanced", "unbalanced" or "both".
-        media: folder with sounds and pictures; None for the root.
+        media: folder with sounds and images; None for the root.
         modalities: modalities to use; files of other modalities are ignored.
         complete: whether to use only samples that have all modalities.
         whole_videos: whether the sound files contain whole videos, from which the segments are read; if not,
@@ -100,7 +100,7 @@ class AudioSet(ListedDataset):
         said = " and ".join(table.name for table in tables)
         counted = _counted(len(segments), len(entries), found)
         if not entries:
-            needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "sound or picture"
+            needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "sound or image"
             raise FileNotFoundError(
                 f"{folder} has no {needed} for any segment of {said} ({counted}). Names such as YTID.flac, "
                 f"YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg are looked for, in any folder.{_unused(found)}"
@@ -153,7 +153,7 @@ def _counted(listed: int, used: int, found: Media) -> str:
     both = found.sounds.keys() & found.pictures.keys()
     return (
         f"{listed:,} segments listed, {len(found.sounds):,} with a sound, {len(found.pictures):,} with "
-        f"pictures, {len(both):,} with both; {used:,} ({used / max(listed, 1):.1%}) are used"
+        f"images, {len(both):,} with both; {used:,} ({used / max(listed, 1):.1%}) are used"
     )
 
 

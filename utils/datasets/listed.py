@@ -1,4 +1,4 @@
-"""Data sets that are lists of samples, any of which may lack a sound, a picture or a text."""
+"""Data sets that are lists of samples, any of which may lack a sound, an image or a text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
     """One split of a list of samples; if any sample of either split has a text, all are `DescribedSample`s.
 
     The sounds of both splits are decoded once into the cache; if there are too many, they are decoded at each
-    access instead. Pictures are always decoded at each access. The other arguments are `CachedDataset`'s.
+    access instead. Images are always decoded at each access. The other arguments are `CachedDataset`'s.
 
     Args:
         root: folder that paths are relative to.
@@ -42,8 +42,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         held_out: mask of the held-out entries, bool `[entries]`; None if both splits are the whole data set.
         train: split to use: True for the samples that are not held out, False for the held-out samples.
         class_names: class names of all entries, in the order of the scores.
-        frames: pictures of a sample that has several: "central" for the middle picture, "all" for `Frames`,
-            from which a transform of the field "image" chooses and decodes a picture.
+        frames: images of a sample that has several: "central" for the middle image, "all" for `Frames`,
+            from which a transform of the field "image" chooses and decodes an image.
         cache: folder for decoded audio; None for the default folder and at most `MOST_CACHED` clips; False
             for no cache.
         progress: whether to show a progress bar while decoding, or lines without a terminal.

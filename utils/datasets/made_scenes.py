@@ -42,9 +42,9 @@ class MadeScenes(Dataset[Sample]):
         held_out_scenes: number of held-out scenes, which are all complete.
         most_labels: maximum number of labels, 1 to 6; the scenes cycle through all sets of labels up to this
             size.
-        incomplete: fraction of the training scenes that lack the sound or the picture, 0..1.
+        incomplete: fraction of the training scenes that lack the sound or the image, 0..1.
         seconds: length of the sounds, in seconds.
-        image_size: height and width of the pictures, in pixels.
+        image_size: height and width of the images, in pixels.
         seed: random seed.
 
     Raises:

@@ -32,7 +32,7 @@ class Table(ListedDataset):
     Cells that read `nan`, `N/A`, `NULL` or the like are empty; `Nan`, or `nan` within a longer text, is a
     word. If all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
-    A folder has one subfolder per class, with sounds and pictures; a sound and a picture with the same name
+    A folder has one subfolder per class, with sounds and images; a sound and an image with the same name
     form one sample. Links are followed, no folder is entered twice, and a warning counts the ignored files.
     If all subfolders are named like splits (`train`, `test`, `valid` ...), their subfolders are the classes;
     `split` selects the held-out splits, by default all except `train`.

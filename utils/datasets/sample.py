@@ -37,7 +37,7 @@ class Sample(NamedTuple):
     Attributes:
         audio: audio, float32 numpy `[C, T]` in 16-bit units (about -32768..32767), or the result of
             `transform_audio`.
-        image: picture, uint8 tensor `[3, H, W]`, or `sources.frames.Frames`; None in a data set of sounds.
+        image: image, uint8 tensor `[3, H, W]`, or `sources.frames.Frames`; None in a data set of sounds.
         labels: labels, `list[str]`, or the result of `target_transform`.
     """
 
@@ -87,7 +87,7 @@ class Entry(NamedTuple):
 
     Attributes:
         audio: sound file, relative to the root of the data set, or absolute.
-        images: picture files; the frames of a video in temporal order.
+        images: image files; the frames of a video in temporal order.
         text: caption.
         labels: names of the sample's classes.
         segment: start and end of the segment in the sound file, in seconds; None for the whole file.

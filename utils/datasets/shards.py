@@ -52,8 +52,8 @@ class Shards(Dataset[Sample | DescribedSample]):
         mono: channels of the returned audio: True averages them, False duplicates a single channel, None
             keeps the file's channels.
         manifest: address or addresses of the manifest; None for a manifest in the shards' folder.
-        frames: pictures of a sample that has several: "central" for the middle picture, "all" for `Frames`,
-            from which a transform of the field "image" chooses and decodes a picture.
+        frames: images of a sample that has several: "central" for the middle image, "all" for `Frames`,
+            from which a transform of the field "image" chooses and decodes an image.
         block: number of a shard's samples that are shuffled together, and held in memory if the shard is
             remote.
         lanes: number of shards that a process reads concurrently; must be divisible by the number of workers.

@@ -104,14 +104,14 @@ def _verify(given: argparse.Namespace, _: Sequence[str]) -> int:
 
     found = verify(given.urls, manifest=given.manifest, decode=given.decode, processes=given.processes)
     print("\n".join(found.wrong) or "all shards match their manifest")
-    print(f"{found.samples:,} samples, {found.sounds:,} sounds, {found.pictures:,} pictures")
+    print(f"{found.samples:,} samples, {found.sounds:,} sounds, {found.pictures:,} images")
     return int(bool(found.wrong))
 
 
 def _media(manifest: Manifest) -> str:
     sounds = sum(shard.sounds or 0 for shard in manifest.shards)
     pictures = sum(shard.pictures or 0 for shard in manifest.shards)
-    return f"{sounds:,} sounds, {pictures:,} pictures"
+    return f"{sounds:,} sounds, {pictures:,} images"
 
 
 def _advice(suffix: str) -> str:

@@ -94,7 +94,7 @@ class _Index:
 def verify(
     urls: str | Sequence[str], *, manifest: str | None = None, decode: bool = False, processes: int = 1
 ) -> Verified:
-    """Compare shards with their manifest (bytes, samples, sounds, pictures) and find damaged samples.
+    """Compare shards with their manifest (bytes, samples, sounds, images) and find damaged samples.
 
     Args:
         urls: addresses of the shards, or of the manifest.
@@ -143,7 +143,7 @@ class _Verify:
         sounds = sum(sound(content) is not None for content in contents)
         counts = (len(contents), sounds, sum(len(pictures(content)) for content in contents))
         expected = (len(entry), entry.sounds, entry.pictures)
-        for what, count, wanted in zip(("samples", "sounds", "pictures"), counts, expected, strict=True):
+        for what, count, wanted in zip(("samples", "sounds", "images"), counts, expected, strict=True):
             if wanted is not None and count != wanted:
                 lines.append(f"{url}: {count:,} {what}; the manifest says {wanted:,}")
         return Verified(lines + damaged, *counts)
@@ -162,7 +162,7 @@ def _read_shard(stream: Hashing) -> tuple[list[Content], list[int]]:
     """Read a shard to its end.
 
     Returns:
-        The samples, with empty sounds and pictures; and the offsets of their beginnings and of the last end.
+        The samples, with empty sounds and images; and the offsets of their beginnings and of the last end.
 
     Raises:
         ValueError, tarfile.TarError: the shard is damaged, or the file is not a shard.

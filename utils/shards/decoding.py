@@ -48,7 +48,7 @@ def require(content: Content, expected: Collection[str]) -> None:
 
 
 def refuse_undecoded(content: Content) -> None:
-    """Raise ValueError if all sounds or all pictures of a sample are in unsupported formats."""
+    """Raise ValueError if all sounds or all images of a sample are in unsupported formats."""
     if sound(content) or pictures(content):
         return
     for kinds, advice in (
@@ -86,9 +86,9 @@ def sound(content: Content) -> str | None:
 
 
 def pictures(content: Content) -> list[str]:
-    """Return the suffixes of a sample's numbered pictures, `0.jpg`, `1.jpg` ..., in order.
+    """Return the suffixes of a sample's numbered images, `0.jpg`, `1.jpg` ..., in order.
 
-    If no picture has a number, only the first one is used: the others are something else, such as masks.
+    If no image has a number, only the first one is used: the others are something else, such as masks.
     """
     found = _of_kind(content, IMAGE_SUFFIXES)
     numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
@@ -114,7 +114,7 @@ def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | N
 
 
 def frames(content: Content, *, place: str = "") -> Frames | None:
-    """Return the undecoded pictures of a sample, or None; messages about the pictures begin with `place`."""
+    """Return the undecoded images of a sample, or None; messages about the images begin with `place`."""
     chosen = pictures(content)
     if not chosen:
         return None

@@ -5,8 +5,8 @@ Keys and suffixes may contain dots. The webdataset library ends a key at its fir
 if other files of the sample show that it does:
 
     blues.00000.wav, blues.00000.png      key blues.00000    suffixes wav, png
-    clip.flac, clip.0.jpg, clip.1.jpg     key clip           suffixes flac, 0.jpg, 1.jpg (numbered pictures)
-    blues.00000.jpg, blues.00001.jpg      two samples, if no sample of the shard has numbered pictures
+    clip.flac, clip.0.jpg, clip.1.jpg     key clip           suffixes flac, 0.jpg, 1.jpg (numbered images)
+    blues.00000.jpg, blues.00001.jpg      two samples, if no sample of the shard has numbered images
     clip.jpg, clip.mask.png               key clip           suffixes jpg, mask.png
     clip.audio.wav, clip.meta.json        key clip           suffixes audio.wav, meta.json
     clip.tokens.npy, clip.mean.npy        key clip           suffixes tokens.npy, mean.npy (unknown kinds)
@@ -40,7 +40,7 @@ class _Name(NamedTuple):
     keys: list[str]
     """Possible keys, shortest first; the last key is the name without its last suffix."""
     is_numbered: bool
-    """Return whether a number precedes the suffix, perhaps that of a picture."""
+    """Return whether a number precedes the suffix, perhaps that of an image."""
 
 
 def is_of_a_sample(member: tarfile.TarInfo) -> bool:
@@ -71,7 +71,7 @@ def sample_keys(names: Sequence[str]) -> list[str]:
             *(key for key in file.keys if key in plain),
         ]
         found.append(of_sound[file.keys[-1]] if is_sound else next(iter(likeliest), None))
-    # A number before the suffix belongs to the key, unless another sample shows that numbers count pictures.
+    # A number before the suffix belongs to the key, unless another sample shows that numbers count images.
     counts = any(file.is_numbered and key in file.keys[:-1] for file, key in zip(files, found, strict=True))
     alone = [
         file.keys[0] if not file.is_numbered else file.keys[-2] if counts else file.keys[-1] for file in files

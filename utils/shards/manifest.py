@@ -135,7 +135,7 @@ class ShardEntry(BaseModel):
         fold: fold of all samples in the shard; None if there are no folds.
         split: split of all samples in the shard, "train" or "test"; None if there are folds or no splits.
         sounds: number of samples with a sound; None in older manifests.
-        pictures: number of pictures; None in older manifests.
+        pictures: number of images; None in older manifests.
         labels: sorted labels of the shard's samples; None in older manifests.
         examples: samples by which labels and texts are checked; None in older manifests.
         offsets: offsets of the samples, in bytes, int64 `[samples + 1]`.

@@ -159,13 +159,13 @@ def _sound_kind(path: Path) -> str:
 
 
 def _picture_kind(name: str, content: bytes) -> str:
-    """Return the suffix under which a picture is kept, such as "jpg": its own, or that of its format."""
+    """Return the suffix under which an image is kept, such as "jpg": its own, or that of its format."""
     kind = name.rpartition(".")[2].lower()
     if f".{kind}" not in IMAGE_SUFFIXES:
         with suppress(OSError), Image.open(io.BytesIO(content)) as image:
             kind = str(image.format).lower()
     if f".{kind}" not in IMAGE_SUFFIXES:
-        raise ValueError(f"{name} is not a picture that a shard can keep; {CONVERT_IMAGE}.")
+        raise ValueError(f"{name} is not an image that a shard can keep; {CONVERT_IMAGE}.")
     return kind
 
 
@@ -184,7 +184,7 @@ def _sound(audio: Any, sample_rate: int, kind: str) -> bytes:
 
 
 def _pictures(image: Any) -> dict[str, bytes]:
-    """Return the files of a sample's pictures: `Frames` unchanged, a decoded picture as PNG."""
+    """Return the files of a sample's pictures: `Frames` unchanged, a decoded image as PNG."""
     if image is None:
         return {}
     if not isinstance(image, Frames):

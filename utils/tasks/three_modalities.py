@@ -211,7 +211,7 @@ class Contrastive(ContrastiveTask):
 
 
 class _Given(NamedTuple):
-    """The contents of a batch in which samples may lack sounds, pictures, texts or labels.
+    """The contents of a batch in which samples may lack sounds, images, texts or labels.
 
     Attributes:
         samples: number of samples.

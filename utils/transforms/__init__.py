@@ -1,4 +1,4 @@
-"""Transforms of audio clips and pictures, for a protocol's `Transforms` section."""
+"""Transforms of audio clips and images, for a protocol's `Transforms` section."""
 
 from utils.transforms.audio import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D
 from utils.transforms.image import FitImage, NormaliseImage, OneImage, RandomImageCrop, RandomImageFlip

@@ -1,14 +1,14 @@
-"""Transforms of pictures `[3, H, W]`, single or in batches, built on torchvision's v2 functions.
+"""Transforms of images `[3, H, W]`, single or in batches, built on torchvision's v2 functions.
 
 ```text
-worker   OneImage           one or several pictures of any size    ->  uint8 [3, height, width]
+worker   OneImage           one or several images of any size    ->  uint8 [3, height, width]
 device   RandomImageCrop    training                               ->  [B, 3, size, size]
 device   FitImage           evaluation                             ->  [B, 3, size, size]
 device   RandomImageFlip, NormaliseImage
 ```
 
 Each sample has its own random stream, which makes every random decision about it. Decisions are made on the
-CPU; the pictures stay on their device.
+CPU; the images stay on their device.
 """
 
 # ruff: noqa: PLC0415 (torchvision takes seconds to import)
@@ -36,15 +36,15 @@ _MAX_SIDE = 10_000  # pixels
 
 
 class OneImage:
-    """Reduce a sample to one picture of a fixed size, so that samples can be batched.
+    """Reduce a sample to one image of a fixed size, so that samples can be batched.
 
-    Chooses and decodes one of several pictures (`Frames`), scales it until it covers the size, and crops the
+    Chooses and decodes one of several images (`Frames`), scales it until it covers the size, and crops the
     centre. It works on single samples and therefore runs in the loader, before the transforms on the device.
 
     Args:
         size: size of the result. For training, choose a size somewhat larger than `RandomImageCrop`'s, with
-            the aspect ratio of most pictures, e.g. [256, 455].
-        train: whether to choose a picture uniformly at random; if not, the central picture is used.
+            the aspect ratio of most images, e.g. [256, 455].
+        train: whether to choose an image uniformly at random; if not, the central image is used.
         interpolation: interpolation mode, "bicubic" or "bilinear".
     """
 
@@ -53,7 +53,7 @@ class OneImage:
         self.train = train
 
     def __call__(self, picture: Tensor | Frames) -> Tensor:
-        """Choose and scale a picture, drawing from torch's global generator, which the loader seeds."""
+        """Choose and scale an image, drawing from torch's global generator, which the loader seeds."""
         if isinstance(picture, Frames):
             count = torch.tensor([len(picture)])
             number = int(SampleRandom.from_torch().integers(count)[0]) if self.train else picture.central
@@ -62,7 +62,7 @@ class OneImage:
 
 
 class FitImage(BatchTransform):
-    """Scale pictures until they cover a size, and crop the centre, as CLIP does.
+    """Scale images until they cover a size, and crop the centre, as CLIP does.
 
     Args:
         size: size of the result.
@@ -73,7 +73,7 @@ class FitImage(BatchTransform):
         self._size, self._interpolation = _checked_size(size), _checked_interpolation(interpolation)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:  # noqa: ARG002 (not random)
-        """Scale and crop every picture."""
+        """Scale and crop every image."""
         values = _images(batch.values)
         if int(batch.lengths.min()) == values.shape[-1]:
             return _unpadded(_cover(values, self._size, self._interpolation))
@@ -85,10 +85,10 @@ class FitImage(BatchTransform):
 
 
 class RandomImageCrop(BatchTransform):
-    """Crop a random region with a random area and aspect ratio from each picture, and scale it to a size.
+    """Crop a random region with a random area and aspect ratio from each image, and scale it to a size.
 
     The area, the logarithm of the aspect ratio, and the position are uniformly distributed. A region that
-    exceeds the picture is clipped. (torchvision's `RandomResizedCrop` resamples it instead.)
+    exceeds the image is clipped. (torchvision's `RandomResizedCrop` resamples it instead.)
 
     Args:
         size: size of the result.
@@ -109,7 +109,7 @@ class RandomImageCrop(BatchTransform):
         self._scale, self._ratio = _checked_range("scale", scale, 1.0), _checked_range("ratio", ratio, 100.0)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Crop and scale every picture."""
+        """Crop and scale every image."""
         height, widths = _images(batch.values).shape[-2], batch.lengths
         area = random.uniform(*self._scale) * height * widths
         ratio = random.uniform(math.log(self._ratio[0]), math.log(self._ratio[1])).exp()
@@ -126,10 +126,10 @@ class RandomImageCrop(BatchTransform):
 
 
 class RandomImageFlip(BatchTransform):
-    """Mirror pictures horizontally.
+    """Mirror images horizontally.
 
     Args:
-        p: probability of mirroring a picture, 0..1.
+        p: probability of mirroring an image, 0..1.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -138,16 +138,16 @@ class RandomImageFlip(BatchTransform):
         self.p = p
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
-        """Mirror the chosen pictures; all must have the same size."""
+        """Mirror the chosen images; all must have the same size."""
         values, chosen = _images(batch.values), random.uniform() < self.p
         if int(batch.lengths.min()) != values.shape[-1]:
-            raise ValueError("The pictures in a batch differ in width; put OneImage or FitImage first.")
+            raise ValueError("The images in a batch differ in width; put OneImage or FitImage first.")
         chosen = chosen[:, None, None, None].to(values.device, non_blocking=True)
         return PaddedBatch(torch.where(chosen, values.flip(-1), values), batch.lengths)
 
 
 class NormaliseImage(BatchTransform):
-    """Normalise pictures for an image tower, as float32, by the mean and standard deviation of each channel.
+    """Normalise images for an image tower, as float32, by the mean and standard deviation of each channel.
 
     Args:
         mean, std: mean and standard deviation of red, green and blue, 0..1; None for the values that the
@@ -174,7 +174,7 @@ class NormaliseImage(BatchTransform):
             )
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:  # noqa: ARG002 (not random)
-        """Normalise each picture, uint8 in 0..255 or floating-point in 0..1."""
+        """Normalise each image, uint8 in 0..255 or floating-point in 0..1."""
         from torchvision.transforms.v2 import functional
 
         values = functional.to_dtype(_images(batch.values), torch.float32, scale=True)
@@ -214,7 +214,7 @@ def _images(values: Tensor, *, axes: int = 4) -> Tensor:
         or not (values.is_floating_point() or values.dtype == torch.uint8)
     ):
         raise ValueError(
-            f"values are {values.dtype} {list(values.shape)}; pictures must be uint8 or floating-point "
+            f"values are {values.dtype} {list(values.shape)}; images must be uint8 or floating-point "
             "[3, H, W], or [B, 3, H, W] in a batch."
         )
     return values

@@ -29,7 +29,7 @@ class Scene(NamedTuple):
 
 
 class Scenes(Dataset[Scene]):
-    """Every second sample has no sound, every third no picture."""
+    """Every second sample has no sound, every third no image."""
 
     def __len__(self) -> int:
         return 12

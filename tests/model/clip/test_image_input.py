@@ -137,12 +137,12 @@ def test_a_picture_with_damaged_exif_data_keeps_its_orientation() -> None:
 )
 def test_pictures_of_an_unknown_range_are_refused(samples: np.ndarray, message: str, tmp_path: Path) -> None:
     Image.fromarray(samples).save(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match=rf"x\.tif: the samples of the picture \(.*{message}"):
+    with pytest.raises(ValueError, match=rf"x\.tif: the samples of the image \(.*{message}"):
         read_image(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match=rf"^image: the samples of the picture \(.*{message}"):
+    with pytest.raises(ValueError, match=rf"^image: the samples of the image \(.*{message}"):
         read_image(Image.fromarray(samples))
     (finding,) = broken_pictures(tmp_path, ["x.tif"], listed={}, title="X", progress=False)
-    assert "the samples of the picture" in finding.where
+    assert "the samples of the image" in finding.where
 
 
 def test_every_orientation_of_a_pil_image_is_turned_upright_as_that_of_a_file(tmp_path: Path) -> None:

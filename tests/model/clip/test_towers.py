@@ -138,7 +138,7 @@ def test_recomputed_transformers_have_the_same_gradients() -> None:
         torch.testing.assert_close(gradient, expected[key])
 
 
-# Pictures and texts
+# Images and texts
 
 
 def test_pictures_are_preprocessed_as_by_open_clip() -> None:

@@ -44,7 +44,7 @@ def sound(path: Path, number: int, *, samples: int = 100) -> None:
 
 
 def picture(path: Path, number: int) -> None:
-    """Write a picture with this number as each pixel."""
+    """Write an image with this number as each pixel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (5, 4), (number, number, number)).save(path, quality=100)
 
@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full(root: Path) -> Path:
-    """A root with a sound and a picture of every segment, numbered from 1."""
+    """A root with a sound and an image of every segment, numbered from 1."""
     number = 0
     for name, segments in SEGMENTS.items():
         for video in segments:
@@ -118,7 +118,7 @@ def test_sounds_are_found_by_every_usual_name(root: Path, name: str, video: str)
     sound(root / name.format(video=video), 7)
     data = AudioSet(root, RATE)
     assert [entry.audio for entry in data.entries] == [name.format(video=video)]
-    assert ": 3 segments listed, 1 with a sound, 0 with pictures" in str(data.notice)
+    assert ": 3 segments listed, 1 with a sound, 0 with images" in str(data.notice)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_missing_files_are_counted_and_reported_once(full: Path, caplog: pytest.
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "eval_segments.csv: 5 segments listed, 3 with a sound, 3 with pictures, 2 with both; "
+        "eval_segments.csv: 5 segments listed, 3 with a sound, 3 with images, 2 with both; "
         "4 (80.0%) are used."
     )
     missing = [(sample.audio is None, sample.image is None) for sample in data]
@@ -260,15 +260,13 @@ def test_wrong_arguments_are_named(full: Path, args: dict[str, Any], said: str) 
 
 
 def test_missing_tables_and_media_are_errors(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no sound or picture for any segment of eval_segments\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"no sound or image for any segment of eval_segments\.csv"):
         AudioSet(root, RATE, train=False)
     (root / "00000000001.mp4").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"1 segments have only a video.*ffmpeg"):
         AudioSet(root, RATE, train=False)
     sound(root / "00000000001.wav", 1)
-    with pytest.raises(
-        FileNotFoundError, match=r"no sound and picture for any segment of eval_segments\.csv"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no sound and image for any segment of eval_segments\.csv"):
         AudioSet(root, RATE, train=False, complete=True)
     with pytest.raises(
         FileNotFoundError, match=r"media is .*not a folder\. .* --Dataset\.args\.media FOLDER"

@@ -1,4 +1,4 @@
-"""Shards of samples with several pictures and a text."""
+"""Shards of samples with several images and a text."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ COUNTS = (12, 1, 0, 2)
 
 
 def png(value: int) -> bytes:
-    """Encode a uniform grey picture of 4 x 3 pixels."""
+    """Encode a uniform grey image of 4 x 3 pixels."""
     encoded = io.BytesIO()
     Image.fromarray(np.full((3, 4, 3), value, np.uint8)).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def table(folder: Path) -> Table:
-    """Make a table of rows with 12, 1, 0 and 2 pictures; picture n of row r is 20 r + n. Two have a text."""
+    """Make a table of rows with 12, 1, 0 and 2 images; image n of row r is 20 r + n. Two have a text."""
     rows = []
     for row, count in enumerate(COUNTS):
         names = [f"{row}-{n}.png" for n in range(count)]

@@ -241,7 +241,7 @@ def test_unread_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
     files = [(name, b"{}" if name.endswith("json") else sound(3)) for name in names]
     shards = indexed(tar(tmp_path / "a.tar", files))
     said = capsys.readouterr()
-    assert "3 samples in 1 shards; 1 sounds, 1 pictures" in said.out
+    assert "3 samples in 1 shards; 1 sounds, 1 images" in said.out
     assert set(said.err.splitlines()) == {
         "not read: 1 m4a; convert it, as by `ffmpeg -i x.m4a x.flac`",
         "not read: 1 mp4; convert it, as by `ffmpeg -i x.m4a x.flac`",

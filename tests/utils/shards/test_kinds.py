@@ -1,4 +1,4 @@
-"""Shards keep every kind of sound and picture that a data set reads."""
+"""Shards keep every kind of sound and image that a data set reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_sound(path: Path, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def every_kind(tmp_path_factory: pytest.TempPathFactory) -> Table:
-    """Make a table with a sound of every suffix, then a picture of every suffix."""
+    """Make a table with a sound of every suffix, then an image of every suffix."""
     folder = tmp_path_factory.mktemp("kinds")
     lines = ["file,image,label"]
     for suffix in [*SOUNDS, ".WAV", ".odd", ""]:
@@ -57,7 +57,7 @@ def test_no_sample_loses_its_sound_or_its_picture(
     every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(every_kind.root / "t.csv", tmp_path, "--in-order")
-    counted = f"{len(SOUNDS) + 3} sounds, {len(PICTURES) + 1} pictures"
+    counted = f"{len(SOUNDS) + 3} sounds, {len(PICTURES) + 1} images"
     assert counted in capsys.readouterr().out
     shards = Shards(str(tmp_path / "manifest.jsonl"))
     assert len(shards) == len(every_kind)
@@ -78,7 +78,7 @@ def test_no_sample_loses_its_sound_or_its_picture(
             r"x\.m4a is not a sound that a shard can keep; convert it, as by `ffmpeg",
         ),
         (SampleFiles(Path("x.raw")), r"x\.raw is not a sound that a shard can keep; convert it"),
-        (SampleFiles(None, (Path("x.heic"),)), r"x\.heic is not a picture that a shard can keep; convert it"),
+        (SampleFiles(None, (Path("x.heic"),)), r"x\.heic is not an image that a shard can keep; convert it"),
     ],
 )
 def test_files_that_cannot_be_kept_are_errors(
@@ -111,7 +111,8 @@ def test_verify_compares_counts_with_the_manifest(
     manifest.write_text("\n".join(map(json.dumps, lines)))
     capsys.readouterr()
     assert main(["verify", str(manifest), "-j", "1"]) == 1
-    said = f"{tmp_path}/000000.tar: {there} {what}; the manifest says {there + 2}\n"
+    shown = what.replace("pictures", "images")  # the manifest has its own name
+    said = f"{tmp_path}/000000.tar: {there} {shown}; the manifest says {there + 2}\n"
     assert capsys.readouterr().out.startswith(said)
 
 

@@ -241,9 +241,9 @@ DATA = ["--dataset", "toy_research.numbers.Numbers", "--trust", "toy_research"]
 def test_the_command_makes_and_verifies_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["make", "--to", str(tmp_path), *DATA, "--args", '{"count": 30}', "--samples", "10", "-j", "1"]
     assert main(words) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: 30 samples in 3 shards, 0.1 MB; 30 sounds, 0 pictures\n"
+    assert capsys.readouterr().out == f"{tmp_path}: 30 samples in 3 shards, 0.1 MB; 30 sounds, 0 images\n"
     assert main(["verify", str(tmp_path / "manifest.jsonl"), "-j", "1", "--decode"]) == 0
-    assert capsys.readouterr().out == ("all shards match their manifest\n30 samples, 30 sounds, 0 pictures\n")
+    assert capsys.readouterr().out == ("all shards match their manifest\n30 samples, 30 sounds, 0 images\n")
     made_from = read(tmp_path / "manifest.jsonl").about.made_from
     assert made_from["class"] == "toy_research.numbers.Numbers"
     assert made_from["args"] == {"count": 30}

@@ -1,4 +1,4 @@
-"""Transforms of pictures against those of open_clip and torchvision, single and in batches."""
+"""Transforms of images against those of open_clip and torchvision, single and in batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.transforms import FitImage, NormaliseImage, OneImage, RandomImageCrop
 
 
 def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
-    """Make a smooth picture with an edge, uint8 `[3, H, W]`."""
+    """Make a smooth image with an edge, uint8 `[3, H, W]`."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 6, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
@@ -111,7 +111,7 @@ def test_the_model_or_the_arguments_decide_the_normalisation() -> None:
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Frames:
-    """Make five plain pictures of several sizes."""
+    """Make five plain images of several sizes."""
     paths = []
     for number in range(5):
         pixels = np.full((20 + number, 30, 3), 40 * number, np.uint8)
@@ -161,7 +161,7 @@ def json_value(value: Any) -> Any:
         (lambda: RandomImageFlip(2), "p is 2; it must be between 0 and 1"),
         (lambda: NormaliseImage(std=(1, 1, 0)), "each must be three numbers"),
         (lambda: NormaliseImage(clip="RN51"), 'clip is "RN51", which is not a model of open_clip'),
-        (lambda: FitImage(8)(torch.zeros(1, 8, 8)), r"values are torch.float32 \[1, 1, 8, 8\]; pictures"),
+        (lambda: FitImage(8)(torch.zeros(1, 8, 8)), r"values are torch.float32 \[1, 1, 8, 8\]; images"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(make: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Faults in a data set's files: sounds are decoded from end to end, and pictures are decoded."""
+"""Faults in a data set's files: sounds are decoded from end to end, and images are decoded."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def listen_to_all(
 def broken_pictures(
     root: Path, paths: Sequence[str], *, listed: Mapping[str, str], title: str, progress: bool = True
 ) -> Iterator[Finding]:
-    """Find pictures that are missing or cannot be decoded; `listed` maps paths to places in tables."""
+    """Find images that are missing or cannot be decoded; `listed` maps paths to places in tables."""
 
     def look(path: str) -> str:
         try:
@@ -150,7 +150,7 @@ def broken_pictures(
         if said:
             more = said.removeprefix(f"{path}: ").rstrip(".")
             where = in_brackets(path, "; ", listed.get(path, ""), more)
-            yield error("The picture cannot be decoded.", where, _FETCH_AGAIN)
+            yield error("The image cannot be decoded.", where, _FETCH_AGAIN)
 
 
 def sound_findings(data: CachedDataset[Any], heard: Mapping[Sound, Heard]) -> Iterator[Finding]:

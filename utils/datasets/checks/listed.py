@@ -1,4 +1,4 @@
-"""Checks of a listed data set: first the lines of its tables, then its sounds and pictures."""
+"""Checks of a listed data set: first the lines of its tables, then its sounds and images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from utils.datasets.sources.tables import build_without_bad_lines
 T = TypeVar("T")
 
 MOST_LOOKED_AT = 20_000
-"""Maximum number of sounds, and of pictures, to check; beyond it, an evenly spaced selection is checked."""
+"""Maximum number of sounds, and of images, to check; beyond it, an evenly spaced selection is checked."""
 
 
 def inspect_listed(
@@ -85,7 +85,7 @@ def inspect_listed(
         space=tuple(spaces),
         to_build={"missing": "skip"} if train.absent and absent == "error" else {},
         summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
-        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} pictures checked{unused}",
+        f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} images checked{unused}",
     )
 
 

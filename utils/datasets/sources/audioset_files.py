@@ -3,8 +3,8 @@
 | files                | names (`Y` may precede the identifier, times are in seconds or ms)               |
 |----------------------|----------------------------------------------------------------------------------|
 | a sound              | `<ytid>.flac`, `<ytid>_<start>.flac`, `<ytid>_<start>_<end>.flac`                |
-| pictures in a folder | `<ytid>/*.jpg`, `<ytid>_<start>/*.jpg`, `<ytid>_<start>_<end>/*.jpg`             |
-| pictures             | `<ytid>.jpg`, `<ytid>_<n>.jpg`, `<ytid>_<start>_<end>.jpg`, `..._<end>_<n>.jpg`  |
+| images in a folder | `<ytid>/*.jpg`, `<ytid>_<start>/*.jpg`, `<ytid>_<start>_<end>/*.jpg`             |
+| images             | `<ytid>.jpg`, `<ytid>_<n>.jpg`, `<ytid>_<start>_<end>.jpg`, `..._<end>_<n>.jpg`  |
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Media:
 
     Attributes:
         sounds: path of the sound, by video; the first path if there are several.
-        pictures: paths of the pictures, by video, in the order of their numbers.
+        pictures: paths of the images, by video, in the order of their numbers.
         videos: videos that have a file in an unsupported format.
         other_parts: files that contain another part of their video.
     """
@@ -203,7 +203,7 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
             if video and len(numbers) <= 2 and _is_part(numbers[:1], begins[video], path, media):
                 media.sounds.setdefault(video, path)
         elif kind in IMAGE_SUFFIXES and "image" in modalities:
-            times = numbers[: len(numbers) // 2 * 2]  # a single or third number counts pictures
+            times = numbers[: len(numbers) // 2 * 2]  # a single or third number counts images
             if video is None:
                 video, times = _video(folder.rstrip("/").rpartition("/")[2], begins)
             if video and _is_part(times[:1], begins[video], path, media):

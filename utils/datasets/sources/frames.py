@@ -1,4 +1,4 @@
-"""Lazily decoded pictures of a sample, from which a transform can choose."""
+"""Lazily decoded images of a sample, from which a transform can choose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.clip.image_input import read_pixels
 
 @dataclass(frozen=True)
 class Frames:
-    """Ordered pictures, such as the frames of a video.
+    """Ordered images, such as the frames of a video.
 
         frames[0]                  the first, decoded: uint8 [3, H, W]
         frames[frames.central]     the one in the middle
@@ -34,23 +34,23 @@ class Frames:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("Frames has no sources; a sample without pictures has None instead.")
+            raise ValueError("Frames has no sources; a sample without images has None instead.")
         if self.names and len(self.names) != len(self.sources):
             raise ValueError(f"Frames has {len(self.sources)} sources and {len(self.names)} names.")
 
     @property
     def central(self) -> int:
-        """Index of the middle picture, or of the later of two middle pictures."""
+        """Index of the middle image, or of the later of two middle images."""
         return len(self.sources) // 2
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, position: int) -> Tensor:
-        """Decode one picture, turned upright: uint8 `[3, H, W]`.
+        """Decode one image, turned upright: uint8 `[3, H, W]`.
 
         Raises:
-            IndexError: there are fewer pictures.
+            IndexError: there are fewer images.
             SampleUnreadable: the file is missing or cannot be decoded.
         """
         source = self.sources[position]

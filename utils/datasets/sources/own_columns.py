@@ -70,7 +70,7 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
         names |= choose_times(given, records)
     if not any(names[argument] for argument in ("audio", "image", "text")):
         raise ValueError(
-            f"{table} has no column of sounds, pictures or texts with a known name; it has "
+            f"{table} has no column of sounds, images or texts with a known name; it has "
             f"{', '.join(records.columns)[:1000] or 'none at all'}. Name one with audio, image or text."
         )
     for name in names.values():
@@ -123,7 +123,7 @@ def _row(record: Record, names: Mapping[str, str | None], separator: str | None)
     if audio is not None and PurePath(audio).suffix.lower() in UNDECODED_AUDIO_SUFFIXES:
         record.fail(names["audio"], f"a supported kind of sound, such as .flac ({CONVERT_AUDIO}),")
     if any(PurePath(path).suffix.lower() in UNDECODED_IMAGE_SUFFIXES for path in images):
-        record.fail(names["image"], f"a supported kind of picture, such as .jpg ({CONVERT_IMAGE}),")
+        record.fail(names["image"], f"a supported kind of image, such as .jpg ({CONVERT_IMAGE}),")
     entry = Entry(
         audio=audio,
         images=images,
@@ -133,7 +133,7 @@ def _row(record: Record, names: Mapping[str, str | None], separator: str | None)
         fold=record.whole_number(names["fold_column"], hint=_NAMED_FOLDS.format(names["fold_column"])),
     )
     if entry.audio is None and not entry.images and entry.text is None:
-        record.fail(names["audio"] or names["image"] or names["text"], "a sound, a picture or a text")
+        record.fail(names["audio"] or names["image"] or names["text"], "a sound, an image or a text")
     group = whole(record.text(names["group"]) or "") or entry.audio or entry.name
     return Row(entry, whole(record.text(names["split_column"]) or "") or None, group, record.line)
 

@@ -26,10 +26,10 @@ _MEDIA = _READ | UNDECODED_AUDIO_SUFFIXES | UNDECODED_IMAGE_SUFFIXES
 
 
 def read_folder(folder: Path) -> Content:
-    """List `<folder>/<label>/**`: a sound and a picture of the same name are one sample.
+    """List `<folder>/<label>/**`: a sound and an image of the same name are one sample.
 
-    Several sounds or pictures of one name, such as `1.jpg` and `1.gif`, are paired in their order: the first
-    sound with the first picture, the second with the second. They form one group, so they are held out
+    Several sounds or images of one name, such as `1.jpg` and `1.gif`, are paired in their order: the first
+    sound with the first image, the second with the second. They form one group, so they are held out
     together.
 
     `_` in the name of a class stands for a space. If all folders have names of splits, `train`, `test`,
@@ -37,7 +37,7 @@ def read_folder(folder: Path) -> Content:
     out.
 
     Raises:
-        ValueError: there are no sounds or pictures, a name is not UTF-8, or the folder has another form.
+        ValueError: there are no sounds or images, a name is not UTF-8, or the folder has another form.
         OSError: a folder cannot be read.
     """
     repeated = list[str]()
@@ -47,7 +47,7 @@ def read_folder(folder: Path) -> Content:
     splits = _splits(folder, paths)
     depth = 2 if splits else 1  # of folders above a sample
     kinds, stray, with_samples = Counter[str](), list[str](), set[str]()
-    by_stem = defaultdict[str, tuple[list[str], list[str]]](lambda: ([], []))  # sounds and pictures
+    by_stem = defaultdict[str, tuple[list[str], list[str]]](lambda: ([], []))  # sounds and images
     for path in paths:
         kind = path.suffix.lower()
         if len(path.parts) <= depth:
@@ -64,7 +64,7 @@ def read_folder(folder: Path) -> Content:
     passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all_deeper else [])
     if not by_stem:
         said = f" Not read: {passed_over}." if passed_over else ""
-        raise ValueError(f"{folder} has no sounds or pictures in class folders.{said}")
+        raise ValueError(f"{folder} has no sounds or images in class folders.{said}")
     rows = []
     for stem, (sounds, pictures) in by_stem.items():
         parts = stem.split("/")

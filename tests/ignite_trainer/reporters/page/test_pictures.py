@@ -1,4 +1,4 @@
-"""Pictures of predictions name every class, grow with their number, and do not overlap texts."""
+"""Images of predictions name every class, grow with their number, and do not overlap texts."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_with_many_classes_only_confused_ones_are_drawn() -> None:
 
 
 def test_long_names_are_cut_and_dollars_are_no_mathematics() -> None:
-    names = ["a name that is much longer than any that fits beside a picture", "$x_{$\nover two lines"]
+    names = ["a name that is much longer than any that fits beside an image", "$x_{$\nover two lines"]
     figure = confusion_figure(matrix_of(2), names)
     assert words(figure.axes[0].get_yticklabels()) == [
         "a name that is much longer than…",

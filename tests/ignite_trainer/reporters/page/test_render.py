@@ -1,4 +1,4 @@
-"""The page embeds its pictures and sounds, blocks everything else, and escapes text."""
+"""The page embeds its images and sounds, blocks everything else, and escapes text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rendered(*sections: Section, **lead: Any) -> Elements:
 
 def test_pictures_and_what_is_played_lie_inside_the_page() -> None:
     shown = [
-        Exhibit(what='What "it" shows', media_type="image/png", content=b"a picture", explanation="Look."),
+        Exhibit(what='What "it" shows', media_type="image/png", content=b"an image", explanation="Look."),
         Exhibit(what="Listen", media_type="audio/ogg", content=b"a sound"),
     ]
     found = rendered(exhibits=shown, links={"in it/50%.csv": "all of it"})

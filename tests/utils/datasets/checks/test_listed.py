@@ -18,7 +18,7 @@ RATE = 8000
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A table of eight sounds and two pictures, in two folds and two splits."""
+    """A table of eight sounds and two images, in two folds and two splits."""
     folder = tmp_path / "own"
     folder.mkdir()
     lines = ["audio\timages\tlabel\tfold\tsplit"]
@@ -37,7 +37,7 @@ def own(tmp_path: Path) -> Path:
 def test_a_clean_table_passes(own: Path, cache_folder: Path) -> None:
     inspection = Table.inspect_data(table=str(own), sample_rate=RATE)
     assert inspection.findings == ()
-    assert inspection.summary == ("Table: 8 samples, 2 classes, 0.00 h of 8 sounds and 2 pictures checked")
+    assert inspection.summary == ("Table: 8 samples, 2 classes, 0.00 h of 8 sounds and 2 images checked")
     [space] = inspection.space
     assert (space.folder, space.size_bytes) == (cache_folder, 8 * RATE * 2)  # int16
     Table(own, RATE).prepare()
@@ -82,7 +82,7 @@ def equal(table: Path) -> None:
         ),
         (
             no_picture,
-            "The picture cannot be decoded.",
+            "The image cannot be decoded.",
             ["1.png (own.tsv, line 3; is an HTML page: its downl"],
         ),
         (bad_line, "A line of the table cannot be read.", ['{table}, line 5: fold is "one"; a whole number']),
@@ -141,17 +141,17 @@ def test_audioset_is_checked_with_missing_files(tmp_path: Path) -> None:
     (tmp_path / "class_labels_indices.csv").write_text('index,mid,display_name\n0,/m/1,"One, two"\n')
     for i in (0, 1, 3, 4, 5):
         soundfile.write(tmp_path / f"Y{i:011d}.wav", np.random.default_rng(i).normal(0, 0.1, RATE), RATE)
-    (tmp_path / "00000000003.jpg").write_text("no picture")
+    (tmp_path / "00000000003.jpg").write_text("no image")
     with (tmp_path / "eval_segments.csv").open("a") as file:
         file.write('00000000009, 0.000, 10.000, "/m/none"\n')
     inspection = AudioSet.inspect_data(root=str(tmp_path), sample_rate=RATE)
     assert [(one.severity, one.what) for one in inspection.findings] == [
         ("error", "A line of the table cannot be read."),
         ("warning", "Part of the data set is missing."),
-        ("error", "The picture cannot be decoded."),
+        ("error", "The image cannot be decoded."),
     ]
     assert "3 segments listed, 2 with a sound" in inspection.findings[1].where
-    assert "1 pictures checked" in inspection.summary
+    assert "1 images checked" in inspection.summary
 
 
 def test_the_command_checks_a_table(own: Path, run_check: Callable[..., tuple[int, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Several pictures of one sample, decoded one at a time from paths or contents."""
+"""Several images of one sample, decoded one at a time from paths or contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.datasets.sources.frames import Frames
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """Pictures of 4 x 5 pixels, all (i, 0, 0) in the i-th."""
+    """Images of 4 x 5 pixels, all (i, 0, 0) in the i-th."""
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for i, path in enumerate(paths):
         Image.new("RGB", (5, 4), (i, 0, 0)).save(path)
@@ -52,7 +52,7 @@ def test_errors_name_the_picture(tmp_path: Path) -> None:
     with pytest.raises(SampleUnreadable, match=r"a\.jpg: no such image file"):
         Frames((str(tmp_path / "a.jpg"),))[0]
     with pytest.raises(SampleUnreadable, match=r"1\.jpg: not decodable as an image"):
-        Frames((b"", b"no picture"), ("0.jpg", "1.jpg"))[1]
+        Frames((b"", b"no image"), ("0.jpg", "1.jpg"))[1]
     with pytest.raises(ValueError, match="no sources"):
         Frames(())
     with pytest.raises(ValueError, match="2 sources and 1 names"):

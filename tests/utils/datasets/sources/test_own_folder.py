@@ -24,7 +24,7 @@ FORMATS = {"aif": ("AIFF", None), "opus": ("OGG", "OPUS"), "oga": ("OGG", "VORBI
 
 
 def put(folder: Path, *paths: str) -> Path:
-    """Write sounds, pictures and other files with different contents."""
+    """Write sounds, images and other files with different contents."""
     for number, path in enumerate(paths):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)

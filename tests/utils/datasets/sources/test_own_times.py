@@ -57,7 +57,7 @@ def segment(folder: Path, columns: dict[str, Any], **args: Any) -> tuple[float, 
         ({"start_time": 0.25, "end_time": 0.5}, (0.25, 0.5)),
         ({"begin": 0.25, "end": 0.5, "offset": 3}, (0.25, 0.5)),
         ({"start": 0.25, "end": 0.5, "duration": 0.26}, (0.25, 0.5)),
-        ({"xmin": 0.25, "ymin": 3, "xmax": 0.5, "ymax": 4}, None),  # a box in a picture
+        ({"xmin": 0.25, "ymin": 3, "xmax": 0.5, "ymax": 4}, None),  # a box in an image
         ({"x0": 0.25, "x1": 0.5, "x2": 0.75}, None),
         ({"start": 0.25}, (0.25, None)),
         ({"duration": 0.2}, None),

@@ -28,7 +28,7 @@ ROWS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve sounds of 100 + i samples, two pictures."""
+    """Twelve sounds of 100 + i samples, two images."""
     (tmp_path / "sounds").mkdir()
     for i in range(12):
         samples = np.random.default_rng(i).integers(-32768, 32768, 100 + i).astype(np.int16)
@@ -198,7 +198,7 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "args", "said"),
     [
-        ("sound,fold\nx,1\n", {}, "has no column of sounds, pictures or texts"),
+        ("sound,fold\nx,1\n", {}, "has no column of sounds, images or texts"),
         (
             "file,fold\nsounds/0.wav,one\n",
             {},
@@ -228,7 +228,7 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         (
             "image,label\n0.heic,dog\n",
             {},
-            'own.csv, line 2: image is "0.heic"; a supported kind of picture, such as .jpg '
+            'own.csv, line 2: image is "0.heic"; a supported kind of image, such as .jpg '
             "(convert it, as by `magick x.heic x.jpg`), is expected.",
         ),
         (
