@@ -59,11 +59,11 @@ class AudioCLIP(nn.Module, HubLayout):
         apply_attention: arguments of the audio tower, see `ESResNeXt`.
         multilabel: whether samples have several labels. Tasks read this to choose between softmax and
             independent scores; it does not change the network.
-        pretrained: initial weights. False: random weights. True: the released CLIP.pt and ESRNXFBSP.pt. A
-            released name or the path of a file: weights for all towers. The path of a folder of runs: the
-            best checkpoint of the newest finished run. A mapping: separate weights for "clip" (image and text
-            towers; a path, a released name or an open_clip tag) and "audio" (a path, a released name or
-            "imagenet"); a part without an entry stays random.
+        pretrained: initial weights. False: random weights. True: the released CLIP.pt and ESRNXFBSP.pt. The
+            name of released weights or the path of a file: weights for all towers. The path of a folder of
+            runs: the best checkpoint of the newest finished run. A mapping: separate weights for "clip"
+            (image and text towers; a path, the name of released weights or an open_clip tag) and "audio" (a
+            path, such a name or "imagenet"); a part without an entry stays random.
         clip: name of an open_clip model, such as "ViT-B-32-quickgelu", to use in place of the arguments
             `embed_dim` to `transformer_layers`; None for those arguments.
         spectrum: "fbsp" or "stft", see `ESResNeXt`.
@@ -72,10 +72,10 @@ class AudioCLIP(nn.Module, HubLayout):
     Attributes:
         image_preprocessing: preprocessing of images for the image tower.
         weights_files: files that contained the initial weights; empty if the weights are random.
-        weights_sha256: expected hash of each weights file with the name and size of a released file.
+        weights_sha256: expected SHA-256 of each weights file whose name and size match a released file.
 
     Raises:
-        ValueError: the arguments do not fit together.
+        ValueError: the arguments contradict each other.
         WeightsError: the weights are missing or do not fit.
 
     Example:
@@ -151,22 +151,23 @@ class AudioCLIP(nn.Module, HubLayout):
     def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, *, device: torch.device | str | None = None, **constructor_args: Any
     ) -> "AudioCLIP":
-        """Build a model with weights for inference, in eval mode.
+        """Load a trained model for inference, in eval mode.
 
         A trained model is built with the arguments from its training, which are stored in the checkpoint or
         the `protocol.json` alongside it. For a folder of runs, the best checkpoint of the newest finished run
-        is loaded, and stderr names it.
+        is loaded, and its path is printed to stderr.
 
         Args:
-            source: released name such as "AudioCLIP-Full-Training"; path of a weights file; folder of a run
-                or of all runs of a protocol, such as "results/Quickstart"; folder that `save_pretrained`
-                wrote; or `owner/name` on the Hugging Face hub.
+            source: name of released weights, such as "AudioCLIP-Full-Training"; path of a weights file;
+                folder of a run or of all runs of a protocol, such as "results/Quickstart"; folder that
+                `save_pretrained` wrote; or `owner/name` on the Hugging Face hub.
             device: device of the model; None for the CPU.
             constructor_args: constructor arguments, except `pretrained`, that override those in the
                 checkpoint or config.
 
         Raises:
-            WeightsError: the weights do not exist or belong to another model; the message says what to call.
+            WeightsError: the weights do not exist or belong to another model; the message says which call to
+                use.
         """
         if is_hub_layout(source):
             model = super().from_pretrained(source, **constructor_args)
@@ -278,7 +279,7 @@ class AudioCLIP(nn.Module, HubLayout):
         self.visual.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
-        """Keep only the towers' block inputs for the backward pass; state-dict names do not change."""
+        """Recompute activations in the backward pass from block inputs; state-dict names do not change."""
         self.audio.recompute_activations()
         recompute(self.visual)
         recompute_transformers(self)
@@ -361,12 +362,12 @@ class AudioCLIP(nn.Module, HubLayout):
 
 
 def _refuse_both(clip: str, clip_args: dict[str, Any]) -> None:
-    """Raise if `clip` names a model, but arguments of the published towers differ from their defaults."""
+    """Raise ValueError if arguments of the published towers are given in addition to `clip`."""
     parameters = inspect.signature(AudioCLIP.__init__).parameters
     as_given = {name: tuple(value) if isinstance(value, list) else value for name, value in clip_args.items()}
     given = [name for name, value in as_given.items() if value != parameters[name].default]
     if given:
         raise ValueError(
             f'{given[0]} is {clip_args[given[0]]!r}, but clip is "{clip}", whose towers are fixed. '
-            f"Leave out {', '.join(given)}, or clip."
+            f"Omit clip, or else {', '.join(given)}."
         )

@@ -33,7 +33,7 @@ T = TypeVar("T")
 SAMPLE_RATE = 44100
 """Sample rate of the audio tower, Hz."""
 
-_PENDING_BATCHES = 4  # maximum windows to keep, in batches, while no length fills a batch
+_PENDING_BATCHES = 4  # windows to hold, in batches, while no single length fills a batch
 _EMPTY = "Nothing to embed: the list of inputs is empty."
 
 
@@ -102,7 +102,9 @@ def embed_audio(
         ValueError: an argument, a file or an array cannot be used; the message says which and why.
     """
     if batch_size < 1 or not 0 < window_seconds < math.inf:
-        raise ValueError(f"batch_size {batch_size} and window_seconds {window_seconds} must be positive.")
+        raise ValueError(
+            f"batch_size is {batch_size} and window_seconds is {window_seconds}; both must be positive."
+        )
     if units not in ("int16", "float"):
         raise ValueError(f'units is {units!r}; "int16" and "float" are allowed.')
     if sample_rate is not None and not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
@@ -180,7 +182,9 @@ def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batc
     """
     given: Any = texts
     if isinstance(given, bytes) or not isinstance(given, Iterable):
-        raise ValueError(f"texts is {describe(given)}; expected a string, or a list of strings or labels.")
+        raise ValueError(
+            f"texts is {describe(given)}; expected a string, or a list of strings or lists of labels."
+        )
     entries = [given] if isinstance(given, str) else list(given)
     check_texts(entries)
     embeddings: list[Tensor] = []
@@ -247,10 +251,11 @@ class WindowedEmbedding:
 
 
 def window_starts(samples: int, window: int) -> list[int]:
-    """Return the first sample of each of a clip's windows: the fewest windows that cover it, evenly spaced.
+    """Return the start of each of a clip's windows, in samples: the fewest that cover it, evenly spaced.
 
-    If the clip exceeds whole windows by at most 1 % of a window, the excess is cut off, half at each end.
-    Codecs round lengths up to whole blocks, and a few extra samples are not worth another window.
+    If the clip is longer than a whole number of windows by at most 1 % of a window, the excess is cut
+    off, half at each end. Codecs round lengths up to whole blocks, and a few extra samples are not worth
+    another window.
 
     Example:
         >>> window_starts(12, window=5)
@@ -282,7 +287,7 @@ def clips_of_batch(inputs: object) -> Sequence[AudioInput]:
     if not isinstance(inputs, np.ndarray | Tensor) or inputs.ndim not in (2, 3):
         given = list(inputs.shape) if isinstance(inputs, np.ndarray | Tensor) else describe(inputs)
         raise ValueError(
-            f"batched is True and inputs is {given}; expected one array or tensor, [B, T] or [B, C, T]."
+            f"batched is True, but inputs is {given}; expected one array or tensor, [B, T] or [B, C, T]."
         )
     return list(inputs)
 

@@ -1,4 +1,4 @@
-"""Similarities and contrastive losses between modalities, as functions of embeddings without parameters."""
+"""Similarities and contrastive losses between modalities, as pure functions of embeddings."""
 
 import hashlib
 import math
@@ -40,8 +40,8 @@ def normalised(features: Tensor) -> Tensor:
 def clamped_scale(log_scale: Tensor) -> Tensor:
     """Compute the scale `clamp(exp(s), 1, 100)` from its learned logarithm s.
 
-    Clamping s instead of exp(s) lets the gradient pass at s = log(100), the initial value, however the
-    exponential rounds.
+    Clamping s instead of exp(s) keeps the gradient at the initial value, s = log(100), even if exp(s) rounds
+    to more than 100.
     """
     return log_scale.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
 
@@ -49,7 +49,7 @@ def clamped_scale(log_scale: Tensor) -> Tensor:
 def scaled_similarity(log_scale: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor | None:
     """Compute scaled cosine similarities.
 
-    Autocast is off because bfloat16 cosines, multiplied by 100, would give whole classes equal scores.
+    Autocast is off because bfloat16 cosines, multiplied by 100, would give different classes equal scores.
 
     Args:
         log_scale: logarithm of the scale, scalar.
@@ -95,7 +95,7 @@ def pairwise_contrastive_loss(
 
     Raises:
         ValueError: the logits are missing, not square or of different sizes; an option is unknown; or
-            `label_ids` are missing, misshapen or given without need.
+            `label_ids` are missing, have the wrong shape, or are given but not used.
 
     Example:
         >>> import torch
@@ -184,7 +184,7 @@ def _targets(logits: Tensor, *, positives: Positives, label_ids: Tensor | None) 
         given = "none" if label_ids is None else f"shape {list(label_ids.shape)}"
         raise ValueError(f'positives "same_label" needs label_ids of shape [{batch}]; got {given}.')
     label_ids = label_ids.to(logits.device, non_blocking=True)
-    # Still symmetric after the division, because samples with the same labels have equally many positives.
+    # Still symmetric after the division: samples with the same labels have the same number of positives.
     same = (label_ids[:, None] == label_ids[None, :]).to(logits.dtype)
     return same / same.sum(dim=1, keepdim=True)
 

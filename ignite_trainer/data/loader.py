@@ -19,8 +19,8 @@ from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.self_description import look_at, sample_name
 from ignite_trainer.api.streamed import Streamed
 from ignite_trainer.data.samples import (
-    Read,
-    Step,
+    LoadedBatch,
+    PlacedTransform,
     TransformedSamples,
     Unreadable,
     UnreadableSamples,
@@ -28,7 +28,7 @@ from ignite_trainer.data.samples import (
     first_readable,
     read_readable,
 )
-from ignite_trainer.data.streams import BatchNumbers, BatchPlan, EpochOrder, StreamedBatches, fitting_workers
+from ignite_trainer.data.streams import BatchNumbers, BatchPlan, EpochOrder, StreamedBatches, usable_workers
 from ignite_trainer.data.transfer import BatchReader, Sent, Transfer, on_tensor, one_ahead
 from ignite_trainer.support.distributed import rank
 from ignite_trainer.support.errors import ProtocolError, suggest
@@ -78,14 +78,14 @@ class SplitLoader:
         dataset: data set of the split.
         transforms: transforms in the order of application.
         batch_size: global batch size; each process gets a part of every batch.
-        workers: number of loader processes, limited to the number of processors.
+        workers: number of worker processes, at most the number of available CPU cores.
         shuffle: whether to shuffle the samples in each epoch.
         drop_last: whether to drop an incomplete last batch and refuse empty batches, as training requires.
         seed: seed of the order and the augmentation, combined with the epoch.
         device: device that the batches are copied to.
         unequal_lengths: whether a batch may contain samples of unequal length after the transforms.
-        batches: reader of whole batches, if the data set supports it (see `transfer.batches_of`).
-        unreadable: policy for unreadable samples; by default, the first one ends the run.
+        batches: object that reads whole batches, if the data set supports it (see `transfer.batches_of`).
+        unreadable: the split's unreadable samples so far, and how many may be skipped; by default, none.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class SplitLoader:
         self._device = device
         self._epoch = 0
         self._start = 0
-        steps: list[Step] = [
+        steps: list[PlacedTransform] = [
             (_field_index(dataset, transform), position, transform.apply)
             for position, transform in enumerate(transforms)
         ]
@@ -130,7 +130,7 @@ class SplitLoader:
         )
         self._streamed: StreamedBatches | None = None
         if isinstance(dataset, Streamed):
-            self._workers = fitting_workers(self._workers, dataset.lanes)
+            self._workers = usable_workers(self._workers, dataset.lanes)
             before = sum(sum(self._order.sizes(other)) for other in range(rank()))
             self._streamed = StreamedBatches(
                 dataset,
@@ -138,7 +138,7 @@ class SplitLoader:
                 BatchPlan(self._order.sizes(rank()), first=before, lanes=dataset.lanes),
                 seed=seed,
                 shuffle=shuffle,
-                stand_in=drop_last and self.unreadable.may_skip,
+                replace_unreadable=drop_last and self.unreadable.may_skip,
             )
         self._batches = None if self._sample_steps or self._streamed else batches
         # Batches may have smaller dtypes than single samples.
@@ -173,7 +173,7 @@ class SplitLoader:
         _, sample = samples.load((epoch, index), lambda: look_at(self.dataset, index))
         if isinstance(sample, Unreadable):
             raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {sample.error}")
-        read = Read(torch.tensor([index]), self._to_device(collate([sample])), [])
+        read = LoadedBatch(torch.tensor([index]), self._to_device(collate([sample])), [])
         return self._finish(read, epoch, self._batch_steps if transformed else []).sample
 
     def __iter__(self) -> Iterator[Batch]:
@@ -185,11 +185,11 @@ class SplitLoader:
                 self.unreadable.add(read.failed, none_left=none_left)
             yield self._finish(read, epoch, self._batch_steps)
 
-    def _read(self, source: BatchReader) -> Iterator[Read]:
+    def _read(self, source: BatchReader) -> Iterator[LoadedBatch]:
         """Yield whole batches on the device; read and copy the next batch while a step runs."""
         transfer = self._transfer
 
-        def read(references: list[tuple[int, int]]) -> tuple[Read, Sent | None]:
+        def read(references: list[tuple[int, int]]) -> tuple[LoadedBatch, Sent | None]:
             if not references:  # the batch is smaller than the number of processes
                 return collate_read([]), None
             with transfer.in_parallel():
@@ -207,7 +207,7 @@ class SplitLoader:
             ]
             yield read_batch._replace(sample=rebuild(sample, fields))
 
-    def _load(self) -> Iterator[Read]:
+    def _load(self) -> Iterator[LoadedBatch]:
         """Yield batches whose samples the workers load and transform one by one."""
         if self._loader is None:
             source: dict[str, Any] = {
@@ -240,7 +240,7 @@ class SplitLoader:
         send = methodcaller("to", self._device, non_blocking=True)
         return rebuild(sample, [on_tensor(field, send) for field in sample])
 
-    def _finish(self, read: Read, epoch: int, steps: Sequence[Step]) -> Batch:
+    def _finish(self, read: LoadedBatch, epoch: int, steps: Sequence[PlacedTransform]) -> Batch:
         """Apply the transforms that take whole batches."""
         if read.sample is None:
             return Batch(read.indices, None)
@@ -285,9 +285,8 @@ def _unpad(field: Any, *, unequal_lengths: bool) -> Any:
     if unequal_lengths:
         return field
     raise ProtocolError(
-        "Transforms: the samples of a batch must be equally long, as padding would change what the model "
-        f"sees, but one batch has samples of {shortest} to {longest} values; add transforms that make them "
-        "equally long."
+        f"Transforms: one batch has samples of length {shortest} to {longest}, but all must have the same "
+        "length, because padding would change the model's input. Add transforms that make the lengths equal."
     )
 
 

@@ -1,4 +1,4 @@
-"""Loading of single samples, with the transforms that run in workers; counts unreadable samples."""
+"""Loads single samples, applies per-sample transforms, and counts unreadable samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ignite_trainer.support.memory import is_out_of_memory
 _BUGS = (ProtocolError, NotImplementedError, RecursionError)
 _KEPT = "The results of finished epochs are kept."
 
-Step = tuple[int, int, Callable[..., Any]]
+PlacedTransform = tuple[int, int, Callable[..., Any]]
 """Index of a field in the sample, position of a transform in the pipeline, and the transform."""
 
 
@@ -36,7 +36,7 @@ class Unreadable(NamedTuple):
     error: str
 
 
-class Read(NamedTuple):
+class LoadedBatch(NamedTuple):
     """The readable samples of a batch.
 
     Attributes:
@@ -52,13 +52,13 @@ class Read(NamedTuple):
 
 @dataclass(eq=False)
 class TransformedSamples(Dataset[Any]):
-    """A data set indexed by (epoch, index) that applies the transforms that take single samples.
+    """A data set indexed by (epoch, index) that applies the per-sample transforms.
 
     An item is a pair of index and sample; an `Unreadable` replaces a sample that cannot be read.
     """
 
     dataset: Dataset[Any]
-    steps: list[Step]
+    steps: list[PlacedTransform]
     seed: int
 
     def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
@@ -88,18 +88,18 @@ class TransformedSamples(Dataset[Any]):
         return index, rebuild(sample, fields)
 
 
-def collate_read(items: list[tuple[int, Any]]) -> Read:
+def collate_read(items: list[tuple[int, Any]]) -> LoadedBatch:
     """Collate the readable samples among items of `TransformedSamples`."""
     failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
     read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
     samples = collate([sample for _, sample in read]) if read else None
-    return Read(torch.tensor([index for index, _ in read], dtype=torch.int64), samples, failed)
+    return LoadedBatch(torch.tensor([index for index, _ in read], dtype=torch.int64), samples, failed)
 
 
-def read_readable(source: Any, indices: list[int]) -> Read:
-    """Read a batch, dropping unreadable samples."""
+def read_readable(source: Any, indices: list[int]) -> LoadedBatch:
+    """LoadedBatch a batch, dropping unreadable samples."""
     try:
-        return Read(torch.tensor(indices), source.read_batch(indices), [])
+        return LoadedBatch(torch.tensor(indices), source.read_batch(indices), [])
     except Exception as error:
         as_unreadable(error, indices[0])  # re-raises bugs
         single = [attempt(partial(source.read_batch, [index]), index) for index in indices]
@@ -108,7 +108,7 @@ def read_readable(source: Any, indices: list[int]) -> Read:
             raise
     readable = [index for index in indices if index not in dict(failed)]
     sample = source.read_batch(readable) if readable else None
-    return Read(torch.tensor(readable, dtype=torch.int64), sample, failed)
+    return LoadedBatch(torch.tensor(readable, dtype=torch.int64), sample, failed)
 
 
 def attempt(read: Callable[[], Any], index: int) -> Any:
@@ -136,8 +136,8 @@ def as_unreadable(error: Exception, index: int) -> Unreadable:
     return Unreadable(index, f"{message.rstrip('.')} ({type(error).__name__} in {place.name})")
 
 
-def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True) -> Any:
-    """Return the first sample that is `wanted` among the samples that checks look at, or None.
+def first_readable(dataset: Any, predicate: Callable[[Any], bool] = lambda _: True) -> Any:
+    """Return the first readable sample that satisfies `predicate` among the samples to check, or None.
 
     Raises:
         ProtocolError: none of these samples can be read.
@@ -148,7 +148,7 @@ def first_readable(dataset: Any, wanted: Callable[[Any], bool] = lambda _: True)
         sample = attempt(partial(look_at, dataset, index), index)
         if isinstance(sample, Unreadable):
             failed.append(sample)
-        elif wanted(sample):
+        elif predicate(sample):
             return sample
     if len(failed) < len(indices):
         return None
@@ -192,7 +192,7 @@ class UnreadableSamples:
             )
         self._found = {index: str(error) for index, error in state.items()}
 
-    def share(self) -> None:
+    def merge_across_processes(self) -> None:
         """Merge the findings of all processes; raise a RunFailed if there are too many unreadable samples."""
         for found in all_gather(self._found):
             self._found |= found

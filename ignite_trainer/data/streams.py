@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from ignite_trainer.api import streamed
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.streamed import Indices, Streamed
-from ignite_trainer.data.samples import Read, TransformedSamples, Unreadable, collate_read
+from ignite_trainer.data.samples import LoadedBatch, TransformedSamples, Unreadable, collate_read
 from ignite_trainer.support.distributed import rank, world_size
 from ignite_trainer.support.errors import ProtocolError
 
@@ -36,8 +36,8 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         shuffle: whether to shuffle the samples in each epoch.
         drop_last: whether to drop an incomplete last batch.
         seed: seed of the order, combined with the epoch.
-        epoch: epoch of the next iteration.
-        start: number of the first batch in the next iteration, from 0.
+        epoch: epoch of the next pass.
+        start: index of the first batch in the next pass.
     """
 
     count: int
@@ -91,7 +91,8 @@ class BatchPlan:
     batches    0  3  6   1  4  7  2  5
     ```
 
-    Lanes determine which samples a batch contains, but not its size. Each lane is read by a single worker.
+    A lane is a contiguous piece of this process's slice; batch n comes from lane `n % lanes`. Lanes determine
+    which samples a batch contains, but not its size. Each lane is read by a single worker.
     The data set sets the number of lanes, so the batches do not depend on the number of workers.
 
     Args:
@@ -120,7 +121,7 @@ class BatchPlan:
         return self._lane_ends[number % self.lanes]
 
 
-def fitting_workers(wanted: int, lanes: int) -> int:
+def usable_workers(wanted: int, lanes: int) -> int:
     """Return the largest number of workers up to `wanted` that divides the lanes evenly."""
     return max((number for number in range(1, min(wanted, lanes) + 1) if lanes % number == 0), default=0)
 
@@ -140,11 +141,11 @@ class BatchNumbers(Sampler[tuple[int, int]]):
 
 
 @dataclass(eq=False)
-class StreamedBatches(Dataset[Read]):
+class StreamedBatches(Dataset[LoadedBatch]):
     """The batches of a streamed data set, indexed by (epoch, number); each worker reads some lanes.
 
     Each lane continues where its previous batch ended. After a jump, for example when a run resumes within
-    an epoch, it starts at the requested batch; earlier samples are not read.
+    an epoch, a lane starts at the requested batch; earlier samples are not read.
 
     Attributes:
         dataset: streamed data set.
@@ -152,8 +153,9 @@ class StreamedBatches(Dataset[Read]):
         plan: slice of the order that each batch covers.
         seed: seed of the order, combined with the epoch.
         shuffle: whether to shuffle the samples in each epoch.
-        stand_in: whether to replace an entirely unreadable batch with other samples of this process, first
-            those after the batch, then those before it. All processes then take the same number of steps.
+        replace_unreadable: whether to replace a batch without readable samples by other samples of this
+            process, first those after the batch, then those before it. All processes then take the same
+            number of steps.
     """
 
     dataset: Streamed
@@ -161,12 +163,12 @@ class StreamedBatches(Dataset[Read]):
     plan: BatchPlan
     seed: int
     shuffle: bool
-    stand_in: bool
+    replace_unreadable: bool
     _epoch: int | None = None
     _order: Indices = ()
     _open: dict[int, tuple[int, Iterator[streamed.Read]]] = field(default_factory=dict)
 
-    def __getitem__(self, reference: tuple[int, int]) -> Read:
+    def __getitem__(self, reference: tuple[int, int]) -> LoadedBatch:
         epoch, number = reference
         if epoch != self._epoch:
             for _, stream in self._open.values():
@@ -180,7 +182,7 @@ class StreamedBatches(Dataset[Read]):
             raise ProtocolError(
                 f"Dataset.class: {type(self.dataset).__name__}.stream() yielded fewer samples than requested."
             )
-        if self.stand_in and items and all(isinstance(sample, Unreadable) for _, sample in items):
+        if self.replace_unreadable and items and all(isinstance(sample, Unreadable) for _, sample in items):
             others = [*self._order[end : self.plan.end], *self._order[self.plan.first : start]]
             items += self._load_readable(others, count=len(indices))
         return collate_read(items)

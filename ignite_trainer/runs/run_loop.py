@@ -300,7 +300,7 @@ class Run:
 
     def _share_unreadable(self) -> None:
         for loader in self._parts.evaluation.values():  # the training loader uses the same object
-            loader.unreadable.share()
+            loader.unreadable.merge_across_processes()
 
     def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
         random = random_state.capture()

@@ -1,10 +1,10 @@
-"""Keep single values away from batch norm in train mode, which needs at least two values per channel.
+"""Protects batch norm in train mode, which needs at least two values per channel, from single values.
 
-A batch size of 1 is refused before training. If only one sample of a batch has a sound, for example, and a
+A batch size of 1 is refused before training. If, for example, only one sample of a batch has a sound, and a
 batch norm refuses it, the step is repeated without the sound, and the dropped sound is counted.
 
-Processes with synchronised batch norm wait for each other in each layer. In steps where their samples have
-different fields, each process uses its own statistics.
+Synchronised batch norm makes the processes wait for each other in each layer, which would never end if their
+samples had different fields. In such steps, each process uses its own statistics.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DroppedField(NamedTuple):
 
 @dataclass(eq=False)
 class LoneSamples:
-    """Runs the forward pass of training steps, dropping fields of single samples that batch norm refuses.
+    """Runs the forward pass of training steps, without fields of single samples that batch norm refuses.
 
     Attributes:
         record_dropped: callback with the fields that this process dropped from a step.
@@ -69,7 +69,7 @@ class LoneSamples:
         ]
 
     def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
-        """Return the result of `forward` for the batch, without any fields that batch norm refuses.
+        """Run `forward` on the batch, without any fields that batch norm refuses, and return its result.
 
         The random state and the buffers end up as after a single pass.
 
@@ -115,7 +115,7 @@ def refuse_single_values(
     *,
     device: torch.device,
 ) -> None:
-    """Check that no batch norm refuses single samples, if training steps will embed single samples.
+    """Refuse a setup whose training steps would pass a single sample to a batch norm in train mode.
 
     Raises:
         ProtocolError: a batch norm in train mode would see a single value per channel.
@@ -210,23 +210,26 @@ def _snapshot(model: nn.Module) -> Callable[[], None]:
 
 def _nothing_left(batch: Batch) -> RunFailed:
     return RunFailed(
-        "Batch norm in train mode needs at least two values per channel, which leaves nothing to train on in "
-        f"the batch with sample {int(batch.indices[0])} of the training split. Repair or remove unreadable "
+        f"Nothing is left to train on in the batch with sample {int(batch.indices[0])} of the training "
+        "split: batch norm in train mode needs at least two values per channel. Repair or remove unreadable "
         "samples, or raise the batch size with -b. The results of finished epochs are kept."
     )
 
 
 def _refusal(setup: Setup, norm: str, *, parts: int) -> str:
-    why = f"the batch norm {norm} is in train mode and would see a single value per channel, without variance"
+    why = (
+        f"the batch norm {norm} is in train mode and would see a single value per channel, which has no "
+        "variance"
+    )
     otherwise = 'or freeze the batch norm\'s statistics with "mode": "eval" in Parameters'
     if parts > 1:
         return (
-            f"Setup.chunk is {setup.chunk}, which leaves parts of 1 sample: {why}. Raise Setup.chunk, "
+            f"Setup.chunk is {setup.chunk}, which leaves chunks of 1 sample: {why}. Raise Setup.chunk, "
             f"{otherwise}."
         )
     if setup.batch_train > 1 or world_size() > 1:
         return (
-            f"Setup.batch_train is {setup.batch_train}, 1 on a device, and Setup.sync_batch_norm is false: "
+            f"Setup.batch_train is {setup.batch_train}, 1 per process, and Setup.sync_batch_norm is false: "
             f"{why}. Set Setup.sync_batch_norm to true, raise the batch size with -b, {otherwise}."
         )
     return f"Setup.batch_train is 1: {why}. Use 2 or more (-b 2), {otherwise}."

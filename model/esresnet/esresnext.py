@@ -37,7 +37,7 @@ class AudioFeatures(NamedTuple):
 class ESResNeXt(nn.Module):
     """A (learned) spectrogram in three bands, followed by a ResNeXt-50 with gated stages.
 
-        audio [B, C, T]  -> power under wavelets or in a Fourier transform, dB
+        audio [B, C, T]  -> power spectrum of wavelets or Fourier transform, dB
                          -> three frequency bands as "colours", [B, C, 3, H, N]
                          -> conv1, layer1 * att1, ..., layer4 * att4, average pool * att5, [B, C, 2048]
                          -> sum over channels, fc, [B, D]
@@ -52,13 +52,14 @@ class ESResNeXt(nn.Module):
         win_length: length of a frame, samples; None for `n_fft`.
         window: name of a window (periodic) in `scipy.signal.get_window`; None for a rectangular window.
         normalized: whether to divide the spectrum by sqrt(n_fft).
-        onesided: False to put the flipped spectrum before the spectrum, with n_fft wavelets if learned.
+        onesided: False to prepend the flipped spectrum; a learned bank then has n_fft wavelets.
         spec_height: height to which each band is resized; -1 keeps the height.
         spec_width: number of frames to which the spectrogram is resized; -1 keeps the number.
         num_classes: dimension D of the output.
         apply_attention: whether to gate the stages.
         pretrained: initial weights. False: random weights. True: the released ESRNXFBSP.pt, without its head
-            for 527 AudioSet classes if D differs. A path or a released name: weights from that file.
+            for 527 AudioSet classes if D differs. A path or the name of released weights: weights from
+            that file.
             "imagenet": torchvision's weights in the backbone, with the rest random.
         spectrum: "fbsp" for learned wavelets (ESResNeXt-fbsp), "stft" for the Fourier transform (ESResNeXt).
         assets: folder of the released weights; None for the repository's `assets/`.
@@ -66,10 +67,10 @@ class ESResNeXt(nn.Module):
     Attributes:
         arguments: values of the arguments in `ARCHITECTURE`, as given.
         weights_files: files that contained the initial weights; empty if the weights are random.
-        weights_sha256: expected hash of each weights file with the name and size of a released file.
+        weights_sha256: expected SHA-256 of each weights file whose name and size match a released file.
 
     Raises:
-        ValueError: the arguments do not fit together.
+        ValueError: the arguments contradict each other.
         WeightsError: the weights are missing or do not fit.
     """
 
@@ -153,8 +154,8 @@ class ESResNeXt(nn.Module):
 
         Args:
             audio: `[B, C, T]`, integer or floating point, 16-bit units (-32768..32767), 44.1 kHz.
-            check_units: whether to refuse audio with a peak of at most 1 in eval mode, which looks like audio
-                in [-1, 1].
+            check_units: whether to refuse, in eval mode, audio with a peak of at most 1, which is probably in
+                [-1, 1].
 
         Returns:
             `[B, D]` features, not normalised (or class logits).
@@ -203,7 +204,7 @@ class ESResNeXt(nn.Module):
             block.compile(dynamic=False)
 
     def recompute_activations(self) -> None:
-        """Keep only the stages' block inputs for the backward pass; parameter names do not change."""
+        """Recompute activations in the backward pass from block inputs; parameter names do not change."""
         recompute(self)
 
     def train(self, mode: bool = True) -> "ESResNeXt":
@@ -213,7 +214,7 @@ class ESResNeXt(nn.Module):
         return super().train(mode)
 
     def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
-        if check_units and not self.training:  # in training, the host would wait for the device
+        if check_units and not self.training:  # in training, reading the peak would make the host wait
             _refuse_unit_range(audio)
         if self.compiled:
             with record_function("step/audio tower"):
@@ -299,7 +300,7 @@ class ESResNeXt(nn.Module):
         ):
             return self._backbone
         sources = (*self.parameters(), *self.buffers())
-        dtype = computing_dtype(self.conv1.weight)
+        dtype = compute_dtype(self.conv1.weight)
         tower = self._inference_tower.get(lambda: inference_copy(self, dtype), sources, setting=dtype)
         return tower._backbone
 
@@ -308,7 +309,7 @@ class ESResNeXt(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)
         x = self.bn1(self._first_convolution(image))
         x = self.relu(self.maxpool(x))  # published in the other order; same result, less work
-        x = x.to(computing_dtype(x))  # once for both the stage and its gate
+        x = x.to(compute_dtype(x))  # once for both the stage and its gate
         for stage, gate in self._stages():
             output = stage(x)
             x = output if gate is None else gate(x, output)
@@ -319,10 +320,10 @@ class ESResNeXt(nn.Module):
 
     def _first_convolution(self, image: Tensor) -> Tensor:
         """Apply `conv1` in full precision; bfloat16 would round the decibels in steps of 0.5 dB."""
-        dtype = computing_dtype(image)
+        dtype = compute_dtype(image)
         with torch.autocast(image.device.type, enabled=False):
             if image.dtype == torch.float32 and dtype.itemsize == 2 and image.is_cuda:
-                return spectrogram.convolve_in_halves(image, self.conv1, dtype)
+                return spectrogram.convolve_in_parts(image, self.conv1, dtype)
             convolved: Tensor = self.conv1(image)
             return convolved
 
@@ -351,7 +352,7 @@ def _refuse_unit_range(audio: Tensor) -> None:
         )
 
 
-def computing_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype in which convolutions of `tensor` run: autocast's if enabled, or its own."""
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype in which convolutions of `tensor` run: autocast's if enabled, otherwise its own."""
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype

@@ -1,8 +1,8 @@
 """Turns audio into the backbone's input, an image of three frequency bands in decibels.
 
 The functions are pure; esresnext.py calls them in order and passes in the learned wavelets from fbsp.py.
-Below them are a convolution and matrix products that keep float32 precision, which decibels need whatever
-torch's precision flags allow.
+Below them are a convolution and matrix products that keep float32 precision regardless of torch's precision
+flags, because decibels need it.
 
 Framing of T samples into N frames of `win` samples, `hop` samples apart::
 
@@ -53,7 +53,10 @@ def frame_count(samples: int, *, win_length: int, hop_length: int) -> int:
 
 
 def pad_to_frames(audio: Tensor, *, win_length: int, hop_length: int) -> Tensor:
-    """Zero-pad `[..., T]` on both sides to `[..., (N - 1) * hop + win]`; an odd zero goes on the right."""
+    """Zero-pad `[..., T]` on both sides to `[..., (N - 1) * hop + win]`.
+
+    If the number of zeros is odd, the right side gets one more.
+    """
     frames = frame_count(audio.shape[-1], win_length=win_length, hop_length=hop_length)
     missing = (frames - 1) * hop_length + win_length - audio.shape[-1]
     return F.pad(audio, (missing // 2, missing - missing // 2))
@@ -62,7 +65,7 @@ def pad_to_frames(audio: Tensor, *, win_length: int, hop_length: int) -> Tensor:
 def wavelet_power(
     audio: Tensor, *, bank: Tensor, window: Tensor, hop_length: int, gradient_precision: str = "ieee"
 ) -> Tensor:
-    """Compute the power of each frame under each wavelet, `|<window * frame, wavelet>| ** 2`.
+    """Compute the power of each frame's response to each wavelet, `|<window * frame, wavelet>| ** 2`.
 
     A frame lies in the middle of the wavelet, `(taps - win) // 2` taps from its start, so only `win` taps of
     each wavelet are used. Frames are zero-padded to a multiple of 32 samples, for which CUDA's matrix
@@ -91,7 +94,7 @@ def wavelet_power(
 
 def _multiply_frames(frames: Tensor, kernels: Tensor, gradient_precision: str) -> Tensor:
     """Multiply `frames` `[..., win]` by `kernels` `[k, win]`; return `[..., k]`."""
-    if wants_exact_product(frames):
+    if needs_full_precision(frames):
         product: Tensor = products(frames, kernels, gradient_precision)
         return product
     if frames.device.type != "cpu" or frames.dtype != torch.float32:
@@ -133,7 +136,7 @@ def stft_power(audio: Tensor, *, window: Tensor, n_fft: int, hop_length: int, no
 
 
 def two_sided(power: Tensor) -> Tensor:
-    """Put the flipped spectrum before the spectrum, as published: `[..., K, N] -> [..., 2K, N]`."""
+    """Prepend the flipped spectrum, as published: `[..., K, N] -> [..., 2K, N]`."""
     return torch.cat((power.flip(-2), power), dim=-2)
 
 
@@ -159,7 +162,7 @@ def decibels(power: Tensor) -> Tensor:
     return torch.log10(F.threshold(power, 0.0, POWER_FLOOR)).mul_(10.0)
 
 
-def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+def convolve_in_parts(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
     """Convolve a float32 image with 16-bit weights without rounding the image to 16 bits.
 
     The image is split into three parts: its mean level, the deviation from that level rounded to 16 bits, and
@@ -180,12 +183,12 @@ def convolve_in_halves(image: Tensor, convolution: nn.Conv2d, dtype: torch.dtype
     high = deviation.to(dtype)
     low = (deviation - high).detach().to(dtype)
     fill = (0, 0, 0, 0, 0, -2 * image.shape[1] % 8)
-    halves = F.pad(torch.cat((high, low), dim=1), fill).contiguous(memory_format=torch.channels_last)
+    parts = F.pad(torch.cat((high, low), dim=1), fill).contiguous(memory_format=torch.channels_last)
     weight = convolution.weight.to(dtype)
     weights = F.pad(torch.cat((weight, weight), dim=1), fill).contiguous(memory_format=torch.channels_last)
     stride, padding = convolution.stride, cast(tuple[int, int], convolution.padding)
     response = F.conv2d(torch.ones_like(image[:1]), convolution.weight, None, stride, padding)
-    convolved = F.conv2d(halves, weights, None, stride, padding) + level * response
+    convolved = F.conv2d(parts, weights, None, stride, padding) + level * response
     return convolved if convolution.bias is None else convolved + convolution.bias[:, None, None]
 
 
@@ -202,13 +205,13 @@ class ExactLinear(nn.Linear):
 
 def exact_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `F.linear`, with IEEE precision for float32 on CUDA outside autocast."""
-    if not wants_exact_product(x):
+    if not needs_full_precision(x):
         return F.linear(x, weight, bias)
     product: Tensor = products(x, weight, "ieee")
     return product if bias is None else product + bias
 
 
-def wants_exact_product(x: Tensor) -> bool:
+def needs_full_precision(x: Tensor) -> bool:
     """Return whether torch's flags could reduce the precision: float32 on CUDA, without autocast."""
     return x.is_cuda and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 

@@ -28,7 +28,7 @@ from torch.utils.benchmark import Timer
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from model.esresnet.attention import max_pool_to, shifted_sums
-from model.esresnet.spectrogram import convolve_in_halves
+from model.esresnet.spectrogram import convolve_in_parts
 
 SECONDS = 0.15
 """Of timing for each figure."""
@@ -170,7 +170,7 @@ class _InHalves(torch.nn.Module):
         self.convolution = convolution
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve_in_halves(x, self.convolution, torch.bfloat16)
+        return convolve_in_parts(x, self.convolution, torch.bfloat16)
 
 
 def wavelet_product(size: Size, device: torch.device) -> Iterator[Timing]:

@@ -211,8 +211,8 @@ def test_samples_of_unequal_length_are_refused() -> None:
     with pytest.raises(ProtocolError) as caught:
         epoch(loader(Hiss(), batch_size=20))  # the folds skip multiples of 3, and thereby length 16
     assert str(caught.value) == (
-        "Transforms: the samples of a batch must be equally long, as padding would change what the model "
-        "sees, but one batch has samples of 17 to 21 values; add transforms that make them equally long."
+        "Transforms: one batch has samples of length 17 to 21, but all must have the same length, because "
+        "padding would change the model's input. Add transforms that make the lengths equal."
     )
     assert len(epoch(loader(Hiss(), batch_size=1))) == 20
 

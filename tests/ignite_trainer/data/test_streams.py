@@ -16,7 +16,7 @@ from toy_research.signals import Tones, TonesInStretches
 
 from ignite_trainer.data.loader import Batch, SplitLoader
 from ignite_trainer.data.samples import UnreadableSamples
-from ignite_trainer.data.streams import BatchPlan, fitting_workers
+from ignite_trainer.data.streams import BatchPlan, usable_workers
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 from tests.ignite_trainer.data import loading
 from tests.ignite_trainer.data.loading import epoch
@@ -58,8 +58,8 @@ def test_the_batches_of_a_lane_are_contiguous() -> None:
 
 
 def test_workers_share_lanes_evenly() -> None:
-    assert [fitting_workers(wanted, 8) for wanted in range(10)] == [0, 1, 2, 2, 4, 4, 4, 4, 8, 8]
-    assert fitting_workers(5, 6) == 3
+    assert [usable_workers(wanted, 8) for wanted in range(10)] == [0, 1, 2, 2, 4, 4, 4, 4, 8, 8]
+    assert usable_workers(5, 6) == 3
 
 
 # Order and workers

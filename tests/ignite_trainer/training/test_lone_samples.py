@@ -40,14 +40,14 @@ def setup_of(**changes: Any) -> Setup:
         ({"Setup__batch_train": 1}, "Setup.batch_train is 1: the batch norm left.norm is in train mode and "),
         (
             {"Setup__batch_train": 3, "Setup__chunk": 2, "Task": {"class": "toy_research.learning.Pairing"}},
-            "Setup.chunk is 2, which leaves parts of 1 sample: the batch norm left.norm is in train mode",
+            "Setup.chunk is 2, which leaves chunks of 1 sample: the batch norm left.norm is in train mode",
         ),
     ],
 )
 def test_steps_of_one_sample_are_refused_if_a_batch_norm_trains(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ProtocolError, match="a single value per channel, without variance") as error:
+    with pytest.raises(ProtocolError, match="a single value per channel, which has no variance") as error:
         run_toy(tmp_path, **changes)
     assert str(error.value).startswith(message)
     assert not (tmp_path / "Toy").exists()
@@ -151,7 +151,7 @@ def without_picture(only: Batch) -> Batch:
 
 def test_a_batch_with_nothing_left_ends_the_run() -> None:
     model = SoundAndPicture().train()
-    with pytest.raises(RunFailed, match="which leaves nothing to train on in the batch with sample 0"):
+    with pytest.raises(RunFailed, match="Nothing is left to train on in the batch with sample 0"):
         take(LoneSamples(Scoring(), model, setup_of()), model, without_picture(batch_of(0)))
 
 

@@ -203,7 +203,9 @@ def test_a_missing_tokenizer_is_an_error_that_names_the_model(monkeypatch: pytes
 
 
 def test_the_published_arguments_and_a_name_exclude_each_other() -> None:
-    message = r'vision_width is 32, but clip is "Tiny-ViT", .* Leave out vision_width, transformer_layers, or'
+    message = (
+        r'vision_width is 32, but clip is "Tiny-ViT", .* Omit clip, or else vision_width, transformer_layers'
+    )
     with pytest.raises(ValueError, match=message):
         tiny(vision_width=32, transformer_layers=1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.esresnet.esresnext import ESResNeXt
-from model.esresnet.spectrogram import convolve_in_halves
+from model.esresnet.spectrogram import convolve_in_parts
 from model.weights.releases import WeightsError
 
 Clips = Callable[..., Tensor]
@@ -215,7 +215,7 @@ def test_convolution_in_halves_has_a_fraction_of_the_error(bias: bool) -> None:
     image = decibel_image()
     rounded = copy.deepcopy(convolution).bfloat16()(image.bfloat16()).double()
     reference = copy.deepcopy(convolution).double()(image.double())
-    found = convolve_in_halves(image, convolution, torch.bfloat16)
+    found = convolve_in_parts(image, convolution, torch.bfloat16)
     assert found.dtype == torch.float32
     spread = (reference - reference.mean(dim=(0, 2, 3), keepdim=True)).norm()  # what batch norm leaves of it
     assert (found - reference).norm() < 0.01 * spread
@@ -229,7 +229,7 @@ def test_gradients_through_halves_are_those_of_the_convolution() -> None:
     for halves in (True, False):
         image = decibel_image().requires_grad_()
         convolution.zero_grad()
-        output = convolve_in_halves(image, convolution, torch.bfloat16) if halves else convolution(image)
+        output = convolve_in_parts(image, convolution, torch.bfloat16) if halves else convolution(image)
         (output * torch.sin(torch.arange(output.numel())).view(output.shape)).sum().backward()
         gradients.append([image.grad, convolution.weight.grad])
     for one, other in zip(*gradients, strict=True):
@@ -240,6 +240,6 @@ def test_gradients_through_halves_are_those_of_the_convolution() -> None:
 def test_an_image_in_halves_does_not_depend_on_its_batch() -> None:
     torch.manual_seed(1)
     convolution, image = nn.Conv2d(3, 16, 7, stride=2, padding=3), decibel_image()
-    alone = convolve_in_halves(image[:1], convolution, torch.bfloat16)
+    alone = convolve_in_parts(image[:1], convolution, torch.bfloat16)
     image[1] = torch.nan
-    torch.testing.assert_close(convolve_in_halves(image, convolution, torch.bfloat16)[:1], alone)
+    torch.testing.assert_close(convolve_in_parts(image, convolution, torch.bfloat16)[:1], alone)

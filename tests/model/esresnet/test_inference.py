@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from model.esresnet.attention import Gate
-from model.esresnet.esresnext import ESResNeXt, computing_dtype
+from model.esresnet.esresnext import ESResNeXt, compute_dtype
 from model.esresnet.inference import FusedBottleneck, FusedGate, can_fuse, folded, fuse, inference_copy
 
 CPU = torch.device("cpu")
@@ -238,10 +238,10 @@ def test_the_copy_for_one_precision_is_not_used_for_another(
     audio = clips(2)
     full = module(audio)
     with torch.autocast("cpu", dtype=dtype):
-        assert computing_dtype(audio) == dtype
+        assert compute_dtype(audio) == dtype
         half = module(audio)
     assert half.dtype == dtype
-    assert computing_dtype(audio) == torch.float32
+    assert compute_dtype(audio) == torch.float32
     assert torch.equal(module(audio), full)
 
 

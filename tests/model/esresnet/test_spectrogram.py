@@ -188,7 +188,7 @@ def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
         return linear(rounded(x), rounded(weight), bias) if rounds[-1] else linear(x, weight, bias)
 
     monkeypatch.setattr(F, "linear", emulated)
-    monkeypatch.setattr(spectrogram, "wants_exact_product", lambda _: True)
+    monkeypatch.setattr(spectrogram, "needs_full_precision", lambda _: True)
     torch.manual_seed(0)
     tower = ESResNeXt(num_classes=1024).eval()
     files = sorted((real_data("esc18") / "audio").iterdir())[::72]
@@ -200,7 +200,7 @@ def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
         with_tf32 = F.normalize(tower(clips), dim=-1)
         assert rounds == [False] * 6  # wavelets, the last gate and the output, twice
         torch.testing.assert_close(with_tf32, plain, rtol=0, atol=1e-5)
-        monkeypatch.setattr(spectrogram, "wants_exact_product", lambda _: False)
+        monkeypatch.setattr(spectrogram, "needs_full_precision", lambda _: False)
         loose = F.normalize(tower(clips), dim=-1)
         assert not torch.allclose(loose, plain, rtol=0, atol=1e-5)  # what this guards against
     finally:
