@@ -1,4 +1,4 @@
-"""Interface for yardsticks: protocols that a benchmark compares speeds with."""
+"""Interface for speed baselines: protocols that a benchmark compares with a protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Yardstick(ABC):
-    """An entry in a protocol's `Yardsticks`.
+    """A speed baseline, an entry in a protocol's `Yardsticks`.
 
     It derives a second protocol, which does the same work in another way, or only part of the work, so that
     the speeds of both can be compared.
@@ -16,11 +16,11 @@ class Yardstick(ABC):
 
     @abstractmethod
     def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the protocol to compare with.
+        """Return the baseline's protocol.
 
         Args:
             protocol: benchmarked protocol as JSON types, with all defaults filled in; do not modify it.
 
         Raises:
-            ValueError: No yardstick can be derived from this protocol.
+            ValueError: No baseline can be derived from this protocol.
         """

@@ -1,4 +1,4 @@
-"""`--benchmark`: measures the speed of a protocol and its yardsticks, alternating in one process.
+"""`--benchmark`: measures the speed of a protocol and its baselines, alternating in one process.
 
 Other users and rising temperature change a machine's speed by more than the differences of interest.
 Results are therefore medians of the ratios within each round.
@@ -56,13 +56,13 @@ class Quartiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Speed of a protocol or yardstick in one activity.
+    """Speed of a protocol or baseline in one activity.
 
     Attributes:
         seconds_per_step: time per step over the rounds.
         samples_per_second: median over the rounds.
         steps_per_round: number of consecutive steps timed in each round.
-        cost: time per sample of the protocol, divided by the yardstick's in the same round; None for the
+        cost: time per sample of the protocol, divided by the baseline's in the same round; None for the
             protocol itself.
         gain: inverse of the cost, computed round by round; None for the protocol itself.
     """
@@ -79,7 +79,7 @@ class Activity:
     """Measurements of training or evaluation.
 
     Attributes:
-        speeds: speeds of the protocol and its yardsticks, by name.
+        speeds: speeds of the protocol and its baselines, by name.
         shares: share of time that each phase takes in a profile of the protocol's steps, by phase.
         utilisation: share of the profile's time in which the accelerator was busy; None without an
             accelerator.
@@ -96,7 +96,7 @@ class Benchmark:
 
     Attributes:
         peak_memory_bytes: peak memory of the process ("resident") and of its accelerator ("device"), before
-            any yardstick was built.
+            any baseline was built.
         activities: measurements of "training", if the protocol trains, and of "evaluation".
         projection: projected duration of the protocol at these speeds.
         rounds: number of turns of each contender.
@@ -120,7 +120,7 @@ class Benchmark:
 def contenders(
     protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None
 ) -> dict[str, Blueprint]:
-    """Derive the yardsticks' protocols, and check them and the protocol itself.
+    """Derive the baselines' protocols, and check them and the protocol itself.
 
     Args:
         protocol: validated protocol; its evaluations and reporters are ignored.
@@ -128,10 +128,10 @@ def contenders(
         source: path of the protocol's file, for messages.
 
     Returns:
-        The protocol's blueprint under the name `OURS`, then its yardsticks' blueprints by name.
+        The protocol's blueprint under the name `OURS`, then its baselines' blueprints by name.
 
     Raises:
-        ProtocolError: a class cannot be found or does not accept its arguments, or a yardstick does not fit
+        ProtocolError: a class cannot be found or does not accept its arguments, or a baseline does not fit
             the protocol.
     """
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
@@ -150,7 +150,7 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
     """Measure the speeds of all contenders, and discard the trained weights.
 
     Args:
-        blueprints: result of `contenders`. Yardsticks that cannot be built are skipped with a warning.
+        blueprints: result of `contenders`. Baselines that cannot be built are skipped with a warning.
         rounds: number of turns of each contender.
         turn_seconds: approximate duration of a turn; a turn has at least one step.
 
@@ -189,7 +189,7 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
 
 
 class _Contender:
-    """A protocol or yardstick whose parts are built, ready for its turns."""
+    """A protocol or baseline whose parts are built, ready for its turns."""
 
     def __init__(self, blueprint: Blueprint, stack: contextlib.ExitStack) -> None:
         seed = blueprint.protocol.setup.seed
@@ -288,7 +288,7 @@ def show_benchmark(found: Benchmark) -> None:
 def _show_speeds(title: str, activity: Activity) -> None:
     measure = "median (interquartile range)"
     if len(activity.speeds) > 1:
-        measure += "; ratios compare this protocol with the yardstick of the row"
+        measure += "; ratios compare this protocol with the baseline in the row"
     rows = {
         name: [
             _readable(speed.seconds_per_step, unit=1e-3),

@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_positive,
         const=7,
         metavar="ROUNDS",
-        help="measure speed and memory, and compare with the protocol's yardsticks (default: 7 rounds)",
+        help="measure speed and memory, and compare with the protocol's baselines (default: 7 rounds)",
     )
     setup = parser.add_argument_group("settings", "Override the protocol's Setup.")
     _add_shorthands(setup, _SETUP)

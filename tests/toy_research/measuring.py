@@ -1,4 +1,4 @@
-"""An evaluation, and yardsticks."""
+"""An evaluation, and speed baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AudioCLIP's yardstick for `--benchmark`, with its model, task and data set."""
+"""AudioCLIP's speed baseline for `--benchmark`, with its model, task and data set."""
 
 from utils.benchmarks.bare_backbone import Backbone, BackboneOnNoise, BareBackbone, ClassNumbers
 

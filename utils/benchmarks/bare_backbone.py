@@ -1,4 +1,4 @@
-"""Yardstick: torchvision's bare ResNeXt-50 on images of the same size as the audio tower's spectrograms."""
+"""Speed baseline: torchvision's bare ResNeXt-50 on images of the size of the audio tower's spectrograms."""
 
 from __future__ import annotations
 

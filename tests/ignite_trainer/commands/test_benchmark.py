@@ -1,4 +1,4 @@
-"""The benchmark on toy protocols: timing, comparison with yardsticks, tables and file."""
+"""The benchmark on toy protocols: timing, comparison with baselines, tables and file."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_turn_has_as_many_steps_as_fit_and_counts_the_samples_of_smaller_batch
 # What is compared
 
 
-def test_a_protocol_is_compared_with_its_yardsticks_round_by_round(tmp_path: Path) -> None:
+def test_a_protocol_is_compared_with_its_baselines_round_by_round(tmp_path: Path) -> None:
     found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP})
     assert list(found.activities) == ["training", "evaluation"]
     for activity in found.activities.values():
@@ -123,7 +123,7 @@ def test_a_protocol_is_compared_with_its_yardsticks_round_by_round(tmp_path: Pat
     assert speed.samples_per_second * speed.seconds_per_step.median == pytest.approx(8)  # the batch
 
 
-def test_a_protocol_without_yardsticks_is_measured_alone(tmp_path: Path) -> None:
+def test_a_protocol_without_baselines_is_measured_alone(tmp_path: Path) -> None:
     found = benchmark(tmp_path, rounds=1)
     assert [list(activity.speeds) for activity in found.activities.values()] == [[OURS], [OURS]]
 
@@ -210,9 +210,7 @@ def test_the_table_has_the_load_of_an_accelerator_and_the_time_of_a_sweep(
 # What cannot work
 
 
-def test_a_yardstick_that_cannot_be_built_is_skipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_baseline_that_cannot_be_built_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     without_recomputation = {"class": "toy_research.measuring.Recomputing"}
     found = benchmark(tmp_path, Yardsticks={"recomputing": without_recomputation})
     assert set(found.activities["training"].speeds) == {OURS}
@@ -235,7 +233,7 @@ def test_a_yardstick_that_cannot_be_built_is_skipped(
         ),
     ],
 )
-def test_a_yardstick_that_does_not_fit_is_named(spec: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_baseline_that_does_not_fit_is_named(spec: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ProtocolError) as error:
         benchmark(tmp_path, Yardsticks={"asleep": spec})
     assert message in str(error.value)
@@ -245,7 +243,7 @@ def test_a_yardstick_that_does_not_fit_is_named(spec: dict[str, Any], message: s
 # The command
 
 
-def test_the_command_takes_yardsticks_by_the_model_prints_tables_and_ends_with_the_path(
+def test_the_command_takes_baselines_by_the_model_prints_tables_and_ends_with_the_path(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = functools.partial(measure, turn_seconds=0.0)
