@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from toy_research.records import events
 
-from ignite_trainer.commands import cli
 from ignite_trainer.protocol.reading import read_protocol
+from tests.system.conftest import ROOT, Command
 
-ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "protocols/defaults.json"
 CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
 
 
@@ -45,13 +44,14 @@ def write_miniature(folder: Path, *, segments: int) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
     """The folder for a miniature of AudioSet."""
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "AudioSet"
 
 
-def test_audioset_trains_and_reports_missing_files(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_audioset_trains_and_reports_missing_files(
+    root: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     write_miniature(root, segments=8)
     protocol: dict[str, Any] = {
         "Setup": {
@@ -60,7 +60,7 @@ def test_audioset_trains_and_reports_missing_files(root: Path, caplog: pytest.Lo
             "epochs": 1,
             "seed": 1,
             "skip_train_evaluation": True,
-            "saved_models_path": str(root.parent / "results"),
+            "saved_models_path": "results",
         },
         "Model": {"class": "model.esresnet.ESResNeXt", "args": {"num_classes": 3, "pretrained": False}},
         "Task": {"class": "utils.tasks.Classification", "args": {"multilabel": True}},
@@ -79,9 +79,7 @@ def test_audioset_trains_and_reports_missing_files(root: Path, caplog: pytest.Lo
         "Reporters": [{"class": "ignite_trainer.reporters.JsonLines"}],
     }
     protocol["Model"]["args"] |= {"n_fft": 1024, "win_length": 1024, "spec_height": 32, "spec_width": 32}
-    path = root.parent / "protocol.json"
-    path.write_text(json.dumps(protocol))
-    assert cli.main(["-c", str(path)], defaults=DEFAULTS) == 0
+    assert command(protocol).status == 0
     said = [record.getMessage() for record in caplog.records if "segments listed" in record.getMessage()]
     assert said == [
         f"{tables}: {listed} segments listed, {there} with a sound, 0 with images, 0 with both; "
@@ -91,9 +89,8 @@ def test_audioset_trains_and_reports_missing_files(root: Path, caplog: pytest.Lo
             ("eval_segments.csv", 8, 6),
         )
     ]
-    [file] = (root.parent / "results").rglob("metrics.jsonl")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    measured = [line["metrics"]["mAP"] for line in lines if line["event"] == "evaluation"]
+    [folder] = (root.parent / "results").glob("*/*")
+    measured = [event["metrics"]["mAP"] for event in events(folder) if event["event"] == "evaluation"]
     assert measured and all(0 < value <= 1 for value in measured)
 
 
@@ -104,7 +101,7 @@ TOWERS = {
 }
 
 
-def test_the_three_stages_follow_each_other(root: Path) -> None:
+def test_the_three_stages_follow_each_other(root: Path, command: Command) -> None:
     """The shipped protocols on the miniature: a small model, clips of 0.45 s, images of 32 pixels."""
     write_miniature(root, segments=24)
     results = root.parent / "results"
@@ -140,10 +137,7 @@ def test_the_three_stages_follow_each_other(root: Path) -> None:
             "Transforms": transforms,
             "Reporters": [],
         }
-        ours["Setup"]["saved_models_path"] = str(results)
-        path = root.parent / f"{file}.json"
-        path.write_text(json.dumps(ours))
-        assert cli.main(["-c", str(path)], defaults=DEFAULTS) == 0
+        assert command(ours).status == 0
         [run] = (results / f"AudioSet-{name}").glob("*/result.json")
         result = json.loads(run.read_text())
         assert 0 < result["last"]["mAP"] <= 1

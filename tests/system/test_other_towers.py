@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toy_research.records import events
 
-from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
+from tests.system.conftest import QUIET, Command
 from utils.datasets import MadeSounds
 
-ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "protocols/defaults.json"
 TINY = {
     "embed_dim": 24,
     "quick_gelu": True,
@@ -45,31 +44,23 @@ RULES = [
 )
 def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
     named_towers: Callable[[dict[str, Any]], None],
     name: str,
     dimensions: int,
 ) -> None:
     named_towers({"Tiny-ViT": TINY})
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     sounds = MadeSounds(tmp_path / "ESC-50", seconds=0.2, clips_per_class_and_fold=1, cache=tmp_path).root
-    command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results"), *SHORT]
-    command += ["--Dataset.args.root", str(sounds), "--Model.args.clip", name, "-e", "1"]
-    command += ["--Model.args.pretrained", "false", "--Setup.chunk", "4", "--Setup.ema", "0.9"]
-    for section, value in (
-        ("Scheduler", [WARM_UP, COSINE]),
-        ("Parameters", RULES),
-        ("Reporters", [{"class": "ignite_trainer.reporters.JsonLines"}]),
-    ):
-        command += [f"--{section}", json.dumps(value)]
-    assert cli.main(command, defaults=DEFAULTS) == 0
+    words = ["--Dataset.args.root", str(sounds), "--Model.args.clip", name, "-e", "1", *QUIET]
+    words += ["--Model.args.pretrained", "false", "--Setup.chunk", "4", "--Setup.ema", "0.9"]
+    words += ["--Scheduler", json.dumps([WARM_UP, COSINE]), "--Parameters", json.dumps(RULES)]
+    assert command("audioclip-esc50", *SHORT, *words).status == 0
 
     (folder,) = (tmp_path / "results").glob("*/*")
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     state = torch.load(folder / "checkpoints" / "last_epoch-1.pt", weights_only=True)
     assert state["scheduler"]["last_epoch"] == state["average"]["steps"] == 3
     assert [group["lr"] for group in state["optimizer"]["param_groups"]] == pytest.approx([0, 0], abs=1e-12)
-    assert events[-1]["event"] == "end"
+    assert events(folder)[-1]["event"] == "end"
     (best,) = (folder / "checkpoints").glob("best_*_epoch-1_*.pt")
     model = AudioCLIP.from_pretrained(best, clip=name, spec_height=32, spec_width=32)
     sound = model.embed_audio(np.full(9000, 500, np.int16), sample_rate=44100)
@@ -78,12 +69,11 @@ def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
 
 
 def test_published_arguments_beside_a_name_are_refused_by_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, tmp_path: Path
 ) -> None:
     sounds = MadeSounds(tmp_path / "ESC-50", seconds=0.2, clips_per_class_and_fold=1, cache=tmp_path).root
-    command = ["-c", str(ROOT / "protocols/audioclip-esc50.json"), "-M", str(tmp_path / "results"), *SHORT]
-    command += ["--Dataset.args.root", str(sounds), "--Model.args.pretrained", "false"]
-    command += ["--Model.args.clip", "ViT-B-32", "--Model.args.embed_dim", "32"]
-    assert cli.main(command, defaults=DEFAULTS) == 2
-    error = capsys.readouterr().err
-    assert 'Model.args.embed_dim is 32, but clip is "ViT-B-32", whose towers are fixed.' in error
+    words = ["--Dataset.args.root", sounds, "--Model.args.pretrained", "false"]
+    words += ["--Model.args.clip", "ViT-B-32", "--Model.args.embed_dim", "32"]
+    refused = command("audioclip-esc50", *SHORT, *words)
+    assert refused.status == 2
+    assert 'Model.args.embed_dim is 32, but clip is "ViT-B-32", whose towers are fixed.' in refused.err

@@ -16,35 +16,21 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from toy_research.protocols import Done
+from toy_research.records import events
 
 from ignite_trainer.commands import cli
 from ignite_trainer.results.leakage import CHOSEN, OTHER_PART
+from tests.small_backbone import SMALL_AUDIOCLIP
+from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
 
-ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "protocols/defaults.json"
 SMALL: dict[str, Any] = {
-    "embed_dim": 64,
-    "image_resolution": 32,
-    "vision_layers": [1, 1, 1, 1],
-    "vision_width": 8,
-    "context_length": 12,
-    "transformer_width": 32,
-    "transformer_heads": 2,
-    "transformer_layers": 1,
-    "n_fft": 1024,
-    "hop_length": 1024,
-    "win_length": 1024,
-    "spec_height": 32,
-    "spec_width": 32,
-    "pretrained": False,
-    "multilabel": False,
+    **SMALL_AUDIOCLIP,
+    **{"image_resolution": 32, "context_length": 12, "n_fft": 1024, "hop_length": 1024, "win_length": 1024},
+    **{"spec_height": 32, "spec_width": 32, "pretrained": False, "multilabel": False},
 }
-QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+Train = Callable[..., Done]
 
 
 def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -55,20 +41,23 @@ def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def train(table: Path, *more: str, protocol: str = "own-data") -> int:
-    """Run a shipped protocol with a small model on the first 0.3 s of each clip."""
-    command = ["-c", str(ROOT / f"protocols/{protocol}.json"), "-M", str(table.parent / "results"), "-R", "1"]
-    command += ["--Dataset.args.table", str(table), "--Model.args", json.dumps(SMALL), *QUIET, *more]
-    for step in (1, 2, 3):
-        command += [f"--Transforms.{step}.args.out_len", "13230"]
-    return cli.main([*command, "--Task.args.window_samples", "13230"], defaults=DEFAULTS)
+@pytest.fixture
+def train(command: Command) -> Train:
+    """Runs a shipped protocol with a small model on the first 0.3 s of each clip."""
+
+    def train(table: Path, *more: str, protocol: str = "own-data") -> Done:
+        words = ["-R", "1", "--Dataset.args.table", str(table), "--Model.args", json.dumps(SMALL), *QUIET]
+        short = [f"--Transforms.{step}.args.out_len=13230" for step in (1, 2, 3)]
+        return command(protocol, *words, *more, *short, "--Task.args.window_samples", "13230")
+
+    return train
 
 
 def evaluations(table: Path) -> list[dict[str, Any]]:
     """Return the metrics of the held-out split by epoch."""
-    [file] = (table.parent / "results").rglob("metrics.jsonl")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    return [line["metrics"] for line in lines if line["event"] == "evaluation" and line["split"] == "test"]
+    [folder] = (table.parent / "results").glob("*/*")
+    evaluated = [event for event in events(folder) if event["event"] == "evaluation"]
+    return [event["metrics"] for event in evaluated if event["split"] == "test"]
 
 
 @pytest.fixture
@@ -92,58 +81,57 @@ def noises(tmp_path: Path) -> Path:
     ],
 )
 def test_a_held_out_share_is_never_called_the_whole_set(
-    noises: Path, options: list[str], extent: str, fact: str, capsys: pytest.CaptureFixture[str]
+    train: Train, noises: Path, options: list[str], extent: str, fact: str
 ) -> None:
     names = ("JsonLines", "Console")
     both = ["--Reporters", json.dumps([{"class": f"ignite_trainer.reporters.{name}"} for name in names])]
-    assert train(noises, "-b", "4", *options, *both) == 0
+    done = train(noises, "-b", "4", *options, *both)
+    assert done.status == 0
     (cell,) = json.loads((noises.parent / "results/table.json").read_text())["cells"]
     assert cell["extent"] == extent
-    assert re.search(rf"\b{fact} +\d+ samples", capsys.readouterr().out)
+    assert re.search(rf"\b{fact} +\d+ samples", done.out)
     if options[1] == "1":
         assert all(0 <= metrics["Val. Acc."] <= 1 for metrics in evaluations(noises))
         [result] = (noises.parent / "results/own-data").glob("*/result.json")
         assert "own (12 samples, held out: 0.2 of the groups by hash)" in result.read_text()
 
 
-def test_weights_trained_with_a_share_held_out_are_marked_in_the_table(noises: Path) -> None:
-    assert train(noises, "-b", "4", "-e", "1") == 0
+def test_weights_trained_with_a_share_held_out_are_marked_in_the_table(train: Train, noises: Path) -> None:
+    assert train(noises, "-b", "4", "-e", "1").status == 0
     [best] = (noises.parent / "results").rglob("best_*_epoch-1_*.pt")
     for share, mark in (("0.2", CHOSEN), ("null", OTHER_PART)):
         words = ["-e", "0", "--Model.args.pretrained", str(best), "--Dataset.args.share", share]
-        assert train(noises, *words) == 0
+        assert train(noises, *words).status == 0
         cells = json.loads((noises.parent / "results/table.json").read_text())["cells"]
         assert [cell["extent"] for cell in cells if mark in cell["extent"]]
 
 
-def test_files_that_do_not_decode_are_skipped_and_counted_on_request(
-    noises: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_do_not_decode_are_skipped_and_counted_on_request(train: Train, noises: Path) -> None:
     (noises.parent / "3.wav").write_bytes(b"RIFF and nothing more")
-    assert train(noises, "-b", "4", "-e", "1") == 2
-    assert "1 of its 12 clips cannot be decoded" in capsys.readouterr().err
+    refused = train(noises, "-b", "4", "-e", "1")
+    assert refused.status == 2
+    assert "1 of its 12 clips cannot be decoded" in refused.err
     skip = ["--Faults.unreadable", "skip", "--Faults.unreadable_at_most", "0.5"]
-    assert train(noises, "-b", "4", "-e", "1", *skip) == 0
+    assert train(noises, "-b", "4", "-e", "1", *skip).status == 0
     [file] = (noises.parent / "results").glob("own-data/*/result.json")
     assert json.loads(file.read_text())["faults"] == {"samples skipped": 1}
 
 
-def test_a_row_without_a_label_is_an_error_before_the_run(
-    noises: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_without_a_label_is_an_error_before_the_run(train: Train, noises: Path) -> None:
     noises.write_text(noises.read_text().replace("3.wav\tloud", "3.wav\t"))
-    assert train(noises, "-b", "4", "-e", "1") == 2
-    assert "A sample has no label: own.tsv, line 5: 3.wav. Give it one" in capsys.readouterr().err
+    refused = train(noises, "-b", "4", "-e", "1")
+    assert refused.status == 2
+    assert "A sample has no label: own.tsv, line 5: 3.wav. Give it one" in refused.err
     assert not (noises.parent / "results/own-data").exists()
     assert not (noises.parent / "cache").exists()  # nothing was decoded for it
 
 
-def test_training_needs_something_held_out(noises: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(noises, "-b", "4", "-e", "1", "--Dataset.args.share", "null") == 2
-    said = capsys.readouterr().err
-    assert "Dataset.args hold nothing out: both splits are the whole data set" in said
-    assert 'Name a fold, a value of the column "split", or a share (0.2: a fifth), or set' in said
-    assert train(noises, "-b", "4", "-e", "0", "--Dataset.args.share", "null") == 0
+def test_training_needs_something_held_out(train: Train, noises: Path) -> None:
+    refused = train(noises, "-b", "4", "-e", "1", "--Dataset.args.share", "null")
+    assert refused.status == 2
+    assert "Dataset.args hold nothing out: both splits are the whole data set" in refused.err
+    assert 'Name a fold, a value of the column "split", or a share (0.2: a fifth), or set' in refused.err
+    assert train(noises, "-b", "4", "-e", "0", "--Dataset.args.share", "null").status == 0
 
 
 def test_the_example_of_the_readme_trains(
@@ -169,8 +157,7 @@ def test_the_example_of_the_readme_trains(
     assert "fold 1" in command and '"share": 0.2' in Path("protocols/my-data.json").read_text()
     checked = shlex.split(command, comments=True)[2:]
     small = ["--Model.args", json.dumps(SMALL), "-b", "4", "-e", "1", "-R", "1", *QUIET]
-    for step in (1, 2, 3):
-        small += [f"--Transforms.{step}.args.out_len", "13230"]
+    small += [f"--Transforms.{step}.args.out_len=13230" for step in (1, 2, 3)]
     assert cli.main([*checked, *small], defaults=DEFAULTS) == 0
     assert "0 errors" in capsys.readouterr().out
     trained = [word for word in checked if word != "--check"]
@@ -181,7 +168,7 @@ def test_the_example_of_the_readme_trains(
 
 @pytest.mark.real_data
 def test_real_clips_train_from_a_table_of_three_columns(
-    real_data: Callable[[str], Path], tmp_path: Path
+    real_data: Callable[[str], Path], train: Train, tmp_path: Path
 ) -> None:
     """All clips of two classes; the fold held out is an official one."""
     folder = real_data("esc18")
@@ -194,7 +181,7 @@ def test_real_clips_train_from_a_table_of_three_columns(
         if row["category"] in classes
     ]
     table = write_tsv(tmp_path / "esc.tsv", rows)
-    assert train(table, "-b", "32", "-e", "2", "--Dataset.args.fold", "1", "-S") == 0
+    assert train(table, "-b", "32", "-e", "2", "--Dataset.args.fold", "1", "-S").status == 0
     assert len(rows) == 80
     assert len(evaluations(table)) == 3
     [folder] = (tmp_path / "results/own-data").iterdir()
@@ -203,10 +190,10 @@ def test_real_clips_train_from_a_table_of_three_columns(
     assert held_out == {row["audio"] for row in rows if row["fold"] == "1"}
 
 
-def train_on_pairs(table: Path, *more: str) -> dict[str, Any]:
+def train_on_pairs(train: Train, table: Path, *more: str) -> dict[str, Any]:
     """Run the shipped protocol on pairs of a sound and an image; return its result."""
     sizes = [f"--Transforms.{step}.args.size=32" for step in (4, 5, 6)]
-    assert train(table, "-b", "4", "-e", "1", "-S", *sizes, *more, protocol="own-pairs") == 0
+    assert train(table, "-b", "4", "-e", "1", "-S", *sizes, *more, protocol="own-pairs").status == 0
     [file] = (table.parent / "results/own-pairs").glob("*/result.json")
     result: dict[str, Any] = json.loads(file.read_text())
     assert set(result["evaluations"]["querying"]) == {"audio -> image", "image -> audio"}
@@ -215,20 +202,22 @@ def train_on_pairs(table: Path, *more: str) -> dict[str, Any]:
     return result
 
 
-def test_pairs_of_sound_and_picture_train_without_labels(tmp_path: Path) -> None:
+def test_pairs_of_sound_and_picture_train_without_labels(train: Train, tmp_path: Path) -> None:
     rows = []
     for i in range(12):
         random = np.random.default_rng(i)
         soundfile.write(tmp_path / f"{i}.wav", random.normal(0, 0.1, 13230), 44100)
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / f"{i}.png")
         rows.append({"audio": f"{i}.wav", "image": f"{i}.png", "fold": i % 3})
-    result = train_on_pairs(write_tsv(tmp_path / "pairs.tsv", rows), "--Dataset.args.fold", "1")
+    result = train_on_pairs(train, write_tsv(tmp_path / "pairs.tsv", rows), "--Dataset.args.fold", "1")
     assert result["samples"] == {"train": 8, "test": 4}
     assert result["evaluations"]["querying"]["audio -> image"]["R@1 by chance"] == 0.25
 
 
 @pytest.mark.real_data
-def test_real_clips_and_photographs_train_as_pairs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_real_clips_and_photographs_train_as_pairs(
+    real_data: Callable[[str], Path], train: Train, tmp_path: Path
+) -> None:
     """Each clip of the demonstration with both photographs of its class; the second one is held out."""
     folder = real_data("demo")
     shows = {
@@ -248,5 +237,5 @@ def test_real_clips_and_photographs_train_as_pairs(real_data: Callable[[str], Pa
         for number in (1, 2)
     ]
     table = write_tsv(tmp_path / "pairs.tsv", rows)
-    result = train_on_pairs(table, "--Dataset.args.split", "test", "--Dataset.args.share", "null")
+    result = train_on_pairs(train, table, "--Dataset.args.split", "test", "--Dataset.args.share", "null")
     assert result["samples"] == {"train": 5, "test": 5}

@@ -1,6 +1,7 @@
 """Every shipped protocol is whole, and published ones run with nothing but overrides."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,17 @@ import pytest
 import soundfile
 import torch
 from jsonschema import Draft202012Validator
+from toy_research.records import events
 
-from ignite_trainer.commands import cli
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.reading import read_protocol
 from model.esresnet import ESResNeXt
 from model.weights.loading import read_state_dict
+from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
 from utils.datasets import MadeSounds
 
-ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "protocols/defaults.json"
 SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
 # What makes AudioCLIP and its clips small; nothing else changes.
@@ -32,7 +32,8 @@ SMALL = """
     --Transforms.3.args.out_len 13230 --Transforms.4.args.out_len 13230
     --Transforms.6.args.out_len 13230 --Transforms[-1].args.out_len 13230
 """.split()  # noqa: SIM905
-NO_DASHBOARD = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
+# For a batch of short clips, without processes that load them.
+BRIEF = ["-e", "1", "-b", "8", "-w", "0", "-W", "0", "--Model.args.pretrained", "false"]
 
 
 def published(**dataset_args: Any) -> dict[str, Any]:
@@ -117,11 +118,6 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.root
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_protocol_names_classes_with_arguments_they_have(path: Path) -> None:
     protocol = load(path, defaults=DEFAULTS)
@@ -181,49 +177,44 @@ def test_the_fast_esc50_protocol_is_the_faithful_one_in_other_arithmetic() -> No
     }
 
 
-def test_a_published_protocol_runs_with_nothing_but_overrides(sounds: Path, tmp_path: Path) -> None:
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published()))
-    overrides = f"""-c {path} -M {tmp_path}/results --Dataset.args.root {sounds} --Model.args.pretrained false
-        --epochs 1 --batch-train 8 -w 0 -W 0 -S --Setup.seed 1""".split()
-    assert cli.main([*overrides, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+def test_a_published_protocol_runs_with_nothing_but_overrides(
+    command: Command, sounds: Path, tmp_path: Path
+) -> None:
+    words = ["--Dataset.args.root", sounds, "-S", "--Setup.seed", "1"]
+    assert command(published(), *BRIEF, *SMALL, *QUIET, *words).status == 0
     [folder] = (tmp_path / "results/Multimodal-Audio").iterdir()
     assert folder.name.endswith("_CV1_fold-1_seed-1")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    evaluated = [line for line in lines if line["event"] == "evaluation"]
-    assert [(line["epoch"], line["split"]) for line in evaluated] == [(0, "test"), (1, "test")]
-    assert all(0 <= line["metrics"]["Val. Acc."] <= 1 for line in evaluated)
+    evaluated = [event for event in events(folder) if event["event"] == "evaluation"]
+    assert [(event["epoch"], event["split"]) for event in evaluated] == [(0, "test"), (1, "test")]
+    assert all(0 <= event["metrics"]["Val. Acc."] <= 1 for event in evaluated)
     best = next((folder / "checkpoints").glob("best_val-acc_epoch-1_*.pt"))
     last = read_state_dict(folder / "checkpoints/last_epoch-1.pt")
     for name, tensor in read_state_dict(best).items():
         assert torch.equal(tensor, last[name])
 
 
-def test_two_runs_with_one_seed_end_with_equal_weights(tmp_path: Path) -> None:
+def test_two_runs_with_one_seed_end_with_equal_weights(command: Command, tmp_path: Path) -> None:
     """The quickstart made smaller: same classes, transforms, optimizer and both parameter groups."""
     weights = []
-    for workers, root in (("0", "first"), ("2", "second")):
-        command = ["-c", str(ROOT / "protocols/quickstart.json"), "-M", str(tmp_path / root), "-e", "2", "-S"]
-        command += ["-b", "6", "-w", workers, "--Dataset.args.clips_per_class_and_fold", "1"]
-        assert (
-            cli.main([*command, "--Dataset.args.seconds", "0.3", *SMALL, *NO_DASHBOARD], defaults=DEFAULTS)
-            == 0
-        )
-        weights.append(read_state_dict(next((tmp_path / root).rglob("last_epoch-2.pt"))))
+    for workers in ("0", "2"):
+        root = tmp_path / workers
+        words = ["-M", root, "-e", "2", "-S", "-b", "6", "-w", workers, "--Dataset.args.seconds", "0.3"]
+        words += ["--Dataset.args.clips_per_class_and_fold", "1"]
+        assert command("quickstart", *words, *SMALL, *QUIET).status == 0
+        weights.append(read_state_dict(next(root.rglob("last_epoch-2.pt"))))
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_frozen_towers_do_not_move_and_the_audio_tower_does(sounds: Path, tmp_path: Path) -> None:
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published()))
-    command = f"""-c {path} -M {tmp_path}/results --Dataset.args.root {sounds} --Model.args.pretrained false
-        -e 1 -b 8 -w 0 -W 0 -S --Setup.seed 5 --Optimizer.args.lr 0.01""".split()
-    assert cli.main([*command, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+def test_frozen_towers_do_not_move_and_the_audio_tower_does(
+    command: Command, sounds: Path, tmp_path: Path
+) -> None:
+    words = ["--Dataset.args.root", sounds, "-S", "--Setup.seed", "5", "--Optimizer.args.lr", "0.01"]
+    assert command(published(), *BRIEF, *SMALL, *QUIET, *words).status == 0
     torch.manual_seed(5)
     _, overrides = split_overrides([*SMALL, "--Model.args.pretrained", "false"])
-    protocol = load(path, overrides, defaults=DEFAULTS)
+    protocol = load(tmp_path / "protocol.json", overrides, defaults=DEFAULTS)
     before = draw(protocol).model(**protocol.model.args).state_dict()
     after = read_state_dict(next(tmp_path.rglob("last_epoch-1.pt")))
     constant = {"audio.window", "audio.fbsp.bias"}  # logit_scale_ai has no gradient: there are no images
@@ -232,18 +223,16 @@ def test_frozen_towers_do_not_move_and_the_audio_tower_does(sounds: Path, tmp_pa
         assert torch.equal(tensor, before[name]) != trained, name
 
 
-def test_the_audio_tower_trains_alone_as_a_classifier(sounds: Path, tmp_path: Path) -> None:
-    command = ["-c", str(ROOT / "protocols/esresnextfbsp-esc50.json"), "-M", str(tmp_path / "results")]
-    command += f"""--Dataset.args.root {sounds} --Model.args.pretrained false --Model.args.num_classes 6
-        -e 1 -b 8 -w 0 -W 0 --Setup.seed 5 --Setup.precision bf16""".split()
+def test_the_audio_tower_trains_alone_as_a_classifier(command: Command, sounds: Path, tmp_path: Path) -> None:
+    words = ["--Dataset.args.root", sounds, "--Model.args.num_classes", "6", "--Setup.precision", "bf16"]
     audio_only = SMALL[SMALL.index("--Model.args.spec_height") :]
-    assert cli.main([*command, *audio_only, *NO_DASHBOARD], defaults=DEFAULTS) == 0
+    assert command("esresnextfbsp-esc50", *BRIEF, *audio_only, *QUIET, *words).status == 0
     weights = read_state_dict(next(tmp_path.rglob("last_epoch-1.pt")))
     assert weights["fc.weight"].shape == (6, 512)
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def test_stereo_clips_are_trained_and_evaluated_in_bf16(tmp_path: Path) -> None:
+def test_stereo_clips_are_trained_and_evaluated_in_bf16(command: Command, tmp_path: Path) -> None:
     root = tmp_path / "UrbanSound8K"
     (root / "metadata").mkdir(parents=True)
     rows = ["slice_file_name,fold,classID,class"]
@@ -256,28 +245,21 @@ def test_stereo_clips_are_trained_and_evaluated_in_bf16(tmp_path: Path) -> None:
             soundfile.write(root / f"audio/fold{fold}" / name, samples, (22050, 44100)[number % 2])
             rows.append(f"{name},{fold},{number % 2},{('siren', 'dog_bark')[number % 2]}")
     (root / "metadata/UrbanSound8K.csv").write_text("\n".join(rows) + "\n")
-    command = ["-c", str(ROOT / "protocols/audioclip-us8k.json"), "-M", str(tmp_path / "results")]
-    command += f"""--Dataset.args.root {root} --Model.args.pretrained false --Setup.precision bf16
-        -e 1 -b 4 -w 0 -W 0 --Setup.seed 5 --Task.args.positives same_label""".split()
-    assert cli.main([*command, *SMALL, *NO_DASHBOARD], defaults=DEFAULTS) == 0
-    lines = [json.loads(line) for line in next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()]
-    assert [line["split"] for line in lines if line["event"] == "evaluation"] == ["test", "train", "test"]
+    words = ["--Dataset.args.root", root, "--Setup.precision", "bf16", "--Task.args.positives", "same_label"]
+    assert command("audioclip-us8k", *BRIEF, "-b", "4", *SMALL, *QUIET, *words).status == 0
+    [folder] = (tmp_path / "results").glob("*/*")
+    evaluated = [event["split"] for event in events(folder) if event["event"] == "evaluation"]
+    assert evaluated == ["test", "train", "test"]
 
 
 def test_everything_that_cannot_be_built_is_said_before_a_clip_is_decoded(
-    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: Command, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: object) -> None:
-        raise AssertionError("decoded")
-
-    monkeypatch.setattr("utils.datasets.esc50.read_audio", decode)
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published(root=str(sounds), fold=11)))
-    command = ["-c", str(path), "-M", str(tmp_path / "results"), *SMALL]
-    command += ["--Transforms.2.args.max_scale", "0.5", "--Task.args.template", "sound"]
-    command += ["--Model.args.pretrained", str(tmp_path / "none.pt")]
-    assert cli.main(command, defaults=DEFAULTS) == 2
-    error = capsys.readouterr().err
+    monkeypatch.setattr("utils.datasets.esc50.read_audio", lambda *_: pytest.fail("a clip was decoded"))
+    words = ["--Transforms.2.args.max_scale", "0.5", "--Task.args.template", "sound"]
+    words += ["--Model.args.pretrained", str(tmp_path / "none.pt")]
+    status, _, error = command(published(root=str(sounds), fold=11), *SMALL, *words)
+    assert status == 2
     assert error.startswith("error: 4 problems:")
     assert "Dataset.args.fold is 11; ESC-50 has folds 1 to 5." in error
     assert "Transforms[2].args.max_scale is 0.5" in error
@@ -286,28 +268,22 @@ def test_everything_that_cannot_be_built_is_said_before_a_clip_is_decoded(
     assert not list((tmp_path / "results").iterdir())
 
 
-def test_a_misspelt_name_of_released_weights_gets_the_right_one(
-    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published(root=str(sounds))))
-    command = ["-c", str(path), "-M", str(tmp_path / "results"), *SMALL]
-    command += ["--Model.args.pretrained", "AudioCLIP-Full-Traning"]
-    assert cli.main(command, defaults=DEFAULTS) == 2
-    assert 'did you mean "AudioCLIP-Full-Training"?' in capsys.readouterr().err
+def test_a_misspelt_name_of_released_weights_gets_the_right_one(command: Command, sounds: Path) -> None:
+    words = ["--Model.args.pretrained", "AudioCLIP-Full-Traning"]
+    refused = command(published(root=str(sounds)), *SMALL, *words)
+    assert refused.status == 2
+    assert 'did you mean "AudioCLIP-Full-Training"?' in refused.err
 
 
 def test_audio_in_unit_range_is_refused_before_training(
-    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: Command, sounds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "utils.datasets.esc50.read_audio", lambda *_, **__: np.full((1, 9000), 0.5, np.float32)
     )
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published(root=str(sounds))))
-    command = ["-c", str(path), "-M", str(tmp_path / "results"), *SMALL, "-b", "8", "-w", "0", "-W", "0"]
-    assert cli.main([*command, "--Model.args.pretrained", "false"], defaults=DEFAULTS) == 2
-    assert "the audio looks like [-1, 1], but 16-bit units" in capsys.readouterr().err
+    refused = command(published(root=str(sounds)), *BRIEF, *SMALL)
+    assert refused.status == 2
+    assert "the audio looks like [-1, 1], but 16-bit units" in refused.err
 
 
 def test_the_classifier_starts_from_the_released_tower(
@@ -346,59 +322,47 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_mistakes_are_named_before_anything_is_trained(
-    words: list[str], message: str, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, command: Command, sounds: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published()))
-    command = ["-c", str(path), "-M", str(tmp_path / "results"), "--Model.args.pretrained", "false"]
-    command += ["--Dataset.args.root", str(sounds)]
-    assert cli.main([*command, *words], defaults=DEFAULTS) == 2
-    assert message in capsys.readouterr().err
+    refused = command(published(root=str(sounds)), "--Model.args.pretrained", "false", *words)
+    assert refused.status == 2
+    assert message in refused.err
     assert not list(tmp_path.rglob("checkpoints"))
 
 
-def test_a_checkpoint_of_another_model_is_refused(
-    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_of_another_model_is_refused(command: Command, sounds: Path, tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pt")
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published(root=str(sounds))))
-    command = ["-c", str(path), "-M", str(tmp_path / "results"), "-w", "0", "-W", "0", "-b", "8", *SMALL]
-    assert cli.main([*command, "--Model.args.pretrained", str(tmp_path / "other.pt")], defaults=DEFAULTS) == 2
-    error = capsys.readouterr().err
+    words = ["--Model.args.pretrained", tmp_path / "other.pt"]
+    status, _, error = command(published(root=str(sounds)), *BRIEF, *SMALL, *words)
+    assert status == 2
     assert "other.pt" in error
     assert "missing" in error
     assert len(error.splitlines()) < 30
 
 
-def test_a_corrupt_clip_is_named(sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
+def test_a_corrupt_clip_is_named(command: Command, sounds: Path, tmp_path: Path) -> None:
     copy = tmp_path / "ESC-50"
     shutil.copytree(sounds, copy)
     victim = sorted((copy / "audio").iterdir())[7]
     victim.write_bytes(b"RIFF" + victim.read_bytes()[4:30])
-    path = tmp_path / "published.json"
-    path.write_text(json.dumps(published(root=str(copy))))
-    command = ["-c", str(path), "-M", str(tmp_path / "results"), "--Model.args.pretrained", "false"]
-    assert cli.main([*command, "-b", "8"], defaults=DEFAULTS) == 2
-    assert victim.name in capsys.readouterr().err
+    refused = command(published(root=str(copy)), "--Model.args.pretrained", "false", "-b", "8")
+    assert refused.status == 2
+    assert victim.name in refused.err
 
 
-def test_another_split_than_the_folds_is_refused_with_the_reason(
-    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shipped, own = ROOT / "protocols/audioclip-esc50.json", tmp_path / "own.json"
-    changes = {"Dataset": {"args": {"root": str(sounds), "fold": "random"}}}
-    own.write_text(json.dumps({"extends": str(shipped), **changes}))
-    results = ["-M", str(tmp_path / "results")]
-    assert cli.main(["-c", str(own), *results, "--Model.args.pretrained", "false"], defaults=DEFAULTS) == 2
-    assert "clips cut from one recording share a fold" in capsys.readouterr().err
-    command = ["-c", str(shipped), *results]
-    for flags, message in (
-        (["--Dataset.args.fold", "random"], "must be a number"),
-        (["--Sweep.Dataset.args.fold", "random", "2"], "must be a number"),
-        (["--Sweep", "1", "2"], "to sweep one key, write for example --Sweep.Setup.seed 1 2"),
-    ):
-        assert cli.main([*command, *flags], defaults=DEFAULTS) == 2
-        assert message in capsys.readouterr().err
+def test_another_split_than_the_folds_is_refused_with_the_reason(command: Command, sounds: Path) -> None:
+    own = published(root=str(sounds), fold="random")
+    cases: list[tuple[str | dict[str, Any], list[str], str]] = [
+        (own, ["--Model.args.pretrained", "false"], "clips cut from one recording share a fold"),
+        ("audioclip-esc50", ["--Dataset.args.fold", "random"], "must be a number"),
+        ("audioclip-esc50", ["--Sweep.Dataset.args.fold", "random", "2"], "must be a number"),
+        (
+            "audioclip-esc50",
+            ["--Sweep", "1", "2"],
+            "to sweep one key, write for example --Sweep.Setup.seed 1 2",
+        ),
+    ]
+    for protocol, words, message in cases:
+        refused = command(protocol, *words)
+        assert refused.status == 2
+        assert message in refused.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import tarfile
 from pathlib import Path
@@ -15,12 +14,11 @@ from toy_research.protocols import toy
 
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Evaluated, Line, Measured, RunEnd, RunStart, Window
-from ignite_trainer.commands.cli import main
 from ignite_trainer.reporters import Console, LearningCurve, Report
 from ignite_trainer.reporters.page import prediction_sections
 from tests.page_elements import Elements
+from tests.system.conftest import Command
 
-DEFAULTS = Path(__file__).parents[2] / "protocols/defaults.json"
 LABELS = (
     "<script>alert(1)</script>",
     "![x](http://example.org/x.png)",
@@ -65,7 +63,7 @@ SECTIONS = (
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "reason"),
     [
         ("os.system", '"os" is not trusted'),
         ("subprocess.Popen", '"subprocess" is not trusted'),
@@ -80,28 +78,21 @@ SECTIONS = (
     ],
 )
 def test_a_hostile_class_is_refused_in_every_section(
-    path: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    path: str, reason: str, tmp_path: Path, command: Command
 ) -> None:
     canary = tmp_path / "canary"
-    protocol = tmp_path / "hostile.json"
-    raw = hostile(tmp_path / "results", path, {"command": f"touch {canary}", "args": f"touch {canary}"})
-    protocol.write_text(json.dumps(raw))
-    assert main(["-c", str(protocol)], defaults=DEFAULTS) == 2
-    problems = capsys.readouterr().err
-    assert [name for name in SECTIONS if f"{name}.class is {path}" in problems] == list(SECTIONS)
-    assert problems.count(said) >= len(SECTIONS)
+    refused = command(hostile(tmp_path, path, {"command": f"touch {canary}", "args": f"touch {canary}"}))
+    assert refused.status == 2
+    assert [name for name in SECTIONS if f"{name}.class is {path}" in refused.err] == list(SECTIONS)
+    assert refused.err.count(reason) >= len(SECTIONS)
     assert not canary.exists()
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("path", ["torch.nn.Linear", "torch.optim.SGD", "ignite.metrics.Accuracy"])
-def test_a_class_is_only_accepted_in_its_section(
-    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    protocol = tmp_path / "hostile.json"
-    protocol.write_text(json.dumps(hostile(tmp_path, path, {})))
-    assert main(["-c", str(protocol)], defaults=DEFAULTS) == 2
-    problems = capsys.readouterr().err
+def test_a_class_is_only_accepted_in_its_section(path: str, tmp_path: Path, command: Command) -> None:
+    status, _, problems = command(hostile(tmp_path, path, {}))
+    assert status == 2
     refused = [name for name in SECTIONS if re.search(rf"{re.escape(name)}\.class is {path}[,;] ", problems)]
     own = {"torch.nn.Linear": "Model", "torch.optim.SGD": "Optimizer"}.get(path, "Metrics.P.lines[0]")
     # A layer has __call__, so it is also a transform.
@@ -111,7 +102,7 @@ def test_a_class_is_only_accepted_in_its_section(
 
 @pytest.mark.parametrize("more", [[], ["--check"]])
 def test_a_data_set_that_unpacks_any_archive_is_refused(
-    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str], tmp_path: Path, command: Command
 ) -> None:
     with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("x"))
@@ -123,25 +114,20 @@ def test_a_data_set_that_unpacks_any_archive_is_refused(
         "download": True,
         "training": {"key": "subset", "yes": "training", "no": "validation"},
     }
-    protocol = tmp_path / "hostile.json"
-    raw = toy(tmp_path / "results", Dataset={"class": "torchaudio.datasets.SPEECHCOMMANDS", "args": args})
-    protocol.write_text(json.dumps(raw))
-    assert main(["-c", str(protocol), "--trust", "toy_research", *more], defaults=DEFAULTS) > 0
-    said = "".join(capsys.readouterr())
-    assert "data sets in torchaudio download and unpack" in " ".join(said.split())
+    raw = toy(tmp_path, Dataset={"class": "torchaudio.datasets.SPEECHCOMMANDS", "args": args})
+    refused = command(raw, "--trust", "toy_research", *more)
+    assert refused.status > 0
+    printed = " ".join((refused.out + refused.err).split())
+    assert "data sets in torchaudio download and unpack" in printed
     assert not (tmp_path / "canary").exists()
     assert not list((tmp_path / "root").iterdir())
 
 
-def test_control_characters_of_a_protocol_do_not_reach_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    protocol = tmp_path / "hostile.json"
-    protocol.write_text(json.dumps(toy(tmp_path, **{"\x1b[2J": 1})))
-    assert main(["-c", str(protocol)], defaults=DEFAULTS) == 2
-    said = capsys.readouterr().err
-    assert "\ufffd[2J is not a key of a protocol" in said
-    assert "\x1b" not in said
+def test_control_characters_of_a_protocol_do_not_reach_the_terminal(tmp_path: Path, command: Command) -> None:
+    refused = command(toy(tmp_path, **{"\x1b[2J": 1}))
+    assert refused.status == 2
+    assert "\ufffd[2J is not a key of a protocol" in refused.err
+    assert "\x1b" not in refused.err
 
 
 # Labels

@@ -1,0 +1,40 @@
+"""The command with the shipped defaults, on shipped protocols and others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_research.protocols import Done
+
+from ignite_trainer.commands import cli
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = ROOT / "protocols/defaults.json"
+QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command on a shipped protocol by its name, or on content; results are in `results`."""
+
+    def run(protocol: str | dict[str, Any], *words: str | Path) -> Done:
+        path = ROOT / f"protocols/{protocol}.json"
+        if isinstance(protocol, dict):
+            path = tmp_path / "protocol.json"
+            path.write_text(json.dumps(protocol))
+        argv = ["-c", path, "-M", tmp_path / "results", *words]
+        status = cli.main([*map(str, argv)], defaults=DEFAULTS)
+        return Done(status, *capsys.readouterr())
+
+    return run
