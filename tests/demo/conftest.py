@@ -10,7 +10,9 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from toy_research.protocols import Done
 
+from demo import search
 from model.audioclip import AudioCLIP
 from tests.small_backbone import SMALL_AUDIOCLIP
 
@@ -48,7 +50,7 @@ def weights_folder(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def loaded_before(small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+def _loaded_before(small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     """Return the small model instead of loading weights, which takes seconds."""
     monkeypatch.setattr("demo.weights.Weights.load", lambda _: small_model)
 
@@ -58,6 +60,22 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use a cache folder of the test."""
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def command(
+    weights_folder: Path, _loaded_before: None, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Run `search.py`, with the small model unless the words name other weights."""
+
+    def command(*words: str | Path) -> Done:
+        argv = list(map(str, words))
+        if "--weights" not in argv:
+            argv += ["--weights", str(weights_folder)]
+        status = search.main(argv)
+        return Done(status, *capsys.readouterr())
+
+    return command
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from demo import app
 
 
-@pytest.mark.usefixtures("loaded_before")
+@pytest.mark.usefixtures("_loaded_before")
 def test_without_a_folder_synthetic_examples_are_served(
     monkeypatch: pytest.MonkeyPatch, weights_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_research.protocols import Done
 
 from demo import indexing, search
 from demo.indexing import MANIFEST, FolderIndex, Update, read_store
 from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
-
-pytestmark = pytest.mark.usefixtures("loaded_before")
 
 
 @pytest.fixture
@@ -28,39 +27,36 @@ def folder(tmp_path: Path, fill: Callable[..., None]) -> Path:
 
 
 @pytest.fixture
-def update(folder: Path, weights_folder: Path) -> Callable[[], Update]:
+def new_index(folder: Path, weights_folder: Path) -> Callable[[], FolderIndex]:
+    """Make the index of the folder as a new process does."""
+    return lambda: FolderIndex(folder, find_demo_weights(str(weights_folder)))
+
+
+@pytest.fixture
+def update(new_index: Callable[[], FolderIndex], small_model: AudioCLIP) -> Callable[[], Update]:
     """Update the index of the folder as a new process does."""
-
-    def update() -> Update:
-        weights = find_demo_weights(str(weights_folder))
-        return FolderIndex(folder, weights).update(weights.load)
-
-    return update
-
-
-def no_model() -> AudioCLIP:
-    raise AssertionError("the model was asked for")
-
-
-def command(*words: str | Path) -> int:
-    return search.main([str(word) for word in words])
+    return lambda: new_index().update(lambda: small_model)
 
 
 def test_only_the_first_update_loads_the_model(
-    folder: Path, weights_folder: Path, update: Callable[[], Update]
+    new_index: Callable[[], FolderIndex], update: Callable[[], Update]
 ) -> None:
     assert update() == Update(found=12, embedded=12, removed=0, wrong={})
-    index = FolderIndex(folder, find_demo_weights(str(weights_folder)))
+
+    def no_model() -> AudioCLIP:
+        raise AssertionError("the model was asked for")
+
+    index = new_index()
     assert index.update(no_model) == Update(found=12, embedded=0, removed=0, wrong={})
     assert {"sound_0005.wav", "more/sound_0100.wav"} < {*index.paths("audio")}
     assert len(index.paths("image")) == 4
 
 
 def test_embeddings_equal_those_of_the_model(
-    folder: Path, weights_folder: Path, small_model: AudioCLIP
+    folder: Path, new_index: Callable[[], FolderIndex], small_model: AudioCLIP
 ) -> None:
-    weights = find_demo_weights(str(weights_folder))
-    (index := FolderIndex(folder, weights)).update(weights.load)
+    index = new_index()
+    index.update(lambda: small_model)
     expected = {
         "sound_0003.wav": small_model.embed_audio(folder / "sound_0003.wav"),
         "picture_0002.png": small_model.embed_image(folder / "picture_0002.png"),
@@ -140,10 +136,9 @@ def test_another_model_embeds_everything_again(weights_folder: Path, update: Cal
 
 
 def test_an_interrupted_update_keeps_its_embeddings(
-    folder: Path, weights_folder: Path, monkeypatch: pytest.MonkeyPatch, update: Callable[[], Update]
+    monkeypatch: pytest.MonkeyPatch, update: Callable[[], Update]
 ) -> None:
     monkeypatch.setattr(indexing, "GROUP", {"audio": 3, "image": 3})
-    weights = find_demo_weights(str(weights_folder))
     embed, calls = indexing.embed_files, []
 
     def embed_twice(*given: object) -> object:
@@ -152,10 +147,9 @@ def test_an_interrupted_update_keeps_its_embeddings(
             raise KeyboardInterrupt
         return embed(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(indexing, "embed_files", embed_twice)
-    with pytest.raises(KeyboardInterrupt):
-        FolderIndex(folder, weights).update(weights.load)
-    monkeypatch.setattr(indexing, "embed_files", embed)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(indexing, "embed_files", embed_twice)
+        update()
     assert update() == Update(found=12, embedded=6, removed=0, wrong={})
 
 
@@ -168,10 +162,11 @@ def test_a_damaged_store_is_rebuilt(update: Callable[[], Update], own_cache: Pat
 
 
 def test_files_are_ranked_by_cosine(
-    folder: Path, weights_folder: Path, small_model: AudioCLIP, capsys: pytest.CaptureFixture[str]
+    folder: Path, command: Callable[..., Done], small_model: AudioCLIP
 ) -> None:
-    assert command("search", "dog barking", "--in", folder, "--weights", weights_folder, "-n", "3") == 0
-    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    done = command("search", "dog barking", "--in", folder, "-n", "3")
+    assert done.status == 0
+    printed = [line.split() for line in done.out.splitlines()]
     query = small_model.embed_text("dog barking")[0]
     for title, pattern, embed in (
         ("Sounds", "*.wav", small_model.embed_audio),
@@ -188,22 +183,18 @@ def test_files_are_ranked_by_cosine(
 
 
 @pytest.mark.parametrize("path", ["more/sound_0100.wav", "picture_0003.png"])
-def test_a_file_is_most_like_itself(
-    folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str], path: str
-) -> None:
-    assert command("search", "--like", folder / path, "--in", folder, "--weights", weights_folder) == 0
-    assert f"  1   1.000  {path}" in capsys.readouterr().out.splitlines()
+def test_a_file_is_most_like_itself(folder: Path, command: Callable[..., Done], path: str) -> None:
+    done = command("search", "--like", folder / path, "--in", folder)
+    assert done.status == 0
+    assert f"  1   1.000  {path}" in done.out.splitlines()
 
 
 def test_without_a_text_lines_are_read(
-    folder: Path,
-    weights_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("dog\nrain\n\nnot read\n"))
-    assert command("search", "--in", folder, "--weights", weights_folder, "-n", "1") == 0
-    assert capsys.readouterr().out.count("Sounds\n") == 2
+    done = command("search", "--in", folder, "-n", "1")
+    assert (done.status, done.out.count("Sounds\n")) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -216,38 +207,34 @@ def test_one_line_warns_of_an_untrained_text(
     untrained: list[str],
     folder: Path,
     weights_folder: Path,
+    command: Callable[..., Done],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     weights = replace(find_demo_weights(str(weights_folder)), trained_labels=("dog", "rain"))
     monkeypatch.setattr(search, "find_demo_weights", lambda _: weights)
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    assert command("search", *([text] if text else []), "--in", str(folder)) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "come from a run" in line]
-    assert said == [
+    done = command("search", *([text] if text else []), "--in", folder)
+    assert done.status == 0
+    assert [line for line in done.err.splitlines() if "come from a run" in line] == [
         f"These weights come from a run on 2 labels: dog, rain. Not among them: {text}. Their scores are "
         "far less reliable, however high."
         for text in untrained
     ]
 
 
-def test_unprintable_names_are_escaped(
-    folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unprintable_names_are_escaped(folder: Path, command: Callable[..., Done]) -> None:
     (folder / "sound_0000.wav").rename(folder / "red\x1b[31m\udc80.wav")
-    assert command("index", folder, "--weights", weights_folder) == 0
-    said = capsys.readouterr().err
+    status, _, said = command("index", folder)
+    assert status == 0
     assert r"red\x1b[31m\udc80.wav: its name cannot be printed" in said and "\x1b" not in said
 
 
-def test_names_with_joiners_are_printed_unchanged(
-    folder: Path, weights_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_with_joiners_are_printed_unchanged(folder: Path, command: Callable[..., Done]) -> None:
     name = "\u0645\u06cc\u200c\u0634 \U0001f469\u200d\U0001f680.wav"
     (folder / "sound_0000.wav").rename(folder / name)
-    assert command("search", "rain", "--in", folder, "--weights", weights_folder, "-n", "20") == 0
-    captured = capsys.readouterr()
-    assert name in captured.out and name not in captured.err
+    done = command("search", "rain", "--in", folder, "-n", "20")
+    assert done.status == 0
+    assert name in done.out and name not in done.err
 
 
 @pytest.mark.parametrize(
@@ -268,18 +255,11 @@ def test_names_with_joiners_are_printed_unchanged(
     ],
 )
 def test_mistakes_are_reported(
-    folder: Path,
-    weights_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    said: str,
+    folder: Path, tmp_path: Path, command: Callable[..., Done], words: list[str], said: str
 ) -> None:
-    filled = [word.format(tmp=tmp_path, mine=folder) for word in words]
-    if "--weights" not in filled:
-        filled += ["--weights", str(weights_folder)]
-    assert command(*filled) == 1
-    assert said.format(tmp=tmp_path) in capsys.readouterr().err
+    done = command(*(word.format(tmp=tmp_path, mine=folder) for word in words))
+    assert done.status == 1
+    assert said.format(tmp=tmp_path) in done.err
 
 
 def test_the_manifest_describes_files_and_rows(update: Callable[[], Update], own_cache: Path) -> None:

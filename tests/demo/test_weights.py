@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_research.protocols import Done
 
-from demo import search
 from demo.weights import LIMITS, RELEASED, UNTRAINED, Weights, find_demo_weights
 from model.audioclip import AudioCLIP
 from model.weights import releases
@@ -180,12 +180,12 @@ def test_random_weights_are_the_same_every_time(weights_folder: Path) -> None:
     assert torch.equal(first.audio.fc.weight, second.audio.fc.weight)
 
 
-@pytest.mark.usefixtures("loaded_before")
 def test_the_search_explains_random_weights(
-    tmp_path: Path, fill: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, fill: Callable[..., None], command: Callable[..., Done]
 ) -> None:
     fill(tmp_path / "mine", sounds=1, pictures=1)
-    assert search.main(["index", str(tmp_path / "mine"), "--weights", "untrained"]) == 0
-    said = capsys.readouterr().err.splitlines()
+    done = command("index", tmp_path / "mine", "--weights", "untrained")
+    assert done.status == 0
+    said = done.err.splitlines()
     assert said[0] == LIMITS
     assert said[-1] == "1 sound, 1 image; newly embedded: 2, removed: 0, unusable: 0"
