@@ -137,12 +137,10 @@ class FolderIndex:
         self._paths: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
         self._rows: dict[Kind, Embedding] = {}
 
-    def update(self, load: Callable[[], AudioCLIP], *, progress: bool = True) -> Update:
+    def update(self, load: Callable[[], AudioCLIP]) -> Update:
         """Embed new files and drop deleted files; finished embeddings are kept if interrupted.
 
-        Args:
-            load: function that returns the model; called only if there is something to embed.
-            progress: whether to show a progress bar.
+        `load` is called only if there is something to embed.
 
         Raises:
             OSError: the embeddings cannot be written.
@@ -161,7 +159,7 @@ class FolderIndex:
             done = {*now.embeddings, *now.unusable}
             todo = {key: path for path, key in contents.items() if key not in done}
             if todo or _facts(before) != _facts(now):
-                self._embed(todo, now, load, progress)
+                self._embed(todo, now, load)
         for kind in KINDS:
             keys = {path: key for path, key in contents.items() if key.startswith(f"{kind}:")}
             self._paths[kind] = [path for path, key in keys.items() if key in now.embeddings]
@@ -217,14 +215,12 @@ class FolderIndex:
                     unreadable(path, error)
         return contents, wrong
 
-    def _embed(
-        self, todo: Mapping[str, str], now: Stored, load: Callable[[], AudioCLIP], progress: bool
-    ) -> None:
+    def _embed(self, todo: Mapping[str, str], now: Stored, load: Callable[[], AudioCLIP]) -> None:
         """Embed files, keyed by content, and store the results, even if interrupted."""
         model = load() if todo else None  # if this fails, the store stays unchanged
         saved = time.monotonic()
         try:
-            with Progress(desc="Embedding", total=len(todo), unit="files", shown=progress) as bar:
+            with Progress(desc="Embedding", total=len(todo), unit="files") as bar:
                 for kind, keys in _groups(todo):
                     assert model is not None
                     results = embed_files(model, kind, [self.folder / todo[key] for key in keys])
@@ -256,14 +252,9 @@ def embed_files(model: AudioCLIP, kind: Kind, paths: Sequence[Path]) -> list[Emb
 def rank_labels(
     model: AudioCLIP, kind: Kind, embedding: Embedding, labels: Sequence[str], texts: Tensor
 ) -> list[tuple[str, float]]:
-    """Return the labels of a file with their probabilities, most probable first.
+    """Return K labels with their probabilities, most probable first.
 
-    Args:
-        model: model with the learned scales.
-        kind: kind of the file.
-        embedding: embedding of the file, `[D]`.
-        labels: K labels.
-        texts: embeddings of the labels, `[K, D]`.
+    Takes a file's embedding `[D]` and those of the labels, `texts` `[K, D]`.
     """
     features = torch.from_numpy(embedding[None].copy()).to(texts.device)
     probabilities = label_probabilities(model, kind, features, texts)[0].tolist()

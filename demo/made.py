@@ -24,8 +24,7 @@ _VERSION = 1
 def made_collection(folder: Path | None = None) -> Path:
     """Return a folder with two sounds and a drawing per class of `MadeSounds`; make it unless it exists.
 
-    Args:
-        folder: folder to make; None for a subfolder of the cache folder.
+    By default, it is a subfolder of the cache folder.
     """
     folder = folder or default_cache_folder() / f"made-collection-{_VERSION}"
     make_once(folder, is_complete=Path.exists, fill=_fill)

@@ -60,11 +60,7 @@ class _ModelChecked(NamedTuple):
 
 
 def check_all(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
-    """Check protocols, and print a report for each.
-
-    Args:
-        loads: functions that read and validate the protocols, by file.
-        trusted: additional packages whose classes they may name.
+    """Load and check the protocols of files, and print a report for each.
 
     Returns:
         0 without errors, 1 with errors, 2 if a protocol cannot be read.

@@ -43,13 +43,7 @@ def explain_all(
     defaults: Path,
     trusted: Iterable[str] = (),
 ) -> int:
-    """Explain protocols.
-
-    Args:
-        loads: functions that read and validate the protocols, by file.
-        overrides: overrides from the command line.
-        defaults: file with the default sections of protocols that lack them.
-        trusted: additional packages whose classes they may name.
+    """Load and explain the protocols of files.
 
     Returns:
         0, or 2 if a protocol names a class that does not exist or an argument that the class does not accept.

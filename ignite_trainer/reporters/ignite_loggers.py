@@ -31,13 +31,7 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *, where: str) -> Reporter:
     """Build a reporter from an entry of `Reporters`; wrap ignite's loggers in an `IgniteLogger`.
 
-    Args:
-        kind: class that the entry names.
-        args: arguments for the class.
-        where: JSON path of the entry, for messages.
-
-    Raises:
-        ProtocolError: the class does not accept these arguments.
+    `where` is the JSON path of the entry. Raise a ProtocolError if the class does not accept the arguments.
     """
     if issubclass(kind, BaseLogger):
         return IgniteLogger(kind, args)
@@ -45,11 +39,7 @@ def build_reporter(kind: type[Reporter | BaseLogger], args: Mapping[str, Any], *
 
 
 def require_loggers(reporters: Iterable[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]) -> None:
-    """Raise a ProtocolError that lists all loggers whose packages are not installed.
-
-    Args:
-        reporters: class and arguments of each entry, in the order of the protocol's `Reporters`.
-    """
+    """Raise a ProtocolError that lists all loggers in `Reporters` whose packages are not installed."""
     problems = []
     for index, (kind, _) in enumerate(reporters):
         name = kind.__name__

@@ -41,9 +41,6 @@ class Together(Reporter):
 
     If a reporter raises an exception, it is logged once with its traceback; from then on, only the reporter's
     `close` is called. A `RunFailed` is re-raised, which stops the run.
-
-    Args:
-        reporters: reporters, in the order in which they receive each event.
     """
 
     def __init__(self, reporters: Iterable[Reporter]) -> None:

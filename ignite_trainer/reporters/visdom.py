@@ -202,13 +202,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def start_server(port: int, *, environments: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start `python -m visdom.server` on 127.0.0.1, in a session that Ctrl-C does not reach.
-
-    Args:
-        port: port on which the server listens.
-        environments: folder in which the server saves environments.
-        log: file to which the server's output is appended.
-    """
+    """Start `python -m visdom.server` on 127.0.0.1, in a session that Ctrl-C does not reach."""
     options = ("-port", str(port), "-bind_local", "-logging_level", "WARNING", "-env_path", str(environments))
     command = [sys.executable, "-c", BOOTSTRAP, *options]
     with log.open("ab") as out:

@@ -40,10 +40,7 @@ MEANING = {
 def caution(model: nn.Module, train: Any, test: Any) -> str:
     """Return `OTHER_PART` or `CHOSEN`, in this order, if it applies to any initial weights, otherwise "".
 
-    Args:
-        model: model that can list the files of its initial weights as `weights_files`.
-        train: training split.
-        test: evaluated split.
+    `train` and `test` are the run's splits. A model can list its initial weights as `weights_files`.
     """
     found = {_caution(Path(path).resolve(), train, test) for path in getattr(model, "weights_files", ())}
     return next((mark for mark in (OTHER_PART, CHOSEN) if mark in found), "")

@@ -207,13 +207,10 @@ class Spread(NamedTuple):
 
     @classmethod
     def over_folds(cls, values: Iterable[tuple[Hashable, float | None]]) -> Spread | None:
-        """Average values with equal weight for every fold.
+        """Average the values of runs, given with their held-out folds, with equal weight for every fold.
 
         The runs of a fold are averaged first; mean, deviation and n are then over the folds. If all runs held
         out the same folds, mean, deviation and n are over the runs.
-
-        Args:
-            values: held-out folds and value of each run.
         """
         folds: dict[Hashable, list[float | None]] = defaultdict(list)
         for held_out, value in values:

@@ -49,12 +49,9 @@ class Group:
 
 
 def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[str]) -> list[Group]:
-    """Group the runs that are averaged together; groups are ordered by their first runs.
+    """Group the planned runs that are averaged together, and average the metrics in `labels`.
 
-    Args:
-        runs: all planned runs.
-        records: results of the finished runs, by name.
-        labels: metrics to average.
+    Groups are ordered by their first runs.
     """
     members: dict[str, list[Combination]] = {}
     for run in runs:
