@@ -80,6 +80,13 @@ def names(page: Page, kind: str) -> list[str]:
     return sources
 
 
+def classify(page: Page, address: str, path: Path) -> None:
+    """Open the page, and give it a file."""
+    page.goto(address)
+    page.set_input_files("#file", path)
+    page.wait_for_selector("#classes li")
+
+
 def all_play(page: Page, selector: str) -> bool:
     return bool(
         page.locator(selector).evaluate_all(
@@ -136,9 +143,7 @@ def test_a_given_file_finds_itself_and_is_classified(
 def test_labels_can_be_edited_on_the_page(
     page: Page, address: str, folder: Path, small_model: AudioCLIP
 ) -> None:
-    page.goto(address)
-    page.set_input_files("#file", folder / "rain.png")
-    page.wait_for_selector("#classes li")
+    classify(page, address, folder / "rain.png")
     page.fill("#labels", "a dog\n\n  a drop of rain ")
     page.fill("#template", "a drawing of {}")
     image = small_model.embed_image(folder / "rain.png")
@@ -180,21 +185,23 @@ def test_the_page_shows_limits_and_unusable_files(page: Page, address: str) -> N
     assert "broken.jpg: not decodable as an image" in page.inner_text("#wrong ul")
 
 
+def describe_trained(index: FolderIndex, model: AudioCLIP, **facts: Any) -> dict[str, Any]:
+    """Describe an index as if its weights came from a run with these labels and templates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "weights", replace(index.weights, **facts))
+        return describe(index, index.update(lambda: model), made=False)
+
+
 @pytest.fixture(scope="module")
 def trained_address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
     """Serve weights of a run on two labels, one of them long."""
-    update = index.update(lambda: small_model)
-    weights = replace(index.weights, trained_labels=("rain", "a_very_long_name of a class of sounds " * 3))
-    before, index.weights = index.weights, weights
-    about = describe(index, update, made=False)
-    index.weights = before
+    labels = ("rain", "a_very_long_name of a class of sounds " * 3)
+    about = describe_trained(index, small_model, trained_labels=labels)
     yield from serve(make_application(Queries(small_model, index), index, about))
 
 
 def test_an_untrained_label_is_marked_and_explained(page: Page, trained_address: str, folder: Path) -> None:
-    page.goto(trained_address)
-    page.set_input_files("#file", folder / "rain.png")
-    page.wait_for_selector("#classes li")
+    classify(page, trained_address, folder / "rain.png")
     assert page.locator("#classes li").count() == 2  # the run's labels come first
     assert "not trained" not in page.inner_text("#classes")
     assert "These weights come from a run on 2 labels: rain, a_very_long_name" in page.inner_text("#worth")
@@ -208,28 +215,21 @@ def test_an_untrained_label_is_marked_and_explained(page: Page, trained_address:
 
 
 def test_a_label_in_another_template_is_marked(page: Page, trained_address: str, folder: Path) -> None:
-    page.goto(trained_address)
-    page.set_input_files("#file", folder / "rain.png")
-    page.wait_for_selector("#classes li")
+    classify(page, trained_address, folder / "rain.png")
     page.fill("#template", "a sound of {}")
     page.wait_for_selector("#classes li:nth-child(2):has-text('not trained')")
     assert page.locator("#classes li:has-text('not trained')").count() == 2
 
 
 def test_the_page_receives_the_trained_texts(index: FolderIndex, small_model: AudioCLIP) -> None:
-    update = index.update(lambda: small_model)
-    before = index.weights
-    index.weights = replace(before, trained_labels=("dog", "rain"), trained_templates=("a {}", "the {}"))
-    about = describe(index, update, made=False)
-    index.weights = before
+    facts = {"trained_labels": ("dog", "rain"), "trained_templates": ("a {}", "the {}")}
+    about = describe_trained(index, small_model, **facts)
     assert about["texts"] == ["a dog", "a rain", "the dog", "the rain"]
     assert about["template"] == "a {}"
 
 
 def test_no_label_is_marked_if_trained_labels_are_unknown(page: Page, address: str, folder: Path) -> None:
-    page.goto(address)
-    page.set_input_files("#file", folder / "rain.png")
-    page.wait_for_selector("#classes li")
+    classify(page, address, folder / "rain.png")
     assert "not trained" not in page.inner_text("#classes")
     assert "add up to 100 %, even if none of the labels fits" in page.inner_text("#worth")
 

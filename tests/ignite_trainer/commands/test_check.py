@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -114,26 +114,31 @@ def test_a_disk_that_becomes_nearly_full_is_a_warning(check: Check, tmp_path: Pa
     assert (status, "warning: About " in report) == (0, True)
 
 
-def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(check: Check) -> None:
-    model = TwoTowers()
-    whole = sum(value.nbytes for value in model.state_dict().values())
-    adam = 2 * sum(value.nbytes for value in model.parameters())
-    for epochs, best in ((2, 3), (50, 4)):
-        _, report = check(Setup__epochs=epochs)
-        size = best * whole + 3 * (whole + adam)  # two states, and the next
-        assert f"needs about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
-    assert "for checkpoints" not in check(Setup__epochs=0)[1]
+def size_of(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
-def test_the_room_for_checkpoints_has_frozen_weights_once_beside_the_states(check: Check) -> None:
+FROZEN = [{"match": r"right\..*", "train": False}, {"match": ".*"}]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "rules"), [(2, 3, None), (50, 4, None), (2, 3, FROZEN)], ids=["few", "many", "frozen"]
+)
+def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(
+    check: Check, epochs: int, best: int, rules: list[dict[str, Any]] | None
+) -> None:
     model = TwoTowers()
-    whole = sum(value.nbytes for value in model.state_dict().values())
-    frozen = sum(value.nbytes for value in model.right.parameters())
-    trained = sum(value.nbytes for value in model.parameters()) - frozen
-    rules = [{"match": r"right\..*", "train": False}, {"match": ".*"}]
-    _, report = check(Setup__epochs=2, Parameters=rules)
-    size = 3 * whole + frozen + 3 * (whole - frozen + 2 * trained)
+    whole = size_of(model.state_dict().values())
+    frozen = size_of(model.right.parameters()) if rules else 0
+    trained = size_of(model.parameters()) - frozen
+    _, report = check(Setup__epochs=epochs, **({"Parameters": rules} if rules else {}))
+    # Two states with Adam's values, and the next; frozen weights once beside them.
+    size = best * whole + 3 * (whole - frozen + 2 * trained) + frozen
     assert f"needs about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
+
+
+def test_an_evaluation_needs_no_room_for_checkpoints(check: Check) -> None:
+    assert "for checkpoints" not in check(Setup__epochs=0)[1]
 
 
 def test_weights_are_checked_against_their_expected_hash(check: Check, tmp_path: Path) -> None:
@@ -166,9 +171,8 @@ def test_too_little_memory_is_a_warning(
     check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = TwoTowers()
-    weights = sum(value.nbytes for value in model.state_dict().values())
-    trained = sum(value.nbytes for value in model.parameters())
-    needed = weights + 3 * trained  # the gradients, and two numbers for each weight by the optimizer
+    # Weights, their gradients, and two numbers for each by the optimizer.
+    needed = size_of(model.state_dict().values()) + 3 * size_of(model.parameters())
     _, report = check(Setup__epochs=2)
     said = " ".join(report.split())
     assert f"at least {needed / 1000:.3g} kB needed for weights, gradients and optimizer (--explain" in said

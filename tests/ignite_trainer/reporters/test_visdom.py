@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ignite_trainer.api.reporter import Line, Reporter, RunStart, Window
+from ignite_trainer.api.reporter import Evaluated, Line, Reporter, RunStart, Window
 from ignite_trainer.reporters import Visdom
 from ignite_trainer.reporters.drawing import COLOURS
 from ignite_trainer.reporters.visdom import start_server
@@ -87,11 +87,21 @@ def read_with_visdoms_own_client(port: int, name: str) -> Windows:
         client.session.close()
 
 
+def shown(port: int, run: RunStart, *results: Evaluated) -> Windows:
+    """Report a run to a server that is there, and return what it shows."""
+    reporter = Visdom(port=port)
+    reporter.on_start(run)
+    for result in results:
+        reporter.on_evaluation(result)
+    reporter.close()
+    return read_with_visdoms_own_client(port, run.name)
+
+
 def test_the_dashboard_shows_the_reported_values(
     run: RunStart, server: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing there: a request through it fails
-    reporter = Visdom(port=server)
+    reporter = Visdom(host="http://127.0.0.1", port=server)
     tell_a_run(reporter, run)
     reporter.close()
     monkeypatch.delenv("http_proxy")
@@ -143,10 +153,7 @@ def test_a_resumed_run_draws_its_lines_again_and_leaves_those_of_other_runs(
 
 def test_the_summary_is_escaped_and_whole_and_the_protocol_folded(run: RunStart, server: int) -> None:
     long = dataclasses.replace(run, facts={**run.facts, "Rule": "x" * 1000})
-    reporter = Visdom(host="http://127.0.0.1", port=server)
-    reporter.on_start(long)
-    reporter.close()
-    summary = read_with_visdoms_own_client(server, run.name)["summary"]
+    summary = shown(server, long)["summary"]
     content = summary["content"]
     assert (summary["type"], summary["width"]) == ("text", 1230)
     assert summary["height"] >= 24 * (4 + 3 + 10)
@@ -161,12 +168,8 @@ def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
     run: RunStart, server: int, guesses: Any
 ) -> None:
     names = ("<b>dog</b>", "a name of a class that is longer than any that the report has room for", "cow")
-    reporter = Visdom(port=server)
-    reporter.on_start(run)
     predictions = guesses([(0, 0), (1, 1), (2, 1), (2, 2)], classes=3, names=names)
-    reporter.on_evaluation(evaluated(predictions=predictions))
-    reporter.close()
-    window = read_with_visdoms_own_client(server, run.name)["confusion"]
+    window = shown(server, run, evaluated(predictions=predictions))["confusion"]
     (heat,) = window["content"]["data"]
     layout = window["content"]["layout"]
     assert heat["x"] == heat["y"] == ["&lt;b&gt;dog&lt;/b&gt;", names[1], "cow"]
@@ -266,13 +269,10 @@ def test_names_of_charts_and_lines_are_escaped(run: RunStart, server: int) -> No
     label = '<a href="http://example.org">x</a> & $\\href{a}{b}$'
     line = Line(key="a", label=label, split="test")
     window = Window(name=label, x_label=label, y_label=label, width=900, height=300, lines=(line,))
-    reporter = Visdom(port=server)
-    reporter.on_start(dataclasses.replace(run, windows=(window,)))
-    reporter.on_evaluation(evaluated(metrics={"a": 0.5}))
-    reporter.close()
-    chart = read_with_visdoms_own_client(server, run.name)[f"metrics: {label}"]
+    run = dataclasses.replace(run, windows=(window,))
+    chart = shown(server, run, evaluated(metrics={"a": 0.5}))[f"metrics: {label}"]
     written = '&lt;a href="http://example.org"&gt;x&lt;/a&gt; &amp; &#36;\\href{a}{b}&#36;'
     layout = chart["content"]["layout"]
-    shown = [chart["title"], layout["title"], layout["xaxis"]["title"], layout["yaxis"]["title"]]
-    assert shown == [written] * 4
+    titles = [chart["title"], layout["title"], layout["xaxis"]["title"], layout["yaxis"]["title"]]
+    assert titles == [written] * 4
     assert lines_of(chart) == {written: ([1], [0.5])}

@@ -29,6 +29,12 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def started(run: RunStart, port: int, **args: Any) -> Visdom:
+    reporter = Visdom(port=port, **args)
+    reporter.on_start(run)
+    return reporter
+
+
 def carry_on(reporter: Visdom, seconds: float = 0.0) -> None:
     """Tell the reporter more, for a while, and make sure that nobody has to wait for it."""
     end = time.monotonic() + seconds
@@ -73,8 +79,7 @@ def test_a_server_that_cannot_fetch_its_scripts(
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     (run.folder / "a file").touch()
-    reporter = Visdom(port=free_port, env_path=str(run.folder / "a file" / "environments"))
-    reporter.on_start(run)
+    reporter = started(run, free_port, env_path=str(run.folder / "a file" / "environments"))
     message = carry_on_until_given_up(reporter, caplog)
     assert "could not be started: its server ended with exit code 1" in message
     assert f"Its output is in {run.folder / 'visdom.log'}." in message
@@ -105,8 +110,7 @@ def test_a_server_that_never_answers(
     """One that the run starts, or one that is there and accepts connections."""
     for name, value in patches.items():
         monkeypatch.setattr(visdom, name, value)
-    reporter = Visdom(port=free_port if "BOOTSTRAP" in patches else silent_port)
-    reporter.on_start(run)
+    reporter = started(run, free_port if "BOOTSTRAP" in patches else silent_port)
     assert reason in carry_on_until_given_up(reporter, caplog)
 
 
@@ -121,8 +125,7 @@ def test_a_run_that_ends_before_its_dashboard_answers(
 ) -> None:
     for name, value in {"_FLUSH_SECONDS": 0.5, **patches}.items():
         monkeypatch.setattr(visdom, name, value)
-    reporter = Visdom(port=free_port if "BOOTSTRAP" in patches else silent_port)
-    reporter.on_start(run)
+    reporter = started(run, free_port if "BOOTSTRAP" in patches else silent_port)
     carry_on(reporter)
     began = time.monotonic()
     reporter.close()
@@ -134,8 +137,7 @@ def test_a_run_folder_that_cannot_be_written(
     run: RunStart, free_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     (run.folder / "visdom.log").mkdir()
-    reporter = Visdom(port=free_port)
-    reporter.on_start(run)
+    reporter = started(run, free_port)
     assert "IsADirectoryError" in carry_on_until_given_up(reporter, caplog)
 
 
@@ -156,8 +158,7 @@ def test_a_port_that_something_else_has(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=respond, args=(listener,))
         thread.start()
-        reporter = Visdom(port=listener.getsockname()[1])
-        reporter.on_start(run)
+        reporter = started(run, listener.getsockname()[1])
         message = carry_on_until_given_up(reporter, caplog)
         thread.join()
     assert "does not answer as a Visdom server does" in message
@@ -169,8 +170,7 @@ def test_another_machine_without_a_server(
     run: RunStart, free_port: int, caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
     """No server can be started there, and none is started here."""
-    reporter = Visdom(host=host, port=free_port)
-    reporter.on_start(run)
+    reporter = started(run, free_port, host=host)
     message = carry_on_until_given_up(reporter, caplog)
     assert f"127.0.0.2:{free_port} is not running: nothing listens at the address." in message
     assert not (run.folder / "visdom.log").exists()
@@ -185,8 +185,7 @@ def test_a_server_that_is_killed_midway(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     environments = tmp_path / "environments"
-    reporter = Visdom(port=free_port, env_path=str(environments))
-    reporter.on_start(run)
+    reporter = started(run, free_port, env_path=str(environments))
     deadline = time.monotonic() + 60
     while not (environments / f"{run.name}.json").exists() and time.monotonic() < deadline:
         carry_on(reporter, seconds=0.05)

@@ -67,9 +67,12 @@ def test_a_cell_has_the_mean_after_the_last_epoch_in_per_cent() -> None:
         ([run_record()], "50.0 (whole set)"),
         ([run_record(fold=1), run_record(fold=2)], "50.0 ± 0.0 (2 of 5 folds)"),
         ([run_record(fold=1), run_record(fold=1, seed=8)], "50.0 ± 0.0 (fold 1 of 5, 2 seeds)"),
-        (
-            [run_record(fold=1), run_record(fold=2), run_record(fold=1, seed=8)],
-            "50.0 ± 0.0 (2 of 5 folds, 2 seeds, 3 runs)",
+        (  # the mean of fold 1, 0.8, has the weight of fold 2
+            [
+                run_record(fold=fold, seed=seed, last=last)
+                for fold, seed, last in ((1, 7, 0.9), (1, 8, 0.7), (2, 7, 0.2))
+            ],
+            f"50.0 ± {100 * math.sqrt(0.3**2 + 0.3**2):.1f} (2 of 5 folds, 2 seeds, 3 runs)",
         ),
         ([run_record(fold=None, epochs=9)], "50.0 (training data)"),
         ([run_record(epochs=9, folds=(), nothing_held_out=False)], "50.0 (held-out part)"),
@@ -85,8 +88,9 @@ def test_a_cell_states_its_extent(records: list[RunRecord], cell: str) -> None:
     assert ours(*records) == cell
 
 
-def test_a_run_without_a_metric_has_no_cell() -> None:
-    assert rows(run_record(fold=1, metric=None)) == [["model, initial weights"]]
+@pytest.mark.parametrize("changes", [{"metric": None}, {"listed": False}])
+def test_runs_without_a_metric_and_unlisted_runs_have_no_cell(changes: dict[str, Any]) -> None:
+    assert rows(run_record(fold=1, **changes)) == [["model, initial weights"]]
 
 
 def test_the_latest_of_equal_runs_counts() -> None:
@@ -211,14 +215,6 @@ def test_a_published_figure_needs_a_whole_set_and_published_weights(
     assert rows(*records)[1][1:] == cells
 
 
-def test_seeds_of_a_fold_are_averaged_first() -> None:
-    runs = [(1, 7, 0.9), (1, 8, 0.7), (1, 9, 0.8), (2, 7, 0.2)]
-    cell = ours(*(run_record(fold=fold, seed=seed, last=value) for fold, seed, value in runs))
-    # The folds' means are 0.8 and 0.2.
-    deviation = math.sqrt(0.3**2 + 0.3**2)
-    assert cell == f"{50:.1f} ± {100 * deviation:.1f} (2 of 5 folds, 3 seeds, 4 runs)"
-
-
 def test_runs_with_overlapping_folds_are_not_averaged() -> None:
     pairs = [(1, 2), (2, 3), (3, 4)]
     _, *found = rows(
@@ -230,19 +226,15 @@ def test_runs_with_overlapping_folds_are_not_averaged() -> None:
     ]
 
 
-def test_unlisted_runs_are_omitted() -> None:
-    assert rows(run_record(fold=1, listed=False)) == [["model, initial weights"]]
-
-
 def test_a_protocol_can_be_unlisted(tmp_path: Path) -> None:
     result = run_toy(tmp_path, Setup__epochs=0, Table={"listed": False})
     assert (result.folder / "result.json").exists()
     assert json.loads((tmp_path / "table.json").read_text())["cells"] == []
 
 
-def row_labels(*identities: dict[str, Any]) -> list[str]:
+def row_labels(*identities: dict[str, Any], names: tuple[str, ...] = ("Toy",) * 9) -> list[str]:
     found = [
-        Found(folder=f"run-{i}", record=run_record(fold=1, variant=f"{i}" * 12), identity=one)
+        Found(folder=f"run-{i}", record=run_record(fold=1, name=names[i], variant=f"{i}" * 12), identity=one)
         for i, one in enumerate(identities)
     ]
     return [entry.row.removeprefix("TwoTowers, random weights, ") for entry in make_entries(found)]
@@ -269,15 +261,7 @@ def test_rows_are_named_by_few_of_many_differing_keys() -> None:
 
 
 def test_rows_are_named_by_protocols_if_many_keys_differ() -> None:
-    entries = make_entries(
-        Found(
-            folder=name,
-            record=run_record(fold=1, name=name, variant=name),
-            identity={"a": name, "b": name},
-        )
-        for name in ("large", "small")
-    )
-    assert [entry.row for entry in entries] == [f"TwoTowers, random weights, {n}" for n in ("large", "small")]
+    assert row_labels({"a": 1, "b": 1}, {"a": 2, "b": 2}, names=("large", "small")) == ["large", "small"]
 
 
 @pytest.mark.parametrize(
