@@ -176,11 +176,16 @@ class RunRecord(BaseModel):
             return "whole set"
         return "evaluated split" if self.nothing_held_out is None else "held-out part"
 
+    def best_of(self, label: str) -> Best | None:
+        """Return the best epoch for a metric; None if there is none."""
+        return next((best for best in self.best if best.label == label), None)
+
     def value(self, label: str) -> tuple[float | None, float | None]:
         """Return a held-out metric at the last and the best epoch, each None if missing or non-finite."""
-        best = next((entry.value for entry in self.best if entry.label == label), math.nan)
-        last = self.last.get(label, math.nan)
-        return last if math.isfinite(last) else None, best if math.isfinite(best) else None
+        best = self.best_of(label)
+        values = self.last.get(label, math.nan), best.value if best else math.nan
+        last, at_best = (value if math.isfinite(value) else None for value in values)
+        return last, at_best
 
 
 class Spread(NamedTuple):

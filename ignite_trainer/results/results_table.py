@@ -182,13 +182,13 @@ def _run_table(runs: Sequence[Found]) -> str:
 def _run_cells(run: Found) -> list[str]:
     record = run.record
     last, best = record.value(record.metric or "")
-    epoch = next((entry.epoch for entry in record.best if entry.label == record.metric), None)
+    of_best = record.best_of(record.metric or "")
     return [
         run.folder,
         ", ".join(map(str, record.held_out)),
         str(record.seed),
         "" if last is None else readable(last),
-        "" if best is None else f"{readable(best)} ({epoch})",
+        f"{readable(best)} ({of_best.epoch})" if of_best and best is not None else "",
         record.checkpoint.sha256[:HASH_DIGITS] if record.checkpoint else "",
         record.revision or "",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,15 +54,14 @@ def make_groups(runs: Sequence[Combination], records: Records, labels: Sequence[
 
     Groups are ordered by their first runs.
     """
-    members: dict[str, list[Combination]] = {}
+    members: dict[str, list[Combination]] = defaultdict(list)
+    origins: dict[str, dict[str, RunRecord]] = defaultdict(dict)
     for run in runs:
-        members.setdefault(json.dumps(_kept_apart(run.values)), []).append(run)
-
-    def of_origin(origin: str) -> Records:
-        return {run.name: records[run.name] for run in runs if run.name in records and _origin(run) == origin}
-
+        members[json.dumps(_kept_apart(run.values))].append(run)
+        if run.name in records:
+            origins[_origin(run)][run.name] = records[run.name]
     return [
-        _group(group, records, labels, no_mean=_mixture(of_origin(_origin(group[0]))))
+        _group(group, records, labels, no_mean=_mixture(origins[_origin(group[0])]))
         for group in members.values()
     ]
 
@@ -111,9 +111,9 @@ def _mixture(records: Records) -> str | None:
 
 def _difference(records: Records, what: str, key: Callable[[RunRecord], str]) -> str | None:
     """Describe how the runs differ in a value computed from their records; return None if they agree."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = defaultdict(list)
     for name, record in records.items():
-        names.setdefault(key(record), []).append(name)
+        names[key(record)].append(name)
     listed = "; ".join(f"{value} in {', '.join(runs)}" for value, runs in names.items())
     return f"the runs {what}: {listed}. {_REMEDY}" if len(names) > 1 else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue as Json
 
@@ -66,13 +66,18 @@ class Summary:
     @property
     def labels(self) -> list[str]:
         """Labels of the metrics."""
-        found = (label for record in self._in_order for label in _labels(record))
-        return list(dict.fromkeys(found))
+        records = [self.records[run.name] for run in self.runs if run.name in self.records]
+        return list(dict.fromkeys(label for record in records for label in _labels(record)))
 
     @property
-    def labels_of_best(self) -> set[str]:
-        """Labels of the metrics with a best epoch."""
-        return {best.label for record in self.records.values() for best in record.best}
+    def columns(self) -> list[tuple[str, Literal["last", "best"]]]:
+        """Metric and epoch of each column of figures; the best epoch only of metrics that have one."""
+        columns: list[tuple[str, Literal["last", "best"]]] = []
+        for label in self.labels:
+            columns.append((label, "last"))
+            if any(record.best_of(label) for record in self.records.values()):
+                columns.append((label, "best"))
+        return columns
 
     @property
     def keys(self) -> list[str]:
@@ -83,10 +88,6 @@ class Summary:
     def groups(self) -> list[Group]:
         """Groups of runs that are averaged together, in the order of their first runs."""
         return make_groups(self.runs, self.records, self.labels)
-
-    @property
-    def _in_order(self) -> list[RunRecord]:
-        return [self.records[run.name] for run in self.runs if run.name in self.records]
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
@@ -107,10 +108,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[str]]]:
     """Return the header, a row for each run and a row for each mean."""
     header = ["run", *(key.rpartition(".")[-1] for key in summary.keys)]
-    for label in summary.labels:
-        header.append(f"{label}, last (epoch)")
-        if label in summary.labels_of_best:
-            header.append(f"{label}, best (epoch)")
+    header += [f"{label}, {epoch} (epoch)" for label, epoch in summary.columns]
     runs = [
         [run.name, *map(_text, run.values.values()), *_run_cells(summary, run.name)] for run in summary.runs
     ]
@@ -187,15 +185,10 @@ def _run_json(summary: Summary, run: Combination) -> dict[str, Any]:
     record = summary.records.get(run.name)
     if record is None:
         return {"run": run.name, "values": run.values, "failed": summary.failures.get(run.name)}
-    epochs = {best.label: best.epoch for best in record.best}
-    metrics = {
-        label: {
-            "last": record.value(label)[0],
-            "best": record.value(label)[1],
-            "best_epoch": epochs.get(label),
-        }
-        for label in _labels(record)
-    }
+    metrics = {}
+    for label in _labels(record):
+        (last, best), of_best = record.value(label), record.best_of(label)
+        metrics[label] = {"last": last, "best": best, "best_epoch": of_best and of_best.epoch}
     about = record.model_dump(include={"seed", "epochs", "samples", "held_out"}, mode="json")
     return {"run": run.name, "values": run.values, **about, "metrics": metrics}
 
@@ -203,15 +196,14 @@ def _run_json(summary: Summary, run: Combination) -> dict[str, Any]:
 def _run_cells(summary: Summary, name: str) -> list[str]:
     record = summary.records.get(name)
     if record is None:
-        word = "failed" if name in summary.failures else "missing"
-        return [word] * (len(summary.labels) + len(summary.labels_of_best))
-    epochs = {best.label: best.epoch for best in record.best}
+        return ["failed" if name in summary.failures else "missing"] * len(summary.columns)
     cells = []
-    for label in summary.labels:
-        last, best = record.value(label)
-        cells.append(f"{_figure(last)} ({record.epochs})" if label in record.last else "")
-        if label in summary.labels_of_best:
-            cells.append(f"{_figure(best)} ({epochs[label]})" if label in epochs else "")
+    for label, epoch in summary.columns:
+        (last, best), of_best = record.value(label), record.best_of(label)
+        if epoch == "last":
+            cells.append(f"{_figure(last)} ({record.epochs})" if label in record.last else "")
+        else:
+            cells.append(f"{_figure(best)} ({of_best.epoch})" if of_best else "")
     return cells
 
 
@@ -230,11 +222,8 @@ def _mean_row(summary: Summary, group: Group) -> list[str]:
             row.append(f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}")
         else:
             row.append(_text(group.values[key]))
-    for label in summary.labels:
-        figures = group.metrics[label]
-        shown = figures if label in summary.labels_of_best else [figures.last]
-        row += [spread.text(readable) if spread else "" for spread in shown]
-    return row
+    spreads = [getattr(group.metrics[label], epoch) for label, epoch in summary.columns]
+    return row + [spread.text(readable) if spread else "" for spread in spreads]
 
 
 def _labels(record: RunRecord) -> list[str]:
