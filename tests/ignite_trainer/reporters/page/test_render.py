@@ -32,7 +32,7 @@ def test_pictures_and_what_is_played_lie_inside_the_page() -> None:
     found = rendered(exhibits=shown, links={"in it/50%.csv": "all of it"})
     (picture,), (sound,) = found.of("img"), found.of("audio")
     assert picture["alt"] == 'What "it" shows'
-    assert picture["src"] == f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}"
+    assert picture["src"] == f"data:image/png;base64,{base64.b64encode(b'an image').decode()}"
     assert sound["src"] == f"data:audio/ogg;base64,{base64.b64encode(b'a sound').decode()}"
     assert "controls" in sound
     assert found.of("a") == [{"href": "in%20it/50%25.csv"}]
