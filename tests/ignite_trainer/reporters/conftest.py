@@ -103,6 +103,10 @@ def guesses(predict: Predict) -> Callable[..., Predictions]:
 
 @pytest.fixture
 def free_port() -> int:
+    return find_free_port()
+
+
+def find_free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -114,6 +118,18 @@ def offline_bootstrap(monkeypatch: pytest.MonkeyPatch) -> str:
     """Let visdom's server start without its front-end scripts, which it would fetch from the network."""
     monkeypatch.setattr(visdom, "BOOTSTRAP", OFFLINE_BOOTSTRAP)
     return OFFLINE_BOOTSTRAP
+
+
+@pytest.fixture(scope="module")
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run a visdom server for the tests of a module, and give its port."""
+    port, folder = find_free_port(), tmp_path_factory.mktemp("visdom")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visdom, "BOOTSTRAP", OFFLINE_BOOTSTRAP)
+        started = visdom.start_server(port, environments=folder, log=folder / "visdom.log")
+    yield port
+    started.kill()
+    started.communicate()
 
 
 def children_of_this_process() -> set[int]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from ignite_trainer.api.reporter import Evaluated, Line, Reporter, RunStart, Window
 from ignite_trainer.reporters import Visdom
 from ignite_trainer.reporters.drawing import COLOURS
-from ignite_trainer.reporters.visdom import start_server
 from tests.ignite_trainer.reporters.events import evaluated, trained
 
 Windows = dict[str, dict[str, Any]]
@@ -62,15 +62,11 @@ def wait_for_the_address(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture
-def server(free_port: int, offline_bootstrap: str, tmp_path: Path) -> Iterator[int]:  # noqa: ARG001
-    """Give the port of a visdom server that is there already."""
-    started = start_server(free_port, environments=tmp_path / "theirs", log=tmp_path / "their.log")
-    try:
-        wait_for_answer(free_port)
-        yield free_port
-    finally:
-        started.kill()
-        started.communicate()
+def server(running_server: int, run: RunStart) -> Iterator[int]:
+    """Give the port of a visdom server that is there already, without the run's environment."""
+    wait_for_answer(running_server)
+    yield running_server
+    requests.post(f"http://localhost:{running_server}/delete_env", json={"eid": run.name}, timeout=60)
 
 
 def read_with_visdoms_own_client(port: int, name: str) -> Windows:
