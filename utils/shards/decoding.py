@@ -8,13 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from model.audio_input import (
-    AUDIO_SUFFIXES,
-    CONVERT_AUDIO,
-    UNDECODED_AUDIO_SUFFIXES,
-    Waveform,
-    read_audio,
-)
+from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES, Waveform, read_audio
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.sources.cells import is_empty, whole
 from utils.datasets.sources.frames import Frames

@@ -122,29 +122,17 @@ OTHER_UNIT = ", but not in seconds or milliseconds: write"
             'if so, set "end": "call_end"; if not, "end": false.',
         ),
         ({"from": 0.3, "to": 0.5}, f'set "start": "from"; if not, "start": false. to {END}'),
-        (
-            {"start_sample": 9},
-            'in seconds to a column, and name that with "start", or set "start": ',
-        ),
+        ({"start_sample": 9}, 'in seconds to a column, and name that with "start", or set "start": '),
         ({"start": 0.3, "end_frame": 9}, f"end_frame {END}{OTHER_UNIT}"),
         ({"frame_offset": 9, "num_frames": 9}, f"frame_offset {START}{OTHER_UNIT}"),
         ({"start_min": 1}, f"start_min {START}{OTHER_UNIT}"),
         ({"start_index": 1, "call_start": 2}, f"call_start {START}: if so"),
-        (
-            {"start": 0.3, "length": 9},
-            'length may be the duration of the segment: if so, set "duration"',
-        ),
-        (
-            {"start": 0.3, "clip_duration": 9},
-            "clip_duration may be the duration of the segment: if so",
-        ),
+        ({"start": 0.3, "length": 9}, 'length may be the duration of the segment: if so, set "duration"'),
+        ({"start": 0.3, "clip_duration": 9}, "clip_duration may be the duration of the segment: if so"),
         ({"start": 0.3, "begin": 0.4, "end": 0.5}, f"start or begin {START}"),
         ({"Begin Time (s)": 9, "File Offset (s)": 0.4}, f"Begin Time (s) or File Offset (s) {START}"),
         ({"time": 0.3, "duration": 0.2}, f"time {START}: if so"),
-        (
-            {"stop": 0.5},
-            "has the column stop, but no column of starts with a known name; it has file, stop",
-        ),
+        ({"stop": 0.5}, "has the column stop, but no column of starts with a known name; it has file, stop"),
         ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a number of milliseconds after the start'),
         (
             {"start_ms": 200, "end_ms": 500, "duration_ms": 9},
