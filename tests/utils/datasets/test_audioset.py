@@ -102,13 +102,8 @@ def test_it_trains_on_balanced_unbalanced_or_both_and_evaluates_on_eval(
 @pytest.mark.parametrize(
     "name",
     [
-        "{video}.flac",
-        "audio/Y{video}.wav",
-        "some/where/{video}_30.wav",
-        "{video}_30_40.wav",
-        "{video}_30.000_40.000.wav",
-        "wav/Y{video}_30000_40000.WAV",
-        "{video}_000030.ogg",
+        *("{video}.flac", "audio/Y{video}.wav", "some/where/{video}_30.wav", "{video}_30_40.wav"),
+        *("{video}_30.000_40.000.wav", "wav/Y{video}_30000_40000.WAV", "{video}_000030.ogg"),
     ],
 )
 @pytest.mark.parametrize("video", ["Y_-U7XJMQWY", "a-U7XJMQWY_"])

@@ -150,14 +150,10 @@ def test_shards_of_laion_clap_are_read_with_their_captions(
     for number, one in enumerate(said):
         files += [(f"{number}.flac", sound(number, "flac")), (f"{number}.json", json.dumps(one).encode())]
     shards = indexed(tar(tmp_path / "a.tar", files))
-    assert [(int(shards[at].audio[0, 0]), *shards[at][2:]) for at in range(3)] == [
-        (0, [], "a dog barks"),
-        (1, [], "rain"),
-        (2, [], None),
-    ]
-    assert capsys.readouterr().err == (
-        "not read: 1 tag of json\nnot read: 1 texts beyond the first of a sample\n"
-    )
+    found = [(int(shards[at].audio[0, 0]), *shards[at][2:]) for at in range(3)]
+    assert found == [(0, [], "a dog barks"), (1, [], "rain"), (2, [], None)]
+    unread = "not read: 1 tag of json\nnot read: 1 texts beyond the first of a sample\n"
+    assert capsys.readouterr().err == unread
 
 
 @pytest.mark.parametrize(
