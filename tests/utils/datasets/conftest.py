@@ -24,6 +24,15 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of eight sounds, 0.wav to 7.wav: a second of noise at 8 kHz."""
+    for i in range(8):
+        samples = np.random.default_rng(i).integers(-9999, 9999, 8000).astype(np.int16)
+        _write_wav(tmp_path / f"{i}.wav", samples, 8000)
+    return tmp_path
+
+
+@pytest.fixture
 def esc50(tmp_path: Path) -> Path:
     """A root of 5 folds x 3 classes with targets 0, 4 and 11; clip i is 100 + i samples of 16-bit noise."""
     root = tmp_path / "esc50"

@@ -12,14 +12,8 @@ import pytest
 import soundfile
 from torch.utils.data import DataLoader
 
+from tests.utils.datasets.test_dataset_errors import edit
 from utils.datasets import ESC50, Sample
-
-
-def edit(root: Path, old: str, new: str) -> None:
-    table = root / "meta/esc50.csv"
-    text = table.read_text()
-    assert old in text
-    table.write_text(text.replace(old, new, 1))
 
 
 def test_a_sample_is_audio_no_image_and_a_list_of_labels(esc50: Path) -> None:

@@ -28,15 +28,6 @@ BEGINS = "error: The segment begins beyond the end of its file."
 ENDS = "warning: The segment ends beyond the end of its file, so it is shorter than the table says."
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Six sounds of one second."""
-    for i in range(6):
-        samples = np.random.default_rng(i).integers(-9999, 9999, RATE).astype(np.int16)
-        soundfile.write(tmp_path / f"{i}.wav", samples, RATE)
-    return tmp_path
-
-
 def segment(folder: Path, columns: dict[str, Any], **args: Any) -> tuple[float, float | None] | None:
     """Return the segment of a row with these columns."""
     (folder / "own.jsonl").write_text(json.dumps({"file": "0.wav", **columns}) + "\n")
