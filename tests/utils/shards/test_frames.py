@@ -94,26 +94,27 @@ def test_an_index_finds_texts(film: Path) -> None:
     assert index(urls, name="film").manifest.about.texts
 
 
-def test_frames_in_memory_are_written_unchanged() -> None:
-    class Films(Numbers):
-        def __getitem__(self, number: int) -> Any:
-            frames = Frames((png(1), png(2)), ("its 0.PNG", "its 1.png"))
-            return super().__getitem__(number)._replace(image=frames)
+class Films(Numbers):
+    """Numbers with these frames, and without files."""
 
-    content = encode(Films(1), 0, audio="keep")
+    def __init__(self, count: int, frames: Frames) -> None:
+        super().__init__(count)
+        self._frames = frames
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index)._replace(image=self._frames)
+
+
+def test_frames_in_memory_are_written_unchanged() -> None:
+    content = encode(Films(1, Frames((png(1), png(2)), ("its 0.PNG", "its 1.png"))), 0, audio="keep")
     assert (content["0.png"], content["1.png"]) == (png(1), png(2))
     assert set(content) == {"__key__", "flac", "json", "0.png", "1.png"}
 
 
 def test_samples_without_files_keep_their_frames(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(7))
-    frames = Frames((str(tmp_path / "a.png"), str(tmp_path / "a.png")))
-
-    class Films(Numbers):
-        def __getitem__(self, number: int) -> Any:
-            return super().__getitem__(number)._replace(image=frames)
-
-    shards = Shards(str(written(tmp_path / "shards", Films(3))), frames="all")
+    films = Films(3, Frames((str(tmp_path / "a.png"), str(tmp_path / "a.png"))))
+    shards = Shards(str(written(tmp_path / "shards", films)), frames="all")
     assert [greys(shards[number].image) for number in range(3)] == [[7, 7]] * 3
 
 

@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write a table with these rows, of the kind that its name says."""
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
     elif path.suffix == ".jsonl":
@@ -46,7 +47,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     elif path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
             writer.writeheader()
             writer.writerows(rows)
