@@ -133,7 +133,7 @@ def _passed_over(
     if stray:
         said.append(f"{len(stray):,} outside the class folders, such as {shown(stray[0])}")
     if empty:
-        said.append(f"classes without a supported sound or picture: {_shown(empty)}")
+        said.append(f"classes without a supported sound or image: {_shown(empty)}")
     if repeated:
         said.append(f"links to folders that are read already: {_shown([path[:-1] for path in repeated])}")
     if inside:

@@ -68,7 +68,7 @@ def test_a_run_and_the_check_report_what_is_not_read(
     said = (
         f"{tmp_path}: Not read: 1 without a suffix, 1 .txt; 1 .heic (convert it, as by `magick x.heic x.jpg`)"
         "; 3 .m4a, 1 .webm (convert it, as by `ffmpeg -i x.m4a x.flac`); 1 outside the class folders, such "
-        "as top.wav; classes without a supported sound or picture: nothing, only_m4a."
+        "as top.wav; classes without a supported sound or image: nothing, only_m4a."
     )
     with caplog.at_level(logging.WARNING):
         for train in (True, False):
@@ -102,7 +102,7 @@ def test_links_are_followed_and_each_folder_is_entered_once(tmp_path: Path) -> N
         "dog/old/2.wav": ["dog"],
     }
     assert Table(root, RATE, cache=False).passed_over == (
-        f"{root}: Not read: classes without a supported sound or picture: wolf; links to folders that are "
+        f"{root}: Not read: classes without a supported sound or image: wolf; links to folders that are "
         "read already: wolf, cat/self, cat/up, dog/back."
     )
 
