@@ -28,7 +28,7 @@ from utils.shards.reading import Content
 
 Audio = Literal["keep", "flac", "ogg", "wav"]
 _SUBTYPES = {"flac": "PCM_16", "ogg": "VORBIS", "wav": "FLOAT"}
-_BLOCK = 1 << 16  # number of frames to encode at a time
+_BLOCK = 1 << 16  # frames to encode at a time: the Vorbis encoder keeps all of them on the stack
 _OWN_RATE = 44100
 
 
@@ -137,7 +137,7 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
         content |= _pictures(sample.image)
     if sample is not None and sample.audio is not None:
         kind = "flac" if audio == "keep" else audio
-        content[kind] = _sound(sample.audio, getattr(dataset, "sample_rate", _OWN_RATE), kind)
+        content[kind] = encode_sound(sample.audio, getattr(dataset, "sample_rate", _OWN_RATE), kind)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}; a list of names is expected")
     said = {**about, "clip": sample_name(dataset, index), "labels": list(labels)}
@@ -169,8 +169,8 @@ def _picture_kind(name: str, content: bytes) -> str:
     return kind
 
 
-def _sound(audio: Any, sample_rate: int, kind: str) -> bytes:
-    """Encode float32 `[C, T]` in 16-bit units."""
+def encode_sound(audio: Any, sample_rate: int, kind: str) -> bytes:
+    """Encode float32 `[C, T]` in 16-bit units as "flac", "ogg" or "wav"; only "wav" keeps overshoots."""
     samples = np.asarray(audio, np.float32).T / np.float32(INT16_SCALE)  # a power of two: exact
     if kind != "wav":
         samples = np.clip(samples, -1.0, 1 - 1 / INT16_SCALE)

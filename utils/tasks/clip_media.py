@@ -17,6 +17,7 @@ from ignite_trainer.api.batch import PaddedBatch, PartialBatch
 from ignite_trainer.api.media import Exhibit
 from ignite_trainer.api.task import Task
 from model.esresnet import ESResNeXt
+from utils.shards.writing import encode_sound
 from utils.tasks.labels import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ LONGEST_SECONDS = 10.0
 _BLUE, _GREY = "#0072B2", "#999999"
 _COLOURS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _DYNAMICS_DB = 80.0  # dynamic range below the loudest value; anything quieter is black
-_BLOCK = 2**14  # samples per write: libsndfile's Vorbis encoder keeps a whole block on the stack
 
 
 class Portraits:
@@ -60,8 +60,9 @@ class Portraits:
         if audio is None:
             return ()
         clip = audio[0, :, : round(LONGEST_SECONDS * self._rate)].float()
+        sound = encode_sound(clip.cpu(), self._rate, "ogg")
         return (
-            Exhibit(what="The clip", media_type="audio/ogg", content=encoded(clip, self._rate)),
+            Exhibit(what="The clip", media_type="audio/ogg", content=sound),
             Exhibit(what="Waveform and spectrogram", media_type="image/png", content=self._picture(clip)),
         )
 
@@ -213,18 +214,6 @@ class ShowsAudio(Task):
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:  # noqa: ARG002
         """Show the current wavelets alongside the initial wavelets."""
         return self.portraits.wavelets()
-
-
-def encoded(clip: Tensor, sample_rate: int) -> bytes:
-    """Encode a clip `[C, T]`, clipped to the 16-bit range, as Ogg Vorbis."""
-    import soundfile
-
-    samples = (clip.float().cpu().numpy().T / 32768).clip(-1, 1)  # [T, C]
-    file = io.BytesIO()
-    with soundfile.SoundFile(file, "w", sample_rate, clip.shape[0], format="OGG", subtype="VORBIS") as sound:
-        for start in range(0, len(samples), _BLOCK):
-            sound.write(samples[start : start + _BLOCK])
-    return file.getvalue()
 
 
 def _value(tower: ESResNeXt, name: str) -> Tensor:

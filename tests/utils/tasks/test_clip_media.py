@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from model.esresnet import ESResNeXt
-from utils.tasks.clip_media import LONGEST_SECONDS, Portraits, encoded
+from utils.shards.writing import encode_sound
+from utils.tasks.clip_media import LONGEST_SECONDS, Portraits
 
 RATE = 44100
 
@@ -29,14 +30,14 @@ def tone(seconds: float, *, hertz: float = 1000.0, channels: int = 1) -> torch.T
 @pytest.mark.parametrize("channels", [1, 2])
 def test_an_encoded_clip_sounds_like_the_clip(channels: int) -> None:
     clip = tone(1.0, channels=channels)
-    samples, rate = soundfile.read(io.BytesIO(encoded(clip, RATE)), always_2d=True)
+    samples, rate = soundfile.read(io.BytesIO(encode_sound(clip, RATE, "ogg")), always_2d=True)
     assert (samples.shape, rate) == ((RATE, channels), RATE)
     assert np.abs(samples.T - clip.numpy() / 32768).max() < 0.05
-    assert soundfile.info(io.BytesIO(encoded(clip, RATE))).subtype == "VORBIS"
+    assert soundfile.info(io.BytesIO(encode_sound(clip, RATE, "ogg"))).subtype == "VORBIS"
 
 
 def test_samples_beyond_the_range_are_clipped() -> None:
-    samples, _ = soundfile.read(io.BytesIO(encoded(4 * tone(0.5), RATE)))
+    samples, _ = soundfile.read(io.BytesIO(encode_sound(4 * tone(0.5), RATE, "ogg")))
     assert 0.95 < np.abs(samples).max() < 1.2
 
 
