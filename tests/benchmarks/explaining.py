@@ -1,12 +1,13 @@
-"""What `--explain` foretells, beside what the run then takes: its time, and its largest memory.
+"""Compares the time and memory that `--explain` estimates with those of the actual run.
 
-By hand, alone on the machine, minutes for each protocol; words after `--` are overrides for all of them:
+Run by hand on an idle machine; takes minutes per protocol. Words after `--` are overrides for all protocols:
 
     python tests/benchmarks/explaining.py protocols/quickstart.json -- -e 1
     python tests/benchmarks/explaining.py protocols/audioclip-*.json -- -e 1 --Model.args.pretrained false
 
-Exit status 1 if an estimate is off by more than 30 %. Memory is the largest resident one of the process. Time
-runs from the first file of the run's folder to the last: data are decoded and the model is built before.
+The exit status is 1 if an estimate is off by more than 30 %. Memory is the peak resident memory of the
+process. Time is measured from the first to the last file in the run folder, after data decoding and model
+building.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compare, print a line for each protocol, and return the exit status."""
+    """Print a line for each protocol; return the exit status."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     protocols, overrides = argv[:at], argv[at + 1 :]
     off = 0
-    print(f"{'protocol':32} {'seconds':>9} {'foretold':>9} {'':>6} {'GB':>6} {'foretold':>9}")
+    print(f"{'protocol':32} {'seconds':>9} {'estimate':>9} {'':>6} {'GB':>6} {'estimate':>9}")
     for protocol in protocols:
         words = ["-c", protocol, *overrides]
-        said = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "main.py", *words, "--explain"],
             cwd=ROOT,
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        foretold = seconds_of(said), gigabytes_of(said)
+        estimated = seconds_of(output), gigabytes_of(output)
         measured = run(words)
-        ratios = [a / b - 1 for a, b in zip(foretold, measured, strict=True)]
+        ratios = [a / b - 1 for a, b in zip(estimated, measured, strict=True)]
         off += any(abs(ratio) > ALLOWED for ratio in ratios)
         print(
-            f"{Path(protocol).stem:32} {measured[0]:9.1f} {foretold[0]:9.1f} {ratios[0]:+6.0%} "
-            f"{measured[1]:6.2f} {foretold[1]:9.2f} {ratios[1]:+6.0%}",
+            f"{Path(protocol).stem:32} {measured[0]:9.1f} {estimated[0]:9.1f} {ratios[0]:+6.0%} "
+            f"{measured[1]:6.2f} {estimated[1]:9.2f} {ratios[1]:+6.0%}",
             flush=True,
         )
     return int(off > 0)
 
 
 def run(words: Sequence[str]) -> tuple[float, float]:
-    """Carry a protocol out; return seconds and GB."""
+    """Run a protocol; return its seconds and GB."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, "main.py", *words, "-M", folder],
@@ -68,24 +69,24 @@ def run(words: Sequence[str]) -> tuple[float, float]:
         return seconds, usage.ru_maxrss * 1024 / 1e9
 
 
-def seconds_of(said: str) -> float:
-    """The time of the whole run, of words such as "about 3 min 2 s"."""
-    words = found(r"Whole run\s+about ([\d.hmins ]+)", said)
+def seconds_of(output: str) -> float:
+    """Return the estimated duration, in seconds."""
+    words = found(r"Whole run\s+about ([\d.hmins ]+)", output)
     return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+) (h|min|s)", words))
 
 
-def gigabytes_of(said: str) -> float:
-    """The memory, of words such as "about 1.23 GB needed"."""
+def gigabytes_of(output: str) -> float:
+    """Return the estimated memory, in GB."""
     needed = r"Memory\s+about ([\d.]+ [kMG]B) needed"
-    number, unit = found(needed, said).split()
+    number, unit = found(needed, output).split()
     return float(number) * {"kB": 1e-6, "MB": 1e-3, "GB": 1.0}[unit]
 
 
-def found(pattern: str, said: str) -> str:
-    """What a pattern finds in what `--explain` printed."""
-    match = re.search(pattern, said)
+def found(pattern: str, output: str) -> str:
+    """Return the first group of a pattern in the output of `--explain`."""
+    match = re.search(pattern, output)
     if match is None:
-        raise SystemExit(f"--explain did not say it: {pattern}\n{said[-2000:]}")
+        raise SystemExit(f"--explain printed no match for {pattern}\n{output[-2000:]}")
     return match[1]
 
 

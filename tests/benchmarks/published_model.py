@@ -1,7 +1,7 @@
-"""AudioCLIP with its audio tower computed as published: the same figures, more slowly.
+"""AudioCLIP with its audio tower computed as published: the same results, more slowly.
 
 Written from the definitions in arXiv 2104.11587 and 2106.13043. It shares weights and names with `AudioCLIP`,
-but no line of the audio tower's forward pass.
+but no code of the audio tower's forward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model.esresnet.fbsp import SplineWavelets
 class PublishedAudioCLIP(AudioCLIP):
     """An AudioCLIP that caches no texts, and whose audio tower is a `PublishedTower`.
 
-    It takes the arguments of `AudioCLIP`.
+    It accepts the arguments of `AudioCLIP`.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -45,9 +45,9 @@ class PublishedTower(nn.Module):
 
     ```text
     frames     gathered by index, n_fft samples each, times a window padded with zeros
-    wavelets   made anew in every forward, in complex arithmetic
+    wavelets   computed in every forward pass, in complex arithmetic
     spectrum   kept complex until its power is taken
-    gates      of a copy of the stage's input, always pooled
+    gates      from a copy of the stage's input, always pooled
     layout     contiguous throughout
     ```
 
@@ -79,7 +79,7 @@ class PublishedTower(nn.Module):
         return AudioFeatures(features, _norm_penalty(fbsp, wavelets))
 
     def wavelet_penalty(self) -> Tensor:
-        """Compute the wavelet-norm penalty, from wavelets of its own."""
+        """Compute the wavelet-norm penalty, from separately computed wavelets."""
         fbsp = cast(SplineWavelets, self.fbsp)
         return _norm_penalty(fbsp, complex_wavelets(fbsp))
 

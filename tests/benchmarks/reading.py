@@ -1,12 +1,13 @@
-"""Clips per second and core, read from plain files and from shards, in turns.
+"""Measures the clips per second that a core reads from plain files and from shards, in alternating rounds.
 
-By hand, about a minute, alone on the machine:
+Run by hand on an idle machine; takes about a minute:
 
     python tests/benchmarks/reading.py [--clips 200] [--rounds 5] [--root FOLDER] [--to reading.json]
 
-The clips are of a data set in ESC-50's layout, 5 s each, or else made sounds. All is read in one process and
-one thread, from the system's cache of files, in the random order of an epoch: measured are decoding and what
-the containers cost, not a disk. From these figures `feeding.py` computes what many GPUs need.
+The clips are 5 s long, from a data set in the layout of ESC-50, or else synthetic. One process with one
+thread reads them from the system's file cache, in the random order of an epoch: this measures decoding and
+the overhead of the containers, not a disk. `feeding.py` computes the requirements of many GPUs from these
+results.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ LONG = 20  # clips of 10 s
 
 
 class Way(NamedTuple):
-    """A way to read clips: what reads all of them, how many, and their mean size."""
+    """A way to read clips: a function that reads all of them, their number, and their mean size."""
 
     read: Callable[[], object]
     clips: int
@@ -55,12 +56,12 @@ class Way(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print and write."""
+    """Measure, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared/data/esc18")
-    parser.add_argument("--to", type=Path, help="JSON file for the figures")
+    parser.add_argument("--to", type=Path, help="JSON file for the results")
     flags = parser.parse_args(argv)
     torch.set_num_threads(1)
     os.environ[PIPES_VARIABLE] = "1"
@@ -70,20 +71,20 @@ def main(argv: list[str]) -> None:
         ways = {**_ways_of_clips(clips, folder), **_other_ways(clips)}
         found = measure(ways, rounds=flags.rounds)
     for name, figures in found.items():
-        ratio = f"  {figures['by_files']:.3f} of plain files" if "by_files" in figures else ""
+        ratio = f"  {figures['by_files']:.3f} x plain files" if "by_files" in figures else ""
         size = figures["bytes_per_clip"] / 1e3
-        print(f"{name:42}{figures['clips_per_second']:8.1f} a second  {size:7.1f} kB{ratio}")
+        print(f"{name:42}{figures['clips_per_second']:8.1f} per second  {size:7.1f} kB{ratio}")
     if flags.to:
         environment = describe_environment(seed=0, device=torch.device("cpu"))
         write_json(flags.to, {"environment": environment, "clips": clips.title, "figures": found})
 
 
 def measure(ways: Mapping[str, Way], *, rounds: int) -> dict[str, dict[str, float]]:
-    """Time all ways in turns.
+    """Time all ways in alternating rounds.
 
     Returns:
-        For each clips per second (median over the rounds) and bytes per clip; for shards the median over the
-        rounds of their speed by that of plain files in the same round, too.
+        For each way, the clips per second (median over the rounds) and bytes per clip; for shards also their
+        speed divided by that of plain files in the same round (median over the rounds).
     """
     for way in ways.values():
         way.read()
@@ -105,7 +106,7 @@ def measure(ways: Mapping[str, Way], *, rounds: int) -> dict[str, dict[str, floa
 
 
 class _Clips(Dataset[Sample]):
-    """Some decoded clips, kept, so that they can be written in any form."""
+    """Decoded clips, which can be written in any format."""
 
     sample_rate = SAMPLE_RATE
 
@@ -130,7 +131,7 @@ def _clips(root: Path, folder: Path, count: int) -> _Clips:
 
 
 def _ways_of_clips(clips: _Clips, folder: Path) -> dict[str, Way]:
-    """Each kind of file read as files, as shards, and as shards elsewhere."""
+    """Return ways to read each kind of file: plain, in local shards, and in shards through a pipe."""
     ways = {}
     for kind in KINDS:
         manifest = folder / kind / "manifest.jsonl"
@@ -143,7 +144,7 @@ def _ways_of_clips(clips: _Clips, folder: Path) -> dict[str, Way]:
             files.append(folder / kind / f"{index}.{kind}")
             files[-1].write_bytes(encode(clips, index, audio=kind)[kind])  # type: ignore[arg-type]
         size = statistics.mean(path.stat().st_size for path in files)
-        # The same clips, though in another order than those of the shards.
+        # The same clips as in the shards, but in a different order.
         reading = functools.partial(_read_files, [files[index] for index in order])
         ways[f"{kind} of 5 s, files"] = Way(reading, len(clips), size)
         for name, dataset in (("shards", here), ("shards through a pipe", there)):
@@ -153,7 +154,7 @@ def _ways_of_clips(clips: _Clips, folder: Path) -> dict[str, Way]:
 
 
 def _other_ways(clips: _Clips) -> dict[str, Way]:
-    """What AudioSet has beside: clips of 10 s, most of them at 48 kHz, and frames of video."""
+    """Return ways to read the files of AudioSet: clips of 10 s, most of them at 48 kHz, and video frames."""
     pairs = zip(clips.audio[::2], clips.audio[1::2], strict=False)
     long = _Clips("", [np.concatenate(pair, axis=1) for pair in list(pairs)[:LONG]])
     ways = {}
@@ -174,7 +175,7 @@ def _other_ways(clips: _Clips) -> dict[str, Way]:
 
 
 def _pictures() -> list[bytes]:
-    """Photographs where there are some, else soft colours; as frames of video come."""
+    """Return JPEG frames of photographs if there are any, otherwise of smooth colours."""
     paths = sorted((ROOT.parent / "shared/data/demo/images").glob("*.jpg"))
     random = np.random.default_rng(0)
     found = []

@@ -1,10 +1,10 @@
-"""Measure how long saving makes training wait, and how much it writes, for a protocol's untrained network.
+"""Measures how long saving delays training, and how much it writes, for a protocol's untrained network.
 
     python tests/benchmarks/saving.py protocols/audioclip-esc50.json --saves 3
 
-Every save is that after an epoch which is the best so far. "Waiting" is the time of `Checkpoints.save`: it
-lies between the last step of an epoch and the first one of the next, beside the evaluation. "Stalled" is the
-longest time that Python stands still in the thread of training while files are written.
+Each save follows an epoch that is the best so far. "Waiting" is the duration of `Checkpoints.save`, which
+runs between the last step of an epoch and the first step of the next. "Stalled" is the longest time for which
+Python does not run in the training thread while files are written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("protocol", type=Path)
     parser.add_argument("--saves", type=int, default=3)
     parser.add_argument(
-        "--folder", type=Path, help="on the disk to measure; the usual one of temporary files"
+        "--folder", type=Path, help="folder on the disk to measure; default: the folder for temporary files"
     )
     options = parser.parse_args()
     protocol = load(options.protocol, defaults=ROOT / "protocols/defaults.json")
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _longest_stall(awaited: Path) -> float:
-    """Look for a file every millisecond until it is there; return the longest time between two looks."""
+    """Check for a file every millisecond until it exists; return the longest time between two checks."""
     longest, last = 0.0, time.perf_counter()
     while not awaited.exists():
         time.sleep(0.001)

@@ -1,11 +1,11 @@
-"""Cost against size, drawn: an epoch over clips, an evaluation over classes, retrieval over items.
+"""Plots cost against size: an epoch by clips, an evaluation by classes, retrieval by items.
 
-By hand, some minutes on two cores:
+Run by hand; takes some minutes on two cores:
 
     python tests/benchmarks/scaling.py assets/scaling.png [--rounds 3]
 
-It writes the image and, beside it, the seconds as JSON. They are those of one machine: what matters, and is
-drawn, is how they grow.
+It writes the plot and, alongside it, the seconds as JSON. Absolute times depend on the machine; the plot
+shows how they grow.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ SMALL = """
 
 @dataclass(frozen=True)
 class Series:
-    """Seconds by size; in each round every size had its turn.
+    """Seconds by size, measured in alternating rounds.
 
     Attributes:
-        title: what was done.
-        unit: of the sizes.
-        seconds: by size, one for each round.
+        title: name of the measured work.
+        unit: unit of the sizes.
+        seconds: seconds of each round, by size.
     """
 
     title: str
@@ -80,20 +80,20 @@ class Series:
 
     @property
     def growth(self) -> float:
-        """From the smallest size to the largest, growth of the cost by that of the size.
+        """Growth of the cost from the smallest to the largest size, divided by the growth of the size.
 
-        1 where cost is in proportion, less where some of it is paid once.
+        1 if the cost is proportional to the size; less if part of it is fixed.
         """
         smallest, largest = min(self.seconds), max(self.seconds)
         return (self.medians[largest] / self.medians[smallest]) / (largest / smallest)
 
 
 def main(argv: list[str]) -> None:
-    """Measure, write and draw."""
+    """Measure, and write the results and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="sizes a tenth as large: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="sizes a tenth as large, as a test")
     flags = parser.parse_args(argv)
     by = 10 if flags.quick else 1
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
     write_json(flags.picture.with_suffix(".json"), content)
     draw_series(series, flags.picture)
     for one in series:
-        print(f"{one.title}: cost over {one.unit} grows {one.growth:.2f} times as much as their number")
+        print(f"{one.title}: cost grows {one.growth:.2f} times as much as the number of {one.unit}")
 
 
 def time_epochs(folder: Path, sizes: Iterable[int], *, rounds: int) -> Series:
@@ -130,7 +130,7 @@ def time_epochs(folder: Path, sizes: Iterable[int], *, rounds: int) -> Series:
 
 
 def time_evaluations(folder: Path, sizes: Iterable[int], *, clips: int, rounds: int) -> Series:
-    """Time evaluations of as many clips over more and more classes, from the embedding of their texts on."""
+    """Time evaluations of a fixed number of clips with more and more classes, including text embedding."""
     passes: dict[int, Callable[[], object]] = {}
     for size in sizes:
         root = make_sounds(folder / f"classes-{size}", training=20, held_out=clips, classes=size)
@@ -139,7 +139,7 @@ def time_evaluations(folder: Path, sizes: Iterable[int], *, clips: int, rounds: 
 
 
 def time_retrieval(sizes: Iterable[int], *, rounds: int) -> Series:
-    """Time the metrics of as many queries over more and more items; one item in a hundred is a match."""
+    """Time the metrics of a fixed number of queries with more and more items; 1 % of the items match."""
     generator = torch.Generator().manual_seed(0)
     searches: dict[int, Callable[[], object]] = {}
     for size in sizes:
@@ -153,7 +153,7 @@ def time_retrieval(sizes: Iterable[int], *, rounds: int) -> Series:
 
 
 def take_turns(work: Mapping[int, Callable[[], object]], *, title: str, unit: str, rounds: int) -> Series:
-    """Carry out the work of all sizes once, untimed, and then `rounds` times."""
+    """Do the work of all sizes once to warm up, then time it in `rounds` alternating rounds."""
     for one in work.values():
         one()
     seconds: dict[int, list[float]] = {size: [] for size in work}
@@ -176,7 +176,7 @@ def build(root: Path) -> tuple[Blueprint, Parts]:
 
 
 def evaluate(blueprint: Blueprint, parts: Parts) -> None:
-    """Carry out one pass over the held-out split; no text of an earlier one is remembered."""
+    """Evaluate the held-out split, without cached texts of earlier passes."""
     task = blueprint.task(**blueprint.protocol.task.args)
     splits: dict[str, Any] = {"train": parts.training.dataset, "test": parts.evaluation["test"].dataset}
     task.prepare(parts.model, **splits)
@@ -184,13 +184,13 @@ def evaluate(blueprint: Blueprint, parts: Parts) -> None:
 
 
 def make_sounds(root: Path, *, training: int, held_out: int, classes: int) -> Path:
-    """Make noise in ESC-50's layout: held-out clips are fold 2."""
+    """Make noise in the layout of ESC-50; fold 2 is held out."""
     (root / "audio").mkdir(parents=True)
     (root / "meta").mkdir()
     random = np.random.default_rng(0)
     rows = ["filename,fold,target,category"]
     for number in range(training + held_out):
-        # Every class has a clip, in one fold or the other.
+        # Every class has a clip in one of the folds.
         target, fold = number % classes, 1 if number < training else 2
         samples = random.integers(-9000, 9000, int(SECONDS * FILE_RATE), dtype=np.int16)
         soundfile.write(root / f"audio/{number}.wav", samples, FILE_RATE)
@@ -200,18 +200,18 @@ def make_sounds(root: Path, *, training: int, held_out: int, classes: int) -> Pa
 
 
 def draw_series(series: Sequence[Series], path: Path) -> None:
-    """Draw a log-log panel for each, with the line of cost that grows in proportion."""
+    """Draw a log-log panel for each series, with a line for proportional cost."""
     figure = new_figure(4.2 * len(series), 3.8)
     for axes, one, colour in zip(figure.subplots(1, len(series)), series, COLOURS, strict=False):
         sizes, medians = list(one.seconds), one.medians
         unit = medians[sizes[0]]
-        dress(axes, one.title, one.unit, f"time, by that of {sizes[0]:,} {one.unit}")
+        dress(axes, one.title, one.unit, f"time, relative to {sizes[0]:,} {one.unit}")
         for size, values in one.seconds.items():
             axes.plot([size] * len(values), [value / unit for value in values], ".", color=colour, alpha=0.4)
         measured = [medians[size] / unit for size in sizes]
         axes.plot(sizes, measured, "o-", color=colour, label="measured, median")
         in_proportion = [size / sizes[0] for size in sizes]
-        axes.plot(sizes, in_proportion, "--", color=GREY, label="in proportion")
+        axes.plot(sizes, in_proportion, "--", color=GREY, label="proportional")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])

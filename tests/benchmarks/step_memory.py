@@ -1,9 +1,9 @@
-"""Peak memory and time of one contrastive training step, by the number of samples embedded at a time.
+"""Measures peak memory and time of a contrastive training step, by the number of samples embedded at a time.
 
     python tests/benchmarks/step_memory.py --batch 64 --chunk 0 32 16 8
 
-Each number has a process of its own; 0 stands for the whole batch. What is shown is beyond what the process
-holds before the step: model, optimizer and batch.
+Each number is measured in its own process; 0 means the whole batch. The memory that the process holds before
+the step (model, optimizer and batch) is not included.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 def main() -> None:
     """Measure every chunk, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64, help="samples of a step")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a clip")
+    parser.add_argument("--batch", type=int, default=64, help="samples per step")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a clip")
     parser.add_argument("--chunk", type=int, nargs="+", default=[0, 32, 16, 8])
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--recompute", action="store_true", help="compute activations anew, too")
+    parser.add_argument("--recompute", action="store_true", help="also recompute activations")
     parser.add_argument("--one", action="store_true", help="measure the first chunk in this process")
     options = parser.parse_args()
     if options.one:
@@ -84,7 +84,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _peak(device: object) -> int:
-    """The most bytes held so far: of a GPU by torch, else resident ones of the process."""
+    """Return the peak number of bytes so far: on a GPU, or resident in the process."""
     import torch
 
     if str(device) != "cpu":

@@ -91,16 +91,16 @@ def test_a_clip_takes_of_a_shard_what_is_said(tmp_path: Path) -> None:
     assert written / 10 == pytest.approx(said, rel=0.05)
 
 
-def test_the_table_is_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_uses_measured_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = {SOUND: {"clips_per_second": 50.0, "bytes_per_clip": 160_000.0}}
     figures[FRAME] = {"clips_per_second": 200.0, "bytes_per_clip": 30_000.0}
     (tmp_path / "reading.json").write_text(json.dumps({"figures": figures}))
     main(["--reading", str(tmp_path / "reading.json"), "--gpus", "8", "16", "--frames-per-clip", "4"])
     printed = capsys.readouterr().out
-    assert "a core decodes: 50.0 sounds, or 200.0 frames a second" in printed
+    assert "a core decodes 50.0 sounds or 200.0 frames per second" in printed
     lines = {line[:28].strip(): line[28:].split() for line in printed.splitlines()}
     assert lines["GPUs"] == ["8", "16"]
-    assert lines["clips a second"] == ["4,000", "8,000"]
-    assert lines["decoding cores of a node"] == ["100.0", "100.0"]
+    assert lines["clips per second"] == ["4,000", "8,000"]
+    assert lines["decoding cores per node"] == ["100.0", "100.0"]
     with pytest.raises(SystemExit, match="--reading, or --sounds-per-second-per-core"):
         main([])

@@ -1,4 +1,4 @@
-"""Write device, driver, versions and date of a measurement as JSON."""
+"""Writes device, driver, versions and date of a measurement as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def describe() -> dict[str, str | int | None]:
-    """Name the machine's accelerator, or else its processor, and the versions that decide its speed."""
+    """Describe the machine's accelerator, if any, and the versions that affect its speed."""
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if cuda else "CPU",

@@ -1,9 +1,10 @@
-"""Compare this device's results with the published architecture's, and its faster modes with float32.
+"""Compares this device's results with the published architecture's, and its faster modes with float32.
 
     python tests/gpu/parity.py --json parity.json --clips data/ESC-50
 
-In float64, and in float32 without TF32, figures are held against those recorded in `tests/model/parity`; TF32
-and bfloat16 are compared with float32. --rehearse does the same with a miniature, against figures of its own.
+In float64, and in float32 without TF32, results are compared with the values recorded in
+`tests/model/parity`; TF32 and bfloat16 are compared with float32. --rehearse does the same with a miniature
+model and its own values.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ LABELS = [["dog"], ["rain"], ["door knock"], ["siren"]] * 2
 
 
 class Check(TypedDict):
-    """A figure, the limit it was held against (None: it is only reported), and whether it was kept."""
+    """A value, its limit (None if there is no limit), and whether it is within the limit."""
 
     name: str
     value: float
@@ -54,7 +55,7 @@ class Check(TypedDict):
 
 
 def check(name: str, value: float, *, most: float | None = None, least: float | None = None) -> Check:
-    """Hold a figure against its limit."""
+    """Compare a value with its limit."""
     passed = (most is None or value <= most) and (least is None or value >= least)
     limit = most if most is not None else least
     return {"name": name, "value": value, "limit": limit, "passed": passed and bool(np.isfinite(value))}
@@ -62,7 +63,7 @@ def check(name: str, value: float, *, most: float | None = None, least: float | 
 
 @contextlib.contextmanager
 def tf32(*, products: bool, convolutions: bool) -> Iterator[None]:
-    """Allow TF32 in matrix products and convolutions as a user does, by torch's global flags."""
+    """Allow TF32 in matrix products and convolutions with torch's global flags, as a user does."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if products else "highest")
     torch.backends.cudnn.allow_tf32 = convolutions
@@ -74,7 +75,7 @@ def tf32(*, products: bool, convolutions: bool) -> Iterator[None]:
 
 
 def build(dtype: torch.dtype, device: torch.device, *, miniature: bool) -> AudioCLIP:
-    """Make a model with the weights of the recorded figures."""
+    """Build a model with the weights of the recorded values."""
     torch.set_default_dtype(dtype)
     try:
         model = AudioCLIP(pretrained=False, **(MINIATURE if miniature else {}))
@@ -84,17 +85,17 @@ def build(dtype: torch.dtype, device: torch.device, *, miniature: bool) -> Audio
     return model.to(device)
 
 
-def figures_of(model: AudioCLIP, *, training: bool) -> recorded.Figures:
-    """The recorded figures: those of the untrained model, and those of three training steps."""
-    figures = recorded.as_arrays(recorded.encoded(model))
-    return {**figures, **(recorded.as_arrays(recorded.trained(model)) if training else {})}
+def values_of(model: AudioCLIP, *, training: bool) -> recorded.Values:
+    """Compute the recorded values: of the untrained model and, if `training`, of three training steps."""
+    values = recorded.as_arrays(recorded.encoded(model))
+    return {**values, **(recorded.as_arrays(recorded.trained(model)) if training else {})}
 
 
-def worst(figures: recorded.Figures, reference: Mapping[str, Any]) -> float:
-    """The largest relative error of all figures; each one is printed."""
+def worst(values: recorded.Values, reference: Mapping[str, Any]) -> float:
+    """Print the relative error of each value; return the largest."""
     errors = {
-        name: float(np.linalg.norm(figure - reference[name]) / np.linalg.norm(reference[name]))
-        for name, figure in figures.items()
+        name: float(np.linalg.norm(value - reference[name]) / np.linalg.norm(reference[name]))
+        for name, value in values.items()
     }
     for name, error in sorted(errors.items(), key=lambda item: -item[1]):
         print(f"{error:.3g}  {name}")
@@ -102,15 +103,15 @@ def worst(figures: recorded.Figures, reference: Mapping[str, Any]) -> float:
 
 
 def against_recorded(device: torch.device, *, miniature: bool) -> list[Check]:
-    """Hold float64 and float32 without TF32 against the recorded figures."""
+    """Compare float64, and float32 without TF32, with the recorded values."""
     reference: Mapping[str, Any] = recorded.GOLDEN
     if miniature:
-        reference = figures_of(build(torch.float64, torch.device("cpu"), miniature=True), training=True)
-    figures = figures_of(build(torch.float64, device, miniature=miniature), training=True)
-    untrained = {name: x for name, x in figures.items() if name in recorded.UNTRAINED}
-    trained = {name: x for name, x in figures.items() if name in recorded.TRAINED}
+        reference = values_of(build(torch.float64, torch.device("cpu"), miniature=True), training=True)
+    values = values_of(build(torch.float64, device, miniature=miniature), training=True)
+    untrained = {name: x for name, x in values.items() if name in recorded.UNTRAINED}
+    trained = {name: x for name, x in values.items() if name in recorded.TRAINED}
     with tf32(products=False, convolutions=False):
-        single = figures_of(build(torch.float32, device, miniature=miniature), training=False)
+        single = values_of(build(torch.float32, device, miniature=miniature), training=False)
     return [
         check("float64, outputs: largest relative error", worst(untrained, reference), most=1e-9),
         check("float64, three training steps: the same", worst(trained, reference), most=1e-7),
@@ -120,7 +121,7 @@ def against_recorded(device: torch.device, *, miniature: bool) -> list[Check]:
 
 @torch.no_grad()
 def tf32_allowed(model: AudioCLIP, audio: Tensor) -> list[Check]:
-    """Compare what a process computes that allowed TF32 with what one computes that did not."""
+    """Compare results with and without TF32."""
     model.eval()
     with tf32(products=False, convolutions=False):
         plain, plain_image = embed(model, audio), model.audio.decibels(audio)
@@ -161,30 +162,30 @@ def bfloat16(model: AudioCLIP, audio: Tensor) -> list[Check]:
 
 
 def embed(model: AudioCLIP, audio: Tensor) -> Tensor:
-    """Normalised audio features in float32."""
+    """Return normalised audio features in float32."""
     return F.normalize(model.encode_audio(audio).float(), dim=-1)
 
 
 def largest(difference: Tensor) -> float:
-    """The largest absolute value."""
+    """Return the largest absolute value."""
     return float(difference.abs().max())
 
 
 def read_clips(folder: Path, device: torch.device) -> Tensor:
-    """The first clips of a folder, each cut or repeated to 5 s: `[CLIPS, 1, SAMPLES]`."""
+    """Read the first clips of a folder, each cut or repeated to 5 s: `[CLIPS, 1, SAMPLES]`."""
     paths = sorted(path for path in (folder / "audio").iterdir())[:CLIPS]
     clips = [np.resize(read_audio(path, 44100, mono=True), (1, SAMPLES)) for path in paths]
     return torch.from_numpy(np.stack(clips)).float().to(device)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Make all checks and write them down; return the exit status."""
+    """Run and write all checks; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--clips", type=Path, required=True, help="folder with audio/")
-    parser.add_argument("--rehearse", action="store_true", help="a miniature instead")
+    parser.add_argument("--rehearse", action="store_true", help="use a miniature model")
     flags = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checks = against_recorded(device, miniature=flags.rehearse)

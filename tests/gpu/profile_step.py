@@ -1,8 +1,8 @@
-"""Kernels of a training step, by the time they take: a table of torch's profiler.
+"""Prints the kernels of a training step by duration, as a table from torch's profiler.
 
     python tests/gpu/profile_step.py --output profile.txt -c protocols/audioclip-esc50.json
 
-Flags of the program itself, such as -b, are not taken; any key of the protocol can be overridden.
+Short flags such as -b are not accepted, but any key of the protocol can be overridden.
 """
 
 from __future__ import annotations

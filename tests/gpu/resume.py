@@ -1,9 +1,9 @@
-"""Stop a run with a signal in the middle of an epoch, resume it, and compare it with two undisturbed runs.
+"""Stops a run within an epoch, resumes it, and compares it with two uninterrupted runs.
 
     python tests/gpu/resume.py --json resume.json -M results -c protocols/quickstart.json -e 3 -L 1
 
-A device that sums in no fixed order gives no two runs alike, so the difference between the two undisturbed
-runs is the measure of what resuming may cost. --deterministic asks for torch's deterministic algorithms, and
+No two runs are alike on a device that sums in arbitrary order, so the resumed run may differ about as much as
+the two uninterrupted runs differ from each other. --deterministic uses torch's deterministic algorithms, and
 lists the operations that have none.
 """
 
@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from ignite_trainer.commands import cli  # noqa: E402
 
 STOPPED = cli.EXIT_STOPPED
-TOLERATED = 10.0  # times the difference between two undisturbed runs
+TOLERATED = 10.0  # times the difference between two uninterrupted runs
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Difference:
     """Difference between two finished runs.
 
     Attributes:
-        weights: norm of the difference of all weights, as a share of their norm.
-        losses: largest difference of a logged loss, as a share of it.
+        weights: norm of the difference of all weights, divided by their norm.
+        losses: largest relative difference of a logged loss.
         metrics: largest difference of a metric.
     """
 
@@ -68,14 +68,14 @@ def compare(first: Path, second: Path) -> Difference:
 
 
 def _last_weights(run: Path) -> dict[str, Tensor]:
-    """The floating-point tensors of the model in the newest state of a run."""
+    """Read the model's floating-point tensors from the last state of a run."""
     [path] = (run / "checkpoints").glob("last_*.pt")
     content = torch.load(path, map_location="cpu", weights_only=True)
     return {name: x.double() for name, x in content["model"].items() if x.is_floating_point() and x.numel()}
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    """The entries of a run's log, once each: a resumed run logs steps since its last state again."""
+    """Read a run's log without repeated entries: a resumed run logs the steps since its last state again."""
     entries = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         entry = json.loads(line)
@@ -88,12 +88,12 @@ def carry_out(words: Sequence[str], root: Path, *, stop_in_epoch: int | None = N
     """Run a protocol; return the folder of the run.
 
     Args:
-        words: of the command line.
-        root: of the results.
-        stop_in_epoch: send this process SIGTERM in that epoch, and resume the run.
+        words: command-line arguments.
+        root: root folder of the results.
+        stop_in_epoch: epoch in which to send this process SIGTERM; the run is then resumed.
 
     Raises:
-        RuntimeError: a run failed, or ended before it was stopped.
+        RuntimeError: A run failed, or ended before it was stopped.
     """
     argv = [*words, "-M", str(root)]
     if stop_in_epoch is not None:
@@ -127,8 +127,8 @@ def _has_step(log: Path, epoch: int) -> bool:
 
 
 @contextlib.contextmanager
-def operations_without_order(*, asked: bool) -> Iterator[list[str]]:
-    """Ask for deterministic algorithms, if `asked`; list the operations without one once the block ends."""
+def nondeterministic_operations(*, asked: bool) -> Iterator[list[str]]:
+    """Use deterministic algorithms if `asked`; after the block, the list names the operations without one."""
     found: list[str] = []
     torch.use_deterministic_algorithms(asked, warn_only=True)
     with warnings.catch_warnings(record=True) as caught:
@@ -142,15 +142,15 @@ def operations_without_order(*, asked: bool) -> Iterator[list[str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Carry out the three runs and write what differs; return the exit status."""
+    """Do the three runs, and write their differences; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("-M", type=Path, required=True, help="root of the results")
-    parser.add_argument("--deterministic", action="store_true", help="ask for deterministic algorithms")
+    parser.add_argument("--deterministic", action="store_true", help="use deterministic algorithms")
     flags, words = parser.parse_known_args(argv)
-    with operations_without_order(asked=flags.deterministic) as without_order:
+    with nondeterministic_operations(asked=flags.deterministic) as without_order:
         whole = carry_out(words, flags.M / "whole")
         again = carry_out(words, flags.M / "again")
         resumed = carry_out(words, flags.M / "resumed", stop_in_epoch=2)

@@ -1,10 +1,10 @@
-"""Time other ways to compute the parts of a training step that take longest, on the device at hand.
+"""Times alternative implementations of the slowest parts of a training step on this device.
 
     python tests/gpu/variants.py --json variants.json
 
-Parts are those of the audio tower in bfloat16: the grouped convolutions, the first convolution, the wavelet
-product and the gates, for 64 clips of 5 s. A variant is worth having in the network where it is faster by
-more than the spread of two timings, and no less exact; the error is that of the forward pass against float64.
+The parts belong to the audio tower in bfloat16: the grouped convolutions, the first convolution, the wavelet
+product and the gates, for 64 clips of 5 s. A variant is worth using if it is faster by more than the spread
+of two timings, and as exact; the error is that of the forward pass against float64.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from model.esresnet.attention import max_pool_to, shifted_sums
 from model.esresnet.spectrogram import convolve_in_parts
 
 SECONDS = 0.15
-"""Of timing for each figure."""
+"""Duration of each timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large the parts are: everything, or a miniature that only shows that all variants run."""
+    """Sizes of the parts: full, or miniature to test that all variants run."""
 
     batch: int = 64
     height: int = 341
@@ -48,7 +48,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One variant of one part: median milliseconds, and the relative error of the forward pass."""
+    """A variant of a part: median milliseconds, and the relative error of the forward pass."""
 
     part: str
     variant: str
@@ -58,13 +58,13 @@ class Timing:
 
 
 Part = Callable[[Tensor, Tensor], Tensor]
-"""A variant: from activations and weights, both as leaves, to its output."""
+"""A variant: maps activations and weights, both leaf tensors, to its output."""
 
 
 def measure(
     part: str, variant: str, compute: Part, x: Tensor, weight: Tensor, *, exact: Tensor, size: Size
 ) -> Timing:
-    """Time a variant forward, and forward and backward where `x` or `weight` want a gradient."""
+    """Time a variant's forward pass, and forward and backward if `x` or `weight` needs a gradient."""
     with torch.no_grad():
         output = compute(x, weight)
         error = float((output.double() - exact).norm() / exact.norm())
@@ -84,7 +84,7 @@ def _milliseconds(run: Callable[[], object], size: Size) -> float:
 
 
 def grouped_convolutions(size: Size, device: torch.device) -> Iterator[Timing]:
-    """Time the 3x3 convolutions of 32 groups; each stage has one with stride 1 or 2 and others like it."""
+    """Time the 3x3 convolutions with 32 groups; each stage has one with stride 1 or 2, and others."""
     height, width = _halved(size.height, 2), _halved(size.frames, 2)
     for stage in range(1, 5):
         channels = 64 * 2**stage
@@ -111,7 +111,7 @@ def grouped_convolutions(size: Size, device: torch.device) -> Iterator[Timing]:
 
 
 def _in_blocks(block: int) -> Part:
-    """Convolve in groups of `block` channels, whose weights are zero off the groups of the network."""
+    """Convolve in groups of `block` channels, with zero weights between different groups of the network."""
 
     def compute(x: Tensor, weight: Tensor) -> Tensor:
         outputs, inputs = weight.shape[:2]
@@ -163,7 +163,7 @@ def first_convolution(size: Size, device: torch.device) -> Iterator[Timing]:
 
 
 class _InHalves(torch.nn.Module):
-    """The network's own way, with weights that can be replaced."""
+    """The network's implementation, with replaceable weights."""
 
     def __init__(self, convolution: torch.nn.Conv2d) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ def wavelet_product(size: Size, device: torch.device) -> Iterator[Timing]:
     }
     for name, compute in variants.items():
         yield measure("wavelet product", name, compute, frames, _leaf(kernels), exact=exact, size=size)
-    if device.type == "cuda":  # elsewhere there is no product of bfloat16 with a float32 result
+    if device.type == "cuda":  # other devices have no bfloat16 product with a float32 result
         for parts, name in ((3, "six bfloat16"), (2, "three bfloat16")):
             compute = _of_bfloat16(parts)
             yield measure("wavelet product", name, compute, frames, kernels, exact=exact, size=size)
@@ -229,7 +229,7 @@ def _of_bfloat16(parts: int) -> Part:
     def compute(x: Tensor, w: Tensor) -> Tensor:
         extra = -x.shape[1] % 64
         xs, ws = split(F.pad(x, (0, extra))), split(F.pad(w, (0, extra)))
-        # The small products first, so that they are not lost beside the large.
+        # Small products first, so that adding them to large ones does not round them away.
         pairs = sorted(((i, j) for i in range(parts) for j in range(parts - i)), key=lambda pair: -sum(pair))
         left = torch.cat([xs[i] for i, _ in pairs], dim=1)
         right = torch.cat([ws[j] for _, j in pairs], dim=1)

@@ -1,6 +1,6 @@
-"""Every figure of the published architecture, recorded in float64 from deterministic weights.
+"""Every value of the published architecture, recorded in float64 from deterministic weights.
 
-`parity/golden.npz` and `parity/state_dict.json` hold the figures; the rule for the weights is written out
+`parity/golden.npz` and `parity/state_dict.json` hold the values; the rule for the weights is written out
 in `conftest.py`. Together they tell whether an implementation can load the released checkpoints and means
 the same by them, without the 537 MB.
 """
@@ -29,7 +29,7 @@ UNTRAINED = [key for key in GOLDEN if key not in TRAINED]
 # What follows three steps of training inherits their tolerance.
 TOLERANCE = {**dict.fromkeys(UNTRAINED, 1e-9), **dict.fromkeys(TRAINED, 1e-7)}
 
-Figures = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
+Values = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]
 
 
 def waveform(batch: int, channels: int, samples: int, seed: int) -> Tensor:
@@ -59,40 +59,40 @@ def model(deterministic_weights: Callable[[nn.Module], None]) -> AudioCLIP:
 
 @torch.no_grad()
 def encoded(model: AudioCLIP) -> dict[str, Tensor]:
-    """The figures that need no training."""
+    """The values that need no training."""
     model.eval()
-    figures: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     for name, arguments in CLIPS.items():
         audio = waveform(*arguments).to(model.device)
         image = model.audio.decibels(audio)
-        figures[f"audio/{name}"] = model.encode_audio(audio)
-        figures[f"logpower/{name}/shape"] = torch.tensor(image.shape)
-        figures[f"logpower/{name}/sample"] = image[..., ::37, ::41]
-        figures[f"logpower/{name}/mean"] = image.mean(dim=(-2, -1))
-    figures["image"] = model.encode_image(images(2, 21).to(model.device))
-    figures["tokens"] = model.tokenize(TEXTS)
-    figures["text"] = model.encode_text(TEXTS)
+        values[f"audio/{name}"] = model.encode_audio(audio)
+        values[f"logpower/{name}/shape"] = torch.tensor(image.shape)
+        values[f"logpower/{name}/sample"] = image[..., ::37, ::41]
+        values[f"logpower/{name}/mean"] = image.mean(dim=(-2, -1))
+    values["image"] = model.encode_image(images(2, 21).to(model.device))
+    values["tokens"] = model.tokenize(TEXTS)
+    values["text"] = model.encode_text(TEXTS)
     wavelets = model.audio.fbsp
     assert wavelets is not None
     bank = wavelets.bank()  # [2, K, taps], recorded as [K, taps, 2]
-    figures["fbsp/weights"] = bank.permute(1, 2, 0)[::64, ::16]
-    figures["fbsp/norm"] = bank.square().sum(dim=(0, 2)).sqrt()
-    figures["ttf_loss"] = wavelets.norm_penalty(bank)
-    return figures
+    values["fbsp/weights"] = bank.permute(1, 2, 0)[::64, ::16]
+    values["fbsp/norm"] = bank.square().sum(dim=(0, 2)).sqrt()
+    values["ttf_loss"] = wavelets.norm_penalty(bank)
+    return values
 
 
-def as_arrays(figures: dict[str, Tensor]) -> Figures:
-    return {key: figure.detach().double().cpu().numpy() for key, figure in figures.items()}
+def as_arrays(values: dict[str, Tensor]) -> Values:
+    return {key: value.detach().double().cpu().numpy() for key, value in values.items()}
 
 
 @pytest.fixture(scope="module")
-def untrained_figures(model: AudioCLIP) -> Figures:
+def untrained_values(model: AudioCLIP) -> Values:
     return as_arrays(encoded(model))
 
 
 @pytest.fixture(scope="module")
-def float32_figures(model: AudioCLIP, untrained_figures: Figures) -> Iterator[Figures]:
-    assert untrained_figures
+def float32_values(model: AudioCLIP, untrained_values: Values) -> Iterator[Values]:
+    assert untrained_values
     single = AudioCLIP(pretrained=False)
     single.load_state_dict(model.state_dict())
     yield as_arrays(encoded(single))
@@ -112,7 +112,7 @@ def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
         {"params": groups["apart"], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(optimizer_groups, lr=5e-4, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    figures, losses = {}, []
+    values, losses = {}, []
     for step in range(3):
         optimizer.zero_grad()
         audio = waveform(4, 1, 220500, 31 + step).to(model.device)
@@ -121,39 +121,39 @@ def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
         assert model.audio.fbsp is not None
         model.audio.fbsp.before_optimizer_step()
         if step == 0:
-            figures["train/logits_audio_text"] = logits.audio_text
+            values["train/logits_audio_text"] = logits.audio_text
             for name, parameter in model.named_parameters():
                 gradient = parameter.grad
                 if f"grad/{name}" in GOLDEN and gradient is not None:
                     three = gradient.norm(), gradient.flatten()[0], gradient.abs().max()
-                    figures[f"grad/{name}"] = torch.stack(three)
+                    values[f"grad/{name}"] = torch.stack(three)
         optimizer.step()
         losses.append(loss.detach())
-    return {**figures, "train/losses": torch.stack(losses)}
+    return {**values, "train/losses": torch.stack(losses)}
 
 
 def trained(model: AudioCLIP) -> dict[str, Tensor]:
-    """The figures of training, and of the model that it leaves."""
-    figures = three_steps(model)
+    """The values of training, and of the model that it leaves."""
+    values = three_steps(model)
     device = model.device
     model.eval()
     with torch.no_grad():
-        figures["train/after/audio"] = model.encode_audio(waveform(2, 1, 220500, 81).to(device))
+        values["train/after/audio"] = model.encode_audio(waveform(2, 1, 220500, 81).to(device))
         (_, logits), loss = model(waveform(4, 1, 220500, 91).to(device), images(4, 22).to(device), LABELS)
-    figures["trimodal/loss"] = loss
-    figures.update({f"trimodal/logits_{pair}": x for pair, x in zip(("ai", "at", "it"), logits, strict=True)})
-    return figures
+    values["trimodal/loss"] = loss
+    values.update({f"trimodal/logits_{pair}": x for pair, x in zip(("ai", "at", "it"), logits, strict=True)})
+    return values
 
 
 @pytest.fixture(scope="module")
-def trained_figures(model: AudioCLIP, untrained_figures: Figures, float32_figures: Figures) -> Figures:
-    assert untrained_figures and float32_figures  # before training changes the weights
+def trained_values(model: AudioCLIP, untrained_values: Values, float32_values: Values) -> Values:
+    assert untrained_values and float32_values  # before training changes the weights
     return as_arrays(trained(model))
 
 
-def relative_error(key: str, figures: Figures) -> float:
-    assert figures[key].shape == GOLDEN[key].shape
-    return float(np.linalg.norm(figures[key] - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]))
+def relative_error(key: str, values: Values) -> float:
+    assert values[key].shape == GOLDEN[key].shape
+    return float(np.linalg.norm(values[key] - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]))
 
 
 def test_state_dict_has_the_released_names_and_shapes(model: AudioCLIP) -> None:
@@ -163,15 +163,15 @@ def test_state_dict_has_the_released_names_and_shapes(model: AudioCLIP) -> None:
 
 
 @pytest.mark.parametrize("key", UNTRAINED)
-def test_figure_without_training_is_met(key: str, untrained_figures: Figures) -> None:
-    assert relative_error(key, untrained_figures) < TOLERANCE[key]
+def test_value_without_training_is_met(key: str, untrained_values: Values) -> None:
+    assert relative_error(key, untrained_values) < TOLERANCE[key]
 
 
 @pytest.mark.parametrize("key", UNTRAINED)
-def test_figure_without_training_is_met_in_float32(key: str, float32_figures: Figures) -> None:
-    assert relative_error(key, float32_figures) < 1e-3
+def test_value_without_training_is_met_in_float32(key: str, float32_values: Values) -> None:
+    assert relative_error(key, float32_values) < 1e-3
 
 
 @pytest.mark.parametrize("key", TRAINED)
-def test_figure_of_training_is_met(key: str, trained_figures: Figures) -> None:
-    assert relative_error(key, trained_figures) < TOLERANCE[key]
+def test_value_of_training_is_met(key: str, trained_values: Values) -> None:
+    assert relative_error(key, trained_values) < TOLERANCE[key]
