@@ -51,7 +51,9 @@ def mp3(mode: str) -> list[bytes]:
     return frames
 
 
-def read_and_heard(path: Path) -> tuple[int | str, Heard]:
+def read_and_heard(path: Path, content: bytes) -> tuple[int | str, Heard]:
+    """Write a file; return the samples that are read or the error, and the result of the check."""
+    path.write_bytes(content)
     heard = listen(path)
     try:
         return read_audio(path, heard.rate or RATE).shape[1], heard
@@ -61,8 +63,7 @@ def read_and_heard(path: Path) -> tuple[int | str, Heard]:
 
 def require_length(content: bytes, samples: int, path: Path) -> None:
     """Check that the file, its bytes and the check have this number of samples."""
-    path.write_bytes(content)
-    read, heard = read_and_heard(path)
+    read, heard = read_and_heard(path, content)
     assert (read, heard.fault, heard.samples) == (samples, None, samples)
     assert read_audio(io.BytesIO(content), RATE).shape[1] == samples
 
@@ -102,23 +103,20 @@ def test_an_mp3_stream_is_read_to_its_last_whole_frame(cut: int, tmp_path: Path)
 def test_other_bytes_at_either_end_of_an_mp3_are_skipped(tmp_path: Path) -> None:
     frames = mp3("VARIABLE")[1:]
     content = bytes(500) + b"".join(frames) + bytes(range(1, 200)) * 20
-    (tmp_path / "a.mp3").write_bytes(content)
-    assert read_and_heard(tmp_path / "a.mp3")[0] == 1152 * len(frames)
+    assert read_and_heard(tmp_path / "a.mp3", content)[0] == 1152 * len(frames)
 
 
 @pytest.mark.parametrize("between", [b"", ID3V2])
 def test_joined_mp3_files_are_all_read(between: bytes, tmp_path: Path) -> None:
     content = b"".join(mp3("VARIABLE"))
-    (tmp_path / "a.mp3").write_bytes(content + between + content)
-    read, heard = read_and_heard(tmp_path / "a.mp3")
+    read, heard = read_and_heard(tmp_path / "a.mp3", content + between + content)
     assert read == heard.samples
     assert 2 * SAMPLES <= heard.samples <= 2 * SAMPLES + 8 * 1152  # codecs pad each file
 
 
 def test_a_cut_mp3_that_announces_its_length_is_truncated(tmp_path: Path) -> None:
     content = b"".join(mp3("VARIABLE"))
-    (tmp_path / "a.mp3").write_bytes(content[: len(content) // 2])
-    read, heard = read_and_heard(tmp_path / "a.mp3")
+    read, heard = read_and_heard(tmp_path / "a.mp3", content[: len(content) // 2])
     assert heard.fault == "truncated"
     assert str(read).startswith(f"{tmp_path / 'a.mp3'}: truncated; its header promises {SAMPLES} samples, ")
 
@@ -166,8 +164,7 @@ def test_a_tag_after_a_flac_of_wrong_length_costs_no_sample(announced: int, tmp_
 
 
 def test_concatenated_flac_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.flac").write_bytes(flac(SAMPLES) * 2)
-    read, heard = read_and_heard(tmp_path / "a.flac")
+    read, heard = read_and_heard(tmp_path / "a.flac", flac(SAMPLES) * 2)
     assert heard.fault == "unreadable"
     assert read == (
         f"{tmp_path / 'a.flac'}: several FLAC files in one; join them as `sox a.flac b.flac both.flac` does."
@@ -175,24 +172,15 @@ def test_concatenated_flac_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_cut_flac_of_unknown_length_does_not_decode(tmp_path: Path) -> None:
-    (tmp_path / "a.flac").write_bytes(flac(0)[:-1000])
-    read, heard = read_and_heard(tmp_path / "a.flac")
+    read, heard = read_and_heard(tmp_path / "a.flac", flac(0)[:-1000])
     assert "not decodable as audio" in str(read)
     assert heard.fault == "unreadable"
 
 
 def wav(riff: int, data: int, *, before: bytes = b"", after: bytes = b"") -> bytes:
     plain = encoded("WAV", "PCM_16")
-    return (
-        b"RIFF"
-        + struct.pack("<I", riff)
-        + plain[8:36]
-        + before
-        + b"data"
-        + struct.pack("<I", data)
-        + plain[44:]
-        + after
-    )
+    header = b"RIFF" + struct.pack("<I", riff) + plain[8:36] + before + b"data" + struct.pack("<I", data)
+    return header + plain[44:] + after
 
 
 SIZE = 2 * SAMPLES
@@ -233,9 +221,7 @@ def test_the_data_chunk_or_the_end_of_the_file_ends_a_wav(content: bytes, tmp_pa
 
 def test_a_wav_without_samples_is_empty_even_with_another_chunk(tmp_path: Path) -> None:
     for after in (b"", LIST):
-        content = wav(36 + len(after), 0)[:44] + after
-        (tmp_path / "a.wav").write_bytes(content)
-        read, heard = read_and_heard(tmp_path / "a.wav")
+        read, heard = read_and_heard(tmp_path / "a.wav", wav(36 + len(after), 0)[:44] + after)
         assert heard.fault == "empty"
         assert "holds no audio samples" in str(read)
 
@@ -266,8 +252,7 @@ def test_other_formats_of_unknown_size_are_read_to_the_end(
 def test_reading_and_checking_both_report_truncation(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     for part in (0.3, 0.99):
-        path.write_bytes(encoded(kind)[: int(part * len(encoded(kind)))])
-        read, heard = read_and_heard(path)
+        read, heard = read_and_heard(path, encoded(kind)[: int(part * len(encoded(kind)))])
         assert heard.fault == "truncated"
         assert read == f"{path}: truncated; {heard.detail}."
 
@@ -287,8 +272,7 @@ def test_all_streams_of_a_chained_ogg_file_are_read(subtype: str, tmp_path: Path
 def test_streams_of_different_rates_in_one_file_are_refused(tmp_path: Path) -> None:
     other = io.BytesIO()
     soundfile.write(other, NOISE, 22050, format="OGG", subtype="VORBIS")
-    (tmp_path / "a.ogg").write_bytes(encoded("OGG", "VORBIS") + other.getvalue())
-    read, heard = read_and_heard(tmp_path / "a.ogg")
+    read, heard = read_and_heard(tmp_path / "a.ogg", encoded("OGG", "VORBIS") + other.getvalue())
     assert "consists of streams that differ in sample rate or channels" in str(read)
     assert heard.fault == "unreadable"
 
@@ -341,7 +325,7 @@ def test_a_float_file_may_overshoot(peak: float, tmp_path: Path) -> None:
 def test_a_float_file_in_16_bit_units_is_refused(subtype: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.sound"
     soundfile.write(path, np.array([0.0, 5.0, -20000.0]), RATE, subtype=subtype, format=kind)
-    read, heard = read_and_heard(path)
+    read, heard = read_and_heard(path, path.read_bytes())
     assert read == (
         f"{path}: has a peak of 2e+04 where full scale is 1, so it must be in another unit; scale it to "
         "-1..1 (16-bit units: divide by 32768)."
@@ -372,10 +356,9 @@ PLACEHOLDERS = {
 @pytest.mark.parametrize("suffix", ["wav", "au", "mp3", "flac"])
 def test_a_placeholder_for_a_sound_is_named(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
-    path.write_bytes(content)
     known = PLACEHOLDERS.get(content)
     expected = "not decodable as audio" if known is None else f"is {known}"
-    read, heard = read_and_heard(path)
+    read, heard = read_and_heard(path, content)
     assert str(read).startswith(f"{path}: {expected}")
     assert heard.fault == ("unreadable" if content else "empty")
 
@@ -412,12 +395,11 @@ def test_content_is_read_from_its_start_at_any_position() -> None:
 
 def test_bytes_after_the_samples_that_are_not_a_chunk_are_noted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(wav(SIZE + 36, SIZE // 2))  # a recorder killed after it had updated its header
-    read, heard = read_and_heard(path)
+    # A recorder killed after it had updated its header.
+    read, heard = read_and_heard(path, wav(SIZE + 36, SIZE // 2))
     assert (read, heard.fault) == (SAMPLES // 2, None)
     assert heard.note == f"its header promises {SIZE // 2} bytes of samples, and {SIZE // 2} follow them"
-    path.write_bytes(wav(SIZE + 36 + len(LIST), SIZE, after=LIST))
-    assert not read_and_heard(path)[1].note
+    assert not read_and_heard(path, wav(SIZE + 36 + len(LIST), SIZE, after=LIST))[1].note
 
 
 def test_a_failing_file_system_is_not_reported_as_damage(
