@@ -112,7 +112,7 @@ def test_the_kind_can_be_given_for_unknown_suffixes(model: AudioCLIP, sound: Pat
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([], r"labels is \[\]; expected a list of one or more texts"),
         ("dog", "labels is 'dog'; expected a list of one or more texts"),
@@ -126,13 +126,13 @@ def test_the_kind_can_be_given_for_unknown_suffixes(model: AudioCLIP, sound: Pat
         (["word " * 200, "dog"], "A text has 202 tokens .* takes at most 77: .* Shorten it"),
     ],
 )
-def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         model.classify("never-read.wav", labels)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "arguments", "error", "said"),
+    ("inputs", "arguments", "error", "message"),
     [
         ([], {}, ValueError, "Nothing to classify: the list of inputs is empty"),
         (None, {}, ValueError, "inputs is None; expected a path"),
@@ -164,7 +164,7 @@ def test_unusable_labels_are_refused(model: AudioCLIP, labels: Any, said: str) -
     ],
 )
 def test_inputs_that_cannot_be_classified_are_named(
-    model: AudioCLIP, inputs: Any, arguments: dict[str, Any], error: type[Exception], said: str
+    model: AudioCLIP, inputs: Any, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         model.classify(inputs, LABELS, **arguments)

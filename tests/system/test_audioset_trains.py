@@ -80,8 +80,8 @@ def test_audioset_trains_and_reports_missing_files(
     }
     protocol["Model"]["args"] |= {"n_fft": 1024, "win_length": 1024, "spec_height": 32, "spec_width": 32}
     assert command(protocol).status == 0
-    said = [record.getMessage() for record in caplog.records if "segments listed" in record.getMessage()]
-    assert said == [
+    messages = [record.getMessage() for record in caplog.records if "segments listed" in record.getMessage()]
+    assert messages == [
         f"{tables}: {listed} segments listed, {there} with a sound, 0 with images, 0 with both; "
         f"{there} (75.0%) are used."
         for tables, listed, there in (

@@ -252,7 +252,7 @@ def test_stereo_clips_are_trained_and_evaluated_in_bf16(command: Command, tmp_pa
     assert evaluated == ["test", "train", "test"]
 
 
-def test_everything_that_cannot_be_built_is_said_before_a_clip_is_decoded(
+def test_everything_that_cannot_be_built_is_reported_before_a_clip_is_decoded(
     command: Command, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("utils.datasets.esc50.read_audio", lambda *_: pytest.fail("a clip was decoded"))

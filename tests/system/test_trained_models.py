@@ -118,9 +118,9 @@ def test_python_of_the_readme_runs(
     names: dict[str, Any] = {}
     exec(code.replace('"AudioCLIP-Full-Training"', f'"{RESULTS}"'), names)
     (file,) = names["model"].weights_files
-    said = capsys.readouterr()
-    assert said.err == f"{RESULTS}: {file}\n" and file.name.startswith("best_") and (there / file).is_file()
-    assert "tensor" in said.out
+    output = capsys.readouterr()
+    assert output.err == f"{RESULTS}: {file}\n" and file.name.startswith("best_") and (there / file).is_file()
+    assert "tensor" in output.out
     if "sounds" in names:
         assert [clip.label for clip in names["sounds"].clips[:2]] == ["siren", "rain"]
     assert names["model"].audio.hop_length == 512 and not names["model"].training
@@ -153,15 +153,15 @@ def test_a_command_of_the_readmes_runs(
         request.getfixturevalue("own_files")
         words = [*words, "--weights", RESULTS]
     assert run_command(words) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     if "utils.export" in words:
         assert written[0].audio.hop_length == 512
     if "search" in words:
-        assert said.err.splitlines()[-1].startswith("30 sounds, 0 images; newly embedded: 30,")
-        assert said.out.splitlines()[0] == "Sounds" and len(said.out.splitlines()) == 11
+        assert output.err.splitlines()[-1].startswith("30 sounds, 0 images; newly embedded: 30,")
+        assert output.out.splitlines()[0] == "Sounds" and len(output.out.splitlines()) == 11
     if "classify" in words:
         labels = len(words) - words.index("--labels") - 3
-        lines = said.out.splitlines()
+        lines = output.out.splitlines()
         assert lines and len(lines) % (1 + labels) == 0
         for at in range(0, len(lines), 1 + labels):
             assert Path(lines[at]).is_file()

@@ -201,9 +201,9 @@ def test_labels_at_a_terminal_are_text(
     run: RunStart, predictions: Predictions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tell(Console(), run, predictions)
-    said = capsys.readouterr().out
-    assert "<script>alert(1)</script>" in said
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", said)
+    output = capsys.readouterr().out
+    assert "<script>alert(1)</script>" in output
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", output)
 
 
 def test_labels_in_a_spreadsheet_are_text(tmp_path: Path, predictions: Predictions) -> None:

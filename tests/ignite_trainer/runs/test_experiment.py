@@ -204,7 +204,7 @@ def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"Setup__batch_train": 21},
@@ -243,11 +243,13 @@ def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_errors_are_found_before_a_folder_is_made(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_errors_are_found_before_a_folder_is_made(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **changes)
     (problem,) = caught.value.problems
-    assert problem.startswith(said)
+    assert problem.startswith(message)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,9 +105,9 @@ except RunFailed as error:
 
 
 def test_a_file_over_the_size_limit_is_named_and_removed(tmp_path: Path) -> None:
-    said, errors = python(LIMITED, str(tmp_path)).communicate(timeout=120)
+    output, errors = python(LIMITED, str(tmp_path)).communicate(timeout=120)
     folder = only_run(tmp_path)
-    assert said.startswith(f"{folder / 'checkpoints' / 'last_epoch-1.pt'} cannot be written ("), errors
+    assert output.startswith(f"{folder / 'checkpoints' / 'last_epoch-1.pt'} cannot be written ("), errors
     kept = {path.suffix for path in (folder / "checkpoints").iterdir()}
     assert kept <= {".pt", ".sha256"}
     for path in folder.glob("checkpoints/*.pt"):  # best files are smaller

@@ -259,8 +259,8 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "There is no run of Toy to resume; starting a new run." in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
     again = go_on(tmp_path)
-    said = capsys.readouterr().out.replace("\n", "")
-    assert f"The run is finished; its results are in {first.folder}" in said
+    output = capsys.readouterr().out.replace("\n", "")
+    assert f"The run is finished; its results are in {first.folder}" in output
     assert (again.folder, again.end.best) == (first.folder, first.end.best)
     assert again.end.last == first.end.last
     assert {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")} == before
@@ -312,13 +312,13 @@ def test_an_unfinished_run_of_a_different_protocol_is_pointed_out(
     folder = only_run(tmp_path)
     capsys.readouterr()
     go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     assert (
         f"The unfinished run in {folder} has a different protocol: Setup.batch_train is 5, but 4 in that "
-        "run; " in said
+        "run; " in output
     )
-    assert 'Task.args.name is "SIGURG", but "SIGTERM" in that run.' in said
-    assert f"--resume {folder} without -c resumes it unchanged." in said
+    assert 'Task.args.name is "SIGURG", but "SIGTERM" in that run.' in output
+    assert f"--resume {folder} without -c resumes it unchanged." in output
 
 
 def test_faults_and_the_evaluation_batch_may_change(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_steps_may_be_of_any_size(seconds: list[float], capsys: pytest.CaptureFi
     with Progress(desc="Embedding", unit="files") as bar:
         seconds[0] += 31
         bar.update(8)
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["Unpacking x.zip: 2.50MB of 4.00MB (01:01)", "Embedding: 8 files (00:31)"]
+    output = capsys.readouterr().err.splitlines()
+    assert output == ["Unpacking x.zip: 2.50MB of 4.00MB (01:01)", "Embedding: 8 files (00:31)"]
 
 
 def test_hidden_progress_prints_nothing(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,13 +104,13 @@ def test_evaluations_of_a_run_print_progress(
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     run_toy(tmp_path, Setup__epochs=1, Setup__batch_test=4)
-    said = capsys.readouterr().err
-    assert re.findall(r"Evaluating the held-out split: (\d of \d batches) \(00:0\d\)\n", said) == 2 * [
+    output = capsys.readouterr().err
+    assert re.findall(r"Evaluating the held-out split: (\d of \d batches) \(00:0\d\)\n", output) == 2 * [
         "1 of 3 batches",
         "2 of 3 batches",
         "3 of 3 batches",
     ]
-    assert "Training: " not in said  # the console prints its steps
+    assert "Training: " not in output  # the console prints its steps
 
 
 def test_other_work_is_timed_from_its_start(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,21 +36,21 @@ def help_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def test_help_fits_into_a_terminal_of_90_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = help_text(monkeypatch, capsys, columns=90)
-    assert sum(line.startswith("  python main.py") for line in said.splitlines()) == 5
-    assert max(map(len, said.splitlines())) <= 90
+    output = help_text(monkeypatch, capsys, columns=90)
+    assert sum(line.startswith("  python main.py") for line in output.splitlines()) == 5
+    assert max(map(len, output.splitlines())) <= 90
 
 
 def test_help_has_every_flag_in_a_group_and_every_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = help_text(monkeypatch, capsys, columns=100)
+    output = help_text(monkeypatch, capsys, columns=100)
     for short, long, _, _ in SHORTHANDS:
-        assert f"  {short} VALUE, {long} VALUE" in said
+        assert f"  {short} VALUE, {long} VALUE" in output
     for title in ("runs:", "instead of running:", "settings:", "dashboard:", "examples:"):
-        assert f"\n{title}\n" in said
+        assert f"\n{title}\n" in output
     for status in (0, 1, 2, cli.EXIT_STOPPED, 130):
-        assert re.search(rf"\n  {status} +\w", said)
+        assert re.search(rf"\n  {status} +\w", output)
 
 
 def command(folder: Path) -> list[str]:
@@ -103,12 +103,12 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize(("encoding", "said"), [("ascii", b"V?gel ?"), ("cp1252", b"V\xf6gel ?")])
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", b"V?gel ?"), ("cp1252", b"V\xf6gel ?")])
 def test_letters_that_an_encoding_lacks_are_replaced(
-    encoding: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+    encoding: str, written: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding=encoding))
     replace_unknown_letters()
     print("Vögel 音", end="", flush=True)
-    assert printed.getvalue() == said
+    assert printed.getvalue() == written

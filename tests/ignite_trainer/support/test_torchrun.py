@@ -82,12 +82,12 @@ def test_an_error_of_one_process_ends_all_and_is_reported_once(tmp_path: Path) -
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize(("how", "said"), [("raises", "error: the fan"), ("breaks", "TypeError: the fan")])
-def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path: Path, how: str, said: str) -> None:
+@pytest.mark.parametrize(("how", "message"), [("raises", "error: the fan"), ("breaks", "TypeError: the fan")])
+def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path: Path, how: str, message: str) -> None:
     """With NCCL, leaving the group waits for the others, which wait for this process in their next step."""
     failed = torchrun(protocol(tmp_path, how, parts_together=True))
     assert failed.returncode == 1
-    assert failed.stderr.count(said) == 1
+    assert failed.stderr.count(message) == 1
 
 
 def test_an_error_of_one_process_in_preparing_data_ends_all(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_several_processes_carry_out_and_resume_a_sweep(tmp_path: Path) -> None:
+def test_several_processes_run_and_resume_a_sweep(tmp_path: Path) -> None:
     path = protocol(tmp_path, "raises", Sweep={"Dataset.args.fold": [1, 2]})
     assert torchrun(path).returncode == 1
     assert torchrun(path).returncode == 0

@@ -55,7 +55,7 @@ def test_the_trainers_weights_describe_their_model(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "warns"),
     [
         ("best_accuracy_epoch-0_0.9000.pt", True),
         ("best_accuracy_epoch-10_0.9000.pt", False),
@@ -64,7 +64,7 @@ def test_the_trainers_weights_describe_their_model(
 )
 def test_weights_of_epoch_0_are_loaded_with_a_warning(
     name: str,
-    said: bool,
+    warns: bool,
     arguments: dict[str, Any],
     trained: AudioCLIP,
     tmp_path: Path,
@@ -75,7 +75,7 @@ def test_weights_of_epoch_0_are_loaded_with_a_warning(
     loaded = AudioCLIP.from_pretrained(tmp_path / name)
     assert is_same(loaded, trained)
     expected = f"{tmp_path / name}: the weights before the first step (epoch 0). Nothing was learned."
-    assert caplog.messages == ([expected] if said else [])
+    assert caplog.messages == ([expected] if warns else [])
 
 
 def test_a_saved_state_is_still_a_plain_state_dict(trained: AudioCLIP, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_for_another_class_the_message_says_what_to_call(tmp_path: Path) -> None
     torch.save(tower.state_dict(), tmp_path / "best.pt")
     with pytest.raises(WeightsError) as caught:
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
-    said, _, call = str(caught.value).partition(" Build that: ")
-    assert said == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
+    message, _, call = str(caught.value).partition(" Build that: ")
+    assert message == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
     names: dict[str, Any] = {}
     exec(call, names)  # the message must be right
     assert not names["model"].training and names["model"].hop_length == 100
@@ -175,7 +175,7 @@ def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", r"protocol\.json: not the protocol of a run \(.*Repair or remove it"),
         ("[]", r"protocol\.json: does not say which model was trained"),
@@ -186,10 +186,10 @@ def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_a_wrong_protocol_beside_the_weights_is_named(text: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_protocol_beside_the_weights_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "protocol.json").write_text(text)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
 
 

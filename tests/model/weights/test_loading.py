@@ -138,10 +138,10 @@ OTHER_KINDS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("suffix", ["pt", "safetensors", "bin"])
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_a_file_of_another_kind_is_named(kind: str, suffix: str, tmp_path: Path) -> None:
-    content, said = OTHER_KINDS[kind]
+    content, message = OTHER_KINDS[kind]
     path = tmp_path / f"weights.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=re.escape(f"{path} is {said}")):
+    with pytest.raises(WeightsError, match=re.escape(f"{path} is {message}")):
         read_state_dict(path)
 
 

@@ -143,8 +143,8 @@ def test_a_task_without_features_cannot_be_queried(measure: Measure) -> None:
 def test_an_impossible_direction_is_named(measure: Measure) -> None:
     with pytest.raises(RunFailed) as caught:
         measure("Querying", {"directions": ["audio -> image"]})
-    said = 'directions has "audio -> image", but there are only audio -> text, text -> audio; remove it.'
-    assert said in str(caught.value)
+    message = 'directions has "audio -> image", but there are only audio -> text, text -> audio; remove it.'
+    assert message in str(caught.value)
 
 
 def test_an_unknown_label_is_named(tmp_path: Path) -> None:

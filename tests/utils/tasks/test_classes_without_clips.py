@@ -149,8 +149,8 @@ def test_the_check_of_a_protocol_names_a_class_without_training_clips(
     (tmp_path / "protocol.json").write_text(json.dumps(protocol))
     (tmp_path / "defaults.json").write_text("{}")
     cli.main(["-c", str(tmp_path / "protocol.json"), "--check"], defaults=tmp_path / "defaults.json")
-    said = capsys.readouterr().out
-    assert "warning: A class has no clip to train on.\n    sea\n" in said
+    output = capsys.readouterr().out
+    assert "warning: A class has no clip to train on.\n    sea\n" in output
 
 
 def test_a_listing_is_read_once_for_classes_and_samples(
