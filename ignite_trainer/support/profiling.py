@@ -35,7 +35,7 @@ class Span(NamedTuple):
 class Work(NamedTuple):
     """An accelerator's work: request time and duration in microseconds, and the requesting thread."""
 
-    asked: float
+    requested: float
     duration: float
     thread: int
 
@@ -85,7 +85,7 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
     ]
     if device.type != "cuda":
         return Profile(shares=host_shares(spans), utilisation=None)
-    asked = [
+    requested = [
         Work(event.time_range.start, kernel.duration, event.thread)
         for event in on_host
         if not event.is_user_annotation
@@ -98,7 +98,7 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
         if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     ]
     busy = busy_share(spans, at_work)
-    return Profile(shares=device_shares(spans, asked, busy=busy), utilisation=busy)
+    return Profile(shares=device_shares(spans, requested, busy=busy), utilisation=busy)
 
 
 def host_shares(spans: Iterable[Span]) -> dict[str, float]:
@@ -107,15 +107,15 @@ def host_shares(spans: Iterable[Span]) -> dict[str, float]:
     own: dict[str, float] = {}
     for thread in dict.fromkeys(span.thread for span in spans):
         beside = "" if thread in _threads_of_steps(spans) else _ALONGSIDE
-        around: list[Span] = []
+        enclosing: list[Span] = []
         for span in (span for span in spans if span.thread == thread):
-            while around and around[-1].end <= span.start:
-                around.pop()
+            while enclosing and enclosing[-1].end <= span.start:
+                enclosing.pop()
             name, duration = span.name + beside, span.end - span.start
             own[name] = own.get(name, 0.0) + duration
-            if around:
-                own[around[-1].name + beside] -= duration
-            around.append(span)
+            if enclosing:
+                own[enclosing[-1].name + beside] -= duration
+            enclosing.append(span)
     return _as_shares(own, whole=_whole(spans))
 
 
@@ -138,15 +138,15 @@ def device_shares(spans: Sequence[Span], work: Iterable[Work], *, busy: float) -
     Work requested by a thread without phases, such as autograd's thread, belongs to the current phase in the
     steps' thread. `busy` is the result of `busy_share`; simultaneous work on several streams shares its time.
     """
-    of_steps = _threads_of_steps(spans)
+    step_threads = _threads_of_steps(spans)
     own: dict[str, float] = {}
-    for asked, duration, thread in work:
-        then = [span for span in spans if span.start <= asked < span.end]
-        around = [span for span in then if span.thread == thread] or [
-            span for span in then if span.thread in of_steps
+    for requested, duration, thread in work:
+        then = [span for span in spans if span.start <= requested < span.end]
+        enclosing = [span for span in then if span.thread == thread] or [
+            span for span in then if span.thread in step_threads
         ]
-        if around:
-            innermost = max(around, key=lambda span: (span.start, -span.end))
+        if enclosing:
+            innermost = max(enclosing, key=lambda span: (span.start, -span.end))
             own[innermost.name] = own.get(innermost.name, 0.0) + duration
     shares = {name: duration * busy / sum(own.values()) for name, duration in own.items()}
     return _as_shares({**shares, IDLE: 1.0 - busy}, whole=1.0 if _whole(spans) else 0.0)

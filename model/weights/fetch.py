@@ -137,18 +137,18 @@ def hash_of(path: Path, algorithm: str = "sha256") -> str:
 
 def _download(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> None:
     """Retry until the file is complete and correct, or too many consecutive attempts add no new byte."""
-    begun = farthest = _size(partial)
-    in_vain = 0
+    initial = largest = _size(partial)
+    failures = 0
     while True:
         try:
             return _attempt(file, url, partial, progress=progress)
         except requests.RequestException as error:
-            in_vain = 0 if _size(partial) > farthest else in_vain + 1
-            farthest = max(farthest, _size(partial))
-            offline = isinstance(error, requests.ConnectionError) and farthest == begun
-            if isinstance(error, ValueError) or in_vain >= (ATTEMPTS_OFFLINE if offline else ATTEMPTS):
+            failures = 0 if _size(partial) > largest else failures + 1
+            largest = max(largest, _size(partial))
+            offline = isinstance(error, requests.ConnectionError) and largest == initial
+            if isinstance(error, ValueError) or failures >= (ATTEMPTS_OFFLINE if offline else ATTEMPTS):
                 raise  # a ValueError means that the URL is invalid
-            pause = PAUSE_SECONDS * 2 ** max(in_vain - 1, 0)
+            pause = PAUSE_SECONDS * 2 ** max(failures - 1, 0)
             logger.warning("%s: %s; trying again in %g s", file.name, _reason(error), pause)
             time.sleep(pause)
 

@@ -160,15 +160,15 @@ def _read_frozen(path: Path, state: Any) -> StateDict:
     sha256 = state.get(_FROZEN) if isinstance(state, Mapping) else None
     if not isinstance(sha256, str):
         return {}
-    beside = path.with_name(f"{_FROZEN}.pt")
-    if beside.is_file() and (other := name_other_kind(beside)) is not None:
+    file = path.with_name(f"{_FROZEN}.pt")
+    if file.is_file() and (other := name_other_kind(file)) is not None:
         raise WeightsError(
-            f"{path}: a state of a run, whose frozen weights are in {beside.name}. That is {other}"
+            f"{path}: a state of a run, whose frozen weights are in {file.name}. That is {other}"
         )
-    if not beside.is_file() or hash_of(beside) != sha256:
+    if not file.is_file() or hash_of(file) != sha256:
         raise WeightsError(
-            f"{path}: a state of a run, whose frozen weights are in {beside.name} beside it; that file is "
-            f"{'damaged or of another run' if beside.is_file() else 'missing'}. Put it back, or name one of "
-            "the run's best_*.pt, which are complete."
+            f"{path}: a state of a run, whose frozen weights are in {file.name} beside it; that file is "
+            f"{'damaged or of another run' if file.is_file() else 'missing'}. Put it back, or name one of the "
+            "run's best_*.pt, which are complete."
         )
-    return _read_pickle(beside)  # type: ignore[no-any-return]
+    return _read_pickle(file)  # type: ignore[no-any-return]

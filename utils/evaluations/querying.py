@@ -126,7 +126,7 @@ class Querying(CollectingEvaluation):
 
     def _sides(self, table: FeatureTable) -> dict[str, _Side]:
         sides = {
-            kind: _of_samples(torch.from_numpy(features), table.labels)
+            kind: _with_modality(torch.from_numpy(features), table.labels)
             for kind, features in table.features.items()
         }
         texts = self._class_features
@@ -174,7 +174,7 @@ class _Side(NamedTuple):
     samples: Tensor | None
 
 
-def _of_samples(features: Tensor, labels: Sequence[tuple[str, ...]]) -> _Side:
+def _with_modality(features: Tensor, labels: Sequence[tuple[str, ...]]) -> _Side:
     """Drop the samples that lack the modality; their rows are NaN."""
     present = features.isnan().any(dim=1).logical_not().nonzero().flatten()
     return _Side(features[present], tuple(labels[row] for row in present.tolist()), present)

@@ -16,14 +16,14 @@ from torch import Tensor
 _STEPS = 2.0**26
 
 
-def on_grid(embeddings: Tensor) -> Tensor:
+def round_to_grid(embeddings: Tensor) -> Tensor:
     """Round embeddings to multiples of 2^-26, as float64; on the CPU if the device (MPS) lacks float64."""
     if embeddings.device.type == "mps":
         embeddings = embeddings.cpu()
     return embeddings.to(torch.float64, copy=True).mul_(_STEPS).round_()
 
 
-class Standing(NamedTuple):
+class RankCounts(NamedTuple):
     """Ranks of positives, `[Q, P]` on the CPU, best first; P is the maximum number of positives per query.
 
     A positive is tied with itself, so both tied counts are at least 1. Rows with fewer positives end in
@@ -37,7 +37,7 @@ class Standing(NamedTuple):
     valid: Tensor  # bool
 
 
-def find_standing(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np.int64]]) -> Standing:
+def count_ranks(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np.int64]]) -> RankCounts:
     """Count, for each positive, the items with a higher score and the items with the same score.
 
     The counts do not require a full ranking: sorting each row of scores, without indices, and two binary
@@ -45,8 +45,8 @@ def find_standing(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np
     and far more expensive for hundreds. At D = 1024, the sort costs no more than the dot products.
 
     Args:
-        queries: embeddings `[Q, D]` from `on_grid`.
-        items: embeddings `[Ni, D]` from `on_grid`.
+        queries: embeddings `[Q, D]` from `round_to_grid`.
+        items: embeddings `[Ni, D]` from `round_to_grid`.
         positives: indices of each query's positives, ascending, at least one per query.
     """
     most = max(len(row) for row in positives)
@@ -62,7 +62,7 @@ def find_standing(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np
     higher, tied = _higher_and_tied(scores, own)
     positives_higher, positives_tied = _higher_and_tied(own, own)
     # The counts are integers, equal on every device, and so are the results that the CPU computes from them.
-    return Standing(
+    return RankCounts(
         higher=higher.cpu(),
         tied=tied.cpu(),
         positives_higher=positives_higher.cpu(),

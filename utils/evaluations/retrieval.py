@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.evaluations.ranking import Standing, find_standing, on_grid
+from utils.evaluations.ranking import RankCounts, count_ranks, round_to_grid
 
 NORM_TOLERANCE = 1e-3
 """Allowed deviation of an embedding's norm from 1."""
@@ -135,7 +135,7 @@ def retrieval_metrics(
     """
     _check_embeddings(queries, items)
     chunk = max(1, _SCORES_AT_ONCE // len(items))
-    exact_items = on_grid(items)
+    exact_items = round_to_grid(items)
     harmonic = _harmonic_numbers(len(items))
 
     values: dict[str, list[float]] = {}
@@ -144,10 +144,10 @@ def retrieval_metrics(
         kept = [row for row, row_items in enumerate(found) if len(row_items)]
         if not kept:
             continue
-        exact_queries = on_grid(queries[start : start + chunk][kept])
-        standing = find_standing(exact_queries, exact_items, [found[row] for row in kept])
-        for name, of_queries in _figures(standing, k=k, harmonic=harmonic).items():
-            values.setdefault(name, []).extend(of_queries.tolist())
+        exact_queries = round_to_grid(queries[start : start + chunk][kept])
+        counts = count_ranks(exact_queries, exact_items, [found[row] for row in kept])
+        for name, figures in _figures(counts, k=k, harmonic=harmonic).items():
+            values.setdefault(name, []).extend(figures.tolist())
     if not values:
         raise ValueError(
             f"None of the {len(queries)} queries has a positive among the {len(items)} items: they share no "
@@ -155,36 +155,36 @@ def retrieval_metrics(
         )
     counted = len(values["P@1"])
     # fsum is exact, so the order of the queries does not matter either.
-    means = {name: math.fsum(of_queries) / counted for name, of_queries in values.items()}
+    means = {name: math.fsum(figures) / counted for name, figures in values.items()}
     return RetrievalResult(means, counted)
 
 
-def _figures(standing: Standing, *, k: Sequence[int], harmonic: Tensor) -> dict[str, Tensor]:
+def _figures(counts: RankCounts, *, k: Sequence[int], harmonic: Tensor) -> dict[str, Tensor]:
     """Compute each query's expected metrics, by name, float64 `[Q]`."""
     largest = max(k)
-    count = standing.valid.sum(dim=1)
+    positives = counts.valid.sum(dim=1)
     # The best positives come first, and most columns are beyond every k.
-    width = max(1, int((standing.higher < largest).sum(dim=1).max()))
-    near = Standing(*(column[:, :width] for column in standing))
+    width = max(1, int((counts.higher < largest).sum(dim=1).max()))
+    near = RankCounts(*(column[:, :width] for column in counts))
 
-    best = Standing(*(column[:, 0] for column in standing))
+    best = RankCounts(*(column[:, 0] for column in counts))
     figures = {"P@1": (best.higher == 0) * best.positives_tied.double() / best.tied}
     for rank in k:
         found = _within(near, rank).double() / near.tied
-        figures[f"R@{rank}"] = _sum_over_positives(found, near) / count
-    precision = _precision(standing, len(harmonic) - 1, harmonic)
-    figures["mAP"] = _sum_over_positives(precision, standing) / count
+        figures[f"R@{rank}"] = _sum_over_positives(found, near) / positives
+    precision = _precision(counts, len(harmonic) - 1, harmonic)
+    figures["mAP"] = _sum_over_positives(precision, counts) / positives
     precision = _precision(near, largest, harmonic)
-    figures[f"mAP@{largest}"] = _sum_over_positives(precision, near) / count.clamp(max=largest)
+    figures[f"mAP@{largest}"] = _sum_over_positives(precision, near) / positives.clamp(max=largest)
     return figures
 
 
-def _within(standing: Standing, rank: int) -> Tensor:
+def _within(counts: RankCounts, rank: int) -> Tensor:
     """Count the places of each positive's tied group within the first `rank` places."""
-    return (rank - standing.higher).clamp(min=0).minimum(standing.tied)
+    return (rank - counts.higher).clamp(min=0).minimum(counts.tied)
 
 
-def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
+def _precision(counts: RankCounts, rank: int, harmonic: Tensor) -> Tensor:
     """Compute the expected value of prec(i) at a positive's rank i, 0 where i > `rank`; float64 `[Q, P]`.
 
     With n items and r positives higher, g items and p positives tied, a positive is at each of the ranks n+1
@@ -193,8 +193,8 @@ def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
         1/g * sum over j = 1..m of (r + 1 + (j-1) s) / (n + j),    s = (p-1) / (g-1), m places within reach
         = 1/g * [m s + (r + 1 - (n+1) s) * (H(n+m) - H(n))],       H(n) = 1 + 1/2 + ... + 1/n
     """
-    higher, tied, positives_higher, positives_tied, _ = standing
-    within = _within(standing, rank)
+    higher, tied, positives_higher, positives_tied, _ = counts
+    within = _within(counts, rank)
     step = (positives_tied - 1).double() / (tied - 1).clamp(min=1)
     reciprocals = harmonic[higher + within] - harmonic[higher]
     total = within * step + (positives_higher + 1 - (higher + 1) * step) * reciprocals
@@ -203,13 +203,13 @@ def _precision(standing: Standing, rank: int, harmonic: Tensor) -> Tensor:
     return total / tied
 
 
-def _sum_over_positives(of_positives: Tensor, standing: Standing) -> Tensor:
+def _sum_over_positives(values: Tensor, counts: RankCounts) -> Tensor:
     """Sum `[Q, P]` to `[Q]`.
 
     Adds sequentially: `sum` groups terms by width, and padding changes the width from chunk to chunk.
     """
     # Padding is 0 / 0 up to here.
-    return of_positives.masked_fill(~standing.valid, 0.0).cumsum(dim=1)[:, -1]
+    return values.masked_fill(~counts.valid, 0.0).cumsum(dim=1)[:, -1]
 
 
 def _harmonic_numbers(count: int) -> Tensor:
