@@ -168,7 +168,7 @@ def _read_frozen(path: Path, state: Any) -> StateDict:
     if not file.is_file() or hash_of(file) != sha256:
         raise WeightsError(
             f"{path}: a state of a run, whose frozen weights are in {file.name} beside it; that file is "
-            f"{'damaged or of another run' if file.is_file() else 'missing'}. Put it back, or name one of the "
-            "run's best_*.pt, which are complete."
+            f"{'damaged or of another run' if file.is_file() else 'missing'}. Put it back, or name one of "
+            "the run's best_*.pt, which are complete."
         )
     return _read_pickle(file)  # type: ignore[no-any-return]
