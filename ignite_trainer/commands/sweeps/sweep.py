@@ -233,17 +233,19 @@ def _curve(folder: Path) -> Section:
 
 def _pool(plan: Plan, summary: Summary) -> Predictions | None:
     """Pool the predictions of all runs; return None unless all are finished and held out separate folds."""
-    records = summary.records
-    if summary.missing or not varies_fold_alone(plan.runs) or any(group.no_mean for group in summary.groups):
+    if summary.missing or not varies_fold_alone(plan.runs):
         return None
-    folds = [fold for record in records.values() for fold in record.held_out]
-    if not all(record.held_out for record in records.values()) or len(set(folds)) < len(folds):
+    (group,) = summary.groups
+    if group.no_mean or group.parts < len(plan.runs):
         return None
     paths = {run.name: plan.folder / run.name / file_names.PREDICTIONS for run in plan.runs}
     if not all(path.exists() for path in paths.values()):
         return None
     return Predictions.pooled(
-        [Predictions.read_csv(path, multilabel=records[name].multilabel) for name, path in paths.items()]
+        [
+            Predictions.read_csv(path, multilabel=summary.records[name].multilabel)
+            for name, path in paths.items()
+        ]
     )
 
 
