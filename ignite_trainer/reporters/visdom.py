@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _ANSWER_SECONDS = 5.0
 _FLUSH_SECONDS = 5.0
 _START_SECONDS = 120.0
-_MAX_QUEUED = 10_000
 _PANEL_SECONDS = 10.0  # minimum between two views of the model, for which the run waits
 
 # The run holds the other end of the server's standard input, so the server exits when the run ends or is
@@ -75,7 +74,7 @@ class Visdom(Reporter):
         machine = address.netloc.rpartition("@")[2].removesuffix(f":{address.port}")
         self._url = f"{address.scheme}://{machine}:{self._port}"
         self._environments = Path(env_path or "~/.visdom").expanduser().absolute()
-        self._queue: queue.Queue[Sequence[Event | Message] | None] = queue.Queue(_MAX_QUEUED)
+        self._queue: queue.SimpleQueue[Event | Message | None] = queue.SimpleQueue()  # None: the end
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -89,25 +88,25 @@ class Visdom(Reporter):
         self._run = run
         self._thread = threading.Thread(target=self._work, name="visdom", daemon=True)
         self._thread.start()
-        self._put(augmented(run.gallery))
+        self._put(*augmented(run.gallery))
 
     def on_resume(self, run: RunStart, history: Sequence[Event]) -> None:
         """Start the thread, and redraw the run from its beginning."""
         self.on_start(run)
-        self._put(history)
+        self._put(*history)
 
     def on_iteration(self, step: Iteration) -> None:
         """Draw the loss, the learning rates, the speed and the metrics by iteration."""
-        self._put([step])
+        self._put(step)
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Draw a split's metrics and, for the held-out split, what the model has learned."""
         if result.predictions is not None:
             import sklearn.metrics  # noqa: F401, PLC0415 - for the confusion matrix
-        self._put([result])
+        self._put(result)
         is_due = result.epoch == self._run.epochs or time.monotonic() - self._last_panel > _PANEL_SECONDS
         if result.split == "test" and is_due and not self._done.is_set():
-            self._put(learned(self._run.gallery, result.epoch))
+            self._put(*learned(self._run.gallery, result.epoch))
             self._last_panel = time.monotonic()
 
     def close(self) -> None:
@@ -123,12 +122,10 @@ class Visdom(Reporter):
                 self._server.kill()  # ends the request that the thread waits for
                 self._thread.join(_ANSWER_SECONDS)
 
-    def _put(self, events: Sequence[Event | Message] | None) -> None:
-        try:
+    def _put(self, *events: Event | Message | None) -> None:
+        for event in events:
             if not self._done.is_set():
-                self._queue.put_nowait(events)
-        except queue.Full:
-            self._give_up(f"is slower than the run: {_MAX_QUEUED} events are waiting")
+                self._queue.put(event)
 
     def _give_up(self, reason: str) -> None:
         if not self._done.is_set():
@@ -157,7 +154,11 @@ class Visdom(Reporter):
                 show(f"Dashboard: {page}" + (" (its server stops with the run)" if self._server else ""))
                 drawing = Drawing(self._run, post)
                 while not self._done.is_set():
-                    self._draw_waiting(drawing)
+                    events = [self._queue.get()]
+                    events += [self._queue.get() for _ in range(self._queue.qsize())]
+                    drawing.draw(events)
+                    if None in events:
+                        self._done.set()
         except requests.RequestException as error:
             self._give_up(f"does not answer as a Visdom server does ({error})")
         except Exception as error:  # a bug here must not stop the run either
@@ -185,14 +186,6 @@ class Visdom(Reporter):
                     "to fetch visdom's scripts)"
                 )
             self._done.wait(0.2)
-
-    def _draw_waiting(self, drawing: Drawing) -> None:
-        """Wait for events, then draw all events in the queue."""
-        batches = [self._queue.get()]
-        batches += [self._queue.get() for _ in range(self._queue.qsize())]
-        drawing.draw([event for batch in batches for event in batch or ()], is_last=None in batches)
-        if None in batches:
-            self._done.set()
 
 
 def _listens(host: str, port: int) -> bool:

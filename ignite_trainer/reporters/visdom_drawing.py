@@ -47,10 +47,10 @@ class Drawing:
         self._begun: set[int] = set()
         self._draw(_summary(run))
 
-    def draw(self, events: Sequence[Event | Message], *, is_last: bool) -> None:
+    def draw(self, events: Sequence[Event | Message | None]) -> None:
         """Draw events, with one update per line with new points; save after evaluations and at the end.
 
-        A window replaces an earlier window with the same name.
+        A window replaces an earlier window with the same name. None marks the end of the run.
         """
         for number, curve in enumerate(self._curves):
             points = [point for event in events for point in _points(curve.line, event)]
@@ -64,7 +64,7 @@ class Drawing:
             kept = statistics.finite(scored[-1])
             if len(kept) and not kept.multilabel:
                 self._draw(_confusion(kept))
-        if evaluated or is_last:
+        if evaluated or None in events:
             self._post("save", {"data": [self._run.name, *filter(None, [self._run.sweep])]})
 
     def _draw(self, window: Message) -> None:
@@ -209,7 +209,7 @@ def _curve(line: Line, window: Window, place: Message, style: Message | None = N
     return _Curve(line, {**place, "layout": layout, "opts": opts}, trace)
 
 
-def _points(line: Line, event: Event | Message) -> Iterator[tuple[int, float]]:
+def _points(line: Line, event: Event | Message | None) -> Iterator[tuple[int, float]]:
     """Yield the point that an event adds to a line, if any."""
     if isinstance(event, Iteration) and line.by_iteration:
         rates = {f"iteration.rate {number}": rate for number, rate in enumerate(event.learning_rates)}
