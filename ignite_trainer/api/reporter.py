@@ -76,7 +76,7 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStart:
-    """Description of a run that is about to take its first step."""
+    """Description of a run that is about to start or resume."""
 
     folder: Path
     """Folder of the run, which already exists."""
@@ -87,7 +87,7 @@ class RunStart:
     environment: Mapping[str, Any]
     """Versions, device, seed and revision, as in `environment.json`."""
     facts: Mapping[str, str]
-    """Rows of the start table: device, parameters by rule, data set sizes, folder."""
+    """Rows of the start table: device, parameter counts by rule, data set sizes, folder."""
     windows: tuple[Window, ...]
     """Charts in the protocol's `Metrics`."""
     epochs: int
@@ -100,18 +100,18 @@ class RunStart:
     caution: str = ""
     """Warning to show wherever the run's results are shown; "" for no warning."""
     gallery: Gallery = field(default_factory=Gallery)
-    """Images and recordings of samples and the model, for a reporter's methods but not for threads."""
+    """Images and recordings of samples and the model; use it within a reporter's methods only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """Training progress, every `Setup.log_interval` steps and after the last step in an epoch."""
+    """Training progress, every `Setup.log_interval` batches and after the last batch of an epoch."""
 
     event: Literal["iteration"] = "iteration"
     epoch: int
     """Current epoch, from 1."""
     iteration: int
-    """Number of steps since training started, from 1."""
+    """Number of batches since training started, from 1."""
     split: Literal["train"] = "train"
     loss: Figure
     """Running average of the training loss."""
@@ -131,7 +131,7 @@ class Evaluated:
     epoch: int
     """Epochs trained so far; 0 is before the first step."""
     iteration: int
-    """Number of steps trained so far."""
+    """Number of batches trained on so far."""
     split: Split
     metrics: Mapping[str, Figure]
     """Values by `line_label`, such as "Val. Acc."."""
@@ -157,7 +157,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault that did not stop the run, and the run's response."""
+    """A fault during a run, and the response to it."""
 
     event: Literal["fault"] = "fault"
     epoch: int
@@ -193,7 +193,7 @@ Event = Iteration | Evaluated | Measured
 
 
 class Reporter:
-    """Base class for reporters. Override the methods for events of interest.
+    """Base class for reporters. Override the methods for the events to report.
 
     A run calls `on_start` or `on_resume` once, then one method per event in order, then `on_end` if the run
     finishes, and always `close`. Only the main process has reporters. If a reporter raises an exception, the
@@ -230,7 +230,7 @@ class Reporter:
                     self.on_measurement(event)
 
     def on_iteration(self, step: Iteration) -> None:
-        """Report training progress, every `Setup.log_interval` steps and after the last step in an epoch."""
+        """Report progress, every `Setup.log_interval` batches and after the last batch of an epoch."""
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Report the metrics of a split, and any predictions."""
@@ -239,7 +239,7 @@ class Reporter:
         """Report the values of an entry in `Evaluations`, after `on_evaluation` for the held-out split."""
 
     def on_fault(self, fault: Fault) -> None:
-        """Report a fault. The run continues unless it raises an error next."""
+        """Report a fault. The run then continues, unless the response is to stop it."""
 
     def on_end(self, end: RunEnd) -> None:
         """Report the results, after the last epoch has been saved."""

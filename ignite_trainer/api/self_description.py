@@ -7,14 +7,15 @@ Training does not need these attributes, but they improve reports, tables and pr
     dataset.folds            numbers of all folds
     dataset.held_out         numbers of the held-out folds
     dataset.held_out_splits  names of the held-out splits, for data sets without folds
-    dataset.to_hold_out      names of the arguments that hold samples out, for messages
+    dataset.to_hold_out      names of the arguments that select the held-out samples, for messages
     dataset.record(index)    identity of a sample: a mapping from names to strings and integers
     dataset.look_at(index)   a sample, read without the slow work of `prepare`, for checks before a run. If a
                              data set has `prepare` but no `look_at`, `--check` reads no samples, and a run
                              reads samples only after `prepare`
-    dataset.digest           a string that changes with names or targets; by default, a run hashes all records
-    dataset.affects          class attribute: effects of arguments that do not affect the result, as values of
-                             `Affects`, such as {"root": "run", "cache": "handling"}
+    dataset.digest           a string that changes if the samples' names or targets change; without it, a run
+                             hashes all records
+    dataset.affects          class attribute: the arguments that leave the result unchanged, with what they
+                             affect instead, as values of `Affects`, such as {"root": "run"}
     model.affects            the same for a model, such as {"pretrained": "run"}
     model.weights_files      paths of the initial weights
     model.weights_sha256     expected sha256 by path, for weights whose content is known
@@ -75,7 +76,7 @@ def held_out_splits(dataset: Any) -> tuple[str, ...]:
 
 
 def digest(dataset: Any) -> str:
-    """Return the data set's digest, which is equal only for the same samples; "" if it has no digest."""
+    """Return the data set's digest, or "" if it has none; equal digests mean the same samples."""
     return str(getattr(dataset, "digest", ""))
 
 
@@ -87,7 +88,7 @@ def hold_nothing_out(train: Any, test: Any) -> bool | None:
 
 
 def to_hold_out(dataset: Any) -> str:
-    """Return the names of the arguments that hold samples out, for messages."""
+    """Return the names of the arguments that select the held-out samples, for messages."""
     return str(getattr(dataset, "to_hold_out", "a fold"))
 
 
@@ -132,6 +133,6 @@ def weights_files(model: nn.Module) -> tuple[WeightsFile, ...]:
 
 
 def other_weights(model: nn.Module) -> tuple[Path, ...]:
-    """Return the files with the model's initial weights whose hash is not the expected one."""
+    """Return the files with initial weights whose sha256 differs from the expected one."""
     expected = getattr(model, "weights_sha256", {})
     return tuple(path for path, sha256 in expected.items() if sha256_of(path) != sha256)

@@ -37,11 +37,13 @@ class Task(ABC):
 
     A task receives the model and one batch at a time. The batch has the same type as the data set's samples,
     with every field collated (see `ignite_trainer.api.batch.collate`). It is already transformed, and on the
-    model's device. If several processes train, each process receives a part of the batch, and the trainer
-    combines the results. The loss must therefore be a mean over samples, or the task an `EmbeddingTask`.
+    model's device. If several processes train, each process receives its share of the batch, and the trainer
+    combines the results. Unless the task is an `EmbeddingTask`, the loss must therefore be a mean over
+    samples.
 
     Attributes:
-        class_names: names of the columns of scores in evaluation, for reports; reports show numbers if empty.
+        class_names: names of the columns of scores in evaluation, for reports; without names, reports show
+            numbers.
         takes_unequal_lengths: whether evaluation steps accept samples of unequal length, as a `PaddedBatch`.
             Otherwise, transforms must give all samples the same length.
         gives_features: whether evaluation steps return features.
@@ -60,7 +62,7 @@ class Task(ABC):
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True
     ) -> Iterable[Finding]:
-        """Find samples in both splits that would make a run fail or produce wrong results.
+        """Check each split for samples that would make a run fail or produce wrong results.
 
         Called after `prepare`, both by `--check` and by every run before any slow work. The method should not
         read all samples, but can read a few with `ignite_trainer.api.self_description.look_at`.
@@ -73,13 +75,13 @@ class Task(ABC):
                 Passed only if False.
 
         Returns:
-            Findings; an error among them ends the run before it begins.
+            Findings; an error among them prevents the run from starting.
         """
         del model, train, test, train_is_scored
         return ()
 
     def example_outputs(self) -> Sequence[StepOutput]:
-        """Make up outputs like those of evaluation steps, to try the metrics before a run.
+        """Make synthetic outputs like those of evaluation steps, to test the metrics before a run.
 
         Returns:
             One output for each form of targets that the steps may return; empty if unknown.
@@ -113,11 +115,11 @@ class Task(ABC):
 
     @abstractmethod
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, with gradients, and the scores and targets for iteration metrics."""
+        """Return the differentiable loss, and the scores and targets for iteration metrics."""
 
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the scores and targets; called in eval mode, without gradients."""
+        """Return the scores and targets; called in eval mode, with gradients disabled."""
 
 
 class EmbeddingTask(Task):
@@ -130,7 +132,7 @@ class EmbeddingTask(Task):
 
     @abstractmethod
     def embed(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Embed samples, with gradients.
+        """Embed samples differentiably.
 
         Returns:
             Embeddings `[n, D]` by modality, with one row for each sample that has the modality, in the
@@ -140,14 +142,14 @@ class EmbeddingTask(Task):
 
     @abstractmethod
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
-        """Return the loss of a whole batch, with gradients, and the scores and targets for iteration metrics.
+        """Return the differentiable loss of a whole batch, and the scores and targets for iteration metrics.
 
         The loss includes terms that depend only on parameters, such as penalties. If several processes share
-        a batch, `embeddings` and `batch` contain the samples of all processes. In that batch, lists and
-        numbers are complete, but an array field is a `PartialBatch` without values, which only tells which
-        samples have the field (see `ignite_trainer.api.batch.rows_with_field`).
+        a batch, `embeddings` and `batch` contain the samples of all processes. Its list and
+        numeric fields are complete; an array field becomes a `PartialBatch` without values that only records
+        which samples have the field (see `ignite_trainer.api.batch.rows_with_field`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return the loss, with gradients, and the scores and targets for iteration metrics."""
+        """Return the differentiable loss, and the scores and targets for iteration metrics."""
         return self.compare(model, self.embed(model, batch), batch)

@@ -130,7 +130,7 @@ class LineSpec(ClassSpec):
     )
     line_label: str = Field(min_length=1, description="Name of the metric in logs and legends.")
     is_checkpoint: Flag = Field(
-        default=False, description="Keep the best checkpoints according to this metric."
+        default=False, description="Keep the checkpoints with the best values of this metric."
     )
     best: Literal["max", "min"] = Field(
         default="max", description="Whether higher or lower values are better."
@@ -194,7 +194,7 @@ class TableEntry(Section):
         default=None, description="Metric to show, a line_label; null: the first metric with is_checkpoint."
     )
     listed: Flag = Field(
-        default=True, description="List this experiment's runs. false is useful if only Evaluations matter."
+        default=True, description="List this experiment's runs; set it to false if only Evaluations matter."
     )
     published: list[PublishedResult] = Field(default=[], description="Published results to compare with.")
 
@@ -332,7 +332,7 @@ class Protocol(Section):
     @classmethod
     def _is_whole(cls, base: object) -> None:
         if base is not None:
-            raise ValueError("this must be a whole protocol; copy the content of that file")
+            raise ValueError("only protocol files can extend others; copy the content of that file here")
 
     @property
     def schedules(self) -> dict[str, ScheduleSpec]:

@@ -46,7 +46,7 @@ class Loaders(NamedTuple):
 
 
 def try_out(blueprint: Blueprint) -> dict[Split, int]:
-    """Build everything that is quick to build as a test, and discard it.
+    """Try out everything that is quick to build, and discard it.
 
     Returns:
         The number of samples in each split.
@@ -80,7 +80,8 @@ def build_dataset(blueprint: Blueprint, split: Split) -> Any:
             f"Dataset.class is {blueprint.protocol.dataset.path}, which has no length; define __len__."
         )
     if not len(dataset):
-        raise ProtocolError(f"Dataset.args leave no samples in the {split} split.")
+        name = "training" if split == "train" else "held-out"
+        raise ProtocolError(f"Dataset.args leave no samples in the {name} split.")
     return dataset
 
 
@@ -140,7 +141,7 @@ def require_a_batch(blueprint: Blueprint, samples: int) -> None:
     batch = setup.batch_of_all(world_size(), train=True)
     if setup.epochs and samples < batch:
         largest = samples * setup.batch_train // batch
-        total = f" ({batch} over all {world_size()} processes)" if world_size() > 1 else ""
+        total = f" ({batch} across {world_size()} processes)" if world_size() > 1 else ""
         remedy = f"Lower it to {largest} or less with -b." if largest else "Start fewer processes."
         raise ProtocolError(
             f"Setup.batch_train is {setup.batch_train}{total}, but the training split has {samples} samples, "

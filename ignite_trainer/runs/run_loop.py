@@ -169,8 +169,9 @@ class Run:
         if position is None:
             damaged = listing(list(dict.fromkeys(self._checkpoints.damaged)))
             if damaged or result.exists():
+                reason = f"damaged: {damaged}" if damaged else "all are missing"
                 raise ProtocolError(
-                    f"The run in {self._folder} has no intact state: {damaged or 'none is left'}. "
+                    f"The run in {self._folder} has no intact state ({reason}). "
                     "It cannot be resumed and is left unchanged; start a new run without --resume."
                 )
             return None
@@ -178,7 +179,7 @@ class Run:
         if position.epoch > epochs or position.epoch != math.ceil(position.iteration / batches):
             raise ProtocolError(
                 f"The last state in {self._folder} is from epoch {position.epoch} after {position.iteration} "
-                f"batches, but an epoch has {batches} now: the data set has changed. Start a new run."
+                f"batches, but an epoch now has {batches}, so the data set has changed. Start a new run."
             )
         if is_main():
             result.unlink(missing_ok=True)
@@ -272,9 +273,9 @@ class Run:
     def _log_steps(self, trainer: Engine, optimizer: Optimizer) -> None:
         now, state, interval = time.monotonic(), trainer.state, self._setup.log_interval
         position = (state.iteration - 1) % len(self._parts.training) + 1
-        steps = min(state.iteration % interval or interval, position)
+        batches = min(state.iteration % interval or interval, position)
         self._faults.require_finite(state.epoch, state.iteration)
-        samples = steps * self._setup.batch_of_all(world_size(), train=True)
+        samples = batches * self._setup.batch_of_all(world_size(), train=True)
         self._reporters.on_iteration(
             Iteration(
                 epoch=state.epoch,
@@ -315,7 +316,7 @@ class Run:
             raise
 
     def _close_epoch(self, epoch: int, iteration: int) -> None:
-        """Step the scheduler, if it steps by epochs, and save."""
+        """Step the scheduler if its interval is the epoch, and save."""
         if self._parts.scheduler and not self._protocol.schedules_steps:
             with warnings.catch_warnings():
                 # torch does not know about the optimizer steps of earlier sessions.

@@ -1,4 +1,4 @@
-"""Ignite engines that train and evaluate a task."""
+"""Ignite engines that train and evaluate a model on a task."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def make_trainer(
         plan: trained parameters and frozen modules.
         setup: `Setup` section of the run.
         device: device of the model and the batches.
-        scaler: result of `loss_scaler`, if it is saved in checkpoints.
+        scaler: result of `loss_scaler`; None to make one that checkpoints do not save.
         watch: check of losses and gradients. The batches of a step that it skips have no loss in the engine's
             output, and metrics do not count them.
         progress: whether to show a progress bar.
-        average: result of `running_average`, if it is saved in checkpoints.
+        average: result of `running_average`; None to make one that checkpoints do not save.
         lone_samples: filter that drops fields from batches in which batch norm would see a single value.
     """
     step = _TrainingStep(
@@ -227,7 +227,7 @@ def make_evaluator(
 
 
 def _show_progress(engine: Engine, title: str, events: Any, *, loss: bool = False) -> None:
-    """Attach a progress bar; without a terminal, print lines instead, but none in training (`loss`)."""
+    """Attach a progress bar; without a terminal, print lines instead, and nothing in training (`loss`)."""
     if not is_main():
         return
     if not is_terminal():

@@ -34,9 +34,9 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @contextlib.contextmanager
 def float32_products(precision: Precision) -> Iterator[None]:
-    """Round the factors of float32 products to TensorFloat-32 if and only if `precision` is "tf32".
+    """Allow TensorFloat-32 if and only if `precision` is "tf32".
 
-    This applies to CUDA's matrix products, and to cuDNN's convolutions, where torch rounds by default.
+    This applies to CUDA's matrix products and to cuDNN's convolutions, where torch allows it by default.
     """
     backends: Any = torch.backends  # its annotations lack the newer switches
     switches = (backends.cuda.matmul, backends.cudnn.conv)
@@ -68,9 +68,9 @@ class Joint(NamedTuple):
 
     Attributes:
         output: output as if a single process had taken the step; None if no process has a sample.
-        batch: samples of all processes, in order of rank, with their lists and numbers. An array field is a
-            `PartialBatch` without values, which only tells which samples have the field. With one process,
-            this is its batch, unchanged.
+        batch: samples of all processes, in order of rank, with complete list and numeric fields. An array
+            field becomes a `PartialBatch` without values that only records which samples have the field. With
+            one process, this is its batch, unchanged.
     """
 
     output: StepOutput | None
@@ -151,8 +151,8 @@ class GradientCache:
     Loss and gradients equal those of the whole batch up to rounding, except with batch norm in train mode,
     which normalises each part separately and updates its running statistics once per part. Both passes
     through a part draw the same random numbers and start from the same buffers; after a step, random state
-    and buffers are as after a single pass. The caller runs the loss's backward pass between `forward` and
-    `backward`.
+    and buffers are the same as after a single pass. The caller runs the loss's backward pass between
+    `forward` and `backward`.
 
     `setup.chunk` is the maximum size of a part.
 
@@ -232,9 +232,9 @@ class GradientCache:
 def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
     """Divide a process's batch into parts; the samples of a part go through the model together.
 
-    Part sizes differ by at most one sample, as batch norm needs several samples. Processes may wait for each
-    other in each part. All of them have the same number of parts, unless a batch has fewer samples than that,
-    because the number depends on the usual batch size.
+    Part sizes differ by at most one sample, so that batch norm never gets a tiny last part. Processes may
+    wait for each other in each part, so all of them have the same number of parts, which depends on the usual
+    batch size; only a batch with fewer samples than parts has fewer.
     """
     count = 1
     if isinstance(task, EmbeddingTask) and setup.chunk:
@@ -264,7 +264,7 @@ class _Share(NamedTuple):
 def _share(
     batch: Batch, tensors: Mapping[str, Tensor], device: torch.device
 ) -> tuple[Batch, dict[str, Tensor]]:
-    """Combine the samples of all processes, and the rows of their tensors, which keep their gradients.
+    """Gather the samples and tensor rows of all processes; gradients flow back through the gathered rows.
 
     Rows are gathered on `device`, as a process without rows cannot know the device of the others' rows.
     """

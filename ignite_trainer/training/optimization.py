@@ -1,4 +1,4 @@
-"""Building of the optimizer, with a fused kernel if possible, and of the learning-rate schedule."""
+"""Builds the optimizer, with a fused kernel if possible, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_optimization(
 ) -> tuple[Optimizer | None, LRScheduler | None]:
     """Build the optimizer and its scheduler; return None for both if nothing is trained.
 
-    Both are first rehearsed on parameters with a single value, so that errors in later steps are found here.
+    Both are first tried out on single-element parameters, so that errors in later steps are found here.
 
     Args:
         blueprint: classes of the run and their arguments.
@@ -53,7 +53,7 @@ def build_optimization(
     build(rehearsed.step, {}, where="Optimizer")
     schedule = _build_schedule(blueprint, rehearsed, total)
     if schedule:
-        # Schedules are stepped after optimizers; a schedule by steps follows the optimizer here.
+        # Schedules are stepped after optimizers; one with the interval "step" follows the optimizer here.
         build(rehearsed.step, {}, where="Scheduler")
         for _ in range(int(protocol.schedules_steps), min(_MAX_REHEARSED, total or 1)):
             build(schedule.step, {}, where="Scheduler")
@@ -86,8 +86,8 @@ def build_optimizer(
     """
     if precision == "fp16" and args.get("fused"):
         raise ProtocolError(
-            'Optimizer.args.fused is true, but Setup.precision "fp16" skips steps whose gradients overflow, '
-            "which a fused optimizer cannot do. Remove it, or choose bf16."
+            'Optimizer.args.fused is true, but Setup.precision "fp16" needs an optimizer that reports '
+            'skipped steps, which a fused one does not. Remove Optimizer.args.fused, or choose "bf16".'
         )
     optimizer = None
     given = (args, *groups)
@@ -116,7 +116,7 @@ def _count_write(optimizer: Optimizer, *_: object) -> None:
 
 
 def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
-    """Start parameters that get their first gradient later than others with zero momentum.
+    """Give zero momentum to parameters that get their first gradient later than others.
 
     A batch may lack the data for a part of the model. SGD's fused kernel requires that all parameters have a
     momentum buffer, or none of them. Without dampening, a first step with zero momentum equals a first step
@@ -140,8 +140,8 @@ def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | Non
     LinearLR    ---> CosineAnnealingLR ------> end of training
     ```
 
-    A schedule by steps follows the optimizer, so skipped steps do not count. A schedule by epochs is stepped
-    at the end of each epoch. `total` is the number of intervals in the whole training, if known.
+    A schedule with the interval "step" follows the optimizer, so skipped steps do not count. Other schedules
+    are stepped at the end of each epoch. `total` is the number of intervals in all of training, if known.
     """
     specs = blueprint.protocol.schedules
     if not specs:
@@ -150,7 +150,7 @@ def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | Non
     for (where, spec), kind in zip(specs.items(), blueprint.schedulers, strict=True):
         if total is not None and start >= total:
             raise ProtocolError(
-                f"{where} would begin after {start} {spec.interval}s, but the training has only {total}. "
+                f"{where} would begin after {start} {spec.interval}s, but training has only {total}. "
                 "Shorten the schedulers before it, or train for more epochs."
             )
         length = spec.lasts
@@ -174,7 +174,7 @@ def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | Non
 
 
 def _total_intervals(protocol: Protocol, batches: int | None) -> int | None:
-    """Return how often the schedule is stepped in the whole training, or None if this is unknown."""
+    """Return the number of times that the schedule is stepped in training, or None if it is unknown."""
     epochs = protocol.setup.epochs
     if not protocol.schedules_steps:
         return epochs
@@ -190,7 +190,7 @@ def _at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 
 def _stand_ins(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Replace the parameters in each group with a single-valued parameter that has a gradient."""
+    """Replace the parameters in each group with a single-element parameter that has a gradient."""
     stand_ins = []
     for group in groups:
         parameters = [

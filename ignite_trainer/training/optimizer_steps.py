@@ -63,7 +63,7 @@ class OptimizerSteps:
         """Take the step, and clear the gradients.
 
         Raises:
-            RunFailed: float16 gradients overflow at every scale of the loss.
+            RunFailed: float16 gradients overflow at every loss scale.
         """
         self._skipped_in_succession += 1  # until the step is taken
         self._scaler.step(self._optimizer)  # unscales first
@@ -102,12 +102,12 @@ class OptimizerSteps:
 
 
 class NonFinite(NamedTuple):
-    """A finding of a non-finite loss or non-finite gradients.
+    """A non-finite loss or gradient, and where it occurred.
 
     Attributes:
-        what: clause that describes the finding, such as "The loss is nan".
+        what: description, such as "The loss is nan".
         epoch: epoch of the step, from 1.
-        iteration: number of the step since the start of training, from 1.
+        iteration: number of the batch since the start of training, from 1.
         indices: positions of the step's samples in the data set.
     """
 

@@ -216,5 +216,7 @@ def test_extends_must_be_a_path(tmp_path: Path, base: Any) -> None:
 
 
 def test_a_whole_protocol_extends_nothing() -> None:
-    with pytest.raises(ProtocolError, match=r'extends is "base\.json"; this must be a whole protocol'):
+    with pytest.raises(
+        ProtocolError, match=r'extends is "base\.json"; only protocol files can extend others'
+    ):
         validate({**BASE, "extends": "base.json"})

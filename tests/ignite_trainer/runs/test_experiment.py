@@ -212,7 +212,7 @@ def test_the_start_states_the_facts_of_the_run(tmp_path: Path) -> None:
             "Lower it to 20 or less with -b.",
         ),
         ({"Dataset__args": {"fold": 4}}, "Dataset.args.fold is 4; there are folds 1 to 3."),
-        ({"Dataset__args": {"samples": 0}}, "Dataset.args leave no samples in the train split."),
+        ({"Dataset__args": {"samples": 0}}, "Dataset.args leave no samples in the training split."),
         ({"Optimizer__args": {"lr": -1.0}}, "Optimizer: Invalid learning rate: -1.0"),
         ({"Optimizer__args": {"lr": "a"}}, "Optimizer: TypeError: '<' not supported between"),
         ({"Optimizer__args": {"lr": 0.1, "differentiable": True}}, "Optimizer: RuntimeError: "),

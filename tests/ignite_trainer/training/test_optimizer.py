@@ -107,8 +107,8 @@ def test_fp16_takes_no_fused_kernel() -> None:
     with pytest.raises(ProtocolError) as caught:
         build_optimizer(SGD, {"lr": 0.1, "fused": True}, groups, precision="fp16")
     assert str(caught.value) == (
-        'Optimizer.args.fused is true, but Setup.precision "fp16" skips steps whose gradients overflow, '
-        "which a fused optimizer cannot do. Remove it, or choose bf16."
+        'Optimizer.args.fused is true, but Setup.precision "fp16" needs an optimizer that reports '
+        'skipped steps, which a fused one does not. Remove Optimizer.args.fused, or choose "bf16".'
     )
 
 

@@ -178,6 +178,6 @@ def test_schedulers_that_start_after_the_end_of_training_are_an_error(tmp_path: 
     with pytest.raises(ProtocolError) as caught:
         run_toy(tmp_path, **SMALL, Scheduler=[{**WARM_UP, "lasts": 10}, ANNEAL])
     assert caught.value.problems == [
-        "Scheduler[1] would begin after 10 steps, but the training has only 10. Shorten the schedulers "
+        "Scheduler[1] would begin after 10 steps, but training has only 10. Shorten the schedulers "
         "before it, or train for more epochs."
     ]
