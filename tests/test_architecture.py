@@ -1,4 +1,4 @@
-"""Imports run one way between packages and rooms, without a circle; the trainer names no research code."""
+"""Imports between packages go in one direction, without cycles; the trainer names no research code."""
 
 import ast
 import re
@@ -13,16 +13,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("ignite_trainer", "model", "utils")
 MOST_MODULES = 14
-"""In one folder."""
+"""Maximum number of modules in a folder."""
 
-# What each package may import of ours.
+# Our packages that each package may import.
 ALLOWED = {
     "ignite_trainer": {"ignite_trainer"},
     "model": {"model"},
     "utils": {"utils", "model", "ignite_trainer"},
 }
-# From the ground up: a room imports only rooms that stand before it, and itself.
-ROOMS = (
+# From the bottom up: each of these packages imports only itself and packages before it.
+SUBPACKAGES = (
     "support",
     "api",
     "protocol",
@@ -34,7 +34,7 @@ ROOMS = (
     "runs",
     "commands",
 )
-# What research code sees of the trainer, and what its own commands see besides.
+# Packages of the trainer that research code may import, and exceptions for its commands.
 SEEN_BY_RESEARCH_CODE = ("ignite_trainer.support", "ignite_trainer.api")
 SEEN_BY_COMMANDS = {"utils.shards.__main__": {"ignite_trainer.commands.named_data"}}
 
@@ -55,7 +55,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield every module a file imports, inside functions too, and the number of dots before its name."""
+    """Yield every module that a file imports, also in functions, and the number of dots before its name."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -72,30 +72,30 @@ def imported_modules(path: Path) -> set[str]:
     return {name for name, _ in imports(path)}
 
 
-def room_of(module: str) -> str | None:
-    """The room of a module of the trainer; None: it is the package itself."""
+def subpackage_of(module: str) -> str | None:
+    """Return the trainer's package that a module belongs to, or None for the trainer itself."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else None
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_imports_run_one_way(package: str) -> None:
+def test_imports_go_in_one_direction(package: str) -> None:
     for path in files(package):
         ours = {name for name in imported_modules(path) if name.split(".")[0] in PACKAGES}
         wrong = {name for name in ours if name.split(".")[0] not in ALLOWED[package]}
         assert not wrong, f"{path} imports {wrong}"
 
 
-def test_a_room_imports_only_rooms_below_it() -> None:
+def test_a_package_imports_only_packages_below_it() -> None:
     for path in files("ignite_trainer"):
-        room = room_of(name_of(path))
-        below = ROOMS[: ROOMS.index(room) + 1] if room else ()
+        subpackage = subpackage_of(name_of(path))
+        below = SUBPACKAGES[: SUBPACKAGES.index(subpackage) + 1] if subpackage else ()
         ours = {name for name in imported_modules(path) if name.startswith("ignite_trainer.")}
-        wrong = {name for name in ours if room_of(name) not in below}
+        wrong = {name for name in ours if subpackage_of(name) not in below}
         assert not wrong, f"{path} imports {wrong}"
 
 
-def test_there_is_no_circle_of_imports() -> None:
+def test_there_are_no_import_cycles() -> None:
     """Imports for type checkers, and inside functions, count."""
     graph = {name: imported_modules(path) & set(modules()) - {name} for name, path in modules().items()}
     try:

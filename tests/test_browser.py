@@ -46,9 +46,7 @@ def test_pages_open_from_files_and_from_this_machine(
         ("<script>console.error('something')</script>", "something"),
     ],
 )
-def test_what_goes_wrong_is_noticed(
-    chromium: Browser, write: Callable[[str], str], body: str, said: str
-) -> None:
+def test_problems_are_noticed(chromium: Browser, write: Callable[[str], str], body: str, said: str) -> None:
     with watched_page(chromium) as (page, wrong):
         page.goto(write(body))
         page.wait_for_load_state("networkidle")

@@ -20,7 +20,7 @@ from utils.shards.making import Options, make
 SOUNDS, FRAMES = Decoded(50, 160_000), Decoded(200, 30_000)
 
 
-def test_figures_of_one_and_of_several_nodes_are_those_computed_by_hand() -> None:
+def test_requirements_of_one_and_of_several_nodes_equal_those_computed_by_hand() -> None:
     assumed = Assumptions(clips_per_second_per_gpu=400, frames_per_clip=4)
     node = needs(8, assumed, SOUNDS, FRAMES)
     assert node.clips_per_second == 3200
@@ -59,7 +59,7 @@ def test_limits_are_where_a_bound_is_met() -> None:
     assert by_shards == math.ceil(2e6 * size / 1e8) // 8
 
 
-def test_the_loss_keeps_as_many_matrices_as_is_said() -> None:
+def test_the_loss_keeps_as_many_matrices_as_assumed() -> None:
     batch, kept = 48, dict[int, int]()
 
     def note(tensor: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def test_the_loss_keeps_as_many_matrices_as_is_said() -> None:
     loss.backward()
 
 
-def test_a_clip_takes_of_a_shard_what_is_said(tmp_path: Path) -> None:
+def test_a_clip_takes_the_computed_size_in_a_shard(tmp_path: Path) -> None:
     sizes = []
     for number in range(20):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), np.uint8)

@@ -110,7 +110,7 @@ def all_seen(page: Page, selector: str) -> bool:
     )
 
 
-def test_a_text_ranks_playable_sounds_and_visible_pictures(
+def test_a_text_ranks_playable_sounds_and_visible_images(
     page: Page, address: str, index: FolderIndex, small_model: AudioCLIP
 ) -> None:
     page.goto(address)

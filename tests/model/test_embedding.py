@@ -221,7 +221,7 @@ def test_images_are_embedded(small_model: AudioCLIP, tmp_path: Path) -> None:
         small_model.embed_image(pixels, batch_size=0)
 
 
-def test_tensors_and_batches_of_pictures_are_embedded(small_model: AudioCLIP) -> None:
+def test_tensors_and_batches_of_images_are_embedded(small_model: AudioCLIP) -> None:
     pixels = np.random.default_rng(4).integers(0, 256, (2, 80, 100, 3), dtype=np.uint8)
     expected = small_model.embed_image(list(pixels))
     tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -239,7 +239,7 @@ def test_tensors_and_batches_of_pictures_are_embedded(small_model: AudioCLIP) ->
         (io.BytesIO(b"word"), "Image input 0: not decodable as an image"),
     ],
 )
-def test_unusable_pictures_are_named(images: Any, message: str, small_model: AudioCLIP) -> None:
+def test_unusable_images_are_named(images: Any, message: str, small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match=message):
         small_model.embed_image(images)
 

@@ -60,7 +60,7 @@ def test_probabilities_are_the_softmax_of_cosines_times_the_learned_scale(
     assert model.training and all(module.training for module in model.modules())
 
 
-def test_sounds_and_pictures_may_be_mixed_and_keep_their_order(
+def test_sounds_and_images_may_be_mixed_and_keep_their_order(
     model: AudioCLIP, sound: Path, picture: Path
 ) -> None:
     of_picture = model.classify(Image.fromarray(PIXELS), LABELS)[0]
@@ -92,7 +92,7 @@ def test_the_content_of_files_and_batches_of_clips_are_classified(
     ],
     ids=["array", "tensor", "floating point"],
 )
-def test_arrays_of_four_dimensions_are_several_pictures(model: AudioCLIP, pictures: Any) -> None:
+def test_arrays_of_four_dimensions_are_several_images(model: AudioCLIP, pictures: Any) -> None:
     expected = model.classify([PIXELS, PIXELS[::-1].copy()], LABELS)
     torch.testing.assert_close(model.classify(pictures, LABELS), expected)
     torch.testing.assert_close(model.classify(list(pictures), LABELS), expected)

@@ -202,7 +202,7 @@ def train_on_pairs(train: Train, table: Path, *more: str) -> dict[str, Any]:
     return result
 
 
-def test_pairs_of_sound_and_picture_train_without_labels(train: Train, tmp_path: Path) -> None:
+def test_pairs_of_sound_and_image_train_without_labels(train: Train, tmp_path: Path) -> None:
     rows = []
     for i in range(12):
         random = np.random.default_rng(i)

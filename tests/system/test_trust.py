@@ -187,7 +187,7 @@ def test_labels_in_a_report_are_text(run: RunStart, predictions: Predictions) ->
     assert page.words.count(LABELS[0]) > len(LABELS)
 
 
-def test_labels_in_pictures_are_text(run: RunStart, predictions: Predictions) -> None:
+def test_labels_in_plots_are_text(run: RunStart, predictions: Predictions) -> None:
     prediction_sections(predictions, run.folder)  # warnings, such as of wrong mathematics, are errors
     reporter = LearningCurve()
     tell(reporter, run, predictions)

@@ -133,7 +133,7 @@ def names(folder: Path, pattern: str = "*.pt") -> set[str]:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_restored_training_continues_to_the_bit(tmp_path: Path, kind: Any) -> None:
+def test_restored_training_is_bit_identical(tmp_path: Path, kind: Any) -> None:
     seed(1)
     first = Training(tmp_path, kind=kind)
     first.epoch()

@@ -124,7 +124,7 @@ FROZEN = [{"match": r"right\..*", "train": False}, {"match": ".*"}]
 @pytest.mark.parametrize(
     ("epochs", "best", "rules"), [(2, 3, None), (50, 4, None), (2, 3, FROZEN)], ids=["few", "many", "frozen"]
 )
-def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(
+def test_the_space_for_checkpoints_is_that_of_best_epochs_and_last_states(
     check: Check, epochs: int, best: int, rules: list[dict[str, Any]] | None
 ) -> None:
     model = TwoTowers()
@@ -137,7 +137,7 @@ def test_the_room_for_checkpoints_is_that_of_best_epochs_and_last_states(
     assert f"needs about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
 
 
-def test_an_evaluation_needs_no_room_for_checkpoints(check: Check) -> None:
+def test_an_evaluation_needs_no_space_for_checkpoints(check: Check) -> None:
     assert "for checkpoints" not in check(Setup__epochs=0)[1]
 
 

@@ -228,7 +228,7 @@ def test_an_invalid_command_line_is_explained(
     assert said.replace("{}", path) in done.err
 
 
-def test_a_copied_protocol_is_told_where_its_schema_is(
+def test_a_copied_protocol_gets_the_path_of_its_schema(
     command: Command, ran: list[Protocol], caplog: pytest.LogCaptureFixture
 ) -> None:
     schema = command.defaults.with_name("schema.json")

@@ -123,7 +123,7 @@ def test_a_checkpoint_is_written_beside_the_next_epoch_and_the_last_one_after_it
     assert not list(tmp_path.iterdir())
 
 
-def test_without_room_for_a_checkpoint_the_steps_are_still_estimated(
+def test_without_space_for_a_checkpoint_the_steps_are_still_estimated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -167,7 +167,7 @@ def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_time_of_a_run_is_about_what_was_estimated(tmp_path: Path) -> None:
+def test_the_time_of_a_run_is_close_to_the_estimate(tmp_path: Path) -> None:
     changes = {
         "Task": {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.3}},
         "Setup__epochs": 4,

@@ -94,7 +94,7 @@ def test_positions_in_a_list_have_two_notations() -> None:
     ("flag", "right"),
     [("--setup.epochs", "Setup"), ("--Steup.epochs", "Setup"), ("--dataset.args.root", "Dataset")],
 )
-def test_a_misspelt_section_is_told_the_nearest_one(flag: str, right: str) -> None:
+def test_a_misspelt_section_gets_the_nearest_one(flag: str, right: str) -> None:
     assert refusal(flag, "1") == (
         f'{flag}: the protocol has no "{flag[2:].split(".", maxsplit=1)[0]}"; did you mean "{right}"?'
     )
@@ -111,7 +111,7 @@ def test_a_misspelt_section_is_told_the_nearest_one(flag: str, right: str) -> No
         ("--args.factor", "Model.args.factor"),
     ],
 )
-def test_a_key_of_another_place_is_told_that_place(flag: str, meant: str | None) -> None:
+def test_a_key_of_another_place_gets_that_place(flag: str, meant: str | None) -> None:
     said = refusal(flag, "1")
     assert (f'did you mean "{meant}"?' in said) == (meant is not None)
 
@@ -302,7 +302,7 @@ def test_keys_of_a_section_may_be_new() -> None:
         ("--Setup..epochs", 'Setup has no ""; allowed: '),
     ],
 )
-def test_an_unknown_place_is_told_the_nearest_one(flag: str, said: str) -> None:
+def test_an_unknown_place_gets_the_nearest_one(flag: str, said: str) -> None:
     assert refusal(flag, "1").startswith(f"{flag}: {said}")
 
 
@@ -441,7 +441,7 @@ def explained(*words: str) -> str:
         ("--explian", "--explain"),
     ],
 )
-def test_an_unknown_flag_is_told_the_nearest_key_or_flag(word: str, meant: str) -> None:
+def test_an_unknown_flag_gets_the_nearest_key_or_flag(word: str, meant: str) -> None:
     assert explained(word, "1") == f"{word.partition('=')[0]} is not a flag; did you mean {meant}?" + (
         '; "1" is not preceded by a flag; use -c to name a protocol' if "=" in word else ""
     )
@@ -451,7 +451,7 @@ def test_a_flag_without_a_near_one_leads_to_the_help() -> None:
     assert explained("--zzz", "-3").startswith("--zzz is not a flag; see --help.")
 
 
-def test_a_protocol_without_a_flag_is_told_its_flag() -> None:
+def test_a_protocol_without_a_flag_gets_its_flag() -> None:
     assert (
         explained("protocols/x.json")
         == '"protocols/x.json" is not preceded by a flag; write -c protocols/x.json'

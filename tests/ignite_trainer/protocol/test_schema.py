@@ -210,7 +210,7 @@ def test_schema_and_program_report_a_mistake_at_the_same_place(
         {"Setup": {"log_interval": None, "precision": None}, "Sweep": None},
     ],
 )
-def test_a_protocol_that_extends_another_may_leave_keys_out(change: dict[str, Any]) -> None:
+def test_a_protocol_that_extends_another_may_omit_keys(change: dict[str, Any]) -> None:
     assert by_schema({"extends": "audioclip-esc50.json", **change}) == set()
     assert by_schema(change) != set()
 

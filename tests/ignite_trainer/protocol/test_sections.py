@@ -125,7 +125,7 @@ def test_a_number_may_replace_text() -> None:
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("Setup", "setup"), ("Model", "model"), ("Setup", "Setpu")])
-def test_a_misspelt_section_is_told_the_right_one(right: str, wrong: str) -> None:
+def test_a_misspelt_section_gets_the_right_one(right: str, wrong: str) -> None:
     raw = minimal()
     raw[wrong] = raw.pop(right)
     assert f'{wrong} is not a key of a protocol; did you mean "{right}"?' in problems(raw)

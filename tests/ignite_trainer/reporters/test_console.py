@@ -114,7 +114,7 @@ def test_tables_fit_the_terminal(
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "300"])
-def test_figures_are_whole_in_a_narrow_terminal(
+def test_numbers_are_whole_in_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)

@@ -88,7 +88,7 @@ def test_the_best_epoch_so_far_is_the_one_checkpoints_keep(run: RunStart, best: 
     assert f"best: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
 
 
-def test_the_picture_is_whole_after_every_evaluation(run: RunStart) -> None:
+def test_the_plot_is_whole_after_every_evaluation(run: RunStart) -> None:
     reporter = begun(run)
     sizes = []
     for epoch in range(2):

@@ -31,7 +31,7 @@ class Recorder(Reporter):
             raise OSError("No space left on device")
 
 
-def test_a_failing_reporter_is_logged_once_and_left_out(
+def test_a_failing_reporter_is_logged_once_and_skipped(
     run: RunStart, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, sound = Recorder(frozenset({"on_evaluation", "close"})), Recorder()

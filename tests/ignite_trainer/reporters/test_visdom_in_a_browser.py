@@ -196,7 +196,7 @@ class Shown(Gallery):
         return [self._picture]
 
 
-def test_it_shows_what_the_network_is_fed_with_and_what_it_learned(
+def test_it_shows_the_input_of_the_network_and_its_learned_filters(
     page: Page,
     bootstrap: str,
     run: RunStart,

@@ -124,7 +124,7 @@ def test_a_sweep_explains_the_marks_of_its_runs(trained: RunResult, tmp_path: Pa
     assert all(sentence in path.read_text() for sentence in MEANING.values())
 
 
-def test_a_marked_figure_is_shown_without_a_published_figure() -> None:
+def test_a_marked_result_is_shown_without_a_published_result() -> None:
     file = weights("best.pt")
     figure = {"dataset": "Tones", "weights": file.sha256, "setting": "trained", "value": 0.9}
     record = run_record(weights=(file,), published=(figure,), caution=CHOSEN)

@@ -16,12 +16,12 @@ def test_the_deviation_is_the_sample_standard_deviation() -> None:
     assert found.n == 4
 
 
-def test_one_figure_has_no_deviation() -> None:
+def test_a_single_value_has_no_deviation() -> None:
     assert Spread.of([0.5]) == (0.5, None, 1)
 
 
 @pytest.mark.parametrize("values", [[], [None], [0.5, None]])
-def test_missing_figures_prevent_a_mean(values: list[float | None]) -> None:
+def test_missing_values_prevent_a_mean(values: list[float | None]) -> None:
     assert Spread.of(values) is None
 
 
@@ -31,6 +31,6 @@ def test_seeds_are_averaged_before_folds() -> None:
     assert Spread.over_folds([((), 0.9), ((), 0.7)]) == Spread.of([0.9, 0.7])
 
 
-def test_a_seed_without_a_figure_prevents_the_mean_of_the_folds() -> None:
+def test_a_seed_without_a_value_prevents_the_mean_of_the_folds() -> None:
     assert Spread.over_folds([((1,), 0.9), ((2,), 0.2), ((1,), None)]) is None
     assert Spread.over_folds([]) is None

@@ -188,7 +188,7 @@ def test_weights_with_the_same_name_show_their_hashes() -> None:
         (published(weights=weights("Partial.pt").sha256), ""),
     ],
 )
-def test_a_published_figure_needs_the_same_data_set_setting_metric_and_weights(
+def test_a_published_result_needs_the_same_data_set_setting_metric_and_weights(
     figure: PublishedResult, beside: str
 ) -> None:
     _, (_, _, cell) = rows(*all_folds(published=(figure,)))
@@ -209,7 +209,7 @@ NINE: dict[str, Any] = {"epochs": 9, "weights": (FULL,), "published": (published
         ([run_record(**{**NINE, "epochs": 0, "weights": ()})], ["50.0 (whole set)", ""]),
     ],
 )
-def test_a_published_figure_needs_a_whole_set_and_published_weights(
+def test_a_published_result_needs_a_whole_set_and_published_weights(
     records: list[RunRecord], cells: list[str]
 ) -> None:
     assert rows(*records)[1][1:] == cells

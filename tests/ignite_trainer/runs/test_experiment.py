@@ -74,7 +74,7 @@ def test_a_run_writes_a_folder_with_its_results(tmp_path: Path) -> None:
     assert {"python", "platform", "command", "revision", "threads"} <= environment.keys()
 
 
-def test_the_saved_protocol_reproduces_the_weights_to_the_bit(tmp_path: Path) -> None:
+def test_the_saved_protocol_reproduces_bit_identical_weights(tmp_path: Path) -> None:
     first = run_toy(tmp_path, Scheduler=EXPONENTIAL)
     again = run(draw(validate(read_json(first.folder / "protocol.json")), trusted=TRUSTED))
     assert again.folder != first.folder

@@ -255,7 +255,7 @@ def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
 
 
 @pytest.mark.gpu
-def test_the_batch_that_fits_leaves_room_for_the_optimizers_state() -> None:
+def test_the_batch_that_fits_leaves_space_for_the_optimizers_state() -> None:
     from toy_research.failing import HungryOnDevice
     from toy_research.network import TwoTowers
     from toy_research.signals import Tone

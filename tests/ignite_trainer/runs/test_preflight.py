@@ -114,7 +114,7 @@ def test_a_logger_that_is_not_installed_is_refused_before_a_run(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_check_lists_what_it_omits_without_preparing_the_data_set(check: Check, tmp_path: Path) -> None:
+def test_a_check_lists_omitted_checks_without_preparing_the_data_set(check: Check, tmp_path: Path) -> None:
     (tmp_path / "signalled").touch()  # so that no signal is sent
     args = {"fold": 2, "folder": str(tmp_path / "prepared"), "signal": "SIGTERM"}
     data = {"class": "toy_research.failing.Prepared", "args": args}

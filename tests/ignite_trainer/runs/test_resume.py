@@ -112,7 +112,7 @@ def compare(root: Path, whole: Path, **changes: Any) -> None:
 @pytest.mark.usefixtures("handlers_are_put_back")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("step", "saved"), [(1, 2), (5, 5), (6, 7)])
-def test_a_run_stopped_within_an_epoch_continues_to_the_bit(
+def test_a_run_stopped_within_an_epoch_continues_bit_identically(
     tmp_path: Path, whole: Path, step: int, saved: int, workers: int
 ) -> None:
     changes = {"Setup__workers_train": workers}
@@ -124,12 +124,14 @@ def test_a_run_stopped_within_an_epoch_continues_to_the_bit(
 
 @pytest.mark.usefixtures("handlers_are_put_back")
 @pytest.mark.parametrize("batch", [1, 5, 25])
-def test_a_run_stopped_in_an_evaluation_continues_to_the_bit(tmp_path: Path, whole: Path, batch: int) -> None:
+def test_a_run_stopped_in_an_evaluation_continues_bit_identically(
+    tmp_path: Path, whole: Path, batch: int
+) -> None:
     stopped(tmp_path, signalled(batch=batch))
     compare(tmp_path, whole)
 
 
-def test_a_run_stopped_several_times_continues_to_the_bit(tmp_path: Path, whole: Path) -> None:
+def test_a_run_stopped_several_times_continues_bit_identically(tmp_path: Path, whole: Path) -> None:
     stopped(tmp_path, *[signalled(step=3), signalled(batch=6), signalled(step=1)])
     compare(tmp_path, whole)
 
@@ -152,7 +154,7 @@ def _killed_child(root: Path) -> None:
     _child(root)
 
 
-def test_a_run_killed_at_random_moments_continues_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_continues_bit_identically(tmp_path: Path) -> None:
     context, draw = multiprocessing.get_context("fork"), random.Random(3)
     _child(tmp_path / "whole")
     for _ in range(3):

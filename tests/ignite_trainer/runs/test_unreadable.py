@@ -68,7 +68,7 @@ def test_too_many_unreadable_samples_end_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "more"), WAYS)
-def test_an_unreadable_evaluation_batch_is_left_out(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+def test_an_unreadable_evaluation_batch_is_skipped(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     result = run_toy(
         tmp_path,
         Setup__batch_test=9,  # the last batch has only tone 27

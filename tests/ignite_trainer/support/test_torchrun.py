@@ -45,7 +45,7 @@ def protocol(folder: Path, how: str, *, parts_together: bool = False, **changes:
     return path
 
 
-def test_a_job_whose_process_was_killed_restarts_bit_equal(tmp_path: Path) -> None:
+def test_a_job_whose_process_was_killed_restarts_bit_identically(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     killed = torchrun(protocol(tmp_path / "a", "SIGKILL"), restarts=1)

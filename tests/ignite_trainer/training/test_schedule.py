@@ -96,7 +96,7 @@ def test_a_skipped_step_does_not_count(tmp_path: Path, precision: str, taken: tu
     assert found == pytest.approx([expected[step] for step in taken])
 
 
-def test_a_run_resumes_its_schedule_bit_equal(tmp_path: Path) -> None:
+def test_a_run_resumes_its_schedule_bit_identically(tmp_path: Path) -> None:
     changes = {**SMALL, "Setup__epochs": 3, "Setup__save_every_steps": 1, "Scheduler": [WARM_UP, ANNEAL]}
     whole = run_toy(tmp_path / "whole", **changes)
     exploding = {"class": "toy_research.learning.Interrupted"}

@@ -21,7 +21,7 @@ from utils.datasets.checks.files import broken_pictures
 
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
-def test_pictures_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
+def test_images_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"red{suffix}"
     Image.new("RGB", (16, 16), "red").convert("L" if suffix in {".pgm", ".pbm"} else "RGB").save(path)
     image = read_image(path)
@@ -29,7 +29,7 @@ def test_pictures_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_IMAGE_SUFFIXES))
-def test_undecoded_pictures_are_named_with_a_converter(suffix: str, tmp_path: Path) -> None:
+def test_undecoded_images_are_named_with_a_converter(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
     with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, as by `mag"):
         read_image(tmp_path / f"x{suffix}")
@@ -66,7 +66,7 @@ def test_unusable_images_are_named(tmp_path: Path) -> None:
             read_image(array)  # type: ignore[arg-type]
 
 
-def test_grey_pictures_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
+def test_grey_images_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
     """0..65535 becomes 0..255 in files, bytes and PIL images."""
     samples = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     expected = (samples / 257).round().astype(np.uint8)
@@ -82,7 +82,7 @@ def test_grey_pictures_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> N
             np.testing.assert_array_equal(np.asarray(image)[..., channel], expected, err_msg=str(source))
 
 
-def test_grey_pictures_of_12_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
+def test_grey_images_of_12_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
     samples = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
     for suffix in ("png", "tif"):
         Image.fromarray(samples).save(tmp_path / f"grey.{suffix}")
@@ -98,7 +98,7 @@ def test_radiographs_whose_0_is_white_are_inverted(most: int, tmp_path: Path) ->
     np.testing.assert_allclose(np.asarray(image)[..., 0], 255 - samples / most * 255, atol=0.51)
 
 
-def test_floating_point_pictures_in_0_to_1_and_0_to_255_are_read(tmp_path: Path) -> None:
+def test_floating_point_images_in_0_to_1_and_0_to_255_are_read(tmp_path: Path) -> None:
     unit = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     Image.fromarray(unit).save(tmp_path / "unit.tif")
     for source in (Image.fromarray(unit), tmp_path / "unit.tif", Image.fromarray(unit * 255)):
@@ -111,7 +111,7 @@ def test_integers_up_to_255_are_not_scaled(kind: type[np.integer[Any]]) -> None:
     np.testing.assert_array_equal(np.asarray(read_image(Image.fromarray(samples)))[..., 1], samples)
 
 
-def test_a_picture_with_damaged_exif_data_keeps_its_orientation() -> None:
+def test_an_image_with_damaged_exif_data_keeps_its_orientation() -> None:
     file = io.BytesIO()
     # Two tags: the orientation, a quarter turn, and one with an impossible type.
     tags = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x01\x53\0\x05\0\0\0\x01\0\0\0\x26"
@@ -135,7 +135,7 @@ def test_a_picture_with_damaged_exif_data_keeps_its_orientation() -> None:
         (np.array([[0, np.nan]], np.float32), r"are nan to nan"),
     ],
 )
-def test_pictures_of_an_unknown_range_are_refused(samples: np.ndarray, message: str, tmp_path: Path) -> None:
+def test_images_of_an_unknown_range_are_refused(samples: np.ndarray, message: str, tmp_path: Path) -> None:
     Image.fromarray(samples).save(tmp_path / "x.tif")
     with pytest.raises(ValueError, match=rf"x\.tif: the samples of the image \(.*{message}"):
         read_image(tmp_path / "x.tif")
@@ -158,7 +158,7 @@ def test_every_orientation_of_a_pil_image_is_turned_upright_as_that_of_a_file(tm
     assert np.array_equal(upright, np.rot90(pixels))  # orientation 8
 
 
-def test_tensors_are_pictures_with_channels_first() -> None:
+def test_tensors_are_images_with_channels_first() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     for source in (tensor, tensor / 255, (tensor.double() / 255).requires_grad_()):
@@ -182,6 +182,6 @@ def test_tensors_are_pictures_with_channels_first() -> None:
         (np.zeros((4, 5), np.uint16), r"the array is uint16 \[4, 5\]; expected uint8 .*// 257"),
     ],
 )
-def test_other_inputs_than_pictures_are_named(source: object, message: str) -> None:
+def test_inputs_other_than_images_are_named(source: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_image(source)  # type: ignore[arg-type]

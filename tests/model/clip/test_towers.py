@@ -148,7 +148,7 @@ def test_recomputed_transformers_have_the_same_gradients() -> None:
 # Images and texts
 
 
-def test_pictures_are_preprocessed_as_by_open_clip() -> None:
+def test_images_are_preprocessed_as_by_open_clip() -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     half = (0.5, 0.5, 0.5)

@@ -364,7 +364,7 @@ def test_a_placeholder_for_a_sound_is_named(suffix: str, content: bytes, tmp_pat
 
 
 @pytest.mark.parametrize("content", PLACEHOLDERS)
-def test_a_placeholder_for_a_picture_is_named(content: bytes, tmp_path: Path) -> None:
+def test_a_placeholder_for_an_image_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     for source in (path, io.BytesIO(content)):

@@ -62,7 +62,7 @@ def test_each_class_has_a_colour_of_its_own() -> None:
     assert float(distances.min()) > 60
 
 
-def test_a_share_of_the_training_scenes_lacks_sound_or_picture() -> None:
+def test_a_share_of_the_training_scenes_lacks_sound_or_image() -> None:
     scenes = MadeScenes(scenes=200, incomplete=0.3, **SHORT)
     samples = [scenes[index] for index in range(200)]
     silent, blind = ([getattr(s, name) is None for s in samples] for name in ("audio", "image"))

@@ -175,7 +175,7 @@ def test_copies_tie_in_any_tile_of_a_product() -> None:
     assert found.values["R@5"] == 1.0
 
 
-def test_float64_and_autocast_give_the_figures_of_float32() -> None:
+def test_float64_and_autocast_give_the_values_of_float32() -> None:
     queries, items, query_labels, item_labels = larger_problem()
     positives = PositivePairs.by_label(query_labels, item_labels)
     expected = retrieval_metrics(queries, items, positives)
@@ -185,7 +185,7 @@ def test_float64_and_autocast_give_the_figures_of_float32() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_the_figures_of_the_cpu_to_the_bit() -> None:
+def test_a_gpu_gives_values_bit_identical_to_the_cpu() -> None:
     queries, items, query_labels, item_labels = larger_problem()
     positives = PositivePairs.by_label(query_labels, item_labels)
     expected = retrieval_metrics(queries, items, positives)

@@ -127,7 +127,7 @@ def test_samples_without_files_keep_their_frames(tmp_path: Path) -> None:
         (["flac", "1.flac"], None),
     ],
 )
-def test_numbered_pictures_or_the_first_one_are_frames(names: list[str], expected: list[str] | None) -> None:
+def test_numbered_images_or_the_first_one_are_frames(names: list[str], expected: list[str] | None) -> None:
     frames = decoding.frames({"__key__": "x", **dict.fromkeys(names, b"")})
     assert (None if frames is None else list(frames.names)) == expected
 

@@ -225,7 +225,7 @@ def test_a_compressed_shard_must_be_unpacked(tmp_path: Path) -> None:
         index(str(tmp_path / "a.tar.gz"), name="set")
 
 
-def test_pictures_with_numbers_in_their_names_are_separate_samples(tmp_path: Path) -> None:
+def test_images_with_numbers_in_their_names_are_separate_samples(tmp_path: Path) -> None:
     names = ["blues.00000", "blues.00001", "jazz.00000"]
     shards = indexed(tar(tmp_path / "a.tar", [(f"{name}.jpg", picture(name)) for name in names]))
     assert [shards.record(at)["clip"] for at in range(len(shards))] == names

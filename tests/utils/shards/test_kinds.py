@@ -53,7 +53,7 @@ def make(table: Path, to: Path, *flags: str) -> None:
     assert main([*words, *flags]) == 0
 
 
-def test_no_sample_loses_its_sound_or_its_picture(
+def test_no_sample_loses_its_sound_or_its_image(
     every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(every_kind.root / "t.csv", tmp_path, "--in-order")

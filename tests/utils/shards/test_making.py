@@ -114,7 +114,7 @@ def test_each_split_without_folds_has_its_own_shards(tmp_path: Path) -> None:
 # Encoding
 
 
-def test_sounds_and_pictures_survive_unchanged(tmp_path: Path) -> None:
+def test_sounds_and_images_survive_unchanged(tmp_path: Path) -> None:
     numbers = Numbers(20, images=True)
     for audio in ("keep", "flac", "wav"):
         shards = Shards(str(written(tmp_path / audio, numbers, audio=audio)))
@@ -222,7 +222,7 @@ def test_an_unreadable_sample_is_an_error_with_its_name(tmp_path: Path) -> None:
         written(tmp_path, Numbers(100, gone=[17]))
 
 
-def test_unreadable_samples_can_be_left_out(tmp_path: Path) -> None:
+def test_unreadable_samples_can_be_skipped(tmp_path: Path) -> None:
     numbers = Numbers(40, gone=[3, *range(20, 30)])  # those of a whole shard, too
     options = Options(samples=10, seed=None, skip=True)
     manifest, left_out = make({None: numbers}, tmp_path, options, made_from={})
@@ -292,7 +292,7 @@ def test_the_command_reports_mistakes(
     assert said in capsys.readouterr().err
 
 
-def test_the_command_names_samples_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_samples_it_skips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["make", "--to", str(tmp_path), *DATA, "--args", '{"count": 30, "gone": [4]}', "-j", "1"]
     assert main(words) == 2
     assert "number 4 cannot be read: number 4 is cut off" in capsys.readouterr().err

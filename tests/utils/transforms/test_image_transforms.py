@@ -49,7 +49,7 @@ def test_fitting_and_normalising_equal_clips_preprocessing(height: int, width: i
     assert float((found - expected).abs().mean()) < 0.3 / 255 / 0.26
 
 
-def test_a_batch_of_unequal_widths_is_fitted_like_single_pictures() -> None:
+def test_a_batch_of_unequal_widths_is_fitted_like_single_images() -> None:
     pictures = [picture(40, 60), picture(40, 50, seed=1)]
     fitted = FitImage(32).batch(batch_of(*pictures), streams(2))
     assert fitted.lengths.tolist() == [32, 32]
@@ -57,7 +57,7 @@ def test_a_batch_of_unequal_widths_is_fitted_like_single_pictures() -> None:
         assert torch.equal(row, FitImage(32)(pixels))
 
 
-def test_a_picture_covers_a_rectangular_size_and_keeps_its_middle() -> None:
+def test_an_image_covers_a_rectangular_size_and_keeps_its_middle() -> None:
     pixels = torch.zeros(3, 20, 80, dtype=torch.uint8)
     pixels[:, :, 40:] = 200
     fitted = FitImage([10, 20])(pixels)
@@ -85,13 +85,13 @@ def test_random_crops_do_not_depend_on_the_batch() -> None:
     assert not torch.equal(together, crop.batch(batch_of(*pictures), streams(6, epoch=1)).values)
 
 
-def test_a_crop_of_the_whole_picture_only_scales_it() -> None:
+def test_a_crop_of_the_whole_image_only_scales_it() -> None:
     pixels = picture(30, 60)
     crop = RandomImageCrop([15, 30], scale=(1.0, 1.0), ratio=(2.0, 2.0))
     assert torch.equal(crop(pixels), functional.resize(pixels, [15, 30], 3))
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+def test_half_of_the_images_are_mirrored() -> None:
     pixels = picture(8, 9)
     count = 400
     flipped = RandomImageFlip().batch(batch_of(*[pixels] * count), streams(count)).values
@@ -120,12 +120,12 @@ def frames(tmp_path: Path) -> Frames:
     return Frames(tuple(paths))
 
 
-def test_evaluation_uses_the_central_picture(frames: Frames) -> None:
+def test_evaluation_uses_the_central_image(frames: Frames) -> None:
     assert OneImage(16, train=False)(frames).unique().tolist() == [80]
     assert OneImage(16, train=False)(Frames(frames.sources[:4])).unique().tolist() == [80]
 
 
-def test_training_chooses_a_picture_by_seed_epoch_and_sample(frames: Frames) -> None:
+def test_training_chooses_an_image_by_seed_epoch_and_sample(frames: Frames) -> None:
     dataset: Any = [Sample(np.ones((1, 4), np.float32), frames, ["x"]) for _ in range(40)]
 
     def chosen(batch_size: int, epoch: int) -> list[int]:
@@ -169,6 +169,6 @@ def test_mistakes_are_named(make: Any, message: str) -> None:
         make()
 
 
-def test_padded_pictures_are_not_mirrored() -> None:
+def test_padded_images_are_not_mirrored() -> None:
     with pytest.raises(ValueError, match="differ in width; put OneImage or FitImage first"):
         RandomImageFlip(1.0).batch(batch_of(picture(8, 9), picture(8, 12)), streams(2))

@@ -79,7 +79,7 @@ def test_every_fold_has_equal_weight_however_many_of_its_seeds_are_finished() ->
     assert to_cells(found)[2][0][0] == "mean ± sd, n = 2 folds, 3 of 4 runs"
 
 
-def test_every_run_has_a_row_with_last_and_best_figures_and_their_epochs() -> None:
+def test_every_run_has_a_row_with_last_and_best_values_and_their_epochs() -> None:
     header, runs, means = to_cells(summary({FOLD: [1, 2]}, run_record(fold=1), None))
     assert header == ["run", "fold", "Acc., last (epoch)", "Acc., best (epoch)"]
     assert runs == [["run 0", "1", "0.5000 (9)", "0.6000 (4)"], ["run 1", "2", "missing", "missing"]]
@@ -128,14 +128,14 @@ BEST_IS_OPTIMISTIC = (
 )
 
 
-def test_a_remark_says_which_figure_is_the_honest_one() -> None:
+def test_a_remark_says_which_value_is_unbiased() -> None:
     assert remarks(summary({FOLD: [1]}, run_record(fold=1))) == [BEST_IS_OPTIMISTIC]
     assert remarks(summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2))) == [
         f"± is the sample standard deviation over n runs. {BEST_IS_OPTIMISTIC}"
     ]
 
 
-def test_remarks_that_do_not_apply_are_left_out() -> None:
+def test_remarks_that_do_not_apply_are_omitted() -> None:
     assert remarks(summary({SEED: [1]}, run_record(seed=1))) == []
     assert remarks(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2))) == [
         "± is the sample standard deviation over n runs."

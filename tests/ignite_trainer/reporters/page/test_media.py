@@ -81,7 +81,7 @@ def test_the_size_of_shown_samples_is_limited(eight: Predictions, tmp_path: Path
     assert len(hardest(eight, Samples(size=media.MAX_BYTES // 2), tmp_path)) == 2
 
 
-def test_samples_that_cannot_be_shown_are_left_out(eight: Predictions, tmp_path: Path) -> None:
+def test_samples_that_cannot_be_shown_are_omitted(eight: Predictions, tmp_path: Path) -> None:
     assert len(hardest(eight, Samples(gone=[17]), tmp_path)) == 5
     assert hardest(eight, Gallery(), tmp_path) == []
     assert not (tmp_path / "exhibits").exists()  # nor is there anything of the report before

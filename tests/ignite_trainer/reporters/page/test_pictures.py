@@ -67,7 +67,7 @@ def test_the_title_of_a_confusion_matrix_rounds_a_half_up() -> None:
 
 @pytest.mark.parametrize("letters", ["", " and some more", " WWWWWWWWWWWWWW"])
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 50])
-def test_every_class_is_named_on_both_sides_inside_the_picture(classes: int, letters: str) -> None:
+def test_every_class_is_named_on_both_sides_inside_the_plot(classes: int, letters: str) -> None:
     names = [name + letters for name in names_of(classes)]
     figure = confusion_figure(matrix_of(classes), names)
     axes = figure.axes[0]
@@ -85,7 +85,7 @@ def test_every_class_is_named_on_both_sides_inside_the_picture(classes: int, let
         assert float(rows[0].get_fontsize()) / 72 / figure.get_size_inches()[0] * 900 >= 8
 
 
-def test_the_picture_grows_with_the_number_of_classes_and_their_names() -> None:
+def test_the_plot_grows_with_the_number_of_classes_and_their_names() -> None:
     sizes = [tuple(confusion_figure(matrix_of(k), names_of(k)).get_size_inches()) for k in (10, 30, 50)]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == 3

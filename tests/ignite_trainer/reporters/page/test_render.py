@@ -24,7 +24,7 @@ def rendered(*sections: Section, **lead: Any) -> Elements:
     return Elements(render.render(Section(**{"title": "A run", **lead}), sections))
 
 
-def test_pictures_and_what_is_played_lie_inside_the_page() -> None:
+def test_images_and_recordings_are_embedded_in_the_page() -> None:
     shown = [
         Exhibit(what='What "it" shows', media_type="image/png", content=b"an image", explanation="Look."),
         Exhibit(what="Listen", media_type="audio/ogg", content=b"a sound"),
@@ -72,13 +72,13 @@ def test_no_text_acts_as_markup() -> None:
     }
 
 
-def test_what_cannot_be_seen_is_replaced() -> None:
+def test_invisible_characters_are_replaced() -> None:
     text = render.render(Section(title="nul\0", text=["\x1b[31mred \u202eturned \ud800"]), [])
     assert "nul\ufffd" in text and "\ufffd[31mred \ufffdturned \ufffd" in text
     text.encode()
 
 
-def test_figures_are_aligned_without_a_style_of_their_own() -> None:
+def test_numbers_are_aligned_without_a_style_of_their_own() -> None:
     text = render.render(Section(title="", header=["name", "value"], rows=[["a", "1"]]), [])
     assert 'style="' not in text
     assert Elements(text).of("td") == [{}, {"class": "number"}]
@@ -93,7 +93,7 @@ def test_every_section_is_linked_below_the_title() -> None:
 
 
 @pytest.mark.parametrize("dots_per_inch", [100, 150])
-def test_a_picture_names_the_width_at_which_a_point_is_a_pixel(dots_per_inch: int) -> None:
+def test_an_image_has_the_width_at_which_a_point_is_a_pixel(dots_per_inch: int) -> None:
     file = io.BytesIO()
     size = (6 * dots_per_inch, dots_per_inch)
     Image.new("RGB", size).save(file, format="png", dpi=(dots_per_inch, dots_per_inch))
@@ -108,7 +108,7 @@ def test_an_exhibit_has_a_media_type() -> None:
         Exhibit(what="", media_type="png", content=b"")
 
 
-def test_a_terminal_is_told_where_the_report_is(tmp_path: Path) -> None:
+def test_a_terminal_shows_where_the_report_is(tmp_path: Path) -> None:
     assert render.report_line(tmp_path) is None
     folder = tmp_path / "with space"
     folder.mkdir()

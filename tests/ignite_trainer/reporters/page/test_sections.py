@@ -30,7 +30,7 @@ def contents(sections: Sequence[Section]) -> list[bytes]:
     return [exhibit.content for section in sections for exhibit in section.exhibits]
 
 
-def test_the_pictures_that_are_shown_are_all_that_is_written(guesses: Any, tmp_path: Path) -> None:
+def test_only_the_plots_that_are_shown_are_written(guesses: Any, tmp_path: Path) -> None:
     shown = contents(prediction_sections(guesses(PAIRS, classes=4), tmp_path))
     names = ["classes.png", "confusion.png", "calibration.png"]
     assert shown == [(tmp_path / name).read_bytes() for name in names]
@@ -40,7 +40,7 @@ def test_the_pictures_that_are_shown_are_all_that_is_written(guesses: Any, tmp_p
             picture.verify()
 
 
-def test_figures_are_those_of_the_predictions(guesses: Any, tmp_path: Path) -> None:
+def test_values_are_those_of_the_predictions(guesses: Any, tmp_path: Path) -> None:
     names = ["dog", "cat", "a|b", "rain"]
     text = text_of(*prediction_sections(guesses(PAIRS, classes=4, names=names), tmp_path))
     assert "Accuracy: 55.56 % (5 of 9 samples; 95 % interval 26.7 to 81.1 %)." in text

@@ -322,7 +322,7 @@ def test_a_nonexistent_fold_is_found_by_the_check(planted_made: Planted, run_che
     assert "1 error, 0 warnings" in report
 
 
-def test_files_of_clips_that_are_left_out_are_not_reported(esc50: Path) -> None:
+def test_files_of_skipped_clips_are_not_reported(esc50: Path) -> None:
     assert ESC50.inspect_data(root=str(esc50), esc10=True).summary.startswith("ESC-50: 10 clips, 2 classes")
     found = ESC50.inspect_data(root=str(esc50), esc10=True).findings
     assert not [finding for finding in found if "does not list" in finding.what]

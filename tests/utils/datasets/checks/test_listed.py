@@ -229,7 +229,7 @@ def test_a_gap_in_the_table_of_classes_is_an_error(tmp_path: Path) -> None:
         AudioSet.inspect_data(**args)
 
 
-def test_a_bad_line_is_left_out_of_its_own_table_only(tmp_path: Path) -> None:
+def test_a_bad_line_is_skipped_only_in_its_own_table(tmp_path: Path) -> None:
     args = audioset(tmp_path, "")
     table = tmp_path / "balanced_train_segments.csv"
     table.write_text(table.read_text().replace("/m/1", "/m/none") + '00000000000, 0.000, 1.000, "/m/1"\n')

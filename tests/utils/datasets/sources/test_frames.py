@@ -37,7 +37,7 @@ def test_paths_and_contents_give_the_same_pixels(pictures: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(("count", "central"), [(1, 0), (2, 1), (3, 1), (4, 2)])
-def test_the_central_picture_is_in_the_middle(count: int, central: int) -> None:
+def test_the_central_image_is_in_the_middle(count: int, central: int) -> None:
     assert Frames(("x",) * count).central == central
 
 
@@ -48,7 +48,7 @@ def test_collating_and_pinning_do_not_decode() -> None:
     assert pin_memory([frames]) == [frames]
 
 
-def test_errors_name_the_picture(tmp_path: Path) -> None:
+def test_errors_name_the_image(tmp_path: Path) -> None:
     with pytest.raises(SampleUnreadable, match=r"a\.jpg: no such image file"):
         Frames((str(tmp_path / "a.jpg"),))[0]
     with pytest.raises(SampleUnreadable, match=r"1\.jpg: not decodable as an image"):

@@ -48,7 +48,7 @@ def samples(folder: Path, **args: Any) -> dict[str, list[str]]:
     return {str(data.record(index)["clip"]): list(data.entries[index].labels) for index in range(len(data))}
 
 
-def test_sounds_and_pictures_of_all_decodable_kinds_are_read(tmp_path: Path) -> None:
+def test_sounds_and_images_of_all_decodable_kinds_are_read(tmp_path: Path) -> None:
     names = ["dog/1.opus", "dog/2.oga", "dog/3.gif", "cat/x/4.tif", "cat/5.mp3", "cat/6.WAV", "cat/7.aif"]
     put(tmp_path, *names[:5], "cat/6.wav", "cat/7.aif")
     (tmp_path / "cat/6.wav").rename(tmp_path / "cat/6.WAV")

@@ -195,7 +195,7 @@ def test_text_in_brackets_is_no_list(folder: Path, text: str) -> None:
     assert labels(folder / "own.tsv") == [[text], ["1"], ["1", "2"]]
 
 
-def test_pictures_may_be_named_in_brackets(folder: Path) -> None:
+def test_images_may_be_named_in_brackets(folder: Path) -> None:
     for name in ("[1].jpg", "[2].jpg"):
         Image.new("RGB", (8, 8), "red").save(folder / name)
     (folder / "own.csv").write_text('image,label\n[1].jpg,a\n"[""[1].jpg"", ""[2].jpg""]",a\n')
