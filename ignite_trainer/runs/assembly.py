@@ -89,7 +89,7 @@ def assemble(blueprint: Blueprint, *, seed: int) -> Parts:
     device = training_device()
     built, model = all_or_none(lambda: _build(blueprint, device))
     broadcast_state(model)
-    parts = all_or_none(lambda: _put_together(blueprint, built, model, seed=seed, device=device))
+    parts = all_or_none(lambda: _build_rest(blueprint, built, model, seed=seed, device=device))
     all_or_none(lambda: _prepare(blueprint, built, readable=True))
     return parts
 
@@ -124,7 +124,7 @@ def _build(blueprint: Blueprint, device: torch.device) -> tuple[Built, nn.Module
     return built, model
 
 
-def _put_together(
+def _build_rest(
     blueprint: Blueprint, built: Built, model: nn.Module, *, seed: int, device: torch.device
 ) -> Parts:
     """Build the remaining parts, and check all parts."""

@@ -90,7 +90,7 @@ def _find(
         folder = resuming.newest_run(blueprint)
         resume = folder is not None
         if folder is None:
-            if other := resuming.passed_over(blueprint):
+            if other := resuming.describe_skipped_run(blueprint):
                 show(other)
             show(f"There is no run of {protocol.setup.name} to resume; starting a new run.")
     if resume:
@@ -99,7 +99,7 @@ def _find(
         if resuming.is_finished(protocol, folder):
             show(f"The run is finished; its results are in {folder}")
             _show_report(folder)
-            record, end = resuming.finished(folder)
+            record, end = resuming.read_finished_run(folder)
             return RunResult(folder=folder, end=end, record=record)
         seed = resuming.seed_of(folder)
     require_loggers(blueprint.reporters)

@@ -37,7 +37,7 @@ def newest_run(blueprint: Blueprint) -> Path | None:
     return next((folder for folder in same if not is_finished(protocol, folder)), next(iter(same), None))
 
 
-def passed_over(blueprint: Blueprint) -> str | None:
+def describe_skipped_run(blueprint: Blueprint) -> str | None:
     """Describe how the newest unfinished run with this name differs from the protocol, or return None."""
     for folder in _runs(blueprint.protocol):
         if not (folder / file_names.RESULT).exists() and (differences := _differences(blueprint, folder)):
@@ -56,7 +56,7 @@ def is_finished(protocol: Protocol, folder: Path) -> bool:
         return False
 
 
-def finished(folder: Path) -> tuple[RunRecord, RunEnd]:
+def read_finished_run(folder: Path) -> tuple[RunRecord, RunEnd]:
     """Read the result of a finished run."""
     record, checkpoints = RunRecord.read(folder / file_names.RESULT), folder / file_names.CHECKPOINTS
     end = RunEnd(
@@ -101,7 +101,7 @@ def seed_of(folder: Path) -> int:
     return seed
 
 
-def take_up_log(folder: Path, position: Position | None) -> list[Event]:
+def truncate_log(folder: Path, position: Position | None) -> list[Event]:
     """Truncate a run's log to the position it resumes from, and return the remaining events in order.
 
     An incomplete last line, left by a killed run, is dropped.

@@ -213,7 +213,7 @@ class Run:
             return
         if position and position.epoch == self._setup.epochs:
             position = replace(position, complete=False)  # repeat its evaluation, for the predictions
-        self._reporters.on_resume(start, resuming.take_up_log(folder, position))
+        self._reporters.on_resume(start, resuming.truncate_log(folder, position))
 
     def _make_trainer(self, optimizer: Optimizer) -> Engine:
         """Make the training engine, and add its running metrics to the run's state."""

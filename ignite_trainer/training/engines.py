@@ -24,7 +24,7 @@ from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.support.progress import ProgressLines, how_far, is_terminal
 from ignite_trainer.training.forward import GradientCache, Joint, autocast, evaluation_step, training_step
 from ignite_trainer.training.lone_samples import LoneSamples
-from ignite_trainer.training.metrics import logged_steps, read_back, seeing_one_process
+from ignite_trainer.training.metrics import logged_steps, read_back, without_reduction
 from ignite_trainer.training.optimizer_steps import OptimizerSteps, StepWatch, loss_scaler
 from ignite_trainer.training.out_of_memory import (
     evaluation_memory_error,
@@ -191,7 +191,7 @@ def running_loss(trainer: Engine) -> float:
 
 def running_average(device: torch.device) -> RunningAverage:
     """Build the running average of the training loss."""
-    return seeing_one_process(RunningAverage(output_transform=lambda output: output.loss, device=device))
+    return without_reduction(RunningAverage(output_transform=lambda output: output.loss, device=device))
 
 
 def make_evaluator(

@@ -153,13 +153,13 @@ def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.devi
         args.setdefault("device", device)
     metric = build(kind, args, where=where)
     metric.update = _named(metric.update, line)  # type: ignore[method-assign, assignment]
-    return seeing_one_process(metric)
+    return without_reduction(metric)
 
 
 M = TypeVar("M", bound=Metric)
 
 
-def seeing_one_process(metric: M) -> M:
+def without_reduction(metric: M) -> M:
     """Keep a metric from reducing over the processes, as each process gets the outputs of all."""
     metric.update = as_single_process()(metric.update)  # type: ignore[method-assign]
     metric.compute = as_single_process()(metric.compute)  # type: ignore[method-assign]

@@ -196,7 +196,7 @@ def _begin(folder: Path, jobs: Sequence[Job], about: Mapping[str, Any]) -> None:
     noted.parent.mkdir(exist_ok=True)
     with whole_file(noted) as file:
         file.write(key.encode())
-    _remove_remains(folder)
+    _remove_partial_files(folder)
 
 
 def _write_missing(
@@ -220,7 +220,7 @@ def _write_missing(
         ):
             pass
     finally:
-        _remove_remains(folder)
+        _remove_partial_files(folder)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def _manifest(
     return Manifest(about=about, shards=tuple(shard.entry for shard in shards))
 
 
-def _remove_remains(folder: Path) -> None:
+def _remove_partial_files(folder: Path) -> None:
     """Remove the unfinished files of killed processes."""
     for left in folder.glob("*.tar.part-*"):
         left.unlink(missing_ok=True)

@@ -223,7 +223,7 @@ def test_the_log_may_contain_unusual_line_ends_and_an_incomplete_last_line(tmp_p
     names = [f"Val.{mark}Acc." for mark in ("\u2028", "\u0085", "\u000b")]
     whole = [{**SCORES, "epoch": epoch, "metrics": {name: 0.5}} for epoch, name in enumerate(names, start=1)]
     path = write_log(tmp_path, *whole, b'{"event": "evalu')
-    events = resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+    events = resuming.truncate_log(tmp_path, Position(epoch=9, iteration=45))
     assert [event.metrics for event in events if isinstance(event, Evaluated)] == [
         {name: 0.5} for name in names
     ]
@@ -237,7 +237,7 @@ def test_a_line_of_the_log_that_is_not_an_event_is_named(line: bytes, tmp_path: 
     path = write_log(tmp_path, scores, line, scores)
     before = path.read_bytes()
     with pytest.raises(ProtocolError, match=re.escape(f"{path}, line 2 is not an event of a run (")):
-        resuming.take_up_log(tmp_path, Position(epoch=9, iteration=45))
+        resuming.truncate_log(tmp_path, Position(epoch=9, iteration=45))
     assert path.read_bytes() == before
 
 
@@ -249,7 +249,7 @@ def test_a_truncated_environment_is_ignored(tmp_path: Path) -> None:
 def test_faults_of_the_current_epoch_are_kept(tmp_path: Path) -> None:
     fault = {"event": "fault", "time": "", "epoch": 2, "what": "The loss is nan", "done": "", "samples": []}
     path = write_log(tmp_path, *[{**fault, "iteration": iteration} for iteration in (6, 7, 8)])
-    resuming.take_up_log(tmp_path, Position(epoch=2, iteration=7))
+    resuming.truncate_log(tmp_path, Position(epoch=2, iteration=7))
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [6, 7]
 
 
