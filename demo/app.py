@@ -67,7 +67,7 @@ class Queries:
         """Embed an uploaded file; return its `upload` key, for queries, and its `kind`.
 
         Raises:
-            ValueError: the file is unusable.
+            ValueError: The file is unusable.
         """
         suffix = Path(name).suffix.lower()
         kind = SUFFIXES.get(suffix)
@@ -89,7 +89,7 @@ class Queries:
         """Rank the files of each kind, best first; return their paths and similarities.
 
         Raises:
-            ValueError: the file does not exist, or the text is too long.
+            ValueError: The file does not exist, or the text is too long.
         """
         if "text" in query:
             embedding: Embedding = self._model.embed_text(str(query["text"])).cpu().numpy()[0]
@@ -105,7 +105,7 @@ class Queries:
         """Return the probability of each label, most probable first, computed as in `AudioCLIP.classify`.
 
         Raises:
-            ValueError: the file does not exist; there are no labels, too many or duplicates; or a text is too
+            ValueError: The file does not exist; there are no labels, too many or duplicates; or a text is too
                 long.
         """
         if not 1 <= len(labels) <= MAX_LABELS:

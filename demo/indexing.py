@@ -124,7 +124,7 @@ class FolderIndex:
         store: folder for the embeddings; None for a subfolder of the cache folder.
 
     Raises:
-        NotADirectoryError: the folder does not exist.
+        NotADirectoryError: The folder does not exist.
     """
 
     def __init__(self, folder: str | Path, weights: Weights, *, store: Path | None = None) -> None:
@@ -143,7 +143,7 @@ class FolderIndex:
         `load` is called only if there is something to embed.
 
         Raises:
-            OSError: the embeddings cannot be written.
+            OSError: The embeddings cannot be written.
         """
         self.store.mkdir(parents=True, exist_ok=True)
         with FileLock(self.store / "lock"):

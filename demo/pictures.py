@@ -78,7 +78,7 @@ def show_similarities(
         title: title of the figure.
 
     Raises:
-        ValueError: the shape of `similarities` does not match the numbers of items.
+        ValueError: The shape of `similarities` does not match the numbers of items.
     """
     if similarities.shape != (len(rows), len(columns)):
         raise ValueError(

@@ -123,7 +123,7 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
         assets: folder of the released weights.
 
     Raises:
-        WeightsError: the weights do not exist, or do not belong to an AudioCLIP.
+        WeightsError: The weights do not exist, or do not belong to an AudioCLIP.
     """
     if source is None:
         release = RELEASES[RELEASED]

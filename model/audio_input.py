@@ -57,8 +57,8 @@ def read_audio(
         float32 `[C, T]` in 16-bit units (-32768..32767; resampling may overshoot a little).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not decode, is cut off, or has no samples, more than `MAX_VALUES`, or
+        FileNotFoundError: There is no such file.
+        ValueError: The file does not decode, is cut off, or has no samples, more than `MAX_VALUES`, or
             non-finite values or values far from -1..1.
     """
     if isinstance(source, str | Path):
@@ -123,7 +123,7 @@ def resample(waveform: Waveform, source_rate: float, target_rate: float) -> Wave
         float32 `[..., ceil(T * target_rate / source_rate)]`; the waveform itself if the rates are equal.
 
     Raises:
-        ValueError: a rate is not positive.
+        ValueError: A rate is not positive.
     """
     if source_rate <= 0 or target_rate <= 0:
         raise ValueError(f"Sample rates must be positive, got {source_rate} and {target_rate} Hz.")

@@ -75,8 +75,8 @@ class AudioCLIP(nn.Module, HubLayout):
         weights_sha256: expected SHA-256 of each weights file whose name and size match a released file.
 
     Raises:
-        ValueError: the arguments contradict each other.
-        WeightsError: the weights are missing or do not fit.
+        ValueError: The arguments contradict each other.
+        WeightsError: The weights are missing or do not fit.
 
     Example:
         A small model with random weights.
@@ -166,7 +166,7 @@ class AudioCLIP(nn.Module, HubLayout):
                 checkpoint or config.
 
         Raises:
-            WeightsError: the weights do not exist or belong to another model; the message says which call to
+            WeightsError: The weights do not exist or belong to another model; the message says which call to
                 use.
         """
         if is_hub_layout(source):
@@ -261,7 +261,7 @@ class AudioCLIP(nn.Module, HubLayout):
             `[B, D]` features, not normalised.
 
         Raises:
-            ValueError: a text is too long, or the template lacks `{}`.
+            ValueError: A text is too long, or the template lacks `{}`.
         """
         if batch_indices is not None:
             text = [text[int(index)] for index in batch_indices]
@@ -311,7 +311,7 @@ class AudioCLIP(nn.Module, HubLayout):
             and logits of absent modalities are None; so is the loss if there is no pair of modalities.
 
         Raises:
-            ValueError: an encoder refuses its input, or the modalities have different numbers of samples.
+            ValueError: An encoder refuses its input, or the modalities have different numbers of samples.
         """
         audio_features = image_features = text_features = penalty = None
         if audio is not None:

@@ -98,8 +98,8 @@ def embed_audio(
         float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: an argument, a file or an array cannot be used; the message says which and why.
+        FileNotFoundError: A file is missing.
+        ValueError: An argument, a file or an array cannot be used; the message says which and why.
     """
     if batch_size < 1 or not 0 < window_seconds < math.inf:
         raise ValueError(
@@ -144,8 +144,8 @@ def embed_image(
         float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file, an image or an array cannot be used; the message says which and why.
+        FileNotFoundError: A file is missing.
+        ValueError: A file, an image or an array cannot be used; the message says which and why.
     """
     sources = several(inputs, IMAGE_KINDS)
     embeddings: list[Tensor] = []
@@ -177,7 +177,7 @@ def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batc
         float32 `[n, D]` on the model's device, each row of norm 1.
 
     Raises:
-        ValueError: an entry is too long or not a text (None or NaN, for example), or the template lacks `{}`;
+        ValueError: An entry is too long or not a text (None or NaN, for example), or the template lacks `{}`;
             the message says which.
     """
     given: Any = texts
@@ -235,7 +235,7 @@ class WindowedEmbedding:
         """Return the embeddings of all clips, float32 `[clips, D]`, each row of norm 1.
 
         Raises:
-            ValueError: no clip was added.
+            ValueError: No clip was added.
         """
         if not self._totals:
             raise ValueError(_EMPTY)

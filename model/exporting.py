@@ -40,7 +40,7 @@ class ExportableAudioTower(nn.Module):
         shortest_clip: minimum length of a clip, samples; 0.43 s for the published arguments.
 
     Raises:
-        ValueError: the tower is not float32.
+        ValueError: The tower is not float32.
     """
 
     kernels: Tensor
@@ -116,7 +116,7 @@ class ExportableZeroShot(nn.Module):
         template: prompt template, in which each name replaces `{}`.
 
     Raises:
-        ValueError: a name is empty, repeated or too long, or the template lacks `{}`.
+        ValueError: A name is empty, repeated or too long, or the template lacks `{}`.
     """
 
     class_features: Tensor

@@ -62,7 +62,7 @@ def seekable(file: Any, name: str) -> BinaryIO:
     """Return a seekable binary file: the given file, or its content in memory.
 
     Raises:
-        ValueError: the file was opened as text.
+        ValueError: The file was opened as text.
     """
     if isinstance(file, io.TextIOBase):
         raise ValueError(f'{name} is a file that was opened as text; open it with "rb".')
@@ -78,7 +78,7 @@ def name_other_kind(path: Path) -> str | None:
         safetensors, or unknown bytes.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     head = beginning_of(path)
     if known := name_placeholder(head):
@@ -114,7 +114,7 @@ def beginning_of(source: Path | BinaryIO) -> bytes:
     """Read a file's first bytes for `name_placeholder`, from a path or an open file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     if isinstance(source, Path):
         with source.open("rb") as file:

@@ -94,7 +94,7 @@ def pairwise_contrastive_loss(
         Scalar.
 
     Raises:
-        ValueError: the logits are missing, not square or of different sizes; an option is unknown; or
+        ValueError: The logits are missing, not square or of different sizes; an option is unknown; or
             `label_ids` are missing, have the wrong shape, or are given but not used.
 
     Example:
@@ -123,7 +123,7 @@ def combined(losses: Sequence[Tensor], reduction: Reduction) -> Tensor:
     """Combine the losses of n pairs of modalities into their sum divided by n! ("factorial") or their mean.
 
     Raises:
-        ValueError: the reduction is unknown.
+        ValueError: The reduction is unknown.
     """
     total = torch.stack(list(losses)).sum()
     if reduction == "factorial":
@@ -144,7 +144,7 @@ def sample_weights(labels: Sequence[Sequence[str]], class_weights: Mapping[str, 
         Weights `[B]` of the default dtype, on the CPU.
 
     Raises:
-        ValueError: a label has no weight.
+        ValueError: A label has no weight.
     """
     unknown = sorted({label for sample in labels for label in sample if label not in class_weights})
     if unknown:

@@ -62,8 +62,8 @@ def classify(
         sum to 1.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a label is empty, too long, repeated or not a text, or an input cannot be used; the
+        FileNotFoundError: A file is missing.
+        ValueError: A label is empty, too long, repeated or not a text, or an input cannot be used; the
             message says which and why.
     """
     if kind not in (None, *KINDS):
@@ -91,7 +91,7 @@ def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -
     """Embed the labels for zero-shot classification: float32 `[K, D]`, each row of norm 1.
 
     Raises:
-        ValueError: there are no labels; a label is empty, too long or not a text; two labels have the same
+        ValueError: There are no labels; a label is empty, too long or not a text; two labels have the same
             tokens, which ignore case and extra spaces; or the template lacks `{}`.
     """
     given: Any = labels
@@ -137,7 +137,7 @@ def kind_of(source: Any, *, name: str) -> Kind:
     """Decide whether a path, binary file, array, tensor or PIL image is audio or an image.
 
     Raises:
-        ValueError: the kind cannot be determined; the message says what to do.
+        ValueError: The kind cannot be determined; the message says what to do.
     """
     if isinstance(source, Image.Image):
         return "image"

@@ -51,7 +51,7 @@ def read_intact(path: Path, sha256: str | None = None) -> Any:
     The expected hash is by default the one in the checksum file alongside `path`.
 
     Raises:
-        DamagedError: the file is missing, has another hash, or cannot be loaded.
+        DamagedError: The file is missing, has another hash, or cannot be loaded.
     """
     if not is_intact(path, sha256):
         raise DamagedError(path)
@@ -65,7 +65,7 @@ def save_durably(path: Path, content: Mapping[str, Any]) -> str:
     """Write a file for `torch.load`, and return its sha256.
 
     Raises:
-        RunFailed: the file could not be written; an existing file at `path` stays as it was.
+        RunFailed: The file could not be written; an existing file at `path` stays as it was.
     """
     return write_durably(path, lambda file: torch.save(content, file))
 

@@ -57,7 +57,7 @@ def read_frozen(state: Path, content: Any) -> dict[str, Any]:
     """Read the frozen weights that a state does not contain; its content need not be valid.
 
     Raises:
-        DamagedError: the file of frozen weights alongside the state is missing, damaged or not the file that
+        DamagedError: The file of frozen weights alongside the state is missing, damaged or not the file that
             the state was saved with.
     """
     sha256 = content.get(_SHA256) if isinstance(content, dict) else None

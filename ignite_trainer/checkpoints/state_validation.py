@@ -80,7 +80,7 @@ def checked(content: Any, path: Path, parts: Iterable[str]) -> StateContent:
     """Validate the content of a state file, which must have an entry for each of the `parts`.
 
     Raises:
-        ProtocolError: the content is invalid; the message lists all problems.
+        ProtocolError: The content is invalid; the message lists all problems.
     """
     try:
         state = StateContent.model_validate(content)

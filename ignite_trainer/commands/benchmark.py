@@ -131,7 +131,7 @@ def contenders(
         The protocol's blueprint under the name `OURS`, then its baselines' blueprints by name.
 
     Raises:
-        ProtocolError: a class cannot be found or does not accept its arguments, or a baseline does not fit
+        ProtocolError: A class cannot be found or does not accept its arguments, or a baseline does not fit
             the protocol.
     """
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
@@ -155,7 +155,7 @@ def measure(blueprints: Mapping[str, Blueprint], *, rounds: int, turn_seconds: f
         turn_seconds: approximate duration of a turn; a turn has at least one step.
 
     Raises:
-        ProtocolError: a part of the protocol itself cannot be built.
+        ProtocolError: A part of the protocol itself cannot be built.
     """
     with contextlib.ExitStack() as stack:
         ours = _Contender(blueprints[OURS], stack)

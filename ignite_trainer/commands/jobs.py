@@ -38,7 +38,7 @@ def plan(
         resumed: folder of the run to continue, if the command names one.
 
     Raises:
-        ProtocolError: a protocol has problems; lists all problems of the first such protocol.
+        ProtocolError: A protocol has problems; lists all problems of the first such protocol.
     """
     jobs: dict[Path, Job] = {}
     for path, protocol in protocols.items():

@@ -43,7 +43,7 @@ def data_from_protocol(
         defaults: file with the sections to add to published protocols that omit them.
 
     Raises:
-        ProtocolError: an override or the protocol is invalid; lists every problem.
+        ProtocolError: An override or the protocol is invalid; lists every problem.
     """
     rest, found = split_overrides(overrides)
     if rest:
@@ -61,7 +61,7 @@ def data_from_class(path: str, args: Mapping[str, Any], *, trusted: Sequence[str
     """Build a data set from a class and its arguments, which may select a split.
 
     Raises:
-        ProtocolError: the class or an argument is invalid; lists every problem.
+        ProtocolError: The class or an argument is invalid; lists every problem.
     """
     try:
         spec = ClassSpec.model_validate({"class": path, "args": args})

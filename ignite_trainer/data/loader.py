@@ -167,7 +167,7 @@ class SplitLoader:
         """Load one sample as a batch of size 1, augmented as in the given epoch if `transformed`.
 
         Raises:
-            ProtocolError: the sample cannot be read.
+            ProtocolError: The sample cannot be read.
         """
         samples = TransformedSamples(self.dataset, self._sample_steps if transformed else [], self._seed)
         _, sample = samples.load((epoch, index), lambda: look_at(self.dataset, index))

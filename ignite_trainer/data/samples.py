@@ -140,7 +140,7 @@ def first_readable(dataset: Any, predicate: Callable[[Any], bool] = lambda _: Tr
     """Return the first readable sample that satisfies `predicate` among the samples to check, or None.
 
     Raises:
-        ProtocolError: none of these samples can be read.
+        ProtocolError: None of these samples can be read.
     """
     failed: list[Unreadable] = []
     indices = samples_to_check(len(dataset))
@@ -206,7 +206,7 @@ class UnreadableSamples:
             none_left: whether the batch belongs to a training step and has no readable sample.
 
         Raises:
-            RunFailed: too many samples are unreadable, or none is left for a training step.
+            RunFailed: Too many samples are unreadable, or none is left for a training step.
         """
         self._found |= dict(failed)
         name = sample_name(self.dataset, failed[0].position)

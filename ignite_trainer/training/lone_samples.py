@@ -74,7 +74,7 @@ class LoneSamples:
         The random state and the buffers end up as after a single pass.
 
         Raises:
-            RunFailed: nothing is left to train on.
+            RunFailed: Nothing is left to train on.
         """
         parts = parts_of(len(batch.indices), self.setup, self.task)
         if any(norm.training for norm in self._shared):  # there are several processes
@@ -118,7 +118,7 @@ def refuse_single_values(
     """Refuse a setup whose training steps would pass a single sample to a batch norm in train mode.
 
     Raises:
-        ProtocolError: a batch norm in train mode would see a single value per channel.
+        ProtocolError: A batch norm in train mode would see a single value per channel.
     """
     parts = parts_of(setup.batch_of_all(world_size(), train=True) // world_size(), setup, task)
     smallest = min(part.stop - part.start for part in parts)

@@ -39,7 +39,7 @@ def build_optimization(
         The optimizer, and the scheduler if the protocol has one.
 
     Raises:
-        ProtocolError: arguments are invalid; the message has their JSON path.
+        ProtocolError: Arguments are invalid; the message has their JSON path.
     """
     protocol = blueprint.protocol
     if not (blueprint.optimizer and protocol.optimizer and protocol.setup.epochs):
@@ -82,7 +82,7 @@ def build_optimizer(
             without the host's knowledge, after modules have changed the gradients.
 
     Raises:
-        ProtocolError: the class does not accept the arguments.
+        ProtocolError: The class does not accept the arguments.
     """
     if precision == "fp16" and args.get("fused"):
         raise ProtocolError(

@@ -63,7 +63,7 @@ class OptimizerSteps:
         """Take the step, and clear the gradients.
 
         Raises:
-            RunFailed: float16 gradients overflow at every loss scale.
+            RunFailed: Float16 gradients overflow at every loss scale.
         """
         self._skipped_in_succession += 1  # until the step is taken
         self._scaler.step(self._optimizer)  # unscales first

@@ -43,7 +43,7 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule]) -> ParameterPl
         rules: rules in order of precedence.
 
     Raises:
-        ProtocolError: a rule applies to no parameter, a parameter matches no rule, or no rule trains.
+        ProtocolError: A rule applies to no parameter, a parameter matches no rule, or no rule trains.
     """
     named = dict(model.named_parameters())
     taken: list[list[str]] = [[] for _ in rules]

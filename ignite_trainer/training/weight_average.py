@@ -60,7 +60,7 @@ class WeightAverage:
         """Restore a state, after the averages were loaded into the model.
 
         Raises:
-            ValueError: the state belongs to another model.
+            ValueError: The state belongs to another model.
         """
         weights: Mapping[str, Tensor] = state["weights"]
         if weights.keys() != self._others.keys():

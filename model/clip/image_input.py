@@ -71,8 +71,8 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
         name: name of the image in messages; needed for content without a path.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not decode or has too many pixels (more than twice
+        FileNotFoundError: There is no such file.
+        ValueError: The file does not decode or has too many pixels (more than twice
             `PIL.Image.MAX_IMAGE_PIXELS`), its values have an unknown range, or the source has another type.
     """
     if isinstance(source, str | Path):

@@ -51,8 +51,8 @@ def tokenize(
         int64 `[B, context_length]`, padded after the end token (with zeros by CLIP's tokenizer).
 
     Raises:
-        TextTooLong: a text has more than `context_length` tokens.
-        ValueError: an entry is not a text, the template lacks `{}`, or `text` is a bare string.
+        TextTooLong: A text has more than `context_length` tokens.
+        ValueError: An entry is not a text, the template lacks `{}`, or `text` is a bare string.
     """
     if isinstance(text, str):
         raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")

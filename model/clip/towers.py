@@ -48,7 +48,7 @@ def build_clip(
     """Build OpenAI's CLIP with QuickGELU and random weights; `AudioCLIP` documents the arguments.
 
     Raises:
-        ValueError: the arguments describe neither a ResNet nor a vision transformer, or the number of heads
+        ValueError: The arguments describe neither a ResNet nor a vision transformer, or the number of heads
             does not divide the width.
     """
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -95,7 +95,7 @@ def build_named_clip(name: str) -> ClipTowers:
             can add to that list.
 
     Raises:
-        ValueError: there is no such model, or a library that the model needs is not installed.
+        ValueError: There is no such model, or a library that the model needs is not installed.
     """
     from open_clip.model import CLIP, CustomTextCLIP
 
@@ -124,7 +124,7 @@ def image_preprocessing(name: str, network: nn.Module | None = None) -> ImagePre
             leaves the size to a library.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: There is no such model.
     """
     size = _config(name)["vision_cfg"].get("image_size", 224)
     if network is not None:
@@ -137,7 +137,7 @@ def tokenizer_of(name: str) -> Any:
     """Return the tokenizer of an open_clip model.
 
     Raises:
-        ValueError: there is no such model, or its tokenizer cannot be fetched from the Hugging Face hub.
+        ValueError: There is no such model, or its tokenizer cannot be fetched from the Hugging Face hub.
     """
     from open_clip import get_tokenizer
 
@@ -159,7 +159,7 @@ def find_tagged_weights(name: str, tag: str, *, folder: Path | None = None) -> P
         folder: folder for the file; None for open_clip's cache.
 
     Raises:
-        WeightsError: the model has no such tag, the weights cannot be fetched, or they need different image
+        WeightsError: The model has no such tag, the weights cannot be fetched, or they need different image
             preprocessing from the model's first weights in open_clip.
     """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg

@@ -70,8 +70,8 @@ class ESResNeXt(nn.Module):
         weights_sha256: expected SHA-256 of each weights file whose name and size match a released file.
 
     Raises:
-        ValueError: the arguments contradict each other.
-        WeightsError: the weights are missing or do not fit.
+        ValueError: The arguments contradict each other.
+        WeightsError: The weights are missing or do not fit.
     """
 
     window: Tensor

@@ -70,8 +70,8 @@ class AudioReader:
         note: harmless oddity of the file, or ""; final after reading.
 
     Raises:
-        UnusableAudio: the file does not decode, is cut off, or has a sample rate outside the limits.
-        OSError: the file cannot be read.
+        UnusableAudio: The file does not decode, is cut off, or has a sample rate outside the limits.
+        OSError: The file cannot be read.
     """
 
     def __init__(self, source: Path | BinaryIO, name: str) -> None:
@@ -115,9 +115,9 @@ class AudioReader:
         """Decode a segment, clipped to the end of the sound, or the whole sound for None.
 
         Raises:
-            UnusableAudio: the sound does not decode, ends early, or has samples that are too loud or not
+            UnusableAudio: The sound does not decode, ends early, or has samples that are too loud or not
                 finite.
-            OSError: the file cannot be read.
+            OSError: The file cannot be read.
         """
         first, last = self._bounds(segment)
         position = self._go_to(first)

@@ -48,7 +48,7 @@ def built_from(file: Path) -> BuiltFrom | None:
         None if neither describes the model.
 
     Raises:
-        WeightsError: the description is damaged.
+        WeightsError: The description is damaged.
     """
     entries = read_entries(file, mapped=True)
     if isinstance(entries, Mapping):
@@ -71,7 +71,7 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
     """Return the constructor arguments of a checkpoint's model; {} if they are unknown.
 
     Raises:
-        WeightsError: the checkpoint belongs to another class, or its arguments include one that `model_class`
+        WeightsError: The checkpoint belongs to another class, or its arguments include one that `model_class`
             lacks; the message says what to do.
     """
     known = built_from(file)
@@ -110,7 +110,7 @@ def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: P
         file: checkpoint.
 
     Raises:
-        WeightsError: the file or its description cannot be read.
+        WeightsError: The file or its description cannot be read.
     """
     known = None if released_hashes([file]) else built_from(file)
     if known is None:

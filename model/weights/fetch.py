@@ -84,7 +84,7 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
         The path `target`.
 
     Raises:
-        FetchError: the file cannot be downloaded or written, differs from the published file, or `target`
+        FetchError: The file cannot be downloaded or written, differs from the published file, or `target`
             exists with another size.
     """
     if _exists(file, target):
@@ -158,7 +158,7 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
 
     Raises:
         requests.RequestException: another attempt may succeed.
-        ValueError: no attempt can succeed.
+        ValueError: No attempt can succeed.
     """
     size = file.size_bytes
     if file.digest is None or (size is not None and _size(partial) > size):

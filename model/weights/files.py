@@ -56,7 +56,7 @@ def read_state_dict(path: str | Path) -> StateDict:
         Tensors keyed by their names in the file; `load_weights` removes wrappers' prefixes.
 
     Raises:
-        WeightsError: the file is missing, has another format or contains no state dict, or a run's state
+        WeightsError: The file is missing, has another format or contains no state dict, or a run's state
             lacks its file of frozen weights.
     """
     path = Path(path)
@@ -75,7 +75,7 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
     If `mapped`, tensors are mapped into memory instead of being read, where the format allows it.
 
     Raises:
-        WeightsError: the file is missing or has another format; the message names it and says what to do.
+        WeightsError: The file is missing or has another format; the message names it and says what to do.
     """
     if not path.is_file():
         gone = f", but a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""

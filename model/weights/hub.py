@@ -64,7 +64,7 @@ class HubLayout(
                 `revision`, `token`, `cache_dir` and `local_files_only`.
 
         Raises:
-            WeightsError: the model does not exist, cannot be fetched, or does not match the network.
+            WeightsError: The model does not exist, cannot be fetched, or does not match the network.
         """
         try:
             return super().from_pretrained(source, **arguments)

@@ -47,9 +47,9 @@ def find_sources(pretrained: Pretrained, *, clip: str | None, assets: str | Path
     """Resolve an AudioCLIP's argument `pretrained` to files, and fetch missing files.
 
     Raises:
-        ValueError: a mapping is empty or has a part other than "clip" and "audio", or `pretrained` is True
+        ValueError: A mapping is empty or has a part other than "clip" and "audio", or `pretrained` is True
             although `clip` names a model.
-        WeightsError: a file is missing and cannot be fetched.
+        WeightsError: A file is missing and cannot be fetched.
     """
     if pretrained is True:
         if clip is not None:
@@ -92,7 +92,7 @@ def load_sources(
         clip_args, audio_args: constructor arguments of the towers.
 
     Raises:
-        WeightsError: a file does not fit.
+        WeightsError: A file does not fit.
     """
     if (file := sources.everything) is not None:
         warn_of_other_arguments(type(model), {**clip_args, **audio_args}, file)
@@ -110,7 +110,7 @@ def find_initial_weights(pretrained: bool | str | Path, *, assets: str | Path | 
     """Resolve an ESResNeXt's argument `pretrained` to a file, fetched if missing; return None for False.
 
     Raises:
-        WeightsError: the file is missing and cannot be fetched; the message says which file to put where.
+        WeightsError: The file is missing and cannot be fetched; the message says which file to put where.
     """
     if pretrained is False:
         return None
@@ -140,7 +140,7 @@ def load_initial_weights(
         allow_other_head: let `fc` keep its values if the file has a different number of outputs.
 
     Raises:
-        WeightsError: the file does not fit.
+        WeightsError: The file does not fit.
     """
     names = tower.state_dict().keys()
     if file.name == imagenet_file().name:

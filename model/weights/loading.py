@@ -85,7 +85,7 @@ def load_weights(
         Report of all entries that were loaded, missing, unexpected or misshapen.
 
     Raises:
-        WeightsError: an entry is missing, unexpected or misshapen and not allowed to be; the module is
+        WeightsError: An entry is missing, unexpected or misshapen and not allowed to be; the module is
             unchanged.
     """
     target = module.state_dict()
@@ -131,7 +131,7 @@ def rename_to_fit(state: Mapping[str, Tensor], known: Collection[str], *, source
         source: origin of the tensors, for messages.
 
     Raises:
-        WeightsError: two entries would get the same name.
+        WeightsError: Two entries would get the same name.
     """
     own = {name: name for name in state if name in known or name not in _ADDED_BY_WRAPPERS}
     candidates = list(_without_outer_wrappers(own, known))

@@ -84,7 +84,7 @@ def find_weights(
         instead: advice to append to the message if the file cannot be fetched.
 
     Raises:
-        WeightsError: there is no such file, or it cannot be fetched; the message says what to do.
+        WeightsError: There is no such file, or it cannot be fetched; the message says what to do.
     """
     path = Path(source).expanduser()
     if path.is_file():

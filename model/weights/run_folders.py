@@ -30,7 +30,7 @@ def best_checkpoint(folder: Path) -> Path:
         folder: folder of a run, of a run's checkpoints, of a sweep, or of all of a protocol's runs.
 
     Raises:
-        ValueError: no run in the folder has finished, no finished run kept weights, the newest run's
+        ValueError: No run in the folder has finished, no finished run kept weights, the newest run's
             checkpoints are gone, or a `result.json` is not valid.
     """
     folder = folder.parent if folder.name == "checkpoints" else folder

@@ -52,7 +52,7 @@ class PublishedTower(nn.Module):
     ```
 
     Raises:
-        ValueError: the tower has no learned wavelets, or no gates.
+        ValueError: The tower has no learned wavelets, or no gates.
     """
 
     window: Tensor

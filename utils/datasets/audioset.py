@@ -54,8 +54,8 @@ class AudioSet(ListedDataset):
         parents: whether to add the parents of a sample's labels, from `ontology.json`.
 
     Raises:
-        FileNotFoundError: a table is missing, or all files are.
-        ValueError: an argument or a table is invalid.
+        FileNotFoundError: A table is missing, or all files are.
+        ValueError: An argument or a table is invalid.
     """
 
     title: ClassVar[str] = "AudioSet"

@@ -58,8 +58,8 @@ class CachedDataset(Dataset[S]):
                 an OSError.
 
         Raises:
-            ValueError: clips cannot be decoded; the message names them.
-            OSError: the cache folder cannot be used.
+            ValueError: Clips cannot be decoded; the message names them.
+            OSError: The cache folder cannot be used.
         """
         if self._cache is not None:
             self._cache.open(skip_unreadable=skip_unreadable)

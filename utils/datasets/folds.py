@@ -64,9 +64,9 @@ class FoldDataset(CachedDataset[Sample], ABC):
         results_name: name of the data set in results; it mentions if only part of the data set is present.
 
     Raises:
-        FileNotFoundError: the root, the table or audio files are missing.
-        ValueError: an argument or the table is invalid.
-        OSError: the data set cannot be downloaded.
+        FileNotFoundError: The root, the table or audio files are missing.
+        ValueError: An argument or the table is invalid.
+        OSError: The data set cannot be downloaded.
     """
 
     table: ClassVar[str]

@@ -62,7 +62,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         read_batch: method that reads whole batches; only present if all samples are sounds in the cache.
 
     Raises:
-        ValueError: an argument is invalid. When a sample is accessed: its sound cannot be decoded, or most
+        ValueError: An argument is invalid. When a sample is accessed: its sound cannot be decoded, or most
             segments of the split lie beyond the ends of their files.
     """
 
@@ -121,9 +121,9 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         """Log skipped samples and files, and decode all clips that are not in the cache, if there is one.
 
         Raises:
-            ValueError: clips cannot be decoded (the message names them), or most segments lie beyond the ends
+            ValueError: Clips cannot be decoded (the message names them), or most segments lie beyond the ends
                 of their files.
-            OSError: the cache folder cannot be used.
+            OSError: The cache folder cannot be used.
         """
         for message in filter(None, (self.notice, self.passed_over)):
             logger.warning("%s", message)

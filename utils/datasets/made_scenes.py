@@ -48,7 +48,7 @@ class MadeScenes(Dataset[Sample]):
         seed: random seed.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     results_name = "MadeScenes"

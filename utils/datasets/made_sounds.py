@@ -46,8 +46,8 @@ class MadeSounds(ESC50):
         clips_per_class_and_fold: number of clips per class and fold; 8 make 240 clips, 48 of them held out.
 
     Raises:
-        ValueError: the root contains something else.
-        OSError: the root cannot be written.
+        ValueError: The root contains something else.
+        OSError: The root cannot be written.
     """
 
     title = "MadeSounds"

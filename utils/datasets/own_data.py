@@ -55,8 +55,8 @@ class Table(ListedDataset):
             the same file, are held out together or not at all.
 
     Raises:
-        FileNotFoundError: the table or files are missing.
-        ValueError: an argument or the table is invalid; the message names file, line and column.
+        FileNotFoundError: The table or files are missing.
+        ValueError: An argument or the table is invalid; the message names file, line and column.
     """
 
     to_take_whole: ClassVar[str] = (

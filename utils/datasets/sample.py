@@ -119,7 +119,7 @@ class Entries:
         have_texts: whether any entry has a text.
 
     Raises:
-        ValueError: a name is not UTF-8.
+        ValueError: A name is not UTF-8.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:

@@ -67,8 +67,8 @@ class Shards(Dataset[Sample | DescribedSample]):
         shards: address and manifest entry of each shard.
 
     Raises:
-        ValueError: an argument or the manifest is invalid.
-        OSError: the manifest cannot be read.
+        ValueError: An argument or the manifest is invalid.
+        OSError: The manifest cannot be read.
     """
 
     affects: ClassVar[dict[str, str]] = {"fold": "run"}

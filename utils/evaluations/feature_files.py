@@ -39,7 +39,7 @@ class FeatureTable:
         folds: fold number of each clip, int64 `[N]`; None if the data set has no folds.
 
     Raises:
-        ValueError: lengths differ, there are no features, or a label is not a class.
+        ValueError: Lengths differ, there are no features, or a label is not a class.
     """
 
     features: Mapping[str, NDArray[np.float32]]
@@ -104,8 +104,8 @@ class FeatureTable:
         """Read a file that `write` made.
 
         Raises:
-            FileNotFoundError: the file does not exist.
-            ValueError: the file has another format or is incomplete.
+            FileNotFoundError: The file does not exist.
+            ValueError: The file has another format or is incomplete.
         """
         try:
             with safe_open(path, framework="numpy") as file:

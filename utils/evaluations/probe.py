@@ -45,7 +45,7 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
         in the training folds.
 
     Raises:
-        ValueError: there are fewer than two folds, a clip does not have exactly one label, the training folds
+        ValueError: There are fewer than two folds, a clip does not have exactly one label, the training folds
             have a single class, or C is out of range.
     """
     from sklearn.dummy import DummyClassifier

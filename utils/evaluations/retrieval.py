@@ -120,7 +120,7 @@ def retrieval_metrics(
         "P@1"; "R@k" for each k; "mAP"; "mAP@k" for the largest k.
 
     Raises:
-        ValueError: the embeddings differ in length or are not normalised, there is nothing to rank, or no
+        ValueError: The embeddings differ in length or are not normalised, there is nothing to rank, or no
             query has a positive.
 
     Example:

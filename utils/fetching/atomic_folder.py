@@ -24,7 +24,7 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
             survive a crash.
 
     Raises:
-        OSError: the folder cannot be written. Exceptions of `fill` are passed on.
+        OSError: The folder cannot be written. Exceptions of `fill` are passed on.
     """
     if is_complete(folder):
         return

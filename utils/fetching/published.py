@@ -89,8 +89,8 @@ def fetch_data_set(
         The root.
 
     Raises:
-        FetchError: the archive cannot be downloaded, the disk is full, or the root contains other files.
-        ArchiveError: the archive is damaged or unsafe, or lacks clips.
+        FetchError: The archive cannot be downloaded, the disk is full, or the root contains other files.
+        ArchiveError: The archive is damaged or unsafe, or lacks clips.
     """
     root = Path(root).expanduser().resolve()
     archive = root.parent / data_set.archive.name

@@ -55,9 +55,9 @@ def unpack(archive: Path, folder: Path, *, top: str, most_bytes: int, progress: 
         progress: whether to show a progress bar, or lines without a terminal.
 
     Raises:
-        ArchiveError: the archive is damaged or unsafe, has no such top folder, or exceeds a limit.
-        FetchError: the disk does not have enough free space.
-        OSError: the folder cannot be written.
+        ArchiveError: The archive is damaged or unsafe, has no such top folder, or exceeds a limit.
+        FetchError: The disk does not have enough free space.
+        OSError: The folder cannot be written.
     """
     found, left = False, most_bytes
     with (

@@ -49,8 +49,8 @@ def index(
         processes: number of reading processes.
 
     Raises:
-        ValueError: a shard is damaged, compressed or empty, or the files of a sample are not adjacent.
-        OSError: a shard cannot be read.
+        ValueError: A shard is damaged, compressed or empty, or the files of a sample are not adjacent.
+        OSError: A shard cannot be read.
     """
     call = _Index(list(class_names))
     found = list(in_processes(call, expand(urls), processes=processes, title="Reading shards"))

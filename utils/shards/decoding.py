@@ -57,7 +57,7 @@ def about(content: Content, class_names: list[str]) -> About:
     """Read the description of a sample; `class_names` are in the order of the numbers in `cls`.
 
     Raises:
-        ValueError: the description is not text, or has the wrong type.
+        ValueError: The description is not text, or has the wrong type.
     """
     said = _json(content)
     if "labels" in said or "label" in said:

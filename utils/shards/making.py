@@ -68,8 +68,8 @@ def make(
         The manifest, which is also written to the folder; and the skipped samples, with the reason.
 
     Raises:
-        ValueError: the folder contains other files, or a sample cannot be read.
-        OSError: the folder cannot be written.
+        ValueError: The folder contains other files, or a sample cannot be read.
+        OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):

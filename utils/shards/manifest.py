@@ -239,7 +239,7 @@ class Manifest:
         """Read the lines of a manifest; `source` names it in messages.
 
         Raises:
-            ValueError: a line is wrong, or there is no shard.
+            ValueError: A line is wrong, or there is no shard.
         """
         about: SetEntry | None = None
         shards: list[ShardEntry] = []

@@ -54,8 +54,8 @@ def find(urls: str | Sequence[str], manifest: str | Sequence[str] | None = None)
         manifest: addresses of the shards' manifests; None for the manifests in the shards' folders.
 
     Raises:
-        ValueError: an address or a manifest is invalid, or a shard is not in a manifest.
-        OSError: a manifest cannot be read.
+        ValueError: An address or a manifest is invalid, or a shard is not in a manifest.
+        OSError: A manifest cannot be read.
     """
     addresses = expand(urls)
     given = [url for url in addresses if _is_manifest(url)]
@@ -85,7 +85,7 @@ def expand(urls: str | Sequence[str]) -> list[str]:
     """Expand patterns such as `data/train-{000000..000127}.tar`.
 
     Raises:
-        ValueError: there are no addresses or too many, or an address has an unsupported scheme.
+        ValueError: There are no addresses or too many, or an address has an unsupported scheme.
     """
     given = [urls] if isinstance(urls, str) else list(urls)
     if not given or not all(given):
@@ -139,7 +139,7 @@ def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
         to_the_end: whether the caller reads to the end; if not, leaving the block aborts the transfer.
 
     Raises:
-        OSError: the address cannot be opened, or a transfer that was read to the end has failed.
+        OSError: The address cannot be opened, or a transfer that was read to the end has failed.
     """
     _check_scheme(url)
     path = local_path(url)
@@ -187,7 +187,7 @@ def content_of(files: Sequence[tuple[str, bytes]], name: str) -> Content:
     """Make a sample of the names and contents of its files; `name` is its own in the manifest.
 
     Raises:
-        ValueError: there is no file, or two have one name.
+        ValueError: There is no file, or two have one name.
     """
     if not files:
         raise ValueError("no sample there")

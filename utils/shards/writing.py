@@ -54,7 +54,7 @@ def write_shard(folder: Path, job: Job, dataset: Any, *, audio: Audio, skip: boo
     """Write a shard atomically; `audio` as for `encode`.
 
     Raises:
-        ValueError, OSError: a sample cannot be read and `skip` is false, or the shard cannot be written.
+        ValueError, OSError: A sample cannot be read and `skip` is false, or the shard cannot be written.
     """
     offsets, contents, left_out = list[int](), list[Content](), dict[str, str]()
     path = folder / job.file
@@ -115,7 +115,7 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
             lossless float32.
 
     Raises:
-        ValueError, OSError: the sample cannot be read, or contains something that cannot be stored.
+        ValueError, OSError: The sample cannot be read, or contains something that cannot be stored.
     """
     about = dict(record(dataset, index))
     files: SampleFiles | None = dataset.files(index) if hasattr(dataset, "files") else None

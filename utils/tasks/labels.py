@@ -33,7 +33,7 @@ class Classes:
         """Return the classes shared by all these data sets.
 
         Raises:
-            ValueError: a data set has no `class_names`, or the `class_names` differ.
+            ValueError: A data set has no `class_names`, or the `class_names` differ.
         """
         for dataset in datasets:
             if not getattr(dataset, "class_names", None):
@@ -60,7 +60,7 @@ class Classes:
             The class number of each sample's only label, int64 `[B]`; if `multilabel`, 0/1 `[B, classes]`.
 
         Raises:
-            ValueError: a label is not a class, or a sample does not have exactly one label and `multilabel`
+            ValueError: A label is not a class, or a sample does not have exactly one label and `multilabel`
                 is false.
         """
         for label in (label for sample in labels for label in sample if label not in self._numbers):
@@ -85,7 +85,7 @@ def check_audio(dataset: Any) -> None:
     quiet, further samples are checked.
 
     Raises:
-        ValueError: the audio is not `[C, T]`, or seems to be in [-1, 1] instead of 16-bit units.
+        ValueError: The audio is not `[C, T]`, or seems to be in [-1, 1] instead of 16-bit units.
     """
     quiet: tuple[int, float] | None = None
     for number, index in enumerate(samples_to_check(len(dataset))):

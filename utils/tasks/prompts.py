@@ -33,7 +33,7 @@ class Prompts:
             then the last words of a single label; if not, such a text is an error.
 
     Raises:
-        ValueError: there is no template, or one lacks its `{}`.
+        ValueError: There is no template, or one lacks its `{}`.
     """
 
     def __init__(

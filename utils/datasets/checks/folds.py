@@ -43,7 +43,7 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
     """Check the whole data set of this class and with these arguments, regardless of the held-out fold.
 
     Raises:
-        ValueError, OSError: nothing of the table can be read, or an argument is wrong.
+        ValueError, OSError: Nothing of the table can be read, or an argument is wrong.
     """
     clips: list[Clip] = []
 

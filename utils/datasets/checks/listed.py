@@ -43,7 +43,7 @@ def inspect_listed(
         absent: severity of a missing file.
 
     Raises:
-        ValueError, OSError: nothing of the table can be read, or an argument is wrong.
+        ValueError, OSError: Nothing of the table can be read, or an argument is wrong.
     """
 
     def build() -> tuple[ListedDataset, ListedDataset]:

@@ -69,7 +69,7 @@ def find_table(root: Path, name: str) -> Path:
     """Find a table in the root or in one of its usual folders.
 
     Raises:
-        FileNotFoundError: the table is in none of these folders.
+        FileNotFoundError: The table is in none of these folders.
     """
     found = next((root / folder / name for folder in _FOLDERS if (root / folder / name).is_file()), None)
     if found is None:
@@ -86,7 +86,7 @@ def read_classes(table: Path) -> dict[str, str]:
     """Read the class names, by identifier such as "/m/09x0r", in the order of the scores.
 
     Raises:
-        ValueError: a number is out of order, or a name or an identifier is repeated.
+        ValueError: A number is out of order, or a name or an identifier is repeated.
     """
     names: dict[str, str] = {}
     for row in read_table(table, ["index", "mid", "display_name"]):
@@ -111,7 +111,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
     `names` are the class names, by identifier.
 
     Raises:
-        ValueError: a value is invalid or a video is repeated; the message names file and line.
+        ValueError: A value is invalid or a video is repeated; the message names file and line.
     """
     refuse_no_table(table)
     is_video = re.compile(_VIDEO).fullmatch
@@ -160,7 +160,7 @@ def read_parents(ontology: Path, names: Mapping[str, str]) -> dict[str, tuple[st
     """Read each class's direct and indirect parents, by name, in the order of the classes.
 
     Raises:
-        ValueError: the file is not AudioSet's ontology.
+        ValueError: The file is not AudioSet's ontology.
     """
     try:
         listed: Any = json.loads(ontology.read_text(encoding="utf-8-sig"))

@@ -80,7 +80,7 @@ class ClipCache:
         segments: segment of each path that forms the clip; None for whole files.
 
     Raises:
-        FileNotFoundError: audio files are missing.
+        FileNotFoundError: Audio files are missing.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class ClipCache:
         Clips that cannot be decoded are skipped if `skip_unreadable`; reading them then raises an OSError.
 
         Raises:
-            ValueError: clips cannot be decoded; the message names them.
-            OSError: the cache folder cannot be written.
+            ValueError: Clips cannot be decoded; the message names them.
+            OSError: The cache folder cannot be written.
         """
         if self._index is not None:
             return
@@ -163,8 +163,8 @@ class ClipCache:
         """Copy several clips: int16 `[B, C, T]` if all are stored as int16, and otherwise float32.
 
         Raises:
-            ProtocolError: the clips' numbers of channels differ.
-            OSError: a clip could not be decoded.
+            ProtocolError: The clips' numbers of channels differ.
+            OSError: A clip could not be decoded.
         """
         clips = self._clips(positions)
         if (clips["channels"] != clips["channels"][0]).any():

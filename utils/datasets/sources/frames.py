@@ -26,7 +26,7 @@ class Frames:
         names: names of the contents, for messages; () for paths.
 
     Raises:
-        ValueError: there are no sources, or the number of names differs.
+        ValueError: There are no sources, or the number of names differs.
     """
 
     sources: tuple[str | bytes, ...]
@@ -50,8 +50,8 @@ class Frames:
         """Decode one image, turned upright: uint8 `[3, H, W]`.
 
         Raises:
-            IndexError: there are fewer images.
-            SampleUnreadable: the file is missing or cannot be decoded.
+            IndexError: There are fewer images.
+            SampleUnreadable: The file is missing or cannot be decoded.
         """
         source = self.sources[position]
         name = self.names[position] if self.names else None

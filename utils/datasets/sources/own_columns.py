@@ -59,8 +59,8 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
     """Read the rows of a table; `given` are the arguments of `Table` that name columns.
 
     Raises:
-        FileNotFoundError: the table does not exist.
-        ValueError: the file is not a table, lacks a column, or contains an invalid value.
+        FileNotFoundError: The table does not exist.
+        ValueError: The file is not a table, lacks a column, or contains an invalid value.
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such table. {_tables_beside(table)}")

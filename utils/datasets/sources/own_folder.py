@@ -37,8 +37,8 @@ def read_folder(folder: Path) -> Content:
     out.
 
     Raises:
-        ValueError: there are no sounds or images, a name is not UTF-8, or the folder has another form.
-        OSError: a folder cannot be read.
+        ValueError: There are no sounds or images, a name is not UTF-8, or the folder has another form.
+        OSError: A folder cannot be read.
     """
     repeated = list[str]()
     found = files_below(folder, on_repeated=repeated.append)

@@ -70,7 +70,7 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
     """Choose the columns "start", "end" and "duration"; `given` are the arguments that name columns.
 
     Raises:
-        ValueError: the meaning of the columns is unclear; the message names the argument that settles it.
+        ValueError: The meaning of the columns is unclear; the message names the argument that settles it.
     """
     for role in _ARGUMENTS:
         column = given[role]

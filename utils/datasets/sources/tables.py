@@ -48,8 +48,8 @@ def read_table(table: Path, columns: Sequence[str] = ()) -> Records:
     """Open a table that has a header with these columns, and perhaps others.
 
     Raises:
-        ValueError: the file is not a supported table, is too large, or lacks a column.
-        OSError: the file cannot be read.
+        ValueError: The file is not a supported table, is too large, or lacks a column.
+        OSError: The file cannot be read.
     """
     refuse_no_table(table)
     kind = table.suffix.lower()
@@ -119,7 +119,7 @@ def build_without_bad_lines(build: Callable[[], T]) -> tuple[T, list[RowError]]:
     """Build a data set without the lines of its tables that cannot be read, and return their errors.
 
     Raises:
-        ValueError: there are too many bad lines, or no data set without them; the message has the reasons.
+        ValueError: There are too many bad lines, or no data set without them; the message has the reasons.
     """
     bad: dict[Place, RowError] = {}
     while True:

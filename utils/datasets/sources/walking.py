@@ -29,7 +29,7 @@ def files_below(
         contain surrogates, as returned by `os.fsdecode`.
 
     Raises:
-        OSError: a folder cannot be read.
+        OSError: A folder cannot be read.
     """
     files, links, entered = list[tuple[str, str]](), list[str](), {_identity(root)}
 
