@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,7 @@ import requests
 from ignite_trainer.api.reporter import Evaluated, Line, Reporter, RunStart, Window
 from ignite_trainer.reporters import Visdom
 from ignite_trainer.reporters.drawing import COLOURS
+from ignite_trainer.reporters.visdom import _listens
 from tests.ignite_trainer.reporters.events import evaluated, trained
 
 Windows = dict[str, dict[str, Any]]
@@ -42,14 +42,12 @@ def lines_of(window: dict[str, Any]) -> dict[str, tuple[list[float], list[float 
     return {trace["name"]: (trace["x"], trace["y"]) for trace in window["content"]["data"]}
 
 
-def wait_for_answer(port: int) -> None:
+def wait_for_server(port: int, *, running: bool = True) -> None:
+    """Wait until a server listens on the port or, unless `running`, none does."""
     deadline = time.monotonic() + 60
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < deadline, f"nothing listens on port {port}"
-        time.sleep(0.1)
+    while _listens("127.0.0.1", port) != running:
+        assert time.monotonic() < deadline, f"port {port} is {'silent' if running else 'still in use'}"
+        time.sleep(0.05)
 
 
 def wait_for_the_address(capsys: pytest.CaptureFixture[str]) -> str:
@@ -64,7 +62,7 @@ def wait_for_the_address(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture
 def server(running_server: int, run: RunStart) -> Iterator[int]:
     """Give the port of a visdom server that is there already, without the run's environment."""
-    wait_for_answer(running_server)
+    wait_for_server(running_server)
     yield running_server
     requests.post(f"http://localhost:{running_server}/delete_env", json={"eid": run.name}, timeout=60)
 
@@ -207,7 +205,7 @@ def test_a_server_started_by_the_run_stops_with_it_and_saves_the_dashboard(
     began = time.monotonic()
     tell_a_run(reporter, run)
     assert time.monotonic() - began < 1  # nothing waited for the server
-    wait_for_answer(free_port)
+    wait_for_server(free_port)
     listening = {
         address
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -222,8 +220,7 @@ def test_a_server_started_by_the_run_stops_with_it_and_saves_the_dashboard(
     reporter.close()
     reporter.close()
     assert caplog.messages == []
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", free_port)) != 0
+    assert not _listens("127.0.0.1", free_port)
     assert "It's Alive!" in (run.folder / "visdom.log").read_text()
     saved = json.loads((tmp_path / "environments" / f"{run.name}.json").read_text())["jsons"]
     assert lines_of(saved["metrics: Performance"])["Val. Acc. Eval."] == ([0, 1, 2], [0.1, 0.8, None])
@@ -246,18 +243,12 @@ def test_a_killed_run_takes_its_server_along(
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     try:
-        wait_for_answer(free_port)
+        wait_for_server(free_port)
         assert children() == {process.pid}
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    deadline = time.monotonic() + 10
-    with_server = True
-    while with_server and time.monotonic() < deadline:
-        time.sleep(0.05)
-        with socket.socket() as probe:
-            with_server = probe.connect_ex(("127.0.0.1", free_port)) == 0
-    assert not with_server
+    wait_for_server(free_port, running=False)
 
 
 def test_names_of_charts_and_lines_are_escaped(run: RunStart, server: int) -> None:
