@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ def trained(arguments: dict[str, Any]) -> AudioCLIP:
     return AudioCLIP(**{**arguments, "pretrained": False})
 
 
+@pytest.fixture(scope="module")
+def save(arguments: dict[str, Any], trained: AudioCLIP) -> Callable[..., None]:
+    """Saves the model as the trainer does, described by its arguments with changes."""
+
+    def save(path: Path, **changes: Any) -> None:
+        described = {"class": PATH, "args": {**arguments, **changes}}
+        checkpoint_files.save_weights(path, trained.state_dict(), built_from=described)
+
+    return save
+
+
 def is_same(one: AudioCLIP, other: AudioCLIP) -> bool:
     state = other.state_dict()
     return one.audio.hop_length == other.audio.hop_length and all(
@@ -45,13 +57,12 @@ def write_protocol(folder: Path, path: str, args: dict[str, Any]) -> None:
 
 
 def test_the_trainers_weights_describe_their_model(
-    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+    save: Callable[..., None], trained: AudioCLIP, tmp_path: Path
 ) -> None:
-    described, moved = {"class": PATH, "args": arguments}, tmp_path / "mine.pt"
-    checkpoint_files.save_weights(moved, trained.state_dict(), built_from=described)
-    loaded = AudioCLIP.from_pretrained(moved)
+    save(tmp_path / "mine.pt")
+    loaded = AudioCLIP.from_pretrained(tmp_path / "mine.pt")
     assert not loaded.training and is_same(loaded, trained)
-    assert loaded.weights_files == (moved,)
+    assert loaded.weights_files == (tmp_path / "mine.pt",)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +76,13 @@ def test_the_trainers_weights_describe_their_model(
 def test_weights_of_epoch_0_are_loaded_with_a_warning(
     name: str,
     warns: bool,
-    arguments: dict[str, Any],
+    save: Callable[..., None],
     trained: AudioCLIP,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    described = {"class": PATH, "args": arguments}
-    checkpoint_files.save_weights(tmp_path / name, trained.state_dict(), built_from=described)
-    loaded = AudioCLIP.from_pretrained(tmp_path / name)
-    assert is_same(loaded, trained)
+    save(tmp_path / name)
+    assert is_same(AudioCLIP.from_pretrained(tmp_path / name), trained)
     expected = f"{tmp_path / name}: the weights before the first step (epoch 0). Nothing was learned."
     assert caplog.messages == ([expected] if warns else [])
 
@@ -100,12 +109,10 @@ def test_the_protocol_of_the_run_describes_an_older_checkpoint(
 
 
 def test_the_description_in_the_file_overrides_the_protocol(
-    arguments: dict[str, Any], trained: AudioCLIP, tmp_path: Path
+    save: Callable[..., None], trained: AudioCLIP, tmp_path: Path
 ) -> None:
     write_protocol(tmp_path, PATH, {"embed_dim": 3})
-    checkpoint_files.save_weights(
-        tmp_path / "best.pt", trained.state_dict(), built_from={"class": PATH, "args": arguments}
-    )
+    save(tmp_path / "best.pt")
     assert is_same(AudioCLIP.from_pretrained(tmp_path / "best.pt"), trained)
 
 
@@ -218,10 +225,9 @@ def other_values(caught: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def best(arguments: dict[str, Any], trained: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def best(save: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "best.pt"
-    described = {"class": PATH, "args": {**arguments, "transformer_heads": 2}}
-    checkpoint_files.save_weights(path, trained.state_dict(), built_from=described)
+    save(path, transformer_heads=2)
     return path
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ignite_trainer.api.findings import Finding
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
-from tests.utils.tasks.test_tasks import Clips, batch_of, tiny_audioclip
+from tests.utils.tasks.test_tasks import Clips, batch_of, loss_of, tiny_audioclip
 from utils.datasets import MadeScenes, Sample, Shards, Table
 from utils.shards.checking import index
 from utils.shards.making import Options, make
@@ -55,13 +55,14 @@ def table(tmp_path: Path) -> Path:
 
 
 def found(task: Any, model: Any, path: Path, *, train_is_scored: bool = True, **args: Any) -> Places:
-    splits = {name: Table(path, fold=1, separator=";", train=name == "train", **args) for name in SPLITS}
+    splits = {
+        name: Table(path, fold=1, separator=";", train=name == "train", **args) for name in ("train", "test")
+    }
     task.prepare(model, **splits)
     findings: list[Finding] = list(task.check(model, **splits, train_is_scored=train_is_scored))
     return [(one.severity, one.what, one.where) for one in findings if one.what != NOT_TRAINED_ON]
 
 
-SPLITS = ("train", "test")
 NOT_TRAINED_ON = "A class has no clip to train on."
 NO_LABEL = "A sample has no label."
 TOO_MANY = "A sample has several labels, but only one is allowed."
@@ -105,9 +106,9 @@ def test_checks_decode_nothing_into_the_cache(single: AudioCLIP, table: Path, ca
     found(Contrastive(), single, table)
     assert not cache.exists()
     dataset = Table(table, fold=1, separator=";", train=False)
-    looked_at, prepared = dataset.look_at(0), dataset[0]
-    np.testing.assert_array_equal(looked_at.audio, prepared.audio)
-    assert looked_at.labels == prepared.labels
+    unprepared, prepared = dataset.look_at(0), dataset[0]
+    np.testing.assert_array_equal(unprepared.audio, prepared.audio)
+    assert unprepared.labels == prepared.labels
 
 
 def test_cut_texts_are_warnings_and_uncuttable_ones_errors(single: AudioCLIP, tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_a_batch_without_sounds_does_not_train_a_classifier() -> None:
     task.prepare(model, train=Clips(), test=Clips())
     batch = batch_of(Clips())
     output = task.training_step(model, Sample(None, None, batch.labels))
-    assert output.loss is not None and output.loss.item() == 0.0
-    output.loss.backward()
+    assert loss_of(output).item() == 0.0
+    loss_of(output).backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
     assert output.y_pred.shape == (0, 4) and output.y.shape == (0,)
