@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ignite_trainer.api.task import Task
-from ignite_trainer.data.loader import FieldTransform, SplitLoader
-from ignite_trainer.protocol.sections import Faults, ParameterRule, Setup
+from ignite_trainer.data.loader import FieldTransform
+from ignite_trainer.protocol.sections import Faults, ParameterRule
 from ignite_trainer.reporters import Together
 from ignite_trainer.runs.faults import FaultPolicy
 from ignite_trainer.support import distributed
@@ -25,6 +25,8 @@ from ignite_trainer.training.batch_norm import synchronise_batch_norms
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.lone_samples import LoneSamples
 from ignite_trainer.training.parameters import apply_rules
+from tests.ignite_trainer.data.loading import loader
+from tests.ignite_trainer.training.stepping import CPU, setup
 from toy_research.augment import Fit, Hiss
 from toy_research.learning import Matching, Pairing
 from toy_research.lonely import Scenes as LonelyScenes
@@ -173,15 +175,7 @@ def train(
     steps: int = STEPS,
 ) -> Reached:
     """Train for some steps in all processes; `batch` is the total batch size."""
-    setup = Setup(
-        name="x",
-        batch_train=batch,
-        batch_of="all",
-        chunk=chunk,
-        epochs=1,
-        saved_models_path="x",
-        log_interval=1,
-    )
+    settings = setup(batch_train=batch, batch_of="all", chunk=chunk, log_interval=1)
     if distributed.world_size() > 1:
         synchronise_batch_norms(model)
         with torch.no_grad():  # whatever each began with
@@ -190,11 +184,8 @@ def train(
         distributed.broadcast_state(model)
     plan = apply_rules(model, [*(rules or []), ParameterRule(match=".*")])
     optimizer = torch.optim.SGD(plan.groups, lr=rate, momentum=0.9)
-    loader = SplitLoader(
-        dataset, transforms, batch_size=batch, workers=0, shuffle=True, drop_last=True, seed=3,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    trainer = make_trainer(task, model, optimizer, plan, setup, device=torch.device("cpu"), progress=False)
+    batches = loader(dataset, *transforms, batch_size=batch, drop_last=True, seed=3)
+    trainer = make_trainer(task, model, optimizer, plan, settings, device=CPU, progress=False)
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
 
@@ -205,12 +196,12 @@ def train(
             )
 
     optimizer.register_step_pre_hook(note)
-    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: loader.set_epoch(trainer.state.epoch))
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: batches.set_epoch(trainer.state.epoch))
     trainer.add_event_handler(
         Events.ITERATION_COMPLETED,
         lambda: losses.append(float(trainer.state.output.loss)),  # type: ignore[union-attr]
     )
-    trainer.run(loader, max_epochs=steps, epoch_length=1)
+    trainer.run(batches, max_epochs=steps, epoch_length=1)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     return Reached(losses, gradients, weights)
 
@@ -229,7 +220,7 @@ def take_lonely_steps() -> dict[str, Any]:
     lone_samples = LoneSamples(
         Scoring(),
         model,
-        Setup(name="x", batch_train=8, batch_of="all", epochs=1, saved_models_path="x"),
+        setup(batch_train=8, batch_of="all"),
         record_dropped=faults.record_dropped_fields,
         record_unsynchronised=faults.record_unsynchronised_step,
     )

@@ -14,9 +14,9 @@ import torch
 from torch.multiprocessing.spawn import start_processes
 
 from ignite_trainer.data import loader
-from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.support.distributed import process_group, rank
 from ignite_trainer.support.errors import RunStopped
+from tests.ignite_trainer.data import loading
 from toy_research.protocols import run_toy
 
 
@@ -69,16 +69,7 @@ def read_shards(manifest: str, batch_size: int, workers: Sequence[int]) -> dict[
     loader._processors = lambda: max(workers)  # as on a larger machine
 
     def batches(count: int, *, epoch: int, start: int = 0, end: int | None = None) -> tuple[Batches, Any]:
-        loader = SplitLoader(
-            Shards(manifest),
-            [],
-            batch_size=batch_size,
-            workers=count,
-            shuffle=True,
-            drop_last=False,
-            seed=5,
-            device=torch.device("cpu"),
-        )
+        loader = loading.loader(Shards(manifest), batch_size=batch_size, workers=count)
         loader.set_epoch(epoch, start=start)
         found: Batches = []
         read: dict[int, Any] = {}

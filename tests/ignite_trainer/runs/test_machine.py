@@ -21,12 +21,12 @@ from toy_research.protocols import run_toy, sweep_toy
 from toy_research.records import events, only_run
 
 from ignite_trainer.api.task import StepOutput
-from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.out_of_memory import largest_that_fits, training_memory_error
+from tests.ignite_trainer.training.stepping import setup
 
 NOTEBOOK = {"class": "toy_research.watching.Notebook"}
 JSON_LINES = {"class": "ignite_trainer.reporters.JsonLines"}
@@ -189,8 +189,8 @@ def test_an_evaluation_step_out_of_memory_suggests_a_smaller_batch(tmp_path: Pat
 def test_the_advice_keeps_the_samples_of_a_step(
     batch: int, accumulate: int, fits: int | None, advice: str
 ) -> None:
-    setup = Setup(name="x", batch_train=batch, accumulate=accumulate, epochs=1, saved_models_path="x")
-    assert advice in str(training_memory_error("no memory", setup, fits=fits))
+    settings = setup(batch_train=batch, accumulate=accumulate)
+    assert advice in str(training_memory_error("no memory", settings, fits=fits))
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_the_advice_keeps_the_samples_of_a_step(
 def test_the_advice_keeps_a_batch_that_can_be_embedded_in_parts(
     chunk: int | None, fits: int | None, advice: str
 ) -> None:
-    setup = Setup(name="x", batch_train=64, chunk=chunk, epochs=1, saved_models_path="x")
-    assert advice in str(training_memory_error("no memory", setup, fits=fits, can_chunk=True))
+    settings = setup(batch_train=64, chunk=chunk)
+    assert advice in str(training_memory_error("no memory", settings, fits=fits, can_chunk=True))
 
 
 def test_the_largest_size_that_fits_is_found_by_halving() -> None:
@@ -247,8 +247,8 @@ def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
     model = TwoTowers(dropout=0.0).to(device)
     plan = apply_rules(model, [ParameterRule(match=".*")])
     optimizer = torch.optim.SGD(plan.groups, lr=0.1)
-    setup = Setup(name="x", batch_train=32, epochs=1, saved_models_path="x")
-    trainer = make_trainer(HungryOnDevice(share=1 / 12), model, optimizer, plan, setup, device=device)
+    settings = setup(batch_train=32)
+    trainer = make_trainer(HungryOnDevice(share=1 / 12), model, optimizer, plan, settings, device=device)
     signal, target = torch.randn(32, 1, 16, device=device), torch.zeros(32, dtype=torch.int64, device=device)
     with pytest.raises(RunFailed, match=r"-b 8 --Setup\.accumulate 4, .* \(A batch of 8 fits\.\)"):
         trainer.run([Batch(torch.arange(32), Tone(signal, None, 0.0, "", target))], max_epochs=1)
@@ -277,8 +277,8 @@ def test_the_batch_that_fits_leaves_space_for_the_optimizers_state() -> None:
     model.add_module("memory", nn.ParameterList(torch.zeros(hundredth, device=device) for _ in range(20)))
     plan = apply_rules(model, [ParameterRule(match=".*")])
     optimizer = torch.optim.SGD(plan.groups, lr=0.1, momentum=0.9)
-    setup = Setup(name="x", batch_train=16, epochs=1, saved_models_path="x")
-    trainer = make_trainer(Heavy(share=1 / 12), model, optimizer, plan, setup, device=device)
+    settings = setup(batch_train=16)
+    trainer = make_trainer(Heavy(share=1 / 12), model, optimizer, plan, settings, device=device)
     signal, target = torch.randn(16, 1, 16, device=device), torch.zeros(16, dtype=torch.int64, device=device)
     # 8 samples take 8/12. The weights' 0.2 still fit, but not the momentum's 0.2 as well.
     with pytest.raises(RunFailed, match=r"-b 4 --Setup\.accumulate 4, .* \(A batch of 4 fits\.\)"):

@@ -27,7 +27,6 @@ from tqdm import tqdm
 from ignite_trainer.api.reporter import Best, Evaluated
 from ignite_trainer.checkpoints.state_validation import Position
 from ignite_trainer.commands.sweeps import sweep
-from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.results import results_table, run_folder
@@ -38,6 +37,7 @@ from ignite_trainer.runs.faults import clear_errors
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.support.progress import Progress
 from ignite_trainer.support.signals import StopRequest, leave_signals_to_parent, stop_on_signals
+from tests.ignite_trainer.data.loading import epoch, loader
 
 EARLIER = Path(__file__).parent / "earlier_version"
 SEEN = {"class": "ignite.metrics.Accuracy", "update_rate": "iteration", "line_label": "Seen"}
@@ -461,19 +461,9 @@ def test_threads_other_than_the_main_one_leave_signals_alone() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skipped_batches_are_not_loaded(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = Tones(samples=30, spread=0)
-    loader = SplitLoader(
-        data,
-        [FieldTransform(apply=torch.as_tensor)],
-        batch_size=4,
-        workers=workers,
-        shuffle=True,
-        drop_last=True,
-        seed=1,
-        device=torch.device("cpu"),
-    )
-    loader.set_epoch(3)
-    everything = [batch.indices.tolist() for batch in loader]
-    assert len(loader) == len(everything) == 5
+    batches = loader(data, torch.as_tensor, workers=workers, drop_last=True)
+    everything = [batch.indices.tolist() for batch in epoch(batches, 3)]
+    assert len(batches) == len(everything) == 5
     asked: list[int] = []
     get = Tones.__getitem__
 
@@ -482,14 +472,12 @@ def test_skipped_batches_are_not_loaded(workers: int, monkeypatch: pytest.Monkey
         return get(self, position)
 
     monkeypatch.setattr(Tones, "__getitem__", noting)
-    loader.set_epoch(3, start=3)
-    assert [batch.indices.tolist() for batch in loader] == everything[3:]
-    assert len(loader) == 5
+    assert [batch.indices.tolist() for batch in epoch(batches, 3, start=3)] == everything[3:]
+    assert len(batches) == 5
     if not workers:
         assert asked == [index for batch in everything[3:] for index in batch]
-    loader.set_epoch(4)
-    assert len(list(loader)) == 5
-    loader.close()
+    assert len(epoch(batches, 4)) == 5
+    batches.close()
 
 
 # Signals to all processes

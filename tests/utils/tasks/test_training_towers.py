@@ -12,17 +12,17 @@ from torch.optim import SGD, Adam, AdamW
 
 from ignite_trainer.api.task import EmbeddingTask
 from ignite_trainer.data.loader import Batch
-from ignite_trainer.protocol.sections import ParameterRule, Setup
+from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.forward import GradientCache
 from ignite_trainer.training.optimization import build_optimizer
 from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
+from tests.ignite_trainer.training.stepping import CPU, setup
 from tests.utils.tasks.test_tasks import loss_of, tiny_audioclip
 from utils.datasets import Sample
 from utils.tasks import AudioTextContrastive
 
-CPU = torch.device("cpu")
 LABELS = [["dog"], ["rain"], ["dog"], ["siren"], ["sea waves"], ["rain"]]
 
 RATES = {
@@ -56,8 +56,7 @@ def check_parts(task: EmbeddingTask, model: AudioCLIP, batch: Any, *, reached: s
     whole = task.training_step(model, batch)
     loss_of(whole).backward()
     expected = gradients(model)
-    setup = Setup(name="x", batch_train=6, chunk=2, epochs=1, saved_models_path="x")
-    cache = GradientCache(task, model, setup, device=CPU)
+    cache = GradientCache(task, model, setup(batch_train=6, chunk=2), device=CPU)
     output, _ = cache.forward(Batch(torch.arange(6), batch))
     assert output is not None
     loss_of(output).backward()
@@ -93,8 +92,8 @@ def test_after_a_fused_step_parts_are_embedded_with_the_new_weights(kind: Any) -
     assert all(group["fused"] for group in optimizer.param_groups)
     generator = torch.Generator().manual_seed(0)
     batch = Sample(3000.0 * torch.randn(6, 1, 3000, generator=generator).double(), None, LABELS)
-    setup = Setup(name="x", batch_train=6, chunk=2, epochs=1, saved_models_path="x")
-    trainer = make_trainer(task, model, optimizer, plan, setup, device=CPU, progress=False)
+    settings = setup(batch_train=6, chunk=2)
+    trainer = make_trainer(task, model, optimizer, plan, settings, device=CPU, progress=False)
     trainer.run([Batch(torch.arange(6), batch)], max_epochs=1)
     with torch.no_grad():
         found = task.embed(model, batch)["audio"]

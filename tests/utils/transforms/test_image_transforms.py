@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional
 
 from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
-from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.data.loader import FieldTransform
 from model.clip.image_input import preprocess_image
+from tests.ignite_trainer.data import loading
 from utils.datasets.sample import Sample
 from utils.datasets.sources.frames import Frames
 from utils.transforms import FitImage, NormaliseImage, OneImage, RandomImageCrop, RandomImageFlip
@@ -129,17 +130,9 @@ def test_training_chooses_an_image_by_seed_epoch_and_sample(frames: Frames) -> N
     dataset: Any = [Sample(np.ones((1, 4), np.float32), frames, ["x"]) for _ in range(40)]
 
     def chosen(batch_size: int, epoch: int) -> list[int]:
-        loader = SplitLoader(
-            dataset,
-            [
-                FieldTransform(apply=OneImage(16), field="image"),
-                FieldTransform(apply=RandomImageFlip(), field="image"),
-            ],
-            batch_size=batch_size, workers=0, shuffle=False, drop_last=False, seed=5,
-            device=torch.device("cpu"),
-        )  # fmt: skip
-        loader.set_epoch(epoch)
-        return [int(one[0, 0, 0]) for batch in loader for one in batch.sample.image]
+        steps = [FieldTransform(apply=step, field="image") for step in (OneImage(16), RandomImageFlip())]
+        batches = loading.loader(dataset, *steps, batch_size=batch_size, shuffle=False)
+        return [int(one[0, 0, 0]) for batch in loading.epoch(batches, epoch) for one in batch.sample.image]
 
     first = chosen(40, 1)
     assert set(first) == {0, 40, 80, 120, 160}
