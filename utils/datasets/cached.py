@@ -126,3 +126,14 @@ def as_list(values: object) -> list[Any]:
     if values is None:
         return []
     return list(values) if isinstance(values, list | tuple | range) else [values]
+
+
+def fold_numbers(fold: object) -> list[int]:
+    """Return the numbers of the held-out folds; raise ValueError for anything else."""
+    numbers = as_list(fold)
+    if not numbers or any(type(number) is not int for number in numbers):
+        raise ValueError(
+            f"fold is {fold!r}; a fold's number, a list of them, or null is expected. A random split would "
+            "put clips from one recording, which share a fold, into both training and test data."
+        )
+    return numbers

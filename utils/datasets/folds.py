@@ -25,7 +25,7 @@ from typing import Any, ClassVar, cast
 from ignite_trainer.api.batch import collate, collate_field
 from ignite_trainer.api.findings import Inspection
 from model.audio_input import Waveform
-from utils.datasets.cached import RESAMPLED, CachedDataset, as_list, check_flags
+from utils.datasets.cached import RESAMPLED, CachedDataset, check_flags, fold_numbers
 from utils.datasets.checks.folds import inspect_clips
 from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
@@ -192,13 +192,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
         """Return the numbers of the held-out folds, or ()."""
         if fold is None:
             return ()
-        held_out = as_list(fold)
-        if not held_out or any(type(number) is not int for number in held_out):
-            raise ValueError(
-                f"fold is {fold!r}; a fold's number, a list of them, or null is expected. There is no other "
-                "split: clips cut from one recording share a fold, and a random one would have them on both "
-                "sides."
-            )
+        held_out = fold_numbers(fold)
         if not set(self.folds).issuperset(held_out):
             raise ValueError(f"fold is {fold}; {self.title} has folds {_listing(self.folds)}.")
         return tuple(sorted(set(held_out)))

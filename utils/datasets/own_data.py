@@ -168,7 +168,7 @@ def _held_out(
     """
     folds: list[Any] = [row.entry.fold for row in rows]
     if fold is not None and split is not None:
-        raise ValueError(f"fold is {fold} and split is {split}; one of them can say what is held out.")
+        raise ValueError(f"fold is {fold} and split is {split}; give only one of them.")
     if fold is not None:
         return _with_values("fold", as_list(fold), folds, table), "", _without("fold", folds, rows)
     if split is not None:
@@ -210,7 +210,8 @@ def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[s
     empty = [row.line for row, value in zip(rows, values, strict=True) if value is None]
     if not empty:
         return []
-    return [f"{len(empty)} of {len(rows)} rows have no {name}: trained on (first: line {empty[0]})."]
+    count = f"{len(empty)} of {len(rows)} rows"
+    return [f"{count} have no {name}; they are used for training (first: line {empty[0]})."]
 
 
 def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
@@ -253,6 +254,6 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
         raise FileNotFoundError(
             f"root is {root}, but {len(absent)} of {len(exists)} files are missing: "
             f"{shortlist(absent)}. If paths are relative to another folder, name it with "
-            "--Dataset.args.root FOLDER; --Dataset.args.missing skip does without these files."
+            "--Dataset.args.root FOLDER; --Dataset.args.missing skip ignores these files."
         )
     return kept, absent

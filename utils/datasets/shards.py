@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.api.findings import Inspection
 from ignite_trainer.api.streamed import Indices
-from utils.datasets.cached import as_list, check_flags, check_sample_rate
+from utils.datasets.cached import check_flags, check_sample_rate, fold_numbers
 from utils.datasets.checks import error
 from utils.datasets.listed import FramesWanted, check_frames
 from utils.datasets.sample import DescribedSample, Listing, Sample
@@ -247,9 +247,7 @@ def _folds(
         return (), ()
     if fold is None:
         return (), tuple(there)
-    held_out = as_list(fold)
-    if not held_out or any(type(number) is not int for number in held_out):
-        raise ValueError(f"fold is {fold!r}; a fold's number, a list of them, or null is expected.")
+    held_out = fold_numbers(fold)
     if not set(there).issuperset(held_out) or any(shard.fold is None for shard in shards):
         has = ", ".join(map(str, there)) or "none"
         raise ValueError(f"fold is {fold}; the folds of these shards: {has}.")
@@ -271,7 +269,7 @@ def _split(
         return list(shards)
     if splits != {"train", "test"}:
         raise ValueError(
-            f"urls has shards of {' and '.join(sorted(map(str, splits)))} alone; name those of both splits, "
-            'or tell them apart by "training": {"key": "urls", ...}.'
+            f"urls has only shards of {' and '.join(sorted(map(str, splits)))}; list those of both splits, "
+            'or set "training": {"key": "urls", ...}.'
         )
     return [shard for shard in shards if shard[1].split == ("train" if train else "test")]

@@ -134,7 +134,7 @@ class _Verify:
         if hashing.count != entry.size_bytes:
             lines.append(f"{url}: {hashing.count:,} bytes; the manifest says {entry.size_bytes:,}")
         elif hashing.digest.hexdigest() != entry.sha256:
-            lines.append(f"{url}: its sha256 is not the one in the manifest")
+            lines.append(f"{url}: its sha256 differs from that in the manifest")
         elif contents is None:
             lines.append(f"{url}: {damage}")
         damaged = self._damaged(number) if lines or self.decode else []

@@ -69,7 +69,7 @@ def about(content: Content, class_names: list[str]) -> About:
     name = said.get("clip")
     if not isinstance(name, str):
         if not is_empty(name):
-            raise ValueError("the text and the name in its json have to be texts")
+            raise ValueError("text and clip in its json must be texts")
         name = None
     return About(name, labels, texts[0] or None)
 
@@ -178,7 +178,7 @@ def _texts(said: Mapping[str, Any]) -> list[str]:
         several: list[Any] = given if isinstance(given, list) else [given]
         texts = [text for text in several if not is_empty(text) and text != ""]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("the text and the name in its json have to be texts")
+            raise ValueError("text and clip in its json must be texts")
         if texts:
             return texts
     return []

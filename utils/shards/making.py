@@ -257,7 +257,7 @@ def _manifest(
     splits: Mapping[str | None, Any], shards: Sequence[Summary], made_from: Mapping[str, Any]
 ) -> Manifest:
     if not shards:
-        raise ValueError("no sample could be read: there is no shard.")
+        raise ValueError("No sample could be read, so there is no shard.")
     names = [name for dataset in splits.values() for name in getattr(dataset, "class_names", None) or ()]
     name = " and ".join(dict.fromkeys(map(results_name, splits.values())))
     about = SetEntry.of(shards, name=name, class_names=names, made_from=dict(made_from))

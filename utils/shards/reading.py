@@ -190,13 +190,13 @@ def content_of(files: Sequence[tuple[str, bytes]], name: str) -> Content:
         ValueError: There is no file, or two have one name.
     """
     if not files:
-        raise ValueError("no sample there")
+        raise ValueError("there is no sample")
     key = key_of_sample([file for file, _ in files], name)
     content: Content = {"__key__": key}
     for file, data in files:
         suffix = file[len(key) + 1 :].lower()
         if suffix in content:
-            raise ValueError(f"{file} is there twice")
+            raise ValueError(f"{file} occurs twice")
         content[suffix] = data
     return content
 

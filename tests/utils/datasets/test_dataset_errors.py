@@ -40,7 +40,7 @@ def test_a_fold_that_does_not_exist_is_an_error(esc50: Path) -> None:
 @pytest.mark.parametrize("fold", ["1", 1.0, True, [], [1, "2"], {"a": 1}, "random", 0.2])
 def test_a_fold_must_be_a_number(esc50: Path, fold: object) -> None:
     fails(esc50, f"fold is {fold!r}; a fold's number, a list of them, or null is expected.", fold=fold)
-    fails(esc50, "a random one would have them on both sides", fold=fold)
+    fails(esc50, "which share a fold, into both training and test data", fold=fold)
 
 
 def test_holding_out_every_fold_leaves_nothing_to_train_on(esc50: Path) -> None:

@@ -294,7 +294,7 @@ def test_verify_names_damaged_shards_and_samples(numbers: Path, tmp_path: Path, 
     assert verify(f"{served}/manifest.jsonl") == ([], 100, 100, 0)
     folder = damaged(numbers, tmp_path, at=2 * SAMPLE + 512)
     lines = verify(str(folder / "manifest.jsonl")).wrong
-    assert lines[0] == f"{folder}/000003.tar: its sha256 is not the one in the manifest"
+    assert lines[0] == f"{folder}/000003.tar: its sha256 differs from that in the manifest"
     assert len(lines) == 2
     assert "sample 2 of 10 in 000003.tar: its flac: not decodable as audio" in lines[1]
     (folder / "000005.tar").unlink()

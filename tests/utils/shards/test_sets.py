@@ -220,7 +220,7 @@ def test_the_data_set_decides_the_splits(halved: Path) -> None:
     assert len(Shards(manifest, train=False)) == 5
     assert len(Shards(manifest)) == 25
     assert len(Shards(str(halved / "test-000000.tar"))) == 5
-    with pytest.raises(ValueError, match=r"urls has shards of test alone"):
+    with pytest.raises(ValueError, match=r"urls has only shards of test"):
         Shards(str(halved / "test-000000.tar"), train=True)
 
 
@@ -337,9 +337,9 @@ def test_the_index_of_our_shards_equals_their_manifest(folded: str) -> None:
         ({}, "it has no sample"),
         ({"one.json": b"[]"}, "its json is a list; an object is expected"),
         ({"one.json": b'{"labels": {"a": 1}}'}, "its labels are {'a': 1}; a list of texts is expected"),
-        ({"one.json": b'{"text": 3}'}, "have to be texts"),
+        ({"one.json": b'{"text": 3}'}, "must be texts"),
         ({"one.cls": b"7"}, "its cls is 7, but the set has 0 class names"),
-        ({"one.json": b"{}", "one.JSON": b"{}"}, "one.JSON is there twice"),
+        ({"one.json": b"{}", "one.JSON": b"{}"}, "one.JSON occurs twice"),
     ],
 )
 def test_shards_that_cannot_be_indexed_are_errors(

@@ -175,7 +175,7 @@ def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Findi
     for rate in sorted({one.rate for one in heard.values() if one.rate < sample_rate}):
         first, *others = (sound for sound, one in heard.items() if one.rate == rate)
         yield warning(
-            f"The sample rate is lower than the sample_rate of {sample_rate} Hz: no high frequencies.",
+            f"The sample rate is below the sample_rate of {sample_rate} Hz, so high frequencies are missing.",
             first.described(f"{rate} Hz" + f", with {len(others)} more" * bool(others)),
         )
     for sound, one in heard.items():

@@ -109,7 +109,7 @@ def _name(argument: str, given: Column, records: Records) -> str | None:
         return None
     if given is not None and given not in records.columns:
         raise ValueError(
-            f"{argument} is {given!r}; {records.table} has no such column, but "
+            f"{argument} is {given!r}; {records.table} has no such column; it has "
             f"{', '.join(records.columns)[:1000] or 'none at all'}."
         )
     if isinstance(given, str):

@@ -243,7 +243,7 @@ SAMPLES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "another rate": (
         {"samples": RAMP[::11], "rate": 4000},
-        *("warning: The sample rate is lower than the sample_rate of 44100 Hz", " (4000 Hz)"),
+        *("warning: The sample rate is below the sample_rate of 44100 Hz", " (4000 Hz)"),
     ),
     "too few": ({"samples": RAMP[::100]}, "warning: The sound is much shorter", ""),
     "other channels": ({"samples": np.stack([RAMP] * 3, axis=1)}, "error: Most clips have", " (3)"),
