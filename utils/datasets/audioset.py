@@ -93,17 +93,17 @@ class AudioSet(ListedDataset):
         sets = _TRAINED_ON[train_on] if train else ("eval",)
         tables = [find_table(tables_folder, SEGMENTS[name]) for name in sets]
         segments = [segment for table in tables for segment in read_segments(table, names)]
-        found = find_media(folder, {segment.video: segment.begin for segment in segments}, modalities)
+        files = find_media(folder, {segment.video: segment.begin for segment in segments}, modalities)
         wanted = set(modalities) if complete else set()
         above = read_parents(find_table(tables_folder, ONTOLOGY), names) if parents else {}
-        entries = Entries(_entries(segments, found, wanted, above, whole_videos=whole_videos))
-        said = " and ".join(table.name for table in tables)
-        counted = _counted(len(segments), len(entries), found)
+        entries = Entries(_entries(segments, files, wanted, above, whole_videos=whole_videos))
+        table_names = " and ".join(table.name for table in tables)
+        counted = _counted(len(segments), len(entries), files)
         if not entries:
-            needed = " and ".join(_MODALITIES[one] for one in sorted(wanted)) or "sound or image"
+            needed = " and ".join(_MODALITIES[name] for name in sorted(wanted)) or "sound or image"
             raise FileNotFoundError(
-                f"{folder} has no {needed} for any segment of {said} ({counted}). Names such as YTID.flac, "
-                f"YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg are looked for, in any folder.{_unused(found)}"
+                f"{folder} has no {needed} for any segment of {table_names} ({counted}). Files are found by "
+                f"names such as YTID.flac, YTID_30_40.wav, YTID/001.jpg or YTID_1.jpg.{_unused(files)}"
             )
         published = sum(PUBLISHED[name] for name in sets)
         self.results_name = self.title
@@ -121,8 +121,8 @@ class AudioSet(ListedDataset):
             cache=cache,
             progress=progress,
         )
-        if len(entries) < len(segments) or found.other_parts:
-            self.notice = f"{said}: {counted}.{_unused(found)}"
+        if len(entries) < len(segments) or files.other_parts:
+            self.notice = f"{table_names}: {counted}.{_unused(files)}"
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
@@ -132,7 +132,7 @@ class AudioSet(ListedDataset):
 
 def _entries(
     segments: Sequence[VideoSegment],
-    found: Media,
+    media: Media,
     wanted: Collection[str],
     above: Mapping[str, Sequence[str]],
     *,
@@ -140,8 +140,8 @@ def _entries(
 ) -> Iterator[Entry]:
     """Make entries for the segments that have a file, or all required modalities."""
     for segment in segments:
-        audio = found.sounds.get(segment.video)
-        images = tuple(found.pictures.get(segment.video, ()))
+        audio = media.sounds.get(segment.video)
+        images = tuple(media.pictures.get(segment.video, ()))
         if not (audio or images) or ("audio" in wanted and not audio) or ("image" in wanted and not images):
             continue
         parents = (parent for label in segment.labels for parent in above.get(label, ()))
@@ -149,19 +149,19 @@ def _entries(
         yield Entry(audio, images, labels=tuple(dict.fromkeys((*segment.labels, *parents))), segment=part)
 
 
-def _counted(listed: int, used: int, found: Media) -> str:
-    both = found.sounds.keys() & found.pictures.keys()
+def _counted(listed: int, used: int, media: Media) -> str:
+    both = media.sounds.keys() & media.pictures.keys()
     return (
-        f"{listed:,} segments listed, {len(found.sounds):,} with a sound, {len(found.pictures):,} with "
+        f"{listed:,} segments listed, {len(media.sounds):,} with a sound, {len(media.pictures):,} with "
         f"images, {len(both):,} with both; {used:,} ({used / max(listed, 1):.1%}) are used"
     )
 
 
-def _unused(found: Media) -> str:
+def _unused(media: Media) -> str:
     """Describe the unusable files."""
-    said = ""
-    if other_parts := found.other_parts:
-        said += f" {len(other_parts):,} files hold another part of their video, such as {other_parts[0]}."
-    if only_videos := len(found.videos - (found.sounds.keys() | found.pictures.keys())):
-        said += f" {only_videos:,} segments have only a video, which is not decoded here; extract {_EXTRACT}."
-    return said
+    text, others = "", media.other_parts
+    if others:
+        text += f" {len(others):,} files hold another part of their video, such as {others[0]}."
+    if only_videos := len(media.videos - (media.sounds.keys() | media.pictures.keys())):
+        text += f" {only_videos:,} segments have only a video, which is not decoded here; extract {_EXTRACT}."
+    return text

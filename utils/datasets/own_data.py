@@ -176,7 +176,7 @@ def _held_out(
         mask = _with_values("split", wanted, splits, table)
         return mask, f", held out: {', '.join(wanted)}", _without("split", splits, rows)
     if share is None:  # for example in a `--check` of all folds
-        return None, "", _without("fold", folds, rows) if any(one is not None for one in folds) else []
+        return None, "", _without("fold", folds, rows) if any(number is not None for number in folds) else []
     if type(share) not in (int, float) or not 0 < share < 1:
         raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
     mask = _share_of([row.group for row in rows], share)
@@ -186,7 +186,7 @@ def _held_out(
 def _with_values(name: str, wanted: list[Any], values: Sequence[object], table: Path) -> NDArray[np.bool_]:
     """Return the mask of the rows in the wanted folds or splits; raise ValueError if one does not exist."""
     present = sorted({value for value in values if value is not None}, key=str)
-    if not wanted or not set(present).issuperset(wanted) or any(isinstance(one, bool) for one in wanted):
+    if not wanted or not set(present).issuperset(wanted) or any(isinstance(value, bool) for value in wanted):
         has = f"has {', '.join(map(str, present))}"
         if not present:
             column = "" if table.is_dir() else f'name their column by "{name}_column", or '
@@ -236,7 +236,7 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
     exists: dict[str, bool] = {}
     absent: list[str] = []
 
-    def found(path: str, line: int) -> bool:
+    def is_there(path: str, line: int) -> bool:
         if path not in exists:
             exists[path] = (root / path).is_file()
             if not exists[path]:
@@ -246,8 +246,8 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
     kept = []
     for row in rows:
         entry = row.entry
-        audio = entry.audio if entry.audio and found(entry.audio, row.line) else None
-        images = tuple(path for path in entry.images if found(path, row.line))
+        audio = entry.audio if entry.audio and is_there(entry.audio, row.line) else None
+        images = tuple(path for path in entry.images if is_there(path, row.line))
         if audio or images or (entry.text and not entry.audio and not entry.images):
             kept.append(row._replace(entry=entry._replace(audio=audio, images=images)))
     if absent and not (skip and kept):

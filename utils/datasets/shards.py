@@ -94,26 +94,26 @@ class Shards(Dataset[Sample | DescribedSample]):
         check_frames(frames)
         self.sample_rate, self.mono, self._frames = sample_rate, mono, frames
         self.lanes, self._block = lanes, block
-        found = find(urls, manifest)
-        self.held_out, self.folds = _folds(train, fold, [entry for _, entry in found.shards])
-        chosen = _split(found.shards, train=train, held_out=self.held_out)
-        self.class_names = list(found.about.class_names)
+        shard_set = find(urls, manifest)
+        self.held_out, self.folds = _folds(train, fold, [entry for _, entry in shard_set.shards])
+        chosen = _split(shard_set.shards, train=train, held_out=self.held_out)
+        self.class_names = list(shard_set.about.class_names)
         self.digest = digest(entry for _, entry in chosen)
-        self.shards, self._suffixes = chosen, found.about.suffixes
-        self.described = found.about.texts
+        self.shards, self._suffixes = chosen, shard_set.about.suffixes
+        self.described = shard_set.about.texts
         self._starts: NDArray[np.int64] = np.cumsum([0, *(len(entry) for _, entry in chosen)])
         self._named: tuple[int, list[str]] = (-1, [])
-        self.results_name = found.about.name
-        if not found.whole:
-            clips = sum(len(entry) for _, entry in found.shards)
-            self.results_name = f"part of {found.about.name} ({clips} clips)"
+        self.results_name = shard_set.about.name
+        if not shard_set.whole:
+            clips = sum(len(entry) for _, entry in shard_set.shards)
+            self.results_name = f"part of {shard_set.about.name} ({clips} clips)"
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
         """Find local shards that are missing or have the wrong size, for `--check`."""
-        found = find(args["urls"], args.get("manifest"))
+        shard_set = find(args["urls"], args.get("manifest"))
         findings, elsewhere = [], 0
-        for url, entry in found.shards:
+        for url, entry in shard_set.shards:
             path = local_path(url)
             elsewhere += path is None
             if path is not None and not path.is_file():
@@ -121,9 +121,9 @@ class Shards(Dataset[Sample | DescribedSample]):
             elif path is not None and path.stat().st_size != entry.size_bytes:
                 what = "A shard does not have the size that its manifest states."
                 findings.append(error(what, url, "Download or make it again."))
-        samples = sum(len(entry) for _, entry in found.shards)
-        counted = f"{samples:,} samples in {len(found.shards):,} shards, {elsewhere:,} elsewhere"
-        return Inspection(findings=tuple(findings), summary=f"{found.about.name}: {counted}")
+        samples = sum(len(entry) for _, entry in shard_set.shards)
+        counted = f"{samples:,} samples in {len(shard_set.shards):,} shards, {elsewhere:,} elsewhere"
+        return Inspection(findings=tuple(findings), summary=f"{shard_set.about.name}: {counted}")
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -148,9 +148,9 @@ class Shards(Dataset[Sample | DescribedSample]):
         """
         for _, entry in self.shards:
             names = entry.names if entry.examples else []
-            for one in entry.examples or ():
-                place = f"{entry.file}: {names[one.position]}"
-                yield Listing(place, one.labels, one.text, audio=one.sound)
+            for example in entry.examples or ():
+                place = f"{entry.file}: {names[example.position]}"
+                yield Listing(place, example.labels, example.text, audio=example.sound)
 
     def record(self, index: int) -> dict[str, str | int]:
         """Return the clip name and the fold of sample `index` in the original data set."""
@@ -240,20 +240,20 @@ def _folds(
     train: bool | None, fold: int | Sequence[int] | None, shards: Sequence[ShardEntry]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the held-out folds, and all folds that can be held out."""
-    there = sorted({shard.fold for shard in shards if shard.fold is not None})
+    present = sorted({shard.fold for shard in shards if shard.fold is not None})
     if train is None:
         if fold is not None:
             raise ValueError(f"fold is {fold}, but train, which chooses the split, is not given.")
         return (), ()
     if fold is None:
-        return (), tuple(there)
+        return (), tuple(present)
     held_out = fold_numbers(fold)
-    if not set(there).issuperset(held_out) or any(shard.fold is None for shard in shards):
-        has = ", ".join(map(str, there)) or "none"
+    if not set(present).issuperset(held_out) or any(shard.fold is None for shard in shards):
+        has = ", ".join(map(str, present)) or "none"
         raise ValueError(f"fold is {fold}; the folds of these shards: {has}.")
-    if set(there) == set(held_out):
+    if set(present) == set(held_out):
         raise ValueError(f"fold is {fold}; that holds out every shard and leaves none to train on.")
-    return tuple(sorted(set(held_out))), tuple(there)
+    return tuple(sorted(set(held_out))), tuple(present)
 
 
 def _split(

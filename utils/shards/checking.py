@@ -53,16 +53,16 @@ def index(
         OSError: A shard cannot be read.
     """
     call = _Index(list(class_names))
-    found = list(in_processes(call, expand(urls), processes=processes, title="Reading shards"))
-    labels = sorted({label for shard, _ in found for label in shard.entry.labels or ()})
+    results = list(in_processes(call, expand(urls), processes=processes, title="Reading shards"))
+    labels = sorted({label for shard, _ in results for label in shard.entry.labels or ()})
     if class_names and (unknown := sorted(set(labels) - set(class_names))):
         raise ValueError(f"samples have labels that are not classes: {', '.join(unknown[:10])}.")
     made_from = {"urls": urls if isinstance(urls, str) else list(urls)}
     about = SetEntry.of(
-        [shard for shard, _ in found], name=name, class_names=class_names or labels, made_from=made_from
+        [shard for shard, _ in results], name=name, class_names=class_names or labels, made_from=made_from
     )
-    counts = sum((parts for _, parts in found), Counter[str]())
-    manifest = Manifest(about=about, shards=tuple(shard.entry for shard, _ in found))
+    counts = sum((parts for _, parts in results), Counter[str]())
+    manifest = Manifest(about=about, shards=tuple(shard.entry for shard, _ in results))
     return Indexed(manifest, dict(counts.most_common()))
 
 
@@ -104,11 +104,11 @@ def verify(
     """
     dataset = Shards(urls, manifest=manifest)
     numbers = range(len(dataset.shards))
-    found = list(
+    results = list(
         in_processes(_Verify(dataset, decode), numbers, processes=processes, title="Verifying shards")
     )
-    lines = [line for shard in found for line in shard.wrong]
-    return Verified(lines, *(sum(counts) for counts in zip(*(shard[1:] for shard in found), strict=True)))
+    lines = [line for shard in results for line in shard.wrong]
+    return Verified(lines, *(sum(counts) for counts in zip(*(shard[1:] for shard in results), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -45,12 +45,10 @@ def refuse_undecoded(content: Content) -> None:
     """Raise ValueError if all sounds or all images of a sample are in unsupported formats."""
     if sound(content) or pictures(content):
         return
-    for kinds, advice in (
-        (UNDECODED_AUDIO_SUFFIXES, CONVERT_AUDIO),
-        (UNDECODED_IMAGE_SUFFIXES, CONVERT_IMAGE),
-    ):
-        if found := _of_kind(content, kinds):
-            raise ValueError(f"its {found[0]} is not decoded; {advice}")
+    unsupported = {CONVERT_AUDIO: UNDECODED_AUDIO_SUFFIXES, CONVERT_IMAGE: UNDECODED_IMAGE_SUFFIXES}
+    for advice, kinds in unsupported.items():
+        if matches := _of_kind(content, kinds):
+            raise ValueError(f"its {matches[0]} is not decoded; {advice}")
 
 
 def about(content: Content, class_names: list[str]) -> About:
@@ -59,14 +57,14 @@ def about(content: Content, class_names: list[str]) -> About:
     Raises:
         ValueError: The description is not text, or has the wrong type.
     """
-    said = _json(content)
-    if "labels" in said or "label" in said:
-        labels = _labels(said)
+    description = _json(content)
+    if "labels" in description or "label" in description:
+        labels = _labels(description)
     else:
         number = _text_of(content, "cls")
         labels = [] if number is None else [_class_name(number, class_names)]
-    texts = _texts(said) or [_text_of(content, "txt") or ""]
-    name = said.get("clip")
+    texts = _texts(description) or [_text_of(content, "txt") or ""]
+    name = description.get("clip")
     if not isinstance(name, str):
         if not is_empty(name):
             raise ValueError("text and clip in its json must be texts")
@@ -84,18 +82,18 @@ def pictures(content: Content) -> list[str]:
 
     If no image has a number, only the first one is used: the others are something else, such as masks.
     """
-    found = _of_kind(content, IMAGE_SUFFIXES)
-    numbers = {suffix: int(match[1]) for suffix in found if (match := _NUMBERED.fullmatch(suffix))}
-    return sorted(numbers, key=lambda suffix: numbers[suffix]) or found[:1]
+    matches = _of_kind(content, IMAGE_SUFFIXES)
+    numbers = {suffix: int(match[1]) for suffix in matches if (match := _NUMBERED.fullmatch(suffix))}
+    return sorted(numbers, key=lambda suffix: numbers[suffix]) or matches[:1]
 
 
 def unread(content: Content) -> list[str]:
     """List the ignored parts of a sample: files by suffix, further texts, and entries of its json."""
-    said = _json(content)
+    description = _json(content)
     described = {_describing(content, kind) for kind in ("json", "txt", "cls")}
     read = {sound(content), *pictures(content), *described}
-    beyond = ["texts beyond the first of a sample"] * (len(_texts(said)) > 1)
-    entries = [f"{name} of json" for name in sorted(_NOT_READ & said.keys()) if said[name]]
+    beyond = ["texts beyond the first of a sample"] * (len(_texts(description)) > 1)
+    entries = [f"{name} of json" for name in sorted(_NOT_READ & description.keys()) if description[name]]
     return sorted(suffixes(content) - read) + beyond + entries
 
 
@@ -162,19 +160,19 @@ def _class_name(text: str, class_names: list[str]) -> str:
     return class_names[int(text)]
 
 
-def _labels(said: Mapping[str, Any]) -> list[str]:
+def _labels(description: Mapping[str, Any]) -> list[str]:
     """Return `labels` or `label` of a json, a single value or a list; numbers become text."""
-    given = said["labels"] if "labels" in said else said["label"]
+    given = description["labels"] if "labels" in description else description["label"]
     labels = [label for label in (given if isinstance(given, list) else [given]) if not is_empty(label)]
     if not all(isinstance(label, str | int | float) for label in labels):
         raise ValueError(f"its labels are {given!r}; a list of texts is expected")
     return [label if isinstance(label, str) else whole(str(label)) for label in labels]
 
 
-def _texts(said: Mapping[str, Any]) -> list[str]:
+def _texts(description: Mapping[str, Any]) -> list[str]:
     """Return the texts of a json: a single text, or a list of captions as in LAION-CLAP's shards."""
     for name in _TEXTS:
-        given = said.get(name)
+        given = description.get(name)
         several: list[Any] = given if isinstance(given, list) else [given]
         texts = [text for text in several if not is_empty(text) and text != ""]
         if not all(isinstance(text, str) for text in texts):
@@ -189,8 +187,8 @@ def _describing(content: Content, kind: str) -> str | None:
     if kind in content:
         return kind
     present = suffixes(content)
-    found = [suffix for suffix in present if suffix.endswith(f".{kind}")]
-    return found[0] if len(found) == 1 and all("." in suffix for suffix in present) else None
+    matches = [suffix for suffix in present if suffix.endswith(f".{kind}")]
+    return matches[0] if len(matches) == 1 and all("." in suffix for suffix in present) else None
 
 
 def _text_of(content: Content, kind: str) -> str | None:
@@ -205,12 +203,12 @@ def _text_of(content: Content, kind: str) -> str | None:
 def _json(content: Content) -> Mapping[str, Any]:
     suffix = _describing(content, "json")
     try:
-        said: Any = {} if suffix is None else json.loads(content[suffix])
+        description: Any = {} if suffix is None else json.loads(content[suffix])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its json is not JSON: {error}") from error
-    if not isinstance(said, Mapping):
-        raise ValueError(f"its json is a {type(said).__name__}; an object is expected")
-    return said
+    if not isinstance(description, Mapping):
+        raise ValueError(f"its json is a {type(description).__name__}; an object is expected")
+    return description
 
 
 def _of_kind(content: Content, kinds: frozenset[str]) -> list[str]:

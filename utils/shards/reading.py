@@ -98,12 +98,12 @@ def expand(urls: str | Sequence[str]) -> list[str]:
     if max(counts) > _MAX_SHARDS:
         raise ValueError(f"urls is {urls!r}, which stands for more than {_MAX_SHARDS:,} shards.")
     try:
-        found = [url for pattern in given for url in braceexpand(pattern)]
+        addresses = [url for pattern in given for url in braceexpand(pattern)]
     except ValueError as error:
         raise ValueError(f"urls is {urls!r}, whose braces do not close.") from error
-    for url in found:
+    for url in addresses:
         _check_scheme(url)
-    return found
+    return addresses
 
 
 def local_path(url: str) -> Path | None:

@@ -155,9 +155,9 @@ def broken_pictures(
 
 def sound_findings(data: CachedDataset[Any], heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Find sounds that are unusable or suspicious, or whose number of channels differs from the others'."""
-    for sound, one in heard.items():
-        if one.fault is not None:
-            yield error(_FAULTS[one.fault], sound.described(one.detail), _FETCH_AGAIN)
+    for sound, result in heard.items():
+        if result.fault is not None:
+            yield error(_FAULTS[result.fault], sound.described(result.detail), _FETCH_AGAIN)
     usable = usable_sounds(heard)
     if usable:
         yield from suspicious(data.sample_rate, usable)
@@ -166,48 +166,48 @@ def sound_findings(data: CachedDataset[Any], heard: Mapping[Sound, Heard]) -> It
 
 def usable_sounds(heard: Mapping[Sound, Heard]) -> dict[Sound, Heard]:
     """Return the sounds without a fault."""
-    return {sound: one for sound, one in heard.items() if one.fault is None}
+    return {sound: result for sound, result in heard.items() if result.fault is None}
 
 
 def suspicious(sample_rate: int, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Find usable sounds that have a low sample rate or a wrong header, or are silent or very short."""
-    usual = median(one.seconds for one in heard.values())
-    for rate in sorted({one.rate for one in heard.values() if one.rate < sample_rate}):
-        first, *others = (sound for sound, one in heard.items() if one.rate == rate)
+    usual = median(result.seconds for result in heard.values())
+    for rate in sorted({result.rate for result in heard.values() if result.rate < sample_rate}):
+        first, *others = (sound for sound, result in heard.items() if result.rate == rate)
         yield warning(
             f"The sample rate is below the sample_rate of {sample_rate} Hz, so high frequencies are missing.",
             first.described(f"{rate} Hz" + f", with {len(others)} more" * bool(others)),
         )
-    for sound, one in heard.items():
-        if one.note:
+    for sound, result in heard.items():
+        if result.note:
             yield warning(
                 "The header of the file does not agree with its samples.",
-                sound.described(one.note),
+                sound.described(result.note),
                 "Listen to its end; leave it if the sound ends there.",
             )
-        if one.silent:
+        if result.silent:
             yield warning(
                 "All samples are equal: silence.",
                 sound.described(),
                 "Listen to it; remove it from the data set unless silence is intended.",
             )
-        if one.seconds < SHORT * usual:
+        if result.seconds < SHORT * usual:
             yield warning(
                 f"The sound is much shorter than the median of {usual:.2f} s.",
-                sound.described(f"{one.seconds:.3f} s"),
+                sound.described(f"{result.seconds:.3f} s"),
                 "Listen to it; padded to the length of the others, it is mostly silence.",
             )
 
 
 def too_long(sample_rate: int, mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Finding]:
     """Find sounds that are too long for `read_audio`."""
-    for sound, one in heard.items():
-        decoded = one.samples * one.channels
-        resampled = one.samples * (1 if mono else one.channels) * sample_rate // one.rate
+    for sound, result in heard.items():
+        decoded = result.samples * result.channels
+        resampled = result.samples * (1 if mono else result.channels) * sample_rate // result.rate
         if max(decoded, resampled) > MAX_VALUES:
             yield error(
                 f"The sound is too long; the limit is {MAX_VALUES:,} values over all channels.",
-                sound.described(f"{one.seconds / 3600:.1f} h"),
+                sound.described(f"{result.seconds / 3600:.1f} h"),
                 "Cut it into clips, or list its parts by start and end in a Table.",
             )
 
@@ -217,7 +217,7 @@ def _channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Findi
     if mono:
         return
     least = 1 if mono is None else 2
-    count_of = {sound: max(one.channels, least) for sound, one in heard.items()}
+    count_of = {sound: max(result.channels, least) for sound, result in heard.items()}
     [(usual, _)] = Counter(count_of.values()).most_common(1)
     channels = f"{usual} channel{'s' * (usual > 1)}"
     what = f"Most clips have {channels}; with mono {mono}, others cannot join their batches."
@@ -230,9 +230,9 @@ def _channels(mono: bool | None, heard: Mapping[Sound, Heard]) -> Iterator[Findi
 def equal(heard: Mapping[Sound, Heard], *, place: str = "fold") -> Iterator[Finding]:
     """Find files with identical samples, except silence; `place` is the group that is held out together."""
     same = defaultdict(list)
-    for sound, one in heard.items():
-        if not one.silent:
-            same[one.digest].append(sound)
+    for sound, result in heard.items():
+        if not result.silent:
+            same[result.digest].append(sound)
     for sounds in same.values():
         where = shortlist(sounds)
         if len({sound.place for sound in sounds}) > 1:

@@ -99,14 +99,14 @@ def place_of(split: str, entry: Entry) -> str:
 
 
 def _parts(placed: Iterable[tuple[str, Entry]], heard: Mapping[Sound, Heard]) -> Iterator[Part]:
-    known = {sound.path: one for sound, one in heard.items()}
+    results = {sound.path: result for sound, result in heard.items()}
     for split, entry in placed:
         if entry.audio is not None:
-            one = known.get(entry.audio)
-            length = one.seconds if one else inf
+            result = results.get(entry.audio)
+            length = result.seconds if result else inf
             begin, end = entry.segment or (0.0, None)
             yield Part(
-                recording=one.digest if one and not one.silent else entry.audio,
+                recording=result.digest if result and not result.silent else entry.audio,
                 begin=begin,
                 end=length if end is None else end,
                 length=length,
@@ -156,7 +156,7 @@ def _overlapping(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Findi
     last: list[Part] = []
     for group in sorted(groups, key=lambda group: (group[0].begin, -group[0].end)):
         for part in group:
-            other = next((one for one in last if one.place != part.place), None)
+            other = next((earlier for earlier in last if earlier.place != part.place), None)
             if other is None or min(other.end, part.end, part.length) - part.begin < _TOUCH:
                 continue
             if part.end <= other.end + _TOUCH:  # all of it
@@ -168,8 +168,8 @@ def _overlapping(groups: Iterable[Sequence[Part]], place: str) -> Iterator[Findi
                     f"Put all parts of a recording into one {place}.",
                 )
         for part in group:
-            ranked = sorted([*last, part], key=lambda one: -one.end)
-            last = [ranked[0], *(one for one in ranked if one.place != ranked[0].place)][:2]
+            ranked = sorted([*last, part], key=lambda part: -part.end)
+            last = [ranked[0], *(other for other in ranked if other.place != ranked[0].place)][:2]
 
 
 def _groups(parts: Iterable[Part]) -> list[list[Part]]:

@@ -310,20 +310,20 @@ def smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:
 
 def _sizes_and_times(root: Path, paths: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return each file's path, size in bytes and modification time in ns, so that changes alter the key."""
-    found, absent = [], []
+    present, absent = [], []
     for path in paths:
         try:
             status = (root / path).stat()
         except (FileNotFoundError, NotADirectoryError):
             absent.append(path)
         else:
-            found.append((path, status.st_size, status.st_mtime_ns))
+            present.append((path, status.st_size, status.st_mtime_ns))
     if absent:
         raise FileNotFoundError(
             f"root is {root}, but {len(absent)} of its {len(paths)} audio files are missing: "
             f"{shortlist(absent)}. Is the data set complete?"
         )
-    return found
+    return present
 
 
 def _is_complete(folder: Path) -> bool:
@@ -340,7 +340,7 @@ def _read_failures(folder: Path) -> dict[int, str]:
     path = folder / "failed.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     # Older caches store a list that begins with the message.
-    return {int(key): one if isinstance(one, str) else one[0] for key, one in content.items()}
+    return {int(key): error if isinstance(error, str) else error[0] for key, error in content.items()}
 
 
 def _write(folder: Path, index: NDArray[np.void], failures: Mapping[int, str]) -> None:

@@ -41,8 +41,8 @@ def read_folder(folder: Path) -> Content:
         OSError: A folder cannot be read.
     """
     repeated = list[str]()
-    found = files_below(folder, on_repeated=repeated.append)
-    paths = [PurePosixPath(parent + name) for parent, name in found]
+    files = files_below(folder, on_repeated=repeated.append)
+    paths = [PurePosixPath(parent + name) for parent, name in files]
     _refuse_other_encodings(folder, [path for path in paths if path.suffix.lower() in _READ])
     splits = _splits(folder, paths)
     depth = 2 if splits else 1  # of folders above a sample
@@ -63,8 +63,8 @@ def read_folder(folder: Path) -> Content:
     all_deeper = all(inside.values()) and not splits
     passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all_deeper else [])
     if not by_stem:
-        said = f" Not read: {passed_over}." if passed_over else ""
-        raise ValueError(f"{folder} has no sounds or images in class folders.{said}")
+        not_read = f" Not read: {passed_over}." if passed_over else ""
+        raise ValueError(f"{folder} has no sounds or images in class folders.{not_read}")
     rows = []
     for stem, (sounds, pictures) in by_stem.items():
         parts = stem.split("/")
@@ -129,19 +129,19 @@ def _passed_over(
         advice = CONVERT_AUDIO if kind in UNDECODED_AUDIO_SUFFIXES else ""
         advice = CONVERT_IMAGE if kind in UNDECODED_IMAGE_SUFFIXES else advice
         by_advice[advice].append(f"{count:,} {shown(kind) or 'without a suffix'}")
-    said = [", ".join(counts) + f" ({advice})" * bool(advice) for advice, counts in by_advice.items()]
+    groups = [", ".join(counts) + f" ({advice})" * bool(advice) for advice, counts in by_advice.items()]
     if stray:
-        said.append(f"{len(stray):,} outside the class folders, such as {shown(stray[0])}")
+        groups.append(f"{len(stray):,} outside the class folders, such as {shown(stray[0])}")
     if empty:
-        said.append(f"classes without a supported sound or image: {_shown(empty)}")
+        groups.append(f"classes without a supported sound or image: {_shown(empty)}")
     if repeated:
-        said.append(f"links to folders that are read already: {_shown([path[:-1] for path in repeated])}")
+        groups.append(f"links to folders that are read already: {_shown([path[:-1] for path in repeated])}")
     if inside:
-        said.append(
+        groups.append(
             f"names of folders inside the class folders: {_shown(inside)} (if those are the classes, name "
             "the folder above them, or call the splits train and test)"
         )
-    return "; ".join(said)
+    return "; ".join(groups)
 
 
 def _shown(names: Sequence[str]) -> str:
