@@ -169,7 +169,7 @@ class Checker:
             Finding(
                 severity="error",
                 what="A weights file does not have the sha256 of the release it is named after: it is "
-                "damaged or another file.",
+                "damaged or a different file.",
                 where=str(path),
                 remedy="Delete it and fetch it again, or rename it.",
             )

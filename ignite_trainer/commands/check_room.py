@@ -89,7 +89,7 @@ def room_findings(spaces: Iterable[Space], facts: dict[str, str]) -> list[Findin
                     severity="error" if needed > free else "warning",
                     what=f"About {_readable(needed)} of disk space is needed; {_readable(free)} is free.",
                     where=what,
-                    remedy="Make room, or choose other folders.",
+                    remedy="Free some space, or choose other folders.",
                 )
             )
     return [*findings, *filter(None, map(_not_writable, places))]

@@ -38,7 +38,7 @@ def main(argv: Sequence[str], *, defaults: Path) -> int:
     Returns:
         0 on success; 1 if a run failed, also within a sweep, or if a check found an error; 2 if the command
         or a protocol is invalid; 75 (EX_TEMPFAIL of sysexits.h) if a signal stopped the run, which the
-        printed command continues; 130 if the run was interrupted at once.
+        printed command continues; 130 if the run was interrupted immediately.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # ignite logs exceptions twice before raising them; they are reported below.

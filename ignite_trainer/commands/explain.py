@@ -126,7 +126,7 @@ def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> d
         facts["Checkpoint"] = f"{found.checkpoint.seconds:.3g} s, written while the next epoch runs"
     facts["Epoch, with evaluation"] = f"about {duration(found.seconds_per_epoch)}"
     facts["Whole run"] = f"about {duration(found.seconds_per_run)}"
-    facts["Not included"] = "loader processes, Evaluations, reporters, states saved within an epoch" + (
+    facts["Not included"] = "data-loading workers, Evaluations, reporters, states saved within an epoch" + (
         "; measured without Setup.compile" if compiled else ""
     )
     return facts

@@ -11,8 +11,8 @@ AUTO = "auto"
 _SETUP: tuple[tuple[str, str, str, str], ...] = (
     ("-b", "--batch-train", "Setup.batch_train", "training batch size"),
     ("-B", "--batch-test", "Setup.batch_test", "evaluation batch size (default: the training batch size)"),
-    ("-w", "--workers-train", "Setup.workers_train", "number of data loader processes for training"),
-    ("-W", "--workers-test", "Setup.workers_test", "number of data loader processes for evaluation"),
+    ("-w", "--workers-train", "Setup.workers_train", "number of data-loading workers for training"),
+    ("-W", "--workers-test", "Setup.workers_test", "number of data-loading workers for evaluation"),
     ("-e", "--epochs", "Setup.epochs", "number of training epochs; 0 only evaluates"),
     ("-L", "--log-interval", "Setup.log_interval", "number of training steps between log entries"),
     ("-M", "--saved-models-path", "Setup.saved_models_path", "folder for all results"),
@@ -50,7 +50,7 @@ exit status:
   2    the command line or a protocol is invalid
   75   stopped by SIGTERM, SIGINT or SIGUSR1 after the current step; prints
        the command that continues the run
-  130  interrupted at once
+  130  interrupted immediately
 
 protocols/README.md describes every key. Colours and progress bars appear only
 on a terminal; NO_COLOR turns colours off. Without a terminal, long work prints

@@ -175,7 +175,7 @@ def one_ahead(make: Callable[[S], T], sources: Iterable[S]) -> Iterator[T]:
 def in_thread(function: Callable[..., T], *args: Any) -> Future[T]:
     """Start a call in a thread that ends with the call.
 
-    No idle threads may exist when loader processes are forked.
+    No idle threads may exist when data-loading workers are forked.
     """
     executor = ThreadPoolExecutor(max_workers=1)
     future = executor.submit(function, *args)

@@ -40,7 +40,7 @@ def load(path: Path, overrides: Sequence[Override] = (), *, defaults: Path) -> P
     if SCHEMA_KEY in layers[-1].content and SCHEMA_KEY not in raw:
         schema = Path(os.path.relpath(defaults.with_name("schema.json"), path.parent)).as_posix()
         logging.getLogger(__name__).warning(
-            '%s: "$schema" is "%s", and no such file is there: an editor cannot complete the protocol. '
+            '%s: "$schema" is "%s", but that file does not exist, so editors cannot complete keys. '
             'Write "$schema": "%s".',
             *(path, layers[-1].content[SCHEMA_KEY], schema),
         )
@@ -102,7 +102,7 @@ def _explain_missing_task(
 ) -> list[str]:
     """Replace "Task is required" by the reason: defaults.json has no task for the model's class."""
     model = _model_class(raw)
-    hint = f"Task: none is given, and none is known for Model.class {model}; {suggest(model, by_model)}"
+    hint = f"Task is missing, and there is no default for Model.class {model}; {suggest(model, by_model)}"
     return [*(problem for problem in problems if not problem.startswith("Task ")), hint]
 
 

@@ -18,7 +18,7 @@ from ignite_trainer.support.errors import ProtocolError, RunFailed
 
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container", "iostream")  # torch.save raises a RuntimeError
 _CHUNK_BYTES = 2**20
-# With older versions of filelock, loader processes inherit the lock, and outlive a killed run by seconds.
+# With older versions of filelock, data-loading workers inherit the lock, and outlive a killed run by seconds.
 _PATIENCE_SECONDS = 10.0
 
 

@@ -110,8 +110,8 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
         raise
     except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
         raise FetchError(
-            f"{target}: missing, and cannot be written ({error}). Make room or choose another folder, or "
-            f"put the file there by other means ({file})."
+            f"{target}: missing, and cannot be written ({error}). Free some space or choose another folder, "
+            f"or put the file there by other means ({file})."
         ) from None
     return target
 

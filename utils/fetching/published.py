@@ -134,7 +134,8 @@ def fetch_data_set(
         raise
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         raise FetchError(
-            f"{root}: {data_set.name} cannot be written there ({error}). Make room, or name another folder."
+            f"{root}: {data_set.name} cannot be written there ({error}). Free some space, or name another "
+            "folder."
         ) from None
     return root
 

@@ -151,7 +151,7 @@ def test_weights_are_checked_against_their_expected_hash(check: Check, tmp_path:
     file.write_bytes(b"weighty")
     status, report = check(Model=model)
     assert status == 1
-    assert f"it is damaged or another file.\n    {file}" in report
+    assert f"it is damaged or a different file.\n    {file}" in report
 
 
 def test_an_unreadable_protocol_does_not_stop_the_check_of_others(command: Command) -> None:

@@ -235,7 +235,7 @@ def test_a_copied_protocol_gets_the_path_of_its_schema(
     schema.write_text("{}")
     path = command.write("copy.json", **{"$schema": "./schema.json"})
     assert command("-c", path).status == 0
-    assert f'{path}: "$schema" is "./schema.json", and no such file is there' in caplog.text
+    assert f'{path}: "$schema" is "./schema.json", but that file does not exist' in caplog.text
     assert 'Write "$schema": "defaults/schema.json".' in caplog.text
     caplog.clear()
     assert command("-c", command.write("copy.json", **{"$schema": "defaults/schema.json"})).status == 0

@@ -320,7 +320,7 @@ def test_a_full_disk_is_an_error_and_the_partial_file_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        fails(file, target, "cannot be written ([Errno 28] No space left on device). Make room")
+        fails(file, target, "cannot be written ([Errno 28] No space left on device). Free some space")
     assert leftovers(target) == ["weights.pt.partial"]
     fetch(file, target)
     assert target.read_bytes() == CONTENT

@@ -144,8 +144,8 @@ class ClipCache:
             self._retry()
         except (OSError, NotImplementedError) as error:  # the latter if the file system has no locks
             raise OSError(
-                f"cache is {self._folder.parent}, where decoded audio cannot be written ({error}). Make room "
-                "there, or name another folder with the argument cache or the environment variable "
+                f"cache is {self._folder.parent}, where decoded audio cannot be written ({error}). Free some "
+                "space there, or name another folder with the argument cache or the environment variable "
                 "AUDIOCLIP_CACHE."
             ) from error
         failures = _read_failures(self._folder)  # before the index, which is replaced first
