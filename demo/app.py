@@ -36,6 +36,8 @@ HOST, PORT = "127.0.0.1", 7860
 LARGEST_UPLOAD = 100 * 2**20
 UPLOADS_KEPT = 100
 MAX_LABELS = 500
+SHOWN = 12
+"""Number of files of each kind in a ranking."""
 _PAGE = Path(__file__).parent / "page"
 _THUMBNAIL = 640  # maximum length of the longer side, in pixels
 _POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
@@ -51,8 +53,7 @@ class Upload(NamedTuple):
 class Queries:
     """Rankings and zero-shot classification for a text, an indexed file or an upload; not thread-safe.
 
-    A query is a mapping with one of three keys: `text`, `path` (a file in the index) or `upload` (returned by
-    `take`).
+    A file is given by its `path` in the index, or by the `upload` that `take` returned.
 
     Args:
         model: model that computed the index's embeddings, in eval mode.
@@ -85,23 +86,21 @@ class Queries:
             self._uploads.pop(next(iter(self._uploads)))
         return {"upload": upload, "kind": kind}
 
-    def rank(self, query: dict[str, Any], *, count: int = 12) -> dict[str, list[dict[str, Any]]]:
-        """Rank the files of each kind, best first; return their paths and similarities.
+    def rank(self, *, text: str | None = None, **file: str) -> dict[str, list[dict[str, Any]]]:
+        """Rank the files of each kind by a text or a file, best first; return their paths and similarities.
 
         Raises:
             ValueError: The file does not exist, or the text is too long.
         """
-        if "text" in query:
-            embedding: Embedding = self._model.embed_text(str(query["text"])).cpu().numpy()[0]
+        if text is None:
+            embedding = self._file(**file).embedding
         else:
-            embedding = self._file(query).embedding
+            embedding = self._model.embed_text(text).cpu().numpy()[0]
         return {
-            kind: [match._asdict() for match in self._index.rank(embedding, kind, count)] for kind in KINDS
+            kind: [match._asdict() for match in self._index.rank(embedding, kind, SHOWN)] for kind in KINDS
         }
 
-    def classify(
-        self, query: dict[str, Any], labels: Sequence[str], *, template: str = "{}"
-    ) -> list[dict[str, Any]]:
+    def classify(self, *, labels: Sequence[str], template: str = "{}", **file: str) -> list[dict[str, Any]]:
         """Return the probability of each label, most probable first, computed as in `AudioCLIP.classify`.
 
         Raises:
@@ -110,15 +109,14 @@ class Queries:
         """
         if not 1 <= len(labels) <= MAX_LABELS:
             raise ValueError(f"There are {len(labels)} labels; give 1 to {MAX_LABELS}.")
-        file = self._file(query)
+        kind, embedding = self._file(**file)
         texts = embed_labels(self._model, labels, template)
-        ranked = rank_labels(self._model, file.kind, file.embedding, labels, texts)
+        ranked = rank_labels(self._model, kind, embedding, labels, texts)
         return [{"label": label, "probability": probability} for label, probability in ranked]
 
-    def _file(self, query: dict[str, Any]) -> Upload:
-        if (upload := self._uploads.get(str(query.get("upload")))) is not None:
-            return upload
-        path = str(query.get("path"))
+    def _file(self, *, path: str = "", upload: str = "") -> Upload:
+        if upload in self._uploads:
+            return self._uploads[upload]
         embedding = self._index.embedding(path)
         if embedding is None:
             raise ValueError("This file no longer exists. Drop it again.")
@@ -141,13 +139,6 @@ class _Handler(RequestHandler):
             self.set_status(400)
             self.finish({"error": str(error)})
 
-    def question(self) -> dict[str, Any]:
-        """Return the request body, which must be a JSON object."""
-        try:
-            return dict(json.loads(self.request.body))
-        except (TypeError, ValueError) as error:
-            raise HTTPError(400) from error
-
 
 class _About(_Handler):
     def get(self) -> None:
@@ -160,19 +151,11 @@ class _Upload(_Handler):
         await self.answer(lambda: self.settings["queries"].take(name, content))
 
 
-class _Rank(_Handler):
-    async def post(self) -> None:
-        query = self.question()
-        await self.answer(lambda: self.settings["queries"].rank(query))
-
-
-class _Classify(_Handler):
-    async def post(self) -> None:
-        query = self.question()
-        labels, template = query.get("labels"), query.get("template", "{}")
-        if not isinstance(labels, list) or not isinstance(template, str):
-            raise HTTPError(400)
-        await self.answer(lambda: self.settings["queries"].classify(query, labels, template=template))
+class _Query(_Handler):
+    async def post(self, method: str) -> None:
+        """Call `rank` or `classify` with the arguments in the request."""
+        ask = getattr(self.settings["queries"], method)
+        await self.answer(lambda: ask(**dict(json.loads(self.request.body))))
 
 
 class _Picture(_Handler):
@@ -214,8 +197,7 @@ def make_application(queries: Queries, index: FolderIndex, about: dict[str, Any]
         [
             (r"/about", _About),
             (r"/upload", _Upload),
-            (r"/rank", _Rank),
-            (r"/classify", _Classify),
+            (r"/(rank|classify)", _Query),
             (r"/picture/(.+)", _Picture),
             (r"/sound/(.+)", _Sound, {"path": str(index.folder)}),
             (r"/(.*)", _Static, {"path": str(_PAGE), "default_filename": "index.html"}),

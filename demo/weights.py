@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ignite_trainer.api.self_description import listing
 from model.audioclip import AudioCLIP
 from model.weights.built_from import arguments_for
 from model.weights.files import read_entries
@@ -21,7 +22,6 @@ from model.weights.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
 SEED = 0
-_LISTED = 12  # labels to list; further labels are only counted
 
 LIMITS = (
     "The weights are random. Rankings between texts, sounds and images, and all zero-shot classification, "
@@ -70,8 +70,8 @@ class Weights:
         labels, templates = self.trained_labels, self.trained_templates
         if not labels:
             return ""
-        around = "" if templates == ("{}",) else f' in the text "{_listed(templates)}"'
-        return f"These weights come from a run on {len(labels)} labels{around}: {_listed(labels)}."
+        around = "" if templates == ("{}",) else f' in the text "{listing(templates)}"'
+        return f"These weights come from a run on {len(labels)} labels{around}: {listing(labels)}."
 
     @property
     def trained_texts(self) -> list[str]:
@@ -91,7 +91,7 @@ class Weights:
             return None
         them = "them" if self.trained_templates == ("{}",) else "these texts"
         return (
-            f"{self.trained_on} Not among {them}: {_listed(others)}. Their scores are far less reliable, "
+            f"{self.trained_on} Not among {them}: {listing(others)}. Their scores are far less reliable, "
             "however high."
         )
 
@@ -204,11 +204,6 @@ def _args_of_run(path: Path, section: str) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError):
         return {}
     return args if isinstance(args, dict) and folder.name == "checkpoints" else {}
-
-
-def _listed(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
-    return f"{', '.join(labels[:_LISTED])}{more}"
 
 
 def _plain(label: str) -> str:

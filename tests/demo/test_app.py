@@ -311,8 +311,8 @@ def test_old_uploads_are_dropped(
     queries = Queries(small_model, index)
     content = (folder / "rain.png").read_bytes()
     first, *_, last = [queries.take("rain.png", content)["upload"] for _ in range(3)]
-    assert queries.rank({"upload": last})["image"][0]["path"] == "rain.png"
+    assert queries.rank(upload=last)["image"][0]["path"] == "rain.png"
     with pytest.raises(ValueError, match="Drop it again"):
-        queries.rank({"upload": first})
+        queries.rank(upload=first)
     with pytest.raises(ValueError, match="There are 0 labels; give 1 to 500"):
-        queries.classify({"upload": last}, [])
+        queries.classify(upload=last, labels=[])

@@ -120,7 +120,7 @@ def test_damaged_frozen_weights_give_no_message(run: Callable[..., Path]) -> Non
     assert find_demo_weights(str(best)).limits is None
 
 
-MANY = tuple(f"class {number}" for number in range(14))
+MANY = tuple(f"class {number}" for number in range(18))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ MANY = tuple(f"class {number}" for number in range(14))
             ["dog", "cat", "rain"],
             "2 labels: dog, sea_waves. Not among them: cat, rain.",
         ),
-        (MANY, ["cat"], f"14 labels: {', '.join(MANY[:12])} and 2 more. Not among them: cat."),
+        (MANY, ["cat"], f"18 labels: {', '.join(MANY[:16])}, and 2 more. Not among them: cat."),
     ],
 )
 def test_one_line_names_untrained_labels(labels: tuple[str, ...], texts: list[str], said: str | None) -> None:
