@@ -134,7 +134,7 @@ def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSET
     if is_hub_layout(source):
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            raise WeightsError(f"{source}: not a folder. Download it from the Hugging Face hub first.")
+            raise WeightsError(f"{source}: not a folder. Download it from the Hugging Face Hub first.")
         return Weights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
     path = find_weights(source, assets=assets, others=(UNTRAINED,))
     return Weights(

@@ -160,7 +160,7 @@ class AudioCLIP(nn.Module, HubLayout):
         Args:
             source: name of released weights, such as "AudioCLIP-Full-Training"; path of a weights file;
                 folder of a run or of all runs of a protocol, such as "results/Quickstart"; folder that
-                `save_pretrained` wrote; or `owner/name` on the Hugging Face hub.
+                `save_pretrained` wrote; or `owner/name` on the Hugging Face Hub.
             device: device of the model; None for the CPU.
             constructor_args: constructor arguments, except `pretrained`, that override those in the
                 checkpoint or config.

@@ -94,7 +94,7 @@ def _tokenizer(clip: str | None) -> Any:
 @lru_cache(maxsize=_CACHED)
 def tokens_of(tokenizer: Any, entry: str, context_length: int) -> tuple[Tensor, int]:
     """Tokenize a text; return int64 `[context_length]`, padded or truncated, and the number of all tokens."""
-    if not hasattr(tokenizer, "encode"):  # from the Hugging Face hub
+    if not hasattr(tokenizer, "encode"):  # from the Hugging Face Hub
         length = len(tokenizer.tokenizer(tokenizer.clean_fn(entry))["input_ids"])
         return tokenizer([entry], context_length=context_length)[0], length
     tokens = [tokenizer.sot_token_id, *tokenizer.encode(entry), tokenizer.eot_token_id]

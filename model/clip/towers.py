@@ -137,7 +137,7 @@ def tokenizer_of(name: str) -> Any:
     """Return the tokenizer of an open_clip model.
 
     Raises:
-        ValueError: There is no such model, or its tokenizer cannot be fetched from the Hugging Face hub.
+        ValueError: There is no such model, or its tokenizer cannot be fetched from the Hugging Face Hub.
     """
     from open_clip import get_tokenizer
 

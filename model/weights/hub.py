@@ -1,4 +1,4 @@
-"""Saves and loads models in the Hugging Face hub's layout: weights and config, in a folder or on the hub."""
+"""Saves and loads models in the Hugging Face Hub's layout: weights and config, in a folder or on the hub."""
 
 import json
 import re
@@ -70,7 +70,7 @@ class HubLayout(
             return super().from_pretrained(source, **arguments)
         except LocalEntryNotFoundError as error:
             raise WeightsError(
-                f"{source}: no such folder, and not in the cache of the Hugging Face hub, which cannot be "
+                f"{source}: no such folder, and not in the cache of the Hugging Face Hub, which cannot be "
                 f"reached ({error}). Fetch {CONFIG} and {WEIGHTS} on a machine with a network, and name "
                 "their folder."
             ) from None
@@ -78,7 +78,7 @@ class HubLayout(
             raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from None
         except (HfHubHTTPError, OSError) as error:
             raise WeightsError(
-                f"{source}: no such folder, and cannot be fetched from the Hugging Face hub: {error}"
+                f"{source}: no such folder, and cannot be fetched from the Hugging Face Hub: {error}"
             ) from None
 
     @classmethod

@@ -77,7 +77,7 @@ def _make(given: argparse.Namespace, overrides: Sequence[str]) -> int:
     counted = f"{len(manifest):,} samples in {len(manifest.shards):,} shards, {size / 1e6:,.1f} MB"
     print(f"{given.to}: {counted}; {_media(manifest)}")
     for name, reason in left_out.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+        print(f"skipped: {name}: {reason}", file=sys.stderr)
     return int(bool(left_out))
 
 

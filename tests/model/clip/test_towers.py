@@ -169,7 +169,7 @@ def test_images_are_preprocessed_as_by_open_clip() -> None:
 
 def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     class Words:
-        """A wrapped tokenizer of the Hugging Face hub: a number for each word, then -1."""
+        """A wrapped tokenizer of the Hugging Face Hub: a number for each word, then -1."""
 
         def clean_fn(self, text: str) -> str:
             return text.strip()

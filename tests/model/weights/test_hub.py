@@ -118,7 +118,7 @@ def test_a_repository_is_fetched_from_a_hub(small_model: AudioCLIP, tmp_path: Pa
 
 def test_a_missing_repository_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match="someone/absent: no such folder, and not in the cache of the Hugging Face hub"
+        WeightsError, match="someone/absent: no such folder, and not in the cache of the Hugging Face Hub"
     ) as error:
         AudioCLIP.from_pretrained("someone/absent", cache_dir=tmp_path, local_files_only=True)
     assert "config.json and model.safetensors" in str(error.value)

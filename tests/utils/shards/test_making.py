@@ -297,4 +297,4 @@ def test_the_command_names_samples_it_skips(tmp_path: Path, capsys: pytest.Captu
     assert main(words) == 2
     assert "number 4 cannot be read: number 4 is cut off" in capsys.readouterr().err
     assert main([*words[:2], str(tmp_path / "skipping"), *words[3:], "--skip-unreadable"]) == 1
-    assert "left out: number 4: number 4 is cut off" in capsys.readouterr().err
+    assert "skipped: number 4: number 4 is cut off" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def read_classes(table: Path) -> dict[str, str]:
         if row.required_number("index") != len(names):
             raise ValueError(
                 f"{table}, line {row.line}: index is {row.text('index')}; {len(names)} is expected. The "
-                "table lists all classes, from 0 on, as AudioSet publishes it; only segments can be left out."
+                "table lists all classes, from 0 on, as AudioSet publishes it; only segments can be skipped."
             )
         if mid in names or name in names.values():
             raise ValueError(f'{table}, line {row.line}: "{mid}" or "{name}" is listed a second time.')

@@ -137,7 +137,7 @@ class Record:
     def _value(self, column: str | None) -> Any:
         value = None if column is None else self.values.get(column)
         if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
-            return value["path"]  # a file of the Hugging Face hub whose content is elsewhere
+            return value["path"]  # a file of the Hugging Face Hub whose content is elsewhere
         return value
 
     def _number(self, column: str | None, expected: str, *, limit: float = math.inf) -> float | None:
@@ -159,7 +159,7 @@ class Record:
         if isinstance(value, bytes | Mapping):
             self.fail(
                 column,
-                "the path of a file (not its content, as tables of the Hugging Face hub hold: write each "
+                "the path of a file (not its content, as tables of the Hugging Face Hub hold: write each "
                 "content to a file, and its path into the table)",
             )
         if not isinstance(value, str | bool | int | float) or value in (math.inf, -math.inf):
