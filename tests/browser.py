@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: Debian's Chromium without a window, which sees this machine alone.
+"""A real browser for tests of pages: Debian's Chromium, headless, with access only to this machine.
 
 A pytest plugin, loaded by conftest.py. Where no Chromium is installed, tests that use it are skipped.
 """

@@ -1,4 +1,4 @@
-"""What all tests share: real clips, weights without a file, a web server that misbehaves as it is told."""
+"""Fixtures of all tests: real clips, weights without a file, a web server that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def real_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def deterministic_weights() -> Callable[[nn.Module], None]:
-    """Fill a model with numbers that depend on names and shapes alone, those of the recorded figures."""
+    """Fill a model with the weights of the recorded values, which depend only on names and shapes."""
     return _fill
 
 

@@ -1,4 +1,4 @@
-"""The browser of the tests sees this machine alone, and notices what goes wrong on a page."""
+"""The browser of the tests only accesses this machine, and notices problems on a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in docstrings: they give what they say, and are well typed."""
+"""The examples in docstrings give the stated results, and are well typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests see no GPU unless they were asked for with `-m gpu`."""
+"""Tests see no GPU unless they are selected with `-m gpu`."""
 
 from __future__ import annotations
 

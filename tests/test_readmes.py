@@ -1,4 +1,4 @@
-"""What the READMEs lead to is there: files, sections, protocols, modules."""
+"""The files, sections, protocols and modules that the READMEs refer to exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READMES = sorted([ROOT / "README.md", *ROOT.glob("[!.]*/README.md")])  # not tho
 
 
 def anchors(path: Path) -> set[str]:
-    """The names by which a page's sections are linked: lower case, hyphens for spaces, no punctuation."""
+    """Return the link names of a page's sections: lower case, hyphens for spaces, no punctuation."""
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -37,7 +37,7 @@ def test_links_lead_somewhere(readme: Path) -> None:
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_and_modules_of_commands_are_there(readme: Path) -> None:
+def test_files_and_modules_of_commands_exist(readme: Path) -> None:
     text = readme.read_text()
     for name in re.findall(
         r"(?:tests|demo|protocols|assets|utils|ignite_trainer)/[\w\-/.]+\.(?:py|json|png|ipynb)", text
@@ -68,7 +68,7 @@ def test_the_protocol_of_the_readme_extends_a_shipped_one(tmp_path: Path) -> Non
     assert protocol.optimizer is not None and protocol.optimizer.args["lr"] == 1e-4
 
 
-def test_make_run_says_at_its_end_where_to_look() -> None:
+def test_make_run_ends_with_the_place_of_the_report() -> None:
     planned = subprocess.run(
         ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

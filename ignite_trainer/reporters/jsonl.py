@@ -41,7 +41,7 @@ class JsonLines(Reporter):
     {"event": "fault", "time": ..., "epoch": 1, "iteration": 12, "what": ..., "done": ..., "samples": [...]}
     {"event": "end", "time": ..., "epoch": 50, "split": "test", "metrics": {...},
      "best": [{"label": ..., "value": ..., "epoch": ..., "checkpoint": ...}],
-     "last_checkpoint": ..., "seconds": ..., "faults": {what: count}}
+     "last_checkpoint": ..., "seconds": ..., "faults": {kind: count}}
     ```
 
     `time` is ISO 8601 in UTC. Non-finite values are written as `null`. A resumed run first removes the lines

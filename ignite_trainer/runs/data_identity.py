@@ -35,7 +35,7 @@ class DataIdentity:
             self._facts[f"digest of the {split} split's names and targets"] = _digest(loader.dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a state stores."""
+        """Return the sizes and digests."""
         return {**self._facts, "processes": world_size()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ _RECOMPILE_LIMIT = 64
 
 
 def prepare_model(model: nn.Module, setup: Setup, device: torch.device) -> nn.Module:
-    """Move a model to a device, ready to train as `Setup` says.
+    """Move a model to a device, ready to train as configured in `Setup`.
 
     Raises:
         ProtocolError: `Setup` asks for something that the model cannot do.

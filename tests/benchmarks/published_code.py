@@ -1,4 +1,4 @@
-"""Benchmark a protocol beside the same training computed as the published code does.
+"""Benchmarks a protocol and the same training computed as in the published code.
 
     python tests/benchmarks/published_code.py -c protocols/audioclip-esc50.json --Setup.precision bf16
 

@@ -1,4 +1,5 @@
-"""The arithmetic of the planning figures, by hand, and against what the loss keeps and shards take."""
+"""Requirements of many GPUs, against values computed by hand, the memory of the loss and the size of "
+"shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and tables of the notebook."""
+"""Plots and tables of the notebook."""
 
 from __future__ import annotations
 

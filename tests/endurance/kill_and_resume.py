@@ -1,10 +1,10 @@
-"""Kill a run at random moments, resume it each time, and compare the result with an uninterrupted run.
+"""Kills a run at random moments, resumes it each time, and compares the result with an uninterrupted run.
 
     python tests/endurance/kill_and_resume.py --kills 20 --workers 0 2
 
-The protocol is the tests' toy one, with everything a state can hold: momentum, dropout, a scheduler,
-accumulated gradients, running averages, frozen weights. A kill comes during a step, an evaluation, the
-writing of a checkpoint, or at any time, in turn. The exit status is 1 if a single bit differs.
+The protocol is the toy protocol of the tests, with everything that a state can hold: momentum, dropout, a
+scheduler, accumulated gradients, running averages, frozen weights. A kill comes during a step, an evaluation,
+the writing of a checkpoint, or at any time, in turn. The exit status is 1 if a single bit differs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def protocol(root: Path, flags: argparse.Namespace, *, workers: int) -> dict[str
 
 
 class Experiment:
-    """The run of a protocol in processes of their own."""
+    """A run of the protocol in separate processes."""
 
     def __init__(self, root: Path, flags: argparse.Namespace, *, workers: int) -> None:
         self._root = root
@@ -70,7 +70,7 @@ class Experiment:
         return next(iter((self._root / "Toy").glob("*/")), None)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start or resume the run, in a session of its own with its workers."""
+        """Start or resume the run with its workers, in a separate session."""
         command = [sys.executable, "main.py", "-c", str(self._file), "--trust", "toy_research", "--resume"]
         path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
@@ -89,7 +89,7 @@ class Experiment:
             raise RuntimeError(f"exit status {process.returncode}: {errors.decode()}")
 
     def kill_in(self, place: str, draw: random.Random) -> bool:
-        """Start the run and kill it, with its workers, in such a place; return False if it ended before."""
+        """Start the run and kill it, with its workers, at such a moment; return False if it ended before."""
         process, lines = self.start(), len(self.log())
         while process.poll() is None and len(self.log()) <= lines and not self._writes():
             time.sleep(0.002)  # until it trains
@@ -141,7 +141,7 @@ def try_out(folder: Path, flags: argparse.Namespace, *, workers: int) -> list[st
 
 
 def main(argv: Sequence[str]) -> int:
-    """Try it out with each number of workers; return the exit status."""
+    """Run the comparison for each number of workers; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

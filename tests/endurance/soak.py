@@ -1,4 +1,4 @@
-"""Train for many epochs on a tiny data set, and watch memory, open files and threads.
+"""Trains for many epochs on a tiny data set, and monitors memory, open files and threads.
 
     python tests/endurance/soak.py --epochs 300
 
@@ -30,7 +30,7 @@ SHARE, MIB = 0.10, 32.0
 
 
 def grown(seen: dict[int, tuple[float, int, int]]) -> list[str]:
-    """Return what has grown since the first look."""
+    """Return the quantities that have grown since the first measurement."""
     first, last = seen[min(seen)], seen[max(seen)]
     found = []
     if last[0] - first[0] > max(MIB, SHARE * first[0]):

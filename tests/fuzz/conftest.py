@@ -1,4 +1,4 @@
-"""Limits for every mutated input: time, memory, and no import or command that it names."""
+"""Limits for every mutated input: time and memory, without imports or commands that the input names."""
 
 from __future__ import annotations
 

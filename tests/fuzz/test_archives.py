@@ -1,4 +1,4 @@
-"""Archives that are a little wrong: each is unpacked, or an error that names it; nothing lies elsewhere."""
+"""Mutated archives: each is unpacked or causes an error that names it; nothing is written elsewhere."""
 
 from __future__ import annotations
 

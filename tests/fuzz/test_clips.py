@@ -1,4 +1,4 @@
-"""Audio files whose headers are a little wrong: each is audio, or an error that names the file."""
+"""Audio files with mutated headers: each decodes or causes an error that names the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.datasets.checks.files import listen
 if TYPE_CHECKING:
     from tests.fuzz.conftest import TryCases
 
-# What sizes, rates and counts of a header are hard on whoever believes them.
+# Sizes, rates and counts in a header that are dangerous if trusted.
 EXTREMES = [0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**36 - 1, 2**63 - 1, 2**64 - 1]
 HEADER_BYTES = 120
 

@@ -1,4 +1,4 @@
-"""Mutated protocols: each one loads, or is refused with our own error.
+"""Mutated protocols: each one loads or causes one of our own errors.
 
 They are mutations of the shipped protocols, and are read as by the command: `load`, then `draw`.
 """

@@ -1,4 +1,4 @@
-"""Tables that are a little wrong: each is a data set, or an error that names the table."""
+"""Mutated tables: each gives a data set or causes an error that names the table."""
 
 from __future__ import annotations
 

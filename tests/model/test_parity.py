@@ -26,7 +26,7 @@ TEXTS = [["dog"], ["car", "horn"], ["a photo of a thunderstorm"], ["Crying baby!
 
 TRAINED = [key for key in GOLDEN if key.startswith(("grad/", "train/", "trimodal/"))]
 UNTRAINED = [key for key in GOLDEN if key not in TRAINED]
-# What follows three steps of training inherits their tolerance.
+# Values after three training steps have the same tolerance.
 TOLERANCE = {**dict.fromkeys(UNTRAINED, 1e-9), **dict.fromkeys(TRAINED, 1e-7)}
 
 Values = dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]

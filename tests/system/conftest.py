@@ -1,4 +1,4 @@
-"""The command with the shipped defaults, on shipped protocols and others."""
+"""The command with the shipped defaults, on shipped and other protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--check` of the quickstart: whether weights are there, whole and of this model."""
+"""`--check` of the quickstart: weights must exist, be intact and belong to the model."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from utils.datasets import MadeSounds
 
 SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
-# What makes AudioCLIP and its clips small; nothing else changes.
+# Overrides that make AudioCLIP and its clips small, and change nothing else.
 SMALL = """
     --Model.args.embed_dim 32 --Model.args.image_resolution 32 --Model.args.vision_layers 1 1 1 1
     --Model.args.vision_width 8 --Model.args.context_length 12 --Model.args.transformer_width 32

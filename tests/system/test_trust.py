@@ -1,4 +1,4 @@
-"""Protocols and labels from other people: refused or shown as text, never run."""
+"""Protocols and labels from other people: rejected or shown as text, never run."""
 
 from __future__ import annotations
 

@@ -59,5 +59,5 @@ def scale(value: Any, *, factor: float = 1.0) -> Tensor:
 
 
 def reverse_name(value: str) -> str:
-    """A transform of a field that is no array."""
+    """A transform of a field that is not an array."""
     return value[::-1]

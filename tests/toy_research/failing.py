@@ -23,12 +23,12 @@ from toy_research.signals import Tone, Tones
 
 
 class FaultyTones(Tones):
-    """Tones of which some, by number, are faulty.
+    """Tones, some of which are faulty.
 
     Args:
-        nan: with NaN values.
-        gone: unreadable.
-        fatal: that kill a worker which loads them.
+        nan: positions of tones with NaN values.
+        gone: positions of unreadable tones.
+        fatal: positions of tones that kill the worker that loads them.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FaultyTones(Tones):
 
 
 class Prepared(Tones):
-    """Tones whose preparation makes a folder; a signal interrupts the first one."""
+    """Tones whose preparation makes a folder; a signal interrupts the first preparation."""
 
     def __init__(self, *, folder: str, signal: str, **options: Any) -> None:
         super().__init__(**options)
@@ -125,7 +125,7 @@ class Greedy(Matching):
 
 
 class FillsTheDisk(Reporter):
-    """Writes beside the results, once the first epoch is saved, until the disk is full."""
+    """Fills the disk of the results once the first epoch is saved."""
 
     def on_start(self, run: RunStart) -> None:
         self._folder, self._file = run.folder, run.folder.parents[1] / "filling"
@@ -144,7 +144,7 @@ class FillsTheDisk(Reporter):
 
 
 class HungryOnDevice(Matching):
-    """Allocates a share of the device's memory for every sample."""
+    """Allocates a fraction of the device's memory for every sample."""
 
     def __init__(self, *, share: float) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class FailingRank(Matching):
     Args:
         marker: path of the file.
         how: "raises", a RunFailed; "breaks", an error of another kind; or a signal.
-        parts_together: no process destroys its group before all do, as it is with NCCL.
+        parts_together: whether no process destroys its group before all do, as with NCCL.
     """
 
     def __init__(self, *, marker: str, how: str, parts_together: bool = False) -> None:

@@ -59,7 +59,7 @@ class ExactTones(Tones):
 
 
 def train_toy(kind: str, dtype: torch.dtype, batch: int, chunk: int | None = None) -> Reached:
-    """Train the toy network with batch norm; with parts, where that is of no use, without."""
+    """Train the toy network, with batch norm unless batches are embedded in chunks."""
     torch.manual_seed(0)
     model = TwoTowers(dropout=0.0, even=True, norm=chunk is None).to(dtype)
     transforms = [FieldTransform(apply=Hiss(level=0.1)), FieldTransform(apply=Fit(length=16))]
@@ -77,10 +77,10 @@ def train_audioclip(
     steps: int = STEPS,
     size: int = 32,
 ) -> Reached:
-    """Train audio and text tower of a small AudioCLIP, with batch norms in a mode of choice.
+    """Train the audio and text towers of a small AudioCLIP, with batch norms in a given mode.
 
-    Two right implementations drift apart after a few steps with learned wavelets, whose gradients are
-    ill-conditioned, and with batch norms in train mode where the last of them sees few values.
+    Two correct implementations diverge after a few steps with learned wavelets, whose gradients are
+    ill-conditioned, and with batch norms in train mode if the last of them sees few values.
     """
     from utils.tasks import AudioTextContrastive
 
@@ -100,7 +100,7 @@ STANDING_NORMS = ParameterRule(
 
 
 def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLIP:
-    """Build one, the same in every process."""
+    """Build a small AudioCLIP, the same in every process."""
     from model.audioclip import AudioCLIP
     from tests.small_backbone import SMALL_AUDIOCLIP, small_backbone
 
@@ -127,7 +127,7 @@ def train_three_modalities(dtype: torch.dtype, batch: int, *, chunk: int | None 
 
 
 class Scenes(Dataset[Any]):
-    """`MadeScenes` in an arithmetic of choice."""
+    """`MadeScenes` with a given dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         from utils.datasets import MadeScenes

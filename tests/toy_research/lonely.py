@@ -1,4 +1,4 @@
-"""Samples of which few have a sound, a model with batch norm for sounds alone, a task that finds faults."""
+"""Samples that often lack a sound, a model with batch norm only for sounds, and tasks that find faults."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Scoring(EmbeddingTask):
 
 
 class Finicky(Matching):
-    """Finds with the samples what it is told to."""
+    """Reports given findings about the samples."""
 
     def __init__(self, *, errors: int = 0, warnings: int = 0) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Finicky(Matching):
 
 
 class ForTraining(Matching):
-    """Finds fault with any training split that it is to use, or to score."""
+    """Reports an error if a training split is used or scored."""
 
     def check(
         self, model: nn.Module, *, train: Any, test: Any, train_is_scored: bool = True

@@ -63,12 +63,12 @@ def toy(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summary:
-    """Carry out a sweep of the toy protocol."""
+    """Run a sweep of the toy protocol."""
     return run_sweep(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED))
 
 
 def run_toy(root: Path, **changes: Any) -> RunResult:
-    """Carry out the toy protocol."""
+    """Run the toy protocol."""
     return run(draw(validate(toy(root, **changes)), trusted=TRUSTED))
 
 

@@ -1,4 +1,4 @@
-"""Call a function in several processes, started as torchrun would; and functions to call."""
+"""Calls functions in several processes, started as by torchrun; and such functions."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def ratio(speed: Speed) -> Quartiles:
     return speed.cost
 
 
-# What is timed
+# Timing
 
 
 @pytest.mark.parametrize("turns", [[1] * 7, [3, 4], [2, 5]])
@@ -97,7 +97,7 @@ def test_a_turn_has_as_many_steps_as_fit_and_counts_the_samples_of_smaller_batch
     assert 2 * turn.steps < turn.samples <= 4 * turn.steps
 
 
-# What is compared
+# Comparison
 
 
 def test_a_protocol_is_compared_with_its_baselines_round_by_round(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_time_is_projected_from_samples_and_speeds(
     assert found.epochs == protocol.setup.epochs
 
 
-# What is left behind
+# Output
 
 
 def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_the_table_has_the_load_of_an_accelerator_and_the_time_of_a_sweep(
     assert "for 2 epochs with evaluation, " in printed and " for 2 runs" in printed
 
 
-# What cannot work
+# Errors
 
 
 def test_a_baseline_that_cannot_be_built_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

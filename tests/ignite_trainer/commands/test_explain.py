@@ -1,4 +1,4 @@
-"""`--explain`: origins of values, what is trained, shapes and estimates, with and without data."""
+"""`--explain`: origins of values, trained parameters, shapes and estimates, with and without data."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_saved_protocols_are_identified_by_trusted_classes(tmp_path: Path) -> No
 
 
 def test_classes_with_arguments_for_places_say_so() -> None:
-    """What older results left out of their variants: these digests must not change."""
+    """These arguments are omitted from the variants of older results, whose digests must not change."""
     handling = {"cache", "progress", "download"}
     for path, kind in find_classes(
         PACKAGES, ["model.audioclip.AudioCLIP", "model.esresnet.ESResNeXt"]

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` has every event at once, as strict JSON."""
+"""`metrics.jsonl` has every event immediately, as strict JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A failing reporter is logged once and left out; the run and the other reporters go on."""
+"""A failing reporter is logged once and skipped; the run and the other reporters continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the dashboard does, the run goes on at once, warns once, and leaves nothing behind."""
+"""Whatever the dashboard does, the run continues without delay, warns once, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: it grows while a run trains, and shows samples and what was learned.
+"""The dashboard in a real browser: it grows while a run trains, and shows samples and learned filters.
 
 visdom's server fetches its scripts from the internet; here they come from the npm registry, once.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.processes
 
-# What visdom`s `download_scripts` fetches: package, file in it, file in the server`s static folder.
+# Downloads of visdom's `download_scripts`: package, file in it, file in the server's static folder.
 SCRIPTS = (
     ("jquery@3.1.1", "dist/jquery.min.js", "js/jquery.min.js"),
     ("bootstrap@3.3.7", "dist/js/bootstrap.min.js", "js/bootstrap.min.js"),

@@ -1,4 +1,4 @@
-"""The audio tower: channels, front ends, precision, and the inputs it refuses."""
+"""The audio tower: channels, front ends, precision, and the inputs that it rejects."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Reading and loading weights, and refusing wrong ones."""
+"""Reading and loading weights, and rejecting wrong ones."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""ESC-50 and what all data sets of folds share: splits, labels, samples."""
+"""ESC-50, and the common properties of data sets with folds: splits, labels, samples."""
 
 from __future__ import annotations
 

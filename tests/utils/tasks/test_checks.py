@@ -96,7 +96,7 @@ def test_an_unscored_training_split_needs_only_what_training_needs(single: Audio
     classifier = ESResNeXt(num_classes=2, pretrained=False)
     needed = [missing, ("error", TOO_MANY, two)]
     assert found(Classification(), classifier, table, train_is_scored=False) == needed
-    # What is held out is scored.
+    # Held-out samples are scored.
     table.write_text(table.read_text().replace("0.wav,,dog,", "0.wav,,dog;rain,"))
     held_out = ("error", TOO_MANY, "own.csv, line 2: 0.wav (dog, rain)")
     assert found(Contrastive(), single, table, train_is_scored=False) == [held_out]

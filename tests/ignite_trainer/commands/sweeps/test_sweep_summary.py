@@ -162,7 +162,7 @@ def test_a_remark_says_whose_predictions_are_pooled(held_out: int, accuracy: flo
     assert remarks(summary({FOLD: [1]}, run_record(fold=1), pooled=pooled))[-1] == said
 
 
-# What is not averaged
+# Runs that are not averaged
 
 
 REDO = "Rename the folders of the runs that you want to repeat, then run the command again."

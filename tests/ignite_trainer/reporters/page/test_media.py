@@ -70,7 +70,7 @@ def test_correctly_classified_samples_are_not_shown(predict: Predict, tmp_path: 
     three = replace(predict([[0.5, 0.5], [0.1, 0.9], [0.5, 0.5]], [0, 0, 1]), positions=(1, 2, 3))
     assert len(hardest(three, gallery, tmp_path)) == 2
     assert gallery.asked == [2, 3]
-    # Of several classes that are right the highest score is of one.
+    # With several correct classes, the highest of their scores counts.
     several = replace(predict([[0.9, 0.2, 0.5], [0.2, 0.9, 0.5]], [[0, 1], [0, 2]]), positions=(1, 2))
     gallery = Samples()
     hardest(several, gallery, tmp_path)

@@ -1,4 +1,4 @@
-"""Images of predictions name every class, grow with their number, and do not overlap texts."""
+"""Plots of predictions name every class, grow with their number, and do not overlap texts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bars(axes: Any) -> list[tuple[float, float, float]]:
 
 
 def boxes(figure: Any, labels: Any) -> list[Any]:
-    """Where texts are drawn, in pixels."""
+    """Return the positions of drawn texts, in pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return [label.get_window_extent(canvas.get_renderer()) for label in labels]

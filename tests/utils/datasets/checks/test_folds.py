@@ -223,7 +223,7 @@ FAULTS = [
     for plant in list(globals().values())
     if getattr(plant, "__annotations__", {}).get("return") == "Said"
 ]
-# What becomes of the bytes of a file, and what the report says.
+# Changes to the bytes of a file, with the finding and its text.
 CONTENTS: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "empty": (lambda _: b"", "error: The file is empty.", " (0 bytes)"),
     "unreadable": (lambda _: b"<html>404</html>", "error: The file cannot be decoded.", ""),

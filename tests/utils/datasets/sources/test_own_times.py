@@ -306,7 +306,7 @@ def test_comparing_segments_finds_what_comparing_all_pairs_does() -> None:
         begins, lengths = rng.integers(0, 20, 12).tolist(), rng.integers(1, 6, 12).tolist()
         ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
         parts = list(zip(begins, ends, rng.integers(1, 4, 12).tolist(), strict=True))
-        # Of two that share a part and are in different folds the one that begins later is named.
+        # Of two segments in different folds that overlap, the one that begins later is named.
         expected = {
             max(one[:2], other[:2], key=lambda part: (part[0], -part[1]))
             for one, other in itertools.combinations(parts, 2)

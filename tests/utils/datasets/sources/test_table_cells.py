@@ -1,4 +1,4 @@
-"""Cells of a user's table: empty ones, numbers, lists, refused text."""
+"""Cells of a user's table: empty ones, numbers, lists, rejected text."""
 
 from __future__ import annotations
 
