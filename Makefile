@@ -11,13 +11,13 @@ run: $(VENV)/.installed
 	$(BIN)/python main.py --config protocols/quickstart.json
 	@echo "Open the report in a browser. The other files are explained in ignite_trainer/README.md, Files of a run"
 
-# Two workers of one thread each take half the time of one with two; a file's tests share its fixtures.
+# Two workers with one thread each take half the time of one worker with two threads; tests in a file share fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test: check
 	$(PYTEST)
 
-# Also the tests that start whole processes: torchrun, notebooks, browsers, the rehearsal of the GPU script.
+# Also the tests that start whole processes: torchrun, notebooks, browsers, the dry run of the GPU script.
 test-all: test
 	$(PYTEST) -m "processes and not slow"
 
@@ -34,7 +34,7 @@ clean:
 	rm -rf $(VENV)
 
 $(VENV)/.installed: requirements.txt .ci/build-constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0])'
 	@echo "Setting up $(VENV) (5 GB with CUDA's libraries; only this once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
