@@ -210,7 +210,7 @@ class ParameterRule(Section):
         json_schema_extra={"format": "regex"},
     )
     train: Flag = Field(
-        default=True, description="Train these parameters, in an optimizer group of their own."
+        default=True, description="Train these parameters, as a separate optimizer group."
     )
     mode: Literal["train", "eval"] | None = Field(
         default=None,

@@ -29,7 +29,7 @@ _FILES = {
 
 
 class Report(Reporter):
-    """Writes `report.html`, a page with embedded figures, into the run's folder when the run ends.
+    """Writes `report.html`, a page with embedded plots, into the run's folder when the run ends.
 
     The report shows the predictions of the last pass over the held-out split and each evaluation's last
     table. It links only files that already exist, so list this reporter after the reporters that write
