@@ -1,4 +1,4 @@
-"""The index of a folder, and the command that searches it."""
+"""The index of a folder, and the commands that search it and serve it as a page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from toy_research.protocols import Done
 
-from demo import indexing, search
+from demo import app, indexing, search
 from demo.indexing import MANIFEST, FolderIndex, Update, read_store
 from demo.weights import find_demo_weights
 from model.audioclip import AudioCLIP
@@ -271,3 +272,21 @@ def test_the_manifest_describes_files_and_rows(update: Callable[[], Update], own
     assert size == (own_cache.parent / "mine/sound_0000.wav").stat().st_size
     row = manifest["contents"].index(f"audio:{sha256}")
     assert np.linalg.norm(np.load(store / manifest["embeddings"])[row]) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.usefixtures("_loaded_before")
+def test_without_a_folder_synthetic_examples_are_served(
+    monkeypatch: pytest.MonkeyPatch, weights_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[Any] = []
+
+    async def stop(application: Any, port: int) -> None:
+        served.append(application)
+        assert port == 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "_serve", stop)
+    assert app.main(["--weights", str(weights_folder), "--port", "0"]) == 0
+    assert len(served) == 1
+    assert app.main(["nowhere", "--weights", str(weights_folder)]) == 1
+    assert "nowhere: no such folder" in capsys.readouterr().err
