@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from ignite_trainer.commands import cli
-from ignite_trainer.commands.sweeps.sweep import make_plan, run_sweep
+from ignite_trainer.commands.sweeps.sweep import Plan, make_plan, run_sweep
 from ignite_trainer.commands.sweeps.sweep_summary import Summary
-from ignite_trainer.protocol.blueprint import draw
+from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.experiment import RunResult, run
 
@@ -62,14 +62,24 @@ def toy(root: Path, **changes: Any) -> dict[str, Any]:
     return raw
 
 
-def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summary:
-    """Run a sweep of the toy protocol."""
-    return run_sweep(make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED))
+def draw_toy(root: Path, **changes: Any) -> Blueprint:
+    """Draw the toy protocol."""
+    return draw(validate(toy(root, **changes)), trusted=TRUSTED)
 
 
 def run_toy(root: Path, **changes: Any) -> RunResult:
     """Run the toy protocol."""
-    return run(draw(validate(toy(root, **changes)), trusted=TRUSTED))
+    return run(draw_toy(root, **changes))
+
+
+def plan_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Plan:
+    """Plan a sweep of the toy protocol."""
+    return make_plan(validate(toy(root, Sweep=sweep, **changes)), trusted=TRUSTED)
+
+
+def sweep_toy(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> Summary:
+    """Run a sweep of the toy protocol."""
+    return run_sweep(plan_toy(root, sweep, **changes))
 
 
 class Done(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.utils import manual_seed
-from toy_research.protocols import TRUSTED, Command, run_toy, toy
+from toy_research.protocols import TRUSTED, Command, draw_toy, run_toy, toy
 
 from ignite_trainer.api.reporter import Split
 from ignite_trainer.commands.benchmark import (
@@ -24,8 +24,6 @@ from ignite_trainer.commands.benchmark import (
     show_benchmark,
 )
 from ignite_trainer.commands.stopwatch import Stopwatch, project
-from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.support.errors import ProtocolError
@@ -33,12 +31,8 @@ from ignite_trainer.support.errors import ProtocolError
 ASLEEP = {"class": "toy_research.measuring.Asleep", "args": {"seconds": 0.02}}
 
 
-def toy_protocol(root: Path, **changes: Any) -> Protocol:
-    return validate(toy(root, **changes))
-
-
 def benchmark(root: Path, *, rounds: int = 3, turn_seconds: float = 0.0, **changes: Any) -> Benchmark:
-    blueprints = contenders(toy_protocol(root, **changes), trusted=TRUSTED)
+    blueprints = contenders(validate(toy(root, **changes)), trusted=TRUSTED)
     return measure(blueprints, rounds=rounds, turn_seconds=turn_seconds)
 
 
@@ -55,7 +49,7 @@ def test_timed_steps_are_those_of_a_run(turns: list[int], tmp_path: Path) -> Non
     """Two epochs of two batches, and three batches of the third and fourth; nothing of them is skipped."""
     weights = []
     for parts_of_a_run in (turns, [sum(turns)]):
-        blueprint = draw(toy_protocol(tmp_path), trusted=TRUSTED)
+        blueprint = draw_toy(tmp_path)
         manual_seed(7)
         parts = assemble(blueprint, seed=7)
         watch = Stopwatch.of_training(blueprint, parts)
@@ -68,7 +62,7 @@ def test_timed_steps_are_those_of_a_run(turns: list[int], tmp_path: Path) -> Non
 
 def test_steps_of_whole_epochs_leave_the_weights_of_a_run(tmp_path: Path) -> None:
     # Every pass over a loader takes a number from the generator that dropout draws from.
-    blueprint = draw(toy_protocol(tmp_path, Model__args__dropout=0.0), trusted=TRUSTED)
+    blueprint = draw_toy(tmp_path, Model__args__dropout=0.0)
     manual_seed(7)
     parts = assemble(blueprint, seed=7)
     watch = Stopwatch.of_training(blueprint, parts)
@@ -81,8 +75,7 @@ def test_steps_of_whole_epochs_leave_the_weights_of_a_run(tmp_path: Path) -> Non
 
 
 def test_a_turn_has_as_many_steps_as_fit_and_counts_the_samples_of_smaller_batches(tmp_path: Path) -> None:
-    protocol = toy_protocol(tmp_path, Setup__batch_test=4)
-    blueprint = draw(protocol, trusted=TRUSTED)
+    blueprint = draw_toy(tmp_path, Setup__batch_test=4)
     parts = assemble(blueprint, seed=7)
     watch = Stopwatch.of_evaluation(blueprint, parts)
     held_out = len(parts.evaluation["test"].dataset)  # type: ignore[arg-type]
@@ -152,7 +145,7 @@ EVALUATED = (
 def test_time_is_projected_from_samples_and_speeds(
     changes: dict[str, Any], expected: float, tmp_path: Path
 ) -> None:
-    protocol = toy_protocol(tmp_path, **{"Setup__epochs": 50, "Setup__batch_train": 64, **changes})
+    protocol = validate(toy(tmp_path, **{"Setup__epochs": 50, "Setup__batch_train": 64, **changes}))
     found = project(protocol, SIZES, {"training": 100.0, "evaluation": 1000.0})
     assert found.seconds == pytest.approx(expected)
     assert found.seconds == pytest.approx(found.runs * found.seconds_per_run)

@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 import torch
 from toy_research.network import TwoTowers
-from toy_research.protocols import TRUSTED, Command, Done, run_toy, toy
+from toy_research.protocols import Command, Done, draw_toy, run_toy, toy
 
 from ignite_trainer.checkpoints import checkpoint_files
 from ignite_trainer.commands import check_room
 from ignite_trainer.commands.estimates import Checkpoint, Estimates, Step, estimate, extrapolate
-from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.support import files
 
@@ -81,7 +79,7 @@ def test_steps_of_two_sizes_give_a_line() -> None:
 
 
 def estimates(root: Path, **changes: object) -> Estimates:
-    blueprint = draw(validate(toy(root, **changes)), trusted=TRUSTED)
+    blueprint = draw_toy(root, **changes)
     torch.manual_seed(0)
     parts = assemble(blueprint, seed=0)
     try:
@@ -94,7 +92,7 @@ def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> N
     found = estimates(tmp_path, Setup__epochs=2)
     training, evaluation = found.steps["training"], found.steps["evaluation"]
     assert training.samples == 8
-    sizes = assemble(draw(validate(toy(tmp_path)), trusted=TRUSTED), seed=0).sizes
+    sizes = assemble(draw_toy(tmp_path), seed=0).sizes
     expected = sizes["train"] // 8 * training.seconds
     expected += (sizes["train"] + sizes["test"]) / evaluation.samples * evaluation.seconds
     assert isinstance(found.checkpoint, Checkpoint)

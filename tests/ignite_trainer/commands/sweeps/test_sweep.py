@@ -16,12 +16,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from toy_research.network import TwoTowers
-from toy_research.protocols import TRUSTED, Command, sweep_toy, toy
+from toy_research.protocols import Command, plan_toy, sweep_toy
 from toy_research.signals import Tones
 
-from ignite_trainer.commands.sweeps.sweep import make_plan
 from ignite_trainer.commands.sweeps.sweep_summary import Summary
-from ignite_trainer.protocol.validation import validate
 from ignite_trainer.support.errors import ProtocolError
 
 ROOT = Path(__file__).parents[4]
@@ -95,8 +93,7 @@ def test_a_sweep_has_a_folder_with_all_its_runs_and_their_table(
 
 
 def test_a_sweep_that_does_not_vary_the_fold_has_the_suffix_in_its_name(tmp_path: Path) -> None:
-    raw = toy(tmp_path, Sweep={SEED: [1]}, Setup__suffix="CV 1")
-    plan = make_plan(validate(raw), trusted=TRUSTED)
+    plan = plan_toy(tmp_path, {SEED: [1]}, Setup__suffix="CV 1")
     assert re.fullmatch(r"sweep_CV-1_[0-9a-f]{12}", plan.folder.name)
 
 
@@ -204,8 +201,8 @@ def test_finished_runs_are_skipped_even_with_other_reporters(
 def test_another_sweep_has_another_folder(
     tmp_path: Path, sweep: dict[str, list[Any]], changes: dict[str, Any]
 ) -> None:
-    first = make_plan(validate(toy(tmp_path, Sweep={FOLD: [1]})), trusted=TRUSTED)
-    other = make_plan(validate(toy(tmp_path, Sweep=sweep, **changes)), trusted=TRUSTED)
+    first = plan_toy(tmp_path, {FOLD: [1]})
+    other = plan_toy(tmp_path, sweep, **changes)
     assert first.folder != other.folder
     assert first.folder.parent == other.folder.parent
 
@@ -324,7 +321,7 @@ def test_a_sweep_with_an_unreadable_seed_is_not_resumed(tmp_path: Path) -> None:
 
 def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite_trainer.support.files._PATIENCE_SECONDS", 0.0)
-    plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
+    plan = plan_toy(tmp_path, FOLDS)
     plan.folder.mkdir(parents=True)
     with FileLock(plan.folder / "sweep.lock"), pytest.raises(ProtocolError) as caught:
         sweep_toy(tmp_path, FOLDS)
@@ -339,7 +336,7 @@ def test_a_run_in_use_by_another_process_is_not_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ignite_trainer.support.files._PATIENCE_SECONDS", 0.0)
-    plan = make_plan(validate(toy(tmp_path, Sweep=FOLDS)), trusted=TRUSTED)
+    plan = plan_toy(tmp_path, FOLDS)
     (plan.folder / "fold-2").mkdir(parents=True)
     with FileLock(plan.folder / "fold-2" / "run.lock"):
         assert sweep_toy(tmp_path, FOLDS).missing == ["fold-2"]

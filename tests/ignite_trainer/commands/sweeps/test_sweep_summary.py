@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_research.protocols import TRUSTED, toy
+from toy_research.protocols import draw_toy
 from toy_research.records import run_record, weights
 
 from ignite_trainer.api.reporter import Best
@@ -21,13 +21,11 @@ from ignite_trainer.commands.sweeps.sweep_summary import (
     to_json,
     to_markdown,
 )
-from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.validation import validate
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.support.formatting import EPOCH_0
 
 FOLD, SEED, LR = "Dataset.args.fold", "Setup.seed", "Optimizer.args.lr"
-BLUEPRINT = draw(validate(toy(Path("none"))), trusted=TRUSTED)
+BLUEPRINT = draw_toy(Path("none"))
 
 
 def planned(sweep: dict[str, list[Any]]) -> tuple[Combination, ...]:
