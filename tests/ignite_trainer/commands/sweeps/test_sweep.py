@@ -42,7 +42,7 @@ def only(folder: Path) -> Path:
 
 
 def swept(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> tuple[Summary, Path]:
-    """Carry out a sweep of the toy protocol, and return its summary and its folder."""
+    """Run a sweep of the toy protocol, and return its summary and its folder."""
     return sweep_toy(root, sweep, **changes), only(root / "Toy")
 
 
