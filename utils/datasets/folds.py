@@ -26,7 +26,7 @@ from ignite_trainer.api.batch import collate, collate_field
 from ignite_trainer.api.findings import Inspection
 from model.audio_input import Waveform
 from utils.datasets.cached import RESAMPLED, CachedDataset, check_flags, fold_numbers
-from utils.datasets.checks.folds import inspect_clips
+from utils.datasets.checks.folds import contradictions, inspect_clips
 from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
 from utils.fetching.published import Published, fetch_data_set
@@ -204,24 +204,11 @@ class FoldDataset(CachedDataset[Sample], ABC):
 
     def _check_table(self, clips: Sequence[Clip]) -> dict[int, str]:
         """Return labels by target, ascending; raise ValueError for contradictions and repeated clips."""
-        table = self.root / self.table
         if not clips:
             raise ValueError(f"root is {self.root}, but its {self.table} lists no clips.")
-        names: dict[int, str] = {}
-        targets: dict[str, int] = {}
-        paths: set[str] = set()
-        for clip in clips:
-            label = names.setdefault(clip.target, clip.label)
-            target = targets.setdefault(clip.label, clip.target)
-            if (label, target) != (clip.label, clip.target):
-                raise ValueError(
-                    f'{table}: {clip.path} is "{clip.label}" with target {clip.target}, but another clip is '
-                    f'"{label}" with target {target}.'
-                )
-            if clip.path in paths:
-                raise ValueError(f"{table} lists {clip.path} twice.")
-            paths.add(clip.path)
-        return dict(sorted(names.items()))
+        for fault in contradictions(clips):
+            raise ValueError(f"{self.root / self.table}: {fault.where}: {fault.what} {fault.remedy}")
+        return dict(sorted({clip.target: clip.label for clip in clips}.items()))
 
 
 def _listing(ordered: Sequence[int]) -> str:

@@ -158,14 +158,15 @@ def test_a_table_without_clips_is_an_error(esc50: Path) -> None:
 
 def test_contradicting_targets_and_labels_are_an_error(esc50: Path) -> None:
     edit(esc50, "2,4,frog", "2,4,toad")
-    fails(esc50, 'audio/2-1003-A-4.wav is "toad" with target 4, but another clip is "frog" with target 4.')
+    clip, said = "audio/2-1003-A-4.wav", "Target and label contradict other clips. Correct the line."
+    fails(esc50, f"esc50.csv: {clip} (target 4, toad; elsewhere target 4 is frog): {said}")
     edit(esc50, "2,4,toad", "2,5,frog")
-    fails(esc50, 'audio/2-1003-A-4.wav is "frog" with target 5, but another clip is "frog" with target 4.')
+    fails(esc50, f"esc50.csv: {clip} (target 5, frog; elsewhere frog is target 4): {said}")
 
 
 def test_a_clip_listed_twice_is_an_error(esc50: Path) -> None:
     edit(esc50, "2-1003-A-4.wav", "1-1000-A-4.wav")
-    fails(esc50, f"{esc50}/meta/esc50.csv lists audio/1-1000-A-4.wav twice.")
+    fails(esc50, "esc50.csv: audio/1-1000-A-4.wav (2 lines): The table lists a clip several times. Keep one")
 
 
 def test_missing_files_are_counted_and_the_first_named(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,10 +92,7 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
 
 def _table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
     """Find faults in the list of clips, and contradictions with their file names."""
-    for path, count in Counter(clip.path for clip in clips).items():
-        if count > 1:
-            yield error("The table lists a clip several times.", f"{path} ({count} lines)", "Keep one line.")
-    yield from _contradictions(clips)
+    yield from contradictions(clips)
     yield from _misnamed_files(dataset, clips)
     yield from _absent_classes(clips)
     for clip in clips:
@@ -114,22 +111,26 @@ def _table_findings(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
         )
 
 
-def _contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Find clips whose pair of target and label differs from the most frequent pair with either."""
+def contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Find clips that are listed twice, and clips whose target and label are not the usual pair."""
+    for path, count in Counter(clip.path for clip in clips).items():
+        if count > 1:
+            yield error("The table lists a clip several times.", f"{path} ({count} lines)", "Keep one line.")
     pairs = Counter((clip.target, clip.label) for clip in clips)
     by_target: dict[int, str] = {}
     by_label: dict[str, int] = {}
     for (target, label), _ in pairs.most_common():
         by_target.setdefault(target, label)
         by_label.setdefault(label, target)
-    for clip in clips:
-        if (by_target[clip.target], by_label[clip.label]) != (clip.label, clip.target):
-            yield error(
-                "Target and label contradict other clips.",
-                f"{clip.path} (target {clip.target}, {clip.label}; elsewhere target {clip.target} is "
-                f"{by_target[clip.target]}, {clip.label} is target {by_label[clip.label]})",
-                "Correct the line.",
-            )
+    for path, _, target, label in clips:
+        elsewhere = []
+        if by_target[target] != label:
+            elsewhere.append(f"target {target} is {by_target[target]}")
+        if by_label[label] != target:
+            elsewhere.append(f"{label} is target {by_label[label]}")
+        if elsewhere:
+            where = f"{path} (target {target}, {label}; elsewhere {' and '.join(elsewhere)})"
+            yield error("Target and label contradict other clips.", where, "Correct the line.")
 
 
 def _misnamed_files(dataset: Folds, clips: Sequence[Clip]) -> Iterator[Finding]:
