@@ -23,8 +23,8 @@ class ESC50(FoldDataset):
         esc10: whether to use only the clips that the table's column `esc10` marks: the 10 classes of ESC-10.
     """
 
-    title = "ESC-50"
-    table = "meta/esc50.csv"
+    title = ESC_50.name
+    table = ESC_50.table
     decoding = RESAMPLED
     published: ClassVar[Published | None] = ESC_50
     classes: ClassVar[int | None] = 50

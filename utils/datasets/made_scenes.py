@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.datasets.made_sounds import FILE_RATE, SOUNDS, Signal
+from utils.datasets.made_sounds import FILE_RATE, SOUNDS, Signal, at_random_peak, rms
 from utils.datasets.sample import Sample
 
 VERSION = 1
@@ -127,10 +127,8 @@ def _mix(classes: tuple[int, ...], random: np.random.Generator, seconds: float) 
     for number in classes:
         sound = SOUNDS[number][1](random, t)
         level_db = random.uniform(-1.5, 1.5)
-        mixed = mixed + sound / np.sqrt(np.mean(sound**2)) * 10 ** (level_db / 20)
-    peak_db = random.uniform(-18, -3)
-    scaled: Signal = mixed / np.abs(mixed).max() * 32767 * 10 ** (peak_db / 20)
-    return np.rint(scaled).astype(np.int16)
+        mixed = mixed + sound / rms(sound) * 10 ** (level_db / 20)
+    return at_random_peak(mixed, random)
 
 
 def _draw(classes: tuple[int, ...], random: np.random.Generator, size: int) -> Tensor:

@@ -158,13 +158,18 @@ def _clip(target: int, random: np.random.Generator, seconds: float) -> NDArray[n
     signal = sound(random, t)
     noise = random.standard_normal(len(t))
     snr_db = random.uniform(20, 40)
-    mixed = signal / _rms(signal) + noise / _rms(noise) * 10 ** (-snr_db / 20)
+    return at_random_peak(signal / rms(signal) + noise / rms(noise) * 10 ** (-snr_db / 20), random)
+
+
+def at_random_peak(signal: Signal, random: np.random.Generator) -> NDArray[np.int16]:
+    """Scale a signal to a peak of -18 to -3 dBFS."""
     peak_db = random.uniform(-18, -3)
-    scaled: Signal = mixed / np.abs(mixed).max() * 32767 * 10 ** (peak_db / 20)
+    scaled: Signal = signal / np.abs(signal).max() * 32767 * 10 ** (peak_db / 20)
     return np.rint(scaled).astype(np.int16)
 
 
-def _rms(signal: Signal) -> float:
+def rms(signal: Signal) -> float:
+    """Return the root mean square of a signal."""
     return float(np.sqrt(np.mean(signal**2)))
 
 

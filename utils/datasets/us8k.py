@@ -22,8 +22,8 @@ class UrbanSound8K(FoldDataset):
     The arguments are `FoldDataset`'s. Unless `mono` is true, mono clips are duplicated to two channels.
     """
 
-    title = "UrbanSound8K"
-    table = "metadata/UrbanSound8K.csv"
+    title = URBAN_SOUND_8K.name
+    table = URBAN_SOUND_8K.table
     decoding = "resampled, cut to 4 s, stretched"
     published: ClassVar[Published | None] = URBAN_SOUND_8K
     classes = 10

@@ -110,10 +110,7 @@ def test_the_published_data_sets_are_described() -> None:
     assert ESC_50.archive.url == "https://github.com/karolpiczak/ESC-50/archive/master.zip"
     assert (ESC_50.clips, URBAN_SOUND_8K.clips) == (2000, 8732)
     assert URBAN_SOUND_8K.archive.url.endswith("/1203745/files/UrbanSound8K.tar.gz")
-    for data_set, kind in ((ESC_50, ESC50), (URBAN_SOUND_8K, UrbanSound8K)):
-        assert kind.published is data_set
-        assert kind.table == data_set.table
-        assert kind.title == data_set.name
+    assert (ESC50.published, UrbanSound8K.published) == (ESC_50, URBAN_SOUND_8K)
 
 
 @pytest.mark.parametrize("kind", [ESC50, UrbanSound8K])
