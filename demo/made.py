@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from utils.datasets.made_sounds import SOUNDS
 from utils.datasets.sources.cache import default_cache_folder
-from utils.fetching.atomic_folder import make_once
+from utils.fetching.atomic import make_once
 
 SECONDS = 3.0
 SIZE = 320

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model.audio_input import Waveform
 from utils.datasets.esc50 import ESC50
 from utils.datasets.sources.cache import default_cache_folder
-from utils.fetching.atomic_folder import flush, make_once
+from utils.fetching.atomic import flush, make_once
 
 Signal = NDArray[np.float64]
 

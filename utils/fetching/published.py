@@ -10,7 +10,7 @@ from string import Formatter
 from types import MappingProxyType
 
 from model.weights.fetch import FetchError, RemoteFile, check_room, fetch
-from utils.fetching.atomic_folder import make_once
+from utils.fetching.atomic import make_once
 from utils.fetching.unpack import ArchiveError, unpack
 
 _ROOM = 4  # limit of the unpacked size, as a multiple of the clips' size; leaves room for other files

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -35,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from utils.fetching.atomic_folder import flush
+from utils.fetching.atomic import whole_file
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = "shards, 1"
@@ -269,19 +267,6 @@ def digest(shards: Iterable[ShardEntry]) -> str:
     """Compute 16 hexadecimal digits that identify a set of shards by content."""
     content = [[shard.file, shard.sha256, len(shard)] for shard in shards]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a temporary file beside `path`, sync it to disk, and rename it; a failure leaves nothing."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            yield file
-            flush(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class Hashing:

@@ -22,8 +22,9 @@ from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
 from utils.datasets.sample import SampleFiles
 from utils.datasets.sources.frames import Frames
+from utils.fetching.atomic import whole_file
 from utils.shards.decoding import suffixes, summarise
-from utils.shards.manifest import Hashing, Summary, whole_file
+from utils.shards.manifest import Hashing, Summary
 from utils.shards.reading import Content
 
 Audio = Literal["keep", "flac", "ogg", "wav"]

@@ -40,7 +40,7 @@ from ignite_trainer.support.progress import Progress
 from model.audio_input import Waveform
 from model.sounds.decoding import Segment
 from utils.datasets.sources.cells import shortlist
-from utils.fetching.atomic_folder import flush, make_once
+from utils.fetching.atomic import flush, make_once, whole_file
 
 FORMAT_VERSION = 3
 """Version to increase when the layout of the files or the output of `model.audio_input` changes."""
@@ -345,12 +345,10 @@ def _read_failures(folder: Path) -> dict[int, str]:
 
 def _write(folder: Path, index: NDArray[np.void], failures: Mapping[int, str]) -> None:
     """Replace the index, then the failures; in this order, no process ever reads a wrong clip."""
-    with (folder / "index.npy.partial").open("wb") as file:
+    with whole_file(folder / "index.npy") as file:
         np.save(file, index)
-        flush(file)
-    (folder / "index.npy.partial").replace(folder / "index.npy")
-    (folder / "failed.json.partial").write_text(json.dumps(failures))
-    (folder / "failed.json.partial").replace(folder / "failed.json")
+    with whole_file(folder / "failed.json") as file:
+        file.write(json.dumps(failures).encode())
 
 
 def in_threads(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:

@@ -1,10 +1,11 @@
-"""Atomic creation of folders: never half-written, and never by two processes at a time."""
+"""Atomic creation of folders and files, which are never half-written."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +41,19 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a temporary file beside `path`, sync it to disk, and rename it; a failure leaves nothing."""
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            yield file
+            flush(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def flush(file: BinaryIO) -> None:
