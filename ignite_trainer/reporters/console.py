@@ -18,7 +18,7 @@ from ignite_trainer.api.reporter import (
     RunStart,
 )
 from ignite_trainer.api.self_description import listing
-from ignite_trainer.support.formatting import duration, figure_cells, readable, remarks_on_best
+from ignite_trainer.support.formatting import duration, readable, remarks_on_best, value_cells
 from ignite_trainer.support.progress import is_terminal
 from ignite_trainer.support.terminal import show, show_matrix, show_rows
 
@@ -67,7 +67,7 @@ class Console(Reporter):
 
     def on_measurement(self, result: Measured) -> None:
         """Print an evaluation's table."""
-        show_matrix(f"{result.name}, held-out set, epoch {result.epoch}", *figure_cells(result.table))
+        show_matrix(f"{result.name}, held-out set, epoch {result.epoch}", *value_cells(result.table))
 
     def on_fault(self, fault: Fault) -> None:
         """Print one line that names the first few affected samples."""

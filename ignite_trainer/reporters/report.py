@@ -15,9 +15,9 @@ from ignite_trainer.support.files import write_text
 from ignite_trainer.support.formatting import (
     BEST_IS_OPTIMISTIC,
     duration,
-    figure_cells,
     readable,
     remarks_on_best,
+    value_cells,
 )
 
 _FILES = {
@@ -99,7 +99,7 @@ def _lead(run: RunStart, end: RunEnd) -> Section:
 
 
 def _measured(result: Measured) -> Section:
-    columns, rows = figure_cells(result.table)
+    columns, rows = value_cells(result.table)
     return Section(
         title=result.name,
         text=[f"Held-out split, epoch {result.epoch}."],

@@ -230,7 +230,7 @@ class Spread(NamedTuple):
         return write(self.mean) + ("" if self.deviation is None else f" ± {write(self.deviation)}")
 
 
-class Figures(NamedTuple):
+class Averages(NamedTuple):
     """A metric averaged over several runs.
 
     Attributes:
@@ -242,7 +242,7 @@ class Figures(NamedTuple):
     best: Spread | None
 
     @classmethod
-    def of(cls, records: Iterable[RunRecord], label: str) -> Figures:
+    def of(cls, records: Iterable[RunRecord], label: str) -> Averages:
         """Average a metric over runs, with equal weight for every fold."""
         values = [(record.held_out, record.value(label)) for record in records]
         last = Spread.over_folds((held_out, last) for held_out, (last, _) in values)

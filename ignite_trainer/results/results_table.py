@@ -96,12 +96,12 @@ def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     """Return the sentences needed to understand the table."""
     sentences = ["Values are from the last epoch; metrics with values between 0 and 1 are in per cent."]
-    if any(entry.figures.last and entry.figures.last.deviation is not None for entry in entries):
+    if any(entry.averages.last and entry.averages.last.deviation is not None for entry in entries):
         sentences.append(
             "Means and sample standard deviations (±) are over the folds, after averaging the seeds of each "
             "fold. If all runs evaluated the same samples, they are over the runs."
         )
-    if any(entry.figures.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
+    if any(entry.averages.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
         sentences.append(BEST_IS_OPTIMISTIC)
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
     sentences += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
@@ -143,7 +143,7 @@ def _spread_text(entry: Entry, spread: Spread) -> str:
 
 def _cell_texts(entry: Entry) -> tuple[str, str]:
     """Return our result and the published result."""
-    last, published = entry.figures.last, entry.published
+    last, published = entry.averages.last, entry.published
     ours = f"{_spread_text(entry, last) if last else 'not finite'} ({entry.extent})"
     if published is None:
         return ours, ""
@@ -151,7 +151,7 @@ def _cell_texts(entry: Entry) -> tuple[str, str]:
 
 
 def _details(entry: Entry) -> str:
-    record, best = entry.newest, entry.figures.best
+    record, best = entry.newest, entry.averages.best
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in record.weights)
     facts = {
         "Protocol": f"{record.name}, variant {record.variant}",
@@ -200,7 +200,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "row": entry.row,
         "column": entry.column,
         "extent": entry.extent,
-        **entry.figures.to_json(),
+        **entry.averages.to_json(),
         "published": entry.published,
         **entry.newest.model_dump(mode="json", include=keys),
         "runs": [_run_json(run) for run in entry.runs],

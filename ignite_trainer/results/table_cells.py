@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue as Json
 
 from ignite_trainer.protocol.identity import digest, values_by_path
-from ignite_trainer.results.record import Figures, RunRecord
+from ignite_trainer.results.record import Averages, RunRecord
 
 HASH_DIGITS = 12
 _MAX_KEYS = 3  # in a row's name
@@ -57,9 +57,9 @@ class Entry:
         return max(self.runs, key=lambda run: run.record.finished).record
 
     @property
-    def figures(self) -> Figures:
+    def averages(self) -> Averages:
         """The metric, averaged over the runs."""
-        return Figures.of((run.record for run in self.runs), self.newest.metric or "")
+        return Averages.of((run.record for run in self.runs), self.newest.metric or "")
 
     @property
     def cautions(self) -> list[str]:

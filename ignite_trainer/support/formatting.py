@@ -41,12 +41,12 @@ def remarks_on_best(epochs: Iterable[int]) -> list[str]:
     return [EPOCH_0] if 0 in epochs else []
 
 
-def figure_cells(table: Mapping[str, Mapping[str, float]]) -> tuple[list[str], dict[str, list[str]]]:
+def value_cells(table: Mapping[str, Mapping[str, float]]) -> tuple[list[str], dict[str, list[str]]]:
     """Return the column names of a table of values, and each row's cells; missing values are ""."""
-    columns = list(dict.fromkeys(column for figures in table.values() for column in figures))
+    columns = list(dict.fromkeys(column for values in table.values() for column in values))
     rows = {
-        row: [readable(figures[name]) if name in figures else "" for name in columns]
-        for row, figures in table.items()
+        row: [readable(values[name]) if name in values else "" for name in columns]
+        for row, values in table.items()
     }
     return columns, rows
 

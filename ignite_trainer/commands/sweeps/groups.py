@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue as Json
 
 from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
-from ignite_trainer.results.record import Figures, RunRecord
+from ignite_trainer.results.record import Averages, RunRecord
 
 SEED = "Setup.seed"
 _ORIGIN_SECTIONS = ("Model", "Dataset")
@@ -45,7 +45,7 @@ class Group:
     held_out: tuple[int, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
-    metrics: dict[str, Figures]
+    metrics: dict[str, Averages]
     no_mean: str | None = None
 
 
@@ -87,7 +87,9 @@ def _group(
         held_out=_union(record.held_out for record in finished),
         folds=_union(record.folds for record in finished),
         seeds=_union([record.seed] for record in finished),
-        metrics={label: Figures(None, None) if no_mean else Figures.of(finished, label) for label in labels},
+        metrics={
+            label: Averages(None, None) if no_mean else Averages.of(finished, label) for label in labels
+        },
         no_mean=no_mean,
     )
 

@@ -71,7 +71,7 @@ class Summary:
 
     @property
     def columns(self) -> list[tuple[str, Literal["last", "best"]]]:
-        """Metric and epoch of each column of figures; the best epoch only of metrics that have one."""
+        """Metric and epoch of each column of values; the best epoch only of metrics that have one."""
         columns: list[tuple[str, Literal["last", "best"]]] = []
         for label in self.labels:
             columns.append((label, "last"))
@@ -163,7 +163,7 @@ def _explain_means(summary: Summary) -> list[str]:
 
 
 def _has_deviation(group: Group) -> bool:
-    spreads = (spread for figures in group.metrics.values() for spread in figures)
+    spreads = (spread for averages in group.metrics.values() for spread in averages)
     return any(spread is not None and spread.deviation is not None for spread in spreads)
 
 
@@ -201,9 +201,9 @@ def _run_cells(summary: Summary, name: str) -> list[str]:
     for label, epoch in summary.columns:
         (last, best), of_best = record.value(label), record.best_of(label)
         if epoch == "last":
-            cells.append(f"{_figure(last)} ({record.epochs})" if label in record.last else "")
+            cells.append(f"{_number(last)} ({record.epochs})" if label in record.last else "")
         else:
-            cells.append(f"{_figure(best)} ({of_best.epoch})" if of_best else "")
+            cells.append(f"{_number(best)} ({of_best.epoch})" if of_best else "")
     return cells
 
 
@@ -234,5 +234,5 @@ def _text(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "not finite" if value is None else readable(value)
