@@ -209,9 +209,7 @@ class ParameterRule(Section):
         description="Regular expression for the full name of a parameter.",
         json_schema_extra={"format": "regex"},
     )
-    train: Flag = Field(
-        default=True, description="Train these parameters, as a separate optimizer group."
-    )
+    train: Flag = Field(default=True, description="Train these parameters, as a separate optimizer group.")
     mode: Literal["train", "eval"] | None = Field(
         default=None,
         description='"eval": keep the modules of these parameters in eval mode; null: "eval" unless '

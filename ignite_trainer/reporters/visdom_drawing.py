@@ -15,7 +15,7 @@ from ignite_trainer.api.media import Exhibit, Gallery, Portrait
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Line, RunStart, Window
 from ignite_trainer.reporters.drawing import COLOURS
-from ignite_trainer.reporters.page import pictures, statistics
+from ignite_trainer.reporters.page import plots, statistics
 from ignite_trainer.reporters.page.render import element
 from ignite_trainer.support.formatting import visible
 
@@ -130,14 +130,14 @@ def _summary(run: RunStart) -> Message:
 def _confusion(predictions: Predictions) -> Message:
     """Describe the report's confusion matrix: colours show shares of the rows, and text shows counts."""
     matrix = statistics.confusion_matrix(predictions)
-    chosen = pictures.chosen_classes(matrix)
+    chosen = plots.chosen_classes(matrix)
     cells = np.ix_(chosen, chosen)
     names = [_inert(" ".join(predictions.class_names[number].split())) for number in chosen]
     heat = {
         "type": "heatmap",
         "x": names,
         "y": names,
-        "z": pictures.row_shares(matrix)[cells].tolist(),
+        "z": plots.row_shares(matrix)[cells].tolist(),
         "text": [[str(count or "") for count in row] for row in matrix[cells].tolist()],
         "texttemplate": "%{text}",
         "colorscale": "Blues",
@@ -147,7 +147,7 @@ def _confusion(predictions: Predictions) -> Message:
         "colorbar": {"title": "share of the row", "tickformat": ".0%"},
     }
     axis = {"type": "category", "dtick": 1, "automargin": True}
-    title = f"Confusion matrix: {pictures.title_of(matrix, drawn=len(names))}".replace("\n", "<br>")
+    title = f"Confusion matrix: {plots.title_of(matrix, drawn=len(names))}".replace("\n", "<br>")
     layout = {
         "title": title,
         "margin": _MARGIN,

@@ -10,7 +10,7 @@ import numpy as np
 from ignite_trainer.api.media import Exhibit
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.reporters import drawing
-from ignite_trainer.reporters.page import pictures, statistics
+from ignite_trainer.reporters.page import plots, statistics
 from ignite_trainer.reporters.page.render import Section, picture
 from ignite_trainer.support.formatting import percent
 
@@ -83,7 +83,7 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
     if loss is not None:
         kind = "binary cross-entropy over classes" if predictions.multilabel else "cross-entropy"
         summary.append(f"Mean {kind} (in nats, without penalties): {loss:.4f}.")
-    figure = pictures.classes_figure(values, notes, names, measure=measure)
+    figure = plots.classes_figure(values, notes, names, measure=measure)
     return Section(
         title="Classes",
         text=[*text, " ".join(summary), *explanation],
@@ -97,7 +97,7 @@ def _classes(predictions: Predictions, folder: Path, text: list[str]) -> Section
 def _confusions(predictions: Predictions, folder: Path) -> Section:
     matrix, names = statistics.confusion_matrix(predictions), predictions.class_names
     what = "Confusion matrix: rows are true classes, columns predicted classes"
-    shown = _save(pictures.confusion_figure(matrix, names), folder / "confusion.png", what)
+    shown = _save(plots.confusion_figure(matrix, names), folder / "confusion.png", what)
     rows = [
         [names[right], names[predicted], f"{count:,}", _percent(share)]
         for right, predicted, count, share in statistics.most_confused(matrix)
@@ -114,7 +114,7 @@ def _calibration(predictions: Predictions, folder: Path) -> Section:
     if found is None:
         text = "Some scores are outside 0..1, so they are not probabilities and have no calibration error."
         return Section(title="Calibration", text=[text])
-    figure = pictures.calibration_figure(found, multilabel=predictions.multilabel)
+    figure = plots.calibration_figure(found, multilabel=predictions.multilabel)
     shown = _save(figure, folder / "calibration.png", "Share correct by confidence, and a histogram below")
     confidence = "every score of a class" if predictions.multilabel else "the highest score of a sample"
     text = (

@@ -1,4 +1,4 @@
-"""Figures about predictions: confusion matrix, accuracy of each class, and reliability diagram."""
+"""Plots of predictions: confusion matrix, accuracy of each class, and reliability diagram."""
 
 # ruff: noqa: PLC0415 (matplotlib takes a second to import, which `--help` need not pay)
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from demo.made import made_collection
-from demo.pictures import Item, name_of, picture_item, ranking_table, show_similarities, sound_item
+from demo.plots import Item, image_item, name_of, ranking_table, show_similarities, sound_item
 
 SIMILARITIES = np.array([[0.1, 0.9, -0.3], [0.25, 0.2, 0.7]])
 
@@ -19,9 +19,9 @@ SIMILARITIES = np.array([[0.1, 0.9, -0.3], [0.25, 0.2, 0.7]])
 def test_the_heat_map_shows_matrix_and_items(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "rain_1.wav", np.linspace(-0.5, 0.5, 44100), 44100)
     Image.new("RGB", (600, 300), "red").save(tmp_path / "cat_2.png")
-    sound, picture = sound_item(tmp_path / "rain_1.wav"), picture_item(tmp_path / "cat_2.png")
+    sound, image = sound_item(tmp_path / "rain_1.wav"), image_item(tmp_path / "cat_2.png")
     columns = [Item("a"), Item("b"), sound]
-    figure = show_similarities(SIMILARITIES, [sound, picture], columns, logits=10 * SIMILARITIES, title="<x>")
+    figure = show_similarities(SIMILARITIES, [sound, image], columns, logits=10 * SIMILARITIES, title="<x>")
     (heat,) = (axes for axes in figure.axes if axes.get_label() == "similarities")
     odds = np.exp(10 * SIMILARITIES)
     expected = odds / odds.sum(axis=1, keepdims=True)
@@ -80,4 +80,4 @@ def test_the_synthetic_collection_has_two_sounds_and_a_drawing_per_class(tmp_pat
     sounds = {path.name: soundfile.info(path) for path in folder.glob("*.wav")}
     assert len(sounds) == 12 and {about.duration for about in sounds.values()} == {3.0}
     drawings = [Image.open(path).convert("RGB") for path in folder.glob("*.png")]
-    assert len({picture.tobytes() for picture in drawings}) == 6
+    assert len({image.tobytes() for image in drawings}) == 6

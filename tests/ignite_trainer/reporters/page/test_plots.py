@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from ignite_trainer.reporters.page import statistics
-from ignite_trainer.reporters.page.pictures import (
+from ignite_trainer.reporters.page.plots import (
     calibration_figure,
     classes_figure,
     confusion_figure,

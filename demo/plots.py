@@ -28,12 +28,12 @@ class Item:
 
     Attributes:
         name: short name, of a few words.
-        picture: thumbnail of an image, uint8 `[H, W, 3]`; None for a sound or a text.
+        image: thumbnail of an image, uint8 `[H, W, 3]`; None for a sound or a text.
         waveform: minimum and maximum of each segment of a sound, `[2, segments]`; None for other items.
     """
 
     name: str
-    picture: NDArray[np.uint8] | None = None
+    image: NDArray[np.uint8] | None = None
     waveform: NDArray[np.float32] | None = None
 
 
@@ -44,11 +44,11 @@ def sound_item(path: Path) -> Item:
     return Item(name_of(path), waveform=np.array([[p.min() for p in parts], [p.max() for p in parts]]))
 
 
-def picture_item(path: Path) -> Item:
-    """Return a picture's item, with its thumbnail."""
-    picture = read_image(path)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return Item(name_of(path), picture=np.asarray(picture))
+def image_item(path: Path) -> Item:
+    """Return an image's item, with its thumbnail."""
+    image = read_image(path)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return Item(name_of(path), image=np.asarray(image))
 
 
 def name_of(path: Path) -> str:
@@ -110,8 +110,8 @@ def show_similarities(
 
 def _draw(axes: Axes, item: Item) -> None:
     axes.set_axis_off()
-    if item.picture is not None:
-        axes.imshow(item.picture)
+    if item.image is not None:
+        axes.imshow(item.image)
     elif item.waveform is not None:
         lowest, highest = item.waveform
         axes.fill_between(np.arange(len(lowest)), lowest, highest, linewidth=0.4, edgecolor="C0")
