@@ -353,7 +353,7 @@ def test_a_corrupt_clip_is_named(command: Command, sounds: Path, tmp_path: Path)
 def test_another_split_than_the_folds_is_refused_with_the_reason(command: Command, sounds: Path) -> None:
     own = published(root=str(sounds), fold="random")
     cases: list[tuple[str | dict[str, Any], list[str], str]] = [
-        (own, ["--Model.args.pretrained", "false"], "clips cut from one recording share a fold"),
+        (own, ["--Model.args.pretrained", "false"], "clips from one recording, which share a fold"),
         ("audioclip-esc50", ["--Dataset.args.fold", "random"], "must be a number"),
         ("audioclip-esc50", ["--Sweep.Dataset.args.fold", "random", "2"], "must be a number"),
         (
